@@ -1,0 +1,11 @@
+"""minigrad: an autograd engine in NumPy that can be read in an evening.
+
+Read in this order: autograd.py (the idea), functional/elementwise.py (forward beside backward), tensor.py (operators), nn/ and optim.py.
+"""
+
+from .autograd import Function
+from .backend import manual_seed
+from .switches import no_grad
+from .tensor import Tensor
+
+__all__ = ["Function", "Tensor", "manual_seed", "no_grad"]

@@ -1,0 +1,182 @@
+"""Arrays and devices: the one file that knows there is more than NumPy.
+
+The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so one source serves NumPy on the CPU and CuPy on CUDA. Nothing
+here converts silently: arrays move when `to_device` says so, and come back through `to_numpy`.
+
+It also holds what the two libraries do differently (scatter-add) and the random streams, of which there are two kinds:
+
+* `generator()`, one seeded host stream for whatever happens in a fixed order: initial weights, batches, sampling;
+* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that any order of evaluation
+  (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
+
+[1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
+
+DEFAULT_DTYPE = np.dtype(np.float32)
+
+_modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
+_cupy: Any = None
+_cuda_problem: str | None = "not looked for yet"
+
+
+# --- which library, which device ------------------------------------------------------------------------------------------------
+
+
+def module_of(array: Any) -> Any:
+    """The module (`numpy` or `cupy`) whose functions take `array`."""
+    module = _modules.get(type(array))
+    if module is not None:
+        return module
+    if isinstance(array, np.ndarray | np.generic):  # subclasses such as np.memmap
+        return np
+    if type(array).__module__.split(".")[0] == "cupy":
+        return _load_cupy()
+    raise TypeError(f"{type(array).__name__} is no array; expected a NumPy or CuPy array")
+
+
+def is_array(value: Any) -> bool:
+    return type(value) in _modules or isinstance(value, np.ndarray) or type(value).__module__.split(".")[0] == "cupy"
+
+
+def device_of(array: Array) -> str:
+    """Where `array` lives: "cpu" or "cuda:0"."""
+    if module_of(array) is np:
+        return "cpu"
+    return f"cuda:{array.device.id}"
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used here, in one sentence, or None if it can.
+
+    "Can be used" is found by trying: CuPy's wheels import without a GPU, and its libraries may be missing with one.
+    """
+    global _cuda_problem
+    if _cuda_problem == "not looked for yet":
+        try:
+            xp = _load_cupy()
+            if not xp.cuda.is_available():
+                _cuda_problem = "CuPy is installed, but finds no NVIDIA GPU or driver"
+            else:
+                ones = xp.ones((2, 2), dtype=np.float32)
+                (ones @ ones + xp.random.random((2, 2))).sum().item()  # cuBLAS, NVRTC and cuRAND, or an exception
+                _cuda_problem = None
+        except ImportError:
+            _cuda_problem = "CuPy is not installed (pip install -e '.[cuda12]' or '.[cuda13]')"
+        except Exception as error:  # whatever CuPy raises here, the answer is the same: not usable, and why
+            _cuda_problem = f"CuPy is installed, but a first computation failed: {type(error).__name__}: {error}"
+    return _cuda_problem
+
+
+def resolve_device(device: str) -> str:
+    """Turn what a user asked for ("auto", "cpu", "cuda", "cuda:1") into a device that works.
+
+    Raises ValueError for an unknown name, RuntimeError with the reason where CUDA is asked for and cannot be used.
+    """
+    if device == "cpu" or (device == "auto" and cuda_problem() is not None):
+        return "cpu"
+    if device == "auto":
+        return "cuda:0"
+    name, _, index = device.partition(":")
+    if name != "cuda" or not (index.isdigit() or device == "cuda"):
+        raise ValueError(f"unknown device {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if (problem := cuda_problem()) is not None:
+        raise RuntimeError(f"device {device!r} cannot be used: {problem}")
+    return f"cuda:{index or 0}"
+
+
+def to_device(array: Array, device: str) -> Array:
+    """`array` on `device`: the same array if it is there already, a copy otherwise."""
+    device = resolve_device(device)
+    if device_of(array) == device:
+        return array
+    if device == "cpu":
+        return to_numpy(array)
+    xp = _load_cupy()
+    with xp.cuda.Device(int(device.split(":")[1])):
+        return xp.asarray(array)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """`array` on the host; for a NumPy array, itself. On a GPU this waits until the array has been computed."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def _load_cupy() -> Any:
+    global _cupy
+    if _cupy is None:
+        import cupy
+
+        _cupy = cupy
+        _modules[cupy.ndarray] = cupy
+    return _cupy
+
+
+# --- what differs between the libraries ------------------------------------------------------------------------------------------
+
+
+def scatter_add(target: Array, index: Any, values: Any) -> None:
+    """`target[index] += values` in place, where an index that occurs twice is added twice (which `+=` itself does not do)."""
+    module_of(target).add.at(target, index, values)
+
+
+# --- random streams ---------------------------------------------------------------------------------------------------------------
+
+
+class _RandomState:
+    """The seed, the host generator that it started, and how many keyed streams have been handed out."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.host = np.random.default_rng(seed)
+        self.streams_used = 0
+
+
+_random = _RandomState(0)
+
+
+def manual_seed(seed: int) -> None:
+    """Start all of minigrad's randomness (initial weights, dropout, sampling) from `seed`, an integer >= 0."""
+    global _random
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    _random = _RandomState(int(seed))
+
+
+def generator() -> np.random.Generator:
+    """The seeded host generator that everything drawn in a fixed order shares."""
+    return _random.host
+
+
+def next_stream() -> tuple[int, int]:
+    """A fresh key (seed, number) for `uniform`: the n-th call after `manual_seed` always gives the same one."""
+    _random.streams_used += 1
+    return _random.seed, _random.streams_used
+
+
+def uniform(xp: Any, stream: tuple[int, int], shape: tuple[int, ...], head: int = 0, block: int = 0) -> Array:
+    """float32 numbers in [0, 1) of `shape`, a pure function of (stream, head, block)."""
+    if xp is np:
+        seed, number = stream
+        bits = np.random.Philox(key=[seed % 2**64, number], counter=[0, 0, block, head])
+        return np.random.Generator(bits).random(shape, dtype=np.float32)
+    key = np.random.SeedSequence([*stream, head, block]).generate_state(1, np.uint64)[0]
+    return xp.random.Generator(xp.random.Philox4x3210(int(key))).random(shape, dtype=np.float32)
+
+
+def random_state() -> dict[str, Any]:
+    """All of the above as a JSON-able dictionary, for checkpoints."""
+    return {"seed": _random.seed, "streams_used": _random.streams_used, "host": _random.host.bit_generator.state}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    manual_seed(state["seed"])
+    _random.streams_used = state["streams_used"]
+    _random.host.bit_generator.state = state["host"]

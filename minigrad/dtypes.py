@@ -1,0 +1,116 @@
+"""Which dtype a result has, by PyTorch's rules.
+
+NumPy would turn int32 + float32 into float64, and lets a float64 array of no dimensions widen a whole float32 activation. PyTorch does
+neither, and neither do we: a training run in float32 must stay in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .backend import DEFAULT_DTYPE, device_of, is_array
+
+_EXACT = "biu"  # NumPy's kinds: boolean, signed, unsigned integer; the rest is floating point
+_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: DEFAULT_DTYPE, complex: np.dtype(np.complex64)}
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Can a tensor of this dtype have a gradient? (True for complex too, which complex-step differentiation uses.)"""
+    return dtype.kind not in _EXACT
+
+
+def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
+    """Cast the arrays among `operands` to the dtype that PyTorch would compute in; Python numbers stay as they are.
+
+    Arrays with dimensions decide before those without, and both before Python numbers; a weaker operand counts only where it is of a
+    higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which make float32 of integers.
+
+    >>> x, y = promote([np.zeros(3, np.float32), np.float64(2) * np.ones(())])
+    >>> x.dtype, y.dtype
+    (dtype('float32'), dtype('float32'))
+    """
+    arrays = [operand for operand in operands if is_array(operand)]
+    first = arrays[0].dtype if arrays else DEFAULT_DTYPE
+    if first.kind == "f" and all(array.dtype == first for array in arrays):
+        return list(operands)
+    dtype = result_type(operands)
+    if to_float and not is_floating(dtype):
+        dtype = DEFAULT_DTYPE
+    return [operand.astype(dtype, copy=False) if is_array(operand) else operand for operand in operands]
+
+
+def result_type(operands: Sequence[Any]) -> np.dtype:
+    """The common dtype of arrays and Python numbers, as `torch.result_type` finds it.
+
+    >>> result_type([np.zeros(3, np.int32), 2.5]), result_type([np.zeros(3, np.int64), np.zeros(3, np.float32)])
+    (dtype('float32'), dtype('float32'))
+    """
+    tiers: list[np.dtype | None] = [None, None, None]  # arrays with dimensions, arrays without, Python numbers
+    for operand in operands:
+        if is_array(operand):
+            tier, dtype = (0 if operand.ndim else 1), operand.dtype
+        elif operand is not None:
+            tier, dtype = 2, _SCALARS[type(operand)]
+        else:
+            continue
+        current = tiers[tier]
+        tiers[tier] = dtype if current is None else _common(current, dtype)
+    result: np.dtype | None = None
+    for candidate in reversed(tiers):
+        if candidate is not None and (result is None or _rank(candidate) >= _rank(result)):
+            result = candidate
+    return DEFAULT_DTYPE if result is None else result
+
+
+def _common(a: np.dtype, b: np.dtype) -> np.dtype:
+    if is_floating(a) != is_floating(b):  # an integer never widens a float
+        return a if is_floating(a) else b
+    return np.promote_types(a, b)
+
+
+def _rank(dtype: np.dtype) -> int:
+    return 0 if dtype.kind == "b" else 1 if dtype.kind in "iu" else 2 if dtype.kind != "c" else 3
+
+
+def agree(function: Any, operands: list[Any]) -> list[Any]:
+    """The operands of an op: on one device (or RuntimeError), and in dtypes that its `dtype_rule` makes agree (or TypeError)."""
+    first = None
+    for operand in operands:
+        kind = type(operand)
+        if kind is np.ndarray:
+            if first is None:
+                first = operand.dtype
+            elif operand.dtype is not first:
+                break
+        elif kind is not float and kind is not int and operand is not None:
+            break
+    else:  # the usual case: one dtype, on the CPU
+        if first is None or first.kind == "f" or function.dtype_rule in ("any", "same"):
+            return operands
+    return _agree_in_general(function, [x.item() if isinstance(x, np.generic) else x for x in operands])
+
+
+def _agree_in_general(function: Any, operands: list[Any]) -> list[Any]:
+    arrays = [operand for operand in operands if is_array(operand)]
+    devices = list(dict.fromkeys(device_of(array) for array in arrays))
+    if len(devices) > 1:
+        raise RuntimeError(f"{op_name(function)}: inputs are on {' and '.join(devices)}; move one of them with .to(device)")
+    rule = function.dtype_rule
+    if rule == "same":
+        names = sorted({str(array.dtype) for array in arrays})
+        if len(names) > 1:
+            raise TypeError(f"{op_name(function)}: cannot mix {' and '.join(names)}; convert one of them with .to(dtype)")
+        return operands
+    return operands if rule == "any" else promote(operands, to_float=rule == "float")
+
+
+def op_name(function: type) -> str:
+    """The name in `F` of a Function class.
+
+    >>> op_name(type("LogSoftmax", (), {}))
+    'log_softmax'
+    """
+    return "".join("_" + c.lower() if c.isupper() else c for c in function.__name__).lstrip("_")

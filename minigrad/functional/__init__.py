@@ -1,0 +1,27 @@
+"""Every differentiable function, by the name that PyTorch gives it: `import minigrad.functional as F`.
+
+One file per family; in each, an op is a class with its formula, forward and backward, and a function below that checks its arguments.
+"""
+
+from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, tanh
+from .attention import scaled_dot_product_attention
+from .broadcasting import Dims
+from .conversion import to
+from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, where
+from .fused import linear_gelu
+from .indexing import embedding, gather, getitem, masked_fill
+from .linalg import einsum, linear, matmul
+from .loss import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    kl_div,
+    linear_cross_entropy,
+    mse_loss,
+    nll_loss,
+)
+from .normalization import layer_norm, rms_norm
+from .reduction import cumsum, logsumexp, max, mean, min, sum, var
+from .shape import cat, expand, flip, pad, permute, reshape, split, squeeze, stack, transpose, tril, triu, unsqueeze
+from .stochastic import dropout
+
+__all__ = [name for name in dir() if not name.startswith("_") and name != "Dims"]

@@ -1,0 +1,235 @@
+"""The bends between matrix products, and softmax, which turns scores into a distribution."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ..autograd import Function
+from ..backend import module_of
+from ..special import erf as erf_of_array
+from .broadcasting import normalize_dim
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+class Relu(Function):
+    """out = max(x, 0);  dx = dout where x > 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return module_of(x).maximum(x, 0)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (ctx.x > 0),)
+
+
+class Tanh(Function):
+    """out = tanh x;  dx = dout * (1 - out²)."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.out = out = module_of(x).tanh(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (1 - ctx.out * ctx.out),)
+
+
+def logistic(x):
+    """1 / (1 + e^-x) of an array, written so that the exponential never overflows and small results keep their digits."""
+    xp = module_of(x)
+    e = xp.exp(xp.where(x < 0, x, -x))
+    return xp.where(x < 0, e, 1) / (1 + e)
+
+
+class Sigmoid(Function):
+    """out = 1 / (1 + e^-x);  dx = dout * out * (1 - out)."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.out = out = logistic(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.out * (1 - ctx.out),)
+
+
+class Logsigmoid(Function):
+    """out = -ln(1 + e^-x) = min(x, 0) - ln(1 + e^-|x|);  dx = dout * sigmoid(-x)."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        xp = module_of(x)
+        ctx.x = x
+        return xp.where(x < 0, x, 0) - xp.log1p(xp.exp(xp.where(x < 0, x, -x)))
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * logistic(-ctx.x),)
+
+
+class Silu(Function):
+    """out = x σ(x), σ the sigmoid;  dx = dout * σ(x) (1 + x (1 - σ(x))).  Elfwing et al. 2018."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x, ctx.sigmoid = x, logistic(x)
+        return x * ctx.sigmoid
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.sigmoid * (1 + ctx.x * (1 - ctx.sigmoid)),)
+
+
+class Erf(Function):
+    """out = erf x = 2/√π ∫₀ˣ e^(-t²) dt;  dx = dout * 2/√π e^(-x²)."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return erf_of_array(x)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (2 / math.sqrt(math.pi)) * module_of(dout).exp(-ctx.x * ctx.x),)
+
+
+class Gelu(Function):
+    """out = x Φ(x), with Φ the normal distribution function: Φ(x) = (1 + erf(x/√2)) / 2.
+
+    The exact form:  dx = dout * (Φ(x) + x φ(x)), where φ(x) = e^(-x²/2) / √(2π) is Φ's derivative.
+    GPT-2's form, "tanh":  Φ(x) ≈ (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), so
+    dx = dout * ((1 + tanh u) / 2 + x/2 (1 - tanh² u) u'),  u' = √(2/π) (1 + 3 * 0.044715 x²).
+    Hendrycks & Gimpel 2016.
+    """
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x, approximate):
+        ctx.x, ctx.approximate = x, approximate
+        if approximate == "tanh":
+            u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)  # x * x * x, as x**3 is 20 times slower in float32
+            ctx.tanh = module_of(x).tanh(u)
+            return 0.5 * x * (1 + ctx.tanh)
+        ctx.cdf = 0.5 * (1 + erf_of_array(x / math.sqrt(2)))
+        return x * ctx.cdf
+
+    @staticmethod
+    def backward(ctx, dout):
+        x = ctx.x
+        if ctx.approximate == "tanh":
+            du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+            return (dout * (0.5 * (1 + ctx.tanh) + 0.5 * x * (1 - ctx.tanh * ctx.tanh) * du),)
+        density = module_of(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return (dout * (ctx.cdf + x * density),)
+
+
+class Softmax(Function):
+    """out_i = e^(x_i) / Σ_j e^(x_j).
+
+    The Jacobian is d out_i / d x_j = out_i (δ_ij - out_j), so  dx_j = Σ_i dout_i out_i (δ_ij - out_j)
+    = out_j (dout_j - Σ_i dout_i out_i): one number per row, and no n x n matrix.
+    Subtracting the largest x changes nothing, as e^-m cancels, and keeps the exponentials from overflowing.
+    """
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x, dim):
+        ctx.dim = dim
+        exps = module_of(x).exp(x - x.max(axis=dim, keepdims=True) if x.size else x)
+        ctx.out = out = exps / exps.sum(axis=dim, keepdims=True)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)
+        return (ctx.out * (dout - dot),)
+
+
+class LogSoftmax(Function):
+    """out_i = x_i - ln Σ_j e^(x_j);  dx_j = dout_j - softmax(x)_j Σ_i dout_i."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x, dim):
+        ctx.dim = dim
+        ctx.out = out = log_softmax_of_array(x, dim)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout - module_of(dout).exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True),)
+
+
+def log_softmax_of_array(x, dim):
+    if x.size == 0:
+        return x + 0
+    xp = module_of(x)
+    shifted = x - x.max(axis=dim, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return Relu.apply(x)
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """x Φ(x), exactly ("none") or in the form that GPT-2 was trained with ("tanh")."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    return Gelu.apply(x, approximate=approximate)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its sigmoid, also called swish."""
+    return Silu.apply(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^-x)."""
+    return Sigmoid.apply(x)
+
+
+def logsigmoid(x: Tensor) -> Tensor:
+    """ln sigmoid(x), exact where the sigmoid itself would round to 0."""
+    return Logsigmoid.apply(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent of x."""
+    return Tanh.apply(x)
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function of x, right to rounding in float64."""
+    return Erf.apply(x)
+
+
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """e^x, scaled to sum to 1 along `dim`."""
+    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim)) if x.ndim else Softmax.apply(x, dim=None)
+
+
+def log_softmax(x: Tensor, dim: int) -> Tensor:
+    """ln softmax(x) along `dim`, exact where the softmax itself would round to 0."""
+    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x.ndim) if x.ndim else None)

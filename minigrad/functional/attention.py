@@ -1,0 +1,132 @@
+"""Scaled dot-product attention: each query takes a weighted average of the values, and the weights come from the data.
+
+    out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
+
+This is the form that materialises the T x S matrix of weights, so that you can look at it. kernels/attention.py computes the same in tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ..autograd import Function
+from ..backend import module_of, next_stream
+from .broadcasting import unbroadcast
+from .stochastic import check_probability, keep_scale
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+DROPOUT_ROWS = 64  # rows of the weights whose dropout mask is drawn together, so that every order of computing draws the same
+
+
+class ScaledDotProductAttention(Function):
+    """scores = q kᵀ scale + mask,  probs = softmax(scores),  out = dropout(probs) v.
+
+    dv = dropped ᵀ dout,  ddropped = dout vᵀ,  dscores = probs (dprobs - Σ dprobs probs)  [softmax],  dq = dscores k scale,
+    dk = dscoresᵀ q scale.  Where the mask is -inf, probs = 0, so dscores = 0: what was not seen gets no gradient.
+    """
+
+    dtype_rule = "any"
+    autocast = True
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):  # q (..., T, D), k (..., S, D), v (..., S, Dv)
+        xp = module_of(q)
+        ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
+        scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S)
+        if is_causal:
+            scores = xp.where(causal_mask(xp, *scores.shape[-2:]), scores, -math.inf)
+        if mask is not None:
+            ctx.mask_shape = mask.shape
+            scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+        ctx.probs = softmax_or_zeros(scores)
+        ctx.keep = None
+        if dropout_p > 0:
+            ctx.keep = attention_dropout(xp, stream, ctx.probs.shape, dropout_p).astype(q.dtype, copy=False)
+        return _dropped(ctx) @ v  # (..., T, Dv)
+
+    @staticmethod
+    def backward(ctx, dout):
+        dq = dk = dv = dmask = None
+        # out = dropped @ v
+        if ctx.needs_grad[2]:
+            dv = unbroadcast(_dropped(ctx).swapaxes(-1, -2) @ dout, ctx.v.shape)
+        dprobs = dout @ ctx.v.swapaxes(-1, -2)
+        if ctx.keep is not None:
+            dprobs = dprobs * ctx.keep
+        # probs = softmax(scores)
+        dscores = ctx.probs * (dprobs - (dprobs * ctx.probs).sum(axis=-1, keepdims=True))
+        # scores = q @ k.T * scale + mask
+        if ctx.needs_grad[0]:
+            dq = unbroadcast(dscores @ ctx.k * ctx.scale, ctx.q.shape)
+        if ctx.needs_grad[1]:
+            dk = unbroadcast(dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale, ctx.k.shape)
+        if ctx.needs_grad[3]:
+            dmask = unbroadcast(dscores, ctx.mask_shape)
+        return dq, dk, dv, dmask
+
+
+def _dropped(ctx):
+    return ctx.probs if ctx.keep is None else ctx.probs * ctx.keep
+
+
+def causal_mask(xp, queries, keys):
+    """(T, S): query i sees the keys 0..i."""
+    return xp.tril(xp.ones((queries, keys), dtype=bool))
+
+
+def softmax_or_zeros(scores):
+    """softmax over the last axis; a row of -inf only, which is nothing to attend to, becomes zeros."""
+    xp = module_of(scores)
+    if scores.shape[-1] == 0:
+        return scores
+    largest = scores.max(axis=-1, keepdims=True)
+    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))
+    total = exps.sum(axis=-1, keepdims=True)
+    return exps / xp.where(total == 0, 1, total)
+
+
+def attention_dropout(xp, stream, shape, p):
+    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time."""
+    heads = math.prod(shape[:-2])
+    out = xp.empty((heads, *shape[-2:]), dtype=xp.float32)
+    for head in range(heads):
+        for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
+            rows = out[head, start : start + DROPOUT_ROWS]
+            rows[...] = keep_scale(xp, stream, rows.shape, p, head, block)
+    return out.reshape(shape)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(query keyᵀ scale + mask) value, with query (..., T, D), key (..., S, D), value (..., S, Dv) -> (..., T, Dv).
+
+    attn_mask broadcasts to (..., T, S); boolean: True may be attended to; float: added to the scores. `is_causal` lets query i see the
+    keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. Raises ValueError for shapes that do not fit.
+    """
+    check_probability("scaled_dot_product_attention", dropout_p)
+    _check_shapes(query, key, value)
+    if attn_mask is not None and is_causal:
+        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
+    stream = next_stream() if dropout_p > 0 else None
+    options = {"is_causal": is_causal, "scale": scale, "dropout_p": dropout_p, "stream": stream}
+    return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise ValueError(
+            f"scaled_dot_product_attention: query {q.shape}, key {k.shape} and value {v.shape} do not fit as (..., T, D), (..., S, D), (..., S, Dv)"
+        )
+    if len({q.dtype, k.dtype, v.dtype}) > 1:
+        raise TypeError(f"scaled_dot_product_attention: cannot mix {q.dtype}, {k.dtype} and {v.dtype}; convert with .to(dtype)")

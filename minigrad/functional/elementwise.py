@@ -1,0 +1,344 @@
+"""Element by element: each output depends on one element of each input, so the chain rule is a product of two numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..autograd import Function
+from ..backend import module_of
+from ..dtypes import promote
+from .broadcasting import Operand, shape_of, unbroadcast
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+class Add(Function):
+    """out = x + y;  dx = dout,  dy = dout."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
+        return x + y
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
+        dy = unbroadcast(dout, ctx.y_shape) if ctx.needs_grad[1] else None
+        return dx, dy
+
+
+class Sub(Function):
+    """out = x - y;  dx = dout,  dy = -dout."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
+        return x - y
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
+        dy = unbroadcast(-dout, ctx.y_shape) if ctx.needs_grad[1] else None
+        return dx, dy
+
+
+class Mul(Function):
+    """out = x * y;  dx = dout * y,  dy = dout * x."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
+        if ctx.needs_grad[0]:
+            ctx.y = y
+        if ctx.needs_grad[1]:
+            ctx.x = x
+        return x * y
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = unbroadcast(dout * ctx.y, ctx.x_shape) if ctx.needs_grad[0] else None
+        dy = unbroadcast(dout * ctx.x, ctx.y_shape) if ctx.needs_grad[1] else None
+        return dx, dy
+
+
+class Div(Function):
+    """out = x / y;  dx = dout / y,  dy = -dout * x / y²."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
+        ctx.y = y
+        ctx.out = out = x / y
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = unbroadcast(dout / ctx.y, ctx.x_shape) if ctx.needs_grad[0] else None
+        dy = unbroadcast(-dout * ctx.out / ctx.y, ctx.y_shape) if ctx.needs_grad[1] else None
+        return dx, dy
+
+
+class Neg(Function):
+    """out = -x;  dx = -dout."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return -x
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (-dout,)
+
+
+class Pow(Function):
+    """out = x^y;  dx = dout * y * x^(y-1),  dy = dout * out * ln x.
+
+    Where y = 0, out is 1 whatever x is, so dx = 0 (even at x = 0); where x = 0 and y >= 0, out does not change with y, so dy = 0.
+    """
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x, ctx.y = x, y
+        ctx.out = out = x**y
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, y, out = ctx.x, ctx.y, ctx.out
+        xp = module_of(dout)
+        dx = dy = None
+        if ctx.needs_grad[0]:
+            safe_y = xp.where(xp.asarray(y) == 0, 1, y)  # 0 * 0^-1 would be nan
+            slope = xp.where(xp.asarray(y) == 0, 0, y * x ** (safe_y - 1))
+            dx = unbroadcast(dout * slope, shape_of(x))
+        if ctx.needs_grad[1]:
+            flat = (xp.asarray(x) == 0) & (xp.asarray(y) >= 0)
+            log_x = xp.log(xp.where(flat, 1, x))
+            dy = unbroadcast(dout * xp.where(flat, 0, out * log_x), shape_of(y))
+        return dx, dy
+
+
+class Exp(Function):
+    """out = e^x;  dx = dout * out."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.out = out = module_of(x).exp(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.out,)
+
+
+class Log(Function):
+    """out = ln x;  dx = dout / x."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return module_of(x).log(x)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout / ctx.x,)
+
+
+class Sqrt(Function):
+    """out = sqrt(x);  dx = dout / (2 out)."""
+
+    dtype_rule = "float"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.out = out = module_of(x).sqrt(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout / (2 * ctx.out),)
+
+
+class Abs(Function):
+    """out = |x|;  dx = dout * sign(x), which is 0 at the kink."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return abs(x)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * module_of(dout).sign(ctx.x),)
+
+
+class Maximum(Function):
+    """out = max(x, y), elementwise;  dout goes to the larger one, in halves where they are equal."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x, ctx.y = x, y
+        return module_of(x if shape_of(x) else y).maximum(x, y)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return _to_winner(ctx, dout, loses=ctx.x < ctx.y)
+
+
+class Minimum(Function):
+    """out = min(x, y), elementwise;  dout goes to the smaller one, in halves where they are equal."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x, ctx.y = x, y
+        return module_of(x if shape_of(x) else y).minimum(x, y)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return _to_winner(ctx, dout, loses=ctx.x > ctx.y)
+
+
+def _to_winner(ctx, dout, loses):
+    """`loses` is True where x is not the result. A nan beats and loses to nothing, so both get dout, as in PyTorch."""
+    xp = module_of(dout)
+    ties = ctx.x == ctx.y
+    wins = ~(loses | ties) & (ctx.x == ctx.x) & (ctx.y == ctx.y)
+    share = xp.where(ties, dout / 2, dout)
+    dx = unbroadcast(xp.where(loses, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None
+    dy = unbroadcast(xp.where(wins, 0, share), shape_of(ctx.y)) if ctx.needs_grad[1] else None
+    return dx, dy
+
+
+class Where(Function):
+    """out = x where condition, else y;  dout goes to the one that was chosen."""
+
+    @staticmethod
+    def forward(ctx, condition, x, y):
+        x, y = promote([x, y])
+        ctx.condition, ctx.x_shape, ctx.y_shape = condition, shape_of(x), shape_of(y)
+        return module_of(condition).where(condition, x, y)
+
+    @staticmethod
+    def backward(ctx, dout):
+        xp = module_of(dout)
+        dx = unbroadcast(xp.where(ctx.condition, dout, 0), ctx.x_shape) if ctx.needs_grad[1] else None
+        dy = unbroadcast(xp.where(ctx.condition, 0, dout), ctx.y_shape) if ctx.needs_grad[2] else None
+        return None, dx, dy
+
+
+class Clip(Function):
+    """out = min(max(x, low), high);  dx = dout where low <= x <= high, and a bound gets dout where it is what came out."""
+
+    dtype_rule = "promote"
+
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.x, ctx.low, ctx.high = x, low, high
+        xp = module_of(x)
+        out = x if low is None else xp.maximum(x, low)
+        return +out if high is None else xp.minimum(out, high)
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, xp = ctx.x, module_of(dout)
+        low = -float("inf") if ctx.low is None else ctx.low
+        high = float("inf") if ctx.high is None else ctx.high
+        dx = dlow = dhigh = None
+        if ctx.needs_grad[0]:
+            dx = unbroadcast(xp.where((low <= x) & (x <= high), dout, 0), x.shape)
+        if ctx.needs_grad[1]:
+            dlow = unbroadcast(xp.where((x < low) & (low < high), dout, 0), shape_of(low))
+        if ctx.needs_grad[2]:
+            dhigh = unbroadcast(xp.where((x > high) | (high < low), dout, 0), shape_of(high))
+        return dx, dlow, dhigh
+
+
+def add(x: Operand, y: Operand) -> Tensor:
+    """x + y, broadcast."""
+    return Add.apply(x, y)
+
+
+def sub(x: Operand, y: Operand) -> Tensor:
+    """x - y, broadcast."""
+    return Sub.apply(x, y)
+
+
+def mul(x: Operand, y: Operand) -> Tensor:
+    """x * y, broadcast."""
+    return Mul.apply(x, y)
+
+
+def div(x: Operand, y: Operand) -> Tensor:
+    """x / y, broadcast; integers divide to float32."""
+    return Div.apply(x, y)
+
+
+def neg(x: Tensor) -> Tensor:
+    """-x."""
+    return Neg.apply(x)
+
+
+def pow(x: Operand, y: Operand) -> Tensor:
+    """x to the power y, broadcast."""
+    return Pow.apply(x, y)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e to the power x."""
+    return Exp.apply(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm of x."""
+    return Log.apply(x)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """The square root of x."""
+    return Sqrt.apply(x)
+
+
+def abs(x: Tensor) -> Tensor:
+    """The absolute value of x."""
+    return Abs.apply(x)
+
+
+def maximum(x: Operand, y: Operand) -> Tensor:
+    """The larger of x and y, elementwise; nan where either is."""
+    return Maximum.apply(x, y)
+
+
+def minimum(x: Operand, y: Operand) -> Tensor:
+    """The smaller of x and y, elementwise; nan where either is."""
+    return Minimum.apply(x, y)
+
+
+def where(condition: Any, x: Operand, y: Operand) -> Tensor:
+    """x where `condition` (boolean) is True, y elsewhere; all three broadcast."""
+    return Where.apply(condition, x, y)
+
+
+def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """x, but at least `min` and at most `max`."""
+    if min is None and max is None:
+        raise ValueError("clip: at least one of min and max must be given")
+    return Clip.apply(x, min, max)

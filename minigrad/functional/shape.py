@@ -1,0 +1,301 @@
+"""The same elements in another arrangement. Backward arranges the gradient back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..autograd import Function
+from ..backend import module_of
+from ..dtypes import promote
+from .broadcasting import Dims, normalize_dim, normalize_dims, unbroadcast
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+class Reshape(Function):
+    """(2, 6) -> (3, 4): the elements in order, in other rows;  dx = dout in x's shape."""
+
+    @staticmethod
+    def forward(ctx, x, shape):
+        ctx.shape = x.shape
+        return x.reshape(shape)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout.reshape(ctx.shape),)
+
+
+class Permute(Function):
+    """Axes in another order;  dx = dout with the axes back in theirs."""
+
+    @staticmethod
+    def forward(ctx, x, dims):
+        ctx.dims = dims
+        return x.transpose(dims)
+
+    @staticmethod
+    def backward(ctx, dout):
+        inverse = [ctx.dims.index(axis) for axis in range(len(ctx.dims))]
+        return (dout.transpose(inverse),)
+
+
+class Expand(Function):
+    """Axes of length 1, or new ones in front, repeated without a copy;  dx = dout summed over the repeats."""
+
+    @staticmethod
+    def forward(ctx, x, shape):
+        ctx.shape = x.shape
+        return module_of(x).broadcast_to(x, shape)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (unbroadcast(dout, ctx.shape),)
+
+
+class Cat(Function):
+    """Tensors one after the other along an axis;  each gets its stretch of dout."""
+
+    @staticmethod
+    def forward(ctx, *tensors, dim):
+        tensors = promote(tensors)
+        ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in tensors]
+        return module_of(tensors[0]).concatenate(tensors, axis=dim)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return _pieces(dout, ctx.sizes, ctx.dim)
+
+
+class Stack(Function):
+    """Tensors of one shape, side by side along a new axis;  each gets its slice of dout."""
+
+    @staticmethod
+    def forward(ctx, *tensors, dim):
+        tensors = promote(tensors)
+        ctx.dim = dim
+        return module_of(tensors[0]).stack(tensors, axis=dim)
+
+    @staticmethod
+    def backward(ctx, dout):
+        moved = module_of(dout).moveaxis(dout, ctx.dim, 0)
+        return tuple(moved[i] for i in range(len(moved)))
+
+
+class Split(Function):
+    """The reverse of Cat: stretches of an axis;  dx = the pieces of dout, one after the other."""
+
+    @staticmethod
+    def forward(ctx, x, sizes, dim):
+        ctx.dim = dim
+        return _pieces(x, sizes, dim)
+
+    @staticmethod
+    def backward(ctx, *douts):
+        return (module_of(douts[0]).concatenate(douts, axis=ctx.dim),)
+
+
+def _pieces(x, sizes, dim):
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(x[(slice(None),) * dim + (slice(start, start + size),)])
+        start += size
+    return tuple(pieces)
+
+
+class Pad(Function):
+    """A margin of `value` around x (a negative width cuts off);  dx = dout without the margin."""
+
+    @staticmethod
+    def forward(ctx, x, widths, value):
+        ctx.shape, ctx.widths = x.shape, widths
+        return _padded(x, widths, value)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (_padded(dout, [(-before, -after) for before, after in ctx.widths], 0),)
+
+
+def _padded(x, widths, value):
+    kept = tuple(slice(-b if b < 0 else 0, n + a if a < 0 else n) for (b, a), n in zip(widths, x.shape, strict=True))
+    margins = [(b if b > 0 else 0, a if a > 0 else 0) for b, a in widths]
+    return module_of(x).pad(x[kept], margins, constant_values=value)
+
+
+class Flip(Function):
+    """Axes backwards;  dx = dout with them backwards again."""
+
+    @staticmethod
+    def forward(ctx, x, dims):
+        ctx.dims = dims
+        return module_of(x).flip(x, dims) if dims else x + 0
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (module_of(dout).flip(dout, ctx.dims) if ctx.dims else dout,)
+
+
+class Tril(Function):
+    """out = x on and below a diagonal, 0 above it;  dx = dout there."""
+
+    @staticmethod
+    def forward(ctx, x, diagonal):
+        ctx.diagonal = diagonal
+        return module_of(x).tril(x, diagonal)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (module_of(dout).tril(dout, ctx.diagonal),)
+
+
+class Triu(Function):
+    """out = x on and above a diagonal, 0 below it;  dx = dout there."""
+
+    @staticmethod
+    def forward(ctx, x, diagonal):
+        ctx.diagonal = diagonal
+        return module_of(x).triu(x, diagonal)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (module_of(dout).triu(dout, ctx.diagonal),)
+
+
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The elements of x in `shape`, of which one size may be -1 (whatever is left)."""
+    return Reshape.apply(x, shape=_filled(x.shape, tuple(shape)))
+
+
+def _filled(old: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    size = 1
+    for n in old:
+        size *= n
+    known = 1
+    for n in shape:
+        known *= n if n != -1 else 1
+    unknown = shape.count(-1)
+    if unknown == 1 and known and size % known == 0:
+        shape = tuple(size // known if n == -1 else n for n in shape)
+    elif unknown or known != size:
+        raise ValueError(f"reshape: the {size} elements of shape {old} do not fit into {shape}")
+    return shape
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """x with two axes exchanged."""
+    dims = list(range(x.ndim))
+    i, j = normalize_dim("transpose", dim0, x.ndim), normalize_dim("transpose", dim1, x.ndim)
+    if dims:
+        dims[i], dims[j] = dims[j], dims[i]
+    return Permute.apply(x, dims=tuple(dims))
+
+
+def permute(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """x with its axes in the order `dims`."""
+    axes = tuple(normalize_dim("permute", dim, x.ndim) for dim in dims)
+    if sorted(axes) != list(range(x.ndim)):
+        raise ValueError(f"permute: {tuple(dims)} does not name each of the {x.ndim} axes once")
+    return Permute.apply(x, dims=axes)
+
+
+def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Raises ValueError where a size is neither kept nor 1."""
+    added = len(shape) - x.ndim
+    old = (1,) * added + tuple(x.shape)
+    sizes = tuple(n if size == -1 else size for size, n in zip(shape, old, strict=True)) if added >= 0 else ()
+    if added < 0 or any(n != size and n != 1 for n, size in zip(old, sizes, strict=True)):
+        raise ValueError(f"expand: shape {x.shape} cannot be repeated to {tuple(shape)}")
+    return Expand.apply(x, shape=sizes)
+
+
+def squeeze(x: Tensor, dim: Dims = None) -> Tensor:
+    """x without its axes of length 1, or without those of `dim` that have length 1."""
+    dims = range(x.ndim) if dim is None else normalize_dims("squeeze", dim, x.ndim) if dim != () else ()
+    return Reshape.apply(x, shape=tuple(n for axis, n in enumerate(x.shape) if n != 1 or axis not in dims))
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """x with a new axis of length 1 at `dim`."""
+    axis = normalize_dim("unsqueeze", dim, x.ndim + 1)
+    return Reshape.apply(x, shape=(*x.shape[:axis], 1, *x.shape[axis:]))
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The tensors one after the other along `dim`; their other axes must agree."""
+    if not tensors:
+        raise ValueError("cat: needs at least one tensor")
+    axis = normalize_dim("cat", dim, tensors[0].ndim)
+    _check_alike("cat", tensors, axis)
+    return Cat.apply(*tensors, dim=axis)
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape along a new axis `dim`."""
+    if not tensors:
+        raise ValueError("stack: needs at least one tensor")
+    _check_alike("stack", tensors, None)
+    return Stack.apply(*tensors, dim=normalize_dim("stack", dim, tensors[0].ndim + 1))
+
+
+def _check_alike(op: str, tensors: Sequence[Tensor], free_axis: int | None) -> None:
+    shapes = [tuple(n for axis, n in enumerate(x.shape) if axis != free_axis) for x in tensors]
+    if len(set(shapes)) > 1 or (free_axis is not None and tensors[0].ndim == 0):
+        raise ValueError(f"{op}: shapes {', '.join(str(x.shape) for x in tensors)} do not fit together")
+
+
+def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given."""
+    axis = normalize_dim("split", dim, x.ndim)
+    n = x.shape[axis]
+    if isinstance(split_size_or_sections, int):
+        step = split_size_or_sections
+        if step < 0 or (step == 0 and n):
+            raise ValueError(f"split: pieces must have a size > 0, got {step}")
+        sizes = [step if start + step <= n else n - start for start in range(0, n, step or 1)] or [0]
+    else:
+        sizes = list(split_size_or_sections)
+        if any(size < 0 for size in sizes) or [n] != [_total(sizes)]:
+            raise ValueError(f"split: sizes {sizes} do not add up to the {n} of axis {axis}")
+    return Split.apply(x, sizes=sizes, dim=axis)
+
+
+def _total(sizes: Sequence[int]) -> int:
+    total = 0
+    for size in sizes:
+        total += size
+    return total
+
+
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
+    """x with margins: `pad` = (before, after) of the last axis, then of the one before it, and so on; negative widths cut off."""
+    if mode != "constant":
+        raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant'")
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"pad: {len(pad)} widths for {x.ndim} axes; give (before, after) for some of the last ones")
+    widths: list[Any] = [(0, 0)] * (x.ndim - len(pad) // 2)
+    widths += [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
+    if any(n + before + after < 0 for n, (before, after) in zip(x.shape, widths, strict=True)):
+        raise ValueError(f"pad: {tuple(pad)} cuts more off shape {x.shape} than there is")
+    return Pad.apply(x, widths=widths, value=value)
+
+
+def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
+    """x with the axes `dims` backwards."""
+    return Flip.apply(x, dims=() if dims == () or dims == [] else normalize_dims("flip", dims, x.ndim))
+
+
+def tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    """The lower triangle of the last two axes; `diagonal` > 0 keeps as many diagonals above the main one."""
+    return Tril.apply(_matrix("tril", x), diagonal=diagonal)
+
+
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    """The upper triangle of the last two axes; `diagonal` > 0 drops the main diagonal and as many as that above it."""
+    return Triu.apply(_matrix("triu", x), diagonal=diagonal)
+
+
+def _matrix(op: str, x: Tensor) -> Tensor:
+    if x.ndim < 2:
+        raise ValueError(f"{op}: needs a matrix, got shape {x.shape}")
+    return x

@@ -1,0 +1,46 @@
+"""Randomness in the forward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..autograd import Function
+from ..backend import module_of, next_stream, uniform
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+class Dropout(Function):
+    """out = x * keep / (1 - p), where keep is 1 with probability 1 - p and else 0;  dx = dout * keep / (1 - p).
+
+    The division keeps the expected value, so that nothing has to change at inference. Srivastava et al. 2014.
+    """
+
+    @staticmethod
+    def forward(ctx, x, p, stream):
+        ctx.scale = keep_scale(module_of(x), stream, x.shape, p).astype(x.dtype, copy=False)
+        return x * ctx.scale
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.scale,)
+
+
+def keep_scale(xp, stream, shape, p, head=0, block=0):
+    """1 / (1 - p) for what stays and 0 for what drops out: a pure function of (stream, head, block), in float32."""
+    keep = uniform(xp, stream, shape, head, block) >= p
+    return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Set each element to 0 with probability p and scale the others by 1 / (1 - p); x itself unless `training`."""
+    check_probability("dropout", p)
+    if not training or p == 0:
+        return x
+    return Dropout.apply(x, p=p, stream=next_stream())
+
+
+def check_probability(op: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{op}: probability must be in 0..1, got {p}")

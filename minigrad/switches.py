@@ -1,0 +1,52 @@
+"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernels run, who is watching."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+
+class Observer:
+    """Something that watches every op (a profiler, an account of memory, a search for NaN) while it is in `observers`."""
+
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+        """`phase` is "forward" or "backward"; `arrays` are what the Function is about to be given."""
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        """`results` are the outputs of forward, or the gradients that backward returned."""
+
+    def released(self, ctx: Any) -> None:
+        """What `ctx` had saved for backward is about to be let go."""
+
+
+grad_enabled = True
+kernels: dict[type, type] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
+autocast: Callable[[type], type] | None = None  # makes a rounding Function of a Function; see precision.py
+observers: list[Observer] = []
+
+
+def observed(phase: str, ctx: Any, arrays: list[Any], run: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """`run(ctx, *arrays, **options)`, with every observer told before and after."""
+    for observer in observers:
+        observer.before(phase, ctx, arrays)
+    result = run(ctx, *arrays, **options)
+    for observer in reversed(observers):
+        observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
+    return result
+
+
+class no_grad(contextlib.ContextDecorator):
+    """Compute without recording: `with no_grad(): ...`, or `@no_grad()` before a function."""
+
+    def __init__(self) -> None:
+        self._previous: list[bool] = []  # a stack, as one decorated function may call itself
+
+    def __enter__(self) -> None:
+        global grad_enabled
+        self._previous.append(grad_enabled)
+        grad_enabled = False
+
+    def __exit__(self, *exc: object) -> None:
+        global grad_enabled
+        grad_enabled = self._previous.pop()

@@ -1,0 +1,188 @@
+"""Tensor: an array, its gradient, and where it came from. Each operator is one function of `minigrad.functional`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import autograd, backend
+from . import functional as F
+from .backend import DEFAULT_DTYPE, Array, is_array
+from .dtypes import is_floating
+
+# What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
+_UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
+_COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+
+
+class Tensor:
+    """An n-dimensional array that remembers how it was computed.
+
+    data: array, nested list, number or Tensor. An array is shared, not copied. Python floats become float32, integers int64.
+    grad: after `backward()`, an array of the same shape and dtype, for the leaves that asked for it; adds up until zeroed.
+    """
+
+    __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
+        if type(data) is not np.ndarray or dtype is not None or device is not None:
+            data = _as_array(data, dtype, device)
+        self.data: Array = data
+        self.grad: Array | None = None
+        self.grad_fn: autograd.Context | None = None  # the call that made it, None for a leaf
+        self.output_index = 0
+        self.version = 0  # counts the library's writes to data in place
+        self.requires_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    dtype = property(lambda self: self.data.dtype)
+    device = property(lambda self: backend.device_of(self.data))
+    is_leaf = property(lambda self: self.grad_fn is None)
+
+    # --- gradients ---
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Compute d self / d leaf for every leaf, into its `.grad`. A tensor that is no scalar needs the `gradient` arriving at it."""
+        if not self.requires_grad:
+            raise RuntimeError("backward() on a tensor that depends on no tensor with requires_grad=True")
+        if gradient is None and self.data.size != 1:
+            raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape} pass the gradient of that shape")
+        xp = backend.module_of(self.data)
+        seed = xp.ones_like(self.data) if gradient is None else xp.asarray(getattr(gradient, "data", gradient), self.dtype)
+        if seed.shape != self.shape:
+            raise RuntimeError(f"backward() got a gradient of shape {seed.shape} for a tensor of shape {self.shape}")
+        autograd.backward(self, seed, retain_graph)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for a gradient, or stop asking."""
+        if requires_grad and not is_floating(self.dtype):
+            raise RuntimeError(f"only floating-point tensors can have gradients, not {self.dtype}")
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this intermediate result in its `.grad`, as if it were a leaf."""
+        if self.grad_fn is not None:
+            self.grad_fn.retained = {**(self.grad_fn.retained or {}), self.output_index: self}
+
+    def zero_grad(self) -> None:
+        self.grad = None
+
+    # --- leaving the graph ---
+
+    def detach(self) -> Tensor:
+        """The same data, as a leaf without gradient."""
+        return Tensor(self.data)
+
+    def item(self) -> Any:
+        """The only element, as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The data on the host, outside the graph; on the CPU shared, not copied."""
+        return backend.to_numpy(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise TypeError("NumPy would lose this tensor's gradient; use a function of minigrad.functional, or .numpy()")
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        name = ufunc.__name__
+        if method == "__call__" and not options and name in _UFUNCS:
+            return _UFUNCS[name](*inputs)
+        if method == "__call__" and not options and name in _COMPARISONS:
+            return Tensor(ufunc(*[x.data if isinstance(x, Tensor) else x for x in inputs]))
+        raise TypeError(f"np.{name} does not record gradients; use F.{name} (minigrad.functional) or tensor.numpy()")
+
+    # --- operators ---
+
+    def __add__(self, other: Any) -> Tensor: return F.add(self, other)
+    def __radd__(self, other: Any) -> Tensor: return F.add(other, self)
+    def __sub__(self, other: Any) -> Tensor: return F.sub(self, other)
+    def __rsub__(self, other: Any) -> Tensor: return F.sub(other, self)
+    def __mul__(self, other: Any) -> Tensor: return F.mul(self, other)
+    def __rmul__(self, other: Any) -> Tensor: return F.mul(other, self)
+    def __truediv__(self, other: Any) -> Tensor: return F.div(self, other)
+    def __rtruediv__(self, other: Any) -> Tensor: return F.div(other, self)
+    def __pow__(self, other: Any) -> Tensor: return F.pow(self, other)
+    def __rpow__(self, other: Any) -> Tensor: return F.pow(other, self)
+    def __matmul__(self, other: Any) -> Tensor: return F.matmul(self, other)
+    def __rmatmul__(self, other: Any) -> Tensor: return F.matmul(other, self)
+    def __neg__(self) -> Tensor: return F.neg(self)
+    def __getitem__(self, index: Any) -> Tensor: return F.getitem(self, index)
+
+    def __eq__(self, other: Any) -> Tensor: return Tensor(self.data == _data(other))  # type: ignore[override]
+    def __ne__(self, other: Any) -> Tensor: return Tensor(self.data != _data(other))  # type: ignore[override]
+    def __lt__(self, other: Any) -> Tensor: return Tensor(self.data < _data(other))
+    def __le__(self, other: Any) -> Tensor: return Tensor(self.data <= _data(other))
+    def __gt__(self, other: Any) -> Tensor: return Tensor(self.data > _data(other))
+    def __ge__(self, other: Any) -> Tensor: return Tensor(self.data >= _data(other))
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool: return bool(self.data)
+    def __float__(self) -> float: return float(self.data)
+    def __int__(self) -> int: return int(self.data)
+    def __len__(self) -> int: return len(self.data)
+    def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
+
+    # --- methods ---
+
+    @property
+    def T(self) -> Tensor: return F.permute(self, tuple(range(self.ndim))[::-1])
+    def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, _unpacked(shape))
+    def transpose(self, dim0: int, dim1: int) -> Tensor: return F.transpose(self, dim0, dim1)
+    def permute(self, *dims: Any) -> Tensor: return F.permute(self, _unpacked(dims))
+    def expand(self, *shape: Any) -> Tensor: return F.expand(self, _unpacked(shape))
+    def sum(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.sum(self, dim, keepdim)
+    def mean(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.mean(self, dim, keepdim)
+    def var(self, dim: F.Dims = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
+        return F.var(self, dim, correction=correction, keepdim=keepdim)
+    def max(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.max(self, dim, keepdim)
+    def min(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.min(self, dim, keepdim)
+    def exp(self) -> Tensor: return F.exp(self)
+    def log(self) -> Tensor: return F.log(self)
+    def sqrt(self) -> Tensor: return F.sqrt(self)
+    def tanh(self) -> Tensor: return F.tanh(self)
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+        """This tensor on another device or in another dtype: `x.to("cuda")`, `x.to(np.float64)`; gradients flow through."""
+        return F.to(self, *targets, device=device, dtype=dtype)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100, edgeitems=3)
+        origin = f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True" if self.requires_grad else ""
+        return f"tensor({values}, dtype={self.dtype}{'' if self.device == 'cpu' else ', device=' + self.device}{origin})"
+
+
+def _as_array(data: Any, dtype: Any, device: str | None) -> Array:
+    if isinstance(data, Tensor):
+        data = data.data
+    elif isinstance(data, np.generic):  # what NumPy's reductions return
+        data = np.asarray(data)
+    elif not is_array(data):
+        array = np.asarray(data)
+        if array.dtype == np.float64:  # Python floats
+            array = array.astype(DEFAULT_DTYPE)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"cannot make a tensor of {type(data).__name__}: its elements are no numbers, or its rows differ in length")
+        data = array
+    if dtype is not None:
+        data = data.astype(dtype, copy=False)
+    return data if device is None else backend.to_device(data, device)
+
+
+def _data(x: Any) -> Any:
+    return x.data if isinstance(x, Tensor) else x
+
+
+def _unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
+    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int | np.integer) else sizes
+
+
+autograd.set_tensor_class(Tensor)
