@@ -3,9 +3,12 @@
 Read in this order: autograd.py (the idea), functional/elementwise.py (forward beside backward), tensor.py (operators), nn/ and optim.py.
 """
 
+from . import functional, nn, optim
 from .autograd import Function
 from .backend import manual_seed
+from .kernels import use_kernels
+from .precision import autocast
 from .switches import no_grad
 from .tensor import Tensor
 
-__all__ = ["Function", "Tensor", "manual_seed", "no_grad"]
+__all__ = ["Function", "Tensor", "autocast", "functional", "manual_seed", "nn", "no_grad", "optim", "use_kernels"]

@@ -180,7 +180,7 @@ class Abs(Function):
     @staticmethod
     def forward(ctx, x):
         ctx.x = x
-        return abs(x)
+        return module_of(x).absolute(x)
 
     @staticmethod
     def backward(ctx, dout):

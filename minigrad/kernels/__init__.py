@@ -1,0 +1,71 @@
+"""Fast twins of the hot ops, and the switch between them and the textbook.
+
+    minigrad.use_kernels("fast")                     # what train.py does; importing minigrad selects "textbook"
+    minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
+    with minigrad.use_kernels("textbook"): ...       # only here
+
+A twin is a Function with the same arguments and the same result, to rounding. `Function.apply` looks it up each time an op runs, and a
+recorded op keeps the pair that ran: forward and backward always match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import functional, switches
+from ..autograd import Function
+from ..dtypes import op_name
+from .attention import TiledAttention
+
+FAST: dict[str, type[Function]] = {
+    "scaled_dot_product_attention": TiledAttention,
+}
+
+
+class use_kernels:
+    """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current choice.
+
+    Takes effect at once; used in a `with` statement, only for the block. Raises ValueError for a name that is unknown.
+    """
+
+    def __init__(self, choice: str | Mapping[Any, type[Function]]):
+        self._previous = switches.kernels
+        if choice == "textbook":
+            switches.kernels = {}
+        elif choice == "fast":
+            switches.kernels = _by_class(FAST)
+        elif isinstance(choice, Mapping):
+            switches.kernels = {**switches.kernels, **_by_class(choice)}
+        else:
+            raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
+
+    def __enter__(self) -> use_kernels:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        switches.kernels = self._previous
+
+
+def textbook_functions() -> dict[str, type[Function]]:
+    """Every Function of `minigrad.functional` by its op name, such as "layer_norm"."""
+    prefix = functional.__name__ + "."
+    return {op_name(function): function for function in _subclasses(Function) if function.__module__.startswith(prefix)}
+
+
+def _subclasses(function: type[Function]) -> list[type[Function]]:
+    direct = function.__subclasses__()
+    return direct + [below for subclass in direct for below in _subclasses(subclass)]
+
+
+def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
+    known = textbook_functions()
+    chosen: dict[type, type] = {}
+    for op, function in choice.items():
+        name = op if isinstance(op, str) else op_name(op) if isinstance(op, type) else op.__name__
+        if name not in known:
+            raise ValueError(f"there is no op {name!r}; the ops are {', '.join(sorted(known))}")
+        if not (isinstance(function, type) and issubclass(function, Function)):
+            raise ValueError(f"the kernel for {name!r} must be a subclass of Function, not {function!r}")
+        chosen[known[name]] = function
+    return chosen

@@ -1,0 +1,84 @@
+"""Initial weights, written in place, from the seeded host generator: the same on every device.
+
+A weight matrix of standard deviation s makes activations of about s * sqrt(fan_in) times the size of its inputs. Too large and the
+signal explodes from layer to layer, too small and it dies; each rule below picks s for a different idea of "just right".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import generator, module_of
+from ..tensor import Tensor
+
+_skipping = False
+
+
+@contextlib.contextmanager
+def skipped() -> Iterator[None]:
+    """Leave weights as they were allocated, for models whose weights are about to be loaded or set otherwise."""
+    global _skipping
+    previous, _skipping = _skipping, True
+    try:
+        yield
+    finally:
+        _skipping = previous
+
+
+def _write(tensor: Tensor, values: Any) -> Tensor:
+    tensor.data[...] = module_of(tensor.data).asarray(values, dtype=tensor.dtype)
+    tensor.version += 1
+    return tensor
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Draw from the normal distribution."""
+    if _skipping:
+        return tensor
+    values = generator().standard_normal(tensor.shape, dtype=np.float32)
+    values *= np.float32(std)
+    values += np.float32(mean)
+    return _write(tensor, values)
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Draw uniformly from [a, b)."""
+    if _skipping:
+        return tensor
+    values = generator().random(tensor.shape, dtype=np.float32)
+    values *= np.float32(b - a)
+    values += np.float32(a)
+    return _write(tensor, values)
+
+
+def constant_(tensor: Tensor, value: float) -> Tensor:
+    """Set every element to `value`."""
+    return tensor if _skipping else _write(tensor, value)
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    return constant_(tensor, 1.0)
+
+
+def kaiming_uniform_(tensor: Tensor, a: float = 0.0) -> Tensor:
+    """Uniform in ±sqrt(6 / ((1 + a²) fan_in)) for a weight (out, in): keeps the variance through a leaky ReLU of slope `a`.
+
+    He et al. 2015, "Delving deep into rectifiers", section 2.2. a = sqrt(5) gives ±1/sqrt(fan_in), the default of `Linear`.
+    """
+    bound = math.sqrt(6 / ((1 + a * a) * max(tensor.shape[-1], 1)))
+    return uniform_(tensor, -bound, bound)
+
+
+def xavier_uniform_(tensor: Tensor) -> Tensor:
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)): a compromise between forward and backward. Glorot & Bengio 2010, equation 16."""
+    bound = math.sqrt(6 / max(tensor.shape[-1] + tensor.shape[0], 1))
+    return uniform_(tensor, -bound, bound)

@@ -1,0 +1,279 @@
+"""Module: a tree of parameters with a forward pass.
+
+There is no magic: a module's parameters, buffers and children are its attributes, found by looking through them in order of assignment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..backend import Array, module_of, to_device
+from ..dtypes import is_floating
+from ..tensor import Tensor
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: found by `parameters()`, updated by optimisers."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True):
+        super().__init__(data, requires_grad)
+
+
+class Hook:
+    """What `register_forward_hook` returns; `remove()` unregisters."""
+
+    def __init__(self, hooks: dict[int, Callable], number: int):
+        self._hooks, self._number = hooks, number
+
+    def remove(self) -> None:
+        self._hooks.pop(self._number, None)
+
+
+class Module:
+    """The base of all layers and models: subclass it, assign parameters and modules to attributes, define `forward`."""
+
+    training = True
+    _buffers: Mapping[str, bool] = {}  # name -> is it saved?
+    _forward_hooks: Mapping[int, Callable] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.forward(*args, **kwargs)
+        for hook in list(self._forward_hooks.values()):
+            changed = hook(self, args, output)
+            output = output if changed is None else changed
+        return output
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Hook:
+        """Call `hook(module, args, output)` after each forward; what it returns, if not None, becomes the output."""
+        hooks = self.__dict__.setdefault("_forward_hooks", {})
+        number = next(_hook_numbers)
+        hooks[number] = hook
+        return Hook(hooks, number)
+
+    # --- the tree ---
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each once, with dotted names."""
+        yield from self._named_modules(prefix, set())
+
+    def _named_modules(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child._named_modules(f"{prefix}.{name}" if prefix else name, seen)
+
+    def modules(self) -> Iterator[Module]:
+        for _, module in self.named_modules():
+            yield module
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names. A tied one appears once, under its first name."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{prefix}.{name}" if prefix else name), value
+
+    def parameters(self) -> Iterator[Parameter]:
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_buffers(self, persistent_only: bool = False) -> Iterator[tuple[str, Array]]:
+        for prefix, module in self.named_modules():
+            for name, persistent in module._buffers.items():
+                if persistent or not persistent_only:
+                    yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
+
+    def register_buffer(self, name: str, array: Array, persistent: bool = True) -> None:
+        """An array that moves and (if `persistent`) is saved with the module, but is not learned."""
+        self.__dict__.setdefault("_buffers", {})[name] = persistent
+        setattr(self, name, array)
+
+    def get_submodule(self, name: str) -> Module:
+        """The module with this dotted name ("" is the module itself). Raises AttributeError naming the part that is missing."""
+        module = self
+        for part in name.split(".") if name else []:
+            child = getattr(module, part, None)
+            if not isinstance(child, Module):
+                raise AttributeError(f"no submodule {name!r}: {type(module).__name__} has no child {part!r}")
+            module = child
+        return module
+
+    def set_submodule(self, name: str, module: Module) -> None:
+        """Replace the module with this dotted name; it must exist."""
+        self.get_submodule(name)
+        parent, _, child = name.rpartition(".")
+        setattr(self.get_submodule(parent), child, module)
+
+    def apply(self: M, fn: Callable[[Module], Any]) -> M:
+        """Call `fn` on every module, children first."""
+        for _, child in self.named_children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # --- switches ---
+
+    def train(self: M, mode: bool = True) -> M:
+        """Training mode, in which dropout drops."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: M) -> M:
+        """Inference mode: `train(False)`."""
+        return self.train(False)
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Freeze (False) or unfreeze all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self: M, target: Any) -> M:
+        """Move to a device ("cpu", "cuda") or cast the floating-point parameters and buffers to a dtype, in place."""
+        move: Callable[[Array], Array]
+        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "auto"):
+            move = lambda array: to_device(array, target)  # noqa: E731
+        else:
+            move = lambda array: array.astype(target, copy=False) if is_floating(array.dtype) else array  # noqa: E731
+        for parameter in self.parameters():
+            parameter.data = move(parameter.data)
+            parameter.grad = None if parameter.grad is None else move(parameter.grad)
+        for module in self.modules():
+            for name in module._buffers:
+                setattr(module, name, move(getattr(module, name)))
+        return self
+
+    # --- saving and loading ---
+
+    def state_dict(self) -> dict[str, Array]:
+        """Every parameter and persistent buffer by name, as the arrays themselves, not copies. Tied weights appear once."""
+        return {name: p.data for name, p in self.named_parameters()} | dict(self.named_buffers(persistent_only=True))
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
+        """Copy `state` into the parameters and buffers; returns (missing names, unexpected names).
+
+        Nothing is changed unless everything fits. Raises KeyError for names that are missing or unexpected (if `strict`), ValueError for
+        a shape that differs.
+        """
+        own = self.state_dict()
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        if strict and (missing or unexpected):
+            problems = [f"{what}: {_few(names)}" for what, names in [("missing", missing), ("unexpected", unexpected)] if names]
+            raise KeyError(f"state does not fit {type(self).__name__}; " + "; ".join(problems))
+        for name, array in own.items():
+            if name in state and tuple(state[name].shape) != array.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)} in the state, {array.shape} in the model")
+        parameters = dict(self.named_parameters())
+        for name, array in own.items():
+            if name in state:
+                values = getattr(state[name], "data", state[name]) if isinstance(state[name], Tensor) else state[name]
+                array[...] = module_of(array).asarray(values, dtype=array.dtype)
+                if name in parameters:
+                    parameters[name].version += 1
+        return missing, unexpected
+
+    # --- looking at it ---
+
+    def num_parameters(self, trainable_only: bool = False) -> int:
+        """How many numbers the module learns; tied weights count once."""
+        return sum(p.data.size for p in self.parameters() if p.requires_grad or not trainable_only)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of this module beside its parameters."""
+        return ""
+
+    def __repr__(self) -> str:
+        return "\n".join(_describe(self, type(self).__name__, 0, set()))
+
+
+class ModuleList(Module):
+    """Modules in a list; the names of their parameters contain their positions."""
+
+    def __init__(self, modules: Iterable[Module] = ()):
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> ModuleList:
+        setattr(self, str(len(self)), module)
+        return self
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.named_children())
+
+    def __iter__(self) -> Iterator[Any]:
+        return (child for _, child in self.named_children())
+
+    def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"module {index} of {len(self)}")
+        return getattr(self, str(index % len(self)))
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self[index]  # raises if there is none
+        setattr(self, str(index % len(self)), module)
+
+
+class Sequential(ModuleList):
+    """Modules applied one after the other."""
+
+    def __init__(self, *modules: Module):
+        super().__init__(modules)
+
+    def forward(self, x: Any) -> Any:
+        for module in self:
+            x = module(x)
+        return x
+
+
+_hook_numbers = itertools.count()
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _describe(module: Module, label: str, depth: int, seen: set[int]) -> list[str]:
+    """One line per module: its name, its own parameters' shapes, how many numbers they are."""
+    own = [(name, value) for name, value in vars(module).items() if isinstance(value, Parameter)]
+    shapes = ", ".join(f"{name} {value.shape}{' (tied)' if id(value) in seen else ''}" for name, value in own)
+    count = sum(value.data.size for _, value in own if id(value) not in seen)
+    seen.update(id(value) for _, value in own)
+    notes = "  ".join(part for part in (module.extra_repr(), shapes) if part)
+    total = module.num_parameters() if depth == 0 else count
+    left = "  " * depth + label + (f"  {notes}" if notes else "")
+    lines = [f"{left:<88}{total:>13,}" if total else left]
+    for name, child in module.named_children():
+        lines += _describe(child, f"{name}: {type(child).__name__}", depth + 1, seen)
+    return lines
+
+
+def empty_parameter(*shape: int) -> Parameter:
+    """A parameter whose values an initialiser will write: allocated, not filled."""
+    return Parameter(np.empty(shape, dtype=np.float32))

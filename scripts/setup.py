@@ -1,0 +1,297 @@
+"""Make `.venv`, install minigrad into it, run something there: the only command that a fresh clone needs.
+
+    python scripts/setup.py demo --short          what `make demo ARGS="--short"` does
+    python scripts/setup.py --with oracle test -k softmax
+
+The first call installs; the next ones see from a small file in `.venv` (the stamp) that nothing has changed and start
+at once. An installation that was interrupted is made again. This file runs before anything is installed, so it uses the
+standard library only, and is written so that an old Python reads far enough to say that it is too old.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Python 3.8, which we want to refuse in words, cannot evaluate these
+    from collections.abc import Callable
+
+    RunQuietly = Callable[[list[str]], tuple[int, str]]
+    RunVisibly = Callable[[list[str]], int]
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_PYTHON = (3, 11)
+PYTHON_VERSION = "{}.{}".format(*sys.version_info)
+STAMP = "minigrad-setup.json"
+NETWORK_TROUBLE = re.compile(
+    r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Failed to establish a new connection"
+    r"|name resolution|Network is unreachable|Max retries exceeded|Cannot connect to proxy|ProxyError"
+)
+
+
+class SetupError(Exception):
+    """What went wrong and what to do about it, in a sentence for the reader."""
+
+
+def main(
+    argv: list[str] | None = None,
+    *,
+    root: Path = ROOT,
+    run_quietly: RunQuietly | None = None,
+    run_visibly: RunVisibly | None = None,
+) -> int:
+    """Do what the command line asks for; return the exit code. The tests replace `root` and how processes are run."""
+    arguments = parse(argv)
+    try:
+        check_python(sys.version_info[:3], arguments.command)
+        extras = wanted_extras(arguments, known_extras(root))
+        prepare(root, extras, run_quietly or run_and_capture)
+        for command in commands(arguments.command, arguments.arguments, root):
+            code = (run_visibly or run_in_foreground)(command)
+            if code != 0:
+                return code
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that belongs to somebody else, a file that is in use
+        print(f"\n{error}\n.venv could not be written: set that right, or delete it, and call again.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The next call puts it right.", file=sys.stderr)
+        return 130
+    return 0
+
+
+# The command line
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Split the command line: our options come before the command, everything behind it is passed on."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/setup.py",
+        usage="python scripts/setup.py [--with EXTRAS] {demo,test,test-all,lint,install} [arguments passed on]",
+        description="Make .venv, install minigrad into it, and run the demo or the tests there.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        "  demo      train a small GPT and let it write (scripts/demo.py; try: demo --help)\n"
+        "  test      run the tests (pytest; try: test -k softmax)\n"
+        "  test-all  the slow tests too, and more random examples in each property test\n"
+        "  lint      ruff and mypy\n"
+        "  install   only make .venv\n",
+    )
+    parser.add_argument(
+        "--with",
+        dest="extras",
+        default="",
+        metavar="EXTRAS",
+        help="install these extras of setup.cfg as well, separated by commas (oracle,dev)",
+    )
+    parser.add_argument("command", choices=["demo", "test", "test-all", "lint", "install"], help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def check_python(version: tuple[int, ...], command: str) -> None:
+    """Refuse a Python that is too old."""
+    if version[:2] < OLDEST_PYTHON:
+        raise SetupError(
+            "minigrad needs Python {}.{} or newer, and this is {}: ".format(*OLDEST_PYTHON, ".".join(map(str, version)))
+            + f"call it with a newer one, for example `python3.13 scripts/setup.py {command}` "
+            f"or `make {command} PYTHON=python3.13`."
+        )
+
+
+def known_extras(root: Path) -> list[str]:
+    """Names of the extras in setup.cfg."""
+    settings = configparser.RawConfigParser()
+    settings.read(root / "setup.cfg", encoding="utf-8")
+    return settings.options("options.extras_require")
+
+
+def wanted_extras(arguments: argparse.Namespace, known: list[str]) -> set[str]:
+    """The extras that this call needs: those of everybody, of the command, and of `--with`."""
+    extras = {name.strip() for name in arguments.extras.split(",") if name.strip()}
+    unknown = extras - set(known)
+    if unknown:
+        raise SetupError(f"There is no extra called {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
+    return extras | {"all"} | ({"dev"} if arguments.command == "lint" else set())
+
+
+def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
+    """The commands to run in `.venv`, one after the other."""
+    python = str(venv_python(root))
+    if name == "demo":
+        return [[python, "scripts/demo.py", *arguments]]
+    if name == "test":
+        return [[python, "-m", "pytest", *arguments]]
+    if name == "test-all":  # the empty -m takes back the `-m "not slow"` of setup.cfg
+        return [[python, "-m", "pytest", "-m", "", "--hypothesis-profile=thorough", *arguments]]
+    if name == "lint":
+        return [[python, "-m", "ruff", "check", ".", *arguments], [python, "-m", "mypy"]]
+    print(f"Ready: {python}")
+    return []
+
+
+# The environment
+
+
+def prepare(root: Path, extras: set[str], run: RunQuietly) -> None:
+    """Bring `.venv` into the state that `extras` and setup.cfg ask for, doing nothing if it is there already."""
+    venv, python = root / ".venv", venv_python(root)
+    stamp = read_stamp(venv)
+    settings = fingerprint(root)
+    trouble = why_remake(venv, python, stamp, root, run)
+    if not trouble and stamp.get("settings") == settings and extras <= set(stamp["extras"]):
+        return
+    if trouble:
+        remake(venv, trouble, run)
+    else:
+        extras = extras | set(stamp.get("extras", []))  # those installed earlier stay up to date
+    write_stamp(venv, {"finished": False})
+    install(python, extras, run)
+    write_stamp(venv, {"finished": True, "root": str(root), "settings": settings, "extras": sorted(extras)})
+
+
+def venv_python(root: Path) -> Path:
+    """The environment's interpreter."""
+    return root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def fingerprint(root: Path) -> str:
+    """Changes whenever the requirements may have changed."""
+    files = [root / "setup.cfg", root / "pyproject.toml"]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def read_stamp(venv: Path) -> dict:
+    """What the last call noted in `.venv`; nothing if there is no stamp, unfinished if it cannot be read."""
+    try:
+        stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return {"finished": False}
+    return stamp if isinstance(stamp, dict) else {"finished": False}
+
+
+def write_stamp(venv: Path, stamp: dict) -> None:
+    """Note the state of `.venv` in it."""
+    (venv / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+
+
+def why_remake(venv: Path, python: Path, stamp: dict, root: Path, run: RunQuietly) -> str:
+    """The reason why `.venv` has to be made (again), or "" if it can be used.
+
+    An environment without a stamp is somebody else's work: it is used as it is if it can be.
+    """
+    if not venv.exists():
+        return "there is none yet"
+    if stamp.get("finished") is False:
+        return "the last installation did not finish"
+    if stamp.get("root", str(root)) != str(root):
+        return "the folder was moved"
+    code, output = run([str(python), "-c", "import pip, sys; print('{}.{}'.format(*sys.version_info))"])
+    if code != 0:
+        return "its Python or its pip does not start"
+    if output.split() != [PYTHON_VERSION]:
+        return f"it was made for Python {output.strip()}"
+    return ""
+
+
+def remake(venv: Path, reason: str, run: RunQuietly) -> None:
+    """Make an empty environment where `venv` is or was."""
+    if Path(sys.prefix).resolve() == venv.resolve():
+        raise SetupError(
+            f".venv has to be made again ({reason}), and this Python runs from inside it: "
+            "type `deactivate`, then call this again."
+        )
+    for module in ("venv", "ensurepip"):  # Debian and Ubuntu package them separately
+        if importlib.util.find_spec(module) is None:
+            raise SetupError(
+                f"This Python cannot make virtual environments (its module {module} is missing): on Debian and Ubuntu "
+                f"type `sudo apt install python{PYTHON_VERSION}-venv`, then call this again."
+            )
+    if venv.exists():
+        print(f".venv is made again: {reason}")
+        shutil.rmtree(venv)
+    venv.mkdir()
+    write_stamp(venv, {"finished": False})
+    code, output = step(f"Making .venv with Python {PYTHON_VERSION}", [sys.executable, "-m", "venv", str(venv)], run)
+    if code != 0:
+        raise SetupError(f"{output}\nThe virtual environment could not be made: the lines above say why.")
+
+
+def install(python: Path, extras: set[str], run: RunQuietly) -> None:
+    """Install the project into `.venv`, editable: what is changed in the sources is at once what runs."""
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command += ["--editable", f".[{','.join(sorted(extras))}]"]
+    message = "Installing NumPy and the other libraries into it (about a minute, once)"
+    if extras != {"all"}:
+        message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv"
+    code, output = step(message, command, run)
+    if code == 0:
+        return
+    if NETWORK_TROUBLE.search(output):
+        raise SetupError(
+            "The package index cannot be reached, so nothing could be installed: "
+            "check the network (or pip's proxy settings), then call this again."
+        )
+    raise SetupError(f"{output}\npip could not install the libraries: the lines above are its own words.")
+
+
+# Processes
+
+
+def step(message: str, command: list[str], run: RunQuietly) -> tuple[int, str]:
+    """Run one step and give it one line: what it does and how long it took."""
+    print(message, end=" ... ", flush=True)
+    start = time.monotonic()
+    code, output = run(command)
+    print(f"{time.monotonic() - start:.0f} s" if code == 0 else "failed", flush=True)
+    return code, output
+
+
+def run_and_capture(command: list[str]) -> tuple[int, str]:
+    """Run a command without showing anything; return its exit code and all that it printed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            cwd=ROOT,
+        )
+    except OSError as error:  # such as a program that is not there
+        return 127, str(error)
+    return done.returncode, done.stdout
+
+
+def run_in_foreground(command: list[str]) -> int:
+    """Run a command on our terminal and return its exit code.
+
+    Ctrl-C reaches the command too. What it means is the command's business (training saves a checkpoint first), so we
+    only wait for it to end.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    code = subprocess.call(command, cwd=ROOT)
+    if code in (-signal.SIGINT, 0xC000013A):  # ended by Ctrl-C, on POSIX and on Windows
+        return 130
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What holds for every test: no network, the same random numbers each time, and marks that skip in the open."""
+
+import importlib
+import importlib.util
+import ipaddress
+import os
+import random
+import socket
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import minigrad
+
+# Property tests. `make test` draws few examples; `make test-all` passes --hypothesis-profile=thorough. No deadline and
+# no complaint about slowness: a result must not depend on the machine's speed. CI draws the same examples every time.
+for profile, examples in {"quick": 25, "thorough": 200}.items():
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        derandomize="CI" in os.environ,
+        suppress_health_check=[HealthCheck.too_slow],
+        print_blob=True,
+    )
+settings.load_profile("quick")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Every test starts from the same seeds, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    minigrad.manual_seed(0)
+
+
+# No network, from before the first import of a test module to the end. Loopback stays open, for tests with a server of
+# their own. Child processes are sent to a proxy that is not there.
+
+
+class NetworkInTest(RuntimeError):
+    """A test tried to reach another machine."""
+
+
+def refuse_network(host: object) -> None:
+    """Raise unless `host`, a name or an address, is this machine."""
+    name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return
+    try:
+        if ipaddress.ip_address(str(name)).is_loopback:
+            return
+    except ValueError:
+        pass  # a name
+    raise NetworkInTest(f"a test tried to reach {name!r}: tests must not use the network")
+
+
+def guarded_connect(connect):
+    """`socket.connect` or `connect_ex`, refusing other machines. Sockets that are files (AF_UNIX) pass."""
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            refuse_network(address[0])
+        return connect(self, address)
+
+    return guarded
+
+
+def guarded_lookup(getaddrinfo):
+    """`socket.getaddrinfo`, refusing to look up other machines."""
+
+    def guarded(host, *args, **kwargs):
+        refuse_network(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    return guarded
+
+
+def pytest_configure(config):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded_connect(socket.socket.connect))
+    patch.setattr(socket.socket, "connect_ex", guarded_connect(socket.socket.connect_ex))
+    patch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        patch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        patch.setenv(variable, "localhost,127.0.0.1")
+    config.add_cleanup(patch.undo)
+
+
+# Marks. Reference libraries and GPUs are missing on most machines: such tests are skipped, and the summary says so.
+
+
+def pytest_runtest_setup(item):
+    oracle = item.get_closest_marker("oracle")
+    if oracle:
+        missing = [name for name in oracle.args or ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if missing and os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
+            pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and {', '.join(missing)} is not installed", pytrace=False)
+        if missing:
+            pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with oracle test")
+    if item.get_closest_marker("gpu") and not has_gpu():
+        pytest.skip("needs CuPy and a GPU")
+
+
+def has_gpu() -> bool:
+    """Whether CuPy is installed and finds a GPU."""
+    return importlib.util.find_spec("cupy") is not None and importlib.import_module("cupy").cuda.is_available()

@@ -1,0 +1,275 @@
+"""Which module may import what, and that text files name their encoding: read from the sources, nothing is run.
+
+The direction is minigrad <- gpt <- finetune <- scripts, and inside a package imports go one way as well, so that a
+reader can start at the bottom and never meets a name that is explained further up.
+"""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ["minigrad", "gpt", "finetune", "scripts"]  # each may import those before it
+NEVER = {"torch", "jax", "numba", "pickle"}
+MEASURED_AGAINST_TORCH = ("scripts/benchmark.py", "scripts/compare_", "scripts/verify_")
+MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
+
+
+class Import(NamedTuple):
+    """One imported name: `from gpt import model` imports `gpt.model`, which may be a module or something in one."""
+
+    target: str
+    line: int
+    types_only: bool  # under `if TYPE_CHECKING:`, so for annotations and not at run time
+
+
+def sources(root: Path) -> dict[str, tuple[Path, ast.Module]]:
+    """All modules of the packages: dotted name -> (path, syntax tree)."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path, ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imports(module: str, path: Path, tree: ast.Module) -> Iterator[Import]:
+    """Everything that a module imports, inside its functions too; relative imports made absolute."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node, types_only in walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, types_only)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:
+                yield Import(f"{base}.{alias.name}", node.lineno, types_only)
+
+
+def walk(node: ast.AST, types_only: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Every node below `node`, with whether an `if TYPE_CHECKING:` stands above it."""
+    guarded = node.body if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") else []
+    for child in ast.iter_child_nodes(node):
+        below = types_only or child in guarded
+        yield child, below
+        yield from walk(child, below)
+
+
+def import_problems(root: Path) -> list[str]:
+    """Imports against the direction of the packages, and of libraries that have no place here."""
+    problems = []
+    for module, (path, tree) in sources(root).items():
+        where = path.relative_to(root).as_posix()
+        package = module.split(".")[0]
+        for target, line, _ in imports(module, path, tree):
+            top = target.split(".")[0]
+            if top in PACKAGES[PACKAGES.index(package) + 1 :]:
+                problems.append(f"{where}:{line}: {package} imports {target}, which is built on it")
+            if top in NEVER and not (top == "torch" and where.startswith(MEASURED_AGAINST_TORCH)):
+                problems.append(f"{where}:{line}: imports {top}")
+            if top in {"cupy", "cupyx"} and not where.startswith(MAY_IMPORT_CUPY):
+                problems.append(f"{where}:{line}: imports {top}, which only minigrad/backend.py may do")
+            if where == "scripts/setup.py" and top not in sys.stdlib_module_names:
+                problems.append(f"{where}:{line}: imports {top}, but runs before anything is installed")
+    return problems
+
+
+def circles(root: Path) -> list[str]:
+    """Modules that import each other at run time, in a function or at the top."""
+    modules = sources(root)
+    graph: dict[str, set[str]] = {}
+    for module, (path, tree) in modules.items():
+        targets = {imported.target for imported in imports(module, path, tree) if not imported.types_only}
+        # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt/__init__.py.
+        needed = {target if target in modules else target.rpartition(".")[0] for target in targets}
+        graph[module] = needed & modules.keys()
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:  # lists each module before the one that imports it
+        return ["imports go in a circle: " + " -> ".join(reversed(error.args[1]))]
+    return []
+
+
+def encoding_problems(root: Path) -> list[str]:
+    """Text read or written in whatever encoding the machine prefers: it would be another one on Windows."""
+    problems = []
+    for path, tree in sources(root).values():
+        where = path.relative_to(root).as_posix()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and lacks_encoding(node):
+                problems.append(f"{where}:{node.lineno}: {ast.unparse(node)} has no encoding")
+    return problems
+
+
+def lacks_encoding(call: ast.Call) -> bool:
+    """Whether a call opens text, by one of the usual names, without saying in which encoding."""
+    name = ast.unparse(call.func)
+    method = name.rpartition(".")[2]
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "encoding" in keywords or None in keywords:  # None: **options, which we cannot see into
+        return False
+    if method in {"read_text", "write_text"}:
+        return len(call.args) < (1 if method == "read_text" else 2)
+    if method in {"run", "Popen", "check_output", "check_call"}:
+        return bool(keywords & {"text", "universal_newlines"})
+    if name in {"open", "io.open", "os.fdopen"}:
+        mode = call.args[1:2] + [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+        return not is_binary(mode)
+    if method == "open" and name not in {"os.open", "webbrowser.open", "tarfile.open", "Image.open", "wave.open"}:
+        # A path's mode comes first, gzip's and zipfile's second; binary is the default of theirs, not of a path's.
+        return not is_binary(call.args + [keyword.value for keyword in call.keywords if keyword.arg == "mode"])
+    return False
+
+
+def is_binary(arguments: list[ast.expr]) -> bool:
+    """Whether one of the arguments is a mode with `b` in it."""
+    modes = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
+    return any(isinstance(mode, str) and "b" in mode and set(mode) <= set("rwaxb+") for mode in modes)
+
+
+def test_imports_follow_the_direction_of_the_packages():
+    assert import_problems(ROOT) == []
+
+
+def test_imports_go_in_no_circle():
+    assert circles(ROOT) == []
+
+
+def test_text_names_its_encoding():
+    assert encoding_problems(ROOT) == []
+
+
+# The checks themselves: each must find what is planted, and must not find what is allowed.
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for name, source in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("minigrad/nn/linear.py", "import gpt.model"),
+        ("minigrad/a.py", "def f():\n    from gpt import model"),
+        ("gpt/a.py", "from finetune.lora import apply_lora"),
+        ("finetune/a.py", "import scripts.train"),
+        ("finetune/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scripts.train"),
+        ("gpt/model.py", "import torch.nn as nn"),
+        ("gpt/a.py", "try:\n    import numba\nexcept ImportError:\n    pass"),
+        ("gpt/checkpoint.py", "import pickle"),
+        ("scripts/train.py", "import torch"),
+        ("scripts/benchmark.py", "from pickle import load"),
+        ("minigrad/tensor.py", "import cupy as cp"),
+        ("gpt/a.py", "from cupyx.scipy import special"),
+        ("scripts/setup.py", "import numpy"),
+        ("scripts/setup.py", "def f():\n    import minigrad"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, name, source):
+    problems = import_problems(plant(tmp_path, {name: source}))
+    assert problems and name in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gpt/model.py", "import numpy, minigrad.nn\nfrom minigrad import Tensor\nfrom . import attention"),
+        ("scripts/train.py", "import finetune, gpt, minigrad"),
+        ("scripts/benchmark.py", "import torch"),
+        ("minigrad/backend.py", "import cupy"),
+        ("minigrad/kernels/cuda.py", "from cupy import RawKernel"),
+        ("scripts/setup.py", "import json, venv"),
+    ],
+)
+def test_an_allowed_import_is_not_found(tmp_path, name, source):
+    assert import_problems(plant(tmp_path, {name: source})) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.a"},
+        {"gpt/a.py": "from .b import f", "gpt/b.py": "from . import a"},
+        {"gpt/a.py": "import gpt.b", "gpt/b.py": "def f():\n    from gpt.a import g"},
+        {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from gpt import g"},
+        {"gpt/a.py": "import gpt.b.c", "gpt/b/c.py": "from ..d import f", "gpt/d.py": "import gpt.a"},
+        {"gpt/b/__init__.py": "from .c import f", "gpt/b/c.py": "from .. import b"},
+    ],
+)
+def test_a_circle_is_found(tmp_path, files):
+    assert "gpt." in circles(plant(tmp_path, files))[0]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.c", "gpt/c.py": "import numpy"},
+        {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from . import b", "gpt/b.py": "from gpt.c import g"},
+        {
+            "gpt/a.py": "import gpt.b",
+            "gpt/b.py": "import typing\nif typing.TYPE_CHECKING:\n    from gpt.a import f",
+        },
+    ],
+)
+def test_what_is_no_circle_is_not_found(tmp_path, files):
+    assert circles(plant(tmp_path, files)) == []
+
+
+def test_a_circle_is_named_in_the_direction_of_its_imports(tmp_path):
+    files = {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.c", "gpt/c.py": "import gpt.a"}
+    ring = circles(plant(tmp_path, files))[0].partition(": ")[2].split(" -> ")
+    assert set(zip(ring, ring[1:])) == {("gpt.a", "gpt.b"), ("gpt.b", "gpt.c"), ("gpt.c", "gpt.a")}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "open(p)",
+        "open(p, 'w')",
+        "open(p, mode='a')",
+        "open('bwb.txt')",
+        "p.open()",
+        "p.open('w')",
+        "Path('x').read_text()",
+        "p.write_text('b')",
+        "gzip.open(p, 'rt')",
+        "subprocess.run(['ls'], text=True)",
+        "os.fdopen(3, 'w')",
+    ],
+)
+def test_text_without_an_encoding_is_found(tmp_path, call):
+    assert len(encoding_problems(plant(tmp_path, {"gpt/a.py": call}))) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "open(p, encoding='utf-8')",
+        "open(p, 'rb')",
+        "open(p, mode='wb')",
+        "open(p, **options)",
+        "p.open('r+b')",
+        "p.read_text('utf-8')",
+        "p.write_text('b', encoding='utf-8')",
+        "p.read_bytes()",
+        "gzip.open(p, 'rb')",
+        "os.open(p, os.O_RDONLY)",
+        "subprocess.run(['ls'])",
+        "loop.run(text)",
+    ],
+)
+def test_what_needs_no_encoding_is_not_found(tmp_path, call):
+    assert encoding_problems(plant(tmp_path, {"gpt/a.py": call})) == []

@@ -1,0 +1,294 @@
+"""scripts/setup.py: what it decides to do, and what it says. Nothing is installed and no network is used."""
+
+import ast
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import setup
+
+PYTHON = setup.PYTHON_VERSION
+MADE_BY_HAND = "made by hand"
+
+
+class Machine:
+    """A clone in a folder of its own, on a machine where commands are only noted down."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.venv = root / ".venv"
+        self.done: list[str] = []  # what was run quietly by the last call: "check", "venv", "pip"
+        self.commands: list[list[str]] = []
+        self.launched: list[list[str]] = []
+        self.pip_result: tuple[int, str] | BaseException = (0, "")
+        self.venv_result = (0, "")
+        self.python_says = (0, PYTHON)
+        self.exit_codes: list[int] = []
+        root.mkdir()
+        (root / "pyproject.toml").write_text("[build-system]\n", encoding="utf-8")
+        self.write_settings("numpy>=2.0")
+
+    def write_settings(self, requirement: str) -> None:
+        text = f"[options]\ninstall_requires = {requirement}\n[options.extras_require]\nall =\ndev =\noracle =\n"
+        (self.root / "setup.cfg").write_text(text, encoding="utf-8")
+
+    def run_quietly(self, command: list[str]) -> tuple[int, str]:
+        kind = {"venv": "venv", "pip": "pip"}.get(command[2], "check")
+        self.done.append(kind)
+        self.commands.append(command)
+        if kind == "check":
+            return self.python_says
+        if kind == "venv":
+            return self.venv_result
+        if isinstance(self.pip_result, BaseException):
+            raise self.pip_result
+        return self.pip_result
+
+    def run_visibly(self, command: list[str]) -> int:
+        self.launched.append(command)
+        return self.exit_codes.pop(0) if self.exit_codes else 0
+
+    def call(self, *argv: str) -> int:
+        self.done, self.commands, self.launched = [], [], []
+        return setup.main(list(argv), root=self.root, run_quietly=self.run_quietly, run_visibly=self.run_visibly)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path / "my clone")
+
+
+# What is done, and what is not done twice
+
+
+def test_the_first_call_makes_installs_and_runs(machine):
+    assert machine.call("demo", "--short") == 0
+    assert machine.done == ["venv", "pip"]
+    assert machine.commands[1][-2:] == ["--editable", ".[all]"]
+    assert machine.launched == [[str(setup.venv_python(machine.root)), "scripts/demo.py", "--short"]]
+
+
+def test_the_second_call_installs_nothing(machine, capsys):
+    machine.call("demo")
+    capsys.readouterr()
+    assert machine.call("test") == 0
+    assert machine.done == ["check"]
+    assert len(machine.launched) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_changed_requirements_are_installed_into_the_same_environment(machine):
+    machine.call("test")
+    machine.write_settings("numpy>=2.1")
+    machine.call("test")
+    assert machine.done == ["check", "pip"]
+    machine.call("test")
+    assert machine.done == ["check"]
+
+
+def test_extras_are_added_and_stay(machine):
+    machine.call("test")
+    machine.call("--with", "oracle", "test")
+    assert machine.done == ["check", "pip"]
+    machine.call("test")
+    assert machine.done == ["check"]
+    machine.call("lint")
+    assert machine.done == ["check", "pip"]
+    assert machine.commands[-1][-1] == ".[all,dev,oracle]"
+
+
+@pytest.mark.parametrize("interruption", [(1, "error: disk full"), KeyboardInterrupt()])
+def test_a_half_made_environment_is_made_again(machine, capsys, interruption):
+    machine.pip_result = interruption
+    assert machine.call("test") == (130 if isinstance(interruption, KeyboardInterrupt) else 1)
+    assert machine.launched == []
+    (machine.venv / "half a package").mkdir()
+    machine.pip_result = (0, "")
+    assert machine.call("test") == 0
+    assert machine.done == ["venv", "pip"]
+    assert not (machine.venv / "half a package").exists()
+    assert ".venv is made again: the last installation did not finish" in capsys.readouterr().out
+
+
+def test_an_interrupted_update_is_made_again(machine):
+    machine.call("test")
+    machine.write_settings("numpy>=2.1")
+    machine.pip_result = KeyboardInterrupt()
+    machine.call("test")
+    machine.pip_result = (0, "")
+    machine.call("test")
+    assert machine.done == ["venv", "pip"]
+
+
+@pytest.mark.parametrize(
+    ("python_says", "reason"),
+    [((127, "no such file"), "does not start"), ((0, "3.9"), "was made for Python 3.9")],
+)
+def test_an_environment_that_no_longer_fits_is_made_again(machine, capsys, python_says, reason):
+    machine.call("test")
+    machine.python_says = python_says
+    machine.call("test")
+    assert machine.done == ["check", "venv", "pip"]
+    assert reason in capsys.readouterr().out
+
+
+def test_a_moved_clone_is_installed_again(machine, tmp_path, capsys):
+    machine.call("test")
+    machine.root = machine.root.rename(tmp_path / "moved")
+    machine.call("test")
+    assert machine.done == ["venv", "pip"]
+    assert "the folder was moved" in capsys.readouterr().out
+
+
+def test_a_damaged_stamp_counts_as_unfinished(machine):
+    machine.call("test")
+    (machine.venv / setup.STAMP).write_text("{", encoding="utf-8")
+    machine.call("test")
+    assert machine.done == ["venv", "pip"]
+
+
+def test_an_environment_made_by_hand_is_used_and_kept(machine):
+    machine.venv.mkdir()
+    (machine.venv / MADE_BY_HAND).mkdir()
+    assert machine.call("test") == 0
+    assert machine.done == ["check", "pip"]
+    assert (machine.venv / MADE_BY_HAND).exists()
+
+
+# What is run
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["demo", "--help"], ["scripts/demo.py", "--help"]),
+        (["test", "-k", "a or b", "--with", "x"], ["-m", "pytest", "-k", "a or b", "--with", "x"]),
+        (["--with=dev", "test", "-x"], ["-m", "pytest", "-x"]),
+        (["test-all", "-x"], ["-m", "pytest", "-m", "", "--hypothesis-profile=thorough", "-x"]),
+    ],
+)
+def test_arguments_are_passed_on(machine, argv, expected):
+    assert machine.call(*argv) == 0
+    assert machine.launched == [[str(setup.venv_python(machine.root)), *expected]]
+
+
+def test_install_runs_nothing_and_says_where_python_is(machine, capsys):
+    assert machine.call("install") == 0
+    assert machine.launched == []
+    assert str(setup.venv_python(machine.root)) in capsys.readouterr().out
+
+
+def test_the_exit_code_is_that_of_what_was_run(machine):
+    machine.exit_codes = [5]
+    assert machine.call("test") == 5
+    machine.exit_codes = [1]
+    assert machine.call("lint") == 1
+    assert len(machine.launched) == 1  # mypy is not started after ruff has failed
+
+
+def test_exit_codes_of_real_processes():
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert setup.run_in_foreground([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+        if os.name == "posix":
+            kill = "import os, signal; signal.signal({0}, signal.SIG_DFL); os.kill(os.getpid(), {0})"
+            assert setup.run_in_foreground([sys.executable, "-c", kill.format("signal.SIGINT")]) == 130
+            assert setup.run_in_foreground([sys.executable, "-c", kill.format("signal.SIGTERM")]) == 143
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_output_of_real_processes_is_captured():
+    assert setup.run_and_capture([sys.executable, "-c", "print('a')"]) == (0, "a\n")
+    assert setup.run_and_capture([sys.executable, "-c", "raise SystemExit('sorry')"]) == (1, "sorry\n")
+    assert setup.run_and_capture(["there is no such program"])[0] == 127
+
+
+# What is said
+
+
+def test_an_old_python_is_refused_in_one_sentence():
+    with pytest.raises(setup.SetupError, match=r"needs Python 3\.11 or newer, and this is 3\.9\.6: .*setup\.py demo"):
+        setup.check_python((3, 9, 6), "demo")
+    setup.check_python((3, 11, 0), "demo")
+    setup.check_python((4, 0, 0), "demo")
+
+
+def test_an_old_python_can_read_far_enough_to_refuse():
+    source = Path(setup.__file__).read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 8))
+
+
+def test_failing_pip_is_quoted(machine, capsys):
+    machine.pip_result = (1, "ERROR: No matching distribution found for numpy>=99")
+    assert machine.call("test") == 1
+    error = capsys.readouterr().err
+    assert "numpy>=99" in error and "pip could not install" in error
+
+
+def test_a_missing_network_is_one_sentence(machine, capsys):
+    machine.pip_result = (
+        1,
+        "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError('<HTTPSConnection>: "
+        "Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/\n"
+        "ERROR: No matching distribution found for numpy>=2.0",
+    )
+    assert machine.call("test") == 1
+    error = capsys.readouterr().err
+    assert "package index cannot be reached" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_failing_venv_is_quoted(machine, capsys):
+    machine.venv_result = (1, "Error: no space left")
+    assert machine.call("test") == 1
+    assert "no space left" in capsys.readouterr().err
+    assert machine.done == ["venv"]
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_debian_without_venv_is_told_what_to_install(machine, monkeypatch, capsys, module):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find_spec(name))
+    assert machine.call("test") == 1
+    assert f"sudo apt install python{PYTHON}-venv" in capsys.readouterr().err
+    assert not machine.venv.exists()
+
+
+def test_an_environment_in_use_is_not_deleted_from_inside(machine, monkeypatch, capsys):
+    machine.call("test")
+    machine.python_says = (1, "")
+    monkeypatch.setattr(sys, "prefix", str(machine.venv))
+    assert machine.call("test") == 1
+    assert "type `deactivate`" in capsys.readouterr().err
+    assert machine.venv.exists()
+
+
+def test_a_full_disk_is_said(machine, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(setup, "write_stamp", full)
+    assert machine.call("test") == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_an_unknown_extra_is_refused(machine, capsys):
+    assert machine.call("--with", "orcale", "test") == 1
+    assert "no extra called orcale: choose from all, dev, oracle" in capsys.readouterr().err
+    assert machine.done == []
+
+
+def test_an_unknown_command_is_refused(machine, capsys):
+    with pytest.raises(SystemExit) as stop:
+        machine.call("tset")
+    assert stop.value.code == 2
+    assert "invalid choice: 'tset'" in capsys.readouterr().err
+
+
+def test_the_real_settings_have_the_extras_that_commands_need():
+    assert {"all", "dev", "oracle", "cuda12", "cuda13"} <= set(setup.known_extras(setup.ROOT))
