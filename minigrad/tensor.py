@@ -53,7 +53,7 @@ class Tensor:
         if gradient is None and self.data.size != 1:
             raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape} pass the gradient of that shape")
         xp = backend.module_of(self.data)
-        seed = xp.ones_like(self.data) if gradient is None else xp.asarray(getattr(gradient, "data", gradient), self.dtype)
+        seed = xp.ones_like(self.data) if gradient is None else xp.asarray(_data(gradient), self.dtype)
         if seed.shape != self.shape:
             raise RuntimeError(f"backward() got a gradient of shape {seed.shape} for a tensor of shape {self.shape}")
         autograd.backward(self, seed, retain_graph)

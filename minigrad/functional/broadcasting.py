@@ -19,6 +19,11 @@ def shape_of(x: Any) -> tuple[int, ...]:
     return getattr(x, "shape", ())
 
 
+def array_of(x: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return x.data if hasattr(x, "requires_grad") else x
+
+
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     """Sum `dout` down to `shape`: where forward repeated a value, backward adds up what all its copies received.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import Array, module_of, scatter_add, to_numpy
-from .broadcasting import Operand, normalize_dim
+from .broadcasting import Operand, array_of, normalize_dim
 from .elementwise import where
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Embedding(Function):
 
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index], with all that NumPy's indexing knows: numbers, slices, None, ..., masks and arrays of integers."""
-    parts = tuple(getattr(part, "data", part) if not isinstance(part, memoryview) else part for part in _as_tuple(index))
+    parts = tuple(array_of(part) for part in _as_tuple(index))
     return Getitem.apply(x, index=parts if isinstance(index, tuple) else parts[0])
 
 
@@ -104,7 +104,7 @@ def gather(x: Tensor, dim: int, index: Any) -> Tensor:
     Raises IndexError for an index outside the axis.
     """
     axis = normalize_dim("gather", dim, x.ndim)
-    array = getattr(index, "data", index)
+    array = array_of(index)
     if array.ndim != x.ndim:
         raise ValueError(f"gather: index has {array.ndim} dimensions, the tensor {x.ndim}")
     check_indices("gather", array, x.shape[axis] if x.ndim else 1, f"axis {axis}")
@@ -121,7 +121,7 @@ def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tenso
 
     Raises IndexError for an id outside 0..V-1; TypeError for ids that are not integers.
     """
-    array = getattr(ids, "data", ids)
+    array = array_of(ids)
     check_indices("embedding", array, weight.shape[0], "the vocabulary")
     return Embedding.apply(array, weight, padding_idx=padding_idx % weight.shape[0] if padding_idx is not None else None)
 

@@ -8,6 +8,7 @@ from ..autograd import Function
 from ..backend import module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
+from .broadcasting import array_of
 from .elementwise import exp, log, where
 from .indexing import check_indices, gather
 from .linalg import linear
@@ -96,7 +97,7 @@ def cross_entropy(
     class_dim = 1 if logits.ndim > 1 else 0
     if is_floating(targets.dtype):
         return _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim)
-    target_array = getattr(targets, "data", targets)
+    target_array = array_of(targets)
     rows, flat = _rows_of_classes("cross_entropy", logits, target_array, ignore_index)
     loss = CrossEntropy.apply(
         rows, flat, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
@@ -134,7 +135,7 @@ def nll_loss(
 ) -> Tensor:
     """-log_probs[target]: cross-entropy after the log-softmax. Shapes, weights and errors as `cross_entropy`."""
     _check_reduction("nll_loss", reduction)
-    target_array = getattr(targets, "data", targets)
+    target_array = array_of(targets)
     rows, flat = _rows_of_classes("nll_loss", log_probs, target_array, ignore_index)
     xp = module_of(flat)
     kept = flat != ignore_index

@@ -192,7 +192,7 @@ class Module:
         parameters = dict(self.named_parameters())
         for name, array in own.items():
             if name in state:
-                values = getattr(state[name], "data", state[name]) if isinstance(state[name], Tensor) else state[name]
+                values = state[name].data if isinstance(state[name], Tensor) else state[name]
                 array[...] = module_of(array).asarray(values, dtype=array.dtype)
                 if name in parameters:
                     parameters[name].version += 1

@@ -1,0 +1,1 @@
+"""The road after pretraining: classification, instruction tuning, preference optimisation, adapters, quantization."""

@@ -1,0 +1,55 @@
+"""Multi-head causal self-attention: the only place where a token sees other tokens."""
+
+from __future__ import annotations
+
+import minigrad.functional as F
+from minigrad import Tensor, nn
+from minigrad.backend import module_of
+
+from .config import GPTConfig
+from .kv_cache import KVCache
+
+
+class CausalSelfAttention(nn.Module):
+    """H heads, each attending in its own D = C / H numbers; then one layer that mixes what they found.
+
+    Every token asks (query), offers (key) and contributes (value). Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(self, config: GPTConfig):
+        self.n_head = config.n_head
+        self.dropout_p = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # GPT-2's name; "c" is for convolution (of width 1): query, key, value
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # the output projection W_O
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C). `mask` (B, 1, T, S), True where query t may see key s, replaces the causal one."""
+        B, T, C = x.shape
+        qkv = self.c_attn(x)  # (B, T, 3C)
+        qkv = qkv.reshape(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        q, k, v = qkv[0], qkv[1], qkv[2]  # (B, H, T, D) each
+        if cache is not None:
+            keys, values = cache.append(layer, k.data, v.data)
+            k, v = Tensor(keys), Tensor(values)  # (B, H, S, D), S = tokens read before + T
+            if mask is None and 1 < T < k.shape[2]:
+                mask = causal_mask_after(x, T, k.shape[2])
+        is_causal = mask is None and T > 1
+        dropout_p = self.dropout_p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
+        out = out.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return self.resid_dropout(self.c_proj(out))
+
+
+def causal_mask_after(x: Tensor, queries: int, keys: int) -> Tensor:
+    """(T, S): the T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
+    xp = module_of(x.data)
+    return Tensor(xp.tril(xp.ones((queries, keys), dtype=bool), keys - queries))
+
+
+def padding_mask(attention_mask: Tensor, queries: int) -> Tensor:
+    """(B, 1, T, S) from (B, S), which is 1 for real tokens and 0 for padding: causal, and no real token sees padding."""
+    real = attention_mask.data != 0
+    keys = real.shape[1]
+    causal = causal_mask_after(attention_mask, queries, keys).data
+    return Tensor(causal[None, None] & real[:, None, None, :])

@@ -1,0 +1,169 @@
+"""GPT-2, on a page. Radford et al. 2019, "Language models are unsupervised multitask learners".
+
+Shapes: B batch, T time (tokens), C channels (n_embd), V vocabulary. Parameters carry GPT-2's own names, so that its weights fit:
+
+    transformer.wte   word token embedding          transformer.h.N.ln_1, ln_2   layer norms of block N ("h" for hidden)
+    transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
+    transformer.ln_f  final layer norm              lm_head                      language-model head, tied to wte
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, nn
+from minigrad.backend import module_of
+
+from . import generation
+from .attention import CausalSelfAttention, padding_mask
+from .config import GPTConfig
+from .kv_cache import KVCache
+from .positions import sinusoidal_table
+
+
+class MLP(nn.Module):
+    """The feed-forward network: each token by itself, through a layer four times as wide. Two thirds of a block's parameters."""
+
+    def __init__(self, config: GPTConfig):
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)  # "fully connected"
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_plain(self.c_fc):
+            hidden = F.linear_gelu(x, self.c_fc.weight, self.c_fc.bias, "tanh")  # (B, T, 4C)
+        else:
+            hidden = F.gelu(self.c_fc(x), "tanh")
+        return self.dropout(self.c_proj(hidden))  # (B, T, C)
+
+
+class Block(nn.Module):
+    """Attention gathers from other tokens, the MLP thinks about it; both add to the residual stream x, which nothing overwrites."""
+
+    def __init__(self, config: GPTConfig):
+        self.pre_norm = config.norm == "pre"
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        if self.pre_norm:
+            x = x + self.attn(self.ln_1(x), layer, cache, mask)
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x, layer, cache, mask))
+        return self.ln_2(x + self.mlp(x))
+
+
+class Transformer(nn.Module):
+    """Everything below the head: ids in, hidden states out."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.positions == "learned":
+            self.wpe: nn.Embedding | None = nn.Embedding(config.block_size, config.n_embd)
+        else:
+            self.wpe = None
+            self.register_buffer("sinusoids", sinusoidal_table(config.block_size, config.n_embd), persistent=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+
+    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        xp = module_of(ids)
+        T, past = ids.shape[1], 0 if cache is None else cache.length
+        if past + T > self.config.block_size:
+            raise ValueError(f"{past + T} tokens are more than the model's block size of {self.config.block_size}")
+        positions, mask = xp.arange(past, past + T), None  # (T,)
+        if attention_mask is not None:
+            positions = xp.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, past:]  # (B, T): padding takes no place
+            mask = padding_mask(Tensor(attention_mask), T)
+        place = self.wpe(positions) if self.wpe is not None else Tensor(self.sinusoids[positions])
+        x = self.drop(self.wte(ids) + place)  # (B, T, C)
+        for layer, block in enumerate(self.h):
+            x = block(x, layer, cache, mask)
+        if cache is not None:
+            cache.advance(T)
+        return self.ln_f(x)
+
+
+class GPT(nn.Module):
+    """A GPT with its language-model head: `model(ids)` scores every token of the vocabulary as the next, at every position."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        with nn.init.skipped():
+            self.transformer = Transformer(config)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight  # tied: what a token means going in is how it is recognised coming out
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Normal with std 0.02. Each block adds twice to the residual stream, so what it adds is scaled by 1/sqrt(2 n_layer)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            elif parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+            else:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)  # norms start as the identity
+
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """What the last block makes of each token: ids (B, T) -> (B, T, C).
+
+        cache: read `ids` as the continuation of what it holds, and add them. attention_mask (B, tokens so far), 1 real and 0 padding.
+        Raises IndexError for ids outside the vocabulary, ValueError for more tokens than the block size.
+        """
+        return self.transformer(self._as_ids(ids), cache, None if attention_mask is None else self._on_device(attention_mask))
+
+    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V), where logits[:, t] are about token t + 1. Arguments as `hidden_states`."""
+        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
+
+    def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """Cross-entropy of `targets` (B, T), nats per token, where `ignore_index` does not count; "none" gives (B, T)."""
+        hidden = self.hidden_states(ids)
+        targets = self._as_ids(targets, "targets")
+        if targets.shape != hidden.shape[:2]:
+            raise ValueError(f"targets of shape {targets.shape} do not fit ids of shape {hidden.shape[:2]}")
+        hidden, flat = hidden.reshape(-1, self.config.n_embd), targets.reshape(-1)  # (B*T, C), (B*T)
+        if is_plain(self.lm_head):
+            loss = F.linear_cross_entropy(hidden, self.lm_head.weight, flat, ignore_index, reduction)
+        else:
+            loss = F.cross_entropy(self.lm_head(hidden), flat, ignore_index=ignore_index, reduction=reduction)
+        return loss.reshape(targets.shape) if reduction == "none" else loss
+
+    def token_logprobs(self, ids: Any, targets: Any) -> Tensor:
+        """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
+        return -self.loss(ids, targets, reduction="none")
+
+    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> Any:
+        """Continue `ids` token by token: see `gpt.generation.generate`."""
+        return generation.generate(self, ids, max_new_tokens, **options)
+
+    def _as_ids(self, ids: Any, what: str = "ids") -> Any:
+        """Ids as an integer array (B, T) on the model's device; a list or (T,) is one sequence."""
+        array = self._on_device(ids)
+        if array.ndim == 1:
+            array = array[None]
+        if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "iu":
+            raise ValueError(f"{what} must be integers of shape (batch, time) with time >= 1, got {array.dtype} of shape {array.shape}")
+        return array
+
+    def _on_device(self, values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values.data
+        if isinstance(values, list | tuple):
+            values = np.asarray(values)
+        xp = module_of(self.transformer.wte.weight.data)
+        return values if isinstance(values, xp.ndarray) else xp.asarray(values)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Is this a Linear whose weight alone says what it does? Then it may be fused with what follows it."""
+    return type(layer) is nn.Linear and not layer._forward_hooks
