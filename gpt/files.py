@@ -1,0 +1,84 @@
+"""Files: text in with clear errors, files out that are whole or absent, and a folder for downloads."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Iterator[str]:
+    """Read a UTF-8 file as a stream of strings, so that it need not fit into memory.
+
+    Line ends stay as they are in the file; a byte order mark at the start is dropped.
+    Raises FileNotFoundError, IsADirectoryError, or ValueError (not UTF-8), each naming the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of one UTF-8 text file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the path of a UTF-8 text file")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start = 0  # how many of the file's bytes have been decoded
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(piece_bytes)
+            try:
+                text = decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path} is not UTF-8 text: {error.reason} at byte {start + error.start} "
+                    f"(0x{error.object[error.start]:02x}); convert the file to UTF-8 first"
+                ) from None
+            if text:
+                yield text.removeprefix("\ufeff") if start == 0 else text
+            if not piece:
+                return
+            start += len(text.encode("utf-8"))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a whole UTF-8 file; raises what `read_pieces` raises."""
+    return "".join(read_pieces(path))
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under its name only when it is complete.
+
+    Written beside the target, flushed to the disk, then renamed over it: whoever opens `path` sees the old
+    file or the new one, never half of one, whatever is killed or runs full in between.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 with the line ends of `text`, the same bytes on every system; atomic."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the variable MINIGRAD_CACHE, or this system's usual folder for caches."""
+    if chosen := os.environ.get("MINIGRAD_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minigrad" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "minigrad"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrad"

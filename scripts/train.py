@@ -1,0 +1,59 @@
+"""Train a GPT on a text."""
+
+from __future__ import annotations
+
+from gpt import command_line
+from gpt.pretraining import PretrainingConfig, pretrain
+from gpt.training import TrainingConfig
+
+EXAMPLES = """examples:
+  python scripts/train.py                                          the built-in English, a small model
+  python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
+  python scripts/train.py --init-from resume --out-dir runs/book   go on where it stopped
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("--data", default="english", help="english, shakespeare (a download), or a UTF-8 text file")
+    add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
+    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help="resume goes on with the run's own settings")
+    add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
+    add("--n-layer", type=number(1), default=4, help="blocks")
+    add("--n-head", type=number(1), default=4, help="attention heads")
+    add("--n-embd", type=number(1), default=128, help="numbers per token")
+    add("--block-size", type=number(1), default=64, help="tokens of context")
+    add("--dropout", type=float, default=0.0, help="probability, in training")
+    add("--batch-size", type=number(1), default=16, help="sequences per batch")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
+    add("--max-iters", type=number(1), default=1000, help="steps")
+    add("--learning-rate", type=float, default=1e-3, help="at its peak")
+    add("--warmup-iters", type=number(0), default=50, help="steps to reach the peak")
+    add("--weight-decay", type=float, default=0.1)
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--eval-interval", type=number(0), default=100, help="steps between validations, each with a checkpoint")
+    add("--sample-interval", type=number(0), default=200, help="steps between samples; 0: none")
+    add("--log-interval", type=number(1), default=10, help="steps between lines")
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    device = command_line.set_up(arguments)
+    trainer = pretrain(_config(arguments), device, arguments.init_from)
+    return 130 if trainer.interrupted else 0
+
+
+def _config(arguments) -> PretrainingConfig:
+    a = vars(arguments)
+    model = {name: a[name] for name in ("n_layer", "n_head", "n_embd", "block_size", "dropout")}
+    names = ("max_iters", "learning_rate", "warmup_iters", "weight_decay", "grad_clip", "gradient_accumulation_steps")
+    names += ("eval_interval", "sample_interval", "log_interval", "precision")
+    training = TrainingConfig(**{name: a[name] for name in names})
+    run = {name: a[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
+    return PretrainingConfig(**run, model=model, training=training)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,195 @@
+"""Byte-pair encoding: the trainer against the textbook's, the tie rule, streams cut anywhere, every error."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt.bpe import (
+    BYTE_ORDER,
+    count_words,
+    encode_word,
+    from_visible,
+    independent_chunks,
+    learn_merges,
+    learn_merges_textbook,
+    merge,
+    single_bytes,
+    split_special,
+    split_words,
+    train_bpe,
+    train_bpe_from_text,
+    visible,
+)
+from gpt.files import read_pieces
+
+END = "<|endoftext|>"
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+# Small alphabets make words, pairs and ties collide, where text drawn from all of Unicode hardly ever does.
+TIGHT_TEXT = st.text(st.sampled_from("ab'sl1 \n!<|>é\x1c\u2028"), max_size=60)
+WORD_COUNTS = st.dictionaries(
+    st.text("abc", min_size=1, max_size=12).map(str.encode), st.integers(1, 4), min_size=1, max_size=12
+)
+
+
+def test_bytes_are_numbered_and_spelled_as_in_gpt2():
+    assert sorted(BYTE_ORDER) == list(range(256))
+    assert [bytes([byte]) for byte in BYTE_ORDER[:3]] == [b"!", b'"', b"#"]
+    assert BYTE_ORDER[220] == ord(" ") and BYTE_ORDER[198] == ord("\n") and BYTE_ORDER[255] == 0xAD
+    assert visible(b"\x00 \n\xad\xff") == "ĀĠĊŃÿ"
+
+
+@given(st.binary())
+def test_visible_spelling_is_lossless(data):
+    assert from_visible(visible(data)) == data
+    assert not any(character.isspace() for character in visible(data))
+
+
+@given(TEXT | TIGHT_TEXT)
+def test_words_joined_are_the_text(text):
+    assert "".join(split_words(text)) == text
+    assert all(split_words(text))
+
+
+def test_words_as_gpt2_cuts_them():
+    assert split_words("We'll  see\n\n it's") == ["We", "'ll", " ", " see", "\n\n", " it", "'s"]
+    assert split_words("3pm... 'tis\n") == ["3", "pm", "...", " '", "tis", "\n"]
+
+
+def test_longest_special_token_wins():
+    assert split_special(f"a{END}{END}b", [END, END + END]) == ["a", END + END, "b"]
+    assert split_special("no special token at all", []) == ["no special token at all"]
+    assert split_special("a.b|c", [".", "|"]) == ["a", ".", "b", "|", "c"]
+
+
+@given(st.lists(TIGHT_TEXT), st.integers(1, 12), st.lists(st.text("a<|> ", min_size=1, max_size=5), max_size=3))
+def test_chunks_of_a_stream_have_the_words_of_the_whole(pieces, size, special_tokens):
+    def words(text):
+        parts = enumerate(split_special(text, special_tokens))
+        return [word for i, part in parts for word in ([part] if i % 2 else split_words(part))]
+
+    chunks = list(independent_chunks(pieces, special_tokens, size))
+    assert "".join(chunks) == "".join(pieces)
+    assert [word for chunk in chunks for word in words(chunk)] == words("".join(pieces))
+
+
+def test_chunks_stay_small_and_come_early():
+    chunks = independent_chunks(iter(["some words "] * 1000), size=100)
+    assert max(map(len, chunks)) < 150
+    endless = independent_chunks((f"{i} " for i in iter(int, 1)), size=100)
+    assert len(next(endless)) < 150
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"aa"])), st.sampled_from([(b"a", b"a"), (b"a", b"b"), (b"aa", b"a")]))
+def test_merge_keeps_the_bytes_and_leaves_the_pair_nowhere(tokens, pair):
+    merged = merge(tokens, pair)
+    assert b"".join(merged) == b"".join(tokens)
+    assert pair not in zip(merged, merged[1:])
+
+
+@given(WORD_COUNTS, st.integers(0, 30))
+def test_incremental_training_equals_the_textbook(word_counts, wanted):
+    merges = learn_merges(word_counts, wanted)
+    assert merges == learn_merges_textbook(word_counts, wanted)
+    assert len({first + second for first, second in merges}) == len(merges)  # no token is made twice
+
+
+@given(WORD_COUNTS, st.text("abc", max_size=20).map(str.encode))
+def test_encoding_a_word_is_applying_the_merges_in_their_order(word_counts, word):
+    merges = learn_merges(word_counts, 20)
+    tokens = single_bytes(word)
+    for pair in merges:
+        tokens = merge(tokens, pair)
+    assert encode_word(word, {pair: rank for rank, pair in enumerate(merges)}) == tokens
+
+
+def test_example_of_the_paper():
+    words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}
+    spelled = [f"{first.decode()} {second.decode()}" for first, second in learn_merges(words, 100)]
+    assert spelled[:6] == ["s t", "e st", "o w", "l ow", "w est", "n e"]
+    assert len(spelled) == 12  # then every word is one token
+
+
+def test_ties_go_to_the_lexicographically_greatest_pair():
+    assert learn_merges({b"AB": 1, b"AC": 1, b"BZ": 1, b"Ca": 1}, 1) == [(b"C", b"a")]
+    assert learn_merges({b"xa": 1, "xé".encode(): 1}, 1) == [(b"\xc3", b"\xa9")]  # bytes, not characters
+    # Tuples are compared, not joined bytes: "BAA" < "BZZ", but "BA" > "B".
+    merges = learn_merges({b"BA": 5, b"ZZ": 4, b"BAA": 1, b"BZZ": 1}, 4)
+    assert merges == [(b"B", b"A"), (b"Z", b"Z"), (b"BA", b"A"), (b"B", b"ZZ")]
+
+
+def test_layout_of_the_vocabulary(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(f"the cat{END}the cat{END}the end".encode())
+    vocab, merges = train_bpe(path, 262, [END, "<|pad|>"])
+    assert [vocab[id] for id in range(256)] == [bytes([byte]) for byte in BYTE_ORDER]
+    assert [vocab[256 + i] for i in range(4)] == [first + second for first, second in merges]
+    assert (vocab[260], vocab[261], len(vocab)) == (END.encode(), b"<|pad|>", 262)
+
+
+def test_special_tokens_separate_words_and_are_not_counted():
+    text = f"ab{END}cd{END}" * 50
+    assert count_words([text], [END]) == {b"ab": 50, b"cd": 50}
+    _, merges = train_bpe_from_text(text, 300, [END])
+    assert merges == [(b"c", b"d"), (b"a", b"b")]
+
+
+def test_training_stops_when_nothing_is_left_to_merge():
+    vocab, merges = train_bpe_from_text("aaaa b", 1000)
+    assert merges == [(b"a", b"a"), (b"aa", b"aa"), (b" ", b"b")]
+    assert len(vocab) == 259
+
+
+def test_a_special_token_that_is_a_byte_keeps_its_id():
+    vocab, _ = train_bpe_from_text("ab|ab", 257, ["|"])
+    assert len(vocab) == 257 and list(vocab.values()).count(b"|") == 1
+
+
+@given(TIGHT_TEXT.filter(bool), st.integers(1, 9))
+def test_a_stream_of_pieces_trains_like_the_whole(text, length):
+    pieces = [text[i : i + length] for i in range(0, len(text), length)]
+    assert train_bpe_from_text(pieces, 270, ["<|>"]) == train_bpe_from_text(text, 270, ["<|>"])
+
+
+def test_lone_surrogates_in_a_text_do_not_stop_training():
+    assert count_words(["a\ud800 \ud83d\ude00"]) == {b"a": 1, "\ufffd".encode(): 1, " 😀".encode(): 1}
+
+
+@given(TEXT, st.integers(1, 7))
+def test_files_are_read_piece_by_piece_without_loss(tmp_path_factory, text, piece_bytes):
+    path = tmp_path_factory.mktemp("read") / "text.txt"
+    path.write_bytes(text.encode())
+    assert "".join(read_pieces(path, piece_bytes)) == text.removeprefix("\ufeff")
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 4, 1000])
+@pytest.mark.parametrize(("content", "message"), [
+    (b"caf\xc3\xa9 \xff!", r"not UTF-8 text: invalid start byte at byte 6 \(0xff\)"),
+    (b"caf\xc3\xa9 \xe2\x82", r"not UTF-8 text: unexpected end of data at byte 6 \(0xe2\)"),
+])  # fmt: skip
+def test_error_names_the_byte_that_is_not_utf8(tmp_path, content, message, piece_bytes):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"latin\.txt is {message}; convert the file"):
+        list(read_pieces(path, piece_bytes))
+
+
+def test_errors_of_training(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.txt is empty: there is nothing to learn"):
+        train_bpe(tmp_path / "empty.txt", 300)
+    with pytest.raises(ValueError, match="the text is empty"):
+        train_bpe_from_text(END * 3, 300, [END])
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt does not exist"):
+        train_bpe(tmp_path / "missing.txt", 300)
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of one UTF-8 text file"):
+        train_bpe(tmp_path, 300)
+    with pytest.raises(ValueError, match="vocab_size 256 is too small: the 256 bytes and 1 special tokens need 257"):
+        train_bpe_from_text("text", 256, [END])
+    with pytest.raises(TypeError, match=r"special_tokens must be a list of strings, as in \['<"):
+        train_bpe_from_text("text", 300, END)
+    with pytest.raises(TypeError, match="a special token must be a string; got 7"):
+        train_bpe_from_text("text", 300, [7])
+    with pytest.raises(ValueError, match="at least one valid character; got ''"):
+        train_bpe_from_text("text", 300, [""])
+    with pytest.raises(ValueError, match="at least one valid character"):
+        train_bpe_from_text("text", 300, ["\ud800"])

