@@ -26,9 +26,8 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). `mask` (B, 1, T, S), True where query t may see key s, replaces the causal one."""
         B, T, C = x.shape
-        qkv = self.c_attn(x)  # (B, T, 3C)
-        qkv = qkv.reshape(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        q, k, v = qkv[0], qkv[1], qkv[2]  # (B, H, T, D) each
+        q, k, v = F.split(self.c_attn(x), C, dim=2)  # (B, T, C) each
+        q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
         if cache is not None:
             keys, values = cache.append(layer, k.data, v.data)
             k, v = Tensor(keys), Tensor(values)  # (B, H, S, D), S = tokens read before + T

@@ -1,10 +1,28 @@
-"""Where a token stands: without this, attention sees a bag of words ("dog bites man" = "man bites dog")."""
+"""Where a token stands: without this, attention sees a bag of words ("dog bites man" = "man bites dog").
+
+GPT-2 learns a vector per position, like one per token: an `nn.Embedding` called wpe. Here is the other way, which learns nothing.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+from minigrad import Tensor, nn
+from minigrad.backend import Array
+
+
+class SinusoidalPositions(nn.Module):
+    """The rows of `sinusoidal_table` for given positions: in the place of an embedding, but fixed."""
+
+    table: Array
+
+    def __init__(self, length: int, size: int):
+        self.register_buffer("table", sinusoidal_table(length, size), persistent=False)
+
+    def forward(self, positions: Array) -> Tensor:
+        return Tensor(self.table[positions])
 
 
 def sinusoidal_table(length: int, size: int) -> np.ndarray:
@@ -15,8 +33,10 @@ def sinusoidal_table(length: int, size: int) -> np.ndarray:
     Like the hands of a clock, each pair of columns turns at its own speed: the first once in 6.3 tokens, the last once in 63,000.
     A step of k tokens is the same rotation everywhere, so that distances can be read off.
 
-    >>> sinusoidal_table(2, 4).round(3).tolist()
-    [[0.0, 1.0, 0.0, 1.0], [0.8410000205039978, 0.5400000214576721, 0.009999999776482582, 1.0]]
+    >>> print(sinusoidal_table(3, 4).round(2))
+    [[ 0.    1.    0.    1.  ]
+     [ 0.84  0.54  0.01  1.  ]
+     [ 0.91 -0.42  0.02  1.  ]]
     """
     position = np.arange(length)[:, None]  # (T, 1)
     column = np.arange(0, size, 2)  # 2i

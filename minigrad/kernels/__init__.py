@@ -16,9 +16,20 @@ from typing import Any
 from .. import functional, switches
 from ..autograd import Function
 from ..dtypes import op_name
+from . import threads
 from .attention import TiledAttention
+from .embedding import FastEmbedding
+from .linear import FastGelu, FastLinear, FastLinearGelu
+from .loss import FastLinearCrossEntropy
+from .normalization import FastLayerNorm
 
 FAST: dict[str, type[Function]] = {
+    "embedding": FastEmbedding,
+    "gelu": FastGelu,
+    "layer_norm": FastLayerNorm,
+    "linear": FastLinear,
+    "linear_cross_entropy": FastLinearCrossEntropy,
+    "linear_gelu": FastLinearGelu,
     "scaled_dot_product_attention": TiledAttention,
 }
 
@@ -34,6 +45,7 @@ class use_kernels:
         if choice == "textbook":
             switches.kernels = {}
         elif choice == "fast":
+            threads.start()
             switches.kernels = _by_class(FAST)
         elif isinstance(choice, Mapping):
             switches.kernels = {**switches.kernels, **_by_class(choice)}

@@ -56,16 +56,17 @@ def test_english_without_sources_says_so(tmp_path, monkeypatch):
 
 def test_docstrings_are_read_in_order_from_valid_python_only(tmp_path):
     path = tmp_path / "module.py"
-    path.write_text('"""One."""\ndef f():\n    """Two \\d."""\nif f:\n    class C:\n        """Three."""\n', encoding="utf-8")
+    write_text(path, '"""One."""\ndef f():\n    """Two \\d."""\nif f:\n    class C:\n        """Three."""\n')
     assert [text for text in english._docstrings_of(path) if text] == ["One.", "Two \\d.", "Three."]
-    path.write_text("$template", encoding="utf-8")
+    write_text(path, "$template")
     assert english._docstrings_of(path) == []
 
 
 def test_a_file_is_a_corpus(tmp_path):
     path = tmp_path / "poem.txt"
-    path.write_bytes("Zeile eins\r\nZeile zwei ü\r\n".encode())
-    assert load_corpus(path) == load_corpus(str(path)) == Corpus("poem.txt", "Zeile eins\r\nZeile zwei ü\r\n", str(path))
+    text = "Zeile eins\r\nZeile zwei ü\r\n"
+    path.write_bytes(text.encode())
+    assert load_corpus(path) == load_corpus(str(path)) == Corpus("poem.txt", text, str(path))
 
 
 def test_errors_of_a_file(tmp_path):
@@ -310,10 +311,10 @@ def test_sequential_batches_predict_every_token_once(size, batch_size, block_siz
 
 
 def test_a_corpus_shorter_than_the_block_is_named_with_the_way_out():
-    for draw in (lambda tokens: get_batch(tokens, 1, 10, np.random.default_rng(0)), lambda tokens: next(RandomBatches(tokens, 1, 10))):
-        assert draw(np.arange(11))[0].shape == (1, 10)
-        with pytest.raises(ValueError, match=r"10 tokens are too few for block_size 10, which needs 11: take more text, or a --block-size of at most 9"):
-            draw(np.arange(10))
+    assert next(RandomBatches(np.arange(11), 1, 10))[0].shape == (1, 10)
+    message = "10 tokens are too few for block_size 10, which needs 11: take more text, or a --block-size of at most 9"
+    with pytest.raises(ValueError, match=message):
+        next(RandomBatches(np.arange(10), 1, 10))
     with pytest.raises(ValueError, match="1 tokens are too few: a target needs a token before it"):
         sequential_batches(np.arange(1), 1, 10)
 

@@ -1,0 +1,122 @@
+"""One pool of threads for all kernels, and a memory policy. Importing this starts nothing; `start()` does.
+
+NumPy lets go of Python's lock inside its loops and matrix products, so that two threads really compute at once. Three rules make it pay:
+
+1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would fight for two cores;
+   and while its idle workers wait, they spin. So it is set to one thread (through threadpoolctl), and we split products ourselves.
+   Without threadpoolctl it keeps its threads, products are not split, and only the other work is shared out: slower, the same results.
+2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call, small enough that the
+   next operation finds it in the cache.
+3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in every run.
+
+The policy: freed memory stays with the process. By default the C library returns large arrays to the operating system and asks for them
+again in the next step, and the system clears every page each time. That alone can be half of a training step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..backend import Array, usable_cores
+
+BLOCK = 128 * 1024  # numbers
+Piece = TypeVar("Piece")
+
+_pool: ThreadPoolExecutor | None = None
+_workers = 1
+_blas_limit: Any = None  # threadpoolctl's limit, as long as it is set
+
+
+def start() -> None:
+    """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
+    global _pool, _workers, _blas_limit
+    if _pool is None:
+        _workers = usable_cores()
+        _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
+        _keep_freed_memory()
+    if _blas_limit is None:
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import threadpool_limits
+
+            _blas_limit = threadpool_limits(1, user_api="blas")
+
+
+def stop() -> None:
+    """Give the matrix library its threads back. The pool's threads sleep."""
+    global _blas_limit
+    if _blas_limit is not None:
+        _blas_limit.restore_original_limits()
+        _blas_limit = None
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to map large arrays one by one and not to shrink the heap. Other C libraries: nothing happens."""
+    if not sys.platform.startswith("linux"):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_blas: bool = True) -> list[Any]:
+    """[function(piece) for piece in pieces], shared out among the threads; in order, and the first error is raised."""
+    work = list(enumerate(pieces))
+    results: list[Any] = [None] * len(work)
+    if _pool is None or _workers == 1 or len(work) < 2 or (uses_blas and _blas_limit is None):
+        for index, piece in work:
+            results[index] = function(piece)
+        return results
+    queue = iter(work)  # each thread takes the next piece when it is free
+
+    def take() -> None:
+        for index, piece in queue:
+            results[index] = function(piece)
+
+    others = [_pool.submit(take) for _ in range(min(_workers, len(work)) - 1)]
+    take()
+    for other in others:
+        other.result()
+    return results
+
+
+def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:
+    """Slices of rows with about `numbers` numbers each."""
+    step = max(1, numbers // max(columns, 1))
+    for row in range(0, rows, step):
+        yield slice(row, min(row + step, rows))
+
+
+def shares(n: int) -> Iterator[slice]:
+    """0..n cut into one slice per thread, for products that are best done in one go."""
+    step = max(1, math.ceil(n / _workers / 16) * 16)  # whole vectors
+    for row in range(0, n, step):
+        yield slice(row, min(row + step, n))
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b for matrices, with the rows of `a` (or, if those are few, the columns of `b`) shared out among the threads."""
+    m, n = a.shape[0], b.shape[1]
+    if out is None:
+        out = np.empty((m, n), np.result_type(a, b))
+    if m * n * a.shape[1] < 2**20:  # too small to be worth waking a thread
+        return np.matmul(a, b, out=out)
+    if m >= n or m >= 256:
+        parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), shares(m))
+    else:
+        parallel(lambda columns: np.matmul(a, b[:, columns], out=out[:, columns]), shares(n))
+    return out
+
+
+def column_sums(x: Array) -> Array:
+    """x.sum(axis=0) of a matrix, as a product with a row of ones: 3 times as fast."""
+    return np.ones(x.shape[0], x.dtype) @ x

@@ -1,0 +1,54 @@
+"""One training step of a GPT whose every array fits on the screen. Run it in a debugger and step into the marked lines.
+
+VS Code: open this file, set a breakpoint at "forward", press F5; F11 steps into a call, F10 over it, Shift+F11 out of it.
+pdb:     python -m pdb scripts/step.py   then: b 33 (a breakpoint), c (go there), s (into), n (over), r (out), p x (print)
+"""
+
+import sys
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt import GPT, GPTConfig
+from minigrad import manual_seed, optim
+
+if len(sys.argv) > 1:  # nothing to choose here: --help shows what this is
+    sys.exit(__doc__)
+
+np.set_printoptions(precision=3, suppress=True)
+manual_seed(0)
+
+# A vocabulary of 8 tokens, 4 numbers per token, 3 tokens of context, one block with 2 heads.
+config = GPTConfig(vocab_size=8, n_embd=4, block_size=3, n_layer=1, n_head=2)
+model = GPT(config)
+optimizer = optim.AdamW(model.parameters(), lr=0.1)
+print(model, "\n")
+
+ids = np.array([[3, 1, 4]])  # (B=1, T=3): what the model reads
+targets = np.array([[1, 4, 1]])  # (1, 3): the same text, one token later
+
+# forward
+block = model.transformer.h[0]
+x = model.transformer.wte(ids)  # (1, 3, 4): row 3, row 1, row 4 of the table. Step in: Embedding.forward is one line
+x = x + model.transformer.wpe(np.arange(3))  # where each token stands. Step in: x + y is F.add, which records the addition
+x = x + block.attn(block.ln_1(x))  # tokens look at each other. Step in: from q, k, v to ScaledDotProductAttention.forward
+x = x + block.mlp(block.ln_2(x))  # each token by itself. Step in: Linear, then Gelu
+x = model.transformer.ln_f(x)  # Step in: LayerNorm.forward, and its backward just below it
+logits = model.lm_head(x)  # (1, 3, 8): a score for each of the 8 tokens, at each of the 3 positions
+loss = F.cross_entropy(logits.reshape(3, 8), targets.reshape(3))  # Step in: -ln(softmax[target]), as log-softmax
+print("logits", logits)
+print("loss", loss, " knowing nothing would be ln 8 =", np.log(8).round(4))
+
+# backward
+loss.backward()  # Step in: the walk over the graph, and each Function.backward as its turn comes
+wte = model.transformer.wte.weight  # used twice, as embedding and as head: its gradient is the sum of both
+print("\nd loss / d wte, a row for each token: token 3 was only read, token 2 only competed in the softmax\n", wte.grad)
+
+# step
+before = wte.data.copy()
+norm = optim.clip_grad_norm_(model.parameters(), 1.0)  # Step in: one factor for all gradients
+optimizer.step()  # Step in: Adam.update. In its first step every number moves by about lr, whatever its gradient
+print("\ngradient norm", norm, "\nwte moved by\n", wte.data - before)
+
+# Did it help?
+print("\nloss before", loss.item(), " after", model.loss(ids, targets).item())
