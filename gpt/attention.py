@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import minigrad.functional as F
 from minigrad import Tensor, nn
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
 
 from .config import GPTConfig
 from .kv_cache import KVCache
@@ -19,7 +19,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig):
         self.n_head = config.n_head
         self.dropout_p = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # GPT-2's name; "c" is for convolution (of width 1): query, key, value
+        # GPT-2's names: its linear layers were convolutions of width 1, hence the "c".
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # the output projection W_O
         self.resid_dropout = nn.Dropout(config.dropout)
 
@@ -27,12 +28,15 @@ class CausalSelfAttention(nn.Module):
         """x (B, T, C) -> (B, T, C). `mask` (B, 1, T, S), True where query t may see key s, replaces the causal one."""
         B, T, C = x.shape
         q, k, v = F.split(self.c_attn(x), C, dim=2)  # (B, T, C) each
-        q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
+        heads = (B, T, self.n_head, C // self.n_head)
+        q, k, v = (part.reshape(*heads).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D) each
         if cache is not None:
+            if k.requires_grad:
+                raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
             keys, values = cache.append(layer, k.data, v.data)
             k, v = Tensor(keys), Tensor(values)  # (B, H, S, D), S = tokens read before + T
             if mask is None and 1 < T < k.shape[2]:
-                mask = causal_mask_after(x, T, k.shape[2])
+                mask = causal_mask_after(x.data, T, k.shape[2])
         is_causal = mask is None and T > 1
         dropout_p = self.dropout_p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
@@ -40,15 +44,13 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(out))
 
 
-def causal_mask_after(x: Tensor, queries: int, keys: int) -> Tensor:
-    """(T, S): the T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
-    xp = module_of(x.data)
+def causal_mask_after(like: Array, queries: int, keys: int) -> Tensor:
+    """(T, S), where `like` is: the T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
+    xp = module_of(like)
     return Tensor(xp.tril(xp.ones((queries, keys), dtype=bool), keys - queries))
 
 
-def padding_mask(attention_mask: Tensor, queries: int) -> Tensor:
-    """(B, 1, T, S) from (B, S), which is 1 for real tokens and 0 for padding: causal, and no real token sees padding."""
-    real = attention_mask.data != 0
-    keys = real.shape[1]
-    causal = causal_mask_after(attention_mask, queries, keys).data
-    return Tensor(causal[None, None] & real[:, None, None, :])
+def padding_mask(real: Array, queries: int) -> Tensor:
+    """(B, 1, T, S) from (B, S), True where a token is real: causal, and no token sees padding."""
+    causal = causal_mask_after(real, queries, real.shape[1])
+    return Tensor(causal.data & real[:, None, None, :])

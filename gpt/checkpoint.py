@@ -8,36 +8,44 @@ A run's folder holds
     trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
     log.jsonl               one line per logged step
 
-Four files cannot be renamed at one instant, but a journal can: everything is written beside its target as NAME.new and flushed to the
-disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it the old checkpoint stands; after it
-the new one does, and whoever opens the folder next finishes the renames if the machine died in between. No pickle: a checkpoint from a
-stranger is data, and cannot run code.
+Four files cannot be renamed at one instant, but a journal can: everything is written beside its target as NAME.new and
+flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it the
+old checkpoint stands, after it the new one. What is left is to rename the others, and the next save does that if the
+machine died in between. Loading changes nothing, so that a model can be tried out while it is being trained.
+
+No pickle: a checkpoint from a stranger is data, and cannot run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
 
 from minigrad import nn
-from minigrad.backend import to_numpy
+from minigrad.backend import Array, to_numpy
 from minigrad.optim import Optimizer
 
 from .config import GPTConfig
 from .model import GPT
+from .tokenizer import Tokenizer
 
 MODEL_TYPE = "minigrad-gpt"
-_STATE = "trainer_state.json"
-_COMMIT = _STATE + ".commit"
+CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
+STATE = "trainer_state.json"
+COMMIT = STATE + ".commit"
+
+_SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
 
 class CheckpointError(ValueError):
@@ -46,128 +54,134 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What a run's folder holds: the model, the optimiser's state (None if not saved), and whatever else the run needs to go on."""
+    """What a run's folder holds: the model, the optimiser's state (None if there is none), and the rest of the run."""
 
     model: GPT
     optimizer_state: dict[str, Any] | None
     state: dict[str, Any]
 
 
+# --- saving ---------------------------------------------------------------------------------------------------------------
+
+
 def save_checkpoint(
-    folder: str | os.PathLike[str], model: GPT, optimizer: Optimizer | None = None, state: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    model: GPT,
+    optimizer: Optimizer | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
 
-    Raises OSError, with the folder's old checkpoint intact, where the disk is full or not writable.
+    Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or not
+    writable.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _finish_commit(folder)
-    written: list[Path] = []
-    try:
-        hashes = {}
-        for name, content in _files(model, optimizer).items():
-            path = folder / (name + ".new")
-            written.append(path)
-            _write(path, content)
-            hashes[name] = _sha256(path)
-        record = {"state": dict(state or {}), "files": hashes, "optimizer": _settings(optimizer)}
-        path = folder / (_STATE + ".new")
-        written.append(path)
-        _write(path, record)
-        os.replace(path, folder / _COMMIT)  # from here on the new checkpoint is the one that counts
-    except OSError as error:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not save a checkpoint: {error.strerror or error}; the one before is intact", str(folder)) from None
-    _finish_commit(folder)
-
-
-def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing, truncated or altered."""
-    folder = Path(folder)
-    _finish_commit(folder)
-    record = _read_json(folder / _STATE)
-    for name, expected in record["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing; the checkpoint in {folder} cannot be used")
-        if _sha256(path) != expected:
-            raise CheckpointError(f"{path} was truncated or altered since it was saved; the checkpoint in {folder} cannot be used")
-    config = _read_json(folder / "config.json")
-    if config.pop("model_type", None) != MODEL_TYPE:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a {MODEL_TYPE}")
-    with nn.init.skipped():
-        model = GPT(GPTConfig.from_dict(config))
-    model.load_state_dict(_read_tensors(folder / "model.safetensors"))
-    optimizer_state = None
-    if record["optimizer"] is not None:
-        optimizer_state = _unflatten(record["optimizer"], _read_tensors(folder / "optimizer.safetensors"))
-    return Checkpoint(model, optimizer_state, record["state"])
-
-
-def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
-    return any((Path(folder) / name).exists() for name in (_STATE, _COMMIT))
-
-
-def _files(model: GPT, optimizer: Optimizer | None) -> dict[str, Any]:
-    files: dict[str, Any] = {
-        "config.json": {"model_type": MODEL_TYPE, **model.config.to_dict()},
-        "model.safetensors": {name: to_numpy(array) for name, array in model.state_dict().items()},
+    content: dict[str, Iterable[bytes]] = {
+        CONFIG: _json({"model_type": MODEL_TYPE, **model.config.to_dict()}),
+        WEIGHTS: _safetensors(model.state_dict()),
     }
+    settings = None
     if optimizer is not None:
-        states = optimizer.state_dict()["state"].items()
-        moments = {f"{position}.{name}": value for position, state in states for name, value in state.items()}
-        files["optimizer.safetensors"] = {name: to_numpy(v) for name, v in moments.items() if hasattr(v, "shape")}
-    return files
+        settings, moments = _take_apart(optimizer.state_dict())
+        content[MOMENTS] = _safetensors(moments)
+    try:
+        hashes = {name: _write(folder / f"{name}.new", chunks) for name, chunks in content.items()}
+        record = json.loads(json.dumps({"files": hashes, "optimizer": settings, "state": dict(state or {})}))
+        _write(folder / f"{STATE}.new", _json({"sha256": _hash_of_record(record), **record}))
+        _sync_folder(folder)
+    except BaseException as error:
+        for name in [*content, STATE]:
+            (folder / f"{name}.new").unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = f"the checkpoint could not be saved: {error.strerror or error}; the one before it is intact"
+            raise OSError(error.errno, reason, str(folder)) from error
+        raise
+    _rename(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
+    with contextlib.suppress(PermissionError):  # on Windows, if somebody is reading; the next save makes up for it
+        _finish_commit(folder)
 
 
-def _settings(optimizer: Optimizer | None) -> dict[str, Any] | None:
-    """The optimiser's state without its arrays."""
-    if optimizer is None:
-        return None
-    full = optimizer.state_dict()
-    numbers = {str(i): {k: v for k, v in state.items() if not hasattr(v, "shape")} for i, state in full["state"].items()}
-    return {"param_groups": full["param_groups"], "state": numbers}
-
-
-def _unflatten(settings: dict[str, Any], moments: dict[str, np.ndarray]) -> dict[str, Any]:
-    state = {int(position): dict(numbers) for position, numbers in settings["state"].items()}
-    for key, array in moments.items():
-        position, _, name = key.partition(".")
-        state.setdefault(int(position), {})[name] = array
-    return {"param_groups": settings["param_groups"], "state": state}
-
-
-def _write(path: Path, content: Any) -> None:
-    if path.name.removesuffix(".new").endswith(".safetensors"):
-        try:
-            save_file({name: np.ascontiguousarray(array) for name, array in content.items()}, path, metadata={"format": "np"})
-        except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(None, str(error)) from None
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-        return
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
+    """Make a run's folder one without a checkpoint, in which a new run may start."""
+    for name in (STATE, COMMIT):
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def _finish_commit(folder: Path) -> None:
     """Do what is left of a commit: rename every NAME.new, then the record itself. Can be interrupted and done again."""
-    commit = folder / _COMMIT
-    if commit.exists():
-        for name in _read_json(commit)["files"]:
-            if (folder / (name + ".new")).exists():
-                os.replace(folder / (name + ".new"), folder / name)
-        os.replace(commit, folder / _STATE)
-    _sync_folder(folder)
+    if (folder / COMMIT).exists():
+        for name in (CONFIG, WEIGHTS, MOMENTS):
+            if name in _read_record(folder / COMMIT)["files"] and (folder / f"{name}.new").exists():
+                _rename(folder / f"{name}.new", folder / name)
+        _rename(folder / COMMIT, folder / STATE)
+
+
+def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """An optimiser's state as what JSON can hold, and arrays named POSITION.NAME."""
+    numbers: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Array] = {}
+    for position, values in state["state"].items():
+        numbers[str(position)] = {name: value for name, value in values.items() if not hasattr(value, "shape")}
+        arrays |= {f"{position}.{name}": value for name, value in values.items() if hasattr(value, "shape")}
+    return {"param_groups": state["param_groups"], "state": numbers}, arrays
+
+
+def _json(content: Any) -> Iterator[bytes]:
+    yield json.dumps(content, indent=1, allow_nan=False).encode("utf-8")
+
+
+def _safetensors(tensors: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
+    """A safetensors file: the header's length in 8 bytes, the header in JSON, and the numbers, one tensor after the other.
+
+    Piece by piece, so that saving needs no second copy of the model, and from a GPU only one tensor at a time.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    end = 0
+    for name, array in tensors.items():
+        start, end = end, end + array.nbytes
+        dtype = _SAFETENSORS_NAMES[np.dtype(array.dtype).name]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for array in tensors.values():
+        host = np.ascontiguousarray(to_numpy(array))
+        yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+
+
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+    """Write a file, have it on the disk, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename over `target`, and have that on the disk."""
+    for pause in (0.01, 0.1, 0.5, 2.0):
+        try:
+            os.replace(source, target)
+            break
+        except PermissionError:  # on Windows: somebody, perhaps a virus scanner, has the file open for a moment
+            if os.name != "nt":
+                raise
+            time.sleep(pause)
+    else:
+        os.replace(source, target)
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the renames themselves on the disk; only POSIX systems need and offer it."""
-    if os.name == "posix" and folder.is_dir():
+    """Have a folder's names on the disk; only POSIX systems need and offer it."""
+    if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -175,25 +189,172 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+# --- loading --------------------------------------------------------------------------------------------------------------
+
+
+def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a run to go on with in `folder`."""
+    return any((Path(folder) / name).exists() for name in (STATE, COMMIT))
+
+
+def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
+    return _read_record(_record_path(Path(folder)))["state"]
+
+
+def load_checkpoint(folder: str | os.PathLike[str], with_optimizer: bool = True) -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing, truncated or altered."""
+    folder = Path(folder)
+    for _ in range(10):
+        before = _which_commit(folder)
+        try:
+            checkpoint = _load(folder, with_optimizer)
+        except CheckpointError:
+            if _which_commit(folder) == before:
+                raise
+        else:
+            if _which_commit(folder) == before:
+                return checkpoint
+        # a training run has saved meanwhile, and what was read may be of two checkpoints: again
+    raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
+    """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError, ValueError."""
+    model = load_checkpoint(folder, with_optimizer=False).model
+    tokenizer = Tokenizer.load(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"
+        )
+    return model, tokenizer
+
+
+def _which_commit(folder: Path) -> Any:
+    """Something that changes with each commit and with each rename that finishes one."""
+    marks = []
+    for name in (COMMIT, STATE):
+        try:
+            status = os.stat(folder / name)
+            marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        except OSError:
+            marks.append(None)
+    return marks
+
+
+def _load(folder: Path, with_optimizer: bool) -> Checkpoint:
+    record_path = _record_path(folder)
+    record = _read_record(record_path)
+    wanted = [CONFIG, WEIGHTS] + ([MOMENTS] if with_optimizer and record["optimizer"] is not None else [])
+    paths = {name: _verified(folder, name, record["files"].get(name), record_path) for name in wanted}
+    config_path = paths[CONFIG]
+    config = _read_json(config_path)
+    if config.pop("model_type", None) != MODEL_TYPE:
+        raise CheckpointError(f"{config_path} does not describe a {MODEL_TYPE}")
+    try:
+        gpt_config = GPTConfig.from_dict(config)
+    except ValueError as error:
+        raise CheckpointError(f"{config_path} describes no model: {error}") from None
+    model = _build(gpt_config, config_path, paths[WEIGHTS])
+    optimizer_state = None
+    if MOMENTS in paths:
+        optimizer_state = _put_together(record["optimizer"], dict(_tensors(paths[MOMENTS])), record_path)
+    return Checkpoint(model, optimizer_state, record["state"])
+
+
+def _record_path(folder: Path) -> Path:
+    return folder / COMMIT if (folder / COMMIT).exists() else folder / STATE
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = _read_json(path)
+    expected = record.pop("sha256", None)
+    if set(record) != {"files", "optimizer", "state"}:
+        raise CheckpointError(f"{path} is not from minigrad")
+    if expected != _hash_of_record(record) or not isinstance(record["files"], dict):
+        raise CheckpointError(f"{path} was altered since it was saved")
+    return record
+
+
+def _hash_of_record(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) -> Path:
+    """The file of a checkpoint, which is NAME.new where a commit is not finished."""
+    candidates = [folder / f"{name}.new", folder / name] if record_path.name == COMMIT else [folder / name]
+    present = [path for path in candidates if path.exists()]
+    for path in present:
+        try:
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return path
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    problem = "was truncated or altered since it was saved" if present else "is missing"
+    raise CheckpointError(f"{folder / name} {problem}; the checkpoint in {folder} cannot be used")
+
+
+def _build(config: GPTConfig, config_path: Path, weights_path: Path) -> GPT:
+    """The model with its weights, read one tensor at a time."""
+    stored = sum(math.prod(shape) for shape in _shapes(weights_path))
+    if stored != config.num_parameters():  # before memory is asked for
+        raise CheckpointError(
+            f"{config_path} describes a model of {config.num_parameters():,} numbers, {weights_path} holds {stored:,}"
+        )
+    with nn.init.skipped():
+        model = GPT(config)
+    missing = dict(model.named_parameters())
+    for name, array in _tensors(weights_path):
+        parameter = missing.pop(name, None)
+        if parameter is None or parameter.shape != array.shape:
+            expected = "no such tensor" if parameter is None else f"the shape {parameter.shape}"
+            raise CheckpointError(f"{weights_path}: {name} has shape {array.shape}, but the model has {expected}")
+        parameter.data = array
+    if missing:
+        raise CheckpointError(f"{weights_path}: {next(iter(missing))} is missing")
+    return model
+
+
+def _shapes(path: Path) -> list[list[int]]:
+    with _opened(path) as file:
+        return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is no dictionary)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118
+            yield name, np.array(file.get_tensor(name))  # a copy: the file must not stay open
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The reverse of `_take_apart`."""
+    try:
+        state = {int(position): dict(numbers) for position, numbers in settings["state"].items()}
+        for key, array in moments.items():
+            position, _, name = key.partition(".")
+            state[int(position)][name] = array
+        return {"param_groups": settings["param_groups"], "state": state}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path} describes no optimiser that fits {MOMENTS}") from None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"there is no checkpoint in {path.parent}: {path.name} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is damaged: it is no JSON text") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object")
     return content
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

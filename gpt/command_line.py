@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,16 +13,22 @@ from minigrad import manual_seed, use_kernels
 from minigrad.backend import resolve_device
 
 # What bad input and a bad environment raise. Anything else is our mistake, and its traceback is wanted.
-USER_ERRORS = (ValueError, OSError, RuntimeError, LookupError, TypeError, FloatingPointError, MemoryError)
+USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, and where to find more, in place of the whole list of options."""
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     """A parser that keeps the description's line breaks, shows defaults, and refuses abbreviated options."""
-    return argparse.ArgumentParser(description=description, epilog=examples, formatter_class=_Formatter, allow_abbrev=False)
+    return _Parser(description=description, epilog=examples, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def add_device(options: argparse.ArgumentParser) -> None:
@@ -29,19 +36,27 @@ def add_device(options: argparse.ArgumentParser) -> None:
 
 
 def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> None:
-    options.add_argument("--seed", type=whole_number(0), default=default, help="the same seed gives the same run")
+    options.add_argument("--seed", type=whole_number(0), default=default, help="the same seed gives the same result")
 
 
 def add_kernels(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help="textbook: the forms to step through")
+    text = "textbook: the forms to step through; the same results to rounding"
+    options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
 def set_up(arguments: argparse.Namespace) -> str:
     """Apply --kernels and --seed; returns the device that --device means."""
     use_kernels(arguments.kernels)
-    if getattr(arguments, "seed", None) is not None:
-        manual_seed(arguments.seed)
+    seed = getattr(arguments, "seed", None)
+    manual_seed(secrets.randbits(32) if seed is None else seed)
     return resolve_device(arguments.device)
+
+
+def given(options: argparse.ArgumentParser, argv: list[str] | None) -> dict[str, Any]:
+    """Of all options, those that the user gave, with their values."""
+    absent = object()
+    namespace = argparse.Namespace(**{name: absent for name in vars(options.parse_args([]))})
+    return {name: value for name, value in vars(options.parse_args(argv, namespace)).items() if value is not absent}
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -58,7 +73,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Run a script's `main` and exit: 0, or 1 with one sentence, or 130 after Ctrl-C.
+    """Run a script's `main` and exit: with what it returns, with 1 after one sentence, with 130 after Ctrl-C.
 
     MINIGRAD_TRACEBACK=1 shows the whole traceback. Characters that the terminal does not know are shown as "?".
     """
@@ -72,8 +87,8 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
         print("\ninterrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush has a place to go
+        code = 141  # what a shell reports for a program that a closed pipe ended
     except USER_ERRORS as error:
         if os.environ.get("MINIGRAD_TRACEBACK"):
             raise
@@ -85,6 +100,4 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, KeyError):  # whose str() is the repr of its text
-        return str(error.args[0])
     return str(error) or type(error).__name__

@@ -11,8 +11,9 @@ from typing import Any
 class GPTConfig:
     """The shape of a GPT; the defaults are GPT-2's smallest, "gpt2".
 
-    vocab_size V: different tokens. block_size T: the longest sequence it can read. n_layer L: blocks. n_head H: attention heads.
-    n_embd C: numbers per token; each head works on D = C / H of them. dropout: probability, in training only.
+    vocab_size V: different tokens. block_size T: the longest sequence it can read. n_layer L: blocks. n_head H:
+    attention heads. n_embd C: numbers per token; each head works on D = C / H of them. dropout: probability, in
+    training only.
     norm: "pre" normalizes what a sub-layer reads (GPT-2), "post" the sum it leaves (GPT-1; Vaswani et al. 2017).
     positions: "learned" (GPT-2) or "sinusoidal".
     Raises ValueError for numbers that make no model.
@@ -52,8 +53,9 @@ class GPTConfig:
     def num_parameters(self) -> int:
         """How many numbers such a model learns, without building it: V C + T C + L (12 C² + 13 C) + 2 C.
 
-        The embeddings of tokens (which is the output layer, too) and positions; per block the four matrices (C x 3C, C x C, C x 4C,
-        4C x C) with their biases and two norms; one norm at the end. Sinusoidal positions are not learned, and post-norm ends in none.
+        The embeddings of tokens (which is the output layer, too) and positions; per block four matrices (C x 3C, C x C,
+        C x 4C, 4C x C) with their biases and two norms; one norm at the end. Sinusoidal positions are not learned, and
+        post-norm has no norm at the end.
         """
         V, T, L, C = self.vocab_size, self.block_size, self.n_layer, self.n_embd
         positions = T * C if self.positions == "learned" else 0
@@ -62,7 +64,7 @@ class GPTConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> GPTConfig:
-        """A known shape by name, with some numbers changed. Raises ValueError for an unknown name, listing the known ones."""
+        """A known shape by name, with some numbers changed. Raises ValueError for an unknown name."""
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})

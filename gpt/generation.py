@@ -1,19 +1,20 @@
 """Writing: sample a token, append it, repeat. The model's output becomes its input.
 
-The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what is picked, not
-what the model knows.
+The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what is
+picked, not what the model knows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigrad import no_grad
-from minigrad.backend import to_numpy
+from minigrad import Tensor, no_grad
+from minigrad.backend import generator, to_numpy
 
 from .kv_cache import KVCache
 
@@ -24,8 +25,8 @@ class Sampling:
 
     temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 always takes the best ("greedy").
     top_k: only the k best. top_p: only the best that together have probability p (nucleus; Holtzman et al. 2020).
-    repetition_penalty: divides positive and multiplies negative logits of tokens already there (Keskar et al. 2019, section 4.1).
-    Raises ValueError for a number outside its range.
+    repetition_penalty: divides positive and multiplies negative logits of tokens that are there already
+    (Keskar et al. 2019, section 4.1). Raises ValueError for a number outside its range.
     """
 
     temperature: float = 1.0
@@ -34,49 +35,57 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be a number >= 0, got {self.temperature}")
-        if self.top_k is not None and (isinstance(self.top_k, bool) or self.top_k < 1):
+        if self.top_k is not None and not (isinstance(self.top_k, int | np.integer) and self.top_k >= 1):
             raise ValueError(f"top_k must be an integer >= 1 or None, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 < self.repetition_penalty < float("inf"):
+        if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty must be a number > 0, got {self.repetition_penalty}")
 
-    def probabilities(self, logits: np.ndarray, seen: Sequence[int] = ()) -> np.ndarray:
-        """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens that the repetition penalty counts."""
+    def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
+        """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens of the repetition penalty.
+
+        Raises ValueError where the logits are not finite.
+
+        >>> Sampling(top_k=2).probabilities(np.log([0.1, 0.6, 0.3])).round(3).tolist()
+        [0.0, 0.667, 0.333]
+        """
         scores = logits.astype(np.float64)
-        if self.repetition_penalty != 1 and len(seen):
-            ids = np.unique(np.asarray(seen))
+        if self.repetition_penalty != 1:
+            ids = np.fromiter(seen, np.int64)
             picked = scores[ids]
             scores[ids] = np.where(picked > 0, picked / self.repetition_penalty, picked * self.repetition_penalty)
+        best = scores.max()
+        if not np.isfinite(best):  # max lets nan through
+            raise ValueError(
+                "the model's scores are not finite (nan or inf): its weights are damaged or its training diverged"
+            )
         if self.temperature == 0:
-            return _one_hot(scores)
-        scores /= self.temperature
+            return (np.arange(scores.size) == scores.argmax()).astype(np.float64)
         if self.top_k is not None and self.top_k < scores.size:
             scores[scores < np.partition(scores, -self.top_k)[-self.top_k]] = -np.inf
-        probs = _softmax(scores)
+        with np.errstate(over="ignore"):  # at a tiny temperature all but the best may become -inf
+            probs = np.exp((scores - best) / self.temperature)
+        probs /= probs.sum()
         return probs if self.top_p == 1 else _nucleus(probs, self.top_p)
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    exps = np.exp(scores - scores.max())
-    return exps / exps.sum()
-
-
-def _one_hot(scores: np.ndarray) -> np.ndarray:
-    probs = np.zeros_like(scores)
-    probs[scores.argmax()] = 1
-    return probs
 
 
 def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     """Keep the most likely tokens until they have `top_p` together; the one that gets there is kept too."""
     order = np.argsort(-probs, kind="stable")
     before = np.cumsum(probs[order]) - probs[order]  # what the better ones have
-    kept = np.zeros_like(probs)
-    kept[order[before < top_p]] = probs[order[before < top_p]]
-    return kept / kept.sum()
+    kept = order[before < top_p]
+    nucleus = np.zeros_like(probs)
+    nucleus[kept] = probs[kept]
+    return nucleus / nucleus.sum()
+
+
+def _draw(probs: np.ndarray, rng: np.random.Generator) -> int:
+    """The token at which the running sum of probabilities passes a uniform number."""
+    token = int(np.searchsorted(np.cumsum(probs), rng.random(), side="right"))
+    return min(token, int(np.flatnonzero(probs)[-1]))  # the sum may end at 0.99999...
 
 
 @no_grad()
@@ -94,88 +103,108 @@ def generate(
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
-    """Continue each sequence of `ids` (B, T) by up to `max_new_tokens`; returns the new tokens of each, without the prompt.
+    """Continue each prompt by up to `max_new_tokens`; returns the new tokens of each, without the prompt.
 
-    A sequence ends with a stop token (which is returned). Prompts of different lengths are padded on the left, and `attention_mask`
-    (B, T) is 0 there. `on_token` is called with the batch's new tokens as they come, -1 for sequences that have ended (streaming).
-    The same seed gives the same text. `use_cache=False` reads the whole context again for every token: slower, the same result.
+    ids: prompts (B, T); or lists of different lengths, which are padded on the left. Where they are padded already,
+    `attention_mask` (B, T) is 0 on the padding. A sequence ends with a stop token (which is returned). `on_token` is called
+    with the batch's new tokens as they come, -1 for sequences that have ended (streaming). The same seed gives the same
+    text; without one, `manual_seed` decides. `use_cache=False` reads the whole context again for every token: slower, the
+    same result.
 
-    Beyond the block size the model forgets: when its context is full, the older half is dropped and the rest read anew, from position 0.
+    Of a prompt longer than the block size, the last block is read. From then on, as with every text that outgrows the block,
+    the model forgets: its context is cut to the newer half, read anew from position 0, and may grow again.
+
+    Raises ValueError for settings out of range, an empty prompt, and scores that are not finite; IndexError for unknown ids.
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
+    text = _Text(model, ids, attention_mask, use_cache, max_new_tokens)
+    if seed is None:
+        seed = int(generator().integers(2**63))
+    rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row draws the same in every batch
+    new: list[list[int]] = [[] for _ in range(text.batch)]
+    ended = [False] * text.batch
     was_training = model.training
     model.eval()
     try:
-        stream = _Stream(model, ids, attention_mask, use_cache, max_new_tokens)
-        rngs = [np.random.default_rng(None if seed is None else [seed, row]) for row in range(stream.batch)]
-        ended = [False] * stream.batch
-        new: list[list[int]] = [[] for _ in range(stream.batch)]
         for _ in range(max_new_tokens):
-            logits = stream.next_logits()  # (B, V)
-            drawn = []
-            for row, rng in enumerate(rngs):
-                token = -1
+            logits = text.next_logits()  # (B, V)
+            drawn = [-1] * text.batch
+            for row in range(text.batch):
                 if not ended[row]:
-                    token = _draw(sampling.probabilities(logits[row], stream.real_tokens(row)), rng)
-                    new[row].append(token)
-                    ended[row] = token in stop_tokens
-                drawn.append(token)
+                    drawn[row] = _draw(sampling.probabilities(logits[row], text.seen[row]), rngs[row])
+                    new[row].append(drawn[row])
+                    ended[row] = drawn[row] in stop_tokens
             if on_token is not None:
                 on_token(drawn)
             if all(ended):
                 break
-            stream.append([max(token, 0) for token in drawn])
-        return new
+            text.append([max(token, 0) for token in drawn])
     finally:
         model.train(was_training)
+    return new
 
 
-def _draw(probs: np.ndarray, rng: np.random.Generator) -> int:
-    """The token at which the running sum of probabilities passes a uniform number."""
-    if not np.isfinite(probs).all():
-        raise ValueError("the model's scores are not finite (nan or inf): its weights are damaged or its training diverged")
-    return min(int(np.searchsorted(np.cumsum(probs), rng.random(), side="right")), int(np.flatnonzero(probs)[-1]))
-
-
-class _Stream:
-    """The tokens so far, and the model's scores for the next one, with or without a cache."""
+class _Text:
+    """The tokens so far of a batch, and the model's scores for the next ones, with or without a cache."""
 
     def __init__(self, model: Any, ids: Any, attention_mask: Any, use_cache: bool, max_new_tokens: int):
         self.model, self.block = model, model.config.block_size
-        ids = to_numpy(model._as_ids(ids))
-        self.batch = len(ids)
-        self.tokens = [list(map(int, row)) for row in ids]
-        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
-        if mask.shape != ids.shape or not mask[:, -1].all():
-            raise ValueError(f"attention_mask must have the shape {ids.shape} of the ids, and prompts be padded on the left")
-        self.mask = [list(map(int, row)) for row in mask]
-        self.start = 0  # the first token of the model's context
-        self.read = 0  # tokens that the cache holds, from `start` on
-        self.cache = None
-        if use_cache:
-            capacity = min(self.block, ids.shape[1] + max_new_tokens)
-            self.cache = KVCache.for_model(model, self.batch, capacity)
-
-    def real_tokens(self, row: int) -> list[int]:
-        return [token for token, real in zip(self.tokens[row], self.mask[row], strict=True) if real]
+        ids, real = _prompts(ids, attention_mask)
+        self.batch, length = ids.shape
+        self.seen = [set(ids[row][real[row]].tolist()) for row in range(self.batch)]
+        self.ids, self.real = ids[:, -self.block :], real[:, -self.block :]  # the context
+        self.read = 0  # how much of it the cache holds
+        capacity = min(self.block, length + max_new_tokens)
+        self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
 
     def append(self, tokens: list[int]) -> None:
-        for row, token in enumerate(tokens):
-            self.tokens[row].append(token)
-            self.mask[row].append(1)
-
-    def next_logits(self) -> np.ndarray:
-        length = len(self.tokens[0])
-        if length - self.start > self.block:  # full: forget the older half
-            self.start = length - self.block // 2 if self.block > 1 else length - 1
+        """Add a token to each sequence, and forget the older half of the context if it does not fit."""
+        for seen, token in zip(self.seen, tokens, strict=True):
+            seen.add(token)
+        self.ids = np.column_stack([self.ids, tokens])
+        self.real = np.column_stack([self.real, [True] * self.batch])
+        if self.ids.shape[1] > self.block:
+            newer = max(1, self.block // 2)
+            self.ids, self.real = self.ids[:, -newer:], self.real[:, -newer:]
             self.read = 0
             if self.cache is not None:
                 self.cache.clear()
-        first = self.start + (self.read if self.cache is not None else 0)
-        ids = np.array([row[first:] for row in self.tokens])
-        mask = np.array([row[self.start :] for row in self.mask])
-        hidden = self.model.hidden_states(ids, self.cache, None if mask.all() else mask)
-        self.read = length - self.start
+
+    def next_logits(self) -> np.ndarray:
+        """(B, V): what the model makes of the context."""
+        mask = None if self.real.all() else self.real
+        hidden = self.model.hidden_states(self.ids[:, self.read :], self.cache, mask)
+        if self.cache is not None:
+            self.read = self.ids.shape[1]
         return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position's scores are wanted
+
+
+def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as an array (B, T), lists of different lengths padded on the left with 0, and where it is real (B, T).
+
+    >>> ids, real = _prompts([[5, 6, 7], [8]])
+    >>> ids.tolist(), real.tolist()
+    ([[5, 6, 7], [0, 0, 8]], [[True, True, True], [False, False, True]])
+    """
+    if isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple) and attention_mask is None:
+        length = max(len(prompt) for prompt in ids)
+        real = np.array([[False] * (length - len(prompt)) + [True] * len(prompt) for prompt in ids])
+        ids = np.array([[0] * (length - len(prompt)) + list(prompt) for prompt in ids])
+    else:
+        ids = _host_array(ids)
+        ids = ids[None] if ids.ndim == 1 else ids
+        real = np.ones(ids.shape, bool) if attention_mask is None else _host_array(attention_mask) != 0
+    if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+        raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
+    if real.shape != ids.shape or not real[:, -1].all():
+        raise ValueError(
+            f"each prompt needs a token, and padding stands on the left: attention_mask must have the shape {ids.shape} "
+            "and end in ones"
+        )
+    return ids, real
+
+
+def _host_array(values: Any) -> np.ndarray:
+    return np.asarray(to_numpy(values.data) if isinstance(values, Tensor) else values)

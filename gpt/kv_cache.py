@@ -1,7 +1,7 @@
 """The keys and values of the tokens read so far, so that each new token costs one token's work and not the whole text's.
 
-A token's keys and values depend only on the tokens before it, so once computed they stay. Without the cache, generating the n-th token
-reads n tokens again; with it, one: n²/2 against n in all.
+A token's keys and values depend only on the tokens before it, so once computed they stay. Without the cache, generating
+the n-th token reads n tokens again; with it, one: n²/2 against n in all.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class KVCache:
     def for_model(cls, model: Any, batch: int = 1, capacity: int | None = None) -> KVCache:
         """A cache for `model` (a GPT), with room for its whole block unless `capacity` says less."""
         config = model.config
-        weight = model.transformer.wte.weight.data
+        like = next(model.parameters()).data
         capacity = config.block_size if capacity is None else capacity
         head_size = config.n_embd // config.n_head
-        return cls(config.n_layer, batch, config.n_head, capacity, head_size, module_of(weight), weight.dtype)
+        return cls(config.n_layer, batch, config.n_head, capacity, head_size, module_of(like), like.dtype)
 
     def append(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
-        """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all of them, (B, H, length + T, D)."""
+        """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all, (B, H, length + T, D)."""
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
-            raise ValueError(f"the KV cache has room for {self.capacity} tokens; {start} are in it and {stop - start} more came")
+            raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and {stop - start} came")
         if keys.shape[0] != self.keys[layer].shape[0]:
             raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
         self.keys[layer][:, :, start:stop] = keys
@@ -48,4 +48,5 @@ class KVCache:
         self.length += tokens
 
     def clear(self) -> None:
+        """Forget everything."""
         self.length = 0

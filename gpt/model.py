@@ -1,6 +1,7 @@
 """GPT-2, on a page. Radford et al. 2019, "Language models are unsupervised multitask learners".
 
-Shapes: B batch, T time (tokens), C channels (n_embd), V vocabulary. Parameters carry GPT-2's own names, so that its weights fit:
+Shapes: B batch, T time (tokens), C channels (n_embd), V vocabulary. Parameters carry GPT-2's own names, so that its
+weights fit:
 
     transformer.wte   word token embedding          transformer.h.N.ln_1, ln_2   layer norms of block N ("h" for hidden)
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
@@ -16,17 +17,18 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, nn
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
+from minigrad.functional.indexing import check_indices
 
 from . import generation
 from .attention import CausalSelfAttention, padding_mask
 from .config import GPTConfig
 from .kv_cache import KVCache
-from .positions import sinusoidal_table
+from .positions import SinusoidalPositions
 
 
 class MLP(nn.Module):
-    """The feed-forward network: each token by itself, through a layer four times as wide. Two thirds of a block's parameters."""
+    """The feed-forward network: each token by itself, through a layer four times as wide. Two thirds of a block."""
 
     def __init__(self, config: GPTConfig):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)  # "fully connected"
@@ -42,7 +44,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention gathers from other tokens, the MLP thinks about it; both add to the residual stream x, which nothing overwrites."""
+    """Attention gathers from other tokens, the MLP thinks about it; both add to x, the residual stream."""
 
     def __init__(self, config: GPTConfig):
         self.pre_norm = config.norm == "pre"
@@ -65,26 +67,32 @@ class Transformer(nn.Module):
     def __init__(self, config: GPTConfig):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.positions == "learned":
-            self.wpe: nn.Embedding | None = nn.Embedding(config.block_size, config.n_embd)
-        else:
-            self.wpe = None
-            self.register_buffer("sinusoids", sinusoidal_table(config.block_size, config.n_embd), persistent=False)
+        self.wpe: nn.Module = (
+            nn.Embedding(config.block_size, config.n_embd)
+            if config.positions == "learned"
+            else SinusoidalPositions(config.block_size, config.n_embd)
+        )
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
-        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        # After post-norm blocks there is nothing left to normalize.
+        self.ln_f: nn.Module = (
+            nn.LayerNorm(config.n_embd, config.layer_norm_epsilon) if config.norm == "pre" else nn.Sequential()
+        )
 
-    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         xp = module_of(ids)
-        T, past = ids.shape[1], 0 if cache is None else cache.length
+        B, T = ids.shape
+        past = 0 if cache is None else cache.length
         if past + T > self.config.block_size:
             raise ValueError(f"{past + T} tokens are more than the model's block size of {self.config.block_size}")
         positions, mask = xp.arange(past, past + T), None  # (T,)
         if attention_mask is not None:
-            positions = xp.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, past:]  # (B, T): padding takes no place
-            mask = padding_mask(Tensor(attention_mask), T)
-        place = self.wpe(positions) if self.wpe is not None else Tensor(self.sinusoids[positions])
-        x = self.drop(self.wte(ids) + place)  # (B, T, C)
+            if attention_mask.shape != (B, past + T):
+                raise ValueError(f"attention_mask must have shape {(B, past + T)}, got {attention_mask.shape}")
+            real = attention_mask != 0
+            positions = xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:]  # (B, T): padding takes no place
+            mask = padding_mask(real, T)
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)
         if cache is not None:
@@ -93,18 +101,19 @@ class Transformer(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT with its language-model head: `model(ids)` scores every token of the vocabulary as the next, at every position."""
+    """A GPT with its language-model head: `model(ids)` scores, at every position, all tokens as the next."""
 
     def __init__(self, config: GPTConfig):
         self.config = config
-        with nn.init.skipped():
+        with nn.init.skipped():  # _init_weights sets them all
             self.transformer = Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight  # tied: what a token means going in is how it is recognised coming out
+        # Tied: what a token means going in is how it is recognised coming out.
+        self.lm_head.weight = self.transformer.wte.weight
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Normal with std 0.02. Each block adds twice to the residual stream, so what it adds is scaled by 1/sqrt(2 n_layer)."""
+        """Normal with std 0.02; whatever adds to the residual stream, 2 n_layer times, scaled by 1/sqrt(2 n_layer)."""
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
@@ -114,21 +123,23 @@ class GPT(nn.Module):
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)  # norms start as the identity
 
     def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """What the last block makes of each token: ids (B, T) -> (B, T, C).
+        """What the last block makes of each token: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
-        cache: read `ids` as the continuation of what it holds, and add them. attention_mask (B, tokens so far), 1 real and 0 padding.
-        Raises IndexError for ids outside the vocabulary, ValueError for more tokens than the block size.
+        cache: read `ids` as the continuation of what it holds, and add them (without gradients). attention_mask
+        (B, tokens so far): 0 is padding. Raises IndexError for ids outside the vocabulary, ValueError for more tokens
+        than the block size.
         """
-        return self.transformer(self._as_ids(ids), cache, None if attention_mask is None else self._on_device(attention_mask))
+        mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
+        return self.transformer(self._ids(ids, "ids"), cache, mask)
 
     def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V), where logits[:, t] are about token t + 1. Arguments as `hidden_states`."""
         return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
     def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """Cross-entropy of `targets` (B, T), nats per token, where `ignore_index` does not count; "none" gives (B, T)."""
-        hidden = self.hidden_states(ids)
-        targets = self._as_ids(targets, "targets")
+        """Cross-entropy of targets (B, T), nats per token; `ignore_index` does not count; "none" gives (B, T)."""
+        hidden = self.hidden_states(ids)  # (B, T, C)
+        targets = self._ids(targets, "targets", ignore_index)
         if targets.shape != hidden.shape[:2]:
             raise ValueError(f"targets of shape {targets.shape} do not fit ids of shape {hidden.shape[:2]}")
         hidden, flat = hidden.reshape(-1, self.config.n_embd), targets.reshape(-1)  # (B*T, C), (B*T)
@@ -142,26 +153,34 @@ class GPT(nn.Module):
         """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
         return -self.loss(ids, targets, reduction="none")
 
-    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> Any:
+    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
         """Continue `ids` token by token: see `gpt.generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **options)
 
-    def _as_ids(self, ids: Any, what: str = "ids") -> Any:
-        """Ids as an integer array (B, T) on the model's device; a list or (T,) is one sequence."""
-        array = self._on_device(ids)
-        if array.ndim == 1:
-            array = array[None]
+    def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
+        """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""
+        array = _as_array(ids, what)
+        array = array[None] if array.ndim == 1 else array
         if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "iu":
-            raise ValueError(f"{what} must be integers of shape (batch, time) with time >= 1, got {array.dtype} of shape {array.shape}")
-        return array
+            got = f"{array.dtype} of shape {array.shape}"
+            raise ValueError(f"{what} must be integers of shape (batch, time) with time >= 1, got {got}")
+        if isinstance(array, np.ndarray):
+            counted = array if ignore_index is None else np.where(array == ignore_index, 0, array)
+            check_indices(what, counted, self.config.vocab_size, "the vocabulary")
+        return self._on_device(array)
 
-    def _on_device(self, values: Any) -> Any:
-        if isinstance(values, Tensor):
-            return values.data
-        if isinstance(values, list | tuple):
-            values = np.asarray(values)
-        xp = module_of(self.transformer.wte.weight.data)
-        return values if isinstance(values, xp.ndarray) else xp.asarray(values)
+    def _on_device(self, array: Array) -> Array:
+        xp = module_of(next(self.parameters()).data)
+        return array if isinstance(array, xp.ndarray) else xp.asarray(array)
+
+
+def _as_array(values: Any, what: str) -> Array:
+    if isinstance(values, Tensor):
+        return values.data
+    try:
+        return np.asarray(values) if isinstance(values, list | tuple) else values
+    except ValueError:
+        raise ValueError(f"{what} must be sequences of one length; generate() pads others") from None
 
 
 def is_plain(layer: nn.Module) -> bool:

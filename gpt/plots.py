@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .run_log import read_log
 
+BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
 
-def plot_run(folder: str | os.PathLike[str], baselines: dict[str, float] | None = None, name: str = "loss.png") -> Path | None:
+
+def plot_run(folder: str | os.PathLike[str], baselines: Mapping[str, float], name: str = "loss.png") -> Path | None:
     """Draw the losses in `folder`/log.jsonl into a picture there, with `baselines` as lines; None without matplotlib."""
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         return None
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     rows = read_log(Path(folder) / "log.jsonl")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training (each batch)")
-    _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation")
-    right = max((row["step"] for row in rows), default=1)
-    for label, loss in (baselines or {}).items():
+    _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training loss, of a batch")
+    _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation loss")
+    for loss in baselines.values():
         axes.axhline(loss, color="0.35", linestyle=":", linewidth=1)
-        axes.annotate(f"{label} {loss:.2f}", (right, loss), ha="right", va="bottom", fontsize=8, color="0.25")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title="Learning to predict the next token")
+    bottom, top = axes.get_ylim()
+    heights = _spread(list(baselines.values()), least=0.05 * (top - bottom))
+    for (key, loss), height in zip(baselines.items(), heights, strict=True):
+        place = (1.01, (height - bottom) / (top - bottom))
+        axes.annotate(f"{loss:.2f}  {BASELINES.get(key, key)}", place, xycoords="axes fraction", va="center", fontsize=9)
+    axes.set_ylim(bottom, top)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set_title("Learning to predict the next token", loc="left")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     path = Path(folder) / name
     figure.savefig(path, dpi=120)
     return path
@@ -40,3 +45,17 @@ def _curve(axes: Any, rows: list[dict[str, Any]], key: str, **style: Any) -> Non
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     if points:
         axes.plot(*zip(*points, strict=True), **style)
+
+
+def _spread(heights: list[float], least: float) -> list[float]:
+    """Heights moved apart, so that labels at them do not overlap; the highest stays.
+
+    >>> _spread([7.0, 6.9, 4.0], least=0.5)
+    [7.0, 6.5, 4.0]
+    """
+    moved: dict[float, float] = {}
+    ceiling = math.inf
+    for height in sorted(heights, reverse=True):
+        moved[height] = min(height, ceiling)
+        ceiling = moved[height] - least
+    return [moved[height] for height in heights]

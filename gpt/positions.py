@@ -1,6 +1,6 @@
 """Where a token stands: without this, attention sees a bag of words ("dog bites man" = "man bites dog").
 
-GPT-2 learns a vector per position, like one per token: an `nn.Embedding` called wpe. Here is the other way, which learns nothing.
+GPT-2 learns a vector per position, like one per token: an `nn.Embedding` called wpe. Here is the way without learning.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def sinusoidal_table(length: int, size: int) -> np.ndarray:
 
         PE(t, 2i) = sin(t / 10000^(2i/C)),   PE(t, 2i+1) = cos(t / 10000^(2i/C))
 
-    Like the hands of a clock, each pair of columns turns at its own speed: the first once in 6.3 tokens, the last once in 63,000.
-    A step of k tokens is the same rotation everywhere, so that distances can be read off.
+    Like the hands of a clock, each pair of columns turns at its own speed: the first once in 6.3 tokens, the last once
+    in 63,000. A step of k tokens is the same rotation everywhere, so that distances can be read off.
 
     >>> print(sinusoidal_table(3, 4).round(2))
     [[ 0.    1.    0.    1.  ]

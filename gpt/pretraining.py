@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
-from minigrad import backend
+import numpy as np
 
-from .checkpoint import has_checkpoint, load_checkpoint
+from minigrad import backend, manual_seed
+
+from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint, load_run
 from .config import GPTConfig
 from .corpora import Corpus, load_corpus
-from .data import RandomBatches, Tokens, open_tokens, prepare, sequential_batches
-from .evaluation import baseline_losses, mean_loss
+from .data import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
+from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
+from .files import write_text
 from .model import GPT
 from .plots import plot_run
-from .run_log import COLUMNS, show
+from .run_log import COLUMNS, printable, show
 from .tokenizer import Tokenizer
 from .training import Trainer, TrainingConfig
 
+GPT2_VOCAB_SIZE = 50257
 EVAL_TOKENS = 16_384  # of the validation text, always the same ones
+COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """A pretraining run.
 
-    data: a corpus name or a text file (`gpt.corpora.load_corpus`). vocab_size: of the tokenizer that is trained on it, or 50257 for GPT-2's
-    own. model: the GPT's shape but for vocab_size. batch_size: sequences per batch. sample_tokens: length of the samples on the way.
+    data: a corpus name or a text file (`gpt.corpora.load_corpus`). vocab_size: of the tokenizer that is trained on it, or
+    50257 for GPT-2's own. model: the GPT's shape but for vocab_size. batch_size: sequences per batch. sample_tokens: length
+    of the samples on the way. made_by: the script that started it.
     """
 
     data: str = "english"
@@ -38,96 +46,152 @@ class PretrainingConfig:
     seed: int = 1337
     sample_prompt: str = "The"
     sample_tokens: int = 80
+    made_by: str = "train"
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PretrainingConfig:
-        return cls(**{**values, "training": TrainingConfig(**values["training"])})
 
+def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None) -> Trainer:
+    """Train a GPT from random weights, or from those of another run in the folder `init_from`, whose tokenizer is kept.
 
-def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str = "scratch") -> Trainer:
-    """Train from "scratch", "resume" the run in `config.out_dir`, or start with the weights of another run's folder.
-
-    Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where "scratch" would overwrite a run.
+    Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where `config.out_dir` is in use,
+    ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and `Trainer.run` raise.
     """
     out_dir = Path(config.out_dir)
-    checkpoint = None
-    if init_from == "resume":
-        checkpoint = load_checkpoint(out_dir)
-        saved = PretrainingConfig.from_dict(checkpoint.state["run"])
-        config = dataclasses.replace(saved, out_dir=config.out_dir)
-    elif has_checkpoint(out_dir):
+    _check_unused(out_dir)
+    manual_seed(config.seed)
+    if init_from is None:
+        GPTConfig(**config.model)  # raises for an impossible shape, before any work
+        corpus = load_corpus(config.data)
+        show(str(corpus))
+        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
+        model = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
+    else:
+        model, tokenizer = load_run(init_from)
+        _check_shape(model.config, config.model, init_from)
+        corpus = load_corpus(config.data)
+        show(f"{corpus}\nstarting from the weights in {init_from}")
+    shape = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
+    config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=shape)
+    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
+    tokenizer.save(out_dir)
+    prepare(corpus.text, tokenizer, out_dir / "data")
+    return _train(config, model, tokenizer, {"corpus": str(corpus), "corpus_sha256": corpus.sha256}, device)
+
+
+def resume(out_dir: str, device: str = "cpu") -> Trainer:
+    """Go on with the run in `out_dir`, with its own settings and data, as if it had never stopped.
+
+    Raises CheckpointError where there is nothing to go on with.
+    """
+    checkpoint = load_checkpoint(out_dir)
+    config = run_config(checkpoint.state, out_dir)
+    corpus = {name: checkpoint.state["extra"][name] for name in ("corpus", "corpus_sha256")}
+    return _train(config, checkpoint.model, Tokenizer.load(out_dir), corpus, device, checkpoint)
+
+
+def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
+    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError where it is no pretraining run."""
+    try:
+        settings = state["extra"]["run"]
+        return PretrainingConfig(**{**settings, "out_dir": out_dir, "training": TrainingConfig(**settings["training"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint in {out_dir} is not of a pretraining run of this version: {error}") from None
+
+
+# --- preparing ------------------------------------------------------------------------------------------------------------
+
+
+def _check_unused(out_dir: Path) -> None:
+    """Refuse a folder in which something may be overwritten: it has to be new, empty, or that of a run which never started."""
+    if has_checkpoint(out_dir):
         raise FileExistsError(
             f"{out_dir} holds a run already: go on with --init-from resume, choose another --out-dir, or delete the folder"
         )
-    elif init_from != "scratch":
-        checkpoint = load_checkpoint(init_from)
+    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "log.jsonl").exists():
+        raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
 
-    tokenizer, train, validation, corpus = _data(config, out_dir, init_from)
-    if checkpoint is not None:
-        model = checkpoint.model
-    else:
-        model = GPT(GPTConfig(**{**config.model, "vocab_size": len(tokenizer)}))
-    block_size = model.config.block_size
-    model.to(device)
-    baselines = baseline_losses(train, validation[:EVAL_TOKENS], len(tokenizer))
-    _introduce(model, corpus, train, validation, baselines, config)
 
+def _check_shape(config: GPTConfig, wanted: dict[str, Any], folder: str) -> None:
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"the model in {folder} has {name} {getattr(config, name)}, which cannot be changed to {value}")
+
+
+def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
+    if vocab_size == GPT2_VOCAB_SIZE:
+        return Tokenizer.gpt2()
+    started = time.perf_counter()
+    tokenizer = Tokenizer.train([text], vocab_size)
+    show(f"tokenizer: {len(tokenizer):,} tokens learned from it ({time.perf_counter() - started:.1f} s)")
+    return tokenizer
+
+
+# --- training -------------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    config: PretrainingConfig,
+    model: GPT,
+    tokenizer: Tokenizer,
+    corpus: dict[str, str],
+    device: str,
+    checkpoint: Checkpoint | None = None,
+) -> Trainer:
+    out_dir, block_size = Path(config.out_dir), model.config.block_size
+    train, validation = (open_tokens(out_dir / "data" / name) for name in ("train.bin", "val.bin"))
+    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
+    _introduce(model, tokenizer, train, validation)
+    validation = validation[:EVAL_TOKENS]
+    baselines = baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer))
+    _show_baselines(baselines)
     trainer = Trainer(
-        model,
+        model.to(device),
         RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer)),
         config.training,
         out_dir,
-        evaluate=lambda: mean_loss(
-            model, sequential_batches(validation[:EVAL_TOKENS], config.batch_size, block_size, len(tokenizer))
-        ),
+        evaluate=lambda: _validate(model, tokenizer, validation, config.batch_size),
         on_sample=lambda step: show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed),
-        extra_state={"run": dataclasses.asdict(config), "corpus_sha256": corpus.sha256, "baselines": baselines},
+        extra_state={"run": dataclasses.asdict(config), **corpus},
     )
-    if init_from == "resume" and checkpoint is not None:
-        if checkpoint.optimizer_state is None:
-            raise ValueError(f"{out_dir} holds weights only, no optimiser state: it cannot be resumed; use --init-from {out_dir}")
-        warning = trainer.load_state(checkpoint.optimizer_state, checkpoint.state)
-        show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; note: {warning}" if warning else ""))
+    if checkpoint is not None:
+        warning = trainer.resume(checkpoint)
+        show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
     trainer.run()
-    _finish(trainer, tokenizer, baselines, config)
+    _finish(trainer, baselines, config)
     return trainer
 
 
-def _data(config: PretrainingConfig, out_dir: Path, init_from: str) -> tuple[Tokenizer, Tokens, Tokens, Corpus]:
-    """The run's tokenizer and token files: made in its folder at first, read from there afterwards."""
-    corpus = load_corpus(config.data)
-    folder = out_dir / "data"
-    if init_from == "resume":
-        return Tokenizer.load(out_dir), open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin"), corpus
-    show(str(corpus))
-    started = time.perf_counter()
-    if init_from != "scratch":
-        tokenizer = Tokenizer.load(init_from)
-    elif config.vocab_size == 50257:
-        tokenizer = Tokenizer.gpt2()
-    else:
-        tokenizer = Tokenizer.train([corpus.text], config.vocab_size)
-    train, validation = prepare(corpus.text, tokenizer, folder)
-    tokenizer.save(out_dir)
-    ratio = len(corpus.text) / (len(train) + len(validation))
-    show(f"tokenizer: {len(tokenizer):,} tokens, {ratio:.1f} characters each ({time.perf_counter() - started:.1f} s)")
-    return tokenizer, train, validation, corpus
+def _validate(model: GPT, tokenizer: Tokenizer, validation: Tokens, batch_size: int) -> dict[str, float]:
+    loss = mean_loss(model, sequential_batches(validation, batch_size, model.config.block_size, len(tokenizer)))
+    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
+    bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
+    return {"val_loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits}
 
 
-def _introduce(
-    model: GPT, corpus: Corpus, train: Tokens, validation: Tokens, baselines: dict[str, float], config: PretrainingConfig
-) -> None:
+# --- talking --------------------------------------------------------------------------------------------------------------
+
+
+def _introduce(model: GPT, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
     c = model.config
+    characters = len(tokenizer.decode(train[:EVAL_TOKENS].tolist())) / len(train[:EVAL_TOKENS])
     show(
+        f"data: {len(train):,} tokens to learn from and {len(validation):,} to test on, {characters:.1f} characters each\n"
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
-        f"context of {c.block_size} tokens)"
+        f"{c.block_size} tokens of context), {backend.usable_cores()} processor cores"
     )
-    show(f"data: {len(train):,} tokens to learn from, {len(validation):,} to test on; {backend.blas_threads()} threads")
-    show("\nColumns:\n" + COLUMNS)
-    marks = {"uniform": "knowing nothing (ln V)", "unigram": "knowing how frequent each token is", "bigram": "knowing one token before"}
-    show("\nLosses to beat: " + ", ".join(f"{loss:.2f} {marks[name]}" for name, loss in baselines.items()) + "\n")
+
+
+def _show_baselines(baselines: dict[str, float]) -> None:
+    meaning = {
+        "uniform": "knowing nothing: all tokens equally likely (ln V)",
+        "unigram": "knowing how frequent each token is",
+        "bigram": "knowing the token before, too",
+    }
+    show(f"\nWhat the columns mean:\n{COLUMNS}\n\nLosses to beat, on the text to test on:")
+    for name, loss in baselines.items():
+        show(f"{loss:12.2f}  {meaning[name]}")
+    show()
 
 
 def show_sample(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
@@ -135,16 +199,18 @@ def show_sample(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, seed
     ids = tokenizer.encode(prompt)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     new = model.generate([ids], tokens, temperature=0.8, top_p=0.95, seed=seed, stop_tokens=end)[0]
-    text = tokenizer.decode(ids + new, skip_special_tokens=True)
-    show("\n    " + text.strip().replace("\n", "\n    ") + "\n")
+    text = printable(tokenizer.decode(ids + new, skip_special_tokens=True))
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 96)]
+    show("\n".join(f"{'writes' if i == 0 else '':>11} | {line}" for i, line in enumerate(lines)))
 
 
-def _finish(trainer: Trainer, tokenizer: Tokenizer, baselines: dict[str, float], config: PretrainingConfig) -> None:
-    out_dir = trainer.out_dir
+def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingConfig) -> None:
+    folder = shlex.quote(trainer.out_dir.as_posix())
     if trainer.interrupted:
-        show(f"interrupted and saved at step {trainer.steps_done}; go on with: --init-from resume --out-dir {out_dir}")
+        show(f"\ninterrupted, and saved at step {trainer.steps_done}; to go on:")
+        show(f"  python scripts/train.py --init-from resume --out-dir {folder}")
         return
-    picture = plot_run(out_dir, {("knowing nothing" if name == "uniform" else name): loss for name, loss in baselines.items()})
-    show(f"\ntrained {trainer.steps_done} steps, {trainer.tokens_seen:,} tokens, in {trainer.seconds:.0f} s; saved in {out_dir}")
+    picture = plot_run(trainer.out_dir, baselines)
+    show(f"\ntrained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s; saved in {folder}")
     show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    show(f'let it write: python scripts/generate.py --model {out_dir} --prompt "{config.sample_prompt}"')
+    show(f'to let it write:\n  python scripts/generate.py --model {folder} --prompt "{config.sample_prompt}"')

@@ -5,72 +5,88 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .files import write_text
 
 COLUMNS = """\
-   step/total  steps of the optimiser so far, and planned
-         loss  how surprised the model was by the next token, in nats: lower is better (e^loss = among how many tokens it wavers)
-           lr  learning rate of this step: up during the warm-up, then down along a cosine
-    grad norm  length of the gradient before clipping: spikes mean trouble
-           ms  milliseconds for the step
-     tokens/s  tokens learned from per second"""
+  step/total  steps of the optimiser so far, and planned
+        loss  how surprised the model was by the next token, in nats (e^loss: among how many tokens it wavers)
+          lr  learning rate: how far a step goes; up during the warm-up, then down along a cosine
+   grad norm  length of the gradient before clipping: a spike means trouble
+          ms  milliseconds for the step
+    tokens/s  tokens learned from per second
+  validation  the loss on text that it does not learn from; bits per byte compares with other tokenizers, too"""
 
 
 class RunLog:
-    """`log.jsonl` in a run's folder, and the lines on the screen."""
+    """`log.jsonl` in a run's folder, and the lines on the screen. `unit` is what training counts: tokens, pairs, ..."""
 
-    def __init__(self, out_dir: Path):
+    def __init__(self, out_dir: Path, unit: str = "tokens"):
         self.path = out_dir / "log.jsonl"
+        self.unit = unit
 
-    def step(self, number: int, total: int, step: Any) -> None:
-        """Log a training step (a `training.Step`)."""
-        tokens_per_second = step.tokens / step.seconds
-        note = "  not finite: skipped, batch kept" if step.skipped else ""
+    def step(self, number: int, total: int, count: int, step: Any) -> None:
+        """Log a training step (a `training.Step`); `count` is of all steps so far."""
+        per_second = step.count / step.seconds
+        more = "".join(f" | {name} {value:.4f}" for name, value in step.metrics.items())
+        note = "  not finite: skipped, its batch kept" if step.skipped else ""
         show(
-            f"{f'{number}/{total}':>13} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "
-            f"{step.seconds * 1000:6.0f} ms | {tokens_per_second:7,.0f} tokens/s{note}"
+            f"{f'{number}/{total}':>11} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "
+            f"{step.seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s{more}{note}"
         )
         self._append(
             {
                 "step": number,
-                "loss": _finite(step.loss),
+                "loss": step.loss,
                 "learning_rate": step.lr,
-                "grad_norm": _finite(step.grad_norm),
+                "grad_norm": step.grad_norm,
                 "ms": round(step.seconds * 1000, 3),
-                "tokens_per_second": round(tokens_per_second, 1),
+                f"{self.unit}_per_second": round(per_second, 1),
+                f"num_{self.unit}": count,
                 "skipped": step.skipped,
                 **step.metrics,
             }
         )
 
-    def validation(self, number: int, loss: float) -> None:
-        """Log a loss on text that is not trained on."""
-        show(f"{number:>13} | validation loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):,.1f}")
-        self._append({"step": number, "val_loss": _finite(loss), "perplexity": _finite(math.exp(min(loss, 700)))})
+    def validation(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Log what was measured on data that is not trained on; "val_loss" comes first."""
+        names = {"val_loss": "validation loss"}
+        parts = [f"{names.get(name, name.replace('_', ' '))} {_short(value)}" for name, value in metrics.items()]
+        show(f"{number:>11} | {', '.join(parts)}")
+        self._append({"step": number, **metrics})
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`: a run that goes on from there writes them again."""
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in read_log(self.path) if row["step"] <= step))
+        rows = [row for row in read_log(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _append(self, row: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(row) + "\n")
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}  # no nan in JSON
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # a full disk does not say where
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a `log.jsonl`; a last line that was cut off by a crash is left out."""
+    """The rows of a `log.jsonl`; what is no row with a step, such as a last line that a crash cut off, is left out."""
     if not Path(path).exists():
         return []
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            row["step"] + 0
+        except (ValueError, TypeError, KeyError):
             continue
+        rows.append(row)
     return rows
 
 
@@ -82,7 +98,18 @@ def show(text: str = "") -> None:
         print(text, flush=True)
     else:
         tqdm.write(text)
+        sys.stdout.flush()
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no nan
+def printable(text: str) -> str:
+    """Text as a terminal may be given it: a model can write any bytes, and control characters move cursors and worse.
+
+    >>> printable("one\\ttwo \\x1b[2J three")
+    'one\\ttwo �[2J three'
+    """
+    text = text.replace("\r", "")
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.4f}"

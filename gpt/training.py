@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import minigrad
-from minigrad import Tensor, backend, optim
+from minigrad import Tensor, backend, optim, switches
 
-from .checkpoint import save_checkpoint
+from .checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from .evaluation import LossFunction, language_model_loss
 from .progress import progress_bar
 from .run_log import RunLog
 
-LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, float]]]
 MAX_SKIPPED = 10
 
 
@@ -34,7 +35,8 @@ class TrainingConfig:
 
     learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at `max_iters`.
     grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per step.
-    precision: "float32", or "bfloat16" for mixed precision.
+    eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the end anyway.
+    precision: "float32", or "bfloat16" for mixed precision. Raises ValueError for a number out of range.
     """
 
     max_iters: int = 1000
@@ -62,30 +64,30 @@ class TrainingConfig:
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
 
 
-def language_model_loss(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, float]]:
-    """Next-token cross-entropy of a batch (ids, targets), summed; how many targets count; no further metrics."""
-    ids, targets = batch
-    return model.loss(ids, targets, reduction="sum"), int((targets != -100).sum()), {}
-
-
 @dataclasses.dataclass
 class Step:
-    """What happened in one step. loss: mean over the tokens that count; grad_norm: before clipping; seconds: for all of it."""
+    """What happened in one step.
+
+    count: what the loss and the metrics are means over, tokens for a language model. grad_norm: before clipping.
+    skipped: loss or gradient were not finite, and the weights are as before. seconds: for all of it.
+    """
 
     loss: float
+    metrics: dict[str, float]
+    count: int
     grad_norm: float
     lr: float
-    tokens: int
-    seconds: float
     skipped: bool
-    metrics: dict[str, float]
+    seconds: float
 
 
 class Trainer:
     """Trains `model` on `batches` and keeps a run's folder: checkpoints, log, and batches that went wrong.
 
-    batches: an iterator with `state_dict()` and `load_state_dict()`. loss_fn(model, batch) -> (summed loss, count, metrics).
-    evaluate() -> validation loss. on_sample(step): called every `sample_interval` steps. extra_state: saved with each checkpoint.
+    batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn` takes.
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
+    evaluate() -> what to log beside the training loss, among it "val_loss". on_sample(step): called every `sample_interval`
+    steps. extra_state: JSON-able, saved with each checkpoint. unit: what is counted.
     """
 
     def __init__(
@@ -95,21 +97,25 @@ class Trainer:
         config: TrainingConfig,
         out_dir: str | Path,
         loss_fn: LossFunction = language_model_loss,
-        evaluate: Callable[[], float] | None = None,
+        evaluate: Callable[[], dict[str, float]] | None = None,
         on_sample: Callable[[int], None] | None = None,
         extra_state: dict[str, Any] | None = None,
+        unit: str = "tokens",
     ):
         self.model, self.batches, self.config, self.loss_fn = model, batches, config, loss_fn
-        self.evaluate, self.on_sample, self.extra_state = evaluate, on_sample, extra_state or {}
+        self.evaluate, self.on_sample = evaluate, on_sample
+        self.extra_state = json.loads(json.dumps(extra_state or {}))  # what cannot be saved is found now
         self.out_dir = Path(out_dir)
-        self.log = RunLog(self.out_dir)
+        self.log = RunLog(self.out_dir, unit)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("there is nothing to train: all parameters are frozen")
         groups = optim.decay_groups(model.named_parameters(), config.weight_decay)
         self.optimizer = optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
         warmup = min(config.warmup_iters, config.max_iters)
         self.schedule = optim.WarmupCosine(self.optimizer, warmup, config.max_iters, config.min_lr_ratio)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.steps_done = 0
-        self.tokens_seen = 0
+        self.count = 0  # of tokens (or whatever `unit` is) learned from so far
         self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.best_loss = math.inf
@@ -128,34 +134,41 @@ class Trainer:
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if skipped:
             self._keep_for_inspection(batches)
+            self.skipped_in_a_row += 1
         else:
             self.optimizer.step()
-            self.tokens_seen += count
+            self.count += count
+            self.skipped_in_a_row = 0
         self.model.zero_grad()
         self.schedule.step()
         self.steps_done += 1
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        return Step(loss, grad_norm, lr, count, seconds, skipped, metrics)
+        return Step(loss, metrics, count, grad_norm, lr, skipped, seconds)
 
     def _accumulate_gradients(self, batches: list[Any]) -> tuple[float, int, dict[str, float]]:
-        """Gradients of the mean loss over all batches together: summed losses, divided by the whole step's count."""
-        total, count, metrics = 0.0, 0, {}
+        """Gradients of the mean loss over all batches together: of the summed losses, divided by the whole step's count."""
+        total, count = 0.0, 0
+        sums: dict[str, float] = {}
         for batch in batches:
             with minigrad.autocast(enabled=self.config.precision == "bfloat16"):
                 loss, n, metrics = self.loss_fn(self.model, batch)
-                (loss / n if len(batches) == 1 else loss).backward()
+                (loss / n if len(batches) == 1 and n else loss).backward()
             total += loss.item()
             count += n
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        if count == 0:
+            raise ValueError(f"step {self.steps_done + 1} has nothing to learn from: no target in its batches counts")
         if len(batches) > 1:
             for p in self.parameters:
                 if p.grad is not None:
                     p.grad *= 1 / count
-        return total / count, count, metrics
+        return total / count, count, {name: value / count for name, value in sums.items()}
 
     def _keep_for_inspection(self, batches: list[Any]) -> None:
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        arrays = {f"batch{i}_{j}": np.asarray(part) for i, batch in enumerate(batches) for j, part in enumerate(batch)}
+        arrays: dict[str, Any] = _named_arrays("batch", batches)
         np.savez(self.out_dir / f"nonfinite-step-{self.steps_done + 1}.npz", **arrays)
 
     # --- the run ---
@@ -163,40 +176,47 @@ class Trainer:
     def run(self) -> None:
         """Train until `max_iters`, evaluating and saving on the way.
 
-        Ctrl-C finishes the step, saves and sets `interrupted`. Raises FloatingPointError after 10 skipped steps in a row.
+        Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError after 10
+        skipped steps in a row, or where a weight is no longer finite; OSError where the run's folder cannot be written. The
+        last good checkpoint stays.
         """
         config = self.config
+        self.interrupted = False
         self.model.train()
         with self._ctrl_c_finishes_the_step(), progress_bar(config.max_iters, "training", "step") as bar:
-            bar.update(self.steps_done)
             if self.steps_done == 0:
-                self._evaluate_and_save()
+                self.log.rewind(-1)
+                self._evaluate()
+                self.save()
+            bar.update(self.steps_done)
             while self.steps_done < config.max_iters and not self.interrupted:
                 step = self.step()
                 bar.update(1)
-                self._check(step)
-                last = self.steps_done == config.max_iters
-                if step.skipped or last or self.steps_done % config.log_interval == 0 or self.steps_done == 1:
-                    self.log.step(self.steps_done, config.max_iters, step)
-                if _due(self.steps_done, config.sample_interval) and self.on_sample is not None:
-                    self.on_sample(self.steps_done)
-                if last or self.interrupted or _due(self.steps_done, config.eval_interval):
-                    self._evaluate_and_save()
+                n, last = self.steps_done, self.steps_done == config.max_iters
+                if step.skipped or last or n == 1 or n % config.log_interval == 0:
+                    self.log.step(n, config.max_iters, self.count, step)
+                self._stop_if_hopeless()
+                if _due(n, config.sample_interval) and self.on_sample is not None:
+                    self.on_sample(n)
+                if last or _due(n, config.eval_interval):
+                    self._evaluate()
+                if last or self.interrupted or _due(n, config.eval_interval):
+                    self.save()
+        self.interrupted = self.interrupted and self.steps_done < config.max_iters
 
-    def _check(self, step: Step) -> None:
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if step.skipped else 0
-        if self.skipped_in_a_row == MAX_SKIPPED:
+    def _evaluate(self) -> None:
+        if self.evaluate is not None:
+            metrics = self.evaluate()
+            self.best_loss = min(self.best_loss, metrics["val_loss"])
+            self.log.validation(self.steps_done, metrics)
+
+    def _stop_if_hopeless(self) -> None:
+        if self.skipped_in_a_row >= MAX_SKIPPED:
             raise FloatingPointError(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; the weights are damaged or the learning rate of "
-                f"{self.config.learning_rate} is too high. The batches are in {self.out_dir}, the last good checkpoint too"
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: the data are not, or "
+                f"the learning rate of {self.config.learning_rate} is too high; the batches are in {self.out_dir}, and so is "
+                "the last good checkpoint"
             )
-
-    def _evaluate_and_save(self) -> None:
-        if self.evaluate is not None and not self.interrupted:
-            loss = self.evaluate()
-            self.best_loss = min(self.best_loss, loss)
-            self.log.validation(self.steps_done, loss)
-        self.save()
 
     @contextlib.contextmanager
     def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
@@ -222,39 +242,82 @@ class Trainer:
         """Everything but weights and moments, JSON-able."""
         return {
             "step": self.steps_done,
-            "tokens_seen": self.tokens_seen,
+            "count": self.count,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
-            "best_loss": None if math.isinf(self.best_loss) else self.best_loss,
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,  # JSON has no inf
             "schedule": self.schedule.state_dict(),
             "random": backend.random_state(),
             "batches": self.batches.state_dict(),
-            "threads": backend.blas_threads(),
+            "arithmetic": _arithmetic(self.parameters[0]),
             "training": dataclasses.asdict(self.config),
-            **self.extra_state,
+            "extra": self.extra_state,
         }
 
     def save(self) -> None:
-        """Write a checkpoint of this moment into the run's folder."""
+        """Write a checkpoint of this moment into the run's folder, unless that would replace good weights by damaged ones."""
+        for p in self.parameters:
+            if not backend.module_of(p.data).isfinite(p.data).all():
+                raise FloatingPointError(
+                    f"at step {self.steps_done} a weight is no longer finite: the learning rate of "
+                    f"{self.config.learning_rate} is too high; the last good checkpoint is in {self.out_dir}"
+                )
         save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict())
 
-    def load_state(self, optimizer_state: dict[str, Any], state: dict[str, Any]) -> str | None:
-        """Go on from a checkpoint whose weights the model has already. Returns a warning where the rest will not be bit-exact."""
-        self.optimizer.load_state_dict(optimizer_state)
-        self.schedule.load_state_dict(state["schedule"])
-        backend.set_random_state(state["random"])
-        self.batches.load_state_dict(state["batches"])
-        self.steps_done, self.tokens_seen = state["step"], state["tokens_seen"]
-        self.skipped_in_a_row, self.seconds = state["skipped_in_a_row"], state["seconds"]
-        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+    def resume(self, checkpoint: Checkpoint) -> str | None:
+        """Go on from a checkpoint whose weights the model has already. Returns a warning where the rest will not be bit-exact.
+
+        Raises CheckpointError for weights without an optimiser, or with one of other parameters.
+        """
+        if checkpoint.optimizer_state is None:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only, no optimiser: it cannot be resumed")
+        state = checkpoint.state
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer_state)
+            self.schedule.load_state_dict(state["schedule"])
+            backend.set_random_state(state["random"])
+            self.batches.load_state_dict(state["batches"])
+            self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
+            self.skipped_in_a_row = state["skipped_in_a_row"]
+            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+            then, now = state["arithmetic"], _arithmetic(self.parameters[0])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
         self.log.rewind(self.steps_done)
-        threads = backend.blas_threads()
-        if state["threads"] != threads:
-            return (
-                f"the run was saved with {state['threads']} threads and goes on with {threads}: sums are taken in another order, "
-                "so it will equal an uninterrupted run to rounding, not bit by bit"
-            )
-        return None
+        changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
+        if not changed:
+            return None
+        return (
+            f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will equal an "
+            "uninterrupted one to rounding, not bit by bit"
+        )
+
+
+def _arithmetic(parameter: Tensor) -> dict[str, Any]:
+    """On what the last bits of a sum depend, apart from the processor."""
+    return {
+        "cores": backend.usable_cores(),
+        "threads": backend.blas_threads(),
+        "kernels": ", ".join(sorted(op.__name__ for op in switches.kernels)) or "textbook",
+        "device": parameter.device,
+        "NumPy": np.__version__,
+    }
+
+
+def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
+    """Whatever a batch is made of, as arrays with names, such as batch_0_1 for the second part of the first batch."""
+    parts: Any = None
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif dataclasses.is_dataclass(value):
+        parts = vars(value).items()
+    elif isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
+        parts = enumerate(value)
+    if parts is not None:
+        return {k: v for key, part in parts for k, v in _named_arrays(f"{name}_{key}", part).items()}
+    value = value.data if isinstance(value, Tensor) else value
+    array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
+    return {name: np.asarray(repr(value)) if array.dtype == object else array}  # objects would need pickle
 
 
 def _due(step: int, interval: int) -> bool:

@@ -1,10 +1,11 @@
 """Automatic differentiation: the whole idea in one file.
 
-Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was computed, from what,
-and whatever the way back will need. The contexts form a graph. `backward` walks it from the result to the leaves and applies the
-chain rule at each: it gives a Function the gradient of its output, gets the gradients of its inputs, and adds up where several meet.
+Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was
+computed, from what, and whatever the way back will need. The contexts form a graph. `backward` walks it from the result
+to the leaves and applies the chain rule at each: it gives a Function the gradient of its output, gets the gradients of
+its inputs, and adds up where several meet.
 
-A Function works on plain arrays (NumPy or CuPy), never on Tensors, so each half can be called and stepped through on its own:
+A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half can be called and stepped through alone:
 
     class Mul(Function):
         @staticmethod
@@ -16,7 +17,7 @@ A Function works on plain arrays (NumPy or CuPy), never on Tensors, so each half
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-This is reverse-mode differentiation; Baydin et al. 2018, "Automatic differentiation in machine learning: a survey", section 3.2.
+This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import checks, switches
-from .accumulation import GradientSums, add_to_leaf, is_fresh
+from .accumulation import GradientSums, add_to_leaf
 from .backend import Array
-from .dtypes import agree
+from .dtypes import agree, is_floating
 
 if TYPE_CHECKING:  # for annotations only: tensor.py stands on this file
     from .tensor import Tensor
+
+
+tensor_class: Any = None  # what results are wrapped in; tensor.py sets it, which stands on this file
 
 
 class _Everything:
@@ -43,25 +47,26 @@ class _Everything:
 class Context:
     """One call of a Function, and its node in the graph. Forward leaves here, as named attributes, what backward needs.
 
-    `needs_grad[i]` says whether the gradient of input i is wanted. A context made by hand (`Context()`) wants all of them.
+    `needs_grad[i]` says whether the gradient of input i is wanted. A context made by hand (`Context()`) wants them all.
     """
 
-    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained", "so_far")
+    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained", "sums")
 
-    function: type[Function]
+    function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    edges: tuple[tuple[Any, int] | None, ...] = ()  # per input: (Context, which of its outputs) or (leaf Tensor, its version)
+    edges: tuple[tuple[Any, int] | None, ...] = ()  # per input: (Context, which output of it) or (leaf, its version)
     outputs: list[tuple[tuple[int, ...], np.dtype]]  # per output: shape and dtype
     released = False
     retained: dict[int, Tensor] | None = None  # outputs whose gradient is kept; see Tensor.retain_grad
-    so_far: tuple[Array | None, ...] = ()
+    sums: GradientSums | None = None  # while backward runs: the gradients that have arrived anywhere
+    is_leaf = False
 
     def gradient_so_far(self, index: int) -> Array | None:
-        """The gradient that input `index` has already, where the walk owns it; None elsewhere.
+        """The gradient that input `index` has already, if the walk or a leaf owns it; None elsewhere.
 
-        A backward may add to it in place and return it: a few rows then need no dense array of their own (see `Embedding`).
+        A backward may add to it in place and return it: a few rows need no dense array of their own (see `Embedding`).
         """
-        return self.so_far[index] if self.so_far else None
+        return None if self.sums is None else self.sums.lend(self.edges[index], index)
 
     def saved(self) -> dict[str, Any]:
         """What forward left for backward, by name."""
@@ -86,30 +91,22 @@ class Function:
     backward(ctx, dout, ...) -> tuple: one gradient per input (None where there is none), from one dout per output
     """
 
-    dtype_rule = "any"  # "promote": cast as PyTorch does; "float": the same, integers become floats; "same": refuse to mix
+    dtype_rule = "any"  # "promote": cast as PyTorch does; "float": and integers to floats; "same": refuse to mix
     autocast = False  # True for matrix products, which mixed precision computes from rounded inputs
     compose: Callable[..., Tensor] | None = None  # of a fused op: its textbook form, made of other ops
-
-    @staticmethod
-    def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-        raise TypeError("a Function must define forward")
-
-    @staticmethod
-    def backward(ctx: Any, *douts: Any) -> Any:
-        raise TypeError("a Function must define backward")
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
         function: Any = switches.kernels.get(cls, cls)
+        if switches.autocast is not None:
+            function = switches.autocast(cls, function)
         if function.compose is not None:
             return function.compose(*inputs, **options)
-        if cls.autocast and switches.autocast is not None:
-            function = switches.autocast(function)
 
         arrays, needs_grad = [], []
         for x in inputs:
-            if isinstance(x, _tensor_class):
+            if isinstance(x, tensor_class):
                 arrays.append(x.data)
                 needs_grad.append(x.requires_grad and switches.grad_enabled)
             else:
@@ -123,96 +120,92 @@ class Function:
         else:
             result = function.forward(ctx, *arrays, **options)
 
-        if type(result) is not tuple:
-            out = _tensor_class(result)
-            if True in needs_grad:
-                _record(ctx, inputs, (out,))
-            return out
-        outs = tuple([_tensor_class(array) for array in result])
+        several = type(result) is tuple
+        outputs = [tensor_class(array) for array in (result if several else (result,))]
         if True in needs_grad:
-            _record(ctx, inputs, outs)
-        return outs
+            _record(ctx, inputs, outputs)
+        return tuple(outputs) if several else outputs[0]
 
 
-def _record(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    edges: list[Any] = []
-    for x, needed in zip(inputs, ctx.needs_grad, strict=True):
-        edges.append(None if not needed else (x, x.version) if x.grad_fn is None else (x.grad_fn, x.output_index))
-    ctx.edges = tuple(edges)
-    ctx.outputs = []
+def _record(ctx: Context, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
+    ctx.edges = tuple([_edge(x) if needed else None for x, needed in zip(inputs, ctx.needs_grad, strict=True)])
+    ctx.outputs = [(tensor.data.shape, tensor.data.dtype) for tensor in outputs]
     for index, tensor in enumerate(outputs):
-        array = tensor.data
-        ctx.outputs.append((array.shape, array.dtype))
-        if array.dtype.kind in "fc":
+        if is_floating(tensor.data.dtype):
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
 
-# --- the way back ------------------------------------------------------------------------------------------------------------
+def _edge(x: Tensor) -> tuple[Any, int]:
+    return (x, x.version) if x.grad_fn is None else (x.grad_fn, x.output_index)
+
+
+# --- the way back ----------------------------------------------------------------------------------------------------
 
 
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """Add d(root · gradient) / d(leaf) to the `.grad` of every leaf that `root` was computed from.
 
-    A node runs once, when everything that used its output has run. Raises RuntimeError if the graph was already walked, or if a
-    parameter was changed in place since it was used.
+    A node runs once, when everything that used its outputs has run. Raises RuntimeError, before anything is changed, if
+    the graph was already walked, or if a parameter that it saved was changed in place since.
     """
+    sums = GradientSums()
     if root.grad_fn is None:
-        add_to_leaf(root, gradient, fresh=False)
+        sums.add(_edge(root), [gradient], 0)
         return
     waiting_for = _count_consumers(root.grad_fn)
-    sums = GradientSums()
-    sums.add(root.grad_fn, root.output_index, gradient, fresh=False)
+    sums.add(_edge(root), [gradient], 0)
     ready = [root.grad_fn]
     while ready:
         ctx = ready.pop()
-        douts = sums.pop(ctx)
-        for index, tensor in (ctx.retained or {}).items():
-            add_to_leaf(tensor, douts[index], fresh=False)
-        ctx.so_far = tuple(sums.owned(edge) for edge in ctx.edges)
-        if switches.observers:
-            returned = switches.observed("backward", ctx, douts, ctx.function.backward, {})
-        else:
-            returned = ctx.function.backward(ctx, *douts)
-        dinputs = checks.checked_gradients(ctx, returned)
-        for edge, dinput in zip(ctx.edges, dinputs, strict=True):
-            if edge is None:
-                continue
-            target, index = edge
-            if dinput is not None:
-                fresh = is_fresh(dinput, [*douts, *ctx.saved().values()], dinputs)
-                if isinstance(target, Context):
-                    sums.add(target, index, dinput, fresh)
-                else:
-                    add_to_leaf(target, dinput, fresh)
-            if isinstance(target, Context):
+        _run_backward(ctx, sums)
+        for target, _ in filter(None, ctx.edges):
+            if not target.is_leaf:
                 waiting_for[target] -= 1
                 if waiting_for[target] == 0:
                     ready.append(target)
-        ctx.so_far = ()
         if not retain_graph:
             ctx.release()
 
 
+def _run_backward(ctx: Context, sums: GradientSums) -> None:
+    douts = sums.pop(ctx)
+    if douts is None:  # no gradient has come this far
+        return
+    for index, tensor in (ctx.retained or {}).items():
+        add_to_leaf(tensor, douts, index)
+    ctx.sums = sums
+    if switches.observers:
+        returned = switches.observed("backward", ctx, douts, ctx.function.backward, {})
+    else:
+        returned = ctx.function.backward(ctx, *douts)
+    dinputs = checks.checked_gradients(ctx, returned)
+    del returned  # else the arrays in it would seem to be held by somebody
+    for i, edge in enumerate(ctx.edges):
+        if edge is not None:
+            sums.add(edge, dinputs, i)
+    ctx.sums = None
+    sums.lent.clear()
+
+
 def _count_consumers(root: Context) -> dict[Context, int]:
-    """How many edges lead to each node that `root` depends on; a stack, not recursion: a graph may be 10,000 ops deep."""
-    consumers = {root: 0}
+    """How many edges lead to each node that `root` depends on, `root` first.
+
+    A stack and no recursion: a graph may be 10,000 ops deep.
+    """
+    consumers, changed = {root: 0}, []
     stack = [root]
     while stack:
         ctx = stack.pop()
-        checks.check_usable(ctx)
-        for edge in ctx.edges:
-            if edge is not None and isinstance(edge[0], Context):
-                if edge[0] not in consumers:
-                    consumers[edge[0]] = 0
-                    stack.append(edge[0])
-                consumers[edge[0]] += 1
+        checks.check_not_released(ctx)
+        for target, index in filter(None, ctx.edges):
+            if target.is_leaf:
+                if target.version != index:
+                    changed.append(target)
+                continue
+            if target not in consumers:
+                consumers[target] = 0
+                stack.append(target)
+            consumers[target] += 1
+    if changed:
+        checks.check_not_overwritten(consumers, changed)
     return consumers
-
-
-_tensor_class: Any = None
-
-
-def set_tensor_class(tensor_class: type) -> None:
-    """tensor.py says here what results are wrapped in, as it stands on this file and not the other way round."""
-    global _tensor_class
-    _tensor_class = tensor_class

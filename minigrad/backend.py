@@ -1,19 +1,20 @@
 """Arrays and devices: the one file that knows there is more than NumPy.
 
-The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so one source serves NumPy on the CPU and CuPy on CUDA. Nothing
-here converts silently: arrays move when `to_device` says so, and come back through `to_numpy`.
+The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so one source serves NumPy on the CPU and CuPy
+on CUDA. Nothing here converts silently: arrays move when `to_device` says so, and come back through `to_numpy`.
 
 It also holds what the two libraries do differently (scatter-add) and the random streams, of which there are two kinds:
 
 * `generator()`, one seeded host stream for whatever happens in a fixed order: initial weights, batches, sampling;
-* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that any order of evaluation
-  (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
+* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that any order
+  of evaluation (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
 
 [1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,10 +25,11 @@ DEFAULT_DTYPE = np.dtype(np.float32)
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 _cupy: Any = None
-_cuda_problem: str | None = "not looked for yet"
+_NOT_LOOKED_YET = "not looked for yet"
+_cuda_problem: str | None = _NOT_LOOKED_YET
 
 
-# --- which library, which device ------------------------------------------------------------------------------------------------
+# --- which library, which device -------------------------------------------------------------------------------------
 
 
 def module_of(array: Any) -> Any:
@@ -43,10 +45,29 @@ def module_of(array: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
+    """Is `value` a NumPy or CuPy array? (NumPy's scalars are none.)"""
     return type(value) in _modules or isinstance(value, np.ndarray) or type(value).__module__.split(".")[0] == "cupy"
 
 
-def device_of(array: Array) -> str:
+def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
+    """A number or a nested list as an array; an array as it is, not copied, if it need not be converted.
+
+    Without a dtype, Python floats become float32. Raises TypeError or ValueError for what is no array of numbers.
+    """
+    if isinstance(data, np.generic):  # what NumPy's reductions return
+        data = np.asarray(data)
+    elif not is_array(data):
+        what, data = type(data).__name__, np.asarray(data, dtype)
+        if data.dtype == np.float64 and dtype is None:
+            data = data.astype(DEFAULT_DTYPE)
+        if data.dtype.kind not in "biufc":
+            raise TypeError(f"cannot make a tensor of {what}: its elements are no numbers")
+    if dtype is not None:
+        data = data.astype(dtype, copy=False)
+    return data if device is None else to_device(data, device)
+
+
+def device_of(array: Any) -> str:
     """Where `array` lives: "cpu" or "cuda:0"."""
     if module_of(array) is np:
         return "cpu"
@@ -59,20 +80,23 @@ def cuda_problem() -> str | None:
     "Can be used" is found by trying: CuPy's wheels import without a GPU, and its libraries may be missing with one.
     """
     global _cuda_problem
-    if _cuda_problem == "not looked for yet":
-        try:
-            xp = _load_cupy()
-            if not xp.cuda.is_available():
-                _cuda_problem = "CuPy is installed, but finds no NVIDIA GPU or driver"
-            else:
-                ones = xp.ones((2, 2), dtype=np.float32)
-                (ones @ ones + xp.random.random((2, 2))).sum().item()  # cuBLAS, NVRTC and cuRAND, or an exception
-                _cuda_problem = None
-        except ImportError:
-            _cuda_problem = "CuPy is not installed (pip install -e '.[cuda12]' or '.[cuda13]')"
-        except Exception as error:  # whatever CuPy raises here, the answer is the same: not usable, and why
-            _cuda_problem = f"CuPy is installed, but a first computation failed: {type(error).__name__}: {error}"
+    if _cuda_problem == _NOT_LOOKED_YET:
+        _cuda_problem = _find_cuda_problem()
     return _cuda_problem
+
+
+def _find_cuda_problem() -> str | None:
+    try:
+        xp = _load_cupy()
+        if not xp.cuda.is_available():
+            return "CuPy is installed, but finds no NVIDIA GPU or driver"
+        ones = xp.ones((2, 2), dtype=np.float32)
+        (ones @ ones + xp.random.random((2, 2))).sum().item()  # cuBLAS, NVRTC and cuRAND, or an exception
+        return None
+    except Exception as error:  # whatever it is, the answer is the same: not usable, and why
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return "CuPy is not installed (pip install -e '.[cuda12]' or '.[cuda13]')"
+        return f"CuPy is installed, but a first computation failed: {type(error).__name__}: {error}"
 
 
 def resolve_device(device: str) -> str:
@@ -84,12 +108,33 @@ def resolve_device(device: str) -> str:
         return "cpu"
     if device == "auto":
         return "cuda:0"
-    name, _, index = device.partition(":")
-    if name != "cuda" or not (index.isdigit() or device == "cuda"):
+    name, _, index = str(device).partition(":")
+    if name != "cuda" or not (index.isdecimal() or device == "cuda"):
         raise ValueError(f"unknown device {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    if (problem := cuda_problem()) is not None:
+    problem = cuda_problem()
+    if problem is None and int(index or 0) >= (count := _load_cupy().cuda.runtime.getDeviceCount()):
+        problem = f"this machine has {count} GPU{'s' if count > 1 else ''}, counted from 0"
+    if problem is not None:
         raise RuntimeError(f"device {device!r} cannot be used: {problem}")
-    return f"cuda:{index or 0}"
+    return f"cuda:{int(index or 0)}"
+
+
+def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -> tuple[str | None, np.dtype | None]:
+    """What `x.to(*targets, device=..., dtype=...)` asks for, where each target is a device or a dtype.
+
+    >>> device_and_dtype(("cpu", np.float64), None, None)
+    ('cpu', dtype('float64'))
+    """
+    for target in targets:
+        if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda", "auto"):
+            device = target
+        else:
+            dtype = target
+    try:
+        dtype = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{dtype!r} is neither a device ('cpu', 'cuda', 'cuda:N', 'auto') nor a dtype") from None
+    return None if device is None else resolve_device(device), dtype
 
 
 def to_device(array: Array, device: str) -> Array:
@@ -119,15 +164,15 @@ def _load_cupy() -> Any:
     return _cupy
 
 
-# --- what differs between the libraries ------------------------------------------------------------------------------------------
+# --- what differs between the libraries ------------------------------------------------------------------------------
 
 
 def scatter_add(target: Array, index: Any, values: Any) -> None:
-    """`target[index] += values` in place, where an index that occurs twice is added twice (which `+=` itself does not do)."""
+    """`target[index] += values` in place, where an index that occurs twice is added twice (which `+=` does not do)."""
     module_of(target).add.at(target, index, values)
 
 
-# --- random streams ---------------------------------------------------------------------------------------------------------------
+# --- random streams --------------------------------------------------------------------------------------------------
 
 
 class _RandomState:
@@ -177,6 +222,29 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    manual_seed(state["seed"])
-    _random.streams_used = state["streams_used"]
-    _random.host.bit_generator.state = state["host"]
+    """Go on from what `random_state` returned. Nothing is changed if `state` is not that."""
+    global _random
+    restored = _RandomState(state["seed"])
+    restored.streams_used = int(state["streams_used"])
+    restored.host.bit_generator.state = state["host"]
+    _random = restored
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def blas_threads() -> int:
+    """How many threads matrix products run on. Another number sums in another order, which changes the last bits."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return usable_cores()
+    counts = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return max(counts, default=usable_cores())
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -28,7 +28,7 @@ def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
     Arrays with dimensions decide before those without, and both before Python numbers; a weaker operand counts only where it is of a
     higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which make float32 of integers.
 
-    >>> x, y = promote([np.zeros(3, np.float32), np.float64(2) * np.ones(())])
+    >>> x, y = promote([np.zeros(3, np.float32), np.array(2.0)])
     >>> x.dtype, y.dtype
     (dtype('float32'), dtype('float32'))
     """
@@ -77,23 +77,27 @@ def _rank(dtype: np.dtype) -> int:
 
 def agree(function: Any, operands: list[Any]) -> list[Any]:
     """The operands of an op: on one device (or RuntimeError), and in dtypes that its `dtype_rule` makes agree (or TypeError)."""
-    first = None
+    first, alike = None, True
     for operand in operands:
         kind = type(operand)
         if kind is np.ndarray:
             if first is None:
                 first = operand.dtype
             elif operand.dtype is not first:
-                break
+                alike = False
         elif kind is not float and kind is not int and operand is not None:
             break
-    else:  # the usual case: one dtype, on the CPU
-        if first is None or first.kind == "f" or function.dtype_rule in ("any", "same"):
+    else:  # the usual case: on the CPU, and of one dtype or free to differ
+        rule = function.dtype_rule
+        if rule == "any" or (alike and (first is None or first.kind == "f" or rule == "same")):
             return operands
     return _agree_in_general(function, [x.item() if isinstance(x, np.generic) else x for x in operands])
 
 
 def _agree_in_general(function: Any, operands: list[Any]) -> list[Any]:
+    for operand in operands:
+        if operand is not None and type(operand) not in _SCALARS and not is_array(operand):
+            raise TypeError(f"{op_name(function)}: expected tensors, arrays or numbers, got {type(operand).__name__}")
     arrays = [operand for operand in operands if is_array(operand)]
     devices = list(dict.fromkeys(device_of(array) for array in arrays))
     if len(devices) > 1:

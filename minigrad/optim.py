@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, module_of
+from .backend import Array, device_of, module_of, to_device
 from .tensor import Tensor
 
 
 class Optimizer:
     """Parameters in groups, each group with its own settings ("lr", "weight_decay", ...), and a state per parameter.
 
-    params: tensors, or dictionaries with "params" and settings that differ from the defaults.
+    params: tensors, or dictionaries with "params" and settings that differ from the defaults. Raises ValueError for
+    settings out of range, a parameter given twice, or none at all; TypeError for what is no leaf tensor.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
-        groups = list(params)
-        if not groups:
-            raise ValueError("the optimiser got no parameters")
-        if not isinstance(groups[0], dict):
+        groups: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+        if groups and not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
         for group in groups:
             self.add_param_group(group)
+        if not self._parameters():
+            raise ValueError("the optimiser got no parameters")
 
     def add_param_group(self, group: dict[str, Any]) -> None:
-        """More parameters, with settings of their own. Raises ValueError for a setting that is unknown or a parameter given twice."""
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {', '.join(self.defaults)}")
-        group = {**self.defaults, **group, "params": list(group["params"])}
+        """More parameters, with settings of their own."""
+        self._check_names(group)
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        group = {**self.defaults, **group, "params": params}
         _check_settings(group)
         known = {id(p) for p in self._parameters()}
-        for p in group["params"]:
+        for p in params:
             if not isinstance(p, Tensor) or not p.is_leaf:
-                raise ValueError(f"an optimiser updates leaf tensors, not {type(p).__name__}")
+                what = "the result of an op" if isinstance(p, Tensor) else type(p).__name__
+                raise TypeError(f"an optimiser updates leaf tensors, not {what}")
             if id(p) in known:
                 raise ValueError(f"a parameter of shape {p.shape} is given twice")
             known.add(id(p))
         self.param_groups.append(group)
+
+    def _check_names(self, group: dict[str, Any]) -> None:
+        unknown = set(group) - set(self.defaults) - {"params"}
+        if unknown:
+            known = ", ".join(self.defaults)
+            raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -60,15 +67,16 @@ class Optimizer:
                 position += 1
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `p.data` in place."""
+        """Change `p.data` in place; leave `grad` as it is."""
         raise TypeError(f"{type(self).__name__} must define update")
 
     def zero_grad(self) -> None:
+        """Drop all gradients."""
         for p in self._parameters():
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": {position: {name: array or number}}, "param_groups": settings, with positions in place of parameters}."""
+        """{"state": {position: {name: array or number}}, "param_groups": settings, with positions for parameters}."""
         groups, position = [], 0
         for group in self.param_groups:
             positions = list(range(position, position + len(group["params"])))
@@ -77,24 +85,35 @@ class Optimizer:
         return {"state": {position: dict(state) for position, state in self.state.items()}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over settings and state. Raises ValueError where groups or shapes differ, and then changes nothing."""
+        """Take over settings and state, as copies.
+
+        Raises ValueError where groups, settings or shapes differ, and then changes nothing.
+        """
         groups = state_dict["param_groups"]
         ours, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
         if ours != theirs:
             raise ValueError(f"the optimiser has groups of {ours} parameters, its saved state of {theirs}")
-        parameters = self._parameters()
+        for group in groups:
+            self._check_names(group)
+            _check_settings(group)
+        parameters = dict(enumerate(self._parameters()))
         loaded: dict[int, dict[str, Any]] = {}
-        for key, state in state_dict["state"].items():
-            p = parameters[int(key)]
-            loaded[int(key)] = {}
-            for name, value in state.items():
-                is_moment = getattr(value, "ndim", 0) > 0 or (hasattr(value, "shape") and p.ndim == 0)
-                if is_moment and tuple(value.shape) != p.shape:
-                    raise ValueError(f"saved {name} of parameter {key} has shape {tuple(value.shape)}, the parameter {p.shape}")
-                loaded[int(key)][name] = module_of(p.data).array(value) if is_moment else value
+        for key, saved in state_dict["state"].items():
+            if int(key) not in parameters:
+                raise ValueError(f"the optimiser has {len(parameters)} parameters, its saved state names number {key}")
+            loaded[int(key)] = {name: _loaded(name, value, parameters[int(key)]) for name, value in saved.items()}
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
         self.state = loaded
+
+
+def _loaded(name: str, value: Any, p: Tensor) -> Any:
+    """A number as it is; an array as a copy of p's dtype and on p's device."""
+    if not hasattr(value, "shape"):
+        return value
+    if tuple(value.shape) != p.shape:
+        raise ValueError(f"a saved {name} has shape {tuple(value.shape)}, its parameter {p.shape}")
+    return to_device(value, device_of(p.data)).astype(p.dtype)
 
 
 def _check_settings(group: dict[str, Any]) -> None:
@@ -115,11 +134,16 @@ class SGD(Optimizer):
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    def update(self, p, grad, state, group):
+    def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * p.data
         if group["momentum"]:
-            state["velocity"] = grad = grad + group["momentum"] * state["velocity"] if "velocity" in state else grad.copy()
+            if not state:
+                state["velocity"] = module_of(p.data).zeros_like(p.data)
+            velocity = state["velocity"]
+            velocity *= group["momentum"]
+            velocity += grad
+            grad = velocity
         p.data -= group["lr"] * grad
 
 
@@ -130,8 +154,9 @@ class Adam(Optimizer):
         v <- β2 v + (1 - β2) grad²             the mean square
         p <- p - lr * m̂ / (√v̂ + eps)           m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
 
-    m and v start at 0, so that after t steps their weights add up to only 1 - β^t: m̂ and v̂ correct for that. The step is about lr
-    whatever the scale of the gradients. Kingma & Ba 2015, algorithm 1. weight_decay is added to the gradient (L2).
+    m and v start at 0, so that after t steps their weights add up to only 1 - β^t: m̂ and v̂ correct for that. The step
+    is about lr whatever the scale of the gradients. weight_decay is added to the gradient.
+    Kingma & Ba 2015, algorithm 1.
     """
 
     decoupled = False
@@ -146,7 +171,7 @@ class Adam(Optimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def update(self, p, grad, state, group):
+    def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         xp = module_of(p.data)
         beta1, beta2 = group["betas"]
         lr, decay = group["lr"], group["weight_decay"]
@@ -171,7 +196,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameters directly: p <- p - lr * weight_decay * p, beside the step.
 
-    In Adam the decay would be divided by √v̂ like the gradient, so that weights with large gradients would hardly decay.
+    In Adam the decay is divided by √v̂ like the gradient, so that weights with large gradients hardly decay.
     Loshchilov & Hutter 2019, algorithm 2.
     """
 
@@ -201,21 +226,25 @@ def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: f
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> Array:
-    """Scale all gradients by one factor, so that their global norm sqrt(Σ g²) is at most `max_norm`; returns the norm before.
+    """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`; returns the norm before.
 
-    One factor for all keeps the direction of the step and bounds its length. Nothing is scaled if the norm is not finite.
+    One factor for all keeps the direction of the step and bounds its length. If the norm is not finite nothing is
+    scaled (PyTorch would make all gradients 0 or nan), so that the step can be skipped and looked into.
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
     """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be >= 0, got {max_norm}")
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     gradients = [p.grad for p in tensors if p.grad is not None]
     if not gradients:
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
-    total = xp.sqrt(sum(_sum_of_squares(g) for g in gradients))
-    scale = xp.where(xp.isfinite(total), xp.minimum(1.0, max_norm / (total + 1e-6)), 1.0)
+    total = xp.sqrt(xp.asarray(sum(_sum_of_squares(g) for g in gradients)))
+    is_finite = xp.isfinite(total)
+    scale = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
     for gradient in gradients:
         gradient *= scale.astype(gradient.dtype)
-    return xp.asarray(total)
+    return total
 
 
 def _sum_of_squares(array: Array) -> Array:
@@ -224,21 +253,23 @@ def _sum_of_squares(array: Array) -> Array:
 
 
 class WarmupCosine:
-    """Learning rate: up in a line for `warmup_steps`, then down along half a cosine to `min_ratio` of the peak at `total_steps`.
+    """Learning rate: up in a line for `warmup_steps`, then half a cosine down to `min_ratio` of it at `total_steps`.
 
-    A fresh Adam has poor estimates of the gradients' scale, so that large first steps can do lasting harm: hence the warm-up. Small
-    last steps settle what large ones keep shaking. Loshchilov & Hutter 2017 (SGDR), equation 5; Goyal et al. 2017, section 2.2.
+    A fresh Adam has poor estimates of the gradients' scale, so that large first steps can do lasting harm: hence the
+    warm-up. Small last steps settle what large ones keep shaking. Loshchilov & Hutter 2017 (SGDR), equation 5; Goyal et
+    al. 2017, section 2.2.
 
     Call `step()` after each `optimizer.step()`. Raises ValueError where the warm-up is longer than the whole.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, min_ratio: float = 0.1):
-        if not 0 <= warmup_steps <= total_steps or not 0 <= min_ratio <= 1:
-            raise ValueError(
-                f"warm-up of {warmup_steps} in {total_steps} steps to a ratio of {min_ratio}: needs 0 <= warm-up <= total, 0 <= ratio <= 1"
-            )
-        self.optimizer, self.warmup_steps, self.total_steps, self.min_ratio = optimizer, warmup_steps, total_steps, min_ratio
-        self.peaks: Sequence[float] = [group["lr"] for group in optimizer.param_groups]
+        if not 0 <= warmup_steps <= total_steps:
+            raise ValueError(f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps")
+        if not 0 <= min_ratio <= 1:
+            raise ValueError(f"min_ratio must be in 0..1, got {min_ratio}")
+        self.optimizer, self.min_ratio = optimizer, min_ratio
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.peaks: list[float] = [group["lr"] for group in optimizer.param_groups]
         self.steps_done = 0
         self._set()
 
@@ -256,15 +287,22 @@ class WarmupCosine:
             group["lr"] = peak * self.ratio(self.steps_done)
 
     def step(self) -> None:
+        """On to the next step's learning rate."""
         self.steps_done += 1
         self._set()
 
     def get_last_lr(self) -> list[float]:
+        """The current learning rate of each group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
+        """{"steps_done", "peaks"}; the shape of the schedule is not in it."""
         return {"steps_done": self.steps_done, "peaks": list(self.peaks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps_done, self.peaks = state["steps_done"], state["peaks"]
+        """Go on from there. Raises ValueError where the optimiser has another number of groups."""
+        if len(state["peaks"]) != len(self.optimizer.param_groups):
+            groups = len(self.optimizer.param_groups)
+            raise ValueError(f"{len(state['peaks'])} saved learning rates for {groups} parameter groups")
+        self.steps_done, self.peaks = int(state["steps_done"]), list(state["peaks"])
         self._set()

@@ -1,17 +1,20 @@
 """Mixed precision: matrix products from bfloat16 numbers, sums and weights in float32.
 
-bfloat16 is the upper half of a float32: the same sign and 8 bits of exponent, so the same range (no loss scaling is needed), but 7 bits
-of mantissa instead of 23. It halves memory traffic on hardware that has it. NumPy does not, so here the numbers are *exactly* those of
-bfloat16, kept in float32 arrays: it shows what the precision does to training, not what it does to speed.
+bfloat16 is the upper half of a float32: the same sign and 8 bits of exponent, so the same range (no loss scaling is
+needed), but 7 bits of mantissa instead of 23. It halves memory traffic on hardware that has it. NumPy does not, so here
+the numbers are *exactly* those of bfloat16, kept in float32 arrays: it shows what the precision does to training, not
+what it does to speed.
 
-Weights stay in float32 ("master weights"): at a weight of 1, bfloat16's next number is 1.0078, and steps of 1e-4 would all round to 0.
-Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16 for deep learning training".
+Weights stay in float32 ("master weights"): at a weight of 1, bfloat16's next number is 1.0078, and steps of 1e-4 would
+all round to 0. Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16 for
+deep learning training".
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,48 +25,61 @@ from .backend import Array, is_array, module_of
 
 
 def round_bfloat16(x: Array) -> Array:
-    """float32 rounded to the nearest bfloat16, ties to even, as a float32 array; nan stays nan.
+    """float32 rounded to the nearest bfloat16, ties to even, as a float32 array. Raises TypeError for another dtype.
 
-    Adding just under half of the last kept bit's worth, or exactly half where that bit is odd, carries into it when rounding up is right.
+    A float32's bits, read as an integer, grow with the number. So rounding is adding just under half of the last kept
+    bit's worth (exactly half where that bit is odd, so that a tie becomes even) and cutting off what is below it.
 
     >>> round_bfloat16(np.array([1.0, 1.00390625, 1.01171875, 3.14159265], np.float32))
     array([1.      , 1.      , 1.015625, 3.140625], dtype=float32)
     """
+    if x.dtype != np.float32:
+        raise TypeError(f"round_bfloat16 takes float32, not {x.dtype}")
     xp = module_of(x)
     bits = xp.ascontiguousarray(x).view(xp.uint32)
     last_kept = (bits >> 16) & 1
-    rounded = ((bits + 0x7FFF + last_kept) & 0xFFFF0000).astype(xp.uint32).view(xp.float32).reshape(x.shape)
-    return xp.where(x == x, rounded, x)
+    rounded = ((bits + 0x7FFF + last_kept) & 0xFFFF0000).view(xp.float32).reshape(x.shape)
+    return xp.where(xp.isnan(x), xp.float32(math.nan), rounded)  # a nan's bits could carry into infinity
 
 
 @contextlib.contextmanager
 def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
     """Compute the matrix products of the block, and later their gradients, from bfloat16 numbers.
 
-    Inputs and outputs of matmul, linear, einsum and attention are rounded, as are the gradients that pass through them; the products are
-    summed in float32, and everything else (normalization, softmax, loss, optimiser) stays in float32.
+    Inputs and outputs of matmul, linear, einsum and attention are rounded, and so are the gradients that pass through
+    them; the products are summed in float32, and everything else (normalization, softmax, loss, optimiser) stays there.
     """
     if dtype != "bfloat16":
         raise ValueError(f"autocast knows 'bfloat16', not {dtype!r}")
-    previous, switches.autocast = switches.autocast, rounding_twin if enabled else None
+    previous, switches.autocast = switches.autocast, _rounding if enabled else None
     try:
         yield
     finally:
         switches.autocast = previous
 
 
+def _rounding(textbook: Any, chosen: Any) -> Any:
+    """What runs in place of `chosen`. A fused op runs as its parts, so that their results are rounded in between."""
+    if textbook.compose is not None:
+        return textbook
+    return _rounding_twin(chosen) if textbook.autocast else chosen
+
+
 @functools.cache
-def rounding_twin(function: Any) -> Any:
+def _rounding_twin(function: Any) -> Any:
     """A Function that rounds what goes into and comes out of `function`, forward and backward."""
 
+    @functools.wraps(function.forward)
     def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
         return _round(function.forward(ctx, *[_round(array) for array in arrays], **options))
 
+    @functools.wraps(function.backward)
     def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        return tuple(_round(dinput) for dinput in function.backward(ctx, *[_round(dout) for dout in douts]))
+        ctx.sums = None  # no gradient_so_far: what is in it already must not be rounded
+        return tuple([_round(dinput) for dinput in function.backward(ctx, *[_round(dout) for dout in douts])])
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__, "__module__": function.__module__})
+    return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__})
 
 
 def _round(array: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 
 class Observer:
-    """Something that watches every op (a profiler, an account of memory, a search for NaN) while it is in `observers`."""
+    """What watches every op while it is in `observers`: a profiler, an account of memory, a search for NaN."""
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         """`phase` is "forward" or "backward"; `arrays` are what the Function is about to be given."""
@@ -22,7 +23,7 @@ class Observer:
 
 grad_enabled = True
 kernels: dict[type, type] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
-autocast: Callable[[type], type] | None = None  # makes a rounding Function of a Function; see precision.py
+autocast: Callable[[type, type], type] | None = None  # (textbook, chosen Function) -> the one to run; see precision.py
 observers: list[Observer] = []
 
 
@@ -41,6 +42,11 @@ class no_grad(contextlib.ContextDecorator):
 
     def __init__(self) -> None:
         self._previous: list[bool] = []  # a stack, as one decorated function may call itself
+
+    def __call__(self, function: Any) -> Any:
+        if inspect.isgeneratorfunction(function):  # it would only be called without recording, and run later
+            raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
+        return super().__call__(function)
 
     def __enter__(self) -> None:
         global grad_enabled

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import autograd, backend
 from . import functional as F
-from .backend import DEFAULT_DTYPE, Array, is_array
-from .dtypes import is_floating
+from .backend import Array
+from .dtypes import agree, is_floating
 
 # What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
 _UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
@@ -20,15 +21,16 @@ _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
-    data: array, nested list, number or Tensor. An array is shared, not copied. Python floats become float32, integers int64.
-    grad: after `backward()`, an array of the same shape and dtype, for the leaves that asked for it; adds up until zeroed.
+    data: array, Tensor, number or nested list. An array is shared, not copied; Python floats become float32.
+    grad: after `backward()`, an array of the same shape and dtype, for the leaves that asked for it. Later calls add to
+    it in place until it is zeroed: copy it to keep it.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
         if type(data) is not np.ndarray or dtype is not None or device is not None:
-            data = _as_array(data, dtype, device)
+            data = backend.as_array(_data(data), dtype, device)
         self.data: Array = data
         self.grad: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that made it, None for a leaf
@@ -47,21 +49,24 @@ class Tensor:
     # --- gradients ---
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Compute d self / d leaf for every leaf, into its `.grad`. A tensor that is no scalar needs the `gradient` arriving at it."""
+        """Add d self / d leaf to the `.grad` of every leaf. `gradient` is what arrives here: for a scalar, 1."""
         if not self.requires_grad:
-            raise RuntimeError("backward() on a tensor that depends on no tensor with requires_grad=True")
+            raise RuntimeError("backward() on a tensor computed from none with requires_grad=True, or under no_grad")
         if gradient is None and self.data.size != 1:
-            raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape} pass the gradient of that shape")
-        xp = backend.module_of(self.data)
-        seed = xp.ones_like(self.data) if gradient is None else xp.asarray(_data(gradient), self.dtype)
-        if seed.shape != self.shape:
-            raise RuntimeError(f"backward() got a gradient of shape {seed.shape} for a tensor of shape {self.shape}")
-        autograd.backward(self, seed, retain_graph)
+            raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape} pass the gradient of it")
+        ones = backend.module_of(self.data).ones_like
+        gradient = ones(self.data) if gradient is None else backend.as_array(_data(gradient), self.dtype)
+        if gradient.shape != self.shape or backend.device_of(gradient) != self.device:
+            got, here = (f"shape {x.shape} on {backend.device_of(x)}" for x in (gradient, self.data))
+            raise RuntimeError(f"backward() got a gradient of {got} for a tensor of {here}")
+        autograd.backward(self, gradient, retain_graph)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for a gradient, or stop asking."""
         if requires_grad and not is_floating(self.dtype):
             raise RuntimeError(f"only floating-point tensors can have gradients, not {self.dtype}")
+        if self.grad_fn is not None and not requires_grad:
+            raise RuntimeError("a result of other tensors has a gradient if they have; use detach()")
         self.requires_grad = requires_grad
         return self
 
@@ -70,8 +75,7 @@ class Tensor:
         if self.grad_fn is not None:
             self.grad_fn.retained = {**(self.grad_fn.retained or {}), self.output_index: self}
 
-    def zero_grad(self) -> None:
-        self.grad = None
+    def zero_grad(self) -> None: self.grad = None
 
     # --- leaving the graph ---
 
@@ -89,16 +93,18 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
-            raise TypeError("NumPy would lose this tensor's gradient; use a function of minigrad.functional, or .numpy()")
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
+            raise TypeError("NumPy would lose the gradient of this tensor; use minigrad.functional, or tensor.numpy()")
+        return np.array(self.data, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         name = ufunc.__name__
         if method == "__call__" and not options and name in _UFUNCS:
             return _UFUNCS[name](*inputs)
         if method == "__call__" and not options and name in _COMPARISONS:
-            return Tensor(ufunc(*[x.data if isinstance(x, Tensor) else x for x in inputs]))
-        raise TypeError(f"np.{name} does not record gradients; use F.{name} (minigrad.functional) or tensor.numpy()")
+            return _compare(ufunc, *inputs)
+        name = {"negative": "neg", "absolute": "abs"}.get(name, name)
+        instead = f"F.{name} (minigrad.functional)" if hasattr(F, name) else "a function of minigrad.functional"
+        raise TypeError(f"np.{ufunc.__name__} does not record gradients; use {instead} or tensor.numpy()")
 
     # --- operators ---
 
@@ -117,19 +123,20 @@ class Tensor:
     def __neg__(self) -> Tensor: return F.neg(self)
     def __getitem__(self, index: Any) -> Tensor: return F.getitem(self, index)
 
-    def __eq__(self, other: Any) -> Tensor: return Tensor(self.data == _data(other))  # type: ignore[override]
-    def __ne__(self, other: Any) -> Tensor: return Tensor(self.data != _data(other))  # type: ignore[override]
-    def __lt__(self, other: Any) -> Tensor: return Tensor(self.data < _data(other))
-    def __le__(self, other: Any) -> Tensor: return Tensor(self.data <= _data(other))
-    def __gt__(self, other: Any) -> Tensor: return Tensor(self.data > _data(other))
-    def __ge__(self, other: Any) -> Tensor: return Tensor(self.data >= _data(other))
+    def __eq__(self, other: Any) -> Tensor: return _compare(operator.eq, self, other)  # type: ignore[override]
+    def __ne__(self, other: Any) -> Tensor: return _compare(operator.ne, self, other)  # type: ignore[override]
+    def __lt__(self, other: Any) -> Tensor: return _compare(operator.lt, self, other)
+    def __le__(self, other: Any) -> Tensor: return _compare(operator.le, self, other)
+    def __gt__(self, other: Any) -> Tensor: return _compare(operator.gt, self, other)
+    def __ge__(self, other: Any) -> Tensor: return _compare(operator.ge, self, other)
     __hash__ = object.__hash__
 
     def __bool__(self) -> bool: return bool(self.data)
-    def __float__(self) -> float: return float(self.data)
-    def __int__(self) -> int: return int(self.data)
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
     def __len__(self) -> int: return len(self.data)
     def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
+    def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
 
     # --- methods ---
 
@@ -150,30 +157,23 @@ class Tensor:
     def sqrt(self) -> Tensor: return F.sqrt(self)
     def tanh(self) -> Tensor: return F.tanh(self)
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
-        """This tensor on another device or in another dtype: `x.to("cuda")`, `x.to(np.float64)`; gradients flow through."""
+        """On another device or in another dtype: `x.to("cuda")`, `x.to(np.float64)`; gradients flow through."""
         return F.to(self, *targets, device=device, dtype=dtype)
 
     def __repr__(self) -> str:
-        values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100, edgeitems=3)
-        origin = f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True" if self.requires_grad else ""
-        return f"tensor({values}, dtype={self.dtype}{'' if self.device == 'cpu' else ', device=' + self.device}{origin})"
+        values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100)
+        notes = f", dtype={self.dtype}" + (f", device={self.device}" if self.device != "cpu" else "")
+        if self.requires_grad:
+            notes += f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True"
+        return f"tensor({values}{notes})"
 
 
-def _as_array(data: Any, dtype: Any, device: str | None) -> Array:
-    if isinstance(data, Tensor):
-        data = data.data
-    elif isinstance(data, np.generic):  # what NumPy's reductions return
-        data = np.asarray(data)
-    elif not is_array(data):
-        array = np.asarray(data)
-        if array.dtype == np.float64:  # Python floats
-            array = array.astype(DEFAULT_DTYPE)
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"cannot make a tensor of {type(data).__name__}: its elements are no numbers, or its rows differ in length")
-        data = array
-    if dtype is not None:
-        data = data.astype(dtype, copy=False)
-    return data if device is None else backend.to_device(data, device)
+class _Comparison:
+    dtype_rule = "promote"
+
+
+def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:
+    return Tensor(op(*agree(_Comparison, [_data(x) for x in operands])))
 
 
 def _data(x: Any) -> Any:
@@ -185,4 +185,4 @@ def _unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int | np.integer) else sizes
 
 
-autograd.set_tensor_class(Tensor)
+autograd.tensor_class = Tensor

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from gpt import command_line
-from gpt.pretraining import PretrainingConfig, pretrain
+from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.pretraining import PretrainingConfig, pretrain, run_config
 from gpt.training import TrainingConfig
 
 
@@ -19,24 +17,31 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    _remove_earlier_demo(Path(arguments.out_dir))
+    _forget_earlier_demo(arguments.out_dir)
     trainer = pretrain(_config(arguments.short, arguments.out_dir, arguments.seed), device)
     return 130 if trainer.interrupted else 0
 
 
 def _config(short: bool, out_dir: str, seed: int) -> PretrainingConfig:
     steps = 100 if short else 700
-    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 256, "block_size": 128}
     training = TrainingConfig(
-        max_iters=steps, learning_rate=2e-3, warmup_iters=steps // 10, eval_interval=steps // 5, sample_interval=steps // 10, log_interval=steps // 50
+        max_iters=steps,
+        learning_rate=2e-3,
+        warmup_iters=steps // 10,
+        eval_interval=steps // 5,
+        sample_interval=steps // 10,
+        log_interval=steps // 50,
     )
-    return PretrainingConfig("english", out_dir, vocab_size=1024, batch_size=12, seed=seed, model=model, training=training)
+    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 256, "block_size": 128}
+    return PretrainingConfig(
+        "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by="demo", model=model, training=training
+    )
 
 
-def _remove_earlier_demo(folder: Path) -> None:
-    """Delete what a demo left, and nothing else."""
-    if (folder / "trainer_state.json").exists():
-        shutil.rmtree(folder)
+def _forget_earlier_demo(out_dir: str) -> None:
+    """Make room for this demo where an earlier one was; any other run stays, and is reported by `pretrain`."""
+    if has_checkpoint(out_dir) and run_config(load_state(out_dir), out_dir).made_by == "demo":
+        remove_checkpoint(out_dir)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import sys
 
-from gpt import Tokenizer, command_line, load_checkpoint
+from gpt import Tokenizer, command_line
+from gpt.checkpoint import load_run
+from gpt.progress import progress_bar
+from gpt.run_log import printable
 
 EXAMPLES = """examples:
-  python scripts/generate.py --model runs/demo --prompt "The"
-  python scripts/generate.py --model runs/demo --prompt "The" --temperature 0 --max-new-tokens 50
+  python scripts/generate.py --prompt "The"                       the model that the demo has trained
+  python scripts/generate.py --model runs/book --prompt "It was" --temperature 0 --max-new-tokens 50
 """
 
 
@@ -18,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("--model", default="runs/demo", help="a run's folder")
     add("--prompt", default="The", help="what to continue")
-    add("--max-new-tokens", type=number(0), default=200)
+    add("--max-new-tokens", type=number(0), default=200, help="per text")
     add("--num-samples", type=number(1), default=1, help="texts, written at once")
     add("--temperature", type=float, default=0.8, help="0: always the most likely token")
     add("--top-k", type=number(1), default=None, help="only among the k most likely")
@@ -30,30 +32,24 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model = load_checkpoint(arguments.model).model.to(device)
-    tokenizer = Tokenizer.load(arguments.model)
+    model, tokenizer = load_run(arguments.model)
+    model.to(device)
 
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")
-    stream = arguments.num_samples == 1
-    write = _Writer(tokenizer, arguments.prompt) if stream else None
-    texts = model.generate(
-        [prompt] * arguments.num_samples,
-        arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-        stop_tokens=_stop_tokens(tokenizer, arguments.stop),
-        on_token=write,
-    )
-    if write is not None:
-        write.end()
-    else:
-        for number_of, ids in enumerate(texts, start=1):
-            print(f"--- {number_of} ---\n{tokenizer.decode(prompt + ids, skip_special_tokens=True)}")
+    options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")}
+    options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
+    if arguments.num_samples == 1:
+        writer = _Writer(tokenizer, arguments.prompt)
+        model.generate([prompt], arguments.max_new_tokens, on_token=writer.write, **options)
+        writer.end()
+        return 0
+    with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
+        prompts = [prompt] * arguments.num_samples
+        texts = model.generate(prompts, arguments.max_new_tokens, on_token=lambda _: bar.update(1), **options)
+    for i, ids in enumerate(texts, start=1):
+        print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
     return 0
 
 
@@ -75,10 +71,9 @@ class _Writer:
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         print(prompt, end="", flush=True)
 
-    def __call__(self, tokens: list[int]) -> None:
+    def write(self, tokens: list[int]) -> None:
         if tokens[0] >= 0 and tokens[0] not in self.tokenizer.special_tokens.values():
-            sys.stdout.write(self.decoder.decode(self.tokenizer.decode_bytes(tokens)))
-            sys.stdout.flush()
+            print(printable(self.decoder.decode(self.tokenizer.decode_bytes(tokens))), end="", flush=True)
 
     def end(self) -> None:
         print(self.decoder.decode(b"", final=True))

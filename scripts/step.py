@@ -1,7 +1,7 @@
 """One training step of a GPT whose every array fits on the screen. Run it in a debugger and step into the marked lines.
 
 VS Code: open this file, set a breakpoint at "forward", press F5; F11 steps into a call, F10 over it, Shift+F11 out of it.
-pdb:     python -m pdb scripts/step.py   then: b 33 (a breakpoint), c (go there), s (into), n (over), r (out), p x (print)
+pdb:     python -m pdb scripts/step.py   then: b 31 (a breakpoint), c (go there), s (into), n (over), r (out), p x (print)
 """
 
 import sys

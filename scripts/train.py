@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from gpt import command_line
-from gpt.pretraining import PretrainingConfig, pretrain
+from gpt.checkpoint import load_state
+from gpt.pretraining import PretrainingConfig, pretrain, resume, run_config
 from gpt.training import TrainingConfig
 
 EXAMPLES = """examples:
   python scripts/train.py                                          the built-in English, a small model
   python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
-  python scripts/train.py --init-from resume --out-dir runs/book   go on where it stopped
+  python scripts/train.py --init-from resume --out-dir runs/book   go on where it stopped, with the run's own settings
+  python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     another text, a trained model
 """
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "vocab_size")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("--data", default="english", help="english, shakespeare (a download), or a UTF-8 text file")
     add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
-    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help="resume goes on with the run's own settings")
+    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help="FOLDER: the weights of another run")
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
     add("--n-layer", type=number(1), default=4, help="blocks")
     add("--n-head", type=number(1), default=4, help="attention heads")
@@ -30,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--max-iters", type=number(1), default=1000, help="steps")
     add("--learning-rate", type=float, default=1e-3, help="at its peak")
     add("--warmup-iters", type=number(0), default=50, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.1)
+    add("--weight-decay", type=float, default=0.1, help="per unit of learning rate, of the matrices")
     add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
     add("--eval-interval", type=number(0), default=100, help="steps between validations, each with a checkpoint")
     add("--sample-interval", type=number(0), default=200, help="steps between samples; 0: none")
@@ -40,19 +46,37 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
     device = command_line.set_up(arguments)
-    trainer = pretrain(_config(arguments), device, arguments.init_from)
+    if arguments.init_from == "resume":
+        _refuse_contradictions(given, arguments.out_dir)
+        trainer = resume(arguments.out_dir, device)
+    elif arguments.init_from == "scratch":
+        trainer = pretrain(_config(vars(arguments), [name for name in SHAPE if name != "vocab_size"]), device)
+    else:
+        shape = [name for name in SHAPE if name in given]
+        trainer = pretrain(_config(vars(arguments), shape), device, arguments.init_from)
     return 130 if trainer.interrupted else 0
 
 
-def _config(arguments) -> PretrainingConfig:
-    a = vars(arguments)
-    model = {name: a[name] for name in ("n_layer", "n_head", "n_embd", "block_size", "dropout")}
-    names = ("max_iters", "learning_rate", "warmup_iters", "weight_decay", "grad_clip", "gradient_accumulation_steps")
-    names += ("eval_interval", "sample_interval", "log_interval", "precision")
-    training = TrainingConfig(**{name: a[name] for name in names})
-    run = {name: a[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
-    return PretrainingConfig(**run, model=model, training=training)
+def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
+    """The options as settings; of the model's shape those that are named."""
+    training = {field.name: options[field.name] for field in dataclasses.fields(TrainingConfig) if field.name in options}
+    run = {name: options[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
+    model = {name: options[name] for name in shape}
+    return PretrainingConfig(**run, model=model, training=TrainingConfig(**training))
+
+
+def _refuse_contradictions(given: dict[str, Any], out_dir: str) -> None:
+    """A run goes on as it began: raise ValueError for an option that says otherwise."""
+    run = dataclasses.asdict(run_config(load_state(out_dir), out_dir))
+    settings = {**run, **run["model"], **run["training"]}
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; with "
+                f"others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+            )
 
 
 if __name__ == "__main__":

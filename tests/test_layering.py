@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["minigrad", "gpt", "finetune", "scripts"]  # each may import those before it
 NEVER = {"torch", "jax", "numba", "pickle"}
-MEASURED_AGAINST_TORCH = ("scripts/benchmark.py", "scripts/compare_", "scripts/verify_")
+MEASURED_AGAINST_TORCH = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 
 

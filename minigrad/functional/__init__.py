@@ -5,7 +5,7 @@ One file per family; in each, an op is a class with its formula, forward and bac
 
 from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, tanh
 from .attention import scaled_dot_product_attention
-from .broadcasting import Dims
+from .broadcasting import Dims as Dims
 from .conversion import to
 from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, where
 from .fused import linear_gelu
@@ -24,4 +24,12 @@ from .reduction import cumsum, logsumexp, max, mean, min, sum, var
 from .shape import cat, expand, flip, pad, permute, reshape, split, squeeze, stack, transpose, tril, triu, unsqueeze
 from .stochastic import dropout
 
-__all__ = [name for name in dir() if not name.startswith("_") and name != "Dims"]
+__all__ = [  # fmt: skip
+    "abs", "add", "binary_cross_entropy_with_logits", "cat", "clip", "cross_entropy", "cumsum", "div", "dropout",
+    "einsum", "embedding", "erf", "exp", "expand", "flip", "gather", "gelu", "getitem", "kl_div", "layer_norm",
+    "linear", "linear_cross_entropy", "linear_gelu", "log", "log_softmax", "logsigmoid", "logsumexp",
+    "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mse_loss", "mul", "neg", "nll_loss",
+    "pad", "permute", "pow", "relu", "reshape", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu",
+    "softmax", "split", "sqrt", "squeeze", "stack", "sub", "sum", "tanh", "to", "transpose", "tril", "triu",
+    "unsqueeze", "var", "where",
+]

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class Relu(Function):
-    """out = max(x, 0);  dx = dout where x > 0."""
+    """out = max(x, 0);  dx = dout where something came out, 0 elsewhere (at the kink, x = 0, too)."""
 
     @staticmethod
     def forward(ctx, x):
-        ctx.x = x
-        return module_of(x).maximum(x, 0)
+        ctx.out = out = module_of(x).maximum(x, 0)
+        return out
 
     @staticmethod
     def backward(ctx, dout):
-        return (dout * (ctx.x > 0),)
+        return (module_of(dout).where(ctx.out <= 0, 0, dout),)
 
 
 class Tanh(Function):
@@ -154,7 +154,8 @@ class Softmax(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
-        exps = module_of(x).exp(x - x.max(axis=dim, keepdims=True) if x.size else x)
+        largest = x.max(axis=dim, keepdims=True) if x.size else 0
+        exps = module_of(x).exp(x - largest)
         ctx.out = out = exps / exps.sum(axis=dim, keepdims=True)
         return out
 
@@ -181,6 +182,7 @@ class LogSoftmax(Function):
 
 
 def log_softmax_of_array(x, dim):
+    """x - ln Σ e^x of an array, with the largest x taken out first, as in Softmax."""
     if x.size == 0:
         return x + 0
     xp = module_of(x)
@@ -195,9 +197,13 @@ def relu(x: Tensor) -> Tensor:
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """x Φ(x), exactly ("none") or in the form that GPT-2 was trained with ("tanh")."""
-    if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    check_approximate("gelu", approximate)
     return Gelu.apply(x, approximate=approximate)
+
+
+def check_approximate(op: str, approximate: str) -> None:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{op}: approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
 def silu(x: Tensor) -> Tensor:
@@ -226,8 +232,13 @@ def erf(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
-    """e^x, scaled to sum to 1 along `dim`."""
-    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim)) if x.ndim else Softmax.apply(x, dim=None)
+    """e^x, scaled to sum to 1 along `dim`. A row of -inf only has no softmax: nan, as in PyTorch.
+
+    >>> import numpy as np
+    >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
+    array([[0.125, 0.25 , 0.625]])
+    """
+    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim) if x.ndim else None)
 
 
 def log_softmax(x: Tensor, dim: int) -> Tensor:

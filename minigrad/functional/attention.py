@@ -8,11 +8,11 @@ This is the form that materialises the T x S matrix of weights, so that you can 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .broadcasting import unbroadcast
+from .broadcasting import array_of, check_broadcastable, check_floating, unbroadcast
 from .stochastic import check_probability, keep_scale
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def scaled_dot_product_attention(
     keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. Raises ValueError for shapes that do not fit.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
-    _check_shapes(query, key, value)
+    _check_fit(query, key, value, array_of(attn_mask))
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
@@ -123,10 +123,20 @@ def scaled_dot_product_attention(
     return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
+    op = "scaled_dot_product_attention"
+    check_floating(op, q)
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise ValueError(
-            f"scaled_dot_product_attention: query {q.shape}, key {k.shape} and value {v.shape} do not fit as (..., T, D), (..., S, D), (..., S, Dv)"
+            f"{op}: query {q.shape}, key {k.shape} and value {v.shape} do not fit as (..., T, D), (..., S, D) and (..., S, Dv)"
         )
-    if len({q.dtype, k.dtype, v.dtype}) > 1:
-        raise TypeError(f"scaled_dot_product_attention: cannot mix {q.dtype}, {k.dtype} and {v.dtype}; convert with .to(dtype)")
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"{op}: cannot mix {q.dtype}, {k.dtype} and {v.dtype}; convert with .to(dtype)")
+    lead = check_broadcastable(f"{op} (leading axes)", q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    if mask is None:
+        return
+    if mask.dtype.kind != "b" and mask.dtype != q.dtype:
+        raise TypeError(f"{op}: attn_mask must be boolean (True: attend) or {q.dtype} (added to the scores), not {mask.dtype}")
+    scores = (*lead, q.shape[-2], k.shape[-2])
+    if check_broadcastable(f"{op} (attn_mask and scores)", mask.shape, scores)[-2:] != scores[-2:]:
+        raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {scores[-2]} queries and {scores[-1]} keys")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from ..backend import Array
+from ..dtypes import is_floating
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -24,12 +27,33 @@ def array_of(x: Any) -> Any:
     return x.data if hasattr(x, "requires_grad") else x
 
 
+def check_floating(op: str, x: Any) -> None:
+    """Raise TypeError for integers and booleans."""
+    if not is_floating(x.dtype):
+        raise TypeError(f"{op}: needs floating point, got {x.dtype}; convert with .to(np.float32)")
+
+
+def check_boolean(op: str, mask: Any) -> None:
+    """Raise TypeError for a mask that is no tensor or array of booleans."""
+    dtype = getattr(mask, "dtype", None)
+    if dtype is None or dtype.kind != "b":
+        found = type(mask).__name__ if dtype is None else dtype
+        raise TypeError(f"{op}: the mask must be boolean, got {found}; compare, as in x > 0, to make one")
+
+
+def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `shapes` broadcast to. Raises ValueError if there is none."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(f"{op}: shapes {' and '.join([str(s) for s in shapes])} cannot be broadcast together") from None
+
+
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     """Sum `dout` down to `shape`: where forward repeated a value, backward adds up what all its copies received.
 
     A (3,) bias added to a (2, 3) activation was used by both rows:
 
-    >>> import numpy as np
     >>> unbroadcast(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), (3,))
     array([11., 22., 33.])
     >>> unbroadcast(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), (2, 1))
@@ -46,25 +70,34 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
 def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
     """`dim` as a sorted tuple of axes >= 0; None and () mean all of them.
 
-    Raises IndexError for an axis that does not exist, ValueError for one named twice.
+    Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for what is no integer.
+
+    >>> normalize_dims("sum", -1, 3), normalize_dims("sum", (2, 0), 3), normalize_dims("sum", None, 3)
+    ((2,), (0, 2), (0, 1, 2))
     """
     if dim is None:
         return tuple(range(ndim))
-    dims = (dim,) if not isinstance(dim, Sequence) else tuple(dim)
-    if not dims:
-        return tuple(range(ndim))
-    axes = tuple(normalize_dim(op, d, ndim) for d in dims)
+    dims = dim if isinstance(dim, tuple | list) else (dim,)
+    axes = sorted([normalize_dim(op, d, ndim) for d in dims])
     if len(set(axes)) < len(axes):
-        raise ValueError(f"{op}: dim {dims} names an axis twice")
-    return tuple(sorted(axis for axis in axes if axis < ndim))
+        raise ValueError(f"{op}: dim {dim} names an axis twice")
+    return tuple(axes) if axes and ndim else tuple(range(ndim))
 
 
-def normalize_dim(op: str, dim: int, ndim: int) -> int:
+def normalize_dim(op: str, dim: Any, ndim: int) -> int:
     """`dim` counted from the front. A tensor of no dimensions accepts 0 and -1, as in PyTorch."""
+    if type(dim) is not int:
+        dim = _integer(op, dim)
     size = ndim or 1
     if not -size <= dim < size:
         raise IndexError(f"{op}: dim {dim} does not exist in a tensor of {ndim} dimensions; it must be {-size}..{size - 1}")
     return dim % size
+
+
+def _integer(op: str, dim: Any) -> int:
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
+        raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")
+    return int(dim)
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:

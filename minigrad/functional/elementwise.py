@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import module_of
-from ..dtypes import promote
-from .broadcasting import Operand, shape_of, unbroadcast
+from ..backend import is_array, module_of
+from ..dtypes import promote, result_type
+from .broadcasting import Operand, check_boolean, shape_of, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -77,7 +78,9 @@ class Div(Function):
     def forward(ctx, x, y):
         ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
         ctx.y = y
-        ctx.out = out = x / y
+        out = x / y
+        if ctx.needs_grad[1]:
+            ctx.out = out
         return out
 
     @staticmethod
@@ -110,22 +113,24 @@ class Pow(Function):
     @staticmethod
     def forward(ctx, x, y):
         ctx.x, ctx.y = x, y
-        ctx.out = out = x**y
+        out = x**y
+        if ctx.needs_grad[1]:
+            ctx.out = out
         return out
 
     @staticmethod
     def backward(ctx, dout):
-        x, y, out = ctx.x, ctx.y, ctx.out
+        x, y = ctx.x, ctx.y
         xp = module_of(dout)
         dx = dy = None
         if ctx.needs_grad[0]:
-            safe_y = xp.where(xp.asarray(y) == 0, 1, y)  # 0 * 0^-1 would be nan
-            slope = xp.where(xp.asarray(y) == 0, 0, y * x ** (safe_y - 1))
-            dx = unbroadcast(dout * slope, shape_of(x))
+            # 0 instead of y - 1 where y is 0, as 0 * 0^-1 would be nan
+            below = xp.where(y == 0, 0, y - 1) if is_array(y) else y - 1 if y else 0
+            dx = unbroadcast(dout * (y * x**below), shape_of(x))
         if ctx.needs_grad[1]:
-            flat = (xp.asarray(x) == 0) & (xp.asarray(y) >= 0)
-            log_x = xp.log(xp.where(flat, 1, x))
-            dy = unbroadcast(dout * xp.where(flat, 0, out * log_x), shape_of(y))
+            x = xp.asarray(x, dout.dtype)
+            flat = (x == 0) & (y >= 0)
+            dy = unbroadcast(xp.where(flat, 0, dout * ctx.out * xp.log(xp.where(flat, 1, x))), shape_of(y))
         return dx, dy
 
 
@@ -184,7 +189,8 @@ class Abs(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return (dout * module_of(dout).sign(ctx.x),)
+        xp = module_of(dout)
+        return (xp.where(ctx.x > 0, dout, xp.where(ctx.x < 0, -dout, 0)),)
 
 
 class Maximum(Function):
@@ -195,11 +201,11 @@ class Maximum(Function):
     @staticmethod
     def forward(ctx, x, y):
         ctx.x, ctx.y = x, y
-        return module_of(x if shape_of(x) else y).maximum(x, y)
+        return module_of(x if is_array(x) else y).maximum(x, y)
 
     @staticmethod
     def backward(ctx, dout):
-        return _to_winner(ctx, dout, loses=ctx.x < ctx.y)
+        return _to_winner(ctx, dout, x_wins=ctx.x > ctx.y, y_wins=ctx.y > ctx.x)
 
 
 class Minimum(Function):
@@ -210,21 +216,19 @@ class Minimum(Function):
     @staticmethod
     def forward(ctx, x, y):
         ctx.x, ctx.y = x, y
-        return module_of(x if shape_of(x) else y).minimum(x, y)
+        return module_of(x if is_array(x) else y).minimum(x, y)
 
     @staticmethod
     def backward(ctx, dout):
-        return _to_winner(ctx, dout, loses=ctx.x > ctx.y)
+        return _to_winner(ctx, dout, x_wins=ctx.x < ctx.y, y_wins=ctx.y < ctx.x)
 
 
-def _to_winner(ctx, dout, loses):
-    """`loses` is True where x is not the result. A nan beats and loses to nothing, so both get dout, as in PyTorch."""
+def _to_winner(ctx, dout, x_wins, y_wins):
+    """Where one is nan, neither wins: both get dout, as in PyTorch."""
     xp = module_of(dout)
-    ties = ctx.x == ctx.y
-    wins = ~(loses | ties) & (ctx.x == ctx.x) & (ctx.y == ctx.y)
-    share = xp.where(ties, dout / 2, dout)
-    dx = unbroadcast(xp.where(loses, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None
-    dy = unbroadcast(xp.where(wins, 0, share), shape_of(ctx.y)) if ctx.needs_grad[1] else None
+    share = xp.where(ctx.x == ctx.y, dout / 2, dout)
+    dx = unbroadcast(xp.where(y_wins, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None
+    dy = unbroadcast(xp.where(x_wins, 0, share), shape_of(ctx.y)) if ctx.needs_grad[1] else None
     return dx, dy
 
 
@@ -235,7 +239,8 @@ class Where(Function):
     def forward(ctx, condition, x, y):
         x, y = promote([x, y])
         ctx.condition, ctx.x_shape, ctx.y_shape = condition, shape_of(x), shape_of(y)
-        return module_of(condition).where(condition, x, y)
+        out = module_of(condition).where(condition, x, y)
+        return out if is_array(x) or is_array(y) else out.astype(result_type([x, y]))
 
     @staticmethod
     def backward(ctx, dout):
@@ -255,13 +260,13 @@ class Clip(Function):
         ctx.x, ctx.low, ctx.high = x, low, high
         xp = module_of(x)
         out = x if low is None else xp.maximum(x, low)
-        return +out if high is None else xp.minimum(out, high)
+        return out if high is None else xp.minimum(out, high)
 
     @staticmethod
     def backward(ctx, dout):
         x, xp = ctx.x, module_of(dout)
-        low = -float("inf") if ctx.low is None else ctx.low
-        high = float("inf") if ctx.high is None else ctx.high
+        low = -math.inf if ctx.low is None else ctx.low
+        high = math.inf if ctx.high is None else ctx.high
         dx = dlow = dhigh = None
         if ctx.needs_grad[0]:
             dx = unbroadcast(xp.where((low <= x) & (x <= high), dout, 0), x.shape)
@@ -333,7 +338,13 @@ def minimum(x: Operand, y: Operand) -> Tensor:
 
 
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:
-    """x where `condition` (boolean) is True, y elsewhere; all three broadcast."""
+    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError for a condition that is not boolean.
+
+    >>> import numpy as np
+    >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data
+    array([ 1., -1.,  3.])
+    """
+    check_boolean("where", condition)
     return Where.apply(condition, x, y)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..autograd import Function
-from .activation import gelu
-from .linalg import linear
+from .activation import check_approximate, gelu
+from .linalg import check_linear, linear
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -22,4 +22,6 @@ class LinearGelu(Function):
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
     """gelu(linear(x, weight, bias)): the first half of a transformer's feed-forward network."""
+    check_linear("linear_gelu", x, weight, bias)
+    check_approximate("linear_gelu", approximate)
     return LinearGelu.apply(x, weight, bias, approximate=approximate)

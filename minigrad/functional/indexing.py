@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import Function
-from ..backend import Array, module_of, scatter_add, to_numpy
-from .broadcasting import Operand, array_of, normalize_dim
-from .elementwise import where
+from ..backend import is_array, module_of, scatter_add
+from .broadcasting import array_of, check_boolean, normalize_dim, shape_of
+from .elementwise import Where
+from .shape import reshape
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -33,13 +34,13 @@ class Getitem(Function):
         return (dx,)
 
 
-def _picks_once(index: Any) -> bool:
-    """Slices, numbers, None and masks name each element at most once; lists and integer arrays may repeat one."""
+_PICKS_ONCE = (int, np.integer, slice, type(None), type(Ellipsis))
+
+
+def _picks_once(index):
+    """Can `index` name no element twice? True of numbers, slices and masks; lists and arrays of integers may repeat one."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(
-        part is None or part is Ellipsis or isinstance(part, slice | int | np.integer) or getattr(part, "dtype", None) == bool
-        for part in parts
-    )
+    return all([isinstance(part, _PICKS_ONCE) or getattr(part, "dtype", None) == "bool" for part in parts])
 
 
 class Gather(Function):
@@ -47,21 +48,22 @@ class Gather(Function):
 
     @staticmethod
     def forward(ctx, x, index, dim):
-        ctx.shape, ctx.where = x.shape, _full_index(index, dim)
-        return x[ctx.where]
+        ctx.shape, ctx.places = x.shape, _places(index, dim)
+        return x[ctx.places]
 
     @staticmethod
     def backward(ctx, dout):
         dx = module_of(dout).zeros(ctx.shape, dout.dtype)
-        scatter_add(dx, ctx.where, dout)
+        # out = x[places]
+        scatter_add(dx, ctx.places, dout)
         return dx, None
 
 
-def _full_index(index: Array, dim: int) -> tuple[Array, ...]:
-    """One index array per axis: `index` itself along `dim`, each element's own place along the others."""
-    xp = module_of(index)
-    own_place = xp.meshgrid(*(xp.arange(n) for n in index.shape), indexing="ij", copy=False) if index.ndim else []
-    return tuple(index if axis == dim else own_place[axis] for axis in range(index.ndim))
+def _places(index, dim):
+    """An index array per axis: `index` itself along `dim`; 0, 1, 2, ... along the others, so shaped that they broadcast to a grid."""
+    xp, axes = module_of(index), range(index.ndim)
+    grid = [xp.arange(n).reshape([-1 if other == axis else 1 for other in axes]) for axis, n in enumerate(index.shape)]
+    return tuple([index if axis == dim else grid[axis] for axis in axes])
 
 
 class Embedding(Function):
@@ -84,59 +86,88 @@ class Embedding(Function):
         if ctx.padding_idx is not None:
             dout = dout * (ctx.ids != ctx.padding_idx)[..., None]
         # out = weight[ids]
-        scatter_add(dweight, ctx.ids.reshape(-1), dout.reshape(-1, ctx.shape[1]))
+        scatter_add(dweight, ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1]))
         return None, dweight
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index], with all that NumPy's indexing knows: numbers, slices, None, ..., masks and arrays of integers."""
-    parts = tuple(array_of(part) for part in _as_tuple(index))
-    return Getitem.apply(x, index=parts if isinstance(index, tuple) else parts[0])
+    """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
 
-
-def _as_tuple(index: Any) -> tuple[Any, ...]:
-    return index if isinstance(index, tuple) else (index,)
+    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis first.
+    """
+    return Getitem.apply(x, index=tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index))
 
 
 def gather(x: Tensor, dim: int, index: Any) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
-    Raises IndexError for an index outside the axis.
+    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than x).
+
+    >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
+    >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
+    array([[-2.3],
+           [-1.6]])
     """
-    axis = normalize_dim("gather", dim, x.ndim)
-    array = array_of(index)
-    if array.ndim != x.ndim:
-        raise ValueError(f"gather: index has {array.ndim} dimensions, the tensor {x.ndim}")
-    check_indices("gather", array, x.shape[axis] if x.ndim else 1, f"axis {axis}")
-    return Gather.apply(x, array, dim=axis)
+    axis, index = normalize_dim("gather", dim, x.ndim), array_of(index)
+    check_indices("gather", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
+    if x.ndim <= 1 and index.ndim <= 1:  # a number counts as a vector of length 1, as in PyTorch
+        out = Gather.apply(x if x.ndim else reshape(x, (1,)), index.reshape(-1), dim=0)
+        return out if index.ndim else reshape(out, ())
+    if index.ndim != x.ndim or any([n > m and i != axis for i, (n, m) in enumerate(zip(index.shape, x.shape))]):
+        raise ValueError(f"gather: an index of shape {index.shape} does not fit a tensor of shape {x.shape} along dim {axis}")
+    return Gather.apply(x, index, dim=axis)
 
 
-def masked_fill(x: Tensor, mask: Any, value: Operand) -> Tensor:
-    """x with `value` where the boolean `mask` is True."""
-    return where(mask, value, x)
+def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
+    """x with `value`, a number or a tensor of one element, where the boolean `mask` is True; in x's dtype.
+
+    >>> masked_fill(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[False, True], [False, False]]), float("-inf")).data
+    array([[  1., -inf],
+           [  3.,   4.]])
+    """
+    if shape_of(value) != ():
+        raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
+    check_boolean("masked_fill", mask)
+    return Where.apply(mask, value.to(x.dtype) if hasattr(value, "requires_grad") else x.dtype.type(value).item(), x)
 
 
 def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """The rows `ids` of `weight` (V, C); the row `padding_idx` learns nothing.
 
     Raises IndexError for an id outside 0..V-1; TypeError for ids that are not integers.
+
+    >>> embedding(np.array([2, 0, 2]), np.array([[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]])).data
+    array([[2. , 2.1],
+           [0. , 0.1],
+           [2. , 2.1]])
     """
-    array = array_of(ids)
-    check_indices("embedding", array, weight.shape[0], "the vocabulary")
-    return Embedding.apply(array, weight, padding_idx=padding_idx % weight.shape[0] if padding_idx is not None else None)
+    ids = array_of(ids)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight must be (vocabulary, features), got shape {weight.shape}")
+    size = weight.shape[0]
+    check_indices("embedding", ids, size, "the vocabulary")
+    if padding_idx is not None and not -size <= padding_idx < size:
+        raise IndexError(f"embedding: padding_idx {padding_idx} is outside the vocabulary of {size}")
+    return Embedding.apply(ids, weight, padding_idx=None if padding_idx is None else padding_idx % size)
 
 
-def check_indices(op: str, indices: Array, size: int, what: str) -> None:
+def check_integers(op: str, indices: Any) -> None:
+    """Raise TypeError for what is no array of integers."""
+    if not is_array(indices) or indices.dtype.kind not in "iu":
+        found = indices.dtype if is_array(indices) else type(indices).__name__
+        raise TypeError(f"{op}: indices must be a tensor or an array of integers, got {found}")
+
+
+def check_indices(op: str, indices: Any, size: int, what: str) -> None:
     """Raise IndexError for an index outside 0..size-1, which NumPy would take from the end and CuPy wrap around.
 
     On a GPU nothing is checked, as looking would wait for it: there, ids are checked on the host, where batches are made.
     """
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"{op}: indices must be integers, got {indices.dtype}")
+    check_integers(op, indices)
     if not isinstance(indices, np.ndarray) or indices.size == 0:
         return
     lowest, highest = indices.min(), indices.max()
     if lowest < 0 or highest >= size:
         wrong = lowest if lowest < 0 else highest
-        place = tuple(int(i) for i in np.argwhere(to_numpy(indices) == wrong)[0])
+        place = tuple(int(i) for i in np.argwhere(indices == wrong)[0])
         raise IndexError(f"{op}: index {wrong} at {place} is outside 0..{size - 1} of {what}")

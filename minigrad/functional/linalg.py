@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of
-from .broadcasting import unbroadcast
+from .broadcasting import check_broadcastable, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -64,20 +65,20 @@ class Linear(Function):
             ctx.weight = weight
         if ctx.needs_grad[1]:
             ctx.x = x
-        out = x.reshape(-1, x.shape[-1]) @ weight.T
+        out = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ weight.T
         if bias is not None:
             out += bias
         return out.reshape(*x.shape[:-1], weight.shape[0])  # (..., O)
 
     @staticmethod
     def backward(ctx, dout):
-        dout = dout.reshape(-1, dout.shape[-1])  # (N, O)
+        dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
         if ctx.needs_grad[0]:
             dx = (dout @ ctx.weight).reshape(ctx.x_shape)
         if ctx.needs_grad[1]:
-            dweight = dout.T @ ctx.x.reshape(-1, ctx.x_shape[-1])
+            dweight = dout.T @ ctx.x.reshape(len(dout), ctx.x_shape[-1])
         if ctx.needs_grad[2]:
             dbias = dout.sum(axis=0)
         return dx, dweight, dbias
@@ -97,50 +98,57 @@ class Einsum(Function):
     @staticmethod
     def forward(ctx, *operands, terms, out):
         ctx.operands, ctx.terms, ctx.out = operands, terms, out
-        return module_of(operands[0]).einsum(",".join(terms) + "->" + out, *operands)
+        return module_of(operands[0]).einsum(",".join(terms) + "->" + out, *operands, optimize=True)
 
     @staticmethod
     def backward(ctx, dout):
-        return tuple(
-            _einsum_gradient(ctx, dout, which) if ctx.needs_grad[which] else None for which in range(len(ctx.operands))
-        )
+        return tuple([_einsum_gradient(ctx, dout, i) if ctx.needs_grad[i] else None for i in range(len(ctx.operands))])
 
 
 def _einsum_gradient(ctx, dout, which):
     xp = module_of(dout)
     operand, term = ctx.operands[which], ctx.terms[which]
-    others = [i for i in range(len(ctx.terms)) if i != which]
-    unique = "".join(dict.fromkeys(term))
-    sizes = dict(zip(term, operand.shape, strict=True))
-    known = [c for c in unique if c in ctx.out or any(c in ctx.terms[i] for i in others)]
-    inputs = ",".join([ctx.out, *(ctx.terms[i] for i in others)])
-    gradient = xp.einsum(inputs + "->" + "".join(known), dout, *(ctx.operands[i] for i in others))
-    gradient = gradient.reshape([sizes[c] if c in known and gradient.shape[known.index(c)] != 1 else 1 for c in unique])
-    gradient = xp.broadcast_to(gradient, [sizes[c] for c in unique])
-    if len(unique) == len(term):
+    other_terms = [other for i, other in enumerate(ctx.terms) if i != which]
+    others = [other for i, other in enumerate(ctx.operands) if i != which]
+    # out = einsum("term,other->out", operand, other)
+    letters = "".join(dict.fromkeys(term))
+    known = [c for c in letters if c in ctx.out + "".join(other_terms)]
+    gradient = xp.einsum(",".join([ctx.out, *other_terms]) + "->" + "".join(known), dout, *others, optimize=True)
+    # Letters that occur nowhere else are repeated; an axis of length 1 that met a longer one is summed.
+    sizes = dict(zip(term, operand.shape))
+    gradient = gradient.reshape([gradient.shape[known.index(c)] if c in known else 1 for c in letters])
+    gradient = unbroadcast(gradient, tuple([1 if sizes[c] == 1 else n for c, n in zip(letters, gradient.shape)]))
+    gradient = xp.broadcast_to(gradient, [sizes[c] for c in letters])
+    if len(letters) == len(term):
         return gradient
     dx = xp.zeros(operand.shape, dout.dtype)
-    grid = dict(zip(unique, xp.meshgrid(*(xp.arange(sizes[c]) for c in unique), indexing="ij"), strict=True))
-    dx[tuple(grid[c] for c in term)] = gradient
+    places = dict(zip(letters, xp.meshgrid(*[xp.arange(sizes[c]) for c in letters], indexing="ij")))
+    dx[tuple([places[c] for c in term])] = gradient
     return dx
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y. Raises ValueError where the inner sizes differ, TypeError where the dtypes do."""
+    """x @ y. Raises ValueError where the inner sizes differ or the batches do not fit, TypeError where the dtypes differ."""
     if x.ndim == 0 or y.ndim == 0:
-        raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}")
+        raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         raise ValueError(f"matmul: the inner sizes of shapes {x.shape} and {y.shape} differ")
+    if x.ndim > 2 and y.ndim > 2 and x.shape[:-2] != y.shape[:-2]:
+        check_broadcastable("matmul (leading axes)", x.shape[:-2], y.shape[:-2])
     return Matmul.apply(x, y)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weightᵀ + bias, with x (..., I), weight (O, I), bias (O). Raises ValueError where the sizes do not fit."""
-    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: input of shape {x.shape} does not fit weight (out, in) of shape {weight.shape}")
-    if bias is not None and bias.shape != (weight.shape[0],):
-        raise ValueError(f"linear: bias of shape {bias.shape} does not fit {weight.shape[0]} outputs")
+    check_linear("linear", x, weight, bias)
     return Linear.apply(x, weight, bias)
+
+
+def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"{op}: input of shape {x.shape} does not fit a weight (out, in) of shape {weight.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{op}: bias of shape {bias.shape} does not fit {weight.shape[0]} outputs")
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
@@ -148,30 +156,47 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
 
     Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does not fit.
     """
-    terms, out = _parse(equation.replace(" ", ""), [x.ndim for x in operands])
+    terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
     return Einsum.apply(*operands, terms=terms, out=out)
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def _parse(equation: str, ndims: list[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with "..." spelled out in letters that are not in use."""
+def _parse(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with "..." spelled out in letters that are not in use.
+
+    >>> _parse("...ij,jk", [(5, 2, 3), (3, 4)])
+    (['aij', 'jk'], 'aik')
+    """
     left, arrow, out = equation.partition("->")
     terms = left.split(",")
-    if len(terms) != len(ndims):
-        raise ValueError(f"einsum: {equation!r} is for {len(terms)} operands, got {len(ndims)}")
-    spare = [c for c in _LETTERS if c not in equation]
-    hidden = []
-    for term, ndim in zip(terms, ndims, strict=True):
-        named = len(term.replace("...", ""))
-        if named > ndim or (named < ndim and "..." not in term):
-            raise ValueError(f"einsum: {term!r} does not describe an operand of {ndim} dimensions")
-        hidden.append(ndim - named if "..." in term else 0)
-    longest = max(hidden)
-    ellipsis = "".join(spare[:longest])
-    full = [term.replace("...", ellipsis[longest - n :]) for term, n in zip(terms, hidden, strict=True)]
-    if not arrow:  # implicit: the leading axes, then each letter that occurs once, in alphabetical order
-        letters = left.replace("...", "").replace(",", "")
-        return full, ellipsis + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    return full, out.replace("...", ellipsis)
+    if len(terms) != len(shapes):
+        raise ValueError(f"einsum: {equation!r} is for {len(terms)} operands, got {len(shapes)}")
+    hidden = []  # how many axes the "..." of each term stands for
+    for term, shape in zip(terms, shapes):
+        named = term.replace("...", "", 1)
+        if not set(named) <= set(_LETTERS):
+            raise ValueError(f"einsum: {term!r} is not made of letters and one '...'")
+        if len(named) > len(shape) or (len(named) < len(shape) and "..." not in term):
+            raise ValueError(f"einsum: {term!r} does not describe an operand of shape {shape}")
+        hidden.append(len(shape) - len(named))
+    ellipsis = "".join([c for c in _LETTERS if c not in equation][: max(hidden)])
+    full = [term.replace("...", ellipsis[len(ellipsis) - n :]) for term, n in zip(terms, hidden)]
+    if arrow:
+        out = out.replace("...", ellipsis)
+    else:  # the leading axes, then each letter that occurs once, in alphabetical order
+        out = ellipsis + "".join(sorted([c for c in _LETTERS if left.count(c) == 1]))
+    _check_letters(equation, full, out, shapes)
+    return full, out
+
+
+def _check_letters(equation: str, terms: list[str], out: str, shapes: list[tuple[int, ...]]) -> None:
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes):
+        for letter, size in zip(term, shape):
+            if sizes.setdefault(letter, size) != size and 1 not in (size, sizes[letter]):
+                raise ValueError(f"einsum: {equation!r} gives one name to axes of lengths {sizes[letter]} and {size}")
+            sizes[letter] = max(size, sizes[letter]) if size and sizes[letter] else 0
+    if not set(out) <= set(sizes) or len(set(out)) < len(out):
+        raise ValueError(f"einsum: the result of {equation!r} must name axes of the operands, each once")

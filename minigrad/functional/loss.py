@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import module_of
+from ..backend import Array, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .broadcasting import array_of
+from .broadcasting import array_of, check_floating
 from .elementwise import exp, log, where
-from .indexing import check_indices, gather
-from .linalg import linear
+from .indexing import check_indices, check_integers, gather
+from .linalg import check_linear, linear
 from .reduction import mean as mean_of
 from .reduction import sum as sum_of
-from .shape import reshape
+from .shape import permute, reshape
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -38,35 +39,41 @@ class CrossEntropy(Function):
         rows, safe = xp.arange(n), xp.where(kept, targets, 0)
         log_probs = log_softmax_of_array(logits, dim=1)
         row_weight = kept.astype(logits.dtype) if weight is None else xp.where(kept, weight[safe], 0)
-        loss = -(1 - label_smoothing) * row_weight * log_probs[rows, safe]
+        # where(kept, ...) and not only the weight 0, as 0 * -inf would be nan
+        loss = -(1 - label_smoothing) * row_weight * xp.where(kept, log_probs[rows, safe], 0)
         if label_smoothing > 0:
             spread = log_probs.sum(axis=1) if weight is None else log_probs @ weight
             loss = loss - label_smoothing / classes * xp.where(kept, spread, 0)
 
-        ctx.rows, ctx.safe, ctx.kept, ctx.row_weight, ctx.weight = rows, safe, kept, row_weight, weight
-        ctx.smoothing, ctx.reduction = label_smoothing, reduction
-        ctx.probs = xp.exp(log_probs)
+        ctx.log_probs, ctx.rows, ctx.safe, ctx.kept = log_probs, rows, safe, kept
+        ctx.row_weight, ctx.weight, ctx.smoothing, ctx.total = row_weight, weight, label_smoothing, None
         if reduction == "none":
-            return xp.where(kept, loss, 0)
-        ctx.total = row_weight.sum() if reduction == "mean" else None
-        return loss.sum() if reduction == "sum" else loss.sum() / ctx.total
+            return loss
+        if reduction == "sum":
+            return loss.sum()
+        ctx.total = nan_if_0(row_weight.sum())
+        return loss.sum() / ctx.total
 
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        classes = ctx.probs.shape[1]
-        if ctx.reduction == "mean":
-            dout = dout / ctx.total
-        dloss = xp.where(ctx.kept, dout, 0)[:, None]  # (N, 1): dloss of each row
+        probs = xp.exp(ctx.log_probs)
+        # loss = loss.sum() / total
+        dloss = xp.where(ctx.kept, dout if ctx.total is None else dout / ctx.total, 0)[:, None]  # (N, 1)
         true_mass = (1 - ctx.smoothing) * ctx.row_weight[:, None]
         if ctx.smoothing == 0:
-            dlogits = ctx.probs * (dloss * true_mass)
+            dlogits = probs * (dloss * true_mass)
         else:
-            class_weight = xp.ones(classes, ctx.probs.dtype) if ctx.weight is None else ctx.weight
-            spread = ctx.smoothing / classes * class_weight
-            dlogits = dloss * (ctx.probs * (true_mass + spread.sum()) - spread)
+            classes = probs.shape[1]
+            spread = ctx.smoothing / classes * (xp.ones(classes, dout.dtype) if ctx.weight is None else ctx.weight)
+            dlogits = dloss * (probs * (true_mass + spread.sum()) - spread)
         dlogits[ctx.rows, ctx.safe] -= (dloss * true_mass)[:, 0]
         return dlogits, None, None
+
+
+def nan_if_0(total: Array) -> Array:
+    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
+    return module_of(total).where(total == 0, math.nan, total)
 
 
 class LinearCrossEntropy(Function):
@@ -90,30 +97,58 @@ def cross_entropy(
     Targets of floating dtype in the logits' shape are probabilities. reduction: "mean" (over the class weights of the rows that count),
     "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not
     `ignore_index`, ValueError for shapes that do not fit.
+
+    Two equally likely classes: whichever comes is a surprise of ln 2.
+
+    >>> import numpy as np
+    >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
+    True
     """
-    _check_reduction("cross_entropy", reduction)
+    check_reduction("cross_entropy", reduction)
+    check_floating("cross_entropy", logits)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in 0..1, got {label_smoothing}")
     class_dim = 1 if logits.ndim > 1 else 0
-    if is_floating(targets.dtype):
+    check_class_weight("cross_entropy", weight, logits, class_dim)
+    labels = array_of(targets)
+    if is_array(labels) and is_floating(labels.dtype):
+        if ignore_index != -100:
+            raise ValueError("cross_entropy: ignore_index is for class numbers, but the targets are probabilities")
         return _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim)
-    target_array = array_of(targets)
-    rows, flat = _rows_of_classes("cross_entropy", logits, target_array, ignore_index)
-    loss = CrossEntropy.apply(
-        rows, flat, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
-    return reshape(loss, target_array.shape) if reduction == "none" else loss
+    check_targets("cross_entropy", labels, logits.shape, class_dim, ignore_index)
+    options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+    if logits.ndim == 2:
+        return CrossEntropy.apply(logits, labels, weight, **options)
+    loss = CrossEntropy.apply(_rows(logits, class_dim), labels.reshape(-1), weight, **options)
+    return reshape(loss, labels.shape) if reduction == "none" else loss
 
 
-def _rows_of_classes(op: str, scores: Tensor, targets: Any, ignore_index: int) -> tuple[Tensor, Any]:
-    """Scores (N, C, d1, ...) as (N * d1 * ..., C), targets (N, d1, ...) as (N * d1 * ...); checks both."""
-    class_dim = 1 if scores.ndim > 1 else 0
-    if scores.ndim == 0 or targets.shape != scores.shape[:class_dim] + scores.shape[class_dim + 1 :]:
-        raise ValueError(f"{op}: targets of shape {targets.shape} do not fit scores of shape {scores.shape} with classes on axis {class_dim}")
-    classes = scores.shape[class_dim]
-    check_indices(op, targets[targets != ignore_index], classes, f"the {classes} classes")
-    last = scores.permute(*(axis for axis in range(scores.ndim) if axis != class_dim), class_dim)
-    return reshape(last, (targets.size, classes)), targets.reshape(-1)
+def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
+    """Raise TypeError, ValueError or IndexError unless `targets` are class numbers, one for each row of scores of `shape`."""
+    check_integers(op, targets)
+    if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:
+        raise ValueError(
+            f"{op}: targets of shape {targets.shape} do not fit scores of shape {shape}, whose classes are on axis {class_dim}; "
+            "if yours are on the last axis, use scores.reshape(-1, classes) and targets.reshape(-1)"
+        )
+    labels = module_of(targets).where(targets == ignore_index, 0, targets)
+    check_indices(op, labels, shape[class_dim], f"the {shape[class_dim]} classes")
+
+
+def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> None:
+    if weight is None:
+        return
+    if scores.ndim == 0 or weight.shape != scores.shape[class_dim : class_dim + 1]:
+        raise ValueError(f"{op}: weight of shape {weight.shape} does not fit scores of shape {scores.shape}")
+    if weight.dtype != scores.dtype:
+        raise TypeError(f"{op}: cannot mix {scores.dtype} scores and a {weight.dtype} weight; convert one with .to(dtype)")
+
+
+def _rows(scores: Tensor, class_dim: int) -> Tensor:
+    """Scores (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
+    others = [axis for axis in range(scores.ndim) if axis != class_dim]
+    n = math.prod([scores.shape[axis] for axis in others])
+    return reshape(permute(scores, (*others, class_dim)), (n, scores.shape[class_dim]))
 
 
 def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim):
@@ -127,29 +162,34 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
     if weight is not None:
         log_probs = log_probs * reshape(weight, [classes if axis == class_dim else 1 for axis in range(logits.ndim)])
     loss = -sum_of(log_probs * targets, class_dim)
-    return sum_of(loss) / (logits.data.size // classes if classes else 0) if reduction == "mean" else _reduced(loss, reduction)
+    return _reduced(loss, reduction)
 
 
 def nll_loss(
     log_probs: Tensor, targets: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """-log_probs[target]: cross-entropy after the log-softmax. Shapes, weights and errors as `cross_entropy`."""
-    _check_reduction("nll_loss", reduction)
-    target_array = array_of(targets)
-    rows, flat = _rows_of_classes("nll_loss", log_probs, target_array, ignore_index)
-    xp = module_of(flat)
-    kept = flat != ignore_index
-    safe = xp.where(kept, flat, 0)
-    row_weight = kept.astype(rows.dtype) if weight is None else xp.where(kept, weight.data[safe], 0)
-    picked = reshape(gather(rows, 1, safe[:, None]), (flat.size,))
-    loss = where(kept, -picked * row_weight, 0.0)  # where, as -inf * 0 would be nan
-    if reduction == "none":
-        return reshape(loss, target_array.shape)
-    return sum_of(loss) / row_weight.sum() if reduction == "mean" else sum_of(loss)
+    check_reduction("nll_loss", reduction)
+    check_floating("nll_loss", log_probs)
+    class_dim = 1 if log_probs.ndim > 1 else 0
+    targets = array_of(targets)
+    check_class_weight("nll_loss", weight, log_probs, class_dim)
+    check_targets("nll_loss", targets, log_probs.shape, class_dim, ignore_index)
+
+    xp = module_of(targets)
+    kept = xp.asarray(targets != ignore_index)
+    safe = xp.where(kept, targets, 0)
+    row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, array_of(weight)[safe], 0)
+    picked = gather(log_probs, class_dim, xp.expand_dims(safe, class_dim))
+    loss = where(kept, -reshape(picked, safe.shape) * row_weight, 0.0)  # where, as -inf * 0 would be nan
+    return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(x - target)²."""
+    """(x - target)². Raises ValueError for two shapes, which broadcasting would turn into all pairs."""
+    check_reduction("mse_loss", reduction)
+    if x.shape != target.shape:
+        raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
     difference = x - target
     return _reduced(difference * difference, reduction)
 
@@ -162,6 +202,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """-(pos_weight * target * ln σ(logits) + (1 - target) * ln(1 - σ(logits))), σ the sigmoid; exact for large logits."""
+    check_reduction("binary_cross_entropy_with_logits", reduction)
     if target.shape != logits.shape:
         raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
     positive = target * logsigmoid(logits)
@@ -176,29 +217,36 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
 
     reduction "batchmean" divides the sum by the first axis, which is the mathematical KL of a batch; "mean" divides by all elements.
     """
+    check_reduction("kl_div", reduction, "batchmean")
     if log_target:
         loss = exp(target) * (target - log_probs)
     else:
-        positive = target > 0
-        loss = where(positive, target * log(where(positive, target, 1.0)), 0.0) - target * log_probs
+        zero = target == 0
+        loss = where(zero, 0.0, target * log(where(zero, 1.0, target))) - target * log_probs
     if reduction == "batchmean":
-        return sum_of(loss) / (loss.shape[0] if loss.ndim else 1)
+        return sum_of(loss) / ((loss.shape[0] or math.nan) if loss.ndim else 1)
     return _reduced(loss, reduction)
 
 
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N)."""
-    _check_reduction("linear_cross_entropy", reduction)
+    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N). Errors as `cross_entropy`."""
+    op, targets = "linear_cross_entropy", array_of(targets)
+    check_reduction(op, reduction)
+    check_linear(op, x, weight, None)
+    if x.ndim != 2:
+        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
+    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
     return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
-def _check_reduction(op: str, reduction: str) -> None:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def check_reduction(op: str, reduction: str, *others: str) -> None:
+    """Raise ValueError for a reduction that there is not."""
+    if reduction not in ("mean", "sum", "none", *others):
+        names = ", ".join([repr(name) for name in ("mean", "sum", "none", *others)])
+        raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}")
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    _check_reduction("loss", reduction)
     return mean_of(loss) if reduction == "mean" else sum_of(loss) if reduction == "sum" else loss

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import module_of
+from .broadcasting import check_floating
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -104,6 +105,7 @@ def rms_norm(
 
 
 def _last_axes(op: str, x: Tensor, normalized_shape: int | Sequence[int], **affine: Tensor | None) -> tuple[int, ...]:
+    check_floating(op, x)
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"{op}: the last axes of shape {x.shape} are not normalized_shape {shape}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..autograd import Function
 from ..backend import module_of
-from ..dtypes import is_floating
-from .broadcasting import Dims, normalize_dim, normalize_dims, restore_dims
+from .broadcasting import Dims, check_floating, normalize_dim, normalize_dims, restore_dims
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -19,7 +19,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
-        return x.sum(axis=dims, keepdims=keepdim)
+        return x.sum(axis=dims, keepdims=keepdim, dtype=_unsigned_to_int64(x))
 
     @staticmethod
     def backward(ctx, dout):
@@ -32,7 +32,7 @@ class Mean(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
-        ctx.n = count(x.shape, dims)
+        ctx.n = count(x.shape, dims) or math.nan  # the mean of nothing
         return x.sum(axis=dims, keepdims=keepdim) / ctx.n
 
     @staticmethod
@@ -48,11 +48,10 @@ class Var(Function):
 
     @staticmethod
     def forward(ctx, x, dims, correction, keepdim):
-        xp = module_of(x)
         n = count(x.shape, dims)
-        ctx.dims = dims
-        ctx.degrees = xp.asarray(max_number(n - correction, 0), x.dtype)  # an array, so that x / 0 is inf and no exception
-        ctx.centered = x - x.sum(axis=dims, keepdims=True) / xp.asarray(n, x.dtype)
+        degrees = n - correction if n > correction else 0
+        ctx.dims, ctx.degrees = dims, module_of(x).asarray(degrees, x.dtype)  # an array, so that x / 0 is inf and no exception
+        ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)
         return (ctx.centered * ctx.centered).sum(axis=dims, keepdims=keepdim) / ctx.degrees
 
     @staticmethod
@@ -88,15 +87,14 @@ class Min(Function):
 
 
 def _extreme(ctx, x, dim, keepdim, which):
-    xp = module_of(x)
     ctx.dim = dim
     if dim is None:
         ctx.x, ctx.out = x, getattr(x, which)()
         return ctx.out
     ctx.shape = x.shape
     column = x.reshape(1) if x.ndim == 0 else x
-    ctx.indices = xp.expand_dims(getattr(column, "arg" + which)(axis=dim), dim)
-    values = xp.take_along_axis(column, ctx.indices, axis=dim)
+    ctx.indices = getattr(column, "arg" + which)(axis=dim, keepdims=True)
+    values = getattr(column, which)(axis=dim, keepdims=True)
     if keepdim and x.ndim:
         return values, ctx.indices
     return values.squeeze(dim), ctx.indices.squeeze(dim)
@@ -105,31 +103,37 @@ def _extreme(ctx, x, dim, keepdim, which):
 def _to_extreme(ctx, dout):
     xp = module_of(dout)
     if ctx.dim is None:
-        ties = (ctx.x == ctx.out) | (ctx.x != ctx.x)  # an element that is nan is what came out
-        return (ties * (dout / ties.sum()),)
-    dx = xp.zeros(ctx.shape or (1,), dout.dtype)
-    xp.put_along_axis(dx, ctx.indices, dout.reshape(ctx.indices.shape), axis=ctx.dim)
-    return (dx.reshape(ctx.shape),)
+        chosen = (ctx.x == ctx.out) | (ctx.x != ctx.x)  # an element that is nan is what came out
+        return (xp.where(chosen, dout / chosen.sum(dtype=dout.dtype), 0),)
+    n = ctx.shape[ctx.dim] if ctx.shape else 1
+    places = xp.arange(n).reshape([-1 if axis == ctx.dim else 1 for axis in range(ctx.indices.ndim)])
+    chosen = places == ctx.indices  # one True along dim
+    return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
 
 
 class Logsumexp(Function):
-    """out = m + ln Σ e^(x - m), with m = max x, so that no exponential overflows;  dx = dout * e^(x - out) = dout * softmax(x)."""
+    """out = m + ln Σ e^(x - m), with m = max x, so that no exponential overflows;  dx = dout * e^(x - out) = dout * softmax(x).
+
+    Where all of x is -inf (or there is no x), ln 0 = -inf comes out, and no gradient goes back.
+    """
 
     dtype_rule = "float"
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         xp = module_of(x)
-        largest = x.max(axis=dims, keepdims=True)
-        shift = xp.where(xp.isfinite(largest), largest, 0)  # all -inf: ln 0 = -inf, not nan
-        out = xp.log(xp.exp(x - shift).sum(axis=dims, keepdims=True)) + shift
         ctx.x, ctx.dims = x, dims
-        ctx.out = xp.where(xp.isfinite(out), out, 0)
+        largest = x.max(axis=dims, keepdims=True) if x.size else x.sum(axis=dims, keepdims=True)
+        shift = xp.where(xp.isfinite(largest), largest, 0)
+        total = xp.exp(x - shift).sum(axis=dims, keepdims=True)
+        ctx.out = out = xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)) + shift)
         return out if keepdim else out.squeeze(dims)
 
     @staticmethod
     def backward(ctx, dout):
-        return (restore_dims(dout, ctx.dims, ctx.x.ndim) * module_of(dout).exp(ctx.x - ctx.out),)
+        xp = module_of(dout)
+        shift = xp.where(ctx.out == -math.inf, 0, ctx.out)  # e^(-inf - 0) is 0, e^(-inf + inf) would be nan
+        return (restore_dims(dout, ctx.dims, ctx.x.ndim) * xp.exp(ctx.x - shift),)
 
 
 class Cumsum(Function):
@@ -138,7 +142,7 @@ class Cumsum(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
-        return x.cumsum(axis=dim) if x.ndim else x + 0
+        return x.cumsum(axis=dim, dtype=_unsigned_to_int64(x)).reshape(x.shape)  # () became (1,)
 
     @staticmethod
     def backward(ctx, dout):
@@ -163,8 +167,9 @@ def count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
     return n
 
 
-def max_number(a: float, b: float) -> float:
-    return a if a > b else b  # the built-in has `max`'s name, which is an op here
+def _unsigned_to_int64(x):
+    """The dtype to add up in: int64 for unsigned integers, as in PyTorch; None leaves it to the array library."""
+    return "int64" if x.dtype.kind == "u" else None
 
 
 def sum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
@@ -174,30 +179,37 @@ def sum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 
 def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The mean over `dim`. Raises TypeError for integers, which have no exact one."""
-    if not is_floating(x.dtype):
-        raise TypeError(f"mean: needs floating point, got {x.dtype}; convert with .to(np.float32)")
+    check_floating("mean", x)
     return Mean.apply(x, dims=normalize_dims("mean", dim, x.ndim), keepdim=keepdim)
 
 
 def var(x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
     """The variance over `dim`: Σ (x - mean)² / (n - correction). correction=1 is the unbiased estimate, 0 the mean square."""
-    if not is_floating(x.dtype):
-        raise TypeError(f"var: needs floating point, got {x.dtype}; convert with .to(np.float32)")
+    check_floating("var", x)
     return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
 
 
 def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The largest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    if dim is None:
-        return Max.apply(x, dim=None, keepdim=False)
-    return ValuesAndIndices(*Max.apply(x, dim=normalize_dim("max", dim, x.ndim), keepdim=keepdim))
+    dim = _extreme_dim("max", x, dim)
+    result = Max.apply(x, dim=dim, keepdim=keepdim)
+    return result if dim is None else ValuesAndIndices(*result)
 
 
 def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    if dim is None:
-        return Min.apply(x, dim=None, keepdim=False)
-    return ValuesAndIndices(*Min.apply(x, dim=normalize_dim("min", dim, x.ndim), keepdim=keepdim))
+    dim = _extreme_dim("min", x, dim)
+    result = Min.apply(x, dim=dim, keepdim=keepdim)
+    return result if dim is None else ValuesAndIndices(*result)
+
+
+def _extreme_dim(op: str, x: Tensor, dim: Any) -> int | None:
+    if hasattr(dim, "shape"):
+        raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
+    axis = None if dim is None else normalize_dim(op, dim, x.ndim)
+    if 0 in x.shape and (axis is None or x.shape[axis] == 0):
+        raise ValueError(f"{op}: shape {x.shape} has no elements {'' if axis is None else f'along dim {dim} '}to choose from")
+    return axis
 
 
 def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..autograd import Function
 from ..backend import module_of
-from ..dtypes import promote
 from .broadcasting import Dims, normalize_dim, normalize_dims, unbroadcast
 
 if TYPE_CHECKING:
@@ -57,9 +59,10 @@ class Expand(Function):
 class Cat(Function):
     """Tensors one after the other along an axis;  each gets its stretch of dout."""
 
+    dtype_rule = "promote"
+
     @staticmethod
     def forward(ctx, *tensors, dim):
-        tensors = promote(tensors)
         ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in tensors]
         return module_of(tensors[0]).concatenate(tensors, axis=dim)
 
@@ -71,9 +74,10 @@ class Cat(Function):
 class Stack(Function):
     """Tensors of one shape, side by side along a new axis;  each gets its slice of dout."""
 
+    dtype_rule = "promote"
+
     @staticmethod
     def forward(ctx, *tensors, dim):
-        tensors = promote(tensors)
         ctx.dim = dim
         return module_of(tensors[0]).stack(tensors, axis=dim)
 
@@ -118,9 +122,12 @@ class Pad(Function):
 
 
 def _padded(x, widths, value):
-    kept = tuple(slice(-b if b < 0 else 0, n + a if a < 0 else n) for (b, a), n in zip(widths, x.shape, strict=True))
-    margins = [(b if b > 0 else 0, a if a > 0 else 0) for b, a in widths]
-    return module_of(x).pad(x[kept], margins, constant_values=value)
+    kept = tuple([slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(x.shape, widths)])
+    sizes = [before + n + after for n, (before, after) in zip(x.shape, widths)]
+    inside = tuple([slice(max(before, 0), n - max(after, 0)) for n, (before, after) in zip(sizes, widths)])
+    out = module_of(x).full(sizes, value, x.dtype)
+    out[inside] = x[kept]
+    return out
 
 
 class Flip(Function):
@@ -129,11 +136,11 @@ class Flip(Function):
     @staticmethod
     def forward(ctx, x, dims):
         ctx.dims = dims
-        return module_of(x).flip(x, dims) if dims else x + 0
+        return module_of(x).flip(x, dims)
 
     @staticmethod
     def backward(ctx, dout):
-        return (module_of(dout).flip(dout, ctx.dims) if ctx.dims else dout,)
+        return (module_of(dout).flip(dout, ctx.dims),)
 
 
 class Tril(Function):
@@ -168,16 +175,11 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _filled(old: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    size = 1
-    for n in old:
-        size *= n
-    known = 1
-    for n in shape:
-        known *= n if n != -1 else 1
-    unknown = shape.count(-1)
-    if unknown == 1 and known and size % known == 0:
-        shape = tuple(size // known if n == -1 else n for n in shape)
-    elif unknown or known != size:
+    """`shape` with its -1 replaced by the size that is left."""
+    size, known = math.prod(old), math.prod([n for n in shape if n != -1])
+    if shape.count(-1) == 1 and known and size % known == 0:
+        return tuple([size // known if n == -1 else n for n in shape])
+    if -1 in shape or known != size:
         raise ValueError(f"reshape: the {size} elements of shape {old} do not fit into {shape}")
     return shape
 
@@ -222,53 +224,61 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors one after the other along `dim`; their other axes must agree."""
-    if not tensors:
+    """The tensors one after the other along `dim`; their other axes must agree. As in PyTorch, a tensor of shape (0,) fits any others.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    parts = [x for x in tensors if x.shape != (0,)] or list(tensors)
+    if not parts:
         raise ValueError("cat: needs at least one tensor")
-    axis = normalize_dim("cat", dim, tensors[0].ndim)
-    _check_alike("cat", tensors, axis)
-    return Cat.apply(*tensors, dim=axis)
+    if parts[0].ndim == 0:
+        raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
+    axis = normalize_dim("cat", dim, parts[0].ndim)
+    _check_alike("cat", parts, axis)
+    return Cat.apply(*parts, dim=axis)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new axis `dim`."""
-    if not tensors:
+    if not len(tensors):
         raise ValueError("stack: needs at least one tensor")
     _check_alike("stack", tensors, None)
     return Stack.apply(*tensors, dim=normalize_dim("stack", dim, tensors[0].ndim + 1))
 
 
 def _check_alike(op: str, tensors: Sequence[Tensor], free_axis: int | None) -> None:
-    shapes = [tuple(n for axis, n in enumerate(x.shape) if axis != free_axis) for x in tensors]
-    if len(set(shapes)) > 1 or (free_axis is not None and tensors[0].ndim == 0):
-        raise ValueError(f"{op}: shapes {', '.join(str(x.shape) for x in tensors)} do not fit together")
+    """Raise ValueError unless all shapes agree on all axes but one."""
+    if all([x.shape == tensors[0].shape for x in tensors]):
+        return
+    shapes = {tuple([n for axis, n in enumerate(x.shape) if axis != free_axis]) for x in tensors}
+    if len(shapes) > 1:
+        where = "" if free_axis is None else f" along dim {free_axis}"
+        raise ValueError(f"{op}: shapes {', '.join([str(x.shape) for x in tensors])} do not fit together{where}")
 
 
 def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given."""
+    if x.ndim == 0:
+        raise ValueError("split: a tensor of no dimensions cannot be cut")
     axis = normalize_dim("split", dim, x.ndim)
     n = x.shape[axis]
-    if isinstance(split_size_or_sections, int):
-        step = split_size_or_sections
+    if isinstance(split_size_or_sections, int | np.integer):
+        step = int(split_size_or_sections)
         if step < 0 or (step == 0 and n):
             raise ValueError(f"split: pieces must have a size > 0, got {step}")
-        sizes = [step if start + step <= n else n - start for start in range(0, n, step or 1)] or [0]
+        sizes = [min(step, n - start) for start in range(0, n, step or 1)] or [0]
     else:
         sizes = list(split_size_or_sections)
-        if any(size < 0 for size in sizes) or [n] != [_total(sizes)]:
-            raise ValueError(f"split: sizes {sizes} do not add up to the {n} of axis {axis}")
+        if any(size < 0 for size in sizes) or sum(sizes) != n:
+            raise ValueError(f"split: sizes {sizes} do not add up to the {n} of dim {axis}")
     return Split.apply(x, sizes=sizes, dim=axis)
 
 
-def _total(sizes: Sequence[int]) -> int:
-    total = 0
-    for size in sizes:
-        total += size
-    return total
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """x with margins of `value` (0): `pad` = (before, after) of the last axis, then of the one before it, and so on.
 
-
-def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
-    """x with margins: `pad` = (before, after) of the last axis, then of the one before it, and so on; negative widths cut off."""
+    Negative widths cut off. Example: pad=(0, 0, 1, 2) puts 1 row before and 2 rows behind a matrix.
+    """
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant'")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
@@ -277,7 +287,7 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.
     widths += [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
     if any(n + before + after < 0 for n, (before, after) in zip(x.shape, widths, strict=True)):
         raise ValueError(f"pad: {tuple(pad)} cuts more off shape {x.shape} than there is")
-    return Pad.apply(x, widths=widths, value=value)
+    return Pad.apply(x, widths=widths, value=0 if value is None else value)
 
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
@@ -287,15 +297,16 @@ def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes; `diagonal` > 0 keeps as many diagonals above the main one."""
-    return Tril.apply(_matrix("tril", x), diagonal=diagonal)
+    _check_matrix("tril", x)
+    return Tril.apply(x, diagonal=diagonal)
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes; `diagonal` > 0 drops the main diagonal and as many as that above it."""
-    return Triu.apply(_matrix("triu", x), diagonal=diagonal)
+    _check_matrix("triu", x)
+    return Triu.apply(x, diagonal=diagonal)
 
 
-def _matrix(op: str, x: Tensor) -> Tensor:
+def _check_matrix(op: str, x: Tensor) -> None:
     if x.ndim < 2:
-        raise ValueError(f"{op}: needs a matrix, got shape {x.shape}")
-    return x
+        raise ValueError(f"{op}: needs at least 2 dimensions, got shape {x.shape}")

@@ -17,6 +17,8 @@ class Dropout(Function):
     The division keeps the expected value, so that nothing has to change at inference. Srivastava et al. 2014.
     """
 
+    dtype_rule = "float"
+
     @staticmethod
     def forward(ctx, x, p, stream):
         ctx.scale = keep_scale(module_of(x), stream, x.shape, p).astype(x.dtype, copy=False)

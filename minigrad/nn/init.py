@@ -1,7 +1,8 @@
 """Initial weights, written in place, from the seeded host generator: the same on every device.
 
-A weight matrix of standard deviation s makes activations of about s * sqrt(fan_in) times the size of its inputs. Too large and the
-signal explodes from layer to layer, too small and it dies; each rule below picks s for a different idea of "just right".
+A weight matrix of standard deviation s makes activations of about s * sqrt(fan_in) times the size of its inputs. Too
+large and the signal explodes from layer to layer, too small and it dies; each rule below picks s for a different idea
+of "just right".
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..backend import generator, module_of
 from ..tensor import Tensor
+
+T = TypeVar("T", bound=Tensor)
 
 _skipping = False
 
@@ -30,13 +33,13 @@ def skipped() -> Iterator[None]:
         _skipping = previous
 
 
-def _write(tensor: Tensor, values: Any) -> Tensor:
+def _write(tensor: T, values: Any) -> T:
     tensor.data[...] = module_of(tensor.data).asarray(values, dtype=tensor.dtype)
     tensor.version += 1
     return tensor
 
 
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
     """Draw from the normal distribution."""
     if _skipping:
         return tensor
@@ -46,7 +49,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return _write(tensor, values)
 
 
-def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
     """Draw uniformly from [a, b)."""
     if _skipping:
         return tensor
@@ -56,29 +59,35 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     return _write(tensor, values)
 
 
-def constant_(tensor: Tensor, value: float) -> Tensor:
+def constant_(tensor: T, value: float) -> T:
     """Set every element to `value`."""
     return tensor if _skipping else _write(tensor, value)
 
 
-def zeros_(tensor: Tensor) -> Tensor:
+def zeros_(tensor: T) -> T:
+    """Set every element to 0."""
     return constant_(tensor, 0.0)
 
 
-def ones_(tensor: Tensor) -> Tensor:
+def ones_(tensor: T) -> T:
+    """Set every element to 1."""
     return constant_(tensor, 1.0)
 
 
-def kaiming_uniform_(tensor: Tensor, a: float = 0.0) -> Tensor:
-    """Uniform in ±sqrt(6 / ((1 + a²) fan_in)) for a weight (out, in): keeps the variance through a leaky ReLU of slope `a`.
+def kaiming_uniform_(tensor: T, a: float = 0.0) -> T:
+    """Uniform in ±sqrt(6 / ((1 + a²) fan_in)) for a weight (out, in).
 
-    He et al. 2015, "Delving deep into rectifiers", section 2.2. a = sqrt(5) gives ±1/sqrt(fan_in), the default of `Linear`.
+    Keeps the variance through a leaky ReLU of slope `a`. a = sqrt(5) gives ±1/sqrt(fan_in), the default of `Linear`.
+    He et al. 2015, "Delving deep into rectifiers", section 2.2.
     """
     bound = math.sqrt(6 / ((1 + a * a) * max(tensor.shape[-1], 1)))
     return uniform_(tensor, -bound, bound)
 
 
-def xavier_uniform_(tensor: Tensor) -> Tensor:
-    """Uniform in ±sqrt(6 / (fan_in + fan_out)): a compromise between forward and backward. Glorot & Bengio 2010, equation 16."""
+def xavier_uniform_(tensor: T) -> T:
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)): a compromise between forward and backward.
+
+    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", equation 16.
+    """
     bound = math.sqrt(6 / max(tensor.shape[-1] + tensor.shape[0], 1))
     return uniform_(tensor, -bound, bound)

@@ -14,7 +14,10 @@ from .module import Module, Parameter, empty_parameter
 
 
 class Linear(Module):
-    """x @ weightᵀ + bias: (..., in) -> (..., out). weight (out, in), bias (out), both uniform in ±1/sqrt(in) at first."""
+    """x @ weightᵀ + bias: (..., in) -> (..., out).
+
+    weight (out, in), bias (out), both uniform in ±1/sqrt(in) at first.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         self.in_features, self.out_features = in_features, out_features
@@ -29,7 +32,10 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table with one row per id: ids (...) -> (..., embedding_dim). weight (num_embeddings, embedding_dim), normal at first."""
+    """A table with one row per id: ids (...) -> (..., embedding_dim).
+
+    weight (num_embeddings, embedding_dim), normal at first; the row `padding_idx` is 0 and stays so.
+    """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None):
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
@@ -44,7 +50,7 @@ class Embedding(Module):
 class LayerNorm(Module):
     """Each token's features to mean 0 and variance 1, then a learned scale (1 at first) and shift (0 at first)."""
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, bias: bool = True):
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, *, bias: bool = True):
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps = shape, eps
         self.weight = init.ones_(empty_parameter(*shape))

@@ -1,6 +1,7 @@
 """Module: a tree of parameters with a forward pass.
 
-There is no magic: a module's parameters, buffers and children are its attributes, found by looking through them in order of assignment.
+There is no magic: a module's parameters, buffers and children are its attributes, found by looking through them in
+order of assignment.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..backend import Array, module_of, to_device
+from ..backend import Array, as_array, device_and_dtype, device_of, is_array, to_device
 from ..dtypes import is_floating
 from ..tensor import Tensor
 
 M = TypeVar("M", bound="Module")
+L = TypeVar("L", bound="ModuleList")
 
 
 class Parameter(Tensor):
@@ -64,6 +66,7 @@ class Module:
     # --- the tree ---
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly below this one."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -81,6 +84,7 @@ class Module:
             yield from child._named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
         for _, module in self.named_modules():
             yield module
 
@@ -94,22 +98,26 @@ class Module:
                     yield (f"{prefix}.{name}" if prefix else name), value
 
     def parameters(self) -> Iterator[Parameter]:
+        """All parameters, tied ones once."""
         for _, parameter in self.named_parameters():
             yield parameter
 
     def named_buffers(self, persistent_only: bool = False) -> Iterator[tuple[str, Array]]:
+        """All buffers, or those that are saved, with their dotted names."""
         for prefix, module in self.named_modules():
             for name, persistent in module._buffers.items():
-                if persistent or not persistent_only:
+                if hasattr(module, name) and (persistent or not persistent_only):
                     yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
 
     def register_buffer(self, name: str, array: Array, persistent: bool = True) -> None:
         """An array that moves and (if `persistent`) is saved with the module, but is not learned."""
+        if not is_array(array):
+            raise TypeError(f"a buffer is an array, not a {type(array).__name__}; of a Tensor, pass tensor.data")
         self.__dict__.setdefault("_buffers", {})[name] = persistent
         setattr(self, name, array)
 
     def get_submodule(self, name: str) -> Module:
-        """The module with this dotted name ("" is the module itself). Raises AttributeError naming the part that is missing."""
+        """The module with this dotted name; "" is this one. Raises AttributeError naming the part that is missing."""
         module = self
         for part in name.split(".") if name else []:
             child = getattr(module, part, None)
@@ -119,7 +127,9 @@ class Module:
         return module
 
     def set_submodule(self, name: str, module: Module) -> None:
-        """Replace the module with this dotted name; it must exist."""
+        """Replace the module with this dotted name. Raises AttributeError if there is none."""
+        if not name or not isinstance(module, Module):
+            raise ValueError("set_submodule needs the name of a module below this one, and a module")
         self.get_submodule(name)
         parent, _, child = name.rpartition(".")
         setattr(self.get_submodule(parent), child, module)
@@ -150,52 +160,55 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
+        """Drop all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self: M, target: Any) -> M:
-        """Move to a device ("cpu", "cuda") or cast the floating-point parameters and buffers to a dtype, in place."""
-        move: Callable[[Array], Array]
-        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "auto"):
-            move = lambda array: to_device(array, target)  # noqa: E731
-        else:
-            move = lambda array: array.astype(target, copy=False) if is_floating(array.dtype) else array  # noqa: E731
+    def to(self: M, *targets: Any, device: str | None = None, dtype: Any = None) -> M:
+        """Move to a device and cast what is floating-point to a dtype, in place: `model.to("cuda", np.float64)`."""
+        device, dtype = device_and_dtype(targets, device, dtype)
+        if dtype is not None and not is_floating(dtype):
+            raise TypeError(f"a module can only be cast to a floating-point dtype, not {dtype}")
+
+        def move(array: Array) -> Array:
+            if dtype is not None and is_floating(array.dtype):
+                array = array.astype(dtype, copy=False)
+            return array if device is None else to_device(array, device)
+
         for parameter in self.parameters():
             parameter.data = move(parameter.data)
             parameter.grad = None if parameter.grad is None else move(parameter.grad)
         for module in self.modules():
             for name in module._buffers:
-                setattr(module, name, move(getattr(module, name)))
+                if hasattr(module, name):
+                    setattr(module, name, move(getattr(module, name)))
         return self
 
     # --- saving and loading ---
 
     def state_dict(self) -> dict[str, Array]:
-        """Every parameter and persistent buffer by name, as the arrays themselves, not copies. Tied weights appear once."""
+        """Parameters and persistent buffers by name: the arrays themselves, not copies. Tied weights appear once."""
         return {name: p.data for name, p in self.named_parameters()} | dict(self.named_buffers(persistent_only=True))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
         """Copy `state` into the parameters and buffers; returns (missing names, unexpected names).
 
-        Nothing is changed unless everything fits. Raises KeyError for names that are missing or unexpected (if `strict`), ValueError for
-        a shape that differs.
+        Raises ValueError, before anything is changed, for a shape that differs, numbers of another kind, or (if
+        `strict`) names that are missing or unexpected.
         """
         own = self.state_dict()
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
         if strict and (missing or unexpected):
-            problems = [f"{what}: {_few(names)}" for what, names in [("missing", missing), ("unexpected", unexpected)] if names]
-            raise KeyError(f"state does not fit {type(self).__name__}; " + "; ".join(problems))
-        for name, array in own.items():
-            if name in state and tuple(state[name].shape) != array.shape:
-                raise ValueError(f"{name} has shape {tuple(state[name].shape)} in the state, {array.shape} in the model")
+            both = {"missing": missing, "unexpected": unexpected}.items()
+            problems = "; ".join(f"{what}: {_few(names)}" for what, names in both if names)
+            raise ValueError(f"the state does not fit {type(self).__name__}; {problems}")
+        values = {name: _fitting(name, state[name], array) for name, array in own.items() if name in state}
         parameters = dict(self.named_parameters())
-        for name, array in own.items():
-            if name in state:
-                values = state[name].data if isinstance(state[name], Tensor) else state[name]
-                array[...] = module_of(array).asarray(values, dtype=array.dtype)
-                if name in parameters:
-                    parameters[name].version += 1
+        for name, array in values.items():
+            own[name][...] = to_device(array, device_of(own[name])).astype(own[name].dtype, copy=False)
+            if name in parameters:
+                parameters[name].version += 1
         return missing, unexpected
 
     # --- looking at it ---
@@ -219,7 +232,10 @@ class ModuleList(Module):
         for module in modules:
             self.append(module)
 
-    def append(self, module: Module) -> ModuleList:
+    def append(self: L, module: Module) -> L:
+        """Add a module at the end."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__} holds modules, not {type(module).__name__}")
         setattr(self, str(len(self)), module)
         return self
 
@@ -229,14 +245,22 @@ class ModuleList(Module):
     def __iter__(self) -> Iterator[Any]:
         return (child for _, child in self.named_children())
 
-    def __getitem__(self, index: int) -> Any:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"module {index} of {len(self)}")
-        return getattr(self, str(index % len(self)))
+    def __getitem__(self, index: int | slice) -> Any:
+        """The module there; for a slice, a list of the same kind with the same modules."""
+        if isinstance(index, slice):
+            part = type(self)()
+            for module in list(self)[index]:
+                part.append(module)
+            return part
+        return getattr(self, self._name(index))
 
     def __setitem__(self, index: int, module: Module) -> None:
-        self[index]  # raises if there is none
-        setattr(self, str(index % len(self)), module)
+        setattr(self, self._name(index), module)
+
+    def _name(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"module {index} of {len(self)}")
+        return str(index % len(self))
 
 
 class Sequential(ModuleList):
@@ -252,6 +276,16 @@ class Sequential(ModuleList):
 
 
 _hook_numbers = itertools.count()
+
+
+def _fitting(name: str, value: Any, own: Array) -> Array:
+    """`value` as an array, or ValueError if it cannot be written into `own`."""
+    array = as_array(value.data if isinstance(value, Tensor) else value)
+    if array.shape != own.shape:
+        raise ValueError(f"{name} has shape {array.shape} in the state, {own.shape} in the model")
+    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
+        raise ValueError(f"{name} is {array.dtype} in the state, {own.dtype} in the model")
+    return array
 
 
 def _few(names: list[str]) -> str:

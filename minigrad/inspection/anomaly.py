@@ -1,0 +1,199 @@
+"""Stop where a NaN is born, not a hundred ops later where the loss shows it.
+
+In anomaly mode every result of every op is looked at, forward and backward. What an op makes of finite numbers must be
+finite:
+
+* NaN and infinity in a result, while all inputs were finite, were made by this op: log 0, exp 1000, dout / (2 sqrt 0).
+* NaN that was in an input came from outside (data, a parameter, the gradient passed to backward), as no op of the block
+  may make one.
+* Infinity may pass through: a mask of -inf is put into scores on purpose (`where` and `masked_fill` get it as an
+  input), and softmax makes zeros of it. What makes NaN of it (inf - inf, 0 * inf) is stopped.
+
+It also finds what no version counter can: somebody writing with NumPy into an array that forward has saved for
+backward, by a checksum of every saved array. All this takes a multiple of the time of a normal step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import os
+import sys
+import weakref
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import switches
+from ..backend import Array, is_array, module_of, to_numpy
+from .watching import input_names, saved_arrays, watching
+
+_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PLACES_A_GIVEN_VALUE = {"Pad"}  # its `value` may be -inf, and is no input
+
+
+class AnomalyError(RuntimeError):
+    """An op made NaN or infinity, or something changed an array that was saved for backward."""
+
+
+@dataclass
+class _Forward:
+    """What is kept of a forward call, for a message about its backward."""
+
+    where: str
+    call: str
+    checksums: dict[str, int]
+
+
+class _Detector(switches.Observer):
+    def __init__(self) -> None:
+        self._forwards: weakref.WeakKeyDictionary[Any, _Forward] = weakref.WeakKeyDictionary()
+
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+        forward = self._forwards.get(ctx)
+        if phase == "backward" and forward is not None:
+            _check_unchanged(ctx, forward)
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        if phase == "forward":
+            names = input_names(ctx.function, len(arrays))
+            call = f"{ctx.function.__name__}({_described(names, arrays)}) -> {_described([''] * len(results), results)}"
+            forward = _Forward(_users_line(), call, {})
+            given, made = dict(zip(names, arrays, strict=True)), _numbered("out", results)
+            _check_results(phase, ctx, given, made, forward)
+            if True in ctx.needs_grad:
+                forward.checksums = {name: _checksum(array) for name, array in saved_arrays(ctx)}
+                self._forwards[ctx] = forward
+        else:
+            names = input_names(ctx.function, len(results))
+            given = _numbered("dout", tuple(arrays))
+            # A backward may have added to a gradient that was there before it (Context.gradient_so_far).
+            given |= {f"the earlier d{names[i]}": array for i, array in ctx.sums.lent.items()}
+            made = {f"d{name}": array for name, array in zip(names, results, strict=True)}
+            _check_results(phase, ctx, given, made, self._forwards.get(ctx))
+
+
+@contextlib.contextmanager
+def detect_anomaly() -> Iterator[None]:
+    """Raise AnomalyError at the first NaN or infinity that an op of the block makes, in forward or in backward.
+
+    The message names the op, the phase, the shapes, the place in the array, and the line that called the op: the
+    innermost one outside of minigrad. For backward that is the line of the forward call, so forward must run inside
+    the block too.
+
+        with detect_anomaly():
+            loss = model.loss(ids, targets)
+            loss.backward()
+
+    Also raises it where an array that forward saved was changed before backward used it.
+    """
+    with watching(_Detector()):
+        yield
+
+
+# --- NaN and infinity ---
+
+
+def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, Any], forward: _Forward | None) -> None:
+    for name, result in made.items():
+        has_nan = _any("isnan", result)
+        if not has_nan and not _any("isinf", result):
+            continue
+        nan_given = [n for n, value in given.items() if _any("isnan", value)]
+        inf_given = [n for n, value in given.items() if _any("isinf", value)]
+        if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _PLACES_A_GIVEN_VALUE):
+            continue
+        what = "nan" if has_nan else "inf"
+        culprits = nan_given if has_nan else inf_given
+        place, where = _first_bad(result)
+        op = ctx.function.__name__
+        if culprits:
+            origin = "passed to backward(), or a sum that overflowed" if phase == "backward" else "data? a parameter?"
+            had = " and ".join(culprits)
+            headline = f"{what} reached {op} in {phase}: {had} had it, and no op of the block made it ({origin})"
+        else:
+            headline = f"{op} made {what} in {phase}"
+            if inf_given:
+                headline += f", of the infinity in {' and '.join(inf_given)}"
+        lines = [headline, f"  {name} {_described([''], [result])}: {where}"]
+        lines += [f"  there: {values}"] if (values := _values_at(place, result, given, ctx, phase)) else []
+        raise AnomalyError("\n".join(lines) + _origin(phase, forward))
+
+
+def _any(test: str, value: Any) -> bool:
+    """Whether any number of `value` (an array, a Python number, None) is nan ("isnan") or infinite ("isinf")."""
+    array = np.asarray(value) if isinstance(value, float | np.generic) else value
+    return is_array(array) and array.dtype.kind in "fc" and bool(getattr(module_of(array), test)(array).any())
+
+
+def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
+    bad = np.argwhere(~np.isfinite(to_numpy(result) if is_array(result) else np.asarray(result)))
+    place = tuple(int(i) for i in bad[0])
+    if not place:
+        return place, "the number itself"
+    return place, f"{len(bad):,} of {result.size:,} elements, the first at {list(place)}"
+
+
+def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Any, phase: str) -> str:
+    """Of an elementwise op: the numbers that the bad element was made of."""
+    sources = dict(given) | ({f"ctx.{name}": array for name, array in saved_arrays(ctx)} if phase == "backward" else {})
+    found = []
+    for name, value in sources.items():
+        if isinstance(value, int | float) or getattr(value, "size", 0) == 1:
+            found.append(f"{name} {value if isinstance(value, int | float) else value.item():.6g}")
+        elif is_array(value) and value.shape == result.shape:
+            found.append(f"{name} {value[place].item():.6g}")
+    return ", ".join(found)
+
+
+# --- arrays changed between forward and backward ---
+
+
+def _check_unchanged(ctx: Any, forward: _Forward) -> None:
+    for name, array in saved_arrays(ctx):
+        if name in forward.checksums and _checksum(array) != forward.checksums[name]:
+            raise AnomalyError(
+                f"ctx.{name}, {array.shape}, which {ctx.function.__name__} saved for backward, was changed before "
+                "backward used it (written to with NumPy, as in x.data[0] = 1 or x.data += 1?). "
+                "Change a copy, or run forward again after the change" + _origin("backward", forward)
+            )
+
+
+def _checksum(array: Array) -> int:
+    return zlib.crc32(np.ascontiguousarray(to_numpy(array)).reshape(-1).view(np.uint8).data)
+
+
+# --- whose line ---
+
+
+def _users_line() -> str:
+    """file:line, function and source of the innermost frame outside of minigrad."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_ENGINE) and frame.f_back is not None:
+        frame = frame.f_back
+    code, line = frame.f_code, frame.f_lineno
+    source = linecache.getline(code.co_filename, line, frame.f_globals).strip()
+    return f"{code.co_filename}:{line}, in {code.co_name}" + (f"\n      {source}" if source else "")
+
+
+def _origin(phase: str, forward: _Forward | None) -> str:
+    if forward is None:
+        return "\n  forward ran outside of detect_anomaly(), so its line is not known"
+    called = "called" if phase == "forward" else "whose forward was called"
+    return f"\n  {forward.call}\n  {called} at {forward.where}"
+
+
+def _described(names: list[str], values: Any) -> str:
+    parts = []
+    for name, value in zip(names, values, strict=True):
+        if value is not None:
+            shown = f"{value.shape} {value.dtype}" if hasattr(value, "dtype") else repr(value)[:40]
+            parts.append(f"{name} {shown}".strip())
+    return ", ".join(parts)
+
+
+def _numbered(name: str, values: tuple[Any, ...]) -> dict[str, Any]:
+    return {name: values[0]} if len(values) == 1 else {f"{name}[{i}]": value for i, value in enumerate(values)}

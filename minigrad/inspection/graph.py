@@ -1,0 +1,155 @@
+"""The graph behind a tensor as a list of nodes to show: leaves and ops, each after what it was computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, to_numpy
+from .watching import input_names
+
+
+@dataclass(eq=False)
+class Input:
+    """One edge: which output of which node an op takes, and what its forward calls it."""
+
+    source: Node
+    output: int
+    name: str
+
+
+@dataclass(eq=False)
+class Node:
+    """An op (a Context), a leaf (a Tensor), or, with kind "rest", all that is left out of the picture."""
+
+    kind: str
+    op: str
+    outputs: list[tuple[tuple[int, ...], np.dtype]]
+    name: str = ""
+    inputs: list[Input] = field(default_factory=list)
+    inputs_in_all: int = 0  # with those that want no gradient, which are not in the graph
+    notes: list[str] = field(default_factory=list)  # a value, a gradient
+
+    @property
+    def shapes(self) -> str:
+        """Shape and dtype of the output; of several, each different one once."""
+        each = [f"{shape} {dtype}" for shape, dtype in self.outputs]
+        count = {one: each.count(one) for one in each}
+        return ", ".join(f"{n} x {one}" if n > 1 else one for one, n in count.items())
+
+
+@dataclass
+class Graph:
+    nodes: list[Node]
+    result: Node
+    released: bool  # backward has gone through it
+    left_out: int  # ops that are not in `nodes`
+
+    @property
+    def title(self) -> str:
+        ops, leaves = (sum(node.kind == kind for node in self.nodes) for kind in ("op", "leaf"))
+        return f"{ops:,} op{'s' * (ops != 1)}, {leaves:,} {'leaf' if leaves == 1 else 'leaves'}"
+
+
+def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
+    """The graph behind `tensor`: the `limit` ops nearest to it, and their leaves.
+
+    names: a dictionary of tensors to names, or a module, whose parameters are named. Works before and after backward.
+    """
+    tensors = _named(tensor, names)
+    if tensor.grad_fn is None:
+        leaf = _leaf(tensor, tensors)
+        return Graph([leaf], leaf, False, 0)
+    order = _inputs_first(tensor.grad_fn)
+    shown = order[-limit:]
+    rest = Node("rest", f"{len(order) - len(shown):,} ops before these are not shown", [])
+    known: dict[Any, Node] = {}
+    nodes: list[Node] = []
+
+    def node_of(target: Any) -> Node:
+        if target not in known:
+            known[target] = _leaf(target, tensors) if target.is_leaf else rest
+            if known[target] not in nodes:
+                nodes.append(known[target])
+        return known[target]
+
+    for ctx in shown:
+        node = Node("op", ctx.function.__name__, list(ctx.outputs), inputs_in_all=len(ctx.edges))
+        for edge, name in zip(ctx.edges, input_names(ctx.function, len(ctx.edges)), strict=True):
+            if edge is not None:
+                target, index = edge
+                node.inputs.append(Input(node_of(target), 0 if target.is_leaf else index, name))
+        _describe(node, ctx, tensors)
+        known[ctx] = node
+        nodes.append(node)
+    return Graph(nodes, known[tensor.grad_fn], tensor.grad_fn.released, len(order) - len(shown))
+
+
+def _inputs_first(root: Any) -> list[Any]:
+    """All Contexts behind `root`, each after its inputs; with a stack, as a graph may be 10,000 ops deep."""
+    order: list[Any] = []
+    seen = {root}
+    stack = [(root, iter(root.edges))]
+    while stack:
+        ctx, edges = stack[-1]
+        for edge in edges:
+            if edge is not None and not edge[0].is_leaf and edge[0] not in seen:
+                seen.add(edge[0])
+                stack.append((edge[0], iter(edge[0].edges)))
+                break
+        else:
+            order.append(ctx)
+            stack.pop()
+    return order
+
+
+def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
+    """(leaf, 0) or (Context, which output) -> (tensor, name), for all tensors whose name or value is known."""
+    if names is None:
+        pairs = []
+    elif isinstance(names, Mapping):
+        pairs = list(names.items())
+    else:
+        pairs = [(parameter, name) for name, parameter in names.named_parameters()]
+    return {_place(tensor): (tensor, name) for tensor, name in [(root, ""), *pairs]}
+
+
+def _place(tensor: Any) -> tuple[Any, int]:
+    return (tensor, 0) if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_index)
+
+
+def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
+    _, name = tensors.get((tensor, 0), (None, ""))
+    node = Node("leaf", "leaf", [(tuple(tensor.shape), tensor.dtype)], name)
+    node.notes = [*_value(tensor), *_gradient(tensor.grad)]
+    return node
+
+
+def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
+    """The name, value and gradient of an op's results, as far as they are known: a graph holds no results."""
+    named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
+    node.name = ", ".join(name for _, name in named if name)
+    kept = dict(ctx.retained or {})
+    for tensor, _ in named:
+        kept.setdefault(tensor.output_index, tensor)
+        node.notes += _value(tensor)
+    for tensor in kept.values():
+        node.notes += _gradient(tensor.grad)
+
+
+def _value(tensor: Any) -> list[str]:
+    return [f"value {tensor.item():.4g}"] if math.prod(tensor.shape) == 1 and tensor.dtype.kind in "biuf" else []
+
+
+def _gradient(grad: Array | None) -> list[str]:
+    """A gradient of one element as it is, else its norm √(Σ g²)."""
+    if grad is None:
+        return []
+    values = to_numpy(grad)
+    if values.size == 1:
+        return [f"grad {values.item():.4g}"]
+    return [f"|grad| {np.linalg.norm(values.astype(np.float64).reshape(-1)):.4g}"]

@@ -1,0 +1,207 @@
+"""Where a step's time goes, and whether each op waits for arithmetic or for memory.
+
+An op that does F FLOPs on B bytes has the arithmetic intensity F / B. A machine does so many FLOPs in the time that it
+moves one byte: an A100 156 (312 TFLOP/s over 2 TB/s), a laptop core about 10. An op below its machine's number is
+memory-bound (adding, softmax, layer norm: below 1), one above it compute-bound (large matrix products). This is the
+roofline model: Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model for multicore
+architectures".
+
+The bytes are those of the arrays that go in (in backward: the gradients that arrive, and what forward had saved) and
+of those that come out, each once, as if everything in between stayed in the cache. A result that is a view of an input,
+as in reshape, moves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+from .. import switches
+from ..backend import device_of, is_array
+from . import flops
+from .watching import arrays_of, buffer_of, human, saved_arrays, watching
+
+
+@dataclass
+class OpProfile:
+    """All calls of one op in one phase. `flops` is None where a formula or a size is not known."""
+
+    op: str
+    phase: str  # "forward", "backward"; "" for the total
+    calls: int = 0
+    nanoseconds: int = 0
+    flops: int | None = 0
+    bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.nanoseconds / 1e9
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOP per byte; None if not known, or if nothing was moved."""
+        return None if self.flops is None or not self.bytes else self.flops / self.bytes
+
+    @property
+    def gflops_per_second(self) -> float | None:
+        return None if self.flops is None or not self.nanoseconds else self.flops / self.nanoseconds
+
+
+@dataclass
+class _Running:
+    """An op that has started: what it is, when, and how long the ops inside it took."""
+
+    ctx: Any
+    start: int
+    inside: int = 0
+
+
+class Profile(switches.Observer):
+    """What `profile()` measured: `rows`, `total`, `seconds`; as a table, `print(report)`."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], OpProfile] = {}
+        self._running: list[_Running] = []
+        self._formulas: dict[type, str] = {}
+        self._begin = perf_counter_ns()
+        self._end: int | None = None
+
+    @property
+    def rows(self) -> list[OpProfile]:
+        """One per op and phase, the slowest first."""
+        return sorted(self._rows.values(), key=lambda row: -row.nanoseconds)
+
+    @property
+    def total(self) -> OpProfile:
+        """All ops together; `flops` and `bytes` leave out ops whose FLOPs are not known."""
+        total = OpProfile("all ops", "")
+        for row in self._rows.values():
+            total.calls += row.calls
+            total.nanoseconds += row.nanoseconds
+            if row.flops is not None and total.flops is not None:
+                total.flops += row.flops
+                total.bytes += row.bytes
+        return total
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the block, so far if it has not ended."""
+        return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
+
+    def stop(self) -> None:
+        self._end = perf_counter_ns()
+
+    # --- watching ---
+
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+        _wait_for_device(arrays)
+        self._running.append(_Running(ctx, perf_counter_ns()))
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        _wait_for_device(results)
+        now = perf_counter_ns()
+        while (running := self._running.pop()).ctx is not ctx:
+            pass  # an op that raised: it was started and never finished
+        elapsed = now - running.start
+        if self._running:  # an op that runs others: each nanosecond counts for one op only
+            self._running[-1].inside += elapsed
+
+        name = ctx.function.__name__
+        row = self._rows.setdefault((name, phase), OpProfile(name, phase))
+        row.calls += 1
+        row.nanoseconds += elapsed - running.inside
+        row.bytes += _bytes_moved(phase, ctx, arrays, results)
+        count = flops.count(self._formula(ctx.function), phase, _call(phase, ctx, arrays, results))
+        row.flops = None if count is None or row.flops is None else row.flops + count
+
+    def _formula(self, function: type) -> str:
+        """The name in flops.FLOPS of a Function: its own, of what it is derived from, or of the op that it replaces."""
+        if function not in self._formulas:
+            replaced = [op for op, kernel in switches.kernels.items() if kernel in function.__mro__]
+            ours = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith("minigrad.")]
+            self._formulas[function] = next((c.__name__ for c in ours if c.__name__ in flops.FLOPS), "")
+        return self._formulas[function]
+
+    # --- showing ---
+
+    def table(self, limit: int | None = None) -> str:
+        """The rows (the first `limit` of them), the total, and the time that was spent outside of ops."""
+        width = max([12, *(len(row.op) for row in self._rows.values())])
+        header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
+        header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
+        wall, total = self.seconds, self.total
+        lines = [header, "-" * len(header)]
+        lines += [_line(row, width, wall) for row in self.rows[:limit]]
+        lines += ["-" * len(header), _line(total, width, wall)]
+        outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
+        lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimiser, printing")
+        lines.append(f"{'wall':{width}}  {'':8} {'':6} {wall * 1e3:10.2f}")
+        unknown = sorted({row.op for row in self._rows.values() if row.flops is None})
+        if unknown:
+            lines.append(f"not in the sums of FLOP and bytes, as their FLOPs are not known: {', '.join(unknown)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+@contextlib.contextmanager
+def profile() -> Iterator[Profile]:
+    """Measure the ops of the block: calls, seconds, FLOPs, bytes moved, arithmetic intensity, GFLOP/s of each.
+
+        with profile() as report:
+            loss = model.loss(ids, targets)
+            loss.backward()
+        print(report)
+
+    FLOPs follow the conventions of inspection/flops.py. An op that `F` composes of others is seen as its parts. On a
+    GPU each op is waited for, so that its time is its own; the step as a whole then takes longer than unobserved.
+    """
+    report = Profile()
+    try:
+        with watching(report, innermost=True):
+            yield report
+    finally:
+        report.stop()
+
+
+def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:
+    needs_grad = list(ctx.needs_grad)
+    if phase == "forward":
+        shapes = [tuple(x.shape) if is_array(x) else None for x in arrays]
+        return flops.Call(shapes, [getattr(out, "shape", ()) for out in results], needs_grad, ctx.saved())
+    known = [None if edge is None else _shape_at(edge) for edge in ctx.edges]
+    return flops.Call(known, [shape for shape, _ in ctx.outputs], needs_grad, ctx.saved())
+
+
+def _shape_at(edge: tuple[Any, int]) -> tuple[int, ...]:
+    target, index = edge
+    return target.shape if target.is_leaf else target.outputs[index][0]
+
+
+def _bytes_moved(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> int:
+    read = arrays_of(arrays if phase == "forward" else [*arrays, *(array for _, array in saved_arrays(ctx))])
+    buffers = {id(buffer_of(array)) for array in read}
+    written = [array for array in arrays_of(results) if id(buffer_of(array)) not in buffers]
+    return sum(array.nbytes for array in read + written) if written else 0
+
+
+def _wait_for_device(values: Any) -> None:
+    """A GPU computes behind Python's back: wait until it has finished."""
+    for value in values:
+        if is_array(value) and device_of(value) != "cpu":
+            value.device.synchronize()
+
+
+def _line(row: OpProfile, width: int, wall: float) -> str:
+    rate = "-" if row.gflops_per_second is None else f"{row.gflops_per_second:.2f}"
+    intensity = "-" if row.intensity is None else f"{row.intensity:.2f}"
+    percent = 100 * row.seconds / wall if wall else 0.0
+    calls = row.calls or ""
+    return (
+        f"{row.op:{width}}  {row.phase:8} {calls:>6} {row.seconds * 1e3:10.2f} {percent:5.1f} {human(row.flops):>8} "
+        f"{human(row.bytes):>8} {intensity:>9} {rate:>8}"
+    )

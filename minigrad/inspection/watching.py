@@ -1,0 +1,101 @@
+"""What the observers share: getting in and out of `switches.observers`, and finding the arrays of a call."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import switches
+from ..autograd import Function
+from ..backend import Array, is_array
+
+
+@contextlib.contextmanager
+def watching(observer: switches.Observer, innermost: bool = False) -> Iterator[None]:
+    """Let `observer` watch every op of the block, however the block ends.
+
+    The innermost observer is told last before an op and first after it: a profiler so measures the op, and not
+    the other observers.
+    """
+    if innermost:
+        switches.observers.append(observer)
+    else:
+        switches.observers.insert(0, observer)
+    try:
+        yield
+    finally:
+        switches.observers.remove(observer)
+
+
+def arrays_of(values: Iterable[Any]) -> list[Array]:
+    """The arrays in `values`, each once, and NumPy's scalars (which full reductions return) as arrays."""
+    numbers_too = [("", np.asarray(value) if isinstance(value, np.generic) else value) for value in values]
+    return list({id(array): array for _, array in _arrays_in(numbers_too)}.values())
+
+
+def saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
+    """(name, array) of all that forward left in `ctx` for backward."""
+    return _arrays_in(ctx.saved().items())
+
+
+def _arrays_in(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
+    """The arrays among the values, and inside of tuples, lists, dictionaries and objects of our own."""
+    pending, seen = list(named), set()
+    while pending:
+        name, value = pending.pop(0)
+        if is_array(value):
+            yield name, value
+        elif isinstance(value, tuple | list):
+            pending += [(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+        elif isinstance(value, dict):
+            pending += [(f"{name}[{key!r}]", entry) for key, entry in value.items()]
+        elif _is_plain_object(value) and id(value) not in seen:  # an object may refer to itself
+            seen.add(id(value))
+            pending += [(f"{name}.{key}", entry) for key, entry in vars(value).items()]
+
+
+def _is_plain_object(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
+
+
+def buffer_of(array: Array) -> Array:
+    """The array whose memory `array` is a view of; itself, if it owns its memory."""
+    base: Any = array.base
+    return buffer_of(base) if is_array(base) else array
+
+
+def input_names(function: Any, count: int) -> list[str]:
+    """What `function.forward` calls its first `count` inputs.
+
+    >>> from minigrad.functional.linalg import Linear
+    >>> input_names(Linear, 3)
+    ['x', 'weight', 'bias']
+    """
+    # A derived Function (mixed precision makes some) may take *arrays; the op that it is derived from has the names.
+    op = [cls for cls in function.__mro__ if "forward" in vars(cls) and cls is not Function][-1]
+    names: list[str] = []
+    for parameter in list(inspect.signature(op.forward).parameters.values())[1:]:  # without ctx
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{i}]" for i in range(count - len(names))]
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+    return (names + [f"input {i}" for i in range(len(names), count)])[:count]
+
+
+def human(number: float | None) -> str:
+    """A number in three digits and a thousands letter; "-" for None, which is "not known".
+
+    >>> human(1_234_567), human(950), human(0), human(None)
+    ('1.23 M', '950', '0', '-')
+    """
+    if number is None:
+        return "-"
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"

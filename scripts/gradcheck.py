@@ -1,0 +1,273 @@
+"""Check the gradient of every op, or of one in detail, by central differences and by the complex step.
+
+python scripts/gradcheck.py             a table of all ops
+python scripts/gradcheck.py softmax     one op, with an example: what backward says next to what differences say
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, manual_seed
+from minigrad.gradcheck import GradcheckError, Report, band, gradcheck
+
+
+class Sample(NamedTuple):
+    """An op at one set of inputs."""
+
+    fn: Callable[..., Any]
+    inputs: list[Any]
+
+    @property
+    def shapes(self) -> str:
+        return " ".join(str(tuple(x.shape)).replace(" ", "") for x in self.inputs)
+
+
+def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
+    """Every differentiable function of `minigrad.functional`, with inputs away from its kinks and the edges of its domain."""
+    rng = np.random.default_rng(seed)
+
+    def some(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape)
+
+    def positive(*shape: int) -> np.ndarray:
+        return rng.uniform(0.5, 2, shape)
+
+    def distinct(*shape: int) -> np.ndarray:
+        """At least 0.1 from 0 and from each other: no element ties with another one."""
+        return (rng.permutation(int(np.prod(shape))).reshape(shape) - np.prod(shape) / 2 + 0.25) * 0.2
+
+    def ids(below: int, *shape: int) -> Tensor:
+        return Tensor(rng.integers(0, below, shape))
+
+    def probabilities(*shape: int) -> np.ndarray:
+        p = positive(*shape)
+        return p / p.sum(axis=-1, keepdims=True)
+
+    def dropout(x: Tensor) -> Tensor:
+        manual_seed(seed)
+        return F.dropout(x, 0.4)
+
+    mask, targets = Tensor(rng.random((3, 4)) < 0.5), Tensor(np.array([1, -100, 4]))
+    q, k, v = some(2, 3, 4), some(2, 5, 4), some(2, 5, 2)
+    samples = {
+        "abs": [(F.abs, [distinct(3, 4)])],
+        "add": [(F.add, [some(3, 4), some(4)]), (F.add, [some(3, 1), some(1, 4)])],
+        "binary_cross_entropy_with_logits": [
+            (F.binary_cross_entropy_with_logits, [some(3, 4), positive(3, 4) / 2]),
+            (
+                lambda x, y, w, p: F.binary_cross_entropy_with_logits(x, y, w, "sum", p),
+                [some(3, 4), positive(3, 4) / 2, positive(4), positive(4)],
+            ),
+        ],
+        "cat": [(lambda x, y: F.cat([x, y], 1), [some(3, 4), some(3, 2)])],
+        "clip": [
+            (lambda x: F.clip(x, -0.5, 0.5), [distinct(3, 4)]),
+            (F.clip, [distinct(3, 4), np.full(4, -0.51), np.full((3, 1), 0.52)]),
+        ],
+        "cross_entropy": [
+            (F.cross_entropy, [some(3, 5), targets]),
+            (
+                lambda x, t: F.cross_entropy(x, t, Tensor(np.arange(1.0, 6)), reduction="none", label_smoothing=0.1),
+                [some(3, 5), targets],
+            ),
+            (lambda x, t: F.cross_entropy(x, t, reduction="sum"), [some(2, 5, 3), ids(5, 2, 3)]),
+            (F.cross_entropy, [some(3, 5), probabilities(3, 5)]),
+        ],
+        "cumsum": [(lambda x: F.cumsum(x, 1), [some(3, 4)])],
+        "div": [(F.div, [some(3, 4), positive(4)])],
+        "dropout": [(dropout, [some(3, 4)])],
+        "einsum": [
+            (lambda x, y: F.einsum("bij,bjk->bki", x, y), [some(2, 3, 4), some(2, 4, 5)]),
+            (lambda x, y: F.einsum("ii,j->i", x, y), [some(3, 3), some(2)]),
+        ],
+        "embedding": [(F.embedding, [Tensor(np.array([[0, 2], [2, 2]])), some(4, 3)])],
+        "erf": [(F.erf, [some(3, 4)])],
+        "exp": [(F.exp, [some(3, 4)])],
+        "expand": [(lambda x: F.expand(x, (2, 3, 4)), [some(3, 1)])],
+        "flip": [(lambda x: F.flip(x, (0, 1)), [some(3, 4)])],
+        "gather": [(lambda x, index: F.gather(x, 1, index), [some(3, 4), ids(4, 3, 5)])],
+        "gelu": [(F.gelu, [some(3, 4)]), (lambda x: F.gelu(x, "tanh"), [some(3, 4)])],
+        "getitem": [
+            (lambda x: F.getitem(x, (slice(None, None, -2), 1)), [some(3, 4)]),
+            (lambda x, index: F.getitem(x, index), [some(3, 4), Tensor(np.array([2, 0, 2]))]),
+        ],
+        "kl_div": [
+            (F.kl_div, [some(3, 4), probabilities(3, 4)]),
+            (lambda x, y: F.kl_div(x, y, "batchmean", True), [some(3, 4), some(3, 4)]),
+        ],
+        "layer_norm": [(lambda x, w, b: F.layer_norm(x, 4, w, b), [some(3, 4), some(4), some(4)])],
+        "linear": [(F.linear, [some(2, 3, 4), some(5, 4), some(5)])],
+        "linear_cross_entropy": [(F.linear_cross_entropy, [some(3, 4), some(5, 4), targets])],
+        "linear_gelu": [(F.linear_gelu, [some(3, 4), some(5, 4), some(5)])],
+        "log": [(F.log, [positive(3, 4)])],
+        "log_softmax": [(lambda x: F.log_softmax(x, 1), [some(3, 4)])],
+        "logsigmoid": [(F.logsigmoid, [some(3, 4)])],
+        "logsumexp": [(lambda x: F.logsumexp(x, (0, 1)), [some(3, 4)])],
+        "masked_fill": [(lambda x: F.masked_fill(x, mask, 7.0), [some(3, 4)])],
+        "matmul": [
+            (F.matmul, [some(3, 4), some(4, 2)]),
+            (F.matmul, [some(2, 1, 3, 4), some(3, 4, 2)]),
+            (F.matmul, [some(4), some(2, 4, 3)]),
+        ],
+        "max": [(lambda x: F.max(x, 1), [distinct(3, 4)]), (F.max, [distinct(3, 4)])],
+        "maximum": [(F.maximum, [distinct(3, 4), np.full(4, 0.01)])],
+        "mean": [(lambda x: F.mean(x, (0, 2)), [some(3, 4, 2)])],
+        "min": [(lambda x: F.min(x, 1), [distinct(3, 4)]), (F.min, [distinct(3, 4)])],
+        "minimum": [(F.minimum, [distinct(3, 4), np.full(4, 0.01)])],
+        "mse_loss": [(F.mse_loss, [some(3, 4), some(3, 4)])],
+        "mul": [(F.mul, [some(3, 4), some(4)])],
+        "neg": [(F.neg, [some(3, 4)])],
+        "nll_loss": [(F.nll_loss, [some(3, 5), targets])],
+        "pad": [(lambda x: F.pad(x, (1, 2, -1, 1)), [some(3, 4)])],
+        "permute": [(lambda x: F.permute(x, (1, 2, 0)), [some(2, 3, 4)])],
+        "pow": [(F.pow, [positive(3, 4), some(4)]), (lambda x: F.pow(x, 3), [some(3, 4)])],
+        "relu": [(F.relu, [distinct(3, 4)])],
+        "reshape": [(lambda x: F.reshape(x, (2, -1)), [some(3, 4)])],
+        "rms_norm": [(lambda x, w: F.rms_norm(x, 4, w), [some(3, 4), some(4)])],
+        "scaled_dot_product_attention": [
+            (F.scaled_dot_product_attention, [q, k, v, some(3, 5)]),
+            (
+                lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+                [some(2, 3, 4), some(2, 3, 4), some(2, 3, 2)],
+            ),
+        ],
+        "sigmoid": [(F.sigmoid, [some(3, 4)])],
+        "silu": [(F.silu, [some(3, 4)])],
+        "softmax": [(lambda x: F.softmax(x, 1), [some(3, 4)])],
+        "split": [(lambda x: F.split(x, [1, 3], 1), [some(3, 4)])],
+        "sqrt": [(F.sqrt, [positive(3, 4)])],
+        "squeeze": [(F.squeeze, [some(3, 1, 4)])],
+        "stack": [(lambda x, y: F.stack([x, y], 1), [some(3, 4), some(3, 4)])],
+        "sub": [(F.sub, [some(3, 4), some(4)])],
+        "sum": [(lambda x: F.sum(x, (0, 2), keepdim=True), [some(3, 4, 2)])],
+        "tanh": [(F.tanh, [some(3, 4)])],
+        "to": [(lambda x: F.to(x, "cpu"), [some(3, 4)])],
+        "transpose": [(lambda x: F.transpose(x, 0, 2), [some(2, 3, 4)])],
+        "tril": [(lambda x: F.tril(x, 1), [some(3, 4)])],
+        "triu": [(lambda x: F.triu(x, -1), [some(3, 4)])],
+        "unsqueeze": [(lambda x: F.unsqueeze(x, 1), [some(3, 4)])],
+        "var": [(lambda x: F.var(x, 1), [some(3, 4)]), (lambda x: F.var(x, correction=0), [some(3, 4)])],
+        "where": [(F.where, [mask, some(3, 4), some(4)])],
+    }
+    return {op: [Sample(*sample) for sample in of_op] for op, of_op in samples.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a Windows console may know no Greek letters
+    arguments = parse(argv)
+    samples = op_samples(arguments.seed)
+    if arguments.op is None:
+        return print_table(samples)
+    if arguments.op not in samples:
+        close = difflib.get_close_matches(arguments.op, samples, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(close)}?" if close else "without a name, all ops are listed"
+        print(f"gradcheck.py: there is no op {arguments.op!r}; {advice}", file=sys.stderr)
+        return 2
+    return print_details(arguments.op, samples[arguments.op])
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="gradcheck.py",
+        description="Compare the gradient of every op with central differences and with the complex step, in float64.",
+        epilog="The exit code is 0 if all is right, 1 if a gradient is wrong, 2 for wrong arguments.",
+    )
+    parser.add_argument(
+        "op", nargs="?", help="one function of minigrad.functional, such as softmax, in detail; without it, all of them"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="draws the inputs (default: 0)")
+    return parser.parse_args(argv)
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is an integer >= 0, not {text!r}")
+    return int(text)
+
+
+def check(sample: Sample, method: str) -> Report | GradcheckError:
+    try:
+        return gradcheck(sample.fn, sample.inputs, method=method)
+    except GradcheckError as error:
+        return error
+
+
+def print_table(samples: dict[str, list[Sample]]) -> int:
+    """One line per sample; the diagnoses of those that are wrong at the end."""
+    width, shapes = max(map(len, samples)), max(len(sample.shapes) for of_op in samples.values() for sample in of_op)
+    print(
+        "Largest relative error of each op's gradient; below 1e-7 is right. -: no complex step, as the op is not analytic.\n"
+    )
+    print(f"{'op':{width}}  {'inputs':{shapes}}  {'central':>8}  {'complex':>8}  {'ms':>5}  verdict")
+    failures = []
+    for op, of_op in samples.items():
+        for sample in of_op:
+            start = time.perf_counter()
+            central, by_complex = check(sample, "central"), check(sample, "complex")
+            spent = 1000 * (time.perf_counter() - start)
+            if isinstance(central, GradcheckError):
+                failures.append(central)
+                errors, verdict = ("", ""), f"WRONG ({central.diagnosis.kind})"
+            else:
+                is_analytic = isinstance(by_complex, Report) and by_complex.method == "complex"
+                errors = f"{central.max_error:.1e}", f"{by_complex.max_error:.1e}" if is_analytic else "-"
+                verdict = band(central.max_error)
+            print(
+                f"{op:{width}}  {sample.shapes:{shapes}}  {errors[0]:>8}  {errors[1]:>8}  {spent:5.0f}  {verdict}",
+                flush=True,
+            )
+    count = sum(map(len, samples.values()))
+    print(f"\n{len(samples)} ops, {count} cases: " + (f"{len(failures)} WRONG" if failures else "all right"))
+    for failure in failures:
+        print(f"\n{failure}")
+    return 1 if failures else 0
+
+
+def print_details(op: str, of_op: list[Sample]) -> int:
+    summary = (getattr(F, op).__doc__ or "").split("\n\n")[0]
+    print(f"{op}: {' '.join(summary.split())}\n")
+    failed = False
+    for number, sample in enumerate(of_op):
+        for method in ("central", "complex"):
+            result = check(sample, method)
+            failed |= isinstance(result, GradcheckError)
+            print(result)
+            if isinstance(result, GradcheckError):
+                break
+            if method == "central" and number == 0:
+                example = result
+        print()
+    if not failed:
+        print_example(example)
+    return 1 if failed else 0
+
+
+def print_example(report: Report) -> None:
+    """Of the first input, the row of the Jacobian with most to see."""
+    first = report.inputs[0]
+    if first.numeric is None or first.numeric.size == 0:
+        return
+    row = int(np.argmax((np.abs(first.numeric) > 1e-8).reshape(len(first.numeric), -1).sum(axis=1)))
+    print(
+        f"An example: the derivatives of output element {row} by {first.name}, all {first.analytic[row].size} of them"
+    )
+    print(f"{'element':>10}  {'backward':>16}  {'differences':>16}  {'relative error':>14}")
+    for element in np.ndindex(first.shape):
+        analytic, numeric = float(first.analytic[row][element]), float(first.numeric[row][element])
+        size = max(abs(analytic), abs(numeric))
+        error = abs(analytic - numeric) / size if size else 0.0
+        print(f"{','.join(map(str, element)):>10}  {analytic:16.10f}  {numeric:16.10f}  {error:14.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

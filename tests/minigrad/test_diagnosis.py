@@ -1,0 +1,276 @@
+"""A check must be able to fail: each op below is broken in one way, and gradcheck has to say which.
+
+The axes have distinct lengths, so that a factor has one name, except where a test is about lengths that coincide.
+"""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, accumulation, use_kernels
+from minigrad.functional import (
+    activation,
+    attention,
+    elementwise,
+    indexing,
+    linalg,
+    loss,
+    normalization,
+    reduction,
+    shape,
+)
+from minigrad.functional.broadcasting import restore_dims, unbroadcast
+from minigrad.gradcheck import GradcheckError, gradcheck
+
+
+def failure(fn, inputs, op=None, backward=None):
+    """The GradcheckError for `fn`, while the Function `op` has the given backward in place of its own."""
+    kernels = {}
+    if op is not None:
+        kernels = {op: type(op.__name__, (op,), {"backward": staticmethod(backward)})}
+    with use_kernels(kernels), pytest.raises(GradcheckError) as caught:
+        gradcheck(fn, inputs)
+    return caught.value
+
+
+def random(*shape):
+    return np.random.default_rng(shape[0] if shape else 0).standard_normal(shape)
+
+
+def sum_last(x):
+    return F.sum(x, 1)
+
+
+def softmax_last(x):
+    return F.softmax(x, 1)
+
+
+def layer_norm(x, weight, bias):
+    return F.layer_norm(x, 5, weight, bias)
+
+
+def embed(weight):
+    return F.embedding(np.array([2, 0, 2, 1, 2]), weight)
+
+
+def cross_entropy(logits):
+    return F.cross_entropy(logits, np.array([4, 0, 2]))
+
+
+def original(op, ctx, *douts):
+    return op.backward(ctx, *douts)
+
+
+def wrong_layer_norm(mean=True, variance=True):
+    def backward(ctx, dout):
+        dnormalized = dout * ctx.weight
+        dx = dnormalized
+        if mean:
+            dx = dx - dnormalized.mean(axis=-1, keepdims=True)
+        if variance:
+            dx = dx - ctx.normalized * (dnormalized * ctx.normalized).mean(axis=-1, keepdims=True)
+        _, dweight, dbias = original(normalization.LayerNorm, ctx, dout)
+        return dx / ctx.std, dweight, dbias
+
+    return backward
+
+
+def overwriting_embedding(ctx, dout):
+    dweight = np.zeros(ctx.shape)
+    dweight[ctx.ids] = dout
+    return None, dweight
+
+
+def overwriting_gather(ctx, dout):
+    dx = np.zeros(ctx.shape)
+    dx[ctx.places] += dout  # NumPy: of a repeated index only the last is kept
+    return dx, None
+
+
+def attention_without_scale(ctx, dout):
+    dq, dk, dv, dmask = original(attention.ScaledDotProductAttention, ctx, dout)
+    return dq, dk / ctx.scale, dv, dmask
+
+
+def repeated(value, ctx):
+    return np.broadcast_to(value, ctx.shape)
+
+
+X, Y, ROW, COLUMN = random(3, 5), random(3, 5) + 4, random(5), random(3, 1)
+LN = [X, random(5) + 3, random(5)]
+IDS = np.array([[0, 0, 1, 2, 2]])
+
+# fn, inputs, the op that is broken, its wrong backward, and kind and words of the diagnosis
+MUTANTS = {
+    "sign of sub": (F.sub, [X, Y], elementwise.Sub, lambda c, d: (d, d), "sign", "the sign is flipped"),
+    "sign of sigmoid": (
+        F.sigmoid, X, activation.Sigmoid, lambda c, d: (d * c.out * (c.out - 1),), "sign", "times -1 it is right",
+    ),
+    "sum gets mean's": (
+        sum_last, X, reduction.Sum, lambda c, d: (np.repeat(d[:, None] / 5, 5, 1),),
+        "factor", r"5x too small: this is the gradient of a mean over axis 1 of input 0 \(x\) \(length 5\), not of a sum",
+    ),
+    "mean gets sum's": (
+        lambda x: F.mean(x, 0), X, reduction.Mean, lambda c, d: (repeated(d, c),),
+        "factor", r"3x too large: a sum over axis 0 of input 0 \(x\) \(length 3\) is counted per element, or a mean",
+    ),
+    "mean of all gets sum's": (
+        F.mean, X, reduction.Mean, lambda c, d: (repeated(d, c),), "factor", "15x too large: a sum over all elements",
+    ),
+    "cross-entropy's mean is not divided": (
+        cross_entropy, X, loss.CrossEntropy, lambda c, d: original(loss.CrossEntropy, c, d * c.total),
+        "factor", r"3x too large: .* axis 0 of input 0 \(logits\) \(length 3\)",
+    ),
+    "bias gets the mean over the batch": (
+        F.add, [X, ROW], elementwise.Add, lambda c, d: (d, d.mean(0)), "factor", "3x too small: .* mean over axis 0",
+    ),
+    "square without its 2": (
+        lambda x: x**2, X, elementwise.Pow, lambda c, d: (d * c.x, None), "factor", "2x too small: a factor 2 is missing",
+    ),
+    "var with n for n - 1": (
+        lambda x: F.var(x, 1), X, reduction.Var, lambda c, d: (d[:, None] * 2 * c.centered / 5,),
+        "factor", "off by the factor 5/4: n and n - 1 are confused",
+    ),
+    "attention without scale": (
+        F.scaled_dot_product_attention, [random(3, 5), random(4, 5), random(4, 2)],
+        attention.ScaledDotProductAttention, attention_without_scale, "factor", r"√5 times too large: the scale 1/√n is missing",
+    ),
+    "sign and length": (
+        sum_last, X, reduction.Sum, lambda c, d: (np.repeat(d[:, None] * -5, 5, 1),),
+        "factor", "the sign is flipped, and it is 5x too large",
+    ),
+    "some other factor": (
+        F.tanh, X, activation.Tanh, lambda c, d: (1.7 * d * (1 - c.out**2),), "factor", "1.7x too large: a constant factor",
+    ),
+    "transposed by shape": (
+        F.matmul, [X, random(5, 4)], linalg.Matmul, lambda c, d: (c.y @ d.T, c.x.T @ d),
+        "transposed", "input 0 of Matmul is transposed: with axes 0 and 1 exchanged",
+    ),
+    "transposed in a square": (
+        lambda x: x.T, random(4, 4), shape.Permute, lambda c, d: (d,), "transposed", "axes 0 and 1 exchanged it is right",
+    ),
+    "operand transposed": (
+        F.matmul, [random(3, 4), random(4, 4)], linalg.Matmul, lambda c, d: (d @ c.y, c.x.T @ d),
+        "transposed", "is transposed \\(y for y.T\\?\\): axis 1 of the output and axis 1 of input 0",
+    ),
+    "permute back in the same order": (
+        lambda x: x.permute(1, 2, 0), random(2, 3, 4), shape.Permute, lambda c, d: (d.transpose(c.dims),),
+        "transposed", r"its axes in the order",
+    ),
+    "cumsum forwards": (
+        lambda x: F.cumsum(x, 0), ROW, reduction.Cumsum, lambda c, d: (d.cumsum(0),), "transposed", "axis 0 of the output",
+    ),
+    "flip not flipped": (
+        lambda x: F.flip(x, 1), X, shape.Flip, lambda c, d: (d,), "reversed", "backwards along axis 1: flipped there",
+    ),
+    "missing sum in front": (
+        F.mul, [X, ROW], elementwise.Mul, lambda c, d: (d * c.y, d * c.x),
+        "missing sum", r"the sum over axis 0 \(length 3\) is missing: forward repeated input 1 of Mul from shape \(5,\) to \(3, 5\)",
+    ),
+    "missing sum on both sides": (
+        F.add, [COLUMN, ROW], elementwise.Add, lambda c, d: (d, d), "missing sum", r"the sum over axis 1 \(length 5\) is missing",
+    ),
+    "one row for the sum": (
+        F.add, [X, ROW], elementwise.Add, lambda c, d: (d, d[1]),
+        "missing sum", r"the sum over axis 0 of the output \(length 3\) is missing: only index 1 of dout",
+    ),
+    "missing repeat": (
+        sum_last, X, reduction.Sum, lambda c, d: (d,), "missing repeat", r"forward reduced input 0 of Sum from shape \(3, 5\) to \(3,\), so backward must repeat",
+    ),
+    "dout ignored": (
+        F.mul, [X, Y], elementwise.Mul, lambda c, d: (c.y, d * c.x), "upstream", "backward ignores the upstream gradient dout",
+    ),
+    "dout ignored by a loss": (
+        cross_entropy, X, loss.CrossEntropy, lambda c, d: original(loss.CrossEntropy, c, np.ones(())),
+        "upstream", "backward ignores the upstream gradient",
+    ),
+    "dout squared": (
+        F.mean, X, reduction.Mean, lambda c, d: (repeated(d * d / 15, c),), "upstream", "twice the dout must give twice",
+    ),
+    "sign of dout": (F.relu, X, activation.Relu, lambda c, d: (np.sign(d) * (c.out > 0),), "upstream", "twice the dout"),
+    "softmax's diagonal": (
+        softmax_last, X, activation.Softmax, lambda c, d: (d * c.out * (1 - c.out),),
+        "diagonal", "only the diagonal of the Jacobian",
+    ),
+    "softmax without the sum": (
+        softmax_last, X, activation.Softmax, lambda c, d: (d * c.out,), "missing term", "treats each element on its own",
+    ),
+    "log-softmax without the sum": (
+        lambda x: F.log_softmax(x, 1), X, activation.LogSoftmax, lambda c, d: (d,), "missing term", "on its own",
+    ),
+    "layer norm without the mean": (
+        layer_norm, LN, normalization.LayerNorm, wrong_layer_norm(mean=False),
+        "missing term", r"along axis 1 of input 0 \(x\) the error is the same for all elements, as the gradient through a mean",
+    ),
+    "layer norm without the variance": (
+        layer_norm, LN, normalization.LayerNorm, wrong_layer_norm(variance=False),
+        "missing term", "proportional to the input minus its mean, as the gradient through a variance",
+    ),
+    "layer norm without both": (
+        layer_norm, LN, normalization.LayerNorm, wrong_layer_norm(mean=False, variance=False), "missing term", "on its own",
+    ),
+    "rms norm without its norm": (
+        lambda x: F.rms_norm(x, 5, Tensor(LN[1])), X, normalization.RmsNorm, lambda c, d: (d * c.weight / c.rms, None),
+        "missing term", "on its own",
+    ),
+    "layer norm's weight without the sum": (
+        layer_norm, LN, normalization.LayerNorm,
+        lambda c, d: (original(normalization.LayerNorm, c, d)[0], d * c.normalized, d.sum(0)),
+        "missing sum", r"the sum over axis 0 \(length 3\) is missing: forward repeated input 1",
+    ),
+    "exchanged": (F.mul, [X, Y], elementwise.Mul, lambda c, d: (d * c.x, d * c.y), "exchanged", "input 0 .* and input 1"),
+    "exchanged by shape": (
+        F.matmul, [X, random(5, 4)], linalg.Matmul, lambda c, d: (c.x.T @ d, d @ c.y.T),
+        "exchanged", "the gradients of inputs 0 and 1 of Matmul are exchanged",
+    ),
+    "one gradient twice": (
+        F.mul, [X, Y], elementwise.Mul, lambda c, d: (d * c.x, d * c.x), "exchanged", "input 0 .* gets the gradient of input 1",
+    ),
+    "embedding overwrites": (
+        embed, random(3, 2), indexing.Embedding, overwriting_embedding, "overwritten", "are used several times",
+    ),
+    "gather overwrites": (
+        lambda x: F.gather(x, 0, IDS), random(3, 5), indexing.Gather, lambda c, d: (np.zeros(c.shape), None), "cut off", "zeros",
+    ),
+    "repeated index with +=": (
+        lambda x: F.gather(x, 1, IDS), random(1, 5), indexing.Gather, overwriting_gather, "overwritten", r"x\[index\] \+= \.\.\.",
+    ),
+    "None": (F.mul, [X, Y], elementwise.Mul, lambda c, d: (None, d * c.x), "cut off", "backward returns None for it"),
+    "zeros": (F.exp, X, elementwise.Exp, lambda c, d: (0 * d,), "cut off", "backward returns zeros"),
+    "exp forgets the outer derivative": (
+        F.exp, X, elementwise.Exp, lambda c, d: (d,), "missing factor", "multiplied by the output it is right",
+    ),
+    "mul forgets the other factor": (
+        F.mul, [X, Y], elementwise.Mul, lambda c, d: (d, d * c.x), "missing factor", "multiplied by input 1",
+    ),
+    "div multiplies": (
+        F.div, [X, Y], elementwise.Div, lambda c, d: (d, -d * c.out / c.y), "missing factor", "divided by input 1",
+    ),
+    "relu lets all through": (
+        F.relu, X, activation.Relu, lambda c, d: (d,), "partial", r"elements of input 0 \(x\) are wrong, exactly those that are negative",
+    ),
+    "tril lets all through": (
+        F.tril, random(4, 4), shape.Tril, lambda c, d: (d,), "partial", r"6 of 16 elements of input 0 .* are wrong",
+    ),
+    "tril keeps the diagonal": (
+        F.tril, random(4, 4), shape.Tril, lambda c, d: (d * np.eye(4),), "incomplete", "of the 10 derivatives that are not 0, 4 are right and the others are 0",
+    ),
+    "cat forgets the last row": (
+        lambda x: F.cat([x, x * 2]), X, shape.Cat, lambda c, d: (d[:3] * [[1], [1], [0]], d[3:] * [[1], [1], [0]]),
+        "incomplete", "20 are right and the others are 0, exactly those at index 2 of axis 0",
+    ),
+    "no tuple": (F.exp, X, elementwise.Exp, lambda c, d: d * c.out, "shape", "must return a tuple"),
+    "nothing simple": (F.tanh, X, activation.Tanh, lambda c, d: (d * np.cos(3 * c.out),), "unknown", "no single slip explains it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_planted_mutant_is_named(name):
+    fn, inputs, op, backward, kind, words = MUTANTS[name]
+    gradcheck(fn, inputs)  # unbroken, it passes
+    error = failure(fn, inputs, op, backward)
+    assert error.diagnosis.kind == kind, str(error)
+    assert re.search(words, str(error)), str(error)

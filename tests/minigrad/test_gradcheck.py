@@ -1,0 +1,512 @@
+"""gradcheck passes what is right at any shape, fails what is wrong, and says clearly when it cannot tell."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, autocast, jacobian, manual_seed, no_grad, use_kernels
+from minigrad.gradcheck import GradcheckError, band, gradcheck
+
+
+class Twice(Function):
+    """2x, with a gradient that can be spoilt at the elements where `at` is True."""
+
+    @staticmethod
+    def forward(ctx, x, error=0.0, at=True):
+        ctx.error, ctx.at = error, at
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (2 + ctx.error * ctx.at),)
+
+
+class ReluWith(Function):
+    """relu, with a derivative of our choice at 0 and an error elsewhere."""
+
+    @staticmethod
+    def forward(ctx, x, at_zero, error):
+        ctx.slope = np.where(x == 0, at_zero, x > 0) + error * (x != 0)
+        return np.maximum(x, 0)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.slope,)
+
+
+def random(*shape):
+    return np.random.default_rng(len(shape)).standard_normal(shape)
+
+
+def fails(fn, inputs, kind=None, **options):
+    with pytest.raises(GradcheckError) as caught:
+        gradcheck(fn, inputs, **options)
+    if kind is not None:
+        assert caught.value.diagnosis.kind == kind, str(caught.value)
+    return caught.value
+
+
+# What the report and the error say
+
+
+def test_report_of_a_right_gradient():
+    report = gradcheck(F.mul, [random(2, 3), random(3)])
+    assert report.max_error < 1e-7
+    assert band(report.max_error) == "right"
+    assert [(x.name, x.shape, x.checked) for x in report.inputs] == [
+        ("input 0 (x)", (2, 3), "6 elements"),
+        ("input 1 (y)", (3,), "3 elements"),
+    ]
+    assert str(report).startswith("gradcheck of mul: largest relative error")
+    assert report.inputs[0].numeric.shape == (6, 2, 3)
+    np.testing.assert_allclose(report.inputs[0].analytic, report.inputs[0].numeric, atol=1e-8)
+
+
+def test_error_of_a_wrong_gradient():
+    at = np.array([[False, False, True], [False, False, False]])
+    error = fails(lambda n, x: (n, Twice.apply(x, error=1.0, at=at)), [random(2, 2), random(2, 3)])
+    assert (error.input_index, error.element) == (1, (0, 2))
+    assert (error.output_index, error.output_element) == (1, (0, 2))
+    assert error.analytic == 3
+    assert error.numeric == pytest.approx(2)
+    assert error.relative_error == pytest.approx(1 / 3)
+    assert "d output 1[0, 2] / d input 1 (x)[0, 2] is 2 by central differences, and 3 by backward" in str(error)
+    assert "input 0 (n) is right; 1 of 6 elements of input 1 (x) are wrong" in str(error)
+    assert isinstance(error, AssertionError)
+
+
+@pytest.mark.parametrize("error", [1e-4, -1e-3, 0.1, 1e3])
+def test_errors_of_any_size_are_found(error):
+    fails(lambda x: Twice.apply(x, error=error), random(3, 4))
+    fails(lambda x: Twice.apply(x, error=error), random(3, 4), method="complex")
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_scale_of_the_outputs_hides_nothing(scale):
+    gradcheck(lambda x: F.tanh(x) * scale, random(3, 4))
+    fails(lambda x: Twice.apply(x, error=0.01) * scale, random(3, 4))
+
+
+def test_every_element_of_the_jacobian_counts():
+    """Errors that cancel in the sum over the outputs are found."""
+
+    class Cancelling(Function):
+        forward = staticmethod(lambda ctx, x: 2 * x)
+        backward = staticmethod(lambda ctx, dout: (2 * dout + np.array([1, -1]) * (dout[0] - dout[1]),))
+
+    fails(Cancelling.apply, random(2))
+
+
+def test_bands():
+    assert [band(e) for e in (2.0, 1e-3, 1e-5, 1e-9, 0.0)] == [
+        "wrong",
+        "suspicious",
+        "high, unless there are kinks",
+        "right",
+        "right",
+    ]
+    assert band(float("nan")) == "wrong"
+
+
+# Inputs
+
+
+def test_inputs_that_ask_are_checked_and_the_others_are_not():
+    asks, other = Tensor(random(3), requires_grad=True), Tensor(random(3))
+    assert [x.name for x in gradcheck(F.mul, [other, asks]).inputs] == ["input 1 (y)"]
+    assert len(gradcheck(F.mul, [other, Tensor(random(3))]).inputs) == 2
+
+
+def test_integers_and_anything_else_are_passed_through():
+    ids, logits = np.array([[0, 2], [2, 2]]), random(4, 5)
+    gradcheck(F.embedding, [ids, random(3, 2)])
+    gradcheck(lambda x, targets, how: F.cross_entropy(x, targets, reduction=how), [logits, np.array([0, 4, 4, 1]), "sum"])
+    gradcheck(F.where, [random(2, 3) > 0, random(2, 3), 2.0])
+
+
+def test_float32_is_raised_and_said_so():
+    report = gradcheck(F.tanh, Tensor(random(3).astype(np.float32)))
+    assert report.max_error < 1e-7
+    assert report.notes == ["input 0 (x) is float32: it was checked in float64"]
+
+
+def test_one_tensor_given_twice_is_one_variable():
+    x = Tensor(random(3))
+    report = gradcheck(F.mul, [x, x])
+    assert len(report.inputs) == 1
+    np.testing.assert_allclose(report.inputs[0].analytic.sum(0), 2 * x.data)
+
+
+def test_outputs_that_do_not_depend_on_an_input():
+    gradcheck(lambda x, y: (x * 2, Tensor(np.ones(2))), [random(2), random(3)])
+    gradcheck(lambda x: Tensor(np.ones(2)), random(2))
+
+
+def test_integer_outputs_are_left_out():
+    gradcheck(lambda x: F.max(x, 1), random(3, 4))
+
+
+def test_nothing_of_the_callers_is_changed():
+    x, weight, other = Tensor(random(3), requires_grad=True), Tensor(random(3), requires_grad=True), random(3)
+    before, gradient = x.data.copy(), np.ones(3)
+    weight.grad = gradient
+    for error in (0.0, 1.0):
+        with contextlib.suppress(GradcheckError):
+            gradcheck(lambda x, y: Twice.apply(x, error=error) * weight + y, [x, Tensor(other)])
+    assert x.grad is None
+    assert weight.grad is gradient
+    assert gradient.tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(x.data, before)
+    np.testing.assert_array_equal(other, random(3))
+
+
+def test_inputs_are_intact_after_fn_raised():
+    x = Tensor(random(3), requires_grad=True)
+
+    def raising(x):
+        raise KeyError("from fn")
+
+    with pytest.raises(KeyError, match="from fn"):
+        gradcheck(raising, x)
+    assert x.grad is None
+    np.testing.assert_array_equal(x.data, random(3))
+
+
+def test_writing_to_an_input_is_found_and_does_no_harm():
+    class InPlace(Function):
+        @staticmethod
+        def forward(ctx, x):
+            x *= 2
+            return x
+
+        @staticmethod
+        def backward(ctx, dout):
+            return (2 * dout,)
+
+    x = random(3)
+    assert "fn writes to its inputs" in str(fails(InPlace.apply, x, "in place"))
+    np.testing.assert_array_equal(x, random(3))
+
+
+def test_gradients_are_recorded_and_not_rounded_whatever_is_switched_on():
+    with no_grad(), autocast():
+        assert gradcheck(F.matmul, [random(2, 3), random(3, 4)]).max_error < 1e-7
+        fails(lambda x: Twice.apply(x, error=1.0), random(3))
+
+
+def test_random_numbers_go_on_as_if_nothing_had_happened():
+    manual_seed(5)
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    gradcheck(F.tanh, random(3))
+    assert np.random.random() == expected
+
+
+LAYOUTS = {
+    "transposed": lambda a: np.ascontiguousarray(a.T).T,
+    "negative strides": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
+    "with gaps": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "read-only": lambda a: np.broadcast_to(a[:1], a.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_memory_layouts_reach_fn_as_they_are(layout):
+    x = layout(random(3, 4))
+    seen = set()
+
+    def fn(x):
+        seen.add(x.data.strides)
+        return F.softmax(x, 0) * x
+
+    gradcheck(fn, x)
+    assert x.strides in seen
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (1,), (1, 1, 1), ()])
+def test_sizes_0_and_1(shape):
+    gradcheck(F.tanh, random(*shape))
+    gradcheck(lambda x: F.sum(x), random(*shape))
+    gradcheck(F.mul, [random(*shape), random(*shape)])
+
+
+# Large functions
+
+
+def test_large_outputs_are_mixed():
+    gradcheck(F.tanh, random(20, 20))
+    at = np.zeros((20, 20), bool)
+    at[3, 4] = True
+    error = fails(lambda x: Twice.apply(x, error=1.0, at=at), random(20, 20))
+    assert error.element == (3, 4)
+    assert error.output_element is None
+    assert "a random mixture of output" in str(error)
+
+
+def test_large_inputs_are_moved_in_directions():
+    report = gradcheck(lambda x: F.mean(F.tanh(x)), random(60, 50))
+    assert report.inputs[0].checked == "6 directions"
+    at = np.zeros((60, 50), bool)
+    at[31, 7] = True
+    error = fails(lambda x: F.sum(Twice.apply(x, error=-4.0, at=at)), random(60, 50))
+    assert error.element == (31, 7)
+    assert error.numeric == pytest.approx(2, rel=1e-5)
+    error = fails(lambda x: F.sum(Twice.apply(x, error=-4.0)), random(60, 50), "sign")
+    assert "of 6 directions of input 0 (x) are wrong" in str(error)
+
+
+def test_a_large_function_with_kinks():
+    x = random(60, 50)
+    x[::7] = 0
+    report = gradcheck(lambda x: F.relu(x) + x, x)
+    assert report.kinks
+    x[3:] = np.abs(x[3:]) + 1  # few kinks: all of them can be isolated
+    x[:3] = np.arange(-75, 75).reshape(3, 50)
+    assert len(gradcheck(F.relu, x).kinks) == 1
+    error = fails(lambda x: ReluWith.apply(x, at_zero=0, error=0.5 * (np.arange(3000) == 1234).reshape(60, 50)), x)
+    assert error.element == (24, 34)
+
+
+# Kinks
+
+
+@pytest.mark.parametrize(
+    ("fn", "x", "places"),
+    [
+        (F.relu, [0.0, 1, -1], {(0,)}),
+        (F.abs, [0.0, 1, 0, -1], {(0,), (2,)}),
+        (lambda x: F.max(x, 0), [1.0, 3, 2, 3], {(1,), (3,)}),
+        (lambda x: F.max(x), [1.0, 3, 2, 3], {(1,), (3,)}),
+        (lambda x: F.clip(x, -1, 1), [-1.0, 0.5, 1], {(0,), (2,)}),
+        (lambda x: F.maximum(x, 2.0), [2.0, 3, 1], {(0,)}),
+        (lambda x: F.sum(F.relu(x) * 3 + x * x), [0.0, 1, -1], {(0,)}),
+    ],
+)
+def test_kinks_are_reported_and_not_failed(fn, x, places):
+    report = gradcheck(fn, np.array(x))
+    assert {kink.element for kink in report.kinks} == places
+    assert "kink at input 0" in str(report)
+
+
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, 3e-8, 1e-9, 1e-12])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_beside_a_kink(distance, side):
+    gradcheck(F.relu, np.array([distance * side, 2.0]))
+    gradcheck(lambda x: F.sum(F.abs(x)), np.array([distance * side, -2.0]))
+
+
+@given(at_zero=st.floats(0, 1))
+def test_any_slope_between_the_one_sided_ones_is_allowed_at_a_kink(at_zero):
+    gradcheck(lambda x: ReluWith.apply(x, at_zero=at_zero, error=0), np.array([0.0, 1, -1]))
+
+
+@given(at_zero=st.floats(-1e3, 1e3).filter(lambda slope: slope < -1e-3 or slope > 1.001))
+def test_no_other_slope_is_allowed_at_a_kink(at_zero):
+    error = fails(lambda x: ReluWith.apply(x, at_zero=at_zero, error=0), np.array([0.0, 1, -1]))
+    assert error.element == (0,)
+
+
+@given(error=st.floats(-1e3, 1e3).filter(lambda error: abs(error) > 1e-3))
+def test_a_kink_excuses_nothing_elsewhere(error):
+    x = np.array([0.0, 1, -1, 0.5])
+    fails(lambda x: ReluWith.apply(x, at_zero=0.5, error=error), x)
+    fails(lambda x: F.sum(ReluWith.apply(x, at_zero=0.5, error=error)), x)
+
+
+SMOOTH = [F.exp, F.tanh, F.sigmoid, lambda x: x * x * x, lambda x: F.softmax(x, 0), lambda x: F.sum(x * x * 1e3)]
+
+
+@given(
+    fn=st.sampled_from(SMOOTH),
+    x=hnp.arrays(np.float64, st.integers(1, 5), elements=st.floats(-3, 3)),
+    error=st.floats(-10, 10).filter(lambda error: abs(error) > 1e-2),
+)
+def test_a_wrong_gradient_of_a_smooth_function_is_never_taken_for_a_kink(fn, x, error):
+    assert not gradcheck(fn, x).kinks
+    fails(lambda x: fn(x) + Twice.apply(x, error=error), x)
+
+
+def test_a_jump_is_no_kink():
+    class Step(Function):
+        forward = staticmethod(lambda ctx, x: (x > 0).astype(x.dtype))
+        backward = staticmethod(lambda ctx, dout: (0 * dout,))
+
+    gradcheck(Step.apply, np.array([1.0, -1.0]))
+    fails(Step.apply, np.array([0.0]))
+
+
+def test_only_kinks_prove_nothing():
+    assert "every element lies on a kink" in str(gradcheck(F.relu, np.zeros(3)))
+
+
+# What cannot be checked
+
+
+def test_nan_in_the_output():
+    error = fails(F.log, np.array([1.0, -1.0]), "non-finite")
+    assert "output[1] is nan; choose inputs inside fn's domain" in str(error)
+
+
+def test_infinite_gradient_at_the_edge_of_the_domain():
+    error = fails(F.sqrt, np.array([1.0, 0.0]), "non-finite")
+    assert "backward gives inf for input 0 (x)[1] = 0, at the edge of fn's domain" in str(error)
+
+
+def test_nan_in_backward():
+    class Nan(Function):
+        forward = staticmethod(lambda ctx, x: x * 3)
+        backward = staticmethod(lambda ctx, dout: (dout * np.nan,))
+
+    error = fails(Nan.apply, np.array([1.0, 2.0]), "non-finite")
+    assert "backward gives nan for input 0 (x)[0] = 1, where differences give 3" in str(error)
+
+
+def test_edge_of_the_domain_with_a_finite_gradient():
+    error = fails(lambda x: x**1.5, np.array([0.0, 1.0]), "non-finite")
+    assert "not finite right beside input 0 (x)[0] = 0, at the edge of its domain" in str(error)
+
+
+def test_close_to_the_edge_smaller_steps_help():
+    gradcheck(F.log, np.array([1e-6, 1.0]))
+    gradcheck(F.sqrt, np.array([1e-6, 1.0]))
+
+
+def test_masked_outputs_at_minus_infinity_do_not_change():
+    mask = np.array([True, False, False])
+    gradcheck(lambda x: F.masked_fill(x, mask, -np.inf), random(3))
+    fails(lambda x: F.masked_fill(Twice.apply(x, error=1.0), mask, -np.inf), random(3), "factor")
+
+
+def test_random_functions_are_found():
+    error = fails(lambda x: F.dropout(x, 0.5), random(3, 4), "non-deterministic")
+    assert "call manual_seed(0) inside fn" in str(error)
+
+    def seeded(x):
+        manual_seed(0)
+        return F.dropout(x, 0.5)
+
+    gradcheck(seeded, random(3, 4))
+
+
+def test_lower_precision_inside_fn_is_named():
+    with pytest.raises(TypeError, match=r"fn makes float32 of float64.*look for a \.to\(\)"):
+        gradcheck(lambda x: x.to(np.float32), random(3))
+
+
+def test_what_is_not_for_gradcheck():
+    with pytest.raises(ValueError, match="no input is a floating-point tensor"):
+        gradcheck(F.tanh, np.arange(3))
+    with pytest.raises(TypeError, match="must return a Tensor or a tuple of Tensors, it returned float"):
+        gradcheck(lambda x: x.data.sum().item(), random(3))
+    with pytest.raises(TypeError, match="fn returns no floating-point Tensor"):
+        gradcheck(lambda x: x > 0, random(3))
+    with pytest.raises(TypeError, match="input 0 .* is complex"):
+        gradcheck(lambda x: x, random(3) + 1j)
+    with pytest.raises(ValueError, match="method must be 'central' or 'complex', got 'forward'"):
+        gradcheck(F.tanh, random(3), method="forward")
+    with pytest.raises(ValueError, match="eps must be > 0, got 0"):
+        gradcheck(F.tanh, random(3), eps=0)
+
+
+def test_an_exception_in_backward_comes_through_with_its_place():
+    class Raising(Function):
+        forward = staticmethod(lambda ctx, x: x * 3)
+        backward = staticmethod(lambda ctx, dout: (dout @ np.ones((7, 7)),))
+
+    with pytest.raises(ValueError, match="matmul") as caught:
+        gradcheck(Raising.apply, random(2, 3))
+    assert "raised in backward" in caught.value.__notes__[0]
+
+
+# The complex step
+
+
+@pytest.mark.parametrize(
+    "fn", [F.exp, F.tanh, F.sigmoid, F.silu, lambda x: F.softmax(x, 1), lambda x: F.layer_norm(x, 4), lambda x: F.var(x, 1)]
+)
+def test_complex_step_is_exact(fn):
+    report = gradcheck(fn, random(3, 4), method="complex")
+    assert report.method == "complex"
+    assert report.max_error < 1e-12
+    assert not report.notes
+
+
+def test_complex_step_falls_back_where_an_op_is_not_analytic():
+    report = gradcheck(F.abs, random(3), method="complex")
+    assert report.method == "central"
+    assert "an op of fn is not analytic: central differences were used" in report.notes[0]
+
+    class Halving(Function):  # throws the imaginary part away
+        forward = staticmethod(lambda ctx, x: x.astype(np.float64) / 2)
+        backward = staticmethod(lambda ctx, dout: (dout / 2,))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = gradcheck(Halving.apply, random(3), method="complex")
+    assert report.method == "central"
+    assert "does not take complex numbers" in report.notes[0]
+
+
+# Right ops at nasty shapes never fail
+
+
+@st.composite
+def nasty(draw, dims=st.integers(0, 3)):
+    """An array with axes of length 0 and 1, in some memory layout, with repeated and large and small values."""
+    ndim = draw(dims)
+    shape = draw(st.tuples(*[st.integers(0, 3)] * ndim))
+    x = draw(hnp.arrays(np.float64, shape, elements=st.floats(-3, 3, allow_subnormal=False)))
+    order = draw(st.permutations(range(ndim)))
+    flipped = tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in range(ndim))
+    return x.transpose(order).copy().transpose(tuple(np.argsort(order)))[(*flipped, ...)]
+
+
+@given(nasty(), st.sampled_from([F.exp, F.tanh, F.relu, F.abs, F.sigmoid, F.silu, F.gelu, F.neg, F.sum, F.logsigmoid]))
+def test_right_unary_ops_pass(x, fn):
+    gradcheck(fn, x)
+
+
+@given(nasty(st.just(2)), st.data())
+def test_right_binary_ops_pass_when_broadcast(x, data):
+    shape = tuple(1 if data.draw(st.booleans()) else n for n in x.shape)[data.draw(st.integers(0, 2)) :]
+    y = data.draw(hnp.arrays(np.float64, shape, elements=st.floats(0.5, 3)))
+    for fn in (F.add, F.sub, F.mul, F.div, F.maximum):
+        gradcheck(fn, [x, y])
+        gradcheck(fn, [y, x + 5])
+
+
+@given(nasty(st.just(2)), st.sampled_from([0, 1, -1]), st.booleans())
+def test_right_reductions_pass(x, dim, keepdim):
+    gradcheck(lambda x: F.sum(x, dim, keepdim), x)
+    if x.shape[dim]:
+        gradcheck(lambda x: F.mean(x, dim, keepdim), x)
+        gradcheck(lambda x: F.max(x, dim, keepdim), x)
+        gradcheck(lambda x: F.logsumexp(x, dim, keepdim), x)
+        gradcheck(lambda x: F.log_softmax(x, dim) * x, x)
+
+
+@given(nasty(st.just(2)))
+def test_right_uses_of_one_tensor_many_times_pass(x):
+    gradcheck(lambda x: x * x + F.tanh(x) * x - x, x)
+    gradcheck(lambda x: x @ x.T + F.sum(x), x)
+
+
+def test_replaced_kernels_are_what_is_checked():
+    class Wrong(Function):
+        forward = staticmethod(lambda ctx, x: np.tanh(x))
+        backward = staticmethod(lambda ctx, dout: (dout,))
+
+    with use_kernels({"tanh": Wrong}):
+        fails(F.tanh, random(3))
+    gradcheck(F.tanh, random(3))
+
+
+def test_limits_are_as_documented():
+    assert (jacobian.DENSE_OUTPUT, jacobian.DENSE_INPUT) == (200, 1000)

@@ -1,0 +1,300 @@
+"""detect_anomaly(): stops where a NaN is made, names this file's line, and is silent about masks."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, nn, switches
+from minigrad.inspection import AnomalyError, detect_anomaly, memory, profile
+from minigrad.kernels import use_kernels
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own remark about each NaN
+
+
+def leaf(values):
+    return Tensor(values, requires_grad=True)
+
+
+def here(offset):
+    """How a message names the line `offset` below the one that calls this."""
+    return f"{__file__}:{inspect.currentframe().f_back.f_lineno + offset}, in "
+
+
+def caught(run):
+    """The message of the AnomalyError that `run` raises in anomaly mode."""
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        run()
+    return str(error.value)
+
+
+# --- forward ---
+
+
+def test_forward_names_op_place_values_and_line():
+    x = leaf([[1.0, 2.0], [3.0, -1.0]])
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        y = x * 1.0
+        line = here(1)
+        F.log(y)
+    assert str(error.value).splitlines() == [
+        "Log made nan in forward",
+        "  out (2, 2) float32: 1 of 4 elements, the first at [1, 1]",
+        "  there: x -1",
+        "  Log(x (2, 2) float32) -> (2, 2) float32",
+        f"  called at {line}test_forward_names_op_place_values_and_line",
+        "      F.log(y)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "what"),
+    [
+        (lambda: leaf([0.0]).log(), "Log made inf in forward"),
+        (lambda: leaf([1000.0]).exp(), "Exp made inf in forward"),
+        (lambda: leaf([1.0]) / leaf([0.0]), "Div made inf in forward"),
+        (lambda: leaf([0.0]) / 0.0, "Div made nan in forward"),
+        (lambda: leaf([3e38]) + leaf([3e38]), "Add made inf in forward"),
+        (lambda: leaf([[3e38]]) @ leaf([[3e38]]), "Matmul made inf in forward"),
+        (lambda: leaf(-1.0) ** 0.5, "Pow made nan in forward"),
+        (lambda: Tensor(np.array([1e300])).to(np.float32), "To made inf in forward"),
+        (lambda: F.cross_entropy(leaf([[1.0, 2.0]]), np.array([-100])), "CrossEntropy made nan in forward"),
+        (lambda: leaf([np.inf]) * leaf([0.0]), "Mul made nan in forward, of the infinity in x"),
+        (lambda: F.softmax(leaf([-np.inf, -np.inf]), 0), "Softmax made nan in forward, of the infinity in x"),
+    ],
+)
+def test_what_an_op_makes_of_finite_numbers_must_be_finite(run, what):
+    assert caught(run).splitlines()[0] == what
+
+
+def test_the_line_is_the_users_and_not_a_modules():
+    layer = nn.Linear(2, 2)
+    layer.weight.data[...] = 3e38
+    x = Tensor(np.full((1, 2), 3e38, np.float32))
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        line = here(1)
+        nn.Sequential(layer, nn.GELU())(x)
+    assert f"called at {line}" in str(error.value) and "Linear made inf in forward" in str(error.value)
+
+
+def test_the_line_of_a_composed_loss_is_the_users():
+    x = leaf([1e30])
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        line = here(1)
+        F.mse_loss(x, Tensor([0.0]))
+    assert "Mul made inf" in str(error.value) and f"called at {line}" in str(error.value)
+
+
+def test_ops_without_a_graph_are_looked_at_too():
+    assert caught(lambda: Tensor([-1.0]).sqrt()).startswith("Sqrt made nan in forward")
+
+
+# --- what was there before ---
+
+
+def test_nan_in_the_data_is_no_fault_of_the_op():
+    weight = leaf(np.ones((2, 3), np.float32))
+    message = caught(lambda: F.linear(Tensor([[1.0, np.nan, 2.0]]), weight)).splitlines()[0]
+    assert message == "nan reached Linear in forward: x had it, and no op of the block made it (data? a parameter?)"
+
+
+def test_nan_in_a_parameter_is_named():
+    weight = leaf(np.full((2, 3), np.nan, np.float32))
+    assert "weight had it" in caught(lambda: F.linear(leaf([[1.0, 2.0, 3.0]]), weight))
+
+
+def test_nan_that_no_op_uses_is_none():
+    with detect_anomaly():
+        x = leaf([1.0, np.nan])
+        F.where(np.array([True, False]), x, 0.0).sum().backward()
+
+
+def test_masks_are_no_anomaly():
+    time = 4
+    causal = np.tri(time, dtype=bool)
+    additive = np.where(causal, 0, -np.inf).astype(np.float32)
+    rng = np.random.default_rng(0)
+    q, k, v = (leaf(rng.normal(0, 1, (2, time, 3)).astype(np.float32)) for _ in range(3))
+    with detect_anomaly():
+        scores = q @ k.transpose(1, 2)
+        total = F.softmax(F.masked_fill(scores, ~causal, -np.inf), -1).sum()
+        total = total + F.softmax(F.where(causal, scores, -np.inf), -1).sum()
+        total = total + F.softmax(scores + additive, -1).sum()
+        total = total + F.logsumexp(scores + additive, -1).sum()
+        total = total + F.max(scores + additive, -1)[0].sum()
+        total = total + F.softmax(F.pad(scores, (0, 2), value=-np.inf), -1).sum()
+        total = total + F.where(causal, F.log_softmax(scores + additive, -1), 0.0).sum()
+        total = total + F.scaled_dot_product_attention(q, k, v, is_causal=True).sum()
+        total = total + F.scaled_dot_product_attention(q, k, v, Tensor(causal)).sum()
+        total = total + F.scaled_dot_product_attention(q, k, v, Tensor(additive)).sum()
+        total = total + F.scaled_dot_product_attention(q, k, v, Tensor(np.zeros((time, time), bool))).sum()
+        allowed = F.masked_fill(leaf([[1.0, 2.0, 3.0]]), np.array([[False, True, False]]), -np.inf)
+        total = total + F.cross_entropy(allowed, np.array([0]))
+        total.backward()
+    for tensor in (q, k, v):
+        assert np.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_a_transformer_block_raises_no_false_alarm(kernels):
+    rng = np.random.default_rng(0)
+    shapes = [(9, 8), (24, 8), (32, 8), (8, 32)]
+    weight = {shape: leaf(rng.normal(0, 0.1, shape).astype(np.float32)) for shape in shapes}
+    ids = rng.integers(0, 9, (2, 5))
+    with use_kernels(kernels), detect_anomaly():
+        for _ in range(2):  # the second time gradients are there already
+            x = F.embedding(ids, weight[9, 8])
+            q, k, v = F.split(F.linear(F.layer_norm(x, 8), weight[24, 8]), 8, dim=-1)
+            x = x + F.dropout(F.scaled_dot_product_attention(q, k, v, is_causal=True), 0.5)
+            x = x + F.linear(F.linear_gelu(x, weight[32, 8]), weight[8, 32])
+            F.linear_cross_entropy(x.reshape(-1, 8), weight[9, 8], ids.reshape(-1)).backward()
+
+
+# --- backward ---
+
+
+def test_backward_names_the_line_of_forward():
+    x = leaf([4.0, 0.0])
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        line = here(1)
+        y = F.sqrt(x)
+        y.sum().backward()
+    assert str(error.value).splitlines() == [
+        "Sqrt made inf in backward",
+        "  dx (2,) float32: 1 of 2 elements, the first at [1]",
+        "  there: dout 1, ctx.out 0",
+        "  Sqrt(x (2,) float32) -> (2,) float32",
+        f"  whose forward was called at {line}test_backward_names_the_line_of_forward",
+        "      y = F.sqrt(x)",
+    ]
+
+
+def test_nan_of_zero_times_infinity_in_backward():
+    def run():
+        x = leaf([0.0])
+        (F.sqrt(x) * 0.0).sum().backward()  # 0 / (2 * 0)
+
+    assert caught(run).startswith("Sqrt made nan in backward")
+
+
+def test_a_gradient_that_was_bad_on_arrival():
+    def run():
+        leaf([1.0]).exp().backward(np.array([np.nan], np.float32))
+
+    assert caught(run).startswith("nan reached Exp in backward: dout had it, and no op of the block made it (passed to")
+
+
+def test_a_gradient_that_was_bad_before_the_block():
+    weight = leaf(np.ones((3, 2), np.float32))
+    weight.grad = np.full((3, 2), np.nan, np.float32)
+    message = caught(lambda: F.embedding(np.array([0]), weight).sum().backward())
+    assert "Embedding in backward: the earlier dweight had it" in message
+
+
+def test_forward_before_the_block():
+    y = F.sqrt(leaf([0.0]))
+    message = caught(lambda: y.sum().backward())
+    assert "Sqrt made inf in backward" in message and "forward ran outside of detect_anomaly()" in message
+
+
+def test_a_wrong_op_of_ones_own_is_found():
+    class Reciprocal(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.x = x
+            return 1 / (x + 1)
+
+        @staticmethod
+        def backward(ctx, dout):
+            return (-dout / (ctx.x * ctx.x),)
+
+    message = caught(lambda: Reciprocal.apply(leaf([0.0])).backward())
+    assert message.startswith("Reciprocal made inf in backward") and "there: dout 1, ctx.x 0" in message
+
+
+# --- saved arrays that change ---
+
+
+def test_writing_to_a_saved_array_is_caught():
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    with pytest.raises(AnomalyError) as error, detect_anomaly():
+        line = here(1)
+        out = x * y
+        x.data[0] = 5
+        out.sum().backward()
+    message = str(error.value)
+    assert message.startswith("ctx.x, (2,), which Mul saved for backward, was changed before backward used it")
+    assert f"whose forward was called at {line}" in message and "Mul(x (2,) float32, y (2,) float32)" in message
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x: x.exp(),
+        lambda x: F.softmax(x * 1.0, -1),
+        lambda x: F.einsum("ij,ij->i", x, x),
+        lambda x: x[Tensor(np.array([0, 1]))] * x,
+    ],
+)
+def test_writing_to_a_result_or_into_a_tuple_is_caught(op):
+    def run():
+        x = leaf([[1.0, 2.0], [3.0, 4.0]])
+        out = op(x)
+        out.data += 1
+        x.data.T[0] *= 2  # through a view
+        out.sum().backward()
+
+    assert "was changed before backward used it" in caught(run)
+
+
+def test_writing_to_what_nothing_needs_is_allowed():
+    with detect_anomaly():
+        x = leaf([1.0, 2.0])
+        out = x + 1.0
+        x.data[0] = 5
+        out.data[0] = 5
+        out.sum().backward()
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_the_same_graph_twice():
+    with detect_anomaly():
+        x = leaf(np.ones((0, 3), np.float32))
+        y = leaf(2.0)
+        out = (x * x).sum() + y * y
+        out.backward(retain_graph=True)
+        out.backward()
+    assert y.grad == 8
+
+
+# --- in and out ---
+
+
+def test_nobody_watches_after_the_block():
+    caught(lambda: leaf([0.0]).log())
+    assert switches.observers == []
+    leaf([0.0]).log()
+    with detect_anomaly(), detect_anomaly():
+        assert len(switches.observers) == 2
+    assert switches.observers == []
+
+
+def test_an_anomaly_is_a_runtime_error():
+    assert issubclass(AnomalyError, RuntimeError)
+
+
+def test_watching_changes_no_gradient():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (6, 6)).astype(np.float32)
+
+    def gradient():
+        weight = leaf(values)
+        x = F.embedding(np.array([1, 2, 1]), weight)
+        h = F.softmax(x @ weight.T, -1) + x
+        (h * h + x.tanh()).sum().backward()
+        return weight.grad
+
+    with detect_anomaly(), memory(), profile():
+        watched = gradient()
+    assert np.array_equal(watched, gradient())

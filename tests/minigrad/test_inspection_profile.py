@@ -1,0 +1,310 @@
+"""profile(): FLOPs and bytes to the number, times that add up, and nothing left behind."""
+
+import time
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, no_grad, switches
+from minigrad.inspection import profile
+from minigrad.inspection.flops import FLOPS
+from minigrad.inspection.watching import watching
+from minigrad.kernels import textbook_functions, use_kernels
+from minigrad.precision import autocast
+
+B, T, C, V = 2, 3, 4, 7
+
+
+def array(*shape):
+    return np.random.default_rng(sum(shape)).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def leaf(*shape):
+    return Tensor(array(*shape), requires_grad=True)
+
+
+def rows_of(report):
+    return {(row.op, row.phase): row for row in report.rows}
+
+
+def run(make):
+    with profile() as report:
+        out = make()
+        out.backward(np.ones(out.shape, out.dtype))
+    return rows_of(report)
+
+
+N = B * T * C  # elements of an activation
+LINEAR = 2 * B * T * C * V  # multiply-adds of (B T, C) @ (C, V)
+CASES = {  # what runs, FLOPs of op forward, FLOPs of op backward
+    "Matmul": (lambda: leaf(5, 3) @ leaf(3, 2), 2 * 5 * 3 * 2, 2 * 2 * 5 * 3 * 2),
+    "Matmul batched": (lambda: leaf(B, T, C) @ leaf(B, C, V), LINEAR, 2 * LINEAR),
+    "Matmul, right side constant": (lambda: leaf(5, 3) @ Tensor(array(3, 2)), 60, 60),
+    "Matmul of vectors": (lambda: leaf(5) @ leaf(5), 2 * 5, 2 * 2 * 5),
+    "Linear": (lambda: F.linear(leaf(B, T, C), leaf(V, C), leaf(V)), LINEAR + B * T * V, 2 * LINEAR + B * T * V),
+    "Linear without bias": (lambda: F.linear(leaf(B, T, C), leaf(V, C)), LINEAR, 2 * LINEAR),
+    "Linear, frozen weight": (lambda: F.linear(leaf(B, T, C), Tensor(array(V, C))), LINEAR, LINEAR),
+    "Linear, input without gradient": (lambda: F.linear(Tensor(array(B, T, C)), leaf(V, C)), LINEAR, LINEAR),
+    "Einsum": (lambda: F.einsum("btc,cv->btv", leaf(B, T, C), leaf(C, V)), LINEAR, 2 * LINEAR),
+    "Einsum outer product": (lambda: F.einsum("i,j->ij", leaf(3), leaf(5)), 15, 2 * (2 * 15)),
+    "Einsum of three": (lambda: F.einsum("i,ij,j->", leaf(3), leaf(3, 5), leaf(5)), 3 * 15, 45 + 30 + 45),
+    "Einsum sum": (lambda: F.einsum("ij->i", leaf(3, 5)), 15, 0),
+    "ScaledDotProductAttention": (
+        lambda: F.scaled_dot_product_attention(leaf(B, T, C), leaf(B, 5, C), leaf(B, 5, V)),
+        B * T * 5 * (2 * C + 6 + 2 * V),
+        B * T * 5 * (4 * V + 4 + 4 * C),
+    ),
+    "Softmax": (lambda: F.softmax(leaf(B, T, C), -1), 5 * N, 4 * N),
+    "LogSoftmax": (lambda: F.log_softmax(leaf(B, T, C), -1), 5 * N, 4 * N),
+    "LayerNorm": (lambda: F.layer_norm(leaf(B, T, C), C, leaf(C), leaf(C)), 7 * N, 11 * N),
+    "LayerNorm, plain": (lambda: F.layer_norm(leaf(B, T, C), C), 5 * N, 7 * N),
+    "LayerNorm, frozen": (lambda: F.layer_norm(leaf(B, T, C), C, Tensor(array(C)), Tensor(array(C))), 7 * N, 8 * N),
+    "RmsNorm": (lambda: F.rms_norm(leaf(B, T, C), C, leaf(C)), 4 * N, 8 * N),
+    "Gelu": (lambda: F.gelu(leaf(B, T, C)), 5 * N, 7 * N),
+    "Gelu tanh": (lambda: F.gelu(leaf(B, T, C), "tanh"), 9 * N, 13 * N),
+    "Embedding": (lambda: F.embedding(np.array([[1, 2, 1]]), leaf(V, C)), 0, 3 * C),
+    "CrossEntropy": (lambda: F.cross_entropy(leaf(T, V), np.array([1, 2, 3])), 5 * T * V, 2 * T * V),
+    "Add": (lambda: leaf(T, C) + leaf(T, C), T * C, 0),
+    "Add of a bias": (lambda: leaf(T, C) + leaf(C), T * C, T * C),
+    "Mul": (lambda: leaf(T, C) * leaf(T, C), T * C, 2 * T * C),
+    "Mul broadcast": (lambda: leaf(T, 1) * leaf(C), T * C, 4 * T * C),
+    "Mul by a number": (lambda: leaf(T, C) * 2.0, T * C, T * C),
+    "Exp": (lambda: leaf(T, C).exp(), T * C, T * C),
+    "Sum": (lambda: leaf(T, C).sum(), T * C, 0),
+    "Mean": (lambda: leaf(T, C).mean(1), T * C, T),
+    "Reshape": (lambda: leaf(T, C).reshape(-1), 0, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flops_to_the_number(case):
+    make, forward, backward = CASES[case]
+    rows = run(make)
+    op = case.replace(",", " ").split(" ")[0]
+    assert (rows[op, "forward"].flops, rows[op, "backward"].flops) == (forward, backward)
+
+
+def test_every_op_of_F_has_a_formula_and_every_formula_an_op():
+    assert {function.__name__ for function in textbook_functions().values()} == set(FLOPS)
+
+
+@pytest.mark.parametrize(
+    "case", ["Matmul", "Linear, frozen weight", "Einsum", "ScaledDotProductAttention", "LayerNorm", "Add of a bias"]
+)
+def test_backward_alone_counts_the_same(case):
+    make, _, backward = CASES[case]
+    out = make()
+    with profile() as report:
+        out.backward(np.ones(out.shape, out.dtype))
+    assert [(row.phase, row.flops) for row in report.rows] == [("backward", backward)]
+
+
+@pytest.mark.parametrize("case", ["Linear", "LayerNorm", "ScaledDotProductAttention", "Gelu tanh", "Embedding"])
+def test_a_fast_kernel_counts_as_the_op_that_it_replaces(case):
+    make, forward, backward = CASES[case]
+    with use_kernels("fast"):
+        rows = run(make)
+    assert {row.phase: row.flops for row in rows.values()} == {"forward": forward, "backward": backward}
+
+
+def test_fused_kernels_count_what_they_fuse():
+    ids = np.array([1, 2, 3])
+    with use_kernels("fast"):
+        gelu = run(lambda: F.linear_gelu(leaf(B, T, C), leaf(V, C), leaf(V)))
+        loss = run(lambda: F.linear_cross_entropy(leaf(T, C), leaf(V, C), ids))
+    bias = gelus = B * T * V
+    assert [row.flops for row in gelu.values() if row.phase == "forward"] == [LINEAR + bias + 9 * gelus]
+    assert [row.flops for row in gelu.values() if row.phase == "backward"] == [2 * LINEAR + bias + 13 * gelus]
+    assert [row.flops for row in loss.values() if row.phase == "forward"] == [T * V * (2 * C + 5)]
+    assert [row.flops for row in loss.values() if row.phase == "backward"] == [T * V * (4 * C + 2)]
+
+
+def test_composite_ops_are_seen_as_their_parts():
+    rows = run(lambda: F.linear_gelu(leaf(B, T, C), leaf(V, C), leaf(V)))
+    assert {op for op, _ in rows} == {"Linear", "Gelu"}
+
+
+def test_mixed_precision_counts_the_same():
+    with autocast():
+        rows = run(CASES["Linear"][0])
+    assert rows["Linear", "forward"].flops == CASES["Linear"][1]
+
+
+class Fails(Function):
+    @staticmethod
+    def forward(ctx, x):
+        raise ArithmeticError("no")
+
+
+class Double(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * 2,)
+
+
+def test_an_unknown_function_has_a_dash_not_a_zero():
+    with profile() as report:
+        (Double.apply(leaf(4)) + 1.0).sum().backward()
+    row = rows_of(report)["Double", "forward"]
+    assert (row.flops, row.intensity, row.gflops_per_second, row.calls, row.bytes) == (None, None, None, 1, 32)
+    line = next(line for line in str(report).splitlines() if line.startswith("Double  "))
+    assert line.split()[5] == "-" and line.split()[-2:] == ["-", "-"]
+    assert report.total.flops == 4 + 4 and report.total.calls == 6
+    assert "not in the sums of FLOP and bytes, as their FLOPs are not known: Double" in str(report)
+
+
+def test_the_op_of_an_exercise_counts_as_the_one_that_it_replaces():
+    class MyNeg(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return -x
+
+        @staticmethod
+        def backward(ctx, dout):
+            return (-dout,)
+
+    with use_kernels({"neg": MyNeg}):
+        assert run(lambda: -leaf(6))["MyNeg", "forward"].flops == 6
+
+
+def test_bytes_are_inputs_and_outputs():
+    rows = run(lambda: F.linear(leaf(5, 3), leaf(2, 3), leaf(2)))
+    x, weight, bias, out = 4 * 15, 4 * 6, 4 * 2, 4 * 10
+    assert rows["Linear", "forward"].bytes == x + weight + bias + out
+    assert rows["Linear", "backward"].bytes == out + x + weight + (x + weight + bias)  # dout, saved, gradients
+    x = leaf(8)
+    rows = run(lambda: x * x)
+    assert rows["Mul", "forward"].bytes == 2 * 32  # one array, read once
+    rows = run(lambda: leaf(3, 4).transpose(0, 1).reshape(-1).reshape(2, 6))
+    assert rows["Permute", "forward"].bytes == 0  # a view moves nothing
+    assert rows["Reshape", "forward"].bytes == 2 * 48  # of the two, the first has to copy
+    assert rows["Reshape", "forward"].calls == 2
+
+
+def test_intensity_and_rate_are_quotients():
+    row = run(CASES["Matmul"][0])["Matmul", "forward"]
+    assert row.intensity == 60 / (4 * (15 + 6 + 10)) and row.gflops_per_second == row.flops / row.nanoseconds
+    assert row.seconds == row.nanoseconds / 1e9 > 0
+
+
+def test_times_add_up_to_no_more_than_the_wall():
+    with profile() as report:
+        x = leaf(64, 64)
+        for _ in range(20):
+            x = (x @ x).tanh()
+        x.sum().backward()
+        time.sleep(0.01)
+    seconds = report.seconds
+    assert sum(row.seconds for row in report.rows) == pytest.approx(report.total.seconds)
+    assert 0 < report.total.seconds <= seconds - 0.01
+    assert report.seconds == seconds  # it has stopped
+    assert [row.nanoseconds for row in report.rows] == sorted((row.nanoseconds for row in report.rows), reverse=True)
+    assert rows_of(report)["Matmul", "backward"].calls == 20
+
+
+def test_an_op_that_runs_ops_is_not_timed_twice():
+    class Slow(Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(0.02)
+            return Tensor(x).data
+
+    class Outer(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return Slow.apply(Tensor(x)).data
+
+    with profile() as report:
+        Outer.apply(leaf(3))
+    rows = rows_of(report)
+    assert rows["Slow", "forward"].seconds >= 0.02 > rows["Outer", "forward"].seconds
+    assert report.total.seconds <= report.seconds
+
+
+def test_an_op_that_catches_the_failure_of_another_is_timed_whole():
+    class Tries(Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(0.02)
+            with pytest.raises(ArithmeticError):
+                Fails.apply(Tensor(x))
+            return x + 1
+
+    with profile() as report:
+        Tries.apply(leaf(3))
+    assert [row.op for row in report.rows] == ["Tries"] and report.total.seconds >= 0.02
+
+
+def test_the_table_shows_every_row_the_total_and_the_rest():
+    with profile() as report:
+        F.softmax(leaf(100, 100) @ leaf(100, 100), -1).sum().backward()
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["op", "phase", "calls", "ms", "%", "FLOP", "bytes", "FLOP/byte", "GFLOP/s"]
+    names = [line.split()[0] for line in lines[2:8]]
+    assert sorted(names) == ["Matmul", "Matmul", "Softmax", "Softmax", "Sum", "Sum"]
+    product = next(line for line in lines if line.startswith("Matmul") and "forward" in line)
+    assert " 2 M " in product and " 120 k " in product and " 16.67 " in product
+    assert [line.split()[0] for line in lines[9:]] == ["all", "outside", "wall"]
+    assert max(len(line) for line in lines) < 110
+    assert len(report.table(limit=2).splitlines()) == len(lines) - 4
+    str(report).encode("cp1252")
+
+
+# --- in and out ---
+
+
+def test_an_exception_in_the_block_leaves_nobody_watching():
+    with pytest.raises(ArithmeticError), profile() as report:
+        Fails.apply(leaf(3))
+    assert switches.observers == [] and report.rows == []
+
+
+def test_an_op_that_failed_does_not_disturb_the_next_ones():
+    with profile() as report:
+        with pytest.raises(ArithmeticError):
+            Fails.apply(leaf(3))
+        time.sleep(0.02)
+        leaf(3).exp()
+    assert [(row.op, row.calls) for row in report.rows] == [("Exp", 1)] and report.rows[0].seconds < 0.02
+
+
+def test_profiles_nest():
+    with profile() as outer:
+        leaf(3).exp()
+        with profile() as inner:
+            leaf(3).exp()
+        leaf(3).exp()
+        assert switches.observers == [outer]
+    assert switches.observers == []
+    assert (outer.total.calls, inner.total.calls) == (3, 1)
+
+
+def test_the_profiler_does_not_measure_the_other_observers():
+    class Slow(switches.Observer):
+        def before(self, phase, ctx, arrays):
+            time.sleep(0.02)
+
+    with profile() as first, watching(Slow()), profile() as second:
+        leaf(3).exp()
+    assert second.total.seconds <= first.total.seconds < 0.02 < second.seconds
+
+
+def test_ops_without_a_graph_are_measured_too():
+    with profile() as report, no_grad():
+        leaf(3).exp()
+    assert report.total.calls == 1
+
+
+def test_without_observers_nothing_is_observed(monkeypatch):
+    def called(*args):
+        raise AssertionError("observed")
+
+    with profile():
+        leaf(3).exp()
+    monkeypatch.setattr(switches, "observed", called)
+    leaf(3).exp().sum().backward()

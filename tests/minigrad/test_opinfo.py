@@ -1,0 +1,321 @@
+"""PyTorch's own operator samples (its OpInfo database) through torch and through F: values, shapes, dtypes, gradients, errors.
+
+The samples are those that PyTorch tests itself with: broadcasting, size-0 and size-1 axes, no dimensions, memory that is not
+contiguous, extreme values, mixed dtypes. What F leaves out on purpose stands in SKIPPED, with the reason; how many samples that were
+is printed at the end of the run.
+"""
+
+import functools
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Tensor
+
+pytestmark = pytest.mark.oracle("torch")
+
+# F's name -> the names of its OpInfos, with the variant behind a dot. Names that are equal on both sides are not repeated.
+OPINFOS = {
+    "clip": ["clamp"],
+    "div": ["div.no_rounding_mode", "true_divide"],
+    "getitem": ["__getitem__"],
+    "matmul": ["matmul", "__rmatmul__"],
+    "max": ["max.reduction_no_dim", "max.reduction_with_dim"],
+    "maximum": ["maximum", "max.binary"],
+    "min": ["min.reduction_no_dim", "min.reduction_with_dim"],
+    "minimum": ["minimum", "min.binary"],
+    "pad": ["nn.functional.pad.constant"],
+    "split": ["split", "split.list_args", "split_with_sizes"],
+    "squeeze": ["squeeze", "squeeze.multiple"],
+    "linear_gelu": [],  # our own, a composition
+    "to": [],  # PyTorch's has memory formats and non-blocking copies, ours a device and a dtype
+}
+IN_NN_FUNCTIONAL = """
+    binary_cross_entropy_with_logits cross_entropy dropout embedding gelu kl_div layer_norm linear linear_cross_entropy logsigmoid
+    mse_loss nll_loss relu rms_norm scaled_dot_product_attention silu
+""".split()
+OPINFOS |= {name: [f"nn.functional.{name}"] for name in IN_NN_FUNCTIONAL}
+
+# How F is called where the sample's own order (input, *args, **kwargs) is not F's.
+CALLS = {
+    "__rmatmul__": lambda x, y: F.matmul(y, x),
+    "einsum": lambda operands, equation: F.einsum(equation, *operands),
+    "nn.functional.embedding": lambda weight, ids, **options: F.embedding(ids, weight, **options),
+    "where": lambda x, condition, y: F.where(condition, x, y),
+}
+
+
+def has(*keywords):
+    return lambda sample: any(keyword in sample.kwargs for keyword in keywords)
+
+
+def integers(sample):
+    operands = sample.input if isinstance(sample.input, list) else [sample.input]
+    return not any(x.dtype.is_floating_point for x in operands)
+
+
+def negative_power(sample):
+    x, y = sample.input, sample.args[0]
+    both_integers = all(hasattr(v, "dtype") and not v.dtype.is_floating_point for v in (x, y))
+    return both_integers and bool((y < 0).any())
+
+
+def complex_number(sample):
+    return any(isinstance(x, complex) for x in (sample.input, *sample.args))
+
+
+def two_numbers(sample):
+    return not any(hasattr(x, "dtype") for x in (sample.input, *sample.args))
+
+
+def index_of_another_rank(sample):
+    return sample.args[1].ndim != sample.input.ndim and sample.args[1].numel() == 0
+
+
+# (OpInfos, which of their samples, why)
+SKIPPED = [
+    ("add sub", has("alpha"), "alpha=: multiply"),
+    ("add sub mul", two_numbers, "no tensor among the operands"),
+    ("where", complex_number, "complex numbers: only for complex-step differentiation"),
+    ("cumsum", has("dtype"), "dtype=: convert with .to(dtype)"),
+    ("var", has("unbiased"), "unbiased=: the older spelling of correction="),
+    ("var", lambda s: s.kwargs.get("correction", 1) is None, "correction=None: leave it out"),
+    ("einsum", integers, "PyTorch's result of integers is int64 or theirs, depending on the equation; ours is theirs"),
+    ("pow", negative_power, "NumPy refuses negative integer powers of integers, PyTorch rounds them to 0"),
+    ("gather", index_of_another_rank, "an index of no elements and any rank"),
+    ("nn.functional.embedding", has("max_norm", "scale_grad_by_freq", "sparse"), "options that no transformer uses"),
+    ("nn.functional.dropout", lambda s: s.kwargs.get("training", True) and s.kwargs.get("p", 0.5) not in (0.0, 1.0), "random"),
+    ("nn.functional.scaled_dot_product_attention", lambda s: s.kwargs["dropout_p"] > 0, "random"),
+    ("nn.functional.linear_cross_entropy", has("linear_bias", "weight", "label_smoothing"), "our own fused op has no such options"),
+    ("nn.functional.linear_cross_entropy", lambda s: s.input.ndim != 2 or s.args[0].ndim != 2, "ours takes (N, C), (V, C), (N)"),
+    ("nn.functional.linear_cross_entropy", lambda s: s.args[1].is_floating_point(), "ours takes class numbers only"),
+    ("", lambda s: hasattr(s.input, "numel") and s.input.numel() > 50_000, "large: adds time, not cases"),
+]
+# Errors that torch raises and F does not.
+LENIENT = [
+    ("maximum minimum max.binary min.binary", lambda s: True, "Python numbers are welcome"),
+    ("masked_fill", lambda s: hasattr(s.args[1], "is_complex") and s.args[1].is_complex(), "complex numbers: only for complex-step differentiation"),
+    ("pow", two_numbers, "no tensor among the operands"),
+]
+
+NAMES = [(name, opinfo) for name in F.__all__ for opinfo in OPINFOS.get(name, [name])]
+RUN: Counter = Counter()
+LEFT_OUT: Counter = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def print_counts(request):
+    """At the end, say how many samples ran, and how many did not and why."""
+    yield
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nOpInfo: {RUN.total()} samples of {len(RUN)} operators compared with PyTorch; left out:")
+        for (opinfo, reason), count in sorted(LEFT_OUT.items()):
+            print(f"  {count:4} {opinfo}: {reason}")
+
+
+@functools.cache
+def database():
+    pytest.importorskip("expecttest", reason="torch.testing._internal needs expecttest")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+    return {".".join(filter(None, (op.name, op.variant_test_name))): op for op in op_db}
+
+
+def find(opinfo):
+    if opinfo not in database():
+        pytest.skip(f"this version of PyTorch has no OpInfo {opinfo}")
+    return database()[opinfo]
+
+
+def reason_to_skip(opinfo, sample, table):
+    for opinfos, applies, reason in table:
+        if (opinfo in opinfos.split() or not opinfos) and applies(sample):
+            return reason
+    return None
+
+
+def leaves_of(value, torch):
+    """`value` with each torch tensor replaced by a leaf of the same memory layout."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {key: leaves_of(item, torch) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(leaves_of(item, torch) for item in value)
+    return value
+
+
+def ours(value, torch, pairs):
+    """`value` with each torch tensor replaced by a Tensor on the same memory; `pairs` collects those that want a gradient."""
+    if isinstance(value, torch.Tensor):
+        tensor = Tensor(value.detach().numpy(), requires_grad=value.requires_grad)
+        if value.requires_grad:
+            pairs.append((value, tensor))
+        return tensor
+    if isinstance(value, dict):
+        return {key: ours(item, torch, pairs) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(ours(item, torch, pairs) for item in value)
+    return value
+
+
+def as_list(result):
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def difference(name, expected, got):
+    """What is wrong with `got`, or None. float32 is compared in units of the largest element, as sums cancel."""
+    if expected.shape != got.shape:
+        return f"{name} has shape {got.shape}, not {expected.shape}"
+    if expected.dtype != got.dtype:
+        return f"{name} has dtype {got.dtype}, not {expected.dtype}"
+    if expected.dtype.kind not in "fc":
+        return None if np.array_equal(expected, got) else f"{name} is {got}, not {expected}"
+    rtol = 1e-9 if expected.dtype == np.float64 else 1e-4
+    scale = abs(expected[np.isfinite(expected)]).max(initial=1)
+    close = np.isclose(expected, got, rtol=rtol, atol=rtol / 5 * scale, equal_nan=True)
+    if np.all(close):
+        return None
+    return f"{name} is {got[~close].ravel()[:4]}, not {expected[~close].ravel()[:4]}, in {(~close).sum()} elements"
+
+
+class Refused(Exception):
+    """PyTorch itself raises for this sample."""
+
+
+def compare(torch, call_torch, call_ours, sample):
+    """What differs between the two on `sample`: values, shapes, dtypes and gradients."""
+    inputs = leaves_of((sample.input, sample.args, sample.kwargs), torch)
+    pairs = []
+    x, args, kwargs = ours(inputs, torch, pairs)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            expected = as_list(call_torch(inputs[0], *inputs[1], **inputs[2]))
+            seeds = [torch.randn_like(e) if e.requires_grad else None for e in expected]
+            expected_gradients = gradients(torch, expected, seeds, [leaf for leaf, _ in pairs])
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise Refused from error
+        got = as_list(call_ours(x, *args, **kwargs))
+        if len(expected) != len(got):
+            return [f"{len(got)} results, not {len(expected)}"]
+        found = [difference(f"result {i}", e.detach().numpy(), g.numpy()) for i, (e, g) in enumerate(zip(expected, got))]
+        for g, seed in zip(got, seeds):
+            if seed is not None and g.requires_grad and g.shape == seed.shape:
+                g.backward(seed.numpy(), retain_graph=True)
+        for i, (wanted, (_, tensor)) in enumerate(zip(expected_gradients, pairs)):
+            zeros = np.zeros(tensor.shape, tensor.dtype)
+            arrays = [zeros if gradient is None else np.asarray(gradient) for gradient in (wanted, tensor.grad)]
+            found.append(difference(f"gradient {i}", *arrays))
+    return [problem for problem in found if problem]
+
+
+def gradients(torch, outputs, seeds, leaves):
+    pairs = [(output, seed) for output, seed in zip(outputs, seeds) if seed is not None]
+    if not pairs or not leaves:
+        return []
+    return torch.autograd.grad([output for output, _ in pairs], leaves, [seed for _, seed in pairs], allow_unused=True)
+
+
+def describe(value):
+    if hasattr(value, "stride"):
+        return f"{str(value.dtype)[6:]}{tuple(value.shape)}" + ("" if value.is_contiguous() else " not contiguous")
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(describe, value)) + ")"
+    if isinstance(value, dict):
+        return "".join(f", {key}={describe(item)}" for key, item in value.items())
+    return repr(value)
+
+
+def samples_of(op, dtype):
+    """All samples in `dtype`, and the small ones again with memory that is not contiguous."""
+    differentiable = dtype.is_floating_point
+    try:
+        samples = list(op.reference_inputs("cpu", dtype, requires_grad=differentiable))
+    except ValueError:  # some of its samples mix in integers, which cannot ask for a gradient
+        samples = list(op.reference_inputs("cpu", dtype))
+        for sample in samples:
+            for x in (sample.input, *sample.args):
+                if hasattr(x, "requires_grad") and x.is_floating_point():
+                    x.requires_grad_()
+    if differentiable:
+        samples += [sample.noncontiguous() for sample in op.sample_inputs("cpu", dtype, requires_grad=True)]
+    return samples
+
+
+@pytest.mark.parametrize(("name", "opinfo"), NAMES)
+def test_samples(name, opinfo):
+    import torch
+
+    op = find(opinfo)
+    call_ours = CALLS.get(op.name, getattr(F, name))
+    failures = []
+    for dtype in (torch.float64, torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool):
+        if dtype not in op.dtypes and not dtype.is_floating_point:
+            continue
+        torch.manual_seed(0)
+        for sample in samples_of(op, dtype):
+            reason, problems = reason_to_skip(opinfo, sample, SKIPPED), []
+            if reason is None:
+                try:
+                    problems = compare(torch, op.op, call_ours, sample)
+                except Refused:
+                    reason = "PyTorch refuses it"
+                except Exception as error:
+                    problems = [f"raised {type(error).__name__}: {error}"]
+            if reason is not None:
+                LEFT_OUT[opinfo, reason] += 1
+                continue
+            RUN[opinfo] += 1
+            if problems:
+                what = f"{name}({describe(sample.input)}, {describe(sample.args)}{describe(sample.kwargs)})"
+                failures.append(what + ": " + "; ".join(problems))
+    assert not failures, f"{len(failures)} samples differ from PyTorch:\n" + "\n".join(failures[:10])
+
+
+def test_what_is_an_error_there_is_one_here():
+    import torch
+
+    accepted, refused = [], 0
+    for name, opinfo in NAMES:
+        op = database().get(opinfo)
+        if op is None or op.error_inputs_func is None:
+            continue
+        call_ours = CALLS.get(op.name, getattr(F, name))
+        for wrong in op.error_inputs("cpu"):
+            sample = wrong.sample_input
+            if reason_to_skip(opinfo, sample, LENIENT):
+                continue
+            x, args, kwargs = ours((sample.input, sample.args, sample.kwargs), torch, [])
+            try:
+                call_ours(x, *args, **kwargs)
+                accepted.append(f"{opinfo}({describe(sample.input)}, {describe(sample.args)}): {wrong.error_regex}")
+            except (TypeError, ValueError, IndexError, AttributeError, OverflowError):
+                refused += 1
+    assert accepted == []
+    assert refused > 40
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda x: F.exp(x) * (1 + 1e-6),
+        lambda x: F.exp(x).to(np.float64),
+        lambda x: F.reshape(F.exp(x), (*x.shape, 1)),
+        lambda x: F.exp(x.detach()) + 0 * x,
+        lambda x: F.exp(x.detach()),
+    ],
+    ids=["value", "dtype", "shape", "gradient", "no gradient"],
+)
+def test_the_comparison_notices(broken):
+    import torch
+    from torch.testing._internal.opinfo.core import SampleInput
+
+    sample = SampleInput(torch.ones(2, 3, requires_grad=True, dtype=torch.float32))
+    assert compare(torch, torch.exp, F.exp, sample) == []
+    double = SampleInput(torch.ones(2, 3, requires_grad=True, dtype=torch.float64))
+    assert compare(torch, torch.exp, broken, sample) or compare(torch, torch.exp, broken, double)
