@@ -27,7 +27,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -45,6 +45,7 @@ CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safete
 STATE = "trainer_state.json"
 COMMIT = STATE + ".commit"
 
+Chunk: TypeAlias = bytes | memoryview
 _SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
 
@@ -61,7 +62,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-# --- saving ---------------------------------------------------------------------------------------------------------------
+# --- saving -----------------------------------------------------------------------------------------------------------
 
 
 def save_checkpoint(
@@ -72,13 +73,13 @@ def save_checkpoint(
 ) -> None:
     """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
 
-    Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or not
-    writable.
+    Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or
+    not writable.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _finish_commit(folder)
-    content: dict[str, Iterable[bytes]] = {
+    content: dict[str, Iterable[Chunk]] = {
         CONFIG: _json({"model_type": MODEL_TYPE, **model.config.to_dict()}),
         WEIGHTS: _safetensors(model.state_dict()),
     }
@@ -91,14 +92,17 @@ def save_checkpoint(
         record = json.loads(json.dumps({"files": hashes, "optimizer": settings, "state": dict(state or {})}))
         _write(folder / f"{STATE}.new", _json({"sha256": _hash_of_record(record), **record}))
         _sync_folder(folder)
+        _replace(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
     except BaseException as error:
+        if (folder / COMMIT).exists():  # Ctrl-C just after that moment
+            raise
         for name in [*content, STATE]:
             (folder / f"{name}.new").unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = f"the checkpoint could not be saved: {error.strerror or error}; the one before it is intact"
             raise OSError(error.errno, reason, str(folder)) from error
         raise
-    _rename(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
+    _sync_folder(folder)
     with contextlib.suppress(PermissionError):  # on Windows, if somebody is reading; the next save makes up for it
         _finish_commit(folder)
 
@@ -114,8 +118,10 @@ def _finish_commit(folder: Path) -> None:
     if (folder / COMMIT).exists():
         for name in (CONFIG, WEIGHTS, MOMENTS):
             if name in _read_record(folder / COMMIT)["files"] and (folder / f"{name}.new").exists():
-                _rename(folder / f"{name}.new", folder / name)
-        _rename(folder / COMMIT, folder / STATE)
+                _replace(folder / f"{name}.new", folder / name)
+        _sync_folder(folder)
+        _replace(folder / COMMIT, folder / STATE)
+        _sync_folder(folder)
 
 
 def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -128,12 +134,12 @@ def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]
     return {"param_groups": state["param_groups"], "state": numbers}, arrays
 
 
-def _json(content: Any) -> Iterator[bytes]:
+def _json(content: Any) -> Iterator[Chunk]:
     yield json.dumps(content, indent=1, allow_nan=False).encode("utf-8")
 
 
-def _safetensors(tensors: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
-    """A safetensors file: the header's length in 8 bytes, the header in JSON, and the numbers, one tensor after the other.
+def _safetensors(tensors: Mapping[str, Array]) -> Iterator[Chunk]:
+    """A safetensors file: the header's length in 8 bytes, the header in JSON, the numbers, tensor after tensor.
 
     Piece by piece, so that saving needs no second copy of the model, and from a GPU only one tensor at a time.
     """
@@ -152,7 +158,7 @@ def _safetensors(tensors: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
         yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
 
 
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+def _write(path: Path, chunks: Iterable[Chunk]) -> str:
     """Write a file, have it on the disk, and return its SHA-256."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
@@ -164,19 +170,14 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _rename(source: Path, target: Path) -> None:
-    """Rename over `target`, and have that on the disk."""
-    for pause in (0.01, 0.1, 0.5, 2.0):
+def _replace(source: Path, target: Path) -> None:
+    """Rename over `target`; with patience on Windows, where a virus scanner may have it open for a moment."""
+    for pause in (0.01, 0.1, 0.5, 2.0) if os.name == "nt" else ():
         try:
-            os.replace(source, target)
-            break
-        except PermissionError:  # on Windows: somebody, perhaps a virus scanner, has the file open for a moment
-            if os.name != "nt":
-                raise
+            return os.replace(source, target)
+        except PermissionError:
             time.sleep(pause)
-    else:
-        os.replace(source, target)
-    _sync_folder(target.parent)
+    os.replace(source, target)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -189,7 +190,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-# --- loading --------------------------------------------------------------------------------------------------------------
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
@@ -203,7 +204,7 @@ def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: str | os.PathLike[str], with_optimizer: bool = True) -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing, truncated or altered."""
+    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered."""
     folder = Path(folder)
     for _ in range(10):
         before = _which_commit(folder)
@@ -220,7 +221,7 @@ def load_checkpoint(folder: str | os.PathLike[str], with_optimizer: bool = True)
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
-    """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError, ValueError."""
+    """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError."""
     model = load_checkpoint(folder, with_optimizer=False).model
     tokenizer = Tokenizer.load(folder)
     if len(tokenizer) > model.config.vocab_size:
@@ -232,7 +233,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
 
 def _which_commit(folder: Path) -> Any:
     """Something that changes with each commit and with each rename that finishes one."""
-    marks = []
+    marks: list[Any] = []
     for name in (COMMIT, STATE):
         try:
             status = os.stat(folder / name)

@@ -17,7 +17,16 @@ USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryErro
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    """Short names for values (N and X for numbers), the description's own line breaks, defaults where there are any."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {"integer": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), action.dest.upper())
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,8 +36,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
-    """A parser that keeps the description's line breaks, shows defaults, and refuses abbreviated options."""
-    return _Parser(description=description, epilog=examples, formatter_class=_Formatter, allow_abbrev=False)
+    """A parser for one script, which refuses abbreviated options."""
+    usage = "python scripts/%(prog)s [options]"
+    return _Parser(
+        usage=usage, description=description, epilog=examples, formatter_class=_Formatter, allow_abbrev=False
+    )
 
 
 def add_device(options: argparse.ArgumentParser) -> None:

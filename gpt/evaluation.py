@@ -59,16 +59,16 @@ def perplexity(loss: float) -> float:
 
 
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
-    """loss in nats per token -> bits per byte of text, which does not depend on the tokenizer: loss/ln 2 * tokens/bytes."""
+    """The loss in bits per byte of text, which compares across tokenizers: loss / ln 2 * tokens / bytes."""
     return loss / math.log(2) * tokens / n_bytes
 
 
 def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> dict[str, float]:
     """What simple models reach on `validation`, in nats per token: the marks that a loss curve passes.
 
-    "uniform": knowing nothing, ln V. "unigram": knowing how frequent each token is. "bigram": knowing the token before, too.
-    Both count in `train` and are smoothed: the unigram as if every token had been seen once more; the bigram leans on the
-    unigram as if it had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
+    "uniform": knowing nothing, ln V. "unigram": knowing how frequent each token is. "bigram": knowing the token
+    before, too. Both count in `train` and are smoothed: the unigram as if every token had been seen once more; the
+    bigram leans on the unigram as if it had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
     """
     train, validation = np.asarray(train, np.int64), np.asarray(validation, np.int64)
     unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)

@@ -1,7 +1,7 @@
 """Writing: sample a token, append it, repeat. The model's output becomes its input.
 
-The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what is
-picked, not what the model knows.
+The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what
+is picked, not what the model knows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sampling:
             raise ValueError(f"repetition_penalty must be a number > 0, got {self.repetition_penalty}")
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
-        """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens of the repetition penalty.
+        """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens that are there already.
 
         Raises ValueError where the logits are not finite.
 
@@ -106,15 +106,16 @@ def generate(
     """Continue each prompt by up to `max_new_tokens`; returns the new tokens of each, without the prompt.
 
     ids: prompts (B, T); or lists of different lengths, which are padded on the left. Where they are padded already,
-    `attention_mask` (B, T) is 0 on the padding. A sequence ends with a stop token (which is returned). `on_token` is called
-    with the batch's new tokens as they come, -1 for sequences that have ended (streaming). The same seed gives the same
-    text; without one, `manual_seed` decides. `use_cache=False` reads the whole context again for every token: slower, the
-    same result.
+    `attention_mask` (B, T) is 0 on the padding. A sequence ends with a stop token (which is returned). `on_token` is
+    called with the batch's new tokens as they come, -1 for sequences that have ended (streaming). The same seed gives
+    the same text; without one, `manual_seed` decides. `use_cache=False` reads the whole context again for every token:
+    slower, the same result.
 
-    Of a prompt longer than the block size, the last block is read. From then on, as with every text that outgrows the block,
-    the model forgets: its context is cut to the newer half, read anew from position 0, and may grow again.
+    Of a prompt longer than the block size, the last block is read. From then on, as with every text that outgrows the
+    block, the model forgets: its context is cut to the newer half, read anew from position 0, and may grow again.
 
-    Raises ValueError for settings out of range, an empty prompt, and scores that are not finite; IndexError for unknown ids.
+    Raises ValueError for settings out of range, an empty prompt, and scores that are not finite; IndexError for
+    unknown ids.
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     if max_new_tokens < 0:
@@ -200,8 +201,8 @@ def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
     if real.shape != ids.shape or not real[:, -1].all():
         raise ValueError(
-            f"each prompt needs a token, and padding stands on the left: attention_mask must have the shape {ids.shape} "
-            "and end in ones"
+            "each prompt needs a token, and padding stands on the left: attention_mask must have the shape "
+            f"{ids.shape} and end in ones"
         )
     return ids, real
 

@@ -1,4 +1,4 @@
-"""The keys and values of the tokens read so far, so that each new token costs one token's work and not the whole text's.
+"""The keys and values of the tokens read so far, so that a new token costs one token's work and not the whole text's.
 
 A token's keys and values depend only on the tokens before it, so once computed they stay. Without the cache, generating
 the n-th token reads n tokens again; with it, one: n²/2 against n in all.
@@ -12,7 +12,7 @@ from minigrad.backend import Array, module_of
 
 
 class KVCache:
-    """Room for `capacity` tokens of each of `batch` sequences, in every layer. It is filled by `model(ids, cache=cache)`.
+    """Room for `capacity` tokens of each of `batch` sequences, in every layer; `model(ids, cache=cache)` fills it.
 
     Raises ValueError when more tokens come than there is room for.
     """
@@ -36,7 +36,7 @@ class KVCache:
         """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all, (B, H, length + T, D)."""
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
-            raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and {stop - start} came")
+            raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.keys[layer].shape[0]:
             raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
         self.keys[layer][:, :, start:stop] = keys

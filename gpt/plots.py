@@ -14,7 +14,7 @@ BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bi
 
 
 def plot_run(folder: str | os.PathLike[str], baselines: Mapping[str, float], name: str = "loss.png") -> Path | None:
-    """Draw the losses in `folder`/log.jsonl into a picture there, with `baselines` as lines; None without matplotlib."""
+    """Draw the losses in log.jsonl into a picture beside it, with `baselines` as lines; None without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -30,12 +30,14 @@ def plot_run(folder: str | os.PathLike[str], baselines: Mapping[str, float], nam
     heights = _spread(list(baselines.values()), least=0.05 * (top - bottom))
     for (key, loss), height in zip(baselines.items(), heights, strict=True):
         place = (1.01, (height - bottom) / (top - bottom))
-        axes.annotate(f"{loss:.2f}  {BASELINES.get(key, key)}", place, xycoords="axes fraction", va="center", fontsize=9)
+        text = f"{loss:.2f}  {BASELINES.get(key, key)}"
+        axes.annotate(text, place, xycoords="axes fraction", va="center", fontsize=9)
     axes.set_ylim(bottom, top)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.set_title("Learning to predict the next token", loc="left")
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    if rows:
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
     path = Path(folder) / name
     figure.savefig(path, dpi=120)
     return path

@@ -1,4 +1,4 @@
-"""From a text to a model that writes: corpus -> tokenizer -> token files -> GPT -> training -> samples and a picture."""
+"""From a text to a model that writes: corpus -> tokenizer -> token files -> GPT -> training -> samples, a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minigrad import backend, manual_seed
 
 from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint, load_run
 from .config import GPTConfig
-from .corpora import Corpus, load_corpus
+from .corpora import load_corpus
 from .data import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
 from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
 from .files import write_text
@@ -34,9 +34,9 @@ COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 class PretrainingConfig:
     """A pretraining run.
 
-    data: a corpus name or a text file (`gpt.corpora.load_corpus`). vocab_size: of the tokenizer that is trained on it, or
-    50257 for GPT-2's own. model: the GPT's shape but for vocab_size. batch_size: sequences per batch. sample_tokens: length
-    of the samples on the way. made_by: the script that started it.
+    data: a corpus name or a text file (`gpt.corpora.load_corpus`). vocab_size: of the tokenizer that is trained on it,
+    or 50257 for GPT-2's own. model: the GPT's shape but for vocab_size. batch_size: sequences per batch.
+    sample_tokens: length of the samples on the way. made_by: the script that started it.
     """
 
     data: str = "english"
@@ -54,8 +54,9 @@ class PretrainingConfig:
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None) -> Trainer:
     """Train a GPT from random weights, or from those of another run in the folder `init_from`, whose tokenizer is kept.
 
-    Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where `config.out_dir` is in use,
-    ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and `Trainer.run` raise.
+    Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where `config.out_dir` is in
+    use, ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and
+    `Trainer.run` raise.
     """
     out_dir = Path(config.out_dir)
     _check_unused(out_dir)
@@ -91,22 +92,24 @@ def resume(out_dir: str, device: str = "cpu") -> Trainer:
 
 
 def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
-    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError where it is no pretraining run."""
+    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError for a run of another kind."""
     try:
         settings = state["extra"]["run"]
         return PretrainingConfig(**{**settings, "out_dir": out_dir, "training": TrainingConfig(**settings["training"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint in {out_dir} is not of a pretraining run of this version: {error}") from None
+        raise CheckpointError(
+            f"the checkpoint in {out_dir} is of no such run, or of another version: {error}"
+        ) from None
 
 
-# --- preparing ------------------------------------------------------------------------------------------------------------
+# --- preparing --------------------------------------------------------------------------------------------------------
 
 
 def _check_unused(out_dir: Path) -> None:
-    """Refuse a folder in which something may be overwritten: it has to be new, empty, or that of a run which never started."""
+    """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started."""
     if has_checkpoint(out_dir):
         raise FileExistsError(
-            f"{out_dir} holds a run already: go on with --init-from resume, choose another --out-dir, or delete the folder"
+            f"{out_dir} holds a run already: go on with --init-from resume, choose another --out-dir, or delete it"
         )
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "log.jsonl").exists():
         raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
@@ -115,7 +118,7 @@ def _check_unused(out_dir: Path) -> None:
 def _check_shape(config: GPTConfig, wanted: dict[str, Any], folder: str) -> None:
     for name, value in wanted.items():
         if getattr(config, name) != value:
-            raise ValueError(f"the model in {folder} has {name} {getattr(config, name)}, which cannot be changed to {value}")
+            raise ValueError(f"the model in {folder} has {name} {getattr(config, name)}; it cannot be made {value}")
 
 
 def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
@@ -127,7 +130,7 @@ def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-# --- training -------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def _train(
@@ -169,14 +172,14 @@ def _validate(model: GPT, tokenizer: Tokenizer, validation: Tokens, batch_size: 
     return {"val_loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits}
 
 
-# --- talking --------------------------------------------------------------------------------------------------------------
+# --- talking ----------------------------------------------------------------------------------------------------------
 
 
 def _introduce(model: GPT, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
     c = model.config
     characters = len(tokenizer.decode(train[:EVAL_TOKENS].tolist())) / len(train[:EVAL_TOKENS])
     show(
-        f"data: {len(train):,} tokens to learn from and {len(validation):,} to test on, {characters:.1f} characters each\n"
+        f"data: {len(train):,} tokens to learn from, {len(validation):,} to test on, {characters:.1f} characters each\n"
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
         f"{c.block_size} tokens of context), {backend.usable_cores()} processor cores"
     )
@@ -211,6 +214,7 @@ def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingCo
         show(f"  python scripts/train.py --init-from resume --out-dir {folder}")
         return
     picture = plot_run(trainer.out_dir, baselines)
-    show(f"\ntrained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s; saved in {folder}")
+    done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"
+    show(f"\n{done}; saved in {folder}")
     show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
     show(f'to let it write:\n  python scripts/generate.py --model {folder} --prompt "{config.sample_prompt}"')

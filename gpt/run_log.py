@@ -66,7 +66,8 @@ class RunLog:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _append(self, row: dict[str, Any]) -> None:
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}  # no nan in JSON
+        # JSON has no nan.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="\n") as file:

@@ -1,6 +1,7 @@
 """The training loop, and there is only one: forward, loss, backward, clip, step.
 
-Pretraining, classification, instruction tuning and DPO differ in their batches and in `loss_fn`; the heartbeat is the same.
+Pretraining, classification, instruction tuning and DPO differ in their batches and in `loss_fn`; the heartbeat is the
+same.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ MAX_SKIPPED = 10
 class TrainingConfig:
     """How to train. Intervals are in steps; 0 turns off what they time.
 
-    learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at `max_iters`.
-    grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per step.
-    eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the end anyway.
-    precision: "float32", or "bfloat16" for mixed precision. Raises ValueError for a number out of range.
+    learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at
+    `max_iters`. grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per
+    step. eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the
+    end anyway. precision: "float32", or "bfloat16" for mixed precision. Raises ValueError for a number out of range.
     """
 
     max_iters: int = 1000
@@ -84,10 +85,11 @@ class Step:
 class Trainer:
     """Trains `model` on `batches` and keeps a run's folder: checkpoints, log, and batches that went wrong.
 
-    batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn` takes.
-    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
-    evaluate() -> what to log beside the training loss, among it "val_loss". on_sample(step): called every `sample_interval`
-    steps. extra_state: JSON-able, saved with each checkpoint. unit: what is counted.
+    batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn`
+    takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
+    `evaluation.language_model_loss`. evaluate() -> what to log beside the training loss, among it "val_loss".
+    on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
+    what is counted.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class Trainer:
         return Step(loss, metrics, count, grad_norm, lr, skipped, seconds)
 
     def _accumulate_gradients(self, batches: list[Any]) -> tuple[float, int, dict[str, float]]:
-        """Gradients of the mean loss over all batches together: of the summed losses, divided by the whole step's count."""
+        """Gradients of the mean loss over all batches together: those of the sum, divided by the whole step's count."""
         total, count = 0.0, 0
         sums: dict[str, float] = {}
         for batch in batches:
@@ -176,9 +178,9 @@ class Trainer:
     def run(self) -> None:
         """Train until `max_iters`, evaluating and saving on the way.
 
-        Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError after 10
-        skipped steps in a row, or where a weight is no longer finite; OSError where the run's folder cannot be written. The
-        last good checkpoint stays.
+        Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError
+        after 10 skipped steps in a row, or where a weight is no longer finite; OSError where the run's folder cannot
+        be written. The last good checkpoint stays.
         """
         config = self.config
         self.interrupted = False
@@ -213,14 +215,14 @@ class Trainer:
     def _stop_if_hopeless(self) -> None:
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise FloatingPointError(
-                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: the data are not, or "
-                f"the learning rate of {self.config.learning_rate} is too high; the batches are in {self.out_dir}, and so is "
-                "the last good checkpoint"
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: the data are not, "
+                f"or the learning rate of {self.config.learning_rate} is too high; the batches, and the last good "
+                f"checkpoint, are in {self.out_dir}"
             )
 
     @contextlib.contextmanager
     def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step finish, so that no half-updated weights are saved; the second one stops at once."""
+        """The first Ctrl-C lets the step finish, so that no half-updated weights are saved; a second stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -255,7 +257,7 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write a checkpoint of this moment into the run's folder, unless that would replace good weights by damaged ones."""
+        """Write a checkpoint of this moment into the run's folder; raises rather than save damaged weights."""
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 raise FloatingPointError(
@@ -265,12 +267,13 @@ class Trainer:
         save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict())
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
-        """Go on from a checkpoint whose weights the model has already. Returns a warning where the rest will not be bit-exact.
+        """Go on from a checkpoint whose weights the model has already.
 
-        Raises CheckpointError for weights without an optimiser, or with one of other parameters.
+        Returns a warning where the rest will not be bit-exact, else None. Raises CheckpointError for weights without
+        an optimiser, or with one of other parameters.
         """
         if checkpoint.optimizer_state is None:
-            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only, no optimiser: it cannot be resumed")
+            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
         state = checkpoint.state
         try:
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
@@ -288,8 +291,8 @@ class Trainer:
         if not changed:
             return None
         return (
-            f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will equal an "
-            "uninterrupted one to rounding, not bit by bit"
+            f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will "
+            "equal an uninterrupted one to rounding, not bit by bit"
         )
 
 

@@ -1,8 +1,8 @@
 """Where gradients meet: adding up without a copy too many, and without writing to an array that somebody else holds.
 
 A backward may return its `dout` itself, a view of it, one array for two inputs (`x + y` does), or an array that it
-keeps. Nothing is known about an array that arrives but how many references there are to it: Python counts them. Where
-our list has the only one, the array may be written to; any other is copied first.
+keeps; and a user may hold a `.grad`. So nothing is known about an array but how many references to it there are, which
+Python counts. Where our list has the only one, the array may be written to; any other is left as it is.
 """
 
 from __future__ import annotations
@@ -22,18 +22,43 @@ _ONLY_THERE = sys.getrefcount(_probe[0])  # the place in the list, and the argum
 
 
 def nobody_else_holds(arrays: list[Any], index: int) -> bool:
-    """Is `arrays[index]` known to this list only, and the owner of its memory?"""
+    """Is `arrays[index]` known to this list only, and the owner of its memory? (For None: no.)"""
     if sys.getrefcount(arrays[index]) != _ONLY_THERE:
         return False
     flags = arrays[index].flags
     return flags.owndata and getattr(flags, "writeable", True)  # CuPy has no read-only arrays
 
 
+def add_up(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
+    """`sums[index]` + `gradients[i]` into `sums[index]`, in the memory of one of the two where it is ours."""
+    if not nobody_else_holds(sums, index):
+        if nobody_else_holds(gradients, i):
+            sums[index], gradients[i] = gradients[i], sums[index]
+        else:
+            sums[index] = sums[index].copy()
+    sums[index] += gradients[i]
+
+
+def add_to_leaf(leaf: Tensor, gradients: list[Any], i: int) -> None:
+    """Add `gradients[i]` to `leaf.grad`; the first one becomes it, or a copy where somebody else holds it."""
+    if leaf.grad is None:
+        leaf.grad = gradients[i] if nobody_else_holds(gradients, i) else gradients[i].copy()
+        return
+    held = _taken(leaf)
+    add_up(held, 0, gradients, i)
+    leaf.grad = held[0]
+
+
+def _taken(leaf: Tensor) -> list[Any]:
+    held = [leaf.grad]
+    leaf.grad = None
+    return held
+
+
 class GradientSums:
     """The gradients that have arrived in the graph and wait for the rest: a list per node, one entry per output.
 
-    An edge is (Context, which of its outputs) or (leaf Tensor, its version). What arrives at a leaf goes into its
-    `.grad`, which is the leaf's own.
+    An edge is (Context, which of its outputs) or (leaf Tensor, its version); a leaf keeps its sum in `.grad`.
     """
 
     def __init__(self) -> None:
@@ -51,27 +76,24 @@ class GradientSums:
         sums = self.arrays.setdefault(target, [None] * len(target.outputs))
         if sums[index] is None:
             sums[index] = gradients[i]
-            return
-        if not nobody_else_holds(sums, index):
-            if nobody_else_holds(gradients, i):
-                sums[index], gradients[i] = gradients[i], sums[index]
-            else:
-                sums[index] = sums[index].copy()
-        sums[index] += gradients[i]
+        else:
+            add_up(sums, index, gradients, i)
 
     def lend(self, edge: tuple[Any, int] | None, i: int) -> Array | None:
         """What has arrived at `edge`, for a backward to add the gradient of its input i to; None if that cannot be."""
-        if edge is None:
-            return None
+        if edge is None or i in self.lent:
+            return self.lent.get(i)
         target, index = edge
         if target.is_leaf:
-            array = target.grad
+            sums, index = _taken(target), 0
+            ours = nobody_else_holds(sums, index)
+            target.grad = sums[index]
         else:
-            sums = self.arrays.get(target)
-            array = sums[index] if sums and sums[index] is not None and nobody_else_holds(sums, index) else None
-        if array is not None:
-            self.lent[i] = array
-        return array
+            sums = self.arrays.get(target, [])
+            ours = bool(sums) and nobody_else_holds(sums, index)
+        if ours:
+            self.lent[i] = sums[index]
+        return self.lent.get(i)
 
     def pop(self, node: Context) -> list[Any] | None:
         """One gradient per output of `node`: zeros where none arrived (None for integers). None if none did."""
@@ -83,11 +105,3 @@ class GradientSums:
             if sums[index] is None and is_floating(dtype):
                 sums[index] = module_of(arrived).zeros(shape, dtype)
         return sums
-
-
-def add_to_leaf(leaf: Tensor, gradients: list[Any], i: int) -> None:
-    """Add `gradients[i]` to `leaf.grad`; the first one becomes it, without a copy where nobody else holds it."""
-    if leaf.grad is not None:
-        leaf.grad += gradients[i]
-    else:
-        leaf.grad = gradients[i] if nobody_else_holds(gradients, i) else gradients[i].copy()

@@ -22,7 +22,7 @@ This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentia
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Context:
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    edges: tuple[tuple[Any, int] | None, ...] = ()  # per input: (Context, which output of it) or (leaf, its version)
+    edges: Sequence[tuple[Any, int] | None] = ()  # per input: (Context, which output), or (leaf Tensor, its version)
     outputs: list[tuple[tuple[int, ...], np.dtype]]  # per output: shape and dtype
     released = False
     retained: dict[int, Tensor] | None = None  # outputs whose gradient is kept; see Tensor.retain_grad
@@ -106,12 +106,9 @@ class Function:
 
         arrays, needs_grad = [], []
         for x in inputs:
-            if isinstance(x, tensor_class):
-                arrays.append(x.data)
-                needs_grad.append(x.requires_grad and switches.grad_enabled)
-            else:
-                arrays.append(x)
-                needs_grad.append(False)
+            is_tensor = isinstance(x, tensor_class)
+            arrays.append(x.data if is_tensor else x)
+            needs_grad.append(is_tensor and x.requires_grad and switches.grad_enabled)
         arrays = agree(cls, arrays)
         ctx = Context()
         ctx.function, ctx.needs_grad = function, needs_grad
@@ -121,16 +118,19 @@ class Function:
             result = function.forward(ctx, *arrays, **options)
 
         several = type(result) is tuple
-        outputs = [tensor_class(array) for array in (result if several else (result,))]
+        outputs = tuple(map(tensor_class, result if several else (result,)))
         if True in needs_grad:
             _record(ctx, inputs, outputs)
-        return tuple(outputs) if several else outputs[0]
+        return outputs if several else outputs[0]
 
 
-def _record(ctx: Context, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
-    ctx.edges = tuple([_edge(x) if needed else None for x, needed in zip(inputs, ctx.needs_grad, strict=True)])
-    ctx.outputs = [(tensor.data.shape, tensor.data.dtype) for tensor in outputs]
+def _record(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    ctx.edges = edges = []
+    for x, needed in zip(inputs, ctx.needs_grad, strict=True):
+        edges.append(_edge(x) if needed else None)
+    ctx.outputs = []
     for index, tensor in enumerate(outputs):
+        ctx.outputs.append((tensor.data.shape, tensor.data.dtype))
         if is_floating(tensor.data.dtype):
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
@@ -188,10 +188,7 @@ def _run_backward(ctx: Context, sums: GradientSums) -> None:
 
 
 def _count_consumers(root: Context) -> dict[Context, int]:
-    """How many edges lead to each node that `root` depends on, `root` first.
-
-    A stack and no recursion: a graph may be 10,000 ops deep.
-    """
+    """How many edges lead to each node that `root` depends on. No recursion: a graph may be 100,000 ops deep."""
     consumers, changed = {root: 0}, []
     stack = [root]
     while stack:

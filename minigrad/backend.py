@@ -209,10 +209,10 @@ def next_stream() -> tuple[int, int]:
 def uniform(xp: Any, stream: tuple[int, int], shape: tuple[int, ...], head: int = 0, block: int = 0) -> Array:
     """float32 numbers in [0, 1) of `shape`, a pure function of (stream, head, block)."""
     if xp is np:
-        seed, number = stream
-        bits = np.random.Philox(key=[seed % 2**64, number], counter=[0, 0, block, head])
+        key = np.array([part % 2**64 for part in stream], np.uint64)
+        bits = np.random.Philox(key=key, counter=[0, 0, block, head])
         return np.random.Generator(bits).random(shape, dtype=np.float32)
-    key = np.random.SeedSequence([*stream, head, block]).generate_state(1, np.uint64)[0]
+    (key,) = np.random.SeedSequence([*stream, head, block]).generate_state(1, np.uint64)
     return xp.random.Generator(xp.random.Philox4x3210(int(key))).random(shape, dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backend import Array, to_numpy
+from .backend import Array
 from .jacobian import (
     EPSILON,
     STEP,
@@ -55,6 +55,7 @@ class Column:
     probe: Probe
     analytic: Array
     numeric: Array
+    noise: Array  # what rounding may have added to `numeric`
     known: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
     settled: bool  # False where the differences look as if there were a kink
 
@@ -96,7 +97,8 @@ class Comparison:
 
     def complex_step(self) -> None:
         """Measure every probe by a complex step. Raises NotAnalytic where fn takes no complex numbers."""
-        self._measure(lambda k, probe: self._column(k, probe, complex_slope(self.subject, k, probe)))
+        rounding = EPSILON * np.abs(self.subject.base)
+        self._measure(lambda k, probe: self._column(k, probe, complex_slope(self.subject, k, probe), rounding))
 
     def _measure(self, column: Callable[[int, Probe], Column]) -> None:
         self.columns = []
@@ -104,13 +106,13 @@ class Comparison:
             self.columns.append([column(k, probe) for probe in probes_of(variable.value, self.step, self.rng)])
         self._set_floors()
 
-    def _column(self, k: int, probe: Probe, slope: Array, settled: bool = True) -> Column:
-        known = np.ones(len(self.rows), bool)
-        return Column(probe, probe.along(self.analytic[k]), self.rows.project(slope), known, settled)
+    def _column(self, k: int, probe: Probe, slope: Array, noise: Array, settled: bool = True) -> Column:
+        numeric, noise = self.rows.project(slope), self.rows.project_noise(noise)
+        return Column(probe, probe.along(self.analytic[k]), numeric, noise, np.ones(len(self.rows), bool), settled)
 
     def _central_column(self, k: int, probe: Probe) -> Column:
         measured = self._slopes(k, probe)
-        return self._column(k, probe, measured.central, settled=not may_have_kinks(measured))
+        return self._column(k, probe, measured.central, measured.noise, settled=not may_have_kinks(measured))
 
     def _slopes(self, k: int, probe: Probe, shrink: float = 1.0) -> Slopes:
         measured = slopes(self.subject, k, probe, shrink)
@@ -148,18 +150,16 @@ class Comparison:
     # --- the comparison ---
 
     def _set_floors(self) -> None:
-        """Per variable and row: the size that smaller values are taken for, lest rounding count as a relative error
-        of 1."""
+        """Per variable and row: the size that smaller values are taken for, lest rounding count as a large error."""
         self.floors = []
         for k in range(len(self.columns)):
             floors, numeric = np.zeros((len(self.rows), 1)), self.numeric(k)
-            for o, span in enumerate(self.rows.spans):
-                output = to_numpy(self.graph.outputs[o].data)
-                largest_output = float(np.abs(output[np.isfinite(output)]).max(initial=0))
-                rounding = 16 * EPSILON / (self.step or STEP) * largest_output
-                largest = max(float(np.abs(slope).max(initial=0)) for slope in (numeric[span], self.analytic[k][span]))
-                lengths = np.linalg.norm(self.rows.matrices[o], axis=1)[:, None]
-                floors[span] = np.maximum(1e-8 * largest, rounding * lengths) if self.atol is None else self.atol
+            for span in self.rows.spans:
+                largest = max(
+                    float(np.abs(slopes).max(initial=0)) for slopes in (numeric[span], self.analytic[k][span])
+                )
+                noise = self._side(k, "noise")[span].max(axis=1, initial=0, keepdims=True)
+                floors[span] = np.maximum(1e-8 * largest, noise) if self.atol is None else self.atol
             self.floors.append(floors / self.rtol)
 
     def errors(self, k: int, analytic: Array, numeric: Array) -> Array:
@@ -182,16 +182,18 @@ class Comparison:
 
     def numeric(self, k: int) -> Array:
         """(R, number of probes)."""
-        return np.stack([c.numeric for c in self.columns[k]], 1) if self.columns[k] else np.zeros((len(self.rows), 0))
+        return self._side(k, "numeric")
+
+    def known(self, k: int) -> Array:
+        return self._side(k, "known").astype(bool)
+
+    def _side(self, k: int, side: str) -> Array:
+        columns = [getattr(column, side) for column in self.columns[k]]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self.rows), 0))
 
     def is_dense(self, k: int) -> bool:
         """Was each element of variable k moved on its own, in order?"""
         return len(self.columns[k]) == self.subject.variables[k].value.size
-
-    def known(self, k: int) -> Array:
-        return (
-            np.stack([c.known for c in self.columns[k]], 1) if self.columns[k] else np.ones((len(self.rows), 0), bool)
-        )
 
     def not_linear(self) -> Iterator[tuple[int, int, float, float]]:
         """(variable, element, its gradient, what it should be) where backward of a mixture of rows is not the mixture
@@ -229,7 +231,7 @@ class Comparison:
         """Where rounding makes a right value look only half right, show it better: from larger steps, extrapolated."""
         if (self.errors_of(k, column) <= 1e-8).all():
             return
-        wide, narrow = (slopes(self.subject, k, column.probe, grow) for grow in (100, 10))
+        wide, narrow = (slopes(self.subject, k, column.probe, grow) for grow in (300, 150))
         if wide.is_finite and narrow.is_finite:
             self._take_better(k, column, [extrapolated(wide, narrow)])
 
@@ -240,19 +242,21 @@ class Comparison:
         never excuses a gradient that is wrong for another reason.
         """
         wide, narrow, tiny = (self._slopes(k, column.probe, shrink) for shrink in (1, 1e-1, 1e-2))
-        kinked = kinks(wide, narrow)
+        kinked = kinks(wide, narrow, tiny)
         if kinked.any() and len(column.probe.places) > 1:
             return self._halves(k, column.probe)
         self._take_better(k, column, [narrow.central, tiny.central, extrapolated(wide, narrow)])
         if kinked.any():
             self._allow_kink(k, column, kinked, narrow)
+        elif self._passes(k, column):
+            self._polish(k, column)
         return None
 
     def _take_better(self, k: int, column: Column, estimates: list[Array]) -> None:
         for estimate in estimates:
-            better = self._column(k, column.probe, estimate)
-            mends = self.errors_of(k, better) < self.errors_of(k, column)
-            column.numeric = np.where(mends, better.numeric, column.numeric)
+            numeric = self.rows.project(estimate)
+            errors = self.errors(k, column.analytic[:, None], numeric[:, None])[:, 0]
+            column.numeric = np.where(errors < self.errors_of(k, column), numeric, column.numeric)
 
     def _halves(self, k: int, probe: Probe) -> list[Column]:
         self._splits += 1

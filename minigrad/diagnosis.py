@@ -42,8 +42,7 @@ class Diagnosis:
 
 
 class Jacobians(NamedTuple):
-    """Of one output by one input, as matrices (output elements, input elements); what is within `tolerance` of 0
-    counts as 0."""
+    """Of one output by one input, as matrices (output elements, input elements); below `tolerance` counts as 0."""
 
     analytic: Array
     numeric: Array
@@ -112,6 +111,12 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     return Diagnosis("unknown", f"no single slip explains it ({tried})")
 
 
+def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
+    """Why backward is right for each element of dout on its own, and wrong for a mixture of them."""
+    found = _upstream(Case(comparison, wrong, 0))
+    return found or Diagnosis("upstream", "backward is not linear in the upstream gradient dout")
+
+
 # --- is the way back intact? ------------------------------------------------------------------------------------------
 
 
@@ -138,54 +143,40 @@ def _upstream(case: Case) -> Diagnosis | None:
         sentence = "backward ignores the upstream gradient dout: its result is the same for every dout"
         return Diagnosis("upstream", f"{sentence}; multiply by dout (chain rule)")
     if not same(of_two, 2 * of_one) or not same(of_both, of_one + of_other):
-        sentence = (
-            "backward does not use the upstream gradient dout as a factor: twice the dout must give twice the gradient"
-        )
-        return Diagnosis("upstream", sentence)
+        sentence = "backward does not use the upstream gradient dout as a factor"
+        return Diagnosis("upstream", f"{sentence}: twice the dout must give twice the gradient")
     return None
 
 
 def _overwritten(case: Case) -> Diagnosis | None:
     """Walk back once more, and add wherever gradients meet: is it right then?"""
-    walked = np.stack(
-        [_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in range(len(case.rows))]
-    )
+    rows = range(len(case.rows))
+    walked = np.stack([_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in rows])
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
     watch = _WritesToDout()
     with observing(watch):
         case.pull(np.ones(len(case.rows)))
     if watch.found is not None:
-        sentence = (
-            f"{watch.found}.backward changes dout in place, which others hold too: write dout = dout * y, not dout *= y"
-        )
-        return Diagnosis("in place", sentence)
-    uses = sum(
-        edge is not None and edge[0] is case.graph.leaves[case.wrong]
-        for node in case.graph.nodes
-        for edge in node.edges
-    )
-    what = (
-        f"{case.name} is used {uses} times"
-        if uses > 1
-        else f"a result between {case.name} and the output is used more than once"
-    )
-    return Diagnosis(
-        "overwritten",
-        f"accumulation overwritten: {what}, and the gradients of all uses must be added (+=), not replaced (=)",
-    )
+        sentence = f"{watch.found}.backward changes dout in place, which others hold too"
+        return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
+    leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
+    uses = sum(edge is not None and edge[0] is leaf for edge in edges)
+    what = f"a result between {case.name} and the output is used more than once"
+    if uses > 1:
+        what = f"{case.name} is used {uses} times"
+    advice = "the gradients of all uses must be added (+=), not replaced (=)"
+    return Diagnosis("overwritten", f"accumulation overwritten: {what}, and {advice}")
 
 
 def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
-    """The backward walk in its plainest form: every node once, consumers first, everything added up, no array
-    shared."""
+    """The backward walk in its plainest form: consumers first, everything added up, no array shared."""
     sums: dict[Any, Array] = {}
     root = graph.root(cotangents).grad_fn
     for node in [root, *graph.nodes] if root is not None else []:
         douts = [np.array(sums.get((node, i), np.zeros(shape))) for i, (shape, _) in enumerate(node.outputs)]
-        for edge, dinput in zip(
-            node.edges, checks.checked_gradients(node, node.function.backward(node, *douts)), strict=True
-        ):
+        dinputs = checks.checked_gradients(node, node.function.backward(node, *douts))
+        for edge, dinput in zip(node.edges, dinputs, strict=True):
             if edge is not None and dinput is not None:
                 key = edge if isinstance(edge[0], Context) else id(edge[0])
                 sums[key] = sums[key] + dinput if key in sums else np.array(dinput)
@@ -204,10 +195,9 @@ class _WritesToDout(switches.Observer):
         self._before = [None if array is None else array.copy() for array in arrays] if phase == "backward" else []
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
-        changed = any(
-            old is not None and not np.array_equal(old, new) for old, new in zip(self._before, arrays, strict=False)
-        )
-        self.found = self.found or (ctx.function.__name__ if changed else None)
+        for old, new in zip(self._before, arrays, strict=False):
+            if self.found is None and old is not None and not np.array_equal(old, new):
+                self.found = ctx.function.__name__
 
 
 @contextlib.contextmanager
@@ -286,13 +276,11 @@ def _factor(case: Case) -> Diagnosis | None:
 
 
 def _lengths(case: Case) -> dict[int, str]:
-    """Each length of an axis (or of several together), and whose it is: the wrong input's, else another input's, else
-    an output's."""
+    """Each length of an axis or of several together, and whose it is: first the wrong input's, last the outputs'."""
     tensors = [(case.name, case.shape)]
     tensors += [(variable.name, variable.value.shape) for variable in case.variables if variable.name != case.name]
-    tensors += [
-        ("the output" if len(case.outputs) == 1 else f"output {o}", out.shape) for o, out in enumerate(case.outputs)
-    ]
+    many = len(case.outputs) > 1
+    tensors += [(f"output {o}" if many else "the output", out.shape) for o, out in enumerate(case.outputs)]
     lengths: dict[int, str] = {}
     for name, shape in tensors:
         found: dict[int, list[str]] = {}
@@ -316,9 +304,8 @@ def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
     found = []
     for n, axes in lengths.items():
         if is_(n):
-            found.append(
-                f"{n}x too large: a sum over {axes} is counted per element, or a mean over it is not divided by {n}"
-            )
+            sentence = f"{n}x too large: a sum over {axes} is counted per element"
+            found.append(f"{sentence}, or a mean over it is not divided by {n}")
         elif is_(1 / n):
             found.append(f"{n}x too small: this is the gradient of a mean over {axes}, not of a sum")
     if is_(2):
@@ -370,9 +357,8 @@ def _diagonal(case: Case, jacobians: Jacobians) -> Diagnosis | None:
         sentence = "this is only the diagonal of the Jacobian: each output element depends on other input elements too"
         return Diagnosis("diagonal", f"{sentence}, and those terms are missing")
     sentence = "backward treats each element on its own, but each output element depends on several input elements"
-    return Diagnosis(
-        "missing term", f"{sentence} (through a sum, a mean or a variance): the terms of that path are missing"
-    )
+    path = "through a sum, a mean or a variance"
+    return Diagnosis("missing term", f"{sentence} ({path}): the terms of that path are missing")
 
 
 def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
@@ -384,17 +370,14 @@ def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
         return None
     for axis, i in _indices(case.out.shape):
         if np.array_equal(kept, needed & (np.indices(case.out.shape)[axis].ravel() == i)[:, None]):
-            sentence = f"the sum over axis {axis} of the output (length {case.out.shape[axis]}) is missing: only index"
-            return Diagnosis(
-                "missing sum", f"{sentence} {i} of dout is passed on, and {case.name} went into all of them"
-            )
+            sentence = f"the sum over axis {axis} of the output (length {case.out.shape[axis]}) is missing"
+            reason = f"only index {i} of dout is passed on, and {case.name} went into all of them"
+            return Diagnosis("missing sum", f"{sentence}: {reason}")
     cut = lost.any(axis=0)  # input elements
     if (kept[:, cut].sum(axis=0) == 1).all() and (needed[:, cut].sum(axis=0) > 1).all():
-        sentence = (
-            f"accumulation overwritten: some elements of {case.name} are used several times, and get the gradient"
-        )
+        sentence = f"some elements of {case.name} are used several times, and get the gradient of one use only"
         advice = "use scatter_add, as x[index] += ... keeps only the last of a repeated index"
-        return Diagnosis("overwritten", f"{sentence} of one use only; {advice}")
+        return Diagnosis("overwritten", f"accumulation overwritten: {sentence}; {advice}")
     sentence = f"of the {needed.sum()} derivatives that are not 0, {kept.sum()} are right and the others are 0"
     return Diagnosis("incomplete", f"part of the gradient is missing: {sentence}{_whereabouts(case, cut)}")
 
@@ -426,19 +409,18 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
         patterns = [
             ("the same for all elements, as the gradient through a mean", np.ones(case.shape)),
             ("proportional to the input, as the gradient through a norm or mean square", case.x),
-            (
-                "proportional to the input minus its mean, as the gradient through a variance",
-                case.x - case.x.mean(axis, keepdims=True),
-            ),
+            ("proportional to the input minus its mean, as the gradient through a variance", _centered(case.x, axis)),
             ("proportional to the output, as the gradient through a normalising sum", case.out),
         ]
         for words, pattern in patterns:
             if pattern.shape == case.shape and _is_multiple(error, pattern, axis):
-                return Diagnosis(
-                    "missing term",
-                    f"a term is missing or too much: along axis {axis} of {case.name} the error is {words} is",
-                )
+                error_in_words = f"along axis {axis} of {case.name} the error is {words} is"
+                return Diagnosis("missing term", f"a term is missing or too much: {error_in_words}")
     return None
+
+
+def _centered(x: Array, axis: int) -> Array:
+    return x - x.mean(axis=axis, keepdims=True)
 
 
 def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:

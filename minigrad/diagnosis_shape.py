@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from . import switches
-from .autograd import Context, Function
+from .autograd import Context
 from .backend import Array
 from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, observing, order_in_words, orders
 
-Repair = Callable[
-    [Array, tuple[int, ...]], tuple[Array, str] | None
-]  # gradient, shape wanted -> gradient of it, and in words
+# A gradient and the shape that it should have -> the gradient in that shape, and what that means; None if it cannot be.
+Repair = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
 Gradients = list[Any]
 
 
@@ -33,10 +32,8 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
         graph.pull(rows.cotangents(np.ones(len(rows))))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
-        return Diagnosis(
-            "shape",
-            "backward must return a tuple with a gradient for each input of forward, `return (dx,)` for a single one",
-        )
+        sentence = "backward must return a tuple, with one gradient per input of forward"
+        return Diagnosis("shape", f"{sentence}: `return (dx,)` where there is one")
     original = node.function
     nodes = [other for other in graph.nodes if other.function is original]
     fitting = []
@@ -58,9 +55,8 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
                     other.function = original
     if not fitting:
         return Diagnosis("shape", "each gradient must have the shape of its input")
-    return Diagnosis(
-        fitting[0].kind, f"it looks as if {fitting[0].sentence}; but with the shape put right, the values are wrong too"
-    )
+    but = "but with the shape put right, the values are wrong too"
+    return Diagnosis(fitting[0].kind, f"it looks as if {fitting[0].sentence}; {but}")
 
 
 class _LastBackward(switches.Observer):
@@ -84,11 +80,10 @@ def _with_repair(function: type[Any], repair: Repair | None) -> type[Any]:
 
 
 def _repair_all(repair: Repair | None, node: Context, gradients: Any) -> tuple[Gradients, str] | None:
-    """Repair all gradients of a wrong shape; None where that cannot be done. Without `repair`, by exchanging two of
-    them."""
-    misfits = _misfits(node, gradients)
+    """Repair all gradients of a wrong shape, without `repair` by exchanging two; None where that cannot be done."""
     if repair is None:
         return _exchange(node, gradients)
+    misfits = _misfits(node, gradients)
     repaired, words = list(gradients), ""
     for i, gradient, shape in misfits:
         result = repair(gradient, shape)
@@ -116,10 +111,8 @@ def _exchange(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
         exchanged = list(gradients)
         exchanged[i], exchanged[j] = gradients[j], gradients[i]
         if _misfits(node, gradients) and not _misfits(node, exchanged):
-            return (
-                exchanged,
-                f"the gradients of inputs {i} and {j} of {node.function.__name__} are exchanged: {IN_ORDER}",
-            )
+            which = f"inputs {i} and {j} of {node.function.__name__}"
+            return exchanged, f"the gradients of {which} are exchanged: {IN_ORDER}"
     return None
 
 
@@ -136,9 +129,8 @@ def _sum(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
 def _transpose(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
     for order in orders(gradient.ndim):
         if tuple(gradient.shape[axis] for axis in order) == shape:
-            return gradient.transpose(
-                order
-            ), f"the gradient of {{}} is transposed: with {order_in_words(order)} it is right"
+            sentence = f"the gradient of {{}} is transposed: with {order_in_words(order)} it is right"
+            return gradient.transpose(order), sentence
     return None
 
 

@@ -1,7 +1,7 @@
 """Which dtype a result has, by PyTorch's rules.
 
-NumPy would turn int32 + float32 into float64, and lets a float64 array of no dimensions widen a whole float32 activation. PyTorch does
-neither, and neither do we: a training run in float32 must stay in float32.
+NumPy would turn int32 + float32 into float64, and lets a float64 array of no dimensions widen a whole float32
+activation. PyTorch does neither, and neither do we: a training run in float32 must stay in float32.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def is_floating(dtype: np.dtype) -> bool:
 def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
     """Cast the arrays among `operands` to the dtype that PyTorch would compute in; Python numbers stay as they are.
 
-    Arrays with dimensions decide before those without, and both before Python numbers; a weaker operand counts only where it is of a
-    higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which make float32 of integers.
+    Arrays with dimensions decide before those without, and both before Python numbers; a weaker operand counts only
+    where it is of a higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which make float32
+    of integers.
 
     >>> x, y = promote([np.zeros(3, np.float32), np.array(2.0)])
     >>> x.dtype, y.dtype
@@ -34,7 +35,7 @@ def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
     """
     arrays = [operand for operand in operands if is_array(operand)]
     first = arrays[0].dtype if arrays else DEFAULT_DTYPE
-    if first.kind == "f" and all(array.dtype == first for array in arrays):
+    if first.kind == "f" and all([array.dtype == first for array in arrays]):
         return list(operands)
     dtype = result_type(operands)
     if to_float and not is_floating(dtype):
@@ -76,7 +77,10 @@ def _rank(dtype: np.dtype) -> int:
 
 
 def agree(function: Any, operands: list[Any]) -> list[Any]:
-    """The operands of an op: on one device (or RuntimeError), and in dtypes that its `dtype_rule` makes agree (or TypeError)."""
+    """The operands of an op, in dtypes that its `dtype_rule` makes agree.
+
+    Raises RuntimeError for two devices, TypeError for dtypes that must not mix and for what is no operand.
+    """
     first, alike = None, True
     for operand in operands:
         kind = type(operand)
@@ -101,12 +105,14 @@ def _agree_in_general(function: Any, operands: list[Any]) -> list[Any]:
     arrays = [operand for operand in operands if is_array(operand)]
     devices = list(dict.fromkeys(device_of(array) for array in arrays))
     if len(devices) > 1:
-        raise RuntimeError(f"{op_name(function)}: inputs are on {' and '.join(devices)}; move one of them with .to(device)")
+        where = " and ".join(devices)
+        raise RuntimeError(f"{op_name(function)}: inputs are on {where}; move one of them with .to(device)")
     rule = function.dtype_rule
     if rule == "same":
         names = sorted({str(array.dtype) for array in arrays})
         if len(names) > 1:
-            raise TypeError(f"{op_name(function)}: cannot mix {' and '.join(names)}; convert one of them with .to(dtype)")
+            mixed = " and ".join(names)
+            raise TypeError(f"{op_name(function)}: cannot mix {mixed}; convert one of them with .to(dtype)")
         return operands
     return operands if rule == "any" else promote(operands, to_float=rule == "float")
 

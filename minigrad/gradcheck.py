@@ -19,7 +19,7 @@ import numpy as np
 from . import checks, switches
 from .backend import Array, to_numpy
 from .comparison import Comparison, Kink, NotFinite, in_brackets
-from .diagnosis import Diagnosis, diagnose
+from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 from .diagnosis_shape import diagnose_shape
 from .jacobian import NotAnalytic, Subject, place
 
@@ -135,7 +135,7 @@ def gradcheck(
         comparison = _compute(subject, eps, atol, rtol)
         name = _name_of(comparison)
         try:
-            _check_outputs(comparison, name)
+            _check_outputs(comparison)
             _check_deterministic(comparison, name, calls=2)
             _pull_all(comparison, name)
             if method == "complex" and not _complex_step_agrees(comparison):
@@ -149,7 +149,7 @@ def gradcheck(
                 _check_deterministic(comparison, name, calls=5)
                 _fail(comparison, name, k)
         for k, i, analytic, numeric in comparison.not_linear():
-            _fail_linear(comparison, name, k, i, analytic, numeric)
+            _fail_not_linear(comparison, name, k, i, analytic, numeric)
         return _report(comparison, name, method)
 
 
@@ -187,14 +187,13 @@ def _error(name: str, diagnosis: Diagnosis) -> GradcheckError:
 # --- what makes a check impossible ------------------------------------------------------------------------------------
 
 
-def _check_outputs(comparison: Comparison, name: str) -> None:
+def _check_outputs(comparison: Comparison) -> None:
     for o, output in enumerate(comparison.graph.outputs):
         bad = np.isnan(to_numpy(output.data)).ravel()
         if bad.any():
             where = _output(comparison, o, place(output.shape, int(bad.argmax())))
-            raise NotFinite(
-                f"{where} is nan; choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
-            )
+            advice = "choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
+            raise NotFinite(f"{where} is nan; {advice}")
 
 
 def _check_deterministic(comparison: Comparison, name: str, calls: int) -> None:
@@ -202,17 +201,18 @@ def _check_deterministic(comparison: Comparison, name: str, calls: int) -> None:
     for _ in range(calls):
         again = comparison.subject.again()
         if again.shape != first.shape or not np.allclose(again, first, rtol=1e-9, atol=0):
-            sentence = (
-                "fn returns something else each time it is called; call manual_seed(0) inside fn, or switch dropout off"
-            )
-            raise _error(name, Diagnosis("non-deterministic", sentence))
+            sentence = "fn returns something else each time it is called"
+            advice = "call manual_seed(0) inside fn, or switch dropout off"
+            raise _error(name, Diagnosis("non-deterministic", f"{sentence}; {advice}"))
 
 
 def _pull_all(comparison: Comparison, name: str) -> None:
     """Run backward. A gradient of the wrong shape is a finding; what else backward raises is passed on."""
     try:
         comparison.pull_all()
-    except (ValueError, TypeError) as error:
+    except NotFinite:
+        raise
+    except Exception as error:
         if not _is_from_engine(error):
             error.add_note(f"(raised in backward, while gradcheck looked at {name})")
             raise
@@ -269,49 +269,46 @@ def _input_report(comparison: Comparison, k: int) -> InputReport:
 def _fail(comparison: Comparison, name: str, k: int) -> NoReturn:
     column = comparison.worst_element(k)
     row = int(np.argmax(np.abs(column.analytic - column.numeric)))
-    output = comparison.rows.owner(row)
-    element = comparison.rows.element(row)
+    output, out_element = comparison.rows.owner(row), comparison.rows.element(row)
     diagnosis = diagnose(comparison, k, output)
-    analytic, numeric = float(column.analytic[row]), float(column.numeric[row])
-    variable, i = comparison.subject.variables[k], int(column.probe.places[0])
-    target = (
-        f"d {_output(comparison, output, element)} / d {variable.name}{in_brackets(place(variable.value.shape, i))}"
-    )
-    size = max(abs(analytic), abs(numeric))
-    relative = abs(analytic - numeric) / size if size else 0.0
+    error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)
+    error.output_index, error.output_element = output, out_element
+
+    variable, numerator = comparison.subject.variables[k], f"d {_output(comparison, output, out_element)}"
     lines = [
-        f"gradcheck of {name}: {target} is {numeric:.6g} by central differences, and {analytic:.6g} by backward "
-        f"(relative error {relative:.1e}: {band(relative)})",
+        f"gradcheck of {name}: {numerator} / d {variable.name}{in_brackets(error.element or ())} is "
+        f"{error.numeric:.6g} by central differences, and {error.analytic:.6g} by backward "
+        f"(relative error {error.relative_error:.1e}: {band(error.relative_error or 0)})",
         f"diagnosis: {diagnosis}",
     ]
     if comparison.is_dense(k) and variable.value.ndim:
-        whole = f"d {_output(comparison, output, element)} / d {variable.name}, of shape {variable.value.shape}:"
-        numeric_array = comparison.numeric(k)[row].reshape(variable.value.shape)
-        lines += [whole, *_arrays(numeric_array, comparison.analytic[k][row])]
-    raise _located(
-        GradcheckError("\n".join([*lines, _overview(comparison)]), diagnosis), comparison, k, i, row, analytic, numeric
-    )
+        lines.append(f"{numerator} / d {variable.name}, of shape {variable.value.shape}:")
+        numeric = comparison.numeric(k)[row].reshape(variable.value.shape)
+        for side, array in (("  differences ", numeric), ("  backward    ", comparison.analytic[k][row])):
+            digits = np.array2string(array + 0.0, precision=4, suppress_small=True, threshold=60, prefix=side)
+            lines.append(side + digits)
+    error.args = ("\n".join([*lines, _overview(comparison)]),)
+    raise error
 
 
-def _fail_linear(comparison: Comparison, name: str, k: int, i: int, analytic: float, numeric: float) -> NoReturn:
-    diagnosis = diagnose(comparison, k, 0)
-    message = (
-        f"gradcheck of {name}: for a random dout, backward gives {analytic:.6g} at {comparison.describe(k, i)}, "
-        f"and {numeric:.6g} would follow from its gradients for single elements of dout\ndiagnosis: {diagnosis}"
+def _fail_not_linear(comparison: Comparison, name: str, k: int, i: int, analytic: float, numeric: float) -> NoReturn:
+    error = _located(comparison, k, i, analytic, numeric, diagnose_not_linear(comparison, k))
+    error.args = (
+        f"gradcheck of {name}: for a random dout, backward gives {analytic:.6g} at {comparison.describe(k, i)}, and "
+        f"{numeric:.6g} would follow from its gradients for single elements of dout\ndiagnosis: {error.diagnosis}",
     )
-    raise _located(GradcheckError(message, diagnosis), comparison, k, i, None, analytic, numeric)
+    raise error
 
 
 def _located(
-    error: GradcheckError, comparison: Comparison, k: int, i: int, row: int | None, analytic: float, numeric: float
+    comparison: Comparison, k: int, i: int, analytic: float, numeric: float, diagnosis: Diagnosis
 ) -> GradcheckError:
-    variable = comparison.subject.variables[k]
+    """An error about element i of variable k, whose message is still to come."""
+    error, variable = GradcheckError("", diagnosis), comparison.subject.variables[k]
     error.input_index, error.element = variable.position, place(variable.value.shape, i)
-    error.analytic, error.numeric = analytic, numeric
-    size = max(abs(analytic), abs(numeric))
-    error.relative_error = abs(analytic - numeric) / size if size else 0.0
-    if row is not None:
-        error.output_index, error.output_element = comparison.rows.owner(row), comparison.rows.element(row)
+    error.analytic, error.numeric = float(analytic), float(numeric)
+    size = max(abs(error.analytic), abs(error.numeric))
+    error.relative_error = abs(error.analytic - error.numeric) / size if size else 0.0
     return error
 
 
@@ -321,19 +318,14 @@ def _output(comparison: Comparison, output: int, element: tuple[int, ...] | None
     return f"(a random mixture of output{number})" if element is None else f"output{number}{in_brackets(element)}"
 
 
-def _arrays(numeric: Array, analytic: Array) -> list[str]:
-    sides = (("  differences ", numeric), ("  backward    ", analytic))
-    return [
-        side + np.array2string(a + 0.0, precision=4, suppress_small=True, threshold=60, prefix=side)
-        for side, a in sides
-    ]
-
-
 def _overview(comparison: Comparison) -> str:
     """How much is wrong, and what is right."""
-    parts = []
+    wrong, right = [], []
     for k, variable in enumerate(comparison.subject.variables):
-        wrong, all_ = len(comparison.wrong_columns(k)), len(comparison.columns[k])
         what = "elements" if comparison.is_dense(k) else "directions"
-        parts.append(f"{wrong} of {all_} {what} of {variable.name} are wrong" if wrong else f"{variable.name} is right")
-    return "; ".join(parts)
+        count = len(comparison.wrong_columns(k))
+        if count:
+            wrong.append(f"{count} of {len(comparison.columns[k])} {what} of {variable.name}")
+        else:
+            right.append(variable.name)
+    return f"wrong: {', '.join(wrong)}" + (f"; right: {', '.join(right)}" if right else "")

@@ -263,6 +263,11 @@ class Rows:
         parts = np.split(vector, self.cuts)
         return np.concatenate([matrix @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
+    def project_noise(self, noise: Array) -> Array:
+        """The same for errors of the outputs, whose squares add up; those of infinite outputs do not count."""
+        parts = np.split(np.nan_to_num(noise, posinf=0) ** 2, self.cuts)
+        return np.sqrt(np.concatenate([matrix**2 @ part for matrix, part in zip(self.matrices, parts, strict=True)]))
+
 
 # --- columns: differences ---------------------------------------------------------------------------------------------
 
@@ -322,7 +327,7 @@ def slopes(subject: Subject, number: int, probe: Probe, shrink: float = 1.0) -> 
     for smaller in (1, 1e-1, 1e-2, 1e-3):
         h = probe.step * shrink * smaller
         before, here, after = subject.moved(number, probe, -h), subject.base, subject.moved(number, probe, h)
-        noise = 8 * EPSILON * np.maximum(np.abs(before), np.abs(after)) / h
+        noise = 16 * EPSILON * np.maximum(np.abs(before), np.abs(after)) / h
         left, right = _difference(here, before) / h, _difference(after, here) / h
         result = Slopes(left, _difference(after, before) / (2 * h), right, noise, h)
         if result.is_finite:
@@ -339,20 +344,23 @@ def extrapolated(wide: Slopes, narrow: Slopes) -> Array:
     return narrow.central + (narrow.central - wide.central) / ((wide.step / narrow.step) ** 2 - 1)
 
 
-def kinks(wide: Slopes, narrow: Slopes) -> Array:
-    """Where the outputs have a kink: where left and right slopes differ, and by as much for step h as for h/10.
+def kinks(wide: Slopes, narrow: Slopes, tiny: Slopes) -> Array:
+    """Where the outputs have a kink: where left and right slopes differ, and by as much for steps of h, h/10 and h/100.
 
-    Where f is smooth they differ by h f'', which is ten times less for h/10. Only f is looked at, not its gradient.
+    Where f is smooth they differ by h f'', ten times less for each smaller step; rounding makes them differ ten times
+    more. A kink a little to the side looks weaker from close by, so half and a twentieth are enough. Only f is looked
+    at, not its gradient.
     """
-    gap, narrow_gap = wide.right - wide.left, narrow.right - narrow.left
-    stays = (narrow_gap * gap > 0) & (np.abs(narrow_gap) > 0.5 * np.abs(gap)) & (np.abs(narrow_gap) < 2 * np.abs(gap))
-    return stays & (np.abs(narrow_gap) > 10 * np.nan_to_num(narrow.noise))
+    gap, narrow_gap, tiny_gap = wide.right - wide.left, narrow.right - narrow.left, tiny.right - tiny.left
+    ratio, tiny_ratio = (np.divide(g, gap, out=np.zeros_like(gap), where=gap != 0) for g in (narrow_gap, tiny_gap))
+    stays = (ratio > 0.5) & (ratio < 2) & (tiny_ratio > 0.05) & (tiny_ratio < 2)
+    return stays & (np.abs(narrow_gap) > 5 * np.nan_to_num(narrow.noise))
 
 
 def may_have_kinks(wide: Slopes) -> bool:
     """A first look, at one step only: is the curvature much larger than the slopes themselves explain?"""
     gap, size = np.abs(wide.right - wide.left), np.maximum(np.abs(wide.left), np.abs(wide.right))
-    return bool((gap > np.maximum(1e-3 * size, 10 * np.nan_to_num(wide.noise))).any())
+    return bool((gap > np.maximum(1e-3 * size, 5 * np.nan_to_num(wide.noise))).any())
 
 
 class NotAnalytic(Exception):

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from . import switches
 from .backend import Array, device_of, module_of, to_device
 from .tensor import Tensor
+
+Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its gradient, its state, its group
 
 
 class Optimizer:
@@ -58,13 +61,22 @@ class Optimizer:
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
+        moves: list[Move] = []
         position = 0
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self.update(p, p.grad, self.state.setdefault(position, {}), group)
-                    p.version += 1
+                    moves.append((p, p.grad, self.state.setdefault(position, {}), group))
                 position += 1
+        update_all = switches.kernels.get(type(self), Optimizer.update_each)
+        update_all(self, moves)
+        for p, *_ in moves:
+            p.version += 1
+
+    def update_each(self, moves: list[Move]) -> None:
+        """Update one parameter after the other."""
+        for p, grad, state, group in moves:
+            self.update(p, grad, state, group)
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `p.data` in place; leave `grad` as it is."""
@@ -239,17 +251,22 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
     if not gradients:
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
-    total = xp.sqrt(xp.asarray(sum(_sum_of_squares(g) for g in gradients)))
+    total = xp.asarray(xp.sqrt(switches.kernels.get(sum_of_squares, sum_of_squares)(gradients)))
     is_finite = xp.isfinite(total)
-    scale = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
-    for gradient in gradients:
-        gradient *= scale.astype(gradient.dtype)
+    factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
+    switches.kernels.get(scale, scale)(gradients, factor)
     return total
 
 
-def _sum_of_squares(array: Array) -> Array:
-    flat = array.reshape(-1)
-    return flat @ flat
+def sum_of_squares(arrays: list[Array]) -> Any:
+    """Σ x² over all arrays."""
+    return sum(array.reshape(-1) @ array.reshape(-1) for array in arrays)
+
+
+def scale(arrays: list[Array], factor: Array) -> None:
+    """x *= factor, in place, for all arrays."""
+    for array in arrays:
+        array *= factor.astype(array.dtype)
 
 
 class WarmupCosine:

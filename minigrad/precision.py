@@ -75,8 +75,10 @@ def _rounding_twin(function: Any) -> Any:
 
     @functools.wraps(function.backward)
     def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        ctx.sums = None  # no gradient_so_far: what is in it already must not be rounded
-        return tuple([_round(dinput) for dinput in function.backward(ctx, *[_round(dout) for dout in douts])])
+        sums, ctx.sums = ctx.sums, None  # no gradient_so_far: what is in it already must not be rounded
+        dinputs = function.backward(ctx, *[_round(dout) for dout in douts])
+        ctx.sums = sums
+        return tuple([_round(dinput) for dinput in dinputs])
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__})

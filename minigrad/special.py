@@ -14,7 +14,7 @@ _VALUES = np.array([math.erf(center) for center in _CENTERS])
 
 
 def _coefficients(terms: int) -> np.ndarray:
-    """coefficients[n, c]: what stands before h^(n+1) in erf's Taylor series at center c; before x^(2n+1), minus x, at 0."""
+    """[n, c]: what stands before h^(n+1) in erf's Taylor series at center c; at 0, before x^(2n+1) in erf(x) - x."""
     slopes = 2 / math.sqrt(math.pi) * np.exp(-_CENTERS * _CENTERS)
     a_before, a = np.zeros_like(slopes), np.ones_like(slopes)
     out = np.empty((terms, len(slopes)))
@@ -32,12 +32,14 @@ _COEFFICIENTS = _coefficients(12)
 def erf(x: Array) -> Array:
     """erf(x) = 2/√π ∫₀ˣ e^(-t²) dt, in x's dtype; within one unit in the last place.
 
-    From |x| = 1/2 on, Taylor's series at the nearest of the points c = 1/2, 5/8, ..., 6: with h = |x| - c, at most 1/16,
+    From |x| = 1/2 on, Taylor's series at the nearest of c = 1/2, 5/8, ..., 6. With h = |x| - c, at most 1/16,
 
-        erf(c + h) = erf(c) + 2/√π e^(-c²) Σ_n a_n h^(n+1) / (n+1),    a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
+        erf(c + h) = erf(c) + 2/√π e^(-c²) Σ_n a_n h^(n+1) / (n+1)
+        a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
 
-    where the a_n are the series of e^(-2ch - h²) (Hermite polynomials in disguise; Abramowitz & Stegun 7.2.8). Below 1/2, the series
-    at 0 (A&S 7.1.5), which has odd powers only. It is added to x, of which it is a small part, so that its rounding hardly counts.
+    where the a_n are the series of e^(-2ch - h²) (Hermite polynomials in disguise; Abramowitz & Stegun 7.2.8). Below
+    1/2, the series at 0 (A&S 7.1.5), which has odd powers only. It is added to x, of which it is a small part, so that
+    its rounding hardly counts.
 
     >>> float(erf(np.array(0.5))) == math.erf(0.5), float(erf(np.array(-1e-300))) == math.erf(-1e-300)
     (True, True)

@@ -22,7 +22,7 @@ class Observer:
 
 
 grad_enabled = True
-kernels: dict[type, type] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
+kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
 autocast: Callable[[type, type], type] | None = None  # (textbook, chosen Function) -> the one to run; see precision.py
 observers: list[Observer] = []
 

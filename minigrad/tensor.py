@@ -22,8 +22,7 @@ class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
     data: array, Tensor, number or nested list. An array is shared, not copied; Python floats become float32.
-    grad: after `backward()`, an array of the same shape and dtype, for the leaves that asked for it. Later calls add to
-    it in place until it is zeroed: copy it to keep it.
+    grad: after `backward()`, an array of the same shape and dtype for leaves that asked for it; adds up until zeroed.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
@@ -162,7 +161,8 @@ class Tensor:
 
     def __repr__(self) -> str:
         values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100)
-        notes = f", dtype={self.dtype}" + (f", device={self.device}" if self.device != "cpu" else "")
+        notes = (f", shape={self.shape}" if self.data.size == 0 else "") + f", dtype={self.dtype}"
+        notes += f", device={self.device}" if self.device != "cpu" else ""
         if self.requires_grad:
             notes += f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True"
         return f"tensor({values}{notes})"

@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")
-    options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")}
+    names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    options = {name: getattr(arguments, name) for name in names}
     options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
     if arguments.num_samples == 1:
         writer = _Writer(tokenizer, arguments.prompt)

@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("--data", default="english", help="english, shakespeare (a download), or a UTF-8 text file")
     add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
-    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help="FOLDER: the weights of another run")
+    text = "resume: go on with the run in --out-dir; FOLDER: start from the weights of another run"
+    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
     add("--n-layer", type=number(1), default=4, help="blocks")
     add("--n-head", type=number(1), default=4, help="attention heads")
@@ -61,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
     """The options as settings; of the model's shape those that are named."""
-    training = {field.name: options[field.name] for field in dataclasses.fields(TrainingConfig) if field.name in options}
+    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
+    training = TrainingConfig(**{name: options[name] for name in names})
     run = {name: options[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
     model = {name: options[name] for name in shape}
-    return PretrainingConfig(**run, model=model, training=TrainingConfig(**training))
+    return PretrainingConfig(**run, model=model, training=training)
 
 
 def _refuse_contradictions(given: dict[str, Any], out_dir: str) -> None:
@@ -74,8 +76,8 @@ def _refuse_contradictions(given: dict[str, Any], out_dir: str) -> None:
     for name, value in given.items():
         if settings.get(name, value) != value:
             raise ValueError(
-                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; with "
-                f"others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; "
+                f"with others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
             )
 
 

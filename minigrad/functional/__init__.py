@@ -1,6 +1,7 @@
 """Every differentiable function, by the name that PyTorch gives it: `import minigrad.functional as F`.
 
-One file per family; in each, an op is a class with its formula, forward and backward, and a function below that checks its arguments.
+One file per family; in each, an op is a class with its formula, forward and backward, and a function below that checks
+its arguments.
 """
 
 from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, tanh
@@ -24,7 +25,8 @@ from .reduction import cumsum, logsumexp, max, mean, min, sum, var
 from .shape import cat, expand, flip, pad, permute, reshape, split, squeeze, stack, transpose, tril, triu, unsqueeze
 from .stochastic import dropout
 
-__all__ = [  # fmt: skip
+# fmt: off
+__all__ = [
     "abs", "add", "binary_cross_entropy_with_logits", "cat", "clip", "cross_entropy", "cumsum", "div", "dropout",
     "einsum", "embedding", "erf", "exp", "expand", "flip", "gather", "gelu", "getitem", "kl_div", "layer_norm",
     "linear", "linear_cross_entropy", "linear_gelu", "log", "log_softmax", "logsigmoid", "logsumexp",
@@ -33,3 +35,4 @@ __all__ = [  # fmt: skip
     "softmax", "split", "sqrt", "squeeze", "stack", "sub", "sum", "tanh", "to", "transpose", "tril", "triu",
     "unsqueeze", "var", "where",
 ]
+# fmt: on

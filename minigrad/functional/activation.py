@@ -43,7 +43,7 @@ class Tanh(Function):
 
 
 def logistic(x):
-    """1 / (1 + e^-x) of an array, written so that the exponential never overflows and small results keep their digits."""
+    """1 / (1 + e^-x) of an array; no exponential overflows, and small results keep their digits."""
     xp = module_of(x)
     e = xp.exp(xp.where(x < 0, x, -x))
     return xp.where(x < 0, e, 1) / (1 + e)

@@ -2,7 +2,8 @@
 
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
-This is the form that materialises the T x S matrix of weights, so that you can look at it. kernels/attention.py computes the same in tiles.
+This is the form that materialises the T x S matrix of weights, so that you can look at it. kernels/attention.py
+computes the same in tiles.
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from .stochastic import check_probability, keep_scale
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
-DROPOUT_ROWS = 64  # rows of the weights whose dropout mask is drawn together, so that every order of computing draws the same
+DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together: every order of computing then draws the same
 
 
 class ScaledDotProductAttention(Function):
     """scores = q kᵀ scale + mask,  probs = softmax(scores),  out = dropout(probs) v.
 
-    dv = dropped ᵀ dout,  ddropped = dout vᵀ,  dscores = probs (dprobs - Σ dprobs probs)  [softmax],  dq = dscores k scale,
-    dk = dscoresᵀ q scale.  Where the mask is -inf, probs = 0, so dscores = 0: what was not seen gets no gradient.
+        dv = droppedᵀ dout,  ddropped = dout vᵀ,  dscores = probs (dprobs - Σ dprobs probs)  [softmax]
+        dq = dscores k scale,  dk = dscoresᵀ q scale
+
+    Where the mask is -inf, probs = 0, so dscores = 0: what was not seen gets no gradient.
     """
 
     dtype_rule = "any"
     autocast = True
 
     @staticmethod
-    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):  # q (..., T, D), k (..., S, D), v (..., S, Dv)
-        xp = module_of(q)
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        xp = module_of(q)  # q (..., T, D), k (..., S, D), v (..., S, Dv)
         ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
         scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S)
         if is_causal:
@@ -108,10 +111,11 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(query keyᵀ scale + mask) value, with query (..., T, D), key (..., S, D), value (..., S, Dv) -> (..., T, Dv).
+    """softmax(query keyᵀ scale + mask) value: (..., T, D), (..., S, D), (..., S, Dv) -> (..., T, Dv).
 
-    attn_mask broadcasts to (..., T, S); boolean: True may be attended to; float: added to the scores. `is_causal` lets query i see the
-    keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. Raises ValueError for shapes that do not fit.
+    attn_mask broadcasts to (..., T, S); boolean: True may be attended to; float: added to the scores. `is_causal` lets
+    query i see the keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. Raises ValueError for
+    shapes that do not fit.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
     _check_fit(query, key, value, array_of(attn_mask))
@@ -127,16 +131,17 @@ def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
     op = "scaled_dot_product_attention"
     check_floating(op, q)
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        raise ValueError(
-            f"{op}: query {q.shape}, key {k.shape} and value {v.shape} do not fit as (..., T, D), (..., S, D) and (..., S, Dv)"
-        )
+        shapes = f"query {q.shape}, key {k.shape} and value {v.shape}"
+        raise ValueError(f"{op}: {shapes} do not fit as (..., T, D), (..., S, D) and (..., S, Dv)")
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"{op}: cannot mix {q.dtype}, {k.dtype} and {v.dtype}; convert with .to(dtype)")
     lead = check_broadcastable(f"{op} (leading axes)", q.shape[:-2], k.shape[:-2], v.shape[:-2])
     if mask is None:
         return
     if mask.dtype.kind != "b" and mask.dtype != q.dtype:
-        raise TypeError(f"{op}: attn_mask must be boolean (True: attend) or {q.dtype} (added to the scores), not {mask.dtype}")
+        allowed = f"boolean (True: attend) or {q.dtype} (added to the scores)"
+        raise TypeError(f"{op}: attn_mask must be {allowed}, not {mask.dtype}")
     scores = (*lead, q.shape[-2], k.shape[-2])
     if check_broadcastable(f"{op} (attn_mask and scores)", mask.shape, scores)[-2:] != scores[-2:]:
-        raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {scores[-2]} queries and {scores[-1]} keys")
+        wanted = f"{scores[-2]} queries and {scores[-1]} keys"
+        raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {wanted}")

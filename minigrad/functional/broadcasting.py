@@ -1,4 +1,4 @@
-"""Broadcasting and its reverse, which every op with two operands shares; and the `dim` argument that reductions share."""
+"""What ops share: broadcasting and its reverse, the `dim` argument, and checks of what they were given."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
-        raise ValueError(f"{op}: shapes {' and '.join([str(s) for s in shapes])} cannot be broadcast together") from None
+        names = " and ".join([str(shape) for shape in shapes])
+        raise ValueError(f"{op}: shapes {names} cannot be broadcast together") from None
 
 
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
@@ -77,6 +78,8 @@ def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
     """
     if dim is None:
         return tuple(range(ndim))
+    if type(dim) is int and ndim:
+        return (normalize_dim(op, dim, ndim),)
     dims = dim if isinstance(dim, tuple | list) else (dim,)
     axes = sorted([normalize_dim(op, d, ndim) for d in dims])
     if len(set(axes)) < len(axes):
@@ -90,7 +93,8 @@ def normalize_dim(op: str, dim: Any, ndim: int) -> int:
         dim = _integer(op, dim)
     size = ndim or 1
     if not -size <= dim < size:
-        raise IndexError(f"{op}: dim {dim} does not exist in a tensor of {ndim} dimensions; it must be {-size}..{size - 1}")
+        allowed = f"it must be {-size}..{size - 1}"
+        raise IndexError(f"{op}: dim {dim} does not exist in a tensor of {ndim} dimensions; {allowed}")
     return dim % size
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class To(Function):
-    """out = x in another dtype or on another device;  dx = dout brought back (the backward walk casts it to x's dtype)."""
+    """out = x in another dtype or on another device;  dx = dout brought back (and cast, by the backward walk)."""
 
     @staticmethod
     def forward(ctx, x, device, dtype):

@@ -1,4 +1,4 @@
-"""Element by element: each output depends on one element of each input, so the chain rule is a product of two numbers."""
+"""Element by element: an output depends on one element of each input, so the chain rule is a product of two numbers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ class Neg(Function):
 class Pow(Function):
     """out = x^y;  dx = dout * y * x^(y-1),  dy = dout * out * ln x.
 
-    Where y = 0, out is 1 whatever x is, so dx = 0 (even at x = 0); where x = 0 and y >= 0, out does not change with y, so dy = 0.
+    Where y = 0, out is 1 whatever x is, so dx = 0 (even at x = 0); where x = 0 and y >= 0, out does not change with y,
+    so dy = 0.
     """
 
     dtype_rule = "promote"
@@ -239,7 +240,7 @@ class Where(Function):
     def forward(ctx, condition, x, y):
         x, y = promote([x, y])
         ctx.condition, ctx.x_shape, ctx.y_shape = condition, shape_of(x), shape_of(y)
-        out = module_of(condition).where(condition, x, y)
+        out = module_of(x if is_array(x) else y if is_array(y) else condition).where(condition, x, y)
         return out if is_array(x) or is_array(y) else out.astype(result_type([x, y]))
 
     @staticmethod
@@ -251,7 +252,7 @@ class Where(Function):
 
 
 class Clip(Function):
-    """out = min(max(x, low), high);  dx = dout where low <= x <= high, and a bound gets dout where it is what came out."""
+    """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where it came out."""
 
     dtype_rule = "promote"
 
@@ -338,7 +339,7 @@ def minimum(x: Operand, y: Operand) -> Tensor:
 
 
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:
-    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError for a condition that is not boolean.
+    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError unless it is boolean.
 
     >>> import numpy as np
     >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data

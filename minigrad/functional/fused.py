@@ -1,4 +1,4 @@
-"""Ops that name a combination of others, so that a fast kernel can do it in one go. In textbook form they are the combination."""
+"""Ops that name a combination of others, so that a fast kernel can do it in one go; as textbook, the combination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Picking elements. Backward puts each gradient back where its element was picked, and adds where one was picked twice."""
+"""Picking elements. Backward puts each gradient back where its element was, and adds where one was picked twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PICKS_ONCE = (int, np.integer, slice, type(None), type(Ellipsis))
 
 
 def _picks_once(index):
-    """Can `index` name no element twice? True of numbers, slices and masks; lists and arrays of integers may repeat one."""
+    """True of numbers, slices and masks, which name no element twice; lists and arrays of integers may."""
     parts = index if isinstance(index, tuple) else (index,)
     return all([isinstance(part, _PICKS_ONCE) or getattr(part, "dtype", None) == "bool" for part in parts])
 
@@ -60,7 +60,7 @@ class Gather(Function):
 
 
 def _places(index, dim):
-    """An index array per axis: `index` itself along `dim`; 0, 1, 2, ... along the others, so shaped that they broadcast to a grid."""
+    """An index array per axis: `index` itself along `dim`; 0, 1, 2, ... along the others, shaped to broadcast."""
     xp, axes = module_of(index), range(index.ndim)
     grid = [xp.arange(n).reshape([-1 if other == axis else 1 for other in axes]) for axis, n in enumerate(index.shape)]
     return tuple([index if axis == dim else grid[axis] for axis in axes])
@@ -69,8 +69,9 @@ def _places(index, dim):
 class Embedding(Function):
     """out = weight[ids]: each id looks up its row, as a one-hot row times the matrix would.
 
-    dweight[id] = Σ of dout over all places where id occurs. Rows that do not occur get 0, so dweight is added to what the weight has
-    already where possible: tied to the output layer, a (V, C) weight then never has two dense gradients at once.
+    dweight[id] = Σ of dout over all places where id occurs. Rows that do not occur get 0, so dweight is added to what
+    the weight has already where possible: tied to the output layer, a (V, C) weight then never has two dense gradients
+    at once.
     """
 
     @staticmethod
@@ -93,15 +94,18 @@ class Embedding(Function):
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
 
-    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis first.
+    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis
+    first.
     """
-    return Getitem.apply(x, index=tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index))
+    index = tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index)
+    return Getitem.apply(x, index=index)
 
 
 def gather(x: Tensor, dim: int, index: Any) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
-    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than x).
+    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than
+    x).
 
     >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
     >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
@@ -114,7 +118,7 @@ def gather(x: Tensor, dim: int, index: Any) -> Tensor:
         out = Gather.apply(x if x.ndim else reshape(x, (1,)), index.reshape(-1), dim=0)
         return out if index.ndim else reshape(out, ())
     if index.ndim != x.ndim or any([n > m and i != axis for i, (n, m) in enumerate(zip(index.shape, x.shape))]):
-        raise ValueError(f"gather: an index of shape {index.shape} does not fit a tensor of shape {x.shape} along dim {axis}")
+        raise ValueError(f"gather: index {index.shape} does not fit a tensor {x.shape} along dim {axis}")
     return Gather.apply(x, index, dim=axis)
 
 
@@ -161,13 +165,13 @@ def check_integers(op: str, indices: Any) -> None:
 def check_indices(op: str, indices: Any, size: int, what: str) -> None:
     """Raise IndexError for an index outside 0..size-1, which NumPy would take from the end and CuPy wrap around.
 
-    On a GPU nothing is checked, as looking would wait for it: there, ids are checked on the host, where batches are made.
+    On a GPU nothing is checked, as looking would wait for it: there, ids are checked on the host, where batches are
+    made.
     """
     check_integers(op, indices)
     if not isinstance(indices, np.ndarray) or indices.size == 0:
         return
-    lowest, highest = indices.min(), indices.max()
-    if lowest < 0 or highest >= size:
-        wrong = lowest if lowest < 0 else highest
-        place = tuple(int(i) for i in np.argwhere(indices == wrong)[0])
-        raise IndexError(f"{op}: index {wrong} at {place} is outside 0..{size - 1} of {what}")
+    unsigned = indices.view(indices.dtype.str.replace("i", "u"))  # where a negative number is a very large one
+    if unsigned.max() >= size:
+        place = tuple([int(i) for i in np.argwhere(unsigned >= size)[0]])
+        raise IndexError(f"{op}: index {indices[place]} at {place} is outside 0..{size - 1} of {what}")

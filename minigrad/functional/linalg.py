@@ -87,9 +87,9 @@ class Linear(Function):
 class Einsum(Function):
     """out = a sum of products written with indices, "bij,bjk->bik".
 
-    The gradient of one operand is an einsum too: of dout and the other operands, onto that operand's indices. Two cases need a second
-    step. An index that occurs in this operand only was summed, so all its places get the same gradient (repeat); an index that this
-    operand names twice picked its diagonal, so only the diagonal gets any.
+    The gradient of one operand is an einsum too: of dout and the other operands, onto that operand's indices. Two cases
+    need a second step. An index that occurs in this operand only was summed, so all its places get the same gradient
+    (repeat); an index that this operand names twice picked its diagonal, so only the diagonal gets any.
     """
 
     dtype_rule = "same"
@@ -128,7 +128,7 @@ def _einsum_gradient(ctx, dout, which):
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y. Raises ValueError where the inner sizes differ or the batches do not fit, TypeError where the dtypes differ."""
+    """x @ y. Raises ValueError where the inner sizes or the batches do not fit, TypeError where the dtypes differ."""
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
@@ -154,7 +154,8 @@ def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """Einstein's summation: each letter is an axis; those missing after "->" are summed; "..." stands for leading axes.
 
-    Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does not fit.
+    Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does
+    not fit.
     """
     terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
     return Einsum.apply(*operands, terms=terms, out=out)

@@ -25,8 +25,11 @@ class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] per row, times the class weight.
 
     The gradient is what the model believed minus what was true:  dlogits = dloss * (softmax(logits) - onehot(target)).
-    Label smoothing e puts e/C of the truth on each of the C classes: q = (1 - e) onehot + e/C, loss = -Σ_c q_c weight_c ln p_c, and
-    dlogits = dloss * (p Σ_c q_c weight_c - q weight).  Rows whose target is `ignore_index` give loss 0 and gradient 0.
+    Label smoothing e puts e/C of the truth on each of the C classes:  q = (1 - e) onehot + e/C,
+
+        loss = -Σ_c q_c weight_c ln p_c,  dlogits = dloss * (p Σ_c q_c weight_c - q weight)
+
+    Rows whose target is `ignore_index` give loss 0 and gradient 0.
     """
 
     dtype_rule = "any"
@@ -77,7 +80,7 @@ def nan_if_0(total: Array) -> Array:
 
 
 class LinearCrossEntropy(Function):
-    """The output projection and the cross-entropy as one op, so that a fast kernel need never hold all logits (N, V) at once."""
+    """Output projection and cross-entropy as one op, so that a fast kernel need never hold all logits (N, V)."""
 
     @staticmethod
     def compose(x, weight, targets, ignore_index, reduction):
@@ -92,11 +95,11 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-ln softmax(logits)[target], of logits (N, C) and class numbers (N); or (C), (); or (N, C, d1, ...), (N, d1, ...).
+    """-ln softmax(logits)[target]: logits (N, C), class numbers (N); or (C), (); or (N, C, d1, ...), (N, d1, ...).
 
-    Targets of floating dtype in the logits' shape are probabilities. reduction: "mean" (over the class weights of the rows that count),
-    "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not
-    `ignore_index`, ValueError for shapes that do not fit.
+    Targets of floating dtype in the logits' shape are probabilities. reduction: "mean" (over the class weights of the
+    rows that count), "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError for a target
+    outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit.
 
     Two equally likely classes: whichever comes is a surprise of ln 2.
 
@@ -124,12 +127,12 @@ def cross_entropy(
 
 
 def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
-    """Raise TypeError, ValueError or IndexError unless `targets` are class numbers, one for each row of scores of `shape`."""
+    """Raise TypeError, ValueError or IndexError unless `targets` has a class number for each row of scores."""
     check_integers(op, targets)
     if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:
         raise ValueError(
-            f"{op}: targets of shape {targets.shape} do not fit scores of shape {shape}, whose classes are on axis {class_dim}; "
-            "if yours are on the last axis, use scores.reshape(-1, classes) and targets.reshape(-1)"
+            f"{op}: targets of shape {targets.shape} do not fit scores of shape {shape}, whose classes are on axis "
+            f"{class_dim}; if yours are on the last axis, use scores.reshape(-1, classes) and targets.reshape(-1)"
         )
     labels = module_of(targets).where(targets == ignore_index, 0, targets)
     check_indices(op, labels, shape[class_dim], f"the {shape[class_dim]} classes")
@@ -141,7 +144,7 @@ def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> 
     if scores.ndim == 0 or weight.shape != scores.shape[class_dim : class_dim + 1]:
         raise ValueError(f"{op}: weight of shape {weight.shape} does not fit scores of shape {scores.shape}")
     if weight.dtype != scores.dtype:
-        raise TypeError(f"{op}: cannot mix {scores.dtype} scores and a {weight.dtype} weight; convert one with .to(dtype)")
+        raise TypeError(f"{op}: cannot mix {scores.dtype} scores and {weight.dtype} weights; convert with .to(dtype)")
 
 
 def _rows(scores: Tensor, class_dim: int) -> Tensor:
@@ -154,7 +157,7 @@ def _rows(scores: Tensor, class_dim: int) -> Tensor:
 def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim):
     """Cross-entropy against probabilities: -Σ_c target_c weight_c ln p_c."""
     if targets.shape != logits.shape:
-        raise ValueError(f"cross_entropy: probabilities of shape {targets.shape} do not fit logits of shape {logits.shape}")
+        raise ValueError(f"cross_entropy: probabilities {targets.shape} do not fit logits {logits.shape}")
     classes = logits.shape[class_dim]
     if label_smoothing > 0:
         targets = targets * (1 - label_smoothing) + label_smoothing / classes
@@ -181,7 +184,7 @@ def nll_loss(
     safe = xp.where(kept, targets, 0)
     row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, array_of(weight)[safe], 0)
     picked = gather(log_probs, class_dim, xp.expand_dims(safe, class_dim))
-    loss = where(kept, -reshape(picked, safe.shape) * row_weight, 0.0)  # where, as -inf * 0 would be nan
+    loss = where(kept, -reshape(picked, safe.shape), 0.0) * row_weight  # where, as -inf * 0 would be nan
     return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
 
 
@@ -201,7 +204,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """-(pos_weight * target * ln σ(logits) + (1 - target) * ln(1 - σ(logits))), σ the sigmoid; exact for large logits."""
+    """-(pos_weight target ln σ(logits) + (1 - target) ln(1 - σ(logits))), σ the sigmoid; exact for large logits."""
     check_reduction("binary_cross_entropy_with_logits", reduction)
     if target.shape != logits.shape:
         raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
@@ -215,7 +218,8 @@ def binary_cross_entropy_with_logits(
 def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """KL(target || probs) elementwise: target * (ln target - log_probs), where 0 ln 0 = 0.
 
-    reduction "batchmean" divides the sum by the first axis, which is the mathematical KL of a batch; "mean" divides by all elements.
+    reduction "batchmean" divides the sum by the first axis, which is the mathematical KL of a batch; "mean" divides by
+    all elements.
     """
     check_reduction("kl_div", reduction, "batchmean")
     if log_target:

@@ -1,4 +1,4 @@
-"""From many elements to few: sums, means, extremes. Backward hands each element the gradient of the result that it went into."""
+"""From many elements to few: sums, means, extremes. Backward hands each element the gradient of what it went into."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Var(Function):
     def forward(ctx, x, dims, correction, keepdim):
         n = count(x.shape, dims)
         degrees = n - correction if n > correction else 0
-        ctx.dims, ctx.degrees = dims, module_of(x).asarray(degrees, x.dtype)  # an array, so that x / 0 is inf and no exception
+        ctx.dims, ctx.degrees = dims, module_of(x).asarray(degrees, x.dtype)  # an array: x / 0 is inf and no exception
         ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)
         return (ctx.centered * ctx.centered).sum(axis=dims, keepdims=keepdim) / ctx.degrees
 
@@ -112,7 +112,7 @@ def _to_extreme(ctx, dout):
 
 
 class Logsumexp(Function):
-    """out = m + ln Σ e^(x - m), with m = max x, so that no exponential overflows;  dx = dout * e^(x - out) = dout * softmax(x).
+    """out = m + ln Σ e^(x - m), where m = max x keeps e from overflowing;  dx = dout * e^(x - out) = dout * softmax(x).
 
     Where all of x is -inf (or there is no x), ln 0 = -inf comes out, and no gradient goes back.
     """
@@ -184,7 +184,7 @@ def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 
 
 def var(x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
-    """The variance over `dim`: Σ (x - mean)² / (n - correction). correction=1 is the unbiased estimate, 0 the mean square."""
+    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square."""
     check_floating("var", x)
     return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
 
@@ -208,7 +208,8 @@ def _extreme_dim(op: str, x: Tensor, dim: Any) -> int | None:
         raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
     axis = None if dim is None else normalize_dim(op, dim, x.ndim)
     if 0 in x.shape and (axis is None or x.shape[axis] == 0):
-        raise ValueError(f"{op}: shape {x.shape} has no elements {'' if axis is None else f'along dim {dim} '}to choose from")
+        along = "" if axis is None else f" along dim {dim}"
+        raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
     return axis
 
 

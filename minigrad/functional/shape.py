@@ -202,11 +202,11 @@ def permute(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Raises ValueError where a size is neither kept nor 1."""
+    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Raises ValueError for axes longer than 1."""
     added = len(shape) - x.ndim
     old = (1,) * added + tuple(x.shape)
-    sizes = tuple(n if size == -1 else size for size, n in zip(shape, old, strict=True)) if added >= 0 else ()
-    if added < 0 or any(n != size and n != 1 for n, size in zip(old, sizes, strict=True)):
+    sizes = [old[axis] if size == -1 and axis >= added else size for axis, size in enumerate(shape)]
+    if added < 0 or any([size < 0 or n not in (1, size) for n, size in zip(old, sizes)]):
         raise ValueError(f"expand: shape {x.shape} cannot be repeated to {tuple(shape)}")
     return Expand.apply(x, shape=sizes)
 
@@ -224,36 +224,39 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors one after the other along `dim`; their other axes must agree. As in PyTorch, a tensor of shape (0,) fits any others.
+    """The tensors one after the other along `dim`; their other axes must agree, but shape (0,) fits any others.
 
     Raises ValueError for shapes that do not fit.
     """
-    parts = [x for x in tensors if x.shape != (0,)] or list(tensors)
-    if not parts:
+    shapes = [x.shape for x in tensors]
+    if (0,) in shapes:
+        tensors = [x for x in tensors if x.shape != (0,)] or tensors
+        shapes = [x.shape for x in tensors]
+    if not shapes:
         raise ValueError("cat: needs at least one tensor")
-    if parts[0].ndim == 0:
+    if shapes[0] == ():
         raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
-    axis = normalize_dim("cat", dim, parts[0].ndim)
-    _check_alike("cat", parts, axis)
-    return Cat.apply(*parts, dim=axis)
+    axis = normalize_dim("cat", dim, len(shapes[0]))
+    _check_alike("cat", shapes, axis)
+    return Cat.apply(*tensors, dim=axis)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new axis `dim`."""
-    if not len(tensors):
+    shapes = [x.shape for x in tensors]
+    if not shapes:
         raise ValueError("stack: needs at least one tensor")
-    _check_alike("stack", tensors, None)
-    return Stack.apply(*tensors, dim=normalize_dim("stack", dim, tensors[0].ndim + 1))
+    _check_alike("stack", shapes, None)
+    return Stack.apply(*tensors, dim=normalize_dim("stack", dim, len(shapes[0]) + 1))
 
 
-def _check_alike(op: str, tensors: Sequence[Tensor], free_axis: int | None) -> None:
+def _check_alike(op: str, shapes: list[tuple[int, ...]], free_axis: int | None) -> None:
     """Raise ValueError unless all shapes agree on all axes but one."""
-    if all([x.shape == tensors[0].shape for x in tensors]):
+    if all([shape == shapes[0] for shape in shapes]):
         return
-    shapes = {tuple([n for axis, n in enumerate(x.shape) if axis != free_axis]) for x in tensors}
-    if len(shapes) > 1:
+    if len({tuple([n for axis, n in enumerate(shape) if axis != free_axis]) for shape in shapes}) > 1:
         where = "" if free_axis is None else f" along dim {free_axis}"
-        raise ValueError(f"{op}: shapes {', '.join([str(x.shape) for x in tensors])} do not fit together{where}")
+        raise ValueError(f"{op}: shapes {', '.join([str(shape) for shape in shapes])} do not fit together{where}")
 
 
 def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import functional, switches
+from .. import functional, optim, switches
 from ..autograd import Function
 from ..dtypes import op_name
 from . import threads
+from .adam import scale, sum_of_squares, update_all
 from .attention import TiledAttention
 from .embedding import FastEmbedding
 from .linear import FastGelu, FastLinear, FastLinearGelu
@@ -33,6 +34,8 @@ FAST: dict[str, type[Function]] = {
     "scaled_dot_product_attention": TiledAttention,
 }
 
+FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
+
 
 class use_kernels:
     """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current choice.
@@ -41,22 +44,30 @@ class use_kernels:
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
-        self._previous = switches.kernels
         if choice == "textbook":
-            switches.kernels = {}
+            kernels: dict[Any, Any] = {}
         elif choice == "fast":
-            threads.start()
-            switches.kernels = _by_class(FAST)
+            kernels = {**_by_class(FAST), **FAST_OPTIM}
         elif isinstance(choice, Mapping):
-            switches.kernels = {**switches.kernels, **_by_class(choice)}
+            kernels = {**switches.kernels, **_by_class(choice)}
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
+        self._previous = switches.kernels
+        _select(kernels)
 
     def __enter__(self) -> use_kernels:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        switches.kernels = self._previous
+        _select(self._previous)
+
+
+def _select(kernels: dict[Any, Any]) -> None:
+    switches.kernels = kernels
+    if any(kernel in FAST.values() for kernel in kernels.values()):
+        threads.start()
+    else:
+        threads.stop()
 
 
 def textbook_functions() -> dict[str, type[Function]]:

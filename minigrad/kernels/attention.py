@@ -40,6 +40,7 @@ class TiledAttention(Function):
         ctx.naive = bool(ctx.needs_grad[3]) and mask is not None
         if ctx.naive:  # a mask that learns needs the weights themselves
             return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
+        ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.out = _heads_last(module_of(q), plan.lead, q.shape[-2], v.shape[-1], q.dtype)
         ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..backend import Array, usable_cores
+from ..backend import Array, blas_threads, usable_cores
 
 BLOCK = 128 * 1024  # numbers
 Piece = TypeVar("Piece")
@@ -55,6 +55,11 @@ def stop() -> None:
     if _blas_limit is not None:
         _blas_limit.restore_original_limits()
         _blas_limit = None
+
+
+def in_use() -> int:
+    """How many threads compute: ours, or the matrix library's own. Another number changes the last bits of sums."""
+    return blas_threads() if _blas_limit is None else _workers
 
 
 def _keep_freed_memory() -> None:
@@ -110,7 +115,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         out = np.empty((m, n), np.result_type(a, b))
     if m * n * a.shape[1] < 2**20:  # too small to be worth waking a thread
         return np.matmul(a, b, out=out)
-    if m >= n or m >= 256:
+    if m >= 256:
         parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), shares(m))
     else:
         parallel(lambda columns: np.matmul(a, b[:, columns], out=out[:, columns]), shares(n))

@@ -1,6 +1,5 @@
 """gradcheck passes what is right at any shape, fails what is wrong, and says clearly when it cannot tell."""
 
-import contextlib
 import warnings
 
 import numpy as np
@@ -77,7 +76,7 @@ def test_error_of_a_wrong_gradient():
     assert error.numeric == pytest.approx(2)
     assert error.relative_error == pytest.approx(1 / 3)
     assert "d output 1[0, 2] / d input 1 (x)[0, 2] is 2 by central differences, and 3 by backward" in str(error)
-    assert "input 0 (n) is right; 1 of 6 elements of input 1 (x) are wrong" in str(error)
+    assert "wrong: 1 of 6 elements of input 1 (x); right: input 0 (n)" in str(error)
     assert isinstance(error, AssertionError)
 
 
@@ -126,7 +125,9 @@ def test_inputs_that_ask_are_checked_and_the_others_are_not():
 def test_integers_and_anything_else_are_passed_through():
     ids, logits = np.array([[0, 2], [2, 2]]), random(4, 5)
     gradcheck(F.embedding, [ids, random(3, 2)])
-    gradcheck(lambda x, targets, how: F.cross_entropy(x, targets, reduction=how), [logits, np.array([0, 4, 4, 1]), "sum"])
+    gradcheck(
+        lambda x, targets, how: F.cross_entropy(x, targets, reduction=how), [logits, np.array([0, 4, 4, 1]), "sum"]
+    )
     gradcheck(F.where, [random(2, 3) > 0, random(2, 3), 2.0])
 
 
@@ -156,9 +157,8 @@ def test_nothing_of_the_callers_is_changed():
     x, weight, other = Tensor(random(3), requires_grad=True), Tensor(random(3), requires_grad=True), random(3)
     before, gradient = x.data.copy(), np.ones(3)
     weight.grad = gradient
-    for error in (0.0, 1.0):
-        with contextlib.suppress(GradcheckError):
-            gradcheck(lambda x, y: Twice.apply(x, error=error) * weight + y, [x, Tensor(other)])
+    gradcheck(lambda x, y: Twice.apply(x) * weight + y, [x, Tensor(other)])
+    fails(lambda x, y: Twice.apply(x, error=1.0) * weight + y, [x, Tensor(other)])
     assert x.grad is None
     assert weight.grad is gradient
     assert gradient.tolist() == [1, 1, 1]
@@ -259,7 +259,7 @@ def test_large_inputs_are_moved_in_directions():
     assert error.element == (31, 7)
     assert error.numeric == pytest.approx(2, rel=1e-5)
     error = fails(lambda x: F.sum(Twice.apply(x, error=-4.0)), random(60, 50), "sign")
-    assert "of 6 directions of input 0 (x) are wrong" in str(error)
+    assert "wrong: 6 of 6 directions of input 0 (x)" in str(error)
 
 
 def test_a_large_function_with_kinks():
@@ -295,7 +295,7 @@ def test_kinks_are_reported_and_not_failed(fn, x, places):
     assert "kink at input 0" in str(report)
 
 
-@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, 3e-8, 1e-9, 1e-12])
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, 5.5e-8, 3e-8, 1e-9, 1e-12])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_beside_a_kink(distance, side):
     gradcheck(F.relu, np.array([distance * side, 2.0]))
@@ -320,7 +320,7 @@ def test_a_kink_excuses_nothing_elsewhere(error):
     fails(lambda x: F.sum(ReluWith.apply(x, at_zero=0.5, error=error)), x)
 
 
-SMOOTH = [F.exp, F.tanh, F.sigmoid, lambda x: x * x * x, lambda x: F.softmax(x, 0), lambda x: F.sum(x * x * 1e3)]
+SMOOTH = [F.exp, F.tanh, F.sigmoid, lambda x: x * x * x, lambda x: F.softmax(x, 0), lambda x: F.sum(x * x * 10)]
 
 
 @given(
@@ -429,7 +429,8 @@ def test_an_exception_in_backward_comes_through_with_its_place():
 
 
 @pytest.mark.parametrize(
-    "fn", [F.exp, F.tanh, F.sigmoid, F.silu, lambda x: F.softmax(x, 1), lambda x: F.layer_norm(x, 4), lambda x: F.var(x, 1)]
+    "fn",
+    [F.exp, F.tanh, F.sigmoid, F.silu, lambda x: F.softmax(x, 1), lambda x: F.layer_norm(x, 4), lambda x: F.var(x, 1)],
 )
 def test_complex_step_is_exact(fn):
     report = gradcheck(fn, random(3, 4), method="complex")
@@ -458,9 +459,9 @@ def test_complex_step_falls_back_where_an_op_is_not_analytic():
 
 
 @st.composite
-def nasty(draw, dims=st.integers(0, 3)):
-    """An array with axes of length 0 and 1, in some memory layout, with repeated and large and small values."""
-    ndim = draw(dims)
+def nasty(draw, ndim=None):
+    """An array with axes of length 0 and 1, in some memory layout, with values that repeat or are next to nothing."""
+    ndim = draw(st.integers(0, 3)) if ndim is None else ndim
     shape = draw(st.tuples(*[st.integers(0, 3)] * ndim))
     x = draw(hnp.arrays(np.float64, shape, elements=st.floats(-3, 3, allow_subnormal=False)))
     order = draw(st.permutations(range(ndim)))
@@ -473,7 +474,7 @@ def test_right_unary_ops_pass(x, fn):
     gradcheck(fn, x)
 
 
-@given(nasty(st.just(2)), st.data())
+@given(nasty(2), st.data())
 def test_right_binary_ops_pass_when_broadcast(x, data):
     shape = tuple(1 if data.draw(st.booleans()) else n for n in x.shape)[data.draw(st.integers(0, 2)) :]
     y = data.draw(hnp.arrays(np.float64, shape, elements=st.floats(0.5, 3)))
@@ -482,7 +483,7 @@ def test_right_binary_ops_pass_when_broadcast(x, data):
         gradcheck(fn, [y, x + 5])
 
 
-@given(nasty(st.just(2)), st.sampled_from([0, 1, -1]), st.booleans())
+@given(nasty(2), st.sampled_from([0, 1, -1]), st.booleans())
 def test_right_reductions_pass(x, dim, keepdim):
     gradcheck(lambda x: F.sum(x, dim, keepdim), x)
     if x.shape[dim]:
@@ -492,7 +493,7 @@ def test_right_reductions_pass(x, dim, keepdim):
         gradcheck(lambda x: F.log_softmax(x, dim) * x, x)
 
 
-@given(nasty(st.just(2)))
+@given(nasty(2))
 def test_right_uses_of_one_tensor_many_times_pass(x):
     gradcheck(lambda x: x * x + F.tanh(x) * x - x, x)
     gradcheck(lambda x: x @ x.T + F.sum(x), x)

@@ -1,8 +1,8 @@
-"""PyTorch's own operator samples (its OpInfo database) through torch and through F: values, shapes, dtypes, gradients, errors.
+"""PyTorch's own operator samples (OpInfo) through torch and through F: values, shapes, dtypes, gradients, errors.
 
-The samples are those that PyTorch tests itself with: broadcasting, size-0 and size-1 axes, no dimensions, memory that is not
-contiguous, extreme values, mixed dtypes. What F leaves out on purpose stands in SKIPPED, with the reason; how many samples that were
-is printed at the end of the run.
+The samples are those that PyTorch tests itself with: broadcasting, size-0 and size-1 axes, no dimensions, memory that
+is not contiguous, extreme values, mixed dtypes. What F leaves out on purpose stands in SKIPPED, with the reason; how
+many samples that were is printed at the end of the run.
 """
 
 import functools
@@ -17,7 +17,7 @@ from minigrad import Tensor
 
 pytestmark = pytest.mark.oracle("torch")
 
-# F's name -> the names of its OpInfos, with the variant behind a dot. Names that are equal on both sides are not repeated.
+# F's name -> the names of its OpInfos, with the variant behind a dot; equal names are not repeated.
 OPINFOS = {
     "clip": ["clamp"],
     "div": ["div.no_rounding_mode", "true_divide"],
@@ -33,10 +33,24 @@ OPINFOS = {
     "linear_gelu": [],  # our own, a composition
     "to": [],  # PyTorch's has memory formats and non-blocking copies, ours a device and a dtype
 }
-IN_NN_FUNCTIONAL = """
-    binary_cross_entropy_with_logits cross_entropy dropout embedding gelu kl_div layer_norm linear linear_cross_entropy logsigmoid
-    mse_loss nll_loss relu rms_norm scaled_dot_product_attention silu
-""".split()
+IN_NN_FUNCTIONAL = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "kl_div",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "logsigmoid",
+    "mse_loss",
+    "nll_loss",
+    "relu",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "silu",
+]
 OPINFOS |= {name: [f"nn.functional.{name}"] for name in IN_NN_FUNCTIONAL}
 
 # How F is called where the sample's own order (input, *args, **kwargs) is not F's.
@@ -87,17 +101,33 @@ SKIPPED = [
     ("pow", negative_power, "NumPy refuses negative integer powers of integers, PyTorch rounds them to 0"),
     ("gather", index_of_another_rank, "an index of no elements and any rank"),
     ("nn.functional.embedding", has("max_norm", "scale_grad_by_freq", "sparse"), "options that no transformer uses"),
-    ("nn.functional.dropout", lambda s: s.kwargs.get("training", True) and s.kwargs.get("p", 0.5) not in (0.0, 1.0), "random"),
+    (
+        "nn.functional.dropout",
+        lambda s: s.kwargs.get("training", True) and s.kwargs.get("p", 0.5) not in (0.0, 1.0),
+        "random",
+    ),
     ("nn.functional.scaled_dot_product_attention", lambda s: s.kwargs["dropout_p"] > 0, "random"),
-    ("nn.functional.linear_cross_entropy", has("linear_bias", "weight", "label_smoothing"), "our own fused op has no such options"),
-    ("nn.functional.linear_cross_entropy", lambda s: s.input.ndim != 2 or s.args[0].ndim != 2, "ours takes (N, C), (V, C), (N)"),
+    (
+        "nn.functional.linear_cross_entropy",
+        has("linear_bias", "weight", "label_smoothing"),
+        "our own fused op has no such options",
+    ),
+    (
+        "nn.functional.linear_cross_entropy",
+        lambda s: s.input.ndim != 2 or s.args[0].ndim != 2,
+        "ours takes (N, C), (V, C), (N)",
+    ),
     ("nn.functional.linear_cross_entropy", lambda s: s.args[1].is_floating_point(), "ours takes class numbers only"),
     ("", lambda s: hasattr(s.input, "numel") and s.input.numel() > 50_000, "large: adds time, not cases"),
 ]
 # Errors that torch raises and F does not.
 LENIENT = [
     ("maximum minimum max.binary min.binary", lambda s: True, "Python numbers are welcome"),
-    ("masked_fill", lambda s: hasattr(s.args[1], "is_complex") and s.args[1].is_complex(), "complex numbers: only for complex-step differentiation"),
+    (
+        "masked_fill",
+        lambda s: hasattr(s.args[1], "is_complex") and s.args[1].is_complex(),
+        "complex numbers: only for complex-step differentiation",
+    ),
     ("pow", two_numbers, "no tensor among the operands"),
 ]
 
@@ -150,7 +180,7 @@ def leaves_of(value, torch):
 
 
 def ours(value, torch, pairs):
-    """`value` with each torch tensor replaced by a Tensor on the same memory; `pairs` collects those that want a gradient."""
+    """`value` with each torch tensor replaced by a Tensor on the same memory; `pairs` collects the differentiable."""
     if isinstance(value, torch.Tensor):
         tensor = Tensor(value.detach().numpy(), requires_grad=value.requires_grad)
         if value.requires_grad:
@@ -203,7 +233,9 @@ def compare(torch, call_torch, call_ours, sample):
         got = as_list(call_ours(x, *args, **kwargs))
         if len(expected) != len(got):
             return [f"{len(got)} results, not {len(expected)}"]
-        found = [difference(f"result {i}", e.detach().numpy(), g.numpy()) for i, (e, g) in enumerate(zip(expected, got))]
+        found = [
+            difference(f"result {i}", e.detach().numpy(), g.numpy()) for i, (e, g) in enumerate(zip(expected, got))
+        ]
         for g, seed in zip(got, seeds):
             if seed is not None and g.requires_grad and g.shape == seed.shape:
                 g.backward(seed.numpy(), retain_graph=True)

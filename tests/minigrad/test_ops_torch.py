@@ -1,6 +1,7 @@
-"""Where PyTorch's own samples do not look: ties, nan and infinities, masks, ignored targets, indexing; and which dtype comes out.
+"""Where PyTorch's own samples do not look: ties, nan, infinities, masks, ignored targets, indexing; and result dtypes.
 
-One function runs in both libraries, with `f` as torch (and torch.nn.functional) or as F; results and gradients must agree.
+One function runs in both libraries, with `f` as torch (and torch.nn.functional) or as F; results and gradients must
+agree.
 """
 
 import itertools
@@ -67,10 +68,25 @@ CASES = {
     "max along an axis, tied": ([A([[3.0, 3.0, 1.0], [NAN, 3.0, NAN]])], lambda f, x: f.max(x, 1)),
     "min along an axis, kept": ([randn(3, 4)], lambda f, x: f.min(x, -2, True)),
     "clip at its bounds": ([A([-2.0, -1.0, 0.0, 1.0, 2.0, NAN])], lambda f, x: f.clip(x, -1, 1)),
-    "clip with bounds that cross": ([A([-2.0, 0.0, 2.0]), A([1.0]), A([-1.0])], lambda f, x, low, high: f.clip(x, low, high)),
+    "clip with bounds that cross": (
+        [A([-2.0, 0.0, 2.0]), A([1.0]), A([-1.0])],
+        lambda f, x, low, high: f.clip(x, low, high),
+    ),
     "relu at 0 and nan": ([A([-1.0, -0.0, 0.0, 1.0, NAN, INF])], lambda f, x: f.relu(x)),
     "abs at 0 and nan": ([A([-1.0, -0.0, 0.0, 1.0, NAN, -INF])], lambda f, x: f.abs(x)),
     "sqrt at 0": ([A([0.0, 4.0])], lambda f, x: f.sqrt(x)),
+    "exp": ([randn(2, 3)], lambda f, x: f.exp(x)),
+    "log": ([randn(2, 3) ** 2], lambda f, x: f.log(x)),
+    "tanh": ([randn(2, 3)], lambda f, x: f.tanh(x)),
+    "erf": ([randn(2, 3) * 2], lambda f, x: f.erf(x)),
+    "arithmetic": (
+        [randn(2, 3), randn(3), randn(2, 1)],
+        lambda f, x, y, z: f.div(f.sub(f.add(f.mul(x, y), z), f.neg(x)), z),
+    ),
+    "shapes": (
+        [randn(2, 1, 3)],
+        lambda f, x: f.permute(f.transpose(f.unsqueeze(f.squeeze(f.reshape(x, (3, 1, 2)), 1), 0), 1, -1), (2, 0, 1)),
+    ),
     "pow of special numbers": (POWERS, lambda f, x, y: f.pow(x, y)),
     "pow 0": ([A([0.0, 1.0, -3.0, NAN])], lambda f, x: f.pow(x, 0)),
     "pow 1": ([A([0.0, 1.0, -3.0])], lambda f, x: f.pow(x, 1.0)),
@@ -83,7 +99,10 @@ CASES = {
         lambda f, c, x, y: f.where(c, x, y),
     ),
     "masked_fill": ([randn(2, 3), booleans(3)], lambda f, x, mask: f.masked_fill(x, mask, -INF)),
-    "masked_fill with a tensor": ([randn(2, 3), booleans(2, 1), A(0.5)], lambda f, x, mask, v: f.masked_fill(x, mask, v)),
+    "masked_fill with a tensor": (
+        [randn(2, 3), booleans(2, 1), A(0.5)],
+        lambda f, x, mask, v: f.masked_fill(x, mask, v),
+    ),
     "masked_fill of integers": ([integers(9, 2, 3), booleans(2, 3)], lambda f, x, mask: f.masked_fill(x, mask, 2.9)),
     "sigmoid of extremes": ([EXTREMES], lambda f, x: f.sigmoid(x)),
     "logsigmoid of extremes": ([EXTREMES], lambda f, x: f.logsigmoid(x)),
@@ -119,13 +138,19 @@ CASES = {
     "matmul of batch and vector": ([randn(5, 2, 4), randn(4)], lambda f, x, y: f.matmul(x, y)),
     "matmul with no inner size": ([randn(2, 0), randn(0, 3)], lambda f, x, y: f.matmul(x, y)),
     "embedding, a row that does not learn": ([integers(5, 2, 3), randn(5, 4)], lambda f, i, w: f.embedding(i, w, 1)),
-    "embedding, counted from behind": ([integers(5, 2, 3), randn(5, 4)], lambda f, i, w: f.embedding(i, w, padding_idx=-3)),
+    "embedding, counted from behind": (
+        [integers(5, 2, 3), randn(5, 4)],
+        lambda f, i, w: f.embedding(i, w, padding_idx=-3),
+    ),
     "embedding of one id": ([A(2), randn(5, 4)], lambda f, i, w: f.embedding(i, w)),
     "embedding of no ids": ([np.zeros((0, 2), int), randn(5, 4)], lambda f, i, w: f.embedding(i, w)),
     "gather with repeats": ([randn(3, 4), integers(3, 5, 2)], lambda f, x, i: f.gather(x, 0, i)),
     "gather from behind": ([randn(3, 4), integers(4, 2, 6)], lambda f, x, i: f.gather(x, -1, i)),
     "gather of a number": ([A(3.0), A(0)], lambda f, x, i: f.gather(x, 0, i)),
-    "expand": ([randn(3, 1)], lambda f, x: f.broadcast_to(x, (2, 3, 4)) if isinstance(f, Torch) else f.expand(x, (2, -1, 4))),
+    "expand": (
+        [randn(3, 1)],
+        lambda f, x: f.broadcast_to(x, (2, 3, 4)) if isinstance(f, Torch) else f.expand(x, (2, -1, 4)),
+    ),
     "split, some pieces unused": ([randn(7, 2)], lambda f, x: f.split(x, 3)[1:]),
     "pad that cuts": ([randn(3, 4)], lambda f, x: f.pad(x, (-1, 2, 1, -1), value=7.0)),
     "pad without a value": ([randn(3, 4)], lambda f, x: f.pad(x, (1, 2), "constant", None)),
@@ -138,18 +163,33 @@ CASES = {
     "one tensor in both places": ([randn(3, 3)], lambda f, x: f.matmul(x, x) + x * x + f.cat([x, x])[:3]),
     # --- losses ---
     "cross_entropy of one row": ([randn(5), A(3)], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy of extreme logits": ([LOGITS, A([0, 2, 1, 2])], lambda f, x, y: f.cross_entropy(x, y, reduction="none")),
+    "cross_entropy of extreme logits": (
+        [LOGITS, A([0, 2, 1, 2])],
+        lambda f, x, y: f.cross_entropy(x, y, reduction="none"),
+    ),
     "cross_entropy of ignored rows": ([LOGITS, A([0, -100, 1, -100])], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy, ignored are impossible": ([IMPOSSIBLE, A([1, 0])], lambda f, x, y: f.cross_entropy(x, y, ignore_index=0)),
+    "cross_entropy, ignored are impossible": (
+        [IMPOSSIBLE, A([1, 0])],
+        lambda f, x, y: f.cross_entropy(x, y, ignore_index=0),
+    ),
     "cross_entropy, all ignored": ([randn(2, 3), A([-100, -100])], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy, all ignored, sum": ([randn(2, 3), A([1, 1])], lambda f, x, y: f.cross_entropy(x, y, None, ignore_index=1, reduction="sum")),
+    "cross_entropy, all ignored, sum": (
+        [randn(2, 3), A([1, 1])],
+        lambda f, x, y: f.cross_entropy(x, y, None, ignore_index=1, reduction="sum"),
+    ),
     "cross_entropy of no rows": ([np.zeros((0, 3)), np.zeros(0, int)], lambda f, x, y: f.cross_entropy(x, y)),
     "nll_loss of ignored rows": ([randn(4, 3), A([0, -100, 1, -100])], lambda f, x, y: f.nll_loss(x, y)),
     "nll_loss, ignored are impossible": ([IMPOSSIBLE, A([1, 0])], lambda f, x, y: f.nll_loss(x, y, ignore_index=0)),
     "nll_loss, all ignored": ([randn(2, 3), A([-100, -100])], lambda f, x, y: f.nll_loss(x, y)),
-    "nll_loss of one row": ([randn(5), A(3), randn(5) ** 2], lambda f, x, y, w: f.nll_loss(x, y, w.detach(), reduction="none")),
+    "nll_loss of one row": (
+        [randn(5), A(3), randn(5) ** 2],
+        lambda f, x, y, w: f.nll_loss(x, y, w.detach(), reduction="none"),
+    ),
     "kl_div": ([randn(4, 3), PROBABILITIES], lambda f, x, y: f.kl_div(x, y.detach(), reduction="batchmean")),
-    "kl_div of logarithms": ([randn(4, 3), randn(4, 3, seed=1)], lambda f, x, y: f.kl_div(x, y, reduction="sum", log_target=True)),
+    "kl_div of logarithms": (
+        [randn(4, 3), randn(4, 3, seed=1)],
+        lambda f, x, y: f.kl_div(x, y, reduction="sum", log_target=True),
+    ),
     "mse_loss": ([randn(4, 3), randn(4, 3, seed=1)], lambda f, x, y: f.mse_loss(x, y)),
     "bce of extreme logits": (
         [EXTREMES[1:], A([0.0, 1.0] * 5 + [0.5])],
@@ -157,7 +197,9 @@ CASES = {
     ),
     "bce with weights": (
         [randn(4, 3), PROBABILITIES, randn(3) ** 2, A([1.0, 2.0, 3.0])],
-        lambda f, x, y, w, p: f.binary_cross_entropy_with_logits(x, y, w.detach(), reduction="sum", pos_weight=p.detach()),
+        lambda f, x, y, w, p: f.binary_cross_entropy_with_logits(
+            x, y, w.detach(), reduction="sum", pos_weight=p.detach()
+        ),
     ),
     # --- attention ---
     "attention": (QKV, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v)),
@@ -175,7 +217,10 @@ CASES = {
         [*CROSS, booleans(2, 1, 1, 6)],
         lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, attn_mask=m),
     ),
-    "attention, a mask that learns": ([*CROSS, randn(3, 1, 6)], lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m)),
+    "attention, a mask that learns": (
+        [*CROSS, randn(3, 1, 6)],
+        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m),
+    ),
     "attention, -inf in the mask": (
         [*CROSS, np.where(causal(4, 6), 0, -INF)],
         lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m.detach()),
@@ -185,13 +230,17 @@ CASES = {
         lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v),
     ),
 }
-for reduction, smoothing, weighted, ignore in itertools.product(("mean", "sum", "none"), (0.0, 0.1), (False, True), (-100, 2)):
+for reduction, smoothing, weighted, ignore in itertools.product(
+    ("mean", "sum", "none"), (0.0, 0.1), (False, True), (-100, 2)
+):
     options = {"reduction": reduction, "label_smoothing": smoothing}
     name = f"{reduction}, smoothing {smoothing}{', weighted' if weighted else ''}"
     weight = np.array([0.5, 2.0, 0.0, 1.0])
     CASES[f"cross_entropy, {name}, ignoring {ignore}"] = (
         [randn(2, 4, 3, 2), integers(4, 2, 3, 2), weight],
-        lambda f, x, y, w, o=options, use=weighted, i=ignore: f.cross_entropy(x, y, w.detach() if use else None, ignore_index=i, **o),
+        lambda f, x, y, w, o=options, use=weighted, i=ignore: f.cross_entropy(
+            x, y, w.detach() if use else None, ignore_index=i, **o
+        ),
     )
     CASES[f"cross_entropy of probabilities, {name}"] = (
         [randn(4, 3), PROBABILITIES, weight[:3]],
@@ -272,7 +321,7 @@ def test_case(name, dtype):
         for e, g in zip(expected, got):
             assert_equal(g.numpy(), e.detach().numpy())
             if e.requires_grad:
-                seed = np.random.default_rng(0).normal(size=e.shape).astype(dtype)
+                seed = seed_of(e).astype(dtype)
                 e.backward(torch.tensor(seed), retain_graph=True)
                 g.backward(seed, retain_graph=True)
     for e, g, x in zip(theirs, ours, inputs):
@@ -280,6 +329,11 @@ def test_case(name, dtype):
             zeros = np.zeros_like(x)
             assert_equal(zeros if g.grad is None else g.grad, zeros if e.grad is None else e.grad.numpy())
         np.testing.assert_array_equal(g.numpy(), x)  # the inputs are as they were
+
+
+def seed_of(result):
+    """What arrives at `result` from behind: never all ones, which would hide a wrong order."""
+    return np.random.default_rng(0).normal(size=tuple(result.shape))
 
 
 def as_tuple(result):
@@ -335,7 +389,9 @@ def test_dtype_of_two_operands(op):
     assert not wrong, "\n".join(wrong[:20])
 
 
-@pytest.mark.parametrize("op", ["exp", "log", "sqrt", "tanh", "sigmoid", "erf", "abs", "neg", "relu", "sum", "max", "cumsum"])
+@pytest.mark.parametrize(
+    "op", ["exp", "log", "sqrt", "tanh", "sigmoid", "erf", "abs", "neg", "relu", "sum", "max", "cumsum"]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_of_one_operand(op, dtype):
     import torch

@@ -1,0 +1,34 @@
+"""Small models for the tests: quick, and with random biases and norms, so that none of them is a no-op."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gpt import GPT, GPTConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPE = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+
+
+def small_gpt(seed=0, dtype="float32", **changes):
+    """A GPT of SHAPE with random weights everywhere."""
+    model = GPT(GPTConfig(**{**SHAPE, **changes}))
+    rng = np.random.default_rng(seed)
+    for name, parameter in model.named_parameters():
+        mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+        parameter.data[...] = mean + 0.3 * rng.standard_normal(parameter.shape)
+    return model.to(dtype)
+
+
+def golden(kind):
+    """The arrays of golden/KIND.npz, and a model with its weights, in float64."""
+    with np.load(GOLDEN / f"{kind}.npz") as file:
+        arrays = dict(file)
+    model = GPT(GPTConfig(**json.loads(str(arrays["config"])))).to("float64")
+    model.load_state_dict({key[7:]: value for key, value in arrays.items() if key.startswith("weight/")})
+    return model, arrays
+
+
+def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
+    return np.random.default_rng(seed).integers(0, vocab_size, shape)

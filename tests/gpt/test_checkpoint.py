@@ -1,0 +1,567 @@
+"""Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gpt import checkpoint as module
+from gpt import load_checkpoint, save_checkpoint
+from gpt.checkpoint import CheckpointError, has_checkpoint, load_run, load_state, remove_checkpoint
+from minigrad import optim
+from tests.gpt.small import random_ids, small_gpt
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"]
+
+
+def a_run(number, **changes):
+    """A model and optimiser in which every number tells which run this is, and a state that does, too."""
+    model = small_gpt(**changes)
+    optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=0.1 * number)
+    model.loss(random_ids((1, 5)), random_ids((1, 5))).backward()
+    optimizer.step()
+    for array in arrays_of(model, optimizer.state_dict()).values():
+        array[...] = number
+    return model, optimizer, {"step": number, "random": {"key": 2**127 + number}, "loss": 0.1 * number}
+
+
+def arrays_of(model, optimizer_state):
+    moments = {
+        f"{position}.{name}": value
+        for position, values in optimizer_state["state"].items()
+        for name, value in values.items()
+        if hasattr(value, "shape")
+    }
+    return {**model.state_dict(), **moments}
+
+
+def number_of(folder):
+    """Which run is in the folder; all of it has to be of that one."""
+    checkpoint = load_checkpoint(folder)
+    number = checkpoint.state["step"]
+    arrays = arrays_of(checkpoint.model, checkpoint.optimizer_state)
+    assert len(arrays) == 3 * len(checkpoint.model.state_dict())
+    assert all((array == number).all() for array in arrays.values())
+    assert checkpoint.state == {"step": number, "random": {"key": 2**127 + number}, "loss": 0.1 * number}
+    assert checkpoint.optimizer_state["param_groups"][0]["lr"] == 0.1 * number
+    return number
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+# --- what is saved is loaded ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("changes", [{}, {"norm": "post", "dropout": 0.1}, {"positions": "sinusoidal"}])
+def test_everything_comes_back_bit_by_bit(tmp_path, changes, dtype):
+    model = small_gpt(**changes).to(dtype).eval()
+    optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), betas=(0.8, 0.95))
+    for _ in range(3):
+        model.zero_grad()
+        model.loss(random_ids((2, 6)), random_ids((2, 6), seed=1)).backward()
+        optimizer.step()
+    state = {"step": 3, "x": [1.5, None, True, "é"], "tiny": 5e-324, "nested": {"10": 1, "9": 2}}
+    save_checkpoint(tmp_path / "new" / "run", model, optimizer, state)
+    loaded = load_checkpoint(tmp_path / "new" / "run")
+    loaded.model.eval()
+    assert loaded.model.config == model.config and loaded.state == state
+    expected, found = arrays_of(model, optimizer.state_dict()), arrays_of(loaded.model, loaded.optimizer_state)
+    assert list(found) != [] and found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].flags.writeable
+        np.testing.assert_array_equal(found[name], array)
+    assert (loaded.model(random_ids((2, 6))).data == model(random_ids((2, 6))).data).all()
+
+    resumed = optim.AdamW(optim.decay_groups(loaded.model.named_parameters(), 0.1))
+    resumed.load_state_dict(loaded.optimizer_state)
+    for one, two in ((model, optimizer), (loaded.model, resumed)):
+        one.zero_grad()
+        one.loss(random_ids((2, 6)), random_ids((2, 6), seed=2)).backward()
+        two.step()
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(loaded.model.state_dict()[name], array)
+
+
+def test_the_files_are_plain_safetensors_and_json(tmp_path):
+    model, optimizer, state = a_run(1)
+    save_checkpoint(tmp_path, model, optimizer, state)
+    assert sorted(content_of(tmp_path)) == FILES
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert weights["transformer.h.0.mlp.c_fc.weight"].shape == (32, 8)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["n_layer"] == 2
+    assert load_state(tmp_path) == state
+
+
+def test_without_an_optimizer_and_without_reading_it(tmp_path):
+    model, optimizer, state = a_run(1)
+    save_checkpoint(tmp_path, model, optimizer, state)
+    (tmp_path / "optimizer.safetensors").unlink()
+    assert load_checkpoint(tmp_path, with_optimizer=False).optimizer_state is None
+    save_checkpoint(tmp_path, model)
+    assert load_checkpoint(tmp_path).optimizer_state is None
+
+
+def test_a_model_elsewhere_is_fetched_one_tensor_at_a_time(tmp_path):
+    class OnAnotherDevice:
+        """As much of a CuPy array as saving may use."""
+
+        def __init__(self, array):
+            self.array, self.shape, self.dtype, self.nbytes = array, array.shape, array.dtype, array.nbytes
+
+        def get(self):
+            return self.array
+
+    model, _, _ = a_run(1)
+    weights = model.state_dict()
+    model.state_dict = lambda: {name: OnAnotherDevice(array) for name, array in weights.items()}
+    save_checkpoint(tmp_path, model)
+    for name, array in load_checkpoint(tmp_path).model.state_dict().items():
+        np.testing.assert_array_equal(array, weights[name])
+
+
+def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
+    model = small_gpt(n_embd=128, n_layer=4)
+    size = sum(array.nbytes for array in model.state_dict().values())
+    largest = max(array.nbytes for array in model.state_dict().values())
+    tracemalloc.start()
+    try:
+        save_checkpoint(tmp_path, model)
+        assert tracemalloc.get_traced_memory()[1] < largest
+        tracemalloc.reset_peak()
+        loaded = load_checkpoint(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * size  # one of them allocated, but never touched
+    finally:
+        tracemalloc.stop()
+    assert loaded.model.num_parameters() == model.num_parameters()
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The machine stops."""
+
+
+class FailingDisk:
+    """Counts what is done to files, and the `fail_at`-th time raises `error`; after a crash nothing works any more."""
+
+    def __init__(self, monkeypatch, fail_at, error, afterwards=False):
+        self.done, self.fail_at, self.error, self.afterwards = 0, fail_at, error, afterwards
+        for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "mkdir")):
+            monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
+        monkeypatch.setattr(module, "open", self.open, raising=False)
+
+    def counted(self, function):
+        def run(*args, **kwargs):
+            if not self.afterwards:
+                self.count()
+            result = function(*args, **kwargs)
+            if self.afterwards:
+                self.count()
+            return result
+
+        return run
+
+    def count(self):
+        self.done += 1
+        if self.done == self.fail_at or (self.done > self.fail_at and isinstance(self.error, Crash)):
+            raise self.error
+
+    def open(self, path, mode, **options):
+        file = open(path, mode, **options)  # noqa: SIM115
+        if "w" not in mode:
+            return file
+        self.count()
+        return HalfWritten(file, self)
+
+
+class HalfWritten:
+    """A file of which half a chunk is on the disk when it fails."""
+
+    def __init__(self, file, disk):
+        self.file, self.disk = file, disk
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, chunk):
+        try:
+            self.disk.count()
+        except BaseException:
+            self.file.write(bytes(chunk)[: len(chunk) // 2])
+            raise
+        self.file.write(chunk)
+
+    def flush(self):
+        self.file.flush()
+
+    def fileno(self):
+        return self.file.fileno()
+
+
+def save_on_failing_disk(folder, run, fail_at, error, afterwards=False):
+    """Save, and return what it raised, and after how many operations on files."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = FailingDisk(monkeypatch, fail_at, error, afterwards)
+        try:
+            save_checkpoint(folder, *run)
+        except (Crash, OSError, KeyboardInterrupt) as caught:
+            return caught, disk.done
+    return None, disk.done
+
+
+def count_operations(folder, run):
+    """How many operations on files it takes to save `run` over the checkpoint in `folder`."""
+    copy = shutil.copytree(folder, f"{folder}-copy")
+    return save_on_failing_disk(copy, run, 10**9, Crash())[1]
+
+
+def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
+    runs = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}
+    save_checkpoint(tmp_path / "start", *runs[1])
+    operations = count_operations(tmp_path / "start", runs[2])
+    found = []
+    for fail_at in range(1, operations + 1):
+        folder = shutil.copytree(tmp_path / "start", tmp_path / f"crash-{fail_at}")
+        caught, _ = save_on_failing_disk(folder, runs[2], fail_at, Crash())
+        assert isinstance(caught, Crash)
+        before = content_of(folder)
+        found.append(number_of(folder))
+        assert content_of(folder) == before  # loading changes nothing
+        assert has_checkpoint(folder)
+        again = shutil.copytree(folder, tmp_path / f"again-{fail_at}")
+        save_checkpoint(again, *runs[3])
+        assert number_of(again) == 3
+        assert not any(name.endswith((".new", ".commit")) for name in content_of(again))
+    assert found == sorted(found) and set(found) == {1, 2}
+
+
+def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path):
+    runs = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}
+    save_checkpoint(tmp_path / "start", *runs[1])
+    operations = count_operations(tmp_path / "start", runs[2])
+    for first in range(operations - 12, operations + 1):  # about where the commit is
+        crashed = shutil.copytree(tmp_path / "start", tmp_path / f"{first}")
+        save_on_failing_disk(crashed, runs[2], first, Crash())
+        survived = number_of(crashed)
+        for second in (1, 2, 3, 5, 8, 13, 21, 34):
+            folder = shutil.copytree(crashed, tmp_path / f"{first}-{second}")
+            save_on_failing_disk(folder, runs[3], second, Crash())
+            assert number_of(folder) in (survived, 3)
+
+
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_ctrl_c_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, afterwards):
+    runs = {number: a_run(number, n_layer=1) for number in (1, 2)}
+    save_checkpoint(tmp_path / "start", *runs[1])
+    for fail_at in range(1, count_operations(tmp_path / "start", runs[2]) + 1):
+        folder = shutil.copytree(tmp_path / "start", tmp_path / f"{fail_at}")
+        caught, _ = save_on_failing_disk(folder, runs[2], fail_at, KeyboardInterrupt(), afterwards)
+        assert isinstance(caught, KeyboardInterrupt)
+        assert number_of(folder) in (1, 2)
+        save_checkpoint(folder, *runs[2])
+        assert number_of(folder) == 2
+
+
+def test_a_first_checkpoint_that_crashed_is_none(tmp_path):
+    save_on_failing_disk(tmp_path, a_run(1), 9, Crash())
+    assert not has_checkpoint(tmp_path) and content_of(tmp_path)
+    with pytest.raises(CheckpointError, match="trainer_state.json is missing"):
+        load_checkpoint(tmp_path)
+
+
+SAVER = """
+import sys
+from gpt import save_checkpoint
+from tests.gpt.test_checkpoint import a_run
+runs = [a_run(number, n_layer=1) for number in range(1, 4)]
+print("ready", flush=True)
+while True:
+    for run in runs:
+        save_checkpoint(sys.argv[1], *run)
+"""
+
+
+def kill_while_saving(folder, seconds):
+    """Kill a process that saves all the time, without warning; POSIX: SIGKILL, Windows: TerminateProcess."""
+    saver = subprocess.Popen([sys.executable, "-c", SAVER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert saver.stdout.readline().strip() == b"ready"
+        with pytest.raises(subprocess.TimeoutExpired):
+            saver.wait(seconds)
+    finally:
+        saver.kill()
+        saver.communicate()
+    if os.name == "posix":
+        assert saver.returncode == -signal.SIGKILL
+
+
+def test_kill_9_at_any_moment(tmp_path):
+    save_checkpoint(tmp_path, *a_run(1, n_layer=1))
+    for seconds in (0.0, 0.0131, 0.0477, 0.1013):
+        kill_while_saving(tmp_path, seconds)
+        assert number_of(tmp_path) in (1, 2, 3)
+    save_checkpoint(tmp_path, *a_run(7, n_layer=1))
+    assert number_of(tmp_path) == 7
+
+
+@pytest.mark.slow
+def test_kill_9_at_many_moments(tmp_path):
+    save_checkpoint(tmp_path, *a_run(1, n_layer=1))
+    for seconds in np.random.default_rng(0).uniform(0, 0.1, 40):
+        kill_while_saving(tmp_path, seconds)
+        assert number_of(tmp_path) in (1, 2, 3)
+
+
+def test_a_model_can_be_loaded_while_it_is_being_saved(tmp_path):
+    runs = [a_run(number, n_layer=1) for number in (1, 2, 3)]
+    save_checkpoint(tmp_path, *runs[0])
+    stop, errors = threading.Event(), []
+
+    def save():
+        try:
+            while not stop.is_set():
+                for run in runs:
+                    save_checkpoint(tmp_path, *run)
+        except Exception as error:
+            errors.append(error)
+
+    saver = threading.Thread(target=save)
+    saver.start()
+    try:
+        found = [load_checkpoint_patiently(tmp_path) for _ in range(15)]
+    finally:
+        stop.set()
+        saver.join()
+    assert errors == [] and set(found) <= {1, 2, 3}
+
+
+def load_checkpoint_patiently(folder):
+    while True:  # this saver never pauses, as training does
+        try:
+            return number_of(folder)
+        except CheckpointError as error:
+            assert "faster than it can be read" in str(error)
+
+
+def test_on_windows_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    class Windows:
+        name, refused = "nt", 0
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def replace(self, source, target):
+            self.refused += 1
+            if self.refused in (1, 2, 4):
+                raise PermissionError(errno.EACCES, "The process cannot access the file", source)
+            os.replace(source, target)
+
+    monkeypatch.setattr(module, "os", Windows())
+    save_checkpoint(tmp_path, *a_run(1))
+    assert number_of(tmp_path) == 1
+
+
+# --- full disks -------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_at_any_moment_leaves_a_checkpoint_and_no_rubbish(tmp_path):
+    runs = {number: a_run(number, n_layer=1) for number in (1, 2)}
+    save_checkpoint(tmp_path / "start", *runs[1])
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for fail_at in range(2, count_operations(tmp_path / "start", runs[2]) + 1):
+        folder = shutil.copytree(tmp_path / "start", tmp_path / f"full-{fail_at}")
+        caught, _ = save_on_failing_disk(folder, runs[2], fail_at, full)
+        assert caught.errno == errno.ENOSPC
+        if number_of(folder) == 1:
+            assert str(folder) in str(caught)
+            assert "could not be saved: No space left on device; the one before it is intact" in str(caught)
+            assert content_of(folder) == content_of(tmp_path / "start")
+        save_checkpoint(folder, *runs[2])
+        assert number_of(folder) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_disk_that_is_really_full(tmp_path):
+    import resource
+
+    save_checkpoint(tmp_path, *a_run(1))
+    before = content_of(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["model.safetensors"]) - 100, limits[1]))
+        with pytest.raises(OSError, match="could not be saved: File too large; the one before it is intact"):
+            save_checkpoint(tmp_path, *a_run(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert content_of(tmp_path) == before and number_of(tmp_path) == 1
+
+
+def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
+    model, optimizer, state = a_run(1)
+    save_checkpoint(tmp_path, model, optimizer, state)
+    before = content_of(tmp_path)
+    for bad, error in ((object(), TypeError), (float("nan"), ValueError)):
+        with pytest.raises(error):
+            save_checkpoint(tmp_path, model, optimizer, {"step": bad})
+    assert content_of(tmp_path) == before
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name):
+    save_checkpoint(tmp_path, *a_run(1))
+    path = tmp_path / name
+    good = path.read_bytes()
+    places = np.random.default_rng(0).integers(0, len(good), 25).tolist()
+    bad = [good[:n] for n in (0, 1, len(good) // 2, len(good) - 1)] + [good + b" ", good + b"0"]
+    bad += [good[:n] + bytes([good[n] ^ bit]) + good[n + 1 :] for n in places for bit in (1, 16, 128)]
+    harmless = 0
+    for content in bad:
+        path.write_bytes(content)
+        if name == "trainer_state.json" and is_the_same_json(content, good):
+            assert number_of(tmp_path) == 1  # such as one space more
+            harmless += 1
+            continue
+        with pytest.raises(CheckpointError, match=name) as caught:
+            load_checkpoint(tmp_path)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert harmless < 10
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(tmp_path)
+
+
+def is_the_same_json(content, other):
+    try:
+        return json.loads(content) == json.loads(other)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 100_000, "is no JSON text"),
+        (b'{"a":' * 100_000, "is no JSON text"),
+        (b"[]", "holds no JSON object"),
+        (b"\xff\xfe", "is no JSON text"),
+        (b"{}", "is not from minigrad"),
+        (b'{"global_step": 10, "log_history": []}', "is not from minigrad"),  # of transformers' Trainer
+        (b'{"sha256": "x", "files": [], "optimizer": null, "state": {}}', "was altered"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
+    (tmp_path / "trainer_state.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(tmp_path)
+
+
+def test_no_folder_an_empty_one_and_a_file_are_no_checkpoint(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        assert not has_checkpoint(path)
+        with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+            load_checkpoint(path)
+
+
+def forge(folder, name, content):
+    """Replace a file of a checkpoint, and make the record say that this is right."""
+    (folder / name).write_bytes(content)
+    record = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    del record["sha256"]
+    record["files"][name] = module.hashlib.sha256(content).hexdigest()
+    record = {"sha256": module._hash_of_record(record), **record}
+    (folder / "trainer_state.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gpt2"}, "config.json does not describe a minigrad-gpt"),
+        ({"n_heads": 2}, "config.json describes no model: unknown setting n_heads"),
+        ({"n_head": 3}, "config.json describes no model"),
+        ({"n_layer": "2"}, "config.json describes no model"),
+        ({"n_layer": 10**12}, "config.json describes a model of"),  # before memory is asked for
+        ({"vocab_size": 10**15}, "holds 2,152"),
+        ({"vocab_size": 38, "block_size": 11}, "wpe.weight has shape"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path, changes, words):
+    save_checkpoint(tmp_path, *a_run(1))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    forge(tmp_path, "config.json", json.dumps({**config, **changes}).encode())
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_with_other_names_or_no_weights_at_all_are_refused(tmp_path):
+    model, optimizer, state = a_run(1)
+    save_checkpoint(tmp_path, model, optimizer, state)
+    weights = model.state_dict()
+    weights["transformer.wxe.weight"] = weights.pop("transformer.wte.weight")
+    save_file(weights, tmp_path / "other.safetensors")
+    forge(tmp_path, "model.safetensors", (tmp_path / "other.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="transformer.wxe.weight has shape .* no such tensor"):
+        load_checkpoint(tmp_path)
+    forge(tmp_path, "model.safetensors", b"\xff" * 100)
+    with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, model, optimizer, state)
+    forge(tmp_path, "optimizer.safetensors", (tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="describes no optimiser that fits"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_record_cannot_name_files_elsewhere(tmp_path):
+    folder = tmp_path / "run"
+    save_checkpoint(folder, *a_run(1))
+    (tmp_path / "mine.new").write_bytes(b"other")
+    (tmp_path / "mine").write_bytes(b"precious")
+    record = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    del record["sha256"]
+    record["files"]["../mine"] = "x"
+    record = {"sha256": module._hash_of_record(record), **record}
+    (folder / "trainer_state.json.commit").write_text(json.dumps(record), encoding="utf-8")
+    save_checkpoint(folder, *a_run(2))
+    assert (tmp_path / "mine").read_bytes() == b"precious" and number_of(folder) == 2
+
+
+def test_a_removed_checkpoint_is_gone_and_the_rest_stays(tmp_path):
+    save_checkpoint(tmp_path, *a_run(1))
+    (tmp_path / "notes.txt").write_bytes(b"mine")
+    remove_checkpoint(tmp_path)
+    assert not has_checkpoint(tmp_path) and (tmp_path / "notes.txt").exists()
+    remove_checkpoint(tmp_path)
+
+
+def test_a_tokenizer_that_knows_more_than_the_model_is_refused(tmp_path):
+    from gpt import Tokenizer
+
+    Tokenizer.train("low lower", vocab_size=258).save(tmp_path)
+    save_checkpoint(tmp_path, *a_run(1))
+    with pytest.raises(CheckpointError, match="has 258 tokens, but the model knows 37"):
+        load_run(tmp_path)

@@ -1,0 +1,296 @@
+"""Generation: the cache changes nothing, batches change nothing, and every setting does what it says."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from gpt import KVCache
+from gpt.generation import Sampling, generate
+from minigrad import no_grad, use_kernels
+from tests.gpt.small import golden, random_ids, small_gpt
+
+BLOCK = 12  # of small_gpt
+both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+@both_kernels
+@pytest.mark.parametrize("chunks", [[9], [1] * 9, [4, 1, 3, 1], [2, 7]])
+def test_reading_in_chunks_with_a_cache_gives_the_same_logits(kernels, chunks):
+    model, ids = small_gpt(dtype="float64"), random_ids((3, 9))
+    with no_grad(), use_kernels(kernels):
+        expected = model(ids).data
+        cache, parts = KVCache.for_model(model, batch=3), []
+        for n in chunks:
+            parts.append(model(ids[:, cache.length : cache.length + n], cache=cache).data)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-13)
+
+
+@both_kernels
+def test_reading_a_padded_batch_in_chunks_gives_the_same_logits(kernels):
+    model, ids = small_gpt(dtype="float64"), random_ids((2, 9))
+    mask = np.array([[1] * 9, [0] * 4 + [1] * 5])
+    with no_grad(), use_kernels(kernels):
+        expected = model(ids, attention_mask=mask).data
+        cache, parts = KVCache.for_model(model, batch=2), []
+        for n in (6, 2, 1):
+            stop = cache.length + n
+            parts.append(model(ids[:, cache.length : stop], cache=cache, attention_mask=mask[:, :stop]).data)
+    real = mask == 1
+    np.testing.assert_allclose(np.concatenate(parts, axis=1)[real], expected[real], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}, {"block_size": 1}])
+@pytest.mark.parametrize("prompt", [1, 5, 12, 13, 40])
+def test_cached_equals_uncached_also_beyond_the_block(prompt, changes):
+    """Token for token, with prompts shorter and longer than the block, and texts that outgrow it several times."""
+    model, ids = small_gpt(**changes), random_ids((2, prompt))
+    options = {"max_new_tokens": 3 * BLOCK, "temperature": 0.9, "seed": 5}
+    assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
+
+
+def test_the_context_is_what_the_documentation_says():
+    """Of a long prompt the last block; then, each time that the context is full, its newer half and what follows."""
+    model, contexts = small_gpt(), []
+
+    def note(layer, arguments, output):
+        contexts.append(arguments[0][0].tolist())
+
+    model.transformer.wte.register_forward_hook(note)
+    prompt = list(range(20))
+    new = model.generate([prompt], 9, temperature=0, use_cache=False)[0]
+    text = prompt + new
+    expected = [text[8:20], *[text[15:n] for n in range(21, 28)], text[22:28]]
+    assert contexts == expected
+
+
+def test_a_cache_refuses_what_does_not_fit():
+    model = small_gpt()
+    cache = KVCache.for_model(model, batch=2, capacity=4)
+    with no_grad():
+        model(random_ids((2, 3)), cache=cache)
+        with pytest.raises(ValueError, match="room for 4 tokens, holds 3, and got 2"):
+            model(random_ids((2, 2)), cache=cache)
+        with pytest.raises(ValueError, match="is for 2 sequences, got 1"):
+            model(random_ids((1, 1)), cache=cache)
+        assert cache.length == 3
+        with pytest.raises(ValueError, match="13 tokens are more than the model's block size"):
+            model(random_ids((1, 13)), cache=KVCache.for_model(model))
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@both_kernels
+def test_a_batch_of_different_lengths_equals_each_prompt_alone(kernels):
+    model, prompts = small_gpt(dtype="float64"), [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
+    padded = np.array([[1, 2, 3, 4, 5], [0, 0, 0, 0, 6], [0, 0, 7, 8, 9]])
+    mask = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])
+    with use_kernels(kernels):
+        alone = [model.generate([prompt], 6, temperature=0)[0] for prompt in prompts]
+        assert model.generate(prompts, 6, temperature=0) == alone
+        assert model.generate(prompts, 6, temperature=0, use_cache=False) == alone
+        assert model.generate(padded, 6, temperature=0, attention_mask=mask) == alone
+
+
+def test_a_row_draws_the_same_in_every_batch():
+    model = small_gpt(dtype="float64")
+    prompts = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    together = model.generate(prompts, 8, seed=3)
+    assert together[:1] == model.generate(prompts[:1], 8, seed=3)
+    assert together[:2] == model.generate(prompts[:2], 8, seed=3)
+    same = model.generate([prompts[0]] * 3, 8, seed=3)
+    assert len({tuple(row) for row in same}) == 3  # several samples of one prompt differ
+
+
+# --- the same tokens as transformers ----------------------------------------------------------------------------------
+
+
+def test_greedy_equals_transformers():
+    model, expected = golden("gpt2")
+    assert model.generate(expected["ids"], 5, temperature=0) == expected["greedy"].tolist()
+    penalized = model.generate(expected["ids"], 5, temperature=0, repetition_penalty=1.3)
+    assert penalized == expected["penalized"].tolist()
+    assert model.generate(expected["ids"], 5, top_k=1) == expected["greedy"].tolist()
+
+
+@pytest.mark.oracle
+@given(st.integers(0, 1000), st.floats(0.3, 3), st.integers(1, 40), st.floats(0.05, 0.999), st.floats(0.5, 3))
+def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty):
+    import torch
+    from transformers.generation import logits_process as processors
+
+    rng = np.random.default_rng(seed)
+    logits, seen = 3 * rng.standard_normal(37), rng.integers(0, 37, 6)
+    scores, ids = torch.from_numpy(logits[None].copy()), torch.from_numpy(seen[None])
+    for process in (
+        processors.RepetitionPenaltyLogitsProcessor(penalty),
+        processors.TemperatureLogitsWarper(temperature),
+        processors.TopKLogitsWarper(top_k),
+        processors.TopPLogitsWarper(top_p),
+    ):
+        scores = process(ids, scores)
+    ours = Sampling(temperature, top_k, top_p, penalty).probabilities(logits, seen)
+    np.testing.assert_allclose(ours, torch.softmax(scores, -1)[0].numpy(), atol=1e-12)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=1.0, seen=()):
+    """Token by token, as one would do it on paper."""
+    scores = list(map(float, logits))
+    for token in set(seen):
+        scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    if temperature == 0:
+        return [1.0 if i == scores.index(max(scores)) else 0.0 for i in range(len(scores))]
+    weights = {i: math.exp((score - max(scores)) / temperature) for i, score in enumerate(scores)}
+    best_first = sorted(weights, key=lambda i: -weights[i])[:top_k]
+    total, before, kept = sum(weights[i] for i in best_first), 0.0, []
+    for i in best_first:
+        if before < top_p:
+            kept.append(i)
+        before += weights[i] / total
+    total = sum(weights[i] for i in kept)
+    return [weights[i] / total if i in kept else 0.0 for i in range(len(scores))]
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0, 0.1, 1, 4]),
+    st.sampled_from([None, 1, 2, 10, 100]),
+    st.sampled_from([0.01, 0.5, 0.9, 1]),
+    st.sampled_from([0.7, 1, 1.2]),
+)
+def test_probabilities_are_those_of_the_plain_algorithm(seed, temperature, top_k, top_p, penalty):
+    rng = np.random.default_rng(seed)
+    logits, seen = 3 * rng.standard_normal(12), rng.integers(0, 12, 4)
+    ours = Sampling(temperature, top_k, top_p, penalty).probabilities(logits.astype(np.float64), seen)
+    plain = plain_probabilities(logits, temperature, top_k, top_p, penalty, seen)
+    np.testing.assert_allclose(ours, plain, atol=1e-12)
+    assert ours.sum() == pytest.approx(1)
+
+
+def test_tokens_are_drawn_as_often_as_their_probabilities_say():
+    model, options = small_gpt(), {"temperature": 0.7, "top_k": 5, "top_p": 0.9}
+    n = 4000
+    drawn = np.array(generate(model, [[1, 2, 3]] * n, 1, seed=0, **options))[:, 0]
+    with no_grad():
+        expected = Sampling(**options).probabilities(model([[1, 2, 3]]).data[0, -1])
+    found = np.bincount(drawn, minlength=37) / n
+    assert set(np.flatnonzero(found)) <= set(np.flatnonzero(expected))
+    assert abs(found - expected).max() < 5 * math.sqrt(0.25 / n)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-3])
+def test_a_tiny_temperature_is_greedy_and_no_overflow(temperature):
+    logits = np.random.default_rng(0).standard_normal(9).astype(np.float32)
+    probs = Sampling(temperature=temperature).probabilities(logits)
+    assert probs.argmax() == logits.argmax() and probs.max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_an_error(temperature, bad):
+    model = small_gpt()
+    model.transformer.ln_f.bias.data[2] = bad
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="scores are not finite"):
+        model.generate([[1, 2]], 3, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": -0.1}, "temperature must be a number >= 0, got -0.1"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"top_k": 0}, "top_k must be an integer >= 1 or None, got 0"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"top_p": 0}, r"top_p must be in \(0, 1\], got 0"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a number > 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be >= 0, got -1"),
+        ({"ids": []}, "prompts must be integers"),
+        ({"ids": [[1], []]}, "each prompt needs a token"),
+        ({"ids": [[1.5]]}, "prompts must be integers"),
+        ({"attention_mask": [[1, 0]]}, "padding stands on the left"),
+        ({"attention_mask": [[1]]}, r"must have the shape \(1, 2\)"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(options, words):
+    model = small_gpt()
+    with pytest.raises(ValueError, match=words):
+        generate(model, **{"ids": [[1, 2]], "max_new_tokens": 3, **options})
+    assert model.training
+
+
+def test_an_unknown_token_in_the_prompt_is_an_error():
+    with pytest.raises(IndexError, match="index 99"):
+        small_gpt().generate([[1, 99]], 3)
+
+
+# --- seeds, ends, streaming -------------------------------------------------------------------------------------------
+
+
+def test_the_seed_decides_and_without_one_manual_seed_does():
+    model = small_gpt()
+    assert model.generate([[1]], 20, seed=7) == model.generate([[1]], 20, seed=7)
+    assert model.generate([[1]], 20, seed=7) != model.generate([[1]], 20, seed=8)
+    mg.manual_seed(4)
+    first, second = model.generate([[1]], 20), model.generate([[1]], 20)
+    mg.manual_seed(4)
+    assert first != second and model.generate([[1]], 20) == first
+
+
+def test_a_seed_leaves_the_shared_random_numbers_alone():
+    mg.manual_seed(4)
+    expected = mg.backend.random_state()
+    small_gpt(dropout=0.5).train().generate([[1]], 5, seed=1)
+    mg.manual_seed(4)
+    assert mg.backend.random_state() == expected
+
+
+def test_a_row_ends_at_its_stop_token_and_the_others_go_on():
+    model = small_gpt(dtype="float64")
+    free = model.generate([[1, 2], [3, 4]], 10, seed=0)
+    stop = free[0][3]
+    cut = [row[: row.index(stop) + 1] if stop in row else row for row in free]
+    streamed = []
+    assert model.generate([[1, 2], [3, 4]], 10, seed=0, stop_tokens=[stop], on_token=streamed.append) == cut
+    assert [row[0] for row in streamed][: len(cut[0])] == cut[0]
+    assert all(row[0] == -1 for row in streamed[len(cut[0]) :])
+    assert len(streamed) == max(map(len, cut))
+    assert len(cut[0]) <= 4
+
+
+def test_streaming_brings_every_token_as_it_comes():
+    streamed = []
+    new = small_gpt().generate([[1, 2], [3, 4]], 6, seed=0, on_token=streamed.append)
+    assert np.array(streamed).T.tolist() == new
+
+
+def test_nothing_is_computed_for_no_tokens():
+    model = small_gpt()
+    model.register_forward_hook(lambda *_: pytest.fail("the model was called"))
+    assert model.generate([[1, 2], [3, 4]], 0) == [[], []]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_as_before_also_after_an_error(training):
+    model = small_gpt(dropout=0.5).train(training)
+
+    def stop(tokens):
+        assert not model.training
+        raise KeyboardInterrupt
+
+    model.generate([[1]], 2)
+    assert model.training == training
+    with pytest.raises(KeyboardInterrupt):
+        model.generate([[1]], 2, on_token=stop)
+    assert model.training == training and model.transformer.h[0].training == training

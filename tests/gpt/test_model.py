@@ -1,0 +1,351 @@
+"""The model against transformers, its parameter counts, and what it does with any input."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from gpt import GPT, GPTConfig, KVCache
+from gpt.positions import sinusoidal_table
+from minigrad import Tensor, nn, no_grad, use_kernels
+from tests.gpt.small import SHAPE, golden, random_ids, small_gpt
+
+both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("distilgpt2", 81_912_576),
+    ],
+)
+def test_presets_have_as_many_parameters_as_the_real_models(preset, count):
+    assert GPTConfig.preset(preset).num_parameters() == count
+
+
+def test_gpt2_built_has_124_439_808_parameters():
+    with nn.init.skipped():  # nothing touches the memory
+        model = GPT(GPTConfig())
+    assert model.num_parameters() == 124_439_808
+    assert len(model.state_dict()) == 2 + 12 * 12 + 2
+
+
+@given(
+    st.integers(1, 50), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4),
+    st.sampled_from(["pre", "post"]), st.sampled_from(["learned", "sinusoidal"]),
+)  # fmt: skip
+def test_the_closed_formula_counts_what_is_built(vocab_size, block_size, n_layer, n_head, head_size, norm, positions):
+    config = GPTConfig(vocab_size, block_size, n_layer, n_head, n_head * head_size, norm=norm, positions=positions)
+    assert GPT(config).num_parameters() == config.num_parameters()
+
+
+# --- the same numbers as transformers ---------------------------------------------------------------------------------
+
+
+@both_kernels
+@pytest.mark.parametrize("kind", ["gpt2", "gpt1"])
+def test_logits_loss_and_gradients_equal_those_of_transformers(kind, kernels):
+    """gpt1 is the post-norm model."""
+    model, expected = golden(kind)
+    with use_kernels(kernels):
+        logits = model(expected["ids"])
+        loss = model.loss(expected["ids"], expected["targets"])
+        loss.backward()
+    np.testing.assert_allclose(logits.data, expected["logits"], rtol=0, atol=1e-12)
+    assert loss.item() == pytest.approx(float(expected["loss"]), abs=1e-12)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.grad, expected[f"gradient/{name}"], rtol=0, atol=1e-12, err_msg=name)
+
+
+@both_kernels
+def test_in_float32_the_numbers_are_the_same_to_rounding(kernels):
+    model, expected = golden("gpt2")
+    model.to("float32")
+    with use_kernels(kernels):
+        model.loss(expected["ids"], expected["targets"]).backward()
+        logits = model(expected["ids"]).data
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.grad, expected[f"gradient/{name}"], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.oracle
+@both_kernels
+@pytest.mark.parametrize("padded", [False, True])
+def test_other_shapes_equal_transformers_live(kernels, padded):
+    import torch
+    import transformers
+
+    config = GPTConfig(vocab_size=101, block_size=70, n_layer=3, n_head=3, n_embd=24)
+    shape = {"vocab_size": 101, "n_positions": 70, "n_layer": 3, "n_head": 3, "n_embd": 24}
+    torch.manual_seed(0)
+    reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, attn_implementation="eager")).eval()
+    model = GPT(config)
+    weights = {name: parameter.detach().numpy() for name, parameter in reference.named_parameters()}
+    conv1d = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    model.load_state_dict({name: array.T if name.endswith(conv1d) else array for name, array in weights.items()})
+    ids, mask = random_ids((2, 65), vocab_size=101), np.ones((2, 65), np.int64)
+    if padded:
+        mask[1, :9] = 0
+    with torch.no_grad(), no_grad(), use_kernels(kernels):
+        positions = torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0))
+        expected = reference(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=positions)
+        logits = model(ids, attention_mask=mask).data
+    real = mask == 1
+    np.testing.assert_allclose(logits[real], expected.logits.numpy()[real], rtol=0, atol=1e-5)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_embedding_and_head_are_one_tensor_whose_gradient_is_the_sum_of_both_uses():
+    ids, targets = random_ids((2, 6)), random_ids((2, 6), seed=1)
+    tied, untied = small_gpt(dtype="float64"), small_gpt(dtype="float64")
+    assert tied.lm_head.weight is tied.transformer.wte.weight
+    assert [name for name in tied.state_dict() if name in ("transformer.wte.weight", "lm_head.weight")] == [
+        "transformer.wte.weight"
+    ]
+    untied.lm_head.weight = nn.Parameter(untied.transformer.wte.weight.data.copy())
+    for model in (tied, untied):
+        model.loss(ids, targets).backward()
+    both = untied.transformer.wte.weight.grad + untied.lm_head.weight.grad
+    np.testing.assert_allclose(tied.transformer.wte.weight.grad, both, rtol=0, atol=1e-14)
+
+
+def test_the_weights_start_as_in_gpt2():
+    model = GPT(GPTConfig(vocab_size=400, block_size=64, n_layer=8, n_head=4, n_embd=128))
+    for name, parameter in model.named_parameters():
+        data = parameter.data
+        if name.endswith("bias"):
+            assert (data == 0).all(), name
+        elif data.ndim == 1:
+            assert (data == 1).all(), name
+        else:
+            std = 0.02 / math.sqrt(2 * 8) if name.endswith("c_proj.weight") else 0.02
+            assert data.std() == pytest.approx(std, rel=5 / math.sqrt(2 * data.size)), name  # 5 standard errors
+            assert abs(data.mean()) < 5 * std / math.sqrt(data.size), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}])
+def test_at_first_the_loss_is_that_of_knowing_nothing(changes):
+    model = GPT(GPTConfig.preset("tiny", **changes))
+    ids = random_ids((4, 33), vocab_size=1024)
+    with no_grad():
+        assert model.loss(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(1024), abs=0.15)
+
+
+def test_the_seed_decides_the_weights():
+    def weights(seed):
+        mg.manual_seed(seed)
+        return GPT(GPTConfig(**SHAPE)).state_dict()
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert all((first[name] == again[name]).all() for name in first)
+    assert (first["transformer.wte.weight"] != other["transformer.wte.weight"]).any()
+
+
+def test_frozen_parameters_get_no_gradient():
+    model = small_gpt()
+    model.transformer.requires_grad_(False)
+    model.transformer.h[1].requires_grad_(True)
+    model.loss(random_ids((2, 5)), random_ids((2, 5))).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("transformer.h.1."), name
+
+
+# --- positions, dropout -----------------------------------------------------------------------------------------------
+
+
+def test_sinusoidal_positions_are_those_of_the_paper():
+    table = sinusoidal_table(50, 6)
+    for t in (0, 1, 49):
+        for i in range(3):
+            angle = t / 10000 ** (2 * i / 6)
+            assert table[t, 2 * i : 2 * i + 2] == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
+    assert sinusoidal_table(4, 5).shape == (4, 5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_the_order_of_the_tokens_matters(positions):
+    model = small_gpt(positions=positions)
+    with no_grad():
+        a, b = model([[5, 6, 7]]).data[0, -1], model([[6, 5, 7]]).data[0, -1]
+    assert abs(a - b).max() > 1e-3
+    assert ("transformer.wpe.weight" in model.state_dict()) == (positions == "learned")
+
+
+@both_kernels
+def test_no_token_sees_a_later_one(kernels):
+    model, ids = small_gpt(), random_ids((1, 9))
+    changed = ids.copy()
+    changed[0, 5:] = (ids[0, 5:] + 1) % 37
+    with no_grad(), use_kernels(kernels):
+        a, b = model(ids).data[0], model(changed).data[0]
+    np.testing.assert_array_equal(a[:5], b[:5])
+    assert (a[5:] != b[5:]).any(axis=1).all()
+
+
+def test_dropout_acts_in_training_only_and_follows_the_seed():
+    model, ids = small_gpt(dropout=0.3), random_ids((2, 8))
+    results = {}
+    for kernels in ("textbook", "fast"):
+        with use_kernels(kernels), no_grad():
+            mg.manual_seed(1)
+            results[kernels] = model.train()(ids).data
+            other = model(ids).data
+            mg.manual_seed(1)
+            again = model(ids).data
+            evaluated = [model.eval()(ids).data for _ in range(2)]
+        assert (results[kernels] == again).all() and (results[kernels] != other).any()
+        assert (evaluated[0] == evaluated[1]).all() and (evaluated[0] != results[kernels]).any()
+    np.testing.assert_allclose(results["textbook"], results["fast"], atol=1e-5)
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def test_ids_may_be_lists_arrays_or_tensors():
+    model, ids = small_gpt(), [[3, 1, 4], [1, 5, 9]]
+    with no_grad():
+        expected = model(np.array(ids)).data
+        assert expected.shape == (2, 3, 37)
+        for same in (ids, tuple(ids), Tensor(np.array(ids)), np.array(ids, np.uint16), np.array(ids, np.int32)):
+            np.testing.assert_array_equal(model(same).data, expected)
+        np.testing.assert_allclose(model([3, 1, 4]).data, expected[:1], atol=1e-6)  # one sequence
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "words"),
+    [
+        ([[3, 37]], IndexError, r"index 37 at \(0, 1\) is outside 0..36"),
+        ([[-1, 3]], IndexError, r"index -1 at \(0, 0\) is outside 0..36"),
+        ([[0.5, 1.0]], ValueError, "must be integers"),
+        ([], ValueError, "time >= 1"),
+        (np.zeros((2, 0), int), ValueError, "time >= 1"),
+        (np.zeros((1, 2, 3), int), ValueError, r"\(batch, time\)"),
+        ([[True, False]], ValueError, "must be integers"),
+        ([[1, 2], [3]], ValueError, "of one length"),
+        (np.zeros((1, 13), int), ValueError, "13 tokens are more than the model's block size of 12"),
+    ],
+)
+def test_bad_ids_are_refused_in_one_sentence(ids, error, words):
+    with pytest.raises(error, match=words) as caught:
+        small_gpt()(ids)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "words"),
+    [
+        ([[1, 37]], IndexError, "index 37 at"),
+        ([[1, -2]], IndexError, "index -2 at"),
+        ([[1, 2, 3]], ValueError, "do not fit ids"),
+        ([[1.0, 2.0]], ValueError, "targets must be integers"),
+    ],
+)
+def test_bad_targets_are_refused_in_one_sentence(targets, error, words):
+    with pytest.raises(error, match=words):
+        small_gpt().loss([[1, 2]], targets)
+
+
+@both_kernels
+def test_padding_changes_nothing_on_either_side(kernels):
+    model, ids = small_gpt(dtype="float64"), random_ids((1, 6))
+    left, right = np.full((1, 9), 36), np.zeros((1, 9), int)
+    left[:, 3:], right[:, :6] = ids, ids
+    with no_grad(), use_kernels(kernels):
+        expected = model(ids).data
+        on_the_left = model(left, attention_mask=[[0, 0, 0, 1, 1, 1, 1, 1, 1]]).data[:, 3:]
+        on_the_right = model(right, attention_mask=Tensor(np.array([[1] * 6 + [0] * 3]))).data[:, :6]
+    np.testing.assert_allclose(on_the_left, expected, atol=1e-12)
+    np.testing.assert_allclose(on_the_right, expected, atol=1e-12)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"attention_mask must have shape \(1, 3\), got \(1, 2\)"):
+        small_gpt()([[1, 2, 3]], attention_mask=[[1, 1]])
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@both_kernels
+def test_loss_counts_only_targets_that_count(kernels):
+    model, ids, targets = small_gpt(dtype="float64"), random_ids((2, 6)), random_ids((2, 6), seed=1)
+    targets[0, 2:] = -100
+    with no_grad(), use_kernels(kernels):
+        each = model.loss(ids, targets, reduction="none").data
+        logits = model(ids).data
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        kept = targets != -100
+        expected = np.where(kept, -np.take_along_axis(log_probs, np.where(kept, targets, 0)[..., None], -1)[..., 0], 0)
+        np.testing.assert_allclose(each, expected, atol=1e-12)
+        assert model.loss(ids, targets).item() == pytest.approx(expected.sum() / kept.sum())
+        assert model.loss(ids, targets, reduction="sum").item() == pytest.approx(expected.sum())
+        np.testing.assert_array_equal(model.token_logprobs(ids, targets).data, -each)
+        other = np.where(kept, targets, 7)
+        assert model.loss(ids, other, ignore_index=7, reduction="sum").item() == pytest.approx(
+            np.where(other == 7, 0, expected).sum()
+        )
+
+
+@both_kernels
+def test_a_hooked_layer_is_called_and_not_fused_away(kernels):
+    """What replaces or watches a layer from outside (LoRA, quantization, a forward hook) has to be called."""
+    model, ids = small_gpt(dtype="float64"), random_ids((2, 6))
+    with use_kernels(kernels), no_grad():
+        expected = model.loss(ids, ids).item()
+        called = []
+        for name in ("lm_head", "transformer.h.0.mlp.c_fc"):
+            model.get_submodule(name).register_forward_hook(lambda layer, x, out: called.append(layer))
+        assert model.loss(ids, ids).item() == pytest.approx(expected, abs=1e-12)
+    assert len(called) == 2
+
+
+def test_a_cache_refuses_to_be_trained_through():
+    model = small_gpt()
+    with pytest.raises(RuntimeError, match=r"with no_grad\(\)"):
+        model([[1, 2]], cache=KVCache.for_model(model))
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_embd": 10, "n_head": 3}, "10 cannot be divided among 3 heads"),
+        ({"n_layer": 0}, "n_layer must be an integer >= 1, got 0"),
+        ({"vocab_size": 3.5}, "vocab_size must be an integer >= 1, got 3.5"),
+        ({"block_size": True}, "block_size"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": math.nan}, "dropout"),
+        ({"dropout": "0.1"}, "dropout"),
+        ({"norm": "middle"}, "norm must be 'pre' or 'post', got 'middle'"),
+        ({"positions": "none"}, "positions"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon"),
+    ],
+)
+def test_impossible_shapes_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        GPTConfig(**changes)
+
+
+def test_a_configuration_survives_a_dictionary():
+    config = GPTConfig.preset("tiny", dropout=0.1, norm="post")
+    assert GPTConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="unknown setting n_heads"):
+        GPTConfig.from_dict({"n_heads": 4})
+    with pytest.raises(ValueError, match="unknown preset 'gpt3'; known are gpt2"):
+        GPTConfig.preset("gpt3")

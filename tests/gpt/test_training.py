@@ -1,0 +1,542 @@
+"""The training loop: one step is what it should be, and a run that was stopped goes on as if it never had been."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from gpt import GPT, GPTConfig, load_checkpoint, save_checkpoint, training
+from gpt.checkpoint import CheckpointError
+from gpt.data import RandomBatches, sequential_batches
+from gpt.evaluation import mean_loss
+from gpt.run_log import RunLog, read_log
+from gpt.training import Trainer, TrainingConfig
+from minigrad import backend, optim, use_kernels
+from tests.gpt.small import SHAPE, random_ids, small_gpt
+
+TEXT = np.arange(2000) * 5 % 37  # what follows is easy to learn
+
+
+def a_trainer(folder, dropout=0.0, changes=None, batches=None, **settings):
+    """A small run, the same each time."""
+    mg.manual_seed(11)
+    model = GPT(GPTConfig(**SHAPE, dropout=dropout, **(changes or {})))
+    config = {"max_iters": 12, "learning_rate": 1e-2, "warmup_iters": 3, "eval_interval": 4, "sample_interval": 3}
+    return Trainer(
+        model,
+        RandomBatches(TEXT, 4, 8, seed=2) if batches is None else batches,
+        TrainingConfig(**{**config, "log_interval": 2, **settings}),
+        folder,
+        evaluate=lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))},
+        on_sample=lambda step: model.generate([[1]], 3, seed=0),
+        extra_state={"made by": "a test"},
+    )
+
+
+def everything(trainer):
+    """Weights, moments and every number that decides how training goes on."""
+    arrays = {f"weight {name}": array.copy() for name, array in trainer.model.state_dict().items()}
+    for position, state in trainer.optimizer.state_dict()["state"].items():
+        arrays |= {f"moment {position} {name}": np.array(value) for name, value in state.items()}
+    state = trainer.state_dict()
+    del state["seconds"]
+    return arrays, state
+
+
+def assert_same(one, other):
+    (arrays, state), (other_arrays, other_state) = one, other
+    assert arrays.keys() == other_arrays.keys() and state == other_state
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
+
+
+def log_of(folder):
+    """The log without what a clock decides."""
+    clock = ("ms", "tokens_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in read_log(folder / "log.jsonl")]
+
+
+class Stopped(BaseException):
+    """The process ends here, without saving."""
+
+
+class StopAt:
+    """Batches that end the process before the `n`-th."""
+
+    def __init__(self, batches, n):
+        self.batches, self.left = batches, n
+        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+        return next(self.batches)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns(tmp_path):
+    trainer = a_trainer(tmp_path, max_iters=150, learning_rate=3e-2, sample_interval=0, eval_interval=50)
+    trainer.run()
+    losses = [row["val_loss"] for row in log_of(tmp_path) if "val_loss" in row]
+    assert losses[0] == pytest.approx(math.log(37), abs=0.1) and losses[-1] < 0.3
+    assert trainer.best_loss == min(losses) and trainer.count == 150 * 4 * 8
+
+
+def test_a_step_is_forward_backward_clip_adamw(tmp_path):
+    trainer = a_trainer(tmp_path, grad_clip=0.5)
+    other = a_trainer(tmp_path).model
+    optimizer = optim.AdamW(optim.decay_groups(other.named_parameters(), 0.1), betas=(0.9, 0.99))
+    batches = RandomBatches(TEXT, 4, 8, seed=2)
+    for n in range(1, 7):
+        step = trainer.step()
+        lr = 1e-2 * (n / 4 if n <= 3 else 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (n - 4) / 9)))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        ids, targets = next(batches)
+        other.zero_grad()
+        loss = other.loss(ids, targets)
+        loss.backward()
+        norm = math.sqrt(sum((p.grad.astype(np.float64) ** 2).sum() for p in other.parameters()))
+        for p in other.parameters():
+            p.grad *= np.float32(min(1, 0.5 / norm))
+        optimizer.step()
+        assert (step.loss, step.grad_norm, step.lr) == pytest.approx((loss.item(), norm, lr), rel=1e-5)
+        assert (step.count, step.skipped, step.metrics) == (32, False, {})
+    for name, array in other.state_dict().items():
+        np.testing.assert_allclose(trainer.model.state_dict()[name], array, atol=1e-5, err_msg=name)
+    assert all(p.grad is None for p in trainer.parameters)
+
+
+def counted_batches():
+    """Three batches in which different numbers of targets count, and one batch that is all of them."""
+    ids, targets = random_ids((6, 8)), random_ids((6, 8), seed=1)
+    targets[0, 1:], targets[2:4, 5:] = -100, -100
+    parts = [(ids[i : i + 2], targets[i : i + 2]) for i in (0, 2, 4)]
+    return parts, (ids, targets)
+
+
+def loss_and_accuracy(model, batch):
+    loss, n, _ = training.language_model_loss(model, batch)
+    ids, targets = batch
+    return loss, n, {"accuracy": int((model(ids).data.argmax(-1) == targets).sum())}
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_accumulated_batches_equal_one_large_batch(tmp_path, kernels):
+    parts, whole = counted_batches()
+    steps, weights = [], []
+    for batches in (parts, [whole]):
+        model = small_gpt(dtype="float64")
+        config = TrainingConfig(gradient_accumulation_steps=len(batches), warmup_iters=0)
+        trainer = Trainer(model, iter(batches), config, tmp_path, loss_fn=loss_and_accuracy)
+        with use_kernels(kernels):
+            steps.append(trainer.step())
+        weights.append(model.state_dict())
+    assert steps[0].count == steps[1].count == 48 - 7 - 6
+    assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-12)
+    assert steps[0].grad_norm == pytest.approx(steps[1].grad_norm, rel=1e-12)
+    assert steps[0].metrics == pytest.approx(steps[1].metrics)
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_a_step_without_a_target_that_counts_is_an_error(tmp_path):
+    batch = (random_ids((2, 4)), np.full((2, 4), -100))
+    trainer = Trainer(small_gpt(), iter([batch]), TrainingConfig(), tmp_path)
+    with pytest.raises(ValueError, match="step 1 has nothing to learn from"):
+        trainer.step()
+    batches = iter([batch, (random_ids((2, 4)), random_ids((2, 4)))])  # one that counts is enough
+    trainer = Trainer(small_gpt(), batches, TrainingConfig(gradient_accumulation_steps=2), tmp_path)
+    assert not trainer.step().skipped
+
+
+def test_frozen_parameters_stay_and_are_in_no_optimizer(tmp_path):
+    model = small_gpt()
+    model.transformer.requires_grad_(False)
+    model.transformer.h[1].requires_grad_(True)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    trainer = Trainer(model, RandomBatches(TEXT, 4, 8), TrainingConfig(), tmp_path)
+    trainer.step()
+    for name, array in model.state_dict().items():
+        assert (array != before[name]).any() == name.startswith("transformer.h.1."), name
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train: all parameters are frozen"):
+        Trainer(model, RandomBatches(TEXT, 4, 8), TrainingConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_bfloat16_trains_with_float32_weights(tmp_path, kernels):
+    trainer = a_trainer(tmp_path, max_iters=80, precision="bfloat16")
+    with use_kernels(kernels):
+        first, *_, last = [trainer.step().loss for _ in range(80)]
+    assert last < 2 < 3.5 < first
+    assert all(p.dtype == np.float32 for p in trainer.parameters)
+    exact = a_trainer(tmp_path).step().loss
+    assert 0 < abs(first - exact) < 0.02
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["textbook", "fast"])
+def uninterrupted(request, tmp_path_factory):
+    """A run with dropout and accumulation that was never stopped: (kernels, everything, log)."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with use_kernels(request.param):
+        trainer = a_trainer(folder, dropout=0.2, gradient_accumulation_steps=2)
+        trainer.run()
+        return request.param, everything(trainer), log_of(folder)
+
+
+def go_on(folder):
+    """What a new process does: other random numbers, a new model, the checkpoint."""
+    trainer = a_trainer(folder, dropout=0.2, gradient_accumulation_steps=2)
+    checkpoint = load_checkpoint(folder)
+    trainer.model.load_state_dict(checkpoint.model.state_dict())
+    backend.generator().random(17)
+    assert trainer.resume(checkpoint) is None
+    return trainer
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5, 8, 9, 10, 16, 17, 23])
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches):
+    """Killed in step (batches + 1) // 2: before, at and after evaluations, log lines, and inside an accumulation."""
+    kernels, expected, log = uninterrupted
+    with use_kernels(kernels):
+        trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
+        trainer.batches = StopAt(trainer.batches, batches)
+        with pytest.raises(Stopped):
+            trainer.run()
+        trainer = go_on(tmp_path)
+        assert trainer.steps_done == (batches - 1) // 2 // 4 * 4
+        trainer.run()
+        assert_same(everything(trainer), expected)
+    assert log_of(tmp_path) == log
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 11])
+def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, step):
+    kernels, expected, log = uninterrupted
+    with use_kernels(kernels):
+        trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
+        loss_fn = trainer.loss_fn
+
+        def loss_then_ctrl_c(model, batch):
+            if trainer.steps_done == step - 1:
+                with contextlib.suppress(KeyboardInterrupt):
+                    trainer.interrupted or signal.raise_signal(signal.SIGINT)
+            return loss_fn(model, batch)
+
+        trainer.loss_fn = loss_then_ctrl_c
+        trainer.run()
+        assert trainer.interrupted and trainer.steps_done == step
+        trainer = go_on(tmp_path)
+        assert trainer.steps_done == step
+        trainer.run()
+        assert not trainer.interrupted
+        assert_same(everything(trainer), expected)
+    assert log_of(tmp_path) == log
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "val_loss": 3}\n{"step": 1, "lo', encoding="utf-8")
+    trainer = a_trainer(tmp_path)
+    trainer.run()
+    assert [row["step"] for row in log_of(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
+
+
+def test_a_finished_run_goes_on_with_nothing(tmp_path):
+    a_trainer(tmp_path).run()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    trainer = a_trainer(tmp_path)
+    trainer.model = load_checkpoint(tmp_path).model
+    trainer.resume(load_checkpoint(tmp_path))
+    trainer.run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back(tmp_path):
+    trainer = a_trainer(tmp_path)
+    previous = signal.getsignal(signal.SIGINT)
+
+    def ctrl_c_twice(step):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer.on_sample = ctrl_c_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.steps_done == 3 and signal.getsignal(signal.SIGINT) is previous
+    assert load_checkpoint(tmp_path).state["step"] == 0
+
+
+def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):
+    trainer = a_trainer(tmp_path)
+    trainer.on_sample = lambda step: step == 12 and signal.raise_signal(signal.SIGINT)
+    trainer.run()
+    assert not trainer.interrupted and load_checkpoint(tmp_path).state["step"] == 12
+
+
+def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
+    trainer = a_trainer(tmp_path)
+    thread = threading.Thread(target=trainer.run)
+    thread.start()
+    thread.join()
+    assert trainer.steps_done == 12
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"log_interval": 1},
+        {"log_interval": 100, "eval_interval": 0, "sample_interval": 0},
+        {"eval_interval": 1, "sample_interval": 1},
+    ],
+)
+def test_watching_changes_nothing(tmp_path, settings):
+    """Logging, evaluating and sampling touch neither the weights nor the random numbers."""
+    results = []
+    for name, watched in (("one", {}), ("two", settings)):
+        trainer = a_trainer(tmp_path / name, dropout=0.2, **watched)
+        trainer.run()
+        arrays, state = everything(trainer)
+        del state["best_loss"], state["training"]
+        results.append((arrays, state))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("changed", ["threads", "cores"])
+def test_other_threads_go_on_with_a_warning(tmp_path, monkeypatch, changed):
+    trainer = a_trainer(tmp_path)
+    trainer.save()
+    function = {"threads": "blas_threads", "cores": "usable_cores"}[changed]
+    now = getattr(backend, function)()
+    monkeypatch.setattr(backend, function, lambda: now + 1)
+    warning = a_trainer(tmp_path).resume(load_checkpoint(tmp_path))
+    assert f"{changed} {now} -> {now + 1}" in warning and "to rounding, not bit by bit" in warning
+    monkeypatch.undo()
+    assert a_trainer(tmp_path).resume(load_checkpoint(tmp_path)) is None
+    with use_kernels("fast"):
+        assert "kernels textbook -> " in a_trainer(tmp_path).resume(load_checkpoint(tmp_path))
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path):
+    trainer = a_trainer(tmp_path)
+    save_checkpoint(tmp_path, trainer.model, None, trainer.state_dict())
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        trainer.resume(load_checkpoint(tmp_path))
+    save_checkpoint(tmp_path, trainer.model, trainer.optimizer, {"step": 1})
+    with pytest.raises(CheckpointError, match="not of a run like this"):
+        trainer.resume(load_checkpoint(tmp_path))
+    trainer.save()
+    with pytest.raises(CheckpointError, match="not of a run like this: the optimiser has groups of"):
+        a_trainer(tmp_path, changes={"positions": "sinusoidal"}).resume(load_checkpoint(tmp_path))
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def not_finite_at(*batches, where="loss"):
+    """A loss function that is not finite, or whose gradient is not, at these batches."""
+    count = iter(range(1, 10**9))
+
+    def loss_fn(model, batch):
+        loss, n, metrics = training.language_model_loss(model, batch)
+        if next(count) in batches:
+            number = model.lm_head.weight[0, 0]
+            loss = loss * math.nan if where == "loss" else loss + (number - number.item()) ** 0.5  # infinite slope at 0
+        return loss, n, metrics
+
+    return loss_fn
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(tmp_path, where):
+    trainer = a_trainer(tmp_path, log_interval=100, gradient_accumulation_steps=2)
+    trainer.loss_fn = not_finite_at(9, where=where)
+    for _ in range(4):
+        trainer.step()
+    before, batches = everything(trainer), trainer.batches.state_dict()
+    step = trainer.step()
+    after = everything(trainer)
+    assert step.skipped and math.isfinite(step.loss) == (where == "gradient")
+    for name, array in before[0].items():
+        np.testing.assert_array_equal(after[0][name], array, err_msg=name)
+    assert trainer.skipped_in_a_row == 1 and trainer.count == 4 * 64 and trainer.steps_done == 5
+    with np.load(tmp_path / "nonfinite-step-5.npz", allow_pickle=False) as kept:
+        kept = dict(kept)
+    stream = RandomBatches(TEXT, 4, 8)
+    stream.load_state_dict(batches)
+    for i in range(2):
+        for j, part in enumerate(next(stream)):
+            np.testing.assert_array_equal(kept[f"batch_{i}_{j}"], part)
+    assert len(kept) == 4
+    trainer.step()
+    assert trainer.skipped_in_a_row == 0
+
+
+def test_a_skipped_step_is_reported_and_logged(tmp_path, capsys):
+    trainer = a_trainer(tmp_path, log_interval=100)
+    trainer.loss_fn = not_finite_at(5)
+    trainer.run()
+    line = next(line for line in capsys.readouterr().out.splitlines() if "5/12" in line)
+    assert "loss     nan" in line and "not finite: skipped, its batch kept" in line
+    row = next(row for row in read_log(tmp_path / "log.jsonl") if row["step"] == 5)
+    assert row["skipped"] and row["loss"] is None
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_ten_skipped_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path):
+    trainer = a_trainer(tmp_path, max_iters=40)
+    trainer.loss_fn = not_finite_at(*range(7, 100))
+    with pytest.raises(FloatingPointError, match="10 steps in a row .* learning rate of 0.01 is too high") as caught:
+        trainer.run()
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert trainer.steps_done == 16 and len(list(tmp_path.glob("nonfinite-step-*.npz"))) == 10
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.state["step"] == 12 and checkpoint.state["skipped_in_a_row"] == 6
+    assert all(np.isfinite(array).all() for array in checkpoint.model.state_dict().values())
+    resumed = a_trainer(tmp_path, max_iters=40)
+    resumed.resume(checkpoint)
+    assert resumed.skipped_in_a_row == 6
+
+
+def test_damaged_weights_never_replace_a_good_checkpoint(tmp_path):
+    trainer = a_trainer(tmp_path)
+    trainer.save()
+    trainer.parameters[-1].data[0] = math.inf
+    with pytest.raises(FloatingPointError, match="a weight is no longer finite"):
+        trainer.save()
+    assert load_checkpoint(tmp_path).state["step"] == 0
+    assert all(np.isfinite(array).all() for array in load_checkpoint(tmp_path).model.state_dict().values())
+
+
+def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
+    trainer = a_trainer(tmp_path)
+
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, text):
+            pass
+
+    monkeypatch.setattr("gpt.run_log.open", lambda *_, **__: Full(), raising=False)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        trainer.run()
+    assert caught.value.filename == str(tmp_path / "log.jsonl")
+
+
+# --- other kinds of training ------------------------------------------------------------------------------------------
+
+
+class Endless:
+    """The same batch for ever."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __next__(self):
+        return self.batch
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@dataclasses.dataclass
+class Example:
+    ids: list
+    label: int
+
+
+def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
+    """As classification or preferences have them: dictionaries, dataclasses, ragged lists, texts."""
+    batch = {"pairs": [Example([1, 2, 3], 0), Example([4, 5], 1)], "texts": ["a", "b"], "ids": mg.Tensor(np.arange(3))}
+    batch["none"] = None
+
+    def loss_fn(model, batch):
+        assert batch["texts"] == ["a", "b"]
+        loss = model.loss(batch["ids"], batch["ids"], reduction="sum")
+        return loss * math.nan, 2, {"accuracy": 1.0, "rewards/margins": 3.0}
+
+    trainer = Trainer(small_gpt(), Endless(batch), TrainingConfig(max_iters=2), tmp_path, loss_fn=loss_fn, unit="pairs")
+    trainer.run()
+    row = read_log(tmp_path / "log.jsonl")[0]
+    assert row["accuracy"] == 0.5 and row["rewards/margins"] == 1.5 and row["num_pairs"] == 0
+    assert "pairs/s | accuracy 0.5000 | rewards/margins 1.5000" in capsys.readouterr().out
+    with np.load(tmp_path / "nonfinite-step-1.npz", allow_pickle=False) as kept:
+        kept = {name: array.tolist() for name, array in kept.items()}
+    assert kept == {
+        "batch_0_pairs_0_ids": [1, 2, 3],
+        "batch_0_pairs_0_label": 0,
+        "batch_0_pairs_1_ids": [4, 5],
+        "batch_0_pairs_1_label": 1,
+        "batch_0_texts_0": "a",
+        "batch_0_texts_1": "b",
+        "batch_0_ids": [0, 1, 2],
+        "batch_0_none": "None",
+    }
+
+
+def test_extra_state_is_saved_and_has_to_be_json(tmp_path):
+    a_trainer(tmp_path).save()
+    assert load_checkpoint(tmp_path).state["extra"] == {"made by": "a test"}
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Trainer(small_gpt(), Endless(None), TrainingConfig(), tmp_path, extra_state={"x": object()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_iters": 0}, "max_iters must be >= 1, got 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be a number >= 0, got nan"),
+        ({"learning_rate": -1}, "learning_rate"),
+        ({"grad_clip": math.inf}, "grad_clip"),
+        ({"log_interval": 0}, "log_interval"),
+        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingConfig(**settings)
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_has_the_names_of_the_field(tmp_path):
+    a_trainer(tmp_path).run()
+    rows = read_log(tmp_path / "log.jsonl")
+    assert set(rows[1]) == {
+        "step", "loss", "learning_rate", "grad_norm", "ms", "tokens_per_second", "num_tokens", "skipped"
+    }  # fmt: skip
+    assert rows[0].keys() == {"step", "val_loss"} and rows[1]["num_tokens"] == 32
+
+
+def test_a_damaged_log_is_read_as_far_as_it_goes_and_rewound(tmp_path):
+    good = [{"step": n, "loss": 1.0} for n in range(5)]
+    lines = [json.dumps(row) for row in good]
+    junk = ["[1]", "17", '"step"', '{"loss": 2}', '{"step": "x"}', "\ufffd", ""]
+    text = "\n".join([*lines[:3], *junk, *lines[3:], '{"step": 5, "lo'])
+    (tmp_path / "log.jsonl").write_bytes(text.encode("utf-8") + b"\xff")
+    assert read_log(tmp_path / "log.jsonl") == good
+    RunLog(tmp_path).rewind(2)
+    assert read_log(tmp_path / "log.jsonl") == good[:3]
+    assert read_log(tmp_path / "nowhere.jsonl") == []

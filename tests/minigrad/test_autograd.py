@@ -1,0 +1,692 @@
+"""The graph and the walk back: order, memory, errors, and that no array is written to that somebody else may hold."""
+
+import gc
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, nn, no_grad, optim, switches
+from minigrad.autograd import Context
+
+
+def leaf(values, dtype=np.float64):
+    return Tensor(np.array(values, dtype), requires_grad=True)
+
+
+class Counted(Function):
+    """out = 2 x; remembers how often its backward ran, and with what."""
+
+    douts = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dout):
+        Counted.douts.append(dout.copy())
+        return (2 * dout,)
+
+
+@pytest.fixture
+def counted():
+    Counted.douts = []
+    return Counted
+
+
+# --- the walk ---
+
+
+def test_a_function_can_be_called_by_hand():
+    ctx = Context()
+    assert F.elementwise.Mul.forward(ctx, np.array([2.0]), np.array([5.0])) == 10
+    assert F.elementwise.Mul.backward(ctx, np.array([1.0])) == (5, 2)
+    assert set(ctx.saved()) >= {"x", "y"} and ctx.gradient_so_far(0) is None
+
+
+def test_a_diamond_runs_each_node_once_with_the_whole_gradient(counted):
+    x = leaf([1.0, 2.0])
+    shared = counted.apply(x)
+    (shared * 3 + shared.exp() + shared).sum().backward()
+    assert len(counted.douts) == 1
+    np.testing.assert_allclose(counted.douts[0], 4 + np.exp([2.0, 4.0]))
+    np.testing.assert_allclose(x.grad, 2 * (4 + np.exp([2.0, 4.0])))
+
+
+def test_a_long_ladder_of_diamonds_is_not_walked_path_by_path(counted):
+    x = y = leaf(1.0)
+    for _ in range(60):  # 2^60 paths
+        y = counted.apply(y) + counted.apply(y)
+    y.backward()
+    assert len(counted.douts) == 120 and x.grad == 4.0**60
+
+
+@pytest.mark.parametrize("use", [lambda x: x + x, lambda x: x * x / 2 + x, lambda x: F.stack([x, x, x, -x])])
+def test_one_tensor_used_several_times(use):
+    x = leaf([1.0, 1.0])
+    use(x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [2.0, 2.0])
+
+
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_a_deep_chain_is_walked_and_freed_without_recursion(length):
+    x = y = leaf([1.0])
+    for _ in range(length):
+        y = -y
+    last = weakref.ref(y.grad_fn)
+    y.backward()
+    del y
+    assert x.grad == 1.0 and last() is None
+
+    for _ in range(length):  # a graph that no backward went through
+        x = -x
+    del x
+
+
+def test_what_forward_saved_is_freed_as_soon_as_its_backward_has_run():
+    freed = []
+
+    class Saves(Function):
+        @staticmethod
+        def forward(ctx, x, name):
+            ctx.array = np.ones(3)
+            weakref.finalize(ctx.array, freed.append, name)
+            return x + 0
+
+        @staticmethod
+        def backward(ctx, dout):
+            seen.append(list(freed))
+            return (dout,)
+
+    seen = []
+    y = leaf([1.0, 2.0, 3.0])
+    for name in "abc":
+        y = Saves.apply(y, name=name)
+    y.sum().backward()
+    assert seen == [[], ["c"], ["c", "b"]] and freed == ["c", "b", "a"]
+
+
+def test_intermediate_results_are_not_held_by_the_graph():
+    y = leaf([1.0, 2.0]) + 1
+    data = weakref.ref(y.data)
+    z = y + 1
+    del y
+    assert data() is None and z.requires_grad
+
+
+def test_a_second_backward_says_what_to_do():
+    x = leaf([1.0, 2.0])
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"<Sum>.*earlier backward.*retain_graph=True"):
+        y.backward()
+    np.testing.assert_array_equal(x.grad, [2.0, 4.0])
+
+
+def test_a_second_backward_through_a_shared_part_changes_nothing():
+    x, w = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    shared = x.exp()
+    shared.sum().backward()
+    before = x.grad.copy()
+    with pytest.raises(RuntimeError, match="<Exp>.*retain_graph"):
+        (shared * w).sum().backward()
+    assert w.grad is None
+    np.testing.assert_array_equal(x.grad, before)
+
+
+def test_retain_graph_lets_backward_run_again_and_gradients_add_up():
+    x = leaf([1.0, 2.0])
+    y = (x.exp() * x).sum()
+    y.backward(retain_graph=True)
+    once = x.grad.copy()
+    y.backward()
+    np.testing.assert_array_equal(x.grad, 2 * once)
+    x.zero_grad()
+    assert x.grad is None
+
+
+def test_gradients_add_up_over_separate_graphs():
+    x = leaf([1.0, 2.0])
+    x.sum().backward()
+    place = x.grad.__array_interface__["data"]
+    (x * 2).sum().backward()
+    assert x.grad.__array_interface__["data"] == place  # in place, as nobody was looking
+    held = x.grad
+    (x * 4).sum().backward()
+    np.testing.assert_array_equal(held, [3.0, 3.0])
+    np.testing.assert_array_equal(x.grad, [7.0, 7.0])
+
+
+class DivMod(Function):
+    """x // 1 (as integers), x % 1 and x: three outputs, one of which has no gradient."""
+
+    received = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return np.floor(x).astype(np.int64), x % 1, x + 0
+
+    @staticmethod
+    def backward(ctx, dfloor, dmod, dx):
+        DivMod.received = [dfloor, dmod, dx]
+        return (dmod + dx,)
+
+
+def test_unused_outputs_get_zeros_and_integer_outputs_nothing():
+    x = leaf([1.5, 2.25])
+    floor, mod, same = DivMod.apply(x)
+    assert floor.is_leaf and not floor.requires_grad and mod.grad_fn is same.grad_fn
+    (mod * floor).sum().backward()
+    assert DivMod.received[0] is None
+    np.testing.assert_array_equal(DivMod.received[1], [1.0, 2.0])
+    np.testing.assert_array_equal(DivMod.received[2], [0.0, 0.0])
+    np.testing.assert_array_equal(x.grad, [1.0, 2.0])
+
+
+class NoGradient(Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        return x + y
+
+    @staticmethod
+    def backward(ctx, dout):
+        return None, dout
+
+
+def test_where_no_gradient_comes_nothing_runs(counted):
+    x, y = leaf([1.0]), leaf([1.0])
+    NoGradient.apply(counted.apply(counted.apply(x)), y).sum().backward()
+    assert x.grad is None and counted.douts == [] and y.grad == 1
+
+
+def test_only_wanted_gradients_are_computed():
+    asked = []
+
+    class Asks(Function):
+        @staticmethod
+        def forward(ctx, x, y, z, w):
+            asked.append(list(ctx.needs_grad))
+            return x + y + z + w
+
+        @staticmethod
+        def backward(ctx, dout):
+            return dout, "not looked at", None, None
+
+    x, frozen = leaf([1.0]), Tensor([1.0], dtype=np.float64)
+    Asks.apply(x, frozen, np.ones(1), 1.0).backward()
+    with no_grad():
+        Asks.apply(x, frozen, np.ones(1), 1.0)
+    assert asked == [[True, False, False, False], [False] * 4] and x.grad == 1
+
+
+# --- where it starts and ends ---
+
+
+def test_a_leaf_can_start():
+    x = leaf([1.0, 2.0])
+    gradient = np.array([3.0, 4.0])
+    x.backward(gradient)
+    x.backward(gradient)
+    np.testing.assert_array_equal(x.grad, [6.0, 8.0])
+    np.testing.assert_array_equal(gradient, [3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    "gradient", [np.array([1.0, 10.0]), [1, 10], Tensor([1.0, 10.0]), np.array([1, 10], np.float16), (1.0, 10.0)]
+)
+def test_backward_takes_a_gradient(gradient):
+    x = leaf([1.0, 2.0], np.float32)
+    (x * 2).backward(gradient)
+    np.testing.assert_array_equal(x.grad, np.array([2, 20], np.float32))
+    assert x.grad.dtype == np.float32
+
+
+def test_one_element_is_a_scalar_whatever_its_shape():
+    x = leaf([[3.0]])
+    (x * 2).backward()
+    np.testing.assert_array_equal(x.grad, [[2.0]])
+
+
+def test_where_backward_cannot_start():
+    x = leaf([1.0, 2.0])
+    with pytest.raises(RuntimeError, match=r"starts from a scalar; for shape \(2,\)"):
+        (x * 2).backward()
+    with pytest.raises(RuntimeError, match=r"gradient of shape \(1,\) on cpu for a tensor of shape \(2,\) on cpu"):
+        (x * 2).backward(np.ones(1))
+    with pytest.raises(RuntimeError, match="requires_grad=True"):
+        Tensor(1.0).backward()
+    with pytest.raises(ValueError, match="could not convert string"):
+        x.backward(gradient="x")
+    assert x.grad is None
+
+
+def test_detach_cuts_the_graph_and_shares_the_data():
+    x = leaf([1.0, 2.0])
+    y = x * 2
+    cut = y.detach()
+    assert cut.data is y.data and cut.is_leaf and not cut.requires_grad
+    (y * cut).sum().backward()
+    np.testing.assert_array_equal(x.grad, 2 * cut.data)
+
+
+def test_retain_grad_keeps_an_intermediate_gradient():
+    x = leaf([1.0, 2.0])
+    y = x * 3
+    z = y * y
+    for tensor in (x, y, z, z):
+        tensor.retain_grad()
+    z.sum().backward(retain_graph=True)
+    np.testing.assert_array_equal(z.grad, [1.0, 1.0])
+    np.testing.assert_array_equal(y.grad, [6.0, 12.0])
+    z.sum().backward()
+    np.testing.assert_array_equal(y.grad, [12.0, 24.0])
+    np.testing.assert_array_equal(x.grad, [36.0, 72.0])
+
+
+def test_retain_grad_of_one_of_several_outputs():
+    first, second, third = F.split(leaf([1.0, 2.0, 3.0]), 1)
+    second.retain_grad()
+    third.retain_grad()
+    (first * second).sum().backward()
+    assert first.grad is None and second.grad == 1 and third.grad == 0
+
+
+# --- no_grad ---
+
+
+def test_no_grad_records_nothing_and_nests():
+    x = leaf([1.0])
+    with no_grad():
+        with no_grad():
+            assert not (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+        fresh = leaf([1.0])
+    assert fresh.requires_grad and (x * 2).requires_grad
+
+
+def test_no_grad_ends_with_an_exception():
+    with pytest.raises(KeyError), no_grad():
+        raise KeyError
+    assert switches.grad_enabled
+
+
+def test_no_grad_as_a_decorator():
+    @no_grad()
+    def double(x, times):
+        """Doubles."""
+        assert not switches.grad_enabled
+        return double(x * 2, times - 1) if times else x
+
+    assert not double(leaf([1.0]), 3).requires_grad and switches.grad_enabled
+    assert double.__doc__ == "Doubles."
+    with pytest.raises(TypeError, match="generator rows"):
+
+        @no_grad()
+        def rows():
+            yield 1
+
+
+def test_backward_runs_under_no_grad():
+    x = leaf([1.0])
+    y = x * 2
+    with no_grad():
+        y.backward()
+    assert x.grad == 2
+
+
+# --- what a backward may not return ---
+
+
+def returning(backward):
+    """A Function of two inputs, with this backward."""
+    methods = {"forward": staticmethod(lambda ctx, x, y: x + y), "backward": staticmethod(backward)}
+    return type("Planted", (Function,), methods)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (np.ones(2), TypeError, r"Planted.backward must return a tuple, one entry per input \(2\); .* ndarray"),
+        ([np.ones(2), np.ones(2)], TypeError, "it returned list"),
+        ((np.ones(2),), TypeError, "it returned 1 entries"),
+        ((np.ones(2), np.ones(2), None), TypeError, "it returned 3 entries"),
+        ((np.ones(2), np.ones(3)), ValueError, r"gradient of shape \(3,\) for input 1 of shape \(2,\)"),
+        ((np.ones((1, 2)), None), ValueError, r"gradient of shape \(1, 2\) for input 0"),
+        ((1.0, None), ValueError, r"gradient of shape \(\) for input 0"),
+    ],
+)
+def test_a_wrong_return_value_is_named(returned, error, message):
+    with pytest.raises(error, match=message):
+        returning(lambda ctx, dout: returned).apply(leaf([1.0, 2.0]), leaf([1.0, 2.0])).sum().backward()
+
+
+def test_gradients_are_brought_to_the_dtype_of_their_tensor():
+    x, y = leaf([1.0, 2.0], np.float32), leaf(3.0, np.float32)
+    returning(lambda ctx, dout: (dout.astype(np.float64), dout.sum())).apply(x, y).sum().backward()
+    assert type(x.grad) is type(y.grad) is np.ndarray and x.grad.dtype == y.grad.dtype == np.float32
+    assert y.grad.shape == ()
+
+
+# --- accumulation ---
+
+CACHE = np.array([1.0, 1.0])
+VIEWED = np.array([[1.0, 1.0], [5.0, 5.0]])
+READ_ONLY = np.array([1.0, 1.0])
+READ_ONLY.flags.writeable = False
+
+
+def read_only_copy(dout):
+    array = dout.copy()
+    array.flags.writeable = False
+    return array
+
+
+# Each returns the gradient of x + y for dout = (1, 1), in an array that is not, or not only, the walk's own.
+SHARING = {
+    "dout": lambda ctx, dout: (dout, dout),
+    "a view of dout": lambda ctx, dout: (dout[:], dout[::-1]),
+    "one array twice": lambda ctx, dout: (dout.copy(),) * 2,
+    "an array and its view": lambda ctx, dout: (lambda array: (array, array[:]))(dout.copy()),
+    "a saved array": lambda ctx, dout: (ctx.ones, ctx.ones),
+    "an array in a saved tuple": lambda ctx, dout: (ctx.pair[0], ctx.pair[1]),
+    "a cached array": lambda ctx, dout: (CACHE, CACHE),
+    "a view of a cached array": lambda ctx, dout: (VIEWED[0], VIEWED[0, ::-1]),
+    "a broadcast view": lambda ctx, dout: (np.broadcast_to(np.ones(()), 2),) * 2,
+    "a read-only array": lambda ctx, dout: (READ_ONLY, READ_ONLY),
+    "a new read-only array": lambda ctx, dout: (read_only_copy(np.ones(2)), read_only_copy(np.ones(2))),
+    "integers": lambda ctx, dout: (np.ones(2, np.int64), np.ones(2, bool)),
+    "a list": lambda ctx, dout: ([1.0, 1.0], [1, 1]),
+}
+
+
+def sharing(kind):
+    def forward(ctx, x, y):
+        ctx.ones = np.ones(2)
+        ctx.pair = (np.ones(2), np.ones(2))
+        saved.extend([ctx.ones, *ctx.pair])
+        return x + y
+
+    saved = []
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(SHARING[kind])}
+    return type("Sharing", (Function,), methods), saved
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_no_array_is_written_to_that_somebody_else_may_hold(kind):
+    op, saved = sharing(kind)
+    passes_on = kind in ("dout", "a view of dout", "one array twice", "an array and its view")
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    gradient = np.ones(2)
+    held = []  # by the user, who looks at .grad now and then
+    for times in (1, 2):  # the second time, .grad exists already
+        mid = op.apply(x, y)
+        out = op.apply(op.apply(mid, x), op.apply(mid, mid))
+        out.backward(gradient)
+        # x is used by mid and once more; mid 3 times, by ops that pass dout on, or return ones whatever it is
+        through_mid = 3.0 if passes_on else 1.0
+        np.testing.assert_array_equal(x.grad, [(1 + through_mid) * times] * 2)
+        np.testing.assert_array_equal(y.grad, [through_mid * times] * 2)
+        held.append((x.grad, x.grad.copy()))
+    for array, copy in held:
+        np.testing.assert_array_equal(array, copy)
+    assert not np.may_share_memory(x.grad, y.grad)
+    x.grad += 100
+    y.grad += 100
+    for array in (gradient, CACHE, READ_ONLY, VIEWED[0], *saved):
+        np.testing.assert_array_equal(array, [1.0, 1.0])
+    np.testing.assert_array_equal(VIEWED[1], [5.0, 5.0])
+
+
+def test_the_gradient_that_the_user_gave_and_still_holds():
+    x = leaf([1.0, 2.0])
+    gradient = np.ones(2)
+    y = x + x
+    (y + y + x).backward(gradient)
+    x.backward(gradient)
+    np.testing.assert_array_equal(gradient, [1.0, 1.0])
+    np.testing.assert_array_equal(x.grad, [6.0, 6.0])
+    (x + x).backward(x.grad)  # even this one
+    np.testing.assert_array_equal(x.grad, [18.0, 18.0])
+
+
+def test_a_new_gradient_becomes_grad_without_a_copy():
+    made = []
+
+    def backward(ctx, dout):
+        array = dout * 2
+        made.append(array.__array_interface__["data"])
+        return array, None
+
+    x = leaf([1.0, 2.0])
+    returning(backward).apply(x, x).sum().backward()
+    assert x.grad.__array_interface__["data"] == made[0]
+
+
+# Random graphs: each op returns its gradients in one of the ways above, or in new arrays; the reference always copies.
+
+KINDS = [*SHARING, "new arrays", "one is None", "swapped order"]
+
+
+def random_backward(kind, ctx, dout):
+    if kind == "one is None":
+        return None, dout
+    if kind in ("dout", "a view of dout", "broadcast view"):
+        return (dout, dout) if kind == "dout" else (dout[:], dout)
+    if kind == "one array twice":
+        return (dout.copy(),) * 2
+    if kind == "a saved array":  # saved here, and returned as it is: the gradient of x * 3 + y * 3
+        ctx.tripled = dout * 3
+        return ctx.tripled, ctx.tripled
+    if kind == "swapped order":
+        return dout * 5, dout
+    return dout * 2, dout * 3
+
+
+def random_op(kind):
+    return returning(lambda ctx, dout: random_backward(kind, ctx, dout))
+
+
+def reference_gradients(leaves, nodes, out_gradient):
+    """The same walk over the list of nodes, newest first, with copies everywhere."""
+    gradients = {("leaf", i): np.zeros(2) for i in range(leaves)}
+    gradients |= {("node", i): None for i in range(len(nodes))}
+    gradients["node", len(nodes) - 1] = out_gradient.copy()
+    for i in reversed(range(len(nodes))):
+        kind, *inputs = nodes[i]
+        if gradients["node", i] is None:
+            continue
+        for place, dinput in zip(inputs, random_backward(kind, Context(), gradients["node", i].copy())):
+            if dinput is not None:
+                so_far = gradients[place]
+                gradients[place] = dinput.copy() if so_far is None else so_far + dinput
+    return [gradients["leaf", i] for i in range(leaves)]
+
+
+@given(data=st.data())
+def test_random_graphs_against_a_walk_that_always_copies(data):
+    leaves = data.draw(st.integers(1, 3))
+    nodes = []
+    for i in range(data.draw(st.integers(1, 12))):
+        places = [("leaf", j) for j in range(leaves)] + [("node", j) for j in range(i)]
+        place = st.sampled_from(places[-4:])
+        nodes.append((data.draw(st.sampled_from(KINDS)), data.draw(place), data.draw(place)))
+    tensors = {("leaf", i): leaf([1.0, -1.0]) for i in range(leaves)}
+    for i, (kind, x, y) in enumerate(nodes):
+        tensors["node", i] = random_op(kind).apply(tensors[x], tensors[y])
+    gradient = np.array([1.0, -2.0])
+    out = tensors["node", len(nodes) - 1]
+    expected = reference_gradients(leaves, nodes, gradient)
+    for times in (1, 2):
+        out.backward(gradient, retain_graph=True)
+        for i in range(leaves):
+            grad = tensors["leaf", i].grad
+            np.testing.assert_array_equal(np.zeros(2) if grad is None else grad, times * expected[i])
+    np.testing.assert_array_equal(gradient, [1.0, -2.0])
+
+
+# --- gradient_so_far ---
+
+
+class AddsToRow(Function):
+    """out = x[0]: a gradient that touches one row, added to what is there already."""
+
+    borrowed = []
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape = x.shape
+        return x[0]
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = ctx.gradient_so_far(0)
+        AddsToRow.borrowed.append(dx is not None)
+        if dx is None:
+            dx = np.zeros(ctx.shape)
+        dx[0] += dout
+        return (dx,)
+
+
+@pytest.mark.parametrize("through", [lambda x: x, lambda x: x * 1.0], ids=["leaf", "node"])
+def test_a_backward_may_add_to_the_gradient_so_far(through):
+    AddsToRow.borrowed = []
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    y = through(x)
+    row = AddsToRow.apply(y)  # made first, so it runs last
+    row = row + AddsToRow.apply(y)
+    (row.sum() + (y * 10.0).sum()).backward()
+    np.testing.assert_array_equal(x.grad, [[12.0, 12.0], [10.0, 10.0]])
+    assert True in AddsToRow.borrowed
+
+
+def test_what_others_hold_is_not_lent():
+    AddsToRow.borrowed = []
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    y = x * 1.0
+    gradient = np.ones((2, 2))
+    # `y + 0` hands the user's own array to y
+    out = F.add(y, 0.0) + F.expand(AddsToRow.apply(y), (2, 2)) * 0.0
+    out.backward(gradient)
+    np.testing.assert_array_equal(gradient, np.ones((2, 2)))
+    np.testing.assert_array_equal(x.grad, np.ones((2, 2)))
+
+
+class TiedModel(nn.Module):
+    """Embedding and output layer with one weight, as in GPT-2."""
+
+    def __init__(self, vocabulary, features):
+        self.embedding = nn.Embedding(vocabulary, features)
+        self.head = nn.Linear(features, vocabulary, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids).tanh())
+
+
+def test_a_tied_embedding_never_has_two_dense_gradients_at_once():
+    model = TiedModel(50_000, 16)
+    dense = model.embedding.weight.data.nbytes  # the logits of 2 tokens are an eighth of that
+    ids = np.array([3, 3])
+
+    def peak_of_backward():
+        loss = F.sum(model(ids))
+        gc.collect()
+        tracemalloc.start()
+        loss.backward()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak / dense
+
+    assert 1.0 < peak_of_backward() < 1.5
+    # With a gradient from an earlier backward, the head's new one stands beside it until it is added. The embedding's
+    # own, in its turn, still needs no array. (The old one was allocated before and is not counted.)
+    assert 1.0 < peak_of_backward() < 1.5
+
+
+def test_a_tied_embedding_adds_up_over_several_backwards():
+    model = TiedModel(7, 3).to(np.float64)
+    for times in (1, 2, 3):
+        F.sum(model(np.array([3, 3, 1]))).backward()
+        if times == 1:
+            once = model.head.weight.grad.copy()
+        np.testing.assert_allclose(model.head.weight.grad, times * once, rtol=1e-15)
+    table = model.embedding.weight.detach().requires_grad_()
+    head = model.head.weight.detach().requires_grad_()
+    F.sum(F.linear(F.embedding(np.array([3, 3, 1]), table).tanh(), head)).backward()
+    np.testing.assert_allclose(once, table.grad + head.grad, rtol=1e-15)
+
+
+# --- versions ---
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    layer = nn.Linear(3, 2)
+    x = Tensor(np.ones((1, 3), np.float32), requires_grad=True)
+    optimizer = optim.SGD(layer.parameters(), lr=0.1)
+    out = layer(x).sum()
+    for p in layer.parameters():
+        p.grad = np.ones_like(p.data)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"<Linear> saved a tensor of shape \(2, 3\) as ctx.weight.*in place"):
+        out.backward()
+    layer(x).sum().backward()  # a new forward pass is fine
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, w: x @ w.T,  # saved as a view
+        lambda x, w: F.einsum("ij,kj->ik", x, w),  # saved in a tuple
+        lambda x, w: w * w * x.sum(),
+        lambda x, w: F.linear(x, w),
+    ],
+)
+def test_loading_weights_between_forward_and_backward_is_noticed(use):
+    model = nn.Module()
+    model.weight = nn.Parameter(np.ones((2, 3)))
+    x = leaf(np.ones((2, 3)))
+    out = use(x, model.weight).sum()
+    model.load_state_dict({"weight": np.zeros((2, 3))})
+    with pytest.raises(RuntimeError, match="changed in place before backward"):
+        out.backward()
+    assert x.grad is None
+
+
+def test_no_false_alarms():
+    model = nn.Linear(3, 2)
+    x = Tensor(np.ones((1, 3), np.float32))
+    out = model(x).sum()  # x wants no gradient, so the weight is not needed; nor is the bias
+    model.load_state_dict({"weight": np.zeros((2, 3)), "bias": np.zeros(2)})
+    out.backward()
+
+    w = nn.Parameter(np.ones(3, np.float32))
+    out = (w * w).sum()
+    w.data = w.data * 5  # another array; the graph has the old one
+    optimizer = optim.SGD([w], lr=1.0)
+    w.grad = np.ones(3, np.float32)
+    optimizer.step()
+    w.grad = None
+    out.backward()
+    np.testing.assert_array_equal(w.grad, [2.0, 2.0, 2.0])
+
+    x = leaf([2.0])
+    before = x + 1.0  # saves nothing
+    optimizer = optim.SGD([x], lr=1.0)
+    x.grad = np.ones(1)
+    optimizer.step()
+    x.grad = None
+    (before * x).sum().backward()  # saves x as it is now, 1; before is 3
+    assert x.grad == 1.0 + 3.0
+
+    flat = np.ones(6)
+    first, second = nn.Parameter(flat[:3]), nn.Parameter(flat[3:])
+    out = (first * first).sum() + second.sum()
+    optimizer = optim.SGD([second], lr=1.0)
+    second.grad = np.ones(3)
+    optimizer.step()  # beside what was saved, in the same buffer
+    out.backward()

@@ -1,0 +1,215 @@
+"""Devices, arrays and random streams."""
+
+import importlib.util
+import json
+import types
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Tensor, backend, manual_seed
+
+
+class FakeArray:
+    """As much of a CuPy array as it takes to be somewhere else."""
+
+    def __init__(self, array, index=0):
+        self.array, self.dtype, self.shape, self.ndim = array, array.dtype, array.shape, array.ndim
+        self.size, self.device = array.size, types.SimpleNamespace(id=index)
+
+    def get(self):
+        return self.array.copy()
+
+    def astype(self, dtype, copy=True):
+        return FakeArray(self.array.astype(dtype, copy=copy), self.device.id)
+
+
+class FakeDevice:
+    def __init__(self, index):
+        self.index = index
+
+    def __enter__(self):
+        FakeDevice.current = self.index
+
+    def __exit__(self, *exc):
+        FakeDevice.current = 0
+
+
+FakeDevice.current = 0
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """CuPy with two GPUs, on which arrays can be put and fetched back."""
+
+    def asarray(array):
+        return FakeArray(np.array(array if isinstance(array, np.ndarray) else array.get()), FakeDevice.current)
+
+    cuda = types.SimpleNamespace(Device=FakeDevice, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2))
+    cupy = types.SimpleNamespace(ndarray=FakeArray, cuda=cuda, asarray=asarray)
+    monkeypatch.setattr(backend, "_cupy", cupy)
+    monkeypatch.setattr(backend, "_cuda_problem", None)
+    monkeypatch.setitem(backend._modules, FakeArray, cupy)
+    return cupy
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+def test_module_of_an_array(tmp_path, fake_cupy):
+    mapped = np.memmap(tmp_path / "tokens", np.uint16, "w+", shape=(3,))
+    for array in (np.zeros(2), np.float32(1), mapped, np.zeros(2).view(Subclass)):
+        assert backend.module_of(array) is np and backend.device_of(array) == "cpu"
+    assert backend.module_of(FakeArray(np.zeros(2))) is fake_cupy
+    assert Tensor(mapped).data is mapped
+    for other in ([1.0], 1.0, None, Tensor(1.0)):
+        assert not backend.is_array(other)
+        with pytest.raises(TypeError, match=f"{type(other).__name__} is no array; expected a NumPy or CuPy array"):
+            backend.module_of(other)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "", "tpu:0", None])
+def test_unknown_devices(name):
+    with pytest.raises(ValueError, match="unknown device .*expected 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+        backend.resolve_device(name)
+
+
+def test_cuda_without_cupy(monkeypatch):
+    monkeypatch.setattr(backend, "_cuda_problem", backend._NOT_LOOKED_YET)
+    monkeypatch.setattr(backend, "_load_cupy", lambda: (_ for _ in ()).throw(ModuleNotFoundError(name="cupy")))
+    assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
+    tensor = Tensor(1.0)
+    for ask in (backend.resolve_device, tensor.to, lambda device: Tensor(1.0, device=device)):
+        with pytest.raises(RuntimeError, match=r"device 'cuda' cannot be used: CuPy is not installed \(pip install"):
+            ask("cuda")
+
+
+@pytest.mark.parametrize(
+    ("available", "reason"),
+    [
+        (False, "CuPy is installed, but finds no NVIDIA GPU or driver"),
+        (True, "CuPy is installed, but a first computation failed: AttributeError: "),  # it has no `ones`
+    ],
+)
+def test_cuda_that_does_not_work(monkeypatch, available, reason):
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: available))
+    monkeypatch.setattr(backend, "_cuda_problem", backend._NOT_LOOKED_YET)
+    monkeypatch.setattr(backend, "_load_cupy", lambda: cupy)
+    assert backend.resolve_device("auto") == "cpu"
+    with pytest.raises(RuntimeError, match=f"'cuda' cannot be used: {reason}"):
+        backend.resolve_device("cuda")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_this_machine_has_no_cupy():
+    assert "CuPy is not installed" in backend.cuda_problem()
+
+
+def test_moving_between_devices(fake_cupy):
+    assert backend.resolve_device("auto") == backend.resolve_device("cuda") == "cuda:0"
+    x = Tensor(np.arange(3.0), device="cuda:1")
+    assert x.device == "cuda:1" and type(x.data) is FakeArray and "device=cuda:1" in repr(x)
+    assert x.to("cuda:1").data is x.data
+    back = x.to("cpu")
+    assert back.device == "cpu" and type(x.numpy()) is np.ndarray
+    np.testing.assert_array_equal(back.data, [0.0, 1.0, 2.0])
+    with pytest.raises(RuntimeError, match="'cuda:2' cannot be used: this machine has 2 GPUs, counted from 0"):
+        x.to("cuda:2")
+
+
+def test_mixing_devices_names_both(fake_cupy):
+    here, there, elsewhere = np.zeros(2), Tensor(np.zeros(2), device="cuda:0"), Tensor(np.zeros(2), device="cuda:1")
+    for mix in (F.add, F.matmul, F.maximum):
+        message = rf"{mix.__name__}: inputs are on cpu and cuda:0; move one of them with \.to\(device\)"
+        with pytest.raises(RuntimeError, match=message):
+            mix(here, there)
+    with pytest.raises(RuntimeError, match="comparison: inputs are on cuda:0 and cuda:1"):
+        there < elsewhere  # noqa: B015
+    x = Tensor(np.zeros(2), requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"gradient of shape \(2,\) on cuda:0 for a tensor of shape \(2,\) on cpu"):
+        x.backward(there)
+
+
+def test_device_and_dtype_in_any_order():
+    for targets in (("cpu", np.float64), (np.float64, "cpu"), ("float64", "cpu")):
+        assert backend.device_and_dtype(targets, None, None) == ("cpu", np.dtype(np.float64))
+    assert backend.device_and_dtype((), None, float) == (None, np.dtype(np.float64))
+    with pytest.raises(TypeError, match="'gpu' is neither a device .* nor a dtype"):
+        backend.device_and_dtype(("gpu",), None, None)
+
+
+def test_scatter_add_adds_twice_where_an_index_occurs_twice():
+    target = np.zeros((3, 2))
+    backend.scatter_add(target, np.array([0, 2, 0]), np.ones((3, 2)))
+    np.testing.assert_array_equal(target, [[2.0, 2.0], [0.0, 0.0], [1.0, 1.0]])
+
+
+# --- random streams ---
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, "0", None, True, np.float64(3)])
+def test_seeds_are_integers_that_are_not_negative(seed):
+    with pytest.raises(ValueError, match="seed must be an integer >= 0, got"):
+        manual_seed(seed)
+
+
+def draws():
+    stream = backend.next_stream()
+    return [backend.generator().random(), stream, *backend.uniform(np, stream, (2,)).tolist()]
+
+
+@pytest.mark.parametrize("seed", [0, 1, np.int64(7), 2**31, 2**63, 2**64 - 1, 2**200])
+def test_a_seed_starts_everything(seed):
+    manual_seed(seed)
+    first = [draws() for _ in range(3)]
+    manual_seed(seed)
+    assert [draws() for _ in range(3)] == first and first[0] != first[1]
+    manual_seed(int(seed) + 1)
+    assert draws() != first[0]
+
+
+def test_the_random_state_goes_through_json():
+    manual_seed(3)
+    draws()
+    state = json.loads(json.dumps(backend.random_state()))
+    expected = [draws() for _ in range(3)]
+    manual_seed(99)
+    backend.set_random_state(state)
+    assert [draws() for _ in range(3)] == expected
+
+
+def test_a_wrong_random_state_changes_nothing():
+    manual_seed(3)
+    before = backend.random_state()
+    good = backend.random_state()
+    for wrong in ({}, {**good, "seed": -1}, {**good, "host": {"bit_generator": "MT19937"}}, {**good, "host": None}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            backend.set_random_state(wrong)
+        assert backend.random_state() == before
+
+
+def test_uniform_is_a_pure_function_of_its_key():
+    stream = (5, 1)
+    first = backend.uniform(np, stream, (3, 4), head=2, block=7)
+    backend.generator().random()
+    manual_seed(1)
+    np.testing.assert_array_equal(backend.uniform(np, stream, (3, 4), head=2, block=7), first)
+    # A prefix is a prefix, so that the rows of a block may be drawn in part.
+    np.testing.assert_array_equal(backend.uniform(np, stream, (2, 4), head=2, block=7), first[:2])
+    keys = [(stream, 2, 8), (stream, 3, 7), (stream, 7, 2), ((5, 2), 2, 7), ((6, 1), 2, 7), ((1, 5), 2, 7)]
+    for key, head, block in keys:
+        assert not np.isin(backend.uniform(np, key, (3, 4), head, block), first).any()
+
+
+def test_uniform_is_uniform():
+    numbers = backend.uniform(np, (0, 1), (100_000,))
+    assert numbers.dtype == np.float32 and numbers.min() >= 0 and numbers.max() < 1
+    counts = np.histogram(numbers, bins=10, range=(0, 1))[0]
+    assert np.abs(counts - 10_000).max() < 500  # 5 standard deviations
+    assert backend.uniform(np, (0, 1), ()).shape == () and backend.uniform(np, (0, 1), (0, 3)).shape == (0, 3)
+
+
+def test_threads_and_cores():
+    assert backend.usable_cores() >= 1 and backend.blas_threads() >= 1

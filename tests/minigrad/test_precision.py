@@ -1,0 +1,297 @@
+"""bfloat16: rounding bit by bit, and autocast, which rounds what goes through matrix products and nothing else."""
+
+import numpy as np
+import pytest
+
+import minigrad
+import minigrad.functional as F
+from minigrad import Function, Tensor, autocast, nn, no_grad, optim, switches
+from minigrad.inspection import detect_anomaly
+from minigrad.kernels import FAST, textbook_functions, use_kernels
+from minigrad.precision import round_bfloat16
+
+
+def bits(*patterns):
+    return np.array(patterns, np.uint32).view(np.float32)
+
+
+def is_bfloat16(x):
+    return x.dtype == np.float32 and not (np.ascontiguousarray(x).view(np.uint32) & 0xFFFF).any()
+
+
+def randn(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+# --- rounding ---
+
+# float32 bits -> bfloat16 bits, as torch 2.13 converts them (test_rounding_equals_torch compares all of them live)
+GOLDEN = {
+    0x3F800000: 0x3F80,  # 1
+    0x3F807FFF: 0x3F80,  # just below a tie
+    0x3F808000: 0x3F80,  # a tie, to even: down
+    0x3F808001: 0x3F81,  # just above
+    0x3F818000: 0x3F82,  # a tie, to even: up
+    0x3FFF8000: 0x4000,  # a tie that carries into the exponent
+    0x00000001: 0x0000,  # the smallest denormal
+    0x00008000: 0x0000,  # a tie among denormals
+    0x00018000: 0x0002,
+    0x007FFFFF: 0x0080,  # the largest denormal becomes normal
+    0x7F7F0000: 0x7F7F,  # the largest bfloat16
+    0x7F7F7FFF: 0x7F7F,
+    0x7F7F8000: 0x7F80,  # and what rounds to infinity
+    0x7F7FFFFF: 0x7F80,
+    0x7F800000: 0x7F80,  # infinity
+    0x80000000: 0x8000,  # -0
+    0x80000001: 0x8000,
+}
+
+
+def test_rounding_of_the_interesting_bit_patterns():
+    for sign in (0, 0x8000):
+        given = bits(*[pattern | sign << 16 for pattern in GOLDEN])
+        expected = bits(*[(half | sign) << 16 for half in GOLDEN.values()])
+        np.testing.assert_array_equal(round_bfloat16(given).view(np.uint32), expected.view(np.uint32))
+
+
+def test_nan_stays_nan_whatever_its_bits():
+    given = bits(0x7F800001, 0x7F808000, 0x7FC00000, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF, 0xFF80FFFF)
+    rounded = round_bfloat16(given)
+    assert np.isnan(rounded).all() and is_bfloat16(rounded)
+
+
+def test_every_bfloat16_is_a_fixed_point():
+    every = (np.arange(2**16, dtype=np.uint32) << 16).view(np.float32)
+    finite = every[~np.isnan(every)]
+    np.testing.assert_array_equal(round_bfloat16(finite).view(np.uint32), finite.view(np.uint32))
+
+
+def test_rounding_is_to_the_nearest_with_ties_to_even():
+    low = np.arange(0x0001, 0x7F80, 7, dtype=np.uint32)  # bfloat16 numbers, and the next ones above them
+    below, above = ((part << 16).view(np.float32).astype(np.float64) for part in (low, low + 1))
+    rng = np.random.default_rng(0)
+    x = ((low << 16) + rng.integers(0, 2**16, low.size, dtype=np.uint32)).view(np.float32)
+    nearest = np.where(x - below < above - x, below, above)[:-1]  # not the last, beside infinity
+    np.testing.assert_array_equal(round_bfloat16(x)[:-1], nearest)
+
+
+@pytest.mark.oracle("torch")
+def test_rounding_equals_torch():
+    import torch
+
+    random = np.random.default_rng(0).integers(0, 2**32, 1_000_000, dtype=np.uint32)
+    upper = np.arange(2**16, dtype=np.uint32) << 16
+    edges = np.concatenate([upper | low for low in (0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    given = np.concatenate([random, edges, np.array(list(GOLDEN), np.uint32)]).view(np.float32)
+    expected = torch.from_numpy(given).to(torch.bfloat16).to(torch.float32).numpy()
+    rounded, is_nan = round_bfloat16(given), np.isnan(given)
+    np.testing.assert_array_equal(rounded[~is_nan].view(np.uint32), expected[~is_nan].view(np.uint32))
+    assert np.isnan(rounded[is_nan]).all() and np.isnan(expected[is_nan]).all()
+
+
+def test_rounding_of_any_layout():
+    x = randn(6, 8)
+    expected = round_bfloat16(x)
+    np.testing.assert_array_equal(round_bfloat16(x[::-1, ::2]), expected[::-1, ::2])
+    np.testing.assert_array_equal(round_bfloat16(x.T), expected.T)
+    np.testing.assert_array_equal(round_bfloat16(np.broadcast_to(x[:1], (3, 8))), expected[[0, 0, 0]])
+    for shape in ((), (0,), (2, 0, 3)):
+        assert round_bfloat16(np.ones(shape, np.float32)).shape == shape
+    assert round_bfloat16(np.float32(3.14159265)) == 3.140625
+    before = x.copy()
+    assert not np.shares_memory(round_bfloat16(x), x)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
+def test_rounding_takes_float32_only(dtype):
+    with pytest.raises(TypeError, match=f"round_bfloat16 takes float32, not {np.dtype(dtype)}"):
+        round_bfloat16(np.zeros(2, dtype))
+
+
+# --- autocast ---
+
+PRODUCTS = {
+    "matmul": (lambda x, w: x @ w, [(2, 3, 4), (4, 5)]),
+    "linear": (F.linear, [(2, 3, 4), (5, 4), (5,)]),
+    "einsum": (lambda x, w: F.einsum("bij,jk->bki", x, w), [(2, 3, 4), (4, 5)]),
+    "attention": (F.scaled_dot_product_attention, [(2, 3, 4)] * 3),
+}
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_products_and_their_gradients_are_rounded(product, kernels):
+    function, shapes = PRODUCTS[product]
+    inputs = [Tensor(randn(*shape, seed=i), requires_grad=True) for i, shape in enumerate(shapes)]
+    rounded = [Tensor(round_bfloat16(x.data), requires_grad=True) for x in inputs]
+    with use_kernels(kernels):
+        with autocast():
+            out = function(*inputs)
+        expected = function(*rounded)
+    dout = randn(*out.shape, seed=9)
+    out.backward(dout)  # outside of the block: a node keeps what it ran with
+    expected.backward(round_bfloat16(dout))
+    np.testing.assert_array_equal(out.data, round_bfloat16(expected.data))
+    for x, reference in zip(inputs, rounded):
+        assert x.grad.dtype == np.float32 and not is_bfloat16(x.data)
+        np.testing.assert_array_equal(x.grad, round_bfloat16(reference.grad))
+
+
+def test_nothing_else_is_rounded():
+    x = Tensor(randn(4, 6), requires_grad=True)
+    weight = Tensor(randn(6, seed=1))
+    with autocast():
+        results = [
+            x * 1.0,
+            F.softmax(x, -1),
+            F.layer_norm(x, 6, weight),
+            F.gelu(x),
+            x.sum(),
+            F.cross_entropy(x, np.zeros(4, np.int64)),
+            F.embedding(np.array([1, 2]), x),
+        ]
+    for result in results:
+        assert not is_bfloat16(result.data)
+    dout = randn(4, 6, seed=2)
+    results[0].backward(dout)
+    np.testing.assert_array_equal(x.grad, dout)
+
+
+def test_other_dtypes_are_left_alone():
+    x = Tensor(randn(2, 3).astype(np.float64), requires_grad=True)
+    with autocast():
+        out = x @ x.T
+    np.testing.assert_array_equal(out.data, x.data @ x.data.T)
+
+
+def test_autocast_nests_can_be_disabled_and_ends_with_an_exception():
+    x = Tensor(randn(3, 3))
+
+    def rounds():
+        return is_bfloat16((x @ x).data)
+
+    assert not rounds()
+    with autocast():
+        assert rounds()
+        with autocast(enabled=False):
+            assert not rounds()
+            with autocast():
+                assert rounds()
+        assert rounds()
+        with pytest.raises(KeyError), autocast(enabled=False):
+            raise KeyError
+        assert rounds()
+    assert not rounds() and switches.autocast is None
+    assert is_bfloat16(autocast()(lambda: x @ x)().data)  # as a decorator
+    with pytest.raises(ValueError, match="autocast knows 'bfloat16', not 'float16'"), autocast("float16"):
+        pass
+
+
+class LossyGelu(Function):
+    """A fused kernel that cannot round in the middle."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, approximate):
+        raise AssertionError("would skip the rounding between the product and the gelu")
+
+
+def test_a_fused_op_runs_as_its_parts():
+    x, weight, bias = Tensor(randn(3, 4)), Tensor(randn(5, 4, seed=1)), Tensor(randn(5, seed=2))
+    targets = np.array([0, 4, 2])
+    with autocast():
+        expected = F.gelu(F.linear(x, weight, bias), "tanh").data
+        expected_loss = F.cross_entropy(F.linear(x, weight), targets).data
+        with use_kernels("fast"), use_kernels({"linear_gelu": LossyGelu, "gelu": textbook_functions()["gelu"]}):
+            np.testing.assert_allclose(F.linear_gelu(x, weight, bias).data, expected, rtol=1e-5)
+            np.testing.assert_allclose(F.linear_cross_entropy(x, weight, targets).data, expected_loss, rtol=1e-6)
+
+
+def test_kernels_are_still_found_after_autocast():
+    x = Tensor(randn(2, 4), requires_grad=True)
+    with autocast():
+        F.linear(x, x)  # makes a rounding Linear, which must not be taken for the textbook's
+    with use_kernels("fast"):
+        assert F.linear(x, x).grad_fn.function is FAST["linear"]
+
+
+def test_autocast_can_be_watched():
+    w = Tensor(randn(4, 4), requires_grad=True)
+    with detect_anomaly(), autocast():
+        loss = (F.embedding(np.array([1, 2]), w) @ w).sum()
+        loss.backward()
+    assert "Matmul" in repr((w @ w).grad_fn)
+
+
+def test_a_gradient_that_is_there_already_is_not_rounded():
+    class AddsInPlace(Function):
+        autocast = True
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, dout):
+            dx = ctx.gradient_so_far(0)
+            return (2 * dout if dx is None else np.add(dx, 2 * dout, out=dx),)
+
+    x = Tensor(randn(5), requires_grad=True)
+    dout = randn(5, seed=1)
+    (x * 1.0).backward(dout)
+    with autocast():
+        y = AddsInPlace.apply(x)
+    y.backward(np.ones(5, np.float32))
+    np.testing.assert_array_equal(x.grad, dout + 2)
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        self.up, self.norm, self.down = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.norm(self.up(x)), "tanh"))
+
+
+def test_master_weights_stay_float32_and_take_small_steps():
+    model = MLP()
+    optimizer = optim.SGD(model.parameters(), lr=1e-5)
+    for p in model.parameters():
+        p.data[...] = 1.0
+    with autocast():
+        model(Tensor(randn(4, 6))).sum().backward()
+    optimizer.step()
+    bias = model.down.bias
+    assert bias.dtype == bias.grad.dtype == np.float32
+    assert (bias.data == np.float32(1) - np.float32(4e-5)).all()  # lost in bfloat16, whose next number is 0.996
+
+
+@pytest.mark.oracle("torch")
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_an_mlp_equals_torch_autocast_to_rounding(kernels):
+    import torch
+
+    model, x, targets = MLP(), randn(32, 6), np.random.default_rng(0).integers(0, 3, 32)
+    theirs = torch.nn.ModuleDict(
+        {"up": torch.nn.Linear(6, 16), "norm": torch.nn.LayerNorm(16), "down": torch.nn.Linear(16, 3)}
+    )
+    theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.state_dict().items()})
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = theirs["norm"](theirs["up"](torch.from_numpy(x)).float())
+        logits = theirs["down"](torch.nn.functional.gelu(hidden, approximate="tanh"))
+        loss = torch.nn.functional.cross_entropy(logits.float(), torch.from_numpy(targets))
+    loss.backward()
+    with minigrad.use_kernels(kernels), autocast():
+        our_logits = model(Tensor(x))
+        our_loss = F.cross_entropy(our_logits, targets)
+        our_loss.backward()
+    step = 2.0**-8  # half a bfloat16 step, relative to the number
+    np.testing.assert_allclose(our_logits.data, logits.detach().float().numpy(), rtol=2 * step, atol=step)
+    np.testing.assert_allclose(our_loss.item(), loss.item(), rtol=step)
+    parameters = dict(theirs.named_parameters())
+    for name, p in model.named_parameters():
+        reference = parameters[name].grad.numpy()
+        np.testing.assert_allclose(p.grad, reference, rtol=2 * step, atol=2 * step * np.abs(reference).max())
+    with no_grad():
+        exact = model(Tensor(x)).data
+    assert 0 < np.abs(our_logits.data - exact).max() < 4 * step * np.abs(exact).max()

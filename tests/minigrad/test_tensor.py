@@ -1,0 +1,385 @@
+"""What a Tensor is made of, shows, and does with operators, with NumPy, and with Python."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def leaf(values, dtype=np.float32):
+    return Tensor(np.array(values, dtype), requires_grad=True)
+
+
+# --- making one ---
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        (1.5, np.float32),
+        (3, np.int64),
+        (True, np.bool_),
+        ([1.0, 2], np.float32),
+        ([[1, 2], [3, 4]], np.int64),
+        ([True, False], np.bool_),
+        ([], np.float32),
+        ((0.5, 0.25), np.float32),
+        (range(3), np.int64),
+        (np.float64(2.0), np.float64),
+        (np.int32(2), np.int32),
+        (np.zeros(2), np.float64),
+        (np.zeros(2, np.float16), np.float16),
+        (np.zeros(2, np.uint8), np.uint8),
+        ([np.float32(1), np.float64(2)], np.float32),
+    ],
+)
+def test_dtypes_of_new_tensors(data, dtype):
+    tensor = Tensor(data)
+    assert type(tensor.data) is np.ndarray and tensor.dtype == dtype
+    assert tensor.shape == np.shape(data) and tensor.ndim == np.ndim(data) and tensor.device == "cpu"
+    np.testing.assert_array_equal(tensor.numpy(), data)
+
+
+def test_an_array_is_shared_and_not_copied():
+    array = np.zeros(3, np.float32)
+    assert Tensor(array).data is array
+    assert Tensor(array, dtype=np.float32, device="cpu").data is array
+    assert Tensor(Tensor(array)).data is array
+    assert Tensor(array).numpy() is array
+    assert np.asarray(Tensor(array)) is array
+    assert Tensor(array[::-1]).data.base is array
+
+
+def test_a_dtype_is_reached_without_a_detour():
+    assert Tensor(0.1, dtype=np.float64).item() == 0.1  # by way of float32 it would be 0.10000000149
+    assert Tensor([2**53 + 1], dtype=np.int64).item() == 2**53 + 1
+    assert Tensor(np.ones(2), dtype="float16").dtype == np.float16
+    assert Tensor(Tensor([1.0]), dtype=float).dtype == np.float64
+
+
+def test_a_tensor_of_tensors():
+    parts = [Tensor([1.0, 2.0]), Tensor([3.0, 4.0])]
+    np.testing.assert_array_equal(Tensor(parts).data, [[1.0, 2.0], [3.0, 4.0]])
+    with pytest.raises(TypeError, match="lose the gradient"):  # F.stack would not
+        Tensor([leaf([1.0, 2.0]), leaf([3.0, 4.0])])
+
+
+@pytest.mark.parametrize(("data", "error"), [("text", TypeError), (None, TypeError), ([[1, 2], [3]], ValueError)])
+def test_what_is_no_array_of_numbers(data, error):
+    with pytest.raises(error):
+        Tensor(data)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
+def test_only_floating_point_has_gradients(dtype):
+    with pytest.raises(RuntimeError, match="only floating-point tensors can have gradients, not "):
+        Tensor(np.zeros(2, dtype), requires_grad=True)
+
+
+def test_requires_grad_can_be_changed_on_leaves():
+    x = Tensor([1.0])
+    assert x.requires_grad_() is x and x.requires_grad
+    y = x * 2
+    assert not x.requires_grad_(False).requires_grad
+    assert y.requires_grad_().requires_grad
+    with pytest.raises(RuntimeError, match="detach"):
+        y.requires_grad_(False)
+
+
+def test_a_tensor_has_no_other_attributes():
+    with pytest.raises(AttributeError):
+        Tensor(1.0).gard = 1
+
+
+# --- showing it ---
+
+
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (Tensor([1.0, 2.5]), "tensor([1. , 2.5], dtype=float32)"),
+        (Tensor(3), "tensor(3, dtype=int64)"),
+        (leaf([1.0]), "tensor([1.], dtype=float32, requires_grad=True)"),
+        (leaf([1.0]) * 2, "tensor([2.], dtype=float32, made by Mul)"),
+        (F.softmax(leaf([1.0, 1.0]), -1), "tensor([0.5, 0.5], dtype=float32, made by Softmax)"),
+        (Tensor(np.zeros((0, 3))), "tensor([], shape=(0, 3), dtype=float64)"),
+        (Tensor([[1, 2], [3, 4]]), "tensor([[1, 2],\n        [3, 4]], dtype=int64)"),
+        (nn.Parameter([0.25]), "tensor([0.25], dtype=float32, requires_grad=True)"),
+    ],
+)
+def test_repr_shows_values_dtype_and_origin(tensor, text):
+    assert repr(tensor).replace(" ", "") == text.replace(" ", "") and str(tensor) == repr(tensor)
+
+
+def test_a_large_tensor_is_shown_in_part():
+    text = repr(Tensor(np.zeros((100, 100))))
+    assert "..." in text and len(text) < 600
+
+
+def test_format():
+    assert f"{Tensor(1.23456):.2f}" == "1.23" and f"{Tensor([7]):>3}" == "  7" and f"{Tensor([1, 2])}".startswith("te")
+
+
+# --- operators ---
+
+OPERATORS = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "/": lambda x, y: x / y,
+    "**": lambda x, y: x**y,
+    "@": lambda x, y: x @ y,
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("other", ["Tensor", "ndarray", "float", "np.float64", "np.float32", "0-d float64"])
+def test_operators_in_both_orders(operator, other):
+    apply = OPERATORS[operator]
+    a = np.array([[1.5, 2.0], [3.0, 0.5]], np.float32)
+    b = {
+        "Tensor": a.T.copy(),
+        "ndarray": a.T.copy(),
+        "float": 2.5,
+        "np.float64": np.float64(2.5),
+        "np.float32": np.float32(2.5),
+        "0-d float64": np.asarray(2.5),
+    }[other]
+    if operator == "@" and np.ndim(b) == 0:
+        return
+    number = b if np.ndim(b) else float(b)
+    for backwards in (False, True):
+        x, y = leaf(a), Tensor(b) if other == "Tensor" else b
+        result = apply(y, x) if backwards else apply(x, y)
+        assert type(result) is Tensor and result.dtype == np.float32 and result.requires_grad
+        expected = apply(number, a) if backwards else apply(a, number)
+        np.testing.assert_allclose(result.data, expected, rtol=1e-6)
+        result.sum().backward()
+        assert x.grad.shape == a.shape and x.grad.dtype == np.float32
+
+
+def test_unary_minus_and_indexing():
+    x = leaf([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    np.testing.assert_array_equal((-x).data, -x.data)
+    np.testing.assert_array_equal(x[0].data, x.data[0])
+    np.testing.assert_array_equal(x[:, ::2].data, x.data[:, ::2])
+    np.testing.assert_array_equal(x[..., None].data, x.data[..., None])
+    np.testing.assert_array_equal(x[Tensor([1, 0, 1])].data, x.data[[1, 0, 1]])
+    np.testing.assert_array_equal(x[Tensor([1, 0]), Tensor([2, 1])].data, [6.0, 2.0])
+    np.testing.assert_array_equal(x[x > 2.5].data, [3.0, 4.0, 5.0, 6.0])
+    (x[Tensor([1, 1])] * x[Tensor(0)]).sum().backward()
+    np.testing.assert_array_equal(x.grad, [[8.0, 10.0, 12.0], [2.0, 4.0, 6.0]])
+
+
+def test_in_place_operators_make_a_new_tensor():
+    x = leaf([1.0, 2.0])
+    y = x
+    y += 1
+    y *= 2
+    assert y is not x
+    np.testing.assert_array_equal(x.data, [1.0, 2.0])
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, [2.0, 2.0])
+
+    array = np.zeros(2)
+    with pytest.raises(TypeError, match=r"F\.add"):
+        array += x
+    with pytest.raises(TypeError):
+        x[0] = 1.0
+
+
+def test_operands_that_fit_nothing_are_named():
+    for bad in (lambda x: x + "a", lambda x: [1.0] * x, lambda x: x / None, lambda x: x - {}):
+        with pytest.raises(TypeError):
+            bad(leaf([1.0]))
+    with pytest.raises(TypeError, match="add: expected tensors, arrays or numbers, got str"):
+        leaf([1.0]) + "a"
+
+
+# --- comparison, hash, Python's conversions ---
+
+
+def test_comparisons_give_tensors_without_gradient():
+    x, y = leaf([1.0, 2.0, 3.0]), Tensor([2.0, 2.0, 2.0])
+    results = [x == y, x != y, x < y, x <= y, x > y, x >= y]
+    expected = ["010", "101", "100", "110", "001", "011"]
+    for other in (y, y.numpy(), 2, 2.0, np.float64(2)):
+        results = [x == other, x != other, x < other, x <= other, x > other, x >= other]
+        for result, bits in zip(results, expected, strict=True):
+            assert type(result) is Tensor and result.dtype == bool and not result.requires_grad
+            np.testing.assert_array_equal(result.data, [bit == "1" for bit in bits])
+    flipped = [y.numpy() == x, y.numpy() != x, y.numpy() > x, y.numpy() >= x, y.numpy() < x, y.numpy() <= x]
+    for result, bits in zip(flipped, expected, strict=True):
+        assert type(result) is Tensor
+        np.testing.assert_array_equal(result.data, [bit == "1" for bit in bits])
+
+
+def test_comparisons_promote_like_arithmetic():
+    x = Tensor([0.1])
+    assert (x == np.float64(0.1)).item() and (x == 0.1).item()  # in float64, 0.1 is another number
+    assert not (x == None).item()  # noqa: E711
+    with pytest.raises(TypeError, match="comparison: expected tensors"):
+        x == "a"  # noqa: B015
+
+
+def test_hash_is_identity():
+    x, same = leaf([1.0]), leaf([1.0])
+    assert len({x, same, x}) == 2 and {x: 1}[x] == 1
+
+
+def test_conversions():
+    assert float(Tensor([[1.5]])) == 1.5 and int(Tensor(7)) == 7 and type(Tensor(1.5).item()) is float
+    assert type(Tensor(3).item()) is int and Tensor(True).item() is True
+    assert bool(Tensor(1.0)) and not Tensor([0])
+    assert len(Tensor([[1], [2], [3]])) == 3
+    for ambiguous in (bool, float, int):
+        with pytest.raises(ValueError):
+            ambiguous(Tensor([1.0, 2.0]))
+    for scalar in (len, iter, list):
+        with pytest.raises(TypeError):
+            scalar(Tensor(1.0))
+
+
+def test_iteration_goes_over_the_first_axis_with_gradients():
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    first, second = x
+    (first * second).sum().backward()
+    np.testing.assert_array_equal(x.grad, [[3.0, 4.0], [1.0, 2.0]])
+
+
+# --- NumPy ---
+
+
+def test_numpy_functions_refuse_and_say_what_to_use():
+    for x in (leaf([1.0]), Tensor([1.0])):
+        for function, name in [(np.exp, "exp"), (np.tanh, "tanh"), (np.negative, "neg"), (np.absolute, "abs")]:
+            with pytest.raises(TypeError, match=rf"np\.{function.__name__} does not record gradients; use F\.{name} "):
+                function(x)
+        with pytest.raises(TypeError, match=r"np\.arctan does .* a function of minigrad.functional or tensor.numpy"):
+            np.arctan(x)
+    with pytest.raises(TypeError, match="F.add"):
+        np.add(leaf([1.0]), 1.0, out=np.zeros(1))
+    with pytest.raises(TypeError, match="F.add"):
+        np.add.reduce(leaf([1.0]))
+
+
+def test_asarray_refuses_what_has_a_gradient():
+    np.testing.assert_array_equal(np.asarray(Tensor([1.0, 2.0]), np.float64), [1.0, 2.0])
+    copied = Tensor([1.0, 2.0])
+    assert not np.shares_memory(np.array(copied), copied.data)
+    for x in (leaf([1.0]), leaf([1.0]) * 2):
+        with pytest.raises(TypeError, match="lose the gradient of this tensor"):
+            np.asarray(x)
+        assert x.numpy() is x.data
+
+
+# --- methods ---
+
+
+def test_methods_take_arguments_as_in_pytorch():
+    x = leaf(np.arange(1.0, 7.0).reshape(2, 3))
+    shapes = [
+        (x.reshape(3, 2), (3, 2)),
+        (x.reshape((3, -1)), (3, 2)),
+        (x.reshape([6]), (6,)),
+        (x.reshape(np.int64(6)), (6,)),
+        (x.reshape(-1), (6,)),
+        (x[:1, :1].reshape(()), ()),
+        (x.transpose(0, 1), (3, 2)),
+        (x.transpose(dim0=-1, dim1=0), (3, 2)),
+        (x.permute(1, 0), (3, 2)),
+        (x.permute((1, 0)), (3, 2)),
+        (x.T, (3, 2)),
+        (x[:, None].expand(2, 4, 3), (2, 4, 3)),
+        (x[:, None].expand((-1, 4, -1)), (2, 4, 3)),
+        (x.sum(), ()),
+        (x.sum(0), (3,)),
+        (x.sum(dim=(0, 1), keepdim=True), (1, 1)),
+        (x.mean(-1, True), (2, 1)),
+        (x.var(1, correction=0, keepdim=True), (2, 1)),
+        (x.var(), ()),
+        (x.max(), ()),
+        (x.max(dim=1).values, (2,)),
+        (x.max(1, keepdim=True)[1], (2, 1)),
+        (x.min(0)[0], (3,)),
+    ]
+    for result, shape in shapes:
+        assert type(result) is Tensor and result.shape == shape
+    np.testing.assert_allclose(x.var(1).data, x.data.var(axis=1, ddof=1), rtol=1e-6)
+    for method in ("exp", "log", "sqrt", "tanh"):
+        np.testing.assert_allclose(getattr(x, method)().data, getattr(np, method)(x.data), rtol=1e-6)
+
+
+def test_to_another_dtype_carries_the_gradient_back():
+    x = leaf([1.0, 2.0])
+    y = x.to(np.float64)
+    assert y.dtype == np.float64 and x.to(dtype="float16").dtype == np.float16 and x.to("cpu").device == "cpu"
+    (y * y).sum().backward()
+    assert x.grad.dtype == np.float32
+    np.testing.assert_array_equal(x.grad, [2.0, 4.0])
+    assert not x.to(np.int64).requires_grad
+    with pytest.raises((TypeError, ValueError)):
+        x.to("gpu")
+
+
+def test_deepcopy_of_a_leaf():
+    x = leaf([1.0, 2.0])
+    (x * 2).sum().backward()
+    other = copy.deepcopy(x)
+    assert other.requires_grad and not np.shares_memory(other.data, x.data) and not np.shares_memory(other.grad, x.grad)
+    np.testing.assert_array_equal(other.data, x.data)
+
+
+# --- reading the source ---
+
+
+def test_three_frames_lead_from_the_function_to_numpy():
+    frames = []
+
+    class Look(Function):
+        @staticmethod
+        def forward(ctx, x):
+            frame = sys._getframe()
+            while frame.f_code.co_name != "test_three_frames_lead_from_the_function_to_numpy":
+                frames.append(frame.f_code.co_name)
+                frame = frame.f_back
+            return x
+
+        @staticmethod
+        def backward(ctx, dout):
+            return (dout,)
+
+    Look.apply(leaf([1.0]))
+    assert frames == ["forward", "apply"]
+
+
+def test_the_core_fits_into_an_evening():
+    lines = sum(
+        (ROOT / "minigrad" / name).read_text(encoding="utf-8").count("\n") for name in ("autograd.py", "tensor.py")
+    )
+    assert lines < 400
+
+
+def test_mypy_resolves_operators_and_methods(tmp_path):
+    pytest.importorskip("mypy")
+    source = ["from minigrad import Tensor", "x = Tensor([1.0])", "reveal_type(x + x)", "reveal_type(x.sum())"]
+    (tmp_path / "example.py").write_text("\n".join(source), encoding="utf-8")
+    options = ["--follow-imports=silent", "--config-file=", "--cache-dir", str(tmp_path / "cache"), "example.py"]
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", *options],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert len(re.findall(r'Revealed type is "minigrad\.tensor\.Tensor"', run.stdout)) == 2, run.stdout + run.stderr
