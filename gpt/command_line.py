@@ -26,7 +26,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return {"integer": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), action.dest.upper())
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,10 +37,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     """A parser for one script, which refuses abbreviated options."""
-    usage = "python scripts/%(prog)s [options]"
-    return _Parser(
-        usage=usage, description=description, epilog=examples, formatter_class=_Formatter, allow_abbrev=False
-    )
+    usage = f"python {sys.argv[0].replace('%', '%%')} [options]"
+    return _Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
 
 
 def add_device(options: argparse.ArgumentParser) -> None:

@@ -210,7 +210,7 @@ def show_sample(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, seed
 def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingConfig) -> None:
     folder = shlex.quote(trainer.out_dir.as_posix())
     if trainer.interrupted:
-        show(f"\ninterrupted, and saved at step {trainer.steps_done}; to go on:")
+        show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
         show(f"  python scripts/train.py --init-from resume --out-dir {folder}")
         return
     picture = plot_run(trainer.out_dir, baselines)

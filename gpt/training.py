@@ -121,6 +121,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.best_loss = math.inf
+        self.saved_step: int | None = None
         self.interrupted = False
 
     # --- one step ---
@@ -198,12 +199,15 @@ class Trainer:
                 if step.skipped or last or n == 1 or n % config.log_interval == 0:
                     self.log.step(n, config.max_iters, self.count, step)
                 self._stop_if_hopeless()
-                if _due(n, config.sample_interval) and self.on_sample is not None:
+                if self.on_sample is not None and _due(n, config.sample_interval) and not step.skipped:
                     self.on_sample(n)
-                if last or _due(n, config.eval_interval):
+                evaluating = last or _due(n, config.eval_interval)
+                if evaluating:
                     self._evaluate()
-                if last or self.interrupted or _due(n, config.eval_interval):
-                    self.save()
+                if evaluating or self.interrupted:
+                    # After a step that was skipped, only an evaluation can tell whether the weights are still good.
+                    if self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None):
+                        self.save()
         self.interrupted = self.interrupted and self.steps_done < config.max_iters
 
     def _evaluate(self) -> None:
@@ -211,14 +215,20 @@ class Trainer:
             metrics = self.evaluate()
             self.best_loss = min(self.best_loss, metrics["val_loss"])
             self.log.validation(self.steps_done, metrics)
+            if not math.isfinite(metrics["val_loss"]):
+                raise FloatingPointError(f"the validation loss is not finite: {self._blame()}")
 
     def _stop_if_hopeless(self) -> None:
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise FloatingPointError(
-                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: the data are not, "
-                f"or the learning rate of {self.config.learning_rate} is too high; the batches, and the last good "
-                f"checkpoint, are in {self.out_dir}"
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: {self._blame()}"
             )
+
+    def _blame(self) -> str:
+        place = f"batches that were skipped are kept in {self.out_dir}"
+        if self.saved_step is not None:
+            place += f", with the last good checkpoint, of step {self.saved_step}"
+        return f"the learning rate of {self.config.learning_rate} is too high, or the data are not finite; {place}"
 
     @contextlib.contextmanager
     def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
@@ -260,11 +270,9 @@ class Trainer:
         """Write a checkpoint of this moment into the run's folder; raises rather than save damaged weights."""
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
-                raise FloatingPointError(
-                    f"at step {self.steps_done} a weight is no longer finite: the learning rate of "
-                    f"{self.config.learning_rate} is too high; the last good checkpoint is in {self.out_dir}"
-                )
+                raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
         save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict())
+        self.saved_step = self.steps_done
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
         """Go on from a checkpoint whose weights the model has already.
@@ -286,6 +294,7 @@ class Trainer:
             then, now = state["arithmetic"], _arithmetic(self.parameters[0])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
+        self.saved_step = self.steps_done
         self.log.rewind(self.steps_done)
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
         if not changed:

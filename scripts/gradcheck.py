@@ -235,16 +235,20 @@ def print_example(report: Report) -> None:
     first = report.inputs[0]
     if first.numeric is None or first.numeric.size == 0:
         return
-    row = int(np.argmax((np.abs(first.numeric) > 1e-8).reshape(len(first.numeric), -1).sum(axis=1)))
-    print(
-        f"An example: the derivatives of output element {row} by {first.name}, all {first.analytic[row].size} of them"
-    )
+    row = int(np.argmax(np.count_nonzero(np.abs(first.numeric) > 1e-8, axis=tuple(range(1, first.numeric.ndim)))))
+    print(f"An example: the derivatives of output element {row} by {first.name}")
     print(f"{'element':>10}  {'backward':>16}  {'differences':>16}  {'relative error':>14}")
+    zeros = 0
     for element in np.ndindex(first.shape):
         analytic, numeric = float(first.analytic[row][element]), float(first.numeric[row][element])
         size = max(abs(analytic), abs(numeric))
-        error = abs(analytic - numeric) / size if size else 0.0
-        print(f"{','.join(map(str, element)):>10}  {analytic:16.10f}  {numeric:16.10f}  {error:14.1e}")
+        if size == 0:
+            zeros += 1
+            continue
+        place = ",".join(map(str, element))
+        print(f"{place:>10}  {analytic:16.10f}  {numeric:16.10f}  {abs(analytic - numeric) / size:14.1e}")
+    if zeros:
+        print(f"{'others':>10}  {0:16.10f}  {0:16.10f}")
 
 
 if __name__ == "__main__":

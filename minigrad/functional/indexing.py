@@ -8,6 +8,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import is_array, module_of, scatter_add
+from ..dtypes import is_floating
 from .broadcasting import array_of, check_boolean, normalize_dim, shape_of
 from .elementwise import Where
 from .shape import reshape
@@ -132,7 +133,11 @@ def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
     if shape_of(value) != ():
         raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
     check_boolean("masked_fill", mask)
-    return Where.apply(mask, value.to(x.dtype) if hasattr(value, "requires_grad") else x.dtype.type(value).item(), x)
+    if hasattr(value, "requires_grad"):
+        value = value.to(x.dtype)
+    elif type(value) is not float or not is_floating(x.dtype):
+        value = x.dtype.type(value).item()  # 2.9 is 2 among integers
+    return Where.apply(mask, value, x)
 
 
 def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:

@@ -21,17 +21,17 @@ def update_all(optimizer, moves):
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(p.data), exp_avg_sq=np.zeros_like(p.data))
         state["step"] += 1
-        arrays = [_flat(array) for array in (p.data, np.ascontiguousarray(grad), state["exp_avg"], state["exp_avg_sq"])]
-        for start in range(0, p.data.size, BLOCK):
-            block = [array[start : start + BLOCK] for array in arrays]
-            blocks.append((block, group, state["step"], optimizer.decoupled))
+        arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
+        blocks += [(block, group, state["step"], optimizer.decoupled) for block in _blocks(arrays)]
     parallel(_update_block, blocks, uses_blas=False)
 
 
-def _flat(array):
-    if not array.flags.c_contiguous:
-        raise ValueError(f"an array of shape {array.shape} is not contiguous, and cannot be updated in place block by block")
-    return array.reshape(-1)
+def _blocks(arrays):
+    """Arrays of one shape, cut into blocks that match; in one piece where they do not all lie in memory row by row."""
+    if not all(array.flags.c_contiguous for array in arrays):
+        return [arrays]
+    flat = [array.reshape(-1) for array in arrays]
+    return [[array[start : start + BLOCK] for array in flat] for start in range(0, flat[0].size, BLOCK)]
 
 
 def _update_block(block):
@@ -58,7 +58,8 @@ def _update_block(block):
 
 def sum_of_squares(arrays):
     """Σ x² over all arrays, block by block."""
-    return sum(parallel(lambda block: np.dot(block, block), _blocks(arrays)))
+    blocks = [block for array in arrays for block in _blocks([array])]
+    return sum(parallel(lambda block: np.vdot(*block, *block), blocks))
 
 
 def scale(arrays, factor):
@@ -67,10 +68,6 @@ def scale(arrays, factor):
         return
 
     def multiply(block):
-        block *= factor.astype(block.dtype)
+        block[0] *= factor.astype(block[0].dtype)
 
-    parallel(multiply, _blocks(arrays), uses_blas=False)
-
-
-def _blocks(arrays):
-    return [flat[start : start + BLOCK] for flat in map(_flat, arrays) for start in range(0, flat.size, BLOCK)]
+    parallel(multiply, [block for array in arrays for block in _blocks([array])], uses_blas=False)

@@ -1,0 +1,414 @@
+"""Every fast twin against its textbook form, by one test; what only attention promises; and the switch between them."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, manual_seed, no_grad, switches, use_kernels
+from minigrad.functional.activation import Softmax
+from minigrad.functional.attention import ScaledDotProductAttention
+from minigrad.kernels import FAST, textbook_functions
+from minigrad.kernels.attention import TiledAttention
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+def randn(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def ids(high, *shape):
+    return np.random.default_rng([high, *shape]).integers(0, high, shape)
+
+
+def masked(t, s, share=0.6):
+    """A boolean mask whose first row hides everything."""
+    mask = np.random.default_rng([t, s]).random((t, s)) < share
+    mask[:1] = False
+    return mask
+
+
+def attention(*lead, t, s=None, d=3, dv=None, **options):
+    s, dv = t if s is None else s, d if dv is None else dv
+    return [randn(*lead, t, d), randn(*lead, s, d, seed=1), randn(*lead, s, dv, seed=2)], options
+
+
+def rows(n, size, classes, seed=0, **options):
+    return [randn(n, size, seed=seed), randn(classes, size, seed=1), ids(classes, n)], options
+
+
+def some_ignored(n, size, classes, **options):
+    inputs, options = rows(n, size, classes, **options)
+    inputs[2][::3] = -100
+    return inputs, options
+
+
+# op -> samples of (inputs, options). Sizes that are no multiples of anything, of length 0 and 1, and beyond one block.
+SAMPLES = {
+    "linear": [
+        ([randn(5), randn(3, 5), randn(3)], {}),
+        ([randn(2, 3, 5), randn(7, 5), None], {}),
+        ([randn(0, 5), randn(3, 5), randn(3)], {}),
+        ([randn(4, 0), randn(3, 0), randn(3)], {}),
+        ([randn(2, 1), randn(0, 1), randn(0)], {}),
+        ([randn(257, 131), randn(67, 131), randn(67)], {}),  # large enough to be shared out among threads, by rows
+        ([randn(33, 200), randn(311, 200), randn(311)], {}),  # and by columns
+        ([randn(1000, 150), randn(3, 150), randn(3)], {}),
+    ],
+    "linear_gelu": [
+        ([randn(5), randn(3, 5), randn(3)], {}),
+        ([randn(2, 3, 5), randn(7, 5), None], {"approximate": "none"}),
+        ([randn(2, 3, 5) * 30, randn(7, 5), randn(7)], {"approximate": "tanh"}),
+        ([randn(0, 5), randn(3, 5), randn(3)], {}),
+        ([randn(700, 21), randn(211, 21), randn(211)], {"approximate": "tanh"}),
+        ([randn(700, 21), randn(211, 21), None], {"approximate": "none"}),
+    ],
+    "gelu": [
+        ([randn()], {}),
+        ([randn(0, 3)], {}),
+        ([randn(2, 3, 5) * 10], {"approximate": "tanh"}),
+        ([np.array([-1e4, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])], {"approximate": "tanh"}),
+        ([np.array([-1e4, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])], {"approximate": "none"}),
+        ([randn(300, 501)], {"approximate": "tanh"}),
+        ([randn(300, 501)], {"approximate": "none"}),
+    ],
+    "layer_norm": [
+        ([randn(5), (5,), randn(5), randn(5)], {}),
+        ([randn(2, 3, 5), 5, randn(5), None], {}),
+        ([randn(2, 3, 5), (3, 5), None, randn(3, 5)], {"eps": 0.1}),
+        ([randn(2, 3, 5) + 100, 5, None, None], {}),
+        ([randn(4, 1), 1, randn(1), randn(1)], {}),
+        ([randn(0, 5), 5, randn(5), randn(5)], {}),
+        ([np.ones((3, 5)), 5, randn(5), randn(5)], {}),
+        ([randn(701, 211), 211, randn(211), randn(211)], {}),
+    ],
+    "embedding": [
+        ([ids(7, 5), randn(7, 3)], {}),
+        ([ids(2, 4, 6), randn(7, 3)], {}),  # most rows unused, the others used often
+        ([np.array(2), randn(3, 4)], {}),
+        ([ids(7, 0), randn(7, 3)], {}),
+        ([ids(7, 2, 3), randn(7, 0)], {}),
+        ([ids(4, 5, 5), randn(4, 3)], {"padding_idx": 2}),
+        ([np.array([1, 1]), randn(4, 3)], {"padding_idx": 1}),
+        ([ids(50, 40, 60).astype(np.uint16), randn(60, 7)], {}),
+    ],
+    "linear_cross_entropy": [
+        rows(4, 3, 5),
+        rows(1, 3, 1),
+        rows(4, 3, 5, reduction="sum"),
+        rows(4, 3, 5, reduction="none"),
+        some_ignored(7, 3, 5),
+        some_ignored(7, 3, 5, reduction="none"),
+        some_ignored(7, 3, 5, ignore_index=-100, reduction="sum"),
+        ([randn(4, 3) * 1e3, randn(5, 3), ids(5, 4)], {}),
+        rows(0, 3, 5, reduction="sum"),
+        rows(0, 3, 5, reduction="none"),
+        some_ignored(2100, 5, 131),  # three chunks
+        some_ignored(2100, 5, 131, reduction="none"),
+    ],
+    "scaled_dot_product_attention": [
+        attention(t=5),
+        attention(2, 3, t=4, d=5, dv=2),
+        attention(2, 3, t=7, is_causal=True),
+        attention(2, t=7, s=4, is_causal=True),
+        attention(2, t=4, s=7, is_causal=True),
+        attention(1, t=1, s=9, is_causal=True),
+        attention(3, t=70, s=130, d=4, is_causal=True),
+        attention(3, t=130, s=70, d=4, is_causal=True),
+        attention(2, 3, t=150, d=4, is_causal=True),  # several blocks of rows
+        attention(2, t=3, s=1100, d=4),  # several blocks of keys
+        attention(2, t=70, s=2100, d=4, attn_mask=masked(70, 2100)),
+        attention(1, t=1100, d=2, is_causal=True),
+        attention(2, 3, t=5, s=6, attn_mask=masked(5, 6)),
+        attention(2, 3, t=5, s=6, attn_mask=randn(3, 1, 6)),
+        attention(2, 3, t=5, attn_mask=np.where(masked(5, 5), 0.5, -np.inf)),
+        attention(2, 3, t=5, attn_mask=np.zeros((5, 5), bool)),
+        attention(2, 3, t=5, scale=0.3),
+        attention(2, 3, t=130, dropout_p=0.4, is_causal=True),
+        attention(2, t=65, s=130, dropout_p=0.9, attn_mask=masked(65, 130)),
+        attention(2, t=1, s=1030, dropout_p=0.4),
+        attention(2, t=4, dropout_p=1.0),
+        attention(2, t=0, s=4),
+        attention(2, t=4, s=0),
+        attention(0, 3, t=4),
+        attention(2, t=4, d=0, dv=3),
+        ([randn(2, 3, 4, 5), randn(3, 6, 5), randn(1, 1, 6, 2)], {}),  # shared keys and values
+        ([randn(3, 4, 5), randn(1, 6, 5), randn(1, 6, 2)], {"is_causal": True}),
+    ],
+}
+CASES = [pytest.param(op, sample, id=f"{op}-{i}") for op in SAMPLES for i, sample in enumerate(SAMPLES[op])]
+
+
+def test_every_twin_has_samples():
+    assert set(SAMPLES) == set(FAST) <= set(textbook_functions())
+    assert all(issubclass(function, Function) for function in FAST.values())
+
+
+class Run:
+    """One call of an op and its backward; `wanted` are the inputs whose gradients are asked for."""
+
+    def __init__(self, kernels, op, inputs, options, wanted=None, dout=None, times=1):
+        self.tensors = []
+        for i, value in enumerate(inputs):
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                value = Tensor(value, requires_grad=wanted is None or i in wanted)
+            self.tensors.append(value)
+        options = {name: Tensor(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+        manual_seed(0)
+        with use_kernels(kernels), np.errstate(invalid="ignore", divide="ignore"):
+            self.out = getattr(F, op)(*self.tensors, **options)
+            if self.out.requires_grad:
+                self.dout = dout if dout is not None else randn(*self.out.shape, seed=9).astype(self.out.dtype)
+                for _ in range(times):
+                    self.out.backward(self.dout, retain_graph=True)
+        self.grads = [tensor.grad if isinstance(tensor, Tensor) else None for tensor in self.tensors]
+
+
+def cast(sample, dtype, layout=lambda array: array):
+    def convert(value):
+        is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        return layout(value.astype(dtype)) if is_float else value
+
+    inputs, options = sample
+    return [convert(value) for value in inputs], {name: convert(value) for name, value in options.items()}
+
+
+def assert_close(found, expected, dtype):
+    """To rounding, relative to the largest number: sums are taken in another order."""
+    if expected is None:
+        assert found is None
+        return
+    assert found.shape == expected.shape and found.dtype == expected.dtype == dtype
+    size = np.abs(expected[np.isfinite(expected)]).max(initial=0.1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-4 if dtype == np.float32 else 1e-12) * size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_a_twin_equals_its_textbook_form(op, sample, dtype):
+    inputs, options = cast(sample, dtype)
+    expected = Run("textbook", op, inputs, options)
+    copies = [np.copy(value) for value in inputs]
+
+    fast = Run("fast", op, inputs, options, times=2)
+    assert fast.out.grad_fn is None or fast.out.grad_fn.function in FAST.values()
+    assert_close(fast.out.data, expected.out.data, dtype)
+    for found, reference in zip(fast.grads, expected.grads):
+        assert_close(found, reference if reference is None else 2 * reference, dtype)
+    np.testing.assert_array_equal(fast.dout, expected.dout)  # no kernel writes to its inputs
+
+    with no_grad():
+        assert_close(Run("fast", op, inputs, options).out.data, expected.out.data, dtype)
+    for wanted, reference in enumerate(expected.grads):
+        if reference is not None:
+            single = Run("fast", op, inputs, options, wanted={wanted})
+            assert_close(single.grads[wanted], reference, dtype)
+            assert [g is None for g in single.grads] == [i != wanted for i in range(len(inputs))]
+    for value, copy in zip(inputs, copies):
+        np.testing.assert_array_equal(value, copy)
+
+
+def backwards(array):
+    return np.flip(np.flip(array).copy()) if array.ndim else array
+
+
+def transposed(array):
+    return np.asfortranarray(array) if array.ndim else array
+
+
+@pytest.mark.parametrize("layout", [backwards, transposed])
+@pytest.mark.parametrize("op", SAMPLES)
+def test_a_twin_takes_any_memory_layout(op, layout):
+    for sample in SAMPLES[op][:4]:
+        expected = Run("textbook", op, *cast(sample, np.float64))
+        fast = Run("fast", op, *cast(sample, np.float64, layout), dout=layout(expected.dout))
+        assert_close(fast.out.data, expected.out.data, np.float64)
+        for found, reference in zip(fast.grads, expected.grads):
+            assert_close(found, reference, np.float64)
+
+
+@pytest.mark.parametrize("op", SAMPLES)
+def test_a_twin_takes_a_gradient_that_is_a_broadcast_view(op):
+    inputs, options = cast(SAMPLES[op][1], np.float64)
+    runs = []
+    for kernels in ("textbook", "fast"):
+        shape = Run(kernels, op, inputs, options).out.shape
+        runs.append(Run(kernels, op, inputs, options, dout=np.broadcast_to(np.full((), 0.5), shape)))
+    for found, reference in zip(runs[1].grads, runs[0].grads):
+        assert_close(found, reference, np.float64)
+
+
+def test_all_targets_ignored_is_nan_in_both():
+    inputs, options = some_ignored(3, 2, 4)
+    inputs[2][:] = -100
+    for kernels in ("textbook", "fast"):
+        assert np.isnan(Run(kernels, "linear_cross_entropy", inputs, options).out.item())
+
+
+# --- attention in tiles ---
+
+
+def peak_memory(kernels, t, **options):
+    """Of forward and backward, without the inputs."""
+    q, k, v = (Tensor(randn(1, 1, t, 4, seed=i).astype(np.float32), requires_grad=True) for i in range(3))
+    with use_kernels(kernels):
+        tracemalloc.start()
+        F.scaled_dot_product_attention(q, k, v, **options).sum().backward()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}])
+def test_tiled_attention_needs_memory_for_rows_and_not_for_their_square(options):
+    matrix = 1024 * 1024 * 4
+    assert peak_memory("textbook", 1024, **options) > 2 * matrix
+    small, large = peak_memory("fast", 2048, **options), peak_memory("fast", 4096, **options)
+    assert large < matrix * 2  # 16 of these would be one 4096 x 4096 matrix
+    vectors = 2048 * 4 * 4  # one more q, k, v, out or gradient
+    assert large - small < 20 * vectors
+
+
+def test_tiled_attention_saves_nothing_square():
+    q = Tensor(randn(2, 300, 4), requires_grad=True)
+    with use_kernels("fast"):
+        ctx = F.scaled_dot_product_attention(q, q, q, dropout_p=0.1).grad_fn
+    assert ctx.function is TiledAttention
+    arrays = [value for value in [*ctx.saved().values(), *vars(ctx.plan).values()] if isinstance(value, np.ndarray)]
+    assert arrays and max(array.size for array in arrays) < 300 * 300
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_rows_that_see_nothing_are_zeros_and_get_no_gradient(kernels):
+    mask = np.ones((70, 70), bool)
+    mask[[3, 66]] = False
+    for hide in (mask, np.where(mask, 0.0, -np.inf)):
+        q, k, v = (Tensor(randn(2, 70, 4, seed=i), requires_grad=True) for i in range(3))
+        with use_kernels(kernels):
+            out = F.scaled_dot_product_attention(q, k, v, Tensor(hide))
+        out.backward(randn(2, 70, 4, seed=5))
+        assert (out.data[:, [3, 66]] == 0).all() and (q.grad[:, [3, 66]] == 0).all()
+        assert all(np.isfinite(x.grad).all() for x in (q, k, v)) and (q.grad[:, 4] != 0).any()
+
+
+def test_a_mask_that_learns_takes_the_naive_path():
+    grads = []
+    for kernels in ("textbook", "fast"):
+        q, mask = Tensor(randn(2, 5, 4), requires_grad=True), Tensor(randn(5, 5), requires_grad=True)
+        with use_kernels(kernels):
+            F.scaled_dot_product_attention(q, q, q, mask).backward(randn(2, 5, 4, seed=5))
+        grads.append((q.grad, mask.grad))
+    for textbook, fast in zip(*grads):
+        np.testing.assert_array_equal(fast, textbook)
+
+
+def test_dropout_drops_the_same_weights_in_every_order():
+    """Values of ones and one-hot values show which weights are left."""
+    t = 130
+    q, k, v = randn(2, t, 4), randn(2, t, 4, seed=1), np.broadcast_to(np.eye(t), (2, t, t)).copy()
+    weights = []
+    for kernels in ("textbook", "fast"):
+        manual_seed(3)
+        with use_kernels(kernels):
+            weights.append(F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v), dropout_p=0.5).data)
+    np.testing.assert_array_equal(weights[0] == 0, weights[1] == 0)
+    assert 0.45 < (weights[0] == 0).mean() < 0.55
+
+
+# --- the switch ---
+
+
+class Halved(Function):
+    """A wrong softmax, to see that it runs."""
+
+    @staticmethod
+    def forward(ctx, x, dim):
+        return Softmax.forward(ctx, x, dim) / 2
+
+    @staticmethod
+    def backward(ctx, dout):
+        return Softmax.backward(ctx, dout / 2)
+
+
+X = Tensor(np.array([0.0, 0.0]), requires_grad=True)
+
+
+def total():
+    return F.softmax(X, -1).sum().item()
+
+
+def test_importing_selects_the_textbook():
+    assert switches.kernels == {}
+
+
+@pytest.mark.parametrize("op", ["softmax", F.softmax, Softmax])
+def test_one_op_can_be_replaced_by_name_function_or_class(op):
+    use_kernels({op: Halved})
+    assert total() == 0.5
+    use_kernels("textbook")
+    assert total() == 1.0
+
+
+def test_choices_nest_and_end_with_their_block():
+    with use_kernels("fast") as outer:
+        fast = switches.kernels
+        assert isinstance(outer, use_kernels) and fast[ScaledDotProductAttention] is TiledAttention
+        with use_kernels({"softmax": Halved}):  # on top of the current choice
+            assert total() == 0.5 and switches.kernels[ScaledDotProductAttention] is TiledAttention
+            with use_kernels("textbook"):
+                assert total() == 1.0
+            with pytest.raises(KeyError), use_kernels("textbook"):
+                raise KeyError
+            assert total() == 0.5
+        assert total() == 1.0 and switches.kernels == fast
+    assert switches.kernels == {}
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("quick", "kernels are 'textbook', 'fast' or a dictionary .*, not 'quick'"),
+        (None, "kernels are .*, not None"),
+        ({"sotfmax": Halved}, "there is no op 'sotfmax'; the ops are abs, add, "),
+        ({"softmax": lambda x: x}, "the kernel for 'softmax' must be a subclass of Function"),
+        ({"softmax": Halved, "relu": 3}, "the kernel for 'relu' must be a subclass of Function, not 3"),
+    ],
+)
+def test_wrong_choices_change_nothing(choice, message):
+    with use_kernels({"softmax": Halved}):
+        before = dict(switches.kernels)
+        with pytest.raises(ValueError, match=message):
+            use_kernels(choice)
+        assert switches.kernels == before
+
+
+def test_a_node_keeps_the_pair_that_it_ran_with():
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    use_kernels({"softmax": Halved})
+    half = F.softmax(x, -1)
+    use_kernels("textbook")
+    whole = F.softmax(x, -1)
+    use_kernels({"softmax": Halved})
+    half.backward(np.array([1.0, 0.0]), retain_graph=True)
+    of_half, x.grad = x.grad, None
+    whole.backward(np.array([1.0, 0.0]))
+    np.testing.assert_array_equal(of_half, x.grad / 2)
+    assert "made by Halved" in repr(half) and "made by Softmax" in repr(whole)
+
+
+def test_a_fused_op_is_its_parts_in_textbook_form():
+    x, weight, bias = (Tensor(randn(*shape), requires_grad=True) for shape in [(2, 3), (4, 3), (4,)])
+    assert "made by Gelu" in repr(F.linear_gelu(x, weight, bias))
+    assert "made by CrossEntropy" in repr(F.linear_cross_entropy(x, weight, np.array([0, 3])))
+    with use_kernels("fast"):
+        assert "made by FastLinearGelu" in repr(F.linear_gelu(x, weight, bias))
+
+
+def test_every_function_has_a_name_in_f():
+    assert [name for name in textbook_functions() if not hasattr(F, name)] == []

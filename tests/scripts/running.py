@@ -1,0 +1,55 @@
+"""Running the scripts: as a process, as a user does, or in this one, which is quicker."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt import command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 270, "batch-size": 4}
+RHYTHM = {"eval-interval": 4, "sample-interval": 5, "log-interval": 2, "warmup-iters": 3}
+SMALL_RUN = [part for name, value in {**SMALL, **RHYTHM}.items() for part in (f"--{name}", str(value))]
+STORY = "the cat sat on a mat while it rained and two dogs ran past an old red barn"
+
+
+def write_text(path, words=6000):
+    """A text of few words, the same each time."""
+    known = STORY.split()
+    chosen = [known[i * i * 7 // 3 % len(known)] + (".\n" if i % 9 == 8 else "") for i in range(words)]
+    path.write_text(" ".join(chosen), encoding="utf-8")
+    return str(path)
+
+
+def command(script, *arguments):
+    return [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
+
+
+def environment(**variables):
+    return {**os.environ, **variables}
+
+
+def run_process(script, *arguments, **variables):
+    return subprocess.run(
+        command(script, *arguments), cwd=ROOT, env=environment(**variables), capture_output=True, encoding="utf-8"
+    )
+
+
+def run_here(main, *arguments):
+    """Run a script's `main` as its process would, and return the exit status."""
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(SystemExit) as caught:
+        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
+        command_line.run(main)
+    return caught.value.code
+
+
+def refusal(main, capsys, *arguments):
+    """The sentence with which a script refuses its arguments; anything more than a sentence is a failure."""
+    capsys.readouterr()
+    code = run_here(main, *arguments)
+    error = capsys.readouterr().err
+    assert code in (1, 2) and error.count("\n") == 1 and "Traceback" not in error, error
+    return error

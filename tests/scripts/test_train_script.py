@@ -1,0 +1,322 @@
+"""scripts/train.py as its users meet it."""
+
+import errno
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt import Tokenizer, checkpoint, command_line, load_checkpoint
+from gpt.checkpoint import has_checkpoint
+from gpt.run_log import read_log
+from minigrad import backend, use_kernels
+from scripts import train
+from tests.scripts.running import ROOT, SMALL_RUN, command, environment, refusal, run_here, run_process, write_text
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "story.txt")
+
+
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    """The folder of a finished run of 12 steps, with dropout and accumulation, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = run_process("train", *options(text, folder), PYTHONWARNDEFAULTENCODING="1")
+    assert done.returncode == 0 and f"{ROOT}" not in done.stderr, done.stderr  # no EncodingWarning from our files
+    return folder, done.stdout
+
+
+def options(text, folder, *more, max_iters=12):
+    random = ["--dropout", "0.1", "--gradient-accumulation-steps", "2"]
+    return ["--data", text, "--out-dir", str(folder), *SMALL_RUN, *random, "--max-iters", str(max_iters), *more]
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_run(folder, other):
+    """Weights, moments, and everything else that counts."""
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    states = [checkpoint.load_state(path) for path in (folder, other)]
+    for state in states:
+        del state["seconds"], state["extra"]["run"]["out_dir"]
+    assert states[0] == states[1]
+    logs = [read_log(path / "log.jsonl") for path in (folder, other)]
+    for log in logs:
+        for row in log:
+            row.pop("ms", None), row.pop("tokens_per_second", None)
+    assert logs[0] == logs[1]
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_it_does_and_leaves_its_files(finished):
+    folder, output = finished
+    for part in (
+        "story.txt: ",
+        "SHA-256 ",
+        "tokenizer: 270 tokens learned",
+        "tokens to learn from",
+        "model: 7,888 parameters (1 layers, 2 heads, 16 wide, 16 tokens of context)",
+        "grad norm  length of the gradient",
+        "5.60  knowing nothing",
+        "0 | validation loss 5.6",
+        "1/12 | loss  5.6",
+        "12/12 | loss ",
+        "writes | The",
+        "trained 12 steps, 1,536 tokens",
+        f"python scripts/generate.py --model {folder.as_posix()}",
+    ):
+        assert part in output, part
+    assert "\ufffd" not in output.encode("ascii", "replace").decode() and "\n\n\n" not in output
+    assert {"config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"} <= files_of(folder).keys()
+    assert {"log.jsonl", "vocab.json", "merges.txt", "data/train.bin", "data/val.bin"} <= files_of(folder).keys()
+    assert [row["step"] for row in read_log(folder / "log.jsonl")] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
+    assert read_log(folder / "log.jsonl")[0].keys() == {"step", "val_loss", "perplexity", "bits_per_byte"}
+    assert len(Tokenizer.load(folder)) == load_checkpoint(folder).model.config.vocab_size == 270
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(finished, text, tmp_path):
+    folder, _ = finished
+    assert run_here(train.main, *options(text, tmp_path / "same")) == 0
+    assert_same_run(folder, tmp_path / "same")
+    assert run_here(train.main, *options(text, tmp_path / "other", "--seed", "1")) == 0
+    assert (folder / "model.safetensors").read_bytes() != (tmp_path / "other" / "model.safetensors").read_bytes()
+
+
+def test_textbook_kernels_and_bfloat16(finished, text, tmp_path):
+    losses = [read_log(finished[0] / "log.jsonl")[-1]["val_loss"]]
+    for more in (["--kernels", "textbook"], ["--precision", "bfloat16"]):
+        assert run_here(train.main, *options(text, tmp_path / more[1], *more)) == 0
+        losses.append(read_log(tmp_path / more[1] / "log.jsonl")[-1]["val_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and 0 < abs(losses[0] - losses[2]) < 0.05
+
+
+def test_a_terminal_that_knows_few_characters(tmp_path):
+    data = write_text(tmp_path / "text.txt")
+    russian = tmp_path / "ж.txt"
+    russian.write_text(Path(data).read_text(encoding="utf-8").replace("cat", "кот 猫"), encoding="utf-8")
+    done = subprocess.run(
+        command("train", *options(russian, tmp_path / "run", max_iters=5)),
+        cwd=ROOT, env=environment(PYTHONIOENCODING="cp1252"), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"?.txt: " in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_has_seen_enough_ends_it_quietly(text, tmp_path):
+    running = subprocess.Popen(
+        command("train", *options(text, tmp_path, max_iters=10**6)),
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    running.stdout.readline()
+    running.stdout.close()
+    error = running.stderr.read()
+    assert running.wait() == 141 and error == b""
+    running.stderr.close()
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+
+LONG = 150
+
+
+@pytest.fixture(scope="module")
+def long_run(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long") / "run"
+    assert run_here(train.main, *options(text, folder, max_iters=LONG)) == 0
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
+    for attempt in range(5):  # the machine may be so slow that it is finished before we stop it
+        folder = tmp_path / str(attempt)
+        running = subprocess.Popen(
+            command("train", *options(text, folder, max_iters=LONG)),
+            cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        for line in running.stdout:
+            if b" 22/" in line:
+                break
+        running.send_signal(number)
+        output, error = running.communicate()
+        if running.returncode != 0:
+            break
+    assert b"Traceback" not in error
+    stopped_at = checkpoint.load_state(folder)["step"]
+    assert 20 <= stopped_at < LONG
+    if number == signal.SIGINT:
+        assert running.returncode == 130 and f"the checkpoint is of step {stopped_at};".encode() in output
+        assert f"--init-from resume --out-dir {folder.as_posix()}".encode() in output
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
+    assert_same_run(folder, long_run)
+
+
+def test_resume_says_where_it_goes_on_and_what_is_not_as_before(finished, tmp_path, monkeypatch, capsys):
+    folder, _ = finished
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
+    assert f"resuming {folder} at step 12\n" in capsys.readouterr().out
+    monkeypatch.setattr(backend, "usable_cores", lambda: 77)
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
+    assert "cores 2 -> 77" in (output := capsys.readouterr().out).replace("cores 1", "cores 2")
+    assert "to rounding, not bit by bit" in output
+
+
+def test_resume_refuses_what_contradicts_the_run(finished, capsys):
+    folder, _ = finished
+    before = files_of(folder)
+    resume = ["--init-from", "resume", "--out-dir", folder]
+    words = {
+        "--n-layer 3": "n_layer 1, not 3: resume goes on with its own settings",
+        "--max-iters 50": "max_iters 12, not 50",
+        "--data other.txt": "data ",
+        "--learning-rate 0.5": "learning_rate 0.001, not 0.5",
+    }
+    for arguments, expected in words.items():
+        assert expected in refusal(train.main, capsys, *resume, *arguments.split())
+    assert run_here(train.main, *resume, "--n-layer", "1") == 0  # no contradiction
+    after = files_of(folder)
+    assert {name for name in after if after[name] != before[name]} <= {"loss.png"}
+
+
+def test_there_is_nothing_to_resume(tmp_path, capsys):
+    error = refusal(train.main, capsys, "--init-from", "resume", "--out-dir", tmp_path)
+    assert f"there is no checkpoint in {tmp_path}: trainer_state.json is missing" in error
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence_and_it_can_go_on(finished, text, tmp_path, monkeypatch, capsys):
+    write, files = checkpoint._write, []
+
+    def full_disk(path, chunks):
+        files.append(path)
+        if len(files) == 11:  # in the third checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, chunks)
+
+    monkeypatch.setattr(checkpoint, "_write", full_disk)
+    error = refusal(train.main, capsys, *options(text, tmp_path))
+    assert f"{tmp_path}: the checkpoint could not be saved: No space left on device; the one before it is" in error
+    assert checkpoint.load_state(tmp_path)["step"] == 4
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path) == 0
+    assert_same_run(tmp_path, finished[0])
+
+
+# --- nothing is overwritten -------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_never_overwritten(finished, text, capsys):
+    folder, _ = finished
+    before = files_of(folder)
+    for init in ("scratch", folder):
+        error = refusal(train.main, capsys, *options(text, folder, "--init-from", init))
+        assert f"{folder} holds a run already: go on with --init-from resume" in error
+    assert files_of(folder) == before
+
+
+def test_other_peoples_files_are_never_overwritten(text, tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes(b"precious")
+    assert "holds files that are not of a run" in refusal(train.main, capsys, *options(text, model))
+    assert files_of(model) == {"config.json": b"precious"}
+    (tmp_path / "file").write_bytes(b"precious")
+    refusal(train.main, capsys, *options(text, tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_a_run_that_could_not_start_may_be_tried_again(text, tmp_path, capsys):
+    error = refusal(train.main, capsys, *options(text, tmp_path, "--block-size", "100000"))
+    assert "are too few for block_size 100,000" in error and not has_checkpoint(tmp_path)
+    assert run_here(train.main, *options(text, tmp_path, max_iters=1)) == 0
+
+
+# --- from another run -------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
+    source, _ = finished
+    before = files_of(source)
+    options = ["--data", text, "--init-from", source, "--batch-size", "4", "--max-iters", "2"]
+    assert run_here(train.main, *options, "--out-dir", tmp_path / "new", "--n-layer", "1") == 0
+    assert f"starting from the weights in {source}" in capsys.readouterr().out
+    first, last = read_log(tmp_path / "new" / "log.jsonl")[0], read_log(source / "log.jsonl")[-1]
+    assert first["val_loss"] == last["val_loss"]
+    assert (tmp_path / "new" / "vocab.json").read_bytes() == (source / "vocab.json").read_bytes()
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path / "new") == 0
+    for shape, words in {"--n-layer 4": "n_layer 1", "--vocab-size 300": "vocab_size 270"}.items():
+        error = refusal(train.main, capsys, *options, "--out-dir", tmp_path / "other", *shape.split())
+        assert f"has {words}; it cannot be made" in error
+    assert not (tmp_path / "other").exists() and files_of(source) == before
+
+
+# --- bad arguments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--n-embd 10 --n-head 3", "n_embd 10 cannot be divided among 3 heads"),
+        ("--max-iters 0", "argument --max-iters: must be an integer >= 1, got 0"),
+        ("--n-layer x", "argument --n-layer: invalid integer value: 'x'"),
+        ("--learning-rate nan", "learning_rate must be a number >= 0, got nan"),
+        ("--dropout 1", "dropout must be a number in [0, 1), got 1.0"),
+        ("--vocab-size 256", "must be an integer >= 257"),
+        ("--n-lay 3", "unrecognized arguments: --n-lay 3"),
+        ("--out", "unrecognized arguments: --out"),
+        ("--precision float16", "invalid choice: 'float16'"),
+        ("--seed -1", "must be an integer >= 0"),
+        ("--data nowhere.txt", "there is no corpus or file 'nowhere.txt'"),
+        ("--data {folder}", "is a folder; give the path of one UTF-8 text file"),
+        ("--data {empty}", "holds no text"),
+        ("--data {short}", "are too few for block_size"),
+        ("--data {binary}", "is not UTF-8 text"),
+        ("--init-from {folder}", "there is no checkpoint in"),
+        ("--device tpu", "unknown device 'tpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(arguments, words, tmp_path, capsys):
+    places = {"folder": tmp_path, "out": tmp_path / "out"}
+    for name, content in {"empty": b" \n", "short": b"few words only, of a text", "binary": b"\xff\xfe"}.items():
+        places[name] = tmp_path / f"{name}.txt"
+        places[name].write_bytes(content)
+    arguments = arguments.format(**places).split()
+    assert words in refusal(train.main, capsys, "--out-dir", places["out"], *arguments)
+    assert not has_checkpoint(places["out"])
+
+
+def test_cuda_without_a_gpu_says_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backend, "cuda_problem", lambda: "CuPy is not installed")
+    error = refusal(train.main, capsys, "--device", "cuda", "--out-dir", tmp_path)
+    assert error == "error: device 'cuda' cannot be used: CuPy is not installed\n"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_run_that_diverges_ends_in_one_sentence_and_keeps_its_last_good_checkpoint(text, tmp_path, capsys):
+    error = refusal(train.main, capsys, *options(text, tmp_path, "--learning-rate", "1e30", "--grad-clip", "0"))
+    assert "the validation loss is not finite: the learning rate of 1e+30 is too high" in error
+    assert "the last good checkpoint, of step 0" in error and checkpoint.load_state(tmp_path)["step"] == 0
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def main(argv):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        command_line.run(main)
