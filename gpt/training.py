@@ -180,8 +180,8 @@ class Trainer:
         """Train until `max_iters`, evaluating and saving on the way.
 
         Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError
-        after 10 skipped steps in a row, or where a weight is no longer finite; OSError where the run's folder cannot
-        be written. The last good checkpoint stays.
+        after 10 skipped steps in a row, and where a weight or the validation loss is no longer finite; OSError where
+        the run's folder cannot be written. The last good checkpoint stays.
         """
         config = self.config
         self.interrupted = False
@@ -204,10 +204,10 @@ class Trainer:
                 evaluating = last or _due(n, config.eval_interval)
                 if evaluating:
                     self._evaluate()
-                if evaluating or self.interrupted:
-                    # After a step that was skipped, only an evaluation can tell whether the weights are still good.
-                    if self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None):
-                        self.save()
+                # After a step that was skipped, only an evaluation can tell whether the weights are still good.
+                sound = self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None)
+                if sound and (evaluating or self.interrupted):
+                    self.save()
         self.interrupted = self.interrupted and self.steps_done < config.max_iters
 
     def _evaluate(self) -> None:

@@ -1,6 +1,7 @@
 """minigrad: an autograd engine in NumPy that can be read in an evening.
 
-Read in this order: autograd.py (the idea), functional/elementwise.py (forward beside backward), tensor.py (operators), nn/ and optim.py.
+Read in this order: autograd.py (the idea), functional/elementwise.py (forward beside backward), tensor.py (operators),
+nn/ and optim.py.
 """
 
 from . import functional, inspection, nn, optim

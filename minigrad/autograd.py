@@ -104,14 +104,16 @@ class Function:
         if function.compose is not None:
             return function.compose(*inputs, **options)
 
-        arrays, needs_grad = [], []
+        arrays, needs_grad, edges = [], [], []
         for x in inputs:
             is_tensor = isinstance(x, tensor_class)
+            needed = is_tensor and x.requires_grad and switches.grad_enabled
             arrays.append(x.data if is_tensor else x)
-            needs_grad.append(is_tensor and x.requires_grad and switches.grad_enabled)
+            needs_grad.append(needed)
+            edges.append(_edge(x) if needed else None)
         arrays = agree(cls, arrays)
         ctx = Context()
-        ctx.function, ctx.needs_grad = function, needs_grad
+        ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges
         if switches.observers:
             result = switches.observed("forward", ctx, arrays, function.forward, options)
         else:
@@ -120,18 +122,16 @@ class Function:
         several = type(result) is tuple
         outputs = tuple(map(tensor_class, result if several else (result,)))
         if True in needs_grad:
-            _record(ctx, inputs, outputs)
+            _record(ctx, outputs)
         return outputs if several else outputs[0]
 
 
-def _record(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    ctx.edges = edges = []
-    for x, needed in zip(inputs, ctx.needs_grad, strict=True):
-        edges.append(_edge(x) if needed else None)
+def _record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
     ctx.outputs = []
     for index, tensor in enumerate(outputs):
-        ctx.outputs.append((tensor.data.shape, tensor.data.dtype))
-        if is_floating(tensor.data.dtype):
+        shape, dtype = tensor.data.shape, tensor.data.dtype
+        ctx.outputs.append((shape, dtype))
+        if is_floating(dtype):
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
 

@@ -147,8 +147,7 @@ class Tensor:
     def expand(self, *shape: Any) -> Tensor: return F.expand(self, _unpacked(shape))
     def sum(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.sum(self, dim, keepdim)
     def mean(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.mean(self, dim, keepdim)
-    def var(self, dim: F.Dims = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
-        return F.var(self, dim, correction=correction, keepdim=keepdim)
+    def var(self, dim: F.Dims = None, **options: Any) -> Tensor: return F.var(self, dim, **options)
     def max(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.max(self, dim, keepdim)
     def min(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.min(self, dim, keepdim)
     def exp(self) -> Tensor: return F.exp(self)

@@ -1,7 +1,10 @@
-"""Measure training and generation beside PyTorch: the same model, batch, dtype and threads, taking turns step by step."""
+"""Measure training and generation beside PyTorch: the same model, batch, dtype and threads, taking turns step by
+step.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,8 +20,9 @@ from gpt.files import write_text
 from minigrad.backend import usable_cores
 
 WORKER = Path(__file__).parent / "benchmarks" / "worker.py"
+# name -> preset, and batch and time steps; or tokens of the prompt, and new ones
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
-GENERATION = {"gpt2 generate": (32, 128), "gpt2 prefill": (512, 0)}
+GENERATION = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
 EXAMPLES = """examples:
   python scripts/benchmark.py                      everything (about ten minutes; the extra oracle brings the opponent)
   python scripts/benchmark.py --only baby --steps 20
@@ -31,21 +35,22 @@ class Side:
 
     def __init__(self, side: str, name: str):
         cores = str(usable_cores())
-        variables = {"OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), side, name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env={**os.environ, **variables},
-        )
+        threads = {f"{library}_NUM_THREADS": cores for library in ("OMP", "MKL", "OPENBLAS")}
+        environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
+        kind = "train" if name in TRAINING else "generate"
+        preset, first, second = {**TRAINING, **GENERATION}[name]
+        command = [sys.executable, str(WORKER), side, preset, kind, str(first), str(second)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", env=environment)
 
     def ask(self, command: str) -> dict[str, Any]:
-        assert_pipes = self.process.stdin, self.process.stdout
-        if assert_pipes[0] is None or assert_pipes[1] is None:
-            raise RuntimeError("the worker has no pipes")
-        assert_pipes[0].write(command + "\n")
-        assert_pipes[0].flush()
-        line = assert_pipes[1].readline()
+        """Send a command, wait for its answer. Raises RuntimeError if the worker died."""
+        commands, answers = self.process.stdin, self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            print(command, file=commands, flush=True)
+        line = answers.readline() if answers is not None else ""
         if not line:
-            raise RuntimeError(f"the benchmark's worker died (exit code {self.process.wait()}); its own message stands above")
+            raise RuntimeError(f"a worker died (exit code {self.process.wait()}); what it said stands above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -83,8 +88,8 @@ def compare(name: str, sides: list[str], steps: int, warmup: int = 2) -> dict[st
 def matmul_flops(config: GPTConfig, batch: int, time_steps: int) -> float:
     """Floating-point operations of all matrix products of a training step, forward and backward (twice as many).
 
-    Every weight meets every token: 2 per weight and token. Attention's two products per layer: 2 T C per token each, of which causality
-    needs half.
+    Every weight meets every token: 2 per weight and token. Attention's two products per layer: 2 T C per token each,
+    of which causality needs half.
     """
     C, tokens = config.n_embd, batch * time_steps
     weights = config.n_layer * 12 * C * C + config.vocab_size * C
@@ -106,15 +111,14 @@ def derive(row: dict[str, Any]) -> None:
         floor = matmul_flops(GPTConfig.preset(preset), batch, time_steps) / fast["sgemm_flops"]
         row["matmul_floor_seconds"] = floor
         row["step_over_floor"] = fast["seconds"] / floor
-    elif GENERATION[name][1]:
-        new_tokens = GENERATION[name][1]
+    elif new_tokens := GENERATION[name][2]:
         row["tokens_per_second"] = {side: new_tokens / values["seconds"] for side, values in sides.items()}
         bound = row["read_bytes_per_second"] / weight_bytes(GPTConfig.preset("gpt2"))
         row["bandwidth_bound_tokens_per_second"] = bound
         row["share_of_bound"] = row["tokens_per_second"]["fast"] / bound
     if "torch" in sides:
         row["speed_against_torch"] = sides["torch"]["seconds"] / fast["seconds"]
-        row["memory_against_torch"] = fast["peak_bytes"] / sides["torch"]["peak_bytes"] if sides["torch"]["peak_bytes"] else None
+        row["memory_against_torch"] = fast["peak_bytes"] / sides["torch"]["peak_bytes"]
 
 
 def show(row: dict[str, Any]) -> None:
@@ -125,7 +129,8 @@ def show(row: dict[str, Any]) -> None:
             f"sgemm {values['sgemm_flops'] / 1e9:4.0f} GFLOP/s"
         )
     if "speed_against_torch" in row:
-        print(f"  {row['speed_against_torch']:.2f}x PyTorch's speed, {row['memory_against_torch']:.2f} of its peak memory")
+        memory = row["memory_against_torch"]
+        print(f"  {row['speed_against_torch']:.2f}x PyTorch's speed, {memory:.2f} of its peak memory")
     if "step_over_floor" in row:
         print(f"  {row['step_over_floor']:.2f}x the matmul floor of {row['matmul_floor_seconds'] * 1000:.0f} ms")
     if "share_of_bound" in row:
@@ -134,7 +139,8 @@ def show(row: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--only", action="append", choices=[*TRAINING, *GENERATION], help="this comparison; may be repeated")
+    names = [*TRAINING, *GENERATION]
+    parser.add_argument("--only", action="append", choices=names, help="this comparison; may be repeated")
     parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps of each side")
     parser.add_argument("--textbook", action="store_true", help="measure the textbook kernels too")
     parser.add_argument("--out", default="runs/benchmark.json", help="where the results go")
@@ -145,12 +151,12 @@ def main(argv: list[str] | None = None) -> int:
     else:
         sides.append("torch")
     rows = []
-    for name in arguments.only or [*TRAINING, *GENERATION]:
+    for name in arguments.only or names:
         row = compare(name, sides, arguments.steps)
         derive(row)
         show(row)
         rows.append(row)
-    machine = {"processor": platform.processor() or platform.machine(), "cores": usable_cores(), "python": platform.python_version()}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": usable_cores()}
     write_text(arguments.out, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     print(f"\nresults in {arguments.out}")
     return 0

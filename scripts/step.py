@@ -1,7 +1,7 @@
 """One training step of a GPT whose every array fits on the screen. Run it in a debugger and step into the marked lines.
 
-VS Code: open this file, set a breakpoint at "forward", press F5; F11 steps into a call, F10 over it, Shift+F11 out of it.
-pdb:     python -m pdb scripts/step.py   then: b 31 (a breakpoint), c (go there), s (into), n (over), r (out), p x (print)
+VS Code: open this file, set a breakpoint below "# forward", press F5; F11 steps into a call, F10 over, Shift+F11 out.
+pdb:     python -m pdb scripts/step.py   then: b 31 (a breakpoint), c (go there), s (into), n (over), r (out), p x
 """
 
 import sys
@@ -30,8 +30,8 @@ targets = np.array([[1, 4, 1]])  # (1, 3): the same text, one token later
 # forward
 block = model.transformer.h[0]
 x = model.transformer.wte(ids)  # (1, 3, 4): row 3, row 1, row 4 of the table. Step in: Embedding.forward is one line
-x = x + model.transformer.wpe(np.arange(3))  # where each token stands. Step in: x + y is F.add, which records the addition
-x = x + block.attn(block.ln_1(x))  # tokens look at each other. Step in: from q, k, v to ScaledDotProductAttention.forward
+x = x + model.transformer.wpe(np.arange(3))  # where each token stands. Step in: x + y is F.add, which records it
+x = x + block.attn(block.ln_1(x))  # tokens look at each other. Step in, down to ScaledDotProductAttention
 x = x + block.mlp(block.ln_2(x))  # each token by itself. Step in: Linear, then Gelu
 x = model.transformer.ln_f(x)  # Step in: LayerNorm.forward, and its backward just below it
 logits = model.lm_head(x)  # (1, 3, 8): a score for each of the 8 tokens, at each of the 3 positions

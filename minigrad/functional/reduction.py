@@ -183,9 +183,15 @@ def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     return Mean.apply(x, dims=normalize_dims("mean", dim, x.ndim), keepdim=keepdim)
 
 
-def var(x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
-    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square."""
+def var(
+    x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None
+) -> Tensor:
+    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square.
+
+    `unbiased` is PyTorch's older name: True for correction=1, False for 0.
+    """
     check_floating("var", x)
+    correction = correction if unbiased is None else int(unbiased)
     return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
 
 

@@ -4,8 +4,8 @@
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
-A twin is a Function with the same arguments and the same result, to rounding. `Function.apply` looks it up each time an op runs, and a
-recorded op keeps the pair that ran: forward and backward always match.
+A twin is a Function with the same arguments and the same result, to rounding. `Function.apply` looks it up each time
+an op runs, and a recorded op keeps the pair that ran: forward and backward always match.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squa
 
 
 class use_kernels:
-    """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current choice.
+    """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current
+    choice.
 
     Takes effect at once; used in a `with` statement, only for the block. Raises ValueError for a name that is unknown.
     """

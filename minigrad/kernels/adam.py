@@ -1,8 +1,9 @@
 """Adam(W) and the gradient norm on the CPU.
 
-Idea: an optimiser step is pure memory traffic, 7 numbers moved for each parameter. The textbook's eleven array expressions move about 30,
-through temporary arrays. Here all parameters are cut into blocks, and everything is done to a block while it is in the cache.
-With s1 = 1 - β1^t and s2 = 1 - β2^t,   lr m̂ / (√v̂ + eps) = (lr √s2 / s1) m / (√v + eps √s2).
+Idea: an optimiser step is pure memory traffic, 7 numbers moved for each parameter. The textbook's eleven array
+expressions move about 30, through temporary arrays. Here all parameters are cut into blocks, and everything is done
+to a block while it is in the cache. With s1 = 1 - β1^t and s2 = 1 - β2^t,   lr m̂ / (√v̂ + eps) = (lr √s2 / s1) m /
+(√v + eps √s2).
 """
 
 from __future__ import annotations

@@ -1,21 +1,25 @@
-"""Attention in tiles: the same result as functional/attention.py, to rounding, without ever holding the T x S matrix of weights.
+"""Attention in tiles: the same result as functional/attention.py, to rounding, without ever holding the T x S matrix
+of weights.
 
 Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018 (online softmax):
 
-1. *Online softmax.* A row's softmax needs its maximum and its sum. Read the keys tile by tile and keep both as running values m and
-   l, together with the unfinished output; when a tile raises the maximum from m to m', what has been summed so far shrinks by
-   e^(m - m'). At the end, out = sum / l. Besides the output only m + ln l is kept: one number per row, O(T) memory.
-2. *Recompute instead of remember.* Backward makes each tile's weights again, as e^(scores - (m + ln l)), and uses them at once.
-   softmax's row sum Σ_j dprobs_j probs_j equals dout · out, which needs no weights at all.
+1. *Online softmax.* A row's softmax needs its maximum and its sum. Read the keys tile by tile and keep both as
+   running values m and l, together with the unfinished output; when a tile raises the maximum from m to m', what has
+   been summed so far shrinks by e^(m - m'). At the end, out = sum / l. Besides the output only m + ln l is kept: one
+   number per row, O(T) memory.
+2. *Recompute instead of remember.* Backward makes each tile's weights again, as e^(scores - (m + ln l)), and uses
+   them at once. softmax's row sum Σ_j dprobs_j probs_j equals dout · out, which needs no weights at all.
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are never computed: nearly half of the work.
 
-A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out groups of heads.
+A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out
+groups of heads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -58,32 +62,39 @@ class TiledAttention(Function):
         if ctx.naive:
             return ScaledDotProductAttention.backward(ctx, dout)
         plan, xp = ctx.plan, module_of(dout)
-        dq, dk, dv = (_heads_last(xp, plan.lead, *x.shape[-2:], dout.dtype) for x in (plan.q, plan.k, plan.v))
+        dq, dk, dv = (
+            _heads_last(xp, plan.lead, x.shape[-2], x.shape[-1], dout.dtype) for x in (plan.q, plan.k, plan.v)
+        )
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
             dk[heads], dv[heads] = 0, 0
             for rows in plan.query_blocks():
-                row_sum = _row_dots(dout[heads][:, rows], ctx.out[heads][:, rows])
+                dout_block, logsumexp = dout[heads][:, rows], ctx.logsumexp[heads][:, rows]
+                row_sum = _row_dots(dout_block, ctx.out[heads][:, rows])
                 dq[heads][:, rows] = _backward_rows(
-                    plan, heads, rows, dout[heads][:, rows], ctx.logsumexp[heads][:, rows], row_sum, dk[heads], dv[heads]
+                    plan, heads, rows, dout_block, logsumexp, row_sum, dk[heads], dv[heads]
                 )
 
         parallel(attend, plan.head_groups())
-        return *(unbroadcast(dx.reshape(plan.full(x)), x) for dx, x in zip((dq, dk, dv), plan.shapes, strict=True)), None
+        gradients = zip((dq, dk, dv), plan.shapes, strict=True)
+        return *(unbroadcast(gradient.reshape(plan.full(shape)), shape) for gradient, shape in gradients), None
 
 
 def _forward_rows(plan, heads, rows):
     """Output and m + ln l of a block of queries."""
     xp = module_of(plan.q)
     q = plan.q[heads][:, rows] * plan.scale  # (h, R, D)
-    running_max = running_sum = weighted = None
+    running_max: Any = None
+    running_sum: Any = None
+    weighted: Any = None
     for columns in plan.key_blocks(rows):
         scores = plan.scores(q, heads, rows, columns)  # (h, R, KEYS)
         new_max = scores.max(axis=-1, keepdims=True)
         if running_max is not None:
             new_max = xp.maximum(running_max, new_max)
-        safe_max = xp.where(xp.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max  # e^(-inf - 0) = 0, not nan
+        # where nothing has been seen yet, e^(-inf - 0) = 0 and not e^(-inf + inf) = nan
+        safe_max = xp.where(xp.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max
         scores -= safe_max
         probs = xp.exp(scores, out=scores)
         tile_sum = _row_sums(probs)
@@ -143,7 +154,7 @@ class _Plan:
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.may_hide_rows = mask is not None
         self.rows = DROPOUT_ROWS if self.keys <= 512 or dropout_p > 0 else 2 * DROPOUT_ROWS
-        self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1) if is_causal else None
+        self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
     def full(self, shape):
         """`shape` with the common leading axes."""
@@ -174,8 +185,7 @@ class _Plan:
             scores[..., crossed.start - columns.start :] += mask
         if self.mask is not None:
             mask = self.mask[heads][:, rows, columns]
-            xp = module_of(q)
-            scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else (scores + mask).astype(q.dtype, copy=False)
+            scores = module_of(q).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
         return scores
 
     def keep(self, heads, rows, columns):
@@ -187,8 +197,8 @@ class _Plan:
         first = int(np.ravel_multi_index((*batch, head_slice.start), self.lead))
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
         count = head_slice.stop - head_slice.start
-        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, first + i, block)[:, columns] for i in range(count)]
-        return xp.stack(scales).astype(self.q.dtype, copy=False)
+        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, first + i, block) for i in range(count)]
+        return xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
 
 
 def _row_sums(x):

@@ -1,7 +1,8 @@
 """The backward of an embedding on the CPU.
 
-Idea: `add.at` takes one element at a time, as an id may occur twice. Sorted by id, the rows of one token stand together, and
-`add.reduceat` adds up each such run; what is left are sums for different rows, which may be added all at once.
+Idea: `add.at` takes one element at a time, as an id may occur twice. Sorted by id, the rows of one token stand
+together, and `add.reduceat` adds up each such run; what is left are sums for different rows, which may be added all
+at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class FastEmbedding(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        ids, rows = ctx.ids.reshape(-1), dout.reshape(-1, ctx.shape[1])
+        ids, rows = ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1])
         if ctx.padding_idx is not None:
             ids, rows = ids[ids != ctx.padding_idx], rows[ids != ctx.padding_idx]
         dweight = ctx.gradient_so_far(1)

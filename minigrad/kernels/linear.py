@@ -1,9 +1,10 @@
 """Linear, and Linear with GELU, on the CPU.
 
-Ideas: the three products are shared out by rows (threads.py). GELU is computed in blocks that stay in the cache, with its bias added and
-its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
+Ideas: the three products are shared out by rows (threads.py). GELU is computed in blocks that stay in the cache, with
+its bias added and its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
 
-    out = h s,     out' = s + 2 out (1 - s) u',     u = h (c0 + c1 h²),  u' = c0 + 3 c1 h²,     c0 = √(2/π),  c1 = 0.044715 c0
+    out = h s,     out' = s + 2 out (1 - s) u',     u = h (c0 + c1 h²),  u' = c0 + 3 c1 h²,     c0 = √(2/π),  c1 =
+    0.044715 c0
 
 and storing out' makes the backward of GELU one multiplication.
 """
@@ -27,7 +28,7 @@ class FastLinear(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias):
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         ctx.x_shape = x.shape
         if ctx.needs_grad[0]:
             ctx.weight = weight
@@ -40,7 +41,7 @@ class FastLinear(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return linear_backward(ctx, dout.reshape(-1, dout.shape[-1]))
+        return linear_backward(ctx, dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
 
 
 def linear_backward(ctx, dout):
@@ -60,7 +61,7 @@ class FastLinearGelu(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, approximate):
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         ctx.x_shape = x.shape
         if ctx.needs_grad[0]:
             ctx.weight = weight

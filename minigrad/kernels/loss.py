@@ -2,11 +2,11 @@
 
 Ideas (as in Liger Kernel, Hsu et al. 2024):
 
-1. *A chunk at a time.* For CHUNK rows: logits, softmax, loss. At gpt2's 50,257 tokens all logits of 1,024 rows are 206 MB, of which
-   PyTorch holds three versions; here one chunk's buffer serves them all.
-2. *The gradient at once.* While a chunk's probabilities are in the buffer, probs - onehot is the gradient of its summed loss, so dx and
-   dweight are computed in *forward*; backward only multiplies by dout, which for a mean or a sum is one number. With reduction="none"
-   each row has its own dout, and backward computes the chunk's logits again.
+1. *A chunk at a time.* For CHUNK rows: logits, softmax, loss. At gpt2's 50,257 tokens all logits of 1,024 rows are
+   206 MB, of which PyTorch holds three versions; here one chunk's buffer serves them all.
+2. *The gradient at once.* While a chunk's probabilities are in the buffer, probs - onehot is the gradient of its
+   summed loss, so dx and dweight are computed in *forward*; backward only multiplies by dout, which for a mean or a
+   sum is one number. With reduction="none" each row has its own dout, and backward computes the chunk's logits again.
 3. *Rows in the cache.* Softmax's five passes over a row run on a few rows at a time.
 """
 

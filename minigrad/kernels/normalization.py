@@ -1,7 +1,8 @@
 """Layer norm on the CPU, in row blocks that stay in the cache.
 
-Ideas: a block of rows is read once and everything is done to it in place. Row sums are products with a column of ones, sums of squares
-are einsums: a few times as fast as `mean`. The sums over all tokens (dweight, dbias) are taken per block, in the cache, and added up.
+Ideas: a block of rows is read once and everything is done to it in place. Row sums are products with a column of
+ones, sums of squares are einsums: a few times as fast as `mean`. The sums over all tokens (dweight, dbias) are taken
+per block, in the cache, and added up.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class FastLayerNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
         size = math.prod(x.shape[axis] for axis in axes)
-        flat = np.ascontiguousarray(x).reshape(-1, size)
+        flat = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), size)
         ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
         ctx.weight = None if weight is None else weight.reshape(-1)
         bias = None if bias is None else bias.reshape(-1)
@@ -34,7 +35,7 @@ class FastLayerNorm(Function):
         def normalize(rows):
             block, centered = flat[rows], ctx.normalized[rows]
             np.subtract(block, row_means(block), out=centered)
-            variance = np.einsum("ij,ij->i", centered, centered)[:, None] / size
+            variance = np.einsum("ij,ij->i", centered, centered)[:, None] / max(size, 1)
             inverse_std = ctx.inverse_std[rows]
             np.divide(1, np.sqrt(variance + eps), out=inverse_std)
             centered *= inverse_std

@@ -1,16 +1,20 @@
 """One pool of threads for all kernels, and a memory policy. Importing this starts nothing; `start()` does.
 
-NumPy lets go of Python's lock inside its loops and matrix products, so that two threads really compute at once. Three rules make it pay:
+NumPy lets go of Python's lock inside its loops and matrix products, so that two threads really compute at once. Three
+rules make it pay:
 
-1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would fight for two cores;
-   and while its idle workers wait, they spin. So it is set to one thread (through threadpoolctl), and we split products ourselves.
-   Without threadpoolctl it keeps its threads, products are not split, and only the other work is shared out: slower, the same results.
-2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call, small enough that the
-   next operation finds it in the cache.
-3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in every run.
+1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would
+   fight for two cores; and while its idle workers wait, they spin. So it is set to one thread (through
+   threadpoolctl), and we split products ourselves. Without threadpoolctl it keeps its threads, products are not
+   split, and only the other work is shared out: slower, the same results.
+2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call,
+   small enough that the next operation finds it in the cache.
+3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in
+   every run.
 
-The policy: freed memory stays with the process. By default the C library returns large arrays to the operating system and asks for them
-again in the next step, and the system clears every page each time. That alone can be half of a training step.
+The policy: freed memory stays with the process. By default the C library returns large arrays to the operating system
+and asks for them again in the next step, and the system clears every page each time. That alone can be half of a
+training step.
 """
 
 from __future__ import annotations
@@ -109,7 +113,9 @@ def shares(n: int) -> Iterator[slice]:
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b for matrices, with the rows of `a` (or, if those are few, the columns of `b`) shared out among the threads."""
+    """a @ b for matrices, with the rows of `a` (or, if those are few, the columns of `b`) shared out among the
+    threads.
+    """
     m, n = a.shape[0], b.shape[1]
     if out is None:
         out = np.empty((m, n), np.result_type(a, b))

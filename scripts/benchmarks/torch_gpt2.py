@@ -76,15 +76,15 @@ class Generation:
         from transformers.utils import logging
 
         logging.set_verbosity_error()
-        shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
-        self.model = GPT2LMHeadModel(GPT2Config(vocab_size=config.vocab_size, n_positions=config.block_size, **shape)).eval()
+        shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
+        self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).eval()
         self.prompt, self.new_tokens = torch.from_numpy(prompt), new_tokens
 
     @torch.no_grad()
     def step(self) -> float:
         if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
             return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
+        options = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "do_sample": False}
         mask = torch.ones_like(self.prompt)
-        n = self.new_tokens
-        out = self.model.generate(self.prompt, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
+        out = self.model.generate(self.prompt, attention_mask=mask, pad_token_id=0, **options)
         return float(out.shape[1])

@@ -1,7 +1,8 @@
 """One side of a comparison, in a process of its own, so that its memory is its own: steps when told to, and reports.
 
-Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" -> {"flops"}, "memory" ->
-{"bytes"}. The parent (benchmark.py) takes turns between two of these, so that both see the same machine.
+Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
+{"flops"}, "memory" -> {"bytes"}. The parent (benchmark.py) takes turns between two of these, so that both see the
+same machine.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig
-from minigrad import nn, optim, use_kernels
+from minigrad import optim, use_kernels
+from minigrad.backend import usable_cores
 from minigrad.kernels import threads
-
-TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
-GENERATION = {"gpt2 generate": (32, 128), "gpt2 prefill": (512, 0)}  # tokens of the prompt, and new ones
 
 
 class Training:
@@ -51,26 +50,23 @@ class Generation:
         return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
 
 
-def job(side: str, name: str) -> Any:
-    """What `side` ("fast", "textbook", "torch") does for the comparison `name`."""
+def job(side: str, preset: str, kind: str, first: int, second: int) -> Any:
+    """What `side` ("fast", "textbook", "torch") does: "train" on (batch, time), or "generate" from (prompt, new
+    tokens).
+    """
     rng = np.random.default_rng(0)
-    if name in TRAINING:
-        preset, batch, time_steps = TRAINING[name]
-        config = GPTConfig.preset(preset)
-        ids, targets = rng.integers(0, config.vocab_size, (2, batch, time_steps))
-        arguments: tuple[Any, ...] = (config, ids, targets)
-    else:
-        prompt_tokens, new_tokens = GENERATION[name]
-        config = GPTConfig.preset("gpt2")
-        arguments = (config, rng.integers(0, config.vocab_size, (1, prompt_tokens)), new_tokens)
+    config = GPTConfig.preset(preset)
+    arguments: tuple[Any, ...] = (config, *rng.integers(0, config.vocab_size, (2, first, second)))
+    if kind == "generate":
+        arguments = (config, rng.integers(0, config.vocab_size, (1, first)), second)
     if side == "torch":
         import torch
-        import torch_gpt2
+        import torch_gpt2  # type: ignore[import-not-found]  # beside this script
 
-        torch.set_num_threads(threads.usable_cores())
-        return (torch_gpt2.Training if name in TRAINING else torch_gpt2.Generation)(*arguments)
+        torch.set_num_threads(usable_cores())
+        return (torch_gpt2.Training if kind == "train" else torch_gpt2.Generation)(*arguments)
     use_kernels(side)
-    return (Training if name in TRAINING else Generation)(*arguments)
+    return (Training if kind == "train" else Generation)(*arguments)
 
 
 def sgemm_rate(side: str, n: int = 2048, repeats: int = 5) -> float:
@@ -117,8 +113,8 @@ def peak_memory() -> int:
 
 
 def main() -> None:
-    side, name = sys.argv[1:3]
-    work = job(side, name)
+    side, preset, kind, first, second = sys.argv[1:]
+    work = job(side, preset, kind, int(first), int(second))
     for line in sys.stdin:
         command = line.strip()
         if command == "step":

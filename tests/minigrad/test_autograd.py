@@ -564,6 +564,14 @@ def test_a_backward_may_add_to_the_gradient_so_far(through):
     assert True in AddsToRow.borrowed
 
 
+def test_each_backward_adds_to_its_own_tensor():
+    x, y = leaf([[1.0, 2.0]]), leaf([[3.0, 4.0]])
+    for _ in range(2):
+        (AddsToRow.apply(x) + 5.0 * AddsToRow.apply(y)).sum().backward()
+    np.testing.assert_array_equal(x.grad, [[2.0, 2.0]])
+    np.testing.assert_array_equal(y.grad, [[10.0, 10.0]])
+
+
 def test_what_others_hold_is_not_lent():
     AddsToRow.borrowed = []
     x = leaf([[1.0, 2.0], [3.0, 4.0]])

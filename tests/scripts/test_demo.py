@@ -1,0 +1,70 @@
+"""scripts/demo.py: it starts over in its own folder, and deletes nothing else."""
+
+import dataclasses
+
+import pytest
+
+from gpt.checkpoint import load_state
+from gpt.pretraining import PretrainingConfig, pretrain
+from gpt.training import TrainingConfig
+from minigrad import use_kernels
+from scripts import demo
+from tests.scripts.running import refusal, run_here, run_process, write_text
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The demo, of two steps on a small text."""
+    text, settings = write_text(tmp_path / "text.txt"), demo._config
+
+    def small(short, out_dir, seed):
+        config = settings(short, out_dir, seed)
+        shape = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 8}
+        training = dataclasses.replace(config.training, max_iters=2, warmup_iters=1)
+        return dataclasses.replace(config, data=text, vocab_size=260, model=shape, training=training)
+
+    monkeypatch.setattr(demo, "_config", small)
+    return tmp_path / "demo"
+
+
+def test_an_earlier_demo_is_replaced_and_what_else_is_in_its_folder_stays(quick, capsys):
+    for seed in ("1", "2"):
+        assert run_here(demo.main, "--out-dir", quick, "--seed", seed) == 0
+        assert load_state(quick)["extra"]["run"]["seed"] == int(seed)
+        (quick / "notes.txt").write_text("mine", encoding="utf-8")
+    assert (quick / "notes.txt").exists()
+    assert "python scripts/generate.py" in capsys.readouterr().out
+
+
+def test_another_run_is_not_touched(quick, capsys, tmp_path):
+    shape = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 4}
+    config = PretrainingConfig(
+        str(tmp_path / "text.txt"), str(quick), vocab_size=257, model=shape, training=TrainingConfig(max_iters=1)
+    )
+    pretrain(config)
+    before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
+    assert f"{quick} holds a run already" in refusal(demo.main, capsys, "--out-dir", quick)
+    assert {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_of_other_things_is_not_touched(quick, capsys):
+    quick.mkdir()
+    (quick / "thesis.tex").write_bytes(b"precious")
+    assert "holds files that are not of a run" in refusal(demo.main, capsys, "--out-dir", quick)
+    assert [path.name for path in quick.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_the_short_demo_learns(tmp_path):
+    done = run_process("demo", "--short", "--out-dir", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    losses = [
+        float(line.split("loss ")[1].split(",")[0]) for line in done.stdout.splitlines() if "validation loss" in line
+    ]
+    assert losses[0] > 6.5 and losses[-1] < 5.5

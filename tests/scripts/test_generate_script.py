@@ -1,0 +1,130 @@
+"""scripts/generate.py as its users meet it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from minigrad import manual_seed, use_kernels
+from scripts import generate
+from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a model that has learned nothing and writes all kinds of bytes."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.train(STORY + " кот 猫", vocab_size=280)
+    manual_seed(0)
+    save_checkpoint(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16)))
+    tokenizer.save(folder)
+    return folder
+
+
+def written(capsys, model, *arguments):
+    capsys.readouterr()
+    assert run_here(generate.main, "--model", model, *arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_it_continues_the_prompt(model, capsys):
+    text = written(capsys, model, "--prompt", "the cat", "--max-new-tokens", 30, "--seed", 1)
+    assert text.startswith("the cat") and len(text) > 20 and text.endswith("\n")
+    assert written(capsys, model, "--prompt", "кот 猫", "--max-new-tokens", 0) == "кот 猫\n"
+
+
+def test_the_seed_decides_and_without_one_every_text_is_new(model, capsys):
+    first, again = (written(capsys, model, "--seed", 1) for _ in range(2))
+    other, new, newer = (written(capsys, model, *seed) for seed in (["--seed", 2], [], []))
+    assert first == again and len({first, other, new, newer}) == 4
+
+
+def test_greedy_is_the_same_with_every_seed_and_kernel(model, capsys):
+    greedy = ["--temperature", 0, "--max-new-tokens", 40]
+    texts = {written(capsys, model, *greedy, *more) for more in ([], ["--seed", 5], ["--kernels", "textbook"])}
+    assert len(texts) == 1
+
+
+def test_several_samples_the_first_of_which_is_the_single_one(model, capsys):
+    single = written(capsys, model, "--seed", 3, "--max-new-tokens", 9)
+    several = written(capsys, model, "--seed", 3, "--max-new-tokens", 9, "--num-samples", 3)
+    parts = several.split("--- ")
+    assert len(parts) == 4 and parts[1] == f"1 ---\n{single}" and parts[1][5:] != parts[2][5:]
+
+
+def test_it_stops_at_a_token(model, capsys):
+    options = ["--max-new-tokens", 300, "--seed", 1, "--temperature", 1]
+    everything = written(capsys, model, *options)
+    sign = next(character for character in everything if character in "(){}@_$")  # each a token of its own
+    assert written(capsys, model, *options, "--stop", sign) == everything[: everything.index(sign) + 1] + "\n"
+
+
+def test_control_characters_never_reach_the_terminal(model, capsys):
+    for more in ([], ["--num-samples", 2]):
+        text = written(capsys, model, "--max-new-tokens", 600, "--seed", 0, "--temperature", 5, "--top-p", 1, *more)
+        assert "\ufffd" in text and "\x1b" not in text and "\x07" not in text and "\r" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nowhere"], "there is no checkpoint in nowhere: trainer_state.json is missing"),
+        (["--prompt", ""], "--prompt is empty: give at least one character to continue"),
+        (["--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
+        (["--temperature", "-1"], "temperature must be a number >= 0, got -1.0"),
+        (["--temperature", "inf"], "temperature must be a number >= 0, got inf"),
+        (["--top-k", "0"], "argument --top-k: must be an integer >= 1, got 0"),
+        (["--repetition-penalty", "nan"], "repetition_penalty must be a number > 0, got nan"),
+        (["--max-new-tokens", "-1"], "must be an integer >= 0"),
+        (["--stop", "xyz"], "--stop 'xyz' is 3 tokens, not one"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(model, capsys, arguments, words):
+    assert words in refusal(generate.main, capsys, "--model", model, *arguments)
+
+
+def test_a_damaged_model_is_refused_in_one_sentence(model, capsys, tmp_path):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-1])
+    assert "model.safetensors was truncated" in refusal(generate.main, capsys, "--model", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    (tmp_path / "merges.txt").unlink()
+    refusal(generate.main, capsys, "--model", tmp_path)
+
+
+def test_as_a_process_in_a_terminal_that_knows_few_characters(model):
+    done = subprocess.run(
+        command("generate", "--model", model, "--prompt", "кот", "--seed", 1),
+        cwd=ROOT, env=environment(PYTHONIOENCODING="cp1252"), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.startswith(b"???")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model):
+    running = subprocess.Popen(
+        command("generate", "--model", model, "--max-new-tokens", 10**7),
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    running.stdout.read(10)
+    running.stdout.close()
+    error = running.stderr.read()
+    running.stderr.close()
+    assert running.wait() == 141 and error == b""
+
+
+@pytest.mark.parametrize("script", ["train", "generate", "demo"])
+def test_help_is_real_help(script):
+    done = run_process(script, "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: python scripts/{script}.py [options]")
+    assert "--seed N" in done.stdout and "(default: " in done.stdout and "None" not in done.stdout
