@@ -23,16 +23,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _config(short: bool, out_dir: str, seed: int) -> PretrainingConfig:
-    steps = 100 if short else 700
+    steps = 100 if short else 1000
     training = TrainingConfig(
         max_iters=steps,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         warmup_iters=steps // 10,
-        eval_interval=steps // 5,
+        eval_interval=steps // 4,
         sample_interval=steps // 10,
         log_interval=steps // 50,
     )
-    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 256, "block_size": 128}
+    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
     return PretrainingConfig(
         "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by="demo", model=model, training=training
     )

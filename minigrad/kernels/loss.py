@@ -34,8 +34,7 @@ class FastLinearCrossEntropy(Function):
         losses = np.zeros(len(x), x.dtype)
         ctx.x, ctx.weight, ctx.kept, ctx.safe, ctx.reduction = x, weight, kept, safe, reduction
         at_once = reduction != "none"
-        ctx.dx = np.empty_like(x) if at_once and ctx.needs_grad[0] else None
-        ctx.dweight = np.empty_like(weight) if at_once and ctx.needs_grad[1] else None
+        ctx.dx, ctx.dweight = _room_for_gradients(ctx, x, weight) if at_once else (None, None)
         for rows in _chunks(len(x)):
             probs = _softmax(x[rows], weight, safe[rows], losses[rows])
             if ctx.dx is not None or ctx.dweight is not None:
@@ -70,12 +69,19 @@ class FastLinearCrossEntropy(Function):
 def _from_scratch(ctx, row_scale):
     """dx and dweight where each row has its own dout: the logits are computed again."""
     x, weight = ctx.x, ctx.weight
-    dx = np.empty_like(x) if ctx.needs_grad[0] else None
-    dweight = np.empty_like(weight) if ctx.needs_grad[1] else None
+    dx, dweight = _room_for_gradients(ctx, x, weight)
     for rows in _chunks(len(x)):
         probs = _softmax(x[rows], weight, ctx.safe[rows], np.empty(len(x[rows]), x.dtype))
         _subtract_truth(probs, ctx.safe[rows], row_scale[rows])
         _gradients(probs, x[rows], weight, dx, dweight, rows)
+    return dx, dweight
+
+
+def _room_for_gradients(ctx, x, weight):
+    dx = np.empty_like(x) if ctx.needs_grad[0] else None
+    dweight = np.empty_like(weight) if ctx.needs_grad[1] else None
+    if dweight is not None and len(x) == 0:  # there will be no first chunk to write it
+        dweight[...] = 0
     return dx, dweight
 
 
