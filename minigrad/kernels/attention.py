@@ -37,8 +37,6 @@ TILE = 128 * 1024  # numbers in a tile over all its heads
 class TiledAttention(Function):
     """softmax(q kᵀ scale + mask) v, tile by tile. See ScaledDotProductAttention for the mathematics."""
 
-    autocast = True
-
     @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
         ctx.naive = bool(ctx.needs_grad[3]) and mask is not None

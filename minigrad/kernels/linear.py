@@ -24,8 +24,6 @@ class FastLinear(Function):
     """out = x @ weightᵀ + bias. See functional.linalg.Linear."""
 
     dtype_rule = "same"
-    autocast = True
-
     @staticmethod
     def forward(ctx, x, weight, bias):
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -57,8 +55,6 @@ class FastLinearGelu(Function):
     """out = gelu(x @ weightᵀ + bias). See functional.fused.LinearGelu."""
 
     dtype_rule = "same"
-    autocast = True
-
     @staticmethod
     def forward(ctx, x, weight, bias, approximate):
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

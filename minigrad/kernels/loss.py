@@ -25,8 +25,6 @@ class FastLinearCrossEntropy(Function):
     """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy."""
 
     dtype_rule = "any"
-    autocast = True
-
     @staticmethod
     def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
         kept = targets != ignore_index
