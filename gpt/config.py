@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
+INIT_STD = 0.02  # the standard deviation of weights at first
+
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:

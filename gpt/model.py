@@ -22,7 +22,7 @@ from minigrad.functional.indexing import check_indices
 
 from . import generation
 from .attention import CausalSelfAttention, padding_mask
-from .config import GPTConfig
+from .config import INIT_STD, GPTConfig
 from .kv_cache import KVCache
 from .positions import SinusoidalPositions
 
@@ -113,12 +113,12 @@ class GPT(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Normal with std 0.02; whatever adds to the residual stream, 2 n_layer times, scaled by 1/sqrt(2 n_layer)."""
+        """Normal with INIT_STD; what adds to the residual stream, 2 n_layer times, scaled by 1/sqrt(2 n_layer)."""
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.config.n_layer))
             elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=INIT_STD)
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)  # norms start as the identity
 

@@ -12,14 +12,21 @@ import numpy as np
 from minigrad import Tensor, nn
 from minigrad.backend import Array
 
+from .config import INIT_STD
+
 
 class SinusoidalPositions(nn.Module):
-    """The rows of `sinusoidal_table` for given positions: in the place of an embedding, but fixed."""
+    """The rows of `sinusoidal_table` for given positions: in the place of an embedding, but fixed.
+
+    The paper adds them to token embeddings of standard deviation 1. Ours start at INIT_STD, so that the table is as much
+    smaller: at full size it drowns the tokens, and the model learns hardly more than their frequencies.
+    """
 
     table: Array
 
     def __init__(self, length: int, size: int):
-        self.register_buffer("table", sinusoidal_table(length, size), persistent=False)
+        table = np.float32(INIT_STD) * sinusoidal_table(length, size)
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Array) -> Tensor:
         return Tensor(self.table[positions])

@@ -177,6 +177,12 @@ def test_probabilities_are_those_of_the_plain_algorithm(seed, temperature, top_k
     assert ours.sum() == pytest.approx(1)
 
 
+def test_the_nucleus_is_no_larger_than_it_has_to_be():
+    logits = np.log([0.25, 0.5, 0.125, 0.125])
+    for top_p, kept in {0.4: 1, 0.5: 1, 0.51: 2, 0.75: 2, 0.76: 3}.items():
+        assert np.count_nonzero(Sampling(top_p=top_p).probabilities(logits)) == kept
+
+
 def test_tokens_are_drawn_as_often_as_their_probabilities_say():
     model, options = small_gpt(), {"temperature": 0.7, "top_k": 5, "top_p": 0.9}
     n = 4000

@@ -174,6 +174,9 @@ def test_sinusoidal_positions_are_those_of_the_paper():
             angle = t / 10000 ** (2 * i / 6)
             assert table[t, 2 * i : 2 * i + 2] == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
     assert sinusoidal_table(4, 5).shape == (4, 5)
+    transformer = GPT(GPTConfig(**SHAPE, positions="sinusoidal")).transformer
+    # Neither tokens nor places drown the other.
+    assert 0.5 < transformer.wpe.table.std() / transformer.wte.weight.data.std() < 2
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])

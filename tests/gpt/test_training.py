@@ -422,6 +422,35 @@ def test_damaged_weights_never_replace_a_good_checkpoint(tmp_path):
     assert all(np.isfinite(array).all() for array in load_checkpoint(tmp_path).model.state_dict().values())
 
 
+def test_ctrl_c_after_a_skipped_step_saves_nothing_that_may_be_damaged(tmp_path):
+    trainer = a_trainer(tmp_path, sample_interval=0)
+    loss_fn = not_finite_at(7)
+
+    def loss_then_ctrl_c(model, batch):
+        if trainer.steps_done == 6:
+            signal.raise_signal(signal.SIGINT)
+        return loss_fn(model, batch)
+
+    trainer.loss_fn = loss_then_ctrl_c
+    trainer.run()
+    assert trainer.interrupted and trainer.steps_done == 7
+    assert trainer.saved_step == load_checkpoint(tmp_path).state["step"] == 4
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
+    trainer = a_trainer(tmp_path)
+    evaluate, calls = trainer.evaluate, []
+
+    def damaged_at_last():
+        calls.append(1)
+        return evaluate() if len(calls) < 3 else {"val_loss": math.nan}
+
+    trainer.evaluate = damaged_at_last
+    with pytest.raises(FloatingPointError, match="validation loss is not finite: .* last good checkpoint, of step 4"):
+        trainer.run()
+    assert load_checkpoint(tmp_path).state["step"] == 4
+
+
 def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
     trainer = a_trainer(tmp_path)
 
