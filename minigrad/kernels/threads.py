@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..backend import Array, blas_threads, usable_cores
+from ..backend import Array, usable_cores
 
 BLOCK = 128 * 1024  # numbers
 Piece = TypeVar("Piece")
@@ -59,11 +59,6 @@ def stop() -> None:
     if _blas_limit is not None:
         _blas_limit.restore_original_limits()
         _blas_limit = None
-
-
-def in_use() -> int:
-    """How many threads compute: ours, or the matrix library's own. Another number changes the last bits of sums."""
-    return blas_threads() if _blas_limit is None else _workers
 
 
 def _keep_freed_memory() -> None:
