@@ -206,13 +206,15 @@ def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def load_checkpoint(folder: str | os.PathLike[str], with_optimizer: bool = True) -> Checkpoint:
     """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered."""
     folder = Path(folder)
-    for _ in range(10):
+    for last_try in [False] * 9 + [True]:
         before = _which_commit(folder)
         try:
             checkpoint = _load(folder, with_optimizer)
         except CheckpointError:
-            if _which_commit(folder) == before:
+            being_committed = before[0] is not None  # its files are changing their names
+            if _which_commit(folder) == before and (last_try or not being_committed):
                 raise
+            time.sleep(0.01)
         else:
             if _which_commit(folder) == before:
                 return checkpoint

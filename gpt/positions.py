@@ -18,7 +18,7 @@ from .config import INIT_STD
 class SinusoidalPositions(nn.Module):
     """The rows of `sinusoidal_table` for given positions: in the place of an embedding, but fixed.
 
-    The paper adds them to token embeddings of standard deviation 1. Ours start at INIT_STD, so that the table is as much
+    The paper adds them to token embeddings of standard deviation 1. Ours start at INIT_STD, so the table is as much
     smaller: at full size it drowns the tokens, and the model learns hardly more than their frequencies.
     """
 

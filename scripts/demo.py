@@ -28,7 +28,7 @@ def _config(short: bool, out_dir: str, seed: int) -> PretrainingConfig:
         max_iters=steps,
         learning_rate=3e-3,
         warmup_iters=steps // 10,
-        eval_interval=steps // 4,
+        eval_interval=steps // 10,
         sample_interval=steps // 10,
         log_interval=steps // 50,
     )
