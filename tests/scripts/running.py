@@ -29,7 +29,8 @@ def command(script, *arguments):
 
 
 def environment(**variables):
-    return {**os.environ, **variables}
+    """Ours, but for the warnings about encodings, of which libraries print some, too."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONWARNDEFAULTENCODING"} | variables
 
 
 def run_process(script, *arguments, **variables):
