@@ -1,7 +1,7 @@
 """One training step of a GPT whose every array fits on the screen. Run it in a debugger and step into the marked lines.
 
 VS Code: open this file, set a breakpoint below "# forward", press F5; F11 steps into a call, F10 over, Shift+F11 out.
-pdb:     python -m pdb scripts/step.py   then: b 31 (a breakpoint), c (go there), s (into), n (over), r (out), p x
+pdb:     python -m pdb scripts/step.py   then: b 32 (a breakpoint), c (go there), s (into), n (over), r (out), p x
 """
 
 import sys
@@ -12,8 +12,9 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig
 from minigrad import manual_seed, optim
 
-if len(sys.argv) > 1:  # nothing to choose here: --help shows what this is
-    sys.exit(__doc__)
+if len(sys.argv) > 1:  # there is nothing to choose
+    print(__doc__)
+    sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
 
 np.set_printoptions(precision=3, suppress=True)
 manual_seed(0)
