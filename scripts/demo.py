@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _config(short: bool, out_dir: str, seed: int) -> PretrainingConfig:
-    steps = 100 if short else 1000
+    steps = 100 if short else 900
     training = TrainingConfig(
         max_iters=steps,
         learning_rate=3e-3,
