@@ -24,15 +24,10 @@ class FastLinear(Function):
     """out = x @ weightᵀ + bias. See functional.linalg.Linear."""
 
     dtype_rule = "same"
+
     @staticmethod
     def forward(ctx, x, weight, bias):
-        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        ctx.x_shape = x.shape
-        if ctx.needs_grad[0]:
-            ctx.weight = weight
-        if ctx.needs_grad[1]:
-            ctx.x = flat
-        out = matmul(flat, weight.T)
+        out = linear_forward(ctx, x, weight)  # (N, O)
         if bias is not None:
             parallel(lambda rows: np.add(out[rows], bias, out=out[rows]), row_blocks(*out.shape), uses_blas=False)
         return out.reshape(*x.shape[:-1], weight.shape[0])
@@ -40,6 +35,17 @@ class FastLinear(Function):
     @staticmethod
     def backward(ctx, dout):
         return linear_backward(ctx, dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
+
+
+def linear_forward(ctx, x, weight):
+    """x @ weightᵀ (N, O), with all leading axes of x as rows; saves what `linear_backward` needs."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    ctx.x_shape = x.shape
+    if ctx.needs_grad[0]:
+        ctx.weight = weight
+    if ctx.needs_grad[1]:
+        ctx.x = rows
+    return matmul(rows, weight.T)
 
 
 def linear_backward(ctx, dout):
@@ -55,15 +61,10 @@ class FastLinearGelu(Function):
     """out = gelu(x @ weightᵀ + bias). See functional.fused.LinearGelu."""
 
     dtype_rule = "same"
+
     @staticmethod
     def forward(ctx, x, weight, bias, approximate):
-        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        ctx.x_shape = x.shape
-        if ctx.needs_grad[0]:
-            ctx.weight = weight
-        if ctx.needs_grad[1]:
-            ctx.x = flat
-        hidden = matmul(flat, weight.T)  # (N, O)
+        hidden = linear_forward(ctx, x, weight)  # (N, O)
         wants_slope = True in ctx.needs_grad
         out = np.empty_like(hidden) if wants_slope else hidden
         gelu = gelu_tanh if approximate == "tanh" else gelu_exact
