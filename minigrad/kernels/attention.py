@@ -11,6 +11,12 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
    them at once. softmax's row sum Σ_j dprobs_j probs_j equals dout · out, which needs no weights at all.
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are never computed: nearly half of the work.
 
+Two more make the products fast. The keys and values of a head are copied once into one piece of memory, where products
+read them front to back. And backward works on tiles lying on their side (keys x queries), where a subtraction costs nothing: with
+a column of ones beside the keys, and minus what is to be subtracted beside the queries,
+
+    [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
+
 A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out
 groups of heads.
 """
@@ -28,10 +34,10 @@ from ..backend import module_of
 from ..functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
 from ..functional.broadcasting import unbroadcast
 from ..functional.stochastic import keep_scale
-from .threads import parallel
+from .threads import divide_evenly, parallel
 
-KEYS = 1024  # columns of a tile
-TILE = 128 * 1024  # numbers in a tile over all its heads
+KEYS = 1024  # keys of a tile
+TILE = 256 * 1024  # numbers in a tile over all its heads
 
 
 class TiledAttention(Function):
@@ -39,8 +45,10 @@ class TiledAttention(Function):
 
     @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        ctx.naive = bool(ctx.needs_grad[3]) and mask is not None
-        if ctx.naive:  # a mask that learns needs the weights themselves
+        learned_mask = bool(ctx.needs_grad[3]) and mask is not None  # needs the weights themselves
+        single_query = q.shape[-2] == 1 and True not in ctx.needs_grad[:3]  # one row: there is nothing to tile
+        ctx.naive = learned_mask or single_query
+        if ctx.naive:
             return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
@@ -48,8 +56,9 @@ class TiledAttention(Function):
         ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
+            keys, values = (module_of(q).ascontiguousarray(x[heads]) for x in (plan.k, plan.v))  # (h, S, D)
             for rows in plan.query_blocks():
-                out, logsumexp = _forward_rows(plan, heads, rows)
+                out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
                 ctx.out[heads][:, rows], ctx.logsumexp[heads][:, rows] = out, logsumexp
 
         parallel(attend, plan.head_groups())
@@ -66,20 +75,22 @@ class TiledAttention(Function):
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
-            dk[heads], dv[heads] = 0, 0
+            keys, values = _beside(plan.k[heads], 1), _beside(plan.v[heads], 1)  # (h, S, D + 1)
+            dkeys, dvalues = xp.zeros_like(keys[..., :-1]), xp.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
-                dout_block, logsumexp = dout[heads][:, rows], ctx.logsumexp[heads][:, rows]
-                row_sum = _row_dots(dout_block, ctx.out[heads][:, rows])
-                dq[heads][:, rows] = _backward_rows(
-                    plan, heads, rows, dout_block, logsumexp, row_sum, dk[heads], dv[heads]
-                )
+                dout_block = dout[heads][:, rows]
+                row_dots = _row_dots(dout_block, ctx.out[heads][:, rows])
+                queries = _beside(plan.q[heads][:, rows] * plan.scale, -ctx.logsumexp[heads][:, rows])
+                douts = _beside(dout_block, -row_dots)
+                dq[heads][:, rows] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
+            dk[heads], dv[heads] = dkeys, dvalues
 
         parallel(attend, plan.head_groups())
         gradients = zip((dq, dk, dv), plan.shapes, strict=True)
         return *(unbroadcast(gradient.reshape(plan.full(shape)), shape) for gradient, shape in gradients), None
 
 
-def _forward_rows(plan, heads, rows):
+def _forward_rows(plan, heads, rows, keys, values):
     """Output and m + ln l of a block of queries."""
     xp = module_of(plan.q)
     q = plan.q[heads][:, rows] * plan.scale  # (h, R, D)
@@ -87,7 +98,7 @@ def _forward_rows(plan, heads, rows):
     running_sum: Any = None
     weighted: Any = None
     for columns in plan.key_blocks(rows):
-        scores = plan.scores(q, heads, rows, columns)  # (h, R, KEYS)
+        scores = plan.hide(q @ keys[:, columns].swapaxes(-1, -2), heads, rows, columns)  # (h, R, KEYS)
         new_max = scores.max(axis=-1, keepdims=True)
         if running_max is not None:
             new_max = xp.maximum(running_max, new_max)
@@ -97,7 +108,7 @@ def _forward_rows(plan, heads, rows):
         probs = xp.exp(scores, out=scores)
         tile_sum = _row_sums(probs)
         keep = plan.keep(heads, rows, columns)
-        tile_out = (probs if keep is None else probs * keep) @ plan.v[heads][:, columns]
+        tile_out = (probs if keep is None else probs * keep) @ values[:, columns]
         if running_max is None:
             running_sum, weighted = tile_sum, tile_out
         else:
@@ -112,27 +123,34 @@ def _forward_rows(plan, heads, rows):
     return weighted, running_max + xp.log(seen)
 
 
-def _backward_rows(plan, heads, rows, dout, logsumexp, row_sum, dk, dv):
-    """dq of a block of queries; adds to the dk and dv of all keys."""
+def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
+    """dq of a block of queries; adds to dkeys and dvalues (h, S, D). Tiles are (h, KEYS, R): keys down, queries across.
+
+    queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
+    """
     xp = module_of(plan.q)
-    q = plan.q[heads][:, rows] * plan.scale
+    q, dout = queries[..., :-1], douts[..., :-1]
     dq = xp.zeros_like(q)
     for columns in plan.key_blocks(rows):
-        probs = plan.scores(q, heads, rows, columns)
-        probs -= logsumexp
-        xp.exp(probs, out=probs)
+        scores = keys[:, columns] @ queries.swapaxes(-1, -2)  # less (m + ln l)
+        scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns).swapaxes(-1, -2)
+        probs = xp.exp(scores, out=scores)
         keep = plan.keep(heads, rows, columns)
         # out = (probs * keep) @ v
-        dv[:, columns] += (probs if keep is None else probs * keep).swapaxes(-1, -2) @ dout
-        dscores = dout @ plan.v[heads][:, columns].swapaxes(-1, -2)
-        if keep is not None:
+        if keep is None:
+            dvalues[:, columns] += probs @ dout
+            dscores = values[:, columns] @ douts.swapaxes(-1, -2)
+        else:
+            keep = keep.swapaxes(-1, -2)
+            dvalues[:, columns] += (probs * keep) @ dout
+            dscores = values[:, columns, :-1] @ dout.swapaxes(-1, -2)
             dscores *= keep
+            dscores += douts[..., -1][:, None, :]
         # probs = softmax(scores)
-        dscores -= row_sum
         dscores *= probs
         # scores = (q * scale) @ k.T
-        dq += dscores @ plan.k[heads][:, columns]
-        dk[:, columns] += dscores.swapaxes(-1, -2) @ q
+        dq += dscores.swapaxes(-1, -2) @ keys[:, columns, :-1]
+        dkeys[:, columns] += dscores @ q
     dq *= plan.scale
     return dq
 
@@ -151,7 +169,7 @@ class _Plan:
         self.mask = None if mask is None else xp.broadcast_to(mask, (*self.lead, self.queries, self.keys))
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.may_hide_rows = mask is not None
-        self.rows = DROPOUT_ROWS if self.keys <= 512 or dropout_p > 0 else 2 * DROPOUT_ROWS
+        self.rows = DROPOUT_ROWS
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
     def full(self, shape):
@@ -159,7 +177,10 @@ class _Plan:
         return (*self.out_shape[:-2], *shape[-2:])
 
     def head_groups(self) -> Iterator[tuple]:
-        at_once = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
+        """Heads to compute together: as many as fit a tile, in groups that share out evenly among the threads."""
+        most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
+        batches = math.prod(self.lead[:-1])
+        at_once = divide_evenly(self.lead[-1], most, batches)
         for batch in np.ndindex(*self.lead[:-1]):
             for head in range(0, self.lead[-1], at_once):
                 yield (*batch, slice(head, min(head + at_once, self.lead[-1])))
@@ -173,9 +194,8 @@ class _Plan:
         for column in range(0, keys, KEYS):
             yield slice(column, min(column + KEYS, keys))
 
-    def scores(self, q, heads, rows, columns):
-        """(h, R, columns): q kᵀ, -inf where the mask hides."""
-        scores = q @ self.k[heads][:, columns].swapaxes(-1, -2)
+    def hide(self, scores, heads, rows, columns):
+        """Scores of a tile (h, R, columns), -inf where the mask hides; the causal mask is written into them."""
         if self.is_causal and columns.stop > rows.start:  # the tile that the diagonal crosses: hide what is right of it
             crossed = slice(max(rows.start, columns.start), columns.stop)
             first = crossed.start - rows.start
@@ -183,7 +203,7 @@ class _Plan:
             scores[..., crossed.start - columns.start :] += mask
         if self.mask is not None:
             mask = self.mask[heads][:, rows, columns]
-            scores = module_of(q).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+            scores = module_of(scores).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
         return scores
 
     def keep(self, heads, rows, columns):
@@ -197,6 +217,13 @@ class _Plan:
         count = head_slice.stop - head_slice.start
         scales = [keep_scale(xp, self.stream, shape, self.dropout_p, first + i, block) for i in range(count)]
         return xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+
+
+def _beside(x, column):
+    """[x, column]: (..., D + 1)."""
+    out = module_of(x).empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out[..., :-1], out[..., -1:] = x, column
+    return out
 
 
 def _row_sums(x):

@@ -100,6 +100,14 @@ def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]
         yield slice(row, min(row + step, rows))
 
 
+def divide_evenly(n: int, most: int, times: int) -> int:
+    """A size <= `most` of the pieces into which to cut n things, `times` over, so that no thread waits at the end."""
+    for size in range(min(n, most), 0, -1):
+        if math.ceil(n / size) * times % _workers == 0:
+            return size
+    return min(n, most)
+
+
 def shares(n: int) -> Iterator[slice]:
     """0..n cut into one slice per thread, for products that are best done in one go."""
     step = max(1, math.ceil(n / _workers / 16) * 16)  # whole vectors
