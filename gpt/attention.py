@@ -26,10 +26,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). `mask` (B, 1, T, S), True where query t may see key s, replaces the causal one."""
-        B, T, C = x.shape
-        q, k, v = F.split(self.c_attn(x), C, dim=2)  # (B, T, C) each
-        heads = (B, T, self.n_head, C // self.n_head)
-        q, k, v = (part.reshape(*heads).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D) each
+        T = x.shape[1]
+        q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)  # (B, H, T, D) each
         if cache is not None:
             if k.requires_grad:
                 raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
@@ -40,8 +38,7 @@ class CausalSelfAttention(nn.Module):
         is_causal = mask is None and T > 1
         dropout_p = self.dropout_p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
-        out = out.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
-        return self.resid_dropout(self.c_proj(out))
+        return self.resid_dropout(self.c_proj(F.merge_heads(out)))  # the heads side by side again: (B, T, C)
 
 
 def causal_mask_after(like: Array, queries: int, keys: int) -> Tensor:

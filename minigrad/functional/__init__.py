@@ -10,6 +10,7 @@ from .broadcasting import Dims as Dims
 from .conversion import to
 from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, where
 from .fused import linear_gelu
+from .heads import merge_heads, split_heads
 from .indexing import embedding, gather, getitem, masked_fill
 from .linalg import einsum, linear, matmul
 from .loss import (
@@ -30,9 +31,9 @@ __all__ = [
     "abs", "add", "binary_cross_entropy_with_logits", "cat", "clip", "cross_entropy", "cumsum", "div", "dropout",
     "einsum", "embedding", "erf", "exp", "expand", "flip", "gather", "gelu", "getitem", "kl_div", "layer_norm",
     "linear", "linear_cross_entropy", "linear_gelu", "log", "log_softmax", "logsigmoid", "logsumexp",
-    "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mse_loss", "mul", "neg", "nll_loss",
-    "pad", "permute", "pow", "relu", "reshape", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu",
-    "softmax", "split", "sqrt", "squeeze", "stack", "sub", "sum", "tanh", "to", "transpose", "tril", "triu",
-    "unsqueeze", "var", "where",
+    "masked_fill", "matmul", "max", "maximum", "mean", "merge_heads", "min", "minimum", "mse_loss", "mul", "neg",
+    "nll_loss", "pad", "permute", "pow", "relu", "reshape", "rms_norm", "scaled_dot_product_attention", "sigmoid",
+    "silu", "softmax", "split", "split_heads", "sqrt", "squeeze", "stack", "sub", "sum", "tanh", "to", "transpose",
+    "tril", "triu", "unsqueeze", "var", "where",
 ]
 # fmt: on

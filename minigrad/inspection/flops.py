@@ -273,6 +273,8 @@ FLOPS: dict[str, tuple[int | Formula, int | Formula]] = {
     "Cat":                      (0,                0),
     "Stack":                    (0,                0),
     "Split":                    (0,                0),
+    "SplitHeads":               (0,                0),
+    "MergeHeads":               (0,                0),
     "Pad":                      (0,                0),
     "Flip":                     (0,                0),
     "Tril":                     (0,                0),

@@ -18,7 +18,7 @@ from ..autograd import Function
 from ..dtypes import op_name
 from . import threads
 from .adam import scale, sum_of_squares, update_all
-from .attention import TiledAttention
+from .attention import FastSplitHeads, TiledAttention
 from .embedding import FastEmbedding
 from .linear import FastGelu, FastLinear, FastLinearGelu
 from .loss import FastLinearCrossEntropy
@@ -32,6 +32,7 @@ FAST: dict[str, type[Function]] = {
     "linear_cross_entropy": FastLinearCrossEntropy,
     "linear_gelu": FastLinearGelu,
     "scaled_dot_product_attention": TiledAttention,
+    "split_heads": FastSplitHeads,
 }
 
 FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}

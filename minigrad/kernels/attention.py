@@ -12,8 +12,8 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are never computed: nearly half of the work.
 
 Two more make the products fast. The keys and values of a head are copied once into one piece of memory, where products
-read them front to back. And backward works on tiles lying on their side (keys x queries), where a subtraction costs nothing: with
-a column of ones beside the keys, and minus what is to be subtracted beside the queries,
+read them front to back. And backward works on tiles lying on their side (keys x queries), where a subtraction costs
+nothing: with a column of ones beside the keys, and minus what is to be subtracted beside the queries,
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Function
+from ..autograd import Context, Function
 from ..backend import module_of
 from ..functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
 from ..functional.broadcasting import unbroadcast
+from ..functional.heads import SplitHeads
 from ..functional.stochastic import keep_scale
 from .threads import divide_evenly, parallel
 
@@ -56,10 +57,10 @@ class TiledAttention(Function):
         ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
-            keys, values = (module_of(q).ascontiguousarray(x[heads]) for x in (plan.k, plan.v))  # (h, S, D)
+            keys, values = (module_of(q).ascontiguousarray(x[heads]) for x in (plan.k, plan.v))  # (b, h, S, D)
             for rows in plan.query_blocks():
                 out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
-                ctx.out[heads][:, rows], ctx.logsumexp[heads][:, rows] = out, logsumexp
+                ctx.out[heads][..., rows, :], ctx.logsumexp[heads][..., rows, :] = out, logsumexp
 
         parallel(attend, plan.head_groups())
         return ctx.out.reshape(plan.out_shape)
@@ -69,20 +70,17 @@ class TiledAttention(Function):
         if ctx.naive:
             return ScaledDotProductAttention.backward(ctx, dout)
         plan, xp = ctx.plan, module_of(dout)
-        dq, dk, dv = (
-            _heads_last(xp, plan.lead, x.shape[-2], x.shape[-1], dout.dtype) for x in (plan.q, plan.k, plan.v)
-        )
+        dq, dk, dv = plan.room_for_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
-            keys, values = _beside(plan.k[heads], 1), _beside(plan.v[heads], 1)  # (h, S, D + 1)
+            keys, values = _beside(plan.k[heads], 1), _beside(plan.v[heads], 1)  # (b, h, S, D + 1)
             dkeys, dvalues = xp.zeros_like(keys[..., :-1]), xp.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
-                dout_block = dout[heads][:, rows]
-                row_dots = _row_dots(dout_block, ctx.out[heads][:, rows])
-                queries = _beside(plan.q[heads][:, rows] * plan.scale, -ctx.logsumexp[heads][:, rows])
-                douts = _beside(dout_block, -row_dots)
-                dq[heads][:, rows] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
+                at = (..., rows, slice(None))
+                queries = _beside(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
+                douts = _beside(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
+                dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[heads], dv[heads] = dkeys, dvalues
 
         parallel(attend, plan.head_groups())
@@ -93,12 +91,12 @@ class TiledAttention(Function):
 def _forward_rows(plan, heads, rows, keys, values):
     """Output and m + ln l of a block of queries."""
     xp = module_of(plan.q)
-    q = plan.q[heads][:, rows] * plan.scale  # (h, R, D)
+    q = plan.q[heads][..., rows, :] * plan.scale  # (b, h, R, D)
     running_max: Any = None
     running_sum: Any = None
     weighted: Any = None
     for columns in plan.key_blocks(rows):
-        scores = plan.hide(q @ keys[:, columns].swapaxes(-1, -2), heads, rows, columns)  # (h, R, KEYS)
+        scores = plan.hide(q @ keys[..., columns, :].swapaxes(-1, -2), heads, rows, columns)  # (b, h, R, KEYS)
         new_max = scores.max(axis=-1, keepdims=True)
         if running_max is not None:
             new_max = xp.maximum(running_max, new_max)
@@ -108,7 +106,7 @@ def _forward_rows(plan, heads, rows, keys, values):
         probs = xp.exp(scores, out=scores)
         tile_sum = _row_sums(probs)
         keep = plan.keep(heads, rows, columns)
-        tile_out = (probs if keep is None else probs * keep) @ values[:, columns]
+        tile_out = (probs if keep is None else probs * keep) @ values[..., columns, :]
         if running_max is None:
             running_sum, weighted = tile_sum, tile_out
         else:
@@ -124,7 +122,7 @@ def _forward_rows(plan, heads, rows, keys, values):
 
 
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
-    """dq of a block of queries; adds to dkeys and dvalues (h, S, D). Tiles are (h, KEYS, R): keys down, queries across.
+    """dq of a block of queries; adds to dkeys and dvalues (b, h, S, D). Tiles are (b, h, KEYS, R), keys down.
 
     queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
     """
@@ -132,27 +130,47 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
     q, dout = queries[..., :-1], douts[..., :-1]
     dq = xp.zeros_like(q)
     for columns in plan.key_blocks(rows):
-        scores = keys[:, columns] @ queries.swapaxes(-1, -2)  # less (m + ln l)
+        scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
         scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns).swapaxes(-1, -2)
         probs = xp.exp(scores, out=scores)
         keep = plan.keep(heads, rows, columns)
         # out = (probs * keep) @ v
         if keep is None:
-            dvalues[:, columns] += probs @ dout
-            dscores = values[:, columns] @ douts.swapaxes(-1, -2)
+            dvalues[..., columns, :] += probs @ dout
+            dscores = values[..., columns, :] @ douts.swapaxes(-1, -2)
         else:
             keep = keep.swapaxes(-1, -2)
-            dvalues[:, columns] += (probs * keep) @ dout
-            dscores = values[:, columns, :-1] @ dout.swapaxes(-1, -2)
+            dvalues[..., columns, :] += (probs * keep) @ dout
+            dscores = values[..., columns, :-1] @ dout.swapaxes(-1, -2)
             dscores *= keep
-            dscores += douts[..., -1][:, None, :]
+            dscores += douts[..., -1][..., None, :]
         # probs = softmax(scores)
         dscores *= probs
         # scores = (q * scale) @ k.T
-        dq += dscores.swapaxes(-1, -2) @ keys[:, columns, :-1]
-        dkeys[:, columns] += dscores @ q
+        dq += dscores.swapaxes(-1, -2) @ keys[..., columns, :-1]
+        dkeys[..., columns, :] += dscores @ q
     dq *= plan.scale
     return dq
+
+
+class FastSplitHeads(Function):
+    """As functional.heads.SplitHeads, without a copy where the gradients lie side by side in memory already."""
+
+    forward = SplitHeads.forward
+
+    @staticmethod
+    def backward(ctx, *douts):
+        whole = douts[0].base
+        if whole is not None and whole.flags.c_contiguous and whole.size == math.prod(ctx.shape):
+            _, heads, _, size = douts[0].shape
+            parts = SplitHeads.forward(Context(), whole.reshape(ctx.shape), heads, len(douts))
+            if all(_same_place(dout, part) for dout, part in zip(douts, parts, strict=True)):
+                return (whole.reshape(ctx.shape),)
+        return SplitHeads.backward(ctx, *douts)
+
+
+def _same_place(x, y):
+    return x.strides == y.strides and x.__array_interface__["data"] == y.__array_interface__["data"]
 
 
 class _Plan:
@@ -161,7 +179,7 @@ class _Plan:
     def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
         xp = module_of(q)
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-        self.lead = lead or (1,)  # a head axis even where the caller has none
+        self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
         self.out_shape = (*lead, q.shape[-2], v.shape[-1])
         self.shapes = q.shape, k.shape, v.shape
         self.q, self.k, self.v = (xp.broadcast_to(x, (*self.lead, *x.shape[-2:])) for x in (q, k, v))
@@ -176,14 +194,26 @@ class _Plan:
         """`shape` with the common leading axes."""
         return (*self.out_shape[:-2], *shape[-2:])
 
+    def room_for_gradients(self, dtype):
+        """Empty dq, dk and dv; those of one shape lie in memory like the rows that `FastSplitHeads` cut them from."""
+        xp = module_of(self.q)
+        if self.q.shape == self.k.shape == self.v.shape:
+            *outer, heads, rows, size = self.q.shape
+            return xp.moveaxis(xp.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
+        return [_heads_last(xp, self.lead, x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
+
     def head_groups(self) -> Iterator[tuple]:
-        """Heads to compute together: as many as fit a tile, in groups that share out evenly among the threads."""
+        """Heads to compute together: as many as fit a tile, of several sequences where one has too few, in groups that
+        share out evenly among the threads.
+        """
+        *outer, batch, heads = self.lead
         most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
-        batches = math.prod(self.lead[:-1])
-        at_once = divide_evenly(self.lead[-1], most, batches)
-        for batch in np.ndindex(*self.lead[:-1]):
-            for head in range(0, self.lead[-1], at_once):
-                yield (*batch, slice(head, min(head + at_once, self.lead[-1])))
+        together = divide_evenly(heads, most, batch)
+        sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
+        for index in np.ndindex(*outer):
+            for first in range(0, batch, sequences):
+                for head in range(0, heads, together):
+                    yield (*index, slice(first, first + sequences), slice(head, head + together))
 
     def query_blocks(self) -> Iterator[slice]:
         for row in range(0, self.queries, self.rows):
@@ -195,14 +225,14 @@ class _Plan:
             yield slice(column, min(column + KEYS, keys))
 
     def hide(self, scores, heads, rows, columns):
-        """Scores of a tile (h, R, columns), -inf where the mask hides; the causal mask is written into them."""
+        """Scores of a tile (b, h, R, columns), -inf where the mask hides; the causal mask is written into them."""
         if self.is_causal and columns.stop > rows.start:  # the tile that the diagonal crosses: hide what is right of it
             crossed = slice(max(rows.start, columns.start), columns.stop)
             first = crossed.start - rows.start
             mask = self.above_diagonal[: rows.stop - rows.start, first : first + crossed.stop - crossed.start]
             scores[..., crossed.start - columns.start :] += mask
         if self.mask is not None:
-            mask = self.mask[heads][:, rows, columns]
+            mask = self.mask[heads][..., rows, columns]
             scores = module_of(scores).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
         return scores
 
@@ -211,12 +241,11 @@ class _Plan:
         if self.dropout_p == 0:
             return None
         xp = module_of(self.q)
-        *batch, head_slice = heads
-        first = int(np.ravel_multi_index((*batch, head_slice.start), self.lead))
+        numbers = np.arange(math.prod(self.lead)).reshape(self.lead)[heads]  # of the heads of this tile
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
-        count = head_slice.stop - head_slice.start
-        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, first + i, block) for i in range(count)]
-        return xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
+        tile = xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+        return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 
 def _beside(x, column):

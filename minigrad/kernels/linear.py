@@ -1,6 +1,7 @@
 """Linear, and Linear with GELU, on the CPU.
 
-Ideas: the three products are shared out by rows (threads.py). GELU is computed in blocks that stay in the cache, with
+Ideas: the three products are shared out by rows, backward's in one go (threads.py), and what follows a product is done
+by the thread that has the rows in its cache. GELU is computed in blocks that stay in the cache, with
 its bias added and its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
 
     out = h s,     out' = s + 2 out (1 - s) u',     u = h (c0 + c1 h²),  u' = c0 + 3 c1 h²,     c0 = √(2/π),  c1 =
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..functional.activation import erf_of_array
-from .threads import column_sums, matmul, parallel, row_blocks
+from .threads import column_sums, matmul, parallel, product_then, products, row_blocks, total
 
 
 class FastLinear(Function):
@@ -27,9 +28,15 @@ class FastLinear(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias):
-        out = linear_forward(ctx, x, weight)  # (N, O)
-        if bias is not None:
-            parallel(lambda rows: np.add(out[rows], bias, out=out[rows]), row_blocks(*out.shape), uses_blas=False)
+        def add_bias(rows):
+            out[rows] += bias
+
+        out = room_for_linear(ctx, x, weight)  # (N, O)
+        rows = x.reshape(len(out), x.shape[-1])
+        if bias is None:
+            matmul(rows, weight.T, out)
+        else:
+            product_then(rows, weight.T, out, add_bias)
         return out.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -37,24 +44,31 @@ class FastLinear(Function):
         return linear_backward(ctx, dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
 
 
-def linear_forward(ctx, x, weight):
-    """x @ weightᵀ (N, O), with all leading axes of x as rows; saves what `linear_backward` needs."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+def room_for_linear(ctx, x, weight):
+    """An empty (N, O), with all leading axes of x as rows; saves what `linear_backward` needs."""
     ctx.x_shape = x.shape
     if ctx.needs_grad[0]:
         ctx.weight = weight
     if ctx.needs_grad[1]:
-        ctx.x = rows
-    return matmul(rows, weight.T)
+        ctx.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return np.empty((math.prod(x.shape[:-1]), weight.shape[0]), x.dtype)
 
 
-def linear_backward(ctx, dout):
+def linear_backward(ctx, dout, dbias=None):
     """(dx, dweight, dbias) from dout (N, O)."""
     # out = x @ weight.T + bias
-    dx = matmul(dout, ctx.weight).reshape(ctx.x_shape) if ctx.needs_grad[0] else None
-    dweight = matmul(dout.T, ctx.x) if ctx.needs_grad[1] else None
-    dbias = column_sums(dout) if ctx.needs_grad[2] else None
-    return dx, dweight, dbias
+    work, dx, dweight = [], None, None
+    if ctx.needs_grad[0]:
+        dx = np.empty((len(dout), ctx.x_shape[-1]), dout.dtype)
+        work.append((dout, ctx.weight, dx))
+    if ctx.needs_grad[1]:
+        dweight = np.empty((dout.shape[1], ctx.x_shape[-1]), dout.dtype)
+        work.append((dout.T, ctx.x, dweight))
+    if ctx.needs_grad[2] and dbias is None:
+        ones, dbias = np.ones((1, len(dout)), dout.dtype), np.empty((1, dout.shape[1]), dout.dtype)
+        work.append((ones, dout, dbias))
+    products(work)
+    return None if dx is None else dx.reshape(ctx.x_shape), dweight, None if dbias is None else dbias.reshape(-1)
 
 
 class FastLinearGelu(Function):
@@ -64,10 +78,8 @@ class FastLinearGelu(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, approximate):
-        hidden = linear_forward(ctx, x, weight)  # (N, O)
-        wants_slope = True in ctx.needs_grad
-        out = np.empty_like(hidden) if wants_slope else hidden
         gelu = gelu_tanh if approximate == "tanh" else gelu_exact
+        wants_slope = True in ctx.needs_grad
 
         def activate(rows):
             h = hidden[rows]
@@ -75,7 +87,9 @@ class FastLinearGelu(Function):
                 h += bias
             gelu(h, out[rows], slope=h if wants_slope else None)
 
-        parallel(activate, row_blocks(*hidden.shape), uses_blas=False)
+        hidden = room_for_linear(ctx, x, weight)  # (N, O)
+        out = np.empty_like(hidden) if wants_slope else hidden
+        product_then(x.reshape(len(hidden), x.shape[-1]), weight.T, hidden, activate)
         if wants_slope:
             ctx.slope = hidden
         return out.reshape(*x.shape[:-1], weight.shape[0])
@@ -86,11 +100,13 @@ class FastLinearGelu(Function):
         dhidden = np.empty_like(ctx.slope)
 
         def chain(rows):
+            # out = gelu(hidden), hidden = x @ weight.T + bias
             np.multiply(dout[rows], ctx.slope[rows], out=dhidden[rows])
+            return column_sums(dhidden[rows]) if ctx.needs_grad[2] else None
 
-        # out = gelu(hidden)
-        parallel(chain, row_blocks(*dout.shape), uses_blas=False)
-        return linear_backward(ctx, dhidden)
+        sums = parallel(chain, row_blocks(*dout.shape))
+        dbias = total(sums, dout.shape[1:], dout.dtype) if ctx.needs_grad[2] else None
+        return linear_backward(ctx, dhidden, dbias)
 
 
 class FastGelu(Function):

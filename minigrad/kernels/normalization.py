@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ..autograd import Function
-from .threads import column_sums, parallel, row_blocks
+from .threads import column_sums, parallel, row_blocks, total
 
 
 class FastLayerNorm(Function):
@@ -85,11 +85,3 @@ class FastLayerNorm(Function):
 def row_means(block):
     """(rows, 1): the mean of each row."""
     return (block @ np.full(block.shape[1], 1 / max(block.shape[1], 1), block.dtype))[:, None]
-
-
-def total(parts, shape, dtype):
-    """The sum of the blocks' column sums, in order."""
-    out = np.zeros(math.prod(shape), dtype)
-    for part in parts:
-        out += part
-    return out.reshape(shape)

@@ -6,7 +6,9 @@ rules make it pay:
 1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would
    fight for two cores; and while its idle workers wait, they spin. So it is set to one thread (through
    threadpoolctl), and we split products ourselves. Without threadpoolctl it keeps its threads, products are not
-   split, and only the other work is shared out: slower, the same results.
+   split, and only the other work is shared out: slower, the same results. The exception are products with few rows,
+   as in generation, where waking a thread of ours takes longer than the product: the library gets its threads back
+   for the moment, which wait awake.
 2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call,
    small enough that the next operation finds it in the cache.
 3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in
@@ -31,26 +33,29 @@ import numpy as np
 
 from ..backend import Array, usable_cores
 
-BLOCK = 128 * 1024  # numbers
+BLOCK = 256 * 1024  # numbers
+FEW_ROWS = 16
 Piece = TypeVar("Piece")
 
 _pool: ThreadPoolExecutor | None = None
 _workers = 1
 _blas_limit: Any = None  # threadpoolctl's limit, as long as it is set
+_blas_libraries: list[Any] = []
 
 
 def start() -> None:
     """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
-    global _pool, _workers, _blas_limit
+    global _pool, _workers, _blas_limit, _blas_libraries
     if _pool is None:
         _workers = usable_cores()
         _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
         _keep_freed_memory()
     if _blas_limit is None:
         with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
+            from threadpoolctl import ThreadpoolController
 
-            _blas_limit = threadpool_limits(1, user_api="blas")
+            controller = ThreadpoolController().select(user_api="blas")
+            _blas_limit, _blas_libraries = controller.limit(limits=1), controller.lib_controllers
 
 
 def stop() -> None:
@@ -94,8 +99,9 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
 
 
 def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:
-    """Slices of rows with about `numbers` numbers each."""
-    step = max(1, numbers // max(columns, 1))
+    """Slices of rows with about `numbers` numbers each, as many for one thread as for another."""
+    blocks = math.ceil(rows * columns / numbers / _workers) * _workers
+    step = max(1, math.ceil(rows / max(blocks, 1)))
     for row in range(0, rows, step):
         yield slice(row, min(row + step, rows))
 
@@ -105,7 +111,7 @@ def divide_evenly(n: int, most: int, times: int) -> int:
     for size in range(min(n, most), 0, -1):
         if math.ceil(n / size) * times % _workers == 0:
             return size
-    return min(n, most)
+    return max(1, min(n, most))
 
 
 def shares(n: int) -> Iterator[slice]:
@@ -116,21 +122,69 @@ def shares(n: int) -> Iterator[slice]:
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b for matrices, with the rows of `a` (or, if those are few, the columns of `b`) shared out among the
-    threads.
-    """
-    m, n = a.shape[0], b.shape[1]
+    """a @ b for matrices, shared out among the threads."""
     if out is None:
-        out = np.empty((m, n), np.result_type(a, b))
-    if m * n * a.shape[1] < 2**20:  # too small to be worth waking a thread
-        return np.matmul(a, b, out=out)
-    if m >= 256:
-        parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), shares(m))
+        out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    if len(a) <= FEW_ROWS and b.size >= 2**16 and _blas_limit is not None:
+        _matmul_of_few_rows(a, b, out)
     else:
-        parallel(lambda columns: np.matmul(a, b[:, columns], out=out[:, columns]), shares(n))
+        products([(a, b, out)])
     return out
+
+
+def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
+    """out = a @ b for several independent (a, b, out), all of them shared out among the threads at once."""
+    pieces = []
+    for a, b, out in work:
+        if a.size * out.shape[1] < 2**20:  # not worth waking a thread
+            np.matmul(a, b, out=out)
+        else:
+            pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
+    parallel(lambda piece: np.matmul(piece[0], piece[1], out=piece[2]), pieces)
+
+
+def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
+    """out = a @ b, and then(rows) block by block, by the thread that has just computed them."""
+    if len(a) < 256 or _blas_limit is None:
+        matmul(a, b, out)
+        parallel(then, row_blocks(*out.shape), uses_blas=False)
+        return
+
+    def compute(rows: slice) -> None:
+        np.matmul(a[rows], b, out=out[rows])
+        for block in row_blocks(rows.stop - rows.start, out.shape[1]):
+            then(slice(rows.start + block.start, rows.start + block.stop))
+
+    parallel(compute, shares(len(a)))
+
+
+def _shares_of(out: Array) -> list[tuple[slice, slice]]:
+    """Rows and columns of a product, one share per thread. It is cut across its longer side, columns counting double:
+    the threads then read different parts of the larger factor.
+    """
+    m, n = out.shape
+    if m >= 2 * n:
+        return [(rows, slice(0, n)) for rows in shares(m)]
+    return [(slice(0, m), columns) for columns in shares(n)]
+
+
+def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b by the matrix library's own threads. They spin for a while afterwards, in the way of ours."""
+    for library in _blas_libraries:
+        library.set_num_threads(_workers)
+    np.matmul(a, b, out=out)
+    for library in _blas_libraries:
+        library.set_num_threads(1)
 
 
 def column_sums(x: Array) -> Array:
     """x.sum(axis=0) of a matrix, as a product with a row of ones: 3 times as fast."""
     return np.ones(x.shape[0], x.dtype) @ x
+
+
+def total(parts: Iterable[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """The sum of the pieces' column sums, in order, as an array of `shape`."""
+    out = np.zeros(math.prod(shape), dtype)
+    for part in parts:
+        out += part
+    return out.reshape(shape)

@@ -7,10 +7,11 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, manual_seed, no_grad, switches, use_kernels
+from minigrad.autograd import Context
 from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
-from minigrad.kernels import FAST, textbook_functions
-from minigrad.kernels.attention import TiledAttention
+from minigrad.kernels import FAST, textbook_functions, threads
+from minigrad.kernels.attention import FastSplitHeads, TiledAttention
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,7 @@ SAMPLES = {
         ([randn(2, 3, 4, 5), randn(3, 6, 5), randn(1, 1, 6, 2)], {}),  # shared keys and values
         ([randn(3, 4, 5), randn(1, 6, 5), randn(1, 6, 2)], {"is_causal": True}),
     ],
+    "split_heads": [([randn(2, 3, 8)], {"n_head": 2}), ([randn(0, 3, 8)], {"n_head": 1})],
 }
 CASES = [pytest.param(op, sample, id=f"{op}-{i}") for op in SAMPLES for i, sample in enumerate(SAMPLES[op])]
 
@@ -412,3 +414,50 @@ def test_a_fused_op_is_its_parts_in_textbook_form():
 
 def test_every_function_has_a_name_in_f():
     assert [name for name in textbook_functions() if not hasattr(F, name)] == []
+
+
+@pytest.mark.parametrize("extra", [None, 0, 1, 2])
+@pytest.mark.parametrize("shape", [(2, 5, 24), (1, 1, 24), (3, 70, 24)])
+def test_gradients_of_query_key_and_value_become_one_row_again(shape, extra):
+    """Attention lays them out side by side; with an `extra` use of one of them, its gradient is another array."""
+
+    def gradient(kernels):
+        x = Tensor(randn(*shape), requires_grad=True)
+        with use_kernels(kernels):
+            q, k, v = F.split_heads(x, 2, parts=3)
+            out = F.merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            out = out if extra is None else out.sum() + (q, k, v)[extra].exp().sum()
+            out.backward(Tensor(randn(*out.shape, seed=4)))
+        return x.grad
+
+    np.testing.assert_allclose(gradient("fast"), gradient("textbook"), rtol=1e-9, atol=1e-9)
+
+
+def test_such_a_row_is_not_copied():
+    buffer = randn(2, 5, 3, 2, 4)
+    parts = [buffer[:, :, i].swapaxes(1, 2) for i in range(3)]
+    ctx = Context()
+    FastSplitHeads.forward(ctx, buffer.reshape(2, 5, 24), n_head=2, parts=3)
+    assert np.shares_memory(FastSplitHeads.backward(ctx, *parts)[0], buffer)
+    swapped = FastSplitHeads.backward(ctx, parts[1], parts[0], parts[2])[0].reshape(buffer.shape)
+    np.testing.assert_array_equal(swapped, buffer[:, :, [1, 0, 2]])
+
+
+@pytest.mark.parametrize("m", [1, 3, 16, 17, 300])
+@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40)])
+def test_products_shared_out_among_threads(m, k, n):
+    a, b = randn(m, k, seed=1), randn(k, n, seed=2)
+    with use_kernels("fast"):
+        out, gradient = np.empty((m, n)), np.empty((k, n))
+        threads.products([(a, b, out), (a.T, a @ b, gradient)])
+        np.testing.assert_allclose(threads.matmul(a, b), a @ b, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
+
+
+def test_every_thread_gets_as_much():
+    with use_kernels("fast"):
+        workers = threads._workers
+        assert [sum(r.stop - r.start for r in threads.row_blocks(n, 7, 70)) for n in (0, 1, 99)] == [0, 1, 99]
+        assert len(list(threads.row_blocks(1000, 1000, 300_000))) % workers == 0
+        assert threads.divide_evenly(12, 5, workers) == 5 and 1 <= threads.divide_evenly(0, 5, 1) <= 5

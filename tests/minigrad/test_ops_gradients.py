@@ -263,6 +263,16 @@ def split(draw):
     return lambda x: F.split(x, sizes, dim), [x]
 
 
+def split_heads(draw):
+    parts, n_head, size = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    x = draw(arrays((*draw(st.tuples(st.integers(0, 2), st.integers(0, 3))), parts * n_head * size)))
+    return lambda x: F.split_heads(x, n_head, parts), [x]
+
+
+def merge_heads(draw):
+    return F.merge_heads, [draw(arrays(draw(st.tuples(*[st.integers(0, 3)] * 4))))]
+
+
 def pad(draw):
     x = draw(arrays(draw(shapes())))
     widths = draw(st.lists(st.integers(0, 2), min_size=0, max_size=2 * x.ndim).filter(lambda w: len(w) % 2 == 0))
@@ -413,6 +423,7 @@ CASES = {
     "max": extreme(F.max),
     "maximum": binary(F.maximum),
     "mean": reduction(F.mean),
+    "merge_heads": merge_heads,
     "min": extreme(F.min),
     "minimum": binary(F.minimum),
     "mse_loss": pairwise_loss(F.mse_loss),
@@ -430,6 +441,7 @@ CASES = {
     "silu": unary(F.silu, -5, 5),
     "softmax": along(F.softmax),
     "split": split,
+    "split_heads": split_heads,
     "sqrt": unary(F.sqrt, low=0.1),
     "squeeze": squeeze,
     "stack": stack,

@@ -324,7 +324,6 @@ def test_clipping_without_gradients_and_of_one_tensor():
             optim.clip_grad_norm_(tensor, wrong)
 
 
-
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_gradients_in_any_memory_order(kernels):
     gradient = np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3))
