@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ WORKER = Path(__file__).parent / "benchmarks" / "worker.py"
 # name -> preset, and batch and time steps; or tokens of the prompt, and new ones
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
 GENERATION = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
+PAUSE = 0.5  # seconds before each step, in which the idle threads of the other side stop spinning
 EXAMPLES = """examples:
   python scripts/benchmark.py                      everything (about ten minutes; the extra oracle brings the opponent)
   python scripts/benchmark.py --only baby --steps 20
@@ -68,6 +70,7 @@ def compare(name: str, sides: list[str], steps: int, warmup: int = 2) -> dict[st
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(steps):
         for side, worker in workers.items():
+            time.sleep(PAUSE)
             seconds[side].append(worker.ask("step")["seconds"])
     row: dict[str, Any] = {"name": name, "sides": {}}
     for side, worker in workers.items():

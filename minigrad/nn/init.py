@@ -19,6 +19,7 @@ from ..tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
 
+_NUMBERS = 2**18  # drawn at once
 _skipping = False
 
 
@@ -39,24 +40,31 @@ def _write(tensor: T, values: Any) -> T:
     return tensor
 
 
+def _draw(tensor: T, draw: Any, scale: float, shift: float) -> T:
+    """scale * (numbers of `draw`) + shift, a few rows at a time: the weights need no second copy of themselves."""
+    data = tensor.data
+    rows = max(1, _NUMBERS // max(data[:1].size, 1)) if data.ndim else 1
+    for part in [data[i : i + rows] for i in range(0, len(data), rows)] if data.ndim else [data]:
+        values = draw(part.shape, dtype=np.float32)
+        values *= np.float32(scale)
+        values += np.float32(shift)
+        part[...] = module_of(data).asarray(values, dtype=tensor.dtype)
+    tensor.version += 1
+    return tensor
+
+
 def normal_(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
     """Draw from the normal distribution."""
     if _skipping:
         return tensor
-    values = generator().standard_normal(tensor.shape, dtype=np.float32)
-    values *= np.float32(std)
-    values += np.float32(mean)
-    return _write(tensor, values)
+    return _draw(tensor, generator().standard_normal, std, mean)
 
 
 def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
     """Draw uniformly from [a, b)."""
     if _skipping:
         return tensor
-    values = generator().random(tensor.shape, dtype=np.float32)
-    values *= np.float32(b - a)
-    values += np.float32(a)
-    return _write(tensor, values)
+    return _draw(tensor, generator().random, b - a, a)
 
 
 def constant_(tensor: T, value: float) -> T:

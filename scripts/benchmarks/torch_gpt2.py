@@ -61,10 +61,10 @@ class Training:
 
     def step(self) -> float:
         loss = self.model.loss(self.ids, self.targets)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
 

@@ -32,10 +32,10 @@ class Training:
 
     def step(self) -> float:
         loss = self.model.loss(self.ids, self.targets)
-        self.optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        self.optimizer.zero_grad()
         return loss.item()
 
 
