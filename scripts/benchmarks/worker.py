@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own, so that its memory is its own: steps when told to, and reports.
 
 Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
-{"flops"}, "memory" -> {"bytes"}. The parent (benchmark.py) takes turns between two of these, so that both see the
-same machine.
+{"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "more_than_at_first"}. The parent (comparing.py) takes
+turns between two of these, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -14,59 +14,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jobs  # type: ignore[import-not-found]  # beside this script
 import numpy as np
 
-from gpt import GPT, GPTConfig
-from minigrad import optim, use_kernels
 from minigrad.backend import usable_cores
 from minigrad.kernels import threads
 
 
-class Training:
-    """forward, backward, clip, AdamW on one batch."""
-
-    def __init__(self, config: GPTConfig, ids: np.ndarray, targets: np.ndarray):
-        self.model, self.ids, self.targets = GPT(config), ids, targets
-        groups = optim.decay_groups(self.model.named_parameters(), 0.1)
-        self.optimizer = optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
-
-    def step(self) -> float:
-        loss = self.model.loss(self.ids, self.targets)
-        loss.backward()
-        optim.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.item()
-
-
-class Generation:
-    """Greedy generation with the KV cache, or only the reading of the prompt."""
-
-    def __init__(self, config: GPTConfig, prompt: np.ndarray, new_tokens: int):
-        self.model = GPT(config).eval()
-        self.prompt, self.new_tokens = prompt, max(new_tokens, 1)
-
-    def step(self) -> float:
-        return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
-
-
-def job(side: str, preset: str, kind: str, first: int, second: int) -> Any:
-    """What `side` ("fast", "textbook", "torch") does: "train" on (batch, time), or "generate" from (prompt, new
-    tokens).
-    """
-    rng = np.random.default_rng(0)
-    config = GPTConfig.preset(preset)
-    arguments: tuple[Any, ...] = (config, *rng.integers(0, config.vocab_size, (2, first, second)))
-    if kind == "generate":
-        arguments = (config, rng.integers(0, config.vocab_size, (1, first)), second)
+def job(side: str, kind: str, arguments: list[str]) -> Any:
+    """The job of that kind on `side`: "torch", or what `jobs.select_kernels` takes."""
+    values = [int(text) if text.isdigit() else text for text in arguments]
     if side == "torch":
         import torch
-        import torch_gpt2  # type: ignore[import-not-found]  # beside this script
+        import torch_jobs  # type: ignore[import-not-found]  # beside this script
 
         torch.set_num_threads(usable_cores())
-        return (torch_gpt2.Training if kind == "train" else torch_gpt2.Generation)(*arguments)
-    use_kernels(side)
-    return (Training if kind == "train" else Generation)(*arguments)
+        return torch_jobs.JOBS[kind](*values)
+    jobs.select_kernels(side)
+    return jobs.JOBS[kind](*values)
 
 
 def sgemm_rate(side: str, n: int = 2048, repeats: int = 5) -> float:
@@ -113,8 +78,9 @@ def peak_memory() -> int:
 
 
 def main() -> None:
-    side, preset, kind, first, second = sys.argv[1:]
-    work = job(side, preset, kind, int(first), int(second))
+    side, kind, *arguments = sys.argv[1:]
+    work = job(side, kind, arguments)
+    at_first = peak_memory()
     for line in sys.stdin:
         command = line.strip()
         if command == "step":
@@ -126,7 +92,7 @@ def main() -> None:
         elif command == "read":
             answer = {"bytes_per_second": read_rate()}
         elif command == "memory":
-            answer = {"bytes": peak_memory()}
+            answer = {"bytes": peak_memory(), "more_than_at_first": peak_memory() - at_first}
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 

@@ -1,8 +1,13 @@
-"""The opponent: GPT-2 in plain PyTorch, as nanoGPT writes it, with its fused attention and its fused AdamW."""
+"""The opponent: GPT-2 in plain PyTorch, as nanoGPT writes it, with its fused attention and its fused AdamW; and
+transformers, for generation and loading. The jobs of jobs.py, one by one.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from jobs import token_ids  # type: ignore[import-not-found]  # beside this file
 from torch import nn
 from torch.nn import functional as F
 
@@ -49,11 +54,12 @@ class TorchGPT(nn.Module):
 
 
 class Training:
-    """forward, backward, clip, AdamW: what `worker.Training` does on our side."""
+    """forward, backward, clip, AdamW."""
 
-    def __init__(self, config: GPTConfig, ids, targets):
+    def __init__(self, preset: str, batch: int, time: int):
+        config = GPTConfig.preset(preset)
         self.model = TorchGPT(config)
-        self.ids, self.targets = torch.from_numpy(ids), torch.from_numpy(targets)
+        self.ids, self.targets = torch.from_numpy(token_ids(config, 2, batch, time))
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -71,14 +77,12 @@ class Training:
 class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
-    def __init__(self, config: GPTConfig, prompt, new_tokens: int):
-        from transformers import GPT2Config, GPT2LMHeadModel
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
+    def __init__(self, preset: str, prompt: int, new_tokens: int):
+        GPT2Config, GPT2LMHeadModel = _transformers()
+        config = GPTConfig.preset(preset)
         shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
         self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).eval()
-        self.prompt, self.new_tokens = torch.from_numpy(prompt), new_tokens
+        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, 1, prompt)), new_tokens
 
     @torch.no_grad()
     def step(self) -> float:
@@ -88,3 +92,40 @@ class Generation:
         mask = torch.ones_like(self.prompt)
         out = self.model.generate(self.prompt, attention_mask=mask, pad_token_id=0, **options)
         return float(out.shape[1])
+
+
+class Loading:
+    """A Hugging Face folder becomes a model that has read its first tokens."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.model_class = _transformers()[1]
+
+    @torch.no_grad()
+    def step(self) -> float:
+        return self.model_class.from_pretrained(self.folder)(torch.tensor([[1, 2, 3]])).logits[0, -1, 0].item()
+
+
+class Attention:
+    """One layer's causal attention, 12 heads of 64 numbers, forward and backward."""
+
+    def __init__(self, time: int):
+        self.q, self.k, self.v, self.dout = torch.randn(4, 1, 12, time, 64)
+
+    def step(self) -> float:
+        q, k, v = (x.clone().requires_grad_() for x in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out.backward(self.dout)
+        return out[0, 0, -1, 0].item()
+
+
+def _transformers() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return GPT2Config, GPT2LMHeadModel
+
+
+JOBS = {"train": Training, "generate": Generation, "load": Loading, "attention": Attention}

@@ -1,0 +1,78 @@
+"""Two or more worker processes that take turns, so that all of them see the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minigrad.backend import usable_cores
+
+PAUSE = 0.5  # seconds before each step, in which the idle threads of the other side stop spinning
+
+
+def opponent() -> list[str]:
+    """["torch"] where PyTorch and transformers are installed."""
+    return ["torch"] if all(importlib.util.find_spec(name) for name in ("torch", "transformers")) else []
+
+
+class Side:
+    """A worker process."""
+
+    def __init__(self, side: str, kind: str, arguments: Sequence[Any]):
+        cores = str(usable_cores())
+        threads = {f"{library}_NUM_THREADS": cores for library in ("OMP", "MKL", "OPENBLAS")}
+        environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, str(Path(__file__).with_name("worker.py")), side, kind, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", env=environment)
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Send a command, wait for its answer. Raises RuntimeError if the worker died."""
+        commands, answers = self.process.stdin, self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            print(command, file=commands, flush=True)
+        line = answers.readline() if answers is not None else ""
+        if not line:
+            raise RuntimeError(f"a worker died (exit code {self.process.wait()}); what it said stands above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, warmup: int = 2) -> dict[str, Any]:
+    """By side: the median of `steps` steps, taken in turns after `warmup`, peak memory, sgemm rate and reading rate."""
+    workers = {side: Side(side, kind, arguments) for side in sides}
+    for worker in workers.values():
+        for _ in range(warmup):
+            worker.ask("step")
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(steps):
+        for side, worker in workers.items():
+            time.sleep(PAUSE)
+            seconds[side].append(worker.ask("step")["seconds"])
+    results: dict[str, Any] = {}
+    for side, worker in workers.items():
+        memory = worker.ask("memory")  # before the other measurements, which need memory too
+        results[side] = {
+            "seconds": statistics.median(seconds[side]),
+            "all_seconds": seconds[side],
+            "peak_bytes": memory["bytes"],
+            "job_bytes": memory["more_than_at_first"],
+            "sgemm_flops": worker.ask("sgemm")["flops"],
+        }
+        if side != "torch":
+            results[side]["read_bytes_per_second"] = worker.ask("read")["bytes_per_second"]
+        worker.close()
+    return results

@@ -1,0 +1,109 @@
+"""What is measured, on our side: each job does the same work at every `step`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt import GPT, GPTConfig
+from minigrad import Tensor, no_grad, optim, use_kernels
+from minigrad.kernels import FAST, FAST_OPTIM, textbook_functions, threads
+
+# The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
+# "threads" are ours, and without them the matrix library uses its own.
+TECHNIQUES: dict[str, tuple[str, ...]] = {
+    "tiled attention": ("scaled_dot_product_attention", "split_heads"),
+    "loss in chunks": ("linear_cross_entropy",),
+    "linear": ("linear",),
+    "linear with GELU": ("linear_gelu",),
+    "layer norm": ("layer_norm",),
+    "embedding backward": ("embedding",),
+    "Adam in blocks": (),
+    "memory": (),
+    "threads": (),
+}
+
+
+def select_kernels(side: str) -> None:
+    """ "fast", "textbook", or "without TECHNIQUE"."""
+    technique = side.removeprefix("without ")
+    if technique == side:
+        use_kernels(side)
+        return
+    if technique == "memory":
+        threads._keep_freed_memory = lambda: None
+    use_kernels("fast")
+    if technique == "threads":
+        threads.stop()
+        threads._workers = 1
+    textbook = textbook_functions()
+    use_kernels({op: textbook[op] for op in TECHNIQUES[technique] if op in FAST})
+    if technique == "Adam in blocks":
+        from minigrad import switches
+
+        switches.kernels = {op: kernel for op, kernel in switches.kernels.items() if op not in FAST_OPTIM}
+
+
+class Training:
+    """forward, backward, clip, AdamW on one batch."""
+
+    def __init__(self, preset: str, batch: int, time: int):
+        config = GPTConfig.preset(preset)
+        self.ids, self.targets = token_ids(config, 2, batch, time)
+        self.model = GPT(config)
+        groups = optim.decay_groups(self.model.named_parameters(), 0.1)
+        self.optimizer = optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
+
+    def step(self) -> float:
+        loss = self.model.loss(self.ids, self.targets)
+        loss.backward()
+        optim.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+class Generation:
+    """Greedy generation with the KV cache; with no new tokens, only the reading of the prompt."""
+
+    def __init__(self, preset: str, prompt: int, new_tokens: int):
+        config = GPTConfig.preset(preset)
+        self.model = GPT(config).eval()
+        self.prompt, self.new_tokens = token_ids(config, 1, prompt), max(new_tokens, 1)
+
+    def step(self) -> float:
+        return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
+
+
+class Loading:
+    """A Hugging Face folder becomes a model that has read its first tokens (before that, theirs has read no weights)."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def step(self) -> float:
+        with no_grad():
+            return GPT.from_pretrained(self.folder)([[1, 2, 3]]).data[0, -1, 0].item()
+
+
+class Attention:
+    """One layer's causal attention, 12 heads of 64 numbers, forward and backward."""
+
+    def __init__(self, time: int):
+        self.inputs = np.random.default_rng(0).standard_normal((4, 1, 12, time, 64), dtype=np.float32)
+
+    def step(self) -> float:
+        q, k, v = (Tensor(array, requires_grad=True) for array in self.inputs[:3])
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out.backward(self.inputs[3])
+        return float(out.data[0, 0, -1, 0])
+
+
+def token_ids(config: GPTConfig, *shape: int) -> np.ndarray:
+    """Random ids, the same on both sides."""
+    return np.random.default_rng(0).integers(0, config.vocab_size, shape)
+
+
+JOBS: dict[str, Any] = {"train": Training, "generate": Generation, "load": Loading, "attention": Attention}
