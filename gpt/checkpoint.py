@@ -2,7 +2,7 @@
 
 A run's folder holds
 
-    config.json             the model's shape
+    config.json             the kind of model and its shape
     model.safetensors       its weights, under the model's own names, (out, in) like `nn.Linear`
     optimizer.safetensors   Adam's moments
     trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
@@ -12,6 +12,9 @@ Four files cannot be renamed at one instant, but a journal can: everything is wr
 flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it the
 old checkpoint stands, after it the new one. What is left is to rename the others, and the next save does that if the
 machine died in between. Loading changes nothing, so that a model can be tried out while it is being trained.
+
+What a folder holds of a model is the business of its `ModelKind`. That of a GPT is all of it; that of a GPT with
+adapters may be the adapters alone.
 
 No pickle: a checkpoint from a stranger is data, and cannot run code.
 """
@@ -25,28 +28,27 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from minigrad import nn
-from minigrad.backend import Array, to_numpy
+from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
 from .config import GPTConfig
+from .files import read_json
 from .model import GPT
+from .safetensors_file import Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
 from .tokenizer import Tokenizer
 
-MODEL_TYPE = "minigrad-gpt"
 CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "trainer_state.json"
 COMMIT = STATE + ".commit"
 
-Chunk: TypeAlias = bytes | memoryview
-_SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class CheckpointError(ValueError):
@@ -57,9 +59,42 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """What a run's folder holds: the model, the optimiser's state (None if there is none), and the rest of the run."""
 
-    model: GPT
+    model: Any
     optimizer_state: dict[str, Any] | None
     state: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelKind:
+    """How a kind of model becomes config.json and named arrays, and the reverse.
+
+    name: config.json's "model_type". config(model): the rest of config.json, JSON-able. build(config, shapes): a model
+    to fill, from what config.json says and the shapes that are stored; it raises ValueError for those that cannot fit,
+    before it asks for memory (see `check_size`). tensors(model): the arrays that are stored and filled, by their names
+    in the model: parameters, or buffers.
+    """
+
+    name: str
+    config: Callable[[Any], dict[str, Any]]
+    build: Callable[[dict[str, Any], Shapes], nn.Module]
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
+
+
+def _build_gpt(config: dict[str, Any], shapes: Shapes) -> GPT:
+    gpt_config = GPTConfig.from_dict(config)
+    check_size(gpt_config.num_parameters(), shapes)
+    with nn.init.skipped():
+        return GPT(gpt_config)
+
+
+def check_size(expected: int, shapes: Shapes) -> None:
+    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if stored != expected:
+        raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
+
+
+GPT_KIND = ModelKind("minigrad-gpt", lambda model: model.config.to_dict(), _build_gpt)
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -67,9 +102,10 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: str | os.PathLike[str],
-    model: GPT,
+    model: nn.Module,
     optimizer: Optimizer | None = None,
     state: Mapping[str, Any] | None = None,
+    kind: ModelKind = GPT_KIND,
 ) -> None:
     """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
 
@@ -80,13 +116,13 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     _finish_commit(folder)
     content: dict[str, Iterable[Chunk]] = {
-        CONFIG: _json({"model_type": MODEL_TYPE, **model.config.to_dict()}),
-        WEIGHTS: _safetensors(model.state_dict()),
+        CONFIG: _json({"model_type": kind.name, **kind.config(model)}),
+        WEIGHTS: safetensors_chunks(kind.tensors(model)),
     }
     settings = None
     if optimizer is not None:
         settings, moments = _take_apart(optimizer.state_dict())
-        content[MOMENTS] = _safetensors(moments)
+        content[MOMENTS] = safetensors_chunks(moments)
     try:
         hashes = {name: _write(folder / f"{name}.new", chunks) for name, chunks in content.items()}
         record = json.loads(json.dumps({"files": hashes, "optimizer": settings, "state": dict(state or {})}))
@@ -138,26 +174,6 @@ def _json(content: Any) -> Iterator[Chunk]:
     yield json.dumps(content, indent=1, allow_nan=False).encode("utf-8")
 
 
-def _safetensors(tensors: Mapping[str, Array]) -> Iterator[Chunk]:
-    """A safetensors file: the header's length in 8 bytes, the header in JSON, the numbers, tensor after tensor.
-
-    Piece by piece, so that saving needs no second copy of the model, and from a GPU only one tensor at a time.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
-    end = 0
-    for name, array in tensors.items():
-        start, end = end, end + array.nbytes
-        dtype = _SAFETENSORS_NAMES[np.dtype(array.dtype).name]
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for array in tensors.values():
-        host = np.ascontiguousarray(to_numpy(array))
-        yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
-
-
 def _write(path: Path, chunks: Iterable[Chunk]) -> str:
     """Write a file, have it on the disk, and return its SHA-256."""
     digest = hashlib.sha256()
@@ -203,13 +219,15 @@ def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_record(_record_path(Path(folder)))["state"]
 
 
-def load_checkpoint(folder: str | os.PathLike[str], with_optimizer: bool = True) -> Checkpoint:
+def load_checkpoint(
+    folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind = GPT_KIND
+) -> Checkpoint:
     """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered."""
     folder = Path(folder)
     for last_try in [False] * 9 + [True]:
         before = _which_commit(folder)
         try:
-            checkpoint = _load(folder, with_optimizer)
+            checkpoint = _load(folder, with_optimizer, kind)
         except CheckpointError:
             being_committed = before[0] is not None  # its files are changing their names
             if _which_commit(folder) == before and (last_try or not being_committed):
@@ -245,23 +263,25 @@ def _which_commit(folder: Path) -> Any:
     return marks
 
 
-def _load(folder: Path, with_optimizer: bool) -> Checkpoint:
+def _load(folder: Path, with_optimizer: bool, kind: ModelKind) -> Checkpoint:
     record_path = _record_path(folder)
     record = _read_record(record_path)
     wanted = [CONFIG, WEIGHTS] + ([MOMENTS] if with_optimizer and record["optimizer"] is not None else [])
     paths = {name: _verified(folder, name, record["files"].get(name), record_path) for name in wanted}
-    config_path = paths[CONFIG]
-    config = _read_json(config_path)
-    if config.pop("model_type", None) != MODEL_TYPE:
-        raise CheckpointError(f"{config_path} does not describe a {MODEL_TYPE}")
+    config = _read_json(paths[CONFIG])
+    if config.pop("model_type", None) != kind.name:
+        raise CheckpointError(f"{paths[CONFIG]} does not describe a {kind.name}")
     try:
-        gpt_config = GPTConfig.from_dict(config)
-    except ValueError as error:
-        raise CheckpointError(f"{config_path} describes no model: {error}") from None
-    model = _build(gpt_config, config_path, paths[WEIGHTS])
-    optimizer_state = None
-    if MOMENTS in paths:
-        optimizer_state = _put_together(record["optimizer"], dict(_tensors(paths[MOMENTS])), record_path)
+        with SafetensorsFile(paths[WEIGHTS]) as file:
+            try:
+                model = kind.build(config, file.shapes)
+            except ValueError as error:
+                raise CheckpointError(f"{paths[CONFIG]} describes no model that can be loaded: {error}") from None
+            _fill(model, kind, file)
+        moments = dict(_arrays(paths[MOMENTS])) if MOMENTS in paths else None
+    except (SafetensorsError, OSError) as error:
+        raise CheckpointError(str(error)) from None
+    optimizer_state = None if moments is None else _put_together(record["optimizer"], moments, record_path)
     return Checkpoint(model, optimizer_state, record["state"])
 
 
@@ -298,43 +318,28 @@ def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) ->
     raise CheckpointError(f"{folder / name} {problem}; the checkpoint in {folder} cannot be used")
 
 
-def _build(config: GPTConfig, config_path: Path, weights_path: Path) -> GPT:
-    """The model with its weights, read one tensor at a time."""
-    stored = sum(math.prod(shape) for shape in _shapes(weights_path))
-    if stored != config.num_parameters():  # before memory is asked for
-        raise CheckpointError(
-            f"{config_path} describes a model of {config.num_parameters():,} numbers, {weights_path} holds {stored:,}"
-        )
-    with nn.init.skipped():
-        model = GPT(config)
-    missing = dict(model.named_parameters())
-    for name, array in _tensors(weights_path):
-        parameter = missing.pop(name, None)
-        if parameter is None or parameter.shape != array.shape:
-            expected = "no such tensor" if parameter is None else f"the shape {parameter.shape}"
-            raise CheckpointError(f"{weights_path}: {name} has shape {array.shape}, but the model has {expected}")
-        parameter.data = array
-    if missing:
-        raise CheckpointError(f"{weights_path}: {next(iter(missing))} is missing")
-    return model
+def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
+    """Give the model its tensors, read one at a time."""
+    wanted = {name: array.shape for name, array in kind.tensors(model).items()}
+    for name, shape in file.shapes.items():
+        if wanted.get(name) != shape:
+            expected = f"the shape {wanted[name]}" if name in wanted else "no such tensor"
+            raise CheckpointError(f"{file.path}: {name} has shape {shape}, but the model has {expected}")
+    if missing := [name for name in wanted if name not in file.entries]:
+        raise CheckpointError(f"{file.path}: {missing[0]} is missing")
+    parameters = dict(model.named_parameters())
+    for name in wanted:
+        if name in parameters:
+            parameters[name].data = file.read(name)
+        else:  # a buffer
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, file.read(name))
 
 
-def _shapes(path: Path) -> list[list[int]]:
-    with _opened(path) as file:
-        return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is no dictionary)
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with _opened(path) as file:
-        for name in file.keys():  # noqa: SIM118
-            yield name, np.array(file.get_tensor(name))  # a copy: the file must not stay open
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with SafetensorsFile(path) as file:
+        for name in file.entries:
+            yield name, file.read(name)
 
 
 def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
@@ -351,13 +356,10 @@ def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"there is no checkpoint in {path.parent}: {path.name} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} is damaged: it is no JSON text") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    return content
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None

@@ -6,7 +6,7 @@ import argparse
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minigrad import manual_seed, use_kernels
@@ -54,6 +54,22 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
+def add_sampling(options: argparse.ArgumentParser, max_new_tokens: int = 200) -> None:
+    """How a model writes: the settings of `gpt.generation.generate`."""
+    add, number = options.add_argument, whole_number
+    add("--max-new-tokens", type=number(0), default=max_new_tokens, help="per text")
+    add("--temperature", type=float, default=0.8, help="0: always the most likely token")
+    add("--top-k", type=number(1), default=None, help="only among the k most likely")
+    add("--top-p", type=float, default=0.95, help="only among the most likely that have this probability together")
+    add("--repetition-penalty", type=float, default=1.0, help="above 1: avoid what is there already")
+
+
+def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_sampling` and `add_seed` have read, as arguments of `generate`."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    return {name: getattr(arguments, name) for name in names}
+
+
 def set_up(arguments: argparse.Namespace) -> str:
     """Apply --kernels and --seed; returns the device that --device means."""
     use_kernels(arguments.kernels)
@@ -67,6 +83,16 @@ def given(options: argparse.ArgumentParser, argv: list[str] | None) -> dict[str,
     absent = object()
     namespace = argparse.Namespace(**{name: absent for name in vars(options.parse_args([]))})
     return {name: value for name, value in vars(options.parse_args(argv, namespace)).items() if value is not absent}
+
+
+def refuse_contradictions(given: Mapping[str, Any], settings: Mapping[str, Any], out_dir: str) -> None:
+    """A run goes on as it began: raise ValueError for an option that says otherwise than its settings."""
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; "
+                f"with others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+            )
 
 
 def whole_number(least: int) -> Callable[[str], int]:

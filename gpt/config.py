@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 INIT_STD = 0.02  # the standard deviation of weights at first
+GPT2_VOCAB_SIZE = 50257
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class GPTConfig:
     124439808
     """
 
-    vocab_size: int = 50257
+    vocab_size: int = GPT2_VOCAB_SIZE
     block_size: int = 1024
     n_layer: int = 12
     n_head: int = 12

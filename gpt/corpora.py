@@ -1,4 +1,4 @@
-"""Texts to train on: the built-in English, Shakespeare by download, or a file of your own."""
+"""Texts to train on: the built-in English and Python code, Shakespeare by download, or a file of your own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from functools import cached_property
 from .download import download
 from .english import english_text
 from .files import read_text
+from .source_code import python_code
 
 # "Tiny Shakespeare", 1,115,394 bytes, from Karpathy's char-rnn (2015); a mirror may be named in the environment.
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-NAMES = ("english", "shakespeare")
+NAMES = ("english", "python", "shakespeare")
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ class Corpus:
 
 
 def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
-    """The corpus of a name ("english", "shakespeare"), or the text of a UTF-8 file.
+    """The corpus of a name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
 
-    "english" is on every Python installation (see `english`); "shakespeare" is downloaded once, from the address in
-    the variable MINIGRAD_SHAKESPEARE_URL if there is one. Raises FileNotFoundError, IsADirectoryError, ValueError for a
-    file that is empty or not UTF-8, and what `download` raises.
+    "english" and "python" are on every Python installation (see the modules `english` and `source_code`);
+    "shakespeare" is downloaded once, from the address in the variable MINIGRAD_SHAKESPEARE_URL if there is one. Raises
+    FileNotFoundError, IsADirectoryError, ValueError for a file that is empty or not UTF-8, and what `download` raises.
     """
     if name_or_path == "english":
         return Corpus("english", english_text(), f"the documentation inside Python {platform.python_version()}")
+    if name_or_path == "python":
+        return Corpus("python", python_code(), f"code of the standard library of Python {platform.python_version()}")
     if name_or_path == "shakespeare":
         url = os.environ.get("MINIGRAD_SHAKESPEARE_URL", SHAKESPEARE_URL)
         path = download(url, "tinyshakespeare.txt", SHAKESPEARE_SHA256)

@@ -31,37 +31,49 @@ _SENTENCE_START = re.compile(r"[\"'(“]?[A-Z]")
 _SENTENCE_END = re.compile(r"[.!?:][\"')”]*$")
 
 
-@functools.lru_cache(maxsize=1)
 def english_text() -> str:
     """The English of the standard library: paragraphs on one line each, with an empty line between them.
 
     Modules and help topics follow each other in a shuffled order that is the same everywhere, so that the last tenth is
     a fair sample of the whole. No paragraph occurs twice. Raises FileNotFoundError where the sources are not installed.
     """
-    folder = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(path for path in folder.rglob("*.py") if not _SKIPPED.intersection(path.relative_to(folder).parts))
+    texts = sorted(documents().values(), key=lambda text: hashlib.sha256(text.encode()).digest())
+    return "\n\n".join(texts) + "\n"
+
+
+@functools.lru_cache(maxsize=1)
+def documents() -> dict[str, str]:
+    """The same text by where it is from: a help topic, as "help/while", or a source file, as "email/charset.py"."""
+    folder, paths = Path(sysconfig.get_path("stdlib")), library_sources()
     seen: set[str] = set()
-    documents = [_prose([topic], seen) for topic in _help_topics()]
+    found = {f"help/{name}": _prose([text], seen) for name, text in _help_topics().items()}
     with progress_bar(len(paths), "reading the standard library", "file") as bar:
         for path in paths:
-            documents.append(_prose(_docstrings_of(path), seen))
+            found[path.relative_to(folder).as_posix()] = _prose(_docstrings_of(path), seen)
             bar.update(1)
-    documents = sorted((text for text in documents if text), key=lambda text: hashlib.sha256(text.encode()).digest())
-    if len(documents) < 100:
+    found = {name: text for name, text in found.items() if text}
+    if len(found) < 100:
         raise FileNotFoundError(
-            f"the sources of Python's standard library are not in {folder} (only {len(documents)} files there have "
+            f"the sources of Python's standard library are not in {folder} (only {len(found)} files there have "
             "docstrings), so that there is no built-in English; give a text file of your own"
         )
-    return "\n\n".join(documents) + "\n"
+    return found
 
 
-def _help_topics() -> list[str]:
+def library_sources() -> list[Path]:
+    """The source files of the standard library, sorted; without tests, tables and other people's packages."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = folder.rglob("*.py")
+    return sorted(path for path in paths if not _SKIPPED.intersection(path.relative_to(folder).parts))
+
+
+def _help_topics() -> dict[str, str]:
     """What `help("topics")` offers; empty where a distribution leaves it out."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        return []
-    return [topics[name] for name in sorted(topics)]
+        return {}
+    return dict(sorted(topics.items()))
 
 
 def _docstrings_of(path: Path) -> list[str]:

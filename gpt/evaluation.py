@@ -1,15 +1,27 @@
-"""How good is a language model? The loss on text that it was not trained on, and what that loss means."""
+"""How good is a language model? The loss on text that it was not trained on, and what that loss means.
+
+`evaluate` takes batches, as training does. `score_text` reads a whole text with a window that slides over it: a token
+at the start of a window has little to go by, so that cutting a text into blocks makes a model look worse than it is.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+import minigrad.functional as F
 from minigrad import Tensor, no_grad
+from minigrad.backend import to_numpy
+
+from .progress import progress_bar
+from .tokenizer import Tokenizer
+
+TOKENS_AT_ONCE = 4096  # in the windows that are read together
 
 LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, float]]]
 
@@ -61,6 +73,130 @@ def perplexity(loss: float) -> float:
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
     """The loss in bits per byte of text, which compares across tokenizers: loss / ln 2 * tokens / bytes."""
     return loss / math.log(2) * tokens / n_bytes
+
+
+# --- a whole text -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts a text: `losses` (N - 1,) in nats, of the tokens ids[1:] (N,).
+
+    The first token has nothing before it and is not predicted; its bytes do not count either.
+    """
+
+    ids: np.ndarray
+    losses: np.ndarray
+    n_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats per token."""
+        return float(self.losses.mean())
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return bits_per_byte(self.loss, len(self.losses), self.n_bytes)
+
+
+def score_text(model: Any, tokenizer: Tokenizer, text: str | Iterable[str], stride: int | None = None) -> TextScore:
+    """Predict every token of a text (a string, or a stream of strings) but the first; see `token_losses` for `stride`.
+
+    Raises ValueError for fewer than two tokens, and where a loss is not finite.
+    """
+    pieces = [text] if isinstance(text, str) else text
+    ids = np.fromiter(tokenizer.encode_iterable(pieces), np.int64)
+    if len(ids) < 2:
+        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict: give at least two")
+    losses = token_losses(model, ids, stride)
+    if not np.isfinite(losses).all():
+        raise ValueError("the model's losses are not finite: its weights are damaged or its training diverged")
+    return TextScore(ids, losses, len(tokenizer.decode_bytes(ids[1:].tolist())))
+
+
+@no_grad()
+def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.ndarray:
+    """-ln p(ids[t + 1] | the tokens before it) for each t: ids (N,) -> (N - 1,).
+
+    The model reads windows of its block size T, each `stride` tokens (half of T unless given) after the one before, and
+    of each window only what no earlier one has read is counted: every token once, with at least T - stride + 1 tokens
+    before it (fewer only at the text's start). A small stride costs T / stride times the work.
+    """
+    losses = np.empty(len(ids) - 1)
+    was_training = model.training
+    model.eval()
+    try:
+        with progress_bar(len(losses), "reading", "token") as bar:
+            for windows in _batches_of_windows(len(losses), model.config.block_size, stride):
+                rows = [ids[start : stop + 1] for start, stop, _ in windows]
+                inputs = np.stack(rows)  # (B, T + 1)
+                found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
+                for row, (_, stop, counted) in zip(found, windows, strict=True):
+                    losses[stop - counted : stop] = row[-counted:]
+                    bar.update(counted)
+    finally:
+        model.train(was_training)
+    return losses
+
+
+@no_grad()
+def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What the model expected in the place of each token but the first: the `count` most likely, the best first.
+
+    ids (N,) -> token ids and their probabilities, each (N - 1, count). Windows as in `token_losses`.
+    """
+    count = min(count, model.config.vocab_size)
+    best = np.empty((len(ids) - 1, count), np.int64)
+    probabilities = np.empty((len(ids) - 1, count))
+    was_training = model.training
+    model.eval()
+    try:
+        for start, stop, counted in sliding_windows(len(best), model.config.block_size, stride):
+            hidden = model.hidden_states(ids[None, start:stop])[0, stop - start - counted :]  # (counted, C)
+            for i in range(0, counted, 64):  # the logits of all would be large
+                probs = to_numpy(F.softmax(model.lm_head(hidden[i : i + 64]), -1).data)  # (64, V)
+                order = np.argsort(-probs, axis=-1, kind="stable")[:, :count]
+                place = slice(stop - counted + i, stop - counted + i + len(probs))
+                best[place], probabilities[place] = order, np.take_along_axis(probs, order, -1)
+    finally:
+        model.train(was_training)
+    return best, probabilities
+
+
+def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, how many at the end count) of windows over n inputs: full ones, each input counted once.
+
+    >>> list(sliding_windows(10, block=6, stride=3))
+    [(0, 6, 6), (3, 9, 3), (4, 10, 1)]
+    """
+    stride = max(block // 2, 1) if stride is None else stride
+    if not 1 <= stride <= block:
+        raise ValueError(f"stride must be from 1 to the block size of {block}, got {stride}")
+    stop = min(block, n)
+    yield 0, stop, stop
+    while stop < n:
+        counted = min(stride, n - stop)
+        stop += counted
+        yield stop - block, stop, counted
+
+
+def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list[tuple[int, int, int]]]:
+    """The windows, which have one length, several at a time."""
+    batch: list[tuple[int, int, int]] = []
+    for window in sliding_windows(n, block, stride):
+        batch.append(window)
+        if len(batch) * block >= TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# --- simple models to compare with ------------------------------------------------------------------------------------
 
 
 def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> dict[str, float]:

@@ -1,14 +1,18 @@
-"""Files: text in with clear errors, files out that are whole or absent, and a folder for downloads."""
+"""Files: text and JSON in with clear errors, files out that are whole or absent, and a folder for downloads."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+MAX_JSON_BYTES = 30_000_000  # several times what the largest vocabularies take
 
 
 def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Iterator[str]:
@@ -44,6 +48,32 @@ def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Ite
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a whole UTF-8 file; raises what `read_pieces` raises."""
     return "".join(read_pieces(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file, which may come from anybody; raises what `read_pieces` and `parse_json` raise."""
+    if os.path.isfile(path) and os.path.getsize(path) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is damaged: a JSON file of more than {MAX_JSON_BYTES:,} bytes is not expected here")
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """The object in a JSON file; raises ValueError, also where two entries have one name (JSON would keep the last)."""
+
+    def without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(entries)
+        if len(content) < len(entries):
+            key, count = Counter(key for key, _ in entries).most_common(1)[0]
+            raise ValueError(f"{key[:100]!r} stands there {count} times")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 @contextmanager

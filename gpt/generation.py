@@ -2,13 +2,17 @@
 
 The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what
 is picked, not what the model knows.
+
+The prompt is read in one pass; from then on, thanks to the KV cache, a new token costs one token's work. Simplified: a
+sequence of a batch that has ended is computed along until the last one has.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,16 @@ class Sampling:
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty must be a number > 0, got {self.repetition_penalty}")
 
+    def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
+        """Draw one token from logits (V,) according to the settings; raises what `probabilities` raises."""
+        if self.temperature == 0:
+            return int(self._scores(logits, seen).argmax())
+        probs = self.probabilities(logits, seen)
+        kept = np.flatnonzero(probs)
+        # The token at which the running sum passes a uniform number; the last sum may be 0.99999...
+        place = np.searchsorted(np.cumsum(probs[kept]), rng.random(), side="right")
+        return int(kept[min(int(place), len(kept) - 1)])
+
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
         """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens that are there already.
 
@@ -52,29 +66,38 @@ class Sampling:
         >>> Sampling(top_k=2).probabilities(np.log([0.1, 0.6, 0.3])).round(3).tolist()
         [0.0, 0.667, 0.333]
         """
-        scores = logits.astype(np.float64)
-        if self.repetition_penalty != 1:
-            ids = np.fromiter(seen, np.int64)
-            picked = scores[ids]
-            scores[ids] = np.where(picked > 0, picked / self.repetition_penalty, picked * self.repetition_penalty)
-        best = scores.max()
-        if not np.isfinite(best):  # max lets nan through
-            raise ValueError(
-                "the model's scores are not finite (nan or inf): its weights are damaged or its training diverged"
-            )
+        scores = self._scores(logits, seen).astype(np.float64)
         if self.temperature == 0:
             return (np.arange(scores.size) == scores.argmax()).astype(np.float64)
+        best = scores.max()
         if self.top_k is not None and self.top_k < scores.size:
-            scores[scores < np.partition(scores, -self.top_k)[-self.top_k]] = -np.inf
+            kth = scores.size - self.top_k
+            scores[scores < np.partition(scores, kth)[kth]] = -np.inf
         with np.errstate(over="ignore"):  # at a tiny temperature all but the best may become -inf
             probs = np.exp((scores - best) / self.temperature)
         probs /= probs.sum()
         return probs if self.top_p == 1 else _nucleus(probs, self.top_p)
 
+    def _scores(self, logits: np.ndarray, seen: Iterable[int]) -> np.ndarray:
+        """The logits, with what is there already penalized."""
+        if not np.isfinite(logits.max()):  # max lets nan through
+            raise ValueError(
+                "the model's scores are not finite (nan or inf): its weights are damaged or its training diverged"
+            )
+        if self.repetition_penalty == 1:
+            return logits
+        scores = logits.astype(np.float64)
+        ids = np.fromiter(seen, np.int64)
+        picked = scores[ids]
+        scores[ids] = np.where(picked > 0, picked / self.repetition_penalty, picked * self.repetition_penalty)
+        return scores
+
 
 def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     """Keep the most likely tokens until they have `top_p` together; the one that gets there is kept too."""
-    order = np.argsort(-probs, kind="stable")
+    # What is less likely than (1 - p) / V need not be sorted: all of that together has less than 1 - p.
+    likely = np.flatnonzero(probs >= (1 - top_p) / probs.size)
+    order = likely[np.argsort(-probs[likely], kind="stable")]
     before = np.cumsum(probs[order]) - probs[order]  # what the better ones have
     kept = order[before < top_p]
     nucleus = np.zeros_like(probs)
@@ -82,13 +105,6 @@ def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     return nucleus / nucleus.sum()
 
 
-def _draw(probs: np.ndarray, rng: np.random.Generator) -> int:
-    """The token at which the running sum of probabilities passes a uniform number."""
-    token = int(np.searchsorted(np.cumsum(probs), rng.random(), side="right"))
-    return min(token, int(np.flatnonzero(probs)[-1]))  # the sum may end at 0.99999...
-
-
-@no_grad()
 def generate(
     model: Any,
     ids: Any,
@@ -107,9 +123,9 @@ def generate(
 
     ids: prompts (B, T); or lists of different lengths, which are padded on the left. Where they are padded already,
     `attention_mask` (B, T) is 0 on the padding. A sequence ends with a stop token (which is returned). `on_token` is
-    called with the batch's new tokens as they come, -1 for sequences that have ended (streaming). The same seed gives
-    the same text; without one, `manual_seed` decides. `use_cache=False` reads the whole context again for every token:
-    slower, the same result.
+    called with the batch's new tokens as they come, -1 for sequences that have ended (streaming; `stream` is the same
+    as an iterator). The same seed gives the same text; without one, `manual_seed` decides. `use_cache=False` reads the
+    whole context again for every token: slower, the same result.
 
     Of a prompt longer than the block size, the last block is read. From then on, as with every text that outgrows the
     block, the model forgets: its context is cut to the newer half, read anew from position 0, and may grow again.
@@ -118,33 +134,54 @@ def generate(
     unknown ids.
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    new: list[list[int]] = []
+    with closing(stream(model, ids, max_new_tokens, sampling, seed, stop_tokens, attention_mask, use_cache)) as steps:
+        for drawn in steps:
+            new = new or [[] for _ in drawn]
+            for row, token in zip(new, drawn, strict=True):
+                row += [token] if token >= 0 else []
+            if on_token is not None:
+                on_token(drawn)
+    return new or [[] for _ in _prompts(ids, attention_mask)[0]]
+
+
+def stream(
+    model: Any,
+    ids: Any,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int | None = None,
+    stop_tokens: Sequence[int] = (),
+    attention_mask: Any = None,
+    use_cache: bool = True,
+) -> Generator[list[int], None, None]:
+    """The same as an iterator over steps: the batch's new tokens, -1 for sequences that have ended.
+
+    Stop iterating to stop writing. The model is in inference mode until the iterator ends or is closed.
+    """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
     text = _Text(model, ids, attention_mask, use_cache, max_new_tokens)
     if seed is None:
         seed = int(generator().integers(2**63))
     rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row draws the same in every batch
-    new: list[list[int]] = [[] for _ in range(text.batch)]
     ended = [False] * text.batch
     was_training = model.training
     model.eval()
     try:
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             logits = text.next_logits()  # (B, V)
             drawn = [-1] * text.batch
             for row in range(text.batch):
                 if not ended[row]:
-                    drawn[row] = _draw(sampling.probabilities(logits[row], text.seen[row]), rngs[row])
-                    new[row].append(drawn[row])
+                    drawn[row] = sampling.choose(logits[row], text.seen[row], rngs[row])
                     ended[row] = drawn[row] in stop_tokens
-            if on_token is not None:
-                on_token(drawn)
-            if all(ended):
+            yield drawn
+            if all(ended) or step == max_new_tokens - 1:
                 break
             text.append([max(token, 0) for token in drawn])
     finally:
         model.train(was_training)
-    return new
 
 
 class _Text:
@@ -154,32 +191,41 @@ class _Text:
         self.model, self.block = model, model.config.block_size
         ids, real = _prompts(ids, attention_mask)
         self.batch, length = ids.shape
-        self.seen = [set(ids[row][real[row]].tolist()) for row in range(self.batch)]
-        self.ids, self.real = ids[:, -self.block :], real[:, -self.block :]  # the context
-        self.read = 0  # how much of it the cache holds
+        self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         capacity = min(self.block, length + max_new_tokens)
         self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
+        # The context, with room to grow, of which `length` tokens are there and the cache holds `read`.
+        self.ids = np.zeros((self.batch, capacity), np.int64)
+        self.real = np.zeros((self.batch, capacity), bool)
+        self.length = self.read = 0
+        self._start_with(ids[:, -self.block :], real[:, -self.block :])
+
+    def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:
+        self.length = ids.shape[1]
+        self.ids[:, : self.length], self.real[:, : self.length] = ids, real
+        self.read = 0
+        if self.cache is not None:
+            self.cache.clear()
 
     def append(self, tokens: list[int]) -> None:
-        """Add a token to each sequence, and forget the older half of the context if it does not fit."""
+        """Add a token to each sequence; where the context is full, forget its older half."""
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
-        self.ids = np.column_stack([self.ids, tokens])
-        self.real = np.column_stack([self.real, [True] * self.batch])
-        if self.ids.shape[1] > self.block:
-            newer = max(1, self.block // 2)
-            self.ids, self.real = self.ids[:, -newer:], self.real[:, -newer:]
-            self.read = 0
-            if self.cache is not None:
-                self.cache.clear()
+        if self.length == self.block:
+            newer = self.length - max(1, self.block // 2) + 1
+            self._start_with(self.ids[:, newer:].copy(), self.real[:, newer:].copy())
+        self.ids[:, self.length], self.real[:, self.length] = tokens, True
+        self.length += 1
 
     def next_logits(self) -> np.ndarray:
         """(B, V): what the model makes of the context."""
-        mask = None if self.real.all() else self.real
-        hidden = self.model.hidden_states(self.ids[:, self.read :], self.cache, mask)
-        if self.cache is not None:
-            self.read = self.ids.shape[1]
-        return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position's scores are wanted
+        real = self.real[:, : self.length]
+        with no_grad():
+            new = self.ids[:, self.read : self.length]
+            hidden = self.model.hidden_states(new, self.cache, None if real.all() else real)
+            if self.cache is not None:
+                self.read = self.length
+            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position's scores are wanted
 
 
 def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:

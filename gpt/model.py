@@ -11,6 +11,7 @@ weights fit:
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
-from . import generation
+from . import generation, hub, huggingface
 from .attention import CausalSelfAttention, padding_mask
 from .config import INIT_STD, GPTConfig
 from .kv_cache import KVCache
 from .positions import SinusoidalPositions
+from .tokenizer import Tokenizer
 
 
 class MLP(nn.Module):
@@ -156,6 +158,15 @@ class GPT(nn.Module):
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
         """Continue `ids` token by token: see `gpt.generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **options)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> GPT:
+        """A GPT-2 in evaluation mode, from a Hugging Face folder or by name ("gpt2"): see `gpt.huggingface.load`."""
+        return huggingface.load(hub.find(source), cls)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+        """Write a folder that transformers loads, with the tokenizer if it is given: see `gpt.huggingface.save`."""
+        huggingface.save(self, folder, tokenizer)
 
     def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
         """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,25 @@ from .run_log import read_log
 BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
 
 
-def plot_run(folder: str | os.PathLike[str], baselines: Mapping[str, float], name: str = "loss.png") -> Path | None:
-    """Draw the losses in log.jsonl into a picture beside it, with `baselines` as lines; None without matplotlib."""
+def plot_run(
+    folder: str | os.PathLike[str],
+    baselines: Mapping[str, float],
+    name: str = "loss.png",
+    title: str = "Learning to predict the next token",
+    unit: str = "token",
+    shares: Sequence[str] = (),
+) -> Path | None:
+    """Draw the losses in log.jsonl into a picture beside it, with `baselines` as lines; None without matplotlib.
+
+    unit: what the losses are means over. shares: keys of numbers from 0 to 1 that get a panel of their own.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
     rows = read_log(Path(folder) / "log.jsonl")
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9, 7.5 if shares else 4.5), layout="constrained")
+    axes, *more = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
     _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training loss, of a batch")
     _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation loss")
     for loss in baselines.values():
@@ -33,14 +43,26 @@ def plot_run(folder: str | os.PathLike[str], baselines: Mapping[str, float], nam
         text = f"{loss:.2f}  {BASELINES.get(key, key)}"
         axes.annotate(text, place, xycoords="axes fraction", va="center", fontsize=9)
     axes.set_ylim(bottom, top)
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
-    axes.set_title("Learning to predict the next token", loc="left")
+    axes.set(xlabel="" if more else "step", ylabel=f"loss (nats per {unit})")
+    axes.set_title(title, loc="left")
     axes.grid(alpha=0.25)
     if rows:
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    for below in more:
+        _draw_shares(below, rows, shares)
     path = Path(folder) / name
     figure.savefig(path, dpi=120)
     return path
+
+
+def _draw_shares(axes: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
+    for key, line, marker in zip(keys, ("-", "--", ":"), "os^"):
+        label = key.replace("_", " ")
+        measured = [row for row in rows if "val_loss" in row]
+        _curve(axes, measured, key, color="black", linestyle=line, marker=marker, markersize=4, label=label)
+    axes.set(xlabel="step", ylabel="share, held-out data", ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
 
 
 def _curve(axes: Any, rows: list[dict[str, Any]], key: str, **style: Any) -> None:

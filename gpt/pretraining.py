@@ -13,19 +13,19 @@ import numpy as np
 
 from minigrad import backend, manual_seed
 
-from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint, load_run
-from .config import GPTConfig
+from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
+from .config import GPT2_VOCAB_SIZE, GPTConfig
 from .corpora import load_corpus
 from .data import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
 from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
 from .files import write_text
+from .loading import load_model
 from .model import GPT
 from .plots import plot_run
 from .run_log import COLUMNS, printable, show
 from .tokenizer import Tokenizer
 from .training import Trainer, TrainingConfig
 
-GPT2_VOCAB_SIZE = 50257
 EVAL_TOKENS = 16_384  # of the validation text, always the same ones
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 
@@ -51,15 +51,32 @@ class PretrainingConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
+def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> PretrainingConfig:
+    """A model that learns to write in about three minutes on two cores; `short`: a smaller one, in half a minute."""
+    steps = 100 if short else 900
+    training = TrainingConfig(
+        max_iters=steps,
+        learning_rate=3e-3,
+        warmup_iters=steps // 10,
+        eval_interval=steps // 10,
+        sample_interval=steps // 10,
+        log_interval=steps // 50,
+    )
+    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
+    return PretrainingConfig(
+        "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by=made_by, model=model, training=training
+    )
+
+
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None) -> Trainer:
-    """Train a GPT from random weights, or from those of another run in the folder `init_from`, whose tokenizer is kept.
+    """Train a GPT from random weights, or from those of another model (`load_model`), whose tokenizer is kept.
 
     Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where `config.out_dir` is in
     use, ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and
     `Trainer.run` raise.
     """
     out_dir = Path(config.out_dir)
-    _check_unused(out_dir)
+    check_unused(out_dir)
     manual_seed(config.seed)
     if init_from is None:
         GPTConfig(**config.model)  # raises for an impossible shape, before any work
@@ -68,7 +85,7 @@ def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | No
         tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
         model = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
     else:
-        model, tokenizer = load_run(init_from)
+        model, tokenizer = load_model(init_from)
         _check_shape(model.config, config.model, init_from)
         corpus = load_corpus(config.data)
         show(f"{corpus}\nstarting from the weights in {init_from}")
@@ -105,7 +122,7 @@ def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
 # --- preparing --------------------------------------------------------------------------------------------------------
 
 
-def _check_unused(out_dir: Path) -> None:
+def check_unused(out_dir: Path) -> None:
     """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started."""
     if has_checkpoint(out_dir):
         raise FileExistsError(

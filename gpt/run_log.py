@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class RunLog:
     def __init__(self, out_dir: Path, unit: str = "tokens"):
         self.path = out_dir / "log.jsonl"
         self.unit = unit
+        self.shown: Collection[str] | None = None  # the metrics of a step that the screen has room for; None: all
 
     def step(self, number: int, total: int, count: int, step: Any) -> None:
         """Log a training step (a `training.Step`); `count` is of all steps so far."""
         per_second = step.count / step.seconds
-        more = "".join(f" | {name} {value:.4f}" for name, value in step.metrics.items())
+        shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
+        more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
         note = "  not finite: skipped, its batch kept" if step.skipped else ""
         show(
             f"{f'{number}/{total}':>11} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "

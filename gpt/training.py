@@ -22,7 +22,7 @@ import numpy as np
 import minigrad
 from minigrad import Tensor, backend, optim, switches
 
-from .checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from .checkpoint import GPT_KIND, Checkpoint, CheckpointError, ModelKind, save_checkpoint
 from .evaluation import LossFunction, language_model_loss
 from .progress import progress_bar
 from .run_log import RunLog
@@ -89,7 +89,7 @@ class Trainer:
     takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
     `evaluation.language_model_loss`. evaluate() -> what to log beside the training loss, among it "val_loss".
     on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
-    what is counted.
+    what is counted. kind: what a checkpoint holds of the model.
     """
 
     def __init__(
@@ -103,8 +103,10 @@ class Trainer:
         on_sample: Callable[[int], None] | None = None,
         extra_state: dict[str, Any] | None = None,
         unit: str = "tokens",
+        kind: ModelKind = GPT_KIND,
     ):
         self.model, self.batches, self.config, self.loss_fn = model, batches, config, loss_fn
+        self.kind = kind
         self.evaluate, self.on_sample = evaluate, on_sample
         self.extra_state = json.loads(json.dumps(extra_state or {}))  # what cannot be saved is found now
         self.out_dir = Path(out_dir)
@@ -271,7 +273,7 @@ class Trainer:
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
-        save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict())
+        save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
         self.saved_step = self.steps_done
 
     def resume(self, checkpoint: Checkpoint) -> str | None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .bpe import BYTE_ORDER, Pair, checked_special_tokens, from_visible, visible
-from .files import read_text, write_text
+from .files import parse_json, read_json, read_text, write_text
 
 ENDOFTEXT = "<|endoftext|>"
 # The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
@@ -91,6 +90,11 @@ def check_merges(
 # Reading.
 
 
+def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
+    """Whether there are files of a tokenizer in `folder`, whole or damaged."""
+    return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], "tokenizer.json"))
+
+
 def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     """Read vocab.json and merges.txt, or encoder.json and vocab.bpe, or tokenizer.json from a folder.
 
@@ -107,7 +111,7 @@ def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
             raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
     path = folder / "tokenizer.json"
     if path.exists():
-        ids, merges, more = _parse_tokenizer_json(read_text(path), str(path))
+        ids, merges, more = _parse_tokenizer_json(read_json(path), str(path))
         return _assemble(ids, merges, added | more, roles, str(path), lambda i: f"{path}, merge {i + 1}")
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
@@ -135,7 +139,7 @@ def parse_vocabulary(
         return f"{merges_name}, line {first + i + 1}"
 
     pairs = [_parse_pair(line.removesuffix("\r"), place(i)) for i, line in enumerate(lines[first:])]
-    return _assemble(_parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
+    return _assemble(parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
 
 
 def _parse_pair(line: str, place: str) -> Pair:
@@ -152,24 +156,6 @@ def _to_bytes(text: str, place: str) -> bytes:
         raise ValueError(f"{place}: {text!r} is no token, for {error.args[0]!r} stands for no byte") from None
 
 
-def _parse_json(text: str, name: str) -> dict[str, Any]:
-    """The object in a JSON file; raises ValueError, also where two entries have one name (JSON would keep the last)."""
-
-    def without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key, count in Counter(key for key, _ in entries).items():
-            if count > 1:
-                raise ValueError(f"{key!r} stands there {count} times")
-        return dict(entries)
-
-    try:
-        content = json.loads(text, object_pairs_hook=without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
     added: dict[str, int] = {}
@@ -178,7 +164,7 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
         path = folder / name
         if not path.exists():
             continue
-        content = _parse_json(read_text(path), str(path))
+        content = read_json(path)
         if name == "added_tokens.json":
             added |= content
             continue
@@ -190,9 +176,8 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
     return added, roles
 
 
-def _parse_tokenizer_json(text: str, name: str) -> tuple[dict[str, int], list[Pair], dict[str, int]]:
+def _parse_tokenizer_json(content: dict[str, Any], name: str) -> tuple[dict[str, int], list[Pair], dict[str, int]]:
     """Vocabulary, merges and special tokens from the one file of Hugging Face's `tokenizers`."""
-    content = _parse_json(text, name)
     try:
         model, splitter = content["model"], content["pre_tokenizer"]
         kind = model.get("type"), splitter and splitter["type"], splitter and splitter.get("use_regex", True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from gpt import command_line
 from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
-from gpt.pretraining import PretrainingConfig, pretrain, run_config
-from gpt.training import TrainingConfig
+from gpt.pretraining import demo_config, pretrain, run_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,24 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     _forget_earlier_demo(arguments.out_dir)
-    trainer = pretrain(_config(arguments.short, arguments.out_dir, arguments.seed), device)
+    trainer = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
     return 130 if trainer.interrupted else 0
-
-
-def _config(short: bool, out_dir: str, seed: int) -> PretrainingConfig:
-    steps = 100 if short else 900
-    training = TrainingConfig(
-        max_iters=steps,
-        learning_rate=3e-3,
-        warmup_iters=steps // 10,
-        eval_interval=steps // 10,
-        sample_interval=steps // 10,
-        log_interval=steps // 50,
-    )
-    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
-    return PretrainingConfig(
-        "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by="demo", model=model, training=training
-    )
 
 
 def _forget_earlier_demo(out_dir: str) -> None:

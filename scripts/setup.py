@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # Python 3.8, which we want to refuse in words, cannot evalua
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
+COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
 STAMP = "minigrad-setup.json"
 NETWORK_TROUBLE = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Failed to establish a new connection"
@@ -81,11 +82,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Split the command line: our options come before the command, everything behind it is passed on."""
     parser = argparse.ArgumentParser(
         prog="scripts/setup.py",
-        usage="python scripts/setup.py [--with EXTRAS] {demo,test,test-all,lint,install} [arguments passed on]",
+        usage="python scripts/setup.py [--with EXTRAS] {" + ",".join(COMMANDS) + "} [arguments passed on]",
         description="Make .venv, install minigrad into it, and run the demo or the tests there.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         "  demo      train a small GPT and let it write (scripts/demo.py; try: demo --help)\n"
+        "  pipeline  from text to a model that answers as is preferred, in eight minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  the slow tests too, and more random examples in each property test\n"
         "  lint      ruff and mypy\n"
@@ -98,7 +100,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="EXTRAS",
         help="install these extras of setup.cfg as well, separated by commas (oracle,dev)",
     )
-    parser.add_argument("command", choices=["demo", "test", "test-all", "lint", "install"], help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -132,8 +134,8 @@ def wanted_extras(arguments: argparse.Namespace, known: list[str]) -> set[str]:
 def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
     """The commands to run in `.venv`, one after the other."""
     python = str(venv_python(root))
-    if name == "demo":
-        return [[python, "scripts/demo.py", *arguments]]
+    if name in ("demo", "pipeline"):
+        return [[python, f"scripts/{name}.py", *arguments]]
     if name == "test":
         return [[python, "-m", "pytest", *arguments]]
     if name == "test-all":  # the empty -m takes back the `-m "not slow"` of setup.cfg

@@ -22,10 +22,10 @@ SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "vocab_size")
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--data", default="english", help="english, shakespeare (a download), or a UTF-8 text file")
+    add("--data", default="english", help="english, python (code), shakespeare (a download), or a UTF-8 text file")
     add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
-    text = "resume: go on with the run in --out-dir; FOLDER: start from the weights of another run"
-    add("--init-from", default="scratch", metavar="scratch|resume|FOLDER", help=text)
+    text = "resume: go on with the run in --out-dir; MODEL: start from the weights of a run, a folder, or a name (gpt2)"
+    add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
     add("--n-layer", type=number(1), default=4, help="blocks")
     add("--n-head", type=number(1), default=4, help="attention heads")
@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     given = command_line.given(parser, argv)
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
-        _refuse_contradictions(given, arguments.out_dir)
+        run = dataclasses.asdict(run_config(load_state(arguments.out_dir), arguments.out_dir))
+        command_line.refuse_contradictions(given, {**run, **run["model"], **run["training"]}, arguments.out_dir)
         trainer = resume(arguments.out_dir, device)
     elif arguments.init_from == "scratch":
         trainer = pretrain(_config(vars(arguments), [name for name in SHAPE if name != "vocab_size"]), device)
@@ -67,18 +68,6 @@ def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
     run = {name: options[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
     model = {name: options[name] for name in shape}
     return PretrainingConfig(**run, model=model, training=training)
-
-
-def _refuse_contradictions(given: dict[str, Any], out_dir: str) -> None:
-    """A run goes on as it began: raise ValueError for an option that says otherwise."""
-    run = dataclasses.asdict(run_config(load_state(out_dir), out_dir))
-    settings = {**run, **run["model"], **run["training"]}
-    for name, value in given.items():
-        if settings.get(name, value) != value:
-            raise ValueError(
-                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; "
-                f"with others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
-            )
 
 
 if __name__ == "__main__":

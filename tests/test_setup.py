@@ -166,6 +166,7 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
     ("argv", "expected"),
     [
         (["demo", "--help"], ["scripts/demo.py", "--help"]),
+        (["pipeline", "--short"], ["scripts/pipeline.py", "--short"]),
         (["test", "-k", "a or b", "--with", "x"], ["-m", "pytest", "-k", "a or b", "--with", "x"]),
         (["--with=dev", "test", "-x"], ["-m", "pytest", "-x"]),
         (["test-all", "-x"], ["-m", "pytest", "-m", "", "--hypothesis-profile=thorough", "-x"]),

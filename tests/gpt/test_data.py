@@ -41,13 +41,13 @@ def test_english_is_prose_and_the_same_every_time():
     assert not any("\n" in paragraph or ">>>" in paragraph for paragraph in paragraphs)
     letters = sum(character.isalpha() or character == " " for character in corpus.text)
     assert letters > 0.93 * len(corpus.text)
-    english.english_text.cache_clear()
+    english.documents.cache_clear()
     assert load_corpus("english").sha256 == corpus.sha256 == hashlib.sha256(corpus.text.encode()).hexdigest()
     assert str(corpus).startswith("english: the documentation inside Python 3.") and corpus.sha256[:16] in str(corpus)
 
 
 def test_english_without_sources_says_so(tmp_path, monkeypatch):
-    english.english_text.cache_clear()
+    english.documents.cache_clear()
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(FileNotFoundError, match="no built-in English; give a text file of your own"):
@@ -76,7 +76,7 @@ def test_errors_of_a_file(tmp_path):
     (tmp_path / "binary").write_bytes(b"\x00\xff")
     with pytest.raises(ValueError, match=r"binary is not UTF-8 text: .* at byte 1 \(0xff\); convert the file"):
         load_corpus(tmp_path / "binary")
-    with pytest.raises(FileNotFoundError, match=r"no corpus or file 'shakspeare'; give .* one of english, shakespeare"):
+    with pytest.raises(FileNotFoundError, match=r"no corpus or file 'shakspeare'; give .* one of english, python, shakespeare"):
         load_corpus("shakspeare")
     with pytest.raises(IsADirectoryError, match="is a folder; give the path of one UTF-8 text file in it"):
         load_corpus(tmp_path)

@@ -7,10 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt import Tokenizer
 from gpt.data import sequential_batches
-from gpt.evaluation import baseline_losses, bits_per_byte, evaluate, language_model_loss, mean_loss, perplexity
+from gpt.evaluation import (
+    baseline_losses,
+    bits_per_byte,
+    evaluate,
+    language_model_loss,
+    likely_tokens,
+    mean_loss,
+    perplexity,
+    score_text,
+    sliding_windows,
+    token_losses,
+)
 from gpt.plots import plot_run
-from minigrad import no_grad
+from minigrad import no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
 
@@ -94,3 +106,118 @@ def test_a_picture_is_drawn_of_any_log(tmp_path, log):
 def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert plot_run(tmp_path, {}) is None
+
+
+# --- a whole text -----------------------------------------------------------------------------------------------------
+
+BLOCK = 12  # of small_gpt
+
+
+def log_probabilities(model, ids):
+    """(V,): what the model makes of the token after ids, in plain NumPy from the logits."""
+    with no_grad():
+        logits = model([list(ids)]).data[0, -1].astype(np.float64)
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
+def one_by_one(model, ids, stride):
+    """Token by token, each with the context that the definition gives it."""
+    losses = []
+    for t in range(len(ids) - 1):
+        start = 0
+        if t >= BLOCK:  # read by the first window whose end lies behind it
+            stop = min(BLOCK + -(-(t + 1 - BLOCK) // stride) * stride, len(ids) - 1)
+            start = stop - BLOCK
+        losses.append(-log_probabilities(model, ids[start : t + 1])[ids[t + 1]])
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("n", [2, 5, BLOCK, BLOCK + 1, BLOCK + 2, 31])
+@pytest.mark.parametrize("stride", [1, 5, BLOCK])
+def test_losses_are_those_of_reading_token_by_token(kernels, n, stride):
+    model, ids = small_gpt(dtype="float64"), random_ids(n)
+    with use_kernels(kernels):
+        np.testing.assert_allclose(token_losses(model, ids, stride), one_by_one(model, ids, stride), rtol=1e-10)
+
+
+def test_a_text_that_fits_is_read_in_one_piece():
+    model, ids = small_gpt(dtype="float64", dropout=0.5), random_ids(BLOCK + 1)
+    losses = token_losses(model, ids)
+    assert model.training
+    model.eval()
+    assert losses.mean() == pytest.approx(model.loss(ids[:-1], ids[1:]).item(), rel=1e-12)
+
+
+def test_more_windows_than_are_read_at_once(monkeypatch):
+    model, ids = small_gpt(dtype="float64"), random_ids(100)
+    expected = token_losses(model, ids, 3)
+    for at_once in (1, 3 * BLOCK, 10**6):
+        monkeypatch.setattr("gpt.evaluation.TOKENS_AT_ONCE", at_once)
+        np.testing.assert_allclose(token_losses(model, ids, 3), expected, rtol=1e-12)
+
+
+@given(st.integers(1, 60), st.integers(1, 15), st.data())
+def test_windows_count_each_input_once_with_enough_before_it(n, block, data):
+    stride = data.draw(st.integers(1, block))
+    counted = []
+    for start, stop, count in sliding_windows(n, block, stride):
+        assert 0 <= start < stop <= n and stop - start == min(block, n)
+        new = list(range(stop - count, stop))
+        assert all(t - start >= min(block - stride, t) for t in new)
+        counted += new
+    assert counted == list(range(n))
+
+
+@pytest.mark.parametrize("stride", [0, -1, BLOCK + 1])
+def test_a_stride_that_leaves_gaps_or_goes_nowhere_is_refused(stride):
+    with pytest.raises(ValueError, match=f"stride must be from 1 to the block size of 12, got {stride}"):
+        token_losses(small_gpt(), random_ids(40), stride)
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_likely_tokens_are_the_best_of_the_logits(n):
+    model, ids = small_gpt(dtype="float64"), random_ids(n)
+    best, probabilities = likely_tokens(model, ids, 3, stride=BLOCK)
+    losses = token_losses(model, ids, stride=BLOCK)
+    all_ids, everything = likely_tokens(model, ids, 1000, stride=BLOCK)
+    assert best.shape == probabilities.shape == (n - 1, 3) and everything.shape == (n - 1, 37)
+    np.testing.assert_allclose(everything.sum(axis=1), 1)
+    assert (np.diff(everything, axis=1) <= 0).all() and (all_ids[:, :3] == best).all()
+    of_the_text = everything[all_ids == ids[1:, None]]
+    np.testing.assert_allclose(-np.log(of_the_text), losses, rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A model that knows 300 tokens, and their tokenizer."""
+    tokenizer = Tokenizer.train("the cat sat on the mat and the dog sat on the cat", vocab_size=270)
+    return small_gpt(vocab_size=len(tokenizer), dtype="float64"), tokenizer
+
+
+def test_a_text_is_scored_per_token_and_per_byte(reader):
+    model, tokenizer = reader
+    text = "the cat sat on the m\u00e1t, and then the dog ran"
+    ids = tokenizer.encode(text)
+    score = score_text(model, tokenizer, text, stride=4)
+    assert score.ids.tolist() == ids and len(score.losses) == len(ids) - 1
+    assert score.loss == pytest.approx(one_by_one(model, ids, 4).mean())
+    assert score.perplexity == pytest.approx(math.exp(score.loss))
+    predicted = len(text.encode()) - len(tokenizer.decode_bytes(ids[:1]))
+    assert score.bits_per_byte == pytest.approx(score.losses.sum() / math.log(2) / predicted)
+    streamed = score_text(model, tokenizer, [text[:7], text[7:]], stride=4)
+    np.testing.assert_array_equal(streamed.losses, score.losses)
+
+
+@pytest.mark.parametrize("text", ["", "a"])
+def test_a_text_without_anything_to_predict_is_refused(reader, text):
+    with pytest.raises(ValueError, match=f"a text of {len(text)} tokens has nothing to predict"):
+        score_text(*reader, text)
+
+
+def test_a_model_that_computes_nan_is_refused(reader):
+    _, tokenizer = reader
+    broken = small_gpt(vocab_size=len(tokenizer))
+    broken.transformer.ln_f.weight.data[0] = np.nan
+    with pytest.raises(ValueError, match="losses are not finite"):
+        score_text(broken, tokenizer, "the cat")

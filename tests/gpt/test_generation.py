@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from gpt import KVCache
-from gpt.generation import Sampling, generate
-from minigrad import no_grad, use_kernels
-from tests.gpt.small import golden, random_ids, small_gpt
+from gpt import GPT, KVCache
+from gpt.generation import Sampling, generate, stream
+from minigrad import no_grad, switches, use_kernels
+from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt
 
 BLOCK = 12  # of small_gpt
 both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
@@ -120,6 +120,57 @@ def test_greedy_equals_transformers():
     assert model.generate(expected["ids"], 5, top_k=1) == expected["greedy"].tolist()
 
 
+@both_kernels
+def test_greedy_equals_transformers_on_a_real_folder(kernels):
+    model = GPT.from_pretrained(GOLDEN / "gpt2-folder")
+    with np.load(GOLDEN / "gpt2-folder.npz") as expected, use_kernels(kernels):
+        assert model.generate(expected["ids"], 12, temperature=0) == expected["greedy"].tolist()
+        alone = [model.generate([row], 12, temperature=0)[0] for row in expected["ids"].tolist()]
+        assert alone == expected["greedy"].tolist()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("lengths", [(9,), (1,), (3, 9, 1, 6)])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_prompts_of_different_lengths_continue_as_in_transformers(lengths, use_cache):
+    """Padded on the left there, too, with a mask, from which both make the positions."""
+    import torch
+
+    from scripts import compare_torch
+
+    model = GPT.from_pretrained(GOLDEN / "gpt2-folder").to("float64")
+    prompts = [random_ids(n, seed=n, vocab_size=300).tolist() for n in lengths]
+    longest = max(lengths)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    other = compare_torch.from_folder(GOLDEN / "gpt2-folder", "float64")
+    other.generation_config.eos_token_id = None
+    options = {"attention_mask": mask, "max_new_tokens": 14, "do_sample": False, "pad_token_id": 0}
+    expected = other.generate(ids, **options)[:, longest:].tolist()
+    assert model.generate(prompts, 14, temperature=0, use_cache=use_cache) == expected
+    assert all(len(set(row)) > 4 for row in expected)
+
+
+@pytest.mark.oracle
+def test_stop_tokens_and_penalty_as_in_transformers():
+    import torch
+
+    from scripts import compare_torch
+
+    model = GPT.from_pretrained(GOLDEN / "gpt2-folder").to("float64")
+    other = compare_torch.from_folder(GOLDEN / "gpt2-folder", "float64")
+    ids = random_ids((1, 6), vocab_size=300)
+    options = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0, "repetition_penalty": 1.4}
+    mask = torch.ones(ids.shape)
+    other.generation_config.eos_token_id = None
+    free = other.generate(torch.from_numpy(ids), attention_mask=mask, **options)[0, 6:].tolist()
+    assert model.generate(ids, 16, temperature=0, repetition_penalty=1.4) == [free]
+    stop = free[7]
+    cut = other.generate(torch.from_numpy(ids), attention_mask=mask, eos_token_id=stop, **options)[0, 6:].tolist()
+    assert model.generate(ids, 16, temperature=0, repetition_penalty=1.4, stop_tokens=[stop]) == [cut]
+    assert cut[-1] == stop and len(cut) < 16
+
+
 @pytest.mark.oracle
 @given(st.integers(0, 1000), st.floats(0.3, 3), st.integers(1, 40), st.floats(0.05, 0.999), st.floats(0.5, 3))
 def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty):
@@ -181,6 +232,32 @@ def test_the_nucleus_is_no_larger_than_it_has_to_be():
     logits = np.log([0.25, 0.5, 0.125, 0.125])
     for top_p, kept in {0.4: 1, 0.5: 1, 0.51: 2, 0.75: 2, 0.76: 3}.items():
         assert np.count_nonzero(Sampling(top_p=top_p).probabilities(logits)) == kept
+
+
+@pytest.mark.parametrize("spread", [0.01, 1, 5])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999999])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_sorting_all(spread, top_p):
+    """Only what may be in the nucleus is sorted; ties, of which there are many here, go to the first."""
+    logits = (spread * np.random.default_rng(0).standard_normal(5000)).round(1)
+    probs = Sampling().probabilities(logits)
+    order = np.argsort(-probs, kind="stable")
+    kept = order[np.cumsum(probs[order]) - probs[order] < top_p]
+    expected = np.zeros_like(probs)
+    expected[kept] = probs[kept] / probs[kept].sum()
+    np.testing.assert_allclose(Sampling(top_p=top_p).probabilities(logits), expected, rtol=1e-12)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0, 0.5, 1]), st.sampled_from([None, 3]), st.sampled_from([0.5, 1]))
+def test_a_chosen_token_is_drawn_from_the_probabilities(seed, temperature, top_k, top_p):
+    """As if from the running sum over the whole vocabulary, for the same random number."""
+    rng = np.random.default_rng(seed)
+    logits, sampling = rng.standard_normal(20).astype(np.float32), Sampling(temperature, top_k, top_p, 1.3)
+    seen = {1, 5}
+    token = sampling.choose(logits, seen, np.random.default_rng(seed))
+    probs = sampling.probabilities(logits, seen)
+    number = np.random.default_rng(seed).random()
+    assert token == int(np.searchsorted(np.cumsum(probs), number, side="right")) or temperature == 0
+    assert probs[token] > 0 and (temperature > 0 or probs[token] == 1)
 
 
 def test_tokens_are_drawn_as_often_as_their_probabilities_say():
@@ -300,3 +377,14 @@ def test_the_mode_is_as_before_also_after_an_error(training):
     with pytest.raises(KeyboardInterrupt):
         model.generate([[1]], 2, on_token=stop)
     assert model.training == training and model.transformer.h[0].training == training
+
+
+def test_a_stream_gives_the_tokens_one_by_one_and_can_be_left():
+    model = small_gpt(dropout=0.5).train()
+    expected = model.generate([[1, 2], [3, 4]], 6, temperature=0.7, seed=0)
+    steps = stream(model, [[1, 2], [3, 4]], 6, Sampling(0.7), seed=0)
+    first = [next(steps) for _ in range(3)]
+    assert np.array(first).T.tolist() == [row[:3] for row in expected]
+    assert not model.training and switches.grad_enabled  # between two steps gradients are recorded as ever
+    steps.close()
+    assert model.training

@@ -21,7 +21,7 @@ def textbook_afterwards():
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """The demo, of two steps on a small text."""
-    text, settings = write_text(tmp_path / "text.txt"), demo._config
+    text, settings = write_text(tmp_path / "text.txt"), demo.demo_config
 
     def small(short, out_dir, seed):
         config = settings(short, out_dir, seed)
@@ -29,7 +29,7 @@ def quick(monkeypatch, tmp_path):
         training = dataclasses.replace(config.training, max_iters=2, warmup_iters=1)
         return dataclasses.replace(config, data=text, vocab_size=260, model=shape, training=training)
 
-    monkeypatch.setattr(demo, "_config", small)
+    monkeypatch.setattr(demo, "demo_config", small)
     return tmp_path / "demo"
 
 

@@ -75,7 +75,7 @@ def test_control_characters_never_reach_the_terminal(model, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "nowhere"], "there is no checkpoint in nowhere: trainer_state.json is missing"),
+        (["--model", "nowhere"], "there is no folder nowhere; names that need none are gpt2,"),
         (["--prompt", ""], "--prompt is empty: give at least one character to continue"),
         (["--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
         (["--temperature", "-1"], "temperature must be a number >= 0, got -1.0"),

@@ -288,7 +288,7 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
         ("--data {empty}", "holds no text"),
         ("--data {short}", "are too few for block_size"),
         ("--data {binary}", "is not UTF-8 text"),
-        ("--init-from {folder}", "there is no checkpoint in"),
+        ("--init-from {folder}", "there is no model in"),
         ("--device tpu", "unknown device 'tpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )

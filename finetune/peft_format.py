@@ -1,0 +1,110 @@
+"""How PEFT writes down a LoRA adapter: the settings in adapter_config.json, and the names and layouts of its tensors.
+
+    base_model.model.transformer.h.0.attn.c_attn.lora_A.weight     (r, in)
+    base_model.model.transformer.h.0.attn.c_attn.lora_B.weight     (out, r)
+    base_model.model.score.weight                                  a module that was trained as a whole
+
+PEFT wraps a model twice, hence the prefix. In its GPT-2 the layers of the blocks are `Conv1D`, with weights (in, out):
+to A and B it makes no difference, but a layer of the blocks that was trained as a whole is transposed.
+
+What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, ranks that differ between
+layers, initialisations that change the base model, and every setting that is on and unknown here.
+
+https://huggingface.co/docs/peft, "PEFT checkpoint format" and "LoRA".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .lora import LoRAConfig
+from .targets import ends_with
+
+PREFIX = "base_model.model."
+A, B = ".lora_A.weight", ".lora_B.weight"
+CONV1D = ("c_attn", "c_proj", "c_fc")
+
+# PEFT's names for our settings, and what a value must be. (bool is an int in Python: type() tells them apart.)
+_SETTINGS: dict[str, tuple[str, tuple[type, ...], str]] = {
+    "r": ("r", (int,), "an integer"),
+    "lora_alpha": ("alpha", (int, float), "a number"),
+    "lora_dropout": ("dropout", (int, float), "a number"),
+    "use_rslora": ("use_rslora", (bool,), "true or false"),
+    "modules_to_save": ("modules_to_save", (list,), "a list of names"),
+}
+# What changes no number: notes, the layout of a Conv1D, where adapters are (the tensors' names say it), and details of
+# methods that have a switch of their own.
+_HARMLESS = set(_SETTINGS) | {
+    "peft_type", "bias", "init_lora_weights", "target_modules", "layers_to_transform", "layers_pattern",
+    "exclude_modules", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version",
+    "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+}  # fmt: skip
+_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # these leave the base model as it is
+
+
+class AdapterError(ValueError):
+    """An adapter that is damaged, not supported, or of another base model."""
+
+
+def to_peft(config: LoRAConfig, rank: int, targets: tuple[str, ...], base_name: str, task: str) -> dict[str, Any]:
+    """The content of adapter_config.json. `rank` may be above config.r (see `adapters`): alpha grows with it."""
+    alpha = config.scaling * (rank**0.5 if config.use_rslora else rank)
+    return {
+        "peft_type": "LORA",
+        "task_type": task,
+        "base_model_name_or_path": base_name or None,
+        "r": rank,
+        "lora_alpha": round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": list(targets),
+        "modules_to_save": list(config.modules_to_save) or None,
+        "fan_in_fan_out": True,  # the weights beside the adapters are (in, out) there
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
+    """The settings in an adapter_config.json, but for the target modules. Raises AdapterError."""
+    if settings.get("peft_type") != "LORA":
+        raise AdapterError(f"{path}: peft_type is {_short(settings.get('peft_type'))}; only 'LORA' is supported")
+    if settings.get("bias", "none") != "none":
+        raise AdapterError(f"{path}: bias is {_short(settings['bias'])}; only 'none' is supported")
+    rule = settings.get("init_lora_weights")
+    if not isinstance(rule, str | bool | None) or rule not in _INITIALISATIONS:
+        raise AdapterError(f"{path}: init_lora_weights {_short(rule)} changes the base model, which is not supported")
+    for name, value in settings.items():
+        if value and name not in _HARMLESS:
+            raise AdapterError(f"{path}: {name[:50]} is {_short(value)}, which is not supported")
+    ours: dict[str, Any] = {"r": 8, "alpha": 8}  # PEFT's defaults
+    for theirs, (name, types, meaning) in _SETTINGS.items():
+        value = settings.get(theirs)
+        if value is None:
+            continue
+        if type(value) not in types or (types == (list,) and not all(isinstance(part, str) for part in value)):
+            raise AdapterError(f"{path}: {theirs} must be {meaning}, got {_short(value)}")
+        ours[name] = value
+    try:
+        return LoRAConfig(**ours)
+    except ValueError as error:
+        raise AdapterError(f"{path}: {error}") from None
+
+
+def as_stored(name: str, array: np.ndarray) -> np.ndarray:
+    """A parameter of ours in PEFT's layout, or the reverse: the weights of Conv1D are transposed.
+
+    >>> as_stored("transformer.h.0.mlp.c_fc.weight", np.zeros((3, 2))).shape
+    (2, 3)
+    """
+    layer, _, attribute = name.rpartition(".")
+    return array.T if attribute == "weight" and any(ends_with(layer, conv1d) for conv1d in CONV1D) else array
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."

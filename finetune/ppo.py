@@ -1,0 +1,132 @@
+"""The formulas of PPO, each from its paper; the loop that uses them is in `ppo.py`.
+
+Writing a reply is a game of R moves, the tokens. The score comes with the last one, so that each move has to be told
+what it contributed: that is its advantage. A move that turned out better than expected is made more likely, in small
+steps, as the moves were made by the policy before the step.
+
+    Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
+    Schulman et al. 2017, "Proximal policy optimization algorithms"
+    Ziegler et al. 2019, "Fine-tuning language models from human preferences"
+
+Shapes: B replies, R tokens of the longest; `mask` (B, R) is True where a reply has a token. N tokens of all replies,
+one after the other: x (B, R) becomes (N) as x[mask].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor
+
+
+def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
+    """What each token earned: r_t = -kl_coef kl_t, and at a reply's last token its score as well. (B, R)
+
+    scores (B): the reward model's verdict on whole replies. kl (B, R): ln π(token) - ln ρ(token), the price of moving
+    away from the reference ρ. Ziegler et al. 2019, equation 2.
+
+    >>> token_rewards(np.array([1.0]), np.array([[0.5, 0.0, 9.0]]), np.array([[True, True, False]]), 0.2).tolist()
+    [[-0.1, 1.0, 0.0]]
+    """
+    rewards = np.where(mask, -kl_coef * kl, 0.0)
+    rewards[np.arange(len(scores)), last_tokens(mask)] += scores
+    return rewards
+
+
+def last_tokens(mask: np.ndarray) -> np.ndarray:
+    """(B): where each reply ends. Raises ValueError for a reply without tokens."""
+    lengths = mask.sum(axis=1)
+    if not lengths.all():
+        raise ValueError(f"reply {int(lengths.argmin())} has no tokens: a policy that writes nothing cannot be trained")
+    return lengths - 1
+
+
+def gae(
+    rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Generalized advantage estimation: advantages and returns, (B, R) each, 0 where there is no token.
+
+        δ_t = r_t + γ V_{t+1} - V_t         by how much the move was better than expected, with V = 0 after the end
+        A_t = δ_t + γ λ A_{t+1}             and what it led to; λ trades the noise of rewards for the error of V
+        R_t = A_t + V_t                     what V_t should have been
+
+    Schulman et al. 2016, equation 16.
+
+    >>> advantages, returns = gae(np.array([[0.0, 1.0]]), np.array([[0.5, 0.8]]), np.ones((1, 2), bool), lam=0.5)
+    >>> advantages.round(2).tolist(), returns.round(2).tolist()
+    ([[0.4, 0.2]], [[0.9, 1.0]])
+    """
+    values = np.where(mask, values, 0.0)
+    advantages = np.zeros_like(values)
+    following = np.zeros(len(values))  # A_{t+1} (B)
+    for t in reversed(range(values.shape[1])):
+        next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
+        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)
+        advantages[:, t] = following
+    return advantages, advantages + values
+
+
+def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean 0 and variance 1 over the tokens there are: (x - mean) / std. The size of a step no longer depends on the
+    scale of the rewards (Ziegler et al. 2019, section 2.1, and their code).
+
+    >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
+    [[-1.0, 1.0, 0.0]]
+    """
+    mean, variance = x[mask].mean(), x[mask].var()
+    return np.where(mask, (x - mean) / np.sqrt(variance + 1e-8), 0.0)
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float = 0.2) -> Tensor:
+    """The clipped surrogate of N tokens, (N) each: -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),  ρ = π(token) / π_old(token).
+
+    Once a token is 1 + ε times as likely as when it was drawn (or 1 - ε times, where A < 0), there is nothing more to
+    win, and no gradient. Schulman et al. 2017, equation 7.
+
+    >>> import math
+    >>> logprobs = Tensor([math.log(ratio) for ratio in (0.5, 1.1, 1.5)], dtype="float64")
+    >>> policy_loss(logprobs, np.zeros(3), np.ones(3)).data.round(2).tolist()
+    [-0.5, -1.1, -1.2]
+    """
+    ratio, advantage = F.exp(logprobs - _like(old_logprobs, logprobs)), _like(advantages, logprobs)
+    return -F.minimum(ratio * advantage, F.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip: float = 0.2) -> Tensor:
+    """½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²) of N tokens, (N) each: V moves in small steps, too.
+
+    Not in the paper of 2017, but in its authors' code (OpenAI baselines), and in Ziegler et al.'s.
+
+    >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
+    [0.405, 0.32, 0.5]
+    """
+    old, target = _like(old_values, values), _like(returns, values)
+    clipped = old + F.clip(values - old, -clip, clip)
+    return F.maximum((values - target) ** 2, (clipped - target) ** 2) * 0.5
+
+
+def ppo_loss(
+    logprobs: Tensor,
+    values: Tensor,
+    old_logprobs: np.ndarray,
+    old_values: np.ndarray,
+    advantages: np.ndarray,
+    returns: np.ndarray,
+    cliprange: float = 0.2,
+    cliprange_value: float = 0.2,
+    vf_coef: float = 0.1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """policy + vf_coef value, and its two parts, of N tokens, (N) each: one loss for two heads on one transformer.
+
+    Schulman et al. 2017, equation 9, without its entropy bonus: it is the KL penalty, in the rewards, that keeps the
+    policy from becoming too sure.
+    """
+    policy = policy_loss(logprobs, old_logprobs, advantages, cliprange)
+    value = value_loss(values, old_values, returns, cliprange_value)
+    return policy + vf_coef * value, policy, value
+
+
+def _like(array: np.ndarray, tensor: Tensor) -> Tensor:
+    return Tensor(array, dtype=tensor.dtype, device=tensor.device)

@@ -1,0 +1,186 @@
+"""What every quantizer here returns: small integers, and what they stand for.
+
+    value = scale · (level - zero)
+
+A *level* is a small integer, or for NF4 one of 16 chosen numbers; a *scale* is shared by a group of neighbours in a
+row, by a row, or by the whole array; a *zero* is the level that stands for 0 where the levels are not symmetric
+(Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
+section 2.1). Levels of 8 bits are stored as int8. Those of 4 bits are two codes in a byte, really in memory.
+
+Simplified: 8 and 4 bits only, and scales are float32, where libraries for GPUs take float16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad import nn
+from minigrad.backend import Array, module_of
+
+from .scales import QuantizedScales
+
+WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; -1 is what GPTQ's files say, too
+INT4 = np.arange(-8, 8, dtype=np.float32)  # what the codes 0..15 stand for, unless somebody chose other numbers
+
+Rows = slice | Array  # which rows: a slice, or an array of numbers
+
+
+def pack(codes: np.ndarray) -> np.ndarray:
+    """Two codes of 4 bits per byte, the first one in the upper half: (R, K) -> (R, K/2) uint8.
+
+    >>> pack(np.array([[1, 2, 15, 0]]))
+    array([[ 18, 240]], dtype=uint8)
+    """
+    codes = codes.astype(np.uint8, copy=False)
+    return codes[:, 0::2] << 4 | codes[:, 1::2]
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """The reverse of `pack`.
+
+    >>> unpack(np.array([[18, 240]], dtype=np.uint8))
+    array([[ 1,  2, 15,  0]], dtype=uint8)
+    """
+    return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), 2 * packed.shape[1])
+
+
+class QuantizedArray(nn.Module):
+    """A matrix (R, K) in 8 or 4 bits per number. It is not learned: its arrays are buffers, which move and are saved.
+
+    levels: whole numbers (R, K) from -2^(bits-1) to 2^(bits-1) - 1; or, with a `codebook`, the codes 0..15 themselves.
+    scales: (R, G) with G groups of K / G numbers in each row, or (1, 1) for the whole array. zeros: levels like scales,
+    or None where 0 is 0. codebook: the 16 numbers that 4-bit codes stand for. order: stored column j is column
+    `order[j]` of the array (GPTQ's act-order); None: they stand as they are.
+    Raises ValueError where the sizes do not fit.
+    """
+
+    codes: Array
+    scales: Array | QuantizedScales
+    zeros: Array | None
+    order: Array | None
+    pairs: Array
+
+    def __init__(
+        self,
+        levels: np.ndarray,
+        scales: np.ndarray | QuantizedScales,
+        zeros: np.ndarray | None = None,
+        bits: int = 8,
+        codebook: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ):
+        check_bits(bits)
+        self.bits, self.shape = bits, levels.shape
+        rows, columns = self.shape
+        self.groups = scales.shape[1]
+        if scales.shape[0] not in (1, rows) or columns % self.groups or (bits == 4 and columns % 2):
+            raise ValueError(f"scales of shape {scales.shape} do not fit {bits}-bit codes of shape {levels.shape}")
+        if bits == 8:
+            self.register_buffer("codes", levels.astype(np.int8))
+        else:
+            self.register_buffer("codes", pack(levels + 8 if codebook is None else levels))
+            # Looking up a byte gives the two numbers that its halves stand for: (256, 2).
+            every_byte = unpack(np.arange(256, dtype=np.uint8)[:, None])
+            self.register_buffer("pairs", (INT4 if codebook is None else codebook)[every_byte], persistent=False)
+        self.scales = scales
+        if isinstance(scales, np.ndarray):
+            self.register_buffer("scales", scales.astype(np.float32, copy=False))
+        self.zeros = self.order = None
+        if zeros is not None:
+            self.register_buffer("zeros", zeros.astype(np.int8))
+        if order is not None:
+            self.register_buffer("order", order.astype(np.int32))
+
+    def levels(self, rows: Rows = slice(None)) -> Array:
+        """The levels of some rows as floats (R, K), without scale and zero, in the order in which they are stored."""
+        codes = self.codes[rows]
+        if self.bits == 8:
+            return codes.astype(self.dtype)
+        return self.pairs.take(codes, axis=0).reshape(len(codes), self.shape[1])  # (R, K/2, 2) -> (R, K)
+
+    def stored_values(self, rows: Rows = slice(None)) -> Array:
+        """scale · (level - zero) of some rows (R, K), in the order in which they are stored."""
+        values = self.levels(rows)
+        grouped = values.reshape(
+            len(values), self.groups, self.shape[1] // self.groups
+        )  # (R, G, K/G), the same numbers
+        if self.zeros is not None:
+            grouped -= _rows_of(self.zeros, rows)[:, :, None]
+        grouped *= self.scale_rows(rows)[:, :, None]
+        return values
+
+    def dequantize_rows(self, rows: Rows) -> Array:
+        """Some rows as floats (R, K): nothing larger than they are is made on the way."""
+        stored = self.stored_values(rows)
+        if self.order is None:
+            return stored
+        values = module_of(stored).empty_like(stored)
+        values[:, self.order] = stored
+        return values
+
+    def dequantize(self) -> Array:
+        """The whole array as floats (R, K)."""
+        return self.dequantize_rows(slice(None))
+
+    def scale_rows(self, rows: Rows = slice(None)) -> Array:
+        """The scales of some rows (R, G); (1, 1) if there is one for all."""
+        return self.scales.rows(rows) if isinstance(self.scales, QuantizedScales) else _rows_of(self.scales, rows)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the numbers that `dequantize` gives; `to(np.float64)` changes it, and no code."""
+        return self.scales.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: codes, scales and all."""
+        return sum(array.nbytes for _, array in self.named_buffers())
+
+    def extra_repr(self) -> str:
+        return f"{self.bits} bits, {self.shape}, {self.nbytes:,} bytes"
+
+
+def _rows_of(per_row: Array, rows: Rows) -> Array:
+    return per_row if len(per_row) == 1 else per_row[rows]
+
+
+def check_bits(bits: int) -> None:
+    """Raise ValueError for anything but 8 and 4."""
+    if bits not in (4, 8) or isinstance(bits, bool):
+        raise ValueError(f"{bits!r} bits are not supported; there are 8 and 4")
+
+
+def number_of_groups(shape: tuple[int, ...], bits: int, group_size: int) -> int:
+    """Groups per row: K / group_size; 1 where a whole row or the whole array has one scale.
+
+    Raises ValueError for what is no matrix, and for a group size that does not divide the row.
+
+    >>> number_of_groups((2, 12), bits=4, group_size=4)
+    3
+    """
+    check_bits(bits)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"only matrices with numbers in them are quantized, not shape {shape}")
+    columns = shape[1]
+    if bits == 4 and columns % 2:
+        raise ValueError(f"4-bit codes are stored in pairs, and rows of {columns} cannot be paired; take 8 bits")
+    if group_size in (WHOLE_ROW, WHOLE_ARRAY):
+        return 1
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1 or columns % group_size:
+        raise ValueError(
+            f"group_size {group_size} does not divide rows of {columns}; take a divisor, {WHOLE_ROW} (a whole row) or "
+            f"{WHOLE_ARRAY} (the whole array)"
+        )
+    return columns // group_size
+
+
+def as_matrix(values: Any, what: str = "the array to quantize") -> np.ndarray:
+    """A finite floating-point matrix as float32, or ValueError."""
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise ValueError(f"{what} must be a matrix of floats, got {values.dtype} of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} has numbers that are not finite (nan or inf)")
+    return values.astype(np.float32, copy=False)

@@ -1,0 +1,172 @@
+"""Quantized models on disk: a folder like that of a training run (`gpt.checkpoint`), with the codes as they are.
+
+config.json has `quantization_config` with the names of the field (`quant_method`, `bits`, `group_size`, `sym`, ...).
+model.safetensors has, for a quantized layer NAME of R outputs and K inputs in G groups per row,
+
+    NAME.weight.codes    (R, K) int8, or (R, K/2) uint8 with two 4-bit codes per byte, the first in the upper half
+    NAME.weight.scales   (R, G) float32; (1, 1) for one scale in all
+    NAME.weight.zeros    like scales, int8; only where the grid is not symmetric
+    NAME.weight.order    (K) int32: the input that stored column j is for; only with act-order
+    NAME.bias            (R) float32
+
+where value = scale · (level - zero), and the level of a 4-bit code is code - 8, or NF4's number. Double quantization
+has `scales.codes` (R, G) uint8, `scales.absmax` (R G / 256) and `scales.offset` () in the place of scales (see
+scales.py). The output layer is the token embedding, `transformer.wte`, and is not stored again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    CheckpointError,
+    ModelKind,
+    Shapes,
+    check_size,
+    has_checkpoint,
+    load_checkpoint,
+)
+from gpt.files import read_json
+from gpt.pretraining import check_unused
+from minigrad import nn
+
+from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
+from .config import QuantizationConfig
+from .convert import LAYERS
+from .layers import QuantizedEmbedding, QuantizedLinear
+from .nf4 import nf4_levels
+from .scales import BLOCK, QuantizedScales
+
+EMBEDDING = "transformer.wte"
+NAME = "minigrad-gpt-quantized"
+
+
+def save_quantized(
+    folder: str | os.PathLike[str], model: GPT, config: QuantizationConfig, tokenizer: Tokenizer | None = None
+) -> None:
+    """Write a model that `quantize` has changed, with the config it was given; all of it, or nothing.
+
+    Raises ValueError for a model that is not quantized that way, FileExistsError where the folder is in use, OSError.
+    """
+    check_unused(Path(folder))
+    expected = expected_arrays(model.config, config)
+    stored = {name: (array.shape, array.dtype) for name, array in model.state_dict().items() if ".weight." in name}
+    if stored != expected:
+        raise ValueError("the model was not quantized with this config, or is not in float32")
+    settings = {**model.config.to_dict(), "quantization_config": config.to_dict()}
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
+
+
+def load_quantized(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
+    """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
+    model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
+    config = QuantizationConfig.from_dict(read_json(Path(folder) / CONFIG)["quantization_config"])
+    _check_arrays(model, config, Path(folder) / WEIGHTS)
+    return model.eval(), Tokenizer.load(folder)
+
+
+def is_quantized(folder: str | os.PathLike[str]) -> bool:
+    """Whether `load_quantized` is the way to load this folder."""
+    if not has_checkpoint(folder):
+        return False
+    try:
+        return read_json(Path(folder) / CONFIG).get("model_type") == NAME
+    except (OSError, ValueError):
+        return False
+
+
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def expected_arrays(gpt: GPTConfig, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """The arrays of all quantized matrices: name -> shape and dtype."""
+    arrays = {}
+    for name, shape in matrices(gpt, config).items():
+        for array, description in _arrays_of(shape, config, name == EMBEDDING).items():
+            arrays[f"{name}.weight.{array}"] = description
+    return arrays
+
+
+def matrices(gpt: GPTConfig, config: QuantizationConfig) -> dict[str, tuple[int, int]]:
+    """The matrices of a GPT that are quantized: name of the layer -> (R, K)."""
+    C = gpt.n_embd
+    shapes = dict(zip(LAYERS, [(3 * C, C), (C, C), (4 * C, C), (C, 4 * C)], strict=True))
+    found = {EMBEDDING: (gpt.vocab_size, C)} if config.embedding else {}
+    return found | {f"transformer.h.{i}.{name}": shape for i in range(gpt.n_layer) for name, shape in shapes.items()}
+
+
+def _arrays_of(
+    shape: tuple[int, int], config: QuantizationConfig, is_embedding: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    (R, K), bits, group_size = shape, config.bits, config.group_size
+    if is_embedding:
+        config, bits, group_size = QuantizationConfig("absmax"), 8, WHOLE_ROW
+    G = number_of_groups(shape, bits, group_size)
+    per_group = (1, 1) if group_size == WHOLE_ARRAY else (R, G)
+    arrays: dict[str, tuple[tuple[int, ...], Any]] = {"codes": ((R, K), "i1") if bits == 8 else ((R, K // 2), "u1")}
+    if config.double_quant:
+        arrays["scales.codes"] = (per_group, "u1")
+        arrays["scales.absmax"] = ((math.ceil(math.prod(per_group) / BLOCK),), "f4")
+        arrays["scales.offset"] = ((), "f4")
+    else:
+        arrays["scales"] = (per_group, "f4")
+    if config.zero_point:
+        arrays["zeros"] = (per_group, "i1")
+    if config.desc_act:
+        arrays["order"] = ((K,), "i4")
+    return {name: (size, np.dtype(dtype)) for name, (size, dtype) in arrays.items()}
+
+
+def _build(settings: dict[str, Any], shapes: Shapes) -> GPT:
+    """A quantized GPT to fill. Raises ValueError, before memory is asked for, where `shapes` are not those of one."""
+    config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
+    gpt = GPTConfig.from_dict(settings)
+    expected = expected_arrays(gpt, config)
+    for name, (shape, _) in expected.items():
+        if shapes.get(name) != shape:
+            raise ValueError(f"{name} must have shape {shape}, and has {shapes.get(name, 'none: it is missing')}")
+    quantized = sum(R * K for R, K in matrices(gpt, config).values())
+    check_size(gpt.num_parameters() - quantized, {n: shape for n, shape in shapes.items() if n not in expected})
+    with nn.init.skipped():
+        model = GPT(gpt)
+    for name, shape in matrices(gpt, config).items():
+        array = _blank(shape, config, name == EMBEDDING)
+        if name == EMBEDDING:
+            model.transformer.wte = QuantizedEmbedding(array)  # type: ignore[assignment]
+            model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
+        else:
+            layer: Any = model.get_submodule(name)
+            model.set_submodule(name, QuantizedLinear(array, layer.bias))
+    return model
+
+
+def _blank(shape: tuple[int, int], config: QuantizationConfig, is_embedding: bool) -> QuantizedArray:
+    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in _arrays_of(shape, config, is_embedding).items()}
+    scales: Any = zeros.get("scales")
+    if scales is None:
+        scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
+    bits = 8 if is_embedding else config.bits
+    codebook = nf4_levels() if config.method == "nf4" and not is_embedding else None
+    levels = np.zeros(shape, np.int8)
+    return QuantizedArray(levels, scales, zeros.get("zeros"), bits, codebook, zeros.get("order"))
+
+
+def _check_arrays(model: GPT, config: QuantizationConfig, path: Path) -> None:
+    """Raise CheckpointError for arrays of another type than ours, and for an order that is none."""
+    expected = expected_arrays(model.config, config)
+    for name, array in model.state_dict().items():
+        _, dtype = expected.get(name, ((), np.dtype(np.float32)))
+        if array.dtype != dtype:
+            raise CheckpointError(f"{path}: {name} is {array.dtype}, not {dtype}")
+        if name.endswith(".order") and not (np.sort(array) == np.arange(len(array))).all():
+            raise CheckpointError(f"{path}: {name} is no order of {len(array)} columns")

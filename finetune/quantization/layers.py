@@ -1,0 +1,127 @@
+"""Layers whose weight is quantized. They compute with a tile of it at a time, so that the floats never exist at once.
+
+A weight in 8 or 4 bits saves memory because the floats are made where they are used, some rows at a time, and thrown
+away. It is frozen: rounding has no useful slope. The gradient flows through it to its input, which is all that LoRA on
+top of it needs (Dettmers et al. 2023, "QLoRA", equation 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from minigrad import Function, Tensor, nn
+from minigrad.backend import Array, module_of
+from minigrad.functional.indexing import check_indices
+from minigrad.kernels.threads import matmul, parallel, row_blocks
+
+from .array import QuantizedArray
+
+TILE = 512 * 1024  # numbers of the weight that are floats at a time, per thread: 2 MB
+
+
+class QuantizedProduct(Function):
+    """out = x @ Wᵀ + bias,  dx = dout @ W,  dbias = Σ dout, where W are the values that `weight` (O, I) stands for.
+
+    With textbook kernels the tiles come one after the other, with fast ones the threads share them out.
+    """
+
+    dtype_rule = "same"
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Array, bias: Array | None, weight: QuantizedArray
+    ) -> Array:  # x (..., I), bias (O) or None
+        ctx.x_shape, ctx.weight = x.shape, weight
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
+        if weight.order is not None:
+            flat = flat[:, weight.order]
+        out = module_of(x).empty((len(flat), weight.shape[0]), x.dtype)  # (N, O)
+
+        def multiply(rows: slice) -> None:
+            out[:, rows] = _times_rows(flat, weight, rows)
+
+        parallel(multiply, _tiles(weight))
+        if bias is not None:
+            out += bias
+        return out.reshape(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, dout: Array) -> tuple[Array | None, Array | None]:
+        weight = ctx.weight
+        dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
+        dx = None
+        if ctx.needs_grad[0]:
+            xp = module_of(dout)
+            dx = xp.zeros((len(dout), weight.shape[1]), dout.dtype)  # (N, I)
+            product = matmul if xp is np else xp.matmul
+            # out[:, rows] = x @ W[rows].T
+            for rows in _tiles(weight):
+                dx += product(dout[:, rows], weight.dequantize_rows(rows))
+            dx = dx.reshape(ctx.x_shape)
+        return dx, dout.sum(axis=0) if ctx.needs_grad[1] else None
+
+
+def _tiles(weight: QuantizedArray) -> Iterable[slice]:
+    """The weight's rows in pieces of at most TILE numbers; a small one in one piece, not worth waking a thread."""
+    rows, columns = weight.shape
+    return [slice(0, rows)] if rows * columns <= TILE // 2 else row_blocks(rows, columns, TILE)
+
+
+def _times_rows(x: Array, weight: QuantizedArray, rows: slice) -> Array:
+    """x (N, I) @ some rows of the weight, transposed: (N, R); x's columns are in the weight's stored order."""
+    if weight.groups > 1:
+        return x @ weight.stored_values(rows).T
+    # One scale per row can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
+    out = x @ weight.levels(rows).T
+    if weight.zeros is not None:
+        zeros = weight.zeros if len(weight.zeros) == 1 else weight.zeros[rows]
+        out -= x.sum(axis=1, keepdims=True) * zeros.T.astype(x.dtype)
+    out *= weight.scale_rows(rows).T
+    return out
+
+
+class QuantizedLinear(nn.Module):
+    """x @ Wᵀ + bias with a quantized W (out, in): in the place of an `nn.Linear`, to be used and not to be learned.
+
+    The bias is the parameter that it was. Arrays of the model move with it; `to(np.float64)` computes in float64.
+    """
+
+    def __init__(self, weight: QuantizedArray, bias: nn.Parameter | None = None):
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"the input of shape {x.shape} does not fit a weight (out, in) of {self.weight.shape}")
+        return QuantizedProduct.apply(x, self.bias, weight=self.weight)
+
+
+class QuantizedEmbedding(nn.Module):
+    """A quantized table (V, C) with one row per id: ids (...) -> (..., C). Only the rows asked for become floats.
+
+    `QuantizedLinear(embedding.weight)` is the output layer tied to it: one array, used both ways.
+    """
+
+    def __init__(self, weight: QuantizedArray):
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+
+    def forward(self, ids: Any) -> Tensor:
+        ids = ids.data if isinstance(ids, Tensor) else ids
+        check_indices("embedding", ids, self.num_embeddings, "the vocabulary")
+        rows = self.weight.dequantize_rows(ids.reshape(-1))  # (N, C)
+        return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
+
+
+def dequantized(layer: QuantizedLinear) -> nn.Linear:
+    """The float `nn.Linear` that computes the same, with the rounded weight: to be merged with, or saved as such."""
+    with nn.init.skipped():
+        linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    linear.weight = nn.Parameter(np.ascontiguousarray(layer.weight.dequantize()))
+    linear.bias = layer.bias
+    return linear

@@ -1,0 +1,341 @@
+"""What a GPT costs before it is built: parameters, arithmetic, memory, and what its size is worth.
+
+Everything here is a formula of the configuration, so that a model of 175 billion parameters is as quick to account for
+as a small one. Symbols: V vocabulary, T block size (or tokens read), L layers, C channels (n_embd), H heads, B batch,
+N parameters, D training tokens. Memory is in bytes (GB = 10^9), arithmetic in FLOPs, of which a multiply-add is two.
+
+Simplified: only matrix products are counted as arithmetic, which is nearly all of it; a causal mask halves nothing
+(as in `minigrad.inspection.profile`, which counts every op); of memory, what is held, not what is needed for a moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from .config import GPTConfig
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.5, "nf4": 0.5}  # per number
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def parameters(config: GPTConfig) -> dict[str, int]:
+    """How many numbers each kind of component learns; together `config.num_parameters()`.
+
+        token embedding V C  (the output layer is the same matrix)     position embedding T C
+        attention  L (4 C² + 4 C): C -> 3C and C -> C, with biases     MLP  L (8 C² + 5 C): C -> 4C -> C, with biases
+        layer norms  2 C each: 2 L in the blocks, and the last one
+
+    >>> parameters(GPTConfig())["token embedding"]
+    38597376
+    >>> sum(parameters(GPTConfig()).values())
+    124439808
+    """
+    V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
+    norms = 2 * L + (1 if config.norm == "pre" else 0)  # post-norm has none at the end
+    return {
+        "token embedding": V * C,
+        "position embedding": T * C if config.positions == "learned" else 0,
+        "attention": L * (4 * C * C + 4 * C),
+        "MLP": L * (8 * C * C + 5 * C),
+        "layer norms": norms * 2 * C,
+    }
+
+
+def component_of(name: str) -> str:
+    """Which row of `parameters` a parameter counts for, by its name.
+
+    >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("lm_head.weight")
+    ('attention', 'token embedding')
+    """
+    parts = {".wte.": "token embedding", "lm_head.": "token embedding", ".wpe.": "position embedding"}
+    parts |= {".attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms"}
+    for part, component in parts.items():
+        if part in f".{name}":
+            return component
+    raise ValueError(f"{name} is no parameter of a GPT")
+
+
+def shares(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Each amount as a part of their sum.
+
+    GPT-2's attention is famous, and less than a quarter of it:
+
+    >>> {name: f"{share:.0%}" for name, share in shares(parameters(GPTConfig())).items()}
+    {'token embedding': '31%', 'position embedding': '1%', 'attention': '23%', 'MLP': '46%', 'layer norms': '0%'}
+    """
+    total = sum(amounts.values())
+    return {name: amount / total for name, amount in amounts.items()}
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def matrix_weights(config: GPTConfig) -> int:
+    """The weights that every token is multiplied with: 12 L C² in the blocks, V C in the output layer.
+
+    Looking up an embedding multiplies nothing.
+    """
+    return 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
+
+
+def token_flops(config: GPTConfig, context: int) -> int:
+    """FLOPs of one token's way through the model that sees `context` tokens, itself included.
+
+        2 (12 L C² + V C)  +  4 L C context
+
+    A multiply-add per weight; and per layer the products of its query with each key, and of each weight with a value.
+    """
+    return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
+
+
+def forward_flops(config: GPTConfig, batch: int, time: int) -> int:
+    """FLOPs of reading B sequences of T tokens; every query is multiplied with all T keys, hidden ones included."""
+    return batch * time * token_flops(config, time)
+
+
+def training_flops(config: GPTConfig, batch: int, time: int) -> int:
+    """FLOPs of a training step: 3 times forward, as backward makes two products of each (for dx and for dweight).
+
+    For N parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
+    """
+    return 3 * forward_flops(config, batch, time)
+
+
+def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:
+    """How many tokens the model reads to write `new_tokens` after a prompt: why there is a KV cache.
+
+    Without a cache the whole text again for each new token, n²/2 of them; with it each token once:
+
+    >>> [round(tokens_read(10, n, cached=False) / tokens_read(10, n, cached=True)) for n in (100, 1000)]
+    [55, 505]
+    """
+    if cached:
+        return prompt + max(new_tokens - 1, 0)  # the last new token is written, not read
+    return new_tokens * prompt + new_tokens * (new_tokens - 1) // 2
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def weight_bytes(parameters: int, dtype: str = "float32") -> int:
+    """Bytes of that many weights.
+
+    >>> weight_bytes(7_000_000_000, "bfloat16") / 1e9, weight_bytes(7_000_000_000, "int4") / 1e9
+    (14.0, 3.5)
+    """
+    return math.ceil(parameters * bytes_per_number(dtype))
+
+
+def training_memory(
+    parameters: int,
+    trainable: int | None = None,
+    weights: str = "float32",
+    gradients: str = "float32",
+    moments: str = "float32",
+) -> dict[str, int]:
+    """Bytes that training with Adam holds all the time, for N parameters of which `trainable` (all) are learned.
+
+        weights N · bytes     gradients trainable · bytes     optimizer 2 · trainable · bytes  (two moments)
+
+    With bfloat16 weights and gradients, and float32 moments, 2 + 2 + 8 = 12 bytes a parameter: a model of 7 billion
+    needs 84 GB, two thirds of it for the optimiser.
+
+    >>> memory = training_memory(7_000_000_000, weights="bfloat16", gradients="bfloat16")
+    >>> {name: round(size / 1e9) for name, size in memory.items()}, sum(memory.values()) / 7_000_000_000
+    ({'weights': 14, 'gradients': 14, 'optimizer': 56}, 12.0)
+    """
+    trainable = parameters if trainable is None else trainable
+    return {
+        "weights": weight_bytes(parameters, weights),
+        "gradients": weight_bytes(trainable, gradients),
+        "optimizer": 2 * weight_bytes(trainable, moments),
+    }
+
+
+def activation_bytes(
+    config: GPTConfig, batch: int, time: int, dtype: str = "float32", kernels: str = "textbook"
+) -> int:
+    """Bytes that forward saves for backward, in a step on B sequences of T tokens, without dropout.
+
+    Per token and block, the textbook forms keep
+
+        the inputs of four linear layers C + C + C + 4C     q, k, v 3C       the normalized 2C, their deviations 2
+        GELU's input and its tanh 4C + 4C                   attention's weights H T
+
+    and at the end 2C + 1 and the log-probabilities V. That is 20 C + H T + 2 per block. The fast kernels keep GELU's
+    slope in place of input and tanh, a sum per head and query in place of attention's weights, and no logits (but the
+    output layer's gradient, V C): 16 C + H + 2. Like Korthikanti et al. 2022, section 4.1, for other kernels.
+    """
+    V, L, H, C = config.vocab_size, config.n_layer, config.n_head, config.n_embd
+    last_norm = C + 1 if config.norm == "pre" else 0
+    if kernels == "textbook":
+        numbers = batch * time * (L * (20 * C + H * time + 2) + last_norm + C + V)
+    elif kernels == "fast":
+        numbers = batch * time * (L * (16 * C + H + 2) + last_norm + 2 * C) + V * C
+    else:
+        raise ValueError(f"kernels must be 'textbook' or 'fast', got {kernels!r}")
+    return math.ceil(numbers * bytes_per_number(dtype))
+
+
+def kv_cache_bytes(config: GPTConfig, batch: int, tokens: int, dtype: str = "float32") -> int:
+    """Bytes of the keys and values of `tokens` tokens of B sequences, in all layers: 2 L C each.
+
+    >>> kv_cache_bytes(GPTConfig(), batch=1, tokens=1024)  # 72 MiB, for a model of 475 MiB
+    75497472
+    """
+    return math.ceil(2 * config.n_layer * config.n_embd * batch * tokens * bytes_per_number(dtype))
+
+
+def attention_bytes(n_head: int, time: int, dtype: str = "bfloat16", tiled: bool = False) -> int:
+    """Bytes of one layer's T x T attention weights; `tiled`: of flash attention's running maximum and sum instead.
+
+        H T² · bytes     tiled: H T · 2 · 4  (in float32)                      Dao et al. 2022, section 3.1
+
+    >>> attention_bytes(12, 4096) / 2**20, attention_bytes(12, 4096, tiled=True) / 2**10
+    (384.0, 384.0)
+    """
+    if tiled:
+        return n_head * time * 2 * 4
+    return math.ceil(n_head * time * time * bytes_per_number(dtype))
+
+
+def bytes_per_number(dtype: str) -> float:
+    """Bytes of a number of that type. Raises ValueError for a type that is not in BYTES."""
+    if dtype not in BYTES:
+        raise ValueError(f"unknown type {dtype!r}; known are {', '.join(BYTES)}")
+    return BYTES[dtype]
+
+
+# --- memory of adapters (finetune/lora.py, finetune/qlora.py) ---------------------------------------------------------
+
+LAYERS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}  # (in, out) / C
+LOOKUP_TABLES = 3072  # bytes beside each matrix in NF4: two numbers for each byte, and the 256 values of a scale
+
+
+def lora_parameters(config: GPTConfig, r: int, layers: Collection[str] = ("attn.c_attn",)) -> int:
+    """How many numbers adapters of rank r have, beside some of LAYERS in every block: L Σ r (in + out).
+
+    >>> lora_parameters(GPTConfig(), r=8)  # 12 · 8 · (768 + 2304), of 124 million
+    294912
+    """
+    return config.n_layer * sum(r * (LAYERS[name][0] + LAYERS[name][1]) * config.n_embd for name in layers)
+
+
+def nf4_bits(group_size: int = 64, double_quant: bool = True) -> float:
+    """Bits per weight of the 4-bit numbers of QLoRA, scales included.
+
+        4 + 32 / group      with double quantization 4 + 8 / group + 32 / (256 group)
+
+    Dettmers et al. 2023, section 3.
+
+    >>> nf4_bits(double_quant=False), round(nf4_bits(), 3)
+    (4.5, 4.127)
+    """
+    return 4 + (8 / group_size + 32 / (256 * group_size) if double_quant else 32 / group_size)
+
+
+def quantized_bytes(config: GPTConfig, bits: float, embedding: bool = True) -> int:
+    """Bytes of a GPT whose blocks' matrices have `bits` bits per weight, and the rest float32.
+
+        12 L C² · bits / 8  +  V C + 4 V  +  4 · (positions, biases, norms)
+
+    The token embedding has 8 bits and a scale per token if `embedding`, else it is float32, too.
+    """
+    V, L, C = config.vocab_size, config.n_layer, config.n_embd
+    matrices, table = 12 * L * C * C, V * C
+    rest = config.num_parameters() - matrices - table
+    tables = LOOKUP_TABLES * len(LAYERS) * L
+    return math.ceil(matrices * bits / 8) + tables + (table + 4 * V if embedding else 4 * table) + 4 * rest
+
+
+def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", moments: str = "float32") -> dict[str, int]:
+    """Bytes that QLoRA training holds all the time: a base that is only read, and all that Adam needs for the adapters.
+
+    With 7 billion weights in NF4 and bfloat16 adapters of rank 16 beside every layer it is 4 GB, where full fine-tuning
+    needs 84 (`training_memory`): 21 times less.
+
+    >>> adapter = lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), r=16, layers=LAYERS)
+    >>> memory = qlora_memory(7e9 * nf4_bits() / 8, adapter, "bfloat16")
+    >>> f"{adapter:,} numbers, {sum(memory.values()) / 1e9:.1f} GB, {84e9 / sum(memory.values()):.0f} times less"
+    '33,554,432 numbers, 4.0 GB, 21 times less'
+    """
+    memory = training_memory(adapter, weights=numbers, gradients=numbers, moments=moments)
+    return {**memory, "weights": math.ceil(base_bytes) + memory["weights"]}
+
+
+# --- arithmetic intensity ---------------------------------------------------------------------------------------------
+
+
+def matmul_intensity(m: int, k: int, n: int, dtype: str = "float32") -> float:
+    """FLOPs per byte moved of an (m, k) @ (k, n) product: 2 m k n / (bytes (m k + k n + m n)).
+
+    A layer 768 -> 768 for one token, and for a thousand:
+
+    >>> [round(matmul_intensity(m, 768, 768, "bfloat16"), 1) for m in (1, 1024)]
+    [1.0, 279.3]
+    """
+    return 2 * m * k * n / (bytes_per_number(dtype) * (m * k + k * n + m * n))
+
+
+def ridge_point(flops_per_second: float, bytes_per_second: float) -> float:
+    """The arithmetic intensity below which a machine waits for memory, and above which for arithmetic.
+
+    The roofline model (Williams et al. 2009). An A100: 312 TFLOP/s in bfloat16, 2 TB/s:
+
+    >>> ridge_point(312e12, 2e12)
+    156.0
+    """
+    return flops_per_second / bytes_per_second
+
+
+def generation_bound(config: GPTConfig, bytes_per_second: float, dtype: str = "float32", context: int = 0) -> float:
+    """The most tokens per second that one sequence can be written at: each reads all weights, and the KV cache.
+
+    >>> round(generation_bound(GPTConfig(), 68e9))  # two cores of a server
+    138
+    """
+    read = weight_bytes(matrix_weights(config), dtype) + kv_cache_bytes(config, 1, context, dtype)
+    return bytes_per_second / read
+
+
+# --- scaling laws -----------------------------------------------------------------------------------------------------
+
+
+def chinchilla_optimal(flops: float) -> tuple[float, float]:
+    """For a budget of training FLOPs, the best (parameters N, tokens D): 6 N D = budget, and D = 20 N.
+
+    Both grow with the square root of the budget: "scale both, not just one" (Hoffmann et al. 2022, table 3).
+    With Gopher's budget, which went into 280 billion parameters, they trained one of a quarter of its size, on more:
+
+    >>> parameters, tokens = chinchilla_optimal(5.76e23)
+    >>> f"{parameters / 1e9:.0f} billion parameters, {tokens / 1e12:.1f} trillion tokens"
+    '69 billion parameters, 1.4 trillion tokens'
+    """
+    parameters = math.sqrt(flops / (6 * 20))
+    return parameters, 20 * parameters
+
+
+def chinchilla_loss(parameters: float, tokens: float) -> float:
+    """The loss that N parameters reach on D tokens: 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28, in nats per token.
+
+    What no model can know, what a small model misses, what few tokens do not tell (Hoffmann et al. 2022, equation 10;
+    fitted to their data and tokenizer).
+
+    >>> f"Gopher {chinchilla_loss(280e9, 300e9):.3f}, Chinchilla {chinchilla_loss(70e9, 1.4e12):.3f}"
+    'Gopher 1.993, Chinchilla 1.937'
+    """
+    return 1.69 + 406.4 / parameters**0.34 + 410.7 / tokens**0.28
+
+
+def compute_loss(flops: float) -> float:
+    """The loss that a budget of training FLOPs reaches if it is well spent: (3.1e8 PF-days / budget)^0.050.
+
+    A power law: ten times the compute takes 11 % off the loss (Kaplan et al. 2020, figure 1; their data and tokenizer).
+
+    >>> f"{1 - compute_loss(1e21) / compute_loss(1e20):.0%}"
+    '11%'
+    """
+    petaflop_day = 1e15 * 24 * 3600
+    return (3.1e8 * petaflop_day / flops) ** 0.050

@@ -1,0 +1,131 @@
+"""Classification: put a head on a trained model, train it with some or all of the model, and see what is forgotten."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from finetune.classification import predict
+from finetune.classify import STAGE, ClassifyConfig, Result, classify, resume
+from finetune.heads import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
+from finetune.runs import settings_of
+from gpt import Tokenizer, command_line
+from gpt.checkpoint import has_checkpoint, load_checkpoint, load_state
+from gpt.training import TrainingConfig
+
+EXAMPLES = """examples:
+  python scripts/classify.py                                          the demo's model, frozen; Python's documentation
+  python scripts/classify.py --train 1 --out-dir runs/last-block      the last block learns, too
+  python scripts/classify.py --compare --out-dir runs/compared        head only, last block, everything: side by side
+  python scripts/classify.py --init-from gpt2 --data reviews.csv --learning-rate 1e-3 --out-dir runs/reviews
+  python scripts/classify.py --model runs/classify --predict "The event loop runs the coroutine."
+  python scripts/classify.py --model runs/classify --export classifier        a folder for transformers
+"""
+WAYS = {"head": 0, "all": None}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
+    add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
+    add("--data", default="python-docs", help="python-docs, repeated-words, or a CSV, TSV or JSON Lines file")
+    add("--out-dir", default="runs/classify", help="the run's folder: checkpoint, tokenizer, data, log, pictures")
+    text = "what learns beside the head: nothing (head), the last N blocks, or all of the model"
+    add("--train", type=_blocks, default="head", metavar="head|N|all", help=text)
+    add("--compare", action="store_true", help="train all three ways, in folders below --out-dir")
+    add("--language", default="english", help="corpus or text file on whose last tenth forgetting is measured")
+    add("--batch-size", type=number(1), default=16, help="texts per batch")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
+    add("--max-iters", type=number(1), default=300, help="steps")
+    text = "at its peak; by default 1e-2 for the head alone, else 1e-3"
+    add("--learning-rate", type=float, default=None, help=text)
+    add("--warmup-iters", type=number(0), default=20, help="steps to reach the peak")
+    add("--weight-decay", type=float, default=0.01, help="per unit of learning rate, of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--eval-interval", type=number(0), default=50, help="steps between validations, each with a checkpoint")
+    add("--log-interval", type=number(1), default=10, help="steps between lines")
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict and --export")
+    add("--predict", default=None, metavar="TEXT", help="which class is this text of?")
+    add("--export", default=None, metavar="FOLDER", help="write --model as transformers reads it")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
+    device = command_line.set_up(arguments)
+    if arguments.model or arguments.predict is not None or arguments.export:
+        if not arguments.model or (arguments.predict is None and not arguments.export):
+            parser.error("--model goes with --predict or --export, and they with it")
+        _use(arguments)
+        return 0
+    if arguments.compare:
+        return _compare(arguments, device)
+    if arguments.init_from == "resume":
+        settings = dataclasses.asdict(
+            settings_of(load_state(arguments.out_dir), ClassifyConfig, STAGE, arguments.out_dir)
+        )
+        given.pop("init_from")
+        if "train" in given:
+            given["trained_blocks"] = given.pop("train")
+        command_line.refuse_contradictions(given, {**settings, **settings["training"]}, arguments.out_dir)
+        result = resume(arguments.out_dir, device)
+    else:
+        result = classify(_config(arguments, arguments.train, arguments.out_dir), device)
+    return 130 if result.trainer.interrupted else 0
+
+
+def _blocks(text: str) -> int | None:
+    """How many blocks are trained: none, all (None), or that many."""
+    return WAYS[text] if text in WAYS else command_line.whole_number(0)(text)
+
+
+def _config(arguments: argparse.Namespace, trained_blocks: int | None, out_dir: str) -> ClassifyConfig:
+    options = dict(vars(arguments))
+    if options["learning_rate"] is None:
+        options["learning_rate"] = 1e-2 if trained_blocks == 0 else 1e-3
+    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
+    training = TrainingConfig(**{name: options[name] for name in names})
+    run = {name: options[name] for name in ("init_from", "data", "language", "batch_size", "seed")}
+    return ClassifyConfig(**run, out_dir=out_dir, trained_blocks=trained_blocks, training=training)
+
+
+def _compare(arguments: argparse.Namespace, device: str) -> int:
+    """Three runs, and what they came to in one table."""
+    results: dict[str, Result] = {}
+    for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
+        print(f"--- {name} ---")
+        results[name] = classify(_config(arguments, blocks, str(Path(arguments.out_dir) / name)), device)
+        if results[name].trainer.interrupted:
+            return 130
+        print()
+    print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")
+    for name, r in results.items():
+        numbers = f"{r.trained_parameters:>13,}{r.accuracy:>10.1%}{r.language_before:>22.3f}{r.language_after:>8.3f}"
+        print(f"{name:>12}{numbers}{r.trainer.seconds:>9.0f}")
+    return 0
+
+
+def _use(arguments: argparse.Namespace) -> None:
+    model: GPTWithHead
+    if has_checkpoint(arguments.model):
+        model = load_checkpoint(arguments.model, with_optimizer=False, kind=HEAD_KIND).model
+    else:
+        model = load_classifier(arguments.model)
+    tokenizer = Tokenizer.load(arguments.model)
+    if arguments.predict is not None:
+        ids = tokenizer.encode(arguments.predict, allowed_special=())[: model.config.block_size]
+        if not ids:
+            raise ValueError("--predict is empty: give a text")
+        probabilities = predict(model, [ids])[0]
+        for place in probabilities.argsort()[::-1]:
+            print(f"{probabilities[place]:7.1%}  {model.labels[place]}")
+    if arguments.export:
+        save_classifier(model, arguments.export, tokenizer)
+        print(f"written: {arguments.export}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

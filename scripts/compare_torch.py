@@ -1,0 +1,176 @@
+"""Compute the same GPT on the same batch here and in PyTorch (transformers), and compare every activation and gradient.
+
+PyTorch's weights are carried over in memory, so that only the computation is compared. `verify_gpt2.py` compares with
+the files too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt import GPT, GPTConfig, command_line, verification
+from gpt.loading import load_model
+from gpt.verification import Stage, Trace
+from minigrad.backend import generator, to_numpy
+
+EXAMPLES = """examples:
+  python scripts/compare_torch.py                              a small GPT with random weights, in float64
+  python scripts/compare_torch.py --kernels fast --dtype float32
+  python scripts/compare_torch.py --model runs/demo            a model of yours
+"""
+CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
+GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("--model", default=None, help="a folder or a name; without one, a small model with random weights")
+    add("--batch-size", type=number(1), default=2, help="sequences")
+    add("--tokens", type=number(1), default=24, help="per sequence")
+    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="of both sides")
+    command_line.add_kernels(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    arguments.device = "cpu"
+    command_line.set_up(arguments)
+    require_torch()
+    model = random_model() if arguments.model is None else load_model(arguments.model)[0]
+    model.to(arguments.dtype)
+    config = model.config
+    shape = (arguments.batch_size, min(arguments.tokens, config.block_size))
+    ids, targets = generator().integers(0, config.vocab_size, (2, *shape))
+
+    ours = verification.trace(model, ids, targets)
+    reference = torch_trace(carried_over(model), config, ids, targets)
+    comparison = verification.Comparison(ours, reference, config, verification.TOLERANCE[arguments.dtype])
+    print(comparison.text())
+    if problem := comparison.problem():
+        raise ValueError(problem)
+    print(f"\nThe same everywhere, to {comparison.tolerance:.0e} of each array's spread.")
+    return 0
+
+
+def random_model() -> GPT:
+    """A small GPT of which no weight, bias or norm is 0 or 1, so that each of them counts."""
+    model = GPT(GPTConfig(vocab_size=512, block_size=64, n_layer=2, n_head=4, n_embd=32))
+    for name, parameter in model.named_parameters():
+        mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+        parameter.data[...] = mean + 0.2 * generator().standard_normal(parameter.shape)
+    return model
+
+
+# --- the other side: transformers -------------------------------------------------------------------------------------
+
+
+def require_torch() -> None:
+    """Raise RuntimeError, with the way out, where torch or transformers is missing."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so that there is nothing "
+            "to compare with: pip install -e '.[oracle]' brings what is needed"
+        )
+
+
+def carried_over(model: GPT) -> Any:
+    """The model of transformers with the same shape and weights: GPT-2, or GPT-1 for post-norm.
+
+    Raises ValueError for a model that has no counterpart there.
+    """
+    import torch
+    import transformers
+
+    config = model.config
+    if config.positions != "learned":
+        raise ValueError("transformers has no GPT with sinusoidal positions: there is nothing to compare with")
+    shape: dict[str, Any] = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+    shape |= {"n_positions": config.block_size, "layer_norm_epsilon": config.layer_norm_epsilon}
+    shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    if config.norm == "pre":
+        twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, attn_implementation="eager"))
+    else:
+        twin = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, afn="gelu"))
+    arrays = model.state_dict()
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.data = torch.from_numpy(np.ascontiguousarray(_turned(name, to_numpy(arrays[our_name(name)]))))
+    twin.tie_weights()
+    return twin.eval()
+
+
+def from_folder(folder: Path, dtype: str) -> Any:
+    """The model that transformers itself reads from a Hugging Face folder."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.GPT2LMHeadModel.from_pretrained(
+        folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+    )
+    return model.to(getattr(torch, dtype)).eval()
+
+
+def torch_trace(model: Any, config: GPTConfig, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
+    """`verification.trace`, of a model of transformers."""
+    import torch
+
+    found: dict[str, np.ndarray] = {}
+
+    def note(stage: Stage) -> Any:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            value = arguments[0] if stage.of_input else output
+            value = value[0] if isinstance(value, tuple | list) else value  # outputs of several parts
+            value = value[0] if stage.name == "wpe" and value.ndim == 3 else value  # (1, T, C) there, (T, C) here
+            found[stage.name] = value.detach().numpy()
+
+        return hook
+
+    hooks = []
+    for stage in verification.stages(config):
+        name = stage.module if config.norm == "pre" else ".".join(GPT1_NAMES.get(p, p) for p in stage.module.split("."))
+        hooks.append(model.get_submodule(name).register_forward_hook(note(stage)))
+    tokens = torch.from_numpy(ids)
+    logits = model(tokens).logits
+    for handle in hooks:
+        handle.remove()
+    rows = logits.reshape(-1, logits.shape[-1])
+    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
+    loss.backward()
+    gradients = {our_name(name): _turned(name, p.grad.numpy()) for name, p in model.named_parameters()}
+    model.zero_grad()
+    return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids, new_tokens))
+
+
+def greedy(model: Any, config: GPTConfig, ids: np.ndarray, new_tokens: int) -> list[list[int]]:
+    """The tokens that transformers' own `generate` writes after ids (B, T)."""
+    import torch
+
+    new_tokens = min(new_tokens, config.block_size - ids.shape[1])
+    if new_tokens <= 0:
+        return [[] for _ in ids]
+    options: dict[str, Any] = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+    model.generation_config.eos_token_id = None
+    tokens = torch.from_numpy(ids)
+    out = model.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=0, **options)
+    return out[:, ids.shape[1] :].tolist()
+
+
+def our_name(name: str) -> str:
+    """GPT-1 calls its embeddings otherwise."""
+    for ours, theirs in GPT1_NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _turned(name: str, array: np.ndarray) -> np.ndarray:
+    """A matrix of a Conv1D from one layout to the other."""
+    return array.T if name.endswith(CONV1D) else array
+
+
+if __name__ == "__main__":
+    command_line.run(main)

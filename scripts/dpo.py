@@ -1,0 +1,31 @@
+"""Direct preference optimization: teach a model what is preferred, from pairs of replies, without a reward model."""
+
+from __future__ import annotations
+
+from finetune import stage_options
+from finetune.dpo import KINDS
+from finetune.dpo_run import STAGE, DPOConfig, prefer, resume
+from gpt import command_line
+
+EXAMPLES = """examples:
+  python scripts/dpo.py                                              from the model of scripts/sft.py
+  python scripts/dpo.py --data mypairs.jsonl --out-dir runs/mydpo    your own prompt, chosen, rejected
+  python scripts/dpo.py --loss-type ipo --beta 0.5 --out-dir runs/ipo
+  python scripts/dpo.py --init-from resume                           go on where it stopped
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    stage_options.add_run(parser, "runs/sft", "runs/dpo", "prompt, chosen and rejected")
+    add = parser.add_argument
+    add("--beta", type=float, default=0.1, help="how dear distance from the starting model is: smaller goes further")
+    add("--loss-type", choices=KINDS, default="sigmoid", help="which loss; see finetune/dpo.py")
+    add("--label-smoothing", type=float, default=0.0, help="share of wrong labels that --loss-type robust expects")
+    stage_options.add_pairs(parser, max_iters=200)
+    stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=20, eval_interval=50)
+    return stage_options.run(parser, argv, DPOConfig, STAGE, prefer, resume)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,101 @@
+"""How well does a model predict a text? Loss, perplexity and bits per byte, and the surprise at each token.
+
+The model reads the text with a window of its block size that moves by --stride tokens, and each token is counted once,
+with at least block size - stride tokens before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from finetune.loading import load_model
+from gpt import Tokenizer, command_line
+from gpt.evaluation import TextScore, likely_tokens, score_text
+from gpt.files import read_pieces, write_text
+from gpt.token_view import MarkedToken, readable_pieces, to_html, to_terminal
+
+EXAMPLES = """examples:
+  python scripts/evaluate.py --model runs/demo --data book.txt
+  python scripts/evaluate.py --model gpt2 --data book.txt --stride 64       slower, and a little better
+  python scripts/evaluate.py --model gpt2 --data poem.txt --show            what surprises it, in colours
+  python scripts/evaluate.py --model gpt2 --data poem.txt --html poem.html  and what it had expected
+"""
+BITS = (1, 3, 6, 10)  # where the levels of surprise begin: one of 2, of 8, of 64, of 1024 equally likely tokens
+LEGEND = ["expected: below 1 bit", "1 to 3 bits", "3 to 6", "6 to 10", "10 or more: a surprise"]
+ALTERNATIVES = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("--model", default="runs/demo", help="a run's folder, a Hugging Face folder, or a name (gpt2, owner/name)")
+    add("--data", required=True, metavar="FILE", help="a UTF-8 text")
+    add("--stride", type=number(1), default=None, help="tokens by which the window moves; else half the block size")
+    add("--show", action="store_true", help="print the text with the surprise at each token")
+    add("--html", default=None, metavar="FILE", help="write that as a page, with what the model had expected")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    arguments = parser.parse_args(argv)
+    device = command_line.set_up(arguments)
+    model, tokenizer = load_model(arguments.model)
+    model.to(device)
+    score = score_text(model, tokenizer, read_pieces(arguments.data), arguments.stride)
+    facts = summary(score, model.config.vocab_size)
+    for name, value in facts:
+        print(f"{name:15} {value}")
+    if arguments.show:
+        print(f"\n{to_terminal(marked(score, tokenizer))}")
+        print("\n" + " | ".join(to_terminal([MarkedToken(text, level)]) for level, text in enumerate(LEGEND)))
+    if arguments.html is not None:
+        best = likely_tokens(model, score.ids, ALTERNATIVES, arguments.stride)
+        title = f"How surprising is {arguments.data} to {arguments.model}?"
+        write_text(arguments.html, to_html(marked(score, tokenizer, best), title, LEGEND, facts))
+        print(f"\nthe page is {arguments.html}")
+    return 0
+
+
+def summary(score: TextScore, vocab_size: int) -> list[tuple[str, str]]:
+    """The figures, each with what it means."""
+    chance = f"knowing nothing: {math.log(vocab_size):.4f}"
+    return [
+        ("tokens", f"{len(score.ids):,}, all but the first predicted ({score.n_bytes:,} bytes)"),
+        ("loss", f"{score.loss:.4f} nats per token ({chance})"),
+        ("perplexity", f"{score.perplexity:,.2f}: as if it chose among so many equally likely tokens"),
+        ("bits per byte", f"{score.bits_per_byte:.4f} (compares with other tokenizers, too)"),
+    ]
+
+
+def marked(
+    score: TextScore, tokenizer: Tokenizer, best: tuple[np.ndarray, np.ndarray] | None = None
+) -> list[MarkedToken]:
+    """The text in pieces, each with its level of surprise and a note; `best` is from `likely_tokens`."""
+    tokens = []
+    for start, stop, text in readable_pieces(tokenizer, score.ids.tolist()):
+        predicted = range(max(start, 1), stop)  # the first token of all is given
+        bits = sum(score.losses[t - 1] for t in predicted) / math.log(2)
+        level = sum(bits >= least for least in BITS)
+        notes = [_note(score, tokenizer, t, best) for t in predicted]
+        tokens.append(MarkedToken(text, level, "\n".join(notes) or "the first token is given"))
+    return tokens
+
+
+def _note(score: TextScore, tokenizer: Tokenizer, t: int, best: Any) -> str:
+    """What the model made of token t, and what it had expected instead."""
+    loss = score.losses[t - 1]
+    note = f"{_quoted(tokenizer, score.ids[t])}: {loss / math.log(2):.2f} bits, probability {math.exp(-loss):.2%}"
+    if best is None:
+        return note
+    ids, probabilities = (array[t - 1] for array in best)
+    expected = [f"{p:6.1%}  {_quoted(tokenizer, id)}" for id, p in zip(ids, probabilities)]
+    return "\n".join([note, "expected:", *expected])
+
+
+def _quoted(tokenizer: Tokenizer, id: Any) -> str:
+    return repr(tokenizer.decode([int(id)])) if int(id) in tokenizer.vocab else f"token {id}"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

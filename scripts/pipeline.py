@@ -1,0 +1,34 @@
+"""The whole road: tokenizer, pretraining, instruction tuning, reward model, DPO; and a table of what each changed.
+
+About eight minutes on two cores. A stage that is finished is kept; call it again after Ctrl-C and it goes on.
+"""
+
+from __future__ import annotations
+
+from finetune.pipeline import PipelineConfig, run_pipeline
+from gpt import command_line
+
+EXAMPLES = """examples:
+  python scripts/pipeline.py
+  python scripts/pipeline.py --ppo            reinforcement from the reward model, too; what is finished is kept
+  python scripts/pipeline.py --short --out-dir runs/short      a small model and few steps: does everything work?
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    add("--out-dir", default="runs/pipeline", help="the folder of all stages, each in a folder of its own")
+    add("--ppo", action="store_true", help="reinforce the model with the reward model, too")
+    add("--short", action="store_true", help="a small model and few steps, for a minute: does everything work?")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    device = command_line.set_up(arguments)
+    config = PipelineConfig(arguments.out_dir, arguments.short, arguments.ppo, arguments.seed)
+    return 0 if run_pipeline(config, device) else 130
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,146 @@
+"""Quantize a trained model: its weights in 8 or 4 bits, in a folder of their own, and what that costs."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
+from finetune.quantization.config import CALIBRATED, METHODS
+from finetune.quantization.convert import check
+from finetune.quantization.folder import save_quantized
+from gpt import Tokenizer, command_line, get_batch, hub
+from gpt.corpora import load_corpus
+from gpt.data import sequential_batches
+from gpt.evaluation import mean_loss, perplexity
+from gpt.loading import load_model
+from gpt.pretraining import check_unused
+
+EXAMPLES = """examples:
+  python scripts/quantize.py                                             the demo's model in 8 bits
+  python scripts/quantize.py --method gptq --out-dir runs/demo-gptq      in 4 bits, with GPTQ
+  python scripts/quantize.py --method nf4 --double-quant --model gpt2 --out-dir runs/gpt2-nf4
+  python scripts/generate.py --model runs/demo-quantized                 let the quantized model write
+"""
+SHARE_TO_READ = 0.9  # of the text; perplexity is measured on what comes after it, as in training
+READ_CHARACTERS = 4_000_000  # of it, at most
+EVAL_TOKENS = 16_384
+WRITTEN_TOKENS = 64  # to measure the speed
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("--model", default="runs/demo", help="a run's folder, a Hugging Face folder, or a name like gpt2")
+    add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
+    add("--bits", type=int, choices=(8, 4), help="per weight; without it 8 for absmax and zeropoint, 4 for the others")
+    add("--group-size", type=number(-1), help="weights that share a scale; -1: a row, 0: the matrix; 64 for 4 bits")
+    add("--zero-point", action="store_true", help="gptq, awq: a grid that need not be symmetric around 0")
+    add("--desc-act", action="store_true", help="gptq: start with the inputs that are largest")
+    add("--double-quant", action="store_true", help="nf4: the scales in 8 bits, too")
+    add("--float-embedding", action="store_true", help="leave the token embedding as it is")
+    add("--calibration", default="english", help="text for gptq and awq to read, whose last tenth measures perplexity")
+    add("--sequences", type=number(1), default=128, help="how much gptq and awq read, in blocks of the model")
+    add("--out-dir", default="runs/demo-quantized", help="where the quantized model goes")
+    command_line.add_kernels(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    arguments.device = "cpu"
+    command_line.set_up(arguments)
+    config = QuantizationConfig(
+        arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
+        arguments.double_quant, not arguments.float_embedding,
+    )  # fmt: skip
+    check_unused(Path(arguments.out_dir))
+
+    tracemalloc.start()
+    model, tokenizer = load_model(arguments.model)
+    to_read, to_test = _tokens(arguments.calibration, tokenizer, model.config.block_size)
+    calibration = None
+    if config.method in CALIBRATED:
+        rng = np.random.default_rng(arguments.seed)
+        calibration, _ = get_batch(to_read, arguments.sequences, model.config.block_size, rng)
+    check(model, config)
+    read = "" if calibration is None else f", reading {calibration.size:,} tokens of {arguments.calibration}"
+    print(f"quantizing {model.num_parameters():,} weights with {config.method}, {config.bits} bits{read}")
+    started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    report = quantize(model, config, calibration)
+    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    _show_layers(report)
+    print(
+        f"took {seconds:.1f} s and at most {_megabytes(peak)} of memory, {_megabytes(peak - before)} more than before "
+        f"(the float model is {_megabytes(report.bytes_before)})"
+    )
+    save_quantized(arguments.out_dir, model, config, tokenizer)
+    after = _measure(model, to_test, arguments.out_dir)
+    model, _ = load_model(arguments.model)
+    _show(_measure(model, to_test, hub.find(arguments.model)), after)
+    print(f"saved in {arguments.out_dir}; to let it write:\n  python scripts/generate.py --model {arguments.out_dir}")
+    return 0
+
+
+def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens to read, and those to test on, of a corpus or file."""
+    corpus = load_corpus(text)
+    split = int(len(corpus.text) * SHARE_TO_READ)
+    parts = corpus.text[:split][:READ_CHARACTERS], corpus.text[split:][:READ_CHARACTERS]
+    to_read, to_test = (np.array(tokenizer.encode(part), np.int64) for part in parts)
+    if len(to_read) < block_size + 1 or len(to_test) < 2:
+        raise ValueError(f"{text} is too short for a model that reads {block_size} tokens at a time; take more text")
+    return to_read, to_test[:EVAL_TOKENS]
+
+
+def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
+    """What a model costs and is worth; bytes, and tokens per second."""
+    block_size = model.config.block_size
+    prompt = tokens[: max(1, min(block_size // 4, len(tokens)))]
+    loss = mean_loss(model, sequential_batches(tokens, max(1, 2048 // block_size), block_size))
+    model.generate(prompt, 2, temperature=0)
+    started = time.perf_counter()
+    model.generate(prompt, WRITTEN_TOKENS, temperature=0)
+    seconds = time.perf_counter() - started
+    tracemalloc.start()
+    model.generate(prompt, 8, temperature=0)
+    working = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "perplexity": perplexity(loss),
+        "size on disk": sum(path.stat().st_size for path in Path(folder).glob("model*.safetensors")),
+        "weights in memory": memory(model),
+        "memory in all, writing": memory(model) + working,
+        "tokens/s": WRITTEN_TOKENS / seconds,
+    }
+
+
+def _show(before: dict[str, float], after: dict[str, float]) -> None:
+    print(f"\n{'':<24}{'before':>12}{'after':>12}{'ratio':>9}")
+    for name, old in before.items():
+        is_bytes = name.startswith(("size", "weights", "memory"))
+        shown = [_megabytes(value) if is_bytes else f"{value:,.2f}" for value in (old, after[name])]
+        print(f"{name:<24}{shown[0]:>12}{shown[1]:>12}{after[name] / old:>9.3f}")
+    change = 100 * (after["perplexity"] / before["perplexity"] - 1)
+    print(f"perplexity changed by {change:+.2f} %\n")
+
+
+def _show_layers(report: QuantizationReport) -> None:
+    """How much of each layer's output is lost, beside rounding to nearest; nothing where that was not measured."""
+    measured = [layer for layer in report.layers if layer.error is not None and layer.nearest_error]
+    if measured:
+        print(f"\n{'layer':<32}{'error of its output':>20}{'rounded to nearest':>20}{'ratio':>8}")
+    for layer in measured:
+        error, nearest = float(layer.error or 0), float(layer.nearest_error or 0)
+        print(f"{layer.name:<32}{error:>20.5f}{nearest:>20.5f}{error / nearest:>8.2f}")
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

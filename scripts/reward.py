@@ -1,0 +1,25 @@
+"""Train a reward model on pairs of replies: one number that says how good a reply is."""
+
+from __future__ import annotations
+
+from finetune import stage_options
+from finetune.reward_run import STAGE, RewardConfig, learn_rewards, resume
+from gpt import command_line
+
+EXAMPLES = """examples:
+  python scripts/reward.py                                           from the model of scripts/sft.py
+  python scripts/reward.py --data mypairs.jsonl --out-dir runs/myreward      your own prompt, chosen, rejected
+  python scripts/reward.py --init-from resume                        go on where it stopped
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    stage_options.add_run(parser, "runs/sft", "runs/reward", "prompt, chosen and rejected")
+    stage_options.add_pairs(parser, max_iters=200)
+    stage_options.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
+    return stage_options.run(parser, argv, RewardConfig, STAGE, learn_rewards, resume)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,88 @@
+"""Instruction tuning: teach a base model to answer in a chat template, and measure what that changes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from finetune.chat import ChatTemplate, add_chat_tokens
+from finetune.instruct import STAGE, SFTConfig, instruct, load_data, resume
+from finetune.mask_view import mask_as_html, mask_as_text
+from finetune.runs import settings_of
+from gpt import command_line
+from gpt.checkpoint import load_state
+from gpt.files import write_text
+from gpt.loading import load_model
+from gpt.training import TrainingConfig
+
+EXAMPLES = """examples:
+  python scripts/sft.py                                              the demo's model, questions that can be checked
+  python scripts/sft.py --init-from gpt2 --data alpaca.json --out-dir runs/alpaca       your own conversations
+  python scripts/sft.py --init-from resume --out-dir runs/sft        go on where it stopped
+  python scripts/sft.py --show-mask 3                                which tokens are learned from; nothing is trained
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
+    add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
+    add("--data", default="tasks", help="tasks (built in), or a file of messages, prompts and completions, or Alpaca's")
+    add("--out-dir", default="runs/sft", help="the run's folder: checkpoint, tokenizer, data, log, picture")
+    add("--batch-size", type=number(1), default=32, help="conversations per batch")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
+    add("--max-iters", type=number(1), default=600, help="steps")
+    add("--learning-rate", type=float, default=1e-3, help="at its peak; for a large pretrained model, 2e-5")
+    add("--warmup-iters", type=number(0), default=30, help="steps to reach the peak")
+    add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--eval-interval", type=number(0), default=100, help="steps between validations, each with a checkpoint")
+    add("--log-interval", type=number(1), default=20, help="steps between lines")
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    add("--show-mask", type=number(1), default=None, metavar="N", help="only show what N conversations teach")
+    add("--html", default=None, metavar="FILE", help="with --show-mask: write it as a page, too")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    command_line.add_seed(parser)
+    arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
+    if arguments.html and not arguments.show_mask:
+        parser.error("--html needs --show-mask")
+    device = command_line.set_up(arguments)
+    if arguments.show_mask:
+        _show_mask(arguments)
+        return 0
+    if arguments.init_from == "resume":
+        settings = dataclasses.asdict(settings_of(load_state(arguments.out_dir), SFTConfig, STAGE, arguments.out_dir))
+        given.pop("init_from")
+        command_line.refuse_contradictions(given, {**settings, **settings["training"]}, arguments.out_dir)
+        trainer = resume(arguments.out_dir, device)
+    else:
+        trainer = instruct(_config(arguments), device)
+    return 130 if trainer.interrupted else 0
+
+
+def _config(arguments: argparse.Namespace) -> SFTConfig:
+    options = vars(arguments)
+    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
+    training = TrainingConfig(**{name: options[name] for name in names})
+    run = {name: options[name] for name in ("init_from", "data", "out_dir", "batch_size", "seed")}
+    return SFTConfig(**run, training=training)
+
+
+def _show_mask(arguments: argparse.Namespace) -> None:
+    model, tokenizer = load_model(arguments.init_from)
+    add_chat_tokens(model, tokenizer)
+    template = ChatTemplate(tokenizer)
+    conversations = [example.messages for example in load_data(arguments.data, arguments.seed)[0]]
+    shown = conversations[: arguments.show_mask]
+    print("\n\n".join(mask_as_text(template, messages) for messages in shown))
+    if arguments.html:
+        write_text(Path(arguments.html), mask_as_html(template, shown))
+        print(f"\nwritten: {arguments.html}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

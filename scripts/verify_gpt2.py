@@ -1,0 +1,202 @@
+"""Prove that a GPT-2 is right: its structure (1), its computation (2), its behaviour (3).
+
+(1) Every tensor of the folder finds its place, and the parameters add up to the closed formula; (2) each activation and
+each gradient equals a reference's, layer by layer; (3) it continues a text, and knows better than chance what comes
+next. Each says what the one before cannot: sizes may be right and numbers wrong. The exit code is 1 if one fails.
+
+The reference is transformers, where it is installed, or what it computed elsewhere (--save-reference there,
+--reference here).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from gpt import GPT, GPTConfig, Tokenizer, accounting, command_line, hub, huggingface, verification
+from gpt.checkpoint import has_checkpoint
+from gpt.evaluation import score_text
+from gpt.files import read_text
+from gpt.loading import load_model
+from gpt.run_log import printable
+from gpt.verification import Comparison, Trace
+
+EXAMPLES = """examples:
+  python scripts/verify_gpt2.py --model gpt2                       OpenAI's weights
+  python scripts/verify_gpt2.py --model FOLDER --text book.txt
+  python scripts/verify_gpt2.py --model gpt2 --save-reference gpt2.npz        where transformers is
+  python scripts/verify_gpt2.py --model gpt2 --reference gpt2.npz             where it is not
+"""
+# The opening of "Alice's Adventures in Wonderland" (Lewis Carroll, 1865).
+PASSAGE = (
+    "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do: once or "
+    "twice she had peeped into the book her sister was reading, but it had no pictures or conversations in it, “and "
+    "what is the use of a book,” thought Alice “without pictures or conversations?”"
+)
+ROWS, COLUMNS = 2, 8  # of the batch that is compared
+PUBLISHED = 124_439_808  # parameters of the smallest GPT-2
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("--model", default="gpt2", help="a Hugging Face folder, a run's folder, or a name (gpt2, owner/name)")
+    add("--text", default=None, metavar="FILE", help="the text whose perplexity is measured; else a passage of Alice")
+    add("--prompt", default="Alan Turing theorized that computers would one day become", help="what it continues")
+    add("--max-new-tokens", type=number(0), default=24, help="of that continuation")
+    add("--reference", default=None, metavar="FILE", help="compare with this file of --save-reference")
+    add("--save-reference", default=None, metavar="FILE", help="write what transformers computes (.npz)")
+    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="in which both sides compute")
+    command_line.add_kernels(parser)
+    arguments = parser.parse_args(argv)
+    arguments.device = "cpu"
+    command_line.set_up(arguments)
+    folder = hub.find(arguments.model)
+
+    print("(1) structure: is every part there, and of the right size?\n")
+    problems = check_tensors(folder)
+    if problems:  # nothing to go on with
+        raise ValueError(f"structure: {problems[0]}")
+    model, tokenizer = load_model(folder)
+    problems = check_count(model)
+
+    print("\n(2) computation: does every layer compute what the reference computes?\n")
+    reference = None
+    if arguments.reference is not None:
+        reference, of = verification.load_trace(arguments.reference)
+        check_comparable(model.config, of, arguments.reference)
+    elif find_torch():
+        reference = live_reference(folder, model, batch(tokenizer, model.config), arguments.dtype)
+    elif arguments.save_reference is not None:
+        raise ValueError("--save-reference needs transformers: pip install -e '.[oracle]' brings it")
+    if reference is None:
+        print(
+            "Not checked: there is no reference. Install transformers (pip install -e '.[oracle]'), or give the file "
+            "that --save-reference writes where it is installed (--reference FILE)."
+        )
+    else:
+        problems += check_computation(model, reference, arguments.dtype)
+        if arguments.save_reference is not None:
+            verification.save_trace(arguments.save_reference, reference, model.config)
+            print(f"\nthe reference is in {arguments.save_reference}")
+
+    print("\n(3) behaviour: what does it write, and how surprised is it by a text?\n")
+    write(model, tokenizer, arguments.prompt, arguments.max_new_tokens)
+    text = PASSAGE if arguments.text is None else read_text(arguments.text)
+    problems += check_perplexity(model, tokenizer, text, proven=reference is not None and not problems)
+    if problems:
+        raise ValueError(problems[0])
+    print("\nverified" if reference is not None else "\nverified, but for the computation (2)")
+    return 0
+
+
+# --- (1) structure ----------------------------------------------------------------------------------------------------
+
+
+def check_tensors(folder: Path) -> list[str]:
+    """Print the tensors of a Hugging Face folder with their places in our model; returns what does not fit."""
+    if has_checkpoint(folder):
+        print(f"{folder} is a run's own folder: its tensors have the model's names and shapes.")
+        return []
+    matches = list(huggingface.report(folder))
+    print(*matches, sep="\n")
+    return [f"{match.name} {match.problem}" for match in matches if match.problem]
+
+
+def check_count(model: GPT) -> list[str]:
+    """Print parameters per component, and compare them with the closed formula; returns what differs."""
+    config, problems = model.config, []
+    expected = accounting.parameters(config)
+    counted = dict.fromkeys(expected, 0)
+    for name, parameter in model.named_parameters():
+        counted[accounting.component_of(name)] += parameter.data.size
+    print(f"\n{'component':20} {'formula':>14} {'counted':>14} {'share':>7}")
+    for name, share in accounting.shares(counted).items():
+        print(f"{name:20} {expected[name]:14,} {counted[name]:14,} {share:7.1%}")
+        if expected[name] != counted[name]:
+            problems.append(f"structure: {name} has {counted[name]:,} parameters, not {expected[name]:,}")
+    print(f"{'all':20} {config.num_parameters():14,} {sum(counted.values()):14,} {1:7.1%}")
+    if config.num_parameters() == PUBLISHED:
+        print(f"{PUBLISHED:,} is what OpenAI's smallest GPT-2 has.")
+    return problems
+
+
+# --- (2) computation --------------------------------------------------------------------------------------------------
+
+
+def find_torch() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def batch(tokenizer: Tokenizer, config: GPTConfig) -> np.ndarray:
+    """The passage's tokens as rows of a batch and of its targets: (2, rows, columns)."""
+    columns = min(COLUMNS, config.block_size)
+    ids = np.resize(tokenizer.encode(PASSAGE), ROWS * columns + 1)
+    return np.stack([ids[:-1].reshape(ROWS, columns), ids[1:].reshape(ROWS, columns)])
+
+
+def live_reference(folder: Path, model: GPT, ids_and_targets: np.ndarray, dtype: str) -> Trace:
+    """What transformers computes; from the folder's own files where it can read them."""
+    from scripts import compare_torch
+
+    if has_checkpoint(folder):
+        other = compare_torch.carried_over(model.to(dtype))
+    else:
+        other = compare_torch.from_folder(folder, dtype)
+    ids, targets = ids_and_targets
+    return compare_torch.torch_trace(other, model.config, ids, targets)
+
+
+def check_comparable(config: GPTConfig, of: GPTConfig, path: str) -> None:
+    """Raise ValueError unless a reference is of a model of the same size."""
+    for name in ("n_layer", "n_embd", "vocab_size", "block_size"):
+        if getattr(config, name) != getattr(of, name):
+            raise ValueError(
+                f"{path} is the reference of another model: its {name} is {getattr(of, name)}, this one's "
+                f"{getattr(config, name)}"
+            )
+
+
+def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
+    """Print every activation and gradient beside the reference's; returns what differs first. Back in float32."""
+    model.to(dtype)
+    comparison = Comparison(
+        verification.trace(model, reference.ids, reference.targets),
+        reference,
+        model.config,
+        verification.TOLERANCE[dtype],
+    )
+    model.to("float32")
+    print(comparison.text())
+    problem = comparison.problem()
+    print(f"\n{'FAILED: ' + problem if problem else 'the same everywhere'}")
+    return [f"computation: {problem}"] if problem else []
+
+
+# --- (3) behaviour ----------------------------------------------------------------------------------------------------
+
+
+def write(model: GPT, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
+    """Print a prompt and the model's greedy continuation."""
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise ValueError("--prompt is empty: give at least one character to continue")
+    new = model.generate([ids], new_tokens, temperature=0)[0]
+    print(printable(f"{prompt} ->{tokenizer.decode(new)}"))
+
+
+def check_perplexity(model: GPT, tokenizer: Tokenizer, text: str, proven: bool) -> list[str]:
+    """Print the perplexity of a text; returns a complaint if it is that of chance, unless the computation is proven."""
+    score = score_text(model, tokenizer, text)
+    chance = model.config.vocab_size
+    print(f"\nperplexity {score.perplexity:,.1f} on {len(score.ids):,} tokens; knowing nothing: {chance:,}")
+    if score.perplexity < chance:
+        return []
+    print("That is no better than chance: the model has learned nothing, or its weights are in the wrong places.")
+    return [] if proven else ["behaviour: the model's perplexity is no better than chance"]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,21 @@
+"""A small tokenizer and model for the tests of fine-tuning: trained in a moment, random weights."""
+
+from gpt import GPT, GPTConfig, Tokenizer
+from minigrad import manual_seed
+
+TEXT = (
+    'the word is "kel". please write the word twice: here is "stor", "dal". what is the first word? give me both words '
+    "joined. glad to help! user assistant system the cat sat on a mat and the dog ran to a house by the river. "
+) * 3
+
+
+def small_tokenizer(vocab_size=300):
+    return Tokenizer.train(TEXT, vocab_size)
+
+
+def small_chat_model(seed=0, block_size=64, **changes):
+    """A GPT of one narrow block and its tokenizer; chat tokens are not added yet."""
+    manual_seed(seed)
+    tokenizer = small_tokenizer()
+    shape = {"vocab_size": len(tokenizer), "block_size": block_size, "n_layer": 1, "n_head": 2, "n_embd": 16, **changes}
+    return GPT(GPTConfig(**shape)), tokenizer

@@ -1,0 +1,307 @@
+"""Runs of fine-tuning: what their folders hold, going on with them, merging, and the comparison of the methods."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from finetune import adaptation
+from finetune.adaptation import AdaptationConfig, adapt, kind_of, merge_run, resume, run_config
+from finetune.adapters import load_adapter
+from finetune.chat import add_chat_tokens
+from finetune.lora import LoRAConfig, LoRALinear, lora_layers
+from finetune.method_comparison import ROW, as_table, compare, plot_comparison
+from gpt import checkpoint
+from gpt.checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
+from gpt.data import prepare
+from gpt.loading import load_model
+from gpt.run_log import read_log
+from gpt.safetensors_file import SafetensorsFile
+from gpt.training import Trainer, TrainingConfig
+from minigrad import no_grad
+from tests.finetune.small import small_chat_model
+from tests.scripts.running import write_text
+
+LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of a model that knows no chat template."""
+    folder = tmp_path_factory.mktemp("base")
+    model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=2000)
+
+
+def settings(base, data, folder, method="lora", steps=6, lora=LORA):
+    training = TrainingConfig(max_iters=steps, learning_rate=0.02, warmup_iters=1, eval_interval=2, log_interval=1)
+    return AdaptationConfig(
+        str(base), str(data), str(folder), method, batch_size=2, seed=7, lora=lora, training=training
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(base, text, tmp_path_factory):
+    """A finished run of each method."""
+    folders = {method: tmp_path_factory.mktemp(method) / "run" for method in adaptation.METHODS}
+    for method, folder in folders.items():
+        assert not adapt(settings(base, text, folder, method)).interrupted
+    return folders
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_adapters_holds_adapters_and_their_moments_and_no_base(finished, base):
+    with SafetensorsFile(finished["lora"] / "model.safetensors") as file:
+        assert all(name.endswith((".lora_A", ".lora_B")) for name in file.entries)
+        assert file.shapes["transformer.h.1.attn.c_attn.lora_A"] == (4, 64)
+        sizes = sum(np.prod(shape) for shape in file.shapes.values())
+    with SafetensorsFile(finished["lora"] / "optimizer.safetensors") as file:
+        assert sum(np.prod(shape) for shape in file.shapes.values()) == 2 * sizes
+    description = json.loads((finished["lora"] / "config.json").read_text(encoding="utf-8"))
+    assert description["model_type"] == "minigrad-lora" and description["base"] == str(base)
+    assert len(description["base_sha256"]) == 64
+
+
+@pytest.mark.parametrize("method", adaptation.METHODS)
+def test_training_lowers_the_loss(finished, method):
+    rows = [row["val_loss"] for row in read_log(finished[method] / "log.jsonl") if "val_loss" in row]
+    assert len(rows) == 4 and rows[-1] < rows[0] - 0.2
+    extra = load_state(finished[method])["extra"]
+    assert extra["before"]["val_loss"] == pytest.approx(rows[0]) and extra["after"]["val_loss"] == pytest.approx(
+        rows[-1]
+    )
+    assert extra["before"].keys() == {"val_loss", "perplexity"}  # the base's folder has no text of its own
+
+
+def test_the_adapter_folder_fits_the_base_model(finished, base):
+    model, _ = load_model(base)
+    load_adapter(model, finished["lora"] / "adapter")
+    trained = load_checkpoint(finished["lora"], kind=kind_of(config_of(finished["lora"]))).model.eval()
+    ids = np.arange(20).reshape(2, 10)
+    with no_grad():
+        np.testing.assert_allclose(model(ids).data, trained(ids).data, rtol=1e-4, atol=1e-5)
+
+
+def config_of(folder):
+    return run_config(load_state(folder), str(folder))
+
+
+def test_the_settings_come_back_from_the_folder(finished, base, text):
+    for method, folder in finished.items():
+        assert config_of(folder) == settings(base, text, folder, method)
+
+
+def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, text, tmp_path):
+    own = shutil.copytree(base, tmp_path / "base")
+    _, tokenizer = load_model(own)
+    prepare("the cat sat on a mat. " * 200, tokenizer, own / "data")
+    trainer = adapt(settings(own, text, tmp_path / "run"))
+    before, after = (trainer.extra_state[name]["own_text"] for name in ("before", "after"))
+    assert before > 0 and after != before
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", adaptation.METHODS)
+def test_a_run_that_was_interrupted_goes_on_to_the_same_end(method, finished, base, text, tmp_path, monkeypatch):
+    """Bit by bit, dropout included: adapters, moments, generators, data."""
+    folder = tmp_path / "run"
+    step = Trainer.step
+
+    def interrupting(trainer):
+        done = step(trainer)
+        trainer.interrupted = trainer.steps_done == 3
+        return done
+
+    monkeypatch.setattr(Trainer, "step", interrupting)
+    assert adapt(settings(base, text, folder, method)).interrupted
+    monkeypatch.undo()
+    assert not (folder / "adapter").exists()
+    assert not resume(str(folder)).interrupted
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (folder / name).read_bytes() == (finished[method] / name).read_bytes(), name
+    assert (folder / "adapter").exists() == (method != "full")
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    folder = shutil.copytree(finished["lora"], tmp_path / "run")
+    resume(str(folder))
+    assert (folder / "model.safetensors").read_bytes() == (finished["lora"] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
+    own = shutil.copytree(base, tmp_path / "base")
+    adapt(settings(own, text, tmp_path / "run", method, steps=2))
+    model, tokenizer = load_model(own)
+    model.transformer.h[0].mlp.c_proj.weight.data[0] += 0.5
+    save_checkpoint(own, model)
+    for go_on in (resume, lambda folder: merge_run(folder, tmp_path / "merged")):
+        with pytest.raises(CheckpointError, match=r"is not the one beside which the adapters were trained"):
+            go_on(str(tmp_path / "run"))
+    save_checkpoint(own, small_chat_model(n_layer=2, n_embd=128, block_size=48)[0])
+    with pytest.raises(CheckpointError, match="has shape|is not the one"):
+        resume(str(tmp_path / "run"))
+    shutil.rmtree(own)
+    with pytest.raises((CheckpointError, FileNotFoundError), match="base"):
+        resume(str(tmp_path / "run"))
+
+
+def test_a_promised_rank_that_is_not_stored_asks_for_no_memory(finished, tmp_path):
+    folder = shutil.copytree(finished["lora"], tmp_path / "run")
+    huge = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, r=10**12))
+    with pytest.raises(CheckpointError, match="adapters of rank 1000000000000 are promised"):
+        load_checkpoint(folder, kind=kind_of(huge))
+
+
+def test_runs_of_other_stages_are_refused(base, finished, tmp_path):
+    save_checkpoint(tmp_path, load_model(base)[0], state={"extra": {"stage": "sft", "run": {}}})
+    with pytest.raises(CheckpointError, match="of the stage 'sft'"):
+        resume(str(tmp_path))
+    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt"):
+        checkpoint.load_run(finished["lora"])
+
+
+def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anything_is_written(
+    finished, base, text, tmp_path
+):
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        adapt(settings(base, text, finished["lora"]))
+    with pytest.raises(ValueError, match="'q_proj' fits no module"):
+        adapt(settings(base, text, tmp_path / "run", lora=LoRAConfig(target_modules=("q_proj",))))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="there is no method 'dora'; there are full, lora, qlora"):
+        AdaptationConfig(method="dora")
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_merged_run_is_a_model_like_any_other(finished, tmp_path):
+    assert merge_run(finished["lora"], tmp_path / "merged") == ""
+    merged, tokenizer = load_model(tmp_path / "merged")
+    trained = load_checkpoint(finished["lora"], kind=kind_of(config_of(finished["lora"]))).model.eval()
+    assert not lora_layers(merged) and len(tokenizer) == merged.config.vocab_size
+    ids = np.arange(20).reshape(2, 10)
+    with no_grad():
+        np.testing.assert_allclose(merged(ids).data, trained(ids).data, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_that_were_trained_beside_four_bits_are_merged_into_the_float_weights(finished, base, tmp_path):
+    note = merge_run(finished["qlora"], tmp_path / "merged")
+    assert note == "the adapters were trained beside 4-bit weights, and are now in the float ones"
+    merged, plain = load_model(tmp_path / "merged")[0], load_model(base)[0]
+    trained = load_checkpoint(finished["qlora"], kind=kind_of(config_of(finished["qlora"]))).model
+    for name, layer in lora_layers(trained).items():
+        expected = plain.get_submodule(name).weight.data + layer.delta()
+        np.testing.assert_allclose(merged.get_submodule(name).weight.data, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_merged(finished, tmp_path):
+    with pytest.raises(ValueError, match="trained all weights: it has no adapters to merge"):
+        merge_run(finished["full"], tmp_path / "merged")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        merge_run(finished["lora"], finished["full"])
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
+    rows = [{"prompt": f"the word {i}?", "completion": "a cat"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("method", adaptation.METHODS)
+def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
+    trainer = adapt(settings(base, talks, tmp_path / "run", method, steps=8))
+    config = config_of(tmp_path / "run")
+    before, after = (trainer.extra_state[name] for name in ("before", "after"))
+    assert before.keys() == {"val_loss", "mean_token_accuracy"} and after["val_loss"] < before["val_loss"] - 0.5
+    assert config.lora.modules_to_save == ("wte", "lm_head")
+    assert trainer.model.lm_head.weight is trainer.model.transformer.wte.weight
+    old = load_model(base)[0].config.vocab_size
+    assert trainer.model.config.vocab_size == old + 2 and trainer.model.lm_head.weight.requires_grad
+    resume(str(tmp_path / "run"))
+    if method != "full":
+        merge_run(tmp_path / "run", tmp_path / "merged")
+        assert load_model(tmp_path / "merged")[0].config.vocab_size == old + 2
+
+
+def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_path):
+    model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
+    add_chat_tokens(model, tokenizer)
+    save_checkpoint(tmp_path / "base", model)
+    tokenizer.save(tmp_path / "base")
+    trainer = adapt(settings(tmp_path / "base", talks, tmp_path / "run"))
+    assert config_of(tmp_path / "run").lora.modules_to_save == ()
+    assert all("lora" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
+
+
+def test_built_in_questions_are_asked_on_the_way(tmp_path):
+    model, tokenizer = small_chat_model(block_size=96)
+    save_checkpoint(tmp_path / "base", model)
+    tokenizer.save(tmp_path / "base")
+    trainer = adapt(settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
+    assert {"exact_match", "format"} <= trainer.extra_state["after"].keys()
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypatch):
+    configs = [settings(base, text, tmp_path / method, method, steps=4) for method in adaptation.METHODS]
+    rows = compare(configs)
+    full, lora, qlora = rows
+    assert [row.method for row in rows] == list(adaptation.METHODS)
+    assert lora.trained == qlora.trained < full.trained / 10
+    assert lora.moments == qlora.moments == 2 * 4 * lora.trained and full.moments == 2 * 4 * full.trained
+    assert qlora.weights < lora.weights and full.weights < lora.weights
+    assert qlora.peak < lora.peak < full.peak
+    assert all(row.after["val_loss"] < row.before["val_loss"] and row.milliseconds > 0 for row in rows)
+    assert full.before == lora.before != qlora.before
+    monkeypatch.setattr("finetune.method_comparison.adapt", None)  # nothing is run again
+    assert compare(configs) == rows
+    (tmp_path / "lora" / ROW).unlink()  # interrupted between training and measuring
+    assert compare(configs)[1].after == lora.after
+    with pytest.raises(FileExistsError, match="holds a run with another batch_size"):
+        compare([dataclasses.replace(configs[0], batch_size=3)])
+    table = as_table(rows)
+    assert [line.split()[0] for line in table.splitlines()] == ["method", *adaptation.METHODS]
+    assert f"{full.trained:,}" in table and f"{qlora.peak / 1e6:.1f} MB" in table
+    picture = plot_comparison(configs, tmp_path / "comparison.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def interrupting(trainer):
+        trainer.interrupted = True
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupting)
+    configs = [settings(base, text, tmp_path / method, method) for method in adaptation.METHODS]
+    assert compare(configs) is None
+    assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()
+
+
+def test_layers_of_a_run_are_lora_layers(finished):
+    for method, count in {"full": 0, "lora": 4, "qlora": 4}.items():
+        model = load_checkpoint(finished[method], kind=kind_of(config_of(finished[method]))).model
+        assert sum(isinstance(module, LoRALinear) for module in model.modules()) == count

@@ -1,0 +1,410 @@
+"""Adapter folders: those of PEFT here, ours there, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.adapters import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
+from finetune.heads import GPTWithHead
+from finetune.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
+from gpt.safetensors_file import SafetensorsFile, write_safetensors
+from minigrad import no_grad
+from tests.finetune.test_lora import VARIANTS, adapted, assert_unchanged, randomize, snapshot
+from tests.gpt.small import golden, random_ids, small_gpt
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.name for path in (GOLDEN / "peft").iterdir())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(GOLDEN / "peft.npz") as file:
+        return dict(file)
+
+
+def base_for(name):
+    model = golden("gpt2")[0].eval()
+    return GPTWithHead.from_gpt(model, ["a", "b", "c"]).eval() if name == "classifier" else model
+
+
+def outputs(model, ids):
+    with no_grad():
+        return (model(ids, [ids.shape[1]] * len(ids)) if isinstance(model, GPTWithHead) else model(ids)).data
+
+
+# --- PEFT's here ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_that_peft_saved_give_its_logits(name, expected):
+    model = base_for(name)
+    without = outputs(model, expected["ids"])
+    load_adapter(model, GOLDEN / "peft" / name)
+    got, wanted = outputs(model, expected["ids"]), expected[f"logits/{name}"]
+    print(
+        f"{name}: largest difference {abs(got - wanted).max():.1e}, the adapter changed {abs(got - without).max():.1e}"
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+    assert abs(got - without).max() > 0.1
+    merge_lora(model)
+    np.testing.assert_allclose(outputs(model, expected["ids"]), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_the_settings_of_peft_are_taken_over():
+    configs = {name: load_adapter(base_for(name), GOLDEN / "peft" / name) for name in NAMES}
+    assert configs["attention"] == LoRAConfig(r=2, alpha=6, dropout=0.1)
+    assert configs["all-linear"].use_rslora and set(configs["all-linear"].target_modules) == {
+        "c_attn",
+        "c_proj",
+        "c_fc",
+    }
+    targets = ("transformer.h.1.attn.c_attn", "transformer.h.1.attn.c_proj")
+    assert configs["whole-modules"] == LoRAConfig(1, 8, target_modules=targets, modules_to_save=("ln_f", "mlp.c_fc"))
+    assert configs["classifier"].modules_to_save == ("score",)  # and not PEFT's "classifier", which is nothing here
+
+
+def test_a_loaded_adapter_can_be_trained_on():
+    model = base_for("whole-modules")
+    load_adapter(model, GOLDEN / "peft" / "whole-modules")
+    trained = {name.partition("transformer.")[2] for name, p in model.named_parameters() if p.requires_grad}
+    pairs = {f"h.1.attn.{layer}.lora_{side}" for layer in ("c_attn", "c_proj") for side in "AB"}
+    whole = {f"h.{i}.mlp.c_fc.{part}" for i in (0, 1) for part in ("weight", "bias")} | {"ln_f.weight", "ln_f.bias"}
+    assert trained == pairs | whole
+    model.loss(random_ids((2, 5)), random_ids((2, 5), 1)).backward()
+
+
+# --- ours, there and back ---------------------------------------------------------------------------------------------
+
+
+def trained(config, dtype="float32", **shape):
+    """A base, and the same model with an adapter and its modules_to_save changed."""
+    model = adapted(config, dtype, **shape)
+    rng = np.random.default_rng(2)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora" not in name:
+            parameter.data += 0.1 * rng.standard_normal(parameter.shape).astype(dtype)
+    return small_gpt(dtype=dtype, **shape), model
+
+
+SAVED = VARIANTS | {
+    "with whole modules": LoRAConfig(r=2, modules_to_save=("ln_f", "h.1.mlp.c_fc")),
+    "with the embedding": LoRAConfig(r=2, target_modules=("h.0.mlp.c_fc",), modules_to_save=("wte", "lm_head")),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_there_and_back(name, tmp_path):
+    base, model = trained(SAVED[name])
+    save_adapter(model, tmp_path / "adapter", "runs/base")
+    before = base_fingerprint(base, SAVED[name].modules_to_save)
+    load_adapter(base, tmp_path / "adapter")
+    ids = random_ids((2, 7))
+    np.testing.assert_allclose(outputs(base, ids), outputs(model, ids), rtol=1e-5, atol=1e-6)
+    assert base_fingerprint(base, SAVED[name].modules_to_save) == before
+    if not SAVED[name].slices:  # PEFT's format cannot say more of slices than what they compute
+        assert_unchanged(base, snapshot(model))
+
+
+@pytest.mark.oracle("torch", "transformers", "peft")
+@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.filterwarnings("ignore")
+def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
+    import peft
+    import torch
+
+    from tests.finetune.golden.make_peft import base as reference
+
+    model = golden("gpt2")[0].eval()
+    apply_lora(model, SAVED[name])
+    randomize(model)
+    for parameter in (p for n, p in model.named_parameters() if p.requires_grad and "lora" not in n):
+        parameter.data += 0.1 * np.random.default_rng(2).standard_normal(parameter.shape)
+    save_adapter(model, tmp_path / "adapter", "runs/base")
+    theirs = peft.PeftModel.from_pretrained(reference(), tmp_path / "adapter").double().eval()
+    ids = random_ids((2, 7))
+    wanted = theirs(torch.from_numpy(ids)).logits.detach().numpy()
+    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
+    config = theirs.peft_config["default"]
+    assert config.base_model_name_or_path == "runs/base" and config.peft_type == "LORA"
+
+
+@pytest.mark.oracle("torch", "transformers", "peft")
+@pytest.mark.filterwarnings("ignore")
+def test_a_classifier_of_ours_loads_in_peft(tmp_path):
+    import peft
+    import torch
+
+    from tests.finetune.golden.make_peft import base as reference
+
+    model = base_for("classifier")
+    apply_lora(model, LoRAConfig(r=2, modules_to_save=("score",)))
+    randomize(model)
+    save_adapter(model, tmp_path / "adapter")
+    theirs = reference("GPT2ForSequenceClassification", num_labels=3, pad_token_id=0)
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").double().eval()
+    ids = random_ids((2, 7), seed=3)
+    mask = torch.ones(ids.shape, dtype=torch.long)
+    wanted = theirs(torch.from_numpy(ids), attention_mask=mask).logits.detach().numpy()
+    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_in_the_files(tmp_path):
+    _, model = trained(LoRAConfig(r=2, alpha=3, dropout=0.25, modules_to_save=("ln_f",)))
+    save_adapter(model, tmp_path, "runs/base")
+    assert json.loads((tmp_path / CONFIG).read_text(encoding="utf-8")) == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "runs/base",
+        "r": 2,
+        "lora_alpha": 3,
+        "lora_dropout": 0.25,
+        "use_rslora": False,
+        "target_modules": ["c_attn"],
+        "modules_to_save": ["ln_f"],
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    with SafetensorsFile(tmp_path / WEIGHTS) as file:
+        assert file.metadata == {"format": "pt", "base_sha256": base_fingerprint(model, ("ln_f",))}
+        attn = "base_model.model.transformer.h.1.attn.c_attn"
+        shapes = {name: file.shapes[name] for name in file.shapes if ".h.0." not in name}
+        assert shapes == {
+            f"{attn}.lora_A.weight": (2, 8),
+            f"{attn}.lora_B.weight": (24, 2),
+            "base_model.model.transformer.ln_f.weight": (8,),
+            "base_model.model.transformer.ln_f.bias": (8,),
+        }
+        assert {entry.dtype for entry in file.entries.values()} == {"F32"}
+
+
+def test_slices_are_saved_with_the_rank_of_all_of_them_and_zeros_between(tmp_path):
+    _, model = trained(LoRAConfig(r=2, alpha=6, target_modules=("c_attn", "c_fc"), slices=("q", "v")))
+    save_adapter(model, tmp_path)
+    settings = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    assert (settings["r"], settings["lora_alpha"]) == (4, 12)  # the scaling is 3 as before
+    with SafetensorsFile(tmp_path / WEIGHTS) as file:
+        B = file.read("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight")  # (3C, 4)
+        other = file.read("base_model.model.transformer.h.0.mlp.c_fc.lora_B.weight")  # (4C, 4), of rank 2
+    zero = B == 0
+    assert zero[:8, 2:].all() and zero[8:16].all() and zero[16:, :2].all() and zero.sum() == 16 + 32 + 16
+    assert not other[:, 2:].any() and (other[:, :2] != 0).all()
+
+
+def test_a_folder_with_an_adapter_is_not_overwritten(tmp_path):
+    _, model = trained(VARIANTS["c_attn"])
+    save_adapter(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="holds an adapter already: choose another folder"):
+        save_adapter(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="no LoRA adapters to save"):
+        save_adapter(small_gpt(), tmp_path / "other")
+
+
+# --- which base -------------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_of_the_base_only():
+    config = LoRAConfig(r=2, modules_to_save=("ln_f",))
+    base, model = trained(config)
+    prints = {base_fingerprint(m, config.modules_to_save) for m in (base, model, small_gpt(dtype="float64"))}
+    assert len(prints) == 1
+    model.transformer.h[0].mlp.c_fc.weight.data[0, 0] += 1e-3
+    prints.add(base_fingerprint(model, config.modules_to_save))
+    merge_lora(model)
+    prints.add(base_fingerprint(model, config.modules_to_save))
+    assert len(prints) == 3
+
+
+def test_another_base_of_the_same_shape_is_refused_unless_it_is_meant(tmp_path):
+    _, model = trained(VARIANTS["c_attn"])
+    save_adapter(model, tmp_path)
+    other = small_gpt(seed=5)
+    refuse(other, tmp_path, "trained beside other weights of the same shapes .*check_base=False")
+    load_adapter(other, tmp_path, check_base=False)
+    assert len(lora_layers(other)) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        ({"n_embd": 16}, r"lora_A.weight is F32 of shape \(2, 8\); with r = 2, numbers of shape \(2, 16\) would fit"),
+        ({"n_layer": 1}, "it adapts transformer.h.1.attn.c_attn, and here is no linear layer of that name"),
+        ({"n_layer": 3}, "it has nothing for transformer.h.2.attn.c_attn, which is in its target_modules"),
+        ({"block_size": 13}, "trained beside other weights"),
+    ],
+)
+def test_an_adapter_of_a_model_of_another_shape(shape, match, tmp_path):
+    _, model = trained(VARIANTS["c_attn"])
+    save_adapter(model, tmp_path)
+    refuse(small_gpt(**shape), tmp_path, match)
+
+
+def test_a_model_that_has_adapters_already(tmp_path):
+    _, model = trained(VARIANTS["c_attn"])
+    save_adapter(model, tmp_path)
+    refuse(model, tmp_path, "has LoRA adapters already")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def refuse(model, folder, match):
+    """Loading raises one sentence, and leaves the model as it was."""
+    before, flags = snapshot(model), [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ValueError, match=match) as caught:
+        load_adapter(model, folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert_unchanged(model, before)
+    assert [p.requires_grad for p in model.parameters()] == flags
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(GOLDEN / "peft" / "attention", tmp_path / "adapter")
+
+
+def change(folder, **settings):
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    (folder / CONFIG).write_text(json.dumps(content | settings), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"use_dora": True}, "use_dora is True, which is not supported"),
+        ({"rank_pattern": {"c_attn": 4}}, "rank_pattern is {'c_attn': 4}, which is not supported"),
+        ({"alpha_pattern": {"c_attn": 4}}, "alpha_pattern is .*not supported"),
+        ({"lora_bias": True}, "lora_bias is True, which is not supported"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is .*not supported"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices is .*not supported"),
+        ({"use_something_new": {"a": 1}}, "use_something_new is .*not supported"),
+        ({"bias": "all"}, "bias is 'all'; only 'none' is supported"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights 'pissa_niter_16' changes the base model"),
+        ({"init_lora_weights": ["gaussian"]}, "init_lora_weights .* changes the base model"),
+        ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; only 'LORA' is supported"),
+        ({"peft_type": None}, "peft_type is None"),
+        ({"r": 4}, r"is F32 of shape \(2, 8\); with r = 4, numbers of shape \(4, 8\) would fit"),
+        ({"r": 10**12}, "with r = 1000000000000"),
+        ({"r": "2"}, "r must be an integer, got '2'"),
+        ({"r": True}, "r must be an integer, got True"),
+        ({"r": 0}, "rank r must be an integer >= 1"),
+        ({"lora_alpha": [4]}, "lora_alpha must be a number"),
+        ({"lora_alpha": float("inf")}, "alpha must be a number > 0"),
+        ({"lora_dropout": 2}, "dropout must be in"),
+        ({"use_rslora": 1}, "use_rslora must be true or false"),
+        ({"modules_to_save": "score"}, "modules_to_save must be a list of names"),
+        ({"modules_to_save": [1]}, "modules_to_save must be a list of names"),
+        ({"modules_to_save": ["ln_f"]}, "its tensor base_model.model.transformer.ln_f.weight is missing"),
+        ({"modules_to_save": ["wte"]}, "tensor base_model.model.transformer.wte.weight is missing"),
+        ({"target_modules": ["c_attn", "c_fc"]}, "it has nothing for transformer.h.0.mlp.c_fc"),
+    ],
+)
+def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folder):
+    change(folder, **settings)
+    refuse(golden("gpt2")[0], folder, match)
+
+
+def test_a_regular_expression_from_a_stranger_is_not_run(folder):
+    change(folder, target_modules="(a|a|.)*(.*)*(.*)*!", exclude_modules="(.*)*(.*)*!")
+    load_adapter(golden("gpt2")[0], folder)
+
+
+def tensors_of(folder):
+    with SafetensorsFile(folder / WEIGHTS) as file:
+        return {name: file.read(name) for name in file.entries}
+
+
+KEY = "base_model.model.transformer.h.1.attn.c_attn"
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda t: t.pop(f"{KEY}.lora_B.weight"), "c_attn.lora_B.weight is missing"),
+        (lambda t: t.pop(f"{KEY}.lora_A.weight"), "c_attn.lora_B.weight has no place here"),
+        (lambda t: t.update({f"{KEY}.lora_magnitude_vector": np.ones(24)}), "lora_magnitude_vector has no place here"),
+        (lambda t: t.update({"base_model.model.score.weight": np.ones((2, 8))}), "score.weight has no place here"),
+        (lambda t: t[f"{KEY}.lora_A.weight"].fill(np.inf), "h.1.attn.c_attn.lora_A.weight is not finite"),
+        (lambda t: t.update({f"{KEY}.lora_A.weight": np.ones((2, 8), np.int32)}), "lora_A.weight is I32 of shape"),
+        (lambda t: t.update({f"{KEY}.lora_B.weight": np.ones((2, 24))}), r"lora_B.weight is F64 .*\(24, 2\) would fit"),
+        (lambda t: t.clear(), "it adapts no layer"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit(edit, match, folder):
+    tensors = tensors_of(folder)
+    edit(tensors)
+    change(folder, target_modules="all")  # else the list of names would be missed first
+    write_safetensors(folder / WEIGHTS, tensors)
+    refuse(golden("gpt2")[0], folder, match)
+
+
+def test_half_precision_numbers_are_read(folder):
+    tensors = {name: array.astype(np.float16) for name, array in tensors_of(folder).items()}
+    write_safetensors(folder / WEIGHTS, tensors)
+    model = golden("gpt2")[0]
+    load_adapter(model, folder)
+    layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
+    assert layer.lora_A.dtype == np.float64
+    np.testing.assert_array_equal(layer.lora_A.data, tensors[f"{KEY}.lora_A.weight"])
+
+
+def test_tied_weights_that_differ_in_the_file(tmp_path):
+    folder = shutil.copytree(GOLDEN / "peft" / "embeddings", tmp_path / "adapter")
+    tensors = tensors_of(folder)
+    tensors["base_model.model.lm_head.weight"][0, 0] += 1
+    write_safetensors(folder / WEIGHTS, tensors)
+    refuse(golden("gpt2")[0], folder, "wte.weight and lm_head.weight differ, but are one and the same in this model")
+
+
+def test_missing_files_and_pickles(folder):
+    model = golden("gpt2")[0]
+    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+    refuse(model, folder, "is a pickle, which can run code; save the adapter as adapter_model.safetensors")
+    (folder / "adapter_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"adapter_model.safetensors does not exist"):
+        load_adapter(model, folder)
+    (folder / CONFIG).unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no adapter in .*adapter_config.json is missing"):
+        load_adapter(model, folder)
+    with pytest.raises(FileNotFoundError, match="there is no adapter in"):
+        load_adapter(model, folder / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"r": 1, "r": 2}', "{" * 100_000, '{"a":' * 5000, "\ud800"])
+def test_a_config_that_is_no_json_object(text, folder):
+    (folder / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
+    refuse(golden("gpt2")[0], folder, "adapter_config.json")
+
+
+@given(st.data())
+def test_damaged_bytes_are_an_error_or_an_adapter_never_a_crash(data):
+    """A flipped or missing byte in either file: a ValueError that leaves the model as it was, or finite numbers."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(GOLDEN / "peft" / "attention", Path(temporary) / "adapter"))
+        path = folder / data.draw(st.sampled_from([CONFIG, WEIGHTS]))
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):
+            content = content[:place]
+        else:
+            content[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        model = golden("gpt2")[0]
+        before = snapshot(model)
+        try:
+            load_adapter(model, folder)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            assert_unchanged(model, before)
+        else:
+            assert all(np.isfinite(p.data).all() for p in model.parameters())

@@ -1,0 +1,174 @@
+"""Classification: loss, batches, measures, the built-in sets, and what a run forgets."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from finetune.classification import (
+    classification_loss,
+    collate,
+    confusion_as_text,
+    confusion_matrix,
+    draw_confusion,
+    encode_texts,
+    majority_baseline,
+    predict,
+)
+from finetune.classify import ClassifyConfig, classify, load_data
+from finetune.datasets import Labelled
+from finetune.heads import GPTWithHead
+from finetune.labelled_texts import PARTS, documentation_texts, repeated_word_texts
+from gpt.checkpoint import save_checkpoint
+from gpt.english import documents
+from gpt.training import TrainingConfig
+from minigrad import Tensor
+from tests.finetune.small import small_chat_model, small_tokenizer
+from tests.gpt.small import small_gpt
+
+ITEMS = [([1, 2, 3], 0), ([4], 1), ([5, 6], 1)]
+
+
+@pytest.fixture
+def model():
+    return GPTWithHead.from_gpt(small_gpt(dtype="float64"), ["a", "b"])
+
+
+# --- loss and batches -------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_sum_over_texts_each_by_itself(model):
+    loss, count, metrics = classification_loss(model, collate(ITEMS))
+    alone = [classification_loss(model, collate([item])) for item in ITEMS]
+    assert count == 3 and metrics["accuracy"] == sum(m["accuracy"] for _, _, m in alone)
+    assert loss.item() == pytest.approx(sum(part.item() for part, _, _ in alone), rel=1e-12)
+    scores = model(*collate(ITEMS)[:2])
+    expected = -F.log_softmax(scores, -1).data[np.arange(3), [0, 1, 1]].sum()
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_texts_become_tokens_cut_to_what_the_model_reads():
+    tokenizer = small_tokenizer()
+    texts = [Labelled("a", "x"), Labelled("the cat sat on a mat", "y"), Labelled("<|endoftext|>", "y")]
+    items, cut = encode_texts(texts, ["x", "y"], tokenizer, block_size=3)
+    assert [len(ids) for ids, _ in items] == [1, 3, 3] and [label for _, label in items] == [0, 1, 1] and cut == 2
+    assert tokenizer.eos_token_id not in items[2][0]  # a text is text, whatever it says
+    with pytest.raises(ValueError, match="f.csv, line 3: the label 'z' is not one of x, y"):
+        encode_texts([Labelled("the", "z", "f.csv, line 3")], ["x", "y"], tokenizer, 3)
+
+
+def test_predictions_do_not_depend_on_the_batch(model):
+    texts = [ids for ids, _ in ITEMS]
+    probabilities = predict(model, texts)
+    assert probabilities.shape == (3, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(predict(model, texts, batch_size=1), probabilities, rtol=1e-10)
+    assert model.training
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_confusion_and_baseline():
+    counts = confusion_matrix([0, 0, 1, 2, 2, 2], [0, 1, 1, 0, 2, 2], 3)
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+    table = confusion_as_text(counts, ["ham", "a very long name of a class", "eggs"]).splitlines()
+    assert table[0].split() == ["true,", "and", "taken", "for", "ham", "a", "very", "long", "eggs"]
+    assert table[3].split() == ["eggs", "1", "0", "2"] and len({len(line) for line in table}) == 1
+    assert majority_baseline([2, 2, 0], [2, 0, 0, 0]) == 0.25
+
+
+def test_confusion_as_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert draw_confusion(np.array([[3, 1], [0, 4]]), ["a", "b"], tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- the built-in sets ------------------------------------------------------------------------------------------------
+
+
+def test_documentation_is_real_text_with_true_labels():
+    train, test = documentation_texts("train"), documentation_texts("test")
+    assert not {item.text for item in train} & {item.text for item in test}
+    assert len(train) > 500 and len(test) > 150 and {item.label for item in train} == set(PARTS)
+    for item in test[::40]:
+        assert any(item.text in text for name, text in documents().items() if name.startswith(PARTS[item.label]))
+    labels = [item.label for item in train]
+    assert max(labels.count(label) for label in PARTS) < 0.4 * len(labels)
+    assert documentation_texts("test") == test
+
+
+def test_documentation_that_is_missing_is_said_so(monkeypatch):
+    monkeypatch.setattr("finetune.labelled_texts.documents", dict)
+    with pytest.raises(FileNotFoundError, match="not installed here; give a file"):
+        documentation_texts("train")
+
+
+def test_repeated_words():
+    train, test = repeated_word_texts("train", 400, seed=1), repeated_word_texts("test", 100, seed=1)
+    for item in train + test:
+        words = item.text.split()
+        assert len(words) == 5 and len(set(words)) == (4 if item.label == "repeated" else 5)
+    known = {word for item in train for word in item.text.split()}
+    assert not known & {word for item in test for word in item.text.split()}
+    assert [item.label for item in test].count("repeated") == 50
+    assert repeated_word_texts("test", 100, seed=1) == test
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run's folder with a small, untrained model."""
+    folder = tmp_path_factory.mktemp("base")
+    model, tokenizer = small_chat_model()
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pets.csv"
+    rows = [
+        f"the {'cat sat on' if i % 2 else 'dog ran to'} a {word},{i % 2}" for i, word in enumerate("abcdefghij" * 4)
+    ]
+    path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    (path.parent / "english.txt").write_text("the cat sat on a mat and the dog ran to a house. " * 40, encoding="utf-8")
+    return path
+
+
+def run(base, csv, out_dir, blocks, **changes):
+    training = TrainingConfig(max_iters=40, learning_rate=0.02, warmup_iters=4, eval_interval=20)
+    config = ClassifyConfig(
+        str(base), str(csv), str(out_dir), blocks, str(csv.parent / "english.txt"), 8, training=training, **changes
+    )
+    return classify(config)
+
+
+def test_a_frozen_model_forgets_nothing_and_a_trained_one_does(base, csv, tmp_path, capsys):
+    frozen, full = run(base, csv, tmp_path / "head", 0), run(base, csv, tmp_path / "all", None)
+    assert frozen.trained_parameters == 2 * 16 < full.trained_parameters
+    assert frozen.language_after == frozen.language_before == full.language_before
+    assert abs(full.language_after - full.language_before) > 0.01
+    assert full.accuracy == 1.0
+    output = capsys.readouterr().out
+    assert "only the head was trained, and nothing is forgotten" in output and "what it has forgotten" in output
+    assert "true, and taken for" in output and "to beat: " in output
+    assert (tmp_path / "all" / "data" / "train.jsonl").exists()
+
+
+def test_files_that_make_no_classifier_are_refused(base, csv, tmp_path):
+    for text, words in {"x,1\n": "has 1 texts: too few", "x,1\n" * 8: "has only the label '1'"}.items():
+        path = tmp_path / "few.csv"
+        path.write_text("text,label\n" + text, encoding="utf-8")
+        with pytest.raises(ValueError, match=words):
+            run(base, path.rename(csv.parent / "few.csv"), tmp_path / "out", 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_is_split_the_same_way_for_the_same_seed(csv):
+    train, test = load_data(str(csv), seed=1)
+    assert len(train) == 32 and len(test) == 8 and load_data(str(csv), seed=1) == (train, test)
+    assert load_data(str(csv), seed=2)[1] != test
+    assert isinstance(train[0], Labelled) and not isinstance(train[0], Tensor)

@@ -1,0 +1,162 @@
+"""Conversations: what the model is given to read, what is forgotten, and where an answer ends."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from finetune import conversation
+from finetune.chat import IM_END, IM_START, ChatTemplate
+from finetune.conversation import Conversation, Transcript, until
+from gpt import Tokenizer
+from gpt.generation import Sampling
+from tests.gpt.small import small_gpt
+
+GREEDY = Sampling(temperature=0)
+STOP = Transcript.stop_text
+
+
+@pytest.fixture
+def tokenizer():
+    return Tokenizer.train("User: Assistant: a conversation of bytes", vocab_size=257)
+
+
+@pytest.fixture
+def chat_tokenizer(tokenizer):
+    tokenizer.add_special_tokens([IM_START, IM_END])
+    return tokenizer
+
+
+def talk(tokenizer, block_size=200, **options):
+    return Conversation(small_gpt(vocab_size=len(tokenizer), block_size=block_size), tokenizer, **options)
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """Let the model say what a test wants, byte by byte, and note what it was given to read."""
+
+    def set_up(tokenizer, *answers):
+        prompts, left = [], list(answers)
+
+        def scripted(model, prompts_, max_new_tokens, sampling, stop_tokens=()):
+            prompts.append(tokenizer.decode(prompts_[0]))
+            assert len(prompts_[0]) + max_new_tokens <= model.config.block_size
+            for token in itertools.islice(tokenizer.encode(left.pop(0)), max_new_tokens):
+                yield [token]
+                if token in stop_tokens:
+                    return
+
+        monkeypatch.setattr(conversation, "stream", scripted)
+        return prompts
+
+    return set_up
+
+
+def ask(conversation, question, max_new_tokens=40):
+    return "".join(conversation.answer(question, max_new_tokens, GREEDY))
+
+
+def test_a_transcript_is_written_and_ends_at_the_users_next_line(says, tokenizer):
+    prompts = says(tokenizer, " Hi, you.\nUser: and I", " Fine\nUsually.")
+    conversation = talk(tokenizer, system="Two people talk.")
+    assert not conversation.knows_chat
+    assert ask(conversation, "Hello!") == "Hi, you."
+    assert ask(conversation, "How are you?") == "Fine\nUsually."
+    assert prompts[0] == "Two people talk.\nUser: Hello!\nAssistant:"
+    assert prompts[1] == prompts[0] + " Hi, you.\nUser: How are you?\nAssistant:"
+
+
+def test_chatml_is_taken_where_the_tokenizer_has_it(says, chat_tokenizer):
+    prompts = says(chat_tokenizer, f"Hi.{IM_END}\n{IM_START}user", f"Fine.\nUser: x{IM_END}")
+    conversation = talk(chat_tokenizer)
+    assert conversation.knows_chat
+    assert ask(conversation, "Hello!") == "Hi."
+    assert ask(conversation, "And you?") == "Fine.\nUser: x"  # what ends a transcript is ordinary text here
+    template = ChatTemplate(chat_tokenizer)
+    assert prompts[1] == template.render(conversation.messages[:3], add_generation_prompt=True)
+
+
+def test_a_user_cannot_write_special_tokens(says, chat_tokenizer):
+    says(chat_tokenizer, "ok")
+    conversation = talk(chat_tokenizer)
+    ask(conversation, f"x{IM_END}")
+    ids, _ = conversation.template.encode(conversation.messages)
+    assert ids.count(chat_tokenizer.special_tokens[IM_END]) == 2  # one per message
+
+
+def test_the_oldest_turns_are_forgotten_whole(says, tokenizer):
+    prompts = says(tokenizer, *[f" answer {i}\nUser:" for i in range(6)])
+    conversation = talk(tokenizer, block_size=150, system="S.")
+    for i in range(6):
+        assert ask(conversation, f"question {i}", max_new_tokens=20) == f"answer {i}"
+    for i, prompt in enumerate(prompts):
+        assert prompt.startswith("S.\nUser: question ") and prompt.endswith(f"User: question {i}\nAssistant:")
+        assert len(tokenizer.encode(prompt)) <= 130
+    kept = [message["content"] for message in conversation.messages]
+    assert kept == ["S.", "question 3", "answer 3", "question 4", "answer 4", "question 5", "answer 5"]
+
+
+def test_an_answer_has_half_of_the_context_at_most(says, tokenizer):
+    says(tokenizer, "x" * 1000)
+    conversation = talk(tokenizer, block_size=60)
+    answer = ask(conversation, "0123456789", max_new_tokens=1000)
+    prompt = "User: 0123456789\nAssistant:"
+    assert answer == "x" * (60 - len(prompt))  # and what the question leaves over
+
+
+def test_a_question_that_is_too_long_is_refused_and_leaves_the_conversation(says, tokenizer):
+    says(tokenizer, " fine\nUser:")
+    conversation = talk(tokenizer, block_size=80)
+    ask(conversation, "short", 20)
+    before = list(conversation.messages)
+    with pytest.raises(ValueError, match="too long: 117 tokens with the template, and the model reads 80, of which 20"):
+        ask(conversation, "x" * 100, 20)
+    assert conversation.messages == before
+
+
+def test_an_answer_that_is_stopped_belongs_to_the_conversation(says, tokenizer):
+    says(tokenizer, " one two three")
+    conversation = talk(tokenizer)
+    answer = conversation.answer("Count.", 40, GREEDY)
+    said = "".join(itertools.islice(answer, 8))
+    answer.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": said.strip()} and "one" in said
+
+
+def test_reset_keeps_the_system_message(says, tokenizer):
+    prompts = says(tokenizer, " a", " b")
+    conversation = talk(tokenizer, system="Be kind.")
+    ask(conversation, "1")
+    conversation.reset()
+    ask(conversation, "2")
+    assert prompts[1] == "Be kind.\nUser: 2\nAssistant:"
+
+
+def test_a_character_in_pieces_is_shown_whole(says, tokenizer):
+    says(tokenizer, " ré 猫\nUser:")
+    pieces = list(talk(tokenizer).answer("?", 40, GREEDY))
+    assert "".join(pieces) == "ré 猫" and "猫" in pieces and "" in pieces
+
+
+def test_a_real_model_answers_and_is_left_as_it_was(tokenizer):
+    conversation = talk(tokenizer, block_size=64)
+    conversation.model.train()
+    mg.manual_seed(3)
+    first = ask(conversation, "Hello", 12)
+    assert conversation.model.training and len(conversation.messages) == 2
+    conversation.reset()
+    assert ask(conversation, "Hello", 12) == first
+
+
+@given(st.text("\nUser: x", max_size=40), st.lists(st.integers(0, 40), max_size=6))
+def test_until_gives_the_text_before_the_stop_however_it_is_cut(text, cuts):
+    places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
+    assert "".join(until(pieces, STOP)) == text.split(STOP)[0]
+    assert "".join(until(pieces, None)) == text
+
+
+def test_until_holds_back_no_more_than_it_must():
+    assert list(until(["ab", "c\n", "Us", "x"], STOP)) == ["ab", "c", "", "\nUsx"]

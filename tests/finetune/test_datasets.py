@@ -1,0 +1,243 @@
+"""Files of conversations, preferences and labelled texts, and batches."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.datasets import (
+    Example,
+    Labelled,
+    Preference,
+    ShuffledBatches,
+    batches_of,
+    pad_right,
+    read_examples,
+    read_labelled,
+    read_preferences,
+    write_jsonl,
+)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def file(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data.jsonl"
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"messages": [user("a"), assistant("b")], "source": "x"}, [user("a"), assistant("b")]),
+        ({"messages": [{**user("a"), "id": 7}, assistant("b")]}, [user("a"), assistant("b")]),
+        ({"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
+        ({"prompt": [user("a")], "completion": [assistant("b")]}, [user("a"), assistant("b")]),
+        ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
+        ({"instruction": "a", "output": "b"}, [user("a"), assistant("b")]),
+        ({"instruction": "a", "input": "é\u2028c", "output": "b"}, [user("a\n\né\u2028c"), assistant("b")]),
+    ],
+)
+def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
+    path.write_text(f"\n{json.dumps(row, ensure_ascii=False)}\n\n{json.dumps(row)}\n", encoding="utf-8")
+    assert read_examples(path) == [Example(messages)] * 2
+    assert [example.place for example in read_examples(path)] == [f"{path}, line 2", f"{path}, line 4"]
+    path.write_text("\ufeff" + json.dumps([row, row], indent=1), encoding="utf-8")
+    lines = json.dumps([row], indent=1).count("\n") - 1
+    assert read_examples(path) == [Example(messages)] * 2
+    assert [example.place for example in read_examples(path)] == [f"{path}, line 2", f"{path}, line {2 + lines}"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([1], "expected a JSON object, got [1]"),
+        ({"text": "a"}, "expected the fields messages; or prompt and completion; or instruction"),
+        ({"prompt": "a"}, "there is no field 'completion', only 'prompt'"),
+        ({"prompt": 3, "completion": "b"}, "the field 'prompt' must be a text, got 3"),
+        ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "the field 'input' must be a text, got 3"),
+        ({"messages": "hi"}, "a conversation is a list of messages"),
+        ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
+        ({"messages": [user("a")]}, "the last message must be the assistant's"),
+        ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
+        ({"prompt": "a", "completion": " \n"}, "the assistant's last message is empty: there is nothing to learn from"),
+    ],
+)
+def test_errors_name_file_line_and_field(row, words, path):
+    file(path, {"prompt": "a", "completion": "b"}, row)
+    with pytest.raises(ValueError) as caught:
+        read_examples(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty: there is nothing to learn from"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is no JSON"),
+        ("[" * 100_000, "this is no JSON"),
+        ("{" + '"a":{' * 100_000, "this is no JSON"),
+        ('[{"prompt": "a", "completion": "b"}\n{}]', "line 2: this is no JSON array (expected a comma"),
+        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "line 3: this is no JSON array"),
+        ('[{"prompt": "a", "completion": "b"},', "this is no JSON array"),
+        ("[\n3]", "line 2: expected a JSON object, got 3"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_sentence(text, words, path):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        read_examples(path)
+    assert str(path) in str(caught.value) and words in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_bytes_that_are_no_text_are_refused(path):
+    path.write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_examples(path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_examples(path.with_name("nowhere"))
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
+        {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
+    ],
+)
+def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path):
+    assert read_preferences(file(path, row)) == [Preference([user("a")], "b", "c")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "there is no field 'rejected', only 'prompt', 'chosen'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen is empty"),
+        ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "chosen must be one message of the assistant"),
+        ({"prompt": "a", "chosen": [assistant("b")] * 2, "rejected": "c"}, "chosen must be one message"),
+        ({"prompt": None, "chosen": "b", "rejected": "c"}, "the field 'prompt' must be a text, got None"),
+    ],
+)
+def test_errors_of_preferences(row, words, path):
+    with pytest.raises(ValueError, match=f"line 1: {words}"):
+        read_preferences(file(path, row))
+
+
+# --- labelled texts ---------------------------------------------------------------------------------------------------
+
+ITEMS = [Labelled('he said "no", twice', "ham"), Labelled("two\nlines é", "spam")]
+
+
+def test_labelled_texts_from_csv_tsv_and_lines(tmp_path):
+    rows = {
+        "a.csv": 'label,text,more\r\nham,"he said ""no"", twice",1\r\nspam,"two\nlines é",2\r\n',
+        "a.TSV": 'text\tlabel\n"he said ""no"", twice"\tham\n"two\nlines é"\tspam\n',
+        "a.jsonl": "".join(json.dumps(item.as_json()) + "\n" for item in ITEMS),
+    }
+    for name, text in rows.items():
+        (tmp_path / name).write_bytes(text.encode("utf-8"))
+        assert read_labelled(tmp_path / name) == ITEMS, name
+    assert [item.place.rpartition(" ")[2] for item in read_labelled(tmp_path / "a.csv")] == ["2", "4"]
+
+
+def test_numbers_may_be_labels_of_lines(path):
+    assert read_labelled(file(path, {"text": "a", "label": 1})) == [Labelled("a", "1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "a,b\n1,2\n", "line 1: expected a header with the columns text and label, got ['a', 'b']"),
+        ("a.csv", "text,label\nx,y\nx\n", "line 3: the row has not as many fields as the header, 2"),
+        ("a.csv", "text,label\nx,y,z\n", "line 2: the row has not as many fields"),
+        ("a.csv", "text,label\n ,y\n", "line 2: text is empty"),
+        ("a.csv", 'text,label\n"x,y\n', "line 2: unexpected end of data"),
+        ("a.csv", "text,label\n" + "x" * 200_000 + ",y\n", "line 2: field larger than field limit"),
+        ("a.tsv", "", "expected a header with the columns text and label, got []"),
+        ("a.jsonl", '{"text": "x"}', "line 1: there is no field 'label', only 'text'"),
+        ("a.jsonl", '{"text": "x", "label": true}', "line 1: the field 'label' must be a text, got True"),
+        ("a.jsonl", '{"text": "x", "label": 1.5}', "line 1: the field 'label' must be a text, got 1.5"),
+    ],
+)
+def test_errors_of_labelled_texts(name, text, words, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        read_labelled(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
+
+
+def test_what_is_written_is_read_again(path):
+    talk = [user("a\u2028b"), assistant('"é\n"')]
+    for items, read in (
+        ([Example(talk)], read_examples),
+        ([Preference(talk[:1], "x", "y")], read_preferences),
+        (ITEMS, read_labelled),
+    ):
+        write_jsonl(path, items)
+        assert read(path) == items and b"\r" not in path.read_bytes()
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_padding_is_told_by_length_and_never_by_id(sequences):
+    padded, lengths = pad_right(sequences, fill=3)  # 3 is a real token, too
+    assert padded.shape == (len(sequences), max(map(len, sequences)))
+    assert [row[:n].tolist() for row, n in zip(padded, lengths)] == sequences
+    assert all((row[n:] == 3).all() for row, n in zip(padded, lengths))
+
+
+def test_every_item_comes_once_per_epoch_and_in_another_order():
+    batches = ShuffledBatches(range(10), 4, list, seed=3)
+    stream = [item for _ in range(5) for item in next(batches)]
+    assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10)) and stream[:10] != stream[10:]
+    assert [next(ShuffledBatches(range(10), 4, list, seed)) for seed in (3, 3)] == [stream[:4]] * 2
+    assert next(ShuffledBatches(range(10), 4, list, seed=4)) != stream[:4]
+
+
+def test_batches_go_on_where_a_checkpoint_stopped():
+    batches = ShuffledBatches(range(10), 3, list, seed=1)
+    for _ in range(5):
+        next(batches)
+    state = json.loads(json.dumps(batches.state_dict()))
+    expected = [next(batches) for _ in range(4)]
+    again = ShuffledBatches(range(10), 3, list, seed=1)
+    again.load_state_dict(state)
+    assert [next(again) for _ in range(4)] == expected
+    with pytest.raises(ValueError, match="the data have 9 items, those of the run had 10"):
+        ShuffledBatches(range(9), 3, list).load_state_dict(state)
+
+
+def test_batches_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="cannot be made of 0 items"):
+        ShuffledBatches([], 3, list)
+
+
+def test_batches_for_evaluation():
+    assert list(batches_of(range(5), 2, np.array))[2].tolist() == [4]
+    assert [b.tolist() for b in batches_of(range(4), 2, np.array)] == [[0, 1], [2, 3]]

@@ -1,0 +1,170 @@
+"""DPO: loss and gradients equal to TRL's formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from finetune.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
+from finetune.logprobs import sequence_logprobs
+from finetune.pairs import encode_pairs, pair_batch
+from minigrad import Tensor, gradcheck, optim
+from tests.finetune.preferences import golden, preferences, small_policy, small_template
+
+NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_gradients_are_those_of_trl(kind):
+    settings, arrays = golden("dpo")
+    chosen, rejected, *reference = (Tensor(arrays[name], requires_grad=True) for name in NAMES)
+    losses = dpo_loss(chosen, rejected, *reference, settings["beta"], kind, settings["smoothing"])
+    losses.mean().backward()
+    np.testing.assert_allclose(losses.data, arrays[f"{kind}/losses"], rtol=1e-13)
+    np.testing.assert_allclose(chosen.grad, arrays[f"{kind}/gradient/policy_chosen"], rtol=1e-12)
+    np.testing.assert_allclose(rejected.grad, arrays[f"{kind}/gradient/policy_rejected"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_by_finite_differences(kind):
+    settings, arrays = golden("dpo")
+    inputs = [arrays[name] for name in NAMES]
+    report = gradcheck(lambda *x: dpo_loss(*x, settings["beta"], kind, 0.1), inputs)
+    assert report.max_error < 1e-6
+
+
+def test_only_what_changed_against_the_reference_counts():
+    """Adding to policy and reference alike, or to both replies of a pair, changes nothing."""
+    rng = np.random.default_rng(0)
+    pc, pr, rc, rr = rng.standard_normal((4, 5))
+    for kind in KINDS:
+        before = dpo_loss(*map(Tensor, (pc, pr, rc, rr)), kind=kind).data
+        for moved in ((pc + 1, pr, rc + 1, rr), (pc, pr - 2, rc, rr - 2), (pc + 3, pr + 3, rc, rr)):
+            np.testing.assert_allclose(dpo_loss(*map(Tensor, moved), kind=kind).data, before, rtol=1e-12)
+
+
+def test_robust_without_wrong_labels_is_sigmoid_and_corrects_for_them_on_average():
+    """With a share ε of labels flipped, the mean loss is that of the right labels: the estimate is unbiased."""
+    rng = np.random.default_rng(0)
+    pc, pr, rc, rr = map(Tensor, rng.standard_normal((4, 5)))
+    sigmoid = dpo_loss(pc, pr, rc, rr).data
+    np.testing.assert_allclose(dpo_loss(pc, pr, rc, rr, kind="robust").data, sigmoid, rtol=1e-12)
+    e = 0.2
+    right, flipped = (
+        dpo_loss(pc, pr, rc, rr, kind="robust", label_smoothing=e),
+        dpo_loss(pr, pc, rr, rc, kind="robust", label_smoothing=e),
+    )
+    np.testing.assert_allclose(((1 - e) * right + e * flipped).data, sigmoid, rtol=1e-12)
+
+
+def test_a_pair_that_is_preferred_enough_no_longer_pulls_with_hinge_and_pulls_back_with_ipo():
+    zero = Tensor([0.0])
+    slopes = {}
+    for kind in KINDS:
+        chosen = Tensor([30.0], requires_grad=True)  # beta h = 3
+        dpo_loss(chosen, zero, zero, zero, beta=0.1, kind=kind).backward()
+        slopes[kind] = chosen.grad.item()
+    assert slopes["hinge"] == 0 and slopes["ipo"] == pytest.approx(2 * (30 - 5)) and slopes["sigmoid"] < 0
+    assert slopes["sigmoid"] == pytest.approx(-0.1 / (1 + math.exp(3)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"kind": "sgmoid"}, "no DPO loss 'sgmoid': choose from sigmoid, ipo, hinge, robust"),
+        ({"beta": 0.0}, "beta must be a number > 0, got 0.0"),
+        ({"beta": math.nan}, "beta must be a number > 0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\), got 0.5"),
+    ],
+)
+def test_impossible_settings(options, words):
+    with pytest.raises(ValueError, match=words):
+        dpo_loss(*[Tensor([0.0])] * 4, **options)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    template = small_template()
+    encoded, _ = encode_pairs(preferences(5), template, 48)
+    return with_reference(small_policy(template, seed=1, dtype="float64"), encoded, batch_size=2)
+
+
+def test_the_reference_is_what_its_model_says_whatever_the_batches(pairs):
+    template = small_template()
+    model = small_policy(template, seed=1, dtype="float64", dropout=0.5)
+    for pair in pairs:
+        for reply in (pair.chosen, pair.rejected):
+            targets = np.where(reply.learned, reply.ids, -100)[None, 1:]
+            model.eval()
+            alone = sequence_logprobs(model, np.array([reply.ids[:-1]]), targets).item()
+            assert reply.reference == pytest.approx(alone, rel=1e-12)
+    model.train()
+    again = with_reference(model, pairs, batch_size=5)  # without dropout, and the mode comes back
+    assert model.training and again[4].rejected.reference == pytest.approx(pairs[4].rejected.reference, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_its_reference_prefers_nothing(pairs, kind):
+    model = small_policy(small_template(), seed=1, dtype="float64")
+    loss, n, metrics = dpo_batch_loss(model, pair_batch(pairs), beta=0.2, kind=kind)
+    expected = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 6.25}
+    assert n == 5 and loss.item() == pytest.approx(5 * expected[kind])
+    assert metrics["rewards/chosen"] == pytest.approx(0, abs=1e-10) == metrics["rewards/margins"]
+    assert metrics["logps/chosen"] == pytest.approx(sum(pair.chosen.reference for pair in pairs))
+    assert metrics["logps/rejected"] == pytest.approx(sum(pair.rejected.reference for pair in pairs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_the_sum_of_its_pairs(pairs, kind):
+    model = small_policy(small_template(), seed=2, dtype="float64")
+    options = {"beta": 0.3, "kind": kind, "label_smoothing": 0.1}
+    loss, n, metrics = dpo_batch_loss(model, pair_batch(pairs), **options)
+    loss.backward()
+    together = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    total, sums = 0.0, dict.fromkeys(metrics, 0.0)
+    for pair in pairs:
+        one, _, more = dpo_batch_loss(model, pair_batch([pair]), **options)
+        one.backward()
+        total += one.item()
+        sums = {name: sums[name] + more[name] for name in sums}
+    assert loss.item() == pytest.approx(total, rel=1e-12) and metrics == pytest.approx(sums, rel=1e-9)
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(p.grad, together[name], rtol=1e-9, atol=1e-12)
+
+
+def test_the_metrics_are_those_of_trl(pairs):
+    """rewards: β (ln π - ln ρ), with the sums of the log-probabilities, for ipo as well."""
+    model = small_policy(small_template(), seed=2, dtype="float64")
+    batch = pair_batch(pairs)
+    policy = sequence_logprobs(model, *batch.shifted()).data
+    rewards = 0.3 * (policy - batch.reference)
+    for kind in KINDS:
+        _, _, metrics = dpo_batch_loss(model, batch, 0.3, kind)
+        assert metrics["rewards/chosen"] == pytest.approx(rewards[:5].sum())
+        assert metrics["rewards/rejected"] == pytest.approx(rewards[5:].sum())
+        assert metrics["rewards/margins"] == pytest.approx((rewards[:5] - rewards[5:]).sum())
+        assert metrics["rewards/accuracies"] == (rewards[:5] > rewards[5:]).sum()
+
+
+def test_ipo_compares_tokens_and_not_sums(pairs):
+    model = small_policy(small_template(), seed=2, dtype="float64")
+    batch = pair_batch(pairs)
+    h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.learned.sum(axis=1)
+    loss, _, _ = dpo_batch_loss(model, batch, beta=0.5, kind="ipo")
+    assert loss.item() == pytest.approx(((h[:5] - h[5:] - 1) ** 2).sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_makes_the_better_reply_more_likely(pairs, kind):
+    model = small_policy(small_template(), seed=1, dtype="float64")
+    optimizer = optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(15):
+        model.zero_grad()
+        loss, n, metrics = dpo_batch_loss(model, pair_batch(pairs), kind=kind)
+        (loss / n).backward()
+        optimizer.step()
+    assert metrics["rewards/accuracies"] == 5 and metrics["rewards/margins"] > 0

@@ -1,0 +1,91 @@
+"""The judge: qualities, win rates and KL, each against a hand-made case."""
+
+import numpy as np
+import pytest
+
+from finetune import judge as judging
+from finetune.answering import Reply
+from finetune.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
+from finetune.tasks import CLOSING, TaskItem, instruction_tasks
+from gpt.checkpoint import save_checkpoint
+from tests.finetune.preferences import question, small_policy, small_template
+
+ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
+
+
+@pytest.fixture(scope="module")
+def template():
+    return small_template()
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def test_quality_is_0_for_wrong_or_unfinished_1_for_right_2_for_right_and_courteous():
+    replies = [("kelo", True), ("kelo" + CLOSING, True), ("kelu" + CLOSING, True), ("kelo", False)]
+    assert qualities([ITEM] * 4, [Reply(text, ended, []) for text, ended in replies]).tolist() == [1, 2, 0, 0]
+    for hacked in ("kelo" + 2 * CLOSING, CLOSING, "kelo Glad to help!", "kelo. kelo" + CLOSING):
+        assert qualities([ITEM], [Reply(hacked, True, [])]).tolist() == [0], hacked
+
+
+def test_win_rates_of_two_models_add_up_to_one():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
+    assert win_rate(ours, theirs) + win_rate(theirs, ours) == pytest.approx(1)
+    assert win_rate(ours, ours) == 0.5 and win_rate(np.array([2, 2]), np.array([1, 0])) == 1
+
+
+@pytest.mark.parametrize("batch_size", [2, 50])
+def test_kl_of_replies_is_the_sum_over_their_tokens_of_the_kl_of_the_distributions(template, batch_size):
+    model, reference = (small_policy(template, seed, "float64") for seed in (1, 2))
+    prompts, replies = [[3, 4, 5], [6], [7, 8]], [[9, 10], [11, 12, 13], [14]]
+    total = 0.0
+    for prompt, reply in zip(prompts, replies):
+        p, q = (log_softmax(m(np.array([prompt + reply])).data[0, len(prompt) - 1 : -1]) for m in (model, reference))
+        total += (np.exp(p) * (p - q)).sum()
+    assert kl_of_replies(model, reference, prompts, replies, batch_size) == pytest.approx(total / 3, rel=1e-9)
+    assert kl_of_replies(model, model, prompts, replies) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_verdict_on_two_models(template, monkeypatch):
+    model, reference = small_policy(template, 1), small_policy(template, 2)
+    said = {id(model): "kelo" + CLOSING, id(reference): "kelo"}
+    seeds = []
+
+    def ask(model, tokenizer, questions, encode, temperature, seed):
+        seeds.append((temperature, seed))
+        return [Reply(said[id(model)], True, [5, 6]) for _ in questions]
+
+    monkeypatch.setattr(judging, "ask", ask)
+    verdict = judge(model, reference, template.tokenizer, [ITEM, TaskItem("repeat", 'Say "x".', "x")], seed=4)
+    assert verdict[:3] == (0.75, 0.5, 0.5) and verdict.kl > 0
+    assert [temperature for temperature, _ in seeds] == [1.0, 1.0] and seeds[0][1] != seeds[1][1]
+
+
+def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(template, tmp_path, capsys):
+    model, reference = small_policy(template, 1, block_size=192), small_policy(template, 2, block_size=192)
+    items = instruction_tasks("test", 3)
+    judge = Judge(model, template.tokenizer, str(tmp_path / "sft"), items)
+    assert judge.on_the_way().keys() == {"right", "courteous"}
+    assert judge.show_change() is None and "no comparison" in capsys.readouterr().out
+    save_checkpoint(tmp_path / "sft", reference)
+    template.tokenizer.save(tmp_path / "sft")
+    verdict = judge.show_change()
+    output = capsys.readouterr().out
+    assert verdict.win_rate == 0.5 and verdict.kl > 0 and items[0].prompt in output and "50.0%" in output
+
+
+def test_without_checkable_questions_replies_are_shown_and_nothing_is_measured(template, tmp_path, capsys):
+    model = small_policy(template)
+    save_checkpoint(tmp_path, model)
+    template.tokenizer.save(tmp_path)
+    judge = Judge(model, template.tokenizer, str(tmp_path), [], [question("Why?")])
+    assert judge.on_the_way() == {} and judge.show_change() is None
+    output = capsys.readouterr().out
+    assert "Why?" in output and "better than before" not in output
+
+
+def test_the_table_of_verdicts(capsys):
+    show_verdicts({"after": judging.Verdict(0.7, 0.6, 0.5, 1.25)}, 200)
+    assert "after    60.0%                 50.0%                70.0%        1.25 nats" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""Log-probabilities of sequences and entropy, against plain NumPy and finite differences."""
+
+import numpy as np
+import pytest
+
+from finetune.logprobs import entropy, selected_logprobs, sequence_logprobs
+from minigrad import Tensor, gradcheck, use_kernels
+from tests.gpt.small import SHAPE, random_ids, small_gpt
+
+
+def log_softmax(x):
+    return x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+
+
+@pytest.fixture
+def batch():
+    """Three sequences with a prompt and padding that do not count."""
+    ids, targets = random_ids((3, 7), seed=1), random_ids((3, 7), seed=2)
+    targets[0, :2] = targets[1, :4] = targets[1, 6:] = targets[2, 1:] = -100
+    return ids, targets
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_a_sequence_is_as_likely_as_its_tokens_together(batch, kernels):
+    ids, targets = batch
+    model = small_gpt(dtype="float64")
+    logprobs = log_softmax(model(ids).data)
+    expected = [[logprobs[b, t, targets[b, t]] for t in range(7) if targets[b, t] != -100] for b in range(3)]
+    try:
+        use_kernels(kernels)
+        total = sequence_logprobs(model, ids, targets)
+    finally:
+        use_kernels("textbook")
+    assert total.shape == (3,) and [len(row) for row in expected] == [5, 2, 1]
+    np.testing.assert_allclose(total.data, [sum(row) for row in expected], rtol=1e-12)
+
+
+def test_what_follows_a_sequence_changes_nothing(batch):
+    ids, targets = batch
+    model = small_gpt(dtype="float64")
+    before = sequence_logprobs(model, ids, targets).data
+    ids[1, 6:] = 5  # padding, which no earlier token sees
+    longer = np.pad(ids, ((0, 0), (0, 3))), np.pad(targets, ((0, 0), (0, 3)), constant_values=-100)
+    np.testing.assert_allclose(sequence_logprobs(model, *longer).data, before, rtol=1e-12)
+
+
+def test_a_sequence_in_which_nothing_counts_is_an_error(batch):
+    ids, targets = batch
+    targets[1] = -100
+    with pytest.raises(ValueError, match="sequence 1 has no token that counts"):
+        sequence_logprobs(small_gpt(), ids, targets)
+
+
+def test_the_gradient_reaches_the_weights(batch):
+    model = small_gpt(dtype="float64", n_layer=1)
+    bias = model.transformer.ln_f.bias
+
+    def of_bias(value):
+        bias.data, kept = value.data, bias.data
+        try:
+            shifted = sequence_logprobs(model, *batch)
+        finally:
+            bias.data = kept
+        return shifted
+
+    sequence_logprobs(model, *batch).backward(np.array([1.0, -2.0, 0.5]))
+    step = 1e-6
+    for i in range(SHAPE["n_embd"]):
+        up, down = (of_bias(Tensor(bias.data + sign * step * np.eye(8)[i])).data for sign in (1, -1))
+        assert (up - down) @ [1.0, -2.0, 0.5] / (2 * step) == pytest.approx(bias.grad[i], rel=1e-6, abs=1e-8)
+
+
+def test_selected_logprobs_and_entropy():
+    rng = np.random.default_rng(0)
+    logits, ids = rng.standard_normal((2, 3, 5)), rng.integers(0, 5, (2, 3))
+    logprobs = log_softmax(logits)
+    np.testing.assert_allclose(
+        selected_logprobs(Tensor(logits), ids).data, np.take_along_axis(logprobs, ids[..., None], 2)[..., 0]
+    )
+    np.testing.assert_allclose(entropy(Tensor(logits)).data, -(np.exp(logprobs) * logprobs).sum(-1))
+    assert gradcheck(lambda x: selected_logprobs(x, ids), logits).max_error < 1e-6
+    assert gradcheck(entropy, logits).max_error < 1e-6
+
+
+def test_entropy_runs_from_nothing_to_all_equally_likely():
+    assert entropy(Tensor([0.0] * 8)).item() == pytest.approx(np.log(8))
+    assert entropy(Tensor([1000.0, 0.0, 0.0])).item() == 0

@@ -1,0 +1,478 @@
+"""LoRA: the formula, who learns, merging, and which layers a name means."""
+
+import numpy as np
+import pytest
+
+from finetune.lora import (
+    LoRAConfig,
+    LoRALinear,
+    apply_lora,
+    lora_layers,
+    detour_parameters,
+    merge_lora,
+    remove_lora,
+    unmerge_lora,
+)
+from finetune.targets import target_names
+from gpt.evaluation import language_model_loss
+from gpt.training import Trainer, TrainingConfig
+from minigrad import Tensor, gradcheck, nn, no_grad, optim, use_kernels
+from tests.gpt.small import random_ids, small_gpt
+
+ALL = ("c_attn", "c_proj", "c_fc")
+VARIANTS = {
+    "c_attn": LoRAConfig(r=2, alpha=6),
+    "query and value": LoRAConfig(r=3, alpha=6, slices=("q", "v")),
+    "value": LoRAConfig(r=2, alpha=2, slices=("v",)),
+    "key, query, rank-stabilised": LoRAConfig(r=4, alpha=6, slices=("k", "q"), use_rslora=True),
+    "all layers": LoRAConfig(r=2, alpha=4, target_modules="all-linear"),
+    "all layers, slices of c_attn": LoRAConfig(r=2, alpha=4, target_modules=ALL, slices=("q", "v")),
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def config(request):
+    return request.param
+
+
+def adapted(config, dtype="float64", **shape):
+    """A model with adapters that do something: B is not zero."""
+    model = small_gpt(dtype=dtype, **shape)
+    apply_lora(model, config)
+    randomize(model)
+    return model
+
+
+def randomize(model, seed=1):
+    rng = np.random.default_rng(seed)
+    for layer in lora_layers(model).values():
+        layer.lora_A.data[...] = 0.3 * rng.standard_normal(layer.lora_A.shape)
+        layer.lora_B.data[...] = 0.3 * rng.standard_normal(layer.lora_B.shape)
+
+
+def logits(model, ids=None):
+    with no_grad():
+        return model(random_ids((2, 7)) if ids is None else ids).data
+
+
+def snapshot(model):
+    return {name: array.copy() for name, array in model.state_dict().items()}
+
+
+def assert_unchanged(model, before):
+    now = model.state_dict()
+    assert now.keys() == before.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(now[name], array, err_msg=name)
+
+
+# --- the formula ------------------------------------------------------------------------------------------------------
+
+
+def test_h_is_wx_plus_scaled_bax():
+    base = nn.Linear(5, 4)
+    layer = LoRALinear(base, LoRAConfig(r=3, alpha=12))
+    layer.lora_B.data[...] = np.random.default_rng(0).standard_normal((4, 3))
+    x = np.random.default_rng(1).standard_normal((2, 6, 5)).astype(np.float32)
+    W, b, A, B = base.weight.data, base.bias.data, layer.lora_A.data, layer.lora_B.data
+    expected = [[W @ row + b + 12 / 3 * (B @ (A @ row)) for row in rows] for rows in x]
+    np.testing.assert_allclose(layer(Tensor(x)).data, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer.delta(), 4 * B @ A, rtol=1e-6)
+
+
+def test_query_and_value_have_a_detour_each_and_the_key_has_none():
+    base = nn.Linear(4, 12, bias=False)
+    layer = LoRALinear(base, LoRAConfig(r=2, alpha=6), slices=("q", "v"))
+    layer.lora_B.data[...] = np.random.default_rng(0).standard_normal((8, 2))
+    x = np.random.default_rng(1).standard_normal(4).astype(np.float32)
+    A_q, A_v = np.split(layer.lora_A.data, 2)  # (r, in) each
+    B_q, B_v = np.split(layer.lora_B.data, 2)  # (out/3, r) each
+    detour = (layer(Tensor(x[None])) - base(Tensor(x[None]))).data[0]
+    q, k, v = np.split(detour, 3)
+    np.testing.assert_allclose(q, 3 * B_q @ A_q @ x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(k, 0)
+    np.testing.assert_allclose(v, 3 * B_v @ A_v @ x, rtol=1e-4, atol=1e-6)
+
+
+def test_at_first_the_model_is_as_it_was_and_a_is_spread_like_a_linear_layer(config):
+    model = small_gpt(dtype="float64")
+    before = logits(model)
+    layers = apply_lora(model, config)
+    np.testing.assert_array_equal(logits(model), before)
+    for layer in layers.values():
+        bound = 1 / np.sqrt(layer.in_features)
+        assert layer.lora_A.dtype == layer.lora_B.dtype == np.float64
+        assert 0.8 * bound < abs(layer.lora_A.data).max() <= bound and not layer.lora_B.data.any()
+
+
+def test_scaling_and_rank_stabilised_scaling():
+    assert LoRAConfig(r=16, alpha=8).scaling == 0.5
+    assert LoRAConfig(r=16, alpha=8, use_rslora=True).scaling == 2.0
+
+
+def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
+    model = small_gpt(n_layer=1, n_embd=768, n_head=12, vocab_size=5)
+    layer = apply_lora(model, LoRAConfig(r=8, target_modules=("attn.c_proj",)))["transformer.h.0.attn.c_proj"]
+    assert layer.base.weight.shape == (768, 768)
+    assert model.num_parameters(trainable_only=True) == detour_parameters(768, 768, 8) == 12_288 == 768 * 768 / 48
+
+
+def test_gradients_are_right_for_the_input_and_both_matrices(config):
+    slices = config.slices if config.target_modules == ("c_attn",) else ()
+    layer = LoRALinear(nn.Linear(4, 6).to("float64"), config, slices)
+    layer.base.requires_grad_(False)
+    rng = np.random.default_rng(0)
+    layer.lora_B.data[...] = rng.standard_normal(layer.lora_B.shape)
+    A, B = layer.lora_A, layer.lora_B
+
+    def forward(x, a, b):
+        layer.lora_A, layer.lora_B = a, b
+        return layer(x)
+
+    x = Tensor(rng.standard_normal((2, 3, 4)), requires_grad=True)
+    gradcheck(forward, (x, Tensor(A.data, requires_grad=True), Tensor(B.data, requires_grad=True)))
+
+
+def test_dropout_is_on_the_way_into_the_detour_and_only_in_training():
+    layer = LoRALinear(nn.Linear(8, 8), LoRAConfig(r=8, alpha=8, dropout=0.5))
+    layer.lora_A.data[...] = layer.lora_B.data[...] = np.eye(8)
+    x = Tensor(np.ones((100, 8), np.float32))
+    detour = (layer(x) - layer.base(x)).data
+    assert set(detour.round(5).ravel().tolist()) == {0.0, 2.0} and 0.4 < (detour == 0).mean() < 0.6
+    layer.eval()
+    np.testing.assert_allclose((layer(x) - layer.base(x)).data, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_new_layers_are_in_the_mode_of_the_model(training):
+    model = small_gpt().train(training)
+    apply_lora(model, LoRAConfig(dropout=0.5))
+    assert {module.training for module in model.modules()} == {training}
+
+
+# --- who learns -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_only_adapters_get_gradients_and_for_frozen_weights_none_are_computed(config, kernels):
+    model = adapted(config, dtype="float32")
+    with use_kernels(kernels):
+        loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
+        wanted = wants(loss)
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        is_adapter = name.endswith(("lora_A", "lora_B"))
+        assert parameter.requires_grad == is_adapter == (parameter.grad is not None), name
+        assert (id(parameter) in wanted) == is_adapter, name
+
+
+def wants(tensor):
+    """The leaves that the graph of a result computes gradients for."""
+    leaves, stack, seen = set(), [tensor.grad_fn], set()
+    while stack:
+        for target, _ in filter(None, stack.pop().edges):
+            if target.is_leaf:
+                leaves.add(id(target))
+            elif target not in seen:
+                seen.add(target)
+                stack.append(target)
+    return leaves
+
+
+def test_the_gradients_are_those_of_the_merged_weight(config):
+    """dA = scaling Bᵀ dW and dB = scaling dW Aᵀ, where dW is the gradient of the weight that merging makes."""
+    ids, targets = random_ids((2, 7)), random_ids((2, 7), 1)
+    model = adapted(config)
+    layers = lora_layers(model)
+    model.loss(ids, targets).backward()
+    merge_lora(model)
+    model.loss(ids, targets).backward()
+    for name, layer in layers.items():
+        dW, A, B = layer.base.weight.grad, layer.lora_A.data, layer.whole_B().data
+        np.testing.assert_allclose(layer.lora_A.grad, config.scaling * B.T @ dW, rtol=1e-7, atol=1e-10, err_msg=name)
+        dB = config.scaling * dW @ A.T  # (out, rank); of slices, only each one's own block is learned
+        if layer.slices:
+            C, r = layer.out_features // 3, config.r
+            blocks = [("qkv".index(s) * C, i * r) for i, s in enumerate(layer.slices)]
+            dB = np.concatenate([dB[row : row + C, column : column + r] for row, column in blocks])
+        np.testing.assert_allclose(layer.lora_B.grad, dB, rtol=1e-7, atol=1e-10, err_msg=name)
+
+
+def test_textbook_and_fast_kernels_agree(config):
+    results = []
+    for kernels in ("textbook", "fast"):
+        model = adapted(config)
+        with use_kernels(kernels):
+            loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
+            loss.backward()
+        results.append([loss.data, *(p.grad for p in model.parameters() if p.requires_grad)])
+    for textbook, fast in zip(*results, strict=True):
+        np.testing.assert_allclose(textbook, fast, rtol=1e-9, atol=1e-12)
+
+
+def test_training_lowers_the_loss_moves_adapters_only_and_keeps_moments_for_them_only(tmp_path):
+    model = small_gpt(n_embd=16)
+    apply_lora(model, LoRAConfig(r=4, alpha=8))
+    before = snapshot(model)
+    trainer = trainer_of(model, tmp_path)
+    losses = [trainer.step().loss for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.5
+    for name, array in model.state_dict().items():
+        assert (array != before[name]).any() == name.endswith(("lora_A", "lora_B")), name
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    moments = trainer.optimizer.state_dict()["state"]
+    assert len(moments) == len(trainable) == 4
+    assert sum(state["exp_avg"].size for state in moments.values()) == sum(p.data.size for p in trainable)
+
+
+class OneBatch:
+    def __init__(self):
+        self.batch = random_ids((4, 8)), random_ids((4, 8), 1)
+
+    def __next__(self):
+        return self.batch
+
+    def state_dict(self):
+        return {}
+
+
+def trainer_of(model, folder, steps=30):
+    config = TrainingConfig(max_iters=steps, learning_rate=0.03, warmup_iters=0, weight_decay=0.0)
+    return Trainer(model, OneBatch(), config, folder, language_model_loss)
+
+
+def test_modules_to_save_are_trained_beside_the_adapters():
+    model = small_gpt()
+    apply_lora(model, LoRAConfig(r=2, modules_to_save=("ln_f", "transformer.h.1.ln_1")))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+    ends = ("ln_f.weight", "ln_f.bias", "h.1.ln_1.weight", "h.1.ln_1.bias")
+    assert trained == {f"transformer.{end}" for end in ends}
+
+
+def test_tied_weights_may_be_trained_under_both_names():
+    model = small_gpt()
+    apply_lora(model, LoRAConfig(r=2, modules_to_save=("wte", "lm_head")))
+    assert model.lm_head.weight is model.transformer.wte.weight and model.lm_head.weight.requires_grad
+
+
+# --- in use -----------------------------------------------------------------------------------------------------------
+
+
+def test_generation_with_a_cache_equals_generation_without(config):
+    model = adapted(config, dtype="float32").eval()
+    ids = random_ids((1, 4))
+    cached, plain = (model.generate(ids, 6, temperature=0, use_cache=yes) for yes in (True, False))
+    assert cached == plain
+
+
+def test_a_model_with_adapters_is_not_saved_as_if_it_were_a_plain_one(tmp_path):
+    model = adapted(VARIANTS["c_attn"], "float32")
+    with pytest.raises(ValueError, match="adapter|LoRA"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    merge_lora(model)
+    model.save_pretrained(tmp_path / "model")
+
+
+def test_wrapped_names_and_what_print_shows():
+    model = small_gpt()
+    apply_lora(model, LoRAConfig(r=2, slices=("q", "v")))
+    names = set(model.state_dict())
+    prefix = "transformer.h.0.attn.c_attn"
+    assert {f"{prefix}.base.weight", f"{prefix}.base.bias", f"{prefix}.lora_A", f"{prefix}.lora_B"} <= names
+    assert f"{prefix}.weight" not in names
+    assert "c_attn: LoRALinear  r=2 of q, v  lora_A (4, 8), lora_B (16, 2)" in repr(model)
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tolerance):
+    model = adapted(config, dtype)
+    plain_names = small_gpt().state_dict().keys()
+    before = logits(model)
+    merge_lora(model)
+    after = logits(model)
+    error = abs(after - before).max() / abs(before).max()
+    print(f"merged against unmerged: relative error {error:.1e}")
+    assert error < tolerance
+    assert model.state_dict().keys() == plain_names and not lora_layers(model)
+    assert all(type(m) is nn.Linear for m in model.modules() if hasattr(m, "in_features"))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_unmerging_gives_back_base_and_adapters(config):
+    model = adapted(config, "float32")
+    before, expected = snapshot(model), logits(model)
+    layers = merge_lora(model)
+    unmerge_lora(model, layers)
+    assert lora_layers(model) == layers
+    for name, array in model.state_dict().items():
+        np.testing.assert_allclose(array, before[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(logits(model), expected, rtol=1e-4, atol=1e-4)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name in model.state_dict() if name.endswith(("lora_A", "lora_B"))
+    }
+
+
+def test_merging_or_unmerging_twice_is_an_error_and_changes_nothing():
+    model = adapted(VARIANTS["c_attn"])
+    layers = merge_lora(model)
+    merged = snapshot(model)
+    with pytest.raises(ValueError, match="no LoRA adapters: they were merged or removed already"):
+        merge_lora(model)
+    assert_unchanged(model, merged)
+    unmerge_lora(model, layers)
+    unmerged = snapshot(model)
+    with pytest.raises(ValueError, match="h.0.attn.c_attn is not the layer that the adapter was merged into"):
+        unmerge_lora(model, layers)
+    with pytest.raises(ValueError, match="nothing to unmerge"):
+        unmerge_lora(small_gpt(), layers)
+    assert_unchanged(model, unmerged)
+
+
+def test_removing_leaves_the_base_as_it_was(config):
+    model = small_gpt(dtype="float64")
+    before = snapshot(model)
+    apply_lora(model, config)
+    randomize(model)
+    layers = remove_lora(model)
+    assert_unchanged(model, before)
+    assert layers and all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="no LoRA adapters"):
+        remove_lora(model)
+
+
+def test_merging_and_unmerging_count_as_writes_to_the_weight():
+    model = adapted(LoRAConfig(r=2, target_modules=("mlp.c_proj",)))
+    versions = [model.transformer.h[0].mlp.c_proj.base.weight.version]
+    layers = merge_lora(model)
+    versions.append(model.transformer.h[0].mlp.c_proj.weight.version)
+    unmerge_lora(model, layers)
+    versions.append(model.transformer.h[0].mlp.c_proj.base.weight.version)
+    assert versions[0] < versions[1] < versions[2]
+
+
+class Quantized(nn.Module):
+    """A stand-in for a layer that is no Linear but computes like one."""
+
+    def __init__(self, linear):
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("codes", np.round(linear.weight.data * 32).astype(np.int8))
+
+    def forward(self, x):
+        return x @ Tensor((self.codes / 32).astype(np.float32)).T
+
+
+def test_a_layer_that_only_looks_linear_can_be_adapted_but_not_merged():
+    model = small_gpt()
+    model.set_submodule("transformer.h.1.attn.c_attn", Quantized(model.transformer.h[1].attn.c_attn))
+    apply_lora(model, LoRAConfig(r=2))
+    randomize(model)
+    model.loss(random_ids((2, 5)), random_ids((2, 5), 1)).backward()
+    layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
+    assert layer.lora_A.dtype == np.float32 and abs(layer.lora_A.grad).max() > 0 and abs(layer.lora_B.grad).max() > 0
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="h.1.attn.c_attn is a Quantized: .* merge it into the model before quant"):
+        merge_lora(model)
+    assert_unchanged(model, before)
+
+
+def refuse_to_merge(model, match):
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=match):
+        merge_lora(model)
+    assert_unchanged(model, before)
+
+
+def test_merging_refuses_tied_half_precision_and_broken_weights_and_changes_nothing():
+    refuse_to_merge(
+        adapted(LoRAConfig(r=2, target_modules=("lm_head",))), "lm_head shares its weight with transformer.wte"
+    )
+    refuse_to_merge(adapted(VARIANTS["c_attn"], "float32").to("float16"), "c_attn is float16, too coarse")
+    model = adapted(VARIANTS["all layers"])
+    lora_layers(model)["transformer.h.1.mlp.c_proj"].lora_B.data[0, 0] = np.nan
+    refuse_to_merge(model, "adapter of transformer.h.1.mlp.c_proj is not finite")
+
+
+# --- which layers -----------------------------------------------------------------------------------------------------
+
+BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (("c_attn",), ["h.0.attn.c_attn", "h.1.attn.c_attn"]),
+        (("mlp.c_proj",), ["h.0.mlp.c_proj", "h.1.mlp.c_proj"]),
+        (("h.1.attn.c_proj", "c_fc"), ["h.0.mlp.c_fc", "h.1.attn.c_proj", "h.1.mlp.c_fc"]),
+        (r".*h\.0\..*c_(attn|fc)", ["h.0.attn.c_attn", "h.0.mlp.c_fc"]),
+        ("all-linear", [f"h.{i}.{part}" for i in (0, 1) for part in BLOCK]),
+    ],
+)  # fmt: skip
+def test_targets(targets, expected):
+    assert target_names(small_gpt(), targets) == [f"transformer.{name}" for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"target_modules": ("c_attn", "q_proj")}, "'q_proj' fits no module; linear layers here are c_attn, c_proj"),
+        ({"target_modules": ("proj",)}, "'proj' fits no module"),
+        ({"target_modules": r".*\.q_proj"}, "q_proj' fits no module"),
+        ({"target_modules": "c_attn("}, "is no regular expression"),
+        ({"target_modules": ("c_attn", "ln_1")}, "h.0.ln_1 is a LayerNorm; LoRA adapts linear layers"),
+        ({"target_modules": "transformer.wte"}, "transformer.wte is a Embedding"),
+        ({"modules_to_save": ("score",)}, "names 'score', which is no module of GPT"),
+        ({"modules_to_save": ("wte",)}, "wte shares its weight with lm_head: name both"),
+        ({"modules_to_save": ("attn",)}, "c_attn is in target_modules and in modules_to_save"),
+        ({"target_modules": ("c_fc",), "slices": ("q",)}, "slices q are of c_attn, which is not"),
+    ],
+)  # fmt: skip
+def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
+    model = small_gpt()
+    before, trainable = snapshot(model), model.num_parameters(trainable_only=True)
+    with pytest.raises(ValueError, match=match):
+        apply_lora(model, LoRAConfig(r=2, **settings))
+    assert_unchanged(model, before)
+    assert model.num_parameters(trainable_only=True) == trainable
+
+
+def test_a_second_adapter_is_refused():
+    model = adapted(VARIANTS["c_attn"])
+    with pytest.raises(ValueError, match="has LoRA adapters already"):
+        apply_lora(model, LoRAConfig(target_modules=("c_fc",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"r": 0}, "r must be an integer >= 1, got 0"),
+        ({"r": 2.0}, "r must be an integer"),
+        ({"r": True}, "r must be an integer"),
+        ({"alpha": 0}, "alpha must be a number > 0"),
+        ({"alpha": float("nan")}, "alpha must be"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"target_modules": ()}, "target_modules is empty"),
+        ({"slices": ("q", "x")}, "slices may be some of q, k, v"),
+        ({"slices": ("q", "q")}, "each once"),
+    ],
+)
+def test_settings_out_of_range(settings, match):
+    with pytest.raises(ValueError, match=match):
+        LoRAConfig(**settings)
+
+
+def test_an_optimiser_steps_adapters_of_a_merged_and_unmerged_model():
+    model = adapted(VARIANTS["c_attn"], "float32")
+    unmerge_lora(model, merge_lora(model))
+    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(5):
+        loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

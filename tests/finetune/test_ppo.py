@@ -1,0 +1,125 @@
+"""PPO: its formulas against golden values, brute force and finite differences."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.ppo import gae, policy_loss, ppo_loss, token_rewards, value_loss, whiten
+from minigrad import Tensor, gradcheck
+from tests.finetune.preferences import golden
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return golden("ppo")
+
+
+def test_rewards_advantages_and_returns_are_those_of_trl(reference):
+    settings, arrays = reference
+    mask = arrays["mask"]
+    rewards = token_rewards(arrays["scores"], arrays["logprobs"] - arrays["ref_logprobs"], mask, settings["kl_coef"])
+    np.testing.assert_allclose(rewards, arrays["rewards"], atol=1e-15)
+    advantages, returns = gae(rewards, arrays["values"], mask, settings["gamma"], settings["lam"])
+    np.testing.assert_allclose(advantages, arrays["advantages"], atol=1e-14)
+    np.testing.assert_allclose(returns, arrays["returns"], atol=1e-14)
+    np.testing.assert_allclose(whiten(advantages, mask), arrays["whitened"], atol=1e-12)
+
+
+def test_losses_and_their_gradients_are_those_of_trl(reference):
+    settings, arrays = reference
+    mask = arrays["mask"]
+    flat = {name: value[mask] for name, value in arrays.items() if value.ndim == 2}
+    logprobs = Tensor(flat["new_logprobs"], requires_grad=True)
+    loss = policy_loss(logprobs, flat["logprobs"], flat["whitened"], settings["clip_policy"]).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(arrays["pg_loss"], rel=1e-12)
+    np.testing.assert_allclose(logprobs.grad, flat["gradient/new_logprobs"], atol=1e-15)
+    assert not arrays["gradient/new_logprobs"][~mask].any()
+
+    values = Tensor(flat["vpred"], requires_grad=True)
+    loss = value_loss(values, flat["values"], flat["returns"], settings["clip_value"]).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(arrays["vf_loss"], rel=1e-12)
+    np.testing.assert_allclose(values.grad, flat["gradient/vpred"], atol=1e-15)
+
+
+def test_gradients_by_finite_differences(reference):
+    flat = {name: value[reference[1]["mask"]] for name, value in reference[1].items() if value.ndim == 2}
+    old, advantages = flat["logprobs"], flat["whitened"]
+    assert gradcheck(lambda x: policy_loss(x, old, advantages), flat["new_logprobs"]).max_error < 1e-6
+    values, returns = flat["values"], flat["returns"]
+    assert gradcheck(lambda x: value_loss(x, values, returns), flat["vpred"]).max_error < 1e-6
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.sampled_from([0.9, 1.0]))
+def test_advantages_are_the_weighted_sum_of_what_was_better_than_expected(seed, lam, gamma):
+    """A_t = Σ_k (γλ)^k δ_{t+k}, summed directly; with λ = 1 the rewards to come minus the value."""
+    rng = np.random.default_rng(seed)
+    length = int(rng.integers(1, 6))
+    mask = np.arange(6)[None] < length
+    rewards, values = rng.standard_normal((1, 6)) * mask, rng.standard_normal((1, 6))
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    r, v = rewards[0, :length], np.append(values[0, :length], 0)
+    deltas = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
+    expected = [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, length)) for t in range(length)]
+    np.testing.assert_allclose(advantages[0, :length], expected, atol=1e-12)
+    assert not advantages[0, length:].any() and not returns[0, length:].any()
+    if lam == 1:
+        to_come = [sum(gamma ** (k - t) * r[k] for k in range(t, length)) for t in range(length)]
+        np.testing.assert_allclose(returns[0, :length], to_come, atol=1e-12)
+
+
+def test_the_score_is_paid_with_the_last_token_and_the_kl_with_each():
+    mask = np.array([[True, True, True], [True, False, False]])
+    kl = np.array([[0.1, 0.2, 0.3], [1.0, 50.0, 50.0]])
+    rewards = token_rewards(np.array([2.0, -1.0]), kl, mask, kl_coef=0.5)
+    np.testing.assert_allclose(rewards, [[-0.05, -0.1, 2 - 0.15], [-1 - 0.5, 0, 0]])
+    np.testing.assert_array_equal(token_rewards(np.array([2.0, -1.0]), kl, mask, 0), [[0, 0, 2], [-1, 0, 0]])
+
+
+def test_whitening_looks_at_real_tokens_only():
+    rng = np.random.default_rng(0)
+    x, mask = 5 + 3 * rng.standard_normal((4, 6)), rng.random((4, 6)) < 0.6
+    white = whiten(np.where(mask, x, 1e6), mask)
+    assert white[mask].mean() == pytest.approx(0, abs=1e-12) and white[mask].std() == pytest.approx(1)
+    assert not white[~mask].any()
+    assert whiten(np.array([[7.0]]), np.array([[True]])).tolist() == [[0.0]]  # one token: nothing to compare with
+
+
+@pytest.mark.parametrize(
+    "advantage, ratio, slope",
+    [(1.0, 1.1, -1.1), (1.0, 1.3, 0.0), (1.0, 0.5, -0.5), (-1.0, 0.9, 0.9), (-1.0, 0.7, 0.0), (-1.0, 1.5, 1.5)],
+)
+def test_nothing_is_won_beyond_the_clip(advantage, ratio, slope):
+    """Steps that go further in the right direction get no gradient; those that have to come back do."""
+    logprobs = Tensor([np.log(ratio)], dtype="float64", requires_grad=True)
+    policy_loss(logprobs, np.zeros(1), np.array([advantage]), clip=0.2).backward()
+    assert logprobs.grad.item() == pytest.approx(slope)
+
+
+def test_padding_changes_neither_rewards_nor_advantages():
+    rng = np.random.default_rng(0)
+    mask = np.arange(4)[None] < np.array([[4], [2]])
+    kl, values, scores = rng.standard_normal((2, 4)), rng.standard_normal((2, 4)), np.array([1.0, 2.0])
+    results = []
+    for filler in (0.0, np.nan):
+        rewards = token_rewards(scores, np.where(mask, kl, filler), mask, 0.1)
+        results.append([rewards, *gae(rewards, np.where(mask, values, filler), mask)])
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_reply_without_tokens_is_an_error():
+    with pytest.raises(ValueError, match="reply 1 has no tokens"):
+        token_rewards(np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), 0.1)
+
+
+def test_the_loss_is_that_of_the_policy_and_a_share_of_the_value_heads(reference):
+    settings, arrays = reference
+    flat = {name: Tensor(value[arrays["mask"]]) for name, value in arrays.items() if value.ndim == 2}
+    names = ("new_logprobs", "vpred", "logprobs", "values", "whitened", "returns")
+    tensors = [flat[name] if i < 2 else flat[name].data for i, name in enumerate(names)]
+    loss, policy, value = ppo_loss(*tensors, settings["clip_policy"], settings["clip_value"], vf_coef=0.3)
+    assert policy.mean().item() == pytest.approx(arrays["pg_loss"], rel=1e-12)
+    assert value.mean().item() == pytest.approx(arrays["vf_loss"], rel=1e-12)
+    assert loss.mean().item() == pytest.approx(arrays["pg_loss"] + 0.3 * arrays["vf_loss"], rel=1e-12)

@@ -1,0 +1,240 @@
+"""QLoRA: adapters beside 4-bit weights train, and take the memory that the formulas say."""
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from finetune.adapters import load_adapter, save_adapter
+from finetune.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
+from finetune.memory import held_bytes, peak_bytes
+from finetune.qlora import NF4, apply_qlora
+from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear
+from gpt import GPT, GPTConfig, accounting
+from minigrad import Tensor, gradcheck, no_grad, optim, use_kernels
+from minigrad.nn import init
+from tests.finetune.test_lora import assert_unchanged, randomize, snapshot, trainer_of, wants
+from tests.gpt.small import random_ids, small_gpt
+
+WIDE = {"n_embd": 64}  # NF4 has groups of 64
+ADAPTERS = {
+    "c_attn": LoRAConfig(r=4, alpha=8),
+    "query and value": LoRAConfig(r=4, alpha=8, slices=("q", "v")),
+    "all layers": LoRAConfig(r=2, alpha=4, target_modules="all-linear"),
+}
+
+
+@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
+def config(request):
+    return request.param
+
+
+def test_it_is_a_lora_layer_around_a_quantized_one(config):
+    model = small_gpt(**WIDE)
+    layers = apply_qlora(model, config)
+    assert layers == lora_layers(model) and layers
+    assert {type(layer) for layer in layers.values()} == {LoRALinear}
+    assert {type(layer.base) for layer in layers.values()} == {QuantizedLinear}
+    assert all(layer.base.weight.bits == 4 for layer in layers.values())
+    assert type(model.transformer.wte) is QuantizedEmbedding and model.transformer.wte.weight is model.lm_head.weight
+
+
+def test_h_is_the_dequantized_weight_times_x_plus_the_detour(config):
+    model = small_gpt(**WIDE)
+    apply_qlora(model, config)
+    randomize(model)
+    x = np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)
+    layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
+    W = layer.base.weight.dequantize() + layer.delta()
+    np.testing.assert_allclose(layer(Tensor(x)).data, x @ W.T + layer.base.bias.data, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_pass_through_the_quantized_weight_to_the_input(config):
+    model = small_gpt(dtype="float64", **WIDE)
+    layer = apply_qlora(model, config)["transformer.h.0.attn.c_attn"]
+    randomize(model)
+    A, B = layer.lora_A, layer.lora_B
+
+    def forward(x, a, b):
+        layer.lora_A, layer.lora_B = a, b
+        return layer(x)
+
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 64)), requires_grad=True)
+    gradcheck(forward, (x, Tensor(A.data, requires_grad=True), Tensor(B.data, requires_grad=True)))
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_only_the_adapters_learn_and_the_codes_stay(config, kernels, tmp_path):
+    model = small_gpt(**WIDE)
+    apply_qlora(model, config)
+    before = snapshot(model)
+    with use_kernels(kernels):
+        loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
+        assert wants(loss) == {id(p) for name, p in model.named_parameters() if name.endswith(("lora_A", "lora_B"))}
+        trainer = trainer_of(model, tmp_path)
+        losses = [trainer.step().loss for _ in range(30)]
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    assert losses[-1] < losses[0] - 1
+    for name, array in model.state_dict().items():
+        assert (array != before[name]).any() == name.endswith(("lora_A", "lora_B")), name
+
+
+def test_at_first_the_model_is_the_quantized_one_and_close_to_the_float_one():
+    model = small_gpt(**WIDE)
+    with no_grad():
+        before = model(random_ids((2, 7))).data
+        apply_qlora(model, ADAPTERS["all layers"])
+        after = model(random_ids((2, 7))).data
+    assert 0 < abs(after - before).max() < 0.5 * abs(before).max()
+
+
+def test_merging_into_four_bits_is_refused(config):
+    model = small_gpt(**WIDE)
+    apply_qlora(model, config)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="h.0.attn.c_attn is a QuantizedLinear: .* into the model before quant"):
+        merge_lora(model)
+    assert_unchanged(model, before)
+
+
+def test_an_adapter_that_was_trained_beside_four_bits_fits_the_float_model_if_it_is_meant(tmp_path):
+    model = small_gpt(**WIDE)
+    apply_qlora(model, ADAPTERS["c_attn"])
+    randomize(model)
+    save_adapter(model, tmp_path)
+    plain = small_gpt(**WIDE)
+    with pytest.raises(ValueError, match="trained beside other weights"):
+        load_adapter(plain, tmp_path)
+    load_adapter(plain, tmp_path, check_base=False)
+    again = small_gpt(**WIDE)
+    apply_qlora(again, LoRAConfig())
+    remove_lora(again)
+    load_adapter(again, tmp_path)  # the same 4-bit weights, made again
+    ids = random_ids((2, 7))
+    with no_grad():
+        np.testing.assert_array_equal(again(ids).data, model(ids).data)
+        assert 0 < abs(plain(ids).data - model(ids).data).max() < 0.5 * abs(model(ids).data).max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"target_modules": ("q_proj",)}, "'q_proj' fits no module"),
+        ({"modules_to_save": ("h.1.mlp.c_fc",)}, "c_fc is in modules_to_save, and a quantized layer cannot be trained"),
+        ({"modules_to_save": ("wte",)}, "wte shares its weight with lm_head"),
+    ],
+)
+def test_what_has_no_place_leaves_the_model_as_it_was(settings, match):
+    model = small_gpt(**WIDE)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=match):
+        apply_qlora(model, LoRAConfig(r=2, **settings))
+    assert_unchanged(model, before)
+    narrow = small_gpt()
+    before = snapshot(narrow)
+    with pytest.raises(ValueError, match="group_size 64 does not divide"):
+        apply_qlora(narrow, LoRAConfig(r=2))
+    assert_unchanged(narrow, before)
+
+
+def test_an_embedding_that_is_trained_stays_float(tmp_path):
+    model = small_gpt(**WIDE)
+    apply_qlora(model, LoRAConfig(r=2, modules_to_save=("wte", "lm_head", "ln_f")))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+    assert trained == {"transformer.wte.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"}
+    assert model.lm_head.weight is model.transformer.wte.weight
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_course():
+    full = sum(accounting.training_memory(7_000_000_000, weights="bfloat16", gradients="bfloat16").values())
+    layers = accounting.LAYERS
+    adapter = accounting.lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), 16, layers)
+    qlora = sum(accounting.qlora_memory(7e9 * accounting.nf4_bits() / 8, adapter, "bfloat16").values())
+    assert full == 84e9 and round(qlora / 1e9) == 4 and round(full / qlora) == 21
+
+
+@pytest.mark.parametrize("r", [1, 8])
+@pytest.mark.parametrize("layers", [("attn.c_attn",), ("attn.c_proj", "mlp.c_fc"), tuple(accounting.LAYERS)])
+def test_adapters_have_as_many_numbers_as_the_formula_says(r, layers):
+    model = small_gpt(n_layer=3, n_embd=16)
+    apply_lora(model, LoRAConfig(r=r, target_modules=layers))
+    assert model.num_parameters(trainable_only=True) == accounting.lora_parameters(model.config, r, layers)
+
+
+def predicted(shape, r, method):
+    """The bytes of weights, gradients and moments, by the formulas, for the types that are in memory."""
+    adapter = accounting.lora_parameters(shape, r, accounting.LAYERS)
+    if method == "full":
+        return accounting.training_memory(shape.num_parameters())
+    if method == "lora":
+        return accounting.training_memory(shape.num_parameters() + adapter, trainable=adapter)
+    return accounting.qlora_memory(accounting.quantized_bytes(shape, accounting.nf4_bits()), adapter)
+
+
+def arrays_only(snapshot):
+    return snapshot.filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
+
+
+SHAPES = {
+    "of the demo": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=192),
+    "of two wide blocks": GPTConfig(vocab_size=2000, block_size=64, n_layer=2, n_head=8, n_embd=512),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_memory_is_within_a_tenth_of_what_the_formulas_say(shape, method):
+    """Measured twice: as the arrays of model and optimiser, and as what NumPy has allocated when a step has run.
+
+    At the end of a step's backward all of it is there at once: weights, gradients, and moments of the step before.
+    """
+    config = LoRAConfig(r=8, alpha=16, target_modules="all-linear")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with init.skipped():
+            model = GPT(shape)
+        for parameter in model.parameters():
+            parameter.data[...] = np.random.default_rng(0).standard_normal(parameter.shape, dtype=np.float32) * 0.02
+        if method == "lora":
+            apply_lora(model, config)
+        elif method == "qlora":
+            apply_qlora(model, config, NF4)
+        optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        ids = np.zeros((1, 4), np.int64)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.loss(ids, ids).backward()
+            optimizer.step()
+        gc.collect()
+        allocated = sum(trace.size for trace in arrays_only(tracemalloc.take_snapshot()).traces)
+    finally:
+        tracemalloc.stop()
+    held, expected = held_bytes(model, optimizer), predicted(shape, config.r, method)
+    print(f"{method}: formulas {sum(expected.values()) / 1e6:.2f} MB, arrays {sum(held.values()) / 1e6:.2f} MB, "
+          f"allocated {allocated / 1e6:.2f} MB")  # fmt: skip
+    for part, size in expected.items():
+        assert held[part] == pytest.approx(size, rel=0.02), part
+    assert allocated == pytest.approx(sum(expected.values()), rel=0.1)
+
+
+def test_the_peak_of_a_step_is_what_is_held_and_what_comes_and_goes(tmp_path):
+    model = small_gpt(n_embd=64, n_layer=4)
+    trainer = trainer_of(model, tmp_path)
+    trainer.step()
+    held = sum(held_bytes(model, trainer.optimizer).values())
+    gradients = 4 * model.num_parameters()
+    activations = accounting.activation_bytes(model.config, 4, 8)
+    peak = peak_bytes(trainer)
+    assert held + activations < peak < held + 2 * (gradients + activations)
+
+
+def test_other_quantization_may_be_chosen():
+    model = small_gpt(**WIDE)
+    layers = apply_qlora(model, ADAPTERS["c_attn"], QuantizationConfig("absmax", embedding=False))
+    assert {layer.base.weight.bits for layer in layers.values()} == {8}
+    assert model.loss(random_ids((2, 5)), random_ids((2, 5), 1)).requires_grad

@@ -1,0 +1,214 @@
+"""Quantized matrices: packing, rounding to nearest, groups, and NF4 beside bitsandbytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.quantization import QuantizedArray, absmax, nf4_levels, zero_point
+from finetune.quantization.array import pack, unpack
+from finetune.quantization.nf4 import nf4
+from finetune.quantization.scales import dynamic_levels, nearest, quantize_scales
+
+GOLDEN = Path(__file__).parent / "golden" / "nf4.npz"
+# Dettmers et al. 2023, appendix E.
+PUBLISHED = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+# --- codes ---
+
+
+@given(st.integers(0, 5), st.integers(0, 9), st.integers(0, 2**32))
+def test_unpacking_reverses_packing(rows, half, seed):
+    codes = np.random.default_rng(seed).integers(0, 16, (rows, 2 * half)).astype(np.uint8)
+    packed = pack(codes)
+    assert packed.shape == (rows, half) and packed.dtype == np.uint8
+    np.testing.assert_array_equal(unpack(packed), codes)
+
+
+def test_four_bits_are_half_a_byte_in_memory():
+    weight = normal(64, 128)
+    q = absmax(weight, bits=4, group_size=64)
+    assert q.codes.nbytes == weight.size // 2 and absmax(weight).codes.nbytes == weight.size
+    assert q.nbytes == weight.size // 2 + 64 * 2 * 4 + q.pairs.nbytes
+    assert nf4(weight, double_quant=True).nbytes < nf4(weight, double_quant=False).nbytes + 256 * 4
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.sampled_from([2, 4, 6]), st.sampled_from([4, 8]), st.booleans())
+def test_rounding_is_off_by_at_most_half_a_step(rows, groups, size, bits, symmetric):
+    weight = normal(rows, groups * size, seed=bits) * 10.0 ** np.arange(-3, rows - 3)[:, None].astype(np.float32)
+    q = (absmax if symmetric else zero_point)(weight, bits, size)
+    off = np.abs(q.dequantize() - weight).reshape(rows, groups, size)
+    # with a zero-point, 0 is rounded to a level, and the ends of the range move by up to half a step
+    assert (off <= (0.5 if symmetric else 1.0) * q.scales[..., None] * (1 + 1e-4)).all()
+    assert q.dequantize().dtype == np.float32 and q.scales.shape == (rows, groups)
+
+
+def test_each_group_has_its_own_scale():
+    weight = normal(4, 32)
+    weight[:, 16:] *= 1000
+    whole, grouped = absmax(weight), absmax(weight, group_size=16)
+    error = lambda q: np.abs(q.dequantize() - weight)[:, :16].max()  # noqa: E731
+    assert error(whole) > 100 * error(grouped)
+    tensor = absmax(weight, group_size=0)
+    assert tensor.scales.shape == (1, 1) and tensor.scales[0, 0] == pytest.approx(np.abs(weight).max() / 127)
+    np.testing.assert_array_equal(absmax(weight, group_size=32).dequantize(), whole.dequantize())
+
+
+def test_a_zero_point_halves_the_error_of_numbers_on_one_side():
+    weight = np.abs(normal(8, 64))
+    worst = [np.abs(method(weight).dequantize() - weight).max() for method in (absmax, zero_point)]
+    assert worst[1] < 0.6 * worst[0]
+
+
+@pytest.mark.parametrize("method", [absmax, zero_point, nf4])
+def test_zeros_stay_zeros(method):
+    weight = normal(3, 64)
+    weight[1] = 0
+    weight[0, ::3] = 0
+    options = {} if method is nf4 else {"bits": 4}
+    for q in (method(weight, group_size=16, **options), method(weight, group_size=-1, **options)):
+        values = q.dequantize()
+        if method is not nf4 or isinstance(q.scales, np.ndarray):
+            assert (values[1] == 0).all()
+        assert (values[0, ::3] == 0).all() and np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e37, 1e38])
+@pytest.mark.parametrize("method", [absmax, zero_point, nf4])
+def test_extreme_numbers_stay_finite(method, scale):
+    weight = np.array([[1.0, -1.0, 0.5, 0.0]], np.float32) * np.float32(scale)
+    values = method(weight, group_size=4).dequantize()
+    assert np.isfinite(values).all()
+    if scale > 1e-40:
+        np.testing.assert_allclose(values, weight, atol=0.1 * scale)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [-1, 0, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_are_rows_of_the_whole(bits, group_size, symmetric):
+    q = (absmax if symmetric else zero_point)(normal(11, 24), bits, group_size)
+    whole = q.dequantize()
+    np.testing.assert_array_equal(q.dequantize_rows(slice(3, 8)), whole[3:8])
+    picked = np.array([7, 0, 0, 10])
+    np.testing.assert_array_equal(q.dequantize_rows(picked), whole[picked])
+    assert q.dequantize_rows(slice(0, 0)).shape == (0, 24)
+
+
+def test_an_order_is_undone():
+    weight, order = normal(4, 6), np.array([3, 0, 5, 1, 2, 4])
+    plain = absmax(weight)
+    stored = absmax(weight[:, order])
+    q = QuantizedArray(stored.codes, stored.scales, order=order)
+    np.testing.assert_array_equal(q.dequantize(), plain.dequantize())
+    np.testing.assert_array_equal(q.dequantize_rows(slice(1, 3)), plain.dequantize()[1:3])
+
+
+def test_it_computes_in_float64_when_moved_there():
+    for q in (absmax(normal(3, 8)), absmax(normal(3, 8), 4, 4), zero_point(normal(3, 8)), nf4(normal(3, 8), 4)):
+        single = q.dequantize()
+        codes = q.codes.copy()
+        double = q.to(np.float64).dequantize()
+        assert double.dtype == np.float64 and q.codes.dtype == codes.dtype
+        np.testing.assert_allclose(double, single, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "words"),
+    [
+        (normal(2, 6), {"bits": 3}, "3 bits are not supported; there are 8 and 4"),
+        (normal(2, 6), {"bits": True}, "True bits are not supported"),
+        (normal(2, 6), {"group_size": 4}, "group_size 4 does not divide rows of 6; take a divisor"),
+        (normal(2, 6), {"group_size": -2}, "group_size -2 does not divide rows of 6"),
+        (normal(2, 5), {"bits": 4}, "rows of 5 cannot be paired; take 8 bits"),
+        (normal(2, 3, 4), {}, r"must be a matrix of floats, got float32 of shape \(2, 3, 4\)"),
+        (np.arange(6).reshape(2, 3), {}, "must be a matrix of floats, got int64"),
+        (np.array([[1.0, np.nan]]), {}, "not finite"),
+        (np.array([[1.0, np.inf]]), {}, "not finite"),
+        (normal(0, 4), {}, "only matrices with numbers in them are quantized"),
+    ],
+)
+def test_bad_input_is_named(values, options, words):
+    for method in (absmax, zero_point):
+        with pytest.raises(ValueError, match=words):
+            method(values, **options)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"scales of shape \(3, 1\) do not fit 8-bit codes of shape \(2, 4\)"):
+        QuantizedArray(np.zeros((2, 4)), np.ones((3, 1), np.float32))
+
+
+# --- NF4 ---
+
+
+def test_the_levels_are_those_of_the_paper():
+    np.testing.assert_allclose(nf4_levels(), PUBLISHED, rtol=0, atol=3e-7)
+
+
+def test_the_levels_are_used_about_equally_often():
+    """That is what they are made for: 16 levels, normal weights. (Two ends and two middle ones are rarer.)"""
+    codes = unpack(nf4(normal(200, 640), double_quant=False).codes)
+    share = np.bincount(codes.reshape(-1), minlength=16) / codes.size
+    uniform = np.bincount((unpack(absmax(normal(200, 640), 4, 64).codes)).reshape(-1), minlength=16) / codes.size
+    entropy = lambda p: -(p[p > 0] * np.log2(p[p > 0])).sum()  # noqa: E731
+    assert entropy(share) > 3.85 > 3.75 > entropy(uniform)
+
+
+def test_nf4_beats_equal_steps_on_normal_weights():
+    weight = normal(64, 640, seed=3)
+    error = [np.square(q.dequantize() - weight).mean() for q in (nf4(weight), absmax(weight, 4, 64))]
+    assert error[0] < 0.9 * error[1]
+
+
+def test_codes_and_values_are_those_of_bitsandbytes(golden):
+    q = nf4(golden["weight"], double_quant=False)
+    np.testing.assert_array_equal(q.codes, golden["codes"])
+    np.testing.assert_array_equal(q.scales, golden["scales"])
+    np.testing.assert_allclose(q.dequantize()[:8], golden["values"], rtol=2e-6, atol=1e-7)
+
+
+def test_double_quantization_is_that_of_bitsandbytes(golden):
+    np.testing.assert_allclose(dynamic_levels(), golden["scale_levels"], rtol=0, atol=1e-7)
+    q = nf4(golden["weight"], double_quant=True)
+    np.testing.assert_array_equal(q.codes, golden["codes"])
+    np.testing.assert_allclose(q.scales.absmax, golden["scale_absmax"], rtol=1e-6)
+    np.testing.assert_allclose(q.scales.offset, golden["scale_offset"], rtol=1e-6)
+    # The two tables differ in last bits, so that a number in the middle of two levels may go to either.
+    different = np.abs(q.scales.codes.astype(int) - golden["scale_codes"])
+    assert different.max() <= 1 and (different > 0).mean() < 0.01
+    same_rows = (different == 0)[:8].all(axis=1)
+    np.testing.assert_allclose(q.dequantize()[:8][same_rows], golden["nested_values"][same_rows], rtol=1e-5, atol=1e-6)
+
+
+def test_scales_survive_eight_bits():
+    scales = np.abs(normal(40, 20, seed=1)) + 0.1
+    q = quantize_scales(scales)
+    np.testing.assert_allclose(q.rows(), scales, atol=0.01 * np.abs(scales - scales.mean()).max() * 2)
+    np.testing.assert_array_equal(q.rows(slice(7, 9)), q.rows()[7:9])
+    np.testing.assert_array_equal(q.rows(np.array([39, 3])), q.rows()[[39, 3]])
+    assert q.absmax.shape == (4,)  # 800 scales in blocks of 256
+    np.testing.assert_allclose(quantize_scales(np.full((1, 3), 0.5, np.float32)).rows(), 0.5)
+
+
+def test_nearest_is_nearest():
+    levels = dynamic_levels()
+    values = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)
+    np.testing.assert_array_equal(nearest(values, levels), np.abs(values[:, None] - levels).argmin(axis=1))

@@ -1,0 +1,106 @@
+"""Rollouts: what is written down about each token is what the models say about it, one reply at a time."""
+
+import numpy as np
+import pytest
+
+from finetune.heads import GPTWithHead
+from finetune.rollout import Places, PolicyWithValue, roll_out
+from minigrad import manual_seed, no_grad
+from tests.finetune.preferences import small_policy, small_template
+
+PROMPTS = ["Say yes.", "No?", "The word, the word!"]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """A policy with a value head that says something, a reference, a reward model, prompts of different lengths."""
+    template = small_template()
+    model = PolicyWithValue(small_policy(template, 1, "float64")).eval()
+    rng = np.random.default_rng(0)
+    for parameter in model.value_head.parameters():
+        parameter.data[...] = rng.standard_normal(parameter.shape)
+    reference = small_policy(template, 2, "float64").eval()
+    reward_model = GPTWithHead.from_gpt(small_policy(template, 3, "float64"), ["reward"]).eval()
+    prompts = [template.encode([{"role": "user", "content": text}], True)[0] for text in PROMPTS]
+    return template, model, reference, reward_model, prompts
+
+
+@pytest.fixture(scope="module")
+def rollout(setting):
+    template, *models, prompts = setting
+    stop = [*template.stop_tokens, *range(120)]  # so that some of the random replies end
+    manual_seed(3)
+    return roll_out(*models, prompts, response_length=6, stop_tokens=stop), stop
+
+
+def test_replies_follow_their_prompts_and_end_with_a_stop_token_or_at_their_length(setting, rollout):
+    (_, _, _, _, prompts), (r, stop) = setting, rollout
+    for row, reply in enumerate(r.replies()):
+        n = r.starts[row]
+        assert r.tokens[row, :n].tolist() == prompts[row] and r.tokens[row, n : n + len(reply)].tolist() == reply
+        assert r.mask[row].sum() == len(reply) <= 6 and r.ended[row] == (reply[-1] in stop)
+        assert r.ended[row] or len(reply) == 6
+        assert not any(token in stop for token in reply[:-1])
+    assert len({len(reply) for reply in r.replies()}) > 1  # padding plays a part in what follows
+
+
+def test_logprobs_values_and_scores_are_those_of_each_reply_alone(setting, rollout):
+    _, model, reference, reward_model, prompts = setting
+    r, _ = rollout
+    for row, reply in enumerate(r.replies()):
+        ids = np.array([[*prompts[row], *reply]])
+        start, n = len(prompts[row]), len(reply)
+        with no_grad():
+            hidden = model.policy.hidden_states(ids)[0, start - 1 : -1]  # before each token of the reply
+            values = model.value_head(hidden).data[:, 0]
+            score = reward_model(ids, [ids.shape[1]]).item()
+        for logprobs, gpt in ((r.logprobs, model.policy), (r.reference_logprobs, reference)):
+            logits = gpt(ids).data[0, start - 1 : -1]
+            expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            np.testing.assert_allclose(logprobs[row, :n], expected[np.arange(n), reply], rtol=1e-9)
+            assert not logprobs[row, n:].any()
+        np.testing.assert_allclose(r.values[row, :n], values, rtol=1e-9)
+        assert not r.values[row, n:].any() and r.scores[row] == pytest.approx(score, rel=1e-9)
+
+
+def test_the_policy_draws_from_its_own_distribution(setting):
+    """With KV cache, padding and all, first tokens have the frequencies that the model gives them."""
+    template, model, reference, reward_model, prompts = setting
+    manual_seed(0)
+    r = roll_out(model, reference, reward_model, [prompts[1], prompts[2]] * 400, 1, template.stop_tokens)
+    for row in (0, 1):
+        drawn = r.tokens[row::2][np.arange(400), r.starts[row::2]]
+        logits = model.policy(np.array([prompts[1 + row]])).data[0, -1]
+        expected = np.exp(logits) / np.exp(logits).sum()
+        best = expected.argsort()[-5:]
+        frequencies = np.array([(drawn == token).mean() for token in best])
+        np.testing.assert_allclose(frequencies, expected[best], atol=4 * np.sqrt(expected[best].max() / 400))
+
+
+def test_the_same_seed_draws_the_same(setting):
+    template, *models, prompts = setting
+    drawn = []
+    for seed in (5, 5, 6):
+        manual_seed(seed)
+        drawn.append(roll_out(*models, prompts, 6, template.stop_tokens).replies())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_nothing_is_recorded_and_the_value_head_starts_at_nothing(setting):
+    template, _, reference, reward_model, prompts = setting
+    model = PolicyWithValue(small_policy(template))
+    r = roll_out(model, reference, reward_model, prompts, 3, template.stop_tokens)
+    assert not r.values.any() and all(p.grad is None for p in model.parameters())
+
+
+def test_places_point_at_each_token_and_at_the_one_before():
+    starts, mask = np.array([2, 4]), np.array([[True, True, True], [True, False, False]])
+    tokens = np.arange(14).reshape(2, 7)
+    places = Places.of(starts, mask)
+    assert tokens[places.here].tolist() == [2, 3, 4, 11] and tokens[places.before].tolist() == [1, 2, 3, 10]
+
+
+def test_a_prompt_without_room_for_a_reply_is_an_error(setting):
+    template, *models, prompts = setting
+    with pytest.raises(ValueError, match="40 tokens of reply are .* more than the model's block size of 48"):
+        roll_out(*models, prompts, 40, template.stop_tokens)

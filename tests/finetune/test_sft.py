@@ -1,0 +1,304 @@
+"""Instruction tuning: what is learned from, the loss, the run, and how its result is judged."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from finetune import instruct as instruct_module
+from finetune.answering import (
+    KNOWLEDGE,
+    Reply,
+    ask,
+    chat_template,
+    following,
+    no_template,
+    other_template,
+    scores,
+    scores_by_task,
+)
+from finetune.chat import ChatTemplate, add_chat_tokens
+from finetune.datasets import Example, ShuffledBatches
+from finetune.instruct import SFTConfig, instruct, load_data, resume
+from finetune.mask_view import mask_as_html, mask_as_text
+from finetune.sft import IGNORE, collate, encode_examples, sft_loss
+from finetune.tasks import TaskItem, instruction_tasks
+from gpt import load_checkpoint
+from gpt.checkpoint import CheckpointError, load_state, save_checkpoint
+from gpt.run_log import read_log
+from gpt.training import Trainer, TrainingConfig
+from minigrad import gradcheck, use_kernels
+from tests.finetune.small import small_chat_model
+from tests.gpt.small import small_gpt
+
+TALK = [{"role": "user", "content": "the word?"}, {"role": "assistant", "content": "kel"}]
+
+
+@pytest.fixture
+def chat():
+    """A small model with chat tokens, and its template."""
+    model, tokenizer = small_chat_model()
+    add_chat_tokens(model, tokenizer)
+    return model, ChatTemplate(tokenizer)
+
+
+# --- what is learned from ---------------------------------------------------------------------------------------------
+
+
+def test_targets_are_the_next_tokens_of_the_assistant_only(chat):
+    _, template = chat
+    ids, learned = template.encode(TALK)
+    inputs, targets = collate([(ids, learned)])
+    assert inputs[0].tolist() == ids[:-1]
+    for t, target in enumerate(targets[0]):
+        assert target == (ids[t + 1] if learned[t + 1] else IGNORE)
+    assert template.tokenizer.decode(targets[targets != IGNORE].tolist()) == "kel<|im_end|>"
+
+
+def test_padding_is_not_learned_from_even_where_the_text_has_its_id(chat):
+    model, _ = chat
+    short = ([0, 5, 0, 0], [False, False, True, True])  # 0 is what is padded with, and a token
+    long = ([7, 8, 9, 3, 2, 1], [False] * 5 + [True])
+    _, targets = collate([short, long])
+    assert targets.tolist() == [[IGNORE, 0, 0, IGNORE, IGNORE], [IGNORE] * 4 + [1]]
+    together, count, _ = sft_loss(model, collate([short, long]))
+    alone = [sft_loss(model, collate([each]))[0].item() for each in (short, long)]
+    assert count == 3 and together.item() == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_loss_is_that_of_the_whole_sequence_with_a_mask():
+    model = small_gpt(dtype="float64")
+    rng = np.random.default_rng(0)
+    ids, targets = rng.integers(0, 37, (3, 8)), rng.integers(0, 37, (3, 8))
+    targets[rng.random((3, 8)) < 0.5] = IGNORE
+    loss, count, metrics = sft_loss(model, (ids, targets))
+    assert loss.item() == pytest.approx(model.loss(ids, targets, IGNORE, "sum").item(), rel=1e-12)
+    best = model(ids).data.argmax(axis=-1)
+    assert count == (targets != IGNORE).sum() and metrics == {"mean_token_accuracy": (best == targets).sum()}
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.loss(ids, targets, IGNORE, "sum").backward()
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(gradients[name], p.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_by_finite_differences():
+    model = small_gpt(n_layer=1, dtype="float64")
+    batch = np.array([[1, 2, 3, 4]]), np.array([[IGNORE, IGNORE, 5, 6]])
+    weight = model.transformer.h[0].attn.c_attn.bias
+
+    def loss(value):
+        model.transformer.h[0].attn.c_attn.bias = value
+        return sft_loss(model, batch)[0]
+
+    assert gradcheck(loss, [weight.data]).max_error < 1e-6
+
+
+def test_questions_are_not_learned_from(chat):
+    """A token that only questions contain gets no gradient as an output, and one in an answer does."""
+    model, template = chat
+    model.to("float64")
+    model.lm_head.weight = type(model.lm_head.weight)(model.lm_head.weight.data.copy())  # untied, to see the head alone
+    ids, targets = collate([template.encode(TALK)])
+    hidden = model.hidden_states(ids)[targets != IGNORE]
+    sft_loss(model, (ids, targets))[0].backward()
+    probs = F.softmax(model.lm_head(hidden), -1).data  # (N, V)
+    expected = probs.T @ hidden.data
+    for row, target in zip(hidden.data, targets[targets != IGNORE]):
+        expected[target] -= row
+    np.testing.assert_allclose(model.lm_head.weight.grad, expected, atol=1e-12)
+
+
+def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
+    _, template = chat
+    examples = [Example(TALK, "f.jsonl, line 1"), Example([*TALK, *TALK], "f.jsonl, line 2")]
+    length = len(template.encode(TALK)[0])
+    conversations, shortened = encode_examples(examples, template, block_size=length)
+    assert conversations == [template.encode(TALK)] * 2 and shortened == 1
+    with pytest.raises(ValueError, match="f.jsonl, line 1: there is nothing to learn from: the answer begins only"):
+        encode_examples(examples, template, block_size=3)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def trainer(folder, batch_size, accumulation, max_iters=3):
+    model, tokenizer = small_chat_model(seed=1)
+    add_chat_tokens(model, tokenizer)
+    model.to("float64")
+    items = [item.example() for item in instruction_tasks("train", 12, seed=2)]
+    conversations, _ = encode_examples(items, ChatTemplate(tokenizer), 64)
+    batches = ShuffledBatches(conversations, batch_size, collate, seed=5)
+    config = TrainingConfig(max_iters=max_iters, warmup_iters=1, gradient_accumulation_steps=accumulation)
+    return Trainer(model, batches, config, folder, sft_loss)
+
+
+def test_accumulation_equals_one_large_batch(tmp_path):
+    """Also where the parts have different numbers of learned tokens, which a mean of means would get wrong."""
+    large, parts = trainer(tmp_path / "a", 12, 1), trainer(tmp_path / "b", 3, 4)
+    for _ in range(3):
+        a, b = large.step(), parts.step()
+        assert a.count == b.count and a.loss == pytest.approx(b.loss, rel=1e-10)
+        assert a.metrics["mean_token_accuracy"] == b.metrics["mean_token_accuracy"]
+    for (name, p), (_, q) in zip(large.model.named_parameters(), parts.model.named_parameters(), strict=True):
+        np.testing.assert_allclose(p.data, q.data, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    model, tokenizer = small_chat_model(n_embd=32)
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    """A file of conversations: what the cat says, always the same."""
+    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
+    rows = [{"prompt": f"the {name}?", "completion": f"{name} sat"} for name in ("cat", "dog", "mat", "river") * 10]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def config(base, data, out_dir, max_iters=150):
+    training = TrainingConfig(
+        max_iters=max_iters, learning_rate=0.02, warmup_iters=5, eval_interval=50, log_interval=50
+    )
+    return SFTConfig(str(base), str(data), str(out_dir), batch_size=8, seed=1, training=training)
+
+
+@pytest.fixture(scope="module")
+def tuned(base, talks, tmp_path_factory):
+    use_kernels("fast")
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    try:
+        return instruct(config(base, talks, folder))
+    finally:
+        use_kernels("textbook")
+
+
+def test_a_model_learns_to_answer_and_to_stop(tuned):
+    template = ChatTemplate(tokenizer := instruct_module.Tokenizer.load(tuned.out_dir))
+    model = load_checkpoint(tuned.out_dir).model
+    questions = [[{"role": "user", "content": f"the {name}?"}] for name in ("cat", "river")]
+    replies = ask(model, tokenizer, questions, chat_template(tokenizer))
+    assert [(reply.text, reply.ended) for reply in replies] == [("cat sat", True), ("river sat", True)]
+    assert replies[0].ids[-1] == template.end
+    for wrong in (no_template, other_template):  # the same model, asked in the wrong way
+        assert [r.text for r in ask(model, tokenizer, questions, wrong(tokenizer))] != ["cat sat", "river sat"]
+
+
+def test_a_run_leaves_a_log_with_the_usual_names_and_its_data(tuned):
+    rows = read_log(tuned.out_dir / "log.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    assert {"loss", "mean_token_accuracy", "grad_norm", "learning_rate", "num_tokens"} <= steps[0].keys()
+    assert rows[0].keys() >= {"val_loss", "mean_token_accuracy"}
+    assert rows[-1]["mean_token_accuracy"] > 0.95 > rows[0]["mean_token_accuracy"]
+    assert len(instruct_module.read_examples(tuned.out_dir / "data" / "train.jsonl")) == 36
+    assert load_state(tuned.out_dir)["extra"]["stage"] == "sft"
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(base, talks, tmp_path, capsys):
+    whole = instruct(config(base, talks, tmp_path / "whole", max_iters=6))
+    part = tmp_path / "part"
+
+    class Interrupted(Trainer):
+        def step(self):
+            self.interrupted = self.steps_done == 2
+            return super().step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instruct_module, "Trainer", Interrupted)
+        assert instruct(config(base, talks, part, max_iters=6)).interrupted
+    assert f"python scripts/sft.py --init-from resume --out-dir {part.as_posix()}" in capsys.readouterr().out
+    again = resume(str(part))
+    assert again.steps_done == 6 and again.count == whole.count
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path):
+    with pytest.raises(CheckpointError, match=r"is of pretraining \(scripts/train.py\), not of 'sft'"):
+        resume(str(base))
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        instruct(config(base, talks, tuned.out_dir))
+
+
+def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: the assistant's last message is empty"):
+        instruct(config(base, path, tmp_path / "out"))
+    path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="has one conversation only"):
+        instruct(config(base, path, tmp_path / "out"))
+    long = json.dumps({"prompt": "word " * 100, "completion": "b"})
+    path.write_text(f'{long}\n{{"prompt": "a", "completion": "b"}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: there is nothing to learn from"):
+        instruct(config(base, path, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_built_in_questions_are_held_out():
+    train, test = load_data("tasks", seed=3)
+    assert len(train) == instruct_module.TRAIN_ITEMS and len(test) == instruct_module.TEST_ITEMS
+    assert not {example.messages[-1]["content"] for example in train} & {
+        example.messages[-1]["content"] for example in test
+    }
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+ITEMS = [TaskItem("repeat", "?", "kel"), TaskItem("repeat", "?", "dor"), TaskItem("join", "?", "kel-dor")]
+
+
+def test_only_a_right_answer_that_ends_is_an_exact_match():
+    replies = [Reply("kel", True, []), Reply("dor", False, []), Reply("dor-kel", True, [])]
+    assert scores(ITEMS, replies) == {"exact_match": 1 / 3, "format": 2 / 3}
+    assert scores_by_task(ITEMS, replies) == {"repeat": 0.5, "join": 0.0}
+
+
+def test_an_untrained_model_follows_no_instruction(chat):
+    model, template = chat
+    measured = following(model, template.tokenizer, instruction_tasks("test", 9, seed=0))
+    assert measured == json.loads(json.dumps(measured))
+    for part in [*measured["templates"].values(), measured["knowledge"]]:
+        assert part["exact_match"] == 0
+    assert len(measured["by_task"]) == 9 and set(measured["replies"]) & set(KNOWLEDGE)
+
+
+def test_replies_do_not_depend_on_who_else_is_asked(chat):
+    model, template = chat
+    questions = [item.question for item in instruction_tasks("test", 5, seed=0)]
+    encode = chat_template(template.tokenizer)
+    together = ask(model, template.tokenizer, questions, encode, max_new_tokens=6)
+    alone = ask(model, template.tokenizer, questions, encode, max_new_tokens=6, batch_size=1)
+    assert [r.ids for r in together] == [r.ids for r in alone]
+
+
+# --- the mask, made visible -------------------------------------------------------------------------------------------
+
+
+def test_the_mask_as_text_marks_what_is_learned_and_nothing_else(chat):
+    _, template = chat
+    plain = mask_as_text(template, TALK, colour=False)
+    ids, learned = template.encode(TALK)
+    marked = "".join(f"[{template.tokenizer.decode([id])}]" for id, learn in zip(ids, learned) if learn)
+    assert plain == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"
+    coloured = mask_as_text(template, TALK, colour=True)
+    assert "\x1b[" in coloured and "\x1b[" not in coloured.partition("assistant\n")[0]
+
+
+def test_the_mask_as_a_page_escapes_what_is_said(chat):
+    _, template = chat
+    page = mask_as_html(template, [TALK, [{"role": "user", "content": "<script>alert(1)</script>"}, TALK[1]]])
+    assert "<script>" not in page and "alert" in "".join(re.split(r"<[^>]*>", page))
+    assert page.count('class="l3"') - 1 == 2 * sum(template.encode(TALK)[1])  # one is the legend's

@@ -1,0 +1,94 @@
+"""Writes gpt2-folder/, a tiny GPT-2 as transformers saves it, and gpt2-folder.npz, what transformers computes with it.
+
+    python tests/gpt/golden/make_gpt2_folder.py          needs the extra `oracle`
+
+The folder is what `save_pretrained` of model and tokenizer leave, in float32, with random weights everywhere. The file
+holds, computed in float64 without dropout: `ids`, `targets` (-100 does not count), `activation/NAME` for "embeddings",
+"h.N.attn", "h.N.mlp", "h.N" (the residual stream behind block N), "ln_f" and "logits"; `loss`, `gradient/NAME` in
+transformers' names and shapes; `greedy`, with which transformers continues `ids`; `text` and its `text_ids`.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from gpt import Tokenizer
+
+GOLDEN = Path(__file__).resolve().parent
+FOLDER = GOLDEN / "gpt2-folder"
+STORY = "the cat sat on a mat while it rained, and two dogs ran past an old red barn. It's 1234 o'clock! Ünïcödé 猫\n"
+
+
+def save_tokenizer(folder):
+    """A vocabulary that was trained here, written by transformers; returns the tokenizer of transformers."""
+    with tempfile.TemporaryDirectory() as ours:
+        Tokenizer.train(STORY * 3, vocab_size=300).save(ours)
+        tokenizer = transformers.GPT2TokenizerFast.from_pretrained(ours)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def save_model(folder, end):
+    """A GPT-2 whose every parameter is random, biases and norms too; returns it, in float64."""
+    shape = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**shape, bos_token_id=end, eos_token_id=end, attn_implementation="eager")
+    model = transformers.GPT2LMHeadModel(config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            parameter.copy_(mean + (0.1 if parameter.ndim == 1 else 0.3) * torch.randn(parameter.shape))
+        tokens = model.transformer.wte.weight
+        tokens /= tokens.norm(dim=1, keepdim=True)  # equally long, so that it writes more than its longest token
+    model.save_pretrained(folder)
+    return model.double().eval()
+
+
+def watch(model, activations):
+    """Have every layer put what it makes into `activations`."""
+
+    def keep(name):
+        def hook(module, inputs, output):
+            activations[f"activation/{name}"] = (output[0] if isinstance(output, tuple) else output).detach().numpy()
+
+        return hook
+
+    layers = {"embeddings": model.transformer.drop, "ln_f": model.transformer.ln_f, "logits": model.lm_head}
+    for i, block in enumerate(model.transformer.h):
+        layers |= {f"h.{i}.attn": block.attn, f"h.{i}.mlp": block.mlp, f"h.{i}": block}
+    return [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+
+
+def compute(model, tokenizer):
+    """Everything that the file holds."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, model.config.vocab_size, (2, 9))
+    targets = rng.integers(0, model.config.vocab_size, (2, 9))
+    targets[1, 3:5] = -100
+    arrays = {"ids": ids, "targets": targets, "text": STORY, "text_ids": tokenizer(STORY)["input_ids"]}
+    hooks = watch(model, arrays)
+    logits = model(torch.from_numpy(ids)).logits
+    for hook in hooks:
+        hook.remove()
+    rows = logits.reshape(-1, logits.shape[-1])
+    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
+    loss.backward()
+    arrays["loss"] = loss.item()
+    arrays |= {f"gradient/{name}": parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    options = {"attention_mask": torch.ones(ids.shape), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
+    arrays["greedy"] = model.generate(torch.from_numpy(ids), **options)[:, ids.shape[1] :].numpy()
+    return arrays
+
+
+if __name__ == "__main__":
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    tokenizer = save_tokenizer(FOLDER)
+    arrays = compute(save_model(FOLDER, tokenizer.eos_token_id), tokenizer)
+    np.savez_compressed(GOLDEN / "gpt2-folder.npz", **arrays)
+    for path in (*sorted(FOLDER.iterdir()), GOLDEN / "gpt2-folder.npz"):
+        print(f"{path.stat().st_size:8,} {path}", file=sys.stderr)

@@ -1,0 +1,174 @@
+"""The formulas against models that were built, steps that were profiled, and the numbers of the course."""
+
+import numpy as np
+import pytest
+
+from gpt import GPT, GPTConfig, KVCache, accounting
+from gpt.config import PRESETS
+from minigrad import no_grad, optim, use_kernels
+from minigrad.inspection import memory, profile
+from tests.gpt.small import small_gpt
+
+SHAPES = [
+    {},
+    {"norm": "post"},
+    {"positions": "sinusoidal"},
+    {"n_layer": 3, "n_head": 4, "n_embd": 16},
+    {"block_size": 40, "vocab_size": 300},
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_parameters_are_those_of_a_built_model(changes):
+    model = small_gpt(**changes)
+    counted = dict.fromkeys(accounting.parameters(model.config), 0)
+    for name, parameter in model.named_parameters():
+        counted[accounting.component_of(name)] += parameter.data.size
+    assert accounting.parameters(model.config) == counted
+    assert sum(counted.values()) == model.num_parameters() == model.config.num_parameters()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_components_add_up_for_every_preset(preset):
+    config = GPTConfig.preset(preset)
+    assert sum(accounting.parameters(config).values()) == config.num_parameters()
+    assert sum(accounting.shares(accounting.parameters(config)).values()) == pytest.approx(1)
+
+
+def test_the_numbers_of_the_course():
+    counts = accounting.parameters(GPTConfig())
+    shares = accounting.shares(counts)
+    assert sum(counts.values()) == 124_439_808
+    assert counts["token embedding"] == 38_597_376  # "38.4M" with V taken for 50,000
+    assert accounting.parameters(GPTConfig(vocab_size=50_000))["token embedding"] == 38_400_000
+    assert (round(shares["attention"], 2), round(shares["MLP"], 2)) == (0.23, 0.46)
+    assert round(shares["token embedding"], 2) == 0.31
+    assert counts["MLP"] / (counts["MLP"] + counts["attention"]) == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_a_name_that_belongs_nowhere_is_refused():
+    with pytest.raises(ValueError, match=r"score\.weight is no parameter of a GPT"):
+        accounting.component_of("score.weight")
+
+
+@pytest.mark.parametrize("changes", SHAPES[:4])
+def test_flops_are_those_of_the_profiled_products(changes):
+    """The profiler counts biases and the softmax, too: take them off."""
+    model, (B, T) = small_gpt(**changes), (3, 5)
+    config = model.config
+    L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
+    ids = np.random.default_rng(0).integers(0, V, (B, T))
+    with profile() as report:
+        model.loss(ids, ids).backward()
+    counted = {(row.op, row.phase): row.flops for row in report.rows}
+    products = ("Linear", "ScaledDotProductAttention")
+    softmax = {"forward": 6 * L * B * H * T * T, "backward": 4 * L * B * H * T * T}
+    biases = L * B * T * 9 * C
+    for phase, expected in {"forward": accounting.forward_flops, "backward": None}.items():
+        total = sum(counted[op, phase] for op in products) - softmax[phase] - biases
+        wanted = expected(config, B, T) if expected else 2 * accounting.forward_flops(config, B, T)
+        assert total == wanted
+    assert accounting.training_flops(config, B, T) == 3 * accounting.forward_flops(config, B, T)
+
+
+def test_training_flops_are_nearly_6_n_d():
+    config = GPTConfig()
+    assert accounting.training_flops(config, 1, 1) / (6 * config.num_parameters()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("changes", SHAPES)
+def test_activations_are_what_the_graph_holds(kernels, changes):
+    """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, and masks."""
+    changes = {"n_embd": 64, "vocab_size": 500, "block_size": 32, **changes} | {"n_embd": 64, "block_size": 32}
+    model, (B, T) = small_gpt(**changes), (4, 32)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T))
+    with use_kernels(kernels), memory() as report:
+        model.loss(ids, ids)
+        held = report.peak
+    masks = _bytes_of_masks(report)
+    assert held - masks == pytest.approx(accounting.activation_bytes(model.config, B, T, kernels=kernels), rel=0.03)
+
+
+def _bytes_of_masks(report):
+    return sum(row.at_peak for row in report.rows if "above_diagonal" in row.saved)
+
+
+def test_training_memory_is_that_of_adams_arrays():
+    model = GPT(GPTConfig(**{"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}))
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    ids = [[1, 2, 3]]
+    model.loss(ids, ids).backward()
+    optimizer.step()
+    moments = [value for state in optimizer.state_dict()["state"].values() for value in state.values()]
+    found = {
+        "weights": sum(p.data.nbytes for p in model.parameters()),
+        "gradients": sum(p.grad.nbytes for p in model.parameters()),
+        "optimizer": sum(value.nbytes for value in moments if isinstance(value, np.ndarray) and value.ndim),
+    }
+    assert accounting.training_memory(model.num_parameters()) == found
+
+
+def test_memory_of_seven_billion_parameters():
+    full = accounting.training_memory(7 * 10**9, weights="bfloat16", gradients="bfloat16")
+    assert sum(full.values()) == 84 * 10**9 == 12 * 7 * 10**9
+    assert full["optimizer"] / sum(full.values()) == pytest.approx(2 / 3)
+    frozen = accounting.training_memory(7 * 10**9, trainable=4 * 10**6, weights="int4")
+    assert frozen == {"weights": 3.5e9, "gradients": 16e6, "optimizer": 32e6}
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_the_kv_cache_is_as_large_as_predicted(changes):
+    model = small_gpt(**changes)
+    cache = KVCache.for_model(model, batch=3, capacity=7)
+    held = sum(array.nbytes for array in [*cache.keys, *cache.values])
+    assert held == accounting.kv_cache_bytes(model.config, 3, 7)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(("prompt", "new"), [(1, 1), (3, 5), (4, 0)])
+def test_tokens_read_are_those_that_the_model_is_given(cached, prompt, new):
+    model, read = small_gpt(), []
+    model.transformer.wte.register_forward_hook(lambda module, arguments, output: read.append(output.shape[1]))
+    with no_grad():
+        model.generate([list(range(prompt))], new, use_cache=cached)
+    assert sum(read) == (accounting.tokens_read(prompt, new, cached) if new else 0)
+
+
+def test_intensity_tells_memory_bound_from_compute_bound():
+    ridge = accounting.ridge_point(312e12, 2e12)
+    one, many = (accounting.matmul_intensity(m, 768, 3072, "bfloat16") for m in (1, 4096))
+    assert one < 1.01 < ridge < many
+    product = accounting.matmul_intensity(2, 3, 5)
+    assert product == 2 * 2 * 3 * 5 / (4 * (6 + 15 + 10))
+
+
+def test_a_smaller_type_is_read_faster():
+    config = GPTConfig()
+    full, half = (accounting.generation_bound(config, 1e9, dtype) for dtype in ("float32", "float16"))
+    assert half == pytest.approx(2 * full)
+    assert accounting.generation_bound(config, 1e9, context=1024) < full
+    read = accounting.matrix_weights(config) * 4
+    assert full == pytest.approx(1e9 / read)
+
+
+def test_scaling_laws():
+    n, d = accounting.chinchilla_optimal(6e20)
+    assert 6 * n * d == pytest.approx(6e20) and d == pytest.approx(20 * n)
+    larger = accounting.chinchilla_optimal(100 * 6e20)
+    assert larger[0] == pytest.approx(10 * n) and larger[1] == pytest.approx(10 * d)
+    assert accounting.chinchilla_loss(70e9, 1.4e12) < accounting.chinchilla_loss(280e9, 300e9)
+    assert accounting.compute_loss(1e24) < accounting.compute_loss(1e21)
+    assert accounting.compute_loss(3.1e8 * 1e15 * 86400) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: accounting.weight_bytes(10, "float8"), "unknown type 'float8'; known are float64"),
+        (lambda: accounting.activation_bytes(GPTConfig(), 1, 1, kernels="quick"), "kernels must be 'textbook' or"),
+    ],
+)
+def test_unknown_names_are_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

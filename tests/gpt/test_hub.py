@@ -1,0 +1,250 @@
+"""A model by its name: from the cache, or from a server, which stands in for Hugging Face's in this process."""
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from gpt import hub
+from tests.gpt.small import GOLDEN
+from tests.scripts.running import ROOT, environment
+
+FOLDER = GOLDEN / "gpt2-folder"
+SHA = "0123456789abcdef" * 2 + "01234567"
+NOT_READ = {"pytorch_model.bin": b"a pickle", "README.md": b"# a model", "onnx/model.safetensors": b"of something else"}
+needs_library = pytest.mark.oracle("huggingface_hub")
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """As much of Hugging Face's hub as a download asks for; of a file in `breaks_off`, only half comes at first."""
+
+    daemon_threads = True
+
+    def __init__(self, repositories):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repositories = repositories  # name -> {path: content}
+        self.requests = []
+        self.breaks_off = set()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def asked_for(self, method):
+        return [path for asked, path, _ in self.requests if asked == method]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self):
+        path = urlsplit(self.path).path
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
+        for name, files in self.server.repositories.items():
+            if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
+                siblings = [{"rfilename": path} for path in files]
+                return self.reply_json({"id": name, "modelId": name, "sha": SHA, "siblings": siblings, "tags": []})
+            if path.startswith(f"/api/models/{name}/tree/"):
+                rows = [{"type": "file", "path": p, "size": len(c), "oid": etag(c)} for p, c in files.items()]
+                return self.reply_json(rows)
+            for file, content in files.items():
+                if path in (f"/{name}/resolve/{SHA}/{file}", f"/{name}/resolve/main/{file}"):
+                    return self.reply_file(file, content)
+        missing = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
+        self.reply(b"{}", 404, missing)
+
+    def reply_json(self, content):
+        self.reply(json.dumps(content).encode("utf-8"), headers={"Content-Type": "application/json"})
+
+    def reply_file(self, file, content):
+        headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"}
+        asked = self.headers.get("Range")
+        if self.command == "GET" and asked:
+            start = int(asked.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            return self.reply(content[start:], 206, headers)
+        if self.command == "GET" and file in self.server.breaks_off:
+            self.server.breaks_off.remove(file)
+            return self.reply(content, headers=headers, sent=len(content) // 2)
+        self.reply(content, headers=headers)
+
+    def reply(self, body, status=200, headers=None, sent=None):
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:sent])
+        if sent is not None:
+            self.wfile.flush()
+            self.close_connection = True
+
+
+def etag(content):
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def server():
+    files = {path.name: path.read_bytes() for path in FOLDER.iterdir()} | NOT_READ
+    server = Hub({"openai-community/gpt2": files, "someone/tiny": files})
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def python(code, home, endpoint, **variables):
+    """Run code in a process of its own: huggingface_hub reads its variables when it is imported."""
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(**settings), capture_output=True, encoding="utf-8"
+    )
+
+
+def find(name, home, endpoint, before="", **variables):
+    """The folder that `hub.find` gives in another process."""
+    done = python(f"{before}\nfrom gpt import hub; print(hub.find({name!r}))", home, endpoint, **variables)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def refusal(name, home, endpoint, **variables):
+    """With what `hub.find` fails in another process."""
+    code = f"from gpt import hub\ntry: hub.find({name!r})\nexcept OSError as e: print(type(e).__name__, '|', e)"
+    done = python(code, home, endpoint, **variables)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stdout + done.stderr
+    return done.stdout
+
+
+NOWHERE = "http://127.0.0.1:9"  # nobody listens there
+
+
+@needs_library
+def test_a_name_is_downloaded_once_then_found_without_the_network(server, tmp_path):
+    folder = find("gpt2", tmp_path, server.endpoint)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == {
+        name: content for name, content in server.repositories["openai-community/gpt2"].items() if name in hub.FILES
+    }
+    assert not any(path.endswith(name) for path in server.asked_for("GET") for name in NOT_READ)
+    asked = len(server.requests)
+    assert find("gpt2", tmp_path, server.endpoint) == folder  # online, but there is nothing to ask
+    assert find("openai-community/gpt2", tmp_path, NOWHERE) == folder
+    assert find("gpt2", tmp_path, NOWHERE, HF_HUB_OFFLINE="1") == folder
+    assert len(server.requests) == asked
+
+
+@needs_library
+def test_the_model_of_a_name_writes(server, tmp_path):
+    arguments = ["--model", "someone/tiny", "--prompt", "the cat", "--max-new-tokens", "3", "--seed", "0"]
+    done = python(f"from scripts.generate import main; main({arguments!r})", tmp_path, server.endpoint)
+    assert done.returncode == 0 and done.stdout.startswith("the cat") and "Traceback" not in done.stderr
+    code = "from gpt import GPT; print(GPT.from_pretrained('someone/tiny').num_parameters())"
+    assert python(code, tmp_path, NOWHERE).stdout == "11776\n"
+
+
+@needs_library
+def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
+    server.breaks_off.add("model.safetensors")
+    small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000"
+    folder = find("someone/tiny", tmp_path, server.endpoint, before=small_pieces)
+    assert (folder / "model.safetensors").read_bytes() == (FOLDER / "model.safetensors").read_bytes()
+    ranges = [asked for method, path, asked in server.requests if method == "GET" and asked and "model.safe" in path]
+    assert ranges == ["bytes=24000-"] and not server.breaks_off
+
+
+@needs_library
+def test_what_cannot_be_found_is_said_in_one_sentence(server, tmp_path):
+    for name in ("someone/else", "a--b/c"):
+        text = refusal(name, tmp_path, server.endpoint)
+        assert text.startswith(f"FileNotFoundError | there is no folder {name}, and no public model of that name")
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        text = refusal("gpt2", tmp_path, NOWHERE, **variables)
+        assert text.startswith("ConnectionError | gpt2 is not in the local cache, and downloading it failed (")
+        assert text.endswith("; go online, or give a folder\n")
+
+
+def cache(home, repository, names):
+    """A cache as transformers leaves it, with these files of the golden folder."""
+    repository = home / "hub" / ("models--" + repository.replace("/", "--"))
+    snapshot = repository / "snapshots" / SHA
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(SHA, encoding="utf-8")
+    for name in names:
+        shutil.copy(FOLDER / name, snapshot)
+    return snapshot
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("cached", "name"),
+    [("gpt2", "gpt2"), ("gpt2", "openai-community/gpt2"), ("openai-community/gpt2", "gpt2"), ("a/b", "a/b")],
+)
+def test_what_transformers_has_cached_is_found_under_both_names(tmp_path, cached, name):
+    folder = cache(tmp_path, cached, [path.name for path in FOLDER.iterdir()])
+    assert find(name, tmp_path, NOWHERE) == folder
+
+
+@needs_library
+def test_a_cache_without_tokenizer_is_completed_or_else_taken_as_it_is(server, tmp_path):
+    folder = cache(tmp_path, "someone/tiny", ["config.json", "model.safetensors"])
+    assert find("someone/tiny", tmp_path, NOWHERE) == folder
+    assert find("someone/tiny", tmp_path, server.endpoint) == folder and (folder / "tokenizer.json").exists()
+    partial = cache(tmp_path, "gpt2", ["config.json"])
+    assert find("gpt2", tmp_path, server.endpoint) != partial
+
+
+def test_a_folder_that_exists_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    os.makedirs("gpt2")
+    os.makedirs("someone/tiny")
+    assert hub.find("gpt2") == Path("gpt2") and hub.find(tmp_path) == tmp_path
+    assert hub.find("someone/tiny") == Path("someone/tiny")
+
+
+@pytest.mark.parametrize(
+    "source", ["gpt3", "./gpt2", "../owner/name", "a/b/c", "", "/a/b", "owner/", "a/b c", "a/..", "~/x"]
+)
+def test_what_can_be_no_name_is_refused_without_asking_anybody(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*; names that need none are gpt2, gpt2-medium"):
+        hub.find(source)
+    with pytest.raises(FileNotFoundError, match="there is no run in runs/demo: .* scripts/demo.py runs/demo"):
+        hub.find("runs/demo")
+
+
+def test_without_the_library_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="no folder gpt2; to fetch .*: pip install huggingface_hub"):
+        hub.find("gpt2")
+
+
+def test_importing_everything_imports_no_library_that_could_ask_the_network(tmp_path):
+    code = "import sys, gpt, gpt.loading, gpt.hub, scripts.generate; print('huggingface_hub' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8"
+    )
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,654 @@
+"""Hugging Face's GPT-2 folders: every variant is the same model, what does not fit is named, what is saved loads."""
+
+import json
+import math
+import shutil
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from gpt import GPT, GPTConfig, Tokenizer, huggingface, save_checkpoint
+from gpt.huggingface_config import from_gpt_config, to_gpt_config
+from gpt.huggingface_weights import Weights
+from minigrad import nn
+from tests.gpt.small import GOLDEN, small_gpt
+
+FOLDER = GOLDEN / "gpt2-folder"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What the real folders say, on the hub.
+GPT2_CONFIG = {
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
+    "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+    "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+    "summary_type": "cls_index", "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 50257,
+}  # fmt: skip
+DISTILGPT2_CONFIG = {
+    **GPT2_CONFIG, "_num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "n_layer": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "gpt2-folder.npz") as file:
+        return dict(file)
+
+
+def stored():
+    """The golden folder's tensors without "transformer.", and its configuration."""
+    tensors = {name.removeprefix("transformer."): array for name, array in load_file(FOLDER / WEIGHTS).items()}
+    return tensors, json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+
+
+def write(folder, tensors, config):
+    folder.mkdir(exist_ok=True)
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def assert_golden(model, golden, tolerance=1e-10):
+    """The model computes what transformers computed with the golden folder."""
+    logits = model.to("float64")(golden["ids"]).data
+    np.testing.assert_allclose(logits, golden["activation/logits"], rtol=0, atol=tolerance)
+
+
+# --- the golden folder ------------------------------------------------------------------------------------------------
+
+
+def test_the_loaded_model_computes_what_transformers_computes(golden):
+    model = GPT.from_pretrained(FOLDER)
+    expected = {"vocab_size": 300, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.1}
+    assert model.config == GPTConfig(**expected) and not model.training
+    assert all(p.dtype == np.float32 and p.requires_grad for p in model.parameters())
+    np.testing.assert_allclose(model(golden["ids"]).data, golden["activation/logits"], rtol=0, atol=1e-5)
+    assert_golden(model, golden)
+    loss = model.loss(golden["ids"], golden["targets"])
+    assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-12)
+    loss.backward()
+    parameters = dict(model.named_parameters())
+    for row in huggingface.rows(model.config):
+        gradient = golden[f"gradient/transformer.{row.theirs}"]
+        gradient = gradient.T if row.transposed else gradient
+        np.testing.assert_allclose(parameters.pop(row.ours).grad, gradient, rtol=0, atol=1e-12)
+    assert not parameters
+
+
+def test_it_writes_what_transformers_writes_and_reads_its_tokens(golden):
+    model, tokenizer = GPT.from_pretrained(str(FOLDER)), Tokenizer.load(FOLDER)
+    assert model.generate(golden["ids"], 12, temperature=0) == golden["greedy"].tolist()
+    assert tokenizer.encode(str(golden["text"])) == golden["text_ids"].tolist()
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
+# --- variants of one folder -------------------------------------------------------------------------------------------
+
+
+def with_prefix(tensors, config):
+    return {f"transformer.{name}": array for name, array in tensors.items()}, config
+
+
+def with_head(tensors, config):
+    return {**tensors, "lm_head.weight": tensors["wte.weight"].copy()}, config
+
+
+def with_untied_but_equal_head(tensors, config):
+    return with_head(tensors, {**config, "tie_word_embeddings": False})
+
+
+def with_mask_buffers(tensors, config):
+    masks = {}
+    for layer, dtype in enumerate((np.float32, np.uint8)):
+        masks[f"h.{layer}.attn.bias"] = np.tril(np.ones((1, 1, 24, 24), dtype))
+        masks[f"h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
+    return {**masks, **tensors}, config
+
+
+def with_an_old_config(tensors, config):
+    kept = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon")
+    return tensors, {name: config[name] for name in kept} | {"n_ctx": 24, "initializer_range": 0.02}
+
+
+def with_names_for_the_same_activation(tensors, config):
+    return tensors, {**config, "activation_function": "gelu_pytorch_tanh", "n_inner": 64}
+
+
+def in_float64(tensors, config):
+    return {name: array.astype(np.float64) for name, array in tensors.items()}, config
+
+
+VARIANTS = [
+    with_prefix, with_head, with_untied_but_equal_head, with_mask_buffers, with_an_old_config,
+    with_names_for_the_same_activation, in_float64,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_the_same_model(variant, tmp_path, golden):
+    assert_golden(GPT.from_pretrained(write(tmp_path, *variant(*stored()))), golden)
+
+
+def test_all_variants_at_once(tmp_path, golden):
+    folder = stored()
+    for variant in (with_head, with_mask_buffers, with_an_old_config, in_float64, with_prefix):
+        folder = variant(*folder)
+    assert_golden(GPT.from_pretrained(write(tmp_path, *folder)), golden)
+
+
+def test_float16_is_loaded_as_float32(tmp_path):
+    tensors, config = stored()
+    halves = {name: array.astype(np.float16) for name, array in tensors.items()}
+    model = GPT.from_pretrained(write(tmp_path, halves, config))
+    for row in huggingface.rows(model.config):
+        array = halves[row.theirs].astype(np.float32)
+        found = model.state_dict()[row.ours]
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, array.T if row.transposed else array)
+
+
+def test_bfloat16_is_loaded_as_float32(tmp_path):
+    tensors, config = stored()
+    header, data = {}, b""
+    for name, array in tensors.items():
+        halves = (array.view(np.uint32) >> 16).astype("<u2").tobytes()
+        offsets = [len(data), len(data) + len(halves)]
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": offsets}
+        data += halves
+    write(tmp_path, tensors, config)
+    text = json.dumps(header).encode("utf-8")
+    (tmp_path / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    found = GPT.from_pretrained(tmp_path).state_dict()["transformer.h.1.mlp.c_fc.weight"]
+    np.testing.assert_array_equal(
+        found, (tensors["h.1.mlp.c_fc.weight"].view(np.uint32) >> 16 << 16).view(np.float32).T
+    )
+
+
+def shard(folder, parts=3):
+    """The golden folder, its tensors spread over several files."""
+    tensors, config = stored()
+    write(folder, {}, config)
+    (folder / WEIGHTS).unlink()
+    names = [f"model-{part + 1:05}-of-{parts:05}.safetensors" for part in range(parts)]
+    places = {f"transformer.{name}": names[i % parts] for i, name in enumerate(tensors)}
+    for file in names:
+        inside = {name: tensors[name.removeprefix("transformer.")] for name, place in places.items() if place == file}
+        save_file(inside, folder / file)
+    index = {"metadata": {"total_size": sum(array.nbytes for array in tensors.values())}, "weight_map": places}
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    return index
+
+
+def test_shards(tmp_path, golden):
+    shard(tmp_path)
+    assert_golden(GPT.from_pretrained(tmp_path), golden)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2Model"])
+@pytest.mark.parametrize("size", ["50GB", "20KB"])
+def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
+    import torch
+    import transformers
+
+    model = getattr(transformers, kind).from_pretrained(FOLDER).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    assert (tmp_path / INDEX).exists() != (tmp_path / WEIGHTS).exists()
+    found = GPT.from_pretrained(tmp_path).state_dict()
+    theirs = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items()}
+    for row in huggingface.rows(GPTConfig(300, 24, 2, 2, 16)):
+        array = theirs[row.theirs].float().numpy()
+        np.testing.assert_array_equal(found[row.ours], array.T if row.transposed else array)
+
+
+@pytest.mark.parametrize(
+    ("config", "preset"),
+    [
+        (GPT2_CONFIG, "gpt2"),
+        (DISTILGPT2_CONFIG, "distilgpt2"),
+        ({**GPT2_CONFIG, "n_layer": 24, "n_head": 16, "n_embd": 1024}, "gpt2-medium"),
+        ({**GPT2_CONFIG, "n_layer": 36, "n_head": 20, "n_embd": 1280}, "gpt2-large"),
+        ({**GPT2_CONFIG, "n_layer": 48, "n_head": 25, "n_embd": 1600}, "gpt2-xl"),
+        ({}, "gpt2"),
+    ],
+)
+def test_every_size_is_understood_and_the_table_covers_it(config, preset):
+    assert to_gpt_config(config) == GPTConfig.preset(preset, dropout=0.1)
+    total = sum(math.prod(row.our_shape) for row in huggingface.rows(to_gpt_config(config)))
+    assert total == GPTConfig.preset(preset).num_parameters()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("preset", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"])
+def test_the_table_has_the_names_and_shapes_of_transformers(preset):
+    import torch
+    import transformers
+
+    config = from_gpt_config(GPTConfig.preset(preset))
+    with torch.device("meta"):
+        theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
+    expected = {row.theirs: row.their_shape for row in huggingface.rows(GPTConfig.preset(preset))}
+    assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
+
+
+def test_the_table_has_the_names_and_shapes_of_our_model():
+    model = small_gpt()
+    expected = {row.ours: row.our_shape for row in huggingface.rows(model.config)}
+    assert expected == {name: array.shape for name, array in model.state_dict().items()}
+
+
+def test_dropouts_that_differ_are_warned_about():
+    with pytest.warns(UserWarning, match="embd_pdrop 0.0, attn_pdrop 0.1, resid_pdrop 0.2.* which is now 0.2"):
+        assert to_gpt_config({"embd_pdrop": 0.0, "resid_pdrop": 0.2}).dropout == 0.2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert to_gpt_config({"embd_pdrop": 0, "resid_pdrop": 0, "attn_pdrop": 0.0}).dropout == 0
+
+
+def test_loading_holds_the_model_and_one_tensor(tmp_path):
+    model = GPT(GPTConfig(vocab_size=2000, block_size=64, n_layer=4, n_head=2, n_embd=128))
+    model.save_pretrained(tmp_path)
+    sizes = [array.nbytes for array in model.state_dict().values()]
+    tracemalloc.start()
+    try:
+        GPT.from_pretrained(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < sum(sizes) + 1.2 * max(sizes)
+    finally:
+        tracemalloc.stop()
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_a_row_for_every_tensor(tmp_path):
+    tensors, config = stored()
+    tensors["extra"] = np.zeros(3, np.float32)
+    tensors["h.1.mlp.c_fc.weight"] = tensors["h.1.mlp.c_fc.weight"].T
+    tensors["lm_head.weight"] = tensors["wte.weight"].copy()
+    del tensors["ln_f.bias"]
+    matches = list(huggingface.report(write(tmp_path, tensors, config)))
+    problems = {match.name: match.problem for match in matches if match.problem}
+    assert len(matches) == 2 + 2 * 12 + 2 + 2 and set(problems) == {"extra", "h.1.mlp.c_fc.weight", "ln_f.bias"}
+    lines = [str(match).split() for match in matches]
+    assert lines[0] == ["wte.weight", "F32", "(300,", "16)", "->", "transformer.wte.weight", "(300,", "16)", "ok"]
+    assert lines[1] == ["lm_head.weight", "F32", "(300,", "16)", "->", "transformer.wte.weight", "(300,", "16)", "ok"]
+    transposed = "h.0.attn.c_attn.weight F32 (16, 48) -> transformer.h.0.attn.c_attn.weight (48, 16) transposed ok"
+    assert transposed.split() in lines
+    assert all(str(match).isascii() for match in matches)
+    assert all(len(str(match)) < 130 for match in matches if not match.problem)
+    write(tmp_path, tensors, {**config, "n_layer": 10**9})
+    with pytest.raises(ValueError, match="asks for 1000000000 layers, but there are fewer tensors"):
+        list(huggingface.report(tmp_path))
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def refused(folder, error=ValueError):
+    """The sentence with which a folder is refused, before memory for a model is asked for."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) as caught:
+            GPT.from_pretrained(folder)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert str(folder) in message and message.isprintable()
+    return message.replace(str(folder), "FOLDER")
+
+
+def changed(folder, change):
+    """A copy of the golden folder, changed."""
+    tensors, config = stored()
+    change(tensors, config)
+    return write(folder, tensors, config)
+
+
+def put(name, value):
+    return lambda tensors, config: tensors.__setitem__(name, value)
+
+
+def rename(old, new):
+    return lambda tensors, config: tensors.__setitem__(new, tensors.pop(old))
+
+
+def alter(name, how):
+    return lambda tensors, config: tensors.__setitem__(name, how(tensors[name]))
+
+
+def nan(array):
+    array = array.copy()
+    array.flat[-1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
+        (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),
+        (lambda t, c: t.pop("h.0.attn.c_attn.bias"), "h.0.attn.c_attn.bias is missing"),
+        (put("h.0.attn.q_norm.weight", np.ones(8)), "h.0.attn.q_norm.weight of shape (8,) is surplus"),
+        (rename("ln_f.bias", "ln_f.beta"), "ln_f.bias is missing"),
+        (alter("wte.weight", lambda a: a[:, :-1]), "wte.weight has the shape (300, 15) instead of (300, 16)"),
+        (alter("h.0.mlp.c_fc.weight", lambda a: a.T), "(64, 16) instead of (16, 64): it is stored (out, in), and"),
+        (alter("h.0.ln_1.weight", lambda a: a[None]), "h.0.ln_1.weight has the shape (1, 16) instead of (16,)"),
+        (alter("h.0.ln_1.weight", nan), "FOLDER/model.safetensors: h.0.ln_1.weight holds numbers that are not finite"),
+        (alter("h.1.mlp.c_fc.weight", lambda a: a * np.inf), "h.1.mlp.c_fc.weight holds numbers that are not finite"),
+        (alter("wpe.weight", lambda a: np.full(a.shape, 1e300)), "wpe.weight holds numbers that are not finite"),
+        (alter("h.0.mlp.c_fc.weight", lambda a: a.astype(np.int8)), "h.0.mlp.c_fc.weight is I8, perhaps quantized"),
+        (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
+        (put("lm_head.weight", np.zeros((300, 17), np.float32)), "(300, 17) instead of (300, 16)"),
+        (lambda t, c: c.update(tie_word_embeddings=False), "tie_word_embeddings False, but lm_head.weight is"),
+        (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias is there twice, with and without"),
+        (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
+        (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
+        (lambda t, c: c.update(n_layer=3), "h.2.ln_1.weight is missing; its shape should be (16,)"),
+        (lambda t, c: c.update(n_layer=1), "h.1.attn.c_attn.bias of shape (48,) is surplus"),
+        (lambda t, c: c.update(n_layer=10**9), "h.2.ln_1.weight is missing"),
+        (lambda t, c: c.update(vocab_size=301), "wte.weight has the shape (300, 16) instead of (301, 16)"),
+        (lambda t, c: c.update(n_positions=10**9), "wpe.weight has the shape (24, 16) instead of (1000000000, 16)"),
+        (lambda t, c: c.update(n_embd=2 * 10**6), "wte.weight has the shape (300, 16) instead of (300, 2000000)"),
+        (lambda t, c: c.pop("vocab_size"), "wte.weight has the shape (300, 16) instead of (50257, 16)"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
+    assert words in refused(changed(tmp_path / "model", change))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"model_type": "llama"}, "describes a model of the type 'llama', not 'gpt2'"),
+        ({"model_type": "minigrad-gpt"}, "describes a model of the type 'minigrad-gpt'"),
+        ({"model_type": None}, "describes a model of the type None"),
+        ({"quantization_config": {"quant_method": "nf4"}}, "describes quantized weights"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'; only gelu_new, gelu_pytorch_tanh"),
+        ({"activation_function": None}, "activation_function is None"),
+        ({"activation_function": ["gelu_new"]}, "activation_function is ['gelu_new']"),
+        ({"n_inner": 63}, "n_inner is 63; only 4 n_embd = 64 is supported here"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False; only True is supported here"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
+        ({"n_head": 0}, "n_head must be an integer >= 1"),
+        ({"n_layer": "2"}, "n_layer must be an integer >= 1 (and below 2**31), got '2'"),
+        ({"n_layer": True}, "n_layer must be an integer >= 1 (and below 2**31), got True"),
+        ({"n_layer": None}, "n_layer must be an integer"),
+        ({"n_positions": 24.0}, "n_positions must be an integer"),
+        ({"vocab_size": -300}, "vocab_size must be an integer"),
+        ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
+        ({"n_embd": 2**31}, "n_embd must be an integer >= 1 (and below 2**31), got 2147483648"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
+        ({"layer_norm_epsilon": True}, "layer_norm_epsilon must be a number, got True"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be a number >= 0"),
+        ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon"),
+        ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be a number in [0, 1)"),
+        ({"attn_pdrop": "0.1"}, "attn_pdrop must be a number"),
+    ],
+)  # fmt: skip
+def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
+    message = refused(changed(tmp_path / "model", lambda tensors, config: config.update(setting)))
+    assert message.startswith("FOLDER/config.json") and words in message and len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "config.json is damaged"),
+        (b"[" * 100_000, "config.json is damaged"),
+        (b'{"a":' * 100_000, "config.json is damaged"),
+        (b'{"n_layer": 2, "n_layer": 1}', "'n_layer' stands there 2 times"),
+        (b"[1]", "expected a JSON object"),
+        (b"\xff\xfe{}", "config.json is not UTF-8 text"),
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, content, words):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_bytes(content)
+    assert words in refused(tmp_path / "model")
+
+
+def test_what_is_no_folder_of_a_model(tmp_path):
+    assert "there is no model in FOLDER: config.json is missing" in refused(tmp_path, FileNotFoundError)
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    assert refused(file, FileNotFoundError) == "FOLDER is no folder, as a model is"
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert "holds an adapter (adapter_config.json), for a base model" in refused(tmp_path)
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    message = refused(tmp_path, FileNotFoundError)
+    assert "no weights in FOLDER: model.safetensors is missing (.bin files, which can run code," in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda index: index.pop("weight_map"), "is damaged: it has no weight_map"),
+        (lambda index: index.update(weight_map=[]), "is damaged: it has no weight_map"),
+        (lambda index: index.update(weight_map={}), "is damaged: it has no weight_map"),
+        (lambda index: index["weight_map"].update({"x": "../model.safetensors"}), "'../model.safetensors' is no name"),
+        (lambda index: index["weight_map"].update({"x": "/etc/m.safetensors"}), "is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "a\\model.safetensors"}), "is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "C:model.safetensors"}), "is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "a.safetensors\n"}), "is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "config.json"}), "is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": 1}), "'1' is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "model-00001-of-00003.safetensors"}), "disagree about x"),
+        (lambda index: index["weight_map"].pop("transformer.wte.weight"), "disagree about transformer.wte.weight"),
+        (lambda index: index["weight_map"].update({"x": "9.safetensors"}), "9.safetensors does not exist"),
+    ],
+)  # fmt: skip
+def test_an_index_that_lies_is_named_and_leads_nowhere(tmp_path, damage, words):
+    (tmp_path / "outside").mkdir()
+    shutil.copy(FOLDER / WEIGHTS, tmp_path / WEIGHTS)
+    folder = tmp_path / "model"
+    index = shard(folder)
+    damage(index)
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    assert words in refused(folder, (ValueError, FileNotFoundError))
+
+
+def test_a_tensor_in_two_shards_is_named(tmp_path):
+    shard(tmp_path / "model")
+    path = tmp_path / "model" / "model-00001-of-00003.safetensors"
+    tensors = load_file(path)
+    tensors["transformer.ln_f.weight"] = np.ones(16, np.float32)
+    save_file(tensors, path)
+    assert "disagree about transformer.ln_f.weight" in refused(tmp_path / "model")
+
+
+def test_a_damaged_shard_is_named_and_all_files_are_closed_again(tmp_path):
+    shard(tmp_path)
+    path = tmp_path / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with pytest.raises(ValueError, match="model-00002-of-00003.safetensors is truncated"):
+            Weights(tmp_path)
+
+
+def test_a_model_with_parameters_that_the_table_lacks_is_refused():
+    class More(GPT):
+        def __init__(self, config):
+            super().__init__(config)
+            self.more = nn.LayerNorm(2)
+
+    with pytest.raises(ValueError, match="no row of the table fills more.bias"):
+        More.from_pretrained(FOLDER)
+
+
+# --- fuzzing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """A copy of the golden folder to be damaged, and its weights' bytes."""
+    folder = tmp_path_factory.mktemp("fuzz") / "model"
+    shutil.copytree(FOLDER, folder)
+    return folder, (folder / WEIGHTS).read_bytes(), GPT.from_pretrained(folder).state_dict()
+
+
+def load_or_refuse(folder):
+    """The weights in a damaged folder, or None where it was refused; any other error is a failure."""
+    tracemalloc.start()
+    try:
+        return GPT.from_pretrained(folder).state_dict()
+    except (ValueError, FileNotFoundError) as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+        return None
+    finally:
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
+
+
+@given(data=st.data())
+def test_a_flipped_bit_in_the_header_is_noticed_or_harmless(fuzzed, data):
+    folder, content, expected = fuzzed
+    header = 8 + int.from_bytes(content[:8], "little")
+    damaged = bytearray(content)
+    for place in data.draw(st.lists(st.integers(0, 8 * header - 1), min_size=1, max_size=3, unique=True)):
+        damaged[place // 8] ^= 1 << place % 8
+    (folder / WEIGHTS).write_bytes(damaged)
+    found = load_or_refuse(folder)
+    if found is not None:  # a letter of the metadata
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+@given(data=st.data())
+def test_truncated_weights_are_noticed(fuzzed, data):
+    folder, content, _ = fuzzed
+    (folder / WEIGHTS).write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    assert load_or_refuse(folder) is None
+
+
+SETTINGS = st.sampled_from(list(stored()[1]))
+VALUES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
+)
+VALUES |= st.sampled_from([0, 1, 2, 16, 24, 48, 300, 2**31 - 1, 2**63, 10**20])
+
+
+@given(changes=st.dictionaries(SETTINGS, VALUES, min_size=1, max_size=3))
+@pytest.mark.filterwarnings("ignore:.*dropout")
+def test_any_settings(fuzzed, changes):
+    folder, content, _ = fuzzed
+    (folder / WEIGHTS).write_bytes(content)
+    (folder / "config.json").write_text(json.dumps({**stored()[1], **changes}), encoding="utf-8")
+    load_or_refuse(folder)
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_what_transformers_would_save(tmp_path):
+    model, tokenizer = GPT.from_pretrained(FOLDER), Tokenizer.load(FOLDER)
+    model.save_pretrained(tmp_path / "new" / "model", tokenizer)
+    folder = tmp_path / "new" / "model"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "generation_config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer_config.json",
+        "special_tokens_map.json",
+    }  # fmt: skip
+    ours, theirs = load_file(folder / WEIGHTS), load_file(FOLDER / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        assert ours[name].dtype == array.dtype
+        np.testing.assert_array_equal(ours[name], array)
+    header = (folder / WEIGHTS).read_bytes()[8:50]
+    assert header.startswith(b'{"__metadata__": {"format": "pt"}, "transf')
+    expected = stored()[1] | {"n_ctx": 24}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config == {name: expected[name] for name in config}
+    ends = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    assert ends == {"_from_model_config": True, "bos_token_id": 299, "eos_token_id": 299}
+    text = "the cat: 12 o'clock"
+    assert Tokenizer.load(folder).encode(text) == tokenizer.encode(text)
+
+
+def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path):
+    model = small_gpt(dropout=0.2, layer_norm_epsilon=1e-6)
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        loaded = GPT.from_pretrained(tmp_path)
+        assert loaded.config == model.config
+        for name, array in model.state_dict().items():
+            np.testing.assert_array_equal(loaded.state_dict()[name], array)
+        model = loaded
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["eos_token_id"] is None
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("auto", [False, True])
+def test_transformers_loads_what_is_saved_and_computes_the_same(tmp_path, auto):
+    import torch
+    import transformers
+
+    text = "the cat ran past an old red barn <|im_start|>猫<|endoftext|> x"
+    tokenizer = Tokenizer.train(text, vocab_size=270)
+    tokenizer.add_special_tokens(["<|im_start|>"])
+    model = small_gpt(vocab_size=len(tokenizer), layer_norm_epsilon=1e-4, n_embd=24).eval()
+    model.save_pretrained(tmp_path, tokenizer)
+    kind = transformers.AutoModelForCausalLM if auto else transformers.GPT2LMHeadModel
+    theirs, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id and theirs.dtype == torch.float32
+    ids = np.random.default_rng(0).integers(0, len(tokenizer), (2, 9))
+    with torch.no_grad():
+        logits = theirs.eval()(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(model(ids).data, logits, rtol=0, atol=1e-5)
+    loader = transformers.AutoTokenizer if auto else transformers.GPT2TokenizerFast
+    assert loader.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer.encode(text)
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_no_plain_gpt2_is_not_saved_and_what_was_there_stays(tmp_path):
+    class Wrapped(nn.Module):
+        def __init__(self, base):
+            self.base = base
+
+    small_gpt().save_pretrained(tmp_path)
+    before = snapshot(tmp_path)
+    wrapped, broken = small_gpt(), small_gpt()
+    wrapped.set_submodule("transformer.h.0.attn.c_attn", Wrapped(wrapped.transformer.h[0].attn.c_attn))
+    broken.transformer.h[1].mlp.c_fc.weight.data[0, 0] = np.inf
+    for model, words in [
+        (wrapped, "only a plain GPT-2 can be saved as one: transformer.h.0.attn.c_attn.base.bias is missing, or"),
+        (broken, "transformer.h.1.mlp.c_fc.weight holds numbers that are not finite .* nothing was saved"),
+        (small_gpt(norm="post"), "norm 'post' and positions 'learned' cannot be saved"),
+        (small_gpt(positions="sinusoidal"), "norm 'pre' and positions 'sinusoidal' cannot be saved"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            model.save_pretrained(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    save_checkpoint(tmp_path, small_gpt())
+    before = snapshot(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a training run, which would be overwritten"):
+        small_gpt().save_pretrained(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_saving_holds_no_second_model(tmp_path):
+    model = GPT(GPTConfig(vocab_size=2000, block_size=64, n_layer=4, n_head=2, n_embd=128))
+    size = sum(array.nbytes for array in model.state_dict().values())
+    tracemalloc.start()
+    try:
+        model.save_pretrained(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < size / 3
+    finally:
+        tracemalloc.stop()

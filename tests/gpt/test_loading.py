@@ -1,0 +1,93 @@
+"""load_model: a run's folder, a Hugging Face folder, and what is no model or has no tokenizer."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt.checkpoint import CheckpointError
+from gpt.loading import load_model
+from scripts import train
+from tests.gpt.small import GOLDEN, small_gpt
+from tests.scripts.running import run_here, write_text
+
+FOLDER = GOLDEN / "gpt2-folder"
+
+
+def same_weights(one, other):
+    return all(np.array_equal(array, other.state_dict()[name]) for name, array in one.state_dict().items())
+
+
+def test_a_run_and_a_folder_of_hugging_face(tmp_path):
+    tokenizer = Tokenizer.train("low lower", vocab_size=258)
+    model = small_gpt(vocab_size=258)
+    save_checkpoint(tmp_path, model)
+    tokenizer.save(tmp_path)
+    loaded, its_tokenizer = load_model(tmp_path)
+    assert same_weights(model, loaded) and not loaded.training and its_tokenizer.vocab == tokenizer.vocab
+    loaded, its_tokenizer = load_model(str(FOLDER))
+    assert same_weights(GPT.from_pretrained(FOLDER), loaded) and not loaded.training and len(its_tokenizer) == 300
+
+
+def test_openais_names_for_the_vocabulary(tmp_path):
+    tokenizer = Tokenizer.train("low lower", vocab_size=258)
+    small_gpt(vocab_size=258).save_pretrained(tmp_path, tokenizer)
+    (tmp_path / "vocab.json").rename(tmp_path / "encoder.json")
+    (tmp_path / "merges.txt").rename(tmp_path / "vocab.bpe")
+    assert load_model(tmp_path)[1].vocab == tokenizer.vocab
+
+
+def test_without_a_tokenizer_gpt2s_own_is_taken_where_it_fits_and_that_is_said(tmp_path, capsys, monkeypatch):
+    standing_in = Tokenizer.train("low lower", vocab_size=258)
+    monkeypatch.setattr(Tokenizer, "gpt2", lambda: standing_in)
+    GPT(GPTConfig(block_size=2, n_layer=1, n_head=1, n_embd=2)).save_pretrained(tmp_path)
+    assert load_model(tmp_path)[1] is standing_in
+    said = f"{tmp_path} holds no tokenizer; its 50,257 tokens are taken to be those of GPT-2\n"
+    assert capsys.readouterr().out == said
+    small_gpt().save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer \(.*\), and with 37 tokens it is not GPT-2's"):
+        load_model(tmp_path)
+
+
+def test_a_tokenizer_that_is_damaged_or_too_large(tmp_path):
+    Tokenizer.train("low lower", vocab_size=258).save(tmp_path)
+    small_gpt().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 258 tokens, but the model knows 37"):
+        load_model(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="has only one of vocab.json and merges.txt"):
+        load_model(tmp_path)
+
+
+def test_what_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="there is no model in .*: config.json is missing"):
+        load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
+        load_model("nowhere")
+    save_checkpoint(tmp_path, small_gpt())
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="model.safetensors was truncated"):
+        load_model(tmp_path)
+
+
+def test_training_goes_on_from_a_folder_of_hugging_face(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    text = write_text(tmp_path / "text.txt")
+    options = ["--init-from", tmp_path / "model", "--data", text, "--max-iters", 1, "--warmup-iters", 0]
+    assert run_here(train.main, *options, "--out-dir", tmp_path / "run", "--batch-size", 2, "--eval-interval", 0) == 0
+    model, tokenizer = load_model(tmp_path / "run")
+    start = GPT.from_pretrained(FOLDER)
+    assert model.config == start.config and tokenizer.vocab == Tokenizer.load(FOLDER).vocab
+    change = max(abs(array - start.state_dict()[name]).max() for name, array in model.state_dict().items())
+    assert 0 < change < 0.01  # one step away
+
+
+def test_a_vocabulary_that_is_too_large_to_be_one_is_not_read(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    with open(tmp_path / "model" / "tokenizer.json", "r+b") as file:
+        file.truncate(40_000_000)  # takes no room on the disk
+    with pytest.raises(ValueError, match="tokenizer.json is damaged: a JSON file of more than 30,000,000 bytes"):
+        load_model(tmp_path / "model")

@@ -1,0 +1,307 @@
+"""safetensors: what the library writes we read, what we write it reads, and a file that lies is refused."""
+
+import json
+import math
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from gpt import safetensors_file
+from gpt.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
+
+DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
+DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
+
+
+def read_all(path):
+    with SafetensorsFile(path) as file:
+        return {name: file.read(name) for name in file.entries}
+
+
+def raw(header, data=b"", length=None):
+    """A file from the text (or the content) of a header, whose length may be a lie."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode("utf-8")
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def some_arrays():
+    rng = np.random.default_rng(0)
+    arrays = {dtype: rng.integers(0, 2, (3, 5)).astype(dtype) for dtype in DTYPES}
+    return arrays | {
+        "one number": np.array(3.5, np.float32),
+        "none": np.zeros((2, 0, 3), np.float32),
+        "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
+        "every second": rng.standard_normal(10)[::-2],
+    }
+
+
+# --- the same as the library ------------------------------------------------------------------------------------------
+
+
+def test_what_we_write_the_library_reads(tmp_path):
+    arrays = some_arrays()
+    write_safetensors(tmp_path / "x.safetensors", arrays, {"format": "pt", "by": "us"})
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+    with SafetensorsFile(tmp_path / "x.safetensors") as file:
+        assert file.metadata == {"format": "pt", "by": "us"}
+        assert all(entry.start % np.dtype(file.read(name).dtype).itemsize == 0 for name, entry in file.entries.items())
+
+
+def test_what_the_library_writes_we_read(tmp_path):
+    arrays = {name: np.ascontiguousarray(array) for name, array in some_arrays().items()}
+    save_file(arrays, tmp_path / "x.safetensors", {"made": "there"})
+    found = read_all(tmp_path / "x.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].flags.writeable and found[name].flags.c_contiguous
+        np.testing.assert_array_equal(found[name], array)
+    with SafetensorsFile(tmp_path / "x.safetensors") as file:
+        assert file.metadata == {"made": "there"} and file.shapes["one number"] in ((), (1,))
+
+
+def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors_file, "_PIECE", 4)  # so that there are several
+    values = np.array([0.0, -0.0, 1.0, -2.5, 3.140625, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2**-126], np.float32)
+    halves = (values.view(np.uint32) >> 16).astype("<u2")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw({"a": entry("BF16", (11,), (0, 22))}, halves.tobytes()))
+    found = read_all(path)["a"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), halves.astype(np.uint32) << 16)
+    np.testing.assert_array_equal(found[:8], values[:8])  # which need no more than these bits
+
+
+@pytest.mark.oracle("torch")
+def test_bfloat16_of_torch(tmp_path):
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensor = torch.randn(7, 5).bfloat16()
+    save_torch({"a": tensor}, tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(read_all(tmp_path / "x.safetensors")["a"], tensor.float().numpy())
+
+
+def test_the_bytes_are_those_that_the_format_prescribes(tmp_path):
+    write_safetensors(tmp_path / "x", {"a": np.array([1.0, 2.0], np.float32)})
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}   '
+    expected = len(header).to_bytes(8, "little") + header + bytes.fromhex("0000803f00000040")
+    assert (tmp_path / "x").read_bytes() == expected
+
+
+def test_a_dtype_that_the_format_lacks_is_named_and_nothing_is_written(tmp_path):
+    with pytest.raises(TypeError, match="b is complex64, which safetensors does not have"):
+        write_safetensors(tmp_path / "x", {"a": np.zeros(2), "b": np.zeros(2, np.complex64)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_and_writing_hold_a_tensor_or_two_at_a_time(tmp_path):
+    arrays = {str(i): np.zeros((256, 1024), np.float32).T for i in range(8)}  # 1 MB each; transposed, so copied
+    for write, limit in ((True, 2.2), (False, 2.2)):
+        tracemalloc.start()
+        try:
+            if write:
+                write_safetensors(tmp_path / "x", arrays)
+            else:
+                with SafetensorsFile(tmp_path / "x") as file:
+                    for name in arrays:
+                        file.read(name)
+            assert tracemalloc.get_traced_memory()[1] < limit * 2**20
+        finally:
+            tracemalloc.stop()
+
+
+# --- files that lie ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "its 0 bytes end within the header"),
+        (b"\x01\x02", "its 2 bytes end within the header"),
+        (raw(b"{}", length=3), "its 10 bytes end within the header"),
+        (raw(b"{}", length=2**64 - 1), "end within the header"),
+        (raw(b"{}", b"x"), "its header describes 10 bytes, but the file has 11"),
+        (raw(b"[]"), "expected a JSON object, got list"),
+        (raw(b"nul"), "damaged"),
+        (raw(b"\xff\xfe\x00"), "damaged: 'utf-8' codec"),
+        (raw(b"[" * 100_000), "damaged"),
+        (raw(b'{"a":' * 100_000), "damaged"),
+        (raw(b'{"a": 1' + b"0" * 5000 + b"}"), "damaged"),
+        (raw(b'{"a": 1, "a": 2}'), "'a' stands there 2 times"),
+        (raw({"__metadata__": []}), "__metadata__"),
+        (raw({"__metadata__": {"a": 1}}), "__metadata__"),
+        (raw({"a": 1}), "must say dtype, shape and data_offsets of a"),
+        (raw({"a": {"dtype": "F32", "shape": [2]}}), "must say dtype, shape and data_offsets of a"),
+        (raw({"a": {**entry(), "more": 1}}, bytes(8)), "must say dtype, shape and data_offsets of a"),
+        (raw({"a\x1b[2J": entry()}, bytes(8)), "is no name for a tensor"),
+        (raw({"a\nb": entry()}, bytes(8)), "is no name for a tensor"),
+        (raw({"a" * 2000: entry()}, bytes(8)), "is no name for a tensor"),
+        (raw(b'{"\\ud800": {}}'), "is no name for a tensor"),
+        (raw({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
+        (raw({"a": entry("f32")}, bytes(8)), "a has the dtype 'f32'"),
+        (raw({"a": entry(["F32"])}, bytes(8)), "a has the dtype"),
+        (raw({"a": entry(None)}, bytes(8)), "a has the dtype 'None'"),
+        (raw({"a": entry(shape=[-2])}, bytes(8)), r"shape of a must be a list of integers >= 0, got \[-2\]"),
+        (raw({"a": entry(shape=[2.0])}, bytes(8)), "shape of a must be a list of integers"),
+        (raw({"a": entry(shape=[True, 2])}, bytes(8)), "shape of a must be a list of integers"),
+        (raw({"a": {**entry(), "shape": "2"}}, bytes(8)), "shape of a must be a list of integers"),
+        (raw({"a": {**entry(), "shape": None}}, bytes(8)), "shape of a must be a list of integers"),
+        (raw({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
+        (raw({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
+        (raw({"a": entry(shape=[2**62, 0], offsets=[0, 0])}), "which no array can have"),
+        (raw({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
+        (raw({"a": entry(shape=[10**9])}, bytes(8)), r"is 4,000,000,000 bytes, but its data_offsets are \[0, 8\]"),
+        (raw({"a": entry(shape=[3])}, bytes(8)), r"a is F32 of shape \(3,\), which is 12 bytes"),
+        (raw({"a": entry("F16")}, bytes(8)), "which is 4 bytes"),
+        (raw({"a": entry(offsets=[8, 0])}, bytes(8)), "its data_offsets are"),
+        (raw({"a": entry(offsets=[0])}, bytes(8)), "its data_offsets are"),
+        (raw({"a": entry(offsets=[0, 8, 16])}, bytes(8)), "its data_offsets are"),
+        (raw({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
+        (raw({"a": entry(offsets=[False, 8])}, bytes(8)), "data_offsets of a must be"),
+        (raw({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
+        (raw({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
+        (raw({"a": entry(), "b": entry(offsets=[4, 12])}, bytes(12)), "an overlap between a and b"),
+        (raw({"a": entry(), "b": entry(offsets=[0, 8])}, bytes(8)), "an overlap between a and b"),
+        (raw({"a": entry()}, bytes(7)), "its header describes 77 bytes, but the file has 76"),
+        (raw({"a": entry()}, bytes(9)), "its header describes 77 bytes, but the file has 78"),
+        (raw({"a": entry(offsets=[2**62, 2**62 + 8])}, bytes(8)), "a hole between the header and a"),
+    ],
+)  # fmt: skip
+def test_a_file_that_lies_is_refused_in_one_sentence(tmp_path, content, words):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(SafetensorsError, match=words) as caught:
+        read_all(path)
+    message = str(caught.value)
+    assert str(path) in message and message.isprintable() and len(message) < 1500
+
+
+def test_a_header_that_would_take_long_to_read_is_refused_without_reading_it(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with open(path, "wb") as file:
+        file.write((20_000_000).to_bytes(8, "little"))
+        file.truncate(30_000_000)  # takes no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(SafetensorsError, match="a header of 20,000,000 bytes is more than 10,000,000"):
+            SafetensorsFile(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_file_a_folder_and_a_pipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        SafetensorsFile(tmp_path / "nowhere")
+    with pytest.raises(SafetensorsError, match="is no file"):
+        SafetensorsFile(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(SafetensorsError, match="is no file"):  # reading it would wait for ever
+            SafetensorsFile(tmp_path / "pipe")
+
+
+def test_a_file_that_shrinks_while_it_is_open_is_an_error_and_no_crash(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.ones(1000, np.float32), "b": np.ones(1000, np.float32)})
+    with SafetensorsFile(path) as file:
+        os.truncate(path, path.stat().st_size - 4)
+        assert file.read("a").sum() == 1000
+        with pytest.raises(SafetensorsError, match="became shorter while b was read"):
+            file.read("b")
+
+
+def test_a_bool_is_0_or_1(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw({"a": entry("BOOL", (2,), (0, 2))}, b"\x01\x02"))
+    with pytest.raises(SafetensorsError, match="neither 0 nor 1"):
+        read_all(path)
+
+
+# --- fuzzing: whatever the bytes, a sound file or a SafetensorsError --------------------------------------------------
+
+
+def outcome(path, content):
+    """What comes of a file with these bytes: its arrays, or None; any other error is a failure."""
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        arrays = read_all(path)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000  # the files are small
+    except SafetensorsError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return None
+    finally:
+        tracemalloc.stop()
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A sound file, where to put damaged ones, and its arrays."""
+    path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
+    arrays = {"wte.weight": np.arange(12, dtype=np.float32).reshape(4, 3), "h.0.ln_1.bias": np.ones(3, np.float16)}
+    write_safetensors(path, arrays, {"format": "pt"})
+    return path, path.read_bytes()
+
+
+@given(data=st.data())
+def test_any_bits_flipped(sound, data):
+    path, content = sound
+    places = data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=4, unique=True))
+    damaged = bytearray(content)
+    for place in places:
+        damaged[place // 8] ^= 1 << place % 8
+    arrays = outcome(path, bytes(damaged))
+    if arrays is not None:  # numbers, or letters of a name, have changed; never the amount of data
+        assert len(arrays) == 2 and sum(array.nbytes for array in arrays.values()) == 54
+
+
+@given(data=st.data())
+def test_truncated_extended_or_with_a_piece_missing(sound, data):
+    path, content = sound
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, len(content)))
+    more = data.draw(st.binary(max_size=20))
+    damaged = content[:start] + more + content[end:]
+    arrays = outcome(path, damaged)
+    assert arrays is None or len(damaged) == len(content)
+
+
+@given(content=st.binary(max_size=300))
+def test_any_bytes(sound, content):
+    outcome(sound[0], content)
+
+
+ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+NUMBERS = st.integers(-2, 12) | st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63)]) | ANY
+FIELDS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(list(safetensors_file.DTYPES)) | ANY,
+        "shape": st.lists(NUMBERS, max_size=4) | ANY,
+        "data_offsets": st.lists(NUMBERS, min_size=2, max_size=2) | st.lists(NUMBERS, max_size=3) | ANY,
+    }
+)
+JSON = st.recursive(ANY, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
+
+
+@given(header=st.dictionaries(st.text(max_size=3), FIELDS | JSON, max_size=4) | JSON, size=st.integers(0, 24))
+def test_any_header(sound, header, size):
+    arrays = outcome(sound[0], raw(header, bytes(size)))
+    if arrays is not None:
+        names = header.keys() - {"__metadata__"}
+        assert arrays.keys() == names
+        assert sum(math.prod(header[name]["shape"]) > 0 for name in names) <= size

@@ -1,0 +1,112 @@
+"""Marked tokens: whatever they contain stays text, in the terminal and on the page."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gpt import Tokenizer
+from gpt.run_log import printable
+from gpt.token_view import LEVELS, MarkedToken, readable_pieces, to_html, to_terminal
+
+LEGEND = ["none", "some", "", "much", "all"]
+TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "table", "tr", "td", "p", "pre", "span"}
+TOKENIZER = Tokenizer.train("the cat sat on the mat, the cat 猫", vocab_size=270)
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: the tags, and the text and the titles in <pre>."""
+
+    def __init__(self, page):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.text, self.titles, self._inside = [], "", [], False
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self._inside = self._inside or tag == "pre"
+        if tag == "span" and self._inside:
+            self.titles.append(dict(attributes)["title"])
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag != "pre"
+
+    def handle_data(self, data):
+        self.text += data if self._inside else ""
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0, LEVELS - 1), st.text()), max_size=5), st.text())
+@example([("</pre><script>alert(1)</script>", 2, '"><b onclick="x">')], "</title><script>")
+@example([("a\nb\x1b[2J", 0, "")], "\udc80")
+def test_a_page_shows_everything_as_text(parts, title):
+    page = to_html([MarkedToken(*part) for part in parts], title, LEGEND, [("na<me", "va&lue"), (title, 1)])
+    seen = Page(page)
+    marked = [part for part in parts if part[1] or part[2]]
+    assert seen.tags.count("span") == len([text for text in LEGEND if text]) + len(marked)
+    assert set(seen.tags) <= TAGS
+    shown = "".join(
+        printable(text).replace("\n", "\u21b5\n") if level or note else printable(text) for text, level, note in parts
+    )
+    assert seen.text.removeprefix("\n") == html.unescape(html.escape(shown)) or "\r" in page
+    assert seen.titles == [printable(note) for _, _, note in marked]
+    assert "na&lt;me" in page and "va&amp;lue" in page and "\x1b" not in page
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0, LEVELS - 1)), max_size=5))
+def test_colours_end_where_they_should(parts):
+    text = to_terminal([MarkedToken(*part) for part in parts], colour=True)
+    plain = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert plain == "".join(printable(part[0]) for part in parts) and "\x1b" not in plain
+    for line in text.split("\n"):
+        codes = re.findall("\x1b\\[[0-9;]*m", line)
+        assert all(code != "\x1b[0m" for code in codes[::2]) and all(code == "\x1b[0m" for code in codes[1::2])
+        assert len(codes) % 2 == 0
+
+
+def test_levels_differ_in_the_terminal_with_and_without_colours():
+    for colour, different in ((True, 5), (False, 3)):
+        assert len({to_terminal([MarkedToken("x", level)], colour) for level in range(LEVELS)}) == different
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch):
+    tokens = [MarkedToken("x", 4)]
+    assert to_terminal(tokens) == "[[x]]"  # standard output is no terminal here
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in to_terminal(tokens)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert to_terminal(tokens) == "[[x]]"
+
+
+@given(st.text(max_size=20))
+def test_pieces_of_a_text_join_to_it_and_cover_its_tokens(text):
+    ids = TOKENIZER.encode(text, allowed_special=())
+    pieces = list(readable_pieces(TOKENIZER, ids))
+    assert "".join(piece for _, _, piece in pieces) == TOKENIZER.decode(ids)
+    assert [stop for _, stop, _ in pieces[:-1]] == [start for start, _, _ in pieces[1:]]
+    assert not ids or (pieces[0][0] == 0 and pieces[-1][1] == len(ids))
+    assert all("\ufffd" not in piece for _, _, piece in pieces) or "\ufffd" in text
+
+
+@given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=20))
+def test_pieces_of_any_tokens_are_text(ids):
+    pieces = list(readable_pieces(TOKENIZER, ids))
+    assert [i for start, stop, _ in pieces for i in range(start, stop)] == list(range(len(ids)))
+    assert all(text for _, _, text in pieces)
+
+
+def test_a_character_of_several_tokens_is_one_piece():
+    tokenizer = Tokenizer.train("x", vocab_size=257)
+    ids = tokenizer.encode("a猫b")
+    assert list(readable_pieces(tokenizer, ids)) == [(0, 1, "a"), (1, 4, "猫"), (4, 5, "b")]
+    assert list(readable_pieces(tokenizer, ids[:3])) == [(0, 1, "a"), (1, 3, "\ufffd")]  # cut off
+
+
+@pytest.mark.parametrize("level", range(1, LEVELS))
+def test_every_level_has_a_style_that_shows_without_colour(level):
+    page = to_html([MarkedToken("x", level)], "t", LEGEND)
+    assert f".l{level} {{ background: #" in page and f"border-bottom: {level}px solid" in page

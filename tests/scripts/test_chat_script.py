@@ -1,0 +1,132 @@
+"""scripts/chat.py as its users meet it."""
+
+import io
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from finetune.chat import IM_END, IM_START
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from minigrad import manual_seed, use_kernels
+from scripts import chat
+from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+def save_model(folder, special_tokens=(), block_size=128):
+    tokenizer = Tokenizer.train(STORY, vocab_size=280, special_tokens=["<|endoftext|>", *special_tokens])
+    manual_seed(0)
+    model = GPT(GPTConfig(len(tokenizer), block_size=block_size, n_layer=1, n_head=2, n_embd=16))
+    for parameter in model.parameters():
+        parameter.data *= 10  # so that what it writes depends on what it reads
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("tuned"), [IM_START, IM_END])
+
+
+def said(capsys, monkeypatch, model, lines, *arguments):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    capsys.readouterr()
+    assert run_here(chat.main, "--model", model, "--seed", 1, *arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_it_says_how_the_conversation_is_written(capsys, monkeypatch, base, tuned):
+    assert "was not tuned on conversations (it has no token <|im_start|>)" in said(capsys, monkeypatch, base, "")
+    assert "was tuned on conversations, in the template ChatML" in said(capsys, monkeypatch, tuned, "")
+
+
+@pytest.mark.parametrize("kind", ["base", "tuned"])
+def test_it_answers_until_the_input_ends(capsys, monkeypatch, kind, request):
+    model = request.getfixturevalue(kind)
+    out = said(capsys, monkeypatch, model, "the cat\n\n  \nand the dog\n", "--max-new-tokens", 9)
+    assert out.count("model> ") == 2 and out.count("you> ") == 5  # empty lines are asked again
+    assert out == said(capsys, monkeypatch, model, "the cat\n\n  \nand the dog", "--max-new-tokens", 9)
+
+
+def test_commands(capsys, monkeypatch, base):
+    options = ["--temperature", 0, "--max-new-tokens", 9]
+    out = said(capsys, monkeypatch, base, "the cat\n/reset\nthe cat\n/what now\n/quit\nthe dog\n", *options)
+    first, second = (part.splitlines()[0] for part in out.split("model> ")[1:])
+    assert first == second and "(forgotten)" in out and "(there is no command /what: /reset, /quit)" in out
+    assert out.count("model> ") == 2
+
+
+def test_it_remembers_what_was_said(capsys, monkeypatch, base):
+    options = ["--temperature", 0, "--max-new-tokens", 9]
+    twice = said(capsys, monkeypatch, base, "a\na\n", *options)
+    other = said(capsys, monkeypatch, base, "b\na\n", *options)
+    assert twice.split("model> ")[2] != other.split("model> ")[2]
+
+
+def test_a_question_that_is_too_long_does_not_end_the_conversation(capsys, monkeypatch, base):
+    out = said(capsys, monkeypatch, base, f"{'word ' * 80}\nthe cat\n", "--max-new-tokens", 5)
+    assert "model> (that is too long: " in out and out.count("model> ") == 2
+
+
+def test_a_system_message_is_read(capsys, monkeypatch, base):
+    options = ["--temperature", 0, "--max-new-tokens", 9]
+    plain = said(capsys, monkeypatch, base, "the cat\n", *options)
+    assert plain != said(capsys, monkeypatch, base, "the cat\n", *options, "--system", "red barn")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nowhere"], "there is no folder nowhere"),
+        (["--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
+        (["--max-new-tokens", "-1"], "must be an integer >= 0"),
+        (["--prompt", "x"], "unrecognized arguments: --prompt x"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(base, capsys, arguments, words):
+    assert words in refusal(chat.main, capsys, "--model", base, *arguments)
+
+
+def test_as_a_process_with_bytes_that_are_no_text(base):
+    done = subprocess.run(
+        command("chat", "--model", base, "--max-new-tokens", 5),
+        cwd=ROOT, env=environment(PYTHONIOENCODING="cp1252"), input=b"caf\xff \x81\n", capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.count(b"model> ") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(tmp_path):
+    model = save_model(tmp_path, block_size=100_000)
+    running = subprocess.Popen(
+        command("chat", "--model", model, "--max-new-tokens", 10**6),
+        cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    running.stdin.write(b"the cat\n")
+    running.stdin.flush()
+    seen = b""
+    while b"model> " not in seen or len(seen.split(b"model> ")[1]) < 10:
+        seen += running.stdout.read(1)
+    running.send_signal(signal.SIGINT)
+    out, error = running.communicate(b"/reset\n", timeout=120)
+    assert running.returncode == 0 and error == b""
+    assert b" (stopped)\n" in out and b"(forgotten)" in out
+
+
+def test_help_is_real_help():
+    done = run_process("chat", "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "--system" in done.stdout and "--temperature X" in done.stdout and "examples:" in done.stdout

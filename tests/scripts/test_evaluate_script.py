@@ -1,0 +1,117 @@
+"""scripts/evaluate.py as its users meet it."""
+
+import math
+import re
+
+import pytest
+
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt.evaluation import score_text
+from gpt.loading import load_model
+from minigrad import manual_seed, use_kernels
+from scripts import evaluate
+from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.train(STORY, vocab_size=280)
+    manual_seed(0)
+    gpt = GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16))
+    for parameter in gpt.parameters():
+        parameter.data *= 8  # so that it is surprised by some tokens more than by others
+    save_checkpoint(folder, gpt)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat <b>on</b> a mat & 猫 \u202e dogs\nran\tpast \x1b[2J\n", encoding="utf-8", newline="")
+    return path
+
+
+def evaluated(capsys, model, text, *arguments):
+    capsys.readouterr()
+    assert run_here(evaluate.main, "--model", model, "--data", text, *arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_the_figures_are_those_of_the_whole_text(capsys, model, text):
+    gpt, tokenizer = load_model(model)
+    for stride in (None, 1, 16):
+        score = score_text(gpt, tokenizer, text.read_text(encoding="utf-8"), stride)
+        out = evaluated(capsys, model, text, *([] if stride is None else ["--stride", stride]))
+        found = re.findall(r"^(?:loss|perplexity|bits per byte) +([\d.,]+\d)", out, re.M)
+        numbers = [float(number.replace(",", "")) for number in found]
+        assert numbers == [pytest.approx(x, rel=1e-3) for x in (score.loss, score.perplexity, score.bits_per_byte)]
+        assert f"{len(score.ids)}, all but the first predicted ({score.n_bytes} bytes)" in out
+        assert f"knowing nothing: {math.log(280):.4f}" in out
+
+
+def test_a_long_text_in_many_windows(capsys, model, tmp_path):
+    path = write_text(tmp_path / "long.txt", words=3000)
+    losses = []
+    for kernels in ("textbook", "fast"):
+        out = evaluated(capsys, model, path, "--kernels", kernels)
+        losses.append(float(re.search(r"loss +([\d.]+)", out)[1]))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4) and losses[0] > 1
+
+
+def test_the_text_is_shown_with_marks(capsys, model, text):
+    out = evaluated(capsys, model, text, "--show")
+    shown = out.split("\n\n", 1)[1]
+    assert "[" in shown and "10 or more: a surprise" in shown and "\x1b" not in out and "猫" in shown
+    plain = shown.replace("[", "").replace("]", "")
+    assert "the cat sat <b>on</b> a mat & 猫" in plain and "dogs\nran\tpast" in plain
+
+
+def test_a_page_is_written(capsys, model, text, tmp_path):
+    out = evaluated(capsys, model, text, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "the page is" in out and "<b>" not in page and "\x1b" not in page
+    assert page.count("expected:&#10;") == page.count("probability") > 20
+    assert "the first token is given" in page and "perplexity" in page
+    for _, percent in re.findall(r"(probability|bits,) (\d+\.\d+)%", page):
+        assert 0 <= float(percent) <= 100
+
+
+def test_the_levels_of_surprise(model, text):
+    gpt, tokenizer = load_model(model)
+    score = score_text(gpt, tokenizer, text.read_text(encoding="utf-8"))
+    for token in evaluate.marked(score, tokenizer):
+        bits = sum(float(n) for n in re.findall(r"([\d.]+) bits", token.note))
+        wanted = 0 if bits < 1 else 1 if bits < 3 else 2 if bits < 6 else 3 if bits < 10 else 4
+        assert token.level == wanted or min(abs(bits - least) for least in evaluate.BITS) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stride", "17"], "stride must be from 1 to the block size of 16, got 17"),
+        (["--stride", "0"], "must be an integer >= 1, got 0"),
+        (["--data", "nothing.txt"], "nothing.txt does not exist"),
+        (["--model", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(capsys, model, text, arguments, words):
+    assert words in refusal(evaluate.main, capsys, "--model", model, "--data", text, *arguments)
+
+
+def test_an_empty_file_is_refused(capsys, model, tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    error = refusal(evaluate.main, capsys, "--model", model, "--data", tmp_path / "empty.txt")
+    assert "a text of 0 tokens has nothing to predict" in error
+
+
+def test_help_is_real_help():
+    done = run_process("evaluate", "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stderr == "" and "--stride N" in done.stdout and "examples:" in done.stdout

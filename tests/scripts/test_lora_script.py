@@ -1,0 +1,135 @@
+"""scripts/lora.py as its users meet it."""
+
+import json
+
+import pytest
+
+from gpt.checkpoint import save_checkpoint
+from gpt.loading import load_model
+from gpt.run_log import read_log
+from minigrad import use_kernels
+from scripts import generate, lora
+from tests.finetune.small import small_chat_model
+from tests.scripts.running import refusal, run_here, run_process, write_text
+
+QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=32)
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=1500)
+
+
+def options(base, text, folder, *more):
+    return ["--init-from", base, "--data", text, "--out-dir", folder, *QUICK, "--r", "2", *more]
+
+
+def test_a_run_then_resume_then_merge(base, text, tmp_path):
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    done = run_process("lora", *options(base, text, run, "--slices", "q", "v"))
+    assert done.returncode == 0, done.stderr
+    for part in (
+        f"starting from the weights in {base}; of 121,344 parameters, 4,096 (3.4% as many) are trained",
+        "0 | validation loss 5.",
+        "4/4 | loss ",
+        "before     after",
+        "trained 4 steps in ",
+        f"adapter for PEFT: {run / 'adapter'} (0.0",
+        f"python scripts/lora.py --merge {run.as_posix()} --out-dir {run.as_posix()}-merged",
+    ):
+        assert part in done.stdout, part
+    settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(base)  # q and v have rank 2 each
+    assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0
+    assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
+    model, _ = load_model(merged)
+    assert model.num_parameters() == load_model(base)[0].num_parameters()
+
+
+def test_generating_with_the_adapter_is_generating_with_the_merged_model(base, text, tmp_path, capsys):
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    assert run_here(lora.main, *options(base, text, run)) == 0
+    assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
+    texts = []
+    for model in ([base], [base, "--adapter", run / "adapter"], [merged]):
+        capsys.readouterr()
+        assert run_here(generate.main, "--model", *model, "--temperature", "0", "--max-new-tokens", "20") == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] != texts[1] == texts[2]
+
+
+def test_qlora_says_where_its_adapters_were_merged(base, text, tmp_path, capsys):
+    assert run_here(lora.main, *options(base, text, tmp_path / "run", "--method", "qlora")) == 0
+    assert run_here(lora.main, "--merge", tmp_path / "run", "--out-dir", tmp_path / "merged") == 0
+    assert "note: the adapters were trained beside 4-bit weights" in capsys.readouterr().out
+
+
+def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, capsys):
+    assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
+    output = capsys.readouterr().out
+    table = output[output.index("  method ") :].splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["full", "lora", "qlora"]
+    assert "peak   the most bytes in use at one time in a step" in output
+    assert (tmp_path / "all" / "comparison.png").exists()
+    rates = [read_log(tmp_path / "all" / name / "log.jsonl")[1]["learning_rate"] for name in ("full", "lora", "qlora")]
+    assert rates[0] < rates[1] == rates[2]
+    assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
+    assert capsys.readouterr().out.count("finished already") == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            ["--target-modules", "q_proj"],
+            "the target 'q_proj' fits no module; linear layers here are c_attn, c_proj, c_fc",
+        ),
+        (["--target-modules", "c_fc", "--slices", "q"], "slices q are of c_attn, which is not in target_modules"),
+        (["--r", "0"], "argument --r: must be an integer >= 1, got 0"),
+        (["--alpha", "-1"], "alpha must be a number > 0"),
+        (["--lora-dropout", "1"], "dropout must be in [0, 1)"),
+        (["--method", "dora"], "invalid choice: 'dora'"),
+        (["--rank", "8"], "unrecognized arguments: --rank 8"),
+        (["--data", "nowhere.txt"], "there is no corpus or file 'nowhere.txt'"),
+        (["--merge", "nowhere"], "there is no checkpoint in nowhere"),
+        (["--init-from", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals_are_one_sentence(more, sentence, base, text, tmp_path, capsys):
+    assert sentence in refusal(lora.main, capsys, *options(base, text, tmp_path / "run", *more))
+    assert not (tmp_path / "run" / "trainer_state.json").exists()
+
+
+def test_resume_refuses_other_settings_and_a_changed_base(base, text, tmp_path, capsys):
+    own, run = tmp_path / "base", tmp_path / "run"
+    model, tokenizer = load_model(base)
+    save_checkpoint(own, model)
+    tokenizer.save(own)
+    assert run_here(lora.main, *options(own, text, run)) == 0
+    sentence = refusal(lora.main, capsys, "--init-from", "resume", "--out-dir", run, "--r", "3")
+    assert f"the run in {run} has r 2, not 3" in sentence
+    model.transformer.h[0].mlp.c_fc.weight.data[0, 0] += 1
+    save_checkpoint(own, model)
+    sentence = refusal(lora.main, capsys, "--init-from", "resume", "--out-dir", run)
+    assert "is not the one beside which the adapters were trained" in sentence
+
+
+def test_help_has_examples(capsys):
+    assert run_here(lora.main, "--help") == 0
+    output = capsys.readouterr().out
+    assert "examples:" in output and "--compare" in output and "all-linear" in output

@@ -1,0 +1,122 @@
+"""scripts/pipeline.py: all stages, kept when they are finished, done again when what they are made from has changed."""
+
+import dataclasses
+import json
+import shutil
+import signal
+
+import pytest
+
+from finetune import dpo_run, instruct, pairs, pipeline, ppo_run
+from finetune.ppo_training import PPOConfig
+from gpt.checkpoint import load_state
+from gpt.training import Trainer
+from minigrad import use_kernels
+from scripts import pipeline as script
+from tests.scripts.running import refusal, run_here, run_process, write_text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory):
+    """All stages in small: little data, few steps, a model that is hardly one."""
+    text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
+    demo_config, chance = pipeline.demo_config, "finetune.reward_run.CHANCE"
+
+    def small_config(short, out_dir, seed, made_by):
+        config = demo_config(short, out_dir, seed, made_by)
+        shape = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 192}
+        training = dataclasses.replace(config.training, max_iters=4, warmup_iters=1, eval_interval=2)
+        return dataclasses.replace(config, data=text, vocab_size=280, batch_size=2, model=shape, training=training)
+
+    def small_ppo(total_iterations):
+        return PPOConfig(total_iterations, batch_size=4, response_length=6)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "demo_config", small_config)
+        patch.setattr(pipeline, "PPOConfig", small_ppo)
+        patch.setattr(pipeline, "SHORT_QUESTIONS", 4)
+        patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
+        few = {instruct: (40, 4), pairs: (24, 6), ppo_run: (12, 3), dpo_run: (None, 3)}
+        for module, (train, test) in few.items():
+            what = "PAIRS" if module is pairs else "ITEMS"
+            patch.setattr(module, f"TEST_{what}", test)
+            if train is not None:
+                patch.setattr(module, f"TRAIN_{what}", train)
+        yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "pipeline"
+    assert run_here(script.main, "--short", "--out-dir", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished pipeline of one's own. Stages know each other by path, and so it is moved, not copied."""
+    return shutil.copytree(finished, tmp_path / "pipeline")
+
+
+def test_all_stages_are_run_and_the_table_says_what_each_changed(tmp_path, capsys):
+    assert run_here(script.main, "--short", "--ppo", "--out-dir", tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    for part in ("=== 1/5 pretrained: ", "=== 2/5 sft: ", "=== 3/5 reward: ", "=== 4/5 dpo: ", "=== 5/5 ppo: "):
+        assert part in output, part
+    table = output.partition("=== what each stage changed")[2]
+    rows = [line.split() for line in table.splitlines()]
+    names = [row[0] for row in rows if row]
+    assert names[-5:] == ["pretrained", "sft", "reward", "dpo", "ppo"]
+    assert "prefers the better of two replies in" in table and "text loss  nats per token" in table
+    notes = json.loads((tmp_path / "run" / "pipeline.json").read_text(encoding="utf-8"))
+    assert notes["stages"]["ppo"]["row"].keys() == {
+        "seconds", "text loss", "format", "right", "courteous", "against", "KL"
+    }  # fmt: skip
+    assert notes["stages"]["ppo"]["origin"].keys() == {"sft", "reward"}
+
+
+def test_what_is_finished_is_kept(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert run_here(script.main, "--short", "--out-dir", finished) == 0
+    output = capsys.readouterr().out
+    assert output.count("finished earlier, and kept") == 4 and "sft " in output.partition("what each stage")[2]
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(copied, capsys):
+    pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(copied / "sft")
+    assert run_here(script.main, "--short", "--out-dir", copied) == 0
+    output = capsys.readouterr().out
+    assert output.count("finished earlier, and kept") == 1  # pretraining
+    assert output.count("made from an earlier version of the stages before it: done again") == 2  # reward and DPO
+    assert (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns == pretrained
+
+
+def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys):
+    step = Trainer.step
+
+    def interrupted_step(trainer):
+        if trainer.out_dir.name == "sft" and trainer.steps_done == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted_step)
+    assert run_here(script.main, "--short", "--out-dir", tmp_path) == 130
+    assert "call it again and it goes on" in capsys.readouterr().out
+    assert load_state(tmp_path / "sft")["step"] == 4 and not (tmp_path / "dpo").exists()
+    monkeypatch.undo()
+    assert run_here(script.main, "--short", "--out-dir", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 4/4 dpo" in output
+
+
+def test_other_settings_are_refused(finished, capsys):
+    for options in (["--short", "--seed", "1"], []):
+        assert "choose another --out-dir" in refusal(script.main, capsys, "--out-dir", finished, *options)
+
+
+def test_help_says_how_to_go_on():
+    done = run_process("pipeline", "--help")
+    assert done.returncode == 0 and "call it again after Ctrl-C" in done.stdout

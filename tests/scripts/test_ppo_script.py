@@ -1,0 +1,145 @@
+"""scripts/ppo.py as its users meet it."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from finetune import ppo_run
+from finetune.chat import IM_END, IM_START
+from finetune.ppo_training import PPOTrainer
+from gpt import Tokenizer, load_checkpoint
+from gpt.checkpoint import load_run, save_checkpoint
+from gpt.run_log import read_log
+from minigrad import use_kernels
+from scripts import ppo, reward
+from tests.finetune.preferences import small_policy, small_template
+from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
+from tests.scripts.running import refusal, run_here, run_process
+
+SMALL = ["--total-iterations", "4", "--batch-size", "6", "--response-length", "6", "--eval-interval", "2"]
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A model, a reward model that was trained from it, and a file of questions."""
+    folder = tmp_path_factory.mktemp("given")
+    write_model(folder / "sft")
+    options = ["--init-from", folder / "sft", "--data", write_pairs(folder / "pairs.jsonl", n=100)]
+    more = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "0", "--learning-rate", "1e-2"]
+    assert run_here(reward.main, *options, "--out-dir", folder / "reward", *more) == 0
+    rows = [{"prompt": f"Say {i}?", "completion": "yes"} for i in range(20)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    use_kernels("textbook")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(given, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = run_process("ppo", *options(given, folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def options(given, folder, *more):
+    models = ["--init-from", given / "sft", "--reward-model", given / "reward"]
+    return [*models, "--data", given / "questions.jsonl", "--out-dir", folder, *SMALL, *more]
+
+
+def test_a_run_says_what_it_does_and_leaves_its_files(given, finished):
+    folder, output = finished
+    for part in (
+        f"reward model: {given / 'reward'}; it gets 10 of 10 held-out pairs right",
+        "data: 18 questions to answer, 2 to test on",
+        "objective/kl  how far the policy has moved",
+        "4/16 | loss ",
+        "16/16 | loss ",
+        "Replies before and after",
+        "Say 18?",
+        "reinforced 4 times,",
+        "python scripts/chat.py --model",
+    ):
+        assert part in output, part
+    assert (folder / "reinforcement.png").exists() == ("no picture" not in output)
+    rows = read_log(folder / "log.jsonl")
+    assert [row["step"] for row in rows] == [4, 8, 12, 16]
+    assert abs(rows[0]["objective/kl"]) < 1e-4  # nothing has moved yet
+    load_run(folder)  # a plain model, as every other script takes it
+
+
+def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, finished, tmp_path, monkeypatch, capsys):
+    iterate = PPOTrainer._iterate
+
+    def interrupted_iterate(trainer):
+        if trainer.steps_done == 4:
+            signal.raise_signal(signal.SIGINT)
+        iterate(trainer)
+
+    monkeypatch.setattr(PPOTrainer, "_iterate", interrupted_iterate)
+    assert run_here(ppo.main, *options(given, tmp_path / "run")) == 130
+    monkeypatch.undo()
+    assert "python scripts/ppo.py --init-from resume --out-dir" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run").state["step"] == 8
+    assert run_here(ppo.main, "--init-from", "resume", "--out-dir", tmp_path / "run") == 0
+    assert_same_run(finished[0], tmp_path / "run")
+
+
+def test_a_run_without_a_price_is_drawn_beside_another(given, finished, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert run_here(ppo.main, *options(given, tmp_path, "--kl-coef", "0", "--beside", finished[0])) == 0
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    assert f"both runs: {tmp_path}/comparison.png" in capsys.readouterr().out
+
+
+def test_the_built_in_questions_are_judged(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ppo_run, "TRAIN_ITEMS", 12)
+    monkeypatch.setattr(ppo_run, "TEST_ITEMS", 3)
+    template = small_template()
+    save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))
+    template.tokenizer.save(tmp_path / "sft")
+    models = ["--init-from", tmp_path / "sft", "--reward-model", given / "reward"]
+    # The reward model reads 64 tokens: that is too few for these questions, and it is said before anything is written.
+    assert run_here(ppo.main, *models, "--out-dir", tmp_path / "run", *SMALL) == 1
+    assert "reads 64 tokens" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_reward_model_no_better_than_chance_is_refused(given, tmp_path, capsys):
+    data = ["--init-from", given / "sft", "--data", given / "pairs.jsonl", "--out-dir", tmp_path / "coin"]
+    assert run_here(reward.main, *data, "--max-iters", "1", "--learning-rate", "0", "--batch-size", "4") == 0
+    message = refusal(ppo.main, capsys, *options(given, tmp_path / "run", "--reward-model", tmp_path / "coin"))
+    assert "is no better than chance: it gets" in message and "a coin would do as well in" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_model_with_another_tokenizer_and_a_folder_without_one_are_refused(given, tmp_path, capsys):
+    message = refusal(ppo.main, capsys, *options(given, tmp_path / "run", "--reward-model", given / "sft"))
+    assert "minigrad-gpt-with-head" in message
+    tokenizer = Tokenizer.train(["another text, another text"], 260)
+    tokenizer.add_special_tokens([IM_START, IM_END])
+    other = shutil.copytree(given / "reward", tmp_path / "other")
+    tokenizer.save(other)
+    message = refusal(ppo.main, capsys, *options(given, tmp_path / "run", "--reward-model", other))
+    assert f"the reward model in {other} has another tokenizer" in message and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--kl-coef", "-1"], "kl_coef must be a number >= 0, got -1.0"),
+        (["--response-length", "60"], "questions.jsonl, line 1: the question has"),
+        (["--batch-size", "1"], "1 replies cannot be dealt to 2 mini-batches"),
+        (["--reward-model", "nowhere"], "there is no checkpoint in nowhere"),
+        (["--kl", "1"], "unrecognized arguments: --kl 1"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(given, tmp_path, capsys, more, words):
+    assert words in refusal(ppo.main, capsys, *options(given, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()

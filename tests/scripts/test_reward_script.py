@@ -1,0 +1,115 @@
+"""scripts/reward.py as its users meet it."""
+
+import signal
+
+import pytest
+
+from finetune import pairs
+from finetune.heads import HEAD_KIND
+from finetune.reward_run import load_reward_model
+from gpt import load_checkpoint
+from gpt.run_log import read_log
+from gpt.training import Trainer
+from minigrad import use_kernels
+from scripts import reward
+from tests.finetune.preferences import small_policy, small_template
+from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
+from tests.scripts.running import refusal, run_here, run_process
+
+SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    return write_model(folder / "sft"), write_pairs(folder / "pairs.jsonl", n=100)
+
+
+@pytest.fixture(scope="module")
+def finished(given, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = run_process("reward", *options(given, folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def options(given, folder, *more):
+    model, data = given
+    return ["--init-from", model, "--data", data, "--out-dir", folder, *SMALL, "--learning-rate", "1e-2", *more]
+
+
+def test_a_run_says_what_it_does_and_learns_what_is_preferred(given, finished):
+    folder, output = finished
+    for part in (
+        "with a new head: ",
+        "data: 90 pairs of replies to learn from, 10 to test on",
+        "accuracy  how often it scores the preferred reply higher",
+        "0 | validation loss 0.6",
+        "20/20 | loss ",
+        "Held-out pairs, and their scores before and after training",
+        "| Say 90?",
+        "| yes!",
+        "it gets 10 of 10 held-out pairs right; a coin would in 0.001 of cases",
+        "trained 20 steps, 80 pairs,",
+        "python scripts/ppo.py --reward-model",
+    ):
+        assert part in output, part
+    rows = read_log(folder / "log.jsonl")
+    assert {"accuracy", "margin", "num_pairs", "learning_rate"} <= rows[1].keys()
+    assert rows[-1]["accuracy"] == 1 and rows[-1]["val_loss"] < rows[0]["val_loss"]
+    model, tokenizer = load_reward_model(folder)
+    assert model.labels == ["reward"] and len(tokenizer) == model.config.vocab_size
+
+
+def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, finished, tmp_path, monkeypatch, capsys):
+    step = Trainer.step
+
+    def interrupted_step(trainer):
+        if trainer.steps_done == 6:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted_step)
+    assert run_here(reward.main, *options(given, tmp_path / "run")) == 130
+    monkeypatch.undo()
+    assert "python scripts/reward.py --init-from resume --out-dir" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run", kind=HEAD_KIND).state["step"] == 7
+    assert run_here(reward.main, "--init-from", "resume", "--out-dir", tmp_path / "run") == 0
+    assert_same_run(finished[0], tmp_path / "run")
+
+
+def test_the_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pairs, "TRAIN_PAIRS", 30)
+    monkeypatch.setattr(pairs, "TEST_PAIRS", 9)
+    from gpt.checkpoint import save_checkpoint
+
+    template = small_template()
+    save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))
+    template.tokenizer.save(tmp_path / "sft")
+    assert run_here(reward.main, "--init-from", tmp_path / "sft", "--out-dir", tmp_path / "run", *SMALL) == 0
+    output = capsys.readouterr().out
+    assert "data: 30 pairs of replies to learn from, 9 to test on" in output
+    assert "of those that differ in courtesy: " in output and "the answer: " in output
+
+
+def test_a_bad_line_is_named_and_nothing_is_written(given, tmp_path, capsys):
+    bad = tmp_path / "pairs.jsonl"
+    bad.write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n', encoding="utf-8"
+    )
+    message = refusal(reward.main, capsys, *options((given[0], bad), tmp_path / "run"))
+    assert "pairs.jsonl, line 2" in message and "'rejected'" in message and not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_stage_is_not_resumed(given, finished, capsys):
+    assert "there is no checkpoint" in refusal(
+        reward.main, capsys, "--init-from", "resume", "--out-dir", given[1].parent
+    )
+    message = refusal(reward.main, capsys, "--init-from", "resume", "--out-dir", given[0])
+    assert str(given[0]) in message

@@ -1,0 +1,232 @@
+"""scripts/verify_gpt2.py and scripts/compare_torch.py as their users meet them."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt.huggingface_weights import WEIGHTS
+from gpt.safetensors_file import SafetensorsFile, write_safetensors
+from minigrad import manual_seed, use_kernels
+from scripts import compare_torch, verify_gpt2
+from tests.gpt.small import GOLDEN
+from tests.scripts.running import STORY, refusal, run_here, run_process
+
+FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    find_spec = importlib.util.find_spec
+    found = lambda name, *more: None if name in ("torch", "transformers") else find_spec(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+def verified(capsys, *arguments):
+    capsys.readouterr()
+    assert run_here(verify_gpt2.main, *arguments) == 0
+    return capsys.readouterr().out
+
+
+def failure(capsys, *arguments):
+    """What it prints, and the sentence at the end, of a model that is wrong."""
+    capsys.readouterr()
+    assert run_here(verify_gpt2.main, *arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+    return captured.out, captured.err
+
+
+def changed_folder(folder, change, **settings):
+    """The golden folder with some of its tensors or of its settings changed."""
+    shutil.copytree(FOLDER, folder)
+    with SafetensorsFile(FOLDER / WEIGHTS) as file:
+        tensors = {name: file.read(name) for name in file.entries}
+    change(tensors)
+    (folder / WEIGHTS).unlink()
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | settings
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def change_nothing(tensors):
+    pass
+
+
+@pytest.mark.parametrize("more", [[], ["--kernels", "textbook"], ["--dtype", "float32"]])
+def test_the_golden_folder_is_verified_without_transformers(capsys, without_torch, more):
+    out = verified(capsys, "--model", FOLDER, "--reference", REFERENCE, "--prompt", "the cat", *more)
+    assert "wte.weight" in out and out.count(" transposed ok\n") == 8
+    assert "attention                     2,176          2,176   18.5%" in out
+    assert "the same everywhere" in out and "differs" not in out
+    assert "the cat ->" in out and "perplexity" in out and out.endswith("\nverified\n")
+
+
+def test_without_a_reference_it_says_what_was_not_checked(capsys, without_torch, tmp_path):
+    knowing = changed_folder(tmp_path / "m", lambda tensors: [array.__imul__(0) for array in tensors.values()])
+    out, error = failure(capsys, "--model", knowing)
+    assert "Not checked: there is no reference" in out
+    assert "behaviour: the model's perplexity is no better than chance" in error  # it knows nothing at all
+    assert "--save-reference needs transformers" in refusal(
+        verify_gpt2.main, capsys, "--model", FOLDER, "--save-reference", tmp_path / "r.npz"
+    )
+
+
+def transpose(name):
+    def change(tensors):
+        tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+    return change
+
+
+def zero(name):
+    def change(tensors):
+        tensors[name][...] = 0
+
+    return change
+
+
+def swap_blocks(tensors):
+    for name in [name for name in tensors if name.startswith("transformer.h.0.")]:
+        other = name.replace("h.0.", "h.1.")
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+
+
+MISTAKES = [
+    (transpose("transformer.h.0.attn.c_proj.weight"), {}, "h.0.attn (attention's output)"),
+    (zero("transformer.h.1.mlp.c_fc.bias"), {}, "h.1.mlp.c_fc (the MLP's first layer)"),
+    (swap_blocks, {}, "h.0.ln_1 (first layer norm)"),
+    (change_nothing, {"layer_norm_epsilon": 1e-6}, "h.0.ln_1 (first layer norm)"),
+    (change_nothing, {"n_head": 4}, "h.0.attn.heads (what the heads found)"),
+]
+
+
+@pytest.mark.parametrize(("change", "settings", "place"), MISTAKES)
+def test_a_wrong_folder_fails_and_the_sentence_says_where(capsys, without_torch, tmp_path, change, settings, place):
+    folder = changed_folder(tmp_path / "m", change, **settings)
+    out, error = failure(capsys, "--model", folder, "--reference", REFERENCE)
+    assert f"computation: the first activation that differs is {place}" in error
+    assert out.count("<-- the first that differs") == 2  # of activations and of gradients
+    assert "(3) behaviour" in out  # all is shown
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop("transformer.h.1.ln_2.bias"), "h.1.ln_2.bias is missing"),
+        (
+            transpose("transformer.h.0.mlp.c_fc.weight"),
+            "h.0.mlp.c_fc.weight has the shape (64, 16) instead of",
+        ),
+        (lambda tensors: tensors.update(surplus=np.zeros(3, np.float32)), "surplus of shape (3,) is surplus"),
+    ],
+)
+def test_wrong_shapes_fail_in_the_structure(capsys, tmp_path, change, words):
+    out, error = failure(capsys, "--model", changed_folder(tmp_path / "m", change), "--reference", REFERENCE)
+    assert f"structure: {words}" in error and words.split(" ", 1)[1] in out
+
+
+def test_parameters_are_compared_with_the_formula(capsys):
+    model = GPT(GPTConfig(100, 16, 1, 2, 8))
+    assert verify_gpt2.check_count(model) == []
+    model.transformer.h[0].attn.c_proj.bias = None
+    assert "attention has 280 parameters, not 288" in verify_gpt2.check_count(model)[0]
+    assert "attention" in capsys.readouterr().out
+
+
+def test_a_text_of_ones_own(capsys, without_torch, tmp_path):
+    (tmp_path / "t.txt").write_text("the cat sat on a mat", encoding="utf-8")
+    out = verified(capsys, "--model", FOLDER, "--reference", REFERENCE, "--text", tmp_path / "t.txt")
+    assert f"on {len(Tokenizer.load(FOLDER).encode('the cat sat on a mat'))} tokens" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "no/where/at-all"], "there is no folder no/where/at-all"),
+        (["--reference", "nothing.npz"], "nothing.npz"),
+        (["--reference", str(FOLDER / "config.json")], "is no reference from --save-reference"),
+        (["--text", "nothing.txt"], "nothing.txt does not exist"),
+        (["--prompt", ""], "--prompt is empty"),
+        (["--dtype", "float16"], "invalid choice: 'float16'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(capsys, without_torch, arguments, words):
+    assert words in refusal(verify_gpt2.main, capsys, "--model", FOLDER, *arguments)
+
+
+def test_the_reference_of_another_model_is_refused(capsys, tmp_path):
+    tokenizer = Tokenizer.train(STORY, vocab_size=270)
+    save_checkpoint(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)))
+    tokenizer.save(tmp_path)
+    error = refusal(verify_gpt2.main, capsys, "--model", tmp_path, "--reference", REFERENCE)
+    assert "is the reference of another model: its n_layer is 2, this one's 1" in error
+
+
+# --- with transformers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.oracle
+def test_live_and_saved_references_agree(capsys, tmp_path):
+    out = verified(capsys, "--model", FOLDER, "--save-reference", tmp_path / "r.npz")
+    assert "the same everywhere" in out and out.endswith("\nverified\n")
+    verified(capsys, "--model", FOLDER, "--reference", tmp_path / "r.npz")
+
+
+@pytest.mark.oracle
+def test_a_runs_folder_is_verified_too(capsys, tmp_path):
+    manual_seed(0)
+    tokenizer = Tokenizer.train(STORY, vocab_size=270)
+    save_checkpoint(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)))
+    tokenizer.save(tmp_path)
+    out = verified(capsys, "--model", tmp_path)
+    assert "a run's own folder" in out and "the same everywhere" in out
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("more", [[], ["--kernels", "textbook"], ["--dtype", "float32"], ["--model", str(FOLDER)]])
+def test_a_comparison_with_torch(capsys, more):
+    assert run_here(compare_torch.main, *more) == 0
+    out = capsys.readouterr().out
+    assert "logits" in out and "transformer.wte.weight" in out and "The same everywhere" in out
+
+
+@pytest.mark.oracle
+def test_a_comparison_with_torch_can_fail(capsys, monkeypatch):
+    carried_over = compare_torch.carried_over
+
+    def wrong(model):
+        twin = carried_over(model)
+        twin.transformer.h[1].ln_2.eps = 1e-3
+        return twin
+
+    monkeypatch.setattr(compare_torch, "carried_over", wrong)
+    assert run_here(compare_torch.main) == 1
+    assert "the first activation that differs is h.1.ln_2" in capsys.readouterr().err
+
+
+def test_without_torch_the_comparison_says_how_to_get_it(capsys, without_torch):
+    error = refusal(compare_torch.main, capsys)
+    assert "torch and transformers are not installed" in error and "pip install -e '.[oracle]'" in error
+
+
+@pytest.mark.parametrize("script", ["verify_gpt2", "compare_torch"])
+def test_help_is_real_help(script):
+    done = run_process(script, "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stderr == "" and "examples:" in done.stdout and "--dtype" in done.stdout
+
+
+@pytest.mark.oracle
+def test_as_a_process():
+    done = run_process("verify_gpt2", "--model", FOLDER, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stdout.endswith("verified\n") and "Traceback" not in done.stderr
