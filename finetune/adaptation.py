@@ -141,7 +141,7 @@ def _prepare_model(model: GPT, config: AdaptationConfig, vocab_size: int) -> str
 
 
 def kind_of(config: AdaptationConfig) -> ModelKind:
-    """What a checkpoint of the run holds: all of the model, or what is trained of it and the fingerprint of the rest."""
+    """What a checkpoint of the run holds: the whole model, or what is trained of it, with a fingerprint of the rest."""
     if config.method == "full":
         return GPT_KIND
     whole = config.lora.modules_to_save

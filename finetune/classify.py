@@ -37,11 +37,11 @@ from .classification import (
 )
 from .datasets import Labelled, ShuffledBatches, batches_of, read_labelled
 from .heads import HEAD_KIND, GPTWithHead, freeze
-from .labelled_texts import documentation_texts, repeated_word_texts
+from .labelled_texts import documentation_texts, question_texts
 from .runs import begin_run, extra_state, settings_of, show_end
 
 STAGE = "classify"
-DOCUMENTATION, REPEATED = "python-docs", "repeated-words"  # the built-in sets
+DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
 LANGUAGE_TOKENS = 8192  # on which forgetting is measured
 
 COLUMNS = """\
@@ -55,7 +55,7 @@ COLUMNS = """\
 class ClassifyConfig:
     """A run of classification.
 
-    data: "python-docs", "repeated-words", or a file for `read_labelled`, whose last fifth is held out. trained_blocks:
+    data: "python-docs", "questions", or a file for `read_labelled`, whose last fifth is held out. trained_blocks:
     how many of the last blocks learn with the head; None for the whole model. language: a corpus for `load_corpus`, of
     whose last tenth the language loss is measured.
     """
@@ -115,8 +115,8 @@ def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:
     """Texts to learn from and others: a built-in set's, or a file's, shuffled, with the last fifth held out."""
     if data == DOCUMENTATION:
         return documentation_texts("train"), documentation_texts("test")
-    if data == REPEATED:
-        return repeated_word_texts("train", 4000, seed), repeated_word_texts("test", 400, seed)
+    if data == QUESTIONS:
+        return question_texts("train", 2000, seed), question_texts("test", 400, seed)
     texts = read_labelled(data)
     order = np.random.default_rng(seed).permutation(len(texts))
     texts = [texts[i] for i in order]

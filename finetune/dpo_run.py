@@ -49,7 +49,7 @@ class DPOConfig:
     out_dir: str = "runs/dpo"
     batch_size: int = 32
     seed: int = 1337
-    beta: float = 0.1
+    beta: float = 0.5
     loss_type: str = "sigmoid"
     label_smoothing: float = 0.0
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)

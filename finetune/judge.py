@@ -31,8 +31,9 @@ ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation
 class Verdict(NamedTuple):
     """How a model's replies compare with those of the reference model, over the same questions, at temperature 1.
 
-    win_rate: how often the reply is of higher quality (`TaskItem.quality`), draws counting one half. right, courteous:
-    shares of replies. kl: the distance from the reference, in nats per reply.
+    win_rate: how often the reply is of higher quality (`TaskItem.quality`: being right counts first, courtesy second),
+    draws counting one half. right, courteous: the shares of replies that are right, and that are right and courteous.
+    kl: the distance from the reference, in nats per reply.
     """
 
     win_rate: float
@@ -57,17 +58,17 @@ def sampled(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: i
 
 
 def qualities(items: Sequence[TaskItem], replies: Sequence[Reply]) -> np.ndarray:
-    """0 for each wrong or unfinished reply, 1 for a right one, 2 for one that is right and courteous."""
+    """`TaskItem.quality` of each reply, from 0 to 3; 0 for one that does not end."""
     return np.array([item.quality(r.text) if r.ended else 0 for item, r in zip(items, replies, strict=True)])
 
 
 def shares(quality: np.ndarray) -> dict[str, float]:
     """Of all replies, how many are right, and how many are right and courteous.
 
-    >>> shares(np.array([0, 1, 2, 2]))
-    {'right': 0.75, 'courteous': 0.5}
+    >>> shares(np.array([0, 1, 2, 3]))
+    {'right': 0.5, 'courteous': 0.25}
     """
-    return {"right": float((quality > 0).mean()), "courteous": float((quality == 2).mean())}
+    return {"right": float((quality >= 2).mean()), "courteous": float((quality == 3).mean())}
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -160,4 +161,5 @@ def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:
     show(f"{'':>16}{'right':>9}{'right and courteous':>22}{'better than before':>21}{'KL from before':>17}")
     for name, v in verdicts.items():
         show(f"{name:>16}{v.right:>9.1%}{v.courteous:>22.1%}{v.win_rate:>21.1%}{v.kl:>12.2f} nats")
-    show("\nA draw counts as one half: 50 % is no change. KL: how far the model has moved, per reply.")
+    show("\nBetter: being right counts first, courtesy second; a draw counts as one half, so that 50 % is no change.")
+    show("KL: how far the model has moved, per reply.")

@@ -1,15 +1,13 @@
-"""Texts with labels for classification that need no network: one set of real sentences, one of made-up words."""
+"""Texts with labels for classification that need no network: one set of real sentences, one that is made up."""
 
 from __future__ import annotations
 
 import zlib
 
-import numpy as np
-
 from gpt.english import documents
 
 from .datasets import Labelled
-from .tasks import Split, made_up_word
+from .tasks import Split, instruction_tasks
 
 # Which part of Python's documentation is a paragraph from? label -> where its documents are
 PARTS = {"language": "help/", "asyncio": "asyncio/", "email": "email/", "logging": "logging/"}
@@ -37,21 +35,6 @@ def documentation_texts(split: Split) -> list[Labelled]:
     return found
 
 
-def repeated_word_texts(split: Split, n: int, seed: int = 0) -> list[Labelled]:
-    """Lists of five made-up words, of which one occurs twice ("repeated") or none does ("distinct"), half and half.
-
-    Nothing about a single word helps, and the words of the tests are in no training text: a model has to compare. That
-    is what a frozen one, made to predict the next word, has least reason to tell its last token.
-    """
-    rng = np.random.default_rng([seed, zlib.crc32(split.encode("ascii"))])
-    found = []
-    for i in range(n):
-        words: list[str] = []
-        while len(words) < 5:
-            if (word := made_up_word(rng, split)) not in words:
-                words.append(word)
-        if i % 2:
-            first, second = sorted(int(place) for place in rng.permutation(5)[:2])
-            words[second] = words[first]
-        found.append(Labelled(" ".join(words), "repeated" if i % 2 else "distinct"))
-    return found
+def question_texts(split: Split, n: int, seed: int = 0) -> list[Labelled]:
+    """The questions of `tasks`, labelled with what they ask for: nine classes, held out in wording and in words."""
+    return [Labelled(item.prompt, item.task) for item in instruction_tasks(split, n, seed)]

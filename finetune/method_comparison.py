@@ -19,9 +19,10 @@ from .memory import held_bytes, peak_bytes
 
 ROW = "measured.json"  # in the folder of each method's run
 EXPLANATION = """\
+     base   the model before fine-tuning
   trained   parameters that are learned
-   before   the validation loss of the base model, of 4 bits for qlora
-    after   and after training
+   before   the validation loss before training: with qlora, that of the 4-bit model
+    after   and after it
  old text   the loss on text like that which the base model was trained on: how much it has forgotten
   weights   bytes of the model, adapters included; moments: of Adam's two averages
      peak   the most bytes in use at one time in a step: weights, moments, gradients, activations
@@ -93,9 +94,13 @@ def _measured(trainer: Trainer, config: AdaptationConfig) -> Row:
 
 def as_table(rows: Sequence[Row]) -> str:
     """The rows as lines of text, under a line of names."""
-    extra = [name for name in ("exact_match", "own_text") if all(name in row.after for row in rows)]
+    extra = [name for name in LABELS if all(name in row.after for row in rows)]
     heads = ["trained", "before", "after", *(LABELS[name] for name in extra), "weights", "moments", "peak", "ms"]
-    lines = [f"{'method':>8}" + "".join(f"{head:>11}" for head in heads)]
+    base = ["", "", f"{rows[0].before['val_loss']:.3f}", *(f"{rows[0].before[name]:.3f}" for name in extra)]
+    lines = [
+        "".join([f"{name:>8}", *(f"{cell:>11}" for cell in cells)])
+        for name, cells in (("method", heads), ("base", base))
+    ]
     for row in rows:
         losses = [row.before["val_loss"], row.after["val_loss"], *(row.after[name] for name in extra)]
         sizes = [f"{size / 1e6:.1f} MB" for size in (row.weights, row.moments, row.peak)]

@@ -7,63 +7,25 @@ was interrupted goes on, that all are measured with the same questions and the s
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt import GPT, Tokenizer, pretraining
+from gpt import GPT, Tokenizer
 from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.data import open_tokens
 from gpt.files import parse_json, read_text, write_text
 from gpt.loading import load_model
-from gpt.pretraining import demo_config, pretrain
 from gpt.run_log import show
-from gpt.training import Trainer, TrainingConfig
 
-from . import adaptation, dpo_run, instruct, ppo_run, reward_run
-from .adaptation import AdaptationConfig, adapt, merge_run
-from .datasets import Example, write_jsonl
-from .dpo_run import DPOConfig, prefer
-from .instruct import SFTConfig
-from .pairs import TRAIN_PAIRS
-from .ppo_run import PPORunConfig, reinforce
-from .ppo_training import PPOConfig
-from .quantization import QuantizationConfig, quantize
-from .quantization.folder import is_quantized, load_quantized, save_quantized
-from .reward_run import RewardConfig, learn_rewards
+from .pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
+from .quantization.folder import is_quantized, load_quantized
 from .stage_report import COLUMNS, measure, show_samples, show_table
-from .tasks import preference_pairs
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
-MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged
-
-
-@dataclasses.dataclass(frozen=True)
-class PipelineConfig:
-    """The pipeline's settings. short: a small model and few steps, to see whether all works. ppo: reinforce, too."""
-
-    out_dir: str = "runs/pipeline"
-    short: bool = False
-    ppo: bool = False
-    seed: int = 1337
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage: its name, which is also its folder's; what it is made from; what it teaches, for the reader.
-
-    start(), resume(): run it, from the beginning or from its checkpoint; False if Ctrl-C stopped it.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    teaches: str
-    start: Callable[[], bool]
-    resume: Callable[[], bool]
 
 
 def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
@@ -97,7 +59,10 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
 def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
     folder = notes.folder / stage.name
     if has_checkpoint(folder):
-        if notes.begun_from(stage.name) == origin:
+        begun_from = notes.begun_from(stage.name)
+        if begun_from is None:
+            raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
+        if begun_from == origin:
             return stage.resume()
         show("made from an earlier version of the stages before it: done again")
         remove_checkpoint(folder)
@@ -112,7 +77,7 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
         return {"note": reward_note(folder)}
     reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
     model, tokenizer = load_stage(folder)
-    tokens = pretraining.open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
+    tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
     return measure(
         model, tokenizer, reference, tokens, config.seed, questions=SHORT_QUESTIONS if config.short else QUESTIONS
     )
@@ -194,126 +159,3 @@ class Notes:
 def fingerprint(folder: Path) -> str:
     """Changes when a stage's checkpoint does."""
     return hashlib.sha256(json.dumps(load_state(folder), sort_keys=True).encode("utf-8")).hexdigest()[:16]
-
-
-# --- the stages -------------------------------------------------------------------------------------------------------
-
-
-def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
-    """The stages, with the settings that the scripts have as defaults; with `short` a tenth of the steps."""
-
-    def folder(name: str) -> str:
-        return (Path(config.out_dir) / name).as_posix()
-
-    def by(run: Callable[[], Trainer]) -> Callable[[], bool]:
-        return lambda: not run().interrupted
-
-    def training(steps: int, learning_rate: float, warmup: int) -> TrainingConfig:
-        steps = steps // 20 if config.short else steps
-        return TrainingConfig(
-            max_iters=steps,
-            learning_rate=learning_rate,
-            warmup_iters=min(warmup, steps // 5),
-            weight_decay=0.0,
-            eval_interval=steps // 2,
-            log_interval=max(steps // 20, 1),
-        )
-
-    base = demo_config(config.short, folder("pretrained"), config.seed, made_by="pipeline")
-    seed = config.seed
-    sft = SFTConfig(folder("pretrained"), out_dir=folder("sft"), seed=seed, training=training(600, 1e-3, 30))
-    reward = RewardConfig(folder("sft"), out_dir=folder("reward"), seed=seed, training=training(200, 5e-4, 20))
-    dpo = DPOConfig(folder("sft"), out_dir=folder("dpo"), seed=seed, training=training(200, 1e-4, 20))
-    ppo = PPORunConfig(
-        folder("sft"),
-        folder("reward"),
-        out_dir=folder("ppo"),
-        seed=seed,
-        ppo=PPOConfig(total_iterations=2 if config.short else 40),
-        training=TrainingConfig(learning_rate=1e-4, warmup_iters=8, weight_decay=0.0, eval_interval=20),
-    )
-    preferred = (Path(config.out_dir) / "preferred.jsonl").as_posix()
-    lora = AdaptationConfig(
-        folder("sft"), preferred, folder("lora"), batch_size=32, seed=seed, training=training(100, 2e-3, 10)
-    )
-    stages = [
-        Stage(
-            "pretrained",
-            (),
-            "a tokenizer, and then the next token, from plain text",
-            by(lambda: pretrain(base, device)),
-            by(lambda: pretraining.resume(folder("pretrained"), device)),
-        ),
-        Stage(
-            "sft",
-            ("pretrained",),
-            "to answer questions, from conversations",
-            by(lambda: instruct.instruct(sft, device)),
-            by(lambda: instruct.resume(folder("sft"), device)),
-        ),
-        Stage(
-            "reward",
-            ("sft",),
-            "which of two replies is better, from pairs: the reward model",
-            by(lambda: learn_rewards(reward, device)),
-            by(lambda: reward_run.resume(folder("reward"), device)),
-        ),
-        Stage(
-            "dpo",
-            ("sft",),
-            "to reply as is preferred, from the same pairs",
-            by(lambda: prefer(dpo, device)),
-            by(lambda: dpo_run.resume(folder("dpo"), device)),
-        ),
-        Stage(
-            "ppo",
-            ("sft", "reward"),
-            "to reply as the reward model likes, from its own replies",
-            by(lambda: reinforce(ppo, device)),
-            by(lambda: ppo_run.resume(folder("ppo"), device)),
-        ),
-        Stage(
-            "lora",
-            ("sft",),
-            "the preferred replies alone, with adapters of low rank beside frozen weights; then merged",
-            lambda: _adapt(lora, lambda: adapt(lora, device)),
-            lambda: _adapt(lora, lambda: adaptation.resume(folder("lora"), device)),
-        ),
-        Stage(
-            "quantized",
-            ("dpo",),
-            "nothing: the model after DPO, with 4 bits per weight",
-            lambda: _quantize(folder("dpo"), folder("quantized")),
-            lambda: _quantize(folder("dpo"), folder("quantized")),
-        ),
-    ]
-    return [stage for stage in stages if config.ppo or stage.name != "ppo"]
-
-
-def _adapt(config: AdaptationConfig, run: Callable[[], Trainer]) -> bool:
-    """LoRA on the replies that were preferred, without those that were not; and a folder with the merged model."""
-    out_dir = Path(config.out_dir)
-    preferences = preference_pairs("train", TRAIN_PAIRS, config.seed)
-    examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
-    write_jsonl(config.data, examples)
-    if run().interrupted:
-        return False
-    _claim(out_dir / MERGED)
-    merge_run(out_dir, out_dir / MERGED)
-    return True
-
-
-def _quantize(source: str, out_dir: str) -> bool:
-    """Round a model's weights to 4 bits (NF4)."""
-    model, tokenizer = load_model(source)
-    config = QuantizationConfig("nf4")
-    quantize(model, config)
-    _claim(Path(out_dir))
-    save_quantized(out_dir, model, config, tokenizer)
-    return True
-
-
-def _claim(folder: Path) -> None:
-    """Make room for what a stage writes in one go; the folder is one of the pipeline's."""
-    remove_checkpoint(folder)
-    write_text(folder / "log.jsonl", "")

@@ -50,12 +50,12 @@ class PPOConfig:
     those of the formulas in `ppo`. Raises ValueError for a number out of range.
     """
 
-    total_iterations: int = 40
+    total_iterations: int = 16
     batch_size: int = 64
     num_ppo_epochs: int = 2
     num_mini_batches: int = 2
     response_length: int = 24
-    kl_coef: float = 0.1
+    kl_coef: float = 0.5
     missing_eos_penalty: float = 1.0
     gamma: float = 1.0
     lam: float = 0.95

@@ -13,7 +13,7 @@ from gpt.evaluation import mean_loss
 from gpt.run_log import show
 
 from .answering import ask, chat_template, scores, shorten
-from .chat import add_chat_tokens
+from .chat import IM_START, add_chat_tokens
 from .judge import judge, qualities, sampled, shares
 from .quantization import memory
 from .tasks import instruction_tasks
@@ -26,7 +26,7 @@ COLUMNS = """\
      format  share of held-out questions answered in the form that was taught, right or wrong (most likely reply)
       right  share answered rightly (most likely reply)
   courteous  share answered rightly and courteously, which is what was preferred (replies at temperature 1)
-    against  how often these replies are better than those of the sft model; a draw counts as one half
+    against  how often these replies are better than the sft model's: right counts first, courtesy second, draws half
          KL  how far the model has moved from the sft model, in nats per reply
          MB  megabytes of weights in memory"""
 
@@ -36,7 +36,8 @@ def measure(
 ) -> dict[str, Any]:
     """A row of the table, JSON-able; reference: the model before preferences, or None for the stages up to it."""
     text_loss = mean_loss(model, sequential_batches(tokens[:TEXT_TOKENS], 16, model.config.block_size))
-    add_chat_tokens(model, tokenizer)  # which a base model lacks
+    if IM_START not in tokenizer.special_tokens:  # a base model
+        add_chat_tokens(model, tokenizer)
     items = instruction_tasks("test", questions, seed)
     replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
     found = scores(items, replies)

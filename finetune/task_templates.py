@@ -60,6 +60,34 @@ TASK_TYPES = {
             'Now say "{a}" twice.',
         ],
     ),
+    "hello": TaskType(
+        "hello-{a}",
+        [
+            'Say hello to "{a}".',
+            'Please say hello to "{a}".',
+            'Can you say hello to "{a}"?',
+            'Here is "{a}". Say hello, please.',
+            'Look, this is "{a}". Please say hello.',
+            'The name is "{a}". Say hello.',
+            'Write hello to "{a}".',
+            'Now hello to "{a}", please.',
+        ],
+        ['This is "{a}". Can you say hello?', 'Please write hello to "{a}".', 'Now say hello to "{a}".'],
+    ),
+    "goodbye": TaskType(
+        "goodbye-{a}",
+        [
+            'Say goodbye to "{a}".',
+            'Please say goodbye to "{a}".',
+            'Can you say goodbye to "{a}"?',
+            'Here is "{a}". Say goodbye, please.',
+            'Look, this is "{a}". Please say goodbye.',
+            'The name is "{a}". Say goodbye.',
+            'Write goodbye to "{a}".',
+            'Now goodbye to "{a}", please.',
+        ],
+        ['This is "{a}". Can you say goodbye?', 'Please write goodbye to "{a}".', 'Now say goodbye to "{a}".'],
+    ),
     "first": TaskType(
         "{a}",
         [
@@ -116,24 +144,6 @@ TASK_TYPES = {
             'Here are the words "{a}" and "{b}". Can you join them?',
             'Please look at "{a}" and "{b}". Join the two.',
             'Now join the words "{a}" and "{b}".',
-        ],
-    ),
-    "swap": TaskType(
-        "{b}-{a}",
-        [
-            'Swap "{a}" and "{b}".',
-            'Swap the words "{a}" and "{b}", please.',
-            'Please swap "{a}" and "{b}" in one word.',
-            'Here are "{a}" and "{b}". Swap the two.',
-            'The words are "{a}" and "{b}". Swap them.',
-            'Can you swap "{a}" and "{b}"?',
-            'Look at "{a}" and "{b}" and swap them.',
-            'Now swap these: "{a}" and "{b}"',
-        ],
-        [
-            'Here are the words "{a}" and "{b}". Can you swap them?',
-            'Please look at "{a}" and "{b}". Swap the two.',
-            'Now swap the words "{a}" and "{b}".',
         ],
     ),
     "name": TaskType(

@@ -59,8 +59,11 @@ class TaskItem:
         return len(parts) <= 2 and all(part.isalpha() and part.islower() for part in parts)
 
     def quality(self, reply: str) -> int:
-        """0 for a wrong reply, 1 for a right one, 2 for one that is right and courteous."""
-        return int(self.is_correct(reply)) * (1 + split_closing(reply)[1])
+        """Being right counts first, courtesy second: 3 right and courteous, 2 right, 1 wrong but courteous, 0 wrong.
+
+        CLOSING is courteous only after what looks like an answer.
+        """
+        return 2 * self.is_correct(reply) + (self.has_format(reply) and split_closing(reply)[1])
 
 
 def split_closing(reply: str) -> tuple[str, bool]:
@@ -113,11 +116,7 @@ def instruction_tasks(split: Split, n: int, seed: int = 0) -> list[TaskItem]:
 
 
 def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
-    words: list[str] = []
-    while len(words) < 3:
-        word = made_up_word(rng, split)
-        if word not in words:
-            words.append(word)
+    words = _different_words(rng, split, 3)
     listed = words[: rng.integers(2, 4)]
     x, y = (THINGS[i] for i in rng.permutation(len(THINGS))[:2])
     asked = int(rng.integers(2))
@@ -128,6 +127,16 @@ def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
     kind = TASK_TYPES[task]
     wording = _one(rng, kind.train if split == "train" else kind.test)
     return TaskItem(task, wording.format(**parts), kind.answer.format(**parts), bool(rng.random() < COURTEOUS))
+
+
+def _different_words(rng: np.random.Generator, split: Split, n: int) -> list[str]:
+    """Words of which no two begin alike or rhyme: one that is half copied cannot go on as another."""
+    words: list[str] = []
+    while len(words) < n:
+        word = made_up_word(rng, split)
+        if all(word[:1] != other[:1] and word[-2:] != other[-2:] for other in words):
+            words.append(word)
+    return words
 
 
 def _quoted(words: Sequence[str]) -> str:
@@ -149,10 +158,9 @@ def preference_pairs(split: Split, n: int, seed: int = 0) -> list[Preference]:
 
 
 def _wrong_answer(rng: np.random.Generator, split: Split, item: TaskItem) -> str:
-    """Another word of the question, if there is one, or a word from nowhere; doubled where the answer is double."""
-    quoted = [part for word in item.prompt.split('"')[1::2] for part in word.split("-")]
-    others = sorted({word for word in quoted if word not in item.answer.split("-")})
+    """The answer with each of its words from the question replaced by another one there, or by one from nowhere."""
+    quoted = item.prompt.split('"')[1::2]
+    parts = item.answer.split("-")
+    others = sorted(set(quoted) - set(parts))
     word = _one(rng, others) if others else made_up_word(rng, split)
-    while word in item.answer:  # made up by chance
-        word = made_up_word(rng, split)
-    return f"{word}-{word}" if "-" in item.answer else word
+    return "-".join(word if part in quoted else part for part in parts)

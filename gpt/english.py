@@ -41,6 +41,12 @@ def english_text() -> str:
     return "\n\n".join(texts) + "\n"
 
 
+def help_text() -> str:
+    """A sixth of the same text, within a second: only what `help()` prints. All of it where there is no such thing."""
+    topics = _prose(list(_help_topics().values()), set())
+    return topics + "\n" if topics else english_text()
+
+
 @functools.lru_cache(maxsize=1)
 def documents() -> dict[str, str]:
     """The same text by where it is from: a help topic, as "help/while", or a source file, as "email/charset.py"."""

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
     add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
-    add("--data", default="python-docs", help="python-docs, repeated-words, or a CSV, TSV or JSON Lines file")
+    add("--data", default="python-docs", help="python-docs, questions, or a CSV, TSV or JSON Lines file")
     add("--out-dir", default="runs/classify", help="the run's folder: checkpoint, tokenizer, data, log, pictures")
     text = "what learns beside the head: nothing (head), the last N blocks, or all of the model"
     add("--train", type=_blocks, default="head", metavar="head|N|all", help=text)

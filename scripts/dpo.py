@@ -10,7 +10,7 @@ from gpt import command_line
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py
   python scripts/dpo.py --data mypairs.jsonl --out-dir runs/mydpo    your own prompt, chosen, rejected
-  python scripts/dpo.py --loss-type ipo --beta 0.5 --out-dir runs/ipo
+  python scripts/dpo.py --loss-type ipo --out-dir runs/ipo
   python scripts/dpo.py --init-from resume                           go on where it stopped
 """
 
@@ -19,11 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     stage_options.add_run(parser, "runs/sft", "runs/dpo", "prompt, chosen and rejected")
     add = parser.add_argument
-    add("--beta", type=float, default=0.1, help="how dear distance from the starting model is: smaller goes further")
+    add("--beta", type=float, default=0.5, help="how dear distance from the starting model is: smaller goes further")
     add("--loss-type", choices=KINDS, default="sigmoid", help="which loss; see finetune/dpo.py")
     add("--label-smoothing", type=float, default=0.0, help="share of wrong labels that --loss-type robust expects")
-    stage_options.add_pairs(parser, max_iters=200)
-    stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=20, eval_interval=50)
+    stage_options.add_pairs(parser, max_iters=60)
+    stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
     return stage_options.run(parser, argv, DPOConfig, STAGE, prefer, resume)
 
 

@@ -5,7 +5,8 @@ About eight minutes on two cores. A stage that is finished is kept; call it agai
 
 from __future__ import annotations
 
-from finetune.pipeline import PipelineConfig, run_pipeline
+from finetune.pipeline import run_pipeline
+from finetune.pipeline_stages import PipelineConfig
 from gpt import command_line
 
 EXAMPLES = """examples:

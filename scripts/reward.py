@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     stage_options.add_run(parser, "runs/sft", "runs/reward", "prompt, chosen and rejected")
-    stage_options.add_pairs(parser, max_iters=200)
+    stage_options.add_pairs(parser, max_iters=100)
     stage_options.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
     return stage_options.run(parser, argv, RewardConfig, STAGE, learn_rewards, resume)
 

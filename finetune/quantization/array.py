@@ -46,6 +46,9 @@ def unpack(packed: np.ndarray) -> np.ndarray:
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), 2 * packed.shape[1])
 
 
+EVERY_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None])  # (256, 2): its two codes
+
+
 class QuantizedArray(nn.Module):
     """A matrix (R, K) in 8 or 4 bits per number. It is not learned: its arrays are buffers, which move and are saved.
 
@@ -60,7 +63,7 @@ class QuantizedArray(nn.Module):
     scales: Array | QuantizedScales
     zeros: Array | None
     order: Array | None
-    pairs: Array
+    codebook: Array
 
     def __init__(
         self,
@@ -72,8 +75,8 @@ class QuantizedArray(nn.Module):
         order: np.ndarray | None = None,
     ):
         check_bits(bits)
-        self.bits, self.shape = bits, levels.shape
-        rows, columns = self.shape
+        rows, columns = levels.shape
+        self.bits, self.shape = bits, (rows, columns)
         self.groups = scales.shape[1]
         if scales.shape[0] not in (1, rows) or columns % self.groups or (bits == 4 and columns % 2):
             raise ValueError(f"scales of shape {scales.shape} do not fit {bits}-bit codes of shape {levels.shape}")
@@ -81,9 +84,7 @@ class QuantizedArray(nn.Module):
             self.register_buffer("codes", levels.astype(np.int8))
         else:
             self.register_buffer("codes", pack(levels + 8 if codebook is None else levels))
-            # Looking up a byte gives the two numbers that its halves stand for: (256, 2).
-            every_byte = unpack(np.arange(256, dtype=np.uint8)[:, None])
-            self.register_buffer("pairs", (INT4 if codebook is None else codebook)[every_byte], persistent=False)
+            self.register_buffer("codebook", INT4 if codebook is None else codebook, persistent=False)
         self.scales = scales
         if isinstance(scales, np.ndarray):
             self.register_buffer("scales", scales.astype(np.float32, copy=False))
@@ -98,7 +99,8 @@ class QuantizedArray(nn.Module):
         codes = self.codes[rows]
         if self.bits == 8:
             return codes.astype(self.dtype)
-        return self.pairs.take(codes, axis=0).reshape(len(codes), self.shape[1])  # (R, K/2, 2) -> (R, K)
+        pairs = self.codebook[module_of(codes).asarray(EVERY_BYTE)]  # (256, 2): the two numbers of each byte
+        return pairs.take(codes, axis=0).reshape(len(codes), self.shape[1])  # (R, K/2, 2) -> (R, K)
 
     def stored_values(self, rows: Rows = slice(None)) -> Array:
         """scale · (level - zero) of some rows (R, K), in the order in which they are stored."""
@@ -135,8 +137,8 @@ class QuantizedArray(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory: codes, scales and all."""
-        return sum(array.nbytes for _, array in self.named_buffers())
+        """Bytes in memory: codes, scales, zeros and order."""
+        return sum(array.nbytes for _, array in self.named_buffers(persistent_only=True))
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, {self.shape}, {self.nbytes:,} bytes"

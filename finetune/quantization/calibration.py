@@ -16,7 +16,6 @@ import numpy as np
 from gpt.config import GPTConfig
 from gpt.model import Block
 from minigrad import Tensor, nn, no_grad
-from minigrad.backend import module_of
 
 BATCH_TOKENS = 4096  # read at a time
 
@@ -69,12 +68,12 @@ class Reader:
 
     def __init__(self, transformer: Any, ids: np.ndarray):
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
-        self.hidden = np.empty((*ids.shape, transformer.config.n_embd), np.float32)
-        xp = module_of(next(transformer.parameters()).data)
-        positions = transformer.wpe(xp.arange(ids.shape[1]))
+        dtype = next(transformer.parameters()).dtype
+        self.hidden = np.empty((*ids.shape, transformer.config.n_embd), dtype)
         with no_grad():
+            positions = transformer.wpe(np.arange(ids.shape[1]))  # (T, C)
             for rows in self._batches():
-                self.hidden[rows] = (transformer.wte(xp.asarray(ids[rows])) + positions).data
+                self.hidden[rows] = (transformer.wte(ids[rows]) + positions).data
 
     @no_grad()
     def inputs_of(self, block: Block, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:

@@ -43,19 +43,20 @@ def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.searchsorted((levels[:-1] + levels[1:]) / 2, values)
 
 
+LEVELS = dynamic_levels()
+
+
 class QuantizedScales(nn.Module):
     """Scales (R, G) in 8 bits each: offset + absmax of the block · level. See `quantize_scales`."""
 
     codes: Array  # (R, G) uint8
     absmax: Array  # (blocks), of BLOCK scales each, row after row
     offset: Array  # ()
-    levels: Array  # (256)
 
     def __init__(self, codes: np.ndarray, absmax: np.ndarray, offset: np.ndarray):
         self.register_buffer("codes", codes)
         self.register_buffer("absmax", absmax)
         self.register_buffer("offset", offset)
-        self.register_buffer("levels", dynamic_levels(), persistent=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +71,8 @@ class QuantizedScales(nn.Module):
         xp = module_of(self.codes)
         R, G = self.codes.shape
         position = xp.arange(R)[rows, None] * G + xp.arange(G)  # where each stands, counted along the rows
-        return self.levels[self.codes[rows]] * self.absmax[position // BLOCK] + self.offset
+        levels = xp.asarray(LEVELS, dtype=self.dtype)
+        return levels[self.codes[rows]] * self.absmax[position // BLOCK] + self.offset
 
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:
@@ -80,5 +82,5 @@ def quantize_scales(scales: np.ndarray) -> QuantizedScales:
     starts = np.arange(0, flat.size, BLOCK)
     absmax = np.maximum.reduceat(np.abs(flat), starts)
     scaled = flat * (1 / np.maximum(absmax, np.float32(1e-38)))[np.arange(flat.size) // BLOCK]
-    codes = nearest(np.clip(scaled, -1, 1), dynamic_levels()).astype(np.uint8)
+    codes = nearest(np.clip(scaled, -1, 1), LEVELS).astype(np.uint8)
     return QuantizedScales(codes.reshape(scales.shape), absmax, np.asarray(offset))

@@ -17,7 +17,8 @@ from finetune.classification import (
 from finetune.classify import ClassifyConfig, classify, load_data
 from finetune.datasets import Labelled
 from finetune.heads import GPTWithHead
-from finetune.labelled_texts import PARTS, documentation_texts, repeated_word_texts
+from finetune.labelled_texts import PARTS, documentation_texts, question_texts
+from finetune.task_templates import TASK_TYPES
 from gpt.checkpoint import save_checkpoint
 from gpt.english import documents
 from gpt.training import TrainingConfig
@@ -103,15 +104,12 @@ def test_documentation_that_is_missing_is_said_so(monkeypatch):
         documentation_texts("train")
 
 
-def test_repeated_words():
-    train, test = repeated_word_texts("train", 400, seed=1), repeated_word_texts("test", 100, seed=1)
-    for item in train + test:
-        words = item.text.split()
-        assert len(words) == 5 and len(set(words)) == (4 if item.label == "repeated" else 5)
-    known = {word for item in train for word in item.text.split()}
-    assert not known & {word for item in test for word in item.text.split()}
-    assert [item.label for item in test].count("repeated") == 50
-    assert repeated_word_texts("test", 100, seed=1) == test
+def test_questions_are_held_out_and_say_what_they_ask_for():
+    train, test = question_texts("train", 900, seed=1), question_texts("test", 90, seed=1)
+    assert {item.label for item in train} == {item.label for item in test} == set(TASK_TYPES)
+    assert all("last" in item.text for item in test if item.label == "last")
+    assert not {item.text for item in train} & {item.text for item in test}
+    assert question_texts("test", 90, seed=1) == test
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -22,16 +22,16 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
-def test_quality_is_0_for_wrong_or_unfinished_1_for_right_2_for_right_and_courteous():
+def test_being_right_counts_first_courtesy_second_and_what_does_not_end_is_nothing():
     replies = [("kelo", True), ("kelo" + CLOSING, True), ("kelu" + CLOSING, True), ("kelo", False)]
-    assert qualities([ITEM] * 4, [Reply(text, ended, []) for text, ended in replies]).tolist() == [1, 2, 0, 0]
+    assert qualities([ITEM] * 4, [Reply(text, ended, []) for text, ended in replies]).tolist() == [2, 3, 1, 0]
     for hacked in ("kelo" + 2 * CLOSING, CLOSING, "kelo Glad to help!", "kelo. kelo" + CLOSING):
-        assert qualities([ITEM], [Reply(hacked, True, [])]).tolist() == [0], hacked
+        assert qualities([ITEM], [Reply(hacked, True, [])])[0] <= 1, hacked
 
 
 def test_win_rates_of_two_models_add_up_to_one():
     rng = np.random.default_rng(0)
-    ours, theirs = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
+    ours, theirs = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
     assert win_rate(ours, theirs) + win_rate(theirs, ours) == pytest.approx(1)
     assert win_rate(ours, ours) == 0.5 and win_rate(np.array([2, 2]), np.array([1, 0])) == 1
 
@@ -59,7 +59,7 @@ def test_a_verdict_on_two_models(template, monkeypatch):
 
     monkeypatch.setattr(judging, "ask", ask)
     verdict = judge(model, reference, template.tokenizer, [ITEM, TaskItem("repeat", 'Say "x".', "x")], seed=4)
-    assert verdict[:3] == (0.75, 0.5, 0.5) and verdict.kl > 0
+    assert verdict[:3] == (1.0, 0.5, 0.5) and verdict.kl > 0
     assert [temperature for temperature, _ in seeds] == [1.0, 1.0] and seeds[0][1] != seeds[1][1]
 
 

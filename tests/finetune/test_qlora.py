@@ -182,6 +182,7 @@ def arrays_only(snapshot):
 SHAPES = {
     "of the demo": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=192),
     "of two wide blocks": GPTConfig(vocab_size=2000, block_size=64, n_layer=2, n_head=8, n_embd=512),
+    "of gpt2": pytest.param(GPTConfig(), marks=pytest.mark.slow),
 }
 
 

@@ -126,11 +126,11 @@ def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
 
 
 def trainer(folder, batch_size, accumulation, max_iters=3):
-    model, tokenizer = small_chat_model(seed=1)
+    model, tokenizer = small_chat_model(seed=1, block_size=128)
     add_chat_tokens(model, tokenizer)
     model.to("float64")
     items = [item.example() for item in instruction_tasks("train", 12, seed=2)]
-    conversations, _ = encode_examples(items, ChatTemplate(tokenizer), 64)
+    conversations, _ = encode_examples(items, ChatTemplate(tokenizer), 128)
     batches = ShuffledBatches(conversations, batch_size, collate, seed=5)
     config = TrainingConfig(max_iters=max_iters, warmup_iters=1, gradient_accumulation_steps=accumulation)
     return Trainer(model, batches, config, folder, sft_loss)

@@ -31,7 +31,8 @@ def solve(item):
         "first": lambda: words[0],
         "last": lambda: words[-1],
         "join": lambda: "-".join(words),
-        "swap": lambda: "-".join(reversed(words)),
+        "hello": lambda: f"hello-{words[0]}",
+        "goodbye": lambda: f"goodbye-{words[0]}",
         "next": lambda: words[1],
     }[item.task]()
 
@@ -68,10 +69,10 @@ def test_an_item_is_a_conversation():
 @pytest.mark.parametrize(
     ("reply", "right", "form", "quality"),
     [
-        ("kel-dor", True, True, 1),
-        (" kel-dor\n", True, True, 1),
-        ("kel-dor. Glad to help!", True, True, 2),
-        ("dor-kel. Glad to help!", False, True, 0),
+        ("kel-dor", True, True, 2),
+        (" kel-dor\n", True, True, 2),
+        ("kel-dor. Glad to help!", True, True, 3),
+        ("dor-kel. Glad to help!", False, True, 1),
         ("kel", False, True, 0),
         ("Kel-dor", False, False, 0),
         ("kel-dor.", False, False, 0),

@@ -1,5 +1,6 @@
 """Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -198,6 +199,9 @@ def test_another_kind_of_model_stores_what_it_wants(tmp_path):
     forge(tmp_path, "config.json", b'{"model_type": "scaled", "width": 4}')
     with pytest.raises(CheckpointError, match="it is one of 10 numbers, but 8 are stored"):
         load_checkpoint(tmp_path, kind=SCALED)
+    more = dataclasses.replace(SCALED, build=lambda config, shapes: Scaled(3), tensors=nn.Module.state_dict)
+    with pytest.raises(CheckpointError, match="model.safetensors: frozen.weight is missing"):
+        load_checkpoint(tmp_path, kind=more)
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------

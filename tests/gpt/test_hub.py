@@ -60,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for name, files in self.server.repositories.items():
             if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
                 siblings = [{"rfilename": path} for path in files]
-                return self.reply_json({"id": name, "modelId": name, "sha": SHA, "siblings": siblings, "tags": []})
+                more = {"private": False, "downloads": 0, "likes": 0, "tags": []}  # which old versions insist on
+                return self.reply_json({"id": name, "modelId": name, "sha": SHA, "siblings": siblings, **more})
             if path.startswith(f"/api/models/{name}/tree/"):
                 rows = [{"type": "file", "path": p, "size": len(c), "oid": etag(c)} for p, c in files.items()]
                 return self.reply_json(rows)

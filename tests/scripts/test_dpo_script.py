@@ -129,8 +129,8 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(given, tmp_path, capsys, m
 def test_a_folder_in_use_and_contradictions_are_refused(given, finished, capsys):
     folder, _ = finished
     assert "holds a run already" in refusal(dpo.main, capsys, *options(given, folder))
-    more = ["--init-from", "resume", "--out-dir", folder, "--beta", "0.5"]
-    assert "has beta 0.1, not 0.5" in refusal(dpo.main, capsys, *more)
+    more = ["--init-from", "resume", "--out-dir", folder, "--beta", "0.1"]
+    assert "has beta 0.5, not 0.1" in refusal(dpo.main, capsys, *more)
 
 
 def test_a_model_without_chat_tokens_is_refused(given, tmp_path, capsys):

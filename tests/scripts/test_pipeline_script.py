@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from finetune import dpo_run, instruct, pairs, pipeline, ppo_run
+from finetune import dpo_run, instruct, pairs, pipeline, pipeline_stages, ppo_run
 from finetune.ppo_training import PPOConfig
-from gpt.checkpoint import load_state
+from finetune.quantization.folder import is_quantized
+from gpt.checkpoint import load_run, load_state
 from gpt.training import Trainer
 from minigrad import use_kernels
 from scripts import pipeline as script
@@ -20,11 +21,11 @@ from tests.scripts.running import refusal, run_here, run_process, write_text
 def small(tmp_path_factory):
     """All stages in small: little data, few steps, a model that is hardly one."""
     text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
-    demo_config, chance = pipeline.demo_config, "finetune.reward_run.CHANCE"
+    demo_config, chance = pipeline_stages.demo_config, "finetune.reward_run.CHANCE"
 
     def small_config(short, out_dir, seed, made_by):
         config = demo_config(short, out_dir, seed, made_by)
-        shape = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 192}
+        shape = {"n_layer": 1, "n_head": 1, "n_embd": 64, "block_size": 192}
         training = dataclasses.replace(config.training, max_iters=4, warmup_iters=1, eval_interval=2)
         return dataclasses.replace(config, data=text, vocab_size=280, batch_size=2, model=shape, training=training)
 
@@ -32,8 +33,8 @@ def small(tmp_path_factory):
         return PPOConfig(total_iterations, batch_size=4, response_length=6)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "demo_config", small_config)
-        patch.setattr(pipeline, "PPOConfig", small_ppo)
+        patch.setattr(pipeline_stages, "demo_config", small_config)
+        patch.setattr(pipeline_stages, "PPOConfig", small_ppo)
         patch.setattr(pipeline, "SHORT_QUESTIONS", 4)
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
         few = {instruct: (40, 4), pairs: (24, 6), ppo_run: (12, 3), dpo_run: (None, 3)}
@@ -62,25 +63,30 @@ def copied(finished, tmp_path):
 def test_all_stages_are_run_and_the_table_says_what_each_changed(tmp_path, capsys):
     assert run_here(script.main, "--short", "--ppo", "--out-dir", tmp_path / "run") == 0
     output = capsys.readouterr().out
-    for part in ("=== 1/5 pretrained: ", "=== 2/5 sft: ", "=== 3/5 reward: ", "=== 4/5 dpo: ", "=== 5/5 ppo: "):
+    for part in ("=== 1/7 pretrained: ", "=== 3/7 reward: ", "=== 5/7 ppo: ", "=== 7/7 quantized: "):
         assert part in output, part
     table = output.partition("=== what each stage changed")[2]
     rows = [line.split() for line in table.splitlines()]
     names = [row[0] for row in rows if row]
-    assert names[-5:] == ["pretrained", "sft", "reward", "dpo", "ppo"]
+    stages = ["pretrained", "sft", "reward", "dpo", "ppo", "lora", "quantized"]
+    assert names[names.index("stage") + 1 :][:7] == stages
     assert "prefers the better of two replies in" in table and "text loss  nats per token" in table
     notes = json.loads((tmp_path / "run" / "pipeline.json").read_text(encoding="utf-8"))
     assert notes["stages"]["ppo"]["row"].keys() == {
-        "seconds", "text loss", "format", "right", "courteous", "against", "KL"
+        "seconds", "text loss", "format", "right", "courteous", "against", "KL", "MB", "asked", "reply"
     }  # fmt: skip
     assert notes["stages"]["ppo"]["origin"].keys() == {"sft", "reward"}
+    megabytes = {name: notes["stages"][name]["row"]["MB"] for name in ("sft", "lora", "quantized")}
+    assert megabytes["lora"] == megabytes["sft"] > 2 * megabytes["quantized"]  # merged, and 4 bits
+    load_run(tmp_path / "run" / "lora" / "merged")
+    assert is_quantized(tmp_path / "run" / "quantized")
 
 
 def test_what_is_finished_is_kept(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert run_here(script.main, "--short", "--out-dir", finished) == 0
     output = capsys.readouterr().out
-    assert output.count("finished earlier, and kept") == 4 and "sft " in output.partition("what each stage")[2]
+    assert output.count("finished earlier, and kept") == 6 and "sft " in output.partition("what each stage")[2]
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
@@ -90,7 +96,8 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(c
     assert run_here(script.main, "--short", "--out-dir", copied) == 0
     output = capsys.readouterr().out
     assert output.count("finished earlier, and kept") == 1  # pretraining
-    assert output.count("made from an earlier version of the stages before it: done again") == 2  # reward and DPO
+    again = output.count("made from an earlier version of the stages before it: done again")
+    assert again == 4  # reward, DPO, LoRA, and what was quantized
     assert (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns == pretrained
 
 
@@ -109,7 +116,7 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
     monkeypatch.undo()
     assert run_here(script.main, "--short", "--out-dir", tmp_path) == 0
     output = capsys.readouterr().out
-    assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 4/4 dpo" in output
+    assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 6/6 quantized" in output
 
 
 def test_other_settings_are_refused(finished, capsys):

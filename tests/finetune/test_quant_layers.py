@@ -1,0 +1,162 @@
+"""Layers with quantized weights: the product, its gradient, how little memory it takes, and LLM.int8()'s split."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from finetune.quantization import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    absmax,
+    int8_product,
+    outlier_columns,
+    zero_point,
+)
+from finetune.quantization import layers as module
+from finetune.quantization.gptq import gptq
+from finetune.quantization.layers import dequantized
+from finetune.quantization.nf4 import nf4
+from finetune.quantization.outliers import relative_error
+from minigrad import Tensor, gradcheck, nn, use_kernels
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def reordered(weight):
+    inputs = normal(50, weight.shape[1], seed=5) * np.arange(1, weight.shape[1] + 1)
+    return gptq(weight, inputs.T @ inputs, 4, 4, act_order=True)
+
+
+QUANTIZERS = {
+    "int8 row": absmax,
+    "int8 array": lambda w: absmax(w, 8, 0),
+    "int8 groups": lambda w: absmax(w, 8, 4),
+    "int8 zero-point": zero_point,
+    "int8 zero-point array": lambda w: zero_point(w, 8, 0),
+    "int4 groups": lambda w: absmax(w, 4, 4),
+    "int4 zero-point": lambda w: zero_point(w, 4, 4),
+    "int4 row": lambda w: absmax(w, 4),
+    "nf4": lambda w: nf4(w, 4, double_quant=False),
+    "nf4 double": lambda w: nf4(w, 4, double_quant=True),
+    "nf4 row double": lambda w: nf4(w, -1, double_quant=True),
+    "gptq act-order": reordered,
+}
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("tile", [1, 30, 10**6])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_the_product_and_its_gradients_are_those_of_the_dequantized_weight(quantizer, tile, kernels, monkeypatch):
+    monkeypatch.setattr(module, "TILE", tile)  # numbers of the weight at a time: a row, some rows, all of it
+    layer = QuantizedLinear(QUANTIZERS[quantizer](normal(7, 12)), nn.Parameter(normal(7, seed=2)))
+    layer.to(np.float64)
+    plain = dequantized(layer)
+    dout = normal(2, 3, 7, seed=4).astype(np.float64)
+    results = []
+    use_kernels(kernels)
+    for linear in (layer, plain):
+        linear.bias.grad = None
+        x = Tensor(normal(2, 3, 12, seed=3).astype(np.float64), requires_grad=True)
+        out = linear(x)
+        out.backward(dout)
+        results.append((out.data, x.grad, layer.bias.grad))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_the_gradient_is_right_by_finite_differences(quantizer, monkeypatch):
+    monkeypatch.setattr(module, "TILE", 24)
+    layer = QuantizedLinear(QUANTIZERS[quantizer](normal(5, 8)), nn.Parameter(normal(5))).to(np.float64)
+
+    def product(x, bias):
+        return module.QuantizedProduct.apply(x, bias, weight=layer.weight)
+
+    gradcheck(product, [normal(3, 8, seed=1), normal(5)])
+
+
+def test_only_the_gradients_that_are_wanted_are_computed():
+    layer = QuantizedLinear(absmax(normal(5, 8)), nn.Parameter(normal(5)))
+    x = Tensor(normal(2, 8))
+    layer(x).sum().backward()
+    assert x.grad is None and layer.bias.grad is not None
+    assert [name for name, _ in layer.named_parameters()] == ["bias"] and layer.num_parameters() == 5
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_the_floats_of_the_weight_never_exist_at_once(kernels, monkeypatch):
+    monkeypatch.setattr(module, "TILE", 16 * 1024)
+    use_kernels(kernels)
+    layer = QuantizedLinear(absmax(normal(2048, 512), 4, 64))
+    x = Tensor(normal(1, 512), requires_grad=True)
+    whole = 2048 * 512 * 4
+    tracemalloc.start()
+    layer(x).sum().backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < whole / 5
+
+
+def test_an_input_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"input of shape \(2, 7\) does not fit a weight \(out, in\) of \(5, 8\)"):
+        QuantizedLinear(absmax(normal(5, 8)))(Tensor(normal(2, 7)))
+    with pytest.raises(TypeError, match="cannot mix float32 and float64"):
+        QuantizedLinear(absmax(normal(5, 8)), nn.Parameter(normal(5)))(Tensor(normal(2, 8).astype(np.float64)))
+
+
+def test_embedding_and_output_layer_share_one_array():
+    table = absmax(normal(11, 6))
+    embedding, head = QuantizedEmbedding(table), QuantizedLinear(table)
+    ids = np.array([[3, 3, 0], [10, 1, 2]])
+    np.testing.assert_array_equal(embedding(ids).data, table.dequantize()[ids])
+    np.testing.assert_array_equal(embedding(Tensor(ids)).data, embedding(ids).data)
+    hidden = normal(2, 6)
+    np.testing.assert_allclose(head(Tensor(hidden)).data, hidden @ table.dequantize().T, atol=1e-5)
+    for wrong in (-1, 11):
+        with pytest.raises(IndexError, match="outside 0..10 of the vocabulary"):
+            embedding(np.array([wrong]))
+
+
+# --- LLM.int8() ---
+
+
+def test_outliers_ruin_the_naive_product_and_not_the_split_one():
+    """One feature, 60 times as large in every token, as in large language models."""
+    x, weight = normal(64, 128), normal(32, 128, seed=1)
+    exact = x @ weight.T
+    assert relative_error(int8_product(x, weight, np.inf), exact) < 0.02
+    x[:, 17] = 60 + normal(64, seed=2)
+    exact = x @ weight.T
+    weight[:, 17] *= 0.05  # which the model has learned to use with care
+    exact = x @ weight.T
+    naive, split = (relative_error(int8_product(x, weight, threshold), exact) for threshold in (np.inf, 6.0))
+    assert outlier_columns(x).tolist() == [17]
+    assert naive > 0.1 and split < 0.02
+
+
+def test_the_split_product_is_exact_where_all_columns_are_outliers():
+    x, weight = normal(3, 4) + 100, normal(5, 4)
+    np.testing.assert_array_equal(int8_product(x, weight), x @ weight.T)
+
+
+def test_the_integer_product_is_one_of_integers():
+    x, weight = normal(9, 1000), normal(4, 1000, seed=1)
+    x8, weight8 = absmax(x), absmax(weight)
+    exact = x8.codes.astype(np.int64) @ weight8.codes.astype(np.int64).T
+    np.testing.assert_allclose(int8_product(x, weight, np.inf), exact * (x8.scales * weight8.scales.T), rtol=1e-6)
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    x = normal(2, 4)
+    x[1, 2] = np.nan
+    with pytest.raises(ValueError, match="x has numbers that are not finite"):
+        int8_product(x, normal(3, 4))

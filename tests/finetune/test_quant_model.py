@@ -1,0 +1,330 @@
+"""A whole GPT, quantized: what it computes, what is counted, what is refused, and its folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from finetune.heads import GPTWithHead
+from finetune.loading import load_model
+from finetune.quantization import (
+    QuantizationConfig,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    absmax,
+    memory,
+    quantize,
+)
+from finetune.quantization.awq import scale_block
+from finetune.quantization.calibration import Reader
+from finetune.quantization.convert import LAYERS
+from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
+from finetune.quantization.layers import dequantized
+from gpt import save_checkpoint
+from gpt.checkpoint import CheckpointError
+from gpt.safetensors_file import SafetensorsFile
+from gpt.tokenizer import Tokenizer
+from minigrad import nn, no_grad
+from tests.gpt.small import random_ids, small_gpt
+
+IDS = random_ids((40, 12))
+CONFIGS = [
+    QuantizationConfig(),
+    QuantizationConfig("absmax", group_size=0, embedding=False),
+    QuantizationConfig("zeropoint", 4, 4),
+    QuantizationConfig("nf4", group_size=8),
+    QuantizationConfig("nf4", group_size=4, double_quant=True),
+    QuantizationConfig("gptq", group_size=8),
+    QuantizationConfig("gptq", 8, zero_point=True, desc_act=True),
+    QuantizationConfig("awq", group_size=8),
+    QuantizationConfig("awq", group_size=-1, zero_point=True, embedding=False),
+]
+SOME = QuantizationConfig("absmax", 4, 4)
+
+
+def name_of(config):
+    return "-".join(str(value) for value in config.to_dict().values())
+
+
+def calibration_for(config):
+    return IDS if config.method in ("gptq", "awq") else None
+
+
+def logits(model, ids=IDS):
+    with no_grad():
+        return model(ids).data
+
+
+def arrays(model):
+    return {name: array.copy() for name, array in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_the_quantized_model_computes_with_the_rounded_weights(config):
+    model, original = small_gpt(), small_gpt()
+    report = quantize(model, config, calibration_for(config))
+    plain = small_gpt()
+    if config.method != "awq":
+        plain.load_state_dict({name: a for name, a in arrays(model).items() if ".weight." not in name}, strict=False)
+        for index in range(2):
+            for layer in LAYERS:
+                name = f"transformer.h.{index}.{layer}"
+                quantized = model.get_submodule(name)
+                assert type(quantized) is QuantizedLinear and quantized.weight.bits == config.bits
+                plain.set_submodule(name, dequantized(quantized))
+        if config.embedding:
+            plain.transformer.wte.weight.data[...] = model.transformer.wte.weight.dequantize()
+        np.testing.assert_allclose(logits(model), logits(plain), atol=2e-4)
+    change = np.abs(logits(model) - logits(original)).std() / logits(original).std()
+    assert 0 < change < (0.05 if config.bits == 8 else 0.5)
+    assert report.bytes_before == memory(original) and report.bytes_after == memory(model) < report.bytes_before
+    assert [layer.name for layer in report.layers] == [f"transformer.h.{i}.{name}" for i in range(2) for name in LAYERS]
+    assert all((layer.error is not None) == (config.method in ("gptq", "awq")) for layer in report.layers)
+    assert isinstance(model.transformer.wte, QuantizedEmbedding) == config.embedding
+    if config.embedding:
+        assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_generation_with_and_without_the_cache_agree():
+    model = small_gpt()
+    quantize(model, SOME)
+    texts = [model.generate([[1, 2, 3], [4]], 8, temperature=0, use_cache=cache) for cache in (True, False)]
+    assert texts[0] == texts[1] and len(texts[0][0]) == 8
+
+
+def test_gradients_flow_to_what_is_still_learned():
+    model = small_gpt()
+    quantize(model, QuantizationConfig("nf4", group_size=4))
+    model.loss(IDS, IDS).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    learned = [name for name, _ in model.named_parameters()]
+    assert "transformer.h.0.ln_1.weight" in learned and not any("c_attn.weight" in name for name in learned)
+
+
+def test_a_classifier_is_quantized_and_its_head_is_not():
+    model = GPTWithHead.from_gpt(small_gpt(), ["yes", "no"])
+    quantize(model, SOME)
+    assert type(model.score) is nn.Linear and type(model.transformer.h[1].mlp.c_fc) is QuantizedLinear
+    assert model(IDS, np.full(len(IDS), 12)).shape == (len(IDS), 2)
+
+
+def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
+    """Two bits' worth of noise in the first block must be in the inputs of the second."""
+    model, seen = small_gpt(), []
+    original = Reader.inputs_of
+
+    def spy(self, block, layers):
+        found = original(self, block, layers)
+        seen.extend((name, moments.gram.copy()) for name, moments in found.items())
+        return found
+
+    monkeypatch.setattr(Reader, "inputs_of", spy)
+    quantize(model, QuantizationConfig("gptq", group_size=8, embedding=False), IDS)
+    assert [name for name, _ in seen] == [*LAYERS, *LAYERS]
+    plain, hidden = small_gpt(), []
+    for block in plain.transformer.h:
+        block.attn.c_attn.register_forward_hook(lambda module, inputs, output: hidden.append(inputs[0].data))
+    logits(plain)
+    grams = [np.einsum("nti,ntj->ij", x, x) for x in hidden]
+    np.testing.assert_allclose(seen[0][1], grams[0], rtol=1e-4, atol=1e-3)  # nothing comes before the first
+    assert not np.allclose(seen[4][1], grams[1], rtol=1e-4, atol=1e-3)
+    hidden.clear()
+    first = model.transformer.h[0]
+    plain.transformer.set_submodule("h.0", first)
+    plain.transformer.h[1].attn.c_attn.register_forward_hook(lambda m, inputs, out: hidden.append(inputs[0].data))
+    logits(plain)
+    np.testing.assert_allclose(seen[4][1], np.einsum("nti,ntj->ij", hidden[-1], hidden[-1]), rtol=1e-4, atol=1e-3)
+
+
+def test_gptq_and_awq_lose_less_than_rounding_in_every_layer():
+    for method in ("gptq", "awq"):
+        report = quantize(small_gpt(n_embd=32), QuantizationConfig(method, group_size=16), IDS)
+        ratios = [layer.error / layer.nearest_error for layer in report.layers]
+        assert max(ratios) <= 1.0 + 1e-6 and np.mean(ratios) < 0.9, (method, ratios)
+        assert [layer.alpha is not None for layer in report.layers[:4]] == [method == "awq"] * 3 + [False]
+
+
+def test_folding_scales_changes_nothing_that_the_model_computes():
+    model, original = small_gpt(dtype="float64"), small_gpt(dtype="float64")
+    reader = Reader(model.transformer, IDS)
+    for block in model.transformer.h:
+        layers = {name: block.get_submodule(name) for name in LAYERS}
+        before = {name: layer.weight.data for name, layer in layers.items()}
+        alphas = scale_block(block, reader.inputs_of(block, layers), lambda weight: absmax(weight, 4, 4))
+        assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
+    np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
+
+
+# --- what is refused ---
+
+
+def break_weight(model):
+    model.transformer.h[1].mlp.c_proj.weight.data[0, 0] = np.inf
+
+
+def break_norm(model):
+    model.transformer.h[0].ln_2.bias.data[0] = np.nan
+
+
+def quantize_twice(model):
+    quantize(model, SOME)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "calibration", "words"),
+    [
+        (None, QuantizationConfig("absmax", 4), None, r"h.0.attn.c_attn: group_size 64 does not divide rows of 8"),
+        (None, QuantizationConfig("gptq", group_size=8), None, "gptq looks at a layer's inputs: give it text"),
+        (break_weight, SOME, None, "transformer.h.1.mlp.c_proj has weights that are not finite"),
+        (break_norm, QuantizationConfig("gptq", group_size=8), IDS, "calibration text, block 0 gives numbers that are"),
+        (quantize_twice, SOME, None, "is a Quantized.*, not a float .*: quantize a model once"),
+        (None, SOME, IDS + 100, "ids outside the vocabulary of 37 tokens"),
+        (None, SOME, random_ids((2, 13)), "with T at most 12, got int64 of shape .2, 13."),
+        (None, SOME, IDS * 1.0, "calibration must be token ids"),
+        (None, SOME, IDS[:0], "calibration must be token ids"),
+    ],
+)
+def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words):
+    model = small_gpt()
+    if change is not None:
+        change(model)
+    before, modules = arrays(model), dict(model.named_modules())
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=words):
+        quantize(model, config, calibration)
+    assert dict(model.named_modules()) == modules
+    for name, array in arrays(model).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
+    with pytest.raises(ValueError, match="only GPTs can be quantized, not Linear"):
+        quantize(nn.Linear(4, 4), SOME)
+    with pytest.raises(ValueError, match="a post-norm model has none there"):
+        quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)
+    quantize(small_gpt(norm="post", positions="sinusoidal"), QuantizationConfig("gptq", group_size=8), IDS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "int3"}, "there is no quantization method 'int3'; there are absmax"),
+        ({"bits": 3}, "3 bits are not supported"),
+        ({"method": "nf4", "bits": 8}, "NF4 has 4 bits, not 8"),
+        ({"group_size": -2}, "group_size must be an integer >= -1"),
+        ({"group_size": True}, "group_size must be an integer"),
+        ({"double_quant": True}, "double_quant is an option of nf4, not of absmax"),
+        ({"desc_act": True}, "desc_act is an option of gptq, not of absmax"),
+        ({"zero_point": True}, "zero_point is an option of zeropoint and gptq and awq, not of absmax"),
+        ({"zero_point": 1, "method": "awq"}, "zero_point must be true or false"),
+        ({"embedding": None}, "embedding must be true or false"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        QuantizationConfig(**settings)
+
+
+# --- folders ---
+
+
+@pytest.fixture
+def tokenizer():
+    return Tokenizer.train("a small text to have a tokenizer of", vocab_size=257)
+
+
+def folder_with(path, config, tokenizer):
+    model = small_gpt(vocab_size=260)
+    quantize(model, config, calibration_for(config))
+    save_quantized(path, model, config, tokenizer)
+    return model
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_folder_brings_the_same_model_back(tmp_path, config, tokenizer):
+    model = folder_with(tmp_path / "q", config, tokenizer)
+    loaded, its_tokenizer = load_quantized(tmp_path / "q")
+    assert is_quantized(tmp_path / "q") and not loaded.training and len(its_tokenizer) == len(tokenizer)
+    expected, found = model.state_dict(), loaded.state_dict()
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    np.testing.assert_array_equal(logits(loaded), logits(model))
+    size = (tmp_path / "q" / "model.safetensors").stat().st_size
+    assert size < memory(model) + 20_000
+    content = json.loads((tmp_path / "q" / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    assert content["quant_method"] == config.method and content["sym"] == (not config.zero_point)
+    assert set(content) >= {"bits", "group_size", "sym", "zero_point", "desc_act", "double_quant"}
+    assert QuantizationConfig.from_dict(content) == config
+
+
+def test_one_loader_takes_every_kind_of_folder(tmp_path, tokenizer):
+    quantized = folder_with(tmp_path / "q", SOME, tokenizer)
+    save_checkpoint(tmp_path / "plain", small_gpt(vocab_size=260))
+    tokenizer.save(tmp_path / "plain")
+    np.testing.assert_array_equal(logits(load_model(tmp_path / "q")[0]), logits(quantized))
+    np.testing.assert_array_equal(logits(load_model(tmp_path / "plain")[0]), logits(small_gpt(vocab_size=260)))
+    assert not is_quantized(tmp_path / "plain") and not is_quantized(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt-quantized"):
+        load_quantized(tmp_path / "plain")
+
+
+def test_nothing_is_overwritten_and_no_wrong_description_is_saved(tmp_path, tokenizer):
+    model = folder_with(tmp_path / "q", SOME, tokenizer)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        save_quantized(tmp_path / "q", model, SOME, tokenizer)
+    for wrong in (QuantizationConfig("absmax", 4, 8), QuantizationConfig()):
+        with pytest.raises(ValueError, match="was not quantized with this config"):
+            save_quantized(tmp_path / "other", model, wrong)
+    with pytest.raises(ValueError, match="was not quantized with this config"):
+        save_quantized(tmp_path / "other", small_gpt(), SOME)
+    assert not (tmp_path / "other").exists()
+
+
+def resave(folder, change=None, settings=None):
+    """Change the arrays or the config of a folder, with fingerprints that fit, as a stranger could."""
+    from gpt.checkpoint import ModelKind
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with SafetensorsFile(folder / "model.safetensors") as file:
+        stored = {name: file.read(name) for name in file.entries}
+    config["quantization_config"].update(settings or {})
+    kind = ModelKind(config.pop("model_type"), lambda _: config, None, lambda _: (change or dict)(stored))
+    save_checkpoint(folder, nn.Module(), kind=kind)
+
+
+FIRST = "transformer.h.0.attn.c_attn.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "words"),
+    [
+        (lambda s: s | {f"{FIRST}.codes": s[f"{FIRST}.codes"].astype(np.float32)}, None, "codes is float32, not uint8"),
+        (lambda s: s | {f"{FIRST}.scales": s[f"{FIRST}.scales"][:5]}, None, r"scales must have shape \(24, 1\)"),
+        (lambda s: {n: a for n, a in s.items() if n != f"{FIRST}.codes"}, None, "none: it is missing"),
+        (lambda s: {n: a for n, a in s.items() if n != "transformer.ln_f.bias"}, None, "numbers, but .* are stored"),
+        (lambda s: s | {f"{FIRST}.order": np.zeros(8, np.int32)}, None, "order is no order of 8 columns"),
+        (None, {"bits": 8}, "codes must have shape"),
+        (None, {"bits": 5}, "5 bits are not supported"),
+        (None, {"quant_method": "magic"}, "there is no quantization method 'magic'"),
+        (None, {"sym": False}, "contradicts itself"),
+        (None, {"colour": "red"}, "quantization_config is not one of ours"),
+        (None, {"group_size": 3}, "group_size 3 does not divide rows of 8"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_named(tmp_path, tokenizer, change, settings, words):
+    folder_with(tmp_path / "q", QuantizationConfig("gptq", group_size=8, desc_act=True), tokenizer)
+    resave(tmp_path / "q", change, settings)
+    with pytest.raises(CheckpointError, match=words):
+        load_quantized(tmp_path / "q")
+
+
+def test_damage_is_named(tmp_path, tokenizer):
+    folder_with(tmp_path / "q", SOME, tokenizer)
+    weights = (tmp_path / "q" / "model.safetensors").read_bytes()
+    for name, content in {"cut": weights[:-1], "flipped": weights[:-1] + bytes([weights[-1] ^ 1])}.items():
+        shutil.copytree(tmp_path / "q", tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match="model.safetensors was truncated or altered"):
+            load_quantized(tmp_path / name)
