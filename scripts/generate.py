@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune.adapters import load_adapter
+from finetune.loading import load_model
 from gpt import Tokenizer, command_line
-from gpt.loading import load_model
 from gpt.progress import progress_bar
 from gpt.run_log import printable
 from gpt.streaming import TextStream

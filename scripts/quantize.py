@@ -11,7 +11,6 @@ import numpy as np
 
 from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
 from finetune.quantization.config import CALIBRATED, METHODS
-from finetune.quantization.convert import check
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, command_line, get_batch, hub
 from gpt.corpora import load_corpus
@@ -64,7 +63,6 @@ def main(argv: list[str] | None = None) -> int:
     if config.method in CALIBRATED:
         rng = np.random.default_rng(arguments.seed)
         calibration, _ = get_batch(to_read, arguments.sequences, model.config.block_size, rng)
-    check(model, config)
     read = "" if calibration is None else f", reading {calibration.size:,} tokens of {arguments.calibration}"
     print(f"quantizing {model.num_parameters():,} weights with {config.method}, {config.bits} bits{read}")
     started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]

@@ -80,6 +80,7 @@ class QuantizedArray(nn.Module):
         self.groups = scales.shape[1]
         if scales.shape[0] not in (1, rows) or columns % self.groups or (bits == 4 and columns % 2):
             raise ValueError(f"scales of shape {scales.shape} do not fit {bits}-bit codes of shape {levels.shape}")
+        levels = np.ascontiguousarray(levels)  # rows together, as they will be used
         if bits == 8:
             self.register_buffer("codes", levels.astype(np.int8))
         else:
@@ -105,9 +106,8 @@ class QuantizedArray(nn.Module):
     def stored_values(self, rows: Rows = slice(None)) -> Array:
         """scale · (level - zero) of some rows (R, K), in the order in which they are stored."""
         values = self.levels(rows)
-        grouped = values.reshape(
-            len(values), self.groups, self.shape[1] // self.groups
-        )  # (R, G, K/G), the same numbers
+        size = self.shape[1] // self.groups
+        grouped = values.reshape(len(values), self.groups, size)  # (R, G, K/G), the same numbers
         if self.zeros is not None:
             grouped -= _rows_of(self.zeros, rows)[:, :, None]
         grouped *= self.scale_rows(rows)[:, :, None]

@@ -44,6 +44,7 @@ class Lesson:
             options.error(f"{self.out_dir} cannot be made a folder for pictures: {error.strerror}")
         np.set_printoptions(precision=3, suppress=True, linewidth=110)
         manual_seed(0)
+        use_one_core()
         self.name, self.has_pictures = name, True
         print(f"{title}\n{'=' * len(title)}")
 
@@ -79,6 +80,17 @@ class Lesson:
         """Say what to try next, and note that the lesson was read to its end."""
         print(f"\nWhat next\n{text.rstrip()}")
         write_text(self.out_dir / DONE, "This lesson has run to its end.\n")
+
+
+def use_one_core() -> None:
+    """Multiply on one core: for matrices as small as those of the lessons, sharing the work takes longer than doing it.
+
+    Without threadpoolctl the lessons are slower, where other programs want the cores, too.
+    """
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(limits=1, user_api="blas")
 
 
 class _Nothing:

