@@ -10,6 +10,7 @@ from .logprobs import sequence_logprobs
 from .lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
 from .ppo import gae, ppo_loss
 from .qlora import apply_qlora
+from .quantization import QuantizationConfig, quantize
 from .reward import reward_loss
 from .sft import sft_loss
 
@@ -17,6 +18,7 @@ __all__ = [
     "ChatTemplate",
     "GPTWithHead",
     "LoRAConfig",
+    "QuantizationConfig",
     "add_chat_tokens",
     "apply_lora",
     "apply_qlora",
@@ -28,6 +30,7 @@ __all__ = [
     "load_adapter",
     "merge_lora",
     "ppo_loss",
+    "quantize",
     "reward_loss",
     "save_adapter",
     "sequence_logprobs",

@@ -4,6 +4,7 @@
 {x} and {y} are two things, {q} is one of them and {named} what it is called.
 
 A tested wording is put together of words that occur in training, as nothing else could tell a model what "last" means.
+Tried and left out, as two million parameters hardly learned them: swapping two words, and finding the odd one of four.
 """
 
 from __future__ import annotations

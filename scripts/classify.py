@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--batch-size", type=number(1), default=16, help="texts per batch")
     add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
     add("--max-iters", type=number(1), default=300, help="steps")
-    text = "at its peak; by default 1e-2 for the head alone, else 1e-3"
+    text = "at its peak; by default 3e-3 for the head alone, else 1e-3"
     add("--learning-rate", type=float, default=None, help=text)
     add("--warmup-iters", type=number(0), default=20, help="steps to reach the peak")
     add("--weight-decay", type=float, default=0.01, help="per unit of learning rate, of the matrices")
@@ -85,7 +85,7 @@ def _blocks(text: str) -> int | None:
 def _config(arguments: argparse.Namespace, trained_blocks: int | None, out_dir: str) -> ClassifyConfig:
     options = dict(vars(arguments))
     if options["learning_rate"] is None:
-        options["learning_rate"] = 1e-2 if trained_blocks == 0 else 1e-3
+        options["learning_rate"] = 3e-3 if trained_blocks == 0 else 1e-3
     names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
     training = TrainingConfig(**{name: options[name] for name in names})
     run = {name: options[name] for name in ("init_from", "data", "language", "batch_size", "seed")}

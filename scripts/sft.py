@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out-dir", default="runs/sft", help="the run's folder: checkpoint, tokenizer, data, log, picture")
     add("--batch-size", type=number(1), default=32, help="conversations per batch")
     add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
-    add("--max-iters", type=number(1), default=900, help="steps")
+    add("--max-iters", type=number(1), default=800, help="steps")
     add("--learning-rate", type=float, default=1e-3, help="at its peak; for a large pretrained model, 2e-5")
     add("--warmup-iters", type=number(0), default=40, help="steps to reach the peak")
     add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")

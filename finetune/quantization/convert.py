@@ -69,16 +69,12 @@ def quantize(
     """
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
-    before, transformer = memory(model), model.transformer
-    if config.embedding:
-        _quantize_embedding(model)
-    reader = None if calibration is None else Reader(transformer, np.asarray(calibration))
-    reports = []
-    with progress_bar(len(transformer.h), "quantizing", "block") as bar:
-        for index, block in enumerate(transformer.h):
-            for report in _quantize_block(block, config, reader):
-                reports.append(dataclasses.replace(report, name=f"transformer.h.{index}.{report.name}"))
-            bar.update(1)
+    before, was_training = memory(model), model.training
+    model.eval()  # text is read without dropout
+    try:
+        reports = _quantize(model, config, None if calibration is None else np.asarray(calibration))
+    finally:
+        model.train(was_training)
     return QuantizationReport(reports, before, memory(model))
 
 
@@ -128,14 +124,29 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
 # --- the changes ------------------------------------------------------------------------------------------------------
 
 
+def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
+    """The embedding, then block after block, which read the text as far as they are."""
+    if config.embedding:
+        _quantize_embedding(model)
+    blocks = model.transformer.h
+    reader = None if calibration is None else Reader(model.transformer, calibration)
+    reports = []
+    with progress_bar(len(blocks), "quantizing", "block") as bar:
+        for index, block in enumerate(blocks):
+            for report in _quantize_block(block, config, reader):
+                reports.append(dataclasses.replace(report, name=f"transformer.h.{index}.{report.name}"))
+            bar.update(1)
+    return reports
+
+
 def _quantize_embedding(model: Any) -> None:
     """The token embedding in 8 bits, a scale per token; the output layer tied to it uses the same array."""
     table = model.transformer.wte.weight
     quantized = absmax(to_numpy(table.data)).to(table.dtype)
     head = getattr(model, "lm_head", None)
     if head is not None and head.weight is table:
-        model.lm_head = QuantizedLinear(quantized, head.bias).train(head.training)
-    model.transformer.wte = QuantizedEmbedding(quantized).train(model.transformer.wte.training)
+        model.lm_head = QuantizedLinear(quantized, head.bias)
+    model.transformer.wte = QuantizedEmbedding(quantized)
 
 
 def _quantize_block(block: Block, config: QuantizationConfig, reader: Reader | None) -> list[LayerReport]:
@@ -182,7 +193,7 @@ def _awq_block(block: Block, config: QuantizationConfig, reader: Reader) -> list
 
 def _replace(block: Block, name: str, quantized: QuantizedArray) -> None:
     layer: Any = block.get_submodule(name)
-    block.set_submodule(name, QuantizedLinear(quantized.to(layer.weight.dtype), layer.bias).train(layer.training))
+    block.set_submodule(name, QuantizedLinear(quantized.to(layer.weight.dtype), layer.bias))
 
 
 def _report(

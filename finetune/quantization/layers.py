@@ -32,9 +32,7 @@ class QuantizedProduct(Function):
     dtype_rule = "same"
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Array, bias: Array | None, weight: QuantizedArray
-    ) -> Array:  # x (..., I), bias (O) or None
+    def forward(ctx: Any, x: Array, bias: Array | None, weight: QuantizedArray) -> Array:  # x (..., I), bias (O)
         ctx.x_shape, ctx.weight = x.shape, weight
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
         if weight.order is not None:

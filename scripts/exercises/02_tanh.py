@@ -4,6 +4,7 @@ import numpy as np
 
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
 
 STUB = '''"""tanh: squash every number into (-1, 1).
 
@@ -36,6 +37,7 @@ class Tanh(Function):
 
 EXERCISE = Exercise(
     title="a first backward, from the output alone",
+    group="Engine",
     stub=STUB,
     hints=(
         "tanh x = (e^x - e^-x) / (e^x + e^-x). Differentiate the quotient, and look for tanh x in what comes out.",
@@ -45,11 +47,17 @@ EXERCISE = Exercise(
     checks=(
         OpCheck(
             "Tanh",
-            shapes(0, 3).flatmap(values).map(Case),
+            shapes().flatmap(values).map(Case),
             lambda x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)),
             Case(some(3, 4)),
             slips=(Slip(lambda x: 1 / (1 + np.exp(-x)), "this is the sigmoid, not tanh"),),
+            backward_slips=(
+                Slip(lambda dout, x: (dout * (1 - np.tanh(x)),), "the output must be squared: the derivative is 1 - out²"),
+                Slip(lambda dout, x: (dout * (1 - x * x),), "1 - x² is not 1 - out²: use what forward saved"),
+                Slip(lambda dout, x: (dout * np.tanh(x) * (1 - np.tanh(x)),), "this is the sigmoid's, out (1 - out)"),
+            ),
         ),
     ),
+    place=Kernel("tanh", "Tanh", takes=("gelu",)),
     answer=("minigrad.functional.activation.Tanh",),
 )

@@ -28,12 +28,13 @@ _FILE = re.compile(r"(\d+)_(\w+)\.py")
 class Exercise:
     """One exercise.
 
-    title: half a sentence. stub: the file that the learner completes. hints: the idea, the shapes, the line. checks:
+    title: half a sentence. group: the part of the GPT that it belongs to. stub: the file that the learner completes. hints: the idea, the shapes, the line. checks:
     what is tested, in this order. answer: dotted names of library objects. adapt: the library objects, by their last
     names -> what the stub asks for, where names or arguments differ. place: how it gets into the GPT (in_gpt.py).
     """
 
     title: str
+    group: str
     stub: str
     hints: tuple[str, str, str]
     checks: tuple[Check, ...]

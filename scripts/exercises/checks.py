@@ -39,6 +39,7 @@ class OpCheck:
     """A Function: forward against `expected(*arrays, **options)`, backward against finite differences.
 
     differentiate: the inputs whose gradients are wanted; by default all floating-point arrays. slips: of forward.
+    backward_slips: formulas of (dout, *arrays, **options) for gradients that gradcheck would not recognise, a tuple.
     """
 
     name: str
@@ -46,6 +47,7 @@ class OpCheck:
     expected: Callable[..., Any]
     telling: Case
     slips: tuple[Slip, ...] = ()
+    backward_slips: tuple[Slip, ...] = ()
     differentiate: tuple[int, ...] | None = None
     examples: int = 25
 
@@ -104,7 +106,7 @@ def shapes(least: int = 1, most: int = 3, longest: int = 4) -> st.SearchStrategy
 def values(shape: int | tuple[int, ...], low: float = -3, high: float = 3) -> st.SearchStrategy[np.ndarray]:
     """float64 arrays of numbers with one decimal, easy to read and to shrink."""
     tenths = st.integers(round(low * 10), round(high * 10))
-    return hnp.arrays(np.int64, shape, elements=tenths, fill=st.nothing()).map(lambda array: array / 10)
+    return hnp.arrays(np.int64, shape, elements=tenths, fill=st.nothing()).map(lambda array: np.asarray(array / 10))
 
 
 def ids(shape: int | tuple[int, ...], below: int) -> st.SearchStrategy[np.ndarray]:

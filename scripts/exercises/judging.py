@@ -7,6 +7,7 @@ by counts and never by the clock, so that the same file gets the same verdict ev
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import time
@@ -66,6 +67,8 @@ class Trial:
             found.diagnosis = first.diagnosis
         if found.status == "wrong" and found.where.startswith(("forward", self.check.name)):
             found.diagnosis = self._slip([self.check.telling, case]) or found.diagnosis
+        if found.status == "wrong" and found.where.startswith("backward"):
+            found.diagnosis = self._backward_slip() or found.diagnosis
         found.cases = count + 1
         return found
 
@@ -120,9 +123,10 @@ class Trial:
     def _test_backward(self, case: Case) -> Verdict | None:
         where = "backward of " + self.check.name
         fn, inputs = self._as_gradcheck_wants(case)
-        try:
+        with contextlib.suppress(Exception):  # gradcheck meets the same exception, and says more about it
             if _passes(fn, inputs):
                 return None
+        try:
             gradcheck(fn, inputs)
         except GradcheckError as error:
             lines = str(error).split("\n")
@@ -223,6 +227,22 @@ class Trial:
                     return slip.sentence
             except Exception:
                 continue
+        return None
+
+    def _backward_slip(self) -> str | None:
+        """The same for the gradients of the telling case, for some dout."""
+        assert isinstance(self.check, OpCheck)
+        case, op = self.check.telling, self._op()
+        for slip in self.check.backward_slips:
+            with contextlib.suppress(Exception):
+                ctx = Context()
+                out = op.forward(ctx, *[_frozen(argument) for argument in case.arguments], **case.options)
+                dout = np.random.default_rng(1).standard_normal(np.shape(out))
+                wanted = slip.formula(dout, *case.arguments, **case.options)
+                got = op.backward(ctx, dout)
+                pairs = [(g, w) for g, w in zip(got, wanted, strict=True) if w is not None]
+                if all(comparing.same(g, w) for g, w in pairs):
+                    return slip.sentence
         return None
 
     def _exception(self, error: Exception, where: str, case: Case) -> Verdict:

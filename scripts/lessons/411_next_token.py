@@ -16,14 +16,14 @@ import minigrad.functional as F
 from gpt.english import help_text
 from gpt.generation import Sampling
 from minigrad import Tensor, nn, optim
-from scripts.lessons.pictures import GREYS, Lesson, bars
+from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("411_next_token", __doc__)
 
 # %% Text is its own label
 lesson.part("text is its own label")
 
-text = " ".join(help_text().lower().split())[:100_000]
+text = " ".join(help_text().encode("ascii", "ignore").decode().lower().split())[:100_000]
 letters = sorted(set(text))
 number = {letter: i for i, letter in enumerate(letters)}
 ids = np.array([number[letter] for letter in text])
@@ -46,7 +46,9 @@ after_q = {letters[i]: table[number["q"], i] for i in np.argsort(-table[number["
 print("after q:", ", ".join(f"{letter!r} {p:.0%}" for letter, p in after_q.items()))
 loss_of_nothing = math.log(V)  # all V equally likely: -ln(1 / V)
 loss_of_counting = -np.log(table[inputs, targets]).mean()
-print(f"loss (mean of -ln p of what really came): knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
+print(
+    f"loss (mean of -ln p of what really came): knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}"
+)
 print(f"that is a choice among e^loss = {math.exp(loss_of_counting):.1f} letters in place of {V}")
 
 # %% The same by learning
@@ -67,7 +69,9 @@ for _ in range(300):
     optimizer.step()
     losses.append(loss.item())
 learned = F.cross_entropy(model(inputs), targets).item()
-print(f"loss at first {losses[0]:.3f} = ln {V}; learned {learned:.3f}; counting, which is the best possible, {loss_of_counting:.3f}")
+print(
+    f"loss at first {losses[0]:.3f} = ln {V}; learned {learned:.3f}; counting, the best possible, {loss_of_counting:.3f}"
+)
 assert abs(losses[0] - loss_of_nothing) < 1e-4 and loss_of_counting <= learned < loss_of_counting + 0.03
 
 with lesson.picture("learning", "A table of next letters, learned") as axes:
@@ -128,7 +132,8 @@ print("at every temperature the letters keep their order: what the model knows h
 lesson.part("the limitation")
 
 print("This model sees one letter. To see two, the table needs V^2 rows; to see ten:")
-print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {len({text[i : i + 10] for i in range(len(text) - 10)}):,}")
+filled = len({text[i : i + 10] for i in range(len(text) - 10)})
+print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
 print("Counting cannot generalise to a context that it has never seen. A network can, and needs numbers for tokens")
 print("(lesson 4.1.3); and letters may not be the best tokens to begin with (lesson 4.1.2).")
 

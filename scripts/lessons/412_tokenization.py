@@ -16,7 +16,7 @@ import numpy as np
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.bpe import count_words, encode_word, learn_merges, merge, single_bytes
 from gpt.english import help_text
-from scripts.lessons.pictures import GREYS, LINES, Lesson, bars
+from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("412_tokenization", __doc__)
 text = help_text()
@@ -28,7 +28,9 @@ words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
 print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: long texts, and a letter means nothing")
-print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens: but of new text {unknown:.1%} are words never seen")
+print(
+    f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens: but of new text {unknown:.1%} are words never seen"
+)
 
 # %% Byte-pair encoding, by hand
 lesson.part("byte-pair encoding")
@@ -52,7 +54,7 @@ ranks = {pair: i for i, pair in enumerate(merges)}
 print("'lowest' was not among the words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 
-# %% The same on half a megabyte
+# %% The same on a quarter of a megabyte
 lesson.part("the merge table is the tokenizer")
 
 tokenizer = Tokenizer.train([text], 1024)
@@ -135,9 +137,13 @@ print(f"1. strawberry: {pieces_of(' strawberry', many)} is what a model sees tha
 print("   How many r? It sees the number of a token, not its letters: it would have to learn the spelling of each.")
 assert len(many.encode(" strawberry")) < len("strawberry") / 2
 
-sums = Tokenizer.train([" ".join(str(n) for n in range(2000)) + text], 1024)
-print(f"2. arithmetic: {pieces_of('127+678=', sums)} but {pieces_of('1275+6782=', sums)}:")
-print("   the same digit is now in the tens, now in the hundreds of a token, by the accident of what was frequent.")
+rng = np.random.default_rng(0)
+numbers = rng.zipf(1.2, 20_000) % 10_000  # as in real texts, small and round ones are frequent and large ones rare
+sums = Tokenizer.train([text + " ".join(map(str, numbers))], 1024)
+print("2. arithmetic: numbers are cut as they happened to be frequent, so that a digit has no fixed place:")
+for number in ("12", "127", "1275", "12750"):
+    print(f"   {number:>6} -> {'|'.join(pieces_of(number, sums))}")
+assert len({len(piece) for number in range(1000, 1100) for piece in pieces_of(str(number), sums)}) > 1
 
 languages = {
     "English": "All human beings are born free and equal in dignity and rights.",
@@ -148,8 +154,11 @@ languages = {
 cost = {name: len(tokenizer.encode(sentence)) for name, sentence in languages.items()}
 print("3. languages: tokens for one and the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
 assert cost["English"] == min(cost.values()) and cost["Hindi"] > 4 * cost["English"]
-print(f"   who writes Hindi pays {cost['Hindi'] / cost['English']:.0f} times as much, and fits as much less into a context")
-with lesson.picture("languages", "Tokens for the same sentence (the vocabulary was learned from English)", size=(6, 3.6)) as axes:
+print(
+    f"   who writes Hindi pays {cost['Hindi'] / cost['English']:.0f} times as much, and fits as much less into a context"
+)
+title = "Tokens for the same sentence, by a vocabulary learned from English"
+with lesson.picture("languages", title, size=(6, 3.6)) as axes:
     bars(axes, {name: float(n) for name, n in cost.items()}, "tokens", ".0f")
 
 # A glitch token: frequent where the tokenizer was learned, absent where the model was (SolidGoldMagikarp was the name
@@ -161,9 +170,12 @@ assert glitch not in ids
 model = GPT(GPTConfig(vocab_size=len(glitchy), block_size=1999, n_layer=1, n_head=1, n_embd=16))
 model.transformer.drop(model.transformer.wte(ids[None, :-1])).sum().backward()  # read the text, as an input
 read: Any = model.transformer.wte.weight.grad
-print(f"4. glitch tokens: {glitchy.decode([glitch])!r} is one token, and in {len(ids):,} tokens of training text it is read 0 times;")
-print(f"   the gradient of its row is {np.abs(read[glitch]).max():.0f}, that of a row that is read {np.abs(read[ids[0]]).max():.0f}: it never learns")
-assert np.abs(read[glitch]).max() == 0 < np.abs(read[ids[0]]).max()
+name, largest = glitchy.decode([glitch]), np.abs(read).max(axis=1)
+print(f"4. glitch tokens: {name!r} is one token, and in {len(ids):,} tokens of training text it is read 0 times;")
+print(
+    f"   the gradient of its row is {largest[glitch]:.0f}, that of a row that is read {largest[ids[0]]:.0f}: it stays noise"
+)
+assert largest[glitch] == 0 < largest[ids[0]]
 
 # %% What next
 lesson.end("""\

@@ -118,6 +118,6 @@ def bars(axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g", 
     if not isinstance(axes, _Nothing):
         for bar, hatch in zip(drawn, list(hatches) * len(heights)):
             bar.set_hatch(hatch)
-        axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2)
+        axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2, fontsize=8)
         axes.margins(y=0.12)
     axes.set(ylabel=unit)

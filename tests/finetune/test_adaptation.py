@@ -282,7 +282,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     with pytest.raises(FileExistsError, match="holds a run with another batch_size"):
         compare([dataclasses.replace(configs[0], batch_size=3)])
     table = as_table(rows)
-    assert [line.split()[0] for line in table.splitlines()] == ["method", *adaptation.METHODS]
+    assert [line.split()[0] for line in table.splitlines()] == ["method", "base", *adaptation.METHODS]
     assert f"{full.trained:,}" in table and f"{qlora.peak / 1e6:.1f} MB" in table
     picture = plot_comparison(configs, tmp_path / "comparison.png")
     assert picture.read_bytes().startswith(b"\x89PNG")

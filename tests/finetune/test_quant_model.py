@@ -86,6 +86,16 @@ def test_the_quantized_model_computes_with_the_rounded_weights(config):
         assert model.lm_head.weight is model.transformer.wte.weight
 
 
+def test_text_is_read_without_dropout_and_the_mode_is_kept():
+    results = []
+    for mode in (True, False):
+        model = small_gpt(dropout=0.5).train(mode)
+        quantize(model, QuantizationConfig("gptq", group_size=8), IDS)
+        assert all(module.training == mode for module in model.modules())
+        results.append(logits(model.eval()))
+    np.testing.assert_array_equal(*results)
+
+
 def test_generation_with_and_without_the_cache_agree():
     model = small_gpt()
     quantize(model, SOME)

@@ -83,7 +83,7 @@ def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, caps
     assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
     output = capsys.readouterr().out
     table = output[output.index("  method ") :].splitlines()
-    assert [line.split()[0] for line in table[1:4]] == ["full", "lora", "qlora"]
+    assert [line.split()[0] for line in table[1:5]] == ["base", "full", "lora", "qlora"]
     assert "peak   the most bytes in use at one time in a step" in output
     assert (tmp_path / "all" / "comparison.png").exists()
     rates = [read_log(tmp_path / "all" / name / "log.jsonl")[1]["learning_rate"] for name in ("full", "lora", "qlora")]
