@@ -211,7 +211,7 @@ def bytes_per_number(dtype: str) -> float:
 # --- memory of adapters (finetune/lora.py, finetune/qlora.py) ---------------------------------------------------------
 
 LAYERS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}  # (in, out) / C
-LOOKUP_TABLES = 3072  # bytes beside each matrix in NF4: two numbers for each byte, and the 256 values of a scale
+LOOKUP_TABLES = 64  # bytes beside each matrix in NF4: the 16 numbers that its codes stand for
 
 
 def lora_parameters(config: GPTConfig, r: int, layers: Collection[str] = ("attn.c_attn",)) -> int:

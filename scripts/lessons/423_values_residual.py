@@ -79,7 +79,7 @@ def deep(x: Tensor, layers: list[list[Tensor]], residual: bool) -> list[Tensor]:
 
 C, T, depth = 32, 8, 24  # as many as GPT-2 has sub-layers: 12 blocks with two each
 assert 12 * 2 == depth
-layers = [[Tensor(rng.standard_normal((C, C)) / np.sqrt(C)) for _ in range(4)] for _ in range(depth)]
+layers = [[Tensor(0.5 * rng.standard_normal((C, C)) / np.sqrt(C)) for _ in range(4)] for _ in range(depth)]
 signal, gradient = {}, {}
 for residual in (False, True):
     x = Tensor(rng.standard_normal((1, T, C)), requires_grad=True)
@@ -90,7 +90,7 @@ for residual in (False, True):
     # How different are the tokens from each other, and how much gradient arrives?
     signal[residual] = [float(s.data.std(axis=1).mean()) for s in states]
     gradient[residual] = [float(np.abs(s.grad).mean()) for s in states]
-print(f"\n{depth} layers of attention, random weights")
+print(f"\n{depth} layers of attention, small random weights")
 print("                       differences between tokens     gradient at the input, of that at the output")
 for residual, name in ((False, "replaced"), (True, "added")):
     d, g = signal[residual], gradient[residual]

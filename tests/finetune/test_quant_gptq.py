@@ -51,12 +51,16 @@ def test_gptq_is_the_algorithm_without_shortcuts(bits, group_size, columns, symm
     assert (found.order is not None) == act_order and (found.zeros is None) == symmetric
 
 
-@given(st.integers(0, 10**6), st.booleans(), st.booleans())
-def test_gptq_loses_less_than_rounding_where_inputs_go_together(seed, symmetric, act_order):
-    weight, hessian, _ = layer(16, 32, seed=seed)
-    nearest = round_to_nearest(weight, 4, 16, symmetric).dequantize()
-    found = gptq(weight, hessian, 4, 16, symmetric, act_order).dequantize()
-    assert output_error(weight, found, hessian) < 0.9 * output_error(weight, nearest, hessian)
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gptq_loses_less_than_rounding_where_inputs_go_together(symmetric, act_order):
+    ratios = []
+    for seed in range(30):
+        weight, hessian, _ = layer(16, 32, seed=seed)
+        nearest = round_to_nearest(weight, 4, 16, symmetric).dequantize()
+        found = gptq(weight, hessian, 4, 16, symmetric, act_order).dequantize()
+        ratios.append(output_error(weight, found, hessian) / output_error(weight, nearest, hessian))
+    assert max(ratios) < 1 and np.mean(ratios) < (0.5 if act_order else 0.7)
 
 
 def test_independent_inputs_leave_nothing_to_make_up_for():
