@@ -163,4 +163,6 @@ def _wrong_answer(rng: np.random.Generator, split: Split, item: TaskItem) -> str
     parts = item.answer.split("-")
     others = sorted(set(quoted) - set(parts))
     word = _one(rng, others) if others else made_up_word(rng, split)
+    while word in parts:  # made up a second time, by chance
+        word = made_up_word(rng, split)
     return "-".join(word if part in quoted else part for part in parts)

@@ -330,10 +330,11 @@ def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
     parameters = dict(model.named_parameters())
     for name in wanted:
         if name in parameters:
-            parameters[name].data = file.read(name)
+            parameters[name].data = file.read(name, out=parameters[name].data)
         else:  # a buffer
             owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, file.read(name))
+            module = model.get_submodule(owner)
+            setattr(module, attribute, file.read(name, out=getattr(module, attribute)))
 
 
 def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:

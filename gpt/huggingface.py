@@ -197,11 +197,12 @@ def fill(build: Callable[[], M], weights: Weights, expected: Iterable[Row]) -> M
         raise ValueError(f"no row of the table fills {min(unknown)}, or the model does not have it")
     for row in table:
         parameter = parameters[row.ours].data
-        array = weights.read(row.theirs)
-        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: what is not finite is refused
-            parameter[...] = array.T if row.transposed else array
+        array = weights.read(row.theirs, out=None if row.transposed else parameter)
+        if array is not parameter:
+            with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
+                parameter[...] = array.T if row.transposed else array
         del array  # so that there is never more than one beside the model
-        if not np.isfinite(parameter).all():
+        if not all(np.isfinite(part).all() for part in np.array_split(parameter, 64)):
             raise ValueError(f"{weights.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
     return model
 

@@ -67,10 +67,10 @@ class Weights:
     def close(self) -> None:
         self._files.close()
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor as it is stored, in a new array."""
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A tensor as it is stored: a new array, or `out`; see `SafetensorsFile.read`."""
         file, full_name = self._found[name]
-        return file.read(full_name)
+        return file.read(full_name, out)
 
     def path(self, name: str) -> Path:
         """The file that a tensor is in."""

@@ -94,10 +94,16 @@ class SafetensorsFile:
         """The shape of each tensor by name."""
         return {name: entry.shape for name, entry in self.entries.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor as a new array; BF16 becomes float32, without loss. Raises SafetensorsError if the file shrank."""
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A tensor as a new array, or in `out` where its shape and type are the tensor's; BF16 becomes float32, without
+        loss. Raises SafetensorsError if the file shrank.
+        """
         dtype, shape, start, end = self.entries[name]
         self._file.seek(start)
+        fits = out is not None and out.shape == shape and out.dtype == DTYPES[dtype] and dtype not in ("BF16", "BOOL")
+        if out is not None and fits and out.flags.c_contiguous:
+            self._fill(out.reshape(-1), name)
+            return out
         if dtype == "BF16":
             return self._read_bfloat16(name, math.prod(shape)).reshape(shape)
         array = np.empty(math.prod(shape), DTYPES[dtype])

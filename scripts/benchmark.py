@@ -8,14 +8,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attention, models, techniques, tokenizing  # type: ignore[import-not-found]  # beside this script
+# Beside this script:
+from benchmarks import attention, models, quantized, techniques, tokenizing  # type: ignore[import-not-found]
 from benchmarks.comparing import opponent  # type: ignore[import-not-found]
 
 from gpt import command_line
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 
-MODULES = {name: module for module in (models, attention, tokenizing, techniques) for name in module.NAMES}
+MODULES = {name: module for module in (models, quantized, attention, tokenizing, techniques) for name in module.NAMES}
 EXAMPLES = f"""examples:
   python scripts/benchmark.py                      everything (about fifteen minutes)
   python scripts/benchmark.py --only baby --steps 20

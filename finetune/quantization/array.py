@@ -82,7 +82,7 @@ class QuantizedArray(nn.Module):
             raise ValueError(f"scales of shape {scales.shape} do not fit {bits}-bit codes of shape {levels.shape}")
         levels = np.ascontiguousarray(levels)  # rows together, as they will be used
         if bits == 8:
-            self.register_buffer("codes", levels.astype(np.int8))
+            self.register_buffer("codes", levels.astype(np.int8, copy=False))
         else:
             self.register_buffer("codes", pack(levels + 8 if codebook is None else levels))
             self.register_buffer("codebook", INT4 if codebook is None else codebook, persistent=False)

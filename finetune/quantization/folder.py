@@ -157,7 +157,7 @@ def _blank(shape: tuple[int, int], config: QuantizationConfig, is_embedding: boo
         scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
     bits = 8 if is_embedding else config.bits
     codebook = nf4_levels() if config.method == "nf4" and not is_embedding else None
-    levels = np.zeros(shape, np.int8)
+    levels = np.empty(shape, np.int8)
     return QuantizedArray(levels, scales, zeros.get("zeros"), bits, codebook, zeros.get("order"))
 
 

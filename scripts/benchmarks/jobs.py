@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import minigrad.functional as F
+from finetune.loading import load_model
 from gpt import GPT, GPTConfig
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.kernels import FAST, FAST_OPTIM, textbook_functions, threads
@@ -27,10 +29,10 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
 
 
 def select_kernels(side: str) -> None:
-    """ "fast", "textbook", or "without TECHNIQUE"."""
+    """ "textbook", "fast" or what is fast under another name, or "without TECHNIQUE"."""
     technique = side.removeprefix("without ")
     if technique == side:
-        use_kernels(side)
+        use_kernels("textbook" if side == "textbook" else "fast")
         return
     if technique == "memory":
         threads._keep_freed_memory = lambda: None
@@ -77,8 +79,16 @@ class Generation:
         return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
 
 
+class QuantizedGeneration(Generation):
+    """Greedy generation by the model in ROOT/SIDE, in the numbers in which it lies there."""
+
+    def __init__(self, root: str, prompt: int, new_tokens: int, side: str):
+        self.model = load_model(Path(root) / side)[0]
+        self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
+
+
 class Loading:
-    """A Hugging Face folder becomes a model that has read its first tokens (before that, theirs has read no weights)."""
+    """A Hugging Face folder becomes a model that has read some tokens: before that, theirs has read no weights."""
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -106,4 +116,10 @@ def token_ids(config: GPTConfig, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, config.vocab_size, shape)
 
 
-JOBS: dict[str, Any] = {"train": Training, "generate": Generation, "load": Loading, "attention": Attention}
+JOBS: dict[str, Any] = {
+    "train": Training,
+    "generate": Generation,
+    "quantized": QuantizedGeneration,
+    "load": Loading,
+    "attention": Attention,
+}

@@ -31,7 +31,7 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
         torch.set_num_threads(usable_cores())
         return torch_jobs.JOBS[kind](*values)
     jobs.select_kernels(side)
-    return jobs.JOBS[kind](*values)
+    return jobs.JOBS[kind](*values, **({"side": side} if kind == "quantized" else {}))
 
 
 def sgemm_rate(side: str, n: int = 2048, repeats: int = 5) -> float:

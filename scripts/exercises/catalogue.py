@@ -77,7 +77,9 @@ def find_object(dotted: str) -> Any:
     for cut in range(len(parts) - 1, 0, -1):
         try:
             found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name and not dotted.startswith(error.name):
+                raise
             continue
         for part in parts[cut:]:
             found = getattr(found, part)

@@ -133,7 +133,7 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
 
 # %% What next
 lesson.end("""\
-  exercise  python scripts/exercise.py split_heads, then merge_heads
+  exercise  python scripts/exercise.py heads
   read      gpt/attention.py: the only multi-head attention of the project; minigrad/functional/heads.py
   break     n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
   lesson    python scripts/lesson.py 425""")

@@ -5,6 +5,7 @@ import pytest
 
 from finetune.datasets import Preference
 from finetune.pairs import encode_pairs, pair_batch
+from finetune.tasks import instruction_tasks, preference_pairs
 from tests.finetune.preferences import preferences, question, small_template
 
 
@@ -78,3 +79,11 @@ def test_a_reply_of_the_token_that_rows_are_padded_with(template):
     batch = pair_batch(pairs)
     learned = np.flatnonzero(batch.learned[0])
     assert batch.tokens[0, learned].tolist() == [0, template.end] and learned[-1] == batch.lengths[0] - 1
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_the_built_in_pairs_always_differ_in_quality(seed):
+    """Words are made up at random, so that a wrong answer could be the right one by chance (as with these seeds)."""
+    items = instruction_tasks("train", 1400, seed + 1)
+    for item, pair in zip(items, preference_pairs("train", 1400, seed), strict=True):
+        assert item.question == pair.prompt and item.quality(pair.chosen) == 3 > item.quality(pair.rejected)
