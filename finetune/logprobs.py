@@ -17,7 +17,7 @@ import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.backend import module_of
 
-IGNORED = -100
+IGNORE = -100  # the target of what is not learned from
 
 
 def sequence_logprobs(model: Any, ids: np.ndarray, targets: np.ndarray) -> Tensor:
@@ -25,10 +25,10 @@ def sequence_logprobs(model: Any, ids: np.ndarray, targets: np.ndarray) -> Tenso
 
     Raises ValueError for a sequence with nothing that counts.
     """
-    counts = (targets != IGNORED).sum(axis=1)  # (B,)
+    counts = (targets != IGNORE).sum(axis=1)  # (B,)
     if not counts.all():
-        raise ValueError(f"sequence {int(counts.argmin())} has no token that counts: all its targets are {IGNORED}")
-    return -model.loss(ids, targets, IGNORED, reduction="none").sum(dim=1)  # the loss is 0 where ignored
+        raise ValueError(f"sequence {int(counts.argmin())} has no token that counts: all its targets are {IGNORE}")
+    return -model.loss(ids, targets, IGNORE, reduction="none").sum(dim=1)  # the loss is 0 where ignored
 
 
 def selected_logprobs(logits: Tensor, ids: np.ndarray) -> Tensor:

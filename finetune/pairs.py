@@ -17,7 +17,7 @@ from gpt.files import read_text
 
 from .chat import ChatTemplate, Message, without_oldest_turn
 from .datasets import Preference, pad_right, read_preferences
-from .logprobs import IGNORED
+from .logprobs import IGNORE
 from .tasks import preference_pairs
 
 TASKS = "tasks"  # the name of the built-in data
@@ -107,7 +107,7 @@ class PairBatch:
 
     def shifted(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets for a language model, (2B, T-1) each: a token is the target of the one before it."""
-        return self.tokens[:, :-1], np.where(self.learned, self.tokens, IGNORED)[:, 1:]
+        return self.tokens[:, :-1], np.where(self.learned, self.tokens, IGNORE)[:, 1:]
 
 
 def pair_batch(pairs: Sequence[Pair]) -> PairBatch:

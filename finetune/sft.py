@@ -20,8 +20,8 @@ from minigrad.backend import module_of
 
 from .chat import ChatTemplate
 from .datasets import Example, pad_right
+from .logprobs import IGNORE
 
-IGNORE = -100  # the target of what is not learned from
 Conversation = tuple[list[int], list[bool]]  # ids, and which of them are learned from
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)
 
