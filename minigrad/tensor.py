@@ -74,8 +74,7 @@ class Tensor:
         if self.grad_fn is not None:
             self.grad_fn.retained = {**(self.grad_fn.retained or {}), self.output_index: self}
 
-    def zero_grad(self) -> None:
-        self.grad = None
+    def zero_grad(self) -> None: self.grad = None
 
     # --- leaving the graph ---
 
@@ -108,131 +107,53 @@ class Tensor:
 
     # --- operators ---
 
-    def __add__(self, other: Any) -> Tensor:
-        return F.add(self, other)
+    def __add__(self, other: Any) -> Tensor: return F.add(self, other)
+    def __radd__(self, other: Any) -> Tensor: return F.add(other, self)
+    def __sub__(self, other: Any) -> Tensor: return F.sub(self, other)
+    def __rsub__(self, other: Any) -> Tensor: return F.sub(other, self)
+    def __mul__(self, other: Any) -> Tensor: return F.mul(self, other)
+    def __rmul__(self, other: Any) -> Tensor: return F.mul(other, self)
+    def __truediv__(self, other: Any) -> Tensor: return F.div(self, other)
+    def __rtruediv__(self, other: Any) -> Tensor: return F.div(other, self)
+    def __pow__(self, other: Any) -> Tensor: return F.pow(self, other)
+    def __rpow__(self, other: Any) -> Tensor: return F.pow(other, self)
+    def __matmul__(self, other: Any) -> Tensor: return F.matmul(self, other)
+    def __rmatmul__(self, other: Any) -> Tensor: return F.matmul(other, self)
+    def __neg__(self) -> Tensor: return F.neg(self)
+    def __getitem__(self, index: Any) -> Tensor: return F.getitem(self, index)
 
-    def __radd__(self, other: Any) -> Tensor:
-        return F.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return F.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return F.sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return F.mul(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return F.mul(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return F.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return F.div(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return F.pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return F.pow(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return F.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return F.matmul(other, self)
-
-    def __neg__(self) -> Tensor:
-        return F.neg(self)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return F.getitem(self, index)
-
-    def __eq__(self, other: Any) -> Tensor:
-        return _compare(operator.eq, self, other)  # type: ignore[override]
-
-    def __ne__(self, other: Any) -> Tensor:
-        return _compare(operator.ne, self, other)  # type: ignore[override]
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _compare(operator.lt, self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _compare(operator.le, self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _compare(operator.gt, self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _compare(operator.ge, self, other)
-
+    def __eq__(self, other: Any) -> Tensor: return _compare(operator.eq, self, other)  # type: ignore[override]
+    def __ne__(self, other: Any) -> Tensor: return _compare(operator.ne, self, other)  # type: ignore[override]
+    def __lt__(self, other: Any) -> Tensor: return _compare(operator.lt, self, other)
+    def __le__(self, other: Any) -> Tensor: return _compare(operator.le, self, other)
+    def __gt__(self, other: Any) -> Tensor: return _compare(operator.gt, self, other)
+    def __ge__(self, other: Any) -> Tensor: return _compare(operator.ge, self, other)
     __hash__ = object.__hash__
 
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[i] for i in range(len(self.data)))
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
+    def __bool__(self) -> bool: return bool(self.data)
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
+    def __len__(self) -> int: return len(self.data)
+    def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
+    def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
 
     # --- methods ---
 
     @property
-    def T(self) -> Tensor:
-        return F.permute(self, tuple(range(self.ndim))[::-1])
-
-    def reshape(self, *shape: Any) -> Tensor:
-        return F.reshape(self, _unpacked(shape))
-
-    def transpose(self, dim0: int, dim1: int) -> Tensor:
-        return F.transpose(self, dim0, dim1)
-
-    def permute(self, *dims: Any) -> Tensor:
-        return F.permute(self, _unpacked(dims))
-
-    def expand(self, *shape: Any) -> Tensor:
-        return F.expand(self, _unpacked(shape))
-
-    def sum(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor:
-        return F.sum(self, dim, keepdim)
-
-    def mean(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor:
-        return F.mean(self, dim, keepdim)
-
-    def var(self, dim: F.Dims = None, **options: Any) -> Tensor:
-        return F.var(self, dim, **options)
-
-    def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
-        return F.max(self, dim, keepdim)
-
-    def min(self, dim: int | None = None, keepdim: bool = False) -> Any:
-        return F.min(self, dim, keepdim)
-
-    def exp(self) -> Tensor:
-        return F.exp(self)
-
-    def log(self) -> Tensor:
-        return F.log(self)
-
-    def sqrt(self) -> Tensor:
-        return F.sqrt(self)
-
-    def tanh(self) -> Tensor:
-        return F.tanh(self)
-
+    def T(self) -> Tensor: return F.permute(self, tuple(range(self.ndim))[::-1])
+    def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, _unpacked(shape))
+    def transpose(self, dim0: int, dim1: int) -> Tensor: return F.transpose(self, dim0, dim1)
+    def permute(self, *dims: Any) -> Tensor: return F.permute(self, _unpacked(dims))
+    def expand(self, *shape: Any) -> Tensor: return F.expand(self, _unpacked(shape))
+    def sum(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.sum(self, dim, keepdim)
+    def mean(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.mean(self, dim, keepdim)
+    def var(self, dim: F.Dims = None, **options: Any) -> Tensor: return F.var(self, dim, **options)
+    def max(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.max(self, dim, keepdim)
+    def min(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.min(self, dim, keepdim)
+    def exp(self) -> Tensor: return F.exp(self)
+    def log(self) -> Tensor: return F.log(self)
+    def sqrt(self) -> Tensor: return F.sqrt(self)
+    def tanh(self) -> Tensor: return F.tanh(self)
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
         """On another device or in another dtype: `x.to("cuda")`, `x.to(np.float64)`; gradients flow through."""
         return F.to(self, *targets, device=device, dtype=dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import device_and_dtype, device_of, to_device
+from ..backend import device_of, to_device
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -27,5 +27,9 @@ class To(Function):
 
 def to(x: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
     """x on another device or in another dtype; each target is a device ("cpu", "cuda", "cuda:1") or a dtype."""
-    device, dtype = device_and_dtype(targets, device, dtype)
+    for target in targets:
+        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "auto"):
+            device = target
+        else:
+            dtype = target
     return To.apply(x, device=device, dtype=dtype)
