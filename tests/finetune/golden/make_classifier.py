@@ -1,4 +1,4 @@
-"""Writes classifier/, a tiny classifier as transformers saves it, and classifier.npz, what transformers computes with it.
+"""Writes classifier/, a tiny classifier as transformers saves it, and classifier.npz, what it computes there.
 
     python tests/finetune/golden/make_classifier.py          needs the extra `oracle`
 
