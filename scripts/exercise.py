@@ -1,0 +1,210 @@
+"""Exercises in which you write the mathematics, and the machine tells you precisely what is wrong.
+
+python scripts/exercise.py shows where you are and watches the current exercise: it checks again whenever you save. Your
+files are in --workspace, the library is the answer key. scripts/exercises/README.md tells more, for teachers, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt import command_line
+
+EXAMPLES = """commands:
+  (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit
+  list              all exercises, and which are passed
+  start NAME        make it the current one, and write its file
+  check [NAME]      check it once; --all: every file that there is
+  hint [NAME]       the next of three hints: the idea, the shapes, the line
+  solution NAME     the library's own implementation, once yours passes
+  reset NAME        the stub again; your file is kept beside it
+  run [NAME]        train the GPT with your part in it; --all: with every part that you passed, and a page about it
+  mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
+
+examples:
+  python scripts/exercise.py
+  python scripts/exercise.py start softmax
+  python scripts/exercise.py check softmax --json
+  python scripts/exercise.py run --all
+  python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
+
+exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
+"""
+COMMANDS = ("watch", "list", "start", "check", "hint", "solution", "reset", "run", "mark")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add, number = parser.add_argument, command_line.whole_number
+    add("command", nargs="?", choices=COMMANDS, default="watch", metavar="COMMAND", help="see below")
+    add("name", nargs="?", default=None, metavar="NAME", help="an exercise; by default the current one")
+    add("--workspace", default="my_exercises", metavar="DIR", help="where your files are")
+    add("--exercises", default=None, metavar="DIR", help="a folder with other exercises, such as a teacher's")
+    add("--all", action="store_true", help="check: every file; run: every part that passed")
+    add("--json", action="store_true", help="the result as JSON, for programs")
+    add("--manual", action="store_true", help="the loop checks when you press Enter, and not on save")
+    add("--yes", action="store_true", help="reset without asking")
+    add("--seed", type=number(0), default=0, help="of the cases: the same file and seed get the same verdict")
+    add("--out-dir", default=None, metavar="DIR", help="where run and mark write; by default below runs/")
+    add("--jobs", type=number(1), default=None, help="mark: submissions at the same time; by default one per core")
+    add("--timeout", type=number(1), default=20, help="mark: seconds for each exercise of a submission")
+    add("--memory", type=number(64), default=2048, help="mark: megabytes for each (not on Windows)")
+    arguments = parser.parse_args(argv)
+    if importlib.util.find_spec("hypothesis") is None:
+        raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
+    if arguments.command in ("solution", "start", "mark") and arguments.name is None:
+        parser.error(f"{arguments.command} needs a {'folder' if arguments.command == 'mark' else 'name'}")
+    return COMMAND[arguments.command](arguments)
+
+
+def workspace_of(arguments: Any) -> Any:
+    from scripts.exercises import catalogue
+    from scripts.exercises.workspace import Workspace
+
+    folder = catalogue.HERE if arguments.exercises is None else Path(arguments.exercises)
+    return Workspace(Path(arguments.workspace), catalogue.paths([folder]), arguments.seed)
+
+
+def name_in(workspace: Any, arguments: Any) -> str:
+    """The exercise that was named, or the current one; raises ValueError where there is none."""
+    from scripts.exercises import catalogue
+
+    name = arguments.name or workspace.current()
+    if name is None:
+        raise ValueError("every exercise is passed: name one")
+    catalogue.path_of(name, workspace.paths)
+    return str(name)
+
+
+def watch(arguments: Any) -> int:
+    from scripts.exercises import watching
+
+    return watching.watch(workspace_of(arguments), arguments.manual)
+
+
+def show_list(arguments: Any) -> int:
+    from scripts.exercises import showing
+
+    workspace = workspace_of(arguments)
+    if arguments.json:
+        passed = set(workspace.passed)
+        titles = {name: workspace.exercise(name).title for name in workspace.paths}
+        print(json.dumps([{"name": name, "title": title, "passed": name in passed} for name, title in titles.items()]))
+    else:
+        print(showing.list_text(workspace))
+    return 0
+
+
+def start(arguments: Any) -> int:
+    from scripts.exercises import showing
+
+    workspace = workspace_of(arguments)
+    name = name_in(workspace, arguments)
+    file = workspace.start(name)
+    print(
+        json.dumps({"name": name, "file": str(file)})
+        if arguments.json
+        else showing.start_text(workspace.exercise(name), file)
+    )
+    return 0
+
+
+def check(arguments: Any) -> int:
+    from scripts.exercises import showing, watching
+
+    workspace = workspace_of(arguments)
+    if arguments.all and arguments.json:
+        verdicts = {name: workspace.check(name) for name in workspace.paths if workspace.file(name).exists()}
+        print(json.dumps({name: dataclasses.asdict(verdict) for name, verdict in verdicts.items()}))
+        return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
+    if arguments.all:
+        return 0 if watching.check_all(workspace, lambda text: print(text, flush=True)) else 1
+    name = name_in(workspace, arguments)
+    if not arguments.json:
+        print(f"Checking {name} ...", flush=True)
+    verdict = workspace.check(name)
+    if arguments.json:
+        print(json.dumps({"name": name, **dataclasses.asdict(verdict)}))
+    else:
+        print(showing.verdict_text(name, verdict, workspace.file(name)))
+    return 0 if verdict.passed else 1
+
+
+def hint(arguments: Any) -> int:
+    workspace = workspace_of(arguments)
+    name = name_in(workspace, arguments)
+    level, text = workspace.hint(name)
+    print(
+        json.dumps({"name": name, "level": level, "hint": text})
+        if arguments.json
+        else f"{name}, hint {level} of 3: {text}"
+    )
+    return 0
+
+
+def solution(arguments: Any) -> int:
+    workspace = workspace_of(arguments)
+    name = name_in(workspace, arguments)
+    if not workspace.has_passed(name):
+        raise ValueError(f"the library's {name} is shown once yours passes: check {name} first (hint {name} helps)")
+    text = workspace.exercise(name).solution() or "The library has no such op: yours is the solution."
+    print(json.dumps({"name": name, "solution": text}) if arguments.json else text)
+    return 0
+
+
+def reset(arguments: Any) -> int:
+    workspace = workspace_of(arguments)
+    name = name_in(workspace, arguments)
+    if not arguments.yes:
+        try:
+            answer = input(f"Put {name} back to its stub? Your file is kept beside it. y or n: ")
+        except EOFError:
+            raise ValueError("reset asks, and nobody answers: add --yes") from None
+        if answer.strip().lower()[:1] != "y":
+            print("Nothing was changed.")
+            return 1
+    kept = workspace.reset(name)
+    file = workspace.file(name)
+    if arguments.json:
+        print(json.dumps({"name": name, "file": str(file), "kept": None if kept is None else str(kept)}))
+    else:
+        print(f"{file} is the stub again" + (f"; your file is kept as {kept}" if kept else ""))
+    return 0
+
+
+def run(arguments: Any) -> int:
+    from scripts.exercises import in_gpt
+
+    workspace = workspace_of(arguments)
+    out_dir = Path(arguments.out_dir or "runs/exercises")
+    names = workspace.passed if arguments.all else [name_in(workspace, arguments)]
+    return in_gpt.run(workspace, names, out_dir, whole=arguments.all)
+
+
+def mark(arguments: Any) -> int:
+    from scripts.exercises import catalogue, marking
+
+    folder = catalogue.ASSESSMENT if arguments.exercises is None else Path(arguments.exercises)
+    limits = marking.Limits(arguments.timeout, arguments.memory, arguments.jobs)
+    return marking.mark(Path(arguments.name), catalogue.paths([folder]), Path(arguments.out_dir or "runs/marks"),
+                        arguments.seed, limits)  # fmt: skip
+
+
+COMMAND = {
+    "watch": watch,
+    "list": show_list,
+    "start": start,
+    "check": check,
+    "hint": hint,
+    "solution": solution,
+    "reset": reset,
+    "run": run,
+    "mark": mark,
+}
+
+if __name__ == "__main__":
+    command_line.run(main)

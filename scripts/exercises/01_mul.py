@@ -1,0 +1,59 @@
+"""The exercise "mul": a finished op with one wrong sign, to meet the checker."""
+
+from scripts.exercises.adapters import alike, when
+from scripts.exercises.catalogue import Exercise, find_object
+from scripts.exercises.checks import Case, OpCheck, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""mul: multiply two arrays of one shape. Two minutes: everything is here already, but one sign is wrong.
+
+    out = x * y,   element by element
+
+If x grows a little, out grows y times as much; if y grows, x times as much. So dx = dout * y and dy = dout * x, where
+dout is the gradient that arrives from whatever out is used for (chain rule).
+
+Shapes: x, y, out, dout, dx and dy are alike.
+Example: x = [2.0], y = [3.0], dout = [10.0]  ->  out = [6.0], dx = [30.0], dy = [20.0]
+
+Check this file as it is, and read the diagnosis. Then repair it.
+"""
+
+from minigrad.autograd import Function
+
+
+class Mul(Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.x, ctx.y = x, y
+        return x * y
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: one of the two gradients has the wrong sign
+        dx = dout * ctx.y
+        dy = -dout * ctx.x
+        return dx, dy
+'''
+
+EXERCISE = Exercise(
+    title="one flipped sign, to meet the checker",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "Read the diagnosis: it names the input whose gradient is wrong, and what would make it right.",
+        "All five arrays have one shape, and nothing is summed. Only a sign is wrong.",
+        "dy = dout * ctx.x",
+    ),
+    checks=(
+        OpCheck(
+            "Mul",
+            shapes().flatmap(lambda shape: values(shape).flatmap(lambda x: values(shape).map(lambda y: Case(x, y)))),
+            lambda x, y: x / (1 / y) if y.all() else x * y,
+            Case(some(3, 4), some(3, 4, seed=1)),
+        ),
+    ),
+    place=Kernel(
+        "mul", "Mul", lambda op: when(alike, op, find_object("minigrad.functional.elementwise.Mul")), takes=("gelu",)
+    ),
+    answer=("minigrad.functional.elementwise.Mul",),
+)

@@ -1,0 +1,65 @@
+"""The exercise "tanh": a first backward, from the output alone."""
+
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""tanh: squash every number into (-1, 1).
+
+    out = tanh x,   element by element
+
+The derivative of tanh can be written with its output alone, so that is all that forward has to keep: find it, and
+multiply by dout, the gradient that arrives (chain rule).
+
+Shapes: x, out, dout and dx are alike.
+Example: x = [0.5], dout = [2.0]  ->  out = [0.4621], dx = [1.5729]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Tanh(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.out = np.tanh(x)
+        return ctx.out
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dx, from dout and ctx.out
+        raise NotImplementedError("dx of tanh")
+        return (dx,)
+'''
+
+EXERCISE = Exercise(
+    title="a first backward, from the output alone",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "tanh x = (e^x - e^-x) / (e^x + e^-x). Differentiate the quotient, and look for tanh x in what comes out.",
+        "dx has the shape of x. Each element has its own slope: no sum is needed, only a product with dout.",
+        "The derivative is 1 - tanh(x)², so dx = dout * (1 - ctx.out * ctx.out).",
+    ),
+    checks=(
+        OpCheck(
+            "Tanh",
+            shapes().flatmap(values).map(Case),
+            lambda x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)),
+            Case(some(3, 4)),
+            slips=(Slip(lambda x: 1 / (1 + np.exp(-x)), "this is the sigmoid, not tanh"),),
+            backward_slips=(
+                Slip(
+                    lambda dout, x: (dout * (1 - np.tanh(x)),), "the output must be squared: the derivative is 1 - out²"
+                ),
+                Slip(lambda dout, x: (dout * (1 - x * x),), "1 - x² is not 1 - out²: use what forward saved"),
+                Slip(lambda dout, x: (dout * np.tanh(x) * (1 - np.tanh(x)),), "this is the sigmoid's, out (1 - out)"),
+            ),
+        ),
+    ),
+    place=Kernel("tanh", "Tanh", takes=("gelu",)),
+    answer=("minigrad.functional.activation.Tanh",),
+)

@@ -1,0 +1,173 @@
+"""The exercise "walk": the diamond, and the order in which a graph is walked back."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from minigrad.autograd import Function
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+
+STUB = '''"""walk: carry gradients back through a graph, the heart of autograd.
+
+Every node knows which nodes it was computed from, and its slope with respect to each:
+
+    node.inputs = [(input node, d node / d input), ...]         a leaf has none
+
+Beginning with root.grad = 1, each node hands to each input its own gradient times that slope. Where two paths meet
+again (the "diamond": c = a * a, or b = 2a, c = 3a, d = b + c) their contributions are added. And a node may pass its
+gradient on only when everything that uses the node has handed over its share: hence the order, consumers first.
+
+Shapes: plain numbers. Every grad is 0.0 when your function is called.
+Example: b = 2a, c = 3a, d = b + c  ->  d.grad = 1, b.grad = c.grad = 1, a.grad = 5
+"""
+
+
+def backward(root):
+    """Set .grad of `root` and of every node that it was computed from."""
+
+    def visit(node):
+        for source, slope in node.inputs:
+            visit(source)
+        if node not in order:
+            order.append(node)
+
+    order = []
+    visit(root)  # each node stands behind those it was computed from
+    root.grad = 1.0
+    # TODO: walk `order` in the right direction, and give each node's inputs their share
+    raise NotImplementedError("the walk")
+'''
+
+
+class Node:
+    def __init__(self) -> None:
+        self.inputs: list[tuple[Node, float]] = []
+        self.grad = 0.0
+
+
+def graph(edges: list[tuple[int, int, float]]) -> list[Node]:
+    """Nodes 0 (the leaf) to n; an edge (i, j, slope) says that j > i was computed from i."""
+    nodes = [Node() for _ in range(1 + max((j for _, j, _ in edges), default=0))]
+    for i, j, slope in edges:
+        nodes[j].inputs.append((nodes[i], slope))
+    return nodes
+
+
+def gradients(backward: Any, edges: list[tuple[int, int, float]]) -> list[float]:
+    """The gradient of every node after the learner's walk from the last one."""
+    nodes = graph(edges)
+    backward(nodes[-1])
+    return [float(node.grad) for node in nodes]
+
+
+def over_all_paths(edges: list[tuple[int, int, float]]) -> list[float]:
+    """d last / d node is the sum over all paths between them of the product of slopes: the definition, not a walk."""
+    last = max((j for _, j, _ in edges), default=0)
+
+    def paths(node: int) -> float:
+        return 1.0 if node == last else sum(slope * paths(j) for i, j, slope in edges if i == node)
+
+    return [paths(node) for node in range(last + 1)]
+
+
+def overwriting(edges: list[tuple[int, int, float]]) -> list[float]:
+    nodes = graph(edges)
+    nodes[-1].grad = 1.0
+    for node in reversed(nodes):
+        for source, slope in node.inputs:
+            source.grad = node.grad * slope
+    return [node.grad for node in nodes]
+
+
+def leaves_first(edges: list[tuple[int, int, float]]) -> list[float]:
+    nodes = graph(edges)
+    nodes[-1].grad = 1.0
+    for node in nodes:
+        for source, slope in node.inputs:
+            source.grad += node.grad * slope
+    return [node.grad for node in nodes]
+
+
+def without_slopes(edges: list[tuple[int, int, float]]) -> list[float]:
+    return over_all_paths([(i, j, 1.0) for i, j, _ in edges])
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Every node but the first is computed from one or two nodes before it."""
+    edges = []
+    for j in range(1, draw(st.integers(1, 5)) + 1):
+        for i in draw(st.lists(st.integers(0, j - 1), min_size=1, max_size=2)):
+            edges.append((i, j, float(draw(st.integers(-3, 3)))))
+    return Case(edges)
+
+
+class Scaled(Function):
+    """Σ slope * input: a node, for the library's own walk."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any, slopes: list[float]) -> Any:
+        ctx.slopes = slopes
+        return np.asarray(sum(slope * x for slope, x in zip(slopes, inputs, strict=True)))
+
+    @staticmethod
+    def backward(ctx: Any, dout: Any) -> Any:
+        return tuple(dout * slope for slope in ctx.slopes)
+
+
+def with_library(library: dict[str, Any]) -> dict[str, Any]:
+    """The engine's walk, on Tensors in place of nodes."""
+
+    def backward(root: Node) -> None:
+        tensors: dict[Node, Tensor] = {}
+
+        def tensor_of(node: Node) -> Tensor:
+            if node not in tensors:
+                sources = [tensor_of(source) for source, _ in node.inputs]
+                tensors[node] = (
+                    Scaled.apply(*sources, slopes=[slope for _, slope in node.inputs])
+                    if sources
+                    else Tensor(1.0, requires_grad=True)
+                )
+                tensors[node].retain_grad()
+            return tensors[node]
+
+        library["backward"](tensor_of(root), np.ones(tensor_of(root).shape, tensor_of(root).dtype))
+        for node, tensor in tensors.items():
+            node.grad = 0.0 if tensor.grad is None else float(tensor.grad)
+
+    return {"backward": backward}
+
+
+DIAMOND = [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0), (3, 4, -2.0), (1, 4, 0.5)]
+
+EXERCISE = Exercise(
+    title="the diamond and the topological walk",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "The list has sources before consumers. Gradients flow the other way, from the root to the leaves.",
+        "All numbers. For every (source, slope) of a node, the source receives node.grad * slope, on top of what "
+        "it has.",
+        "for node in reversed(order):\n    for source, slope in node.inputs:\n        source.grad += node.grad * slope",
+    ),
+    checks=(
+        FunctionCheck(
+            "backward",
+            cases(),
+            over_all_paths,
+            Case(DIAMOND),
+            call=gradients,
+            slips=(
+                Slip(overwriting, "accumulation overwritten: a node that is used twice needs +=, not ="),
+                Slip(leaves_first, "the order is wrong: consumers must come first, so walk the list from its end"),
+                Slip(without_slopes, "the slope is not used: the chain rule multiplies node.grad by it"),
+            ),
+        ),
+    ),
+    adapt=with_library,
+    answer=("minigrad.autograd.backward",),
+)

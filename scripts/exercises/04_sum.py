@@ -1,0 +1,79 @@
+"""The exercise "sum": backward of a reduction is a repetition."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""sum: add up along some axes.
+
+    out = sum of x over the axes `dims`
+
+Every element went into its sum with slope 1. So every element gets the gradient of the sum that it went into: dout,
+repeated along the axes that are gone.
+
+Shapes: x (2, 3), dims = (1,), keepdim = False: out (2,), dout (2,), dx (2, 3). With keepdim = True: out (2, 1).
+Example: x = [[1, 2, 3], [4, 5, 6]], dims = (1,), dout = [10, 20]  ->  out = [6, 15], dx = [[10, 10, 10], [20, 20, 20]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Sum(Function):
+    @staticmethod
+    def forward(ctx, x, dims, keepdim):  # dims: a tuple of axes
+        ctx.shape, ctx.dims, ctx.keepdim = x.shape, dims, keepdim
+        return x.sum(axis=dims, keepdims=keepdim)
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: give dout its axes of length 1 back (np.expand_dims), and repeat it to ctx.shape (np.broadcast_to)
+        raise NotImplementedError("dx of sum")
+        return (dx,)
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes(1, 3))
+    dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
+
+
+def by_einsum(x: np.ndarray, dims: tuple[int, ...], keepdim: bool) -> np.ndarray:
+    letters = "abc"[: x.ndim]
+    kept = "".join(letter for axis, letter in enumerate(letters) if axis not in dims)
+    out = np.einsum(f"{letters}->{kept}", x)
+    return out.reshape([1 if axis in dims else n for axis, n in enumerate(x.shape)]) if keepdim else out
+
+
+EXERCISE = Exercise(
+    title="a reduction forward, a repetition backward",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "Move one element by h: its sum moves by h, all others stay. So the slope is 1, and dout comes back unchanged.",
+        "dout has lost the axes `dims` (unless keepdim): np.expand_dims(dout, dims) has them again, with length 1.",
+        "dout = dout if ctx.keepdim else np.expand_dims(dout, ctx.dims);  dx = np.broadcast_to(dout, ctx.shape)",
+    ),
+    checks=(
+        OpCheck(
+            "Sum",
+            cases(),
+            by_einsum,
+            Case(some(3, 4, 2), dims=(0, 2), keepdim=False),
+            slips=(
+                Slip(lambda x, dims, keepdim: x.mean(axis=dims, keepdims=keepdim), "this is the mean, not the sum"),
+                Slip(lambda x, dims, keepdim: x.sum(), "this is the sum of everything: pass axis=dims"),
+            ),
+        ),
+    ),
+    place=Kernel("sum", "Sum", takes=("cross_entropy",)),
+    answer=("minigrad.functional.reduction.Sum",),
+)

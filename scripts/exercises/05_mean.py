@@ -1,0 +1,73 @@
+"""The exercise "mean": a sum whose gradient is shared out."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""mean: the average along some axes.
+
+    out = (sum of x over the axes `dims`) / n,     n: how many elements go into each result
+
+Shapes: as for sum. x (2, 3), dims = (1,): n = 3, out (2,), dout (2,), dx (2, 3)
+Example: x = [[1, 2, 3]], dims = (1,), dout = [6]  ->  out = [2], dx = [[2, 2, 2]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Mean(Function):
+    @staticmethod
+    def forward(ctx, x, dims, keepdim):  # dims: a tuple of axes
+        ctx.shape, ctx.dims, ctx.keepdim = x.shape, dims, keepdim
+        return x.mean(axis=dims, keepdims=keepdim)
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: as in sum, but each of the n elements moves the mean by 1/n of its own step only
+        raise NotImplementedError("dx of mean")
+        return (dx,)
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes(1, 3))
+    dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
+
+
+def by_weights(x: np.ndarray, dims: tuple[int, ...], keepdim: bool) -> np.ndarray:
+    for axis in reversed(dims):
+        x = np.moveaxis(x, axis, -1) @ np.full(x.shape[axis], 1 / x.shape[axis])
+        x = np.expand_dims(x, axis) if keepdim else x
+    return np.asarray(x)
+
+
+EXERCISE = Exercise(
+    title="a sum whose gradient is shared out",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "A mean is a sum times 1/n, and a constant factor forward is the same factor backward.",
+        "n is the product of x's lengths along `dims`. The rest is sum's backward: expand, then repeat to ctx.shape.",
+        "n = math.prod(ctx.shape[axis] for axis in ctx.dims);  dx = np.broadcast_to(dout / n, ctx.shape), after expand",
+    ),
+    checks=(
+        OpCheck(
+            "Mean",
+            cases(),
+            by_weights,
+            Case(some(3, 4, 5), dims=(0, 2), keepdim=False),
+            slips=(Slip(lambda x, dims, keepdim: x.sum(axis=dims, keepdims=keepdim), "this is the sum, not the mean"),),
+        ),
+    ),
+    place=Kernel("mean", "Mean", takes=("layer_norm",)),
+    answer=("minigrad.functional.reduction.Mean",),
+)

@@ -1,0 +1,87 @@
+"""The exercise "unbroadcast": what was repeated forward is summed backward."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.places import Patch
+
+STUB = '''"""unbroadcast: bring a gradient back to the shape of an input that NumPy repeated.
+
+In x + bias with x (B, C) and bias (C,), the bias is used B times. Its gradient is the sum of what all copies received.
+NumPy repeats in two ways: it puts axes in front, and it stretches axes of length 1. Undo both.
+
+    shape ()      or (3,)   stretched to (2, 3): sum over the axes in front
+    shape (2, 1)            stretched to (2, 3): sum over axis 1, and keep it, with length 1
+
+Shapes: dout (any shape that `shape` broadcasts to) -> `shape`
+Example: unbroadcast([[1, 2, 3], [10, 20, 30]], (3,)) = [11, 22, 33]; to (2, 1): [[6], [60]]
+"""
+
+import numpy as np
+
+
+def unbroadcast(dout, shape):
+    # TODO: sum the axes in front away; then sum every axis that has length 1 in `shape` only (keepdims)
+    raise NotImplementedError("unbroadcast")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    full = draw(shapes(1, 3))
+    kept = full[draw(st.integers(0, len(full))) :]
+    shape = tuple(draw(st.sampled_from([1, n])) for n in kept)
+    return Case(draw(values(full)), shape)
+
+
+def by_counting(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Each element of dout goes to the element of the input that it came from."""
+    places = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), dout.shape)
+    return np.bincount(places.ravel(), dout.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+
+
+def only_in_front(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return dout.sum(axis=tuple(range(dout.ndim - len(shape))))
+
+
+def averaged(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return by_counting(dout, shape) * (np.prod(shape) / dout.size)
+
+
+def first_copy(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    picked = dout[(0,) * (dout.ndim - len(shape))]
+    return picked[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
+
+
+EXERCISE = Exercise(
+    title="what was repeated forward is summed backward",
+    group="Engine",
+    stub=STUB,
+    hints=(
+        "Where forward repeats, backward adds up; where forward adds up, backward repeats. This is sum, mirrored.",
+        "There are dout.ndim - len(shape) axes in front. Of the others, those with shape[i] == 1 were stretched.",
+        "dout.sum(axis=all these axes, keepdims=True).reshape(shape)",
+    ),
+    checks=(
+        FunctionCheck(
+            "unbroadcast",
+            cases(),
+            by_counting,
+            Case(some(2, 3, 4), (3, 1)),
+            slips=(
+                Slip(only_in_front, "only the axes in front are summed; axes of length 1 were stretched, too"),
+                Slip(averaged, "this is the mean over the copies: backward adds up what they received"),
+                Slip(first_copy, "this is what the first copy received: the sum over the copies is missing"),
+            ),
+        ),
+    ),
+    place=Patch(
+        ("minigrad.functional.elementwise.unbroadcast", "minigrad.functional.linalg.unbroadcast"),
+        lambda definitions: definitions["unbroadcast"],
+    ),
+    answer=("minigrad.functional.broadcasting.unbroadcast",),
+)

@@ -1,0 +1,65 @@
+"""The exercise "relu": a gate."""
+
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""relu: let through what is positive.
+
+    out = max(x, 0),   element by element
+
+Where x > 0 the slope is 1, elsewhere 0: a gate that is open or closed. At x = 0 there is a kink; take 0 there.
+
+Shapes: x, out, dout and dx are alike.
+Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 20.0]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Relu(Function):
+    @staticmethod
+    def forward(ctx, x):
+        # TODO: out, and whatever backward will need, as ctx.something
+        raise NotImplementedError("out of relu")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dx; do not write into dout, which belongs to somebody else
+        raise NotImplementedError("dx of relu")
+        return (dx,)
+'''
+
+EXERCISE = Exercise(
+    title="a gate",
+    group="MLP",
+    stub=STUB,
+    hints=(
+        "Where the gate was open, dout passes; where it was closed, nothing does.",
+        "Everything has the shape of x: the gate is a mask of booleans, (x > 0) or (out > 0).",
+        "ctx.out = np.maximum(x, 0), and dx = np.where(ctx.out > 0, dout, 0)",
+    ),
+    checks=(
+        OpCheck(
+            "Relu",
+            shapes().flatmap(values).map(Case),
+            lambda x: (x + np.abs(x)) / 2,
+            Case(some(3, 4)),
+            slips=(Slip(lambda x: np.abs(x), "this is |x|: negative numbers become 0, not positive"),),
+            backward_slips=(
+                Slip(lambda dout, x: (dout,), "dout passes everywhere: where x was negative, nothing may pass"),
+                Slip(
+                    lambda dout, x: (np.maximum(dout, 0),), "the gate is on dout: it must be on x, whatever dout's sign"
+                ),
+                Slip(lambda dout, x: (dout * (x < 0),), "the gate is the wrong way round: open where x is positive"),
+                Slip(lambda dout, x: (dout * np.maximum(x, 0),), "the slope is 1 where x > 0, not x"),
+            ),
+        ),
+    ),
+    place=Kernel("relu", "Relu", takes=("gelu to relu",)),
+    answer=("minigrad.functional.activation.Relu",),
+)

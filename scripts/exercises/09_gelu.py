@@ -1,0 +1,113 @@
+"""The exercise "gelu": GPT-2's smooth gate."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from scripts.exercises.adapters import renamed, when
+from scripts.exercises.catalogue import Exercise, find_object
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""gelu: a smooth relu, in the form that GPT-2 was trained with.
+
+    u   = sqrt(2/pi) (x + 0.044715 x^3)
+    out = x/2 (1 + tanh u)
+
+The output is a product of two things that depend on x: product rule first, then the chain rule through tanh and u.
+
+Shapes: x, out, dout and dx are alike.
+Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
+"""
+
+import math
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Gelu(Function):
+    @staticmethod
+    def forward(ctx, x):
+        u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        ctx.x, ctx.tanh = x, np.tanh(u)
+        return 0.5 * x * (1 + ctx.tanh)
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, tanh = ctx.x, ctx.tanh
+        # TODO: du, the derivative of u; then dx
+        raise NotImplementedError("dx of gelu")
+        return (dx,)
+'''
+ROOT = math.sqrt(2 / math.pi)
+
+
+def by_logistic(x: np.ndarray) -> np.ndarray:
+    """(1 + tanh u) / 2 = 1 / (1 + e^(-2u))."""
+    return x / (1 + np.exp(-2 * ROOT * x * (1 + 0.044715 * np.square(x))))
+
+
+def slopes(x: np.ndarray, du: np.ndarray | float = 1.0, square: bool = True) -> np.ndarray:
+    tanh = np.tanh(ROOT * (x + 0.044715 * x**3))
+    return 0.5 * (1 + tanh) + 0.5 * x * (1 - (tanh * tanh if square else tanh)) * du
+
+
+def full(x: np.ndarray) -> np.ndarray:
+    return ROOT * (1 + 3 * 0.044715 * x * x)
+
+
+EXERCISE = Exercise(
+    title="GPT-2's smooth gate: product and chain rule",
+    group="MLP",
+    stub=STUB,
+    hints=(
+        "d(fg) = df g + f dg with f = x/2 and g = 1 + tanh u. And d tanh u = (1 - tanh^2 u) du.",
+        "All of it is element by element. du = sqrt(2/pi) (1 + 3 * 0.044715 x^2) has the shape of x.",
+        "dx = dout * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * du)",
+    ),
+    checks=(
+        OpCheck(
+            "Gelu",
+            shapes().flatmap(values).map(Case),
+            by_logistic,
+            Case(some(3, 4)),
+            backward_slips=(
+                Slip(
+                    lambda dout, x: (dout * slopes(x),), "the inner derivative is missing: multiply by du (chain rule)"
+                ),
+                Slip(
+                    lambda dout, x: (dout * slopes(x, full(x), False),),
+                    "tanh's derivative is 1 - tanh²: the square is missing",
+                ),
+                Slip(
+                    lambda dout, x: (dout * slopes(x, ROOT * (1 + 0.044715 * x * x)),),
+                    "du lacks the factor 3: the derivative of x³ is 3 x²",
+                ),
+                Slip(lambda dout, x: (dout * slopes(x, 0.0),), "the second half of the product rule is missing"),
+                Slip(
+                    lambda dout, x: (dout * (slopes(x, full(x)) - slopes(x, 0.0)),),
+                    "the first half of the product rule is missing: 0.5 * (1 + tanh)",
+                ),
+                Slip(lambda dout, x: (dout * slopes(x, 1 + 3 * 0.044715 * x * x),), "du lacks the constant sqrt(2/pi)"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"Gelu": renamed(library["Gelu"], 1, approximate="tanh")},
+    place=Kernel(
+        "gelu",
+        "Gelu",
+        lambda op: when(
+            lambda x, approximate: approximate == "tanh",
+            without_option(op),
+            find_object("minigrad.functional.activation.Gelu"),
+        ),
+    ),
+    answer=("minigrad.functional.activation.Gelu",),
+)
+
+
+def without_option(op: Any) -> Any:
+    return type("Gelu", (op,), {"forward": staticmethod(lambda ctx, x, approximate: op.forward(ctx, x))})

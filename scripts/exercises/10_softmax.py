@@ -1,0 +1,120 @@
+"""The exercise "softmax": scores into probabilities, and a Jacobian that is not diagonal."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""softmax: scores into probabilities, along one axis.
+
+    out_i = e^(x_i) / sum over j of e^(x_j)
+
+Take the largest x of a row away from all of it first: nothing changes, as e^-max cancels, and e^1000 is never computed.
+
+Raise one x_i, and every out_j of its row moves, as they share the sum: d out_j / d x_i = out_j ((1 if i = j) - out_i).
+So dx_i is a sum over j, which can be written without any n x n matrix.
+
+Shapes: x, out, dout and dx are alike; the sums run along `dim` (keepdims=True).
+Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]], dx = [[0.1875, -0.1875]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Softmax(Function):
+    @staticmethod
+    def forward(ctx, x, dim):
+        # TODO: out; keep it, and dim, for backward
+        raise NotImplementedError("out of softmax")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dx
+        raise NotImplementedError("dx of softmax")
+        return (dx,)
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes(1, 3))
+    large = draw(st.sampled_from([0.0, 0.0, 1000.0]))
+    return Case(draw(values(shape)) + large, dim=draw(st.integers(0, len(shape) - 1)))
+
+
+def by_differences(x: np.ndarray, dim: int) -> np.ndarray:
+    """1 / Σ_j e^(x_j - x_i): never overflows for scores that lie together."""
+    x = np.moveaxis(x, dim, -1)
+    return np.moveaxis(1 / np.exp(x[..., None, :] - x[..., :, None]).sum(axis=-1), -1, dim)
+
+
+def softmax(x: np.ndarray, dim: int) -> np.ndarray:
+    return by_differences(x, dim)
+
+
+def without_probabilities(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    out = softmax(x, dim)
+    return (out * (dout - dout.sum(axis=dim, keepdims=True)),)
+
+
+def mean_in_place_of_sum(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    out = softmax(x, dim)
+    return (out * (dout - (dout * out).mean(axis=dim, keepdims=True)),)
+
+
+def sum_over_everything(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    out = softmax(x, dim)
+    return (out * (dout - (dout * out).sum()),)
+
+
+def outer_factor_missing(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    out = softmax(x, dim)
+    return (dout - (dout * out).sum(axis=dim, keepdims=True),)
+
+
+EXERCISE = Exercise(
+    title="scores into probabilities; every output depends on every input",
+    group="Attention",
+    stub=STUB,
+    hints=(
+        "dx_i = sum over j of dout_j out_j ((1 if i = j) - out_i). Take the sum apart: what does each of the two "
+        "terms give?",
+        "The second term is out_i times one number per row: (dout * out).sum(axis=dim, keepdims=True).",
+        "dx = ctx.out * (dout - (dout * ctx.out).sum(axis=ctx.dim, keepdims=True))",
+    ),
+    checks=(
+        OpCheck(
+            "Softmax",
+            cases(),
+            by_differences,
+            Case(some(3, 4), dim=1),
+            slips=(
+                Slip(
+                    lambda x, dim: np.exp(x) / np.exp(x).sum(axis=dim, keepdims=True),
+                    "overflow: take the largest score away before np.exp, x - x.max(axis=dim, keepdims=True)",
+                ),
+                Slip(
+                    lambda x, dim: np.exp(x - x.max()) / np.exp(x - x.max()).sum(),
+                    "the sum runs over everything: each row along `dim` must sum to 1 (axis=dim)",
+                ),
+                Slip(lambda x, dim: softmax(x, 0), "the sum runs along axis 0, not along `dim`"),
+            ),
+            backward_slips=(
+                Slip(without_probabilities, "in the sum over the row, dout must be multiplied by out"),
+                Slip(mean_in_place_of_sum, "the row's dot product dout · out is a sum, not a mean"),
+                Slip(
+                    sum_over_everything, "the dot product is taken over everything: it is one number per row (axis=dim)"
+                ),
+                Slip(outer_factor_missing, "the factor out in front is missing: out * (dout - dot)"),
+            ),
+        ),
+    ),
+    place=Kernel("softmax", "Softmax", takes=("scaled_dot_product_attention",)),
+    answer=("minigrad.functional.activation.Softmax",),
+)

@@ -1,0 +1,161 @@
+"""The exercise "cross_entropy": what a language model is trained with."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import when
+from scripts.exercises.catalogue import Exercise, find_object
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""cross_entropy: how surprised the model is by what came.
+
+    loss = the mean over the rows that count of  -ln softmax(logits)[target]
+
+Rows whose target is `ignore_index` (padding, prompts) do not count: not in the loss, not in the mean's n, and they get
+gradient 0. The gradient is famous for its simplicity: what was believed minus what was true, over n.
+
+Shapes: logits (N, C), targets (N) integers, loss (): a number; dout (), dlogits (N, C). targets get no gradient: None.
+At least one row counts.
+Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlogits = [[0.5, -0.5], [0, 0]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class CrossEntropy(Function):
+    @staticmethod
+    def forward(ctx, logits, targets, ignore_index):
+        # TODO: the loss, from log-probabilities (see log_softmax); keep what backward needs
+        raise NotImplementedError("the loss")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dlogits
+        raise NotImplementedError("dlogits")
+        return dlogits, None
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    n, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    targets = [draw(st.integers(0, classes - 1))] + draw(
+        st.lists(st.sampled_from([*range(classes), -100]), min_size=n - 1, max_size=n - 1)
+    )
+    return Case(draw(values((n, classes))), np.array(targets), ignore_index=-100)
+
+
+def by_rows(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
+    losses = [np.logaddexp.reduce(row) - row[t] for row, t in zip(logits, targets, strict=True) if t != ignore_index]
+    return np.asarray(sum(losses) / len(losses))
+
+
+def over_all_rows(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
+    return by_rows(logits, targets, ignore_index) * (targets != ignore_index).mean()
+
+
+def nothing_ignored(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
+    losses = [np.logaddexp.reduce(row) - row[t if t >= 0 else 0] for row, t in zip(logits, targets, strict=True)]
+    return np.asarray(np.mean(losses))
+
+
+def parts(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, one-hot targets, and which rows count (N, 1)."""
+    kept = (targets != ignore_index)[:, None]
+    onehot = (np.arange(logits.shape[1]) == targets[:, None]).astype(float)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)), onehot, kept
+
+
+def gradient(ignored: float, minus_truth: float, n: Any) -> Any:
+    def formula(dout: Any, logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> Any:
+        probs, onehot, kept = parts(logits, targets, ignore_index)
+        return dout * (probs - minus_truth * onehot) * np.where(kept, 1.0, ignored) / n(kept), None
+
+    return formula
+
+
+def counted(kept: np.ndarray) -> float:
+    return float(kept.sum())
+
+
+EXERCISE = Exercise(
+    title="what a language model is trained with",
+    group="Loss",
+    stub=STUB,
+    hints=(
+        "Per row, loss = ln(sum of e^logits) - logits[target]. The first term's derivative is softmax, the "
+        "second's is one-hot.",
+        "kept (N) says which rows count; n = kept.sum(). Where a target is -100, index with 0 instead, and "
+        "multiply by kept.",
+        "dlogits = np.exp(log_probs); dlogits[rows, safe_targets] -= 1; dlogits * kept[:, None] * dout / n",
+    ),
+    checks=(
+        OpCheck(
+            "CrossEntropy",
+            cases(),
+            by_rows,
+            Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100),
+            slips=(
+                Slip(over_all_rows, "ignored rows count in the mean: divide by the number of rows that count"),
+                Slip(nothing_ignored, "ignored rows are in the loss: targets of ignore_index must give 0"),
+                Slip(
+                    lambda logits, targets, ignore_index: (
+                        by_rows(logits, targets, ignore_index) * (targets != ignore_index).sum()
+                    ),
+                    "this is the sum over the rows, not their mean",
+                ),
+            ),
+            backward_slips=(
+                Slip(gradient(0, 0, counted), "the truth is missing: subtract 1 at each row's target (the one-hot)"),
+                Slip(gradient(1, 1, counted), "ignored rows get a gradient: it must be 0 there"),
+                Slip(gradient(0, 1, lambda kept: 1.0), "not divided by n: loss is a mean over the rows that count"),
+                Slip(gradient(0, 1, len), "divided by all rows: n is the number of rows that count"),
+                Slip(gradient(0, -1, counted), "the truth is added: it must be subtracted, softmax - onehot"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"CrossEntropy": without_weight(library["CrossEntropy"])},
+    place=Kernel(
+        "cross_entropy",
+        "CrossEntropy",
+        lambda op: when(
+            lambda logits, targets, weight, ignore_index, reduction, label_smoothing: (
+                weight is None and reduction == "mean" and not label_smoothing
+            ),
+            with_weight(op),
+            find_object("minigrad.functional.loss.CrossEntropy"),
+        ),
+    ),
+    answer=("minigrad.functional.loss.CrossEntropy",),
+)
+
+
+def without_weight(library: Any) -> Any:
+    """The library's op with the exercise's arguments."""
+
+    def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int) -> Any:
+        return library.forward(ctx, logits, targets, None, ignore_index, "mean", 0.0)
+
+    methods = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(lambda ctx, dout: library.backward(ctx, dout)[:2]),
+    }
+    return type("CrossEntropy", (library,), methods)
+
+
+def with_weight(op: Any) -> Any:
+    """The learner's op with the library's arguments."""
+
+    def forward(ctx: Any, logits: Any, targets: Any, weight: Any, ignore_index: int, **rest: Any) -> Any:
+        return op.forward(ctx, logits, targets, ignore_index)
+
+    methods = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(lambda ctx, dout: (*op.backward(ctx, dout), None)),
+    }
+    return type("CrossEntropy", (op,), methods)

@@ -1,0 +1,95 @@
+"""The exercise "embedding": a look-up, and what happens to an id that occurs twice."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, ids, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""embedding: every token id looks up its row of a table.
+
+    out = weight[ids]
+
+Backward: each row of weight gets the gradients of all places where its id occurs, added up. A row that is not looked
+up gets 0. Beware: NumPy's  dweight[ids] += dout  keeps only one of the places where an id repeats.
+
+Shapes: ids (...) integers, weight (V, C), out and dout (..., C), dweight (V, C). ids get no gradient: None.
+Example: ids = [2, 0, 2], dout = [[1], [10], [100]], V = 3  ->  dweight = [[10], [0], [101]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Embedding(Function):
+    @staticmethod
+    def forward(ctx, ids, weight):
+        ctx.ids, ctx.shape = ids, weight.shape
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dweight, zeros of shape ctx.shape and dout's dtype, with every row of dout added at its id
+        raise NotImplementedError("dweight of embedding")
+        return None, dweight
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    vocabulary, channels = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    return Case(draw(ids(draw(shapes(1, 2)), vocabulary)), draw(values((vocabulary, channels))))
+
+
+def one_hot(ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return (ids[..., None] == np.arange(len(weight))).astype(float) @ weight
+
+
+def last_place(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray) -> Any:
+    dweight = np.zeros_like(weight)
+    dweight[ids] += dout
+    return None, dweight
+
+
+def averaged(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray) -> Any:
+    dweight = np.zeros_like(weight)
+    np.add.at(dweight, ids, dout)
+    return None, dweight / np.maximum(np.bincount(ids.ravel(), minlength=len(weight)), 1)[:, None]
+
+
+EXERCISE = Exercise(
+    title="a look-up, and ids that occur twice",
+    group="Embedding",
+    stub=STUB,
+    hints=(
+        "A look-up is a product with one-hot rows. Its transpose scatters: rows of dout are added where they "
+        "came from.",
+        "ids.reshape(-1) has N ids, and dout.reshape(N, C) their N rows: add row n at dweight[ids[n]].",
+        "dweight = np.zeros(ctx.shape, dout.dtype); np.add.at(dweight, ctx.ids, dout)",
+    ),
+    checks=(
+        OpCheck(
+            "Embedding",
+            cases(),
+            one_hot,
+            Case(np.array([[2, 0, 2], [4, 2, 0]]), some(5, 4)),
+            backward_slips=(
+                Slip(last_place, "accumulation overwritten: where an id repeats, only one place counts; use np.add.at"),
+                Slip(averaged, "this is the mean over the places of an id: they must be added up"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"Embedding": library["Embedding"]},
+    place=Kernel("embedding", "Embedding", lambda op: with_padding(op)),
+    answer=("minigrad.functional.indexing.Embedding",),
+)
+
+
+def with_padding(op: Any) -> Any:
+    """The learner's op with the library's arguments; GPT has no padding row."""
+    forward = staticmethod(lambda ctx, ids, weight, padding_idx=None: op.forward(ctx, ids, weight))
+    return type("Embedding", (op,), {"forward": forward})

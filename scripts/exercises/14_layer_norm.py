@@ -1,0 +1,127 @@
+"""The exercise "layer_norm": the backward that most people get wrong the first time."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""layer_norm: bring each token's features to mean 0 and variance 1, then scale and shift them.
+
+    x_hat = (x - mean) / std,   std = sqrt(mean((x - mean)^2) + eps),   over the last axis
+    out   = x_hat * weight + bias
+
+x reaches x_hat in three ways: itself, through the mean, and through std. With dx_hat = dout * weight, each of them is
+one term of
+
+    dx = (dx_hat - mean(dx_hat) - x_hat * mean(dx_hat * x_hat)) / std
+
+Derive it once on paper; then write it. weight and bias were used by every token: their gradients are sums.
+
+Shapes: x (..., C), weight and bias (C), out and dout (..., C); dx (..., C), dweight and dbias (C).
+Example: x = [[1, 3]], weight = [2, 2], bias = [0, 1], eps = 0  ->  out = [[-2, 3]]; dout = [[1, 0]] -> dx = [[0, 0]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class LayerNorm(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        # TODO: out; the variance is the mean square, eps stands inside the root. Keep what backward needs
+        raise NotImplementedError("out of layer_norm")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: the three gradients
+        raise NotImplementedError("gradients of layer_norm")
+        return dx, dweight, dbias
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
+    x, weight, bias = draw(values((*lead, channels))), draw(values(channels)), draw(values(channels))
+    return Case(x, weight, bias, eps=draw(st.sampled_from([0.1, 0.5])))
+
+
+def by_rows(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    rows = [(row - np.mean(row)) / np.sqrt(np.var(row) + eps) * weight + bias for row in x.reshape(-1, x.shape[-1])]
+    return np.reshape(rows, x.shape)
+
+
+def variant(ddof: int = 0, inside: bool = True, axis: int = -1) -> Any:
+    def formula(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+        variance = x.var(axis=axis, keepdims=True, ddof=ddof)
+        std = np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps
+        return (x - x.mean(axis=axis, keepdims=True)) / std * weight + bias
+
+    return formula
+
+
+def backward(mean: float, projection: float, scaled: bool = True, divided: bool = True) -> Any:
+    """dx with some of its terms; weight's and bias's gradients are not looked at."""
+
+    def formula(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> Any:
+        std = np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+        x_hat = (x - x.mean(axis=-1, keepdims=True)) / std
+        d = dout * weight if scaled else dout
+        dx = d - mean * d.mean(axis=-1, keepdims=True) - projection * x_hat * (d * x_hat).mean(axis=-1, keepdims=True)
+        return (dx / std if divided else dx), None, None
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="three ways from x to the output",
+    group="Norms",
+    stub=STUB,
+    hints=(
+        "Adding a constant to x changes nothing, and neither does (eps aside) stretching x: dx must be free of "
+        "both directions.",
+        "means over the last axis, keepdims=True: one number per token. dweight = (dout * x_hat) summed over all "
+        "other axes.",
+        "dx = (d - d.mean(-1, keepdims=True) - x_hat * (d * x_hat).mean(-1, keepdims=True)) / std, with d = dout "
+        "* weight",
+    ),
+    checks=(
+        OpCheck(
+            "LayerNorm",
+            cases(),
+            by_rows,
+            Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1),
+            slips=(
+                Slip(variant(ddof=1), "the variance divides by C - 1: layer norm divides by C (ddof=0)"),
+                Slip(variant(inside=False), "eps belongs inside the root, under it with the variance"),
+                Slip(variant(axis=0), "normalized along axis 0: it is the last axis, each token for itself"),
+            ),
+            backward_slips=(
+                Slip(backward(0, 0), "a term is missing: x also acts through the mean and through std (two terms)"),
+                Slip(backward(1, 0), "the term through std is missing: x_hat * mean(dx_hat * x_hat)"),
+                Slip(backward(0, 1), "the term through the mean is missing: mean(dx_hat)"),
+                Slip(backward(1, 1, scaled=False), "weight is missing: dx_hat = dout * weight"),
+                Slip(backward(1, 1, divided=False), "not divided by std: a 1 / std is missing"),
+            ),
+            examples=15,
+        ),
+    ),
+    adapt=lambda library: {"LayerNorm": over_last_axis(library["LayerNorm"])},
+    place=Kernel("layer_norm", "LayerNorm", lambda op: with_axes(op)),
+    answer=("minigrad.functional.normalization.LayerNorm",),
+)
+
+
+def over_last_axis(library: Any) -> Any:
+    forward = staticmethod(lambda ctx, x, weight, bias, eps: library.forward(ctx, x, weight, bias, (x.ndim - 1,), eps))
+    return type("LayerNorm", (library,), {"forward": forward})
+
+
+def with_axes(op: Any) -> Any:
+    forward = staticmethod(lambda ctx, x, weight, bias, axes, eps: op.forward(ctx, x, weight, bias, eps))
+    return type("LayerNorm", (op,), {"forward": forward})

@@ -1,0 +1,115 @@
+"""The exercise "rms_norm": layer norm without the mean."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""rms_norm: layer norm without the mean, as in LLaMA.
+
+    x_hat = x / rms,   rms = sqrt(mean(x^2) + eps),   over the last axis
+    out   = x_hat * weight
+
+Now x reaches x_hat in two ways only: itself, and through rms.
+
+Shapes: x (..., C), weight (C), out and dout (..., C); dx (..., C), dweight (C).
+Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.8485, 2.2627]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class RmsNorm(Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        # TODO: out, and what backward needs
+        raise NotImplementedError("out of rms_norm")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dx and dweight
+        raise NotImplementedError("gradients of rms_norm")
+        return dx, dweight
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
+    return Case(draw(values((*lead, channels))), draw(values(channels)), eps=draw(st.sampled_from([0.1, 0.5])))
+
+
+def by_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x * weight / np.sqrt(length**2 / x.shape[-1] + eps)
+
+
+def backward(projection: float, scaled: bool = True, mean: bool = False, total: bool = False) -> Any:
+    def formula(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float) -> Any:
+        rms = np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+        x_hat, d = x / rms, dout * weight if scaled else dout
+        dot = d * x_hat
+        dot = dot.sum(axis=-1, keepdims=True) if total else dot.mean(axis=-1, keepdims=True)
+        return (d - mean * d.mean(axis=-1, keepdims=True) - projection * x_hat * dot) / rms, None
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="layer norm without the mean",
+    group="Norms",
+    stub=STUB,
+    hints=(
+        "Compare with layer_norm: the term through the mean falls away, the one through the root stays.",
+        "rms is (..., 1), one number per token. dweight = (dout * x_hat) summed over all axes but the last.",
+        "dx = (d - x_hat * (d * x_hat).mean(-1, keepdims=True)) / rms, with d = dout * weight",
+    ),
+    checks=(
+        OpCheck(
+            "RmsNorm",
+            cases(),
+            by_norm,
+            Case(some(2, 3, 5), some(5), eps=0.1),
+            slips=(
+                Slip(
+                    lambda x, weight, eps: x * weight / np.sqrt((x * x).sum(axis=-1, keepdims=True) + eps),
+                    "this divides by the length: rms is the root of the mean square, not of the sum",
+                ),
+                Slip(
+                    lambda x, weight, eps: x * weight / (np.sqrt((x * x).mean(axis=-1, keepdims=True)) + eps),
+                    "eps belongs inside the root",
+                ),
+                Slip(
+                    lambda x, weight, eps: x * weight / ((x * x).mean(axis=-1, keepdims=True) + eps),
+                    "the root is missing: rms = sqrt(mean(x²) + eps)",
+                ),
+            ),
+            backward_slips=(
+                Slip(backward(0), "the term through rms is missing: x_hat * mean(dx_hat * x_hat)"),
+                Slip(backward(1, scaled=False), "weight is missing: dx_hat = dout * weight"),
+                Slip(backward(1, mean=True), "there is no mean in rms_norm: the term mean(dx_hat) is too much"),
+                Slip(backward(1, total=True), "the dot product dx_hat · x_hat is a mean here, not a sum"),
+            ),
+            examples=15,
+        ),
+    ),
+    adapt=lambda library: {"RmsNorm": over_last_axis(library["RmsNorm"])},
+    place=Kernel("rms_norm", "RmsNorm", lambda op: with_axes(op), takes=("layer_norm to rms_norm",)),
+    answer=("minigrad.functional.normalization.RmsNorm",),
+)
+
+
+def over_last_axis(library: Any) -> Any:
+    forward = staticmethod(lambda ctx, x, weight, eps: library.forward(ctx, x, weight, (x.ndim - 1,), eps))
+    return type("RmsNorm", (library,), {"forward": forward})
+
+
+def with_axes(op: Any) -> Any:
+    forward = staticmethod(lambda ctx, x, weight, axes, eps: op.forward(ctx, x, weight, eps))
+    return type("RmsNorm", (op,), {"forward": forward})

@@ -1,0 +1,123 @@
+"""The exercise "dropout": the same mask on both ways, and the scale that keeps the expected value."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad.backend import uniform as draw_uniform
+from minigrad.functional import stochastic
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""dropout: in training, set each element to 0 with probability p, and make up for it.
+
+    keep = (uniform >= p)                  uniform: a random number in [0, 1) for each element, already drawn
+    out  = x * keep / (1 - p)
+
+The division keeps the expected value of out at x, so that nothing has to change when the model is used. Backward must
+use the very same mask.
+
+Shapes: x, uniform, out, dout and dx are alike; 0 <= p < 1. uniform gets no gradient: None.
+Example: x = [1, 2], uniform = [0.9, 0.1], p = 0.5, dout = [1, 1]  ->  out = [2, 0], dx = [2, 0]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Dropout(Function):
+    @staticmethod
+    def forward(ctx, x, uniform, p):
+        # TODO: out, and what backward needs; in the dtype of x
+        raise NotImplementedError("out of dropout")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: dx
+        raise NotImplementedError("dx of dropout")
+        return dx, None
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes())
+    uniform = draw(values(shape, 0, 0.9))
+    return Case(draw(values(shape)), uniform, p=draw(st.sampled_from([0.0, 0.3, 0.5])))
+
+
+def by_choice(x: np.ndarray, uniform: np.ndarray, p: float) -> np.ndarray:
+    return np.where(uniform < p, 0, x / (1 - p))
+
+
+def keep(uniform: np.ndarray, p: float) -> np.ndarray:
+    return (uniform >= p).astype(float)
+
+
+UNIFORM = np.array([[0.9, 0.1, 0.5, 0.7], [0.2, 0.3, 0.8, 0.6], [0.4, 0.95, 0.05, 0.35]])
+
+EXERCISE = Exercise(
+    title="one mask, both ways",
+    group="Embedding",
+    stub=STUB,
+    hints=(
+        "out is x times a number that does not depend on x: 0 or 1/(1-p). The same number takes dout back.",
+        "Keep one array of x's shape, the mask with its scale: ctx.scale.",
+        "ctx.scale = ((uniform >= p) / (1 - p)).astype(x.dtype); out = x * ctx.scale; dx = dout * ctx.scale",
+    ),
+    checks=(
+        OpCheck(
+            "Dropout",
+            cases(),
+            by_choice,
+            Case(some(3, 4), UNIFORM, p=0.3),
+            slips=(
+                Slip(lambda x, uniform, p: x * keep(uniform, p), "the scale 1 / (1 - p) is missing"),
+                Slip(
+                    lambda x, uniform, p: x * (uniform < p) / (1 - p),
+                    "the mask is the wrong way round: kept is what is >= p",
+                ),
+                Slip(lambda x, uniform, p: x * keep(uniform, p) / p, "divided by p: the scale is 1 / (1 - p)"),
+                Slip(lambda x, uniform, p: x * keep(uniform, p) * (1 - p), "times 1 - p: it must be divided by it"),
+            ),
+            backward_slips=(
+                Slip(lambda dout, x, uniform, p: (dout * keep(uniform, p), None), "dx lacks the scale 1 / (1 - p)"),
+                Slip(lambda dout, x, uniform, p: (dout / (1 - p), None), "dx lacks the mask: what was dropped gets 0"),
+                Slip(lambda dout, x, uniform, p: (dout, None), "dx lacks mask and scale, both"),
+            ),
+            differentiate=(0,),
+        ),
+    ),
+    adapt=lambda library: {"Dropout": with_given_numbers(library["Dropout"])},
+    place=Kernel("dropout", "Dropout", lambda op: with_stream(op), takes=("dropout",)),
+    answer=("minigrad.functional.stochastic.Dropout",),
+)
+
+
+def with_given_numbers(library: Any) -> Any:
+    """The library's op, which draws from a stream, made to use the numbers that the exercise gives."""
+
+    def forward(ctx: Any, x: Any, uniform: Any, p: float) -> Any:
+        kept, stochastic.uniform = stochastic.uniform, lambda *stream: uniform
+        try:
+            return library.forward(ctx, x, p, None)
+        finally:
+            stochastic.uniform = kept
+
+    methods = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(lambda ctx, dout: (*library.backward(ctx, dout), None)),
+    }
+    return type("Dropout", (library,), methods)
+
+
+def with_stream(op: Any) -> Any:
+    forward = staticmethod(
+        lambda ctx, x, p, stream: op.forward(ctx, x, draw_uniform(np, stream, x.shape).astype(x.dtype), p)
+    )
+    return type(
+        "Dropout", (op,), {"forward": forward, "backward": staticmethod(lambda ctx, dout: op.backward(ctx, dout)[:1])}
+    )

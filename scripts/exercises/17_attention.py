@@ -1,0 +1,165 @@
+"""The exercise "attention": scaled dot-product attention, both ways."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import when
+from scripts.exercises.catalogue import Exercise, find_object
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""attention: each query takes a weighted average of the values.
+
+    scores = q k^T / sqrt(D) + mask         (..., T, S); mask is 0, or -inf where a query may not look
+    probs  = softmax(scores)                along the last axis
+    out    = probs v
+
+Backward, you know every piece: two matrix products, softmax in between, and a constant factor. Go from the end to the
+beginning, quoting the forward line that you reverse.
+
+Shapes: q (..., T, D), k (..., S, D), v (..., S, D), mask (T, S) without gradient, out (..., T, D); each of dq, dk and
+dv is like its input.
+Example: q = [[2, 0]], k = [[1, 0], [0, 1]], v = [[10, 0], [0, 20]], mask = [[0, 0]]
+         -> scores = [[1.4142, 0]], probs = [[0.8044, 0.1956]], out = [[8.0442, 3.9116]]
+"""
+
+import math
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Attention(Function):
+    @staticmethod
+    def forward(ctx, q, k, v, mask):
+        # TODO: out; keep q, k, v, probs and the scale
+        raise NotImplementedError("out of attention")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: out = probs @ v            ->  dv, dprobs
+        # TODO: probs = softmax(scores)    ->  dscores
+        # TODO: scores = q @ k.T * scale   ->  dq, dk
+        raise NotImplementedError("gradients of attention")
+        return dq, dk, dv, None
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    lead = tuple(draw(st.lists(st.integers(1, 2), max_size=1)))
+    t, s, d = (draw(st.integers(1, 3)) for _ in range(3))
+    seen = draw(st.booleans())
+    mask = np.where(np.tri(t, s) > 0, 0.0, -np.inf) if seen else np.zeros((t, s))
+    q, k, v = (draw(values((*lead, n, d), -2, 2)) for n in (t, s, s))
+    return Case(q, k, v, mask)
+
+
+def by_queries(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
+    for place in np.ndindex(q.shape[:-1]):
+        lead, t = place[:-1], place[-1]
+        weights = np.exp(k[lead] @ q[place] / math.sqrt(q.shape[-1]) + mask[t])
+        out[place] = weights / weights.sum() @ v[lead]
+    return out
+
+
+def probabilities(q: np.ndarray, k: np.ndarray, mask: Any, scale: float, axis: int = -1) -> np.ndarray:
+    weights = np.exp(q @ k.swapaxes(-1, -2) * scale + mask)
+    return weights / weights.sum(axis=axis, keepdims=True)
+
+
+def root(q: np.ndarray) -> float:
+    return 1 / math.sqrt(q.shape[-1])
+
+
+def backward(diagonal: bool = False, scale_q: bool = True, scale_k: bool = True, without_softmax: bool = False) -> Any:
+    def formula(dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> Any:
+        scale, probs = root(q), probabilities(q, k, mask, root(q))
+        dprobs = dout @ v.swapaxes(-1, -2)
+        dot = (dprobs * probs).sum(axis=-1, keepdims=True)
+        dscores = dprobs if without_softmax else probs * (1 - probs) * dprobs if diagonal else probs * (dprobs - dot)
+        dq, dk = dscores @ k, dscores.swapaxes(-1, -2) @ q
+        return dq * (scale if scale_q else 1), dk * (scale if scale_k else 1), probs.swapaxes(-1, -2) @ dout, None
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="scaled dot-product attention, both ways",
+    group="Attention",
+    stub=STUB,
+    hints=(
+        "Three steps forward, three steps back: matmul, softmax, matmul. You have solved each of them.",
+        "dv = probs^T dout (S, D); dprobs = dout v^T (T, S); dscores (T, S) by softmax's rule; dq (T, D), dk (S, D).",
+        "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)); dq = dscores @ k * scale; "
+        "dk = dscores.swapaxes(-1, -2) @ q * scale",
+    ),
+    checks=(
+        OpCheck(
+            "Attention",
+            cases(),
+            by_queries,
+            Case(some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)),
+            slips=(
+                Slip(
+                    lambda q, k, v, mask: probabilities(q, k, mask, 1.0) @ v, "the scale is missing: divide by sqrt(D)"
+                ),
+                Slip(
+                    lambda q, k, v, mask: probabilities(q, k, mask, 1 / q.shape[-1]) @ v,
+                    "the scores are divided by D: the scale is 1 / sqrt(D)",
+                ),
+                Slip(
+                    lambda q, k, v, mask: probabilities(q, k, 0.0, root(q)) @ v, "the mask is not added to the scores"
+                ),
+                Slip(
+                    lambda q, k, v, mask: probabilities(q, k, mask, root(q), axis=-2) @ v,
+                    "softmax runs along the queries: each query's weights, along the last axis, must sum to 1",
+                ),
+            ),
+            backward_slips=(
+                Slip(
+                    backward(diagonal=True),
+                    "only the diagonal of softmax's Jacobian: the dot product of the row is missing",
+                ),
+                Slip(
+                    backward(scale_q=False, scale_k=False),
+                    "the scale 1/sqrt(D) is missing on the way back, in dq and dk",
+                ),
+                Slip(backward(scale_k=False), "dk lacks the scale 1/sqrt(D)"),
+                Slip(backward(scale_q=False), "dq lacks the scale 1/sqrt(D)"),
+                Slip(backward(without_softmax=True), "softmax is left out on the way back: dscores is not dprobs"),
+            ),
+            differentiate=(0, 1, 2),
+            examples=12,
+        ),
+    ),
+    adapt=lambda library: {"Attention": with_a_mask(library["ScaledDotProductAttention"])},
+    place=Kernel("scaled_dot_product_attention", "Attention", lambda op: as_the_library_calls_it(op)),
+    answer=("minigrad.functional.attention.ScaledDotProductAttention",),
+)
+
+
+def with_a_mask(library: Any) -> Any:
+    forward = staticmethod(lambda ctx, q, k, v, mask: library.forward(ctx, q, k, v, mask, False, root(q), 0.0, None))
+    return type("Attention", (library,), {"forward": forward})
+
+
+def as_the_library_calls_it(op: Any) -> Any:
+    """The learner's op, with the causal mask as an array; the library's with dropout."""
+
+    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Any, is_causal: bool, **rest: Any) -> Any:
+        t, s = q.shape[-2], k.shape[-2]
+        hidden = np.where(np.tri(t, s, s - t) > 0 if is_causal else np.ones((t, s), bool), 0, -np.inf).astype(q.dtype)
+        return op.forward(ctx, q, k, v, hidden)
+
+    chosen = type("Attention", (op,), {"forward": staticmethod(forward)})
+
+    def fits(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> bool:
+        return mask is None and not dropout_p and q.shape[:-2] == k.shape[:-2] and math.isclose(scale, root(q))
+
+    return when(fits, chosen, find_object("minigrad.functional.attention.ScaledDotProductAttention"))

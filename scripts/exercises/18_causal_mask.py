@@ -1,0 +1,91 @@
+"""The exercise "causal_mask": who may look at whom."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.places import Patch
+
+STUB = '''"""causal_mask: a token may look at itself and at what came before it, never at what comes.
+
+While training, all T tokens are there at once, and T = S. While writing with a KV cache there are S tokens in all, and
+only the last T of them ask (often T = 1): query t is token S - T + t.
+
+    mask[t, s] = True where query t may see token s
+
+Shapes: two numbers, queries T <= keys S -> (T, S) booleans
+Example: causal_mask(3, 3) = [[1, 0, 0], [1, 1, 0], [1, 1, 1]];  causal_mask(1, 3) = [[1, 1, 1]];
+         causal_mask(2, 3) = [[1, 1, 0], [1, 1, 1]]          (1 for True)
+"""
+
+import numpy as np
+
+
+def causal_mask(queries, keys):
+    # TODO
+    raise NotImplementedError("the mask")
+'''
+
+
+def sizes(numbers: tuple[int, int]) -> Case:
+    return Case(min(numbers), max(numbers))
+
+
+def by_pairs(queries: int, keys: int) -> np.ndarray:
+    return np.array([[s <= keys - queries + t for s in range(keys)] for t in range(queries)])
+
+
+EXERCISE = Exercise(
+    title="who may look at whom",
+    group="Attention",
+    stub=STUB,
+    hints=(
+        "Number the queries as tokens: the last T of S. Then compare two numbers, who asks and who is seen.",
+        "np.arange(S - T, S)[:, None] is (T, 1), np.arange(S) is (S): comparing them gives (T, S).",
+        "np.tril(np.ones((queries, keys), dtype=bool), keys - queries)",
+    ),
+    checks=(
+        FunctionCheck(
+            "causal_mask",
+            st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes),
+            by_pairs,
+            Case(2, 5),
+            slips=(
+                Slip(
+                    lambda queries, keys: np.tril(np.ones((queries, keys), bool)),
+                    "queries are numbered from token 0, but with a cache they are the last ones of S: offset S - T",
+                ),
+                Slip(
+                    lambda queries, keys: np.tril(np.ones((queries, keys), bool), keys - queries - 1),
+                    "a token does not see itself: the diagonal must be True",
+                ),
+                Slip(
+                    lambda queries, keys: np.triu(np.ones((queries, keys), bool), keys - queries),
+                    "the mask is the wrong way round: it shows the future and hides the past",
+                ),
+                Slip(
+                    lambda queries, keys: ~by_pairs(queries, keys),
+                    "True and False are exchanged: True means may be seen",
+                ),
+                Slip(lambda queries, keys: by_pairs(queries, keys).astype(float), "the mask must be boolean"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"causal_mask": by_numbers(library["causal_mask_after"])},
+    place=Patch(
+        ("minigrad.functional.attention.causal_mask",),
+        lambda definitions: (
+            lambda xp, queries, keys: (
+                definitions["causal_mask"](queries, keys) if queries <= keys else by_pairs(queries, keys)
+            )
+        ),
+    ),
+    answer=("gpt.attention.causal_mask_after",),
+)
+
+
+def by_numbers(library: Any) -> Any:
+    return lambda queries, keys: library(np.zeros(1), queries, keys).data

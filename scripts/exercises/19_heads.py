@@ -1,0 +1,143 @@
+"""The exercise "heads": multi-head split and merge."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.places import Kernel
+
+STUB = '''"""heads: cut the channels of each token among H heads, and put them side by side again.
+
+One linear layer gives query, key and value of all heads in one row per token, in this order:
+
+    [ q of head 0 | q of head 1 | ... | k of head 0 | ... | v of head 0 | ... ]         P parts, H heads, D numbers each
+
+No arithmetic happens, only numbers change places. So backward only puts them back: the same steps, in reverse.
+
+Shapes: split: x (B, T, P H D) -> a tuple of P arrays (B, H, T, D); merge: x (B, H, T, D) -> (B, T, H D).
+Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]],);  merged: [[[1, 2, 3, 4]]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class SplitHeads(Function):
+    @staticmethod
+    def forward(ctx, x, n_head, parts):
+        B, T, C = x.shape
+        # TODO: reshape the channels to (P, H, D), then bring the axes to (P, B, H, T, D); return tuple(...)
+        raise NotImplementedError("split")
+
+    @staticmethod
+    def backward(ctx, *douts):  # P arrays (B, H, T, D)
+        # TODO: np.stack them, and go back to (B, T, P H D)
+        raise NotImplementedError("dx of split")
+        return (dx,)
+
+
+class MergeHeads(Function):
+    @staticmethod
+    def forward(ctx, x):
+        B, H, T, D = x.shape
+        # TODO
+        raise NotImplementedError("merge")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("dx of merge")
+        return (dx,)
+'''
+
+
+@st.composite
+def split_cases(draw: Any) -> Case:
+    b, t, parts, heads, size = (draw(st.integers(1, 3)) for _ in range(5))
+    return Case(draw(values((b, t, parts * heads * size))), n_head=heads, parts=parts)
+
+
+def split_by_slices(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
+    size = x.shape[2] // (parts * n_head)
+    starts = np.arange(0, x.shape[2], size).reshape(parts, n_head)
+    return tuple(np.stack([x[:, :, s : s + size] for s in of_part], axis=1) for of_part in starts)
+
+
+def merge_by_slices(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x[:, h] for h in range(x.shape[1])], axis=-1)
+
+
+def regrouped(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
+    """A reshape without a transpose."""
+    B, T, C = x.shape
+    return tuple(x.reshape(parts, B, n_head, T, C // (parts * n_head)))
+
+
+def interleaved(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
+    B, T, C = x.shape
+    return tuple(x.reshape(B, T, n_head, parts, C // (parts * n_head)).transpose(3, 0, 2, 1, 4))
+
+
+def strided(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
+    B, T, C = x.shape
+    return tuple(x.reshape(B, T, parts, C // (parts * n_head), n_head).transpose(2, 0, 4, 1, 3))
+
+
+EXERCISE = Exercise(
+    title="multi-head split and merge",
+    group="Attention",
+    stub=STUB,
+    hints=(
+        "A reshape cuts or joins neighbouring axes; only a transpose may change their order. Merge is split, "
+        "backwards.",
+        "(B, T, P H D) -reshape-> (B, T, P, H, D) -transpose(2, 0, 3, 1, 4)-> (P, B, H, T, D). Back: "
+        "transpose(1, 3, 0, 2, 4).",
+        "dx = np.stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape);  "
+        "merge: x.transpose(0, 2, 1, 3).reshape(B, T, H * D)",
+    ),
+    checks=(
+        OpCheck(
+            "SplitHeads",
+            split_cases(),
+            split_by_slices,
+            Case(some(2, 3, 24), n_head=4, parts=3),
+            slips=(
+                Slip(
+                    regrouped, "reshape alone mixes tokens and heads: reshape to (B, T, P, H, D) first, then transpose"
+                ),
+                Slip(interleaved, "parts and heads are exchanged: the parts are the outer ones, (P, H, D)"),
+                Slip(strided, "a head's numbers are neighbours: reshape to (P, H, D), not (P, D, H)"),
+            ),
+            examples=15,
+        ),
+        OpCheck(
+            "MergeHeads",
+            st.tuples(*[st.integers(1, 3)] * 4).flatmap(values).map(Case),
+            merge_by_slices,
+            Case(some(2, 3, 4, 5)),
+            slips=(
+                Slip(
+                    lambda x: x.reshape(x.shape[0], x.shape[2], -1),
+                    "reshape alone mixes tokens and heads: transpose to (B, T, H, D) first",
+                ),
+                Slip(
+                    lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1),
+                    "a head's numbers must stay neighbours: transpose to (B, T, H, D), not (B, T, D, H)",
+                ),
+            ),
+            backward_slips=(
+                Slip(
+                    lambda dout, x: (dout.reshape(x.shape),),
+                    "reshape alone mixes tokens and heads: transpose back, too",
+                ),
+            ),
+            examples=15,
+        ),
+    ),
+    place=(Kernel("split_heads", "SplitHeads"), Kernel("merge_heads", "MergeHeads")),
+    answer=("minigrad.functional.heads.SplitHeads", "minigrad.functional.heads.MergeHeads"),
+)

@@ -1,0 +1,119 @@
+"""The exercise "weight_tying": one matrix used twice, and its gradient."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor
+from scripts.exercises.adapters import as_function
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, ids, some, values
+
+STUB = '''"""weight_tying: GPT-2 uses one matrix at both ends: to look tokens up, and to recognise them.
+
+    hidden = weight[ids]               the embedding
+    logits = hidden @ weight.T         the output layer: how much hidden looks like each token
+
+A model without any layer in between, but the gradient is the real one: weight gets what both uses contribute.
+
+Shapes: ids (N) integers, weight (V, C), hidden (N, C), logits and dout (N, V), dweight (V, C). ids: None.
+Example: ids = [1], weight = [[1], [2]], dout = [[1, 0]]  ->  logits = [[2, 4]], dweight = [[2], [1]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Tied(Function):
+    @staticmethod
+    def forward(ctx, ids, weight):
+        ctx.ids, ctx.weight, ctx.hidden = ids, weight, weight[ids]
+        return ctx.hidden @ weight.T
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO: logits = hidden @ weight.T  ->  dhidden, and weight's gradient as output layer
+        # TODO: hidden = weight[ids]        ->  weight's gradient as embedding; ids repeat (np.add.at)
+        raise NotImplementedError("dweight of the tied matrix")
+        return None, dweight
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    vocabulary, channels = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    return Case(draw(ids(draw(st.integers(1, 3)), vocabulary)), draw(values((vocabulary, channels))))
+
+
+def by_gram_matrix(ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """How much every token looks like every other, of which the rows of `ids` are picked."""
+    return (weight @ weight.T)[ids]
+
+
+def as_output(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return dout.T @ weight[ids]
+
+
+def as_embedding(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray, repeated: bool = True) -> np.ndarray:
+    dweight, dhidden = np.zeros_like(weight), dout @ weight
+    if repeated:
+        np.add.at(dweight, ids, dhidden)
+    else:
+        dweight[ids] = dhidden
+    return dweight
+
+
+EXERCISE = Exercise(
+    title="one matrix used twice: its gradients add up",
+    group="Embedding",
+    stub=STUB,
+    hints=(
+        "This is the diamond again: weight is used twice, so its gradient is the sum over both uses.",
+        "As output layer: dout^T (V, N) @ hidden (N, C). As embedding: dhidden = dout @ weight (N, C), scattered "
+        "to (V, C).",
+        "dweight = dout.T @ ctx.hidden; np.add.at(dweight, ctx.ids, dout @ ctx.weight)",
+    ),
+    checks=(
+        OpCheck(
+            "Tied",
+            cases(),
+            by_gram_matrix,
+            Case(np.array([2, 0, 2, 4]), some(5, 3)),
+            backward_slips=(
+                Slip(
+                    lambda dout, ids, weight: (None, as_output(dout, ids, weight)),
+                    "one of the two uses is missing: this is the gradient as output layer only, the embedding's "
+                    "is not added",
+                ),
+                Slip(
+                    lambda dout, ids, weight: (None, as_embedding(dout, ids, weight)),
+                    "one of the two uses is missing: this is the gradient as embedding only, the output layer's "
+                    "is not added",
+                ),
+                Slip(
+                    lambda dout, ids, weight: (
+                        None,
+                        as_output(dout, ids, weight) + as_embedding(dout, ids, weight, repeated=False),
+                    ),
+                    "where an id repeats only one place counts: use np.add.at",
+                ),
+                Slip(
+                    lambda dout, ids, weight: (
+                        None,
+                        (as_output(dout, ids, weight) + as_embedding(dout, ids, weight)) / 2,
+                    ),
+                    "this is the mean of the two uses: gradients add up",
+                ),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"Tied": as_function(tied, "Tied")},
+    answer=("gpt.model.GPT.__init__",),
+)
+
+
+def tied(ids: np.ndarray, weight: Tensor) -> Tensor:
+    return F.linear(F.embedding(ids, weight), weight)

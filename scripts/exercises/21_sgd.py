@@ -1,0 +1,100 @@
+"""The exercise "sgd": downhill, with momentum."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.optimizers import as_update
+
+STUB = '''"""sgd: stochastic gradient descent with momentum and weight decay.
+
+    g        = grad + weight_decay * p
+    velocity = momentum * velocity + g
+    p        = p - lr * velocity
+
+Return new arrays: the ones that come in belong to somebody else.
+
+Shapes: p, grad and velocity are alike; returns (p, velocity).
+Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, weight_decay = 0
+         -> velocity = [2.3], p = [0.77]
+"""
+
+
+def sgd(p, grad, velocity, lr, momentum, weight_decay):
+    # TODO
+    raise NotImplementedError("the step of SGD")
+    return p, velocity
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes(1, 2))
+    numbers = {"lr": draw(st.sampled_from([0.1, 0.5])), "momentum": draw(st.sampled_from([0.0, 0.9]))}
+    p, grad, velocity = (draw(values(shape)) for _ in range(3))
+    return Case(p, grad, velocity, **numbers, weight_decay=draw(st.sampled_from([0.0, 0.1])))
+
+
+def by_elements(
+    p: np.ndarray, grad: np.ndarray, velocity: np.ndarray, lr: float, momentum: float, weight_decay: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """In one line each, with the brackets multiplied out."""
+    moved = np.vectorize(lambda g, q, v: momentum * v + g + weight_decay * q)(grad, p, velocity)
+    return p - lr * moved, moved
+
+
+def variant(sign: float = -1, dampening: bool = False, decay: float = 1.0, nesterov: bool = False) -> Any:
+    def formula(
+        p: np.ndarray, grad: np.ndarray, velocity: np.ndarray, lr: float, momentum: float, weight_decay: float
+    ) -> Any:
+        g = grad + decay * weight_decay * p
+        velocity = momentum * velocity + (1 - momentum if dampening else 1) * g
+        return p + sign * lr * (g if nesterov else velocity), velocity
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="downhill, with momentum",
+    group="Optimiser",
+    stub=STUB,
+    hints=(
+        "The velocity is a memory of past gradients that fades by `momentum` in each step. The step follows it.",
+        "Everything is element by element, in the order of the three lines.",
+        "g = grad + weight_decay * p; velocity = momentum * velocity + g; return p - lr * velocity, velocity",
+    ),
+    checks=(
+        FunctionCheck(
+            "sgd",
+            cases(),
+            by_elements,
+            Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), lr=0.1, momentum=0.9, weight_decay=0.2),
+            slips=(
+                Slip(variant(sign=1), "the step goes uphill: subtract lr * velocity"),
+                Slip(
+                    variant(dampening=True), "the gradient is damped by 1 - momentum: here it enters the velocity whole"
+                ),
+                Slip(variant(decay=0), "weight decay is missing: g = grad + weight_decay * p"),
+                Slip(variant(decay=-1), "weight decay has the wrong sign: it must pull p towards 0"),
+                Slip(variant(nesterov=True), "the step follows the gradient, not the velocity"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"sgd": with_library(library["update"])},
+    place=as_update("sgd", "SGD"),
+    answer=("minigrad.optim.SGD.update",),
+)
+
+
+def with_library(update: Any) -> Any:
+    def sgd(p: Any, grad: Any, velocity: Any, lr: float, momentum: float, weight_decay: float) -> Any:
+        tensor, state = Tensor(p.copy()), {"velocity": velocity.copy()}
+        group = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        update(None, tensor, grad, state, group)
+        return tensor.data, state["velocity"] if momentum else (p - tensor.data) / lr
+
+    return sgd

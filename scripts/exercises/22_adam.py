@@ -1,0 +1,113 @@
+"""The exercise "adam": each parameter's own step size."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.optimizers import adam_with_library, as_update
+
+STUB = '''"""adam: one step. The mean of the gradients over the root of their mean square.
+
+    m     = beta1 m + (1 - beta1) grad
+    v     = beta2 v + (1 - beta2) grad^2
+    m_hat = m / (1 - beta1^t)            m and v began at 0: this makes up for it; t = 1 in the first step
+    v_hat = v / (1 - beta2^t)
+    p     = p - lr m_hat / (sqrt(v_hat) + eps)
+
+Return new arrays, and m and v without the correction: they are what the next step goes on from.
+
+Shapes: p, grad, m and v are alike; returns (p, m, v).
+Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8
+         -> m = [0.05], v = [0.00025], p = [0.9]: the first step is lr, whatever the gradient's size
+"""
+
+import numpy as np
+
+
+def adam(p, grad, m, v, t, lr, beta1, beta2, eps):
+    # TODO
+    raise NotImplementedError("the step of Adam")
+    return p, m, v
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(shapes(1, 2))
+    p, grad, m = (draw(values(shape)) for _ in range(3))
+    numbers = {
+        "lr": draw(st.sampled_from([0.1, 0.5])),
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": draw(st.sampled_from([1e-8, 0.1])),
+    }
+    return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers)
+
+
+def by_weights(p: Any, grad: Any, m: Any, v: Any, t: int, lr: float, beta1: float, beta2: float, eps: float) -> Any:
+    """With one factor for both corrections, as at the end of section 2 of the paper."""
+    m, v = m + (1 - beta1) * (grad - m), v + (1 - beta2) * (np.square(grad) - v)
+    root = np.sqrt(1 - beta2**t)
+    return p - lr * root / (1 - beta1**t) * m / (np.sqrt(v) + eps * root), m, v
+
+
+def variant(
+    sign: float = -1,
+    corrected: Any = (1, 1),
+    t_from: int = 0,
+    inside: bool = False,
+    square: bool = True,
+    root: bool = True,
+) -> Any:
+    def formula(p: Any, grad: Any, m: Any, v: Any, t: int, lr: float, beta1: float, beta2: float, eps: float) -> Any:
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * (grad * grad if square else np.abs(grad))
+        m_hat = m / (1 - beta1 ** (t + t_from)) if corrected[0] else m
+        v_hat = v / (1 - beta2 ** (t + t_from)) if corrected[1] else v
+        size = np.sqrt(v_hat + eps) if inside else (np.sqrt(v_hat) if root else v_hat) + eps
+        return p + sign * lr * m_hat / size, m, v
+
+    return formula
+
+
+TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2, 3, seed=3)), 3,
+               lr=0.1, beta1=0.9, beta2=0.99, eps=0.01)  # fmt: skip
+
+EXERCISE = Exercise(
+    title="each parameter's own step size",
+    group="Optimiser",
+    stub=STUB,
+    hints=(
+        "m says where to go, sqrt(v) how far gradients usually reach: their quotient is about 1, so a step is "
+        "about lr.",
+        "Everything is element by element; beta1**t and beta2**t are two numbers.",
+        "p - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)",
+    ),
+    checks=(
+        FunctionCheck(
+            "adam",
+            cases(),
+            by_weights,
+            TELLING,
+            slips=(
+                Slip(variant(sign=1), "the step goes uphill: subtract it"),
+                Slip(
+                    variant(corrected=(0, 0)),
+                    "the bias correction is missing: divide m by 1 - beta1^t, v by 1 - beta2^t",
+                ),
+                Slip(variant(corrected=(1, 0)), "v lacks its bias correction, 1 - beta2^t"),
+                Slip(variant(corrected=(0, 1)), "m lacks its bias correction, 1 - beta1^t"),
+                Slip(variant(t_from=1), "t is counted once too often: it is 1 in the first step already"),
+                Slip(variant(inside=True), "eps stands outside the root: sqrt(v_hat) + eps"),
+                Slip(variant(square=False), "v is the mean of grad², not of |grad|"),
+                Slip(variant(root=False), "the root is missing: divide by sqrt(v_hat) + eps"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"adam": adam_with_library(library["update"], decoupled=False)},
+    place=as_update("adam", "Adam"),
+    answer=("minigrad.optim.Adam.update",),
+)

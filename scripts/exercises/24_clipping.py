@@ -1,0 +1,121 @@
+"""The exercise "clipping": bound the length of a step, keep its direction."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.places import Patch
+
+STUB = '''"""clipping: keep the gradients' common norm at or below max_norm.
+
+    norm   = sqrt(the sum of g^2 over all elements of all arrays)
+    factor = min(1, max_norm / norm)                            one factor for all of them
+
+One factor keeps the direction of the step. Gradients that are small enough stay as they are.
+
+Shapes: a list of arrays of any shapes -> (the list of scaled arrays, norm before scaling)
+Example: clip([[3.0], [4.0]], 1.0)  ->  ([[0.6], [0.8]], 5.0);   clip([[3.0], [4.0]], 10.0)  ->  unchanged, 5.0
+"""
+
+import numpy as np
+
+
+def clip(gradients, max_norm):
+    # TODO: the norm may be 0
+    raise NotImplementedError("clipping")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    arrays = [draw(values(draw(shapes(1, 2)))) for _ in range(draw(st.integers(1, 3)))]
+    return Case(arrays, draw(st.sampled_from([0.5, 1.0, 5.0])))
+
+
+def by_one_vector(gradients: list[np.ndarray], max_norm: float) -> Any:
+    norm = float(np.linalg.norm(np.concatenate([g.ravel() for g in gradients])))
+    return [g if norm <= max_norm else g / norm * max_norm for g in gradients], norm
+
+
+def each_for_itself(gradients: list[np.ndarray], max_norm: float) -> Any:
+    norms = [float(np.linalg.norm(g)) for g in gradients]
+    return [g * min(1, max_norm / n) if n else g for g, n in zip(gradients, norms)], by_one_vector(gradients, 1)[1]
+
+
+def always(gradients: list[np.ndarray], max_norm: float) -> Any:
+    norm = by_one_vector(gradients, max_norm)[1]
+    return [g * max_norm / norm if norm else g for g in gradients], norm
+
+
+def by_value(gradients: list[np.ndarray], max_norm: float) -> Any:
+    return [np.clip(g, -max_norm, max_norm) for g in gradients], by_one_vector(gradients, 1)[1]
+
+
+def without_root(gradients: list[np.ndarray], max_norm: float) -> Any:
+    square = by_one_vector(gradients, 1)[1] ** 2
+    return [g * min(1, max_norm / square) if square else g for g in gradients], square
+
+
+EXERCISE = Exercise(
+    title="bound the length of a step, keep its direction",
+    group="Optimiser",
+    stub=STUB,
+    hints=(
+        "All gradients together are one long vector. How long is it, and by what must it be multiplied?",
+        "norm and factor are two numbers for the whole list.",
+        "norm = math.sqrt(sum((g * g).sum() for g in gradients)); factor = min(1, max_norm / norm) if norm else 1",
+    ),
+    checks=(
+        FunctionCheck(
+            "clip",
+            cases(),
+            by_one_vector,
+            Case([some(2, 3), some(4), some(2, 2)], 1.5),
+            slips=(
+                Slip(each_for_itself, "each array is clipped for itself: one norm and one factor for all of them"),
+                Slip(always, "small gradients are scaled up: the factor must never be above 1"),
+                Slip(by_value, "each element is clipped: that changes the direction; scale all by one factor"),
+                Slip(without_root, "the root is missing: norm = sqrt(sum of squares)"),
+                Slip(
+                    lambda gradients, max_norm: (
+                        by_one_vector(gradients, max_norm)[0],
+                        min(max_norm, by_one_vector(gradients, max_norm)[1]),
+                    ),
+                    "the norm that is returned is the one before scaling",
+                ),
+            ),
+            tolerance=1e-5,  # the library adds 1e-6 to the norm
+        ),
+    ),
+    adapt=lambda library: {"clip": with_library(library["clip_grad_norm_"])},
+    place=Patch(("minigrad.optim.clip_grad_norm_",), lambda definitions: in_place(definitions["clip"])),
+    answer=("minigrad.optim.clip_grad_norm_",),
+)
+
+
+def with_library(clip_grad_norm_: Any) -> Any:
+    def clip(gradients: Any, max_norm: float) -> Any:
+        tensors = [Tensor(g.copy()) for g in gradients]
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient.copy()
+        norm = float(clip_grad_norm_(tensors, max_norm))
+        return [tensor.grad for tensor in tensors], norm
+
+    return clip
+
+
+def in_place(clip: Any) -> Any:
+    """As the library has it: on parameters."""
+
+    def clip_grad_norm_(parameters: Any, max_norm: float) -> Any:
+        moved = [p for p in parameters if p.grad is not None]
+        scaled, norm = clip([p.grad for p in moved], max_norm)
+        for p, gradient in zip(moved, scaled, strict=True):
+            p.grad = np.asarray(gradient, p.grad.dtype)
+        return np.asarray(norm)
+
+    return clip_grad_norm_

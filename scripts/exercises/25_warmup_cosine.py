@@ -1,0 +1,112 @@
+"""The exercise "warmup_cosine": the learning rate over a training run."""
+
+import math
+import types
+from typing import Any
+
+import hypothesis.strategies as st
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.places import Patch
+
+STUB = '''"""warmup_cosine: the learning rate of each step, as a fraction of its peak.
+
+    step <  warmup       (step + 1) / (warmup + 1)                               a line up
+    step >= total        min_ratio
+    in between           min_ratio + (1 - min_ratio) (1 + cos(pi progress)) / 2   half a cosine down
+                         progress = (step - warmup) / (total - warmup)
+
+Shapes: numbers; steps are counted from 0.
+Example: warmup = 3, total = 7, min_ratio = 0.1, steps 0, 1, 2, 3, 5, 7  ->  0.25, 0.5, 0.75, 1.0, 0.55, 0.1
+"""
+
+import math
+
+
+def ratio(step, warmup, total, min_ratio):
+    # TODO
+    raise NotImplementedError("the schedule")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    warmup = draw(st.integers(0, 5))
+    total = warmup + draw(st.integers(1, 8))
+    return Case(draw(st.integers(0, total + 2)), warmup, total, draw(st.sampled_from([0.0, 0.1, 0.5])))
+
+
+def by_angle(step: int, warmup: int, total: int, min_ratio: float) -> float:
+    """With cos² of half the angle for (1 + cos) / 2."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    half = math.pi / 2 * min(1.0, (step - warmup) / (total - warmup))
+    return min_ratio * math.sin(half) ** 2 + math.cos(half) ** 2
+
+
+def variant(
+    first: int = 1, floor: bool = True, half: bool = True, from_zero: bool = False, forever: bool = False
+) -> Any:
+    def formula(step: int, warmup: int, total: int, min_ratio: float) -> float:
+        if step < warmup:
+            return (step + first) / (warmup + first)
+        if step >= total and not forever:
+            return min_ratio
+        progress = step / total if from_zero else (step - warmup) / (total - warmup)
+        wave = (1 + math.cos(math.pi * progress)) / 2 if half else (1 + math.cos(2 * math.pi * progress)) / 2
+        return min_ratio + (1 - min_ratio) * wave if floor else max(wave, min_ratio)
+
+    return formula
+
+
+STEPS = [(step, 3, 9, 0.1) for step in range(11)]
+
+EXERCISE = Exercise(
+    title="the learning rate over a training run",
+    group="Optimiser",
+    stub=STUB,
+    hints=(
+        "Three cases. Where the line ends and the cosine begins, both give 1.",
+        "progress runs from 0 at the end of the warm-up to 1 at `total`; the cosine from 1 to -1.",
+        "min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))",
+    ),
+    checks=(
+        FunctionCheck(
+            "ratio",
+            cases().map(lambda case: Case([case.arguments])),
+            lambda steps: [by_angle(*step) for step in steps],
+            Case(STEPS),
+            call=lambda ratio, steps: [float(ratio(*step)) for step in steps],
+            slips=tuple(
+                Slip(lambda steps, formula=formula: [formula(*step) for step in steps], sentence)
+                for formula, sentence in (
+                    (
+                        variant(first=0),
+                        "the first step has learning rate 0 and moves nothing: (step + 1) / (warmup + 1)",
+                    ),
+                    (variant(floor=False), "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
+                    (variant(half=False), "a whole cosine comes up again: half a wave, cos(pi * progress)"),
+                    (variant(from_zero=True), "progress counts from step 0: it must count from the end of the warm-up"),
+                    (variant(forever=True), "after `total` the rate must stay at min_ratio: the cosine rises again"),
+                )
+            ),
+        ),
+    ),
+    adapt=lambda library: {"ratio": with_library(library["ratio"])},
+    place=Patch(
+        ("minigrad.optim.WarmupCosine.ratio",),
+        lambda definitions: (
+            lambda self, step: definitions["ratio"](step, self.warmup_steps, self.total_steps, self.min_ratio)
+        ),
+    ),
+    answer=("minigrad.optim.WarmupCosine.ratio",),
+)
+
+
+def with_library(method: Any) -> Any:
+    def ratio(step: int, warmup: int, total: int, min_ratio: float) -> float:
+        schedule = types.SimpleNamespace(warmup_steps=warmup, total_steps=total, min_ratio=min_ratio)
+        return float(method(schedule, step))
+
+    return ratio

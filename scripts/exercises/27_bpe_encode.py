@@ -1,0 +1,120 @@
+"""The exercise "bpe_encode": a word into tokens, by the merges that were learned."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.places import Patch
+
+STUB = '''"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
+
+Begin with single bytes. Of all pairs that stand side by side, join the one with the lowest rank, wherever it stands
+(from left to right); look again; stop where no pair has a rank. Not the first pair in the word: the first one learned.
+
+Shapes: word: bytes; ranks: {(bytes, bytes): rank} -> a list of bytes; joined they are the word
+Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"ow"): 3}
+         encode_word(b"lowest", ranks)  ->  [b"low", b"est"]
+"""
+
+
+def encode_word(word, ranks):
+    tokens = [word[i : i + 1] for i in range(len(word))]
+    # TODO
+    raise NotImplementedError("the encoder")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Merges as training makes them: each of two tokens that exist."""
+    tokens, merges = [b"a", b"b"], []
+    for _ in range(draw(st.integers(0, 4))):
+        pair = draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))
+        if pair not in merges and pair[0] + pair[1] not in tokens:
+            merges.append(pair)
+            tokens.append(pair[0] + pair[1])
+    word = b"".join(draw(st.lists(st.sampled_from([b"a", b"b"]), min_size=1, max_size=8)))
+    return Case(word, {pair: rank for rank, pair in enumerate(merges)})
+
+
+def joined(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    if tuple(tokens[:2]) == pair:
+        return [pair[0] + pair[1], *joined(tokens[2:], pair)]
+    return [*tokens[:1], *joined(tokens[1:], pair)] if tokens else []
+
+
+def singles(word: bytes) -> list[bytes]:
+    return [bytes([byte]) for byte in word]
+
+
+def by_all_merges(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
+    """Every merge once, in the order of training: the same, as a merge can only make pairs that are learned later."""
+    tokens = singles(word)
+    for pair in sorted(ranks, key=lambda pair: ranks[pair]):
+        tokens = joined(tokens, pair)
+    return tokens
+
+
+def choosing(chosen: Any, once: bool = False) -> Any:
+    def formula(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
+        tokens = singles(word)
+        while pairs := [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]:
+            tokens = joined(tokens, chosen(pairs, ranks))
+            if once:
+                break
+        return tokens
+
+    return formula
+
+
+def longest_token_first(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
+    known = {a + b for a, b in ranks}
+    tokens, i = [], 0
+    while i < len(word):
+        end = next((j for j in range(len(word), i + 1, -1) if word[i:j] in known), i + 1)
+        tokens.append(word[i:end])
+        i = end
+    return tokens
+
+
+RANKS = {(b"b", b"c"): 0, (b"a", b"b"): 1, (b"a", b"bc"): 2, (b"c", b"abc"): 3, (b"ab", b"ab"): 4}
+
+EXERCISE = Exercise(
+    title="a word into tokens, by the merges that were learned",
+    group="Tokenizer",
+    stub=STUB,
+    hints=(
+        "Repeat what training did, but only what this word needs: the lowest rank among the pairs that are there.",
+        "zip(tokens, tokens[1:]) are the pairs; ranks.get(pair, infinity) their ranks; min(...) the one to join.",
+        "best = min(zip(tokens, tokens[1:]), key=lambda pair: ranks.get(pair, len(ranks))), then join it as in "
+        "bpe_merge",
+    ),
+    checks=(
+        FunctionCheck(
+            "encode_word",
+            cases(),
+            by_all_merges,
+            Case(b"cabcababc", RANKS),
+            slips=(
+                Slip(
+                    choosing(lambda pairs, ranks: pairs[0]),
+                    "the first pair in the word is joined: take the lowest rank",
+                ),
+                Slip(
+                    choosing(lambda pairs, ranks: max(pairs, key=ranks.__getitem__)),
+                    "the pair learned last is joined first: take the lowest rank, min and not max",
+                ),
+                Slip(
+                    choosing(lambda pairs, ranks: min(pairs, key=ranks.__getitem__), once=True),
+                    "it stops after one merge: go on until no pair has a rank",
+                ),
+                Slip(lambda word, ranks: singles(word), "nothing is joined: these are the single bytes"),
+                Slip(longest_token_first, "the longest token is taken greedily: BPE repeats its merges instead"),
+            ),
+        ),
+    ),
+    place=Patch(("gpt.tokenizer.encode_word", "gpt.bpe.encode_word"), lambda definitions: definitions["encode_word"]),
+    answer=("gpt.bpe.encode_word",),
+)

@@ -1,0 +1,95 @@
+"""The exercise "positions": the sinusoidal code of a token's place."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.places import Patch
+
+STUB = '''"""positions: the sinusoidal position code of the Transformer.
+
+    PE[t, 2i]     = sin(t / 10000^(2i/C))
+    PE[t, 2i + 1] = cos(t / 10000^(2i/C))
+
+Like the hands of a clock, each pair of columns turns at its own speed, the first fast, the last slowly.
+
+Shapes: length T and size C (even) -> (T, C)
+Example: T = 2, C = 4  ->  [[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 1.0000]]
+"""
+
+import numpy as np
+
+
+def sinusoidal(length, size):
+    # TODO
+    raise NotImplementedError("the table")
+'''
+
+
+def by_elements(length: int, size: int) -> np.ndarray:
+    table = np.zeros((length, size))
+    for t in range(length):
+        for column in range(size):
+            angle = t / math.pow(10000, (column - column % 2) / size)
+            table[t, column] = math.cos(angle) if column % 2 else math.sin(angle)
+    return table
+
+
+def variant(
+    exponent: Any = lambda column, size: (column - column % 2) / size, first: int = 0, swap: bool = False
+) -> Any:
+    def formula(length: int, size: int) -> np.ndarray:
+        t, column = np.arange(first, length + first)[:, None], np.arange(size)
+        angle = t / 10000 ** exponent(column, size)
+        return np.where((column % 2 == 1) ^ swap, np.cos(angle), np.sin(angle))
+
+    return formula
+
+
+def halves(length: int, size: int) -> np.ndarray:
+    table = by_elements(length, size)
+    return np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1)
+
+
+EXERCISE = Exercise(
+    title="the hands of a clock, as a code of places",
+    group="Embedding",
+    stub=STUB,
+    hints=(
+        "One angle for each place and pair of columns: place times speed. Then sine in even columns, cosine in "
+        "odd ones.",
+        "np.arange(length)[:, None] is (T, 1), np.arange(0, size, 2) is (C/2): their product with a speed is (T, C/2).",
+        "angle = t / 10000 ** (np.arange(0, size, 2) / size); table[:, 0::2] = np.sin(angle); table[:, 1::2] = "
+        "np.cos(angle)",
+    ),
+    checks=(
+        FunctionCheck(
+            "sinusoidal",
+            st.builds(Case, st.integers(1, 6), st.integers(1, 4).map(lambda half: 2 * half)),
+            by_elements,
+            Case(5, 6),
+            slips=(
+                Slip(
+                    variant(lambda column, size: column / size),
+                    "each column has its own speed: a pair 2i, 2i + 1 shares one",
+                ),
+                Slip(variant(lambda column, size: (column // 2) / size), "the exponent is 2i / C, not i / C"),
+                Slip(halves, "all sines come first: sine and cosine must alternate, even columns and odd ones"),
+                Slip(variant(swap=True), "sine and cosine are exchanged: even columns have the sine"),
+                Slip(
+                    lambda length, size: np.repeat(by_elements(length, size)[:, 1::2], 2, axis=1),
+                    "every column has the cosine: even columns have the sine",
+                ),
+                Slip(variant(first=1), "places are counted from 1: the first is 0"),
+            ),
+            tolerance=1e-5,  # the library's is float32
+        ),
+    ),
+    adapt=lambda library: {"sinusoidal": library["sinusoidal_table"]},
+    place=Patch(("gpt.positions.sinusoidal_table",), lambda definitions: definitions["sinusoidal"]),
+    answer=("gpt.positions.sinusoidal_table",),
+)

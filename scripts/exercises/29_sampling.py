@@ -1,0 +1,147 @@
+"""The exercise "sampling": temperature, top-k and top-p."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from gpt.generation import Sampling
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.places import Patch
+
+STUB = '''"""sampling: reshape the model's distribution before a token is drawn.
+
+    1. temperature   divide the logits by it
+    2. top_k         keep the k largest logits only (None: all)
+    3. softmax       over what is kept; the others have probability 0
+    4. top_p         keep the most likely tokens until they have top_p together; the one that gets there is kept, too;
+                     scale them to sum to 1 again
+
+Shapes: logits (V), all different; temperature > 0; 1 <= top_k <= V or None; 0 < top_p <= 1 -> probabilities (V)
+Example: logits = [ln 1, ln 6, ln 3], temperature = 1
+         top_k = 2, top_p = 1      ->  [0, 0.6667, 0.3333]
+         top_k = None, top_p = 0.5 ->  [0, 1, 0];      top_p = 0.7  ->  [0, 0.6667, 0.3333]
+"""
+
+import numpy as np
+
+
+def probabilities(logits, temperature, top_k, top_p):
+    # TODO
+    raise NotImplementedError("the distribution")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    logits = draw(values(draw(st.integers(1, 5))).map(lambda x: x + np.arange(len(x)) * 0.013))
+    top_k = draw(st.none() | st.integers(1, len(logits)))
+    return Case(logits, draw(st.sampled_from([0.5, 1.0, 2.0])), top_k, draw(st.sampled_from([0.33, 0.61, 0.87, 1.0])))
+
+
+def by_sorting(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
+    """Token after token, from the most likely one on."""
+    order = sorted(range(len(logits)), key=lambda i: -logits[i])[: top_k or len(logits)]
+    weights = [math.exp((logits[i] - max(logits)) / temperature) for i in order]
+    probs, total = np.zeros(len(logits)), sum(weights)
+    so_far = 0.0
+    for i, weight in zip(order, weights, strict=True):
+        if so_far / total < top_p:
+            probs[i] = weight
+        so_far += weight
+    return probs / probs.sum()
+
+
+def variant(
+    times: bool = False, ignore_k: bool = False, ignore_p: bool = False, scaled: bool = True, stop_before: bool = False
+) -> Any:
+    def formula(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
+        t = 1 / temperature if times else temperature
+        probs = by_sorting(logits, t, None if ignore_k else top_k, 1.0)
+        if ignore_p or top_p == 1:
+            return probs
+        order = np.argsort(-probs)
+        cumulative = np.cumsum(probs[order])
+        kept = order[cumulative <= top_p] if stop_before else order[cumulative - probs[order] < top_p]
+        cut = np.zeros_like(probs)
+        cut[kept] = probs[kept]
+        return cut / cut.sum() if scaled else cut
+
+    return formula
+
+
+def p_before_temperature(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
+    kept = by_sorting(logits, 1.0, top_k, top_p) > 0
+    weights = np.where(kept, np.exp((logits - logits.max()) / temperature), 0)
+    return weights / weights.sum()
+
+
+EXERCISE = Exercise(
+    title="temperature, top-k and top-p",
+    group="Writing",
+    stub=STUB,
+    hints=(
+        "Set what is cut by top_k to -inf before the softmax. For top_p, sort, and look at what the better ones have.",
+        "order = np.argsort(-probs) (V); np.cumsum(probs[order]) - probs[order] is what the more likely ones "
+        "have together.",
+        "kept = order[np.cumsum(probs[order]) - probs[order] < top_p]; everything else 0; divide by the sum",
+    ),
+    checks=(
+        FunctionCheck(
+            "probabilities",
+            cases(),
+            by_sorting,
+            Case(some(6), 0.5, 5, 0.9),
+            slips=(
+                Slip(variant(times=True), "the logits are multiplied by the temperature: divide by it"),
+                Slip(variant(ignore_k=True), "top_k has no effect: only the k largest logits may be kept"),
+                Slip(variant(ignore_p=True), "top_p has no effect"),
+                Slip(variant(scaled=False), "after top_p the rest must be scaled to sum to 1 again"),
+                Slip(variant(stop_before=True), "the token with which top_p is reached must be kept, too"),
+                Slip(p_before_temperature, "top_p is applied before the temperature: divide the logits first"),
+            ),
+        ),
+        FunctionCheck(
+            "probabilities",
+            cases(),
+            by_sorting,
+            Case(some(6), 2.0, None, 0.61),
+            examples=1,
+            slips=(
+                Slip(variant(stop_before=True), "the token with which top_p is reached must be kept, too"),
+                Slip(p_before_temperature, "top_p is applied before the temperature: divide the logits first"),
+                Slip(variant(ignore_p=True), "top_p has no effect"),
+                Slip(variant(scaled=False), "after top_p the rest must be scaled to sum to 1 again"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"probabilities": with_library(library)},
+    place=Patch(
+        ("gpt.generation.Sampling.probabilities",), lambda definitions: as_method(definitions["probabilities"])
+    ),
+    answer=("gpt.generation.Sampling.probabilities", "gpt.generation._nucleus"),
+)
+
+
+def with_library(library: Any) -> Any:
+    def probabilities(logits: Any, temperature: float, top_k: int | None, top_p: float) -> Any:
+        settings = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        method = library["probabilities"]
+        kept = method.__globals__["_nucleus"]
+        method.__globals__["_nucleus"] = library["_nucleus"]
+        try:
+            return method(settings, logits)
+        finally:
+            method.__globals__["_nucleus"] = kept
+
+    return probabilities
+
+
+def as_method(probabilities: Any) -> Any:
+    def method(self: Sampling, logits: np.ndarray, seen: Any = ()) -> np.ndarray:
+        scores = self._scores(logits, seen).astype(np.float64)
+        return np.asarray(probabilities(scores, self.temperature, self.top_k, self.top_p))
+
+    return method

@@ -1,0 +1,136 @@
+"""The exercise "kv_cache": what was computed once is not computed again."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from gpt import kv_cache
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.places import Patch
+
+STUB = '''"""kv_cache: keep the keys and values of the tokens read so far.
+
+A token's keys and values depend only on what came before it, so once computed they stay. New tokens are appended
+behind the old ones, and their queries see all of them. One layer's cache:
+
+    append(keys, values)  ->  (all keys so far, all values so far)
+
+Shapes: keys and values (B, H, T, D), T new tokens -> (B, H, tokens so far, D). A result must not change when more is
+appended later.
+Example (B = H = D = 1): append([[[[1]]]], [[[[2]]]]) -> [[[[1]]]], [[[[2]]]];
+                         append([[[[3]]]], [[[[4]]]]) -> [[[[1], [3]]]], [[[[2], [4]]]]
+"""
+
+import numpy as np
+
+
+class KVCache:
+    def __init__(self):
+        # TODO
+        raise NotImplementedError("an empty cache")
+
+    def append(self, keys, values):
+        # TODO
+        raise NotImplementedError("append")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    b, h, d = (draw(st.integers(1, 2)) for _ in range(3))
+    lengths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    return Case([draw(values((2, b, h, t, d))) for t in lengths])
+
+
+def reading(cache_class: Any, chunks: list[np.ndarray]) -> list[Any]:
+    """What each append returned, looked at after the last one."""
+    cache = cache_class()
+    return [tuple(cache.append(keys, values)) for keys, values in chunks]
+
+
+def by_indexing(chunks: list[np.ndarray]) -> list[Any]:
+    tokens = [chunk[:, :, :, t] for chunk in chunks for t in range(chunk.shape[3])]
+    lengths = np.cumsum([chunk.shape[3] for chunk in chunks])
+    return [tuple(np.stack(tokens[:n], axis=3)) for n in lengths]
+
+
+def only_new(chunks: list[np.ndarray]) -> list[Any]:
+    return [(keys, values) for keys, values in chunks]
+
+
+def joined_along(axis: int) -> Any:
+    def formula(chunks: list[np.ndarray]) -> list[Any]:
+        return [tuple(np.concatenate(chunks[: i + 1], axis=axis)) for i in range(len(chunks))]
+
+    return formula
+
+
+def in_front(chunks: list[np.ndarray]) -> list[Any]:
+    return [tuple(np.concatenate(chunks[i::-1], axis=3)) for i in range(len(chunks))]
+
+
+def exchanged(chunks: list[np.ndarray]) -> list[Any]:
+    return [(values, keys) for keys, values in by_indexing(chunks)]
+
+
+EXERCISE = Exercise(
+    title="what was computed once is not computed again",
+    group="Writing",
+    stub=STUB,
+    hints=(
+        "Hold what there is, put the new behind it, return all of it. The first append has nothing to put it behind.",
+        "Time is axis 2 of (B, H, T, D).",
+        "self.keys = keys if self.keys is None else np.concatenate([self.keys, keys], axis=2); the same for values",
+    ),
+    checks=(
+        FunctionCheck(
+            "KVCache",
+            cases(),
+            by_indexing,
+            Case([some(2, 2, 2, 3, 2), some(2, 2, 2, 3, 2, seed=1), some(2, 2, 2, 3, 2, seed=2)]),
+            call=reading,
+            slips=(
+                Slip(only_new, "only the new tokens come back: the old ones must stand before them"),
+                Slip(joined_along(2), "joined along the heads: time is axis 2 of (B, H, T, D)"),
+                Slip(joined_along(1), "joined along the batch: time is axis 2 of (B, H, T, D)"),
+                Slip(joined_along(4), "joined along the head size: time is axis 2 of (B, H, T, D)"),
+                Slip(in_front, "new tokens stand before the old ones: they must be appended behind"),
+                Slip(exchanged, "keys and values are exchanged"),
+            ),
+            examples=30,
+        ),
+    ),
+    adapt=lambda library: {"KVCache": with_library(library["append"])},
+    place=Patch(("gpt.kv_cache.KVCache.append",), lambda definitions: one_per_layer(definitions["KVCache"])),
+    answer=("gpt.kv_cache.KVCache.append",),
+)
+
+
+def with_library(append: Any) -> Any:
+    class Cache:
+        def __init__(self) -> None:
+            self.cache: Any = None
+
+        def append(self, keys: Any, values: Any) -> Any:
+            if self.cache is None:
+                B, H, _, D = keys.shape
+                self.cache = kv_cache.KVCache(1, B, H, 100, D, np, keys.dtype)
+            result = append(self.cache, 0, keys, values)
+            self.cache.advance(keys.shape[2])
+            return tuple(array.copy() for array in result)
+
+    return Cache
+
+
+def one_per_layer(cache_class: Any) -> Any:
+    """The library's `append`, with a cache of the learner's for each layer; new ones when nothing has been read."""
+    caches: dict[Any, Any] = {}
+
+    def append(self: kv_cache.KVCache, layer: int, keys: Any, values: Any) -> Any:
+        if self.length == 0:
+            caches[layer] = cache_class()
+        return caches[layer].append(keys, values)
+
+    return append

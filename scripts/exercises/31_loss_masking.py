@@ -1,0 +1,95 @@
+"""The exercise "loss_masking": learn the answers, not the questions."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip
+
+STUB = '''"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
+
+Each token is the target of the one before it. So inputs lack the last token, targets the first. A target that is not
+learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with 0,
+targets with -100.
+
+Shapes: conversations: a list of (ids, learned), two lists of one length (>= 2), learned of True and False
+        -> (inputs, targets), integer arrays (B, T) with T = the longest length - 1
+Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
+         -> inputs [[7, 8], [7, 0]], targets [[-100, 9], [9, -100]]
+"""
+
+import numpy as np
+
+
+def collate(conversations):
+    # TODO
+    raise NotImplementedError("inputs and targets")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    conversations = []
+    for _ in range(draw(st.integers(1, 3))):
+        n = draw(st.integers(2, 5))
+        ids = draw(st.lists(st.integers(1, 9), min_size=n, max_size=n))
+        conversations.append((ids, draw(st.lists(st.booleans(), min_size=n, max_size=n))))
+    return Case(conversations)
+
+
+def by_places(conversations: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    shape = len(conversations), max(len(ids) for ids, _ in conversations) - 1
+    inputs, targets = np.zeros(shape, int), np.full(shape, -100)
+    for row, (ids, learned) in enumerate(conversations):
+        for place in range(len(ids) - 1):
+            inputs[row, place] = ids[place]
+            targets[row, place] = ids[place + 1] if learned[place + 1] else -100
+    return inputs, targets
+
+
+def variant(
+    shift: int = 1, mask_shift: int = 1, everything: bool = False, fill: int = -100, flipped: bool = False
+) -> Any:
+    def formula(conversations: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        inputs, targets = by_places(conversations)
+        targets = np.full(targets.shape, fill)
+        for row, (ids, learned) in enumerate(conversations):
+            for place in range(len(ids) - 1):
+                counts = everything or learned[place + mask_shift] != flipped
+                targets[row, place] = ids[place + shift] if counts else -100
+        return inputs, targets
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="learn the answers, not the questions",
+    group="Fine-tuning",
+    stub=STUB,
+    hints=(
+        "Shift by one, mask by the flag of the token that is predicted, then pad.",
+        "ids[:-1] are inputs, ids[1:] targets, and learned[1:] belongs to the targets.",
+        "targets = [id if learn else -100 for id, learn in zip(ids[1:], learned[1:])], padded with -100",
+    ),
+    checks=(
+        FunctionCheck(
+            "collate",
+            cases(),
+            by_places,
+            Case([([5, 6, 7, 8, 9], [False, False, True, True, False]), ([3, 4, 2], [True, False, True])]),
+            slips=(
+                Slip(variant(shift=0), "targets are not shifted: each token must predict the next one, ids[1:]"),
+                Slip(variant(mask_shift=0), "the mask is not shifted: learned[1:] belongs to the targets ids[1:]"),
+                Slip(
+                    variant(everything=True),
+                    "the questions are learned, too: targets that are not learned must be -100",
+                ),
+                Slip(variant(fill=0), "targets are padded with 0, which would be learned: pad with -100"),
+                Slip(variant(flipped=True), "the mask is the wrong way round: True means learned"),
+            ),
+        ),
+    ),
+    answer=("finetune.sft.collate",),
+)

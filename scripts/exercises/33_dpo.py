@@ -1,0 +1,119 @@
+"""The exercise "dpo": learn from preferences without a reward model."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import as_function
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+
+STUB = '''"""dpo: direct preference optimization, from the log-probabilities of a better and a worse reply.
+
+    h    = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    loss = -ln sigmoid(beta h),   per pair
+
+h says how much more than the reference the policy prefers the better reply; beta h is Bradley and Terry's difference.
+The reference does not learn: its two gradients are None.
+
+Shapes: four arrays of log-probabilities (B), beta a number; loss, dout and the gradients (B).
+Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], beta = 0.1, dout = [1]
+         -> h = [5], loss = [0.4741], dpolicy_chosen = [-0.0378], dpolicy_rejected = [0.0378]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class DPOLoss(Function):
+    @staticmethod
+    def forward(ctx, policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+        # TODO
+        raise NotImplementedError("the loss")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("its gradients")
+        return dpolicy_chosen, dpolicy_rejected, None, None
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    n = draw(st.integers(1, 3))
+    arrays = [draw(values(n, -9, 0)) for _ in range(4)]
+    return Case(*arrays, beta=draw(st.sampled_from([0.1, 0.5, 2.0])))
+
+
+def margin(pc: Any, pr: Any, rc: Any, rr: Any) -> Any:
+    return (pc - rc) - (pr - rr)
+
+
+def by_rewards(
+    policy_chosen: Any, policy_rejected: Any, reference_chosen: Any, reference_rejected: Any, beta: float
+) -> Any:
+    """Bradley-Terry on the implied rewards beta (ln pi - ln rho), as a softmax of two."""
+    chosen, rejected = beta * (policy_chosen - reference_chosen), beta * (policy_rejected - reference_rejected)
+    return np.logaddexp(chosen, rejected) - chosen
+
+
+def variant(h: Any, scaled: bool = True) -> Any:
+    def formula(pc: Any, pr: Any, rc: Any, rr: Any, beta: float) -> Any:
+        return np.logaddexp(0, -(beta if scaled else 1) * h(pc, pr, rc, rr))
+
+    return formula
+
+
+def backward(factor: Any, sign: float = 1, opposite: float = -1) -> Any:
+    def formula(dout: Any, pc: Any, pr: Any, rc: Any, rr: Any, beta: float) -> Any:
+        slope = -dout * factor(beta) / (1 + np.exp(sign * beta * margin(pc, pr, rc, rr)))
+        return slope, opposite * slope, None, None
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="preferences without a reward model",
+    group="Fine-tuning",
+    stub=STUB,
+    hints=(
+        "It is bradley_terry with beta h for the difference of scores; one factor more in the chain rule.",
+        "Everything is (B). policy_chosen enters h with +1, policy_rejected with -1.",
+        "dpolicy_chosen = -dout * beta * sigmoid(-beta h); dpolicy_rejected = -dpolicy_chosen",
+    ),
+    checks=(
+        OpCheck(
+            "DPOLoss",
+            cases(),
+            by_rewards,
+            Case(*[some(5, seed=seed, low=-5, high=-1) for seed in range(4)], beta=0.3),
+            slips=(
+                Slip(variant(margin, scaled=False), "beta is missing: sigmoid(beta h)"),
+                Slip(variant(lambda pc, pr, rc, rr: pc - pr), "the reference is missing in h"),
+                Slip(
+                    variant(lambda pc, pr, rc, rr: -margin(pc, pr, rc, rr)),
+                    "chosen and rejected are exchanged: h must grow with policy_chosen",
+                ),
+                Slip(
+                    variant(lambda pc, pr, rc, rr: (pc + rc) - (pr + rr)),
+                    "the reference has the wrong sign: it is subtracted",
+                ),
+                Slip(variant(lambda pc, pr, rc, rr: (pc - rr) - (pr - rc)), "the two references are exchanged"),
+                Slip(
+                    lambda pc, pr, rc, rr, beta: -by_rewards(pc, pr, rc, rr, beta), "the sign is flipped: -ln sigmoid"
+                ),
+            ),
+            backward_slips=(
+                Slip(backward(lambda beta: 1), "beta is missing on the way back (chain rule)"),
+                Slip(backward(lambda beta: beta, sign=-1), "sigmoid of the wrong sign: the slope is sigmoid(-beta h)"),
+                Slip(backward(lambda beta: beta, opposite=1), "the sign of dpolicy_rejected is flipped"),
+            ),
+            differentiate=(0, 1),
+        ),
+    ),
+    adapt=lambda library: {"DPOLoss": as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1))},
+    answer=("finetune.dpo.dpo_loss",),
+)

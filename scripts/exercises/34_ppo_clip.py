@@ -1,0 +1,133 @@
+"""The exercise "ppo_clip": small steps, by clipping what there is to win."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.adapters import as_function
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, values
+
+STUB = '''"""ppo_clip: the clipped surrogate of PPO.
+
+    ratio = exp(logprobs - old_logprobs)
+    loss  = -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A),   per token; A: advantages
+
+Where the clipped product is the smaller one, there is nothing more to win and no gradient. Elsewhere the loss is
+-ratio A, and the derivative of ratio by logprobs is ratio itself. Only logprobs get a gradient.
+
+Shapes: logprobs, old_logprobs, advantages, loss, dout and dlogprobs (N); eps a number.
+Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]
+         ratio = [1.5], A = [-1]            ->  loss = [1.5], dlogprobs = [1.5]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class PolicyLoss(Function):
+    @staticmethod
+    def forward(ctx, logprobs, old_logprobs, advantages, eps):
+        # TODO
+        raise NotImplementedError("the loss")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("dlogprobs")
+        return dlogprobs, None, None
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    n = draw(st.integers(1, 4))
+    return Case(
+        draw(values(n, -1, 1)), draw(values(n, -1, 1)), draw(values(n)), eps=draw(st.sampled_from([0.15, 0.25]))
+    )
+
+
+def by_sign(logprobs: np.ndarray, old_logprobs: np.ndarray, advantages: np.ndarray, eps: float) -> np.ndarray:
+    """min(ratio A, bound A), where only the bound on A's side can matter."""
+    ratio = np.exp(logprobs) / np.exp(old_logprobs)
+    return -advantages * np.where(advantages > 0, np.minimum(ratio, 1 + eps), np.maximum(ratio, 1 - eps))
+
+
+def variant(choose: Any, sign: float = -1, swap: bool = False) -> Any:
+    def formula(logprobs: Any, old_logprobs: Any, advantages: Any, eps: float) -> Any:
+        ratio = np.exp((old_logprobs - logprobs) if swap else (logprobs - old_logprobs))
+        return sign * choose(ratio * advantages, np.clip(ratio, 1 - eps, 1 + eps) * advantages)
+
+    return formula
+
+
+def backward(open_where: Any, factor: Any = lambda ratio: ratio) -> Any:
+    def formula(dout: Any, logprobs: Any, old_logprobs: Any, advantages: Any, eps: float) -> Any:
+        ratio = np.exp(logprobs - old_logprobs)
+        return -dout * factor(ratio) * advantages * open_where(ratio, advantages, eps), None, None
+
+    return formula
+
+
+def right(ratio: Any, advantages: Any, eps: float) -> Any:
+    return np.where(advantages > 0, ratio <= 1 + eps, ratio >= 1 - eps)
+
+
+EXERCISE = Exercise(
+    title="small steps, by clipping what there is to win",
+    group="Fine-tuning",
+    stub=STUB,
+    hints=(
+        "Which of the two products is the smaller one? Only where it is the unclipped one does logprobs matter.",
+        "A mask (N): ratio A <= clipped ratio A. There dlogprobs = -dout ratio A, elsewhere 0.",
+        "dlogprobs = np.where(plain <= clipped, -dout * ratio * advantages, 0)",
+    ),
+    checks=(
+        OpCheck(
+            "PolicyLoss",
+            cases(),
+            by_sign,
+            Case(
+                np.log([1.5, 1.5, 0.5, 0.5, 1.1, 0.95]),
+                np.zeros(6),
+                np.array([1.3, -0.7, 1.1, -0.9, 0.8, -1.2]),
+                eps=0.2,
+            ),
+            slips=(
+                Slip(variant(np.maximum), "the larger product is taken: min, so that nobody is paid for going too far"),
+                Slip(
+                    variant(lambda plain, clipped: clipped), "min is missing: the clipped product alone also hides harm"
+                ),
+                Slip(variant(lambda plain, clipped: plain), "the clipping is missing"),
+                Slip(variant(np.minimum, sign=1), "the sign is flipped: a loss is made smaller, so it is -min(...)"),
+                Slip(variant(np.minimum, swap=True), "the ratio is the wrong way round: new over old"),
+            ),
+            backward_slips=(
+                Slip(
+                    backward(lambda ratio, a, eps: 1),
+                    "the gradient must be 0 where the clipped product is the smaller one",
+                ),
+                Slip(
+                    backward(lambda ratio, a, eps: np.abs(ratio - 1) <= eps),
+                    "0 wherever the ratio is outside: with A < 0 and a large ratio (or A > 0 and a small one) "
+                    "min is not clipped",
+                ),
+                Slip(backward(right, lambda ratio: 1), "the derivative of exp is missing: multiply by ratio"),
+            ),
+            differentiate=(0,),
+        ),
+    ),
+    adapt=lambda library: {"PolicyLoss": with_library(library["policy_loss"])},
+    answer=("finetune.ppo.policy_loss",),
+)
+
+
+def with_library(policy_loss: Any) -> Any:
+    def loss(logprobs: Any, old_logprobs: Any, advantages: Any, eps: float) -> Any:
+        logprobs = logprobs if isinstance(logprobs, Tensor) else Tensor(logprobs)
+        return policy_loss(logprobs, old_logprobs, advantages, clip=eps)
+
+    return as_function(loss, "PolicyLoss", differentiate=(0,))

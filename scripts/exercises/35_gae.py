@@ -1,0 +1,108 @@
+"""The exercise "gae": what each token contributed."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+
+STUB = '''"""gae: generalized advantage estimation, for one reply of R tokens.
+
+    delta_t = r_t + gamma V_{t+1} - V_t            V = 0 after the last token
+    A_t     = delta_t + gamma lam A_{t+1}          A = 0 after the last token
+    R_t     = A_t + V_t                            the returns
+
+delta says by how much a move was better than expected; A adds what it led to. So walk from the end.
+
+Shapes: rewards and values (R) -> (advantages (R), returns (R))
+Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advantages [0.4, 0.2], returns [0.9, 1.0]
+"""
+
+import numpy as np
+
+
+def gae(rewards, values, gamma, lam):
+    # TODO
+    raise NotImplementedError("advantages and returns")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    n = draw(st.integers(1, 5))
+    numbers = {"gamma": draw(st.sampled_from([0.9, 1.0])), "lam": draw(st.sampled_from([0.0, 0.5, 1.0]))}
+    return Case(draw(values(n)), draw(values(n)), **numbers)
+
+
+def by_sums(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> Any:
+    """A_t = Σ_k (gamma lam)^k delta_(t+k), written out."""
+    n = len(rewards)
+    delta = rewards + gamma * np.append(values[1:], 0) - values
+    advantages = np.array([sum((gamma * lam) ** k * delta[t + k] for k in range(n - t)) for t in range(n)])
+    return advantages, advantages + values
+
+
+def variant(
+    next_value: bool = True, bootstrap: bool = False, discount: Any = lambda gamma, lam: gamma * lam,
+    forwards: bool = False,
+    returns: Any = lambda advantages, rewards, values: advantages + values, sign: float = 1,
+) -> Any:  # fmt: skip
+    def formula(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> Any:
+        n = len(rewards)
+        following = np.append(values[1:], values[-1] if bootstrap else 0)
+        delta = rewards + (gamma * following if next_value else 0) - sign * values
+        advantages, carried = np.zeros(n), 0.0
+        for t in range(n) if forwards else reversed(range(n)):
+            carried = delta[t] + discount(gamma, lam) * carried
+            advantages[t] = carried
+        return advantages, returns(advantages, rewards, values)
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="what each token contributed",
+    group="Fine-tuning",
+    stub=STUB,
+    hints=(
+        "A_t needs A_{t+1}: go backwards, and carry it along.",
+        "All (R); after the last token both V and A are 0, so the last A is r - V.",
+        "for t in reversed(range(R)): carried = rewards[t] + gamma * next_value - values[t] + gamma * lam * carried",
+    ),
+    checks=(
+        FunctionCheck(
+            "gae",
+            cases(),
+            by_sums,
+            Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5),
+            slips=(
+                Slip(variant(next_value=False), "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),
+                Slip(variant(bootstrap=True), "after the last token V is 0: it is over"),
+                Slip(variant(discount=lambda gamma, lam: gamma), "lam is missing: A_t = delta_t + gamma lam A_{t+1}"),
+                Slip(variant(discount=lambda gamma, lam: lam), "gamma is missing in gamma lam A_{t+1}"),
+                Slip(
+                    variant(discount=lambda gamma, lam: 0),
+                    "only delta: what the move led to, gamma lam A_{t+1}, is missing",
+                ),
+                Slip(variant(forwards=True), "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
+                Slip(
+                    variant(returns=lambda advantages, rewards, values: advantages + rewards),
+                    "returns are advantages + values, not + rewards",
+                ),
+                Slip(variant(sign=-1), "the value has the wrong sign in delta: it is subtracted"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"gae": of_one_reply(library["gae"])},
+    answer=("finetune.ppo.gae",),
+)
+
+
+def of_one_reply(library: Any) -> Any:
+    def gae(rewards: Any, values: Any, gamma: float, lam: float) -> Any:
+        both = library(rewards[None], values[None], np.ones((1, len(rewards)), bool), gamma, lam)
+        return both[0][0], both[1][0]
+
+    return gae

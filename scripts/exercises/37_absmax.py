@@ -1,0 +1,116 @@
+"""The exercise "absmax": 32 bits into 8."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+
+STUB = '''"""absmax: quantize a matrix to 8-bit integers, row by row.
+
+    scale = max |value| of the row / 127
+    code  = round(value / scale)          from -127 to 127;  code * scale is what the number has become
+
+The largest magnitude of a row becomes 127 (or -127), and 0 stays exactly 0. A row of zeros has codes 0; its scale may
+be anything.
+
+Shapes: values (R, K) -> (codes (R, K), np.int8; scales (R, 1))
+Example: [[0.5, -1.3, 2.4, -0.1]]  ->  scale 0.0189, codes [[26, -69, 127, -5]]
+"""
+
+import numpy as np
+
+
+def absmax(values):
+    # TODO: rows of zeros must not divide 0 by 0
+    raise NotImplementedError("codes and scales")
+'''
+
+
+def by_numbers(values: np.ndarray) -> list[np.ndarray]:
+    """What the codes stand for, and the codes."""
+    codes = np.zeros(values.shape, int)
+    scales = np.zeros((len(values), 1))
+    for r, row in enumerate(values):
+        scales[r] = np.linalg.norm(row, np.inf) / 127
+        if scales[r] > 0:
+            codes[r] = [int(np.rint(value * 127 / np.linalg.norm(row, np.inf))) for value in row]
+    return [codes, codes * scales]
+
+
+def variant(top: float = 127, rounding: Any = np.rint, axis: Any = -1, largest: Any = np.abs) -> Any:
+    def formula(values: np.ndarray) -> list[np.ndarray]:
+        scales = np.maximum(largest(values).max(axis=axis, keepdims=True) / top, 1e-30)
+        scales = np.broadcast_to(scales, (len(values), 1)) if axis is None else scales
+        return [rounding(values / scales).astype(np.int8), rounding(values / scales).astype(np.int8) * scales]
+
+    return formula
+
+
+def quantized(absmax: Any, values: np.ndarray) -> list[Any]:
+    codes, scales = absmax(values)
+    if np.asarray(codes).dtype != np.int8:
+        raise TypeError(f"codes must be np.int8, they are {np.asarray(codes).dtype}")
+    return [codes.astype(int), codes * np.where(np.any(values, axis=1, keepdims=True), scales, 0)]
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Numbers of two decimals, none of them in the middle between two codes."""
+    matrix = draw(values(draw(shapes(2, 2))))
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    fraction = np.abs(matrix) * 127 / np.where(largest > 0, largest, 1) % 1
+    return Case(np.where(np.abs(fraction - 0.5) < 1e-6, 0, matrix))
+
+
+EXERCISE = Exercise(
+    title="32 bits into 8",
+    group="Quantization",
+    stub=STUB,
+    hints=(
+        "Stretch a grid of 255 levels to the largest magnitude of the row, and round to it.",
+        "np.abs(values).max(axis=1, keepdims=True) is (R, 1).",
+        "scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-30) / 127; np.rint(values / "
+        "scales).astype(np.int8)",
+    ),
+    checks=(
+        FunctionCheck(
+            "absmax",
+            cases(),
+            by_numbers,
+            Case(some(3, 5)),
+            call=quantized,
+            slips=(
+                Slip(variant(rounding=np.trunc), "cut off, not rounded: np.rint before astype"),
+                Slip(variant(rounding=np.floor), "rounded down: to the nearest, np.rint"),
+                Slip(variant(top=128), "128 does not fit into int8: the largest code is 127"),
+                Slip(
+                    variant(axis=None), "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"
+                ),
+                Slip(
+                    variant(largest=lambda values: values),
+                    "max of the values, not of their magnitudes: take np.abs first",
+                ),
+                Slip(variant(top=7), "these are 4 bits: the largest code of 8 bits is 127"),
+            ),
+            tolerance=1e-5,  # the library's scales are float32
+        ),
+    ),
+    adapt=lambda library: {"absmax": with_library(library)},
+    answer=(
+        "finetune.quantization.rounding.absmax",
+        "finetune.quantization.rounding.grid",
+        "finetune.quantization.rounding.to_levels",
+    ),
+)
+
+
+def with_library(library: Any) -> Any:
+    def absmax(values: np.ndarray) -> Any:
+        scales, _ = library["grid"](values[:, None].astype(np.float32), 8, True)
+        codes = library["to_levels"](values, scales, None, 8).astype(np.int8)
+        return codes, scales
+
+    return absmax

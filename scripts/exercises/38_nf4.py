@@ -1,0 +1,102 @@
+"""The exercise "nf4": 16 levels where the numbers are."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from finetune.quantization.nf4 import nf4_levels
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+
+STUB = '''"""nf4: quantize to 4 bits whose 16 levels lie where normally distributed weights are.
+
+The levels are given, sorted, from -1 to 1. For every block:
+
+    scale = max |value| of the block
+    code  = the number of the level nearest to value / scale          value becomes levels[code] * scale
+
+Shapes: values (N), block a divisor of N, levels (16) -> (codes (N), integers 0..15; scales (N / block))
+Example: values = [2.0, -1.0, 0.1, 0.0], block = 4  ->  scales [2.0], codes [15, 2, 8, 7]
+"""
+
+import numpy as np
+
+
+def nf4(values, block, levels):
+    # TODO; a block of zeros has codes of the level 0
+    raise NotImplementedError("codes and scales")
+'''
+LEVELS = nf4_levels().astype(np.float64)
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    block, blocks = draw(st.sampled_from([2, 4])), draw(st.integers(1, 3))
+    return Case(draw(values(block * blocks)), block, LEVELS)
+
+
+def by_distances(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
+    scales = np.array([max(abs(v) for v in values[i : i + block]) for i in range(0, len(values), block)])
+    scaled = values / np.repeat(np.where(scales > 0, scales, 1), block)
+    return np.abs(scaled[:, None] - levels).argmin(axis=1), scales
+
+
+def variant(
+    below: bool = False, even: bool = False, one_scale: bool = False, signed: bool = False, first: bool = False
+) -> Any:
+    def formula(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
+        blocks = values.reshape(-1, block)
+        scales = (blocks if signed else np.abs(blocks)).max(axis=1)
+        scales = np.full_like(scales, np.abs(values).max()) if one_scale else scales
+        scaled = values / np.repeat(np.where(scales != 0, scales, 1), block)
+        scaled = values if first else scaled
+        levels = np.linspace(-1, 1, 16) if even else levels
+        if below:
+            return np.clip(np.searchsorted(levels, scaled, side="right") - 1, 0, 15), scales
+        return np.abs(scaled[:, None] - levels).argmin(axis=1), scales
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="16 levels where the numbers are",
+    group="Quantization",
+    stub=STUB,
+    hints=(
+        "Scale each block into [-1, 1], then look which of 16 numbers is nearest.",
+        "values.reshape(-1, block) is (blocks, block); distances to all levels: (N, 1) - (16) -> (N, 16), argmin "
+        "over the last.",
+        "codes = np.abs(scaled[:, None] - levels).argmin(axis=1), with scaled = values / np.repeat(scales, block)",
+    ),
+    checks=(
+        FunctionCheck(
+            "nf4",
+            cases(),
+            by_distances,
+            Case(some(12), 4, LEVELS),
+            slips=(
+                Slip(variant(below=True), "the level below is taken: the nearest one may be above"),
+                Slip(variant(even=True), "equally spaced levels are used: take the levels that are given"),
+                Slip(variant(one_scale=True), "one scale for everything: each block has its own"),
+                Slip(variant(signed=True), "max of the values, not of their magnitudes: take np.abs first"),
+                Slip(
+                    variant(first=True),
+                    "the values are not scaled: divide by the block's scale before looking for a level",
+                ),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"nf4": with_library(library["nf4"])},
+    answer=("finetune.quantization.nf4.nf4", "finetune.quantization.nf4.nearest"),
+)
+
+
+def with_library(nf4: Any) -> Any:
+    def in_blocks(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
+        from finetune.quantization.array import unpack
+
+        quantized = nf4(values[None].astype(np.float32), group_size=block, double_quant=False)
+        return unpack(quantized.codes)[0].astype(int), quantized.scales[0].astype(np.float64)
+
+    return in_blocks

@@ -1,0 +1,135 @@
+"""The exercise "online_softmax": attention without ever holding all scores."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+
+STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a few keys at a time, keep running values.
+
+    for every tile of keys:  s = q k_tile^T / sqrt(D)                           (T, tile)
+        m_new = max(m, largest s of each row)
+        shrink = e^(m - m_new)                       what was summed so far was measured from the old maximum
+        l   = l * shrink + the row sums of e^(s - m_new)
+        out = out * shrink + e^(s - m_new) v_tile
+    at the end: out / l
+
+Begin with m = -inf, l = 0, out = 0. Never make the whole (T, S) matrix: no array may be larger than T x tile, or than
+the inputs.
+
+Shapes: q (T, D), k and v (S, D), tile a number (the last tile may be shorter) -> (T, D)
+Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 1, out = 0; then m = ln 3, shrink = 1/3,
+         l = 1/3 + 1, out = 0 + 1; result [[0.75]]
+"""
+
+import math
+
+import numpy as np
+
+
+def attention(q, k, v, tile):
+    # TODO
+    raise NotImplementedError("attention in tiles")
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    t, s, d = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    large = draw(st.sampled_from([1.0, 1.0, 30.0]))
+    return Case(draw(values((t, d))) * large, draw(values((s, d))), draw(values((s, d))), draw(st.integers(1, 3)))
+
+
+def all_at_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> np.ndarray:
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)) @ v
+
+
+def variant(
+    shrink_sum: bool = True, shrink_out: bool = True, shift: bool = True, scale: bool = True, last: bool = True,
+    sum_only_last: bool = False, inverse: bool = False,
+) -> Any:  # fmt: skip
+    def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> np.ndarray:
+        m, total, out = np.full((len(q), 1), -np.inf), np.zeros((len(q), 1)), np.zeros((len(q), v.shape[1]))
+        for start in range(0, len(k) if last else len(k) // tile * tile, tile):
+            s = q @ k[start : start + tile].T / (math.sqrt(q.shape[1]) if scale else 1)
+            new = np.maximum(m, s.max(axis=1, keepdims=True)) if shift else np.zeros_like(m)
+            shrink = np.exp(m - new) if shift else 1.0
+            shrink = 1 / shrink if inverse and start else shrink
+            p = np.exp(s - new)
+            sums = p.sum(axis=1, keepdims=True)
+            total = sums if sum_only_last else total * (shrink if shrink_sum else 1) + sums
+            out = out * (shrink if shrink_out else 1) + p @ v[start : start + tile]
+            m = new
+        return out / total
+
+    return formula
+
+
+def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> Any:
+    return attention(q, k, v, tile)
+
+
+EXERCISE = Exercise(
+    title="attention without ever holding all scores",
+    group="Attention",
+    stub=STUB,
+    hints=(
+        "A sum of e^(s - m) becomes one of e^(s - m_new) by one factor, e^(m - m_new). That is the whole trick.",
+        "m and l are (T, 1), out is (T, D); k[start : start + tile] is a tile, also at the end.",
+        "l = l * shrink + p.sum(axis=1, keepdims=True); out = out * shrink + p @ v[start : start + tile]",
+    ),
+    checks=(
+        FunctionCheck(
+            "attention",
+            cases(),
+            all_at_once,
+            Case(some(3, 4), some(7, 4, seed=1), some(7, 4, seed=2), 2),
+            call=in_tiles,
+            slips=(
+                Slip(variant(shrink_sum=False), "the running sum is not shrunk when the maximum rises"),
+                Slip(variant(shrink_out=False), "the unfinished output is not shrunk when the maximum rises"),
+                Slip(
+                    variant(shrink_sum=False, shrink_out=False),
+                    "nothing is shrunk when the maximum rises: e^(m - m_new)",
+                ),
+                Slip(variant(inverse=True), "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
+                Slip(variant(shift=False), "overflow: the running maximum is not used"),
+                Slip(variant(scale=False), "the scale 1 / sqrt(D) is missing"),
+                Slip(variant(last=False), "the last, shorter tile is missing"),
+                Slip(variant(sum_only_last=True), "the sum is that of the last tile only: it must run along"),
+            ),
+        ),
+    ),
+    adapt=lambda library: {"attention": with_library(library["_forward_rows"])},
+    answer=("minigrad.kernels.attention._forward_rows",),
+)
+
+
+def with_library(forward_rows: Any) -> Any:
+    """The library's loop over tiles, with a plan that says what its own plan would."""
+
+    class Plan:
+        may_hide_rows = False
+
+        def __init__(self, q: Any, k: Any, tile: int):
+            self.q, self.scale, self.keys, self.tile = q[None], 1 / math.sqrt(q.shape[1]), len(k), tile
+
+        def key_blocks(self, rows: slice) -> Any:
+            return [slice(start, start + self.tile) for start in range(0, self.keys, self.tile)]
+
+        def hide(self, scores: Any, *where: Any) -> Any:
+            return scores
+
+        def keep(self, *where: Any) -> None:
+            return None
+
+    def attention(q: Any, k: Any, v: Any, tile: int) -> Any:
+        plan = Plan(q, k, tile)
+        return forward_rows(plan, slice(None), slice(0, len(q)), k[None], v[None])[0][0]
+
+    return attention

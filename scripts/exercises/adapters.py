@@ -1,0 +1,92 @@
+"""Thin adapters between what the library has and what an exercise asks for, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, switches
+from minigrad.autograd import Function
+
+
+def as_function(fn: Callable[..., Any], name: str, differentiate: tuple[int, ...] | None = None) -> type[Function]:
+    """A Function out of library code that works on Tensors: its backward is the engine's.
+
+    differentiate: which inputs get a gradient; by default all floating-point arrays.
+    """
+
+    class Wrapped(Function):
+        @staticmethod
+        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+            ctx.leaves = [_leaf(a, differentiate is None or i in differentiate) for i, a in enumerate(arrays)]
+            kept, switches.grad_enabled = switches.grad_enabled, True
+            try:
+                ctx.out = fn(*ctx.leaves, **options)
+            finally:
+                switches.grad_enabled = kept
+            return ctx.out.data
+
+        @staticmethod
+        def backward(ctx: Any, dout: Any) -> Any:
+            for leaf in ctx.leaves:
+                if isinstance(leaf, Tensor):
+                    leaf.grad = None
+            ctx.out.backward(dout, retain_graph=True)
+            return tuple(leaf.grad if isinstance(leaf, Tensor) else None for leaf in ctx.leaves)
+
+    Wrapped.__name__ = name
+    return Wrapped
+
+
+def _leaf(value: Any, wanted: bool) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and wanted:
+        return Tensor(value, requires_grad=True)
+    return value
+
+
+def when(fits: Callable[..., bool], written: Any, library: Any) -> type[Function]:
+    """What was written where `fits(*arrays, **options)`, and the library's elsewhere, such as for broadcasting."""
+
+    class Chosen(Function):
+        dtype_rule = library.dtype_rule
+
+        @staticmethod
+        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+            ctx.chosen = written if fits(*arrays, **options) else library
+            return ctx.chosen.forward(ctx, *arrays, **options)
+
+        @staticmethod
+        def backward(ctx: Any, *douts: Any) -> Any:
+            return ctx.chosen.backward(ctx, *douts)
+
+    return Chosen
+
+
+def alike(*arrays: Any, **options: Any) -> bool:
+    """Whether all are arrays of one shape, so that nothing is broadcast."""
+    return all(isinstance(a, np.ndarray) for a in arrays) and len({a.shape for a in arrays}) == 1
+
+
+def renamed(library: Any, inputs: int, **fixed: Any) -> type[Function]:
+    """A library Function that has more inputs or options than the exercise: they are `fixed`, inputs as None.
+
+    inputs: how many of the library's inputs, counted from the first, the exercise has.
+    """
+
+    class Renamed(Function):
+        @staticmethod
+        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+            return library.forward(ctx, *arrays, **_computed(fixed, arrays), **options)
+
+        @staticmethod
+        def backward(ctx: Any, *douts: Any) -> Any:
+            return library.backward(ctx, *douts)[:inputs]
+
+    Renamed.__name__ = library.__name__
+    return Renamed
+
+
+def _computed(fixed: dict[str, Any], arrays: tuple[Any, ...]) -> dict[str, Any]:
+    return {name: value(*arrays) if callable(value) else value for name, value in fixed.items()}

@@ -1,0 +1,71 @@
+"""The assessment exercise "softplus": a smooth relu, exact for large numbers."""
+
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+
+STUB = '''"""softplus: a smooth relu.
+
+    out = ln(1 + e^x),   element by element
+
+Forward and backward must be finite and exact for x = 1000 and x = -1000, too.
+
+Shapes: x, out, dout and dx are alike.
+Example: x = [0.0], dout = [1.0]  ->  out = [0.6931], dx = [0.5]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class Softplus(Function):
+    @staticmethod
+    def forward(ctx, x):
+        # TODO
+        raise NotImplementedError("out of softplus")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("dx of softplus")
+        return (dx,)
+'''
+
+EXERCISE = Exercise(
+    title="a smooth relu, exact for large numbers",
+    group="Assessment",
+    stub=STUB,
+    hints=(
+        "The derivative of ln(1 + e^x) is a function you know well.",
+        "Element by element. np.logaddexp(0, x) is ln(e^0 + e^x).",
+        "out = np.logaddexp(0, x); dx = dout * sigmoid(x), the sigmoid e.g. as 0.5 * (1 + np.tanh(x / 2))",
+    ),
+    checks=(
+        OpCheck(
+            "Softplus",
+            shapes().flatmap(values).map(Case),
+            lambda x: np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0),
+            Case(np.concatenate([some(4), [1000.0, -1000.0]])),
+            slips=(
+                Slip(lambda x: np.log(1 + np.exp(x)), "overflow: e^1000 is inf; use np.logaddexp(0, x)"),
+                Slip(lambda x: np.maximum(x, 0), "this is relu"),
+            ),
+            backward_slips=(
+                Slip(
+                    lambda dout, x: (dout * np.exp(x) / (1 + np.exp(x)),),
+                    "overflow on the way back: e^1000 / e^1000 is nan; use 0.5 * (1 + tanh(x / 2))",
+                ),
+                Slip(
+                    lambda dout, x: (dout * 0.5 * (1 - np.tanh(x / 2)),),
+                    "this is sigmoid(-x): the slope must grow with x",
+                ),
+                Slip(
+                    lambda dout, x: (dout * 0.25 * (1 - np.tanh(x / 2) ** 2),),
+                    "this is the derivative of the sigmoid: one derivative too many",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,96 @@
+"""The assessment exercise "l2_normalize": vectors of length 1."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+
+STUB = '''"""l2_normalize: scale every row to length 1.
+
+    out = x / sqrt(sum of x^2 over the last axis + eps)
+
+Shapes: x, out, dout and dx (..., C); eps a number > 0.
+Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[0.128, -0.096]]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class L2Normalize(Function):
+    @staticmethod
+    def forward(ctx, x, eps):
+        # TODO
+        raise NotImplementedError("out")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("dx")
+        return (dx,)
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
+    return Case(draw(values((*lead, channels))), eps=draw(st.sampled_from([0.1, 0.5])))
+
+
+def by_rows(x: np.ndarray, eps: float) -> np.ndarray:
+    rows = x.reshape(-1, x.shape[-1])
+    return np.reshape([row / np.sqrt(row @ row + eps) for row in rows], x.shape)
+
+
+def backward(projection: float, mean: bool = False, divided: bool = True) -> Any:
+    def formula(dout: np.ndarray, x: np.ndarray, eps: float) -> Any:
+        length = np.sqrt((x * x).sum(axis=-1, keepdims=True) + eps)
+        out = x / length
+        dot = (dout * out).mean(axis=-1, keepdims=True) if mean else (dout * out).sum(axis=-1, keepdims=True)
+        dx = dout - projection * out * dot
+        return ((dx / length if divided else dx),)
+
+    return formula
+
+
+EXERCISE = Exercise(
+    title="vectors of length 1",
+    group="Assessment",
+    stub=STUB,
+    hints=(
+        "x acts itself, and through the length. Stretching x changes nothing (eps aside): that direction falls "
+        "out of dx.",
+        "The length is (..., 1); the dot product dout · out is one number per row.",
+        "dx = (dout - out * (dout * out).sum(-1, keepdims=True)) / length",
+    ),
+    checks=(
+        OpCheck(
+            "L2Normalize",
+            cases(),
+            by_rows,
+            Case(some(2, 3, 5), eps=0.1),
+            slips=(
+                Slip(
+                    lambda x, eps: x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps),
+                    "mean square: that is rms_norm",
+                ),
+                Slip(lambda x, eps: x / ((x * x).sum(axis=-1, keepdims=True) + eps), "the root is missing"),
+                Slip(
+                    lambda x, eps: x / np.sqrt((x * x).sum() + eps), "one length for everything: each row has its own"
+                ),
+                Slip(lambda x, eps: x / (np.abs(x).sum(axis=-1, keepdims=True) + eps), "this is the L1 norm"),
+            ),
+            backward_slips=(
+                Slip(backward(0), "the term through the length is missing"),
+                Slip(backward(1, mean=True), "the dot product dout · out is a sum, not a mean"),
+                Slip(backward(1, divided=False), "not divided by the length"),
+                Slip(backward(-1), "the term through the length has the wrong sign"),
+            ),
+            examples=15,
+        ),
+    ),
+)

@@ -1,0 +1,63 @@
+"""The assessment exercise "squared_relu": a relu without a corner."""
+
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+
+STUB = '''"""squared_relu: a relu without a corner (So et al. 2021, Primer).
+
+    out = max(x, 0)^2,   element by element
+
+Shapes: x, out, dout and dx are alike.
+Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.0]
+"""
+
+import numpy as np
+
+from minigrad.autograd import Function
+
+
+class SquaredRelu(Function):
+    @staticmethod
+    def forward(ctx, x):
+        # TODO
+        raise NotImplementedError("out")
+
+    @staticmethod
+    def backward(ctx, dout):
+        # TODO
+        raise NotImplementedError("dx")
+        return (dx,)
+'''
+
+EXERCISE = Exercise(
+    title="a relu without a corner",
+    group="Assessment",
+    stub=STUB,
+    hints=(
+        "Chain rule through the square, then through relu.",
+        "Element by element: 2 r times the gate, where r = max(x, 0).",
+        "dx = dout * 2 * np.maximum(x, 0)",
+    ),
+    checks=(
+        OpCheck(
+            "SquaredRelu",
+            shapes()
+            .flatmap(values)
+            .map(lambda x: Case(np.where(x == 0, 0.5, x))),  # differences at 0 see the kink of 2r
+            lambda x: x * (x + np.abs(x)) / 2,
+            Case(some(3, 4)),
+            slips=(
+                Slip(lambda x: x * x, "negative numbers are squared, too: max(x, 0) first"),
+                Slip(lambda x: np.maximum(x, 0), "the square is missing"),
+            ),
+            backward_slips=(
+                Slip(lambda dout, x: (dout * 2 * x,), "where x is negative nothing may pass"),
+                Slip(lambda dout, x: (dout * np.maximum(x, 0),), "the factor 2 is missing: d r² = 2 r dr"),
+                Slip(lambda dout, x: (dout * 2 * (x > 0),), "the factor max(x, 0) is missing: d r² = 2 r dr"),
+                Slip(lambda dout, x: (dout * (x > 0),), "this is relu's own gradient: the square's, 2 r, is missing"),
+            ),
+        ),
+    ),
+)

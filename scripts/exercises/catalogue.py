@@ -1,0 +1,133 @@
+"""What an exercise is, and which there are: one file each, in this folder or in a teacher's own.
+
+A file `NN_name.py` with an `EXERCISE` in it is an exercise; the number is its place in the course. Nothing else has to
+be changed to add one. The library is the answer key: `answer` names the objects that `solution` prints, that a solution
+may not call, and that the author's proof (tests/exercises/) puts in the learner's place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .checks import Check
+
+HERE = Path(__file__).resolve().parent
+ASSESSMENT = HERE / "assessment"
+_FILE = re.compile(r"(\d+)_(\w+)\.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    title: half a sentence. group: the part of the GPT that it belongs to. stub: the file that the learner completes.
+    hints: the idea, the shapes, the line. checks: what is tested, in this order. answer: dotted names of library
+    objects. adapt: the library objects, by their last names -> what the stub asks for, where names or arguments differ.
+    place: how it gets into the GPT (places.py), if it does.
+    """
+
+    title: str
+    group: str
+    stub: str
+    hints: tuple[str, str, str]
+    checks: tuple[Check, ...]
+    answer: tuple[str, ...] = ()
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    place: Any = None
+    name: str = ""
+    path: Path = Path()
+
+    @property
+    def file_name(self) -> str:
+        return self.path.name
+
+    def library_objects(self) -> dict[str, Any]:
+        return {name.rpartition(".")[2]: find_object(name) for name in self.answer}
+
+    def reference(self) -> dict[str, Any]:
+        """What a learner's file that is right defines, made of the library's own objects."""
+        return self.adapt(self.library_objects())
+
+    def solution(self) -> str:
+        """The library's source of the answer, with the place where it stands."""
+        parts = []
+        for name in self.answer:
+            found = find_object(name)
+            lines, first = inspect.getsourcelines(found)
+            file = Path(inspect.getsourcefile(found) or "")
+            where = "/".join(file.parts[-3:])
+            parts.append(f"# {name}  ({where}, line {first})\n\n{''.join(lines)}")
+        return "\n\n".join(parts)
+
+
+def find_object(dotted: str) -> Any:
+    """A module's function or class, or what is in a class.
+
+    >>> find_object("minigrad.optim.SGD.update").__name__
+    'update'
+    """
+    parts = dotted.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError as error:
+            if error.name and not dotted.startswith(error.name):
+                raise
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ValueError(f"there is no {dotted}")
+
+
+def load(path: Path) -> Exercise:
+    """The exercise in a file. Raises ValueError where it has none."""
+    spec = importlib.util.spec_from_file_location(f"exercise_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    exercise = getattr(module, "EXERCISE", None)
+    if not isinstance(exercise, Exercise):
+        raise ValueError(f"{path} defines no EXERCISE: see scripts/exercises/README.md")
+    return dataclasses.replace(exercise, name=name_of(path), path=path)
+
+
+def name_of(path: Path) -> str:
+    """
+    >>> name_of(Path("02_tanh.py"))
+    'tanh'
+    """
+    match = _FILE.fullmatch(path.name)
+    return match[2] if match else path.stem
+
+
+def paths(folders: Iterable[Path] = (HERE,)) -> dict[str, Path]:
+    """The files of all exercises by name, in the order of the course; a later folder may replace a name."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder with exercises")
+        for path in sorted(folder.glob("*.py")):
+            if _FILE.fullmatch(path.name):
+                found[name_of(path)] = path
+    if not found:
+        raise ValueError(f"there are no exercises (files named NN_name.py) in {', '.join(map(str, folders))}")
+    return found
+
+
+def path_of(name: str, known: Mapping[str, Path]) -> Path:
+    """The file of an exercise. Raises ValueError, with the names that are close, where there is none."""
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        advice = f"did you mean {' or '.join(close)}?" if close else "`list` shows them all"
+        raise ValueError(f"there is no exercise {name!r}; {advice}")
+    return known[name]

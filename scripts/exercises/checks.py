@@ -1,0 +1,120 @@
+"""What is tested of a solution, and what a test finds: the vocabulary of every exercise file.
+
+A check names what the learner writes, draws cases for it (Hypothesis: shapes and values), and has an independent
+formula for the result. `telling` is one case more, with a different length for every axis, from which a diagnosis can
+be read; the smallest failing case, which Hypothesis looks for, is what the learner gets to see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+
+
+class Case:
+    """One call: its positional arguments, and its options by name."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        self.arguments, self.options = arguments, options
+
+    def __repr__(self) -> str:
+        return f"Case{self.arguments}{self.options}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slip:
+    """A well-known wrong formula: where a solution gives what it gives, `sentence` is the diagnosis."""
+
+    formula: Callable[..., Any]
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OpCheck:
+    """A Function: forward against `expected(*arrays, **options)`, backward against finite differences.
+
+    differentiate: the inputs whose gradients are wanted; by default all floating-point arrays. slips: of forward.
+    backward_slips: formulas of (dout, *arrays, **options) for gradients that gradcheck would not recognise, a tuple.
+    """
+
+    name: str
+    cases: st.SearchStrategy[Case]
+    expected: Callable[..., Any]
+    telling: Case
+    slips: tuple[Slip, ...] = ()
+    backward_slips: tuple[Slip, ...] = ()
+    differentiate: tuple[int, ...] | None = None
+    examples: int = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionCheck:
+    """A plain function (or class): what it returns against `expected(*arguments, **options)`.
+
+    call: how a case becomes a call of what the learner wrote; by default directly. tolerance: relative.
+    """
+
+    name: str
+    cases: st.SearchStrategy[Case]
+    expected: Callable[..., Any]
+    telling: Case
+    slips: tuple[Slip, ...] = ()
+    call: Callable[..., Any] | None = None
+    examples: int = 100
+    tolerance: float = 1e-6
+
+
+Check = OpCheck | FunctionCheck
+
+
+@dataclasses.dataclass
+class Verdict:
+    """What a check found.
+
+    status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
+    library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
+    first. details: arrays, as text.
+    """
+
+    status: str
+    where: str = ""
+    diagnosis: str = ""
+    details: str = ""
+    line: int | None = None
+    code: str = ""
+    cases: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def shapes(least: int = 1, most: int = 3, longest: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes with `least` to `most` axes of length 1 to `longest`."""
+    return st.lists(st.integers(1, longest), min_size=least, max_size=most).map(tuple)
+
+
+def values(shape: int | tuple[int, ...], low: float = -3, high: float = 3) -> st.SearchStrategy[np.ndarray]:
+    """float64 arrays of numbers with one decimal, easy to read and to shrink."""
+    tenths = st.integers(round(low * 10), round(high * 10))
+    return hnp.arrays(np.int64, shape, elements=tenths, fill=st.nothing()).map(lambda array: np.asarray(array / 10))
+
+
+def ids(shape: int | tuple[int, ...], below: int) -> st.SearchStrategy[np.ndarray]:
+    """Integers from 0 to below - 1."""
+    return hnp.arrays(np.int64, shape, elements=st.integers(0, below - 1), fill=st.nothing())
+
+
+def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.ndarray:
+    """Fixed float64 numbers with two decimals, for a `telling` case; never 0, no two alike by chance."""
+    array = np.random.default_rng([seed, *shape]).uniform(low, high, shape).round(2)
+    return np.where(np.abs(array) < 0.05, 0.07, array)

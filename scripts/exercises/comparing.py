@@ -1,0 +1,151 @@
+"""A result beside the one that was expected: is it the same, and if not, in what do they differ?
+
+Like minigrad/diagnosis.py, which does this for gradients, it tries: if the result times -1, or divided by the length
+of an axis, is right, then that is the diagnosis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+ATOL = 1e-9
+
+
+def difference(got: Any, expected: Any, tolerance: float = 1e-6, what: str = "the result") -> str | None:
+    """One sentence on how `got` differs from `expected`: arrays, numbers, texts, and sequences or mappings of those."""
+    if got is None and expected is not None:
+        return f"{what} is None: is a `return` missing?"
+    if isinstance(expected, str | bytes | bool):
+        return None if type(got) is type(expected) and got == expected else f"{what} is {got!r}, not {expected!r}"
+    if isinstance(expected, Mapping):
+        if not isinstance(got, Mapping) or list(got) != list(expected):
+            return (
+                f"{what} must have the entries {list(expected)}, got {list(got) if isinstance(got, Mapping) else got!r}"
+            )
+        parts = [(got[key], expected[key], f"{what}[{key!r}]") for key in expected]
+    elif isinstance(expected, list | tuple):
+        if not isinstance(got, list | tuple) or len(got) != len(expected):
+            return f"{what} must be {len(expected)} values in a {type(expected).__name__}, got {_in_words(got)}"
+        parts = [(g, e, f"{what}[{i}]") for i, (g, e) in enumerate(zip(got, expected, strict=True))]
+    else:
+        return _of_arrays(got, expected, tolerance, what)
+    return next((found for part in parts if (found := difference(part[0], part[1], tolerance, part[2]))), None)
+
+
+def same(got: Any, expected: Any, tolerance: float = 1e-6) -> bool:
+    """Whether there is no difference.
+
+    >>> same([1.0, np.ones(2)], [1.0, np.ones(2)]), same(np.ones(2), np.ones(3))
+    (True, False)
+    """
+    return difference(got, expected, tolerance) is None
+
+
+def _of_arrays(got: Any, expected: Any, tolerance: float, what: str) -> str | None:
+    if not isinstance(got, np.ndarray | np.generic | int | float):
+        return f"{what} must be an array or a number, got {_in_words(got)}"
+    got, expected = np.asarray(got), np.asarray(expected)
+    if got.shape != expected.shape:
+        return (
+            f"{what} has shape {got.shape}, and should have {expected.shape}{_about_shapes(got, expected, tolerance)}"
+        )
+    if expected.dtype.kind in "iub":
+        if got.dtype.kind not in "iubf" or not np.array_equal(got, expected):
+            return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
+        return None
+    if got.dtype.kind not in "fiu":
+        return f"{what} must be of floating-point numbers, got {got.dtype}"
+    got = got.astype(np.float64)
+    if close(got, expected, tolerance):
+        return None
+    return f"{what} {_about_values(got, expected, tolerance)}"
+
+
+def close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    return bool(np.allclose(got, expected, rtol=tolerance, atol=max(ATOL, tolerance * 1e-3), equal_nan=True))
+
+
+def _about_shapes(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
+    if got.size == expected.size and close(np.ravel(got), np.ravel(expected), tolerance):
+        return ": the values are right, only the shape is not (keepdims? reshape?)"
+    if got.T.shape == expected.shape and close(got.T, expected, tolerance):
+        return ": transposed it is right"
+    if got.ndim > expected.ndim:
+        return ": an axis too many is left, which should be summed or averaged"
+    return ""
+
+
+def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
+    bad = ~np.isfinite(got) & np.isfinite(expected)
+    if bad.any():
+        kind = "nan" if np.isnan(got[bad]).any() else "inf"
+        return f"has {kind} in it: look for an overflow (subtract the maximum before exp), 0 / 0 or log 0"
+    finite = np.isfinite(expected) & np.isfinite(got)
+    if (np.isfinite(expected) != np.isfinite(got)).any():
+        return "is finite where it should be -inf (a masked place?), or the other way round"
+    if close(-got, expected, tolerance):
+        return "has its sign flipped: times -1 it is right"
+    if (
+        got.ndim >= 2
+        and got.swapaxes(-1, -2).shape == expected.shape
+        and close(got.swapaxes(-1, -2), expected, tolerance)
+    ):
+        return "is transposed: with its last two axes exchanged it is right"
+    if (factor := _factor(got[finite], expected[finite], tolerance)) is not None:
+        return f"is {_factor_in_words(factor, expected.shape)}"
+    shift = got[finite] - expected[finite]
+    if shift.size > 1 and np.ptp(shift) < 1e-7 * max(1.0, float(np.abs(shift).max())):
+        return f"is off by the same number everywhere: {float(shift.flat[0]):+.6g}"
+    return f"has wrong values{_whereabouts(got, expected, tolerance)}"
+
+
+def _factor(got: np.ndarray, expected: np.ndarray, tolerance: float) -> float | None:
+    square = float((expected * expected).sum())
+    if not square or got.size < 2:
+        return None
+    factor = float((got * expected).sum()) / square
+    return factor if factor and math.isfinite(factor) and close(got / factor, expected, tolerance) else None
+
+
+def _factor_in_words(factor: float, shape: tuple[int, ...]) -> str:
+    size = abs(factor)
+    words = f"{size:.6g}x too large" if size > 1 else f"{1 / size:.6g}x too small"
+    return f"{words}, everywhere" + (", and its sign is flipped" if factor < 0 else "")
+
+
+def _whereabouts(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
+    if got.dtype.kind in "iub" or expected.dtype.kind in "iub":
+        wrong = np.asarray(got != expected)
+    else:
+        wrong = ~np.isclose(got, expected, rtol=tolerance, atol=ATOL)
+    if not wrong.ndim:
+        return f": {got}, where {expected} is right"
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    at = "[" + ", ".join(map(str, place)) + "]"
+    return f": {wrong.sum()} of {wrong.size} are wrong, the first at {at}: {got[place]:.6g}, not {expected[place]:.6g}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return f"{len(value)} in a {type(value).__name__}"
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def shown(value: Any, indent: str = "") -> str:
+    """A value as a learner reads it, arrays in full if they are small."""
+    if isinstance(value, np.ndarray):
+        return np.array2string(value + 0.0 if value.dtype.kind == "f" else value, precision=4, suppress_small=True,
+                               threshold=80, separator=", ", prefix=indent)  # fmt: skip
+    if isinstance(value, np.generic | float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value):
+        brackets = "[]" if isinstance(value, list) else "()"
+        inner = f",\n{indent} ".join(shown(part, indent + " ") for part in value)
+        return brackets[0] + inner + brackets[1]
+    return repr(value)

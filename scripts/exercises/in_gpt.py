@@ -1,0 +1,235 @@
+"""The reward: what the learner wrote, at work in a GPT, and its loss beside the library's own.
+
+Two models with the same weights see the same batches; one runs with the learner's parts in it. Some of the exercises'
+ops are inside fused ones in GPT-2 (softmax inside attention, tanh inside GELU). Then both models run a form that is
+taken apart into small ops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt import GPT, GPTConfig, Tokenizer, bpe
+from gpt.data import RandomBatches
+from gpt.english import help_text
+from gpt.files import write_text
+from gpt.run_log import printable
+from minigrad import Tensor, manual_seed, optim, use_kernels
+from minigrad.autograd import Function
+
+from . import page, source
+from .places import Kernel, Patch
+from .workspace import Workspace
+
+STEPS = {False: 80, True: 160}  # of one part, of all of them
+SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 32}
+
+
+# --- fused ops, taken apart -------------------------------------------------------------------------------------------
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> Any:
+    """Out of matmul, mul, softmax and masked_fill."""
+    scores = F.matmul(q, k.transpose(-1, -2)) * Tensor(np.full(q.shape[:-1] + k.shape[-2:-1], scale, q.dtype))
+    if is_causal:
+        scores = F.masked_fill(scores, Tensor(np.tri(*scores.shape[-2:]) == 0), -math.inf)
+    elif mask is not None:
+        scores = F.masked_fill(scores, Tensor(~mask), -math.inf)
+    return F.matmul(F.softmax(scores, -1), v)
+
+
+def gelu(x: Any, approximate: str) -> Any:
+    """Out of tanh and mul."""
+    u = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
+    return x * (F.tanh(u) + 1.0) * 0.5
+
+
+def layer_norm(x: Any, weight: Any, bias: Any, axes: Any, eps: float) -> Any:
+    """Out of mean, mul and sqrt."""
+    centered = x - F.mean(x, -1, keepdim=True)
+    variance = F.mean(centered * centered, -1, keepdim=True)
+    return centered / F.sqrt(variance + eps) * weight + bias
+
+
+def cross_entropy(
+    logits: Any, targets: Any, weight: Any, ignore_index: int, reduction: str, label_smoothing: float
+) -> Any:
+    """Out of log_softmax, mul and sum; only what training here asks for: the mean, with every target counted."""
+    onehot = np.arange(logits.shape[1]) == np.asarray(targets)[:, None]
+    return F.sum(F.log_softmax(logits, 1) * Tensor(onehot.astype(logits.dtype))) * (-1 / len(onehot))
+
+
+APART: dict[str, tuple[str, Callable[..., Any]]] = {
+    "scaled_dot_product_attention": ("scaled_dot_product_attention", attention),
+    "gelu": ("gelu", gelu),
+    "gelu to relu": ("gelu", lambda x, approximate: F.relu(x)),
+    "layer_norm": ("layer_norm", layer_norm),
+    "layer_norm to rms_norm": ("layer_norm", lambda x, w, b, axes, eps: F.rms_norm(x, x.shape[-1], w, eps) + b),
+    "cross_entropy": ("cross_entropy", cross_entropy),
+}
+
+
+# --- putting parts in -------------------------------------------------------------------------------------------------
+
+
+class Parts:
+    """The learner's parts: kernels by op, objects by dotted name, and the ops that are taken apart for them."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, type[Function]] = {}
+        self.patches: dict[str, Any] = {}
+        self.apart: dict[str, type[Function]] = {}
+        self.used: list[str] = []
+        self.dropout = 0.0
+
+    def add(self, name: str, place: Any, definitions: dict[str, Any]) -> None:
+        """Take in what the file of one exercise defines; nothing, if it has no place in the GPT."""
+        for part in place if isinstance(place, tuple) else (place,) if place else ():
+            if isinstance(part, Patch):
+                self.patches |= {target: part.adapt(definitions) for target in part.targets}
+                continue
+            assert isinstance(part, Kernel)
+            self.kernels[part.op] = part.adapt(definitions[part.name])
+            for form in part.takes:
+                if form == "dropout":
+                    self.dropout = 0.1
+                elif form in APART:
+                    op, compose = APART[form]
+                    self.apart.setdefault(op, type("Apart", (Function,), {"compose": staticmethod(compose)}))
+        if place is not None:
+            self.used.append(name)
+
+    @property
+    def taken_apart(self) -> dict[str, type[Function]]:
+        """Without the ops that the learner wrote as a whole."""
+        return {op: function for op, function in self.apart.items() if op not in self.kernels}
+
+    @contextlib.contextmanager
+    def installed(self, mine: bool) -> Iterator[None]:
+        """The library's parts, taken apart as the learner's need it; with `mine`, the learner's in them."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(use_kernels("textbook"))
+            stack.enter_context(use_kernels({**self.taken_apart, **(self.kernels if mine else {})}))
+            for target, new in self.patches.items() if mine else ():
+                stack.enter_context(_replaced(target, new))
+            yield
+
+
+@contextlib.contextmanager
+def _replaced(target: str, new: Any) -> Iterator[None]:
+    parts = target.split(".")
+    depth = next(n for n in range(len(parts) - 1, 0, -1) if _is_module(".".join(parts[:n])))
+    owner: Any = importlib.import_module(".".join(parts[:depth]))
+    for part in parts[depth:-1]:
+        owner = getattr(owner, part)
+    kept = getattr(owner, parts[-1])
+    setattr(owner, parts[-1], new)
+    try:
+        yield
+    finally:
+        setattr(owner, parts[-1], kept)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def read_corpus() -> tuple[Tokenizer, np.ndarray]:
+    """The English that Python's `help()` prints, as tokens."""
+    text = help_text()
+    tokenizer = Tokenizer.train([text], 384)
+    return tokenizer, np.array(tokenizer.encode(text))
+
+
+corpus = functools.cache(read_corpus)
+
+
+def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str, float]:
+    """The loss of every step, a sample of the model's text, and seconds per step."""
+    with parts.installed(mine):
+        own_tokenizer = mine and any(name.startswith("bpe") for name in parts.used)  # learned by the learner's merge
+        tokenizer, tokens = read_corpus() if own_tokenizer else corpus()
+        manual_seed(0)
+        positions = "sinusoidal" if "positions" in parts.used else "learned"
+        model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=parts.dropout, positions=positions, **SHAPE))  # type: ignore[arg-type]
+        optimizer = _optimizer(model, use)
+        schedule = optim.WarmupCosine(optimizer, steps // 10, steps)
+        batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
+        losses, started = [], time.perf_counter()
+        for _ in range(steps):
+            inputs, targets = next(batches)
+            loss = model.loss(inputs, targets)
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            losses.append(loss.item())
+        seconds = (time.perf_counter() - started) / steps
+        prompt = [token for word in bpe.split_words("The") for token in tokenizer.encode(word, textbook=True)]
+        new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
+        return losses, " ".join(printable("The" + tokenizer.decode(new)).split()), seconds
+
+
+def _optimizer(model: GPT, use: str) -> optim.Optimizer:
+    if use == "sgd":
+        return optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return (optim.Adam if use == "adam" else optim.AdamW)(model.parameters(), lr=3e-3)
+
+
+def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> int:
+    """Train with the learner's parts and with the library's, and say how they compare; `whole`: write the page, too."""
+    for name in names:
+        if not workspace.has_passed(name):
+            raise ValueError(f"{name} has not passed yet: check {name} first, then run puts it into the GPT")
+    if not names:
+        raise ValueError("no exercise has passed yet: begin with `python scripts/exercise.py`")
+    parts = Parts()
+    for name in names:
+        file = workspace.file(name)
+        definitions, problem = source.define(file.read_text(encoding="utf-8-sig"), file)
+        if problem is not None:
+            raise ValueError(f"{file} cannot be run: {problem.diagnosis}")
+        parts.add(name, workspace.exercise(name).place, definitions)
+    if not parts.used and not whole:
+        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: {ELSEWHERE}")
+        return 0
+    use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
+    steps = STEPS[whole]
+    print(f"Training a small GPT twice, {steps} steps each: with the library's parts, and with yours ...", flush=True)
+    (theirs, _, their_time), (mine, text, my_time) = (train(parts, side, steps, use) for side in (False, True))
+    print(f"{'step':>6}  {'library':>9}  {'yours':>9}")
+    for step in sorted({0, *range(max(steps // 8, 1) - 1, steps, max(steps // 8, 1))}):
+        print(f"{step + 1:6}  {theirs[step]:9.4f}  {mine[step]:9.4f}")
+    worst = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
+    milliseconds = f"{1000 * their_time:.1f} with the library's, {1000 * my_time:.1f} with yours"
+    print(f"largest difference {worst:.1e}; ms per step: {milliseconds}")
+    print(f"your parts in it: {', '.join(parts.used) or 'none'}")
+    print(f"it writes: {text}")
+    if whole:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        path = out_dir / "my_gpt.html"
+        titles = [(name, workspace.exercise(name)) for name in workspace.paths]
+        write_text(path, page.html(titles, names, parts.used, theirs, mine, text))
+        print(f"the page: {path}")
+    return 0 if worst < 0.1 else 1
+
+
+ELSEWHERE = "see the library's at work with scripts/sft.py, reward.py, dpo.py, ppo.py, lora.py or quantize.py"

@@ -1,0 +1,61 @@
+"""What the learner reads: a verdict, the list, a hint."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from gpt.run_log import printable
+
+from .catalogue import Exercise
+from .checks import Verdict
+from .workspace import Workspace
+
+HEADINGS = {
+    "unfinished": "not finished",
+    "wrong": "not right yet",
+    "error": "an exception was raised",
+    "syntax": "cannot be read",
+    "refused": "not yours",
+    "timeout": "does not end",
+    "memory": "too much memory",
+}
+
+
+def verdict_text(name: str, verdict: Verdict, file: Path) -> str:
+    """The verdict: what is wrong, in which line, and the smallest case that shows it."""
+    if verdict.passed:
+        return f"{name}: right, in all {verdict.cases} cases that were tried."
+    lines = [f"{name}: {HEADINGS[verdict.status]}  ({verdict.where})", ""]
+    lines += textwrap.wrap(verdict.diagnosis, 110, initial_indent="  ", subsequent_indent="  ")
+    if verdict.line is not None:
+        lines += ["", f"  {file}, line {verdict.line}:", f"      {verdict.code}"]
+    if verdict.details:
+        title = "The smallest case that fails:" if verdict.cases else "The case:"
+        lines += ["", f"  {title}", textwrap.indent(verdict.details, "    ")]
+    return printable("\n".join(lines))
+
+
+def list_text(workspace: Workspace) -> str:
+    """All exercises, [x] where passed, > at the current one."""
+    current, passed = workspace.current(), set(workspace.passed)
+    width = max(map(len, workspace.paths))
+    rows = []
+    for name in workspace.paths:
+        exercise = workspace.exercise(name)
+        mark, arrow = "x" if name in passed else " ", ">" if name == current else " "
+        rows.append(f"{arrow} [{mark}] {name:{width}}  {exercise.title}")
+    return "\n".join([*rows, "", progress_text(len(passed), len(workspace.paths))])
+
+
+def progress_text(done: int, total: int) -> str:
+    """
+    >>> progress_text(3, 12)
+    '[#######.......................] 3 of 12 passed'
+    """
+    filled = 30 * done // total if total else 0
+    return f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} passed"
+
+
+def start_text(exercise: Exercise, file: Path) -> str:
+    return f"{exercise.name}: {exercise.title}\nThe exercise is in {file}: read it, and complete its TODO."

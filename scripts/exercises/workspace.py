@@ -1,0 +1,109 @@
+"""The learner's folder: one file per exercise, and progress.json. Nothing of the learner's is ever written over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt.files import read_json, write_text
+
+from . import catalogue, processes
+from .catalogue import Exercise
+from .checks import Verdict
+
+
+class Workspace:
+    """A folder with a learner's files, and what was passed there.
+
+    folder: made when the first file is. paths: the files of the exercises by name, in the order of the course.
+    """
+
+    def __init__(self, folder: Path, paths: dict[str, Path], seed: int = 0):
+        self.folder, self.paths, self.seed = folder, paths, seed
+        self.state: dict[str, Any] = {"passed": {}, "hints": {}, "current": None}
+        if self.record.exists():
+            self.state |= read_json(self.record)
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "progress.json"
+
+    def save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.record, json.dumps(self.state, indent=1) + "\n")
+
+    def exercise(self, name: str) -> Exercise:
+        return catalogue.load(catalogue.path_of(name, self.paths))
+
+    def file(self, name: str) -> Path:
+        return self.folder / catalogue.path_of(name, self.paths).name
+
+    @property
+    def passed(self) -> list[str]:
+        """Passed, and the file is still the one that passed, in the order of the course."""
+        return [name for name in self.paths if self.has_passed(name)]
+
+    def has_passed(self, name: str) -> bool:
+        file = self.file(name)
+        return file.exists() and self.state["passed"].get(name) == fingerprint(file)
+
+    def current(self) -> str | None:
+        """The exercise that was started last, or the first one that is not passed; None at the end of the course."""
+        name = self.state["current"]
+        if name in self.paths and not self.has_passed(name):
+            return str(name)
+        return next((name for name in self.paths if not self.has_passed(name)), None)
+
+    def following(self, name: str) -> str | None:
+        """The next exercise that is not passed, after this one and then from the beginning."""
+        names = list(self.paths)
+        place = names.index(name) + 1
+        return next((n for n in names[place:] + names[:place] if n != name and not self.has_passed(n)), None)
+
+    def start(self, name: str) -> Path:
+        """Make it the current one, and write its stub unless there is a file already."""
+        file = self.file(name)
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(file, self.exercise(name).stub)
+        self.state["current"] = name
+        self.save()
+        return file
+
+    def check(self, name: str) -> Verdict:
+        """Judge the file as it is now, and remember whether it passes."""
+        file = self.start(name)
+        before = fingerprint(file)
+        verdict = processes.judge_file(self.paths[name], file, self.seed)
+        if verdict.passed:
+            self.state["passed"][name] = before
+        else:
+            self.state["passed"].pop(name, None)
+        self.save()
+        return verdict
+
+    def hint(self, name: str) -> tuple[int, str]:
+        """The next of the three hints, and its number; the last one again after that."""
+        level = min(self.state["hints"].get(name, 0) + 1, 3)
+        self.state["hints"][name] = level
+        self.save()
+        return level, self.exercise(name).hints[level - 1]
+
+    def reset(self, name: str) -> Path | None:
+        """The stub again; what was there is kept beside it, and returned."""
+        file, kept = self.file(name), None
+        if file.exists():
+            numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
+            kept = file.with_suffix(f".old{next(numbers)}.txt")
+            file.replace(kept)
+        self.state["passed"].pop(name, None)
+        self.state["hints"].pop(name, None)
+        self.start(name)
+        return kept
+
+
+def fingerprint(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

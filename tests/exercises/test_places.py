@@ -1,0 +1,54 @@
+"""What a learner wrote really runs in the GPT: the library's own op in its place changes nothing, and it is called."""
+
+import pytest
+
+from scripts.exercises import in_gpt
+from tests.exercises import planting
+
+PLACED = [name for name in planting.PATHS if planting.exercise_named(name).place is not None]
+
+
+def parts_of(*names):
+    parts = in_gpt.Parts()
+    for name in names:
+        exercise = planting.exercise_named(name)
+        parts.add(name, exercise.place, exercise.reference())
+    return parts
+
+
+def optimizer_of(name):
+    return name if name in ("sgd", "adam") else "adamw"
+
+
+def test_all_parts_together_train_as_the_librarys():
+    parts = parts_of(*PLACED)
+    theirs, mine = (in_gpt.train(parts, side, 3, "adamw") for side in (False, True))
+    assert theirs[0] == pytest.approx(mine[0], abs=1e-4) and theirs[1] == mine[1]
+    assert len(parts.used) == len(PLACED) >= 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLACED)
+def test_each_part_alone_trains_as_the_librarys(name):
+    parts = parts_of(name)
+    theirs, mine = (in_gpt.train(parts, side, 2, optimizer_of(name)) for side in (False, True))
+    assert theirs[0] == pytest.approx(mine[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_each_part_is_called(name):
+    parts = parts_of(name)
+    called = []
+
+    def spy(original):
+        def wrapped(*arguments, **options):
+            called.append(name)
+            return original(*arguments, **options)
+
+        return wrapped
+
+    for op, kernel in parts.kernels.items():
+        parts.kernels[op] = type(kernel.__name__, (kernel,), {"forward": staticmethod(spy(kernel.forward))})
+    parts.patches = {target: spy(new) for target, new in parts.patches.items()}
+    in_gpt.train(parts, True, 1, optimizer_of(name))
+    assert called, f"{name} is never used by the GPT of `run`"

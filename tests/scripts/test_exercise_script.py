@@ -1,0 +1,239 @@
+"""The exercises' script: the loop, the plain commands, what is refused, and marking a class."""
+
+import csv
+import json
+import shutil
+import sys
+import time
+import zipfile
+
+import pytest
+
+from scripts import exercise
+from scripts.exercises import catalogue, processes, watching
+from scripts.exercises.workspace import Workspace
+from tests.scripts.running import ROOT, refusal, run_here, run_process
+
+TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
+REFERENCES = ROOT / "tests" / "exercises" / "references"
+
+
+def write_tanh(folder, body=TANH, head=""):
+    """A learner's file whose backward ends with `body`."""
+    stub = catalogue.load(catalogue.paths()["tanh"]).stub
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "02_tanh.py"
+    file.write_text(head + stub.partition("        # TODO")[0] + body, encoding="utf-8")
+    return file
+
+
+def check(folder, capsys, *more, name="tanh"):
+    capsys.readouterr()
+    code = run_here(exercise.main, "check", name, "--workspace", folder, "--json", *more)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_right_file_passes_and_opens_the_solution(tmp_path, capsys):
+    assert "once yours passes" in refusal(exercise.main, capsys, "solution", "tanh", "--workspace", tmp_path)
+    write_tanh(tmp_path)
+    code, verdict = check(tmp_path, capsys)
+    assert code == 0 and verdict["status"] == "passed" and verdict["cases"] > 20
+    assert run_here(exercise.main, "solution", "tanh", "--workspace", tmp_path) == 0
+    assert "class Tanh(Function):" in capsys.readouterr().out
+    (tmp_path / "02_tanh.py").write_text("changed since", encoding="utf-8")
+    assert "once yours passes" in refusal(exercise.main, capsys, "solution", "tanh", "--workspace", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "head", "status", "words"),
+    [
+        ("        return (dout * (1 - ctx.out),)\n", "", "wrong", "squared"),
+        ("        dx = -dout * (1 - ctx.out**2)\n        return (dx,)\n", "", "wrong", "dx: the sign is flipped"),
+        ("        return (\n", "", "syntax", "cannot read"),
+        ("        return (dout * ctx.nothing,)\n", "", "error", "AttributeError"),
+        (TANH, "import minigrad.functional as F\n", "refused", "minigrad.functional"),
+        (TANH, "from minigrad.functional.activation import Tanh as T\n", "refused", "yours to write"),
+        ("        dout[...] = 0\n        return (dout,)\n", "", "wrong", ""),
+    ],
+)
+def test_a_wrong_file_gets_its_diagnosis_and_its_line(tmp_path, capsys, body, head, status, words):
+    file = write_tanh(tmp_path, body, head)
+    code, verdict = check(tmp_path, capsys)
+    assert code == 1 and verdict["status"] == status and words in verdict["diagnosis"], verdict
+    assert verdict["code"] == file.read_text(encoding="utf-8").splitlines()[verdict["line"] - 1].strip()
+
+
+def test_an_answer_that_is_called_says_so():
+    program = (
+        "from scripts.exercises import source\n"
+        "from minigrad.functional.activation import Tanh\n"
+        "from gpt.bpe import merge\n"
+        "import gpt.bpe\n"
+        "source.refuse([Tanh, merge])\n"
+        "for call in (lambda: Tanh.forward(None, 1), lambda: gpt.bpe.merge([], ())):\n"
+        "    try:\n        call()\n"
+        "    except source.UsesLibrary as error:\n        print(error)\n"
+    )
+    done = processes.subprocess.run([sys.executable, "-c", program], env=processes.environment(), capture_output=True)
+    said = done.stdout.decode().splitlines()
+    assert len(said) == 2 and "library's own Tanh" in said[0] and "library's own merge" in said[1], done.stderr
+
+
+def test_an_endless_loop_ends(tmp_path):
+    file = write_tanh(tmp_path, "        while True:\n            pass\n")
+    verdict = processes.judge_file(catalogue.paths()["tanh"], file, seconds=4)
+    assert verdict.status == "timeout" and "never ends" in verdict.diagnosis
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_too_much_memory_is_refused(tmp_path):
+    file = write_tanh(tmp_path, "        return (np.ones((10**10,)),)\n")
+    verdict = processes.judge_file(catalogue.paths()["tanh"], file, megabytes=2048)
+    assert not verdict.passed and ("Memory" in verdict.diagnosis or "allocate" in verdict.diagnosis)
+
+
+def test_a_file_that_kills_its_process_gets_a_verdict(tmp_path):
+    file = write_tanh(tmp_path, TANH, "")
+    file.write_text(file.read_text(encoding="utf-8") + "\nimport math\nraise SystemExit(0)\n", encoding="utf-8")
+    verdict = processes.judge_file(catalogue.paths()["tanh"], file)
+    assert verdict.status == "error" and "SystemExit" in verdict.diagnosis
+
+
+def test_the_same_file_gets_the_same_verdict(tmp_path, capsys):
+    write_tanh(tmp_path, "        return (dout * (1 - ctx.out),)\n")
+    first, second = (check(tmp_path, capsys, "--seed", 5)[1] for _ in range(2))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+
+
+def test_list_start_and_hints(tmp_path, capsys):
+    assert run_here(exercise.main, "list", "--workspace", tmp_path, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) >= 33 and rows[0]["name"] == "mul" and not any(row["passed"] for row in rows)
+    assert run_here(exercise.main, "start", "softmax", "--workspace", tmp_path) == 0
+    assert "TODO" in (tmp_path / "10_softmax.py").read_text(encoding="utf-8")
+    capsys.readouterr()
+    for level in (1, 2, 3, 3):
+        assert run_here(exercise.main, "hint", "--workspace", tmp_path, "--json") == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["name"], said["level"]) == ("softmax", level)
+
+
+def test_reset_keeps_the_learners_file(tmp_path, capsys, monkeypatch):
+    file = write_tanh(tmp_path)
+    mine = file.read_text(encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert run_here(exercise.main, "reset", "tanh", "--workspace", tmp_path) == 1
+    assert file.read_text(encoding="utf-8") == mine
+    assert run_here(exercise.main, "reset", "tanh", "--workspace", tmp_path, "--yes") == 0
+    assert "NotImplementedError" in file.read_text(encoding="utf-8")
+    assert (tmp_path / "02_tanh.old1.txt").read_text(encoding="utf-8") == mine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "sofmax"], "did you mean softmax"),
+        (["solution"], "needs a name"),
+        (["mark"], "needs a folder"),
+        (["mark", "nowhere"], "no folder"),
+        (["list", "--exercises", "nowhere"], "no folder"),
+        (["frobnicate"], "invalid choice"),
+        (["run", "tanh"], "has not passed yet"),
+        (["run", "--all"], "no exercise has passed"),
+    ],
+)
+def test_what_is_refused(tmp_path, capsys, arguments, words):
+    assert words in refusal(exercise.main, capsys, *arguments, "--workspace", tmp_path / "new")
+
+
+def test_the_loop_checks_when_the_file_is_saved(tmp_path):
+    said = []
+    workspace = Workspace(tmp_path, catalogue.paths())
+    workspace.start("tanh")
+    session = watching.Session(workspace, said.append)
+    assert session.name == "tanh" and session.saved()
+    session.check()
+    assert "Checking tanh" in said[-4] or any("Checking tanh" in text for text in said)
+    assert any("TODO" in text for text in said) and not session.saved()
+    time.sleep(0.02)
+    write_tanh(tmp_path)
+    assert session.saved()
+    session.check()
+    assert any("right, in all" in text for text in said)
+    for key, words in (
+        ("h", "Hint 1 of 3"),
+        ("l", "[x] tanh"),
+        ("c", "1 of"),
+        ("r", "y or n"),
+        ("n", "Nothing was"),
+        ("?", "q quit"),
+    ):
+        assert session.press(key) and any(words in text for text in said[-3:]), key
+    assert session.press("n") and session.name == "walk"
+    assert not session.press("q")
+
+
+def test_the_loop_as_a_process(tmp_path):
+    process = processes.subprocess.run(
+        [sys.executable, "scripts/exercise.py", "--workspace", str(tmp_path), "--manual"],
+        cwd=ROOT, env=processes.environment(), input=b"h\n\nq\n", capture_output=True, timeout=120,
+    )  # fmt: skip
+    text = process.stdout.decode()
+    assert process.returncode == 0 and text.count("Checking mul ...") == 2 and "Hint 1 of 3" in text, process.stderr
+    assert "the sign is flipped" in text
+
+
+def test_help_is_there():
+    done = run_process("exercise", "--help")
+    assert done.returncode == 0 and "commands:" in done.stdout
+
+
+def submit(folder, student, **files):
+    (folder / student).mkdir(parents=True)
+    for name, text in files.items():
+        (folder / student / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def reference(name):
+    return (REFERENCES / f"{name}.py").read_text(encoding="utf-8")
+
+
+def test_marking_a_class(tmp_path, capsys):
+    """Right ones, wrong ones, a zip, one that never ends, one that is no zip, one that brings its own checker."""
+    exercises, class_ = tmp_path / "exercises", tmp_path / "submissions"
+    exercises.mkdir()
+    for name in ("01_softplus.py", "05_soft_cap.py"):
+        shutil.copy(catalogue.ASSESSMENT / name, exercises / name)
+    submit(class_, "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"))
+    submit(class_, "bob", softplus=reference("softplus").replace("(1 + np", "(1 - np"))
+    submit(class_, "eve", softplus=reference("softplus"), soft_cap="while True: pass", judging="raise SystemExit")
+    with zipfile.ZipFile(class_ / "kim.zip", "w") as archive:
+        archive.writestr("deep/05_soft_cap.py", reference("soft_cap"))
+        archive.writestr("../softplus.py", "raise ValueError")
+    (class_ / "zoe.zip").write_bytes(b"no zip")
+    out = tmp_path / "marks"
+    options = ["--exercises", exercises, "--out-dir", out, "--timeout", 15, "--seed", 3]
+    assert run_here(exercise.main, "mark", class_, *options) == 0
+    assert "no sandbox" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "marks.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["student"]: (row["softplus"], row["soft_cap"]) for row in rows} == {
+        "ada": ("1", "1"), "bob": ("0", "0"), "eve": ("1", "0"), "kim": ("0", "1"), "zoe": ("0", "0"),
+    }  # fmt: skip
+    pages = {row["student"]: (out / f"{row['student']}.md").read_text(encoding="utf-8") for row in rows}
+    assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["bob"] and "never ends" in pages["eve"]
+    assert "cannot be opened" in pages["zoe"] and all("no sandbox" in page for page in pages.values())
+
+
+def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
+    from scripts.exercises import in_gpt
+
+    monkeypatch.setattr(in_gpt, "STEPS", {False: 3, True: 3})
+    write_tanh(tmp_path)
+    assert check(tmp_path, capsys)[0] == 0
+    assert run_here(exercise.main, "run", "tanh", "--workspace", tmp_path) == 0
+    assert "your parts in it: tanh" in capsys.readouterr().out
+    assert run_here(exercise.main, "run", "--all", "--workspace", tmp_path, "--out-dir", tmp_path / "page") == 0
+    page = (tmp_path / "page" / "my_gpt.html").read_text(encoding="utf-8")
+    assert f"1 of {len(catalogue.paths())} parts are mine" in page
+    assert 'class="part mine used" title="a first backward' in page and "<polyline" in page
