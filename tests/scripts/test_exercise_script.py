@@ -199,6 +199,7 @@ def reference(name):
     return (REFERENCES / f"{name}.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # waits for a time limit
 def test_marking_a_class(tmp_path, capsys):
     """Right ones, wrong ones, a zip, one that never ends, one that is no zip, one that brings its own checker."""
     exercises, class_ = tmp_path / "exercises", tmp_path / "submissions"

@@ -1,0 +1,314 @@
+"""Train a small GPT with one classic bug beside the healthy one: what it does to the loss, to the writing, and what
+check finds it. A bug that crashes is kind; these run, and learn something."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minigrad.functional as F
+from finetune.chat import ChatTemplate, Message, add_chat_tokens
+from gpt import GPT, Tokenizer, command_line
+from gpt.data import Batch, RandomBatches
+from gpt.model import Block
+from gpt.run_log import printable
+from gpt.verification import Comparison, trace
+from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, use_kernels
+from minigrad.functional.activation import Gelu
+from minigrad.functional.indexing import Embedding
+from scripts.lessons.pictures import picture, use_one_core
+from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
+
+EXAMPLES = """examples:
+  python scripts/break.py no_mask     one bug: curves in runs/break/no_mask.png, both samples, and the check
+  python scripts/break.py all         all of them, and a table
+"""
+STEPS = 350
+SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 16}
+attention = F.scaled_dot_product_attention
+
+# --- the bugs ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Something else in the place of owner.name, inside the block."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
+    return attention(q, k, v, mask, dropout_p)
+
+
+def unscaled(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
+    return attention(q, k, v, mask, dropout_p, causal, scale=1.0)
+
+
+def without_residual(self: Block, x: Tensor, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:
+    return self.mlp(self.ln_2(self.attn(self.ln_1(x), layer, cache, mask)))
+
+
+class OverwritingEmbedding(Embedding):
+    """Backward with = in place of +=: of the places where a token occurs, the last one wins."""
+
+    @staticmethod
+    def backward(ctx, dout):
+        dweight = np.zeros(ctx.shape, dout.dtype)
+        dweight[ctx.ids.reshape(-1)] = dout.reshape(ctx.ids.size, ctx.shape[1])
+        return None, dweight
+
+
+class FlippedGelu(Gelu):
+    """Backward with the wrong sign: the MLP's first layer walks uphill."""
+
+    @staticmethod
+    def backward(ctx, dout):
+        (dx,) = Gelu.backward(ctx, dout)
+        return (-dx,)
+
+
+def drop_positions(model: GPT) -> None:
+    (table,) = model.transformer.wpe.parameters()
+    table.data[...] = 0
+    table.requires_grad_(False)
+
+
+def untie(model: GPT) -> None:
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.copy())
+
+
+class Unshifted(RandomBatches):
+    """Targets that are the inputs."""
+
+    def __next__(self) -> Batch:
+        inputs, _ = super().__next__()
+        return inputs, inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Bug:
+    """title: what is wrong. check: finds it; a sentence, or "" if it found nothing. change: done to a new model. patch:
+    what is replaced while it trains, writes and is checked. batches: where they come from."""
+
+    title: str
+    check: Callable[[Bug], str]
+    change: Callable[[GPT], None] = lambda model: None
+    patch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    batches: Any = RandomBatches
+
+    def model(self) -> GPT:
+        model = new_gpt(len(english()[0]), **SHAPE)
+        self.change(model)
+        return model
+
+
+HEALTHY = Bug("healthy", lambda bug: "")
+
+
+# --- the checks: what the tests of the project do, on the broken model ------------------------------------------------
+
+
+def no_token_sees_a_later_one(bug: Bug) -> str:
+    """tests/gpt/test_model.py: change the last token, and no earlier prediction may move."""
+    ids = np.arange(1, 9)[None]
+    changed = ids.copy()
+    changed[0, -1] = 100
+    model = bug.model()
+    with bug.patch(), no_grad():
+        moved = np.abs(model(ids).data - model(changed).data)[0, :-1].max()
+    return f"changing the last token moves earlier predictions by {moved:.4f}" if moved > 0 else ""
+
+
+def same_as_reference(bug: Bug) -> str:
+    """gpt/verification.py: every activation beside that of a right model with the same weights."""
+    model, ids = HEALTHY.model(), np.arange(1, 17)[None]
+    rng = np.random.default_rng(0)
+    for p in model.parameters():  # large enough for every mistake to show
+        p.data[...] = 0.3 * rng.standard_normal(p.shape)
+    reference = trace(model, ids[:, :-1], ids[:, 1:])
+    bug.change(model)
+    with bug.patch():
+        broken = trace(model, ids[:, :-1], ids[:, 1:])
+    return Comparison(broken, reference, model.config, tolerance=1e-3).problem() or ""
+
+
+def counted_as_expected(bug: Bug) -> str:
+    """tests/gpt/test_model.py: the closed formula, and what was built."""
+    model = bug.model()
+    built, expected = model.num_parameters(), model.config.num_parameters()
+    return f"{built:,} parameters, where the formula says {expected:,}" if built != expected else ""
+
+
+def gradients_are_right(bug: Bug) -> str:
+    """minigrad/gradcheck.py: backward beside finite differences, with a diagnosis."""
+    ids, rng = np.array([1, 3, 1]), np.random.default_rng(0)
+    try:
+        with bug.patch():
+            gradcheck(lambda weight: F.embedding(ids, weight), [rng.standard_normal((5, 3))])
+            gradcheck(lambda x: F.gelu(x, "tanh"), [rng.standard_normal((2, 3))])
+    except GradcheckError as error:
+        return next(line for line in str(error).splitlines() if line.startswith("diagnosis"))
+    return ""
+
+
+def targets_are_the_next_tokens(bug: Bug) -> str:
+    """tests/gpt/test_data.py: target t is input t + 1."""
+    inputs, targets = next(bug.batches(english()[1], 4, 16))
+    if (inputs[:, 1:] == targets[:, :-1]).all():
+        return ""
+    return "targets[:, :-1] are not inputs[:, 1:]" + (": they are the inputs" if (inputs == targets).all() else "")
+
+
+BUGS = {
+    "no_mask": Bug(
+        "attention sees later tokens",
+        no_token_sees_a_later_one,
+        patch=lambda: replaced(F, "scaled_dot_product_attention", unmasked),
+    ),
+    "no_scale": Bug(
+        "scores are not divided by sqrt(D)",
+        same_as_reference,
+        patch=lambda: replaced(F, "scaled_dot_product_attention", unscaled),
+    ),
+    "no_residual": Bug(
+        "sub-layers replace x instead of adding to it",
+        same_as_reference,
+        patch=lambda: replaced(Block, "forward", without_residual),
+    ),
+    "no_positions": Bug("tokens do not say where they stand", same_as_reference, change=drop_positions),
+    "no_tying": Bug("the head has a matrix of its own", counted_as_expected, change=untie),
+    "overwrite": Bug(
+        "= for += in the backward of the embedding",
+        gradients_are_right,
+        patch=lambda: use_kernels({"embedding": OverwritingEmbedding}),
+    ),
+    "flipped_sign": Bug(
+        "the backward of GELU has the wrong sign",
+        gradients_are_right,
+        patch=lambda: use_kernels({"gelu": FlippedGelu}),
+    ),
+    "unshifted": Bug("targets are the inputs, not the next tokens", targets_are_the_next_tokens, batches=Unshifted),
+}
+NAMES = [*BUGS, "wrong_template"]
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    """Losses at the end and texts, of the broken and of the healthy model; what the check said, and which it is."""
+
+    loss: float
+    healthy_loss: float
+    text: str
+    healthy_text: str
+    found: str
+    check: str
+
+
+def learn(bug: Bug) -> tuple[np.ndarray, str]:
+    """Train with a bug: the smoothed loss of each step, and what the model then writes."""
+    tokenizer, tokens, _ = english()
+    model = bug.model()
+    with bug.patch():
+        losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches)
+        return smooth(losses), write(model, tokenizer, "The value", 24)
+
+
+@functools.cache
+def healthy() -> tuple[np.ndarray, str]:
+    return learn(HEALTHY)
+
+
+def run_bug(name: str, out_dir: Path) -> Result:
+    bug = BUGS[name]
+    curve, text = learn(bug)
+    healthy_curve, healthy_text = healthy()
+    with picture(out_dir, name, f"{name}: {bug.title}") as axes:
+        axes.plot(healthy_curve, "-", color="black", label="healthy")
+        axes.plot(curve, "--", color="black", label=name)
+        axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
+        axes.legend(frameon=False)
+    where = (bug.check.__doc__ or "").partition(":")[0]
+    return Result(curve[-1], healthy_curve[-1], text, healthy_text, bug.check(bug), where)
+
+
+FACTS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "gold": "yellow", "sky": "blue"}
+
+
+def run_wrong_template(out_dir: Path) -> Result:
+    """Teach six answers in ChatML, then ask in ChatML and in another model's template."""
+    base, tokens, _ = english()
+    tokenizer = Tokenizer(base.vocab, base.merges)
+    model = new_gpt(len(tokenizer), n_layer=2, n_embd=64, block_size=32)
+    add_chat_tokens(model, tokenizer)
+    template = ChatTemplate(tokenizer)
+    questions = {f"What colour is {thing}?": answer for thing, answer in FACTS.items()}
+    conversations = [conversation(question, answer) for question, answer in questions.items()]
+    rng = np.random.default_rng(0)
+    encoded = [template.encode(messages)[0] for messages in conversations]
+    ids = np.concatenate([encoded[i] for i in rng.integers(len(encoded), size=1500)])
+    curve = smooth(train(model, ids, STEPS))
+    asked = {"right": [], "wrong": []}  # type: dict[str, list[str]]
+    for question in questions:
+        right = template.encode(conversation(question), add_generation_prompt=True)[0]
+        wrong = tokenizer.encode(f"### Instruction: {question}\n### Response:")
+        for kind, prompt in (("right", right), ("wrong", wrong)):
+            new = model.generate([prompt], 6, temperature=0, stop_tokens=template.stop_tokens)[0]
+            asked[kind].append(printable(tokenizer.decode(new, skip_special_tokens=True)).strip())
+    share = {kind: float(np.mean([a == b for a, b in zip(asked[kind], questions.values())])) for kind in asked}
+    with picture(out_dir, "wrong_template", "wrong_template: asked in a form that it was not trained on") as axes:
+        axes.bar(["ChatML, as trained", "another template"], list(share.values()), color="0.8", edgecolor="black")
+        axes.set(ylabel="share of right answers", ylim=(0, 1.05))
+    trained_on = encoded[0]
+    found = ""
+    if trained_on[: len(wrong)] != wrong:
+        found = "the prompt is not the start of what was trained on"
+    check = "tests/finetune/test_chat.py"
+    return Result(curve[-1], curve[-1], " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
+
+
+def conversation(question: str, answer: str = "") -> list[Message]:
+    asked: list[Message] = [{"role": "user", "content": question}]
+    return [*asked, {"role": "assistant", "content": answer}] if answer else asked
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("name", choices=[*NAMES, "all"], metavar="NAME|all", help=", ".join(NAMES))
+    parser.add_argument("--out-dir", default="runs/break", help="where the pictures go")
+    arguments = parser.parse_args(argv)
+    use_one_core()
+    out_dir = Path(arguments.out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in NAMES if arguments.name == "all" else [arguments.name]:
+        result = run_wrong_template(out_dir) if name == "wrong_template" else run_bug(name, out_dir)
+        results[name] = result
+        title = BUGS[name].title if name in BUGS else "asked in a form that it was not trained on"
+        print(f"\n{name}: {title}")
+        print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
+        print(f"  writes    {result.text}\n  healthy   {result.healthy_text}")
+        print(f"  found by  {result.check}: {result.found or 'NOT FOUND'}", flush=True)
+    if arguments.name == "all":
+        print(f"\n{'bug':16}{'loss':>6}{'healthy':>9}  found by")
+        for name, result in results.items():
+            print(
+                f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {result.check if result.found else 'NOTHING'}"
+            )
+        print("the loss alone finds few of them: some look too good, and some, after so few steps, like nothing at all")
+    return 0 if all(result.found for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,147 @@
+"""The course as running lessons: show the path, run one or all, or find where a concept is taught."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from gpt import command_line
+from gpt.files import read_json, read_text
+from scripts.lessons.concepts import Concept, concepts
+from scripts.lessons.pictures import DONE
+
+EXAMPLES = """examples:
+  python scripts/lesson.py               the path: lessons and exercises in order, what is done, what comes next
+  python scripts/lesson.py 421           run a lesson (its pictures go to runs/lessons/421_raw_attention)
+  python scripts/lesson.py all           run all of them, one after the other
+  python scripts/lesson.py find cache    where the KV cache is taught, written, tested and practised
+"""
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = ROOT / "scripts" / "lessons"
+MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
+MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining"}
+# Exercises that practise no row of the concept table, but what a lesson stands on.
+MORE_EXERCISES = {
+    "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
+    "411_next_token.py": ["log_softmax"],
+    "425_block.py": ["relu", "rms_norm", "dropout"],
+    "432_pretraining.py": ["sgd", "adam"],
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
+    parser.add_argument("word", nargs="*", help="after find: what to look for")
+    parser.add_argument("--out-dir", default="runs/lessons", help="a folder for each lesson's pictures goes in here")
+    arguments = parser.parse_args(argv)
+    if arguments.word and arguments.what != "find":
+        parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
+    if arguments.what == "path":
+        show_path(Path(arguments.out_dir))
+        return 0
+    if arguments.what == "find":
+        return find(" ".join(arguments.word))
+    chosen = lessons() if arguments.what == "all" else [lesson_called(arguments.what)]
+    for lesson in chosen:
+        code = run(lesson, Path(arguments.out_dir))
+        if code:
+            print(f"{lesson.stem} ended with status {code}", file=sys.stderr)
+            return code
+    return 0
+
+
+def lessons() -> list[Path]:
+    """The lessons' files in their order."""
+    return sorted(LESSONS.glob("[0-9]*.py"))
+
+
+def lesson_called(name: str) -> Path:
+    """The lesson with that number or name, or that beginning. Raises ValueError where there is none, or several."""
+    found = [path for path in lessons() if path.stem.startswith(name.replace(".", "").removesuffix("py"))]
+    if len(found) != 1:
+        names = ", ".join(path.stem for path in found or lessons())
+        raise ValueError(f"{name!r} is {'more than one lesson' if found else 'no lesson'}: take one of {names}")
+    return found[0]
+
+
+def run(lesson: Path, out_dir: Path) -> int:
+    """Run a lesson in a process of its own."""
+    print(flush=True)
+    return subprocess.run([sys.executable, str(lesson), "--out-dir", str(out_dir / lesson.stem)]).returncode
+
+
+def title(lesson: Path) -> str:
+    """The first line of its docstring, without the number of the lesson."""
+    first = read_text(lesson).removeprefix('"""').partition("\n")[0]
+    return first.partition(": ")[2].rstrip('."')
+
+
+def show_path(out_dir: Path) -> None:
+    """Lessons with their exercises; [x] is done, > is next."""
+    rows = concepts()
+    next_one, module = None, ""
+    shown: list[str] = []
+    passed = passed_exercises()
+    for lesson in lessons():
+        number = lesson.stem.partition("_")[0]
+        if number[:-1] != module:
+            module = number[:-1]
+            print(f"\n{MODULES[module]}")
+        done = (out_dir / lesson.stem / DONE).exists()
+        is_next = not done and next_one is None
+        next_one = lesson if is_next else next_one
+        print(f" {'>' if is_next else ' '} [{'x' if done else ' '}] {number}  {title(lesson)}")
+        of_rows = [row.exercise for row in rows if row.lesson == lesson.name and row.exercise]
+        new = [name for name in dict.fromkeys(MORE_EXERCISES.get(lesson.name, []) + of_rows) if name not in shown]
+        shown += new
+        if new:
+            print(f"           exercises: {', '.join(f'{name} [x]' if name in passed else name for name in new)}")
+    if next_one:
+        print(f"\nnext: python scripts/lesson.py {next_one.stem.partition('_')[0]}")
+    else:
+        print("\nall lessons have been run")
+    print("exercises: python scripts/exercise.py start NAME")
+
+
+def passed_exercises() -> set[str]:
+    """What scripts/exercise.py has noted as passed in its usual folder."""
+    record = ROOT / "my_exercises" / "progress.json"
+    return set(read_json(record).get("passed", {})) if record.exists() else set()
+
+
+def find(word: str) -> int:
+    """Print where a concept is taught, written, tested and practised; 1 where nothing has that word."""
+    if not word:
+        raise ValueError("find what? Give a word, as in: python scripts/lesson.py find cache")
+    found = [row for row in concepts() if word.lower() in row.name.lower()]
+    found = found or [row for row in concepts() if any(word.lower() in place.name.lower() for place in row.code)]
+    for row in found:
+        show_concept(row)
+    places = [
+        f"scripts/lessons/{lesson.name}:{number}"
+        for lesson in lessons()
+        for number, line in enumerate(read_text(lesson).splitlines(), 1)
+        if line.startswith(("# %%", "lesson.part(", '"""')) and word.lower() in line.lower()
+    ]
+    for place in places:
+        print(f"in the lessons: {place}")
+    if not found and not places:
+        print(f"nothing in the concept table or the headings of the lessons has {word!r}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show_concept(row: Concept) -> None:
+    print(row.name)
+    print(f"  lesson    scripts/lessons/{row.lesson}")
+    for kind, places in (("code", row.code), ("test", row.tests)):
+        for place in places:
+            print(f"  {kind:8}  {place.path}:{place.line() or 1}  {place.name}")
+    if row.exercise:
+        print(f"  exercise  python scripts/exercise.py start {row.exercise}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,205 @@
+"""Lesson 0: gradients, from nudging a number to automatic differentiation
+
+A network learns by asking of each of its numbers: if you were a little larger, would the loss be? This lesson answers
+by nudging, then by the chain rule, then by a program of sixty lines that applies the chain rule by itself; and then
+shows that the project's autograd.py is the same program for arrays. Nothing is presumed but slopes.
+Baydin et al. 2018, "Automatic differentiation in machine learning".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor
+from minigrad.inspection import draw
+from scripts.lessons.pictures import Lesson
+
+lesson = Lesson("00_gradients", __doc__)
+
+# %% A slope, by nudging
+lesson.part("a slope, by nudging")
+
+
+def f(x: float) -> float:
+    return x * math.sin(x)
+
+
+x, eps = 1.0, 1e-3
+forward_slope = (f(x + eps) - f(x)) / eps
+central_slope = (f(x + eps) - f(x - eps)) / (2 * eps)
+true_slope = math.sin(x) + x * math.cos(x)  # the product rule
+print(f"f(x) = x sin x at x = 1: slope {true_slope:.9f} by calculus")
+print(f"nudged to one side       {forward_slope:.9f}, off by {abs(forward_slope - true_slope):.0e}")
+print(f"nudged to both sides     {central_slope:.9f}, off by {abs(central_slope - true_slope):.0e}")
+assert abs(central_slope - true_slope) < 1e-5 < abs(forward_slope - true_slope)
+
+# How small should the nudge be? Too large, and the curve bends; too small, and f(x + eps) - f(x - eps) is rounding.
+nudges = 10.0 ** np.arange(-12, 0.5, 0.25)
+errors = [abs((f(x + e) - f(x - e)) / (2 * e) - true_slope) for e in nudges]
+best = nudges[int(np.argmin(errors))]
+print(f"the best nudge in float64 is about {best:.0e}: checks of gradients (gradcheck) choose theirs near it")
+assert 1e-7 < best < 1e-3
+
+with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) as (left, right):
+    xs = np.linspace(0, 4, 200)
+    left.plot(xs, xs * np.sin(xs), color="black", label="f(x) = x sin x")
+    left.plot(xs, f(x) + true_slope * (xs - x), "--", color="0.4", label=f"slope {true_slope:.2f} at x = 1")
+    left.set(xlabel="x", ylabel="f(x)", ylim=(-4, 3))
+    left.legend(frameon=False)
+    right.loglog(nudges, np.maximum(errors, 1e-16), "o-", color="black", markersize=3)
+    right.set(xlabel="nudge", ylabel="error of the slope")
+    right.text(1e-12, 1e-8, "rounding")
+    right.text(2e-3, 1e-9, "curvature")
+
+# The limitation: a nudge of each number costs a run each. A GPT-2 has 124 million of them, and wants all slopes at
+# every step. The chain rule gives all of them for the price of about two more runs.
+
+# %% The chain rule
+lesson.part("the chain rule")
+
+# loss = (w x + b - y)²: a chain of small steps. The slope of the whole is the product of the slopes of the steps.
+w, b, x, y = 0.5, 0.1, 2.0, 3.0
+product = w * x  # d product / d w = x
+prediction = product + b  # d prediction / d product = 1,  d prediction / d b = 1
+error = prediction - y  # d error / d prediction = 1
+loss = error * error  # d loss / d error = 2 error
+derror = 2 * error
+dprediction = derror * 1
+db = dprediction * 1
+dw = dprediction * 1 * x
+print(f"loss {loss:.3f}; d loss / d w = {dw:.3f}, d loss / d b = {db:.3f}")
+nudged = ((w + 1e-6) * x + b - y) ** 2
+assert abs((nudged - loss) / 1e-6 - dw) < 1e-4
+print(f"nudging w agrees: {(nudged - loss) / 1e-6:.3f}")
+
+# %% Sixty lines that do this by themselves
+lesson.part("a scalar autograd")
+
+
+class Value:
+    """A number that remembers how it was computed. Here is the whole idea of autograd."""
+
+    def __init__(self, data: float, parents: tuple[Value, ...] = (), slopes: tuple[float, ...] = ()):
+        self.data = data
+        self.grad = 0.0
+        self.parents = parents  # what it was computed from,
+        self.slopes = slopes  # and the slope of this one step with respect to each
+
+    def __add__(self, other: Value | float) -> Value:
+        other = value_of(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other: Value | float) -> Value:
+        other = value_of(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self + value_of(other) * -1.0
+
+    def tanh(self) -> Value:
+        t = math.tanh(self.data)
+        return Value(t, (self,), (1 - t * t,))
+
+    def backward(self) -> None:
+        self.grad = 1.0  # d self / d self
+        for value in reversed(in_order(self)):
+            for parent, slope in zip(value.parents, value.slopes):
+                parent.grad += value.grad * slope  # += and not =: a value may be used twice
+
+
+def value_of(number: Value | float) -> Value:
+    return number if isinstance(number, Value) else Value(number)
+
+
+def in_order(last: Value) -> list[Value]:
+    """Every value that `last` depends on, each after those that it was computed from."""
+    order: list[Value] = []
+    seen: set[int] = set()
+
+    def visit(value: Value) -> None:
+        if id(value) not in seen:
+            seen.add(id(value))
+            for parent in value.parents:
+                visit(parent)
+            order.append(value)
+
+    visit(last)
+    return order
+
+
+a, c = Value(0.5), Value(0.1)
+error_ = a * 2.0 + c - 3.0
+(error_ * error_).backward()
+print(f"the same slopes, without calculus by hand: {a.grad:.3f} and {c.grad:.3f}")
+assert (a.grad, c.grad) == (dw, db)
+
+# %% The diamond
+lesson.part("the diamond: why += and why in order")
+
+# x reaches the end on two ways. Both count, and they meet again: y may pass on its gradient only once it has all of it.
+x_ = Value(3.0)
+y_ = x_ * x_
+z_ = y_ * 2.0 + y_ * x_  # 2 x² + x³
+z_.backward()
+print(f"d (2 x^2 + x^3) / d x at 3: {x_.grad:.0f}, by hand 4 x + 3 x^2 = {4 * 3 + 3 * 9}")
+assert x_.grad == 39
+print("with = in place of += one of the ways is lost: python scripts/break.py overwrite shows what that does to a GPT")
+
+# %% Fitting a line
+lesson.part("fitting a line: learning is following slopes down")
+
+rng = np.random.default_rng(0)
+xs = np.linspace(-1, 1, 20)
+ys = 1.5 * xs - 0.7 + 0.1 * rng.standard_normal(20)
+slope, offset, losses = Value(0.0), Value(0.0), []
+for _ in range(60):
+    total = Value(0.0)
+    for x, y in zip(xs, ys):
+        miss = slope * float(x) + offset - float(y)
+        total = total + miss * miss * (1 / len(xs))
+    slope.grad = offset.grad = 0.0  # gradients add up: start from zero
+    total.backward()
+    slope.data -= 0.2 * slope.grad  # against the slope, a little
+    offset.data -= 0.2 * offset.grad
+    losses.append(total.data)
+best_slope, best_offset = np.polyfit(xs, ys, 1)
+print(f"found y = {slope.data:.3f} x {offset.data:+.3f}; least squares says {best_slope:.3f} and {best_offset:+.3f}")
+assert abs(slope.data - best_slope) < 0.01
+
+with lesson.picture("line", "Fitting a line by gradient descent", columns=2, size=(9, 3.6)) as (left, right):
+    left.plot(xs, ys, "o", color="0.5", label="data")
+    left.plot(xs, slope.data * xs + offset.data, color="black", label="the line found")
+    left.set(xlabel="x", ylabel="y")
+    left.legend(frameon=False)
+    right.semilogy(losses, color="black")
+    right.set(xlabel="step", ylabel="mean squared error")
+
+# %% The same with arrays: minigrad
+lesson.part("the same through minigrad/autograd.py")
+
+# A Tensor is a Value that holds an array; a Function is one step with its slopes. One difference: for arrays the slopes
+# would be whole matrices (1,000 x 1,000 numbers for a layer), so a Function does not store them; its backward takes the
+# gradient that arrives and returns it multiplied with them.
+weight, bias = Tensor(0.0, requires_grad=True), Tensor(0.0, requires_grad=True)
+inputs, targets = Tensor(xs.astype(np.float32)), Tensor(ys.astype(np.float32))
+for _ in range(60):
+    loss_tensor = F.mse_loss(weight * inputs + bias, targets)
+    weight.zero_grad()
+    bias.zero_grad()
+    loss_tensor.backward()
+    weight.data -= 0.2 * weight.grad
+    bias.data -= 0.2 * bias.grad
+print(f"minigrad finds y = {weight.item():.3f} x {bias.item():+.3f}")
+assert abs(weight.item() - slope.data) < 1e-4 and abs(bias.item() - offset.data) < 1e-4
+print("\nwhat it recorded of the last step, forward down, backward up:\n")
+print(draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"}))
+
+# %% What next
+lesson.end("""\
+  exercise  python scripts/exercise.py start mul, then tanh: write forward and backward yourself, and have them checked
+  read      minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
+  break     the += in Value.backward above: make it = and see which assert fails first
+  lesson    python scripts/lesson.py 411""")

@@ -1,0 +1,142 @@
+"""Lesson 4.1.1: a language model says which token comes next
+
+A language model is a function from the text so far to a probability for every possible next token. The text itself
+supplies the right answers, so that this is supervised learning without anybody labelling anything. The smallest such
+model, a table of which letter follows which, shows all of it: training, loss, generation, temperature.
+Shannon 1948, "A mathematical theory of communication", section 3 (the same experiment, by hand).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt.english import help_text
+from gpt.generation import Sampling
+from minigrad import nn, optim
+from scripts.lessons.pictures import Lesson, bars
+
+lesson = Lesson("411_next_token", __doc__)
+
+# %% Text is its own label
+lesson.part("text is its own label")
+
+text = " ".join(help_text().encode("ascii", "ignore").decode().lower().split())[:100_000]
+letters = sorted(set(text))
+number = {letter: i for i, letter in enumerate(letters)}
+ids = np.array([number[letter] for letter in text])
+V = len(letters)
+sentence = "the cat sat"
+print("P(next | all before): every position of a text is a question with its answer")
+for t in (1, 2, 3, 10):
+    print(f"  {sentence[:t]!r:>13} -> {sentence[t]!r}")
+inputs, targets = ids[:-1], ids[1:]  # the targets are the inputs, one later: nobody had to label anything
+print(f"{len(inputs):,} pairs from {len(text):,} letters, {V} different ones")
+
+# %% The smallest model: counting
+lesson.part("the smallest model counts")
+
+# Forget all but the last letter: P(next | last). This is a table of V x V counts, each row divided by its sum.
+counts = np.zeros((V, V))
+np.add.at(counts, (inputs, targets), 1)
+table = counts / counts.sum(axis=1, keepdims=True).clip(1)
+after_q = {letters[i]: table[number["q"], i] for i in np.argsort(-table[number["q"]])[:3]}
+print("after q:", ", ".join(f"{letter!r} {p:.0%}" for letter, p in after_q.items()))
+loss_of_nothing = math.log(V)  # all V equally likely: -ln(1 / V)
+loss_of_counting = -np.log(table[inputs, targets]).mean()
+print("the loss is the mean of -ln p of what really came:")
+print(f"knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
+print(f"that is a choice among e^loss = {math.exp(loss_of_counting):.1f} letters in place of {V}")
+
+# %% The same by learning
+lesson.part("the same table, learned")
+
+# The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits");
+# softmax makes probabilities of a row. Nobody tells it to count, and it finds what counting finds.
+model = nn.Embedding(V, V)
+model.weight.data[...] = 0
+optimizer = optim.Adam(model.parameters(), lr=0.1)
+rng = np.random.default_rng(0)
+losses = []
+for _ in range(300):
+    batch = rng.integers(0, len(inputs), 4096)
+    loss = F.cross_entropy(model(inputs[batch]), targets[batch])
+    model.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+learned = F.cross_entropy(model(inputs), targets).item()
+print(f"loss at first {losses[0]:.3f} = ln {V}; learned {learned:.3f}; counting, the best, {loss_of_counting:.3f}")
+assert abs(losses[0] - loss_of_nothing) < 1e-4 and loss_of_counting <= learned < loss_of_counting + 0.03
+
+with lesson.picture("learning", "A table of next letters, learned") as axes:
+    axes.plot(losses, color="black", label="learned, loss of a batch")
+    axes.axhline(loss_of_nothing, linestyle=":", color="0.3", label="knowing nothing, ln V")
+    axes.axhline(loss_of_counting, linestyle="--", color="0.3", label="counting")
+    axes.set(xlabel="step", ylabel="loss (nats per letter)")
+    axes.legend(frameon=False)
+
+# %% Writing: sample, append, repeat
+lesson.part("writing: sample, append, repeat")
+
+logits = model.weight.data  # (V, V): a row of scores per letter
+
+
+def write(length: int, temperature: float, start: str = "t", seed: int = 0) -> str:
+    """The autoregressive loop. What comes out goes back in: the model reads its own writing."""
+    rng = np.random.default_rng(seed)
+    written = start
+    for _ in range(length):
+        scores = logits[number[written[-1]]]  # 1. what the model thinks of every next letter
+        probs = Sampling(temperature).probabilities(scores)  # 2. as probabilities
+        drawn = rng.choice(V, p=probs)  # 3. draw one
+        written += letters[drawn]  # 4. append it
+    return written  # 5. and again
+
+
+for seed in (0, 1):
+    print(f"seed {seed}: {write(70, 1.0, seed=seed)}")
+print("the same model, other draws: sampling is why one prompt gives many texts")
+
+# %% Temperature
+lesson.part("temperature reshapes the draw, not the knowledge")
+
+scores = logits[number["t"]]
+entropies = {}
+chosen = [letters[i] for i in np.argsort(-scores)[:8]]
+with lesson.picture("temperature", "softmax(logits / T) for the letter after 't'", columns=3, size=(10, 3.4)) as panels:
+    for axes, temperature in zip(panels, (0.3, 1.0, 3.0)):
+        probs = Sampling(temperature).probabilities(scores)
+        by_hand = np.exp(scores / temperature) / np.exp(scores / temperature).sum()
+        assert np.allclose(probs, by_hand, atol=1e-5)
+        entropies[temperature] = -(probs * np.log(probs + 1e-300)).sum()
+        shown = {letter.replace(" ", "space"): float(probs[number[letter]]) for letter in chosen}
+        bars(axes, shown, "probability", ".2f")
+        axes.set(title=f"T = {temperature:g}", ylim=(0, 1.05))
+        axes.tick_params(axis="x", labelrotation=90)
+for temperature, entropy in entropies.items():
+    print(f"T = {temperature:3g}: entropy {entropy:.2f} nats of at most {math.log(V):.2f}: {write(50, temperature)}")
+assert entropies[0.3] < entropies[1.0] < entropies[3.0] < math.log(V)
+assert Sampling(0.0).probabilities(scores).max() == 1  # T -> 0: always the most likely
+assert np.allclose(Sampling(1e6).probabilities(scores), 1 / V, atol=1e-3)  # T -> infinity: uniform
+order = [np.argsort(-Sampling(T).probabilities(scores))[:8].tolist() for T in (0.3, 1.0, 3.0)]
+assert order[0] == order[1] == order[2]
+print("at every temperature the letters keep their order: what the model knows has not changed")
+
+# %% The limitation
+lesson.part("the limitation")
+
+print("This model sees one letter. To see two, the table needs V^2 rows; to see ten:")
+filled = len({text[i : i + 10] for i in range(len(text) - 10)})
+print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
+print("Counting cannot generalise to a context that it has never seen. A network can, and needs numbers for tokens")
+print("(lesson 4.1.3); and letters may not be the best tokens to begin with (lesson 4.1.2).")
+
+# %% What next
+lesson.end("""\
+  exercise  python scripts/exercise.py start softmax, then cross_entropy
+  read      gpt/generation.py: temperature, top-k, top-p; gpt/data.py: inputs and targets
+  break     the targets above: take ids[:-1] for both, and see what is learned (python scripts/break.py unshifted)
+  lesson    python scripts/lesson.py 412""")

@@ -1,0 +1,140 @@
+"""Lesson 4.2.2: queries and keys, and why their product is divided by sqrt(d_k)
+
+Two learned lenses on one embedding: the query says what a token looks for, the key what it offers. Relevance need no
+longer be mutual, nor likeness. Then a trap: with many numbers per key the scores grow, softmax collapses onto one token
+and its gradient vanishes, unless the scores are scaled. Vaswani et al. 2017, section 3.2.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, nn, optim
+from scripts.lessons.pictures import Lesson, bars, heatmap
+
+lesson = Lesson("422_query_key", __doc__)
+
+# %% Two lenses
+lesson.part("two cards per word")
+
+# The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective).
+words = ["cats", "chase", "small", "mice"]
+X = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0.3]])
+W_Q = np.array([[0, 1.0], [1, 0], [1, 0]])  # (C, d_k): nouns look for verbs; verbs and adjectives look for nouns
+W_K = np.array([[1.0, 0], [0, 1], [0, 0]])  # nouns offer themselves as nouns, verbs as verbs; adjectives offer nothing
+Q, K = X @ W_Q, X @ W_K  # (T, d_k) each: two views of the same rows
+scores = Q @ K.T
+print("queries\n", Q, "\nkeys\n", K, "\nscores Q K^T\n", scores)
+assert not np.array_equal(scores, scores.T)
+print("small looks for mice with", scores[2, 3], "and mice for small with", scores[3, 2])
+assert scores[2, 3] > 0 == scores[3, 2]
+assert scores[2, 2] == 0  # and a word need not care for itself
+
+raw = F.softmax(Tensor(X @ X.T), -1).data
+learned = F.softmax(Tensor(scores), -1).data
+with lesson.picture("lenses", "Likeness, and relevance", columns=2, size=(10, 3.8)) as (left, right):
+    heatmap(left, raw, words, words)
+    left.set(title="softmax(X X^T): everyone finds himself", xlabel="looked at", ylabel="looking")
+    heatmap(right, learned, words, words)
+    right.set(title="softmax(Q K^T): everyone finds what he needs", xlabel="looked at", ylabel="looking")
+
+# %% The lenses are learned
+lesson.part("lenses can be learned")
+
+# A task that likeness cannot do: each token must attend to the one that stands one step further in a fixed circle.
+rng = np.random.default_rng(0)
+C, n = 8, 6
+tokens = rng.standard_normal((n, C)).astype(np.float32)
+wanted = np.roll(np.arange(n), -1)
+query, key = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False)
+optimizer = optim.Adam([*query.parameters(), *key.parameters()], lr=0.03)
+x = Tensor(tokens)
+for _ in range(150):
+    loss = F.cross_entropy(query(x) @ key(x).T, wanted)
+    query.zero_grad()
+    key.zero_grad()
+    loss.backward()
+    optimizer.step()
+likeness_loss = F.cross_entropy(x @ x.T, wanted).item()
+print(f"loss of 'attend to your successor': by likeness {likeness_loss:.2f}, by learned lenses {loss.item():.3f}")
+assert loss.item() < 0.1 < likeness_loss
+
+# %% The trap: scores grow with the width
+lesson.part("scores grow with sqrt(d_k)")
+
+widths = [4, 16, 64, 256, 1024]
+spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
+
+
+def entropy(weights: np.ndarray) -> float:
+    return float(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
+
+
+def slope(scores: np.ndarray) -> float:
+    """How much the weights move with the scores: the mean size of softmax's Jacobian, diag(p) - p p^T."""
+    p = F.softmax(Tensor(scores), -1).data
+    jacobian = p[:, :, None] * (np.eye(p.shape[1]) - p[:, None, :])
+    return float(np.linalg.norm(jacobian, axis=(1, 2)).mean())
+
+
+for d_k in widths:
+    q, k = rng.standard_normal((200, d_k)), rng.standard_normal((8, d_k))  # of mean 0 and variance 1, as after a norm
+    s = q @ k.T  # a sum of d_k products of variance 1: its variance is d_k
+    spreads.append(s.std())
+    for values, entropy_list, slope_list in (
+        (s, entropies, slopes),
+        (s / np.sqrt(d_k), scaled_entropies, scaled_slopes),
+    ):
+        entropy_list.append(entropy(F.softmax(Tensor(values), -1).data))
+        slope_list.append(slope(values))
+print("d_k                    " + "".join(f"{d:8}" for d in widths))
+print("std of the scores      " + "".join(f"{v:8.2f}" for v in spreads))
+print("sqrt(d_k)              " + "".join(f"{v:8.2f}" for v in np.sqrt(widths)))
+print("entropy of the weights " + "".join(f"{v:8.3f}" for v in entropies))
+print("        ... scaled     " + "".join(f"{v:8.3f}" for v in scaled_entropies))
+print("slope of softmax       " + "".join(f"{v:8.4f}" for v in slopes))
+print("        ... scaled     " + "".join(f"{v:8.4f}" for v in scaled_slopes))
+assert np.allclose(spreads, np.sqrt(widths), rtol=0.25)
+assert slopes[-1] < 0.25 * scaled_slopes[-1] and min(scaled_entropies) > 1.2 > entropies[-1]
+
+example = np.array([22.0, -15, 3, 8])
+collapsed, kept = (F.softmax(Tensor(v), -1).data for v in (example, example / np.sqrt(64)))
+print("\nsoftmax([22, -15, 3, 8])          =", collapsed, " one token takes it all")
+print("softmax([22, -15, 3, 8] / sqrt 64) =", kept)
+assert collapsed[0] > 0.999999 and abs(1 - collapsed[0] - np.exp(-14)) < 1e-7  # the rest is e^(8 - 22)
+assert np.isclose(kept[0], np.exp(2.75) / np.exp(example / 8).sum())
+grads = []
+for scale in (1.0, 1 / 8):
+    s_ = Tensor(example, requires_grad=True)
+    F.softmax(s_ * scale, -1)[0].backward()
+    grads.append(float(np.abs(s_.grad).max()))
+print(f"gradient of the first weight: {grads[0]:.1e} collapsed, {grads[1]:.1e} scaled: collapsed, it cannot learn")
+assert grads[0] < 1e-5 < 1e-2 < grads[1]
+print("this is temperature again (lesson 4.1.1), with T = sqrt(d_k)")
+
+with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3, size=(12, 3.6)) as (a, b, c):
+    labels = ["22", "-15", "3", "8"]
+    bars(a, dict(zip(labels, collapsed.tolist())), "weight", ".2f")
+    a.set(title="softmax of the scores", xlabel="score")
+    bars(b, dict(zip(labels, kept.tolist())), "weight", ".2f")
+    b.set(title="divided by sqrt(64) = 8", xlabel="score", ylim=a.get_ylim())
+    c.loglog(widths, slopes, "o-", color="black", label="as they are")
+    c.loglog(widths, scaled_slopes, "s--", color="black", label="divided by sqrt(d_k)")
+    c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="what is left of the gradient")
+    c.legend(frameon=False)
+
+# %% The formula so far
+lesson.part("the formula so far")
+
+print("lesson 4.2.1:  softmax(X X^T) X")
+print("now:           softmax(Q K^T / sqrt(d_k)) X        Q = X W_Q, K = X W_K")
+print("Two additions: lenses, and a scale. What is averaged is still X: what a token gives is what it is. It should be")
+print("able to be found for one thing, and deliver another: the next lesson.")
+
+# %% What next
+lesson.end("""\
+  exercise  python scripts/exercise.py start softmax: look at your Jacobian where the scores are large
+  read      minigrad/functional/attention.py: scale, and what its backward does with it
+  break     python scripts/break.py no_scale: a GPT trained without sqrt(d_k)
+  lesson    python scripts/lesson.py 423""")

@@ -1,0 +1,69 @@
+"""The concept table of README.md, as rows: where each idea of the course is taught, written, tested and practised."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt.files import read_text
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+README = FOLDER / "README.md"
+_LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
+
+
+class Place(NamedTuple):
+    """A name in a file of the project (path relative to its root)."""
+
+    path: str
+    name: str
+
+    def line(self) -> int | None:
+        """Where `name` is defined in the file (1 for the file itself); None where it is not."""
+        if self.name == Path(self.path).name:
+            return 1
+        tree = ast.parse(read_text(ROOT / self.path))
+        wanted, body = self.name.split("."), tree.body
+        for depth, part in enumerate(wanted):
+            found = [node for node in body if _defines(node, part)]
+            if not found:
+                return None
+            if depth == len(wanted) - 1:
+                return found[0].lineno
+            body = getattr(found[0], "body", [])
+        return None
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name == name
+    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+
+
+class Concept(NamedTuple):
+    """A row. lesson: a file name in scripts/lessons. exercise: a name for scripts/exercise.py, or ""."""
+
+    name: str
+    lesson: str
+    code: list[Place]
+    tests: list[Place]
+    exercise: str
+
+
+def concepts() -> list[Concept]:
+    """All rows of the table, in their order."""
+    rows = []
+    for line in read_text(README).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 6 and cells[0].isdigit():
+            _, name, lesson, code, tests, exercise = cells
+            rows.append(Concept(name, _LINK.findall(lesson)[0][1], _places(code), _places(tests), exercise.strip("`")))
+    return rows
+
+
+def _places(cell: str) -> list[Place]:
+    """The links of a cell: [`name`](../../path)."""
+    return [Place(path.removeprefix("../../"), name) for name, path in _LINK.findall(cell)]

@@ -1,0 +1,73 @@
+"""The small models of the lessons: half a megabyte of English or less, a few hundred thousand parameters, seconds.
+
+The loop is the project's only one (`gpt.training.Trainer`), a step at a time; lesson 432 takes it apart.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from gpt import GPT, GPTConfig, Tokenizer
+from gpt.data import RandomBatches, sequential_batches
+from gpt.english import help_text
+from gpt.evaluation import mean_loss
+from gpt.run_log import printable
+from gpt.training import Trainer, TrainingConfig
+from minigrad import manual_seed
+
+
+@functools.cache
+def english(vocab_size: int = 512) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
+    """A tokenizer, and the text that Python's `help()` prints as tokens: nine tenths to learn from, one to test on."""
+    text = help_text()
+    tokenizer = Tokenizer.train([text], vocab_size)
+    ids = np.array(tokenizer.encode(text))
+    cut = len(ids) * 9 // 10
+    return tokenizer, ids[:cut], ids[cut:]
+
+
+def new_gpt(vocab_size: int = 512, seed: int = 0, **changes: Any) -> GPT:
+    """A GPT of 2 layers, 4 heads, 64 wide, with 32 tokens of context, unless `changes` say otherwise."""
+    manual_seed(seed)
+    shape = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, **changes}
+    return GPT(GPTConfig(vocab_size=vocab_size, **shape))
+
+
+def train(
+    model: Any,
+    tokens: np.ndarray,
+    steps: int,
+    learning_rate: float = 3e-3,
+    batches: Any = RandomBatches,
+    **options: Any,
+) -> list[float]:
+    """Train on windows of `tokens`, 16 at a time; returns the loss of every step. options: of `TrainingConfig`."""
+    config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=steps // 10, **options)
+    drawn = batches(tokens, 16, model.config.block_size)
+    trainer = Trainer(model, drawn, config, out_dir="runs/lessons")  # where it writes nothing: there is no run()
+    model.train()
+    losses = [trainer.step().loss for _ in range(steps)]
+    model.eval()
+    return losses
+
+
+def validation_loss(model: Any, tokens: np.ndarray, limit: int = 4096) -> float:
+    """The mean loss on the first `limit` tokens, in nats per token."""
+    return mean_loss(model, sequential_batches(tokens[:limit], 16, model.config.block_size))
+
+
+def write(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int = 40, **sampling: Any) -> str:
+    """What the model makes of a prompt, on one line."""
+    new = model.generate([tokenizer.encode(prompt)], tokens, **{"temperature": 0.8, "seed": 0, **sampling})[0]
+    return " ".join(printable(prompt + tokenizer.decode(new)).split())
+
+
+def smooth(losses: list[float], window: int = 15) -> np.ndarray:
+    """The mean of the last `window` losses, at every step (of fewer at the start)."""
+    sums = np.cumsum([0.0, *losses])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

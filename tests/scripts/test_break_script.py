@@ -1,0 +1,48 @@
+"""scripts/break.py: every check finds its bug, and nothing in a healthy model; one bug is trained for real."""
+
+import importlib
+
+import pytest
+
+from tests.scripts.running import refusal, run_here
+
+broken = importlib.import_module("scripts.break")
+
+
+@pytest.mark.parametrize("name", broken.BUGS)
+def test_the_check_finds_the_bug_and_is_silent_without_it(name):
+    bug = broken.BUGS[name]
+    assert bug.check(bug) != ""
+    assert bug.check(broken.HEALTHY) == ""
+
+
+def test_after_a_bug_everything_is_as_before():
+    before = broken.F.scaled_dot_product_attention, broken.Block.forward
+    for bug in broken.BUGS.values():
+        with bug.patch():
+            pass
+    assert (broken.F.scaled_dot_product_attention, broken.Block.forward) == before
+
+
+def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(broken, "STEPS", 20)
+    broken.healthy.cache_clear()
+    assert run_here(broken.main, "unshifted", "--out-dir", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "healthy" in shown and "they are the inputs" in shown and (tmp_path / "unshifted.png").exists()
+    broken.healthy.cache_clear()
+
+
+@pytest.mark.slow
+def test_all_bugs_do_what_they_are_known_for(tmp_path, capsys):
+    assert run_here(broken.main, "all", "--out-dir", tmp_path) == 0
+    table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[-12:] if "/" in line}
+    losses = {name: (float(row[1]), float(row[2])) for name, row in table.items()}
+    for cheat in ("no_mask", "unshifted"):
+        assert losses[cheat][0] < 0.5 * losses[cheat][1]
+    for harm in ("no_residual", "flipped_sign"):
+        assert losses[harm][0] > losses[harm][1]
+
+
+def test_an_unknown_bug_is_refused(capsys):
+    assert "no_mask" in refusal(broken.main, capsys, "no_such_bug")
