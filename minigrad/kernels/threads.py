@@ -172,9 +172,11 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     """out = a @ b by the matrix library's own threads. They spin for a while afterwards, in the way of ours."""
     for library in _blas_libraries:
         library.set_num_threads(_workers)
-    np.matmul(a, b, out=out)
-    for library in _blas_libraries:
-        library.set_num_threads(1)
+    try:
+        np.matmul(a, b, out=out)
+    finally:
+        for library in _blas_libraries:
+            library.set_num_threads(1)
 
 
 def column_sums(x: Array) -> Array:
