@@ -1,8 +1,8 @@
 """Linear, and Linear with GELU, on the CPU.
 
 Ideas: the three products are shared out among the threads, those of backward in one go (threads.py), and what follows a
-product is done by the thread that has the rows in its cache. GELU is computed in blocks that stay in the cache, with its
-bias added and its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
+product is done by the thread that has the rows in its cache. GELU is computed in blocks that stay in the cache, with
+its bias added and its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
 
     out = h s,     out' = s + 2 out (1 - s) u',     u = h (c0 + c1 h²),  u' = c0 + 3 c1 h²
     c0 = √(2/π),   c1 = 0.044715 c0
