@@ -132,12 +132,16 @@ def _replaced(target: str, new: Any) -> Iterator[None]:
     owner: Any = importlib.import_module(".".join(parts[:depth]))
     for part in parts[depth:-1]:
         owner = getattr(owner, part)
-    kept = getattr(owner, parts[-1])
-    setattr(owner, parts[-1], new)
+    name, inherited = parts[-1], parts[-1] not in vars(owner)  # as AdamW inherits `update`
+    kept = getattr(owner, name) if inherited else vars(owner)[name]
+    setattr(owner, name, new)
     try:
         yield
     finally:
-        setattr(owner, parts[-1], kept)
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, kept)
 
 
 def _is_module(name: str) -> bool:
