@@ -13,8 +13,6 @@ from tests.scripts.running import ROOT, refusal, run_here, run_process
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
 QUICK = ["00_gradients", "421_raw_attention"]
 PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 26}  # rows of the course's concept lists
-# Named in the table before they are written; take a name out when its file is there.
-COMING = {"441_classification", "442_instruction_tuning", "443_alignment", "444_lora_quantization", "445_pipeline"}
 
 
 def run_lesson(name, folder):
@@ -62,7 +60,7 @@ def test_every_concept_of_the_course_has_a_row():
 def test_the_table_names_what_exists():
     exercises = {path.stem.partition("_")[2] for path in (ROOT / "scripts" / "exercises").glob("[0-9]*.py")}
     for row in concepts():
-        assert (ROOT / "scripts" / "lessons" / row.lesson).exists() or Path(row.lesson).stem in COMING, row
+        assert (ROOT / "scripts" / "lessons" / row.lesson).exists(), row
         for place in row.code + row.tests:
             assert (ROOT / place.path).exists(), place
             assert place.line() is not None, place

@@ -1,0 +1,181 @@
+"""Lesson 4.4.1: classification, or what a pretrained model is good for besides writing
+
+A language model answers in tokens; a classifier has to answer with a class. So its last layer is replaced: one small
+matrix turns the hidden state of the last token into a score per class. All the rest is there already, and the question
+is how much of it to train: nothing, a part, or everything, which is more accurate and forgets how to write. The task:
+which part of Python's documentation is a paragraph from? Radford et al. 2018 (GPT-1), section 3.2.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+
+from finetune.classification import (
+    classification_loss,
+    collate,
+    confusion_as_text,
+    confusion_matrix,
+    encode_texts,
+    majority_baseline,
+    predict,
+)
+from finetune.datasets import ShuffledBatches, batches_of
+from finetune.heads import GPTWithHead, freeze
+from finetune.labelled_texts import documentation_texts
+from gpt import GPT, GPTConfig
+from gpt.evaluation import evaluate
+from gpt.training import Trainer, TrainingConfig
+from minigrad import manual_seed, nn, no_grad, use_kernels
+from scripts.lessons.pictures import LINES, Lesson, bars, heatmap
+from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+
+lesson = Lesson("441_classification", __doc__)
+
+# %% A pretrained model
+lesson.part("it writes, and that is all it does")
+
+tokenizer, train_ids, val_ids = english()
+pretrained = new_gpt(len(tokenizer), block_size=48)
+with use_kernels("fast"):  # lesson 432 has shown the steps
+    train(pretrained, train_ids, 500)
+language_before = validation_loss(pretrained, val_ids)
+texts = {split: documentation_texts(split) for split in ("train", "test")}
+labels = sorted({text.label for text in texts["train"]})
+first = next(text for text in texts["test"] if len(text.text) > 100)
+print(f"a paragraph on {first.label}: {first.text[:80]}...")
+print("asked for its subject, a language model goes on writing:")
+print(" ", write(pretrained, tokenizer, "This text is about", 20))
+
+# %% A head on the last token
+lesson.part("one matrix, (classes, C)")
+
+items = {name: encode_texts(part, labels, tokenizer, pretrained.config.block_size)[0] for name, part in texts.items()}
+classifier = GPTWithHead.from_gpt(pretrained, labels)
+ids, lengths, classes = collate(items["test"][:4])  # (4, T), padded on the right
+with no_grad():
+    hidden = pretrained.hidden_states(ids).data  # (4, T, C)
+    last = np.array([hidden[b, lengths[b] - 1] for b in range(4)])  # (4, C)
+    by_hand = last @ classifier.score.weight.data.T  # (4, classes)
+    scores = classifier(ids, lengths).data
+assert np.allclose(by_hand, scores, atol=1e-5)
+print(f"hidden states {hidden.shape} -> of the last tokens {last.shape} -> scores {scores.shape}")
+with no_grad():
+    longer = np.pad(ids, ((0, 0), (0, pretrained.config.block_size - ids.shape[1])))
+    assert np.allclose(classifier(longer, lengths).data, scores, atol=1e-5)
+print("more padding changes nothing: no token looks to its right")
+
+changed = ids.copy()
+changed[:, 0] = (changed[:, 0] + 1) % len(tokenizer)
+with no_grad():
+    moved = np.abs(pretrained.hidden_states(changed).data - hidden).max(axis=2)
+assert all(moved[b, lengths[b] - 1] > 0 for b in range(4))
+print("and why the last one: it alone has seen every other. Change the first token, and the last one's state moves.")
+
+gpt2 = GPTConfig()
+head = nn.Linear(gpt2.n_embd, 2, bias=False).weight.data.size
+assert head == 2 * 768 == 1_536 and gpt2.num_parameters() == 124_439_808
+print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.num_parameters():.4%} of the model")
+
+# %% How much to train?
+lesson.part("frozen, partial, full")
+
+
+def fine_tune(model: GPT, blocks: int | None, data: list, steps: int = 150) -> tuple[GPTWithHead, list[float]]:
+    """A head on a copy of the model, and the losses. blocks: how many to train; None: everything."""
+    manual_seed(1)
+    classifier = GPTWithHead.from_gpt(copy.deepcopy(model), labels)
+    freeze(classifier, blocks)  # requires_grad = False: no gradient is computed, and none is applied
+    rate = 1e-2 if blocks == 0 else 2e-3  # a head alone starts from nothing and may run
+    config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
+    trainer = Trainer(classifier, ShuffledBatches(data, 16, collate), config, "runs/lessons", classification_loss)
+    classifier.train()
+    losses = [trainer.step().loss for _ in range(steps)]  # the loop of pretraining, another loss
+    classifier.eval()
+    return classifier, losses
+
+
+def accuracy(classifier: GPTWithHead, data: list) -> float:
+    return evaluate(classifier, batches_of(data, 32, collate), classification_loss)["accuracy"]
+
+
+ways = {"head only": 0, "last block": 1, "everything": None}
+baseline = majority_baseline([c for _, c in items["train"]], [c for _, c in items["test"]])
+print(f"{len(items['train']):,} paragraphs to learn from, {len(items['test'])} to test on, 4 classes;")
+print(f"always naming the most frequent class is right in {baseline:.0%}; writing, before: {language_before:.2f} nats")
+print(f"\n{'trained':12}{'parameters':>11}{'seconds':>9}{'right, test':>13}{'loss in writing':>17}")
+tuned, curves, right, language = {}, {}, {}, {}
+for name, blocks in ways.items():
+    started = time.perf_counter()
+    tuned[name], curves[name] = fine_tune(pretrained, blocks, items["train"])
+    seconds = time.perf_counter() - started
+    right[name] = accuracy(tuned[name], items["test"])
+    language[name] = validation_loss(tuned[name].language_model(), val_ids)
+    size = tuned[name].num_parameters(trainable_only=True)
+    print(f"{name:12}{size:11,}{seconds:9.1f}{right[name]:13.1%}{language[name]:17.2f}")
+assert tuned["head only"].num_parameters(trainable_only=True) == len(labels) * pretrained.config.n_embd
+assert min(right.values()) > baseline
+
+# %% Is it the pretraining?
+lesson.part("the same head on a model that has read nothing")
+
+untrained, _ = fine_tune(new_gpt(len(tokenizer), seed=3, block_size=48), 0, items["train"])
+nothing = accuracy(untrained, items["test"])
+cut_short = {name: [(text[:1], c) for text, c in part] for name, part in items.items()}
+on_the_first, _ = fine_tune(pretrained, 0, cut_short["train"])
+short = accuracy(on_the_first, cut_short["test"])
+print(f"head on a pretrained model {right['head only']:.0%}, on random weights {nothing:.0%}")
+print(f"head on the first token instead of the last: {short:.0%}; it has seen one token only")
+assert right["head only"] > max(nothing, short)
+
+test_ids, true = zip(*items["test"])
+taken_for = predict(tuned["everything"], test_ids).argmax(axis=1)
+counts = confusion_matrix(true, taken_for, len(labels))
+print("\nwhat is taken for what, by the model that was trained as a whole:\n" + confusion_as_text(counts, labels))
+with lesson.picture("classes", "Which part of the documentation?", columns=2, size=(11, 4)) as (one, two):
+    for (name, curve), line in zip(curves.items(), LINES):
+        one.plot(smooth(curve), line, color="black", label=name)
+    one.set(xlabel="step", ylabel="loss (nats per text), smoothed", title="learning to classify", ylim=(0, None))
+    one.legend(frameon=False)
+    heatmap(two, counts, labels, labels, ".0f")
+    two.set(title="test texts, everything trained", xlabel="taken for", ylabel="true")
+
+# %% Forgetting
+lesson.part("catastrophic forgetting")
+
+assert np.isclose(language["head only"], language_before, atol=1e-6)  # to the last digit
+assert language["everything"] > language_before + 0.3
+print("nothing in the new loss asks the model to go on speaking:")
+for name, classifier in tuned.items():
+    sample = write(classifier.language_model(), tokenizer, "The value of", 20)
+    print(f"  {name:11} loss +{language[name] - language_before:.2f}: {sample}")
+with lesson.picture("forgetting", "What each way gains, and what it loses", columns=2, size=(10, 3.8)) as (one, two):
+    bars(one, {"majority": baseline, "random\nweights": nothing, **right}, "right (share of test texts)", ".0%")
+    bars(two, {"before": language_before, **language}, "loss in writing (nats per token)", ".2f")
+    one.set(title="the task")
+    two.set(title="the language: lower is better")
+
+# %% Few texts
+lesson.part("why freeze at all? Few texts, many parameters")
+
+few = items["train"][::50]
+learned, on_others = {}, {}
+print(f"{len(few)} texts:      right of these  right of others")
+for name, blocks in ways.items():
+    classifier, _ = fine_tune(pretrained, blocks, few, steps=60)
+    learned[name], on_others[name] = accuracy(classifier, few), accuracy(classifier, items["test"])
+    print(f"  {name:12}{learned[name]:14.0%}{on_others[name]:17.0%}")
+assert learned["everything"] > on_others["everything"] + 0.2
+gain, gain_few = (100 * (r["everything"] - r["head only"]) for r in (right, on_others))
+print(f"so few texts are learned by heart. To train everything gained {gain:.0f} points where there was much to learn")
+print(f"from, and {gain_few:.0f} here, and it forgets the language in either case:")
+print("frozen is fast, safe and small; full is slow, risky and better where there is much to learn from.")
+
+# %% What next
+lesson.end("""\
+  exercise  python scripts/exercise.py start cross_entropy: it is this lesson's loss, too
+  read      finetune/heads.py, finetune/classification.py; then scripts/classify.py --help
+  break     take the first token, or lengths instead of lengths - 1, in finetune/heads.py; set rate = 1e-2 for all
+  lesson    python scripts/lesson.py 442""")
