@@ -169,9 +169,9 @@ for country in (some, unknown[0]):
     reply = ask(model, tokenizer, [question(country)], TEMPLATES[in_chat](tokenizer))[0]
     print(f"  {question(country)[0]['content']}  {reply.text}  (right: {capitals[country]})")
 
-print("One seed; pretraining, rate and steps were chosen by looking at this table, among some 25 settings. At twice the")
-print("rate the taught answers are all right still, and of those only in the text about half: a small model soon learns")
-print("by heart what it sees.")
+print("One seed; pretraining, rate and steps were chosen by looking at this table, among some 25 settings. At twice")
+print("the rate the taught answers are all right still, and of those only in the text about half: a small model soon")
+print("learns by heart what it sees.")
 
 # %% The wrong template
 lesson.part("asked in another template")
