@@ -30,7 +30,9 @@ OPINFOS = {
     "pad": ["nn.functional.pad.constant"],
     "split": ["split", "split.list_args", "split_with_sizes"],
     "squeeze": ["squeeze", "squeeze.multiple"],
-    "linear_gelu": [],  # our own, a composition
+    "linear_gelu": [],  # our own, as the next two
+    "merge_heads": [],
+    "split_heads": [],
     "to": [],  # PyTorch's has memory formats and non-blocking copies, ours a device and a dtype
 }
 IN_NN_FUNCTIONAL = [
