@@ -34,7 +34,7 @@ import numpy as np
 from ..backend import Array, usable_cores
 
 BLOCK = 256 * 1024  # numbers
-FEW_ROWS = 16
+FEW_ROWS = 16  # of a product that the matrix library's own threads are quicker with
 Piece = TypeVar("Piece")
 
 _pool: ThreadPoolExecutor | None = None

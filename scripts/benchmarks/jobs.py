@@ -10,7 +10,7 @@ import numpy as np
 import minigrad.functional as F
 from finetune.loading import load_model
 from gpt import GPT, GPTConfig
-from minigrad import Tensor, no_grad, optim, use_kernels
+from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels import FAST, FAST_OPTIM, textbook_functions, threads
 
 # The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
@@ -43,8 +43,6 @@ def select_kernels(side: str) -> None:
     textbook = textbook_functions()
     use_kernels({op: textbook[op] for op in TECHNIQUES[technique] if op in FAST})
     if technique == "Adam in blocks":
-        from minigrad import switches
-
         switches.kernels = {op: kernel for op, kernel in switches.kernels.items() if op not in FAST_OPTIM}
 
 

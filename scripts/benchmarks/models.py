@@ -54,6 +54,7 @@ def add_bound(row: dict[str, Any], config: GPTConfig, new_tokens: int) -> None:
 
 
 def add_ratios(row: dict[str, Any]) -> None:
+    """Speed and memory over those of PyTorch, where it was measured."""
     sides = row["sides"]
     if "torch" in sides:
         row["speed_against_torch"] = sides["torch"]["seconds"] / sides["fast"]["seconds"]
