@@ -21,10 +21,10 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     """One comparison: each side's figures, ratios, and the bounds of the machine."""
     sides = ["fast", *opponent()]
     if name in TRAINING:
-        row = {"sides": compare([*sides, "textbook"], "train", TRAINING[name], steps)}
+        row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
         add_floor(row, GPTConfig.preset(TRAINING[name][0]), *TRAINING[name][1:])
     elif name in GENERATION:
-        row = {"sides": compare([*sides, "textbook"], "generate", GENERATION[name], steps)}
+        row = {"sides": with_textbook(sides, "generate", GENERATION[name], steps)}
         if new_tokens := GENERATION[name][2]:
             add_bound(row, GPTConfig.preset(GENERATION[name][0]), new_tokens)
     else:
@@ -34,6 +34,11 @@ def measure(name: str, steps: int) -> dict[str, Any]:
             row = {"sides": compare(sides, "load", (folder,), steps, warmup=1)}
     add_ratios(row)
     return row
+
+
+def with_textbook(sides: list[str], kind: str, arguments: tuple[Any, ...], steps: int) -> dict[str, Any]:
+    """The sides in turns, and the textbook's form by itself afterwards: a third model in memory slows the others."""
+    return compare(sides, kind, arguments, steps) | compare(["textbook"], kind, arguments, min(steps, 3), warmup=1)
 
 
 def add_floor(row: dict[str, Any], config: GPTConfig, batch: int, time: int) -> None:
