@@ -1,4 +1,4 @@
-"""Train a GPT on real English, from random numbers to text, in about three minutes on two cores."""
+"""Train a GPT on real English, from random numbers to text, in one to three minutes on two cores."""
 
 from __future__ import annotations
 
