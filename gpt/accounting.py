@@ -1,8 +1,9 @@
-"""What a GPT costs before it is built: parameters, arithmetic, memory, and what its size is worth.
+"""What a GPT or a Llama costs before it is built: parameters, arithmetic, memory, and what its size is worth.
 
 Everything here is a formula of the configuration, so that a model of 175 billion parameters is as quick to account for
 as a small one. Symbols: V vocabulary, T block size (or tokens read), L layers, C channels (n_embd), H heads, B batch,
-N parameters, D training tokens. Memory is in bytes (GB = 10^9), arithmetic in FLOPs, of which a multiply-add is two.
+N parameters, D training tokens. Where a Llama differs: G channels of keys, C K / H with K heads of keys and values (in
+a GPT, G = C); I inner channels (4 C). Memory is in bytes (GB = 10^9), arithmetic in FLOPs: a multiply-add is two.
 
 Simplified: only matrix products are counted as arithmetic, which is nearly all of it; a causal mask halves nothing
 (as in `minigrad.inspection.profile`, which counts every op); of memory, what is held, not what is needed for a moment.
@@ -13,26 +14,36 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from .config import GPTConfig
+from .config import GPTConfig, LlamaConfig
+
+Config = GPTConfig | LlamaConfig
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.5, "nf4": 0.5}  # per number
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def parameters(config: GPTConfig) -> dict[str, int]:
+def parameters(config: Config) -> dict[str, int]:
     """How many numbers each kind of component learns; together `config.num_parameters()`.
 
         token embedding V C  (the output layer is the same matrix)     position embedding T C
         attention  L (4 C² + 4 C): C -> 3C and C -> C, with biases     MLP  L (8 C² + 5 C): C -> 4C -> C, with biases
         layer norms  2 C each: 2 L in the blocks, and the last one
 
+    In a Llama, nothing has a bias and positions are not learned:
+
+        attention  L (2 C² + 2 C G)     MLP  L (3 C I)     RMS norms  C each     output layer  V C, where it is not tied
+
     >>> parameters(GPTConfig())["token embedding"]
     38597376
-    >>> sum(parameters(GPTConfig()).values())
-    124439808
+    >>> sum(parameters(GPTConfig()).values()), sum(parameters(LlamaConfig()).values())
+    (124439808, 134515008)
     """
     V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
+    if isinstance(config, LlamaConfig):
+        in_blocks = {name: L * weights for name, weights in block_weights(config).items()}
+        output = {} if config.tied else {"output layer": V * C}
+        return {"token embedding": V * C, **in_blocks, "RMS norms": (2 * L + 1) * C, **output}
     norms = 2 * L + (1 if config.norm == "pre" else 0)  # post-norm has none at the end
     return {
         "token embedding": V * C,
@@ -46,15 +57,16 @@ def parameters(config: GPTConfig) -> dict[str, int]:
 def component_of(name: str) -> str:
     """Which row of `parameters` a parameter counts for, by its name.
 
-    >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("lm_head.weight")
-    ('attention', 'token embedding')
+    >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("model.layers.3.self_attn.q_proj.weight")
+    ('attention', 'attention')
     """
-    parts = {".wte.": "token embedding", "lm_head.": "token embedding", ".wpe.": "position embedding"}
-    parts |= {".attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms"}
+    parts = {".wte.": "token embedding", ".wpe.": "position embedding", ".embed_tokens.": "token embedding"}
+    parts |= {"attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms"}
+    parts |= {"lm_head.": "output layer"}
     for part, component in parts.items():
         if part in f".{name}":
             return component
-    raise ValueError(f"{name} is no parameter of a GPT")
+    raise ValueError(f"{name} is no parameter of a GPT or a Llama")
 
 
 def shares(amounts: Mapping[str, float]) -> dict[str, float]:
@@ -72,30 +84,48 @@ def shares(amounts: Mapping[str, float]) -> dict[str, float]:
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def matrix_weights(config: GPTConfig) -> int:
-    """The weights that every token is multiplied with: 12 L C² in the blocks, V C in the output layer.
+def key_channels(config: Config) -> int:
+    """G: numbers in a token's keys (and in its values) of one layer; C where every query head has its own.
+
+    >>> key_channels(GPTConfig()), key_channels(LlamaConfig())
+    (768, 192)
+    """
+    return config.n_embd // config.n_head * config.n_kv_head
+
+
+def block_weights(config: Config) -> dict[str, int]:
+    """The weights in one block's matrices: attention 2 C² + 2 C G; MLP 2 C I, or 3 C I with a gate.
+
+    In a GPT that is 4 C² and 8 C².
+    """
+    C, matrices = config.n_embd, 3 if isinstance(config, LlamaConfig) else 2
+    return {"attention": 2 * C * C + 2 * C * key_channels(config), "MLP": matrices * C * config.n_inner}
+
+
+def matrix_weights(config: Config) -> int:
+    """The weights that every token is multiplied with: 12 L C² in the blocks of a GPT, V C in the output layer.
 
     Looking up an embedding multiplies nothing.
     """
-    return 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
+    return config.n_layer * sum(block_weights(config).values()) + config.vocab_size * config.n_embd
 
 
-def token_flops(config: GPTConfig, context: int) -> int:
+def token_flops(config: Config, context: int) -> int:
     """FLOPs of one token's way through the model that sees `context` tokens, itself included.
 
-        2 (12 L C² + V C)  +  4 L C context
+        2 (12 L C² + V C)  +  4 L C context          the first part is 2 `matrix_weights`
 
     A multiply-add per weight; and per layer the products of its query with each key, and of each weight with a value.
     """
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
 
 
-def forward_flops(config: GPTConfig, batch: int, time: int) -> int:
+def forward_flops(config: Config, batch: int, time: int) -> int:
     """FLOPs of reading B sequences of T tokens; every query is multiplied with all T keys, hidden ones included."""
     return batch * time * token_flops(config, time)
 
 
-def training_flops(config: GPTConfig, batch: int, time: int) -> int:
+def training_flops(config: Config, batch: int, time: int) -> int:
     """FLOPs of a training step: 3 times forward, as backward makes two products of each (for dx and for dweight).
 
     For N parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
@@ -154,9 +184,7 @@ def training_memory(
     }
 
 
-def activation_bytes(
-    config: GPTConfig, batch: int, time: int, dtype: str = "float32", kernels: str = "textbook"
-) -> int:
+def activation_bytes(config: Config, batch: int, time: int, dtype: str = "float32", kernels: str = "textbook") -> int:
     """Bytes that forward saves for backward, in a step on B sequences of T tokens, without dropout.
 
     Per token and block, the textbook forms keep
@@ -167,25 +195,38 @@ def activation_bytes(
     and at the end 2C + 1 and the log-probabilities V. That is 20 C + H T + 2 per block. The fast kernels keep GELU's
     slope in place of input and tanh, a sum per head and query in place of attention's weights, and no logits (but the
     output layer's gradient, V C): 16 C + H + 2. Like Korthikanti et al. 2022, section 4.1, for other kernels.
+
+    A Llama keeps 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; what goes into its seven
+    matrices C + C + C + I, as three of them read the same; the normalized 2 C and their scale 2; gate, its sigmoid and
+    up 3 I. Fast, there is no sigmoid, and H for H T.
     """
-    V, L, H, C = config.vocab_size, config.n_layer, config.n_head, config.n_embd
-    last_norm = C + 1 if config.norm == "pre" else 0
-    if kernels == "textbook":
-        numbers = batch * time * (L * (20 * C + H * time + 2) + last_norm + C + V)
-    elif kernels == "fast":
-        numbers = batch * time * (L * (16 * C + H + 2) + last_norm + 2 * C) + V * C
-    else:
+    if kernels not in ("textbook", "fast"):
         raise ValueError(f"kernels must be 'textbook' or 'fast', got {kernels!r}")
+    textbook = kernels == "textbook"
+    V, L, H, C = config.vocab_size, config.n_layer, config.n_head, config.n_embd
+    attention_weights = H * time if textbook else H
+    if isinstance(config, LlamaConfig):
+        block = 6 * C + 2 * key_channels(config) + (4 if textbook else 3) * config.n_inner + attention_weights + 2
+        last_norm = C + 1
+    else:
+        block = (20 if textbook else 16) * C + attention_weights + 2
+        last_norm = C + 1 if config.norm == "pre" else 0
+    numbers = batch * time * (L * block + last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)
     return math.ceil(numbers * bytes_per_number(dtype))
 
 
-def kv_cache_bytes(config: GPTConfig, batch: int, tokens: int, dtype: str = "float32") -> int:
-    """Bytes of the keys and values of `tokens` tokens of B sequences, in all layers: 2 L C each.
+def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float32") -> int:
+    """Bytes of the keys and values of `tokens` tokens of B sequences, in all layers: 2 L C each, or 2 L G.
 
     >>> kv_cache_bytes(GPTConfig(), batch=1, tokens=1024)  # 72 MiB, for a model of 475 MiB
     75497472
+
+    SmolLM2's 3 heads of keys and values at its full block, and what 9 would need:
+
+    >>> [kv_cache_bytes(LlamaConfig(n_kv_head=heads), 1, 8192) / 2**20 for heads in (3, 9)]
+    [360.0, 1080.0]
     """
-    return math.ceil(2 * config.n_layer * config.n_embd * batch * tokens * bytes_per_number(dtype))
+    return math.ceil(2 * config.n_layer * key_channels(config) * batch * tokens * bytes_per_number(dtype))
 
 
 def attention_bytes(n_head: int, time: int, dtype: str = "bfloat16", tiled: bool = False) -> int:
@@ -290,7 +331,7 @@ def ridge_point(flops_per_second: float, bytes_per_second: float) -> float:
     return flops_per_second / bytes_per_second
 
 
-def generation_bound(config: GPTConfig, bytes_per_second: float, dtype: str = "float32", context: int = 0) -> float:
+def generation_bound(config: Config, bytes_per_second: float, dtype: str = "float32", context: int = 0) -> float:
     """The most tokens per second that one sequence can be written at: each reads all weights, and the KV cache.
 
     >>> round(generation_bound(GPTConfig(), 68e9))  # two cores of a server

@@ -26,19 +26,36 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). `mask` (B, 1, T, S), True where query t may see key s, replaces the causal one."""
-        T = x.shape[1]
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)  # (B, H, T, D) each
-        if cache is not None:
-            if k.requires_grad:
-                raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
-            keys, values = cache.append(layer, k.data, v.data)
-            k, v = Tensor(keys), Tensor(values)  # (B, H, S, D), S = tokens read before + T
-            if mask is None and 1 < T < k.shape[2]:
-                mask = causal_mask_after(x.data, T, k.shape[2])
-        is_causal = mask is None and T > 1
-        dropout_p = self.dropout_p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
-        return self.resid_dropout(self.c_proj(F.merge_heads(out)))  # the heads side by side again: (B, T, C)
+        out = causal_attention(q, k, v, layer, cache, mask, self.dropout_p if self.training else 0.0)
+        return self.resid_dropout(self.c_proj(out))  # (B, T, C)
+
+
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer: int = 0,
+    cache: KVCache | None = None,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """What each head finds, the heads side by side again: q (B, H, T, D), k and v (B, H or fewer, T, D) -> (B, T, C).
+
+    The keys and values of earlier tokens come from the cache. `mask` as in `CausalSelfAttention`.
+    """
+    T = q.shape[2]
+    if cache is not None:
+        if k.requires_grad:
+            raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
+        keys, values = cache.append(layer, k.data, v.data)
+        k, v = Tensor(keys), Tensor(values)  # (B, H, S, D), S = tokens read before + T
+        if mask is None and 1 < T < k.shape[2]:
+            mask = causal_mask_after(q.data, T, k.shape[2])
+    is_causal = mask is None and T > 1
+    grouped = k.shape[1] != q.shape[1]  # several query heads share one of k and v
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, enable_gqa=grouped)  # (B, H, T, D)
+    return F.merge_heads(out)
 
 
 def causal_mask_after(like: Array, queries: int, keys: int) -> Tensor:

@@ -64,16 +64,23 @@ def from_visible(text: str) -> bytes:
 # GPT-2's pattern: contractions; a run of letters, of digits or of other signs, each with the space before it; spaces.
 # The last space before a word belongs to the word: that is what (?!\S) leaves behind.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_WORD = regex.compile(GPT2_PATTERN)  # `regex`, because the standard library's `re` has no \p{L} (any letter)
+# SmolLM's: each digit is a word of its own, without the space before it, so that a number is spelled and not learned by
+# heart. Spaces before a digit then stand alone, all of them: (?![^\s\p{N}]) is "not before a sign that takes a space".
+SMOLLM_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+PATTERNS = {"gpt2": GPT2_PATTERN, "smollm": SMOLLM_PATTERN}
+# `regex`, because the standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number)
+_WORD = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
-def split_words(text: str) -> list[str]:
-    """Cut a text into words (pre-tokens) by GPT-2's pattern; joined again they are the text.
+def split_words(text: str, pattern: str = "gpt2") -> list[str]:
+    """Cut a text into words (pre-tokens) by one of PATTERNS; joined again they are the text.
 
     >>> split_words("He's 42,  isn't  he?")
     ['He', "'s", ' 42', ',', ' ', ' isn', "'t", ' ', ' he', '?']
+    >>> split_words("He's 42,  isn't  he?", "smollm")
+    ['He', "'s", ' ', '4', '2', ',', ' ', ' isn', "'t", ' ', ' he', '?']
     """
-    return _WORD.findall(text)
+    return _WORD[pattern].findall(text)
 
 
 def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
@@ -120,7 +127,7 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
 def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
     """The last position where no continuation of `text` can change what the words are; 0 if there is none.
 
-    That is between a word and a space: the pattern takes a space only at the start of a word. A special token that
+    That is between a word and a space: the patterns take a space only at the start of a word. A special token that
     began before the cut must be complete, because it goes first.
     """
     longest = max(map(len, special_tokens), default=0)

@@ -13,8 +13,8 @@ flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_st
 old checkpoint stands, after it the new one. What is left is to rename the others, and the next save does that if the
 machine died in between. Loading changes nothing, so that a model can be tried out while it is being trained.
 
-What a folder holds of a model is the business of its `ModelKind`. That of a GPT is all of it; that of a GPT with
-adapters may be the adapters alone.
+What a folder holds of a model is the business of its `ModelKind`. That of a GPT or a Llama is all of it; that of a
+model with adapters may be the adapters alone.
 
 No pickle: a checkpoint from a stranger is data, and cannot run code.
 """
@@ -38,8 +38,10 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from .config import GPTConfig
+from .config import GPTConfig, LlamaConfig
 from .files import read_json
+from .language_model import LanguageModel
+from .llama import Llama
 from .model import GPT
 from .safetensors_file import Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
 from .tokenizer import Tokenizer
@@ -80,11 +82,18 @@ class ModelKind:
     tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
-def _build_gpt(config: dict[str, Any], shapes: Shapes) -> GPT:
-    gpt_config = GPTConfig.from_dict(config)
-    check_size(gpt_config.num_parameters(), shapes)
-    with nn.init.skipped():
-        return GPT(gpt_config)
+def _plain_kind(
+    name: str, model: Callable[[Any], LanguageModel], settings: type[GPTConfig] | type[LlamaConfig]
+) -> ModelKind:
+    """The kind of models that `model` makes of their settings: all of each is stored."""
+
+    def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
+        config = settings.from_dict(values)
+        check_size(config.num_parameters(), shapes)
+        with nn.init.skipped():
+            return model(config)
+
+    return ModelKind(name, lambda model: model.config.to_dict(), build)
 
 
 def check_size(expected: int, shapes: Shapes) -> None:
@@ -94,7 +103,16 @@ def check_size(expected: int, shapes: Shapes) -> None:
         raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
 
 
-GPT_KIND = ModelKind("minigrad-gpt", lambda model: model.config.to_dict(), _build_gpt)
+GPT_KIND = _plain_kind("minigrad-gpt", GPT, GPTConfig)
+LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
+
+
+def kind_of(model: nn.Module) -> ModelKind:
+    """The kind of a model all of which is stored. Raises TypeError for one that is neither a GPT nor a Llama."""
+    for its_class, kind in ((GPT, GPT_KIND), (Llama, LLAMA_KIND)):
+        if isinstance(model, its_class):
+            return kind
+    raise TypeError(f"a checkpoint of a {type(model).__name__} needs a `kind` that says what is stored of it")
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -105,13 +123,15 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: Optimizer | None = None,
     state: Mapping[str, Any] | None = None,
-    kind: ModelKind = GPT_KIND,
+    kind: ModelKind | None = None,
 ) -> None:
     """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
 
+    kind: what is stored of the model; without it, all of a GPT or a Llama (`kind_of`).
     Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or
     not writable.
     """
+    kind = kind_of(model) if kind is None else kind
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _finish_commit(folder)
@@ -220,14 +240,18 @@ def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind = GPT_KIND
+    folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
 ) -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered."""
+    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered.
+
+    kind: what the folder holds; without it, all of a GPT or a Llama, whichever config.json says.
+    """
+    kinds = (GPT_KIND, LLAMA_KIND) if kind is None else (kind,)
     folder = Path(folder)
     for last_try in [False] * 9 + [True]:
         before = _which_commit(folder)
         try:
-            checkpoint = _load(folder, with_optimizer, kind)
+            checkpoint = _load(folder, with_optimizer, kinds)
         except CheckpointError:
             being_committed = before[0] is not None  # its files are changing their names
             if _which_commit(folder) == before and (last_try or not being_committed):
@@ -240,7 +264,7 @@ def load_checkpoint(
     raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
 
 
-def load_run(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
+def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError."""
     model = load_checkpoint(folder, with_optimizer=False).model
     tokenizer = Tokenizer.load(folder)
@@ -263,14 +287,16 @@ def _which_commit(folder: Path) -> Any:
     return marks
 
 
-def _load(folder: Path, with_optimizer: bool, kind: ModelKind) -> Checkpoint:
+def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Checkpoint:
     record_path = _record_path(folder)
     record = _read_record(record_path)
     wanted = [CONFIG, WEIGHTS] + ([MOMENTS] if with_optimizer and record["optimizer"] is not None else [])
     paths = {name: _verified(folder, name, record["files"].get(name), record_path) for name in wanted}
     config = _read_json(paths[CONFIG])
-    if config.pop("model_type", None) != kind.name:
-        raise CheckpointError(f"{paths[CONFIG]} does not describe a {kind.name}")
+    name = config.pop("model_type", None)
+    kind = next((kind for kind in kinds if kind.name == name), None)
+    if kind is None:
+        raise CheckpointError(f"{paths[CONFIG]} does not describe a {' or '.join(kind.name for kind in kinds)}")
     try:
         with SafetensorsFile(paths[WEIGHTS]) as file:
             try:

@@ -105,6 +105,29 @@ def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     return nucleus / nucleus.sum()
 
 
+class Memory:
+    """What a model has read of one text, so that another one that begins the same need not be read from its start.
+
+    `stream` takes from it what is common to both, and leaves in it what it has read itself.
+    """
+
+    def __init__(self) -> None:
+        self.ids = np.zeros(0, np.int64)  # the tokens whose keys and values `cache` holds
+        self.cache: KVCache | None = None
+
+    def common(self, ids: np.ndarray) -> int:
+        """How many tokens of `ids` (T) are known already.
+
+        >>> memory = Memory()
+        >>> memory.ids = np.array([7, 8, 9])
+        >>> memory.common(np.array([7, 8, 5, 6]))
+        2
+        """
+        length = min(len(self.ids), len(ids))
+        other = np.flatnonzero(self.ids[:length] != ids[:length])
+        return int(other[0]) if len(other) else length
+
+
 def generate(
     model: Any,
     ids: Any,
@@ -154,14 +177,18 @@ def stream(
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
     use_cache: bool = True,
+    memory: Memory | None = None,
 ) -> Generator[list[int], None, None]:
     """The same as an iterator over steps: the batch's new tokens, -1 for sequences that have ended.
 
-    Stop iterating to stop writing. The model is in inference mode until the iterator ends or is closed.
+    Stop iterating to stop writing. The model is in inference mode until the iterator ends or is closed. `memory`, for
+    one sequence: what was read before, as in the earlier turns of a conversation, is not read again.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
     text = _Text(model, ids, attention_mask, use_cache, max_new_tokens)
+    if memory is not None:
+        text.remember(memory)
     if seed is None:
         seed = int(generator().integers(2**63))
     rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row draws the same in every batch
@@ -182,6 +209,8 @@ def stream(
             text.append([max(token, 0) for token in drawn])
     finally:
         model.train(was_training)
+        if memory is not None:
+            memory.ids, memory.cache = text.ids[0, : text.read].copy(), text.cache
 
 
 class _Text:
@@ -205,7 +234,15 @@ class _Text:
         self.ids[:, : self.length], self.real[:, : self.length] = ids, real
         self.read = 0
         if self.cache is not None:
-            self.cache.clear()
+            self.cache.cut(0)
+
+    def remember(self, memory: Memory) -> None:
+        """Go on where the memory's text and this one part, in its cache, which has room for the whole block."""
+        if self.batch > 1 or self.cache is None or not self.real[:, : self.length].all():
+            raise ValueError("a memory is for one sequence without padding, and for generation with a cache")
+        self.cache = memory.cache or KVCache.for_model(self.model)
+        self.read = min(memory.common(self.ids[0, : self.length]), self.length - 1)  # the last one's scores are wanted
+        self.cache.cut(self.read)
 
     def append(self, tokens: list[int]) -> None:
         """Add a token to each sequence; where the context is full, forget its older half."""

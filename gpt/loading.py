@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from . import hub, huggingface
+from . import hub, huggingface, huggingface_config, llama_files, llama_gguf, llama_huggingface
 from .checkpoint import has_checkpoint, load_run
 from .config import GPT2_VOCAB_SIZE
+from .gguf_file import GGUFFile
+from .language_model import LanguageModel
+from .llama import Llama
 from .model import GPT
 from .run_log import show
 from .tokenizer import Tokenizer
 from .vocabulary import has_tokenizer
 
 
-def load_model(source: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
-    """A model in evaluation mode and its tokenizer, from a run's folder, a Hugging Face folder, or a name like "gpt2".
+def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+    """A model in evaluation mode and its tokenizer, from a run's folder, a Hugging Face folder, a GGUF file, or a name
+    like "gpt2" or "smollm2". What it is, a GPT or a Llama, says the folder or file.
 
     Raises FileNotFoundError, or ValueError for what is damaged or does not fit together, and what `hub.find` raises.
     """
-    folder = hub.find(source)
-    if has_checkpoint(folder):
-        model, tokenizer = load_run(folder)
+    place = hub.find(source)
+    if llama_files.is_gguf(place):
+        file = GGUFFile(place)
+        model: LanguageModel = llama_gguf.load(file, Llama)
+        tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
+    elif has_checkpoint(place):
+        model, tokenizer = load_run(place)
         return model.eval(), tokenizer
-    model = huggingface.load(folder, GPT)
-    if has_tokenizer(folder):
-        tokenizer = Tokenizer.load(folder)
-    elif model.config.vocab_size == GPT2_VOCAB_SIZE:
-        show(f"{folder} holds no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
-        tokenizer = Tokenizer.gpt2()
     else:
-        raise FileNotFoundError(
-            f"{folder} holds no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
-            f"{model.config.vocab_size:,} tokens it is not GPT-2's: copy one from where the model comes from"
-        )
+        model = _from_huggingface(place)
+        tokenizer = _tokenizer_of(place, model.config.vocab_size)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
+            f"the tokenizer in {place} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
         )
     return model, tokenizer
+
+
+def _from_huggingface(folder: Path) -> LanguageModel:
+    kinds = (huggingface_config.MODEL_TYPE, llama_huggingface.MODEL_TYPE)
+    values = huggingface_config.read_config(folder, *kinds)
+    if values.get("model_type") == llama_huggingface.MODEL_TYPE:
+        return llama_huggingface.load(folder, Llama)
+    return huggingface.load(folder, GPT)
+
+
+def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer in a folder, or GPT-2's where there is none and it fits."""
+    if has_tokenizer(folder):
+        return Tokenizer.load(folder)
+    if vocab_size == GPT2_VOCAB_SIZE:
+        show(f"{folder} holds no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
+        return Tokenizer.gpt2()
+    raise FileNotFoundError(
+        f"{folder} holds no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
+        f"{vocab_size:,} tokens it is not GPT-2's: copy one from where the model comes from"
+    )

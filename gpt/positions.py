@@ -10,9 +10,32 @@ import math
 import numpy as np
 
 from minigrad import Tensor, nn
-from minigrad.backend import Array
+from minigrad.backend import Array, module_of
 
+from .attention import padding_mask
 from .config import INIT_STD
+from .kv_cache import KVCache
+
+
+def positions_and_mask(
+    ids: Array, cache: KVCache | None, attention_mask: Array | None, block_size: int
+) -> tuple[Array, Tensor | None]:
+    """Where the tokens ids (B, T) stand, behind those in the cache, and what each may see beyond the causal rule.
+
+    Positions are (T), and the mask None; with an attention_mask (B, tokens so far), 0 for padding, they are (B, T), as
+    padding takes no place, and the mask (B, 1, T, S). Raises ValueError for more tokens than the block size.
+    """
+    xp = module_of(ids)
+    B, T = ids.shape
+    past = 0 if cache is None else cache.length
+    if past + T > block_size:
+        raise ValueError(f"{past + T} tokens are more than the model's block size of {block_size}")
+    if attention_mask is None:
+        return xp.arange(past, past + T), None
+    if attention_mask.shape != (B, past + T):
+        raise ValueError(f"attention_mask must have shape {(B, past + T)}, got {attention_mask.shape}")
+    real = attention_mask != 0
+    return xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:], padding_mask(real, T)
 
 
 class SinusoidalPositions(nn.Module):

@@ -14,13 +14,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tiktoken
 import tiktoken.load
 
+from .assembling import ENDOFTEXT, Vocabulary, check_vocabulary
 from .bpe import (
-    GPT2_PATTERN,
+    PATTERNS,
     Pair,
     checked_special_tokens,
     encode_word,
@@ -33,7 +34,7 @@ from .bpe import (
     without_surrogates,
 )
 from .files import read_pieces
-from .vocabulary import ENDOFTEXT, Vocabulary, check_vocabulary, parse_vocabulary, read_vocabulary, write_vocabulary
+from .vocabulary import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 # GPT-2's two files, with the SHA-256 that tiktoken checks when it has downloaded them.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -52,7 +53,12 @@ class Tokenizer:
     """A byte-level BPE tokenizer: `vocab` (id -> bytes), `merges` in order, and special tokens.
 
     A special token that `vocab` lacks is added at its end. `eos_token` is the special token that ends a text, if it is
-    among them. Raises ValueError for a vocabulary that does not fit together.
+    among them. `pattern` says how a text is cut into words: "gpt2", or "smollm" with each digit by itself.
+    `chat_template` is how a model was told to write conversations, in Jinja (see `finetune.chat`). Raises ValueError
+    for a vocabulary that does not fit together.
+
+    Decoding gives back every text exactly, unless the vocabulary has no token for some byte (SmolLM2's lacks 21: six
+    control characters, and bytes of unassigned characters). Encoding leaves such bytes out, as `tokenizers` does.
 
     >>> tokenizer = Tokenizer.train("low low low lower lower newest newest widest widest", vocab_size=262)
     >>> tokenizer.encode("lowest<|endoftext|>")
@@ -69,7 +75,11 @@ class Tokenizer:
         merges: Sequence[Pair],
         special_tokens: Iterable[str] | None = None,
         eos_token: str | None = ENDOFTEXT,
+        pattern: str = "gpt2",
+        chat_template: str | None = None,
     ) -> None:
+        if pattern not in PATTERNS:
+            raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {pattern!r}")
         self.vocab = dict(vocab)
         self.merges = list(merges)
         self.special_tokens: dict[str, int] = {}
@@ -77,7 +87,9 @@ class Tokenizer:
         check_vocabulary(self.vocab, self.merges)
         self.eos_token = eos_token if eos_token in self.special_tokens else None
         ordinary = {bytes([byte]) for byte in range(256)} | {first + second for first, second in self.merges}
+        self.pattern, self.chat_template = pattern, chat_template
         self._ids = {token: id for id, token in self.vocab.items() if token in ordinary}
+        self._tokenless = bytes(byte for byte in range(256) if bytes([byte]) not in self._ids)
         self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
         self._encoded_words: dict[str, list[int]] = {}
 
@@ -104,11 +116,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Read a folder with vocab.json and merges.txt, with encoder.json and vocab.bpe, or with tokenizer.json.
+        """Read a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
 
         Raises FileNotFoundError where there is none, and ValueError naming file and place where one is damaged.
         """
         return cls(*read_vocabulary(folder))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], name: str = "the GGUF file") -> Tokenizer:
+        """The tokenizer in a GGUF file's metadata; raises ValueError with the file's `name` for one not known here."""
+        return cls(*vocabulary_of_gguf(metadata, name))
 
     @classmethod
     def gpt2(cls, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
@@ -134,11 +151,13 @@ class Tokenizer:
         return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json.
+        """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
 
-        GPT2TokenizerFast of transformers loads the folder too. Files of an earlier tokenizer there are replaced.
+        AutoTokenizer of transformers loads the folder too. Files of an earlier tokenizer there are replaced.
         """
-        write_vocabulary(folder, Vocabulary(self.vocab, self.merges, list(self.special_tokens), self.eos_token))
+        special = list(self.special_tokens)
+        said = Vocabulary(self.vocab, self.merges, special, self.eos_token, self.pattern, self.chat_template)
+        write_vocabulary(folder, said)
 
     # -- the vocabulary -----------------------------------------------------------------------------------------------
 
@@ -206,7 +225,7 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        if textbook or self.fast is None or _LONG_SPACE.search(text):
+        if textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text):
             return self._encode_textbook(text, allowed_special)
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
@@ -251,7 +270,7 @@ class Tokenizer:
             if i % 2:
                 ids.append(self.special_tokens[part])
                 continue
-            for word in split_words(part):
+            for word in split_words(part, self.pattern):
                 ids += self._encode_word(word)
         return ids
 
@@ -260,9 +279,15 @@ class Tokenizer:
         if word not in self._encoded_words:
             if len(self._encoded_words) >= _CACHED_WORDS:
                 self._encoded_words.clear()
-            tokens = encode_word(word.encode("utf-8", "surrogateescape"), self._ranks)
+            known = word.encode("utf-8", "surrogateescape").translate(None, delete=self._tokenless)
+            tokens = encode_word(known, self._ranks)
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]
+
+    def _has_tokenless(self, text: str) -> bool:
+        """Whether some byte of the text has no token; tiktoken would not stand it."""
+        data = text.encode("utf-8") if self._tokenless else b""
+        return len(data.translate(None, delete=self._tokenless)) < len(data)
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
@@ -277,7 +302,9 @@ class Tokenizer:
             return None
         if any(encode_word(token, self._ranks) != [token] for token in self._ids):
             return None
-        return tiktoken.Encoding("minigrad", pat_str=GPT2_PATTERN, mergeable_ranks=self._ids, special_tokens={})
+        return tiktoken.Encoding(
+            "minigrad", pat_str=PATTERNS[self.pattern], mergeable_ranks=self._ids, special_tokens={}
+        )
 
     # -- ids to text --------------------------------------------------------------------------------------------------
 

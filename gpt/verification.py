@@ -23,7 +23,7 @@ import numpy as np
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 
-from .config import GPTConfig
+from .config import GPTConfig, LlamaConfig
 from .files import atomic_write
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
@@ -66,8 +66,34 @@ _BLOCK = [
 ]
 
 
-def stages(config: GPTConfig) -> list[Stage]:
-    """Every place that is compared, by the names of our modules, which are those of GPT-2."""
+# Of a Llama's block. What rotation makes of queries and keys shows in what the heads found.
+_RMS_NORM = "its weight and epsilon; the order of the blocks"
+_LLAMA_BLOCK = [
+    ("input_layernorm", "input_layernorm", False, "first norm", _RMS_NORM),
+    ("self_attn.q_proj", "self_attn.q_proj", False, "queries, not turned yet", "its weight, and the order of its rows"),
+    ("self_attn.k_proj", "self_attn.k_proj", False, "keys, not turned yet", "its weight, and the order of its rows"),
+    ("self_attn.v_proj", "self_attn.v_proj", False, "values", "its weight"),
+    (
+        "self_attn.heads",
+        "self_attn.o_proj",
+        True,
+        "what the heads found",
+        "the rotation (direction, pairs, theta), which heads share keys, the scale, the mask",
+    ),
+    ("self_attn", "self_attn.o_proj", False, "attention's output", "o_proj: its weight"),
+    ("post_attention_layernorm", "post_attention_layernorm", False, "second norm", _RMS_NORM),
+    ("mlp.gate_proj", "mlp.gate_proj", False, "the gate", "its weight"),
+    ("mlp.up_proj", "mlp.up_proj", False, "what the gate lets pass", "its weight"),
+    ("mlp.gated", "mlp.down_proj", True, "SwiGLU of them", "which of the two goes through silu"),
+    ("mlp", "mlp", False, "the MLP's output", "down_proj: its weight"),
+    ("", "", False, "what leaves the block", _OUTPUT),
+]
+
+
+def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
+    """Every place that is compared, by the names of our modules, which are those of GPT-2 or Llama."""
+    if isinstance(config, LlamaConfig):
+        return _llama_stages(config)
     found = [
         Stage("wte", "transformer.wte", False, "token embeddings", _EMBEDDING),
         Stage("wpe", "transformer.wpe", False, "position embeddings", _EMBEDDING),
@@ -79,6 +105,16 @@ def stages(config: GPTConfig) -> list[Stage]:
             found.append(Stage(*inside, of_input, meaning, suspect))
     if config.norm == "pre":
         found.append(Stage("ln_f", "transformer.ln_f", False, "last layer norm", _NORM))
+    return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
+
+
+def _llama_stages(config: LlamaConfig) -> list[Stage]:
+    found = [Stage("embed_tokens", "model.embed_tokens", False, "token embeddings", _EMBEDDING)]
+    for layer in range(config.n_layer):
+        for name, module, of_input, meaning, suspect in _LLAMA_BLOCK:
+            inside = (f"layers.{layer}.{name}".rstrip("."), f"model.layers.{layer}.{module}".rstrip("."))
+            found.append(Stage(*inside, of_input, meaning, suspect))
+    found.append(Stage("norm", "model.norm", False, "last norm", _RMS_NORM))
     return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
 
 
@@ -100,7 +136,7 @@ class Trace:
 
 
 def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
-    """Run `model` (a GPT) on ids (B, T), without dropout: activations by hooks, then loss and gradients without them.
+    """Run a language model on ids (B, T), without dropout: activations by hooks, then loss and gradients without them.
 
     The second run is the one that training makes, with whatever kernels are selected. Leaves no gradients behind.
     """
@@ -210,7 +246,7 @@ class Comparison:
 
     ours: Trace
     reference: Trace
-    config: GPTConfig
+    config: GPTConfig | LlamaConfig
     tolerance: float
 
     def activations(self) -> list[Difference]:
@@ -254,7 +290,7 @@ class Comparison:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig) -> None:
+def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | LlamaConfig) -> None:
     """Write a reference as .npz: config (JSON), ids, targets, loss, continuation, activation/NAME, gradient/NAME."""
     arrays: dict[str, Any] = {"config": json.dumps(config.to_dict()), "ids": trace.ids, "targets": trace.targets}
     arrays |= {"loss": trace.loss, "continuation": np.array(trace.continuation, np.int64)}
@@ -264,12 +300,15 @@ def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig) ->
         np.savez_compressed(file, **arrays)
 
 
-def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig]:
+def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaConfig]:
     """Read what `save_trace` wrote. Raises ValueError for a file that is something else, or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        config = GPTConfig.from_dict(json.loads(str(arrays["config"])))
+        settings = json.loads(str(arrays["config"]))
+        config: GPTConfig | LlamaConfig = (
+            LlamaConfig.from_dict(settings) if "rope_theta" in settings else GPTConfig.from_dict(settings)
+        )
         parts: dict[str, dict[str, np.ndarray]] = {"activation": {}, "gradient": {}}
         for key, array in arrays.items():
             kind, _, name = key.partition("/")

@@ -1,90 +1,28 @@
-"""A BPE vocabulary as files: GPT-2's two text files, and what Hugging Face writes beside them or instead.
+"""A BPE vocabulary as files: GPT-2's two text files, Hugging Face's tokenizer.json, and the metadata of a GGUF file.
 
 `vocab.json` says which id a token has, `merges.txt` which pairs are joined, in order. Special tokens stand in
 vocab.json as they are, and three more files may say which tokens those are. `tokenizer.json` holds all of it in one
-file. The files are input from outside: whatever is damaged is a ValueError that names file and place.
+file, and also how a text is cut into words. The files are input from outside: whatever is damaged is a ValueError that
+names file and place.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .bpe import BYTE_ORDER, Pair, checked_special_tokens, from_visible, visible
+from .assembling import Vocabulary, assemble, parse_pair
 from .files import parse_json, read_json, read_text, write_text
+from .tokenizer_json import parse_tokenizer_json, tokenizer_json
 
-ENDOFTEXT = "<|endoftext|>"
+TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 # The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
 NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-# How special tokens look that no file declares, as in OpenAI's encoder.json: <|endoftext|>, <pad>, [CLS].
-_LOOKS_SPECIAL = re.compile(r"<.+>|\[.+\]", re.DOTALL)
-
-
-class Vocabulary(NamedTuple):
-    """What a tokenizer's folder says."""
-
-    tokens: dict[int, bytes]
-    merges: list[Pair]
-    special_tokens: list[str]
-    eos_token: str | None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What makes a vocabulary sound.
-
-
-def check_vocabulary(tokens: Mapping[int, bytes], merges: Sequence[Pair]) -> None:
-    """Raise ValueError unless ids run from 0 without holes, every byte is a token, and merges join tokens to tokens."""
-    for id in range(len(tokens)):
-        if id not in tokens:
-            raise ValueError(f"ids must run from 0 to {len(tokens) - 1} without holes, but no token has id {id}")
-    ids: dict[bytes, int] = {}
-    for id, token in tokens.items():
-        if token in ids:
-            raise ValueError(f"ids {ids[token]} and {id} are the same token {visible(token)!r}")
-        ids[token] = id
-    missing = [byte for byte in BYTE_ORDER if bytes([byte]) not in ids]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the 256 bytes have no token (the first is 0x{missing[0]:02x}, written "
-            f"{visible(bytes([missing[0]]))!r}), so that not every text could be encoded"
-        )
-    check_merges(merges, ids)
-
-
-def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:
-    """Raise ValueError for a token that is neither a byte nor special and that no merge makes."""
-    explained = {first + second for first, second in merges}
-    explained.update(token.encode("utf-8") for token in special_tokens)
-    unexplained = [id for id, token in tokens.items() if len(token) > 1 and token not in explained]
-    if unexplained:
-        raise ValueError(
-            f"no merge makes {len(unexplained)} of the tokens, and they are not declared special (the first is "
-            f"{visible(tokens[unexplained[0]])!r}, id {unexplained[0]}): merges are missing or of another vocabulary"
-        )
-
-
-def check_merges(
-    merges: Sequence[Pair], tokens: Iterable[bytes], place: Callable[[int], str] = lambda i: f"merge {i + 1}"
-) -> None:
-    """Raise ValueError, with the `place` of the i-th merge, unless merges join known tokens to known tokens."""
-    tokens = set(tokens)
-    available = {bytes([byte]) for byte in range(256)}
-    for i, (first, second) in enumerate(merges):
-        for part in (first, second):
-            if part not in available:
-                raise ValueError(f"{place(i)}: {visible(part)!r} is neither a byte nor the result of an earlier merge")
-        if first + second not in tokens:
-            raise ValueError(
-                f"{place(i)}: {visible(first)!r} and {visible(second)!r} make {visible(first + second)!r}, "
-                "which the vocabulary does not have"
-            )
-        available.add(first + second)
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading.
@@ -92,27 +30,31 @@ def check_merges(
 
 def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
     """Whether there are files of a tokenizer in `folder`, whole or damaged."""
-    return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], "tokenizer.json"))
+    return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON))
 
 
 def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
-    """Read vocab.json and merges.txt, or encoder.json and vocab.bpe, or tokenizer.json from a folder.
+    """Read tokenizer.json, or vocab.json and merges.txt, or encoder.json and vocab.bpe from a folder.
 
     Special tokens are those that added_tokens.json, special_tokens_map.json or tokenizer_config.json declare, and
     tokens that no merge makes and that look like <...> or [...]. Raises FileNotFoundError, or ValueError.
     """
     folder = Path(folder)
     added, roles = _declared_special_tokens(folder)
+    return _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
+
+
+def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
+    path = folder / TOKENIZER_JSON
+    if path.exists():  # goes first: the other files do not say how a text is cut into words
+        ids, merges, more, pattern, place = parse_tokenizer_json(read_json(path), str(path))
+        return assemble(ids, merges, {**added, **more}, roles, str(path), place)._replace(pattern=pattern)
     for names in NAMES:
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
             return parse_vocabulary(read_text(vocab), read_text(merges_txt), str(vocab), str(merges_txt), added, roles)
         if vocab.exists() or merges_txt.exists():
             raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
-    path = folder / "tokenizer.json"
-    if path.exists():
-        ids, merges, more = _parse_tokenizer_json(read_json(path), str(path))
-        return _assemble(ids, merges, added | more, roles, str(path), lambda i: f"{path}, merge {i + 1}")
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
     )
@@ -138,34 +80,20 @@ def parse_vocabulary(
     def place(i: int) -> str:
         return f"{merges_name}, line {first + i + 1}"
 
-    pairs = [_parse_pair(line.removesuffix("\r"), place(i)) for i, line in enumerate(lines[first:])]
-    return _assemble(parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
-
-
-def _parse_pair(line: str, place: str) -> Pair:
-    parts = line.split(" ")
-    if len(parts) != 2 or not all(parts):
-        raise ValueError(f"{place}: expected two tokens with one space between them, got {line!r}")
-    return _to_bytes(parts[0], place), _to_bytes(parts[1], place)
-
-
-def _to_bytes(text: str, place: str) -> bytes:
-    try:
-        return from_visible(text)
-    except KeyError as error:
-        raise ValueError(f"{place}: {text!r} is no token, for {error.args[0]!r} stands for no byte") from None
+    pairs = [parse_pair(line.removesuffix("\r"), place(i)) for i, line in enumerate(lines[first:])]
+    return assemble(parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
 
 
 def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
     added: dict[str, int] = {}
     roles: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS):
         path = folder / name
         if not path.exists():
             continue
         content = read_json(path)
-        if name == "added_tokens.json":
+        if name == ADDED_TOKENS:
             added |= content
             continue
         roles |= {key: value for key, value in content.items() if key.endswith(("_token", "_special_tokens"))}
@@ -176,75 +104,66 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
     return added, roles
 
 
-def _parse_tokenizer_json(content: dict[str, Any], name: str) -> tuple[dict[str, int], list[Pair], dict[str, int]]:
-    """Vocabulary, merges and special tokens from the one file of Hugging Face's `tokenizers`."""
-    try:
-        model, splitter = content["model"], content["pre_tokenizer"]
-        kind = model.get("type"), splitter and splitter["type"], splitter and splitter.get("use_regex", True)
-        if kind != ("BPE", "ByteLevel", True) or splitter["add_prefix_space"] or content.get("normalizer"):
-            raise ValueError(f"{name} is not GPT-2's kind of tokenizer: byte-level BPE with GPT-2's pattern")
-        merges = []
-        for i, merge in enumerate(model["merges"], start=1):
-            line = merge if isinstance(merge, str) else " ".join(merge)
-            merges.append(_parse_pair(line, f"{name}, merge {i}"))
-        added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-        return {**model["vocab"]}, merges, added
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{name} is damaged: it lacks a part, or has one of the wrong type ({error!r})") from None
+def _read_chat_template(folder: Path) -> str | None:
+    """How conversations are written, in Jinja: chat_template.jinja, or else an entry of tokenizer_config.json."""
+    if (folder / CHAT_TEMPLATE).exists():
+        return read_text(folder / CHAT_TEMPLATE)
+    path = folder / TOKENIZER_CONFIG
+    template = read_json(path).get("chat_template") if path.exists() else None
+    if isinstance(template, list):  # several, with names
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if not isinstance(template, str | None):
+        raise ValueError(f"{path} is damaged: chat_template must be a text, got {template!r:.60}")
+    return template
 
 
-def _assemble(
-    ids: Mapping[str, Any],
-    merges: list[Pair],
-    added: Mapping[str, Any],
-    roles: Mapping[str, Any],
-    name: str,
-    place: Callable[[int], str],
-) -> Vocabulary:
-    """From spellings to bytes: put together what the files say, and check that it fits."""
-    made = {first + second for first, second in merges}
-    special_tokens = list(dict.fromkeys([*added, *_tokens_with_roles(roles)]))
-    special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
-    try:
-        special_tokens = checked_special_tokens(special_tokens)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} or a file beside it is damaged: {error}") from None
-    tokens: dict[int, bytes] = {}
-    for text, id in {**ids, **added}.items():
-        if type(id) is not int:
-            raise ValueError(f"{name}: the id of {text!r} must be a whole number, got {id!r}")
-        if id in tokens:
-            raise ValueError(f"{name}: id {id} stands for {visible(tokens[id])!r} and for {text!r}")
-        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
-    # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
-    known = set(tokens.values())
-    for text in special_tokens:
-        if text.encode("utf-8") not in known:
-            tokens[len(tokens)] = text.encode("utf-8")
-    check_merges(merges, tokens.values(), place)
-    try:
-        check_vocabulary(tokens, merges)
-        check_all_made(tokens, merges, special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    eos = next(iter(_tokens_with_roles({"eos_token": roles.get("eos_token", ENDOFTEXT)})), None)
-    return Vocabulary(tokens, merges, special_tokens, eos if eos in special_tokens else None)
+# What a GGUF file calls the ways to cut a text into words, and its numbers for kinds of tokens.
+_GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm"}
+_GGUF_SPECIAL = (3, 4)  # control tokens, and tokens that a user has added; 1: ordinary
 
 
-def _tokens_with_roles(roles: Mapping[str, Any]) -> list[str]:
-    """The tokens of special_tokens_map.json: each value is a token, or a list of them; a token may be an object."""
-    tokens = []
-    for value in roles.values():
-        for token in value if isinstance(value, list) else [value]:
-            text = token.get("content") if isinstance(token, dict) else token
-            if isinstance(text, str) and text:
-                tokens.append(text)
-    return tokens
+def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file") -> Vocabulary:
+    """The vocabulary in the metadata of a GGUF file, under the keys `tokenizer.*`.
 
+    Raises ValueError, with the file's `name`, for a kind of tokenizer that is not known here, and for what is damaged.
+    """
 
-def _is_undeclared_special(text: str, made: set[bytes]) -> bool:
-    """Whether a token of vocab.json looks special and no merge makes it, as <|endoftext|> in OpenAI's encoder.json."""
-    return bool(_LOOKS_SPECIAL.fullmatch(text)) and text.encode("utf-8", "replace") not in made
+    def entry(key: str, kind: type, default: Any = None) -> Any:
+        value = metadata.get(f"tokenizer.{key}", default)
+        if type(value) is not kind and value is not default:
+            raise ValueError(f"{name}: tokenizer.{key} must be of type {kind.__name__}, got {value!r:.60}")
+        return value
+
+    def entries(key: str, kind: type) -> list[Any]:
+        values = entry(key, list)
+        if not values or any(type(value) is not kind for value in values):
+            raise ValueError(f"{name}: tokenizer.{key} must be a list of {kind.__name__}, and not empty")
+        return values
+
+    if (model := entry("ggml.model", str)) != "gpt2":
+        raise ValueError(f"{name}: its tokenizer is {model!r:.60}, and only byte-level BPE ('gpt2') is known here")
+    pre = entry("ggml.pre", str, "gpt-2")
+    if pre not in _GGUF_PATTERNS:
+        known = ", ".join(_GGUF_PATTERNS)
+        raise ValueError(f"{name}: its pre-tokenizer {pre!r:.60} is not known here; known are {known}")
+    tokens, kinds = entries("ggml.tokens", str), entries("ggml.token_type", int)
+    if len(kinds) != len(tokens):
+        raise ValueError(f"{name}: it has {len(tokens)} tokens, but {len(kinds)} kinds of tokens")
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"{name}: {Counter(tokens).most_common(1)[0][0]!r:.60} is the token of several ids")
+    eos = entry("ggml.eos_token_id", int)
+    if eos is not None and not 0 <= eos < len(tokens):
+        raise ValueError(f"{name}: tokenizer.ggml.eos_token_id is {eos}, but there are {len(tokens)} tokens")
+
+    def place(i: int) -> str:
+        return f"{name}, merge {i + 1}"
+
+    ids = {token: id for id, token in enumerate(tokens)}
+    added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
+    merges = [parse_pair(line, place(i)) for i, line in enumerate(entries("ggml.merges", str))]
+    vocabulary = assemble(ids, merges, added, {} if eos is None else {"eos_token": tokens[eos]}, name, place)
+    return vocabulary._replace(pattern=_GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,21 +171,34 @@ def _is_undeclared_special(text: str, made: set[bytes]) -> bool:
 
 
 def write_vocabulary(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
-    """Write vocab.json, merges.txt, and the two files from which transformers learns which tokens are special."""
+    """Write the vocabulary, and the files from which transformers learns what is special and how to chat.
+
+    vocab.json and merges.txt mean GPT-2's pattern; for another one there is tokenizer.json instead.
+    """
     folder = Path(folder)
-    special = {text.encode("utf-8"): text for text in vocabulary.special_tokens}
-    ids = {special.get(token) or visible(token): id for id, token in sorted(vocabulary.tokens.items())}
-    lines = [f"{visible(first)} {visible(second)}\n" for first, second in vocabulary.merges]
     # Without an explicit null, transformers would add <|endoftext|> in these roles to a vocabulary that lacks it.
     roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.eos_token)
     roles["additional_special_tokens"] = [text for text in vocabulary.special_tokens if text != vocabulary.eos_token]
     flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
+    content = tokenizer_json(vocabulary)
+    ids = content["model"]["vocab"]
     decoder = {str(ids[text]): {"content": text, **flags} for text in vocabulary.special_tokens}
-    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}
-
-    write_text(folder / "vocab.json", json.dumps(ids, ensure_ascii=False))
-    write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(lines))
-    write_text(folder / "special_tokens_map.json", json.dumps({k: v for k, v in roles.items() if v}, indent=2))
-    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2))
-    for outdated in ("tokenizer.json", "added_tokens.json"):  # of a tokenizer that was here before
-        (folder / outdated).unlink(missing_ok=True)
+    two_files = vocabulary.pattern == "gpt2"
+    kind = "GPT2Tokenizer" if two_files else "PreTrainedTokenizerFast"  # whose words follow tokenizer.json
+    config = {"tokenizer_class": kind, "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}
+    files = {
+        SPECIAL_TOKENS: json.dumps({k: v for k, v in roles.items() if v}, indent=2),
+        TOKENIZER_CONFIG: json.dumps(config, indent=2),
+    }
+    if two_files:
+        merges = "".join(" ".join(pair) + "\n" for pair in content["model"]["merges"])
+        files |= {"vocab.json": json.dumps(ids, ensure_ascii=False), "merges.txt": "#version: 0.2\n" + merges}
+    else:
+        files[TOKENIZER_JSON] = json.dumps(content, ensure_ascii=False)
+    if vocabulary.chat_template is not None:
+        files[CHAT_TEMPLATE] = vocabulary.chat_template
+    for name, text in files.items():
+        write_text(folder / name, text)
+    for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON, CHAT_TEMPLATE, ADDED_TOKENS):
+        if name not in files:  # of a tokenizer that was here before
+            (folder / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import checks, switches
 from .autograd import Context
-from .backend import Array, to_numpy
+from .backend import Array, module_of, to_numpy
 from .comparison import Comparison
 from .jacobian import Graph
 
@@ -171,17 +171,22 @@ def _overwritten(case: Case) -> Diagnosis | None:
 
 def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
     """The backward walk in its plainest form: consumers first, everything added up, no array shared."""
-    sums: dict[Any, Array] = {}
-    root = graph.root(cotangents).grad_fn
-    for node in [root, *graph.nodes] if root is not None else []:
-        douts = [np.array(sums.get((node, i), np.zeros(shape))) for i, (shape, _) in enumerate(node.outputs)]
+    root = graph.root(cotangents)
+    sums: dict[Any, Array] = {(root.grad_fn, 0): root.data}
+    for node in [root.grad_fn, *graph.nodes] if root.grad_fn is not None else []:
+        arrived = [sums.get((node, i)) for i in range(len(node.outputs))]
+        here = next((dout for dout in arrived if dout is not None), None)
+        if here is None:
+            continue
+        zeros = module_of(here).zeros
+        douts = [zeros(shape) if d is None else d.copy() for d, (shape, _) in zip(arrived, node.outputs, strict=True)]
         dinputs = checks.checked_gradients(node, node.function.backward(node, *douts))
         for edge, dinput in zip(node.edges, dinputs, strict=True):
             if edge is not None and dinput is not None:
                 key = edge if isinstance(edge[0], Context) else id(edge[0])
-                sums[key] = sums[key] + dinput if key in sums else np.array(dinput)
+                sums[key] = sums[key] + dinput if key in sums else dinput.copy()
     leaf = graph.leaves[wrong]
-    return sums.get(id(leaf), np.zeros(leaf.shape))
+    return to_numpy(sums.get(id(leaf), np.zeros(leaf.shape)))
 
 
 class _WritesToDout(switches.Observer):
@@ -196,7 +201,7 @@ class _WritesToDout(switches.Observer):
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         for old, new in zip(self._before, arrays, strict=False):
-            if self.found is None and old is not None and not np.array_equal(old, new):
+            if self.found is None and old is not None and not module_of(old).array_equal(old, new):
                 self.found = ctx.function.__name__
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import switches
 from .autograd import Context
-from .backend import Array
+from .backend import Array, is_array, module_of
 from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, observing, order_in_words, orders
 
@@ -101,8 +101,9 @@ def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int,
         if edge is not None and gradient is not None:
             target, output = edge
             shape = target.outputs[output][0] if isinstance(target, Context) else target.data.shape
-            if np.shape(gradient) != shape:
-                found.append((i, np.asarray(gradient), shape))
+            gradient = gradient if is_array(gradient) else np.asarray(gradient)
+            if gradient.shape != shape:
+                found.append((i, gradient, shape))
     return found
 
 
@@ -136,10 +137,10 @@ def _transpose(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | N
 
 def _repeat(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
     for axes in itertools.combinations(range(len(shape)), max(len(shape) - gradient.ndim, 0)):
-        full = np.expand_dims(gradient, axes)
+        full = module_of(gradient).expand_dims(gradient, axes)
         if broadcasts(full.shape, shape):
             sentence = f"forward reduced {{}} from shape {shape} to {gradient.shape}, so backward must repeat dout"
-            return np.broadcast_to(full, shape), f"{sentence} along those axes"
+            return module_of(full).broadcast_to(full, shape), f"{sentence} along those axes"
     return None
 
 

@@ -4,7 +4,7 @@ One file per family; in each, an op is a class with its formula, forward and bac
 its arguments.
 """
 
-from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, tanh
+from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, swiglu, tanh
 from .attention import scaled_dot_product_attention
 from .broadcasting import Dims as Dims
 from .conversion import to
@@ -23,6 +23,7 @@ from .loss import (
 )
 from .normalization import layer_norm, rms_norm
 from .reduction import cumsum, logsumexp, max, mean, min, sum, var
+from .rotary import rotary_embedding
 from .shape import cat, expand, flip, pad, permute, reshape, split, squeeze, stack, transpose, tril, triu, unsqueeze
 from .stochastic import dropout
 
@@ -32,8 +33,8 @@ __all__ = [
     "einsum", "embedding", "erf", "exp", "expand", "flip", "gather", "gelu", "getitem", "kl_div", "layer_norm",
     "linear", "linear_cross_entropy", "linear_gelu", "log", "log_softmax", "logsigmoid", "logsumexp",
     "masked_fill", "matmul", "max", "maximum", "mean", "merge_heads", "min", "minimum", "mse_loss", "mul", "neg",
-    "nll_loss", "pad", "permute", "pow", "relu", "reshape", "rms_norm", "scaled_dot_product_attention", "sigmoid",
-    "silu", "softmax", "split", "split_heads", "sqrt", "squeeze", "stack", "sub", "sum", "tanh", "to", "transpose",
-    "tril", "triu", "unsqueeze", "var", "where",
+    "nll_loss", "pad", "permute", "pow", "relu", "reshape", "rms_norm", "rotary_embedding",
+    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "split", "split_heads", "sqrt", "squeeze", "stack",
+    "sub", "sum", "swiglu", "tanh", "to", "transpose", "tril", "triu", "unsqueeze", "var", "where",
 ]
 # fmt: on

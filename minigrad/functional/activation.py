@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..autograd import Function
 from ..backend import module_of
 from ..special import erf as erf_of_array
-from .broadcasting import normalize_dim
+from .broadcasting import check_floating, normalize_dim
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -93,6 +93,32 @@ class Silu(Function):
     @staticmethod
     def backward(ctx, dout):
         return (dout * ctx.sigmoid * (1 + ctx.x * (1 - ctx.sigmoid)),)
+
+
+class Swiglu(Function):
+    """out = silu(gate) * up = gate σ(gate) up;  dgate = dout * up * σ (1 + gate (1 - σ)),  dup = dout * gate σ.
+
+    A feed-forward layer of two halves, one of which decides how much of the other passes. Shazeer 2020, "GLU variants
+    improve transformer".
+    """
+
+    dtype_rule = "same"
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.gate, ctx.up, ctx.sigmoid = gate, up, logistic(gate)
+        return gate * ctx.sigmoid * up
+
+    @staticmethod
+    def backward(ctx, dout):
+        gate, sigmoid = ctx.gate, ctx.sigmoid
+        dgate = dup = None
+        # out = silu(gate) * up,  silu(gate) = gate * sigmoid
+        if ctx.needs_grad[0]:
+            dgate = dout * ctx.up * (sigmoid * (1 + gate * (1 - sigmoid)))
+        if ctx.needs_grad[1]:
+            dup = dout * (gate * sigmoid)
+        return dgate, dup
 
 
 class Erf(Function):
@@ -209,6 +235,14 @@ def check_approximate(op: str, approximate: str) -> None:
 def silu(x: Tensor) -> Tensor:
     """x times its sigmoid, also called swish."""
     return Silu.apply(x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of one shape: the middle of Llama's feed-forward network. Raises ValueError for two shapes."""
+    check_floating("swiglu", gate)
+    if gate.shape != up.shape:
+        raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
+    return Swiglu.apply(gate, up)
 
 
 def sigmoid(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import module_of, next_stream
 from .broadcasting import array_of, check_broadcastable, check_floating, unbroadcast
+from .shape import reshape, unsqueeze
 from .stochastic import check_probability, keep_scale
 
 if TYPE_CHECKING:
@@ -110,14 +111,21 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(query keyᵀ scale + mask) value: (..., T, D), (..., S, D), (..., S, Dv) -> (..., T, Dv).
 
     attn_mask broadcasts to (..., T, S); boolean: True may be attended to; float: added to the scores. `is_causal` lets
-    query i see the keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. Raises ValueError for
-    shapes that do not fit.
+    query i see the keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. `enable_gqa`: of the
+    heads, which are the axis before T, key and value have fewer, and neighbouring query heads share one (grouped-query
+    attention; Ainslie et al. 2023). Raises ValueError for shapes that do not fit.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
+    if enable_gqa:
+        out_shape = (*query.shape[:-1], value.shape[-1])
+        query, key, value, attn_mask = _share_heads(query, key, value, attn_mask)
+        out = scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        return reshape(out, out_shape)
     _check_fit(query, key, value, array_of(attn_mask))
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
@@ -125,6 +133,29 @@ def scaled_dot_product_attention(
     stream = next_stream() if dropout_p > 0 else None
     options = {"is_causal": is_causal, "scale": scale, "dropout_p": dropout_p, "stream": stream}
     return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
+
+
+def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
+    """The operands with the heads in groups (K, G): query head h asks key head h // G. Keys have one for all G, which
+    broadcasts, so that nothing is copied: q (..., K, G, T, D), k (..., K, 1, S, D).
+    """
+    op = "scaled_dot_product_attention"
+    if min(q.ndim, k.ndim, v.ndim) < 3 or k.shape[-3] != v.shape[-3] or not k.shape[-3] or q.shape[-3] % k.shape[-3]:
+        shapes = f"query {q.shape}, key {k.shape} and value {v.shape}"
+        raise ValueError(
+            f"{op}: with enable_gqa, key and value need one number of heads (axis -3), which divides that of query; "
+            f"got {shapes}"
+        )
+    heads = k.shape[-3]
+    if mask is not None and mask.ndim >= 3:
+        if mask.shape[-3] not in (1, q.shape[-3]):
+            raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {q.shape[-3]} heads")
+        mask = unsqueeze(mask, -3) if mask.shape[-3] == 1 else _group_heads(mask, heads)
+    return _group_heads(q, heads), unsqueeze(k, -3), unsqueeze(v, -3), mask
+
+
+def _group_heads(x: Any, groups: int) -> Any:
+    return reshape(x, (*x.shape[:-3], groups, x.shape[-3] // groups, *x.shape[-2:]))
 
 
 def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:

@@ -239,8 +239,9 @@ class Where(Function):
     @staticmethod
     def forward(ctx, condition, x, y):
         x, y = promote([x, y])
-        ctx.condition, ctx.x_shape, ctx.y_shape = condition, shape_of(x), shape_of(y)
-        out = module_of(x if is_array(x) else y if is_array(y) else condition).where(condition, x, y)
+        xp = module_of(x if is_array(x) else y if is_array(y) else condition)
+        ctx.condition, ctx.x_shape, ctx.y_shape = xp.asarray(condition), shape_of(x), shape_of(y)
+        out = xp.where(ctx.condition, x, y)
         return out if is_array(x) or is_array(y) else out.astype(result_type([x, y]))
 
     @staticmethod

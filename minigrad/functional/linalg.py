@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Matmul(Function):
     """out = x @ y;  dx = dout @ yᵀ,  dy = xᵀ @ dout.
 
-    Leading axes are a batch, and broadcast. A vector counts as a row on the left and as a column on the right.
+    Leading axes are a batch, and broadcast. A vector counts as a row on the left and as a column on the right. Where y
+    is a single matrix, all leading axes of x are rows of another one, so that each product is a single 2-D one.
     """
 
     dtype_rule = "same"
@@ -29,10 +30,16 @@ class Matmul(Function):
             ctx.y = y
         if ctx.needs_grad[1]:
             ctx.x = x
+        if y.ndim == 2:
+            return (_rows(x) @ y).reshape(*x.shape[:-1], y.shape[1])
         return x @ y  # (..., M, N)
 
     @staticmethod
     def backward(ctx, dout):
+        if len(ctx.y_shape) == 2:
+            dx = (_rows(dout) @ ctx.y.T).reshape(ctx.x_shape) if ctx.needs_grad[0] else None
+            dy = _rows(ctx.x).T @ _rows(dout) if ctx.needs_grad[1] else None
+            return dx, dy
         if len(ctx.x_shape) == 1:
             dout = dout[..., None, :] if len(ctx.y_shape) > 1 else dout[None]
         if len(ctx.y_shape) == 1:
@@ -65,23 +72,28 @@ class Linear(Function):
             ctx.weight = weight
         if ctx.needs_grad[1]:
             ctx.x = x
-        out = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ weight.T
+        out = _rows(x) @ weight.T
         if bias is not None:
             out += bias
         return out.reshape(*x.shape[:-1], weight.shape[0])  # (..., O)
 
     @staticmethod
     def backward(ctx, dout):
-        dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
+        dout = _rows(dout)  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
         if ctx.needs_grad[0]:
             dx = (dout @ ctx.weight).reshape(ctx.x_shape)
         if ctx.needs_grad[1]:
-            dweight = dout.T @ ctx.x.reshape(len(dout), ctx.x_shape[-1])
+            dweight = dout.T @ _rows(ctx.x)
         if ctx.needs_grad[2]:
             dbias = dout.sum(axis=0)
         return dx, dweight, dbias
+
+
+def _rows(x):
+    """x (..., C) as a matrix (N, C)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class Einsum(Function):

@@ -215,6 +215,11 @@ def gelu_backward(call: Call) -> int:
     return call.largest * (7 if call.saved.get("approximate") == "none" else 13)
 
 
+def swiglu_backward(call: Call) -> int:
+    """dgate = dout up σ (1 + gate (1 - σ)): 6; dup = dout gate σ: 2."""
+    return call.out * sum(count for count, wanted in zip((6, 2), call.needs_grad, strict=True) if wanted)
+
+
 # A number stands for so many per element of the largest array of the call.
 FLOPS: dict[str, tuple[int | Formula, int | Formula]] = {
     # op                        forward            backward
@@ -239,6 +244,7 @@ FLOPS: dict[str, tuple[int | Formula, int | Formula]] = {
     "Sigmoid":                  (4,                3),  # 1 / (1 + e^-x): minus, exp, plus, divide
     "Logsigmoid":               (5,                5),
     "Silu":                     (5,                5),
+    "Swiglu":                   (6,                swiglu_backward),
     "Erf":                      (1,                5),
     "Gelu":                     (gelu,             gelu_backward),
     "Softmax":                  (5,                4),  # max, minus, exp, sum, divide
@@ -256,6 +262,7 @@ FLOPS: dict[str, tuple[int | Formula, int | Formula]] = {
     "Linear":                   (linear,           linear_backward),
     "Einsum":                   (einsum,           einsum_backward),
     "ScaledDotProductAttention": (attention,       attention_backward),
+    "RotaryEmbedding":          (3,                3),  # two products and a sum
     "LinearGelu":               (linear_gelu,      linear_gelu_backward),
     "LinearCrossEntropy":       (linear_cross_entropy, linear_cross_entropy_backward),
     # normalization, losses, dropout

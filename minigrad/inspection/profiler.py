@@ -120,7 +120,8 @@ class Profile(switches.Observer):
     def _formula(self, function: type) -> str:
         """The name in flops.FLOPS of a Function: its own, of what it is derived from, or of the op that it replaces."""
         if function not in self._formulas:
-            replaced = [op for op, kernel in switches.kernels.items() if kernel in function.__mro__]
+            chosen = [*switches.kernels.items(), *switches.cuda_kernels.items()]
+            replaced = [op for op, kernel in chosen if kernel in function.__mro__]
             ours = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith("minigrad.")]
             self._formulas[function] = next((c.__name__ for c in ours if c.__name__ in flops.FLOPS), "")
         return self._formulas[function]

@@ -18,7 +18,8 @@ nothing: with a column of ones beside the keys, and minus what is to be subtract
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
 A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out
-groups of heads.
+groups of heads. Query heads that share one head of keys and values (grouped-query attention) stay in one group, which
+reads it once.
 """
 
 from __future__ import annotations
@@ -49,15 +50,17 @@ class TiledAttention(Function):
         learned_mask = bool(ctx.needs_grad[3]) and mask is not None  # needs the weights themselves
         single_query = q.shape[-2] == 1 and True not in ctx.needs_grad[:3]  # one row: there is nothing to tile
         ctx.naive = learned_mask or single_query
+        if single_query and not (learned_mask or is_causal or dropout_p) and _shares_keys(q, k, v):
+            return _group_as_rows(ctx, q, k, v, mask, scale)
         if ctx.naive:
             return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
-        ctx.out = _heads_last(module_of(q), plan.lead, q.shape[-2], v.shape[-1], q.dtype)
+        ctx.out = plan.heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
         ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
-            keys, values = (module_of(q).ascontiguousarray(x[heads]) for x in (plan.k, plan.v))  # (b, h, S, D)
+            keys, values = (module_of(q).ascontiguousarray(x[plan.of_keys(heads)]) for x in (plan.k, plan.v))
             for rows in plan.query_blocks():
                 out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
                 ctx.out[heads][..., rows, :], ctx.logsumexp[heads][..., rows, :] = out, logsumexp
@@ -74,18 +77,18 @@ class TiledAttention(Function):
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
-            keys, values = _beside(plan.k[heads], 1), _beside(plan.v[heads], 1)  # (b, h, S, D + 1)
+            keys, values = (_beside(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
             dkeys, dvalues = xp.zeros_like(keys[..., :-1]), xp.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
                 at = (..., rows, slice(None))
                 queries = _beside(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
                 douts = _beside(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
-            dk[heads], dv[heads] = dkeys, dvalues
+            dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
 
         parallel(attend, plan.head_groups())
         gradients = zip((dq, dk, dv), plan.shapes, strict=True)
-        return *(unbroadcast(gradient.reshape(plan.full(shape)), shape) for gradient, shape in gradients), None
+        return *(plan.as_given(gradient, shape) for gradient, shape in gradients), None
 
 
 def _forward_rows(plan, heads, rows, keys, values):
@@ -122,7 +125,7 @@ def _forward_rows(plan, heads, rows, keys, values):
 
 
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
-    """dq of a block of queries; adds to dkeys and dvalues (b, h, S, D). Tiles are (b, h, KEYS, R), keys down.
+    """dq of a block of queries; adds to dkeys and dvalues (b, h or 1, S, D). Tiles are (b, h, KEYS, R), keys down.
 
     queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
     """
@@ -136,11 +139,11 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
         keep = plan.keep(heads, rows, columns)
         # out = (probs * keep) @ v
         if keep is None:
-            dvalues[..., columns, :] += probs @ dout
+            _add_shared(dvalues[..., columns, :], probs @ dout)
             dscores = values[..., columns, :] @ douts.swapaxes(-1, -2)
         else:
             keep = keep.swapaxes(-1, -2)
-            dvalues[..., columns, :] += (probs * keep) @ dout
+            _add_shared(dvalues[..., columns, :], (probs * keep) @ dout)
             dscores = values[..., columns, :-1] @ dout.swapaxes(-1, -2)
             dscores *= keep
             dscores += douts[..., -1][..., None, :]
@@ -148,9 +151,27 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
         dscores *= probs
         # scores = (q * scale) @ k.T
         dq += dscores.swapaxes(-1, -2) @ keys[..., columns, :-1]
-        dkeys[..., columns, :] += dscores @ q
+        _add_shared(dkeys[..., columns, :], dscores @ q)
     dq *= plan.scale
     return dq
+
+
+def _add_shared(total, addend):
+    """total += addend, summed over the query heads that share what `total` is the gradient of."""
+    total += addend if addend.shape == total.shape else addend.sum(axis=-3, keepdims=True)
+
+
+def _shares_keys(q, k, v):
+    """Is the last leading axis a group of query heads that have keys and values in common?"""
+    return k.ndim == v.ndim == q.ndim >= 4 and k.shape[-3] == v.shape[-3] == 1 < q.shape[-3]
+
+
+def _group_as_rows(ctx, q, k, v, mask, scale):
+    """Of one query per head, the G heads of a group (..., G, 1, D) are G rows of one head: keys are read once."""
+    if mask is not None and mask.ndim >= 3:  # (..., 1 or G, 1, S) -> (..., 1 or G, S)
+        mask = mask[..., 0, :]
+    rows, keys, values = q[..., 0, :], k[..., 0, :, :], v[..., 0, :, :]
+    return ScaledDotProductAttention.forward(ctx, rows, keys, values, mask, False, scale, 0, None)[..., None, :]
 
 
 class FastSplitHeads(Function):
@@ -160,6 +181,8 @@ class FastSplitHeads(Function):
 
     @staticmethod
     def backward(ctx, *douts):
+        if len(douts) == 1:
+            return (douts[0].transpose(0, 2, 1, 3).reshape(ctx.shape),)
         whole = douts[0].base
         if whole is not None and whole.flags.c_contiguous and whole.size == math.prod(ctx.shape):
             _, heads, _, size = douts[0].shape
@@ -180,9 +203,12 @@ class _Plan:
         xp = module_of(q)
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
+        self.shared = _shares_keys(q, k, v)
+        self.key_lead = (*lead[:-1], 1) if self.shared else self.lead
         self.out_shape = (*lead, q.shape[-2], v.shape[-1])
         self.shapes = q.shape, k.shape, v.shape
-        self.q, self.k, self.v = (xp.broadcast_to(x, (*self.lead, *x.shape[-2:])) for x in (q, k, v))
+        self.q = xp.broadcast_to(q, (*self.lead, *q.shape[-2:]))
+        self.k, self.v = (xp.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))
         self.queries, self.keys = q.shape[-2], k.shape[-2]
         self.mask = None if mask is None else xp.broadcast_to(mask, (*self.lead, self.queries, self.keys))
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
@@ -190,9 +216,24 @@ class _Plan:
         self.rows = DROPOUT_ROWS
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
-    def full(self, shape):
-        """`shape` with the common leading axes."""
-        return (*self.out_shape[:-2], *shape[-2:])
+    def of_keys(self, heads):
+        """Where the keys and values of `heads` are: in one place if they share them."""
+        return (*heads[:-1], slice(0, 1)) if self.shared else heads
+
+    def as_given(self, gradient, shape):
+        """A gradient with the common leading axes, summed down to the shape of its input."""
+        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that the caller has not
+        return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
+
+    def heads_last(self, lead, rows, size, dtype):
+        """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy.
+
+        With the heads in groups, (..., K, G, T, D) as (..., T, K, G, D).
+        """
+        heads = 2 if self.shared else 1
+        outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
+        laid_out = module_of(self.q).empty((*outer, rows, *inner, size), dtype)
+        return module_of(self.q).moveaxis(laid_out, len(outer), -2)
 
     def room_for_gradients(self, dtype):
         """Empty dq, dk and dv; those of one shape lie in memory like the rows that `FastSplitHeads` cut them from."""
@@ -200,7 +241,7 @@ class _Plan:
         if self.q.shape == self.k.shape == self.v.shape:
             *outer, heads, rows, size = self.q.shape
             return xp.moveaxis(xp.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
-        return [_heads_last(xp, self.lead, x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
+        return [self.heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
 
     def head_groups(self) -> Iterator[tuple]:
         """Heads to compute together: as many as fit a tile, of several sequences where one has too few, in groups that
@@ -208,7 +249,7 @@ class _Plan:
         """
         *outer, batch, heads = self.lead
         most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
-        together = divide_evenly(heads, most, batch)
+        together = heads if self.shared else divide_evenly(heads, most, batch)
         sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
         for index in np.ndindex(*outer):
             for first in range(0, batch, sequences):
@@ -263,8 +304,3 @@ def _row_sums(x):
 def _row_dots(x, y):
     """(..., 1): Σ x y over the last axis."""
     return module_of(x).einsum("...i,...i->...", x, y)[..., None]
-
-
-def _heads_last(xp, lead, rows, size, dtype):
-    """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy."""
-    return xp.empty((*lead[:-1], rows, lead[-1], size), dtype).swapaxes(-2, -3)

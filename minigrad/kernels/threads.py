@@ -7,8 +7,8 @@ rules make it pay:
    fight for two cores; and while its idle workers wait, they spin. So it is set to one thread (through
    threadpoolctl), and we split products ourselves. Without threadpoolctl it keeps its threads, products are not
    split, and only the other work is shared out: slower, the same results. The exception are products with few rows,
-   as in generation, where waking a thread of ours takes longer than the product: the library gets its threads back
-   for the moment, which wait awake.
+   as in generation, where waking a thread of ours takes longer than the product: the library gets its threads back,
+   which wait awake, until there is work for ours.
 2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call,
    small enough that the next operation finds it in the cache.
 3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in
@@ -41,11 +41,12 @@ _pool: ThreadPoolExecutor | None = None
 _workers = 1
 _blas_limit: Any = None  # threadpoolctl's limit, as long as it is set
 _blas_libraries: list[Any] = []
+_blas_threads = 1  # that the matrix library has at the moment
 
 
 def start() -> None:
     """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
-    global _pool, _workers, _blas_limit, _blas_libraries
+    global _pool, _workers, _blas_limit, _blas_libraries, _blas_threads
     if _pool is None:
         _workers = usable_cores()
         _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
@@ -55,7 +56,7 @@ def start() -> None:
             from threadpoolctl import ThreadpoolController
 
             controller = ThreadpoolController().select(user_api="blas")
-            _blas_limit, _blas_libraries = controller.limit(limits=1), controller.lib_controllers
+            _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 
 
 def stop() -> None:
@@ -85,6 +86,7 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
         for index, piece in work:
             results[index] = function(piece)
         return results
+    _give_blas(1)
     queue = iter(work)  # each thread takes the next piece when it is free
 
     def take() -> None:
@@ -170,13 +172,17 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     """out = a @ b by the matrix library's own threads. They spin for a while afterwards, in the way of ours."""
-    for library in _blas_libraries:
-        library.set_num_threads(_workers)
-    try:
-        np.matmul(a, b, out=out)
-    finally:
+    _give_blas(_workers)
+    np.matmul(a, b, out=out)
+
+
+def _give_blas(count: int) -> None:
+    """Let the matrix library have so many threads. Asking it takes microseconds, so only when that changes."""
+    global _blas_threads
+    if count != _blas_threads and _blas_limit is not None:
         for library in _blas_libraries:
-            library.set_num_threads(1)
+            library.set_num_threads(count)
+        _blas_threads = count
 
 
 def column_sums(x: Array) -> Array:

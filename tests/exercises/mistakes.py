@@ -229,8 +229,8 @@ MISTAKES = {
     ),
     "clipping": edits(
         ("xp.minimum(1.0, max_norm", "(max_norm", "scaled up"),
-        ("xp.sqrt(switches.kernels.get(sum_of_squares, sum_of_squares)(gradients))",
-         "switches.kernels.get(sum_of_squares, sum_of_squares)(gradients)", "root is missing"),
+        ("xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients))",
+         "switches.kernel_for(sum_of_squares, gradients)(gradients)", "root is missing"),
         ("return total", "return xp.minimum(total, max_norm)", "before scaling"),
     ),
     "warmup_cosine": edits(

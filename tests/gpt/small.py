@@ -5,18 +5,27 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import GPT, GPTConfig
+from gpt import GPT, GPTConfig, Llama, LlamaConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+LLAMA = {**SHAPE, "n_head": 4, "n_kv_head": 2, "n_embd": 16, "n_inner": 20, "rope_theta": 100.0}
 
 
 def small_gpt(seed=0, dtype="float32", **changes):
     """A GPT of SHAPE with random weights everywhere."""
-    model = GPT(GPTConfig(**{**SHAPE, **changes}))
+    return _with_random_weights(GPT(GPTConfig(**{**SHAPE, **changes})), seed, dtype)
+
+
+def small_llama(seed=0, dtype="float32", **changes):
+    """A Llama of LLAMA with random weights everywhere: two heads of queries to one of keys."""
+    return _with_random_weights(Llama(LlamaConfig(**{**LLAMA, **changes})), seed, dtype)
+
+
+def _with_random_weights(model, seed, dtype):
     rng = np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
-        mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+        mean = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
         parameter.data[...] = mean + 0.3 * rng.standard_normal(parameter.shape)
     return model.to(dtype)
 
@@ -25,7 +34,9 @@ def golden(kind):
     """The arrays of golden/KIND.npz, and a model with its weights, in float64."""
     with np.load(GOLDEN / f"{kind}.npz") as file:
         arrays = dict(file)
-    model = GPT(GPTConfig(**json.loads(str(arrays["config"])))).to("float64")
+    config = json.loads(str(arrays["config"]))
+    model = Llama(LlamaConfig(**config)) if kind.startswith("llama") else GPT(GPTConfig(**config))
+    model.to("float64")
     model.load_state_dict({key[7:]: value for key, value in arrays.items() if key.startswith("weight/")})
     return model, arrays
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from gpt import GPT, GPTConfig, KVCache, accounting
+from gpt import GPT, GPTConfig, KVCache, LlamaConfig, accounting
 from gpt.config import PRESETS
 from minigrad import no_grad, optim, use_kernels
 from minigrad.inspection import memory, profile
-from tests.gpt.small import small_gpt
+from tests.gpt.small import small_gpt, small_llama
 
 SHAPES = [
     {},
@@ -16,11 +16,14 @@ SHAPES = [
     {"n_layer": 3, "n_head": 4, "n_embd": 16},
     {"block_size": 40, "vocab_size": 300},
 ]
+LLAMAS = [{}, {"tied": False}, {"n_kv_head": 1}, {"n_kv_head": 4, "n_inner": 33, "n_layer": 3}]
+MODELS = [pytest.param(small_gpt, changes, id=f"gpt {changes}") for changes in SHAPES]
+MODELS += [pytest.param(small_llama, changes, id=f"llama {changes}") for changes in LLAMAS]
 
 
-@pytest.mark.parametrize("changes", SHAPES)
-def test_parameters_are_those_of_a_built_model(changes):
-    model = small_gpt(**changes)
+@pytest.mark.parametrize(("small", "changes"), MODELS)
+def test_parameters_are_those_of_a_built_model(small, changes):
+    model = small(**changes)
     counted = dict.fromkeys(accounting.parameters(model.config), 0)
     for name, parameter in model.named_parameters():
         counted[accounting.component_of(name)] += parameter.data.size
@@ -46,15 +49,26 @@ def test_the_numbers_of_the_course():
     assert counts["MLP"] / (counts["MLP"] + counts["attention"]) == pytest.approx(2 / 3, abs=1e-3)
 
 
+def test_a_llama_spends_its_parameters_otherwise():
+    config = LlamaConfig()
+    counts = accounting.parameters(config)
+    assert sum(counts.values()) == config.num_parameters() == 134_515_008
+    assert counts["attention"] == 30 * 576 * (2 * 576 + 2 * 192)  # keys and values for 3 heads instead of 9
+    assert counts["RMS norms"] == 61 * 576
+    full = accounting.kv_cache_bytes(LlamaConfig(n_kv_head=9), 1, 1000)
+    assert accounting.kv_cache_bytes(config, 1, 1000) * 3 == full
+    assert accounting.training_flops(config, 1, 1) / (6 * config.num_parameters()) == pytest.approx(1, abs=0.01)
+
+
 def test_a_name_that_belongs_nowhere_is_refused():
-    with pytest.raises(ValueError, match=r"score\.weight is no parameter of a GPT"):
+    with pytest.raises(ValueError, match=r"score\.weight is no parameter of a GPT or a Llama"):
         accounting.component_of("score.weight")
 
 
-@pytest.mark.parametrize("changes", SHAPES[:4])
-def test_flops_are_those_of_the_profiled_products(changes):
+@pytest.mark.parametrize(("small", "changes"), MODELS)
+def test_flops_are_those_of_the_profiled_products(small, changes):
     """The profiler counts biases and the softmax, too: take them off."""
-    model, (B, T) = small_gpt(**changes), (3, 5)
+    model, (B, T) = small(**changes), (3, 5)
     config = model.config
     L, H, C, V = config.n_layer, config.n_head, config.n_embd, config.vocab_size
     ids = np.random.default_rng(0).integers(0, V, (B, T))
@@ -63,7 +77,7 @@ def test_flops_are_those_of_the_profiled_products(changes):
     counted = {(row.op, row.phase): row.flops for row in report.rows}
     products = ("Linear", "ScaledDotProductAttention")
     softmax = {"forward": 6 * L * B * H * T * T, "backward": 4 * L * B * H * T * T}
-    biases = L * B * T * 9 * C
+    biases = L * B * T * 9 * C if small is small_gpt else 0
     for phase, expected in {"forward": accounting.forward_flops, "backward": None}.items():
         total = sum(counted[op, phase] for op in products) - softmax[phase] - biases
         wanted = expected(config, B, T) if expected else 2 * accounting.forward_flops(config, B, T)
@@ -77,11 +91,11 @@ def test_training_flops_are_nearly_6_n_d():
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize("changes", SHAPES)
-def test_activations_are_what_the_graph_holds(kernels, changes):
-    """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, and masks."""
+@pytest.mark.parametrize(("small", "changes"), MODELS)
+def test_activations_are_what_the_graph_holds(kernels, small, changes):
+    """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, masks and angles."""
     changes = {"n_embd": 64, "vocab_size": 500, "block_size": 32, **changes} | {"n_embd": 64, "block_size": 32}
-    model, (B, T) = small_gpt(**changes), (4, 32)
+    model, (B, T) = small(**changes), (4, 32)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T))
     with use_kernels(kernels), memory() as report:
         model.loss(ids, ids)
@@ -117,9 +131,9 @@ def test_memory_of_seven_billion_parameters():
     assert frozen == {"weights": 3.5e9, "gradients": 16e6, "optimizer": 32e6}
 
 
-@pytest.mark.parametrize("changes", SHAPES)
-def test_the_kv_cache_is_as_large_as_predicted(changes):
-    model = small_gpt(**changes)
+@pytest.mark.parametrize(("small", "changes"), MODELS)
+def test_the_kv_cache_is_as_large_as_predicted(small, changes):
+    model = small(**changes)
     cache = KVCache.for_model(model, batch=3, capacity=7)
     held = sum(array.nbytes for array in [*cache.keys, *cache.values])
     assert held == accounting.kv_cache_bytes(model.config, 3, 7)

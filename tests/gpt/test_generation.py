@@ -9,21 +9,23 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, KVCache
-from gpt.generation import Sampling, generate, stream
+from gpt.generation import Memory, Sampling, generate, stream
 from minigrad import no_grad, switches, use_kernels
-from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt
+from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt, small_llama
 
-BLOCK = 12  # of small_gpt
+BLOCK = 12  # of the small models
+both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
 both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
+@both_models
 @both_kernels
 @pytest.mark.parametrize("chunks", [[9], [1] * 9, [4, 1, 3, 1], [2, 7]])
-def test_reading_in_chunks_with_a_cache_gives_the_same_logits(kernels, chunks):
-    model, ids = small_gpt(dtype="float64"), random_ids((3, 9))
+def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, chunks):
+    model, ids = small(dtype="float64"), random_ids((3, 9))
     with no_grad(), use_kernels(kernels):
         expected = model(ids).data
         cache, parts = KVCache.for_model(model, batch=3), []
@@ -32,9 +34,10 @@ def test_reading_in_chunks_with_a_cache_gives_the_same_logits(kernels, chunks):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-13)
 
 
+@both_models
 @both_kernels
-def test_reading_a_padded_batch_in_chunks_gives_the_same_logits(kernels):
-    model, ids = small_gpt(dtype="float64"), random_ids((2, 9))
+def test_reading_a_padded_batch_in_chunks_gives_the_same_logits(small, kernels):
+    model, ids = small(dtype="float64"), random_ids((2, 9))
     mask = np.array([[1] * 9, [0] * 4 + [1] * 5])
     with no_grad(), use_kernels(kernels):
         expected = model(ids, attention_mask=mask).data
@@ -46,11 +49,21 @@ def test_reading_a_padded_batch_in_chunks_gives_the_same_logits(kernels):
     np.testing.assert_allclose(np.concatenate(parts, axis=1)[real], expected[real], rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}, {"block_size": 1}])
+@pytest.mark.parametrize(
+    ("small", "changes"),
+    [
+        (small_gpt, {}),
+        (small_gpt, {"norm": "post"}),
+        (small_gpt, {"positions": "sinusoidal"}),
+        (small_gpt, {"block_size": 1}),
+        (small_llama, {}),
+        (small_llama, {"tied": False, "n_kv_head": 1}),
+    ],
+)
 @pytest.mark.parametrize("prompt", [1, 5, 12, 13, 40])
-def test_cached_equals_uncached_also_beyond_the_block(prompt, changes):
+def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
     """Token for token, with prompts shorter and longer than the block, and texts that outgrow it several times."""
-    model, ids = small_gpt(**changes), random_ids((2, prompt))
+    model, ids = small(**changes), random_ids((2, prompt))
     options = {"max_new_tokens": 3 * BLOCK, "temperature": 0.9, "seed": 5}
     assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
 
@@ -87,9 +100,10 @@ def test_a_cache_refuses_what_does_not_fit():
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
+@both_models
 @both_kernels
-def test_a_batch_of_different_lengths_equals_each_prompt_alone(kernels):
-    model, prompts = small_gpt(dtype="float64"), [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
+def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels):
+    model, prompts = small(dtype="float64"), [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
     padded = np.array([[1, 2, 3, 4, 5], [0, 0, 0, 0, 6], [0, 0, 7, 8, 9]])
     mask = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])
     with use_kernels(kernels):
@@ -112,8 +126,9 @@ def test_a_row_draws_the_same_in_every_batch():
 # --- the same tokens as transformers ----------------------------------------------------------------------------------
 
 
-def test_greedy_equals_transformers():
-    model, expected = golden("gpt2")
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_greedy_equals_transformers(kind):
+    model, expected = golden(kind)
     assert model.generate(expected["ids"], 5, temperature=0) == expected["greedy"].tolist()
     penalized = model.generate(expected["ids"], 5, temperature=0, repetition_penalty=1.3)
     assert penalized == expected["penalized"].tolist()
@@ -388,3 +403,34 @@ def test_a_stream_gives_the_tokens_one_by_one_and_can_be_left():
     assert not model.training and switches.grad_enabled  # between two steps gradients are recorded as ever
     steps.close()
     assert model.training
+
+
+def write(model, prompt, memory=None, **options):
+    return [token for [token] in stream(model, [prompt], 5, Sampling(0), memory=memory, **options)]
+
+
+@pytest.mark.parametrize("build", [small_gpt, small_llama])
+def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
+    model = build(dtype="float64")
+    block, memory, read = model.config.block_size, Memory(), []
+    hidden_states = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
+    start = [3, 1, 4, 1, 5, 9]
+    prompts = [start, [*start, 2], start, [3, 1, 4, 7], [8], [8, *range(2 * block)]]
+    lengths = [6, 1, 1, 1, 1, block]  # read of each at first; the last one is longer than the block: its end is read
+    for prompt, length in zip(prompts, lengths, strict=True):
+        read.clear()
+        new = write(model, prompt, memory)
+        assert read[:2] == [length, 1] or length == block and read[0] == block
+        assert new == write(model, prompt)
+        assert memory.ids.tolist()[-2:] == [*prompt, *new][-3:-1]  # the last token is written and not read
+
+
+@pytest.mark.parametrize(("prompts", "options"), [
+    ([[1, 2], [3, 4]], {}), ([[1, 2]], {"use_cache": False}), ([[1, 2]], {"attention_mask": [[0, 1]]})
+])  # fmt: skip
+def test_a_memory_is_for_one_sequence(prompts, options):
+    with pytest.raises(
+        ValueError, match="a memory is for one sequence without padding, and for generation with a cache"
+    ):
+        next(stream(small_gpt(), np.array(prompts), 3, Sampling(), memory=Memory(), **options))

@@ -271,7 +271,7 @@ def edit_json(path, change):
     (lambda ids: ids.update(Ġthe=None), r"vocab\.json: the id of 'Ġthe' must be a whole number, got None"),
     (lambda ids: ids.pop("Ċ"), r"vocab\.json: .*holes"),
     (lambda ids: ids.update({"x y": ids.pop("Ċ")}), r"vocab\.json: 'x y' is no token, for ' ' stands for no byte"),
-    (lambda ids: ids.update({"ĊĊĊ": ids.pop("Ċ")}), r"1 of the 256 bytes have no token \(the first is 0x0a, "),
+    (lambda ids: ids.update({"ĊĊĊ": ids.pop("Ċ")}), r"1 of the bytes .* English have no token \(the first is 0x0a, "),
     (lambda ids: ids.update(ĊxĊ=370), r"no merge makes 1 of the tokens, .* 'ĊxĊ', id 370\): merges are missing"),
 ])  # fmt: skip
 def test_damaged_vocabulary(tmp_path, change, message):
@@ -322,18 +322,27 @@ def test_merges_cut_off(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [
-    {"model": {"type": "WordPiece"}}, {"normalizer": {"type": "NFC"}}, {"pre_tokenizer": None},
-    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
-    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}},
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"model": {"type": "WordPiece"}}, "its model is 'WordPiece', and only byte-level BPE is known"),
+    ({"model": {"type": "BPE", "ignore_merges": True}}, "its model has the option ignore_merges, which is not known"),
+    ({"normalizer": {"type": "NFC"}}, 'its normalizer {"type": "NFC"} is not known here; GPT-2 has none'),
+    ({"pre_tokenizer": None}, "its pre-tokenizer null is not known here; known are ByteLevel as GPT-2"),
+    ({"pre_tokenizer": {"type": "Whitespace"}}, 'its pre-tokenizer {"type": "Whitespace"} is not known here'),
+    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, 'its pre-tokenizer .*_space": true'),
+    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, "its pre-tokenizer .*B"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False},
+        {"type": "ByteLevel", "add_prefix_space": False}]}}, 'its pre-tokenizer .*"individual_digits": false'),
 ])  # fmt: skip
-def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes):
+def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes, message):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not GPT-2's kind of tokenizer"):
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: {message}"):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"model": 3}, {"model": {"type": "BPE"}}, {"added_tokens": [1]}])
+@pytest.mark.parametrize("changes", [
+    {"model": 3}, {"model": {"type": "BPE"}}, {"added_tokens": [1]}, {"pre_tokenizer": {}},
+    {"pre_tokenizer": {"type": "Sequence"}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 1}},
+])  # fmt: skip
 def test_damaged_tokenizer_json(tmp_path, changes):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):
@@ -344,6 +353,14 @@ def test_damaged_config(tmp_path):
     TOKENIZER.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": 1}}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: added_tokens_decoder"):
+        Tokenizer.load(tmp_path)
+
+
+def test_tokenizer_json_goes_before_the_two_files(tmp_path):
+    """As in transformers: SmolLM2's folder holds vocab.json too, which does not say how digits are cut."""
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(normalizer={"type": "NFC"})), encoding="utf-8")
+    with pytest.raises(ValueError, match="normalizer"):
         Tokenizer.load(tmp_path)
 
 
@@ -370,6 +387,8 @@ def test_errors_of_use():
         TOKENIZER.encode("text", END)
     with pytest.raises(ValueError, match="'é' cannot be a special token: vocab.json spells"):
         Tokenizer.train("x", 300, ["é"])
+    with pytest.raises(ValueError, match="pattern must be one of gpt2, smollm, got 'gpt4'"):
+        Tokenizer(BYTES, [], pattern="gpt4")
     with pytest.raises(ValueError, match="ids 0 and 256 are the same token '!'"):
         Tokenizer({**BYTES, 256: b"!"}, [])
 

@@ -539,7 +539,7 @@ def test_extra_state_is_saved_and_has_to_be_json(tmp_path):
         ({"learning_rate": -1}, "learning_rate"),
         ({"grad_clip": math.inf}, "grad_clip"),
         ({"log_interval": 0}, "log_interval"),
-        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16'"),
+        ({"precision": "float16"}, "precision must be one of float32, tf32, bfloat16, got 'float16'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):

@@ -17,7 +17,7 @@ from gpt.verification import TOLERANCE, Comparison
 from minigrad import Tensor, nn, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.normalization import LayerNorm
-from tests.gpt.small import GOLDEN, random_ids, small_gpt
+from tests.gpt.small import GOLDEN, random_ids, small_gpt, small_llama
 
 REFERENCE = GOLDEN / "gpt2-folder-trace.npz"
 
@@ -216,9 +216,18 @@ def test_a_difference_is_measured_by_the_spread():
     assert zeros.relative == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}])
-def test_a_trace_changes_nothing_and_survives_a_file(tmp_path, changes):
-    model = small_gpt(dropout=0.4, dtype="float64", **changes).train()
+@pytest.mark.parametrize(
+    ("small", "changes"),
+    [
+        (small_gpt, {"dropout": 0.4}),
+        (small_gpt, {"dropout": 0.4, "norm": "post"}),
+        (small_gpt, {"dropout": 0.4, "positions": "sinusoidal"}),
+        (small_llama, {}),
+        (small_llama, {"tied": False}),
+    ],
+)
+def test_a_trace_changes_nothing_and_survives_a_file(tmp_path, small, changes):
+    model = small(dtype="float64", **changes).train()
     before = {name: array.copy() for name, array in model.state_dict().items()}
     ids, targets = random_ids((2, 5)), random_ids((2, 5), seed=1)
     trace = verification.trace(model, ids, targets, new_tokens=20)
@@ -262,17 +271,56 @@ def test_another_npz_is_no_reference(tmp_path):
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"n_head": 1}, {"layer_norm_epsilon": 1e-3}])
-def test_traces_equal_those_of_transformers(kernels, changes):
+@pytest.mark.parametrize(
+    ("small", "changes"),
+    [
+        (small_gpt, {}),
+        (small_gpt, {"norm": "post"}),
+        (small_gpt, {"n_head": 1}),
+        (small_gpt, {"layer_norm_epsilon": 1e-3}),
+        (small_llama, {}),
+        (small_llama, {"tied": False, "n_kv_head": 1, "rms_norm_epsilon": 1e-3}),
+        (small_llama, {"n_kv_head": 4, "rope_theta": 3e5}),
+    ],
+)
+def test_traces_equal_those_of_transformers(kernels, small, changes):
     from scripts import compare_torch
 
-    model = small_gpt(dtype="float64", **changes)
+    model = small(dtype="float64", **changes)
     ids, targets = random_ids((3, 7)), random_ids((3, 7), seed=1)
     reference = compare_torch.torch_trace(compare_torch.carried_over(model), model.config, ids, targets)
     with use_kernels(kernels):
         ours = verification.trace(model, ids, targets)
     comparison = Comparison(ours, reference, model.config, 1e-10)
     assert comparison.problem() is None
+
+
+@pytest.mark.parametrize(
+    ("mistake", "place"),
+    [
+        (lambda block: setattr(block.input_layernorm, "eps", 1e-2), "layers.1.input_layernorm"),
+        (lambda block: setattr(block.self_attn, "q_proj", block.self_attn.o_proj), "layers.1.self_attn.q_proj"),
+        (lambda block: setattr(block.mlp, "gate_proj", block.mlp.up_proj), "layers.1.mlp.gate_proj"),
+        (lambda block: setattr(block, "self_attn", _Unturned(block.self_attn)), "layers.1.self_attn.heads"),
+    ],
+)
+def test_a_mistake_in_a_llama_is_found_where_it_is(mistake, place):
+    right, wrong, (ids, targets) = small_llama(), small_llama(), random_ids((2, 3, 7))
+    mistake(wrong.model.layers[1])
+    traces = [verification.trace(model, ids, targets) for model in (wrong, right)]
+    problem = Comparison(*traces, right.config, TOLERANCE["float32"]).problem()
+    assert f"the first activation that differs is {place} " in problem
+
+
+class _Unturned(nn.Module):
+    """Attention without positions."""
+
+    def __init__(self, attention):
+        self.__dict__.update(attention.__dict__)
+        self.right = attention
+
+    def forward(self, x, rotation, *rest):
+        return self.right(x, [np.ones_like(rotation[0]), np.zeros_like(rotation[1])], *rest)
 
 
 @pytest.mark.oracle

@@ -63,6 +63,13 @@ CASES = {  # what runs, FLOPs of op forward, FLOPs of op backward
     "RmsNorm": (lambda: F.rms_norm(leaf(B, T, C), C, leaf(C)), 4 * N, 8 * N),
     "Gelu": (lambda: F.gelu(leaf(B, T, C)), 5 * N, 7 * N),
     "Gelu tanh": (lambda: F.gelu(leaf(B, T, C), "tanh"), 9 * N, 13 * N),
+    "Swiglu": (lambda: F.swiglu(leaf(B, T, C), leaf(B, T, C)), 6 * N, 8 * N),
+    "Swiglu, frozen": (lambda: F.swiglu(Tensor(array(B, T, C)), leaf(B, T, C)), 6 * N, 2 * N),
+    "RotaryEmbedding": (
+        lambda: F.rotary_embedding(leaf(B, T, 4), array(T, 2), array(T, 2)),
+        3 * B * T * 4,
+        3 * B * T * 4,
+    ),
     "Embedding": (lambda: F.embedding(np.array([[1, 2, 1]]), leaf(V, C)), 0, 3 * C),
     "CrossEntropy": (lambda: F.cross_entropy(leaf(T, V), np.array([1, 2, 3])), 5 * T * V, 2 * T * V),
     "Add": (lambda: leaf(T, C) + leaf(T, C), T * C, 0),

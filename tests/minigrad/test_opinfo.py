@@ -30,9 +30,11 @@ OPINFOS = {
     "pad": ["nn.functional.pad.constant"],
     "split": ["split", "split.list_args", "split_with_sizes"],
     "squeeze": ["squeeze", "squeeze.multiple"],
-    "linear_gelu": [],  # our own, as the next two
+    "linear_gelu": [],  # our own, as the next four
     "merge_heads": [],
+    "rotary_embedding": [],
     "split_heads": [],
+    "swiglu": [],
     "to": [],  # PyTorch's has memory formats and non-blocking copies, ours a device and a dtype
 }
 IN_NN_FUNCTIONAL = [

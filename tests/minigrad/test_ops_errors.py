@@ -58,6 +58,27 @@ CASES = {
     "layer_norm": (lambda: F.layer_norm(t(2, 3), 2), ValueError, r"layer_norm: .*\(2, 3\).*\(2,\)"),
     "layer_norm, weight": (lambda: F.layer_norm(t(2, 3), 3, t(2)), ValueError, r"layer_norm: weight .*\(2,\)"),
     "rms_norm": (lambda: F.rms_norm(t(2, 3), (2, 2, 3)), ValueError, r"rms_norm: .*\(2, 2, 3\)"),
+    "rotary_embedding, odd": (
+        lambda: F.rotary_embedding(t(2, 3), t(2, 1), t(2, 1)),
+        ValueError,
+        r"rotary_embedding: .*\(2, 3\).*pairs",
+    ),
+    "rotary_embedding, angles": (
+        lambda: F.rotary_embedding(t(2, 4), t(3, 2), t(3, 2)),
+        ValueError,
+        r"rotary_embedding \(pairs and angles\): .*\(2, 2\) and \(3, 2\)",
+    ),
+    "rotary_embedding, more angles than pairs": (
+        lambda: F.rotary_embedding(t(2, 4), t(5, 2, 2), t(5, 2, 2)),
+        ValueError,
+        r"rotary_embedding: cos of shape \(5, 2, 2\)",
+    ),
+    "rotary_embedding, cos and sin": (
+        lambda: F.rotary_embedding(t(2, 4), t(2, 2), t(1, 2)),
+        ValueError,
+        r"rotary_embedding: .*sin of shape \(1, 2\)",
+    ),
+    "swiglu": (lambda: F.swiglu(t(2, 3), t(3)), ValueError, r"swiglu: gate \(2, 3\) and up \(3,\)"),
     "gather, axes": (lambda: F.gather(t(2, 3), 1, ids(0, 1)), ValueError, r"gather: .*\(2,\).*\(2, 3\)"),
     "gather, larger": (lambda: F.gather(t(1, 3), 1, ids([0], [1])), ValueError, r"gather: .*\(2, 1\).*\(1, 3\)"),
     "embedding, weight": (lambda: F.embedding(ids(0), t(3)), ValueError, r"embedding: weight .*\(3,\)"),
@@ -85,6 +106,26 @@ CASES = {
         lambda: F.scaled_dot_product_attention(t(2, 1, 4), K, V, t(3, 5)),
         ValueError,
         r"attn_mask of shape \(3, 5\) does not fit 1 queries and 5 keys",
+    ),
+    "attention, query heads that cannot share": (
+        lambda: F.scaled_dot_product_attention(t(3, 2, 4), t(2, 5, 4), t(2, 5, 4), enable_gqa=True),
+        ValueError,
+        r"enable_gqa, .*divides that of query; got query \(3, 2, 4\), key \(2, 5, 4\)",
+    ),
+    "attention, more heads of values": (
+        lambda: F.scaled_dot_product_attention(t(4, 2, 4), t(2, 5, 4), t(4, 5, 4), enable_gqa=True),
+        ValueError,
+        r"enable_gqa, .*value \(4, 5, 4\)",
+    ),
+    "attention, no heads to share": (
+        lambda: F.scaled_dot_product_attention(t(2, 4), t(5, 4), t(5, 4), enable_gqa=True),
+        ValueError,
+        r"enable_gqa, .*query \(2, 4\)",
+    ),
+    "attention, a mask for the heads of keys": (
+        lambda: F.scaled_dot_product_attention(t(4, 2, 4), t(2, 5, 4), t(2, 5, 4), t(2, 2, 5), enable_gqa=True),
+        ValueError,
+        r"attn_mask of shape \(2, 2, 5\) does not fit 4 heads",
     ),
     "attention, mask and causal": (
         lambda: F.scaled_dot_product_attention(Q, K, V, t(3, 5), is_causal=True),

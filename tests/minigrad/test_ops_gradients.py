@@ -135,6 +135,24 @@ def rms_norm(draw):
     return draw(st.sampled_from(options))
 
 
+def rotary_embedding(draw):
+    lead, other = draw(broadcast_shapes(2, max_dims=2))
+    lead = np.broadcast_shapes(lead, other)
+    half = draw(st.integers(0, 3))
+    angles = draw(arrays(draw(st.sampled_from([(*other, half), (*lead, half), (half,)])), -7, 7))
+
+    def rotated(x):  # complex for the complex step
+        return F.rotary_embedding(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
+
+    return rotated, [draw(arrays((*lead, 2 * half)))]
+
+
+def swiglu(draw):
+    shape = draw(shapes())
+    gate, up = draw(arrays(shape, -5, 5)), draw(arrays(shape))
+    return F.swiglu, draw(st.sampled_from([[gate, up], [gate, gate]]))
+
+
 def matmul(draw):
     batch, other_batch = draw(broadcast_shapes(2, max_dims=2))
     m, k, n = draw(st.tuples(*[st.integers(0, 3)] * 3))
@@ -325,6 +343,27 @@ def scaled_dot_product_attention(draw):
     return attention, draw(st.sampled_from(kinds + ([[q, q, q]] if d else [])))
 
 
+def grouped_attention(draw):
+    """As above, with G heads of queries to each of K heads of keys and values."""
+    batch, groups, heads = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3)))
+    t, s, d, dv = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    q = draw(arrays((batch, groups * heads, t, d)))
+    k, v = draw(arrays((batch, groups, s, d))), draw(arrays((batch, groups, s, dv)))
+    shape = draw(st.sampled_from([(t, s), (batch, 1, t, s), (groups * heads, t, s), (batch, groups * heads, 1, s)]))
+    seen = np.random.default_rng(draw(st.integers(0, 9))).random(shape) < 0.6
+    causal, p = draw(st.booleans()), draw(st.sampled_from([0.0, 0.5]))
+
+    def attention(q, k, v, mask=None):
+        minigrad.manual_seed(0)
+        return F.scaled_dot_product_attention(q, k, v, mask, p, causal and mask is None, enable_gqa=True)
+
+    return attention, draw(st.sampled_from([[q, k, v], [q, k, v, seen], [q, k, v, draw(arrays(shape))]]))
+
+
+def any_attention(draw):
+    return draw(st.sampled_from([scaled_dot_product_attention, grouped_attention]))(draw)
+
+
 def classes(draw, rows):
     """Targets for `rows`, out of three classes, some of them ignored."""
     targets = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, rows)
@@ -437,7 +476,8 @@ CASES = {
     "relu": unary(F.relu),
     "reshape": reshape,
     "rms_norm": rms_norm,
-    "scaled_dot_product_attention": scaled_dot_product_attention,
+    "rotary_embedding": rotary_embedding,
+    "scaled_dot_product_attention": any_attention,
     "sigmoid": unary(F.sigmoid, -5, 5),
     "silu": unary(F.silu, -5, 5),
     "softmax": along(F.softmax),
@@ -448,6 +488,7 @@ CASES = {
     "stack": stack,
     "sub": binary(F.sub),
     "sum": reduction(F.sum),
+    "swiglu": swiglu,
     "tanh": unary(F.tanh),
     "to": to,
     "transpose": transpose,

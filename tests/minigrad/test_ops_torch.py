@@ -48,6 +48,15 @@ def causal(t, s):
     return np.tri(t, s, dtype=bool)
 
 
+def complex_rotation(x, angle):
+    """(x₁ + i x₂) e^(i angle), with the real and imaginary parts in the two halves of the last axis."""
+    import torch
+
+    real, imaginary = x.chunk(2, dim=-1)
+    turned = torch.complex(real, imaginary) * torch.exp(1j * angle.detach())
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
 A = np.array
 TIES = [A([1.0, 2.0, 2.0, NAN, 0.0, -INF]), A([1.0, 3.0, 2.0, 1.0, -0.0, INF])]
 POWERS = [A([0.0, 0.0, 0.0, 2.0, -2.0, -2.0, 5.0]), A([0.0, 1.0, 2.0, 0.0, 2.0, 3.0, -1.5])]
@@ -58,6 +67,7 @@ IMPOSSIBLE = A([[0.0, 1.0], [-INF, 1.0]])
 PROBABILITIES = A([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.1, 0.1, 0.8]])
 QKV = [randn(2, 3, 4, 5, seed=i) for i in range(3)]
 CROSS = [randn(2, 3, 4, 5), randn(2, 3, 6, 5), randn(2, 3, 6, 7)]
+GROUPED = [randn(2, 6, 4, 5), randn(2, 3, 4, 5), randn(2, 3, 4, 7)]  # two heads of queries to one of keys
 
 # what it is: (inputs, of which the floating-point ones are differentiated; the function)
 CASES = {
@@ -129,6 +139,18 @@ CASES = {
     ),
     "layer_norm without weight": ([randn(2, 3)], lambda f, x: f.layer_norm(x, (3,))),
     "layer_norm with bias only": ([randn(2, 3), randn(3)], lambda f, x, b: f.layer_norm(x, (3,), None, b)),
+    "swiglu": (
+        [EXTREMES[1:], randn(11)],
+        lambda f, x, y: f.silu(x) * y if isinstance(f, Torch) else f.swiglu(x, y),
+    ),
+    "rotary_embedding is a complex product": (
+        [randn(2, 3, 4, 6), randn(4, 3)],
+        lambda f, x, angle: (
+            complex_rotation(x, angle)
+            if isinstance(f, Torch)
+            else f.rotary_embedding(x, np.cos(angle.data), np.sin(angle.data))
+        ),
+    ),
     "rms_norm": ([randn(2, 3), randn(3)], lambda f, x, w: f.rms_norm(x, (3,), w)),
     "linear of no rows": ([randn(0, 3), randn(2, 3), randn(2)], lambda f, x, w, b: f.linear(x, w, b)),
     "linear of no features": ([randn(4, 0), randn(2, 0), randn(2)], lambda f, x, w, b: f.linear(x, w, b)),
@@ -224,6 +246,19 @@ CASES = {
     "attention, -inf in the mask": (
         [*CROSS, np.where(causal(4, 6), 0, -INF)],
         lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m.detach()),
+    ),
+    "attention, grouped": (GROUPED, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, enable_gqa=True)),
+    "attention, grouped and causal": (
+        GROUPED,
+        lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True),
+    ),
+    "attention, grouped, padding": (
+        [*GROUPED, booleans(2, 1, 4, 4)],
+        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
+    ),
+    "attention, grouped, a mask per head that learns": (
+        [*GROUPED, randn(6, 4, 4)],
+        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
     ),
     "attention, one key head for all": (
         [randn(2, 3, 4, 5), randn(1, 6, 5), randn(6, 7)],

@@ -102,6 +102,7 @@ CALM = {
     "sigmoid": (F.sigmoid, [LARGE]),
     "logsigmoid": (F.logsigmoid, [LARGE]),
     "silu": (F.silu, [LARGE]),
+    "swiglu": (F.swiglu, [LARGE, np.ones_like(LARGE)]),
     "gelu": (F.gelu, [LARGE]),
     "gelu tanh": (lambda x: F.gelu(x, "tanh"), [LARGE]),
     "tanh": (F.tanh, [LARGE]),

@@ -1,10 +1,10 @@
-"""Writes gpt2.npz and gpt1.npz: small models of transformers, with random weights, and what they compute in float64.
+"""Writes gpt2.npz, gpt1.npz and llama.npz: small models of transformers with random weights, computed in float64.
 
     python tests/gpt/golden/make_golden.py          needs the extra `oracle`
 
 Each file holds `config` (JSON), `ids`, `targets` (-100 does not count), `weight/NAME` in our names and shapes,
-`logits`, `loss`, `gradient/NAME`; gpt2.npz also `greedy` and `penalized`, with which transformers continues `ids`.
-GPT-1 is the post-norm model.
+`logits`, `loss`, `gradient/NAME`; all but gpt1.npz also `greedy` and `penalized`, with which transformers continues
+`ids`. GPT-1 is the post-norm model. The Llama has two heads of queries to one of keys and values.
 """
 
 import json
@@ -15,14 +15,17 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 CONFIG = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+LLAMA = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16, "n_inner": 20}
+LLAMA |= {"rope_theta": 100.0, "rms_norm_epsilon": 1e-3, "tied": True}
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
 
 
 def reference(kind):
     """A model of transformers in float64 whose every parameter is random, biases and norms too."""
-    import torch
     import transformers
 
+    if kind == "llama":
+        return with_random_weights(in_float64(transformers.LlamaForCausalLM(llama_config(LLAMA))))
     names = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head"}
     shape = {names.get(name, name): value for name, value in CONFIG.items()}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -32,12 +35,51 @@ def reference(kind):
         model = transformers.GPT2LMHeadModel(config)
     else:
         model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, **no_dropout, afn="gelu"))
+    return with_random_weights(model)
+
+
+def with_random_weights(model):
+    import torch
+
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            mean = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
             parameter.copy_(mean + 0.3 * torch.randn(parameter.shape))
     return model.double().eval()
+
+
+def llama_config(shape):
+    """Our settings under the names of transformers."""
+    import transformers
+
+    names = {"block_size": "max_position_embeddings", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+    names |= {"n_kv_head": "num_key_value_heads", "n_embd": "hidden_size", "n_inner": "intermediate_size"}
+    names |= {"rms_norm_epsilon": "rms_norm_eps", "tied": "tie_word_embeddings"}
+    settings = {names.get(name, name): value for name, value in shape.items()}
+    ends = {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
+    return transformers.LlamaConfig(**settings, **ends, attn_implementation="sdpa")  # "eager" rounds to float32
+
+
+def in_float64(model):
+    """transformers computes angles and RMS norms of a Llama in float32, whatever the model is: here in float64."""
+    import torch
+
+    class Angles(torch.nn.Module):
+        def forward(self, x, position_ids):
+            size, theta = LLAMA["n_embd"] // LLAMA["n_head"], LLAMA["rope_theta"]
+            speeds = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
+            angles = position_ids[..., None].double() * speeds
+            angles = torch.cat([angles, angles], dim=-1)
+            return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+    def norm():
+        return torch.nn.RMSNorm(LLAMA["n_embd"], LLAMA["rms_norm_epsilon"])
+
+    model.model.rotary_emb, model.model.norm = Angles(), norm()
+    for layer in model.model.layers:
+        layer.input_layernorm, layer.post_attention_layernorm = norm(), norm()
+    return model
 
 
 def our_name(name):
@@ -63,13 +105,13 @@ def compute(kind):
     rows = logits.reshape(-1, logits.shape[-1])
     loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
     loss.backward()
-    shape = {**CONFIG, "norm": "pre" if kind == "gpt2" else "post"}
+    shape = LLAMA if kind == "llama" else {**CONFIG, "norm": "pre" if kind == "gpt2" else "post"}
     arrays = {"config": json.dumps(shape), "ids": ids, "targets": targets}
     arrays |= {"logits": logits.detach().numpy(), "loss": loss.item()}
     for name, parameter in model.named_parameters():
         arrays[f"weight/{our_name(name)}"] = ours(name, parameter.detach().numpy()).astype(np.float32)
         arrays[f"gradient/{our_name(name)}"] = ours(name, parameter.grad.numpy())
-    if kind == "gpt2":
+    if kind != "gpt1":
         options = {"attention_mask": torch.ones(ids.shape), "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
         for name, penalty in {"greedy": 1.0, "penalized": 1.3}.items():
             new = model.generate(torch.from_numpy(ids), repetition_penalty=penalty, **options)
@@ -78,6 +120,6 @@ def compute(kind):
 
 
 if __name__ == "__main__":
-    for kind in ("gpt2", "gpt1"):
+    for kind in ("gpt2", "gpt1", "llama"):
         np.savez_compressed(FOLDER / f"{kind}.npz", **compute(kind))
         print(FOLDER / f"{kind}.npz", (FOLDER / f"{kind}.npz").stat().st_size, "bytes", file=sys.stderr)

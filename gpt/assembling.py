@@ -1,0 +1,161 @@
+"""A sound vocabulary, from what files say about it: spellings to bytes, ids without holes, merges that join tokens.
+
+Each format that holds a tokenizer (`vocabulary.py`: the two text files of GPT-2, Hugging Face's tokenizer.json, a GGUF
+file) is read into ids, merges and special tokens; here they are put together and checked. What does not fit is a
+ValueError that names file and place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .bpe import Pair, checked_special_tokens, from_visible, visible
+
+ENDOFTEXT = "<|endoftext|>"
+# How special tokens look that no file declares, as in OpenAI's encoder.json: <|endoftext|>, <pad>, [CLS].
+_LOOKS_SPECIAL = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+# Bytes without which English cannot be written. SmolLM2's vocabulary lacks others: control characters, and bytes that
+# no text has in UTF-8.
+_INDISPENSABLE = b"\n" + bytes(range(0x20, 0x7F))
+
+
+class Vocabulary(NamedTuple):
+    """What a tokenizer's files say; `pattern` is one of `bpe.PATTERNS`, `chat_template` a text in Jinja."""
+
+    tokens: dict[int, bytes]
+    merges: list[Pair]
+    special_tokens: list[str]
+    eos_token: str | None
+    pattern: str = "gpt2"
+    chat_template: str | None = None
+
+
+def assemble(
+    ids: Mapping[str, Any],
+    merges: list[Pair],
+    added: Mapping[str, Any],
+    roles: Mapping[str, Any],
+    name: str,
+    place: Callable[[int], str],
+) -> Vocabulary:
+    """From spellings to bytes: put together what the files say, and check that it fits.
+
+    `ids` are all tokens as vocab.json spells them, `added` special ones beside or among them, `roles` what
+    special_tokens_map.json holds; `name` stands in errors, `place` says where the i-th merge is.
+    """
+    made = {first + second for first, second in merges}
+    special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles)]))
+    special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
+    try:
+        special_tokens = checked_special_tokens(special_tokens)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} or a file beside it is damaged: {error}") from None
+    tokens: dict[int, bytes] = {}
+    for text, id in {**ids, **added}.items():
+        if type(id) is not int:
+            raise ValueError(f"{name}: the id of {text!r} must be a whole number, got {id!r}")
+        if id in tokens:
+            raise ValueError(f"{name}: id {id} stands for {visible(tokens[id])!r} and for {text!r}")
+        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
+    # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
+    known = set(tokens.values())
+    for text in special_tokens:
+        if text.encode("utf-8") not in known:
+            tokens[len(tokens)] = text.encode("utf-8")
+    check_merges(merges, tokens.values(), place)
+    try:
+        check_vocabulary(tokens, merges)
+        check_all_made(tokens, merges, special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    eos = next(iter(tokens_with_roles({"eos_token": roles.get("eos_token", ENDOFTEXT)})), None)
+    return Vocabulary(tokens, merges, special_tokens, eos if eos in special_tokens else None)
+
+
+def tokens_with_roles(roles: Mapping[str, Any]) -> list[str]:
+    """The tokens of special_tokens_map.json: each value is a token, or a list of them; a token may be an object."""
+    tokens = []
+    for value in roles.values():
+        for token in value if isinstance(value, list) else [value]:
+            text = token.get("content") if isinstance(token, dict) else token
+            if isinstance(text, str) and text:
+                tokens.append(text)
+    return tokens
+
+
+def _is_undeclared_special(text: str, made: set[bytes]) -> bool:
+    """Whether a token of vocab.json looks special and no merge makes it, as <|endoftext|> in OpenAI's encoder.json."""
+    return bool(_LOOKS_SPECIAL.fullmatch(text)) and text.encode("utf-8", "replace") not in made
+
+
+def parse_pair(line: str, place: str) -> Pair:
+    """The two tokens of a line of merges.txt, which is at `place`."""
+    parts = line.split(" ")
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"{place}: expected two tokens with one space between them, got {line!r}")
+    return _to_bytes(parts[0], place), _to_bytes(parts[1], place)
+
+
+def _to_bytes(text: str, place: str) -> bytes:
+    try:
+        return from_visible(text)
+    except KeyError as error:
+        raise ValueError(f"{place}: {text!r} is no token, for {error.args[0]!r} stands for no byte") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What makes a vocabulary sound.
+
+
+def check_vocabulary(tokens: Mapping[int, bytes], merges: Sequence[Pair]) -> None:
+    """Raise ValueError unless ids run from 0 without holes, bytes are tokens, and merges join tokens to tokens.
+
+    A byte may lack a token if plain English can do without it: it is left out when a text is encoded.
+    """
+    for id in range(len(tokens)):
+        if id not in tokens:
+            raise ValueError(f"ids must run from 0 to {len(tokens) - 1} without holes, but no token has id {id}")
+    ids: dict[bytes, int] = {}
+    for id, token in tokens.items():
+        if token in ids:
+            raise ValueError(f"ids {ids[token]} and {id} are the same token {visible(token)!r}")
+        ids[token] = id
+    missing = [byte for byte in _INDISPENSABLE if bytes([byte]) not in ids]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the bytes that make up plain English have no token (the first is 0x{missing[0]:02x}, "
+            f"written {visible(bytes([missing[0]]))!r}), so that hardly a text could be encoded"
+        )
+    check_merges(merges, ids)
+
+
+def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:
+    """Raise ValueError for a token that is neither a byte nor special and that no merge makes."""
+    explained = {first + second for first, second in merges}
+    explained.update(token.encode("utf-8") for token in special_tokens)
+    unexplained = [id for id, token in tokens.items() if len(token) > 1 and token not in explained]
+    if unexplained:
+        raise ValueError(
+            f"no merge makes {len(unexplained)} of the tokens, and they are not declared special (the first is "
+            f"{visible(tokens[unexplained[0]])!r}, id {unexplained[0]}): merges are missing or of another vocabulary"
+        )
+
+
+def check_merges(
+    merges: Sequence[Pair], tokens: Iterable[bytes], place: Callable[[int], str] = lambda i: f"merge {i + 1}"
+) -> None:
+    """Raise ValueError, with the `place` of the i-th merge, unless merges join known tokens to known tokens."""
+    tokens = set(tokens)
+    available = {token for token in tokens if len(token) == 1}
+    for i, (first, second) in enumerate(merges):
+        for part in (first, second):
+            if part not in available:
+                raise ValueError(f"{place(i)}: {visible(part)!r} is neither a byte nor the result of an earlier merge")
+        if first + second not in tokens:
+            raise ValueError(
+                f"{place(i)}: {visible(first)!r} and {visible(second)!r} make {visible(first + second)!r}, "
+                "which the vocabulary does not have"
+            )
+        available.add(first + second)

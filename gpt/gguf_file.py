@@ -1,0 +1,210 @@
+"""GGUF, the file in which models travel for llama.cpp: settings, vocabulary and weights, mostly of 4 or 8 bits.
+
+    "GGUF", version, how many tensors and settings there are
+    the settings   {"llama.block_count": 30, "tokenizer.ggml.tokens": ["<|endoftext|>", ...], ...}, each with its type
+    the tensors    name, sizes (the innermost first), kind, where its numbers start
+    the numbers    of each tensor, row by row
+
+Quantized rows are stored in blocks of 32 numbers. A block has one scale and, in one kind, a minimum (float16 each), and
+a whole number per number, its code:
+
+    Q8_0   number = scale * code              -128 <= code <= 127    34 bytes, 8.5 bits a number
+    Q4_0   number = scale * (code - 8)           0 <= code <= 15     18 bytes, 4.5 bits
+    Q4_1   number = scale * code + minimum       0 <= code <= 15     20 bytes, 5 bits
+
+Reading the header is left to the library gguf, which maps the file: its numbers are read when they are used. The file
+may come from anybody; the library follows every length that stands in it, so it is not let out of the file here.
+
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Left out: the other twenty kinds of blocks, and big-endian
+files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BLOCK = 32  # numbers
+# How a block lies in the file. A byte with two codes has that of number i below, and that of number i + 16 above.
+BLOCKS = {
+    "Q8_0": np.dtype([("scale", "<f2"), ("codes", "i1", 32)]),
+    "Q4_0": np.dtype([("scale", "<f2"), ("codes", "u1", 16)]),
+    "Q4_1": np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)]),
+}
+KINDS = ("F32", "F16", "BF16", *BLOCKS)  # what `dequantize` reads
+# The reader makes an array of each word of the vocabulary. Room for vocabularies of 250,000 tokens and their merges.
+MAX_PIECES = 1_500_000
+_PIECE = 1 << 20  # numbers
+
+
+class GGUFError(ValueError):
+    """A file that is no sound GGUF file, or one that cannot be read here."""
+
+
+class GGUFTensor(NamedTuple):
+    """A tensor of the file: its shape as NumPy has it (rows first), its kind, and its bytes, (rows, bytes of a row).
+
+    F32 and F16 are there as numbers, not as bytes. `raw` is a view of the mapped file: read-only, and in memory only
+    while it is used.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    raw: np.ndarray
+
+
+class GGUFFile:
+    """A GGUF file: `metadata` (settings by name: numbers, texts, lists of them) and `tensors` by name.
+
+    Raises FileNotFoundError, and GGUFError naming the file and what is wrong with it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        if not self.path.is_file():  # reading a pipe would wait for ever
+            raise GGUFError(f"{path} is no file")
+        try:
+            reader = _open(self.path)
+            self.metadata = {
+                name: _value(field) for name, field in reader.fields.items() if not name.startswith("GGUF.")
+            }
+            self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
+            _check_places(reader)
+        except (GGUFError, OSError):
+            raise
+        except Exception as error:  # of the reader, for which a damaged file is no case of its own
+            raise GGUFError(f"{path} is truncated, damaged, or no GGUF file: {_reason(error)}") from None
+
+
+# --- reading the header -----------------------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> Any:
+    """The library's reader with the file's header read."""
+    try:
+        import gguf
+    except ImportError:
+        raise GGUFError(f"{path} is read with the library gguf, which is missing: pip install gguf") from None
+
+    class Reader(gguf.GGUFReader):
+        """The reader, held within the file: a length that leads out of it would be followed for hours, and the empty
+        arrays found there would fill the memory."""
+
+        data: Any
+        pieces = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *options: Any, **more: Any) -> Any:
+            self.data = np.asarray(self.data)  # the same bytes; slices of a np.memmap take twice as long to make
+            self.pieces += 1
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > self.data.size:
+                raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
+            if self.pieces > MAX_PIECES:
+                raise GGUFError(f"{path}: a header of more than {MAX_PIECES:,} entries is not read")
+            return super()._get(offset, dtype, count, *options, **more)
+
+    with np.errstate(over="raise"):  # places near 2^64
+        reader = Reader(path)
+    if reader.byte_order == "S":
+        raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
+    return reader
+
+
+def _value(field: Any) -> Any:
+    """A setting as a number, a text, or a list."""
+    kinds = [kind.name for kind in field.types]
+    if len(kinds) > 2:
+        raise ValueError(f"{field.name[:100]!r} is a list of lists")
+    parts = [field.parts[i] for i in field.data]
+    values = [str(bytes(part), "utf-8") if kinds[-1] == "STRING" else part.tolist()[0] for part in parts]
+    return values if kinds[0] == "ARRAY" else values[0]
+
+
+def _tensor(found: Any) -> GGUFTensor:
+    shape = tuple(int(size) for size in reversed(found.shape))
+    if not found.name.isprintable() or len(found.name) > 1000:  # so that it can stand in errors
+        raise ValueError(f"{found.name[:100]!r} is no name for a tensor")
+    if not shape or not 0 < math.prod(shape) == found.n_elements:
+        raise ValueError(f"{found.name} has the shape {str(shape)[:100]}, which no tensor has")
+    return GGUFTensor(found.name, shape, found.tensor_type.name, found.data)
+
+
+def _check_places(reader: Any) -> None:
+    """Raise ValueError for tensors that lie within the header or over each other."""
+    end, before = reader.data_offset, "the header"
+    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+        if tensor.data_offset < end:
+            raise ValueError(f"{tensor.name} starts within {before}")
+        end, before = tensor.data_offset + tensor.n_bytes, tensor.name
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.args[0] if error.args else type(error).__name__)[:200]
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
+    """A tensor as float32: in `out`, where that is a C-contiguous float32 array of its shape, else as a new array.
+
+    Row by row, so that there is no second copy of it. Raises GGUFError for a kind of number that is none of KINDS.
+    """
+    if tensor.kind not in KINDS:
+        raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds read here are {', '.join(KINDS)}")
+    if out is None or (out.shape, out.dtype) != (tensor.shape, np.float32) or not out.flags.c_contiguous:
+        out = np.empty(tensor.shape, np.float32)
+    columns = tensor.shape[-1]
+    raw, rows = tensor.raw.reshape(-1, tensor.raw.shape[-1]), out.reshape(-1, columns)
+    step = max(1, _PIECE // columns)
+    for start in range(0, len(rows), step):
+        rows[start : start + step] = _numbers(raw[start : start + step], tensor.kind)
+    return out
+
+
+def _numbers(raw: np.ndarray, kind: str) -> np.ndarray:
+    if kind in ("F32", "F16"):
+        return raw
+    if kind == "BF16":  # the upper half of a float32
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    codes, scales, minimums = _unpack(raw, kind)
+    numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
+    if minimums is not None:
+        numbers += minimums[..., None]
+    return numbers.reshape(codes.shape)
+
+
+def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """What a quantized tensor (rows, columns) is made of: its codes (rows, columns), and float32 scales and, for Q4_1,
+    minimums (rows, columns / 32).
+
+    number = scale * code + minimum; codes are int8, of Q4_1 uint8. Raises GGUFError for a tensor that is none of
+    BLOCKS.
+
+    >>> block = np.zeros((1, 1), BLOCKS["Q4_1"])  # a row of 32 numbers
+    >>> block["scale"], block["minimum"], block["codes"][..., 0] = 0.5, -1.0, 0x2F
+    >>> codes, scales, minimums = unpack(GGUFTensor("w", (1, 32), "Q4_1", block.view(np.uint8)))
+    >>> int(codes[0, 0]), int(codes[0, 16]), scales.item(), minimums.item()
+    (15, 2, 0.5, -1.0)
+    """
+    if tensor.kind not in BLOCKS:
+        raise GGUFError(f"{tensor.name} is {tensor.kind}, not quantized as {', '.join(BLOCKS)} are")
+    return _unpack(tensor.raw, tensor.kind)
+
+
+def _unpack(raw: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    blocks = raw.view(BLOCKS[kind])  # (rows, columns / 32)
+    codes = blocks["codes"]  # (rows, columns / 32, 32 or 16)
+    if kind != "Q8_0":
+        codes = np.concatenate([codes & 15, codes >> 4], axis=-1)
+    if kind == "Q4_0":
+        codes = codes.astype(np.int8) - np.int8(8)
+    minimums = blocks["minimum"].astype(np.float32) if kind == "Q4_1" else None
+    return codes.reshape(*raw.shape[:-1], -1), blocks["scale"].astype(np.float32), minimums

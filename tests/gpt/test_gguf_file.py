@@ -1,0 +1,331 @@
+"""GGUF files: every kind of number is what the library gguf makes of it, and a file that lies is named and harmless."""
+
+import struct
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt import gguf_file
+from gpt.gguf_file import BLOCKS, KINDS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
+from tests.gpt.gguf_files import write_gguf
+from tests.gpt.small import GOLDEN
+
+needs_gguf = pytest.mark.oracle("gguf")
+QUANTIZED = list(BLOCKS)
+BITS = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5.0}
+HEADER = 24  # bytes before the first setting: magic, version, number of tensors, number of settings
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "gguf-blocks.npz") as file:
+        return dict(file)
+
+
+def assert_same_bits(found, expected):
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", *QUANTIZED])
+def test_the_numbers_are_those_of_the_library_bit_by_bit(golden, kind):
+    raw, numbers = golden[f"{kind}/raw"], golden[f"{kind}/numbers"]
+    stored = raw.view(np.float16) if kind == "F16" else raw
+    assert_same_bits(dequantize(GGUFTensor("w", numbers.shape, kind, stored)), numbers)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_codes_scales_and_minimums_make_the_numbers(golden, kind):
+    raw, numbers = golden[f"{kind}/raw"], golden[f"{kind}/numbers"]
+    codes, scales, minimums = unpack(GGUFTensor("w", numbers.shape, kind, raw))
+    assert codes.shape == numbers.shape and scales.shape == (len(numbers), numbers.shape[1] // 32)
+    assert codes.dtype == (np.uint8 if kind == "Q4_1" else np.int8) and scales.dtype == np.float32
+    low, high = {"Q8_0": (-128, 127), "Q4_0": (-8, 7), "Q4_1": (0, 15)}[kind]
+    assert codes.min() == low and codes.max() == high
+    made = codes.astype(np.float32) * scales.repeat(32, axis=1)
+    assert (minimums is not None) == (kind == "Q4_1")
+    if minimums is not None:
+        made += minimums.repeat(32, axis=1)
+    assert_same_bits(made, numbers)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_a_number_takes_as_many_bits_as_is_said(kind):
+    assert BLOCKS[kind].itemsize * 8 / 32 == BITS[kind]
+
+
+def test_a_block_by_hand():
+    block = np.zeros((1, 1), BLOCKS["Q4_0"])
+    block["scale"], block["codes"][..., 3] = 0.25, 0xC1  # number 3 has the code 1, number 19 the code 12
+    numbers = dequantize(GGUFTensor("w", (1, 32), "Q4_0", block.view(np.uint8)))
+    assert numbers[0, 3] == 0.25 * (1 - 8) and numbers[0, 19] == 0.25 * (12 - 8) and numbers[0, 0] == 0.25 * -8
+
+
+@needs_gguf
+@given(data=st.data())
+def test_any_blocks(data):
+    import gguf
+
+    kind = data.draw(st.sampled_from(QUANTIZED))
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    shape[-1] *= 32
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    n_bytes = shape[-1] // 32 * BLOCKS[kind].itemsize
+    raw = np.random.default_rng(seed).integers(0, 256, (*shape[:-1], n_bytes), np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):  # scales that are nan or infinite
+        found = dequantize(GGUFTensor("w", tuple(shape), kind, raw))
+        expected = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    assert found.shape == expected.shape == tuple(shape)
+    assert_same_bits(np.where(np.isnan(found), 0, found), np.where(np.isnan(expected), 0, expected))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
+def test_numbers_are_written_where_they_are_wanted_without_a_second_copy():
+    blocks = np.zeros((4096, 32), BLOCKS["Q4_1"])
+    blocks["scale"], blocks["codes"] = 1.0, 0x21
+    tensor = GGUFTensor("w", (4096, 1024), "Q4_1", blocks.view(np.uint8))
+    out = np.empty(tensor.shape, np.float32)
+    tracemalloc.start()
+    try:
+        assert dequantize(tensor, out) is out
+        assert tracemalloc.get_traced_memory()[1] < out.nbytes
+    finally:
+        tracemalloc.stop()
+    assert (out[:, :16] == 1).all() and (out[:, 16:32] == 2).all()
+    for other in (np.empty((1024, 4096), np.float32), np.empty(tensor.shape), np.empty((1024, 4096), np.float32).T):
+        np.testing.assert_array_equal(dequantize(tensor, other), out)
+
+
+def test_other_kinds_are_refused_by_name():
+    tensor = GGUFTensor("blk.0.attn_q.weight", (1, 256), "Q6_K", np.zeros((1, 210), np.uint8))
+    with pytest.raises(GGUFError, match=r"blk.0.attn_q.weight is Q6_K; the kinds read here are F32, F16, BF16, Q8_0, "):
+        dequantize(tensor)
+    with pytest.raises(GGUFError, match=r"is F32, not quantized as Q8_0, Q4_0, Q4_1 are"):
+        unpack(GGUFTensor("w", (1, 32), "F32", np.zeros((1, 32), np.float32)))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+METADATA = {
+    "general.architecture": "llama",
+    "a.number": 7,
+    "a.fraction": 0.5,
+    "a.truth": True,
+    "a.text": "Übermaß 猫",
+    "numbers": [1, -2, 3],
+    "texts": ["Ġthe", "", "\n"],
+}
+
+
+def tensors():
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((3, 64)).astype(np.float32) for name in KINDS} | {"one": np.ones(8, np.float32)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small file of each kind of number and setting, and its bytes."""
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    write_gguf(path, METADATA, tensors(), {kind: kind for kind in KINDS})
+    return path, path.read_bytes()
+
+
+@needs_gguf
+def test_settings_and_tensors(small):
+    file = GGUFFile(str(small[0]))
+    assert file.metadata == METADATA
+    assert list(map(type, file.metadata.values())) == list(map(type, METADATA.values()))
+    assert {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()} == {
+        **{kind: (kind, (3, 64)) for kind in KINDS},
+        "one": ("F32", (8,)),
+    }
+    for name, array in tensors().items():
+        found = dequantize(file.tensors[name])
+        assert found.shape == array.shape and abs(found - array).max() < {"F32": 1e-9, "one": 1e-9}.get(name, 0.3)
+
+
+@needs_gguf
+def test_the_numbers_stay_in_the_file_until_they_are_used(tmp_path):
+    path = write_gguf(tmp_path / "large.gguf", METADATA, {"w": np.ones((4096, 1024), np.float32)})
+    tracemalloc.start()
+    try:
+        file = GGUFFile(path)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+    assert not file.tensors["w"].raw.flags.writeable and file.tensors["w"].raw.sum() == 4096 * 1024
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def refused(path, content=None):
+    """The sentence with which a file is refused, before it takes much memory."""
+    if content is not None:
+        path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(GGUFError) as caught:
+            GGUFFile(path)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert message.startswith(str(path)) and message.isprintable() and len(message) < len(str(path)) + 350
+    return message.removeprefix(str(path))
+
+
+@needs_gguf
+def test_a_truncated_file_is_named(small, tmp_path):
+    content = small[1]
+    path = tmp_path / "model.gguf"
+    for length in [*range(0, 700, 3), *range(700, len(content), 41), len(content) - 1]:
+        assert refused(path, content[:length])
+    for length in (HEADER - 1, HEADER + 1, 300, len(content) - 1):
+        assert "truncated or damaged: its header describes more than there is" in refused(path, content[:length])
+
+
+@needs_gguf
+@given(data=st.data())
+def test_flipped_bits_are_noticed_or_change_only_what_they_stand_for(small, data):
+    path, content = small
+    damaged = bytearray(content)
+    for place in data.draw(st.lists(st.integers(0, 8 * 700 - 1), min_size=1, max_size=3)):
+        damaged[place // 8] ^= 1 << place % 8
+    target = path.with_name("damaged.gguf")
+    target.write_bytes(damaged)
+    tracemalloc.start()
+    try:
+        file = GGUFFile(target)
+    except GGUFError as error:
+        assert str(error).startswith(str(target)) and str(error).isprintable()
+    else:
+        assert len(file.metadata) <= len(METADATA) and len(file.tensors) <= len(tensors())
+    finally:
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+        tracemalloc.stop()
+
+
+def text(value):
+    data = value.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def setting(name, kind, data):
+    return text(name) + struct.pack("<I", kind) + data
+
+
+def tensor(name="w", dims=(32,), kind=0, offset=0):
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+def made(settings=(), tensors=(), n_settings=None, n_tensors=None, magic=b"GGUF", version=3, data=bytes(4096)):
+    """A GGUF file byte by byte."""
+    n_settings = len(settings) if n_settings is None else n_settings
+    n_tensors = len(tensors) if n_tensors is None else n_tensors
+    header = magic + struct.pack("<IQQ", version, n_tensors, n_settings) + b"".join([*settings, *tensors])
+    return header + bytes(-len(header) % 32) + data
+
+
+ARRAY, STRING, UINT8 = 9, 8, 0
+
+
+def array(kind, length, data=b""):
+    return struct.pack("<IQ", kind, length) + data
+
+
+def nested(depth):
+    return struct.pack("<IQ", ARRAY, 1) * depth + array(UINT8, 0)
+
+
+@needs_gguf
+def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(made([setting("s", STRING, text("t"))], [tensor(dims=(32, 2), kind=2)]))
+    file = GGUFFile(path)
+    assert file.metadata == {"s": "t"} and file.tensors["w"].shape == (2, 32) and file.tensors["w"].kind == "Q4_0"
+    assert not dequantize(file.tensors["w"]).any()
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is truncated, damaged, or no GGUF file: cannot mmap an empty file"),
+        (b"\0" * 1000, "GGUF magic invalid"),
+        (made(magic=b"ggml"), "GGUF magic invalid"),
+        (made(version=1), "version 1"),
+        (made(version=99), "version 99"),
+        (made(n_settings=2**63, data=b""), "describes more than there is"),
+        (made(n_tensors=2**64 - 1, data=b""), "describes more than there is"),
+        (made(n_settings=10**6, data=bytes(10**5)), "Duplicate  already in list"),
+        (made([setting("s", STRING, struct.pack("<Q", 2**62))]), "describes more than there is"),
+        (made([struct.pack("<Q", 2**64 - 8)]), "describes more than there is"),
+        (made([setting("s", ARRAY, array(STRING, 2**60))]), "describes more than there is"),
+        (made([setting("s", ARRAY, array(UINT8, 2**40))]), "describes more than there is"),
+        (made([setting("s", ARRAY, nested(1500))]), "maximum recursion depth exceeded"),
+        (made([setting("s", ARRAY, nested(2))]), "'s' is a list of lists"),
+        (made([setting("s", 99, b"")]), ") is not a valid GGUFValueType"),
+        (made([setting("s", ARRAY, array(99, 1))]), ") is not a valid GGUFValueType"),
+        (made([setting("s", STRING, struct.pack("<Q", 2) + b"\xff\xfe")]), "utf-8"),
+        (made([setting("s", UINT8, b"\1")] * 2), "Duplicate s already in list"),
+        (made([setting("GGUF.version", UINT8, b"\1")]), "Duplicate GGUF.version"),
+        (made([setting("general.alignment", 4, struct.pack("<I", 3))]), "must be a non-zero power of two"),
+        (made([setting("general.alignment", 4, struct.pack("<I", 0))]), "must be a non-zero power of two"),
+        (made([setting("general.alignment", 4, struct.pack("<I", 2**31))], [tensor()]), "more than there is"),
+        (made(tensors=[tensor(kind=99)]), ") is not a valid GGMLQuantizationType"),
+        (made(tensors=[tensor(), tensor()]), "uplicate"),
+        (made(tensors=[tensor("a"), tensor("b", offset=64)]), "b starts within a"),
+        (made(tensors=[tensor("b"), tensor("a")]), "starts within"),
+        (made(tensors=[tensor(offset=4096)]), "describes more than there is"),
+        (made(tensors=[tensor(offset=2**64 - 64)]), "overflow encountered"),
+        (made(tensors=[tensor(offset=2**63)]), "describes more than there is"),
+        (made(tensors=[tensor(dims=(2**40,))]), "describes more than there is"),
+        (made(tensors=[tensor(dims=(2**32, 2**32))]), "is truncated, damaged"),
+        (made(tensors=[tensor(dims=(2**63, 2, 3))]), "is truncated, damaged"),
+        (made(tensors=[tensor(dims=(2**64 - 1,))]), "describes more than there is"),
+        (made(tensors=[tensor(dims=(0,))]), "w has the shape (0,), which no tensor has"),
+        (made(tensors=[tensor(dims=())]), "w has the shape (), which no tensor has"),
+        (made(tensors=[tensor(dims=(1,) * 100)]), "is truncated, damaged"),
+        (made(tensors=[text("w") + struct.pack("<I", 2**32 - 1)]), "describes more than there is"),
+        (made(tensors=[tensor(dims=(33,), kind=2)]), "not a multiple of Q4_0 block size"),
+        (made(tensors=[tensor(name="a\nb")]), "'a\\nb' is no name for a tensor"),
+        (made(tensors=[tensor(name="x" * 2000)]), "is no name for a tensor"),
+    ],
+)  # fmt: skip
+def test_what_lies_is_named(tmp_path, content, words):
+    assert words in refused(tmp_path / "model.gguf", content)
+
+
+@needs_gguf
+def test_a_header_that_would_fill_the_memory_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_file, "MAX_PIECES", 10_000)
+    content = made([setting("s", ARRAY, array(UINT8, 50_000))], data=bytes(60_000))
+    assert "a header of more than 10,000 entries is not read" in refused(tmp_path / "model.gguf", content)
+
+
+@needs_gguf
+def test_big_endian_files_are_refused(tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", METADATA, {"one": np.ones(5, np.float32)}, big_endian=True)
+    assert "is big-endian; only files for ordinary (little-endian) machines are read" in refused(path)
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.gguf does not exist"):
+        GGUFFile(tmp_path / "nowhere.gguf")
+    with pytest.raises(GGUFError, match="is no file"):
+        GGUFFile(tmp_path)
+
+
+def test_without_the_library_its_name_is_said(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(made())
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(GGUFError, match="is read with the library gguf, which is missing: pip install gguf"):
+        GGUFFile(tmp_path / "model.gguf")

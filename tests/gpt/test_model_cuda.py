@@ -1,0 +1,147 @@
+"""A model on a GPU, as far as can be seen without one: it computes what it computes on the CPU, and waits when it must.
+
+What is exact here is so because the stand-in computes with NumPy; a GPU rounds otherwise.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from gpt import GPT, KVCache, load_checkpoint, save_checkpoint
+from minigrad import Tensor, backend, manual_seed, no_grad, use_kernels
+from tests.gpt.small import random_ids, small_gpt
+
+pytestmark = [pytest.mark.cpu_only("these tests have a GPU of their own"), pytest.mark.usefixtures("cuda")]
+
+
+def state_of(model):
+    return {name: backend.to_numpy(array) for name, array in model.state_dict().items()}
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}])
+def test_it_computes_what_the_cpu_computes(changes):
+    here, there = small_gpt(**changes), small_gpt(**changes).to("cuda")
+    ids, targets = random_ids((3, 8)), random_ids((3, 8), seed=1)
+    for model in (here, there):
+        model.loss(ids, targets).backward()
+    assert {p.device for p in there.parameters()} == {"cuda:0"}
+    assert {name: backend.device_of(array) for name, array in there.named_buffers()} in (
+        {},
+        {"transformer.wpe.table": "cuda:0"},
+    )
+    np.testing.assert_allclose(there(ids).numpy(), here(ids).numpy(), rtol=1e-6, atol=1e-6)
+    for (name, one), two in zip(here.named_parameters(), there.parameters(), strict=True):
+        assert backend.device_of(two.grad) == "cuda:0"
+        np.testing.assert_allclose(backend.to_numpy(two.grad), one.grad, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_there_and_back_again():
+    model = small_gpt()
+    weights = state_of(model)
+    assert model.to("cuda") is model and model.lm_head.weight is model.transformer.wte.weight
+    assert_same_state(state_of(model), weights)
+    model.to("cpu")
+    assert {type(p.data) for p in model.parameters()} == {np.ndarray}
+    assert_same_state(state_of(model), weights)
+
+
+def test_ids_are_checked_on_the_host_before_they_move(cuda):
+    model = small_gpt().to("cuda")
+    cuda.reset()
+    for wrong in (-1, 37):
+        with pytest.raises(IndexError, match="outside 0..36 of the vocabulary"):
+            model([[1, wrong]])
+        with pytest.raises(IndexError, match="outside 0..36 of the vocabulary"):
+            model.loss([[1, 2]], [[1, wrong]])
+    model([[1, 2]])
+    assert cuda.synchronisations == 0 and cuda.to_device == 3  # ids that were right
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2}])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generation_waits_once_for_each_token(cuda, options, use_cache):
+    here, there = small_gpt(), small_gpt().to("cuda")
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    cuda.reset()
+    written = there.generate(prompts, 6, seed=0, use_cache=use_cache, **options)
+    assert written == here.generate(prompts, 6, seed=0, use_cache=use_cache, **options)
+    assert cuda.synchronisations == cuda.to_host == 6
+
+
+def test_generation_beyond_the_block(cuda):
+    here, there = small_gpt(), small_gpt().to("cuda")
+    cuda.reset()
+    assert there.generate([[1, 2, 3]], 20, seed=0) == here.generate([[1, 2, 3]], 20, seed=0)
+    assert cuda.synchronisations == 20
+
+
+def test_the_cache_is_where_the_model_is():
+    model = small_gpt().to("cuda")
+    cache = KVCache.for_model(model, 2)
+    ids = random_ids((2, 7))
+    with no_grad():
+        parts = [model(ids[:, :4], cache), model(ids[:, 4:], cache)]
+        np.testing.assert_allclose(F.cat(parts, 1).numpy(), model(ids).numpy(), rtol=1e-5, atol=1e-6)
+    assert {backend.device_of(array) for array in (*cache.keys, *cache.values)} == {"cuda:0"}
+
+
+def test_files_saved_from_a_gpu_are_read_on_the_cpu_and_the_other_way_round(tmp_path):
+    there = small_gpt().to("cuda")
+    save_checkpoint(tmp_path / "there", there)
+    there.save_pretrained(tmp_path / "pretrained")
+    for loaded in (load_checkpoint(tmp_path / "there").model, GPT.from_pretrained(tmp_path / "pretrained")):
+        assert {p.device for p in loaded.parameters()} == {"cpu"}
+        assert_same_state(state_of(loaded), state_of(there))
+    other = small_gpt(seed=1).to("cuda")
+    other.load_state_dict(loaded.state_dict())  # from the CPU into a model on the GPU
+    assert {p.device for p in other.parameters()} == {"cuda:0"}
+    assert_same_state(state_of(other), state_of(there))
+    small_gpt(seed=2).load_state_dict(there.state_dict())  # and back
+
+
+def test_dropout_is_decided_by_the_seed():
+    x = Tensor(np.ones((4, 50), np.float32), device="cuda")
+
+    def drawn(seed):
+        manual_seed(seed)
+        return [F.dropout(x, 0.5).numpy() for _ in range(2)]
+
+    first, second = drawn(3)
+    np.testing.assert_array_equal(drawn(3), [first, second])
+    assert (first != second).any() and (first != drawn(4)[0]).any()
+    assert set(np.unique(first)) == {0.0, 2.0} and 0.35 < (first == 0).mean() < 0.65
+    manual_seed(3)
+    state = json.loads(json.dumps(backend.random_state()))
+    F.dropout(x, 0.5)
+    backend.set_random_state(state)
+    np.testing.assert_array_equal(F.dropout(x, 0.5).numpy(), first)
+
+
+def test_a_step_with_dropout_in_attention_is_reproducible():
+    ids, targets = random_ids((2, 8)), random_ids((2, 8), seed=1)
+    losses = []
+    for _ in range(2):
+        manual_seed(5)
+        losses.append(small_gpt(dropout=0.3).to("cuda").loss(ids, targets).item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.emulation
+def test_fast_kernels_are_chosen_by_the_array(cuda):
+    ids, targets = random_ids((2, 8)), random_ids((2, 8), seed=1)
+    here, there = small_gpt(), small_gpt().to("cuda")
+    with use_kernels("fast"):
+        losses = [model.loss(ids, targets) for model in (here, there)]
+        for loss in losses:
+            loss.backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    for (name, one), two in zip(here.named_parameters(), there.parameters(), strict=True):
+        np.testing.assert_allclose(backend.to_numpy(two.grad), one.grad, rtol=1e-3, atol=1e-5, err_msg=name)

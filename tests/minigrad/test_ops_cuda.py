@@ -1,0 +1,32 @@
+"""Every op on a device "cuda", forward and backward, against what PyTorch once gave (tests/minigrad/golden/ops.npz)."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Tensor
+from minigrad.backend import device_of, to_numpy
+from tests.minigrad.test_ops_golden import golden
+from tests.minigrad.test_ops_torch import CASES, as_tuple, assert_equal, seed_of
+
+pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
+
+
+# A case that computes with NumPy itself cannot be asked to do it elsewhere.
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("rotary_embedding")])
+def test_case(cuda, name):
+    expected, function = golden()[name], CASES[name][1]
+    inputs = [array for what, array in expected.items() if what.startswith("input")]
+    tensors = [Tensor(x, requires_grad=x.dtype == np.float64, device="cuda") for x in inputs]
+    with np.errstate(all="ignore"):
+        results = as_tuple(function(F, *tensors))
+        for i, result in enumerate(results):
+            assert device_of(result.data) == "cuda:0"
+            assert_equal(to_numpy(result.data), expected[f"result {i}"])
+            if result.requires_grad:
+                result.backward(Tensor(seed_of(result), device="cuda"), retain_graph=True)
+    for i, tensor in enumerate(tensors):
+        if tensor.grad is not None or f"gradient {i}" in expected:
+            zeros = np.zeros(tensor.shape)
+            found = zeros if tensor.grad is None else to_numpy(tensor.grad)
+            assert_equal(found, expected.get(f"gradient {i}", zeros))
