@@ -98,12 +98,6 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
-        function: Any = switches.kernels.get(cls, cls)
-        if switches.autocast is not None:
-            function = switches.autocast(cls, function)
-        if function.compose is not None:
-            return function.compose(*inputs, **options)
-
         arrays, needs_grad, edges = [], [], []
         for x in inputs:
             is_tensor = isinstance(x, tensor_class)
@@ -111,6 +105,13 @@ class Function:
             arrays.append(x.data if is_tensor else x)
             needs_grad.append(needed)
             edges.append(_edge(x) if needed else None)
+
+        function: Any = switches.kernel_for(cls, arrays)
+        if switches.autocast is not None:
+            function = switches.autocast(cls, function)
+        if function.compose is not None:
+            return function.compose(*inputs, **options)
+
         arrays = agree(cls, arrays)
         ctx = Context()
         ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges

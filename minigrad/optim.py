@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import switches
-from .backend import Array, device_of, module_of, to_device
+from .backend import Array, device_of, is_array, module_of, to_device
 from .tensor import Tensor
 
 Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its gradient, its state, its group
@@ -59,8 +59,14 @@ class Optimizer:
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, when: Any = True) -> None:
+        """Move every parameter that has a gradient, but only `when`: a bool, or a 0-d array of it on a GPU.
+
+        Nobody waits for the array: the GPU acts on it when it gets there, and leaves all as it is where it is False.
+        """
+        on_gpu = is_array(when) and module_of(when) is not np
+        if not on_gpu and not when:
+            return
         moves: list[Move] = []
         position = 0
         for group in self.param_groups:
@@ -68,15 +74,25 @@ class Optimizer:
                 if p.grad is not None:
                     moves.append((p, p.grad, self.state.setdefault(position, {}), group))
                 position += 1
-        update_all = switches.kernels.get(type(self), Optimizer.update_each)
-        update_all(self, moves)
+        if not moves:
+            return
+        update_all = switches.kernel_for(type(self), [grad for _, grad, *_ in moves], Optimizer.update_each)
+        update_all(self, moves, *([when] if on_gpu else []))
         for p, *_ in moves:
             p.version += 1
 
-    def update_each(self, moves: list[Move]) -> None:
-        """Update one parameter after the other."""
+    def update_each(self, moves: list[Move], when: Any = None) -> None:
+        """Update one parameter after the other. when: None, or a 0-d array on the GPU (see `step`)."""
         for p, grad, state, group in moves:
+            if when is None:
+                self.update(p, grad, state, group)
+                continue
+            before, state_before = p.data.copy(), {name: _copied(value) for name, value in state.items()}
             self.update(p, grad, state, group)
+            xp = module_of(when)
+            p.data[...] = xp.where(when, p.data, before)
+            for name, value in state.items():  # all states start at 0
+                state[name] = xp.where(when, value, state_before.get(name, 0))
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `p.data` in place; leave `grad` as it is."""
@@ -94,7 +110,11 @@ class Optimizer:
             positions = list(range(position, position + len(group["params"])))
             groups.append({**group, "params": positions})
             position += len(positions)
-        return {"state": {position: dict(state) for position, state in self.state.items()}, "param_groups": groups}
+        states = {
+            position: {name: _as_number(value) for name, value in state.items()}
+            for position, state in self.state.items()
+        }
+        return {"state": states, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over settings and state, as copies.
@@ -117,6 +137,15 @@ class Optimizer:
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
         self.state = loaded
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if is_array(value) else value
+
+
+def _as_number(value: Any) -> Any:
+    """What counts steps as an integer, also where the device has counted them; an array as it is."""
+    return value.item() if is_array(value) and value.ndim == 0 and value.dtype.kind == "i" else value
 
 
 def _loaded(name: str, value: Any, p: Tensor) -> Any:
@@ -251,10 +280,10 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
     if not gradients:
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
-    total = xp.asarray(xp.sqrt(switches.kernels.get(sum_of_squares, sum_of_squares)(gradients)))
+    total = xp.asarray(xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients)))
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
-    switches.kernels.get(scale, scale)(gradients, factor)
+    switches.kernel_for(scale, gradients)(gradients, factor)
     return total
 
 

@@ -1,9 +1,12 @@
 """Mixed precision: matrix products from bfloat16 numbers, sums and weights in float32.
 
 bfloat16 is the upper half of a float32: the same sign and 8 bits of exponent, so the same range (no loss scaling is
-needed), but 7 bits of mantissa instead of 23. It halves memory traffic on hardware that has it. NumPy does not, so here
-the numbers are *exactly* those of bfloat16, kept in float32 arrays: it shows what the precision does to training, not
-what it does to speed.
+needed), but 7 bits of mantissa instead of 23. It halves memory traffic on hardware that has it. NumPy does not, so on
+the CPU the numbers are *exactly* those of bfloat16, kept in float32 arrays: it shows what the precision does to
+training, not what it does to speed. On a GPU the fast kernels are given real bfloat16 arrays, which its tensor cores
+multiply many times faster; there the results stay the float32 sums that they are.
+
+TF32 is what a GPU can do with float32 arrays: multiply them with 10 bits of mantissa, and add up in float32.
 
 Weights stay in float32 ("master weights"): at a weight of 1, bfloat16's next number is 1.0078, and steps of 1e-4 would
 all round to 0. Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16 for
@@ -48,18 +51,27 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
 
     Inputs and outputs of matmul, linear, einsum and attention are rounded, and so are the gradients that pass through
     them; the products are summed in float32, and everything else (normalization, softmax, loss, optimiser) stays there.
+
+    "tf32": the fast kernels on a GPU use TF32 while the block runs, backward included. The CPU has none, and computes
+    in float32. Raises ValueError for another dtype.
     """
-    if dtype != "bfloat16":
-        raise ValueError(f"autocast knows 'bfloat16', not {dtype!r}")
-    previous, switches.autocast = switches.autocast, _rounding if enabled else None
+    if dtype not in ("bfloat16", "tf32"):
+        raise ValueError(f"autocast knows 'bfloat16' and 'tf32', not {dtype!r}")
+    previous = switches.autocast, switches.tf32
+    switches.autocast = _in_bfloat16 if enabled and dtype == "bfloat16" else None
+    switches.tf32 = enabled and dtype == "tf32"
     try:
         yield
     finally:
-        switches.autocast = previous
+        switches.autocast, switches.tf32 = previous
 
 
-def _rounding(textbook: Any, chosen: Any) -> Any:
-    """What runs in place of `chosen`. A fused op runs as its parts, so that their results are rounded in between."""
+def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
+    """What runs in place of `chosen`. A fused op runs as its parts, so that their results are rounded in between; but a
+    kernel that computes from bfloat16 arrays itself runs as it is.
+    """
+    if getattr(chosen, "takes_bfloat16", False):
+        return _narrowing_twin(chosen)
     if textbook.compose is not None:
         return textbook
     return _rounding_twin(chosen) if textbook.autocast else chosen
@@ -80,9 +92,42 @@ def _rounding_twin(function: Any) -> Any:
         ctx.sums = sums
         return tuple([_round(dinput) for dinput in dinputs])
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__})
+    return _derived(function, forward, backward)
 
 
 def _round(array: Any) -> Any:
     return round_bfloat16(array) if is_array(array) and array.dtype == np.float32 else array
+
+
+@functools.cache
+def _narrowing_twin(function: Any) -> Any:
+    """A Function that gives bfloat16 arrays to `function`, forward and backward, which returns float32."""
+
+    @functools.wraps(function.forward)
+    def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+        return function.forward(ctx, *[_narrow(array) for array in arrays], **options)
+
+    @functools.wraps(function.backward)
+    def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
+        return function.backward(ctx, *[_narrow(dout) for dout in douts])
+
+    return _derived(function, forward, backward)
+
+
+def _narrow(array: Any) -> Any:
+    """A float32 matrix as bfloat16. A vector (a bias, a loss per row) is added, not multiplied, and stays exact."""
+    if not (is_array(array) and array.dtype == np.float32 and array.ndim > 1):
+        return array
+    return array.astype(bfloat16(), order="C")
+
+
+def bfloat16() -> np.dtype:
+    """The dtype of real bfloat16 arrays, which CuPy knows by way of the package ml_dtypes."""
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _derived(function: Any, forward: Any, backward: Any) -> Any:
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__})

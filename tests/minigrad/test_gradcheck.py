@@ -485,6 +485,7 @@ def test_right_binary_ops_pass_when_broadcast(x, data):
 
 @given(nasty(2), st.sampled_from([0, 1, -1]), st.booleans())
 def test_right_reductions_pass(x, dim, keepdim):
+    x = x.round(3)  # maxima that are equal, or further apart than the step of the differences
     gradcheck(lambda x: F.sum(x, dim, keepdim), x)
     if x.shape[dim]:
         gradcheck(lambda x: F.mean(x, dim, keepdim), x)

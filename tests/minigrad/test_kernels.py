@@ -40,6 +40,23 @@ def attention(*lead, t, s=None, d=3, dv=None, **options):
     return [randn(*lead, t, d), randn(*lead, s, d, seed=1), randn(*lead, s, dv, seed=2)], options
 
 
+def grouped_attention():
+    """Three query heads to each of two heads of keys and values: q (B, K, G, T, D), k (B, K, 1, S, D)."""
+    masks = {"shared": masked(5, 9), "per group": randn(2, 2, 1, 5, 9), "per head": randn(2, 1, 3, 1, 9)}
+    for t, s, options in [
+        (70, 130, {"is_causal": True}),
+        (150, 40, {"is_causal": True}),
+        (1, 9, {}),
+        (1, 9, {"attn_mask": masked(2, 9)[1:]}),
+        (1, 9, {"attn_mask": randn(2, 1, 3, 1, 9)}),
+        (1, 9, {"is_causal": True}),
+        (5, 9, {"dropout_p": 0.4}),
+        *[(5, 9, {"attn_mask": mask}) for mask in masks.values()],
+    ]:
+        yield [randn(2, 2, 3, t, 4), randn(2, 2, 1, s, 4, seed=1), randn(2, 2, 1, s, 5, seed=2)], options
+    yield [randn(2, 3, 4, 5), randn(1, 1, 6, 5), randn(2, 1, 6, 2)], {}  # one of them shared by the whole batch
+
+
 def rows(n, size, classes, seed=0, **options):
     return [randn(n, size, seed=seed), randn(classes, size, seed=1), ids(classes, n)], options
 
@@ -88,6 +105,22 @@ SAMPLES = {
         ([randn(0, 5), 5, randn(5), randn(5)], {}),
         ([np.ones((3, 5)), 5, randn(5), randn(5)], {}),
         ([randn(701, 211), 211, randn(211), randn(211)], {}),
+    ],
+    "rms_norm": [
+        ([randn(5), (5,), randn(5)], {}),
+        ([randn(2, 3, 5), 5, None], {"eps": 0.1}),
+        ([randn(2, 3, 5), (3, 5), randn(3, 5)], {}),
+        ([randn(4, 1), 1, randn(1)], {}),
+        ([randn(0, 5), 5, randn(5)], {}),
+        ([np.zeros((3, 5)), 5, randn(5)], {"eps": 1e-5}),
+        ([randn(701, 211), 211, randn(211)], {"eps": 1e-5}),
+    ],
+    "swiglu": [
+        ([randn(), randn(seed=1)], {}),
+        ([randn(2, 3, 5) * 10, randn(2, 3, 5, seed=1)], {}),
+        ([np.array([-1e4, -800.0, -90.0, -1e-9, 0.0, 1e-9, 90.0, 1e4]), randn(8)], {}),
+        ([randn(0, 3), randn(0, 3)], {}),
+        ([randn(300, 1001), randn(300, 1001, seed=1)], {}),
     ],
     "embedding": [
         ([ids(7, 5), randn(7, 3)], {}),
@@ -141,6 +174,7 @@ SAMPLES = {
         attention(2, t=4, d=0, dv=3),
         ([randn(2, 3, 4, 5), randn(3, 6, 5), randn(1, 1, 6, 2)], {}),  # shared keys and values
         ([randn(3, 4, 5), randn(1, 6, 5), randn(1, 6, 2)], {"is_causal": True}),
+        *grouped_attention(),
     ],
     "split_heads": [([randn(2, 3, 8)], {"n_head": 2}), ([randn(0, 3, 8)], {"n_head": 1})],
 }

@@ -1,0 +1,39 @@
+"""Fast twins on an NVIDIA GPU: hand-written CUDA, compiled when it is first used.
+
+`CUDA` and `CUDA_OPTIM` are what `minigrad.kernels.use_kernels("fast")` chooses for CuPy arrays. An op that is not in
+them runs in its textbook form there. In the order in which they are best read:
+
+    launch.py           CUDA in ten lines; from a string to a kernel that runs
+    gelu.py             each number on its own
+    layer_norm.py       sums over a row, by the lanes of a warp; sums over rows, by blocks
+    cross_entropy.py    a row too long for a warp: online softmax
+    many_arrays.py      one launch for all parameters: adam.py
+    products.py         matrix products are cuBLAS's
+    attention.py, one_query.py, dropout.py, quantized.py
+"""
+
+from __future__ import annotations
+
+from ... import optim
+from ...autograd import Function
+from .adam import scale, sum_of_squares, update_all
+from .attention import CudaAttention
+from .cross_entropy import CudaCrossEntropy, CudaLinearCrossEntropy
+from .dropout import CudaDropout
+from .gelu import CudaGelu, CudaLinearGelu
+from .layer_norm import CudaLayerNorm, CudaRmsNorm
+from .products import CudaLinear
+
+CUDA: dict[str, type[Function]] = {
+    "cross_entropy": CudaCrossEntropy,
+    "dropout": CudaDropout,
+    "gelu": CudaGelu,
+    "layer_norm": CudaLayerNorm,
+    "linear": CudaLinear,
+    "linear_cross_entropy": CudaLinearCrossEntropy,
+    "linear_gelu": CudaLinearGelu,
+    "rms_norm": CudaRmsNorm,
+    "scaled_dot_product_attention": CudaAttention,
+}
+
+CUDA_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}

@@ -1,0 +1,320 @@
+"""Attention on a GPU: cuBLAS multiplies, and what stands between the products is one kernel forward and one backward.
+
+    scores = q kᵀ scale,  probs = softmax(scores where seen),  out = probs v        (see functional/attention.py)
+
+* *Tiles.* The scores of some heads and QUERIES queries at a time, so that memory stays bounded however long the text;
+  under a causal mask a tile ends at its last query's own key: nearly half of the work is never done.
+* *Recompute instead of remember.* Forward keeps one number per row, ln Σ e^score. Backward multiplies q kᵀ again, and
+  each weight is e^(score - that number): no weights are kept (Dao et al. 2022, FlashAttention).
+* *Grouped queries.* The G query heads that share a key head are G rows side by side in one product (Ainslie et al.
+  2023): keys are neither copied nor read G times.
+* *Dropout.* The bits of a tile are drawn where they are needed, forward and backward: see dropout.py.
+* *One query*, as there is when a text is generated, has a kernel that does everything at once: see one_query.py.
+
+Simplified: FlashAttention keeps the scores on the chip. Here a tile of them goes through the GPU's memory, which takes
+time, and in return the products are left to the library that knows the tensor cores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...autograd import Function
+from ...backend import Array, module_of
+from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
+from ...functional.broadcasting import unbroadcast
+from . import one_query
+from .dropout import draw_kept, scale_of_kept
+from .launch import WARP, ceil_div, launch, takes
+from .products import multiply
+
+QUERIES = 4 * DROPOUT_ROWS  # of a tile
+TILE = 64 * 1024 * 1024  # numbers in a tile over all its heads
+WARPS = 4  # of a block
+
+SOURCE = r"""
+// Who sees whom: the mask of a row is a line of booleans, one for each key.
+__device__ bool sees(const bool* mask, int query, int key) {
+    return (!IS_CAUSAL || key <= query) && (!HAS_MASK || mask[key]);
+}
+
+// A tile holds the scores of some heads (heads, rows, columns), and each row is the business of one warp. The rows of a
+// head are its queries, and for each of them the `group` heads that share its keys.
+struct Row {
+    bool exists;
+    int query;
+    long long first;    // where its scores begin
+    long long saved;    // where its logsumexp is, in (all heads, queries, group)
+    const bool* mask;
+    long long kept;     // where its bits for dropout begin
+};
+__device__ Row row_of_warp(const bool* mask, int heads, int first_head, int tile_queries, int first_query, int columns,
+                           int queries, int keys, int group, int heads_per_mask) {
+    long long number = blockIdx.x * (long long)(blockDim.x / 32) + threadIdx.x / 32;
+    int rows = tile_queries * group;
+    int head = first_head + number / rows, in_head = number % rows;
+    Row row;
+    row.exists = number < (long long)heads * rows;
+    row.query = first_query + in_head / group;
+    row.first = number * columns;
+    row.saved = ((long long)head * queries + first_query) * group + in_head;
+    // bits (heads, group, blocks, DROPOUT_ROWS, keys)
+    long long query_head = number / rows * group + in_head % group, block = in_head / group / DROPOUT_ROWS;
+    int blocks = (tile_queries + DROPOUT_ROWS - 1) / DROPOUT_ROWS;
+    row.kept = ((query_head * blocks + block) * DROPOUT_ROWS + in_head / group % DROPOUT_ROWS) * keys;
+    row.mask = HAS_MASK ? mask + ((long long)(head / heads_per_mask) * queries + row.query) * keys : mask;
+    return row;
+}
+
+// What dropout makes of a 1: keep_scale if the bit is set, else 0.
+__device__ real keep(const unsigned char* kept, long long bit, real keep_scale) {
+    if (!HAS_DROPOUT) return 1;
+    return kept[bit / 8] >> (bit % 8) & 1 ? keep_scale : real(0);
+}
+
+//     probs = e^scores / Σ e^scores over the keys that are seen, 0 elsewhere;  logsumexp = ln Σ e^scores
+// and `dropped` = probs after dropout, which is what the values are weighted with.
+// A row that sees nothing gets zeros. `dropped` may be `scores`: a thread writes only what nobody reads any more.
+extern "C" __global__ void softmax(const real* scores, number* dropped, real* logsumexp, const bool* mask,
+                                   const unsigned char* kept, real keep_scale,
+                                   int heads, int first_head, int tile_queries, int first_query, int columns,
+                                   int queries, int keys, int group, int heads_per_mask) {
+    Row row = row_of_warp(mask, heads, first_head, tile_queries, first_query, columns, queries, keys, group,
+                          heads_per_mask);
+    if (!row.exists) return;  // a whole warp: none of its lanes is waited for
+    scores += row.first, dropped += row.first;
+    int lane = threadIdx.x % 32;
+
+    real largest = -1e30;  // not -infinity, from which nothing can be subtracted where a row sees nothing
+    for (int key = lane; key < columns; key += 32)
+        if (sees(row.mask, row.query, key)) largest = max(largest, scores[key]);
+    largest = warp_max(largest);
+
+    real sum = 0;
+    for (int key = lane; key < columns; key += 32)
+        if (sees(row.mask, row.query, key)) sum += exp(scores[key] - largest);
+    sum = warp_sum(sum);
+
+    real inverse = sum == 0 ? real(0) : 1 / sum;
+    for (int key = lane; key < columns; key += 32)
+        store(dropped, key, sees(row.mask, row.query, key)
+                                ? exp(scores[key] - largest) * inverse * keep(kept, row.kept + key, keep_scale)
+                                : real(0));
+    if (lane == 0) logsumexp[row.saved] = sum == 0 ? real(0) : largest + log(sum);
+}
+
+//     probs = e^(scores - logsumexp),  dprobs = keep ddropped,  dscores = probs (dprobs - Σ dprobs probs)
+// `dropped` may be `scores`, and `dscores` may be `ddropped`.
+extern "C" __global__ void softmax_backward(const real* scores, const real* ddropped, const real* logsumexp,
+                                            number* dropped, number* dscores, const bool* mask,
+                                            const unsigned char* kept, real keep_scale,
+                                            int heads, int first_head, int tile_queries, int first_query, int columns,
+                                            int queries, int keys, int group, int heads_per_mask) {
+    Row row = row_of_warp(mask, heads, first_head, tile_queries, first_query, columns, queries, keys, group,
+                          heads_per_mask);
+    if (!row.exists) return;
+    scores += row.first, ddropped += row.first, dropped += row.first, dscores += row.first;
+    int lane = threadIdx.x % 32;
+    real log_of_sum = logsumexp[row.saved];
+
+    real dot = 0;
+    for (int key = lane; key < columns; key += 32)
+        if (sees(row.mask, row.query, key))
+            dot += exp(scores[key] - log_of_sum) * ddropped[key] * keep(kept, row.kept + key, keep_scale);
+    dot = warp_sum(dot);
+
+    for (int key = lane; key < columns; key += 32) {
+        bool seen = sees(row.mask, row.query, key);
+        real prob = seen ? exp(scores[key] - log_of_sum) : real(0);
+        real kept_of = keep(kept, row.kept + key, keep_scale);
+        real dscore = seen ? prob * (ddropped[key] * kept_of - dot) : real(0);
+        store(dropped, key, prob * kept_of);
+        store(dscores, key, dscore);
+    }
+}
+"""
+
+
+class CudaAttention(Function):
+    """softmax(q kᵀ scale + mask) v, in tiles. See ScaledDotProductAttention for the mathematics.
+
+    A mask of floats, and one that differs from head to head, take the textbook path.
+    """
+
+    takes_bfloat16 = True
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        ctx.textbook = not _fits(q, k, v, mask)
+        if ctx.textbook:
+            q, k, v = (_without_bfloat16(x) for x in (q, k, v))
+            return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
+        heads = _Heads(q, k, v, mask, is_causal, scale, dropout_p, stream)
+        learns = any([ctx.needs_grad[i] for i in range(3)])
+        if heads.queries == 1 and not learns and dropout_p == 0 and max(heads.D, heads.Dv) <= one_query.MOST_SIZE:
+            return heads.as_given(_attend_once(heads), heads.Dv)
+        ctx.q, ctx.k, ctx.v = heads.q, heads.k, heads.v  # where the engine sees what is saved
+        ctx.heads = heads
+        ctx.logsumexp = heads.room(heads.queries, heads.group)
+        out = heads.room(heads.queries * heads.group, heads.Dv)
+        for tile in heads.tiles():
+            scores = multiply(tile.q, tile.k.swapaxes(-1, -2), scale=scale)  # (heads, rows, columns)
+            dropped = _like_operands(scores, q)
+            tile.launch("softmax", scores, dropped, ctx.logsumexp)
+            multiply(dropped, tile.v, out=out[tile.at])
+        return heads.as_given(out, heads.Dv)
+
+    @staticmethod
+    def backward(ctx, dout):
+        if ctx.textbook:
+            return ScaledDotProductAttention.backward(ctx, _without_bfloat16(dout))
+        heads, xp = ctx.heads, module_of(dout)
+        dout = heads.rows_of_queries(dout).astype(ctx.q.dtype, copy=False)
+        dq = heads.room(heads.queries * heads.group, heads.D)
+        dk, dv = (xp.zeros(x.shape, dq.dtype) for x in (ctx.k, ctx.v))
+        for tile in heads.tiles():
+            scores = multiply(tile.q, tile.k.swapaxes(-1, -2), scale=heads.scale)
+            ddropped = multiply(dout[tile.at], tile.v.swapaxes(-1, -2))
+            dropped, dscores = _like_operands(scores, ctx.q), _like_operands(ddropped, ctx.q)
+            tile.launch("softmax_backward", scores, ddropped, ctx.logsumexp, dropped, dscores)
+            # out = dropped @ v
+            multiply(dropped.swapaxes(-1, -2), dout[tile.at], out=dv[tile.keys], add=True)
+            # scores = q @ k.T * scale
+            multiply(dscores, tile.k, out=dq[tile.at], scale=heads.scale)
+            multiply(dscores.swapaxes(-1, -2), tile.q, out=dk[tile.keys], scale=heads.scale, add=True)
+        return *heads.gradients(dq, dk, dv), None
+
+
+def _fits(q: Array, k: Array, v: Array, mask: Array | None) -> bool:
+    """Whether the kernels can do it: float32, float64 or bfloat16, not empty, and one boolean mask for all heads."""
+    if not takes(q, k, v, bfloat16=True) or 0 in (q.size, k.size, v.size):
+        return False
+    if mask is None:
+        return True
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    heads = (1,) * (len(lead) + 2 - mask.ndim) + mask.shape[:-2]  # as many axes as `lead`
+    alike = len(heads) == len(lead) and all([n == 1 for n in heads[1:]]) and heads[:1] in ((), (1,), lead[:1])
+    return mask.dtype == bool and alike and (len(lead) > 1 or heads[:1] in ((), (1,)))
+
+
+def _without_bfloat16(x: Array) -> Array:
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+
+
+def _like_operands(tile: Array, operand: Array) -> Array:
+    """Where a result goes that is multiplied next: in its own place, or in an array of bfloat16."""
+    return tile if tile.dtype == operand.dtype else module_of(tile).empty(tile.shape, operand.dtype)
+
+
+class _Heads:
+    """The operands as cuBLAS wants them: N key heads, each with the G query heads that share it.
+
+    q (N, T·G, D), the G heads side by side for each query; k (N, S, D); v (N, S, Dv); mask (sequences or 1, T, S).
+    """
+
+    def __init__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None,
+        is_causal: bool,
+        scale: float,
+        dropout_p: float,
+        stream: tuple[int, int] | None,
+    ):
+        xp = module_of(q)
+        self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
+        self.lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        self.shares = q.ndim > 2 and k.shape[-3:-2] == v.shape[-3:-2] == (1,)
+        outer = self.lead[:-1] if self.shares else self.lead
+        self.group = self.lead[-1] if self.shares else 1
+        self.N, (self.queries, self.D), (self.keys, self.Dv) = math.prod(outer), q.shape[-2:], v.shape[-2:]
+        self.shapes = q.shape, k.shape, v.shape
+        self.key_lead = (*outer, 1) if self.shares else outer
+        self.q = self.rows_of_queries(q)
+        self.k, self.v = (
+            xp.broadcast_to(x, (*self.key_lead, *x.shape[-2:])).reshape(self.N, *x.shape[-2:]) for x in (k, v)
+        )
+        self.has_mask = mask is not None
+        self.mask, self.heads_per_mask = xp.empty((1, 1, 1), bool), self.N  # not read
+        if mask is not None:
+            sequences = math.prod(mask.shape[:-2])
+            full = xp.broadcast_to(mask, (*mask.shape[:-2], self.queries, self.keys))
+            self.mask = xp.ascontiguousarray(full.reshape(sequences, self.queries, self.keys))
+            self.heads_per_mask = self.N // sequences
+
+    def rows_of_queries(self, x: Array) -> Array:
+        """x (..., T, D) as (N, T·G, D)."""
+        T, D = x.shape[-2:]
+        grouped = module_of(x).broadcast_to(x, (*self.lead, T, D)).reshape(self.N, self.group, T, D)
+        return grouped.swapaxes(1, 2).reshape(self.N, T * self.group, D)
+
+    def as_given(self, x: Array, D: int) -> Array:
+        """x (N, T·G, D) as (..., T, D): the reverse of `rows_of_queries`."""
+        return x.reshape(self.N, self.queries, self.group, D).swapaxes(1, 2).reshape(*self.lead, self.queries, D)
+
+    def gradients(self, dq: Array, dk: Array, dv: Array) -> tuple[Array, ...]:
+        q_shape, k_shape, v_shape = self.shapes
+        dk, dv = (x.reshape(*self.key_lead, *x.shape[-2:]) for x in (dk, dv))
+        return unbroadcast(self.as_given(dq, self.D), q_shape), unbroadcast(dk, k_shape), unbroadcast(dv, v_shape)
+
+    def room(self, rows: int, size: int) -> Array:
+        """An empty (N, rows, size) for results."""
+        dtype = np.float64 if self.q.dtype == np.float64 else np.float32
+        return module_of(self.q).empty((self.N, rows, size), dtype)
+
+    def tiles(self) -> Iterator[_Tile]:
+        for first in range(0, self.queries, QUERIES):
+            stop = min(first + QUERIES, self.queries)
+            columns = min(stop, self.keys) if self.is_causal else self.keys
+            together = max(1, TILE // ((stop - first) * self.group * columns))
+            for head in range(0, self.N, together):
+                yield _Tile(self, slice(head, min(head + together, self.N)), slice(first, stop), columns)
+
+    def defines(self) -> str:
+        facts = {
+            "IS_CAUSAL": int(self.is_causal),
+            "HAS_MASK": int(self.has_mask),
+            "HAS_DROPOUT": int(self.dropout_p > 0),
+            "DROPOUT_ROWS": DROPOUT_ROWS,
+        }
+        return "".join([f"#define {name} {value}\n" for name, value in facts.items()])
+
+
+class _Tile:
+    """Some heads and some queries, and the keys that these may see."""
+
+    def __init__(self, whole: _Heads, heads: slice, queries: slice, columns: int):
+        self.whole, self.heads, self.queries, self.columns = whole, heads, queries, columns
+        self.at = (heads, slice(queries.start * whole.group, queries.stop * whole.group))
+        self.keys = (heads, slice(0, columns))
+        self.q, self.k, self.v = whole.q[self.at], whole.k[self.keys], whole.v[self.keys]
+
+    def launch(self, name: str, *arrays: Array) -> None:
+        """Run a kernel of SOURCE, a warp for each row of the tile."""
+        whole, heads, queries = self.whole, self.heads.stop - self.heads.start, self.queries.stop - self.queries.start
+        place = [heads, self.heads.start, queries, self.queries.start, self.columns]
+        sizes = [whole.queries, whole.keys, whole.group, whole.heads_per_mask]
+        args = [*arrays, whole.mask, self.kept(), scale_of_kept(whole.dropout_p), *place, *sizes]
+        grid = ceil_div(heads * queries * whole.group, WARPS)
+        launch(whole.defines() + SOURCE, name, whole.q, grid, WARPS * WARP, args)
+
+    def kept(self) -> Array:
+        """The bits of dropout, drawn anew for forward and for backward; without dropout, anything."""
+        whole = self.whole
+        if whole.stream is None or whole.dropout_p == 0:
+            return whole.mask.view(np.uint8)
+        query_heads = slice(self.heads.start * whole.group, self.heads.stop * whole.group)
+        return draw_kept(whole.q, whole.stream, whole.dropout_p, query_heads, self.queries, whole.keys)
+
+
+def _attend_once(heads: _Heads) -> Array:
+    keys = min(1, heads.keys) if heads.is_causal else heads.keys
+    out = heads.room(heads.group, heads.Dv)
+    mask = heads.mask if heads.has_mask else None
+    one_query.attend(heads.q, heads.k[:, :keys], heads.v[:, :keys], mask, heads.heads_per_mask, heads.scale, out)
+    return out

@@ -1,0 +1,175 @@
+"""Cross-entropy on a GPU, alone and behind the output projection.
+
+    loss = logsumexp(logits) - logits[target],  dlogits = dloss * (e^(logits - logsumexp) - onehot(target))
+
+*Online softmax.* A row's logsumexp needs its maximum and its sum, and the row is 50,257 numbers long: it is read once.
+Each thread keeps the largest number it has seen, m, and s = Σ e^(x - m); when a larger one x comes, s shrinks by
+e^(m - x). At the end the threads of the block put theirs together in the same way. Milakov & Gimelshein 2018.
+
+*Never all logits.* With the projection x @ weightᵀ, CHUNK rows at a time: logits, losses, and at once the gradient,
+which overwrites the logits where it has their type, and goes into dx and dweight. kernels/loss.py does the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...autograd import Function
+from ...backend import module_of
+from ...functional.loss import CrossEntropy, nan_if_0
+from .launch import THREADS, launch, real_of, takes
+from .products import multiply
+
+SOURCE = r"""
+// One block per row. logits and dlogits (rows, columns), all others (rows). A target of -1 is no target: loss 0.
+
+extern "C" __global__ void cross_entropy_forward(const real* logits, const long long* targets, real* losses,
+                                                 real* logsumexp, int columns) {
+    const real* row = logits + blockIdx.x * (long long)columns;
+    real largest = -infinity(), sum = 0;
+    for (int c = threadIdx.x; c < columns; c += blockDim.x) {
+        real x = row[c];
+        if (x > largest) {
+            sum = sum * exp(largest - x) + 1;
+            largest = x;
+        } else if (x != -infinity()) {  // else e^(x - largest) may be e^(-inf + inf), which is nan and not 0
+            sum += exp(x - largest);
+        }
+    }
+    real of_block = block_max(largest);
+    sum = block_sum(sum * exp(largest - of_block));
+    if (threadIdx.x == 0) {
+        long long target = targets[blockIdx.x];
+        logsumexp[blockIdx.x] = of_block + log(sum);
+        losses[blockIdx.x] = target < 0 ? real(0) : log(sum) - (row[target] - of_block);
+    }
+}
+
+// dlogits may be logits: each number is read and written by the same thread.
+extern "C" __global__ void cross_entropy_backward(const real* logits, const long long* targets, const real* logsumexp,
+                                                  const real* dlosses, number* dlogits, int columns) {
+    long long first = blockIdx.x * (long long)columns, target = targets[blockIdx.x];
+    for (int c = threadIdx.x; c < columns; c += blockDim.x) {
+        real prob = exp(logits[first + c] - logsumexp[blockIdx.x]);
+        store(dlogits, first + c, target < 0 ? real(0) : dlosses[blockIdx.x] * (prob - (c == target)));
+    }
+}
+"""
+
+CHUNK = 2048  # rows
+
+
+class CudaCrossEntropy(Function):
+    """-ln softmax(logits)[target] per row. See functional.loss.CrossEntropy.
+
+    With class weights or label smoothing the textbook form runs.
+    """
+
+    dtype_rule = "any"
+
+    @staticmethod
+    def forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing):  # logits (N, C), targets (N)
+        ctx.textbook = weight is not None or label_smoothing > 0 or not takes(logits, bfloat16=False)
+        if ctx.textbook:
+            return CrossEntropy.forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing)
+        ctx.logits = module_of(logits).ascontiguousarray(logits)
+        ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, logits.dtype)
+        losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits)
+        return losses if reduction == "none" else losses.sum() if ctx.total is None else losses.sum() / ctx.total
+
+    @staticmethod
+    def backward(ctx, dout):
+        if ctx.textbook:
+            return CrossEntropy.backward(ctx, dout)
+        dlosses = _per_row(dout, ctx.total, ctx.logits)
+        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype), None, None
+
+
+class CudaLinearCrossEntropy(Function):
+    """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy. Takes bfloat16, sums in float32."""
+
+    dtype_rule = "any"
+    takes_bfloat16 = True
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
+        xp = module_of(x)
+        ctx.x, ctx.weight = xp.ascontiguousarray(x), weight
+        ctx.real = real_of(x)
+        ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, ctx.real)
+        # Of a mean or a sum the gradient is known up to one factor, dout, so that it can be computed at once.
+        at_once = reduction != "none" and (ctx.needs_grad[0] or ctx.needs_grad[1])
+        dlosses = _per_row(xp.ones((), ctx.real), ctx.total, x) if at_once else None
+        losses, ctx.dx, ctx.dweight = _in_chunks(ctx, dlosses)
+        return losses if reduction == "none" else losses.sum() if ctx.total is None else losses.sum() / ctx.total
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx, dweight = ctx.dx, ctx.dweight
+        ctx.dx = ctx.dweight = None  # given away; should backward run again, they are made again
+        dout = dout.astype(ctx.real, copy=False)
+        if dx is None and dweight is None:
+            _, dx, dweight = _in_chunks(ctx, _per_row(dout, ctx.total, ctx.x))
+        else:
+            for gradient in (dx, dweight):
+                if gradient is not None:
+                    gradient *= dout
+        so_far = ctx.gradient_so_far(1)
+        if dweight is not None and so_far is not None:
+            so_far += dweight
+            dweight = so_far
+        return dx, dweight, None
+
+
+def _in_chunks(ctx, dlosses):
+    """Losses (N), and dx and dweight where there are dlosses (N) and they are wanted."""
+    x, weight, xp = ctx.x, ctx.weight, module_of(ctx.x)
+    losses = xp.empty(len(x), ctx.real)
+    wants_dx, wants_dweight = (dlosses is not None and bool(ctx.needs_grad[i]) for i in (0, 1))
+    dx = xp.empty(x.shape, ctx.real) if wants_dx else None
+    dweight = xp.zeros(weight.shape, ctx.real) if wants_dweight else None
+    for start in range(0, len(x), CHUNK):
+        rows = slice(start, min(start + CHUNK, len(x)))
+        logits = multiply(x[rows], weight.T)  # (CHUNK, V)
+        losses[rows], logsumexp = _losses(logits, ctx.targets[rows], x)
+        if dlosses is None:
+            continue
+        dlogits = _dlogits(logits, ctx.targets[rows], logsumexp, dlosses[rows], x.dtype, in_place=True)
+        # logits = x @ weight.T
+        if dx is not None:
+            multiply(dlogits, weight, out=dx[rows])
+        if dweight is not None:
+            multiply(dlogits.T, x[rows], out=dweight, add=True)
+    return losses, dx, dweight
+
+
+def _targets(targets, ignore_index, reduction, dtype):
+    """Targets with -1 where a row does not count, and, for a mean, how many rows do."""
+    xp = module_of(targets)
+    kept = targets != ignore_index
+    total = nan_if_0(kept.sum().astype(dtype)) if reduction == "mean" else None
+    return xp.where(kept, targets, -1).astype(np.int64, copy=False), total
+
+
+def _per_row(dout, total, rows):
+    """The gradient of each row's loss, where loss = losses.sum() / total, or losses.sum(), or the losses themselves."""
+    xp = module_of(dout)
+    return xp.ascontiguousarray(xp.broadcast_to(dout if total is None else dout / total, (len(rows),)))
+
+
+def _losses(logits, targets, like):
+    """Losses and logsumexp of the rows of logits (rows, V)."""
+    rows, columns = logits.shape
+    losses, logsumexp = module_of(logits).empty((2, rows), logits.dtype)
+    args = [logits, targets, losses, logsumexp, columns]
+    launch(SOURCE, "cross_entropy_forward", like, rows, THREADS, args)
+    return losses, logsumexp
+
+
+def _dlogits(logits, targets, logsumexp, dlosses, dtype, in_place=False):
+    rows, columns = logits.shape
+    xp = module_of(logits)
+    dlogits = logits if in_place and dtype == logits.dtype else xp.empty(logits.shape, dtype)
+    args = [logits, targets, logsumexp, dlosses, dlogits, columns]
+    launch(SOURCE, "cross_entropy_backward", dlogits, rows, THREADS, args)
+    return dlogits

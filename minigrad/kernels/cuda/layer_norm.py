@@ -1,0 +1,172 @@
+"""Layer norm and RMS norm on a GPU, forward and backward.
+
+    out = x̂ * weight + bias,  x̂ = (x - mean) / std              RMS norm: the same without mean and bias
+    dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std,  dx̂ = dout * weight
+    dweight = Σ_rows dout * x̂,  dbias = Σ_rows dout
+
+A row is the business of one warp: its sums need no barrier, only the exchange between lanes. The row is read from
+memory once and from the cache after that. For backward two numbers are kept per row, mean and 1 / std, and x̂ is
+computed again.
+
+The sums over rows are another matter: they run across the memory. A block takes 32 neighbouring columns and a slice of
+the rows, so that a warp reads 32 neighbours; what the blocks have found is added up at the end, always in the same
+order (atomicAdd would add in the order of arrival: other bits in every run).
+
+The mathematics is in functional/normalization.py. Ba, Kiros & Hinton 2016; Zhang & Sennrich 2019.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...autograd import Function
+from ...backend import module_of
+from ...functional.normalization import LayerNorm, RmsNorm
+from .launch import WARP, ceil_div, launch, real_of, takes
+
+SOURCE = r"""
+// The row of this warp; x, out, dout and dx are (rows, columns), mean and inverse_std (rows).
+__device__ long long row_of_warp() { return blockIdx.x * (long long)(blockDim.x / 32) + threadIdx.x / 32; }
+
+extern "C" __global__ void norm_forward(const number* x, const number* weight, const number* bias, int has_weight,
+                                        int has_bias, int centered, number* out, real* mean, real* inverse_std,
+                                        long long rows, int columns, real eps) {
+    int lane = threadIdx.x % 32;
+    long long row = row_of_warp(), first = row * columns;
+    if (row >= rows) return;
+    real m = 0, squares = 0;
+    if (centered) {
+        for (int c = lane; c < columns; c += 32) m += load(x, first + c);
+        m = warp_sum(m) / columns;
+    }
+    for (int c = lane; c < columns; c += 32) {  // again, as Σx² - (Σx)² would lose the digits of a small variance
+        real difference = load(x, first + c) - m;
+        squares += difference * difference;
+    }
+    real scale = 1 / sqrt(warp_sum(squares) / columns + eps);
+    for (int c = lane; c < columns; c += 32) {
+        real scaled = (load(x, first + c) - m) * scale;
+        if (has_weight) scaled *= load(weight, c);
+        if (has_bias) scaled += load(bias, c);
+        store(out, first + c, scaled);
+    }
+    if (lane == 0) mean[row] = m, inverse_std[row] = scale;
+}
+
+extern "C" __global__ void norm_backward(const number* dout, const number* x, const number* weight, int has_weight,
+                                         int centered, const real* mean, const real* inverse_std, number* dx,
+                                         long long rows, int columns) {
+    int lane = threadIdx.x % 32;
+    long long row = row_of_warp(), first = row * columns;
+    if (row >= rows) return;
+    real m = mean[row], scale = inverse_std[row], sum = 0, projection = 0;
+    for (int c = lane; c < columns; c += 32) {
+        real dnormalized = load(dout, first + c) * (has_weight ? load(weight, c) : real(1));
+        sum += dnormalized;
+        projection += dnormalized * (load(x, first + c) - m) * scale;
+    }
+    sum = centered ? warp_sum(sum) / columns : real(0);
+    projection = warp_sum(projection) / columns;
+    for (int c = lane; c < columns; c += 32) {
+        real dnormalized = load(dout, first + c) * (has_weight ? load(weight, c) : real(1));
+        real normalized = (load(x, first + c) - m) * scale;
+        store(dx, first + c, (dnormalized - sum - normalized * projection) * scale);
+    }
+}
+
+// Σ dout * x̂ and Σ dout over `height` rows, for 32 columns. A block is 8 warps: warp w takes rows w, w + 8, ...
+// dweight and dbias are (slices of the rows, columns).
+extern "C" __global__ void norm_backward_sums(const number* dout, const number* x, const real* mean,
+                                              const real* inverse_std, real* dweight, real* dbias, long long rows,
+                                              int columns, int height) {
+    __shared__ real products[8][32], sums[8][32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
+    long long start = blockIdx.y * (long long)height, stop = min(start + height, rows);
+    real product = 0, sum = 0;
+    for (long long row = start + warp; row < stop && c < columns; row += 8) {
+        real d = load(dout, row * columns + c);
+        product += d * (load(x, row * columns + c) - mean[row]) * inverse_std[row];
+        sum += d;
+    }
+    products[warp][lane] = product, sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || c >= columns) return;
+    for (int other = 1; other < 8; other++) product += products[other][lane], sum += sums[other][lane];
+    dweight[blockIdx.y * (long long)columns + c] = product;
+    dbias[blockIdx.y * (long long)columns + c] = sum;
+}
+"""
+
+ROWS = 8  # of a block of norm_forward and norm_backward: as many warps
+HEIGHT = 128  # rows that a block of norm_backward_sums adds up
+
+
+class CudaLayerNorm(Function):
+    """out = (x - mean) / std * weight + bias over the last axes. See functional.normalization.LayerNorm."""
+
+    dtype_rule = "same"
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, axes, eps):
+        ctx.textbook = not takes(x, weight, bias)
+        if ctx.textbook:
+            return LayerNorm.forward(ctx, x, weight, bias, axes, eps)
+        return _forward(ctx, x, weight, bias, axes, eps, centered=True)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return LayerNorm.backward(ctx, dout) if ctx.textbook else _backward(ctx, dout, ctx.needs_grad[2])
+
+
+class CudaRmsNorm(Function):
+    """out = x / rms * weight over the last axes. See functional.normalization.RmsNorm."""
+
+    dtype_rule = "same"
+
+    @staticmethod
+    def forward(ctx, x, weight, axes, eps):
+        ctx.textbook = not takes(x, weight)
+        if ctx.textbook:
+            return RmsNorm.forward(ctx, x, weight, axes, eps)
+        return _forward(ctx, x, weight, None, axes, eps, centered=False)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return RmsNorm.backward(ctx, dout) if ctx.textbook else _backward(ctx, dout, False)[:2]
+
+
+def _forward(ctx, x, weight, bias, axes, eps, centered):
+    xp, real = module_of(x), real_of(x)
+    lead = x.ndim - len(axes)
+    rows, columns = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])
+    ctx.rows, ctx.columns, ctx.centered, ctx.affine_shape = rows, columns, centered, x.shape[lead:]
+    ctx.x, ctx.weight = xp.ascontiguousarray(x), None if weight is None else xp.ascontiguousarray(weight)
+    ctx.mean, ctx.inverse_std = xp.empty(rows, real), xp.empty(rows, real)
+    bias = None if bias is None else xp.ascontiguousarray(bias)
+    out = xp.empty_like(ctx.x)
+    # CuPy passes no null pointers: x stands in for what there is not, and is not read.
+    affine = [ctx.x if a is None else a for a in (ctx.weight, bias)] + [a is not None for a in (ctx.weight, bias)]
+    args = [ctx.x, *affine, centered, out, ctx.mean, ctx.inverse_std, np.int64(rows), columns, float(eps)]
+    launch(SOURCE, "norm_forward", x, ceil_div(rows, ROWS), ROWS * WARP, args)
+    return out
+
+
+def _backward(ctx, dout, wants_dbias):
+    xp = module_of(dout)
+    dout, statistics, sizes = xp.ascontiguousarray(dout), [ctx.mean, ctx.inverse_std], [np.int64(ctx.rows), ctx.columns]
+    dx = dweight = dbias = None
+    if ctx.needs_grad[0]:
+        dx = xp.empty_like(dout)
+        weight = [dout if ctx.weight is None else ctx.weight, ctx.weight is not None]
+        args = [dout, ctx.x, *weight, ctx.centered, *statistics, dx, *sizes]
+        launch(SOURCE, "norm_backward", dout, ceil_div(ctx.rows, ROWS), ROWS * WARP, args)
+    if ctx.needs_grad[1] or wants_dbias:
+        slices = ceil_div(ctx.rows, HEIGHT)
+        sums = xp.empty((2, slices, ctx.columns), ctx.mean.dtype)  # of each slice of the rows
+        args = [dout, ctx.x, *statistics, sums[0], sums[1], *sizes, HEIGHT]
+        launch(SOURCE, "norm_backward_sums", dout, (ceil_div(ctx.columns, WARP), slices), ROWS * WARP, args)
+        totals = sums.sum(axis=1).astype(dout.dtype, copy=False)
+        dweight, dbias = (total.reshape(ctx.affine_shape) for total in totals)
+    return dx, dweight if ctx.needs_grad[1] else None, dbias if wants_dbias else None

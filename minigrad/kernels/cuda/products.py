@@ -1,0 +1,135 @@
+"""Matrix products on a GPU: cuBLAS, NVIDIA's own library, does them; here is how it is asked.
+
+    multiply(x, y):  out = scale · x @ y  (+ out)
+
+One call serves every product of a transformer. A batch of matrices that lie at equal distances in memory is one call
+("strided batched"), so that attention's heads need no loop. A transposed view costs nothing, as cuBLAS reads a matrix
+either way. Operands may be bfloat16, which the tensor cores multiply many times faster, while the sums are float32.
+
+cuBLAS comes from Fortran and takes matrices column by column. Row after row in memory, `out` is outᵀ to it, and
+outᵀ = yᵀ xᵀ: so it is given y and x in this order, each of which it sees transposed as well, and no number moves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ... import switches
+from ...autograd import Function
+from ...backend import Array, module_of
+
+# What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
+DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
+COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F = 68, 77, 70
+AS_IT_IS, TRANSPOSED = 0, 1
+DEFAULT_ALGORITHM = -1
+
+
+def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, add: bool = False) -> Array:
+    """scale · x @ y for x (..., M, K) and y (..., K, N), with at most one leading axis; `add`: onto what is in `out`.
+
+    Operands are float32, float64 or bfloat16, both the same; the result is float32, or float64 for float64.
+    """
+    xp = module_of(x)
+    result_dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    if out is None:
+        out = xp.empty((*x.shape[:-1], y.shape[-1]), result_dtype)
+    if out.size == 0:
+        return out
+    if x.shape[-1] == 0:  # a sum of nothing
+        if not add:
+            out[...] = 0
+        return out
+    x, x_operation, x_line, x_stride = _as_cublas_reads(x)
+    y, y_operation, y_line, y_stride = _as_cublas_reads(y)
+    _, out_operation, out_line, out_stride = _as_cublas_reads(out)
+    if out_operation != AS_IT_IS or out.dtype != result_dtype or x.dtype != y.dtype:
+        raise TypeError(f"multiply: {x.dtype} @ {y.dtype} cannot be written to {out.dtype} with strides {out.strides}")
+    alpha, beta = np.array(scale, result_dtype), np.array(float(add), result_dtype)  # cuBLAS takes their addresses
+    operand_type = DATA_TYPES[x.dtype.name]
+    # fmt: off
+    xp.cuda.cublas.gemmStridedBatchedEx(
+        xp.cuda.get_cublas_handle(), y_operation, x_operation,
+        y.shape[-1], x.shape[-2], x.shape[-1],  # N, M, K
+        alpha.ctypes.data,
+        _address(y), operand_type, y_line, y_stride,
+        _address(x), operand_type, x_line, x_stride,
+        beta.ctypes.data,
+        _address(out), DATA_TYPES[out.dtype.name], out_line, out_stride,
+        math.prod(out.shape[:-2]), _arithmetic(x.dtype), DEFAULT_ALGORITHM,
+    )
+    # fmt: on
+    return out
+
+
+def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
+    """x, whether it lies transposed, and how many numbers are from one line (row or column) and matrix to the next.
+
+    A matrix that lies in neither way, such as every second column of another, is copied.
+    """
+    to_next_row, to_next_column = x.strides[-2] // x.itemsize, x.strides[-1] // x.itemsize
+    rows, columns = x.shape[-2:]
+    matrix = x.strides[0] // x.itemsize if x.ndim == 3 else 0
+    if (to_next_column == 1 or columns == 1) and (to_next_row >= columns or rows == 1):
+        return x, AS_IT_IS, max(to_next_row, columns), matrix
+    if (to_next_row == 1 or rows == 1) and (to_next_column >= rows or columns == 1):
+        return x, TRANSPOSED, max(to_next_column, rows), matrix
+    return _as_cublas_reads(module_of(x).ascontiguousarray(x))
+
+
+def _address(x: Any) -> int:
+    return x.data.ptr
+
+
+def _arithmetic(dtype: np.dtype) -> int:
+    if dtype == np.float64:
+        return COMPUTE_64F
+    return COMPUTE_32F_FAST_TF32 if switches.tf32 and dtype == np.float32 else COMPUTE_32F
+
+
+class CudaLinear(Function):
+    """out = x @ weightᵀ + bias. See functional.linalg.Linear. Of bfloat16 matrices it makes float32 sums."""
+
+    dtype_rule = "same"
+    takes_bfloat16 = True
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None
+        ctx.x_shape = x.shape
+        x = as_rows(x, weight.dtype)
+        if ctx.needs_grad[0]:
+            ctx.weight = weight
+        if ctx.needs_grad[1]:
+            ctx.x = x
+        ctx.operand_dtype = weight.dtype
+        out = multiply(x, weight.T)
+        if bias is not None:
+            out += bias
+        return out.reshape(*ctx.x_shape[:-1], len(weight))  # (..., O)
+
+    @staticmethod
+    def backward(ctx, dout):
+        dout = as_rows(dout, ctx.operand_dtype)  # (N, O)
+        dx = dweight = dbias = None
+        # out = x @ weight.T + bias
+        if ctx.needs_grad[0]:
+            dx = multiply(dout, ctx.weight).reshape(ctx.x_shape)
+        if ctx.needs_grad[1]:
+            dweight = multiply(dout.T, ctx.x)
+        if ctx.needs_grad[2]:
+            dbias = column_sums(dout)
+        return dx, dweight, dbias
+
+
+def as_rows(x: Array, dtype: Any) -> Array:
+    """x (..., I) as one matrix (N, I) of `dtype`."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(dtype, copy=False)
+
+
+def column_sums(x: Array) -> Array:
+    """Σ x over the rows of a matrix (N, O), as a product with ones: summed in float32 and always in the same order."""
+    ones = module_of(x).ones((1, len(x)), np.float32).astype(x.dtype, copy=False)
+    return multiply(ones, x).reshape(x.shape[-1])

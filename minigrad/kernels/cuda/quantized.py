@@ -1,0 +1,248 @@
+"""Products with a weight in 4 or 8 bits on a GPU: the floats exist in registers only.
+
+    out = x @ Wᵀ,   W[row, column] = scale · (level - zero)  or  scale · code + minimum, a scale per group of columns
+
+A model that writes a text multiplies each weight with one vector per token, and waits for the weights to arrive from
+memory: in 4 bits they are there 8 times sooner than in float32, if nothing is written back in between. Neighbours in a
+warp have to read neighbours in memory, so the work is shared out as the codes lie:
+
+* `QuantizedMatrix`, codes row after row: a warp takes a row, each lane four columns at a time (their codes are one
+  load, and so are four numbers of x), and at the end the lanes' sums are added up.
+* `BlockMatrix`, codes column after column, as those of GGUF files are kept: each lane takes a row, the warps of a block
+  take every WARPS-th block of 32 columns, and at the end the warps' sums are added up.
+
+From 9 rows of x on, the weight would be read over and over: then it is worth making the floats once, with `dequantize`,
+and asking cuBLAS.
+
+Which numbers the codes stand for is the business of finetune/quantization; here a weight is a few plain arrays.
+Dettmers et al. 2023, "QLoRA", has the 4-bit numbers and their quantized scales.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...backend import Array, module_of
+from .launch import THREADS, WARP, ceil_div, launch
+
+MOST_ROWS = 8  # of x, for which reading the codes again costs less than writing floats
+WARPS = 4  # of a block
+BLOCK_WARPS = 8  # the same where a block has 32 rows of the weight
+SCALES_PER_BLOCK = 256  # that share an `absmax` where the scales are quantized, too
+
+SOURCE = r"""
+// What a group of columns has in common. Where there are no zeros, the pointer leads somewhere else.
+struct Groups {
+    const float* scales;
+    const signed char* zeros;
+    const unsigned char* scale_codes;  // if DOUBLE_QUANT, a scale is offset + absmax of its block · level of its code,
+    const float* scale_levels;         // and `scales` are the absmax
+    const float* scale_offset;
+};
+
+// The value that the code of one of four columns stands for.
+__device__ float value_of(four_codes codes, int which, const float* codebook, long long group, const Groups& groups) {
+    float level;
+    if (BITS == 4) {
+        int pair = codes >> (which / 2 * 8) & 255;  // two codes in a byte, the first in the upper half
+        level = codebook[which % 2 ? pair & 15 : pair >> 4];
+    } else {
+        level = (signed char)(codes >> (which * 8) & 255);
+    }
+    float scale = groups.scales[DOUBLE_QUANT ? group / SCALES_PER_BLOCK : group];
+    if (DOUBLE_QUANT) scale = groups.scale_levels[groups.scale_codes[group]] * scale + *groups.scale_offset;
+    return scale * (HAS_ZEROS ? level - groups.zeros[group] : level);
+}
+
+// out (BATCH, rows) = x (BATCH, columns) @ Wᵀ; a warp for each row of W. `row_groups`: groups in a row; 0 if all rows
+// share one.
+extern "C" __global__ void times_quantized(const float* x, float* out, const four_codes* codes, const float* codebook,
+                                           const float* scales, const signed char* zeros,
+                                           const unsigned char* scale_codes, const float* scale_levels,
+                                           const float* scale_offset, int rows, int columns, int row_groups) {
+    __shared__ float levels[16];
+    if (BITS == 4 && threadIdx.x < 16) levels[threadIdx.x] = codebook[threadIdx.x];
+    __syncthreads();
+    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;  // a whole warp
+    Groups groups = {scales, zeros, scale_codes, scale_levels, scale_offset};
+    int fours = columns / 4;
+    codes += (long long)row * fours;
+
+    float sums[BATCH];
+    for (int n = 0; n < BATCH; n++) sums[n] = 0;
+    for (int four = lane; four < fours; four += 32) {
+        four_codes word = codes[four];
+        float w[4];
+        for (int i = 0; i < 4; i++)
+            w[i] = value_of(word, i, levels, (long long)row * row_groups + (4 * four + i) / GROUP_SIZE, groups);
+        for (int n = 0; n < BATCH; n++) {
+            float4 numbers = ((const float4*)x)[n * fours + four];
+            sums[n] += w[0] * numbers.x + w[1] * numbers.y + w[2] * numbers.z + w[3] * numbers.w;
+        }
+    }
+    for (int n = 0; n < BATCH; n++) {
+        float sum = warp_sum(sums[n]);
+        if (lane == 0) out[(long long)n * rows + row] = sum;
+    }
+}
+
+// out (rows, columns) = W; a thread for each four columns.
+extern "C" __global__ void dequantize(number* out, const four_codes* codes, const float* codebook,
+                                      const float* scales, const signed char* zeros,
+                                      const unsigned char* scale_codes, const float* scale_levels,
+                                      const float* scale_offset, int rows, int columns, int row_groups) {
+    int fours = columns / 4;
+    long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= (long long)rows * fours) return;
+    Groups groups = {scales, zeros, scale_codes, scale_levels, scale_offset};
+    int row = at / fours, four = at % fours;
+    four_codes word = codes[at];
+    for (int i = 0; i < 4; i++) {
+        long long group = (long long)row * row_groups + (4 * four + i) / GROUP_SIZE;
+        store(out, 4 * at + i, value_of(word, i, codebook, group, groups));
+    }
+}
+"""
+
+BLOCKS = r"""
+// out (BATCH, rows) = x (BATCH, 32 blocks) @ Wᵀ for codes (blocks, 32 / PACKED, rows): a lane for each row of W.
+#define PACKED (BITS == 4 ? 4 : 1)  // codes in one number
+extern "C" __global__ void times_blocks(const float* x, float* out, const codes_of_row* codes, const float* scales,
+                                        const float* minimums, int rows, int blocks) {
+    __shared__ float sums_of_warps[WARPS][BATCH][32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x * 32 + lane;
+    float sums[BATCH];
+    for (int n = 0; n < BATCH; n++) sums[n] = 0;
+    for (int b = warp; b < blocks && row < rows; b += WARPS) {
+        float scale = scales[(long long)b * rows + row];
+        float minimum = HAS_MINIMUMS ? minimums[(long long)b * rows + row] : 0;
+        for (int j = 0; j < 32 / PACKED; j++) {
+            int word = codes[((long long)b * (32 / PACKED) + j) * rows + row];
+            for (int i = 0; i < PACKED; i++) {
+                float w = scale * ((BITS == 4 ? word >> (4 * i) & 15 : word) - ZERO) + minimum;
+                for (int n = 0; n < BATCH; n++) sums[n] += w * x[32 * ((long long)n * blocks + b) + 8 * i + j];
+            }
+        }
+    }
+    for (int n = 0; n < BATCH; n++) sums_of_warps[warp][n][lane] = sums[n];
+    __syncthreads();
+    for (int n = warp; n < BATCH && row < rows; n += WARPS) {
+        float sum = 0;
+        for (int w = 0; w < WARPS; w++) sum += sums_of_warps[w][n][lane];
+        out[(long long)n * rows + row] = sum;
+    }
+}
+"""
+
+
+class QuantizedMatrix(NamedTuple):
+    """A weight (R, K) as CuPy arrays, in G groups of K / G columns.
+
+    codes: (R, K) int8, or (R, K / 2) uint8 with two codes in a byte, the first in the upper half. codebook: the 16
+    float32 numbers that 4-bit codes stand for. scales: (R, G) float32, or (1, 1) for all. zeros: int8 like scales.
+    double: where the scales are quantized as well, their codes (R, G) uint8, the 256 levels of these, and what is
+    added, of shape (); `scales` are then one for each 256 codes, row after row.
+    """
+
+    codes: Array
+    scales: Array
+    zeros: Array | None = None
+    codebook: Array | None = None
+    double: tuple[Array, Array, Array] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, K)."""
+        return len(self.codes), self.codes.shape[1] * (1 if self.codebook is None else 2)
+
+    def fits(self) -> bool:
+        """Whether the kernels can read it: rows of a multiple of 4 columns, scales in float32."""
+        return self.shape[1] % 4 == 0 and self.codes.size > 0 and self.scales.dtype == np.float32
+
+
+class BlockMatrix(NamedTuple):
+    """A weight (R, K) as CuPy arrays, in B = K / 32 blocks of 32 columns.
+
+    codes: (B, 32, R) int8, or (B, 8, R) uint16 of four codes, those of the columns j, j + 8, j + 16 and j + 24 of the
+    block, the first in the lowest bits. scales, minimums: (B, R) float32. zero: the code that stands for 0.
+    """
+
+    codes: Array
+    scales: Array
+    minimums: Array | None = None
+    zero: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, K)."""
+        return self.codes.shape[2], len(self.codes) * WARP
+
+    def fits(self) -> bool:
+        """Whether the kernel can read it: scales in float32."""
+        return self.codes.size > 0 and self.scales.dtype == np.float32
+
+
+def times_quantized(x: Array, weight: QuantizedMatrix | BlockMatrix) -> Array:
+    """x @ Wᵀ for x (N, K) float32 with at most MOST_ROWS rows: (N, R)."""
+    rows, batch = weight.shape[0], len(x)
+    xp = module_of(x)
+    out = xp.empty((batch, rows), np.float32)
+    if batch == 0:
+        return out
+    x, source = xp.ascontiguousarray(x), f"#define BATCH {batch}\n"
+    if isinstance(weight, QuantizedMatrix):
+        args = [x, out, *_arguments(weight)]
+        launch(source + _source(weight), "times_quantized", x, ceil_div(rows, WARPS), WARPS * WARP, args)
+        return out
+    bits, minimums = (8 if weight.codes.dtype == np.int8 else 4), weight.minimums
+    facts = {"BITS": bits, "ZERO": weight.zero, "HAS_MINIMUMS": int(minimums is not None), "WARPS": BLOCK_WARPS}
+    args = [x, out, weight.codes, weight.scales, weight.scales if minimums is None else minimums]
+    source += _defines(facts) + f"typedef {'signed char' if bits == 8 else 'unsigned short'} codes_of_row;\n"
+    grid = ceil_div(rows, WARP)
+    launch(source + BLOCKS, "times_blocks", x, grid, BLOCK_WARPS * WARP, [*args, rows, len(weight.codes)])
+    return out
+
+
+def dequantize(weight: QuantizedMatrix, dtype: Any = np.float32) -> Array:
+    """W (R, K), in float32 or bfloat16."""
+    out = module_of(weight.codes).empty(weight.shape, dtype)
+    source = "#define BATCH 1\n" + _source(weight)
+    launch(source, "dequantize", out, ceil_div(out.size // 4, THREADS), THREADS, [out, *_arguments(weight)])
+    return out
+
+
+def _source(weight: QuantizedMatrix) -> str:
+    bits = 8 if weight.codebook is None else 4
+    facts = {
+        "BITS": bits,
+        "GROUP_SIZE": weight.shape[1] // _groups(weight).shape[1],
+        "HAS_ZEROS": int(weight.zeros is not None),
+        "DOUBLE_QUANT": int(weight.double is not None),
+        "SCALES_PER_BLOCK": SCALES_PER_BLOCK,
+    }
+    four_codes = f"typedef unsigned {'short' if bits == 4 else 'int'} four_codes;\n"
+    return four_codes + _defines(facts) + SOURCE
+
+
+def _defines(facts: dict[str, int]) -> str:
+    return "".join([f"#define {name} {value}\n" for name, value in facts.items()])
+
+
+def _groups(weight: QuantizedMatrix) -> Array:
+    """An array with one entry per group: (R, G), or (1, 1) where all share one."""
+    return weight.scales if weight.double is None else weight.double[0]
+
+
+def _arguments(weight: QuantizedMatrix) -> list[Any]:
+    """What the kernels take. For an array that there is not they get another one, and do not read it."""
+    codes, scales = weight.codes, weight.scales
+    four_codes = codes.view(np.uint32 if weight.codebook is None else np.uint16)  # (R, K / 4)
+    zeros = codes.view(np.int8) if weight.zeros is None else weight.zeros
+    codebook = scales if weight.codebook is None else weight.codebook
+    double = (codes.view(np.uint8), scales, scales) if weight.double is None else weight.double
+    groups = _groups(weight)
+    row_groups = groups.shape[1] if len(groups) > 1 else 0
+    return [four_codes, codebook, scales, zeros, *double, *weight.shape, row_groups]

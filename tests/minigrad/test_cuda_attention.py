@@ -1,0 +1,304 @@
+"""Attention on a GPU: the kernels run in the emulation, the products in the stand-in's cuBLAS, both called as on a GPU,
+and the results are those of the textbook form on the CPU."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Tensor, autocast, gradcheck, manual_seed, no_grad, use_kernels
+from minigrad.backend import to_device, to_numpy
+from minigrad.kernels.cuda import attention, one_query
+from minigrad.kernels.cuda.attention import CudaAttention
+from minigrad.precision import round_bfloat16
+from tests.cuda_emulation import cublas
+from tests.cuda_emulation.run import KernelError
+
+pytestmark = [
+    pytest.mark.emulation,
+    pytest.mark.oracle("ml_dtypes"),
+    pytest.mark.usefixtures("cuda"),
+    pytest.mark.cpu_only("these tests have a GPU of their own"),
+]
+
+
+def randn(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def qkv(lead, T, S=None, D=4, Dv=None, key_lead=None):
+    """Query (..., T, D), key (..., S, D), value (..., S, Dv)."""
+    S, Dv, key_lead = S or T, Dv or D, lead if key_lead is None else key_lead
+    return [randn(*lead, T, D), randn(*key_lead, S, D, seed=1), randn(*key_lead, S, Dv, seed=2)]
+
+
+def padding(sequences, T, S):
+    """(B, 1, T, S): what a batch of texts of different lengths may see; the third query of each sees nothing."""
+    mask = np.random.default_rng([sequences, T, S]).random((sequences, 1, T, S)) < 0.6
+    mask[:, :, 2] = False
+    return mask
+
+
+CASES = {
+    "no leading axes": (qkv((), 5), {}),
+    "one of everything": (qkv((1, 1), 1, D=1), {}),
+    "rows of 31, 32 and 33 keys": (qkv((2, 3), 33, D=8), {"is_causal": True}),
+    "tiles of queries": (qkv((1, 2), 130, D=5, Dv=3), {"is_causal": True}),
+    "heads of 64": (qkv((1, 2), 65, D=64), {"is_causal": True}),
+    "heads of 80": (qkv((2, 1), 9, D=80, Dv=33), {"scale": 0.3}),
+    "more keys than queries": (qkv((2, 2), 9, 40), {}),
+    "more keys than queries, causal": (qkv((2, 2), 9, 40), {"is_causal": True}),
+    "more queries than keys, causal": (qkv((2, 2), 70, 9), {"is_causal": True}),
+    "padding": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 7, 35)}),
+    "padding of keys": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 3, 35)[:, :, 1:2]}),
+    "a mask for all": (qkv((3, 2), 7, 35), {"attn_mask": padding(1, 7, 35)[0, 0]}),
+    "9 heads share 3": (qkv((2, 9), 33, key_lead=(2, 3)), {"is_causal": True, "enable_gqa": True}),
+    "9 heads share 3, padding": (
+        qkv((2, 9), 7, 8, key_lead=(2, 3)),
+        {"attn_mask": padding(2, 7, 8), "enable_gqa": True},
+    ),
+    "2 heads share 1, tiles": (qkv((1, 2), 70, key_lead=(1, 1)), {"is_causal": True, "enable_gqa": True}),
+    "keys broadcast": (qkv((2, 3), 5, 6, key_lead=(3,)), {}),
+    "three leading axes": (qkv((2, 2, 3), 5, 6), {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """So that small cases have several of each kind."""
+    monkeypatch.setattr(attention, "QUERIES", 64)
+    monkeypatch.setattr(attention, "TILE", 3 * 64 * 64)
+
+
+def attend(inputs, options, device="cuda", dtype=np.float64, kernels="fast", learn=True):
+    """Output and gradients, as NumPy arrays."""
+    manual_seed(5)
+    options = {**options}
+    if "attn_mask" in options:
+        options["attn_mask"] = Tensor(options["attn_mask"], device=device)
+    q, k, v = (Tensor(x, dtype=dtype, device=device, requires_grad=learn) for x in inputs)
+    with use_kernels(kernels):
+        out = F.scaled_dot_product_attention(q, k, v, **options)
+        if learn:
+            out.backward(to_device(randn(*out.shape, seed=9).astype(dtype), device))
+    return [to_numpy(x) for x in ([out.data, q.grad, k.grad, v.grad] if learn else [out.data])]
+
+
+def check(inputs, options, dtype=np.float64, learn=True):
+    expected = attend(inputs, options, "cpu", dtype, "textbook", learn)
+    found = attend(inputs, options, dtype=dtype, learn=learn)
+    for name, got, reference in zip(["out", "dq", "dk", "dv"], found, expected):
+        assert got.shape == reference.shape and got.dtype == dtype, name
+        rounding = 1e-12 if dtype == np.float64 else 5e-6
+        np.testing.assert_allclose(
+            got, reference, atol=rounding * max(1, np.abs(reference).max(initial=0)), rtol=0, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_textbook(case, dtype):
+    check(*CASES[case], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 31, 64, 80, 256])
+@pytest.mark.parametrize("keys", [1, 5, 33, 200])
+def test_one_query(keys, size, dtype):
+    check(qkv((2, 3), 1, keys, D=size, Dv=min(size, 40)), {}, dtype, learn=False)
+
+
+def test_one_query_with_a_mask_and_shared_heads():
+    mask = np.random.default_rng(0).random((2, 1, 1, 37)) < 0.5
+    mask[1] = False
+    inputs = qkv((2, 9), 1, 37, key_lead=(2, 3))
+    check(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)
+    check(inputs, {"enable_gqa": True}, learn=False)
+    check(inputs, {"is_causal": True, "enable_gqa": True}, learn=False)
+    assert not attend(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)[0][1].any()
+
+
+def test_one_query_reads_a_cache_where_it_lies():
+    """The keys of a cache with room for more have gaps between the heads."""
+    q, k, v = qkv((2, 3), 1, 40)
+    cache = [Tensor(x, device="cuda") for x in (k, v)]
+    with no_grad(), use_kernels("fast"):
+        out = F.scaled_dot_product_attention(Tensor(q, device="cuda"), *[Tensor(x.data[:, :, :7]) for x in cache])
+    np.testing.assert_allclose(to_numpy(out.data), attend([q, k[:, :, :7], v[:, :, :7]], {}, learn=False)[0])
+
+
+def test_scores_that_exp_cannot_hold():
+    q, k, v = qkv((1, 2), 9, D=4)
+    check([q * 1e3, k * 1e3, v], {"is_causal": True})
+    check([q[:, :, :1] * 1e3, k * 1e3, v], {}, learn=False)
+
+
+def test_nan_is_not_hidden():
+    q, k, v = qkv((1, 1), 5)
+    k[0, 0, 2] = np.nan
+    for learn in (True, False):
+        out = attend([q, k, v], {"is_causal": True}, learn=learn)[0]
+        assert np.isfinite(out[..., :2, :]).all() and np.isnan(out[..., 2:, :]).all()
+    assert np.isnan(attend([q[:, :, :1], k, v], {}, learn=False)[0]).all()
+
+
+@pytest.mark.parametrize("kernel", ["q", "k", "v"])
+def test_only_the_gradients_that_are_wanted_come_back(kernel):
+    tensors = {name: Tensor(x, device="cuda", requires_grad=name == kernel) for name, x in zip("qkv", qkv((1, 2), 5))}
+    with use_kernels("fast"):
+        F.scaled_dot_product_attention(*tensors.values()).sum().backward()
+    assert [name for name, x in tensors.items() if x.grad is not None] == [kernel]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_gradcheck(p):
+    tensors = [Tensor(x, dtype=np.float64, device="cuda") for x in qkv((1, 2), 3, 2, D=2, key_lead=(1, 1))]
+
+    def attend_again(q, k, v):
+        manual_seed(5)  # drops the same out each time
+        return F.scaled_dot_product_attention(q, k, v, None, p, is_causal=True, enable_gqa=True)
+
+    with use_kernels("fast"):
+        gradcheck(attend_again, tensors)
+
+
+# --- dropout ---
+
+
+@pytest.mark.parametrize("case", ["tiles of queries", "more keys than queries", "2 heads share 1, tiles", "padding"])
+def test_dropout_is_that_of_the_cpu(case):
+    inputs, options = CASES[case]
+    check(inputs, {**options, "dropout_p": 0.3})
+    kept, dropped = (attend(inputs, {**options, "dropout_p": p})[0] for p in (0.0, 0.3))
+    assert (kept != dropped).mean() > 0.3
+
+
+def test_all_drops_out():
+    assert not any(x.any() for x in attend(*[CASES["padding"][0], {**CASES["padding"][1], "dropout_p": 1.0}]))
+
+
+# --- what the kernels leave to the textbook form ---
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        randn(7, 35),
+        np.random.default_rng(0).random((3, 2, 7, 35)) < 0.5,
+        np.random.default_rng(0).random((2, 1, 1)) < 0.5,
+    ],
+    ids=["of floats", "another for each head", "another for each head of all sequences"],
+)
+def test_other_masks(mask):
+    check(qkv((3, 2), 7, 35), {"attn_mask": mask})
+
+
+def test_nothing_to_attend_to():
+    check([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)], {})
+    check([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)], {})
+
+
+# --- bfloat16 ---
+
+
+@pytest.mark.parametrize("case", ["tiles of queries", "padding", "9 heads share 3"])
+def test_mixed_precision_multiplies_bfloat16_arrays(case):
+    inputs, options = CASES[case]
+    expected = attend([round_bfloat16(x.astype(np.float32)) for x in inputs], options, "cpu", np.float32, "textbook")
+    cublas.calls.clear()
+    with autocast():
+        found = attend(inputs, options, dtype=np.float32)
+    assert cublas.calls
+    for got, reference in zip(found, expected):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, reference, rtol=0, atol=2**-7 * np.abs(reference).max())
+        assert np.abs(got - reference).max() > 0
+
+
+def test_mixed_precision_with_one_query_and_with_a_mask_of_floats():
+    for inputs, options in ((qkv((2, 3), 1, 40), {}), (qkv((2, 3), 4, 9), {"attn_mask": randn(4, 9)})):
+        options = {name: x.astype(np.float32) for name, x in options.items()}
+        rounded = [round_bfloat16(x.astype(np.float32)) for x in inputs]
+        expected = attend(rounded, options, "cpu", np.float32, "textbook", learn=False)[0]
+        with autocast():
+            found = attend(inputs, options, dtype=np.float32, learn=False)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2**-7)
+
+
+# --- what it is for ---
+
+
+def test_work_and_memory_of_a_causal_mask(monkeypatch):
+    """Nothing above the diagonal's tiles is multiplied, and no more than a tile of scores exists at a time."""
+    flops, sizes, multiply = {}, [], attention.multiply
+
+    def noted(*args, **options):
+        product = multiply(*args, **options)
+        sizes.append(product.size)
+        return product
+
+    monkeypatch.setattr(attention, "multiply", noted)
+    for is_causal in (False, True):
+        cublas.calls.clear()
+        attend(qkv((1, 6), 256, D=8), {"is_causal": is_causal})
+        flops[is_causal] = sum(m * n * k * batch for m, n, k, batch, _ in cublas.calls)
+    assert flops[True] / flops[False] == (1 + 2 + 3 + 4) / 16
+    assert max(sizes) == 256 * 64  # one head's: it fits in no tile with another's
+
+
+# --- checks that can fail ---
+
+MUTANTS = {
+    "the diagonal is hidden": (attention, "key <= query", "key < query"),
+    "the mask is not looked at": (attention, "(!HAS_MASK || mask[key])", "true"),
+    "the mask of the first sequence": (attention, "(long long)(head / heads_per_mask)", "0ll"),
+    "a block's queries start at 0": (attention, "row.query = first_query +", "row.query ="),
+    "query head and query are mixed up": (
+        attention,
+        "first_query + in_head / group",
+        "first_query + in_head % tile_queries",
+    ),
+    "the largest is not subtracted": (attention, "largest = warp_max(largest);", "largest = 0;"),
+    "a lane's sum": (attention, "sum = warp_sum(sum);", ""),
+    "not normalised": (attention, "1 / sum", "1"),
+    "the logarithm without the largest": (attention, "largest + log(sum)", "log(sum)"),
+    "one row too many": (attention, "number < (long long)heads * rows", "number <= (long long)heads * rows"),
+    "one key too many": (attention, "key < columns", "key <= columns"),
+    "softmax's sum is missing in backward": (attention, "dot = warp_sum(dot);", "dot = 0;"),
+    "the same logsumexp for all": (attention, "logsumexp[row.saved];", "logsumexp[0];"),
+    "dropout's bits of the next key": (attention, "row.kept + key", "row.kept + key + 1"),
+    "dropout's bits of another row": (attention, "in_head / group % DROPOUT_ROWS)", "0)"),
+    "dropout is not undone": (attention, "ddropped[key] * kept_of - dot", "ddropped[key] - dot"),
+    "no barrier before the warps' results are read": (one_query, "__syncthreads();", ""),
+    "what was summed does not shrink": (one_query, "total * shrink", "total"),
+    "the warps' largest scores are taken as one": (
+        one_query,
+        "sum += warp_weighted[w][d] * exp(warp_largest[w] - largest)",
+        "sum += warp_weighted[w][d]",
+    ),
+    "half of the elements of a head": (one_query, "lane + 32 * i < D) score", "lane + 32 * i < D / 2) score"),
+    "keys without gaps": (one_query, "k += head * k_head", "k += head * keys * D"),
+    "a warp passes over keys": (one_query, "key += WARPS", "key += WARPS + 1"),
+    "no scale": (one_query, "* scale : real(0)", ": real(0)"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_planted_mistakes_are_found(mutant, monkeypatch):
+    module, right, wrong = MUTANTS[mutant]
+    assert right in module.SOURCE
+    monkeypatch.setattr(module, "SOURCE", module.SOURCE.replace(right, wrong))
+    with pytest.raises((AssertionError, KernelError)), np.errstate(all="ignore"):
+        if module is one_query:
+            test_one_query(33, 80, np.float64)
+            test_one_query_reads_a_cache_where_it_lies()
+        else:
+            inputs, options = CASES["2 heads share 1, tiles"]
+            check(inputs, {**options, "dropout_p": 0.3})
+            check(*CASES["padding"])
+            test_scores_that_exp_cannot_hold()
+
+
+def test_the_twin_is_what_runs():
+    q = Tensor(randn(1, 2, 3, 4), device="cuda", requires_grad=True)
+    with use_kernels("fast"):
+        assert F.scaled_dot_product_attention(q, q, q).grad_fn.function is CudaAttention

@@ -1,0 +1,499 @@
+"""The CUDA kernels for GELU, layer norm, losses and optimisers, each run by the emulation (tests/cuda_emulation), which
+is reached as a GPU would be, through the stand-in for CuPy; against the textbook form in float64 on the CPU."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Function, Tensor, gradcheck, optim, switches, use_kernels
+from minigrad.autograd import Context
+from minigrad.backend import module_of, to_device, to_numpy
+from minigrad.functional.activation import Softmax
+from minigrad.functional.indexing import Embedding
+from minigrad.kernels import FAST
+from minigrad.kernels.cuda import CUDA, adam, cross_entropy, gelu, launch, layer_norm, many_arrays
+from minigrad.kernels.linear import FastGelu
+from tests.cuda_emulation.run import KernelError
+
+pytestmark = [
+    pytest.mark.emulation,
+    pytest.mark.usefixtures("cuda"),
+    pytest.mark.cpu_only("these tests have a GPU of their own"),
+]
+SIZES = (0, 1, 31, 32, 33, 1023, 1025)
+
+
+def randn(*shape, seed=0):
+    return np.asarray(np.random.default_rng([seed, *shape]).normal(size=shape))
+
+
+def labels(classes, n, ignored=False):
+    targets = np.random.default_rng([classes, n]).integers(0, classes, n)
+    targets[:: 3 if ignored else n + 1] = -100
+    return targets
+
+
+def affine(op, rows, size, **options):
+    """Rows far from 0, which shows whether the mean is taken out before squares are."""
+    parameters = [randn(size, seed=1), randn(size, seed=2)][: 1 if op == "rms_norm" else 2]
+    return op, [randn(rows, size) + 10, size, *parameters], options
+
+
+CASES = {
+    **{f"gelu {form} {n}": ("gelu", [3 * randn(n)], {"approximate": form}) for n in SIZES for form in ("none", "tanh")},
+    "gelu of a number": ("gelu", [randn()], {}),
+    "gelu of large numbers": ("gelu", [np.array([-1e4, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])], {}),
+    "gelu tanh of large numbers": ("gelu", [np.array([-1e4, -6.0, 0.0, 6.0, 1e4])], {"approximate": "tanh"}),
+    **{f"linear_gelu {n}": ("linear_gelu", [randn(2, 3, 7), randn(n, 7), randn(n)], {}) for n in SIZES},
+    **{f"linear_gelu rows {n}": ("linear_gelu", [randn(n, 7), randn(5, 7), None], {}) for n in SIZES[:5]},
+    "linear_gelu exact": ("linear_gelu", [randn(7), randn(33, 7), randn(33)], {"approximate": "none"}),
+    **{f"{op} {n}": affine(op, 5, n) for n in SIZES[1:] for op in ("layer_norm", "rms_norm")},
+    **{f"{op} rows {n}": affine(op, n, 33) for n in SIZES for op in ("layer_norm", "rms_norm")},
+    "layer_norm eps": affine("layer_norm", 3, 5, eps=0.5),
+    "rms_norm eps": affine("rms_norm", 3, 5, eps=0.5),
+    "layer_norm of equal numbers": ("layer_norm", [np.ones((3, 5)), 5, randn(5), randn(5)], {}),
+    "layer_norm without weights": ("layer_norm", [randn(2, 3, 5), (3, 5), None, None], {}),
+    "layer_norm with a bias alone": ("layer_norm", [randn(2, 3, 5), 5, None, randn(5)], {}),
+    "layer_norm without bias": ("layer_norm", [randn(5), 5, randn(5), None], {}),
+    "rms_norm without weight": ("rms_norm", [randn(2, 3, 5), (3, 5), None], {}),
+    **{f"cross_entropy {n}": ("cross_entropy", [5 * randn(4, n), labels(n, 4)], {}) for n in SIZES[1:]},
+    "cross_entropy 3000 classes": ("cross_entropy", [5 * randn(3, 3000), labels(3000, 3)], {"reduction": "none"}),
+    "cross_entropy sum": ("cross_entropy", [randn(33, 5), labels(5, 33, ignored=True)], {"reduction": "sum"}),
+    "cross_entropy mean": ("cross_entropy", [randn(33, 5), labels(5, 33, ignored=True)], {"reduction": "mean"}),
+    "cross_entropy none": ("cross_entropy", [randn(33, 5), labels(5, 33, ignored=True)], {"reduction": "none"}),
+    "cross_entropy of no rows": ("cross_entropy", [randn(0, 5), labels(5, 0)], {"reduction": "sum"}),
+    "cross_entropy of large logits": ("cross_entropy", [1e3 * randn(3, 40), labels(40, 3)], {}),
+    "cross_entropy with hidden classes": (
+        "cross_entropy",
+        [np.where(np.arange(700) % 3 == 0, -np.inf, randn(2, 700)), np.array([1, 699 - 1])],
+        {},
+    ),
+    **{
+        f"linear_cross_entropy {n}": ("linear_cross_entropy", [randn(4, 3), randn(n, 3), labels(n, 4)], {})
+        for n in SIZES[1:]
+    },
+    **{
+        f"linear_cross_entropy {reduction}": (
+            "linear_cross_entropy",
+            [randn(33, 3), randn(5, 3), labels(5, 33, ignored=True)],
+            {"reduction": reduction},
+        )
+        for reduction in ("sum", "mean", "none")
+    },
+    "linear_cross_entropy of no rows": (
+        "linear_cross_entropy",
+        [randn(0, 3), randn(5, 3), labels(5, 0)],
+        {"reduction": "sum"},
+    ),
+}
+
+
+def run(op, inputs, options, kernels="fast", device="cuda", dtype=np.float64, wanted=None, layout=None, times=1):
+    """Output and gradients of an op, as NumPy arrays; `wanted` are the inputs whose gradients are asked for."""
+    tensors = []
+    for i, value in enumerate(inputs):
+        if isinstance(value, np.ndarray):
+            is_float = value.dtype.kind == "f"
+            needs_grad = is_float and (wanted is None or i in wanted)
+            value = Tensor(value.astype(dtype) if is_float else value, needs_grad, device=device)
+            if layout is not None and value.ndim > 1 and is_float:
+                value.data = layout(value.data)
+        tensors.append(value)
+    with use_kernels(kernels), np.errstate(invalid="ignore", divide="ignore"):
+        out = getattr(F, op)(*tensors, **options)
+        if out.requires_grad:
+            dout = to_device(randn(*out.shape, seed=9).astype(dtype), device)
+            for _ in range(times):
+                out.backward(dout, retain_graph=True)
+    assert out.grad_fn is None or (kernels, device) != ("fast", "cuda") or out.grad_fn.function is CUDA[op]
+    grads = [tensor.grad if isinstance(tensor, Tensor) else None for tensor in tensors]
+    return [None if array is None else to_numpy(array) for array in (out.data, *grads)]
+
+
+def assert_close(found, expected, dtype):
+    """To rounding, relative to the largest number: sums are taken in another order."""
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.shape == b.shape and a.dtype == dtype
+            size = np.abs(b[np.isfinite(b)]).max(initial=0.1)
+            np.testing.assert_allclose(a, b, rtol=0, atol=(2e-5 if dtype == np.float32 else 1e-12) * size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_a_kernel_equals_the_textbook(case, dtype):
+    op, inputs, options = CASES[case]
+    assert_close(run(*CASES[case], dtype=dtype), run(*CASES[case], "textbook", "cpu"), dtype)
+
+
+SMALL = ["gelu tanh 33", "linear_gelu rows 33", "layer_norm 33", "rms_norm 33", "cross_entropy none"]
+SMALL += ["linear_cross_entropy mean", "linear_cross_entropy none"]
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_only_the_gradients_that_are_wanted_are_computed(case):
+    expected = run(*CASES[case], "textbook", "cpu")
+    for i, gradient in enumerate(expected[1:]):
+        if gradient is not None:
+            found = run(*CASES[case], wanted={i})
+            assert [g is None for g in found[1:]] == [j != i for j in range(len(expected) - 1)]
+            assert_close([found[i + 1]], [gradient], np.float64)
+
+
+def backwards(array):
+    return array[::-1, ::-1]
+
+
+def transposed(array):
+    return array.T.copy().T
+
+
+@pytest.mark.parametrize("layout", [backwards, transposed])
+@pytest.mark.parametrize("case", SMALL)
+def test_any_memory_layout_is_taken(case, layout):
+    assert_close(run(*CASES[case], layout=layout), run(*CASES[case], "textbook", "cpu", layout=layout), np.float64)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_backward_can_run_twice_and_adds_up(case):
+    assert_close(run(*CASES[case], times=2), run(*CASES[case], "textbook", "cpu", times=2), np.float64)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_a_kernel_does_not_write_to_its_inputs(case):
+    op, inputs, options = CASES[case]
+    tensors = [Tensor(x, x.dtype.kind == "f", device="cuda") if isinstance(x, np.ndarray) else x for x in inputs]
+    with use_kernels("fast"):
+        out = getattr(F, op)(*tensors, **options)
+        dout = to_device(randn(*out.shape), "cuda")
+        before = dout.get()
+        out.backward(dout)
+    assert np.array_equal(dout.get(), before)
+    for tensor, array in zip(tensors, inputs):
+        assert not isinstance(array, np.ndarray) or np.array_equal(tensor.data.get(), array)
+
+
+GRADCHECKED = {
+    "gelu": ([randn(2, 17)], {}),
+    "gelu tanh": ([randn(2, 17)], {"approximate": "tanh"}),
+    "linear_gelu": ([randn(3, 4), randn(5, 4), randn(5)], {}),
+    "layer_norm": ([randn(2, 33), 33, randn(33), randn(33)], {}),
+    "rms_norm": ([randn(2, 33), 33, randn(33)], {}),
+    "cross_entropy": ([randn(3, 5), labels(5, 3, ignored=True)], {}),
+    "linear_cross_entropy": ([randn(3, 2), randn(5, 2), labels(5, 3, ignored=True)], {}),
+}
+
+
+@pytest.mark.parametrize("case", GRADCHECKED)
+def test_gradients_are_those_of_finite_differences(case):
+    inputs, options = GRADCHECKED[case]
+    tensors = [Tensor(x, True, device="cuda") for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    others = [to_device(x, "cuda") if isinstance(x, np.ndarray) else x for x in inputs]
+
+    def call(*wanted):
+        wanted = iter(wanted)
+        floats = [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in inputs]
+        return getattr(F, case.split()[0])(*[next(wanted) if f else x for f, x in zip(floats, others)], **options)
+
+    with use_kernels("fast"):
+        gradcheck(call, tensors)
+
+
+# --- bfloat16 ---
+
+
+def bfloat16(array):
+    """The array rounded, and the same on the device in 16 bits."""
+    import ml_dtypes
+
+    narrow = array.astype(ml_dtypes.bfloat16)
+    return narrow.astype(np.float64), to_device(narrow, "cuda")
+
+
+@pytest.mark.oracle("ml_dtypes")
+@pytest.mark.parametrize("n", [1, 31, 33, 1025])
+def test_layer_norm_of_bfloat16(n):
+    (x, x16), (weight, weight16), (bias, bias16), (dout, dout16) = map(
+        bfloat16, (randn(3, n), randn(n), randn(n, seed=1), randn(3, n, seed=2))
+    )
+    options = {"axes": (1,), "eps": 1e-5}
+    wide, narrow = Context(), Context()
+    expected = [FAST["layer_norm"].forward(wide, x, weight, bias, **options), *FAST["layer_norm"].backward(wide, dout)]
+    found = [CUDA["layer_norm"].forward(narrow, x16, weight16, bias16, **options)]
+    found += CUDA["layer_norm"].backward(narrow, dout16)
+    for a, b in zip(found, expected):
+        assert a.dtype == x16.dtype
+        np.testing.assert_allclose(a.get().astype(float), b, rtol=2**-8, atol=2**-8 * np.abs(b).max())
+
+
+@pytest.mark.oracle("ml_dtypes")
+@pytest.mark.parametrize("op", ["linear_gelu", "linear_cross_entropy"])
+@pytest.mark.parametrize("n", [1, 31, 33, 1025])
+def test_products_of_bfloat16_are_summed_in_float32(op, n):
+    (x, x16), (weight, weight16) = bfloat16(randn(5, 7)), bfloat16(randn(n, 7))
+    if op == "linear_gelu":
+        more, options, dout = [randn(n)], {"approximate": "tanh"}, randn(5, n, seed=3)
+    else:
+        more, options, dout = [labels(n, 5)], {"ignore_index": -100, "reduction": "none"}, randn(5, seed=3)
+    wide, narrow = Context(), Context()
+    expected = [FAST[op].forward(wide, x, weight, *more, **options), *FAST[op].backward(wide, dout)]
+    more = [to_device(x.astype(np.float32) if x.dtype == float else x, "cuda") for x in more]
+    found = [CUDA[op].forward(narrow, x16, weight16, *more, **options)]
+    dout16 = to_device(dout.astype(np.float32), "cuda") if dout.ndim == 1 else bfloat16(dout)[1]
+    found += CUDA[op].backward(narrow, dout16)
+    for i, (a, b) in enumerate(zip(found, expected)):
+        assert (a is None and b is None) or a.dtype == np.float32
+        if a is not None:  # the gradients pass through a rounding to bfloat16
+            np.testing.assert_allclose(a.get(), b, rtol=0, atol=(2**-7 if i else 1e-5) * max(0.1, np.abs(b).max()))
+
+
+@pytest.mark.oracle("ml_dtypes")
+def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
+    import ml_dtypes
+
+    source = """extern "C" __global__ void narrow(const real* x, number* out) {
+        store(out, threadIdx.x, x[threadIdx.x]);
+    }"""
+    x = np.array([1, 1.00390625, 1.01171875, 3.14159, -2.5e38, 3.4e38, 1e-40, np.inf, -np.inf, np.nan], np.float32)
+    out = to_device(np.zeros(10, ml_dtypes.bfloat16), "cuda")
+    launch.launch(source, "narrow", out, 1, 10, [to_device(x, "cuda"), out])
+    np.testing.assert_array_equal(out.get().astype(np.float32), x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+# --- what runs ---
+
+
+def test_textbook_forms_run_where_no_kernel_fits():
+    x = np.array([[0.5, -1.0], [2.0, 0.0]])
+    for op, inputs, options in [
+        ("cross_entropy", [x, np.array([0, 1])], {"label_smoothing": 0.1}),
+        ("cross_entropy", [x, np.array([0, 1]), np.array([0.3, 0.7])], {}),
+    ]:
+        assert_close(run(op, inputs, options), run(op, inputs, options, "textbook", "cpu"), np.float64)
+    for op, inputs in {"gelu": [x], "layer_norm": [x, 2, x[0], None], "rms_norm": [x, 2, x[0]]}.items():
+        half, expected = (
+            run(op, inputs, {}, kernels, device, np.float16)
+            for kernels, device in (("fast", "cuda"), ("textbook", "cpu"))
+        )
+        for a, b in zip(half, expected):
+            assert b is None or (a.dtype == np.float16 and np.allclose(a, b, atol=0.01))
+
+
+def test_the_kernels_are_chosen_by_where_the_arrays_are():
+    weight, ids = randn(5, 3), np.array([1, 2])
+    for choice, device, op in [("fast", "cpu", FAST), ("fast", "cuda", CUDA)]:
+        with use_kernels(choice):
+            x = Tensor(randn(2, 3), True, device=device)
+            assert F.gelu(x).grad_fn.function is op["gelu"]
+    with use_kernels("fast"):  # no CUDA twin: the textbook, and not the CPU's
+        table = Tensor(weight, True, device="cuda")
+        assert F.embedding(to_device(ids, "cuda"), table).grad_fn.function is Embedding
+        with use_kernels("textbook"):
+            assert F.gelu(table).grad_fn.function not in (*FAST.values(), *CUDA.values())
+        assert F.gelu(table).grad_fn.function is CUDA["gelu"]
+
+
+class Halved(Function):
+    @staticmethod
+    def forward(ctx, x, dim):
+        return Softmax.forward(ctx, x, dim) / 2
+
+    @staticmethod
+    def backward(ctx, dout):
+        return Softmax.backward(ctx, dout / 2)
+
+
+def test_an_op_of_ones_own_runs_on_both_devices_and_a_twin_only_on_its_own():
+    for device in ("cpu", "cuda"):
+        with use_kernels({"softmax": Halved}):
+            assert F.softmax(Tensor(randn(3), device=device), -1).sum().item() == pytest.approx(0.5)
+    with use_kernels("fast"), use_kernels({"gelu": FastGelu}):
+        assert F.gelu(Tensor(randn(3), True, device="cuda")).grad_fn.function is CUDA["gelu"]
+    with use_kernels({"gelu": CUDA["gelu"]}):
+        assert F.gelu(Tensor(randn(3), True)).grad_fn.function is not CUDA["gelu"]
+        assert F.gelu(Tensor(randn(3), True, device="cuda")).grad_fn.function is CUDA["gelu"]
+    assert switches.kernels == switches.cuda_kernels == {}
+
+
+def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():
+    x = to_device(np.zeros((4, 4)), "cuda")
+    with pytest.raises(
+        ValueError, match=r"kernel gelu_forward: an array of shape \(4, 2\) does not lie in memory row by row"
+    ):
+        launch.launch(gelu.SOURCE, "gelu_forward", x, 1, 32, [x[:, :2]])
+    launch.launch("not even a source", "nothing", x, (3, 0), 32, [x])
+
+
+# --- optimisers ---
+
+SHAPES = [(1,), (31,), (0,), (33, 5), (1025,), (), (16385,)]
+
+
+def train(kind, kernels, device, dtype, **options):
+    """Parameters, gradients, norms and moments after three steps, of which the second leaves one parameter out."""
+    parameters = [Tensor(randn(*shape).astype(dtype), True, device=device) for shape in SHAPES]
+    groups = [{"params": parameters[:3], "weight_decay": 0.0}, {"params": parameters[3:], "lr": 0.1}]
+    optimizer, norms = kind(groups, **options), []
+    with use_kernels(kernels):
+        for step, max_norm in enumerate([1e9, 1.0, 1.0]):
+            for i, p in enumerate(parameters):
+                gradient = 100 * randn(*p.shape, seed=step + 1)
+                p.grad = None if (i, step) == (3, 1) else to_device(np.asarray(gradient, dtype), device)
+            norms.append(optim.clip_grad_norm_(parameters, max_norm))
+            optimizer.step()
+    states = optimizer.state_dict()["state"]
+    assert [states[i]["step"] for i in range(7)] == [3, 3, 3, 2, 3, 3, 3]
+    moments = [states[i][name] for name in ("exp_avg", "exp_avg_sq") for i in range(7)]
+    arrays = [*[p.data for p in parameters], *[p.grad for p in parameters], *norms, *moments]
+    return [np.asarray(x) if isinstance(x, np.generic) else to_numpy(x) for x in arrays]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (optim.Adam, {"weight_decay": 0.3}),
+        (optim.AdamW, {"weight_decay": 0.3, "betas": (0.8, 0.95), "eps": 0.1}),
+        (optim.AdamW, {"betas": (0.0, 0.0)}),
+        (optim.AdamW, {"betas": (0.9, 0.9999)}),
+    ],
+)
+def test_adam_clipping_and_norm_equal_the_textbook(kind, options, dtype):
+    expected = train(kind, "textbook", "cpu", np.float64, **options)
+    assert_close(train(kind, "fast", "cuda", dtype, **options), expected, dtype)
+
+
+def test_a_step_can_be_left_out_by_the_gpu_and_nobody_waits(cuda):
+    p = Tensor(randn(40), True, device="cuda")
+    optimizer = optim.AdamW([p], lr=0.1)
+    yes, no = (to_device(np.array(b), "cuda") for b in (True, False))
+    with use_kernels("fast"):
+        seen = []
+        for when in (yes, no, yes):
+            p.grad = to_device(randn(40, seed=5), "cuda")
+            cuda.reset()
+            optim.clip_grad_norm_([p], 1.0)
+            optimizer.step(when)
+            assert cuda.synchronisations == cuda.to_host == 0
+            state = optimizer.state[0]
+            seen.append([x.get() for x in (p.data, state["exp_avg"], state["exp_avg_sq"], state["step"])])
+    for before, after in zip(*seen[:2]):
+        assert np.array_equal(before, after)
+    assert seen[2][3] == 2 and (seen[2][0] != seen[1][0]).all()
+
+
+def test_parameters_with_gaps_or_of_16_bits_are_updated_too():
+    results = []
+    for kernels, device in (("textbook", "cpu"), ("fast", "cuda")):
+        even, half = Tensor(randn(6, 4), True, device=device), Tensor(randn(5).astype(np.float16), True, device=device)
+        even.data = even.data[:, ::2]
+        even.grad, half.grad = (to_device(randn(*p.shape, seed=1).astype(p.dtype), device) for p in (even, half))
+        with use_kernels(kernels):
+            norm = optim.clip_grad_norm_([even, half], 1.0)
+            optim.AdamW([even, half], lr=0.1).step()
+        results.append([np.asarray(norm) if device == "cpu" else norm.get(), *map(to_numpy, (even.data, half.data))])
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2e-3)
+
+
+def test_nothing_in_a_step_waits_for_the_gpu(cuda):
+    x, weight, bias = (Tensor(randn(*shape), True, device="cuda") for shape in ((6, 8), (8, 8), (8,)))
+    targets = to_device(labels(8, 6), "cuda")
+    with use_kernels("fast"):
+        optimizer = optim.AdamW([x, weight, bias])
+        for _ in range(2):
+            cuda.reset()
+            out = F.layer_norm(F.linear_gelu(x, weight, bias), 8, bias, bias)
+            (F.linear_cross_entropy(F.rms_norm(F.gelu(out), 8, bias), weight, targets) * 0.5).backward()
+            optim.clip_grad_norm_([x, weight, bias], 1.0)
+            optimizer.step(module_of(targets).isfinite(x.grad).all())
+            optimizer.zero_grad()
+    assert cuda.synchronisations == cuda.to_host == 0
+
+
+# --- mutants: kernels with a fault, each of which some test must notice ---
+
+MUTANTS = {
+    "bound off by one": (gelu, "i >= size", "i > size", "gelu none 33"),
+    "stride of one": (layer_norm, "c += 32", "c += 31", "layer_norm 1025"),
+    "block too narrow": (cross_entropy, "c += blockDim.x", "c += 256 - 1", "cross_entropy 1025"),
+    "bias forgotten": (gelu, "has_bias ? bias[c] : real(0)", "0", "linear_gelu 33"),
+    "slope without its factor 3": (gelu, "3 * c1", "c1", "gelu tanh 33"),
+    "no eps": (layer_norm, "/ columns + eps", "/ columns", "layer_norm eps"),
+    "sum for mean": (layer_norm, "squares) / columns", "squares)", "layer_norm 33"),
+    "variance with n - 1": (layer_norm, "squares) / columns", "squares) / (columns - 1)", "layer_norm 33"),
+    "one lane's sum": (layer_norm, "m = warp_sum(m) / columns", "m = m / columns", "layer_norm 33"),
+    "no projection": (layer_norm, "- normalized * projection", "", "layer_norm 33"),
+    "a mean in RMS norm": (
+        layer_norm,
+        "centered ? warp_sum(sum) / columns : real(0)",
+        "warp_sum(sum) / columns",
+        "rms_norm 33",
+    ),
+    "missing barrier": (layer_norm, "    __syncthreads();\n", "", "layer_norm 33"),
+    "barrier in a branch": (layer_norm, "    __syncthreads();\n", "if (warp == 0) __syncthreads();\n", "layer_norm 33"),
+    "a warp left out": (layer_norm, "int other = 1", "int other = 2", "layer_norm 33"),
+    "rows of the next slice": (
+        layer_norm,
+        "min(start + height, rows)",
+        "min(start + height + 1, rows)",
+        "layer_norm rows 1023",
+    ),
+    "no rescaling": (cross_entropy, "sum * exp(largest - x) + 1", "sum + 1", "cross_entropy 1025"),
+    "-inf": (cross_entropy, "if (x != -infinity())", "if (true)", "cross_entropy with hidden classes"),
+    "overflow": (cross_entropy, "sum += exp(x - largest)", "sum += exp(x)", "cross_entropy 3000 classes"),
+    "no truth": (cross_entropy, "prob - (c == target)", "prob", "cross_entropy 33"),
+    "ignored rows learn": (cross_entropy, "target < 0 ? real(0) : dlosses", "dlosses", "cross_entropy sum"),
+    "warps' sums read too early": (
+        launch,
+        "    if (lane == 0) of_warp[warp] = value;\n    __syncthreads();\n",
+        "    if (lane == 0) of_warp[warp] = value;\n",
+        "cross_entropy 1025",
+    ),
+    "half a warp": (launch, "distance = 16", "distance = 8", "layer_norm 33"),
+}
+
+FAULTS_OF_ADAM = {
+    "bound off by one": (many_arrays, "chunk.start + chunk_size, sizes[", "chunk.start + chunk_size + 1, sizes["),
+    "beyond the array": (many_arrays, "min(chunk.start + chunk_size, sizes[chunk.array])", "chunk.start + chunk_size"),
+    "always the first piece": (many_arrays, "chunks[2 * blockIdx.x + 1]", "0"),
+    "no correction of the mean": (adam, "mean / correction1", "mean"),
+    "correction of the square without a root": (adam, "correction2 = sqrt(", "correction2 = ("),
+    "decay is not decoupled": (adam, "if (decoupled)", "if (false)"),
+    "decay without the learning rate": (adam, "1 - lr * decay", "1 - decay"),
+    "a gradient for its square": (adam, "one_minus_beta2 * g * g", "one_minus_beta2 * g"),
+    "eps inside the root": (adam, "sqrt(square) / correction2 + eps", "sqrt(square + eps) / correction2"),
+    "not scaled": (adam, "load(array, i) * *factor", "load(array, i)"),
+    "sum without squares": (adam, "sum += x * x", "sum += x"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_ADAM)
+def test_a_fault_in_the_optimiser_is_noticed(fault, monkeypatch):
+    module, old, new = FAULTS_OF_ADAM[fault]
+    assert old in adam.SOURCE and old in module.SOURCE
+    monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace(old, new))
+    options = {"weight_decay": 0.3, "betas": (0.8, 0.95), "eps": 0.1}
+    with pytest.raises((AssertionError, KernelError)):
+        test_adam_clipping_and_norm_equal_the_textbook(optim.AdamW, options, np.float64)
+
+
+def test_a_step_that_ignores_when_is_noticed(cuda, monkeypatch):
+    assert "if (!*when) return;" in adam.SOURCE
+    monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace("if (!*when) return;", "(void)when;"))
+    with pytest.raises(AssertionError):
+        test_a_step_can_be_left_out_by_the_gpu_and_nobody_waits(cuda)
+
+
+@pytest.mark.parametrize("fault", MUTANTS)
+def test_a_faulty_kernel_is_noticed(fault, monkeypatch):
+    module, old, new, case = MUTANTS[fault]
+    name = "PRELUDE" if module is launch else "SOURCE"
+    source = getattr(module, name)
+    assert old in source
+    monkeypatch.setattr(module, name, source.replace(old, new))
+    launch.compiled.cache_clear()
+    with pytest.raises((AssertionError, KernelError)):
+        test_a_kernel_equals_the_textbook(case, np.float64)
+    launch.compiled.cache_clear()

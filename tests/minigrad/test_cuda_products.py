@@ -1,0 +1,305 @@
+"""Products on a GPU: cuBLAS's arguments, which an emulation takes literally; the linear layer; precision; dropout."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from minigrad import Tensor, autocast, manual_seed, no_grad, switches, use_kernels
+from minigrad.autograd import Context
+from minigrad.backend import module_of, to_device, to_numpy
+from minigrad.functional.linalg import Matmul
+from minigrad.functional.stochastic import Dropout
+from minigrad.kernels.cuda import dropout
+from minigrad.kernels.cuda.dropout import CudaDropout
+from minigrad.kernels.cuda.products import CudaLinear, column_sums, multiply
+from minigrad.precision import bfloat16, round_bfloat16
+from tests.cuda_emulation import cublas
+from tests.cuda_emulation.run import KernelError
+
+pytestmark = [
+    pytest.mark.emulation,
+    pytest.mark.oracle("ml_dtypes"),
+    pytest.mark.usefixtures("cuda"),
+    pytest.mark.cpu_only("these tests have a GPU of their own"),
+]
+
+
+def randn(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def on_gpu(x, layout="rows"):
+    """x as it would lie in memory after a transposition, or as a part of something larger."""
+    if layout == "columns":
+        return to_device(np.ascontiguousarray(x.swapaxes(-1, -2)), "cuda").swapaxes(-1, -2)
+    if layout == "part of rows":  # lines are further apart than they are long
+        wide = np.concatenate([x, x], axis=-1)
+        return to_device(wide, "cuda")[..., : x.shape[-1]]
+    if layout == "every second column":
+        return to_device(np.repeat(x, 2, axis=-1), "cuda")[..., ::2]
+    return to_device(x, "cuda")
+
+
+LAYOUTS = ["rows", "columns", "part of rows", "every second column"]
+SIZES = [
+    ((), 3, 4, 5),
+    ((2,), 3, 4, 5),
+    ((3,), 31, 33, 65),
+    ((2,), 1, 1, 1),
+    ((), 1, 7, 1),
+    ((), 5, 1, 3),
+    ((2,), 4, 3, 1),
+]
+
+
+@pytest.mark.parametrize("x_layout", LAYOUTS)
+@pytest.mark.parametrize("y_layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("lead", "M", "K", "N"), SIZES)
+def test_multiply_reads_every_layout(lead, M, K, N, dtype, x_layout, y_layout):
+    x, y = randn(*lead, M, K).astype(dtype), randn(*lead, K, N, seed=1).astype(dtype)
+    out = multiply(on_gpu(x, x_layout), on_gpu(y, y_layout), scale=0.5)
+    assert out.dtype == dtype
+    np.testing.assert_allclose(to_numpy(out), 0.5 * (x @ y), rtol=1e-5, atol=1e-5)
+
+
+def test_multiply_adds_to_a_part_of_an_array():
+    whole, x, y = randn(3, 6, 5), randn(3, 2, 4), randn(3, 4, 5)
+    out = to_device(whole, "cuda")
+    assert multiply(to_device(x, "cuda"), to_device(y, "cuda"), out=out[:, 1:3], scale=2.0, add=True) is not None
+    expected = whole.copy()
+    expected[:, 1:3] += 2 * (x @ y)
+    np.testing.assert_allclose(to_numpy(out), expected)
+
+
+def test_multiply_of_nothing():
+    xp = module_of(to_device(np.zeros(1), "cuda"))
+    ones = xp.ones((2, 3), np.float32)
+    assert not to_numpy(multiply(xp.zeros((2, 0), np.float32), xp.zeros((0, 3), np.float32), out=ones.copy())).any()
+    kept = multiply(xp.zeros((2, 0), np.float32), xp.zeros((0, 3), np.float32), out=ones, add=True)
+    assert to_numpy(kept).all()
+    assert multiply(xp.zeros((0, 4)), xp.zeros((4, 3))).shape == (0, 3)
+
+
+def test_multiply_says_what_does_not_fit():
+    x, y = (to_device(randn(3, 3).astype(dtype), "cuda") for dtype in (np.float32, np.float64))
+    with pytest.raises(TypeError, match="float32 @ float64 cannot be written to float32"):
+        multiply(x, y)
+    with pytest.raises(TypeError, match="float32 @ float32 cannot be written to float64"):
+        multiply(x, x, out=y)
+    with pytest.raises(TypeError, match=r"cannot be written to float32 with strides \(4, 12\)"):
+        multiply(x, x, out=x.copy().T)
+
+
+def test_bfloat16_is_summed_in_float32():
+    x, y = (round_bfloat16(randn(7, 9).astype(np.float32)) for _ in range(2))
+    halves = [to_device(z, "cuda").astype(bfloat16()) for z in (x, y.T)]
+    out = multiply(*halves)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(to_numpy(out), x @ y.T, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(column_sums(halves[0])), x.sum(axis=0), rtol=1e-6, atol=1e-6)
+
+
+# --- the linear layer ---
+
+LINEAR = {
+    "a batch": [randn(2, 3, 5), randn(7, 5), randn(7)],
+    "no bias": [randn(4, 5), randn(7, 5), None],
+    "a vector": [randn(5), randn(3, 5), randn(3)],
+    "no rows": [randn(0, 5), randn(3, 5), randn(3)],
+    "no inputs": [randn(4, 0), randn(3, 0), randn(3)],
+    "no outputs": [randn(4, 2), randn(0, 2), randn(0)],
+}
+
+
+def outputs(op, inputs, kernels, device, dtype):
+    tensors = [x if x is None else Tensor(x, dtype=dtype, device=device, requires_grad=True) for x in inputs]
+    with use_kernels(kernels):
+        out = op(*tensors)
+        out.backward(to_device(randn(*out.shape, seed=9).astype(dtype), device))
+    return out, [to_numpy(x) for x in (out.data, *[t.grad for t in tensors if t is not None])]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", LINEAR)
+def test_linear_equals_the_textbook(case, dtype):
+    out, found = outputs(F.linear, LINEAR[case], "fast", "cuda", dtype)
+    assert out.grad_fn.function is CudaLinear
+    _, expected = outputs(F.linear, LINEAR[case], "textbook", "cpu", dtype)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["a batch", "a vector"])
+def test_linear_in_mixed_precision(case):
+    rounded = [round_bfloat16(x.astype(np.float32)) for x in LINEAR[case][:2]] + [LINEAR[case][2]]
+    _, expected = outputs(F.linear, rounded, "textbook", "cpu", np.float32)
+    with autocast():
+        _, found = outputs(F.linear, LINEAR[case], "fast", "cuda", np.float32)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * max(1, np.abs(b).max()))
+
+
+def test_frozen_weights_cost_no_products():
+    x, weight = Tensor(randn(4, 5), device="cuda", requires_grad=True), Tensor(randn(3, 5), device="cuda")
+    with use_kernels("fast"):
+        out = F.linear(x, weight)
+        cublas.calls.clear()
+        out.sum().backward()
+    assert len(cublas.calls) == 1
+    assert x.grad.shape == (4, 5) and weight.grad is None
+
+
+# --- leading axes ---
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (2, 0, 5), (2, 3, 4, 5)])
+def test_one_matrix_on_the_right_makes_one_matrix_of_the_left(shape, cuda):
+    """A batch of products would be slow on a GPU, and CuPy has none for bfloat16."""
+    x, weight, dout = randn(*shape), randn(5, 3, seed=1), randn(*shape[:-1], 3, seed=2)
+    with cuda_products() as seen:
+        ctx = Context()
+        out = Matmul.forward(ctx, *[to_device(z, "cuda") for z in (x, weight)])
+        dx, dweight = Matmul.backward(ctx, to_device(dout, "cuda"))
+    assert seen and max(seen) == 2
+    np.testing.assert_allclose(to_numpy(out), x @ weight)
+    np.testing.assert_allclose(to_numpy(dx), dout @ weight.T)
+    np.testing.assert_allclose(to_numpy(dweight), x.reshape(-1, 5).T @ dout.reshape(-1, 3), atol=1e-12)
+
+
+class cuda_products:
+    """Notes the number of axes in each `@` of device arrays."""
+
+    def __enter__(self):
+        self.array = type(to_device(np.zeros(1), "cuda"))
+        self.matmul, seen = self.array.__matmul__, []
+
+        def noted(x, y):
+            seen.append(max(x.ndim, y.ndim))
+            return self.matmul(x, y)
+
+        self.array.__matmul__ = noted
+        return seen
+
+    def __exit__(self, *exc):
+        self.array.__matmul__ = self.matmul
+
+
+# --- precision ---
+
+
+def test_tf32_is_asked_for_in_the_block_only():
+    x = Tensor(randn(4, 5), dtype=np.float32, device="cuda", requires_grad=True)
+    cublas.calls.clear()
+    with use_kernels("fast"):
+        F.linear(x, x)
+        with autocast("tf32"):
+            out = F.linear(x, x)
+            with autocast("tf32", enabled=False):
+                F.linear(x, x)
+            out.sum().backward()
+        F.linear(x.to(np.float64), x.to(np.float64))
+    assert [compute for *_, compute in cublas.calls] == [68, 77, 68, 77, 77, 70]
+    assert switches.tf32 is False
+    exact = to_numpy(x.data) @ to_numpy(x.data).T
+    assert 0 < np.abs(to_numpy(out.data) - exact).max() < 2**-10 * np.abs(exact).max()
+
+
+def test_tf32_changes_nothing_on_the_cpu():
+    x = Tensor(randn(4, 5), dtype=np.float32)
+    with autocast("tf32"):
+        inside = x @ x.T
+    np.testing.assert_array_equal(inside.data, (x @ x.T).data)
+
+
+def test_precisions_do_not_add_up():
+    with autocast():
+        with autocast("tf32"):
+            assert switches.tf32 and switches.autocast is None
+        assert not switches.tf32 and switches.autocast is not None
+
+
+def test_a_fused_kernel_that_takes_bfloat16_runs_fused():
+    inputs = [
+        Tensor(randn(*shape), dtype=np.float32, device="cuda", requires_grad=True) for shape in ((4, 5), (3, 5), (3,))
+    ]
+    with use_kernels("fast"), autocast():
+        out = F.linear_gelu(*inputs)
+        assert out.grad_fn.function.__name__ == "CudaLinearGelu"
+        out.sum().backward()
+    assert out.dtype == np.float32 and all(x.grad.dtype == np.float32 for x in inputs)
+    with use_kernels("textbook"), autocast():
+        assert F.linear_gelu(*inputs).grad_fn.function.__name__ == "Gelu"
+
+
+def test_products_without_a_kernel_are_rounded_as_on_the_cpu():
+    x, y = (round_bfloat16(randn(2, 3, 3, seed=i).astype(np.float32)) for i in range(2))
+    with use_kernels("fast"), autocast(), no_grad():
+        out = Tensor(x, device="cuda") @ Tensor(y, device="cuda")
+    np.testing.assert_array_equal(to_numpy(out.data), round_bfloat16(x @ y))
+
+
+def test_linear_keeps_half_as_much_for_backward_in_mixed_precision():
+    x, weight = (Tensor(randn(4, 5), dtype=np.float32, device="cuda", requires_grad=True) for _ in range(2))
+    with use_kernels("fast"), autocast():
+        saved = F.linear(x, weight).grad_fn.saved()
+    assert saved["x"].dtype == saved["weight"].dtype == bfloat16()
+
+
+# --- dropout ---
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(), (7,), (8,), (9,), (0, 3), (5, 4, 511)])
+def test_dropout_draws_what_numpy_draws(shape, p, dtype):
+    x, stream = randn(*shape).astype(dtype), (2**70 + 5, 3)
+    ours, theirs = Context(), Context()
+    found = CudaDropout.forward(ours, to_device(np.asarray(x), "cuda"), p, stream)
+    np.testing.assert_array_equal(to_numpy(found), Dropout.forward(theirs, np.asarray(x), p, stream))
+    found = CudaDropout.backward(ours, to_device(np.asarray(x), "cuda"))[0]
+    np.testing.assert_array_equal(to_numpy(found), Dropout.backward(theirs, np.asarray(x))[0])
+    assert found.dtype == dtype
+
+
+def test_dropout_reads_every_layout():
+    x = randn(5, 6)
+    drawn = []
+    for device in ("cpu", "cuda"):
+        manual_seed(3)
+        with use_kernels("fast"):
+            drawn.append(to_numpy(F.dropout(Tensor(x, device=device).T, 0.5).data))
+    np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("round < 10", "round < 9"),
+        ("{n + 1, 0,", "{n, 0,"),
+        ("i % 2 * 32", "(1 - i % 2) * 32"),
+        ("uniform >= p", "uniform > p + 0.01f"),
+        ("8 * eight + i < size", "8 * eight + i <= size"),
+        ("high0 ^ c[3] ^ key1", "high0 ^ c[3] ^ key0"),
+    ],
+)
+def test_planted_mistakes_in_dropout_are_found(right, wrong, monkeypatch):
+    assert right in dropout.SOURCE
+    monkeypatch.setattr(dropout, "SOURCE", dropout.SOURCE.replace(right, wrong))
+    with pytest.raises((AssertionError, KernelError)):
+        test_dropout_draws_what_numpy_draws((5, 4, 511), 0.1, np.float64)
+
+
+@pytest.mark.parametrize("argument", ["y_line", "x_line", "out_line", "x_stride", "y_stride", "out_stride"])
+def test_planted_mistakes_in_the_arguments_of_cublas_are_found(argument, monkeypatch):
+    position = {"y_line": 9, "y_stride": 10, "x_line": 13, "x_stride": 14, "out_line": 18, "out_stride": 19}[argument]
+    gemm = cublas.gemmStridedBatchedEx
+
+    def wrong(*args):
+        return gemm(*args[:position], args[position] - 1, *args[position + 1 :])
+
+    monkeypatch.setattr(cublas, "gemmStridedBatchedEx", wrong)
+    with pytest.raises((AssertionError, ValueError)):
+        test_multiply_reads_every_layout((3,), 31, 33, 65, np.float64, "rows", "rows")

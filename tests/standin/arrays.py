@@ -1,0 +1,514 @@
+"""The stand-in for `cupy.ndarray`: a NumPy array that behaves as if it were on a GPU.
+
+It is a wrapper, no subclass, so that NumPy cannot get at the numbers by itself. What CuPy refuses is refused:
+implicit conversion (`np.asarray(x)`), arithmetic between the two kinds of arrays, names and arguments that CuPy lacks.
+What CuPy allows although it waits for the device (`float(x)`, `if x`, masks as indices) is counted. And some of what
+CuPy allows silently is refused as well, because it is a slip whenever it happens in this project: `np.exp(x)`, writing
+a NumPy array into a device array, indexing with one, assigning twice to one place.
+"""
+
+import functools
+import importlib
+
+import numpy as np
+
+from tests.cuda_emulation.run import remember
+
+from . import counters
+from .signatures import NAMES, check_call
+
+DTYPES = "?bBhHiIlLqQefdFD"
+
+
+def lenient():
+    """May whoever asks look at device arrays as if they were NumPy's? See second_device.py."""
+    return False
+
+
+class ndarray:
+    """A strict device array; see the top of this file. `_host` is where the numbers are."""
+
+    __slots__ = ("_host", "base", "device", "__weakref__")
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        if memptr is not None or strides is not None:
+            raise NotImplementedError("the stand-in has no memory pointers")
+        self._host, self.base, self.device = np.empty(shape, _supported(dtype), order), None, current_device()
+
+    # --- attributes ---
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    itemsize = property(lambda self: self._host.itemsize)
+    nbytes = property(lambda self: self._host.nbytes)
+    strides = property(lambda self: self._host.strides)
+    T = property(lambda self: view(self, self._host.T))
+    mT = property(lambda self: view(self, self._host.mT))
+    real = property(lambda self: view(self, self._host.real))
+    imag = property(lambda self: view(self, self._host.imag))
+    flags = property(lambda self: Flags(self))
+    data = property(lambda self: Pointer(self))
+
+    # --- what NumPy must not do with it ---
+
+    def __array__(self, dtype=None, copy=None):
+        if lenient():
+            return np.array(self._host, dtype, copy=copy)
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        scalar_first = method == "__call__" and isinstance(inputs[0], np.generic) and len(inputs) == 2
+        if scalar_first and not options and inputs[1] is self:  # np.float32(2) * x
+            return elementwise(ufunc.__name__, *inputs)
+        if lenient():
+            return _for_a_test(getattr(ufunc, method), inputs, options)
+        if any(isinstance(x, np.ndarray) for x in (*inputs, *options.get("out", ()))):
+            raise TypeError(
+                f"Unsupported type <class 'numpy.ndarray'>: np.{ufunc.__name__} of a NumPy and a CuPy array"
+            )
+        raise TypeError(f"np.{ufunc.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{ufunc.__name__}")
+
+    def __array_function__(self, func, types, args, kwargs):
+        if lenient():
+            return _for_a_test(func, args, kwargs)
+        raise TypeError(f"np.{func.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{func.__name__}")
+
+    # --- what waits for the device ---
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        """A copy on the host."""
+        counters.synchronise(copies=1)
+        if out is None:
+            return self._host.copy(order)
+        out[...] = self._host
+        return out
+
+    def item(self):
+        counters.synchronise(copies=1)
+        return self._host.item()
+
+    def tolist(self):
+        counters.synchronise(copies=1)
+        return self._host.tolist()
+
+    def tobytes(self, order="C"):
+        counters.synchronise(copies=1)
+        return self._host.tobytes(order)
+
+    def nonzero(self):
+        counters.synchronise()
+        return tuple(wrap(found) for found in self._host.nonzero())
+
+    def __bool__(self):
+        counters.synchronise(copies=1)
+        return bool(self._host)
+
+    def __int__(self):
+        counters.synchronise(copies=1)
+        return int(self._host)
+
+    def __float__(self):
+        counters.synchronise(copies=1)
+        return float(self._host)
+
+    def __complex__(self):
+        counters.synchronise(copies=1)
+        return complex(self._host)
+
+    def __repr__(self):
+        counters.synchronise(copies=1)
+        return repr(self._host)
+
+    def __str__(self):
+        counters.synchronise(copies=1)
+        return str(self._host)
+
+    def __format__(self, spec):
+        counters.synchronise(copies=1)
+        return format(self._host.item() if self.ndim == 0 else self._host, spec)
+
+    def __reduce__(self):
+        counters.synchronise(copies=1)
+        return _unpickled, (self._host.copy(),)
+
+    # --- copies, views and the rest ---
+
+    def __copy__(self):
+        return wrap(self._host.copy())
+
+    def __deepcopy__(self, memo):
+        return wrap(self._host.copy())
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def set(self, arr, stream=None):
+        """Overwrite with a NumPy array of the same shape and dtype."""
+        if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
+            raise TypeError("ndarray.set takes a NumPy array of the same shape and dtype")
+        counters.upload()
+        self._host[...] = arr
+
+    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        return result(self._host.astype(_supported(dtype), order=order, copy=copy), self)
+
+    def view(self, dtype=None, type=None):
+        return view(self, self._host.view() if dtype is None else self._host.view(_supported(dtype)))
+
+    def scatter_add(self, slices, value):
+        scatter(self, slices, value, np.add)
+
+    # --- indexing ---
+
+    def __getitem__(self, index):
+        found = self._host[host_index(index, self.shape)]
+        return view(self, found) if isinstance(found, np.ndarray) and found.base is not None else wrap(found)
+
+    def __setitem__(self, index, value):
+        if isinstance(value, np.ndarray) and not lenient():
+            raise TypeError("a NumPy array is written into a CuPy array, which copies silently: use xp.asarray first")
+        index = host_index(index, self.shape)
+        if isinstance(value, ndarray) and value.size > 1:
+            _check_places_differ(index, self.shape)
+        self._host[index] = value if isinstance(value, np.ndarray) else unwrap(value)
+
+
+class Flags:
+    """Where the numbers lie. As in CuPy, an array owns its memory unless it is a view of another."""
+
+    def __init__(self, array):
+        self.c_contiguous, self.f_contiguous = array._host.flags.c_contiguous, array._host.flags.f_contiguous
+        self.forc, self.fnc = array._host.flags.forc, array._host.flags.fnc
+        self.owndata = array.base is None
+
+    def __getitem__(self, name):
+        return getattr(self, name.lower())
+
+
+class Pointer:
+    """The address of an array's first element, on the (imagined) device."""
+
+    def __init__(self, array):
+        self.ptr, self.device = array._host.__array_interface__["data"][0], array.device
+        remember(array._host)  # the address may be handed to a kernel
+
+
+def _supported(dtype):
+    dtype = np.dtype(dtype)
+    if dtype.char not in DTYPES and dtype.name != "bfloat16":
+        raise ValueError(f"Unsupported dtype {dtype}")
+    return dtype
+
+
+def _for_a_test(function, args, options):
+    """`function` of NumPy, on the host; of device arrays alone the result is one, as CuPy would have it."""
+    out = function(*_on_host(args), **_on_host(options))
+    alone = not any(isinstance(x, np.ndarray) for x in [*args, *options.values()])
+    return wrap(out) if alone and device_arrays(args) else out
+
+
+def _on_host(value):
+    if isinstance(value, dict):
+        return {key: _on_host(part) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(_on_host, value))
+    return value._host if isinstance(value, ndarray) else value
+
+
+def _unpickled(host):
+    counters.upload()
+    return wrap(host)
+
+
+# --- between the two sides -------------------------------------------------------------------------------------------
+
+_devices = [0]  # a stack: `with Device(1)` puts one on top
+_device_objects = {}
+
+
+def current_device():
+    """The device on which new arrays are made."""
+    if _devices[-1] not in _device_objects:
+        from .cuda import Device
+
+        _device_objects[_devices[-1]] = Device(_devices[-1])
+    return _device_objects[_devices[-1]]
+
+
+def wrap(host):
+    """What a NumPy function returned, as CuPy returns it: arrays (0-d ones too) on the device."""
+    if isinstance(host, tuple | list):
+        return type(host)(*map(wrap, host)) if hasattr(host, "_fields") else type(host)(map(wrap, host))
+    if not isinstance(host, np.ndarray | np.generic):
+        return host
+    array = object.__new__(ndarray)
+    array._host, array.base, array.device = np.asarray(host), None, current_device()
+    _supported(array._host.dtype)
+    return array
+
+
+def view(owner, host):
+    """`host`, which shares memory with the device array `owner`."""
+    array = wrap(host)
+    array.base = owner if owner.base is None else owner.base
+    array.device = owner.device
+    return array
+
+
+def result(host, *inputs):
+    """`host` as a device array: one of the inputs itself, a view of one, or a new array."""
+    if isinstance(host, tuple | list):
+        return type(host)([result(part, *inputs) for part in host])
+    if not isinstance(host, np.ndarray):
+        return wrap(host)
+    for x in inputs:
+        if host is x._host:
+            return x
+        if host.base is not None and np.may_share_memory(host, x._host):
+            return view(x, host)
+    array = wrap(host)
+    if inputs:
+        array.device = inputs[0].device
+    return array
+
+
+def unwrap(value):
+    """The NumPy side of a device array, a number or a dtype. Raises TypeError for a NumPy array."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>: move it to the device first, with xp.asarray")
+    if type(value) in (tuple, list):
+        return type(value)(map(unwrap, value))
+    return value
+
+
+def device_arrays(*values):
+    """The device arrays among the values, and inside tuples, lists and dictionaries. They must be on one device."""
+    found = []
+    for value in values:
+        if isinstance(value, ndarray):
+            found.append(value)
+        elif isinstance(value, tuple | list | dict):
+            found += device_arrays(*(value.values() if isinstance(value, dict) else value))
+    if len({array.device.id for array in found}) > 1:
+        raise ValueError("Array device must be same as the current device: arrays of two devices are mixed")
+    return found
+
+
+# --- indices ---------------------------------------------------------------------------------------------------------
+
+
+def host_index(index, shape):
+    """An index for the NumPy side. Integers in arrays wrap around as on a GPU; masks make the host wait."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    parts = [_index_part(part) for part in parts]
+    axis, axes_named = 0, sum(_axes_of(part) for part in parts)
+    for place, part in enumerate(parts):
+        if part is Ellipsis:
+            axis += len(shape) - axes_named
+        elif isinstance(part, np.ndarray) and part.dtype.kind in "iu":
+            if shape[axis] == 0 and part.size:
+                raise IndexError("Index is out of bounds for an axis of length 0")
+            parts[place] = part.astype(np.int64) % max(shape[axis], 1)
+        axis += _axes_of(part)
+    return tuple(parts)
+
+
+def _index_part(part):
+    if isinstance(part, np.ndarray):
+        if lenient():
+            return part
+        raise TypeError("a CuPy array is indexed with a NumPy array, which copies silently: use xp.asarray first")
+    if isinstance(part, list):
+        counters.upload()
+        part = wrap(np.asarray(part, None if part else np.int64))
+    if not isinstance(part, ndarray):
+        return part
+    if part.dtype.kind == "b":
+        counters.synchronise()  # how many are True?
+    return part._host
+
+
+def _axes_of(part):
+    """How many axes of the array this part of an index uses up."""
+    if part is None or part is Ellipsis or isinstance(part, bool | np.bool_):
+        return 0
+    return part.ndim if isinstance(part, np.ndarray) and part.dtype.kind == "b" else 1
+
+
+def _check_places_differ(index, shape):
+    arrays = [part for part in index if isinstance(part, np.ndarray) and part.dtype.kind in "iu"]
+    if not arrays or any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in index):
+        return
+    places = np.stack([array.ravel() for array in np.broadcast_arrays(*arrays)])
+    if np.unique(places, axis=1).shape[1] < places.shape[1]:
+        raise ValueError("one place is assigned twice, and which value wins is undefined on a GPU: use scatter_add")
+
+
+SCATTERS = "ifdFD" + "IQLe"  # int64 is missing: there is no atomic addition for it
+
+
+def scatter(array, slices, value, ufunc):
+    """`ufunc.at(array, slices, value)`, for the dtypes that a GPU can add atomically."""
+    if array.dtype.char not in SCATTERS:
+        raise TypeError(f"cupy.{ufunc.__name__}.at does not take {array.dtype}")
+    ufunc.at(array._host, host_index(slices, array.shape), np.asarray(unwrap(value)).astype(array.dtype, copy=False))
+
+
+# --- elementwise functions and operators -----------------------------------------------------------------------------
+
+
+def elementwise(name, *inputs, out=None, casting="same_kind", dtype=None):
+    """CuPy's ufunc `name`: NumPy's arithmetic in the dtypes that CuPy would compute in."""
+    arrays = device_arrays(*inputs, out)
+    for x in inputs:
+        if not isinstance(x, ndarray | np.generic | bool | int | float | complex):
+            raise TypeError(f"Unsupported type {type(x)} in cupy.{name}")
+    hosts = [unwrap(x) for x in inputs]
+    takes, gives = loop(name, NAMES["ufuncs"][name]["types"], hosts, dtype)
+    hosts = [np.asarray(x).astype(kind, copy=False) for x, kind in zip(hosts, takes, strict=True)]
+    with np.errstate(all="ignore"):  # a GPU does not warn
+        found = getattr(np, name)(*hosts)
+    found = [np.asarray(x) for x in (found if isinstance(found, tuple) else (found,))]
+    found = [x.astype(kind, copy=False) for x, kind in zip(found, gives, strict=True)]
+    if out is not None:
+        return _written(out, found[0], casting)
+    outputs = tuple([result(x, *arrays) for x in found])
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def _written(out, found, casting):
+    out = out[0] if isinstance(out, tuple) else out
+    if not isinstance(out, ndarray):
+        raise TypeError(f"return arrays must be of ArrayType, not {type(out)}")
+    if not np.can_cast(found.dtype, out.dtype, casting):
+        raise TypeError(f"output (typecode {found.dtype.char!r}) could not be coerced to {out.dtype} by {casting!r}")
+    if np.broadcast_shapes(found.shape, out.shape) != out.shape:
+        raise ValueError(f"Out shape is mismatched: {out.shape} for {found.shape}")
+    out._host[...] = found
+    return out
+
+
+def loop(name, types, hosts, dtype=None):
+    """The dtypes (in, out) of the first of CuPy's loops that takes the inputs; Python numbers adapt to the arrays."""
+    kinds = tuple([x.dtype if isinstance(x, np.ndarray | np.generic) else type(x) for x in hosts])
+    return _loop(name, tuple(types), kinds, dtype)
+
+
+@functools.cache
+def _loop(name, types, kinds, dtype):
+    given = [kind for kind in kinds if isinstance(kind, np.dtype)]
+    common = np.result_type(*given) if given else None
+    kinds = [kind if isinstance(kind, np.dtype) else _adapted(kind, common) for kind in kinds]
+    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in types]:
+        if dtype is not None and gives[0] != dtype:
+            continue
+        if dtype is not None or all(map(np.can_cast, kinds, takes)):
+            return takes, gives
+    raise TypeError(f"cupy.{name} has no loop for {', '.join(map(str, kinds))}; it has {' '.join(types)}")
+
+
+def _adapted(kind, common):
+    """The dtype of a Python number beside arrays whose dtype is `common`."""
+    if common is None:
+        return np.result_type(kind(0))
+    if common.name == "bfloat16" and kind is not complex:  # which NumPy does not know as a floating dtype
+        return common
+    return np.result_type(common, kind(0))
+
+
+@functools.cache
+def _dtype(char):
+    if char != "E":
+        return np.dtype(char)
+    return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+
+
+def matrix_product(x, y):
+    """x @ y: two device arrays with at least one dimension each."""
+    if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) and lenient():
+        return _on_host(x) @ _on_host(y)
+    if not (isinstance(x, ndarray) and isinstance(y, ndarray)):
+        other = y if isinstance(x, ndarray) else x
+        raise TypeError(f"Unsupported type {type(other)} in matmul")
+    device_arrays(x, y)
+    return result(np.asarray(x._host @ y._host), x, y)
+
+
+def _operator(name, reflected=False):
+    def run(self, other):
+        if isinstance(other, list | tuple | str) or other is None:
+            return NotImplemented
+        if hasattr(other, "requires_grad") or (hasattr(other, "__array_ufunc__") and other.__array_ufunc__ is None):
+            return NotImplemented  # a Tensor takes over
+        if isinstance(other, np.ndarray) and lenient():
+            return getattr(np, name)(*((other, self._host) if reflected else (self._host, other)))
+        return elementwise(name, other, self) if reflected else elementwise(name, self, other)
+
+    return run
+
+
+def _in_place(name):
+    def run(self, other):
+        return elementwise(name, self, wrap(other) if isinstance(other, np.ndarray) and lenient() else other, out=self)
+
+    return run
+
+
+_BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+}
+_COMPARE = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+_UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive"}
+
+for _short, _name in _BINARY.items():
+    setattr(ndarray, f"__{_short}__", _operator(_name))
+    setattr(ndarray, f"__r{_short}__", _operator(_name, reflected=True))
+    setattr(ndarray, f"__i{_short}__", _in_place(_name))
+for _short, _name in _COMPARE.items():
+    setattr(ndarray, f"__{_short}__", _operator(_name))
+for _short, _name in _UNARY.items():
+    setattr(ndarray, f"__{_short}__", lambda self, _name=_name: elementwise(_name, self))
+ndarray.__matmul__ = lambda self, other: matrix_product(self, other)
+ndarray.__rmatmul__ = lambda self, other: matrix_product(other, self)
+
+
+def _method(name, parameters):
+    """A method that NumPy has too, with CuPy's arguments."""
+
+    def run(self, *args, **options):
+        check_call(f"ndarray.{name}", parameters, args, options)
+        arrays = device_arrays(self, *args, options)
+        options = {key: unwrap(value) for key, value in options.items()}
+        out = options.get("out")
+        found = getattr(self._host, name)(*map(unwrap, args), **options)
+        if out is not None:
+            return next(x for x in arrays if x._host is out)
+        return found if found is None else result(found, *arrays)
+
+    run.__name__ = name
+    return run
+
+
+for _name, _parameters in NAMES["methods"].items():
+    if not hasattr(ndarray, _name) and hasattr(np.ndarray, _name):
+        setattr(ndarray, _name, _method(_name, _parameters))

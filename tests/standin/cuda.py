@@ -1,0 +1,140 @@
+"""The stand-in's devices, and `RawKernel`, which checks a launch and hands it to the emulation of CUDA on the CPU."""
+
+import functools
+import importlib
+import re
+import types
+
+import numpy as np
+
+from . import arrays, counters
+
+device_count = 1
+
+SHARED_BYTES = 48 * 1024  # of a block, unless the kernel is allowed more
+MOST_SHARED_BYTES = 227 * 1024  # what it may be allowed, on an H100
+
+
+class CUDARuntimeError(RuntimeError):
+    """What the driver complains about."""
+
+
+class Device:
+    """`with Device(1): ...` makes new arrays there."""
+
+    def __init__(self, device=None):
+        self.id = arrays._devices[-1] if device is None else int(device)
+        if not 0 <= self.id < device_count:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    compute_capability = "90"
+    mem_info = (70 * 2**30, 80 * 2**30)
+
+    def __enter__(self):
+        arrays._devices.append(self.id)
+        return self
+
+    def __exit__(self, *exc):
+        arrays._devices.pop()
+
+    def __int__(self):
+        return self.id
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+    def use(self):
+        """New arrays are made here from now on."""
+        arrays._devices[-1] = self.id
+
+    def synchronize(self):
+        """Wait."""
+        counters.synchronise()
+
+
+class Stream:
+    """There is one queue of work; it can be waited for."""
+
+    null = None
+
+    def synchronize(self):
+        """Wait."""
+        counters.synchronise()
+
+
+Stream.null = Stream()
+
+
+class CudaModule:
+    """`cupy.cuda`."""
+
+    Device, Stream = Device, Stream
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: device_count,
+        deviceSynchronize=counters.synchronise,
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceProperties=lambda device: {"name": b"CuPy's stand-in", "major": 9, "minor": 0},
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    )
+
+    def is_available(self):
+        return device_count > 0
+
+    def get_device_id(self):
+        return arrays._devices[-1]
+
+    def get_current_stream(self):
+        return Stream.null
+
+    @functools.cached_property
+    def cublas(self):
+        return importlib.import_module("tests.cuda_emulation.cublas")
+
+    def get_cublas_handle(self):
+        return self.cublas.HANDLE
+
+
+cuda = CudaModule()
+
+
+class RawKernel:
+    """A CUDA kernel, given as source, run by the emulation on the CPU. It is stricter than CuPy, which passes on what
+    it gets: NumPy arrays are refused. Python numbers become what CuPy makes of them (8 bytes each), which the emulation
+    refuses unless the kernel expects that.
+    """
+
+    def __init__(self, code, name, options=(), backend="nvrtc", translate_cucomplex=False, *, jitify=None):
+        self.code, self.name, self.backend = code, name, backend
+        self.defines = "".join(_define(option) for option in options)
+        self.max_dynamic_shared_size_bytes = SHARED_BYTES
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        from tests.cuda_emulation.run import launch
+
+        if self.max_dynamic_shared_size_bytes > MOST_SHARED_BYTES:
+            raise CUDARuntimeError(f"{self.name}: no GPU shares {self.max_dynamic_shared_size_bytes} bytes")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            wanted = f"{shared_mem} bytes of shared memory, {self.max_dynamic_shared_size_bytes} allowed"
+            raise CUDARuntimeError(f"{self.name}: {wanted}; set kernel.max_dynamic_shared_size_bytes")
+        arrays.device_arrays(*args)
+        launch(self.defines + self.code, self.name, grid, block, [self._host(arg) for arg in args], shared_mem)
+
+    def _host(self, arg):
+        if isinstance(arg, arrays.ndarray):
+            return arg._host  # perhaps with gaps, if the kernel is told the strides: see minigrad.kernels.cuda.launch
+        if isinstance(arg, np.ndarray):
+            raise TypeError(f"{self.name}: Unsupported type <class 'numpy.ndarray'>, which is not on the device")
+        passed_as = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
+        return passed_as[type(arg)](arg) if type(arg) in passed_as else arg
+
+
+def _define(option):
+    found = re.match(r"(?:-D|--define-macro=)\s*(\w+)(?:=(.*))?$", option)
+    return f"#define {found[1]} {found[2] or 1}\n" if found else ""

@@ -1,0 +1,153 @@
+"""The functions of the stand-in: those of `cupy` that NumPy has under the same name, with its arguments and limits."""
+
+import math
+
+import numpy as np
+
+from . import counters
+from .arrays import device_arrays, elementwise, loop, matrix_product, ndarray, result, scatter, unwrap, view, wrap
+from .signatures import NAMES, check_call, check_positions, signature
+
+# These make arrays from numbers, shapes and lists; the others need a device array among their arguments.
+CREATES = {"zeros", "ones", "empty", "full", "arange", "eye", "identity", "linspace", "tri", "logspace", "indices"}
+CONVERTS = {"array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray"}
+# These answer with Python objects, and take dtypes and shapes too.
+ANSWERS = {
+    *("promote_types", "result_type", "can_cast", "isscalar", "issubdtype", "isdtype", "broadcast_shapes"),
+    *("shape", "ndim", "size", "may_share_memory", "shares_memory", "iscomplexobj", "isrealobj", "min_scalar_type"),
+}
+# The size of what these return depends on the numbers, so the host waits for them.
+SYNCHRONISES = {
+    *("argwhere", "nonzero", "flatnonzero", "unique", "extract", "compress", "bincount", "histogram", "repeat"),
+    *("array_repr", "array_str", "array2string", "trim_zeros", "intersect1d", "setdiff1d", "union1d", "in1d", "isin"),
+}
+
+
+def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+    """A copy on the host; of what is there already, a NumPy array."""
+    return a.get(stream, order, out) if isinstance(a, ndarray) else np.asarray(a, order=order)
+
+
+def convert(name, obj, *args, **options):
+    """`cupy.asarray` and its kin: from the host (counted), or an array that is on the device already."""
+    options.pop("blocking", None)
+    if isinstance(obj, ndarray):
+        return result(np.asarray(getattr(np, name)(obj._host, *args, **options)), obj)
+    if isinstance(obj, list | tuple) and device_arrays(obj):
+        return wrap(np.array([np.asarray(unwrap(convert(name, part))) for part in obj], *args, **options))
+    counters.upload()
+    return wrap(np.array(getattr(np, name)(obj, *args, **options)))
+
+
+def einsum(*operands, **options):
+    """As NumPy's, without `out`."""
+    if set(options) - {"dtype", "optimize"}:
+        raise TypeError(f"einsum() got unexpected keyword arguments {sorted(set(options) - {'dtype', 'optimize'})}")
+    arrays = device_arrays(*operands)
+    return result(np.asarray(np.einsum(*map(unwrap, operands), **options)), *arrays)
+
+
+def where(condition, x=None, y=None):
+    """x where the condition is True, y elsewhere. With the condition alone the host waits, as for `nonzero`."""
+    if not isinstance(condition, ndarray):
+        raise TypeError(f"cupy.where needs a CuPy array as its condition, not {type(condition)}")
+    if x is None and y is None:
+        return condition.nonzero()
+    arrays = device_arrays(condition, x, y)
+    return result(np.asarray(np.where(condition._host, unwrap(x), unwrap(y))), *arrays)
+
+
+class Ufunc:
+    """An elementwise function: `xp.exp`, with `xp.add.at` and the like where CuPy has them."""
+
+    def __init__(self, name):
+        self.__name__ = self.name = name
+        self.parameters, self.types = NAMES["ufuncs"][name]["parameters"], NAMES["ufuncs"][name]["types"]
+        if NAMES["ufuncs"][name].get("at"):
+            self.at = lambda a, indices, b=None: scatter(a, indices, b, getattr(np, name))
+
+    def __call__(self, *args, **options):
+        check_call(self.name, self.parameters, args, options)
+        count = len([p for p in signature(self.parameters).parameters.values() if p.kind is p.POSITIONAL_ONLY])
+        if len(args) > count:
+            options["out"] = args[count]
+        return elementwise(self.name, *args[:count], **options)
+
+    def reduce(self, array, axis=0, dtype=None, out=None, keepdims=False):
+        """Of add and multiply only."""
+        return self._summing(array, {"add": "sum", "multiply": "prod"})(axis, dtype, out, keepdims)
+
+    def accumulate(self, array, axis=0, dtype=None, out=None):
+        """Of add and multiply only."""
+        return self._summing(array, {"add": "cumsum", "multiply": "cumprod"})(axis, dtype, out)
+
+    def _summing(self, array, methods):
+        if self.name not in methods:
+            raise NotImplementedError(f"`cupy.{self.name}.reduce` and `.accumulate` are not supported yet")
+        return getattr(array, methods[self.name])
+
+
+def special_function(name, compute):
+    """A function of `cupyx.scipy.special`, which returns float64 for float16."""
+
+    def run(x):
+        (takes,), (gives,) = loop(name, NAMES["special"][name]["types"], [unwrap(x)])
+        return result(np.asarray(compute(unwrap(x).astype(takes))).astype(gives), x)
+
+    run.__name__ = name
+    return run
+
+
+erf = special_function("erf", np.vectorize(math.erf, otypes=[np.float64]))
+
+
+def function(name):
+    """CuPy's function `name`, computed by NumPy's."""
+    parameters, compute = NAMES["functions"][name], getattr(np, name, None)
+    if compute is None:
+        raise NotImplementedError(f"CuPy has `{name}`, but NumPy has not: the stand-in cannot compute it")
+
+    def run(*args, **options):
+        check_call(name, parameters, args, options)
+        check_positions(name, parameters, compute, args)
+        arrays = device_arrays(*args, options)
+        if name in CONVERTS:
+            return convert(name, *args, **options)
+        if name in SYNCHRONISES:
+            counters.synchronise()
+        hosts, named = [unwrap(x) for x in args], {key: unwrap(value) for key, value in options.items()}
+        if name in ANSWERS:
+            return compute(*hosts, **named)
+        if name in CREATES:
+            return result(np.asarray(compute(*hosts, **named)))
+        if not arrays:
+            raise TypeError(f"cupy.{name} got no CuPy array, but {', '.join(str(type(x)) for x in args)}")
+        with np.errstate(all="ignore"):
+            found = compute(*hosts, **named)
+        if options.get("out") is not None:
+            return options["out"]
+        return (
+            None if found is None else result(found if isinstance(found, tuple | list) else np.asarray(found), *arrays)
+        )
+
+    run.__name__ = name
+    return run
+
+
+def matmul(x1, x2, out=None):
+    """x1 @ x2."""
+    product = matrix_product(x1, x2)
+    return product if out is None else elementwise("positive", product, out=out)
+
+
+OWN = {"asnumpy": asnumpy, "einsum": einsum, "where": where, "matmul": matmul, "ndarray": ndarray}
+
+
+def broadcast_to(array, shape):
+    """A view of `array`; what CuPy calls `array`, it takes from the device only."""
+    if not isinstance(array, ndarray):
+        raise TypeError(f"cupy.broadcast_to takes a CuPy array, not {type(array)}")
+    return view(array, np.broadcast_to(array._host, shape))
+
+
+OWN["broadcast_to"] = broadcast_to

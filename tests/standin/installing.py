@@ -1,0 +1,75 @@
+"""Make `import cupy` find the stand-in, so that minigrad has a device "cuda"."""
+
+import contextlib
+import functools
+import sys
+import types
+from unittest import mock
+
+import numpy as np
+
+from minigrad import backend
+
+from . import arrays, counters, cuda
+from .functions import OWN, Ufunc, erf, function
+from .random import random
+from .signatures import NAMES
+
+arrays.ndarray.__module__ = "cupy"
+arrays.ndarray.__qualname__ = "ndarray"
+
+
+class Module(types.ModuleType):
+    """`cupy`: what is asked of it must be a name that the real one has (names.json)."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = _named(name)
+        setattr(self, name, value)
+        return value
+
+
+def _named(name):
+    if name in OWN:
+        return OWN[name]
+    if name in NAMES["ufuncs"]:
+        return Ufunc(name)
+    if name in NAMES["functions"]:
+        return function(name)
+    if name in NAMES["constants"] or name in NAMES["types"] or name == "newaxis":
+        return getattr(np, name)
+    raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+
+
+@functools.cache
+def module():
+    """The stand-in for the module `cupy`."""
+    cupy = Module("cupy")
+    cupy.cuda, cupy.random, cupy.RawKernel = cuda.cuda, random, cuda.RawKernel
+    cupy.__version__ = NAMES["version"]
+    return cupy
+
+
+@contextlib.contextmanager
+def installed(devices=1):
+    """Within the block there are `devices` GPUs, as far as minigrad can tell; gives the counters."""
+    cupy = module()
+    special = types.SimpleNamespace(erf=erf)
+    cupyx = types.ModuleType("cupyx")
+    cupyx.scatter_add = lambda a, slices, value: cupy.add.at(a, slices, value)
+    cupyx.scipy = types.ModuleType("cupyx.scipy")
+    cupyx.scipy.special = special
+    modules = {"cupy": cupy, "cupyx": cupyx, "cupyx.scipy": cupyx.scipy, "cupyx.scipy.special": special}
+    with (
+        mock.patch.dict(sys.modules, modules),
+        mock.patch.object(cuda, "device_count", devices),
+        mock.patch.object(backend, "_cupy", None),
+        mock.patch.object(backend, "_cuda_problem", backend._NOT_LOOKED_YET),
+        mock.patch.dict(backend._modules),
+    ):
+        problem = backend.cuda_problem()
+        if devices and problem is not None:
+            raise RuntimeError(f"the stand-in does not work: {problem}")
+        counters.reset()
+        yield counters

@@ -1,0 +1,190 @@
+"""The tests a second time, on the stand-in: `pytest --device=cuda tests/minigrad tests/gpt tests/finetune`.
+
+A test says what a user would: it makes tensors, models and optimisers, and looks at numbers. On the second device
+
+* what a test makes (a Tensor, a Module) is on the device at once, as if it had called `.to("cuda")`;
+* arrays that a test hands to an op are moved there first, as a user would have to do;
+* a test may look at a device array as if it were a NumPy array.
+
+All of this holds only for code in tests/: for the library the stand-in is as strict as ever. Kernels are the textbook
+and generic forms; the CUDA kernels have tests of their own. Tests about NumPy's arrays or about the CPU are left out:
+cpu_only.py names them, or they carry `@pytest.mark.cpu_only("why")`.
+"""
+
+import contextlib
+import functools
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt.training import Trainer
+from minigrad import Tensor, backend, kernels, nn, tensor
+
+from . import arrays
+from .cpu_only import CPU_ONLY
+from .installing import installed
+
+ROOT = str(Path(__file__).parents[2])
+HERE = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
+PASSED_THROUGH = (HERE, str(Path(ROOT) / "minigrad" / "tensor.py"))  # operators: `x + y` in a test calls F.add there
+
+
+def asked_by_test():
+    """Whether the code that led here is a test's own: the nearest of this project's files on the stack is in tests/."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(ROOT) and not path.startswith(PASSED_THROUGH):
+            return path.startswith(TESTS)
+        frame = frame.f_back
+    return False
+
+
+def moved(value, known=None):
+    """`value` with the NumPy arrays and the constant tensors in it on the device; what was one array stays one."""
+    known = {} if known is None else known
+    if isinstance(value, np.ndarray) and value.dtype.char in arrays.DTYPES:
+        if id(value) not in known:
+            known[id(value)] = backend.to_device(value, "cuda:0")
+        return known[id(value)]
+    if isinstance(value, Tensor) and value.device == "cpu" and not value.requires_grad:
+        return Tensor(moved(value.data, known))
+    if type(value) in (tuple, list):
+        return type(value)(moved(part, known) for part in value)
+    return value
+
+
+def _moving_tensor(original):
+    def __init__(self, data, requires_grad=False, dtype=None, device=None):  # noqa: N807
+        device = "cuda:0" if device is None and asked_by_test() else device
+        original(self, data, requires_grad, dtype, device)
+
+    return __init__
+
+
+def _moving_arguments(original):
+    @functools.wraps(original)
+    def run(*args, **options):
+        if asked_by_test():
+            args, options = moved(args), {name: moved(value) for name, value in options.items()}
+        return original(*args, **options)
+
+    return run
+
+
+def _moving_call(original):
+    moving = _moving_arguments(original)
+
+    def __call__(self, *args, **options):  # noqa: N807
+        takes_host_arrays = type(self).__module__.startswith(("gpt", "finetune"))  # models move their ids themselves
+        return (original if takes_host_arrays else moving)(self, *args, **options)
+
+    return __call__
+
+
+def _on_the_cpu(original):
+    """What quantizes does so on the CPU, before the model moves, and says so."""
+
+    @functools.wraps(original)
+    def run(model, *args, **options):
+        if not asked_by_test():
+            return original(model, *args, **options)
+        nn.Module.to(model, "cpu")
+        try:
+            return original(model, *args, **options)
+        finally:
+            nn.Module.to(model, "cuda:0")
+
+    return run
+
+
+def _moving_gradient(original):
+    def run(self, gradient=None, retain_graph=False):
+        gradient = moved(gradient) if self.device != "cpu" and asked_by_test() else gradient
+        return original(self, gradient, retain_graph)
+
+    return run
+
+
+def _moving_module(original):
+    @functools.wraps(original)
+    def __init__(self, *args, **options):  # noqa: N807
+        original(self, *args, **options)
+        if asked_by_test():
+            nn.Module.to(self, "cuda:0")
+
+    return __init__
+
+
+def _moving_parameter(original):
+    def __init__(self, data, requires_grad=True):  # noqa: N807
+        original(self, data, requires_grad)
+        self.data = backend.to_device(self.data, "cuda:0") if asked_by_test() else self.data
+
+    return __init__
+
+
+def _moving_grad(slot):
+    def set_grad(tensor, value):
+        slot.__set__(tensor, moved(value) if tensor.device != "cpu" and asked_by_test() else value)
+
+    return property(slot.__get__, set_grad)
+
+
+def _reading_step(original):
+    def step(trainer):
+        """A test looks at the numbers of the step that it asked for."""
+        result = original(trainer)
+        if asked_by_test():
+            trainer.read()
+        return result
+
+    return step
+
+
+# What test modules have imported by name.
+IN_TESTS = {"gradcheck": _moving_arguments, "quantize": _on_the_cpu, "apply_qlora": _on_the_cpu}
+
+
+def _subclasses(kind):
+    return {kind, *[below for direct in kind.__subclasses__() for below in _subclasses(direct)]}
+
+
+def why_not(item):
+    """Why a test of pytest is left out on the second device: its mark says so, or cpu_only.py. None for most."""
+    mark = item.get_closest_marker("cpu_only")
+    if mark is not None:
+        return mark.args[0]
+    return next((why for pattern, why in CPU_ONLY.items() if fnmatchcase(item.nodeid, f"tests/{pattern}")), None)
+
+
+@contextlib.contextmanager
+def second_device(test_module):
+    """Within the block, what tests make is on the stand-in's device."""
+    with contextlib.ExitStack() as patches:
+        counters = patches.enter_context(installed())
+        for thing, name, wrapper in (
+            (Tensor, "__init__", _moving_tensor),
+            (Tensor, "backward", _moving_gradient),
+            (Tensor, "grad", _moving_grad),
+            (Trainer, "step", _reading_step),
+            (nn.Parameter, "__init__", _moving_parameter),
+            (nn.Module, "__call__", _moving_call),
+            (tensor, "_compare", _moving_arguments),
+            *((test_module, name, wrapper) for name, wrapper in IN_TESTS.items() if hasattr(test_module, name)),
+            *((F, name, _moving_arguments) for name in F.__all__),
+            *((kind, "__init__", _moving_module) for kind in _subclasses(nn.Module) if "__init__" in vars(kind)),
+        ):
+            patches.enter_context(mock.patch.object(thing, name, wrapper(getattr(thing, name))))
+        patches.enter_context(
+            mock.patch.dict(tensor._UFUNCS, {n: _moving_arguments(f) for n, f in tensor._UFUNCS.items()})
+        )
+        patches.enter_context(mock.patch.dict(kernels.CUDA, clear=True))
+        patches.enter_context(mock.patch.dict(kernels.CUDA_OPTIM, clear=True))
+        patches.enter_context(mock.patch.object(arrays, "lenient", asked_by_test))
+        yield counters

@@ -1,0 +1,338 @@
+"""The stand-in for CuPy is as strict as it should be: each slip that a GPU would show, or hide, is found here."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from gpt.data import RandomBatches, validate_ids
+from gpt.training import Trainer, TrainingConfig
+from minigrad import Tensor, nn, optim
+from minigrad.functional.elementwise import Exp
+from tests.gpt.small import small_gpt
+from tests.standin.cpu_only import CPU_ONLY
+from tests.standin.second_device import second_device, why_not
+from tests.standin.signatures import NAMES
+
+pytestmark = pytest.mark.usefixtures("cuda")
+
+
+@pytest.fixture
+def xp(cuda):
+    import cupy
+
+    cuda.reset()
+    return cupy
+
+
+@pytest.fixture
+def x(xp):
+    return xp.arange(6, dtype=np.float32).reshape(2, 3).copy()
+
+
+HOST = np.ones((2, 3), np.float32)
+
+REFUSED = {
+    # NumPy's hands off
+    "asarray": lambda xp, x: np.asarray(x),
+    "array": lambda xp, x: np.array([x, x]),
+    "a function of NumPy": lambda xp, x: np.concatenate([x, x]),
+    "a ufunc of NumPy": lambda xp, x: np.exp(x),
+    "np.where": lambda xp, x: np.where(x > 0, x, 0),
+    "a function of NumPy, mixed": lambda xp, x: np.stack([x, HOST]),
+    "written into a NumPy array": lambda xp, x: HOST.copy().__setitem__(slice(None), x),
+    # mixing
+    "sum": lambda xp, x: x + HOST,
+    "sum, reflected": lambda xp, x: HOST + x,
+    "in place": lambda xp, x: x.__iadd__(HOST),
+    "in place, reflected": lambda xp, x: HOST.copy().__iadd__(x),
+    "comparison": lambda xp, x: x > HOST,
+    "product": lambda xp, x: x @ HOST.T,
+    "product, reflected": lambda xp, x: HOST.T @ x,
+    "xp.maximum": lambda xp, x: xp.maximum(x, HOST),
+    "xp.concatenate": lambda xp, x: xp.concatenate([x, HOST]),
+    "xp.where": lambda xp, x: xp.where(x > 0, x, HOST),
+    "xp.where, condition": lambda xp, x: xp.where(HOST > 0, x, 0),
+    "xp.where of a bool": lambda xp, x: xp.where(True, x, 0),
+    "xp.exp of a NumPy array": lambda xp, x: xp.exp(HOST),
+    "index": lambda xp, x: x[np.array([0, 1])],
+    "mask": lambda xp, x: x[HOST > 0],
+    "assigned": lambda xp, x: x.__setitem__(slice(None), HOST),
+    "scattered": lambda xp, x: xp.add.at(x, xp.asarray([0, 1]), HOST),
+    # names and arguments that CuPy lacks
+    "vecdot": lambda xp, x: xp.vecdot(x, x),
+    "einsum_path": lambda xp, x: xp.einsum_path("ij->i", x),
+    "errstate": lambda xp, x: xp.errstate(all="ignore"),
+    "nditer": lambda xp, x: xp.nditer(x),
+    "x.newbyteorder": lambda xp, x: x.newbyteorder(),
+    "sum(where=)": lambda xp, x: x.sum(where=x > 0),
+    "sum(initial=)": lambda xp, x: x.sum(initial=1.0),
+    "max(initial=)": lambda xp, x: xp.max(x, initial=0.0),
+    "exp(where=)": lambda xp, x: xp.exp(x, where=x > 0),
+    "einsum(out=)": lambda xp, x: xp.einsum("ij->i", x, out=xp.zeros(2)),
+    "maximum.reduce": lambda xp, x: xp.maximum.reduce(x),
+    "maximum.accumulate": lambda xp, x: xp.maximum.accumulate(x),
+    "sum of a list": lambda xp, x: xp.sum([1.0, 2.0]),
+    "another order of arguments": lambda xp, x: xp.argmax(x, 1, None),
+    "Generator.normal": lambda xp, x: xp.random.Generator(xp.random.Philox4x3210(0)).normal(),
+    "Generator.permutation": lambda xp, x: xp.random.Generator(xp.random.Philox4x3210(0)).permutation(3),
+    # what has no meaning on a GPU
+    "float128": lambda xp, x: x.astype(np.longdouble),
+    "strings": lambda xp, x: xp.asarray(["a"]),
+    "scattering int64": lambda xp, x: xp.add.at(xp.zeros(3, np.int64), xp.asarray([0]), 1),
+    "one place twice": lambda xp, x: x.__setitem__(xp.asarray([0, 0]), xp.ones((2, 3), np.float32)),
+    "float in place to int": lambda xp, x: xp.ones(3, np.int64).__iadd__(0.5),
+    "hash": lambda xp, x: hash(x),
+    "range": lambda xp, x: range(x.size - xp.asarray(3)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, xp, x):
+    with pytest.raises((TypeError, ValueError, AttributeError, NotImplementedError)):
+        REFUSED[name](xp, x)
+
+
+WAITS = {
+    "float": lambda xp, x: float(x[0, 1]),
+    "int": lambda xp, x: int(x[0, 1]),
+    "bool": lambda xp, x: bool(x[0, 1]),
+    "if": lambda xp, x: 1 if (x > 0).any() else 2,
+    "item": lambda xp, x: x.sum().item(),
+    "tolist": lambda xp, x: x.tolist(),
+    "get": lambda xp, x: x.get(),
+    "asnumpy": lambda xp, x: xp.asnumpy(x),
+    "print": lambda xp, x: f"{x}",
+    "format": lambda xp, x: f"{x.sum():.3f}",
+    "mask": lambda xp, x: x[x > 1],
+    "mask, written": lambda xp, x: x.__setitem__(x > 1, 0.0),
+    "nonzero": lambda xp, x: x.nonzero(),
+    "where of a condition": lambda xp, x: xp.where(x > 0),
+    "argwhere": lambda xp, x: xp.argwhere(x),
+    "unique": lambda xp, x: xp.unique(x),
+    "a loop's test": lambda xp, x: [i for i in range(1) if x[0, 1] > 0],
+    "synchronize": lambda xp, x: xp.cuda.Device(0).synchronize(),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_what_waits_is_counted(name, xp, x, cuda):
+    WAITS[name](xp, x)
+    assert cuda.synchronisations == 1
+
+
+def test_membership_waits_for_every_element(xp, cuda):
+    assert 2 in xp.arange(5)
+    assert cuda.synchronisations == 3  # 0, 1, 2
+
+
+def test_what_does_not_wait(xp, x, cuda):
+    y = xp.where(x > 0, x, 0) @ x.T + x.sum() - x.mean(axis=1, keepdims=True)
+    y *= 2
+    y[0] = x[0, 0]
+    y[xp.arange(2), xp.arange(2)] += 1
+    xp.add.at(y, (xp.arange(2), xp.arange(2)), 1.0)
+    assert (y.shape, len(y), y.ndim, y.dtype, y.size) == ((2, 2), 2, 2, np.float32, 4)
+    assert [row.shape for row in y] == [(2,), (2,)]
+    assert (cuda.synchronisations, cuda.to_host, cuda.to_device) == (0, 0, 0)
+
+
+def test_copies_to_the_device_are_counted(xp, cuda):
+    xp.asarray(HOST)
+    xp.array([1, 2])
+    xp.zeros(3)[[0, 1]]
+    xp.zeros(3).set(np.zeros(3))
+    assert (cuda.to_device, cuda.to_host) == (4, 0)
+
+
+def test_results_without_dimensions_are_arrays(xp, x):
+    for result in (x.sum(), x[0, 1], x.max(), xp.mean(x), xp.asarray(2.0) * 3, x.reshape(-1) @ x.reshape(-1)):
+        assert type(result) is xp.ndarray and result.shape == ()
+
+
+def test_integers_in_arrays_wrap_around(xp):
+    x = xp.arange(5)
+    assert x[xp.asarray([5, -6, 12])].tolist() == [0, 4, 2]
+    assert xp.zeros((2, 5))[..., xp.asarray([7])].shape == (2, 1)
+    with pytest.raises(IndexError):
+        x[5]
+
+
+def test_dtypes_that_differ_from_numpy(xp):
+    from cupyx.scipy.special import erf
+
+    assert erf(xp.zeros(2, np.float16)).dtype == np.float64
+    assert erf(xp.zeros(2, np.float32)).dtype == np.float32
+    assert (np.float64(2) * xp.zeros(2, np.float32)).dtype == np.float64  # as NumPy's: scalars of NumPy are strong
+    assert (2.0 * xp.zeros(2, np.float32)).dtype == np.float32
+    assert (xp.zeros(2, np.int32) / 2).dtype == np.float64
+    assert (xp.zeros(2, bool) + 1).dtype == np.int64
+
+
+def test_views_share_memory_and_know_their_owner(xp, x):
+    row = x[1]
+    assert row.base is x and x.base is None and x.flags.owndata and not row.flags.owndata
+    assert row[1:].base is x and x.T.base is x and x.reshape(-1).base is x and x.ravel().base is x
+    row[...] = 0
+    assert x.tolist()[1] == [0.0, 0.0, 0.0]
+    assert xp.ascontiguousarray(x) is x and x.astype(np.float32, copy=False) is x
+    assert x[xp.asarray([1])].base is None and (x + 1).base is None
+    assert xp.may_share_memory(x, row) and not xp.may_share_memory(x, x + 1)
+
+
+def test_names_come_from_cupy_itself():
+    assert NAMES["version"].startswith("14.")
+    assert len(NAMES["functions"]) > 200 and len(NAMES["ufuncs"]) > 90 and len(NAMES["methods"]) > 50
+    assert NAMES["methods"]["sum"] == "axis=..., dtype=..., out=..., keepdims=..."
+
+
+@pytest.mark.emulation
+def test_a_kernel_gets_what_it_declares(xp, x):
+    source = """extern "C" __global__ void add(float* x, float number, int n) {
+        if (threadIdx.x < n) x[threadIdx.x] += number;
+    }"""
+    kernel = xp.RawKernel(source, "add")
+    kernel((1,), (32,), (x, np.float32(10), np.int32(6)))
+    assert x.get().ravel().tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
+    for wrong in (
+        (x, 10.0, np.int32(6)),  # CuPy passes a double
+        (x, np.float32(10), 6),  # and 64 bits of integer
+        (HOST, np.float32(10), np.int32(6)),
+        (x.astype(np.float64), np.float32(10), np.int32(6)),
+        (x, np.float32(10)),
+    ):
+        with pytest.raises(TypeError):
+            kernel((1,), (32,), wrong)
+    with pytest.raises(RuntimeError, match="shared memory"):
+        kernel((1,), (32,), (x, np.float32(10), np.int32(6)), shared_mem=64 * 1024)
+
+
+# --- slips, planted in the library ---
+
+
+def keeping(body):
+    """A forward of Exp or Relu that keeps its result for backward, as theirs do."""
+
+    def forward(ctx, x):
+        ctx.out = body(x)
+        return ctx.out
+
+    return forward
+
+
+SLIPS_IN_OPS = {
+    "np. in forward": (Exp, "forward", keeping(lambda x: np.exp(x))),
+    "a NumPy array in forward": (Exp, "forward", keeping(lambda x: x * np.full(x.shape, 2.0, np.float32))),
+    "np. in backward": (Exp, "backward", lambda ctx, dout: (np.multiply(dout, ctx.out),)),
+    "a NumPy array in backward": (Exp, "backward", lambda ctx, dout: (np.zeros(dout.shape, np.float32),)),
+    "a number from the device": (Exp, "forward", keeping(lambda x: x + float(x.max()))),
+    "a mask as index": (Exp, "forward", keeping(lambda x: x[x > 0].sum() * x)),
+    "a test of values": (Exp, "forward", keeping(lambda x: x if x.max() > 0 else 0 * x)),
+}
+
+
+def slipped(cuda, run):
+    """Whether `run` was refused, or made the host wait."""
+    cuda.reset()
+    try:
+        run()
+    except (TypeError, RuntimeError, ValueError):
+        return True
+    return cuda.synchronisations > 0
+
+
+@pytest.mark.parametrize("name", SLIPS_IN_OPS)
+def test_a_slip_in_an_op_is_found(name, monkeypatch, cuda):
+    def run():
+        x = Tensor(np.array([-1.0, 2.0], np.float32), requires_grad=True, device="cuda")
+        (F.exp(x) * 2 + F.exp(x)).sum().backward()
+        optim.SGD([x]).step()
+
+    assert not slipped(cuda, run)
+    function, half, body = SLIPS_IN_OPS[name]
+    monkeypatch.setattr(function, half, staticmethod(body))
+    assert slipped(cuda, run)
+
+
+def loss_of(model, batch):
+    ids, targets = batch
+    return model.loss(ids, targets, reduction="sum"), targets.size, {}
+
+
+def with_a_number(model, batch):
+    loss, count, _ = loss_of(model, batch)
+    return loss, count, {"loss again": float(loss.data)}
+
+
+def with_a_mask(model, batch):
+    losses = model.loss(*batch, reduction="none")
+    kept = Tensor(batch[1] > 3, device=losses.device)
+    return losses[kept].sum(), batch[1].size, {}
+
+
+def with_a_batch_that_stayed(model, batch):
+    weight = np.ones(batch[1].shape, np.float32)
+    return (model.loss(*batch, reduction="none") * weight).sum(), batch[1].size, {}
+
+
+def with_a_loop_over_values(model, batch):
+    losses = model.loss(*batch, reduction="none")
+    return sum(row.sum() for row in losses if row.sum().item() > 0), batch[1].size, {}
+
+
+def with_numpy(model, batch):
+    losses = model.loss(*batch, reduction="none")
+    return losses.sum() / np.sqrt(losses.data.mean()), batch[1].size, {}
+
+
+SLIPS_IN_A_STEP = [with_a_number, with_a_mask, with_a_batch_that_stayed, with_a_loop_over_values, with_numpy]
+
+
+@pytest.mark.parametrize("slip", SLIPS_IN_A_STEP)
+def test_a_slip_in_a_training_step_is_found(slip, tmp_path, cuda):
+    def step_with(loss_fn):
+        batches = RandomBatches(np.arange(500) % 37, 2, 8)
+        trainer = Trainer(small_gpt().to("cuda"), batches, TrainingConfig(max_iters=3), tmp_path, loss_fn)
+        return lambda: trainer.step()
+
+    assert not slipped(cuda, step_with(loss_of))
+    assert slipped(cuda, step_with(slip))
+
+
+# --- the second device ---
+
+
+def test_tests_that_are_left_out_exist():
+    tests = Path(__file__).parent
+    for pattern in CPU_ONLY:
+        file, _, name = pattern.partition("::")
+        files = list(tests.glob(file))
+        assert files, pattern
+        start = re.match(r"(test_\w*)", name)
+        assert start is None or any(start[1] in path.read_text(encoding="utf-8") for path in files), pattern
+
+
+@pytest.mark.cpu_only("a reason")
+def test_why_a_test_is_left_out(request):
+    def item(name, mark=None):
+        return types.SimpleNamespace(nodeid=f"tests/{name}", get_closest_marker=lambda _: mark)
+
+    assert why_not(request.node) == "a reason"
+    assert why_not(item("minigrad/test_kernels.py::test_x[1]")) == "the CPU's fast kernels"
+    assert why_not(item("minigrad/test_tensor.py::test_hash_is_identity")) is None
+
+
+def test_on_the_second_device_a_test_may_look_and_the_library_may_not():
+    with second_device(sys.modules[__name__]):
+        x = Tensor([1.0, 2.0], requires_grad=True)
+        assert x.device == "cuda:0" and nn.Linear(2, 3).weight.device == "cuda:0"
+        np.testing.assert_array_equal((x * np.array([1.0, 2.0], np.float32)).data, [1.0, 4.0])
+        (x * 2).backward(np.ones(2))
+        assert np.asarray(x.grad).tolist() == (x.grad - np.zeros(2)).tolist() == [2.0, 2.0]
+        with pytest.raises(TypeError, match="Implicit conversion"):
+            validate_ids(Tensor([1, 2]).data, vocab_size=5)
+    assert Tensor([1.0]).device == "cpu" and nn.Linear(2, 3).weight.device == "cpu"
