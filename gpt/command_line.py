@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from minigrad import manual_seed, use_kernels
 from minigrad.backend import resolve_device
+
+from .data_parallel import Team, start_team
 
 # What bad input and a bad environment raise. Anything else is our mistake, and its traceback is wanted.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
@@ -54,11 +59,13 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
-def add_sampling(options: argparse.ArgumentParser, max_new_tokens: int = 200) -> None:
+def add_sampling(
+    options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8
+) -> None:
     """How a model writes: the settings of `gpt.generation.generate`."""
     add, number = options.add_argument, whole_number
     add("--max-new-tokens", type=number(0), default=max_new_tokens, help="per text")
-    add("--temperature", type=float, default=0.8, help="0: always the most likely token")
+    add("--temperature", type=float, default=temperature, help="0: always the most likely token")
     add("--top-k", type=number(1), default=None, help="only among the k most likely")
     add("--top-p", type=float, default=0.95, help="only among the most likely that have this probability together")
     add("--repetition-penalty", type=float, default=1.0, help="above 1: avoid what is there already")
@@ -95,6 +102,27 @@ def refuse_contradictions(given: Mapping[str, Any], settings: Mapping[str, Any],
             )
 
 
+@contextlib.contextmanager
+def team(data_parallel: bool) -> Iterator[Team]:
+    """The processes that train together (`data_parallel.start_team`). What goes wrong in one of them ends all of them,
+    with one message: the others would wait for it for ever.
+    """
+    with start_team(data_parallel) as processes:
+        try:
+            yield processes
+        except BaseException as error:
+            if processes.size == 1:
+                raise
+            if processes.rank > 0:
+                time.sleep(1)  # if process 0 has the same problem, it will have ended all by then
+            if isinstance(error, USER_ERRORS) and not _wants_traceback():
+                where = f" in process {processes.rank}" if processes.rank > 0 else ""
+                print(f"error{where}: {_sentence(error)}", file=sys.stderr, flush=True)
+            else:
+                traceback.print_exc()
+            processes.stop()
+
+
 def whole_number(least: int) -> Callable[[str], int]:
     """The type of an option that is an integer >= `least`."""
 
@@ -126,11 +154,15 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush has a place to go
         code = 141  # what a shell reports for a program that a closed pipe ended
     except USER_ERRORS as error:
-        if os.environ.get("MINIGRAD_TRACEBACK"):
+        if _wants_traceback():
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("MINIGRAD_TRACEBACK"))
 
 
 def _sentence(error: BaseException) -> str:

@@ -161,6 +161,8 @@ def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
 class RandomBatches:
     """An endless, seeded stream of `get_batch`, which goes on exactly where a checkpoint stopped it.
 
+    rows: which of each batch to return, for one of several processes that share it (see `data_parallel`).
+
     >>> batches = RandomBatches(np.arange(100), batch_size=2, block_size=8, seed=1)
     >>> state = batches.state_dict()
     >>> first, _ = next(batches)
@@ -170,19 +172,27 @@ class RandomBatches:
     """
 
     def __init__(
-        self, tokens: Tokens, batch_size: int, block_size: int, seed: int = 0, vocab_size: int | None = None
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        vocab_size: int | None = None,
+        rows: slice = slice(None),
     ) -> None:
         self.tokens = tokens
         self.batch_size = batch_size
         self.block_size = block_size
         self.vocab_size = vocab_size
+        self.rows = rows
         self.rng = np.random.default_rng(seed)
 
     def __iter__(self) -> RandomBatches:
         return self
 
     def __next__(self) -> Batch:
-        return get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
+        inputs, targets = get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
+        return inputs[self.rows], targets[self.rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as a dictionary that JSON can hold."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,51 +17,58 @@ import minigrad.functional as F
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
 
+from .data_parallel import ALONE, Team
 from .progress import progress_bar
+from .steps import add_sums, as_numbers
 from .tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 
-LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, float]]]
+# (model, batch) -> a sum of losses, how many it is of, and sums of other metrics: numbers, or 0-d arrays on the device
+LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
 
 
 def language_model_loss(
     model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
-) -> tuple[Tensor, int, dict[str, float]]:
+) -> tuple[Tensor, int, dict[str, Any]]:
     """Next-token cross-entropy of a batch (ids, targets), summed; how many targets count; no further metrics.
 
     The pattern of all loss functions that `evaluate` and the training loop take: a sum, the number to divide it by, and
-    sums of whatever else is to be reported, to be divided by the same number.
+    sums of whatever else is to be reported, to be divided by the same number. Sums are 0-d arrays that nobody has read
+    (see steps.py).
     """
     ids, targets = batch
     return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
 
 
 @no_grad()
-def evaluate(model: Any, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss) -> dict[str, float]:
+def evaluate(
+    model: Any, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss, team: Team = ALONE
+) -> dict[str, float]:
     """The mean over all batches of the loss, as "loss", and of the other metrics of `loss_fn`; without dropout.
 
-    Raises ValueError if nothing counts.
+    The processes of a team take turns. Raises ValueError if nothing counts.
     """
-    sums: Counter[str] = Counter()
+    sums: dict[str, Any] = {}
     count = 0
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
+        for batch in team.share(batches):
             loss, n, metrics = loss_fn(model, batch)
-            sums.update({"loss": loss.item(), **metrics})
+            add_sums(sums, {"loss": loss.data, **metrics})
             count += n
     finally:
         model.train(was_training)
+    sums, count = team.add_up(sums, count)
     if count == 0:
         raise ValueError("there is nothing to evaluate: no batch has a target that counts")
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / count for name, total in zip(sums, as_numbers(sums.values()), strict=True)}
 
 
-def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
     """Mean cross-entropy in nats per token over all batches of (ids, targets). exp of it is the perplexity."""
-    return evaluate(model, batches)["loss"]
+    return evaluate(model, batches, team=team)["loss"]
 
 
 def perplexity(loss: float) -> float:

@@ -1,4 +1,4 @@
-"""From a text to a model that writes: corpus -> tokenizer -> token files -> GPT -> training -> samples, a picture."""
+"""From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkp
 from .config import GPT2_VOCAB_SIZE, GPTConfig
 from .corpora import load_corpus
 from .data import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
+from .data_parallel import ALONE, Team
 from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
 from .files import write_text
+from .language_model import LanguageModel
 from .loading import load_model
 from .model import GPT
 from .plots import plot_run
@@ -28,6 +30,7 @@ from .training import Trainer, TrainingConfig
 
 EVAL_TOKENS = 16_384  # of the validation text, always the same ones
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
+LONGEST_CONTEXT = 1024  # tokens that a model which can read more is trained on at once, unless it is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class PretrainingConfig:
     """A pretraining run.
 
     data: a corpus name or a text file (`gpt.corpora.load_corpus`). vocab_size: of the tokenizer that is trained on it,
-    or 50257 for GPT-2's own. model: the GPT's shape but for vocab_size. batch_size: sequences per batch.
+    or 50257 for GPT-2's own. model: the GPT's shape but for vocab_size; block_size is the length of the sequences that
+    are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per batch.
     sample_tokens: length of the samples on the way. made_by: the script that started it.
     """
 
@@ -68,36 +72,36 @@ def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> 
     )
 
 
-def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None) -> Trainer:
-    """Train a GPT from random weights, or from those of another model (`load_model`), whose tokenizer is kept.
+def pretrain(
+    config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE
+) -> Trainer:
+    """Train a GPT from random weights, or a GPT or Llama from those of another model (`load_model`), whose tokenizer is
+    kept.
 
-    Ctrl-C saves; the returned trainer's `interrupted` says so. Raises FileExistsError where `config.out_dir` is in
+    team: the processes that train together; all call this. Ctrl-C saves; the returned trainer's `interrupted` says so.
+    Raises FileExistsError where `config.out_dir` is in
     use, ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and
     `Trainer.run` raise.
     """
     out_dir = Path(config.out_dir)
-    check_unused(out_dir)
+    team.once(lambda: check_unused(out_dir))
     manual_seed(config.seed)
     if init_from is None:
-        GPTConfig(**config.model)  # raises for an impossible shape, before any work
-        corpus = load_corpus(config.data)
-        show(str(corpus))
-        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
-        model = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
+        context = GPTConfig(**config.model).block_size  # raises for an impossible shape, before any work
+        corpus = team.once(lambda: _begin(config))
+        model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(Tokenizer.load(out_dir))))
     else:
-        model, tokenizer = load_model(init_from)
-        _check_shape(model.config, config.model, init_from)
-        corpus = load_corpus(config.data)
-        show(f"{corpus}\nstarting from the weights in {init_from}")
+        model, its_tokenizer = load_model(init_from)
+        context = _checked_context(model.config, config.model, init_from)
+        show(f"starting from the weights in {init_from}")
+        corpus = team.once(lambda: _begin(config, its_tokenizer))
     shape = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
+    shape["block_size"] = context
     config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=shape)
-    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
-    tokenizer.save(out_dir)
-    prepare(corpus.text, tokenizer, out_dir / "data")
-    return _train(config, model, tokenizer, {"corpus": str(corpus), "corpus_sha256": corpus.sha256}, device)
+    return _train(config, model, corpus, device, team)
 
 
-def resume(out_dir: str, device: str = "cpu") -> Trainer:
+def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
     """Go on with the run in `out_dir`, with its own settings and data, as if it had never stopped.
 
     Raises CheckpointError where there is nothing to go on with.
@@ -105,7 +109,7 @@ def resume(out_dir: str, device: str = "cpu") -> Trainer:
     checkpoint = load_checkpoint(out_dir)
     config = run_config(checkpoint.state, out_dir)
     corpus = {name: checkpoint.state["extra"][name] for name in ("corpus", "corpus_sha256")}
-    return _train(config, checkpoint.model, Tokenizer.load(out_dir), corpus, device, checkpoint)
+    return _train(config, checkpoint.model, corpus, device, team, checkpoint)
 
 
 def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
@@ -132,10 +136,28 @@ def check_unused(out_dir: Path) -> None:
         raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
 
 
-def _check_shape(config: GPTConfig, wanted: dict[str, Any], folder: str) -> None:
+def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
+    """Fill the run's folder: tokenizer (a new one, unless it is given) and token files. Returns what the text is."""
+    corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
+    show(str(corpus))
+    if tokenizer is None:
+        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
+    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
+    tokenizer.save(out_dir)
+    prepare(corpus.text, tokenizer, out_dir / "data")
+    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
+
+
+def _checked_context(config: Any, wanted: dict[str, Any], source: str) -> int:
+    """How many tokens of context are trained on. Raises ValueError where the model's shape is not the one wanted."""
+    shape = config.to_dict()
+    context = wanted.get("block_size", min(config.block_size, LONGEST_CONTEXT))
     for name, value in wanted.items():
-        if getattr(config, name) != value:
-            raise ValueError(f"the model in {folder} has {name} {getattr(config, name)}; it cannot be made {value}")
+        fits = value <= config.block_size if name == "block_size" else value == shape.get(name)
+        if not fits:
+            has = f"{name} {shape[name]}" if name in shape else f"no {name}"
+            raise ValueError(f"the model in {source} has {has}; it cannot be made {value}")
+    return context
 
 
 def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
@@ -152,38 +174,45 @@ def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
 
 def _train(
     config: PretrainingConfig,
-    model: GPT,
-    tokenizer: Tokenizer,
+    model: LanguageModel,
     corpus: dict[str, str],
     device: str,
+    team: Team,
     checkpoint: Checkpoint | None = None,
 ) -> Trainer:
-    out_dir, block_size = Path(config.out_dir), model.config.block_size
+    out_dir, block_size = Path(config.out_dir), config.model["block_size"]
+    tokenizer = Tokenizer.load(out_dir)
     train, validation = (open_tokens(out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
-    _introduce(model, tokenizer, train, validation)
+    rows = team.rows(config.batch_size)
+    _introduce(model, tokenizer, train, validation, block_size)
+    if team.size > 1:
+        show(f"{team.size} processes like this one, which share each batch of {config.batch_size} sequences")
     validation = validation[:EVAL_TOKENS]
-    baselines = baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer))
+    baselines = team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
     _show_baselines(baselines)
     trainer = Trainer(
         model.to(device),
-        RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer)),
+        RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows),
         config.training,
         out_dir,
-        evaluate=lambda: _validate(model, tokenizer, validation, config.batch_size),
+        evaluate=lambda: _validate(model, tokenizer, validation, config.batch_size, block_size, team),
         on_sample=lambda step: show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed),
         extra_state={"run": dataclasses.asdict(config), **corpus},
+        team=team,
     )
     if checkpoint is not None:
         warning = trainer.resume(checkpoint)
         show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
     trainer.run()
-    _finish(trainer, baselines, config)
+    team.once(lambda: _finish(trainer, baselines, config))
     return trainer
 
 
-def _validate(model: GPT, tokenizer: Tokenizer, validation: Tokens, batch_size: int) -> dict[str, float]:
-    loss = mean_loss(model, sequential_batches(validation, batch_size, model.config.block_size, len(tokenizer)))
+def _validate(
+    model: LanguageModel, tokenizer: Tokenizer, validation: Tokens, batch_size: int, block_size: int, team: Team
+) -> dict[str, float]:
+    loss = mean_loss(model, sequential_batches(validation, batch_size, block_size, len(tokenizer)), team)
     n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
     bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
     return {"val_loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits}
@@ -192,13 +221,13 @@ def _validate(model: GPT, tokenizer: Tokenizer, validation: Tokens, batch_size: 
 # --- talking ----------------------------------------------------------------------------------------------------------
 
 
-def _introduce(model: GPT, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
-    c = model.config
+def _introduce(model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens, block_size: int) -> None:
+    c, cores = model.config, backend.usable_cores()
     characters = len(tokenizer.decode(train[:EVAL_TOKENS].tolist())) / len(train[:EVAL_TOKENS])
     show(
         f"data: {len(train):,} tokens to learn from, {len(validation):,} to test on, {characters:.1f} characters each\n"
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
-        f"{c.block_size} tokens of context), {backend.usable_cores()} processor cores"
+        f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )
 
 
@@ -214,7 +243,7 @@ def _show_baselines(baselines: dict[str, float]) -> None:
     show()
 
 
-def show_sample(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
+def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
     """Let the model write, as it is now."""
     ids = tokenizer.encode(prompt)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
@@ -227,8 +256,9 @@ def show_sample(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int, seed
 def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingConfig) -> None:
     folder = shlex.quote(trainer.out_dir.as_posix())
     if trainer.interrupted:
+        start, end = ("", "") if trainer.team.size == 1 else (f"mpiexec -n {trainer.team.size} ", " --data-parallel")
         show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
-        show(f"  python scripts/train.py --init-from resume --out-dir {folder}")
+        show(f"  {start}python scripts/train.py --init-from resume --out-dir {folder}{end}")
         return
     picture = plot_run(trainer.out_dir, baselines)
     done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_text
+from .steps import Step
 
 COLUMNS = """\
   step/total  steps of the optimiser so far, and planned
@@ -24,16 +25,21 @@ COLUMNS = """\
 
 
 class RunLog:
-    """`log.jsonl` in a run's folder, and the lines on the screen. `unit` is what training counts: tokens, pairs, ..."""
+    """`log.jsonl` in a run's folder, and the lines on the screen. `unit` is what training counts: tokens, pairs, ...
 
-    def __init__(self, out_dir: Path, unit: str = "tokens"):
+    silent: neither, as it is another process that logs.
+    """
+
+    def __init__(self, out_dir: Path, unit: str = "tokens", silent: bool = False):
         self.path = out_dir / "log.jsonl"
-        self.unit = unit
+        self.unit, self.silent = unit, silent
         self.shown: Collection[str] | None = None  # the metrics of a step that the screen has room for; None: all
 
-    def step(self, number: int, total: int, count: int, step: Any) -> None:
-        """Log a training step (a `training.Step`); `count` is of all steps so far."""
-        per_second = step.count / step.seconds
+    def step(self, total: int, step: Step) -> None:
+        """Log a training step, one of `total`."""
+        if self.silent:
+            return
+        number, per_second = step.number, step.count / step.seconds
         shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
         more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
         note = "  not finite: skipped, its batch kept" if step.skipped else ""
@@ -49,7 +55,7 @@ class RunLog:
                 "grad_norm": step.grad_norm,
                 "ms": round(step.seconds * 1000, 3),
                 f"{self.unit}_per_second": round(per_second, 1),
-                f"num_{self.unit}": count,
+                f"num_{self.unit}": step.learned,
                 "skipped": step.skipped,
                 **step.metrics,
             }
@@ -57,6 +63,8 @@ class RunLog:
 
     def validation(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log what was measured on data that is not trained on; "val_loss" comes first."""
+        if self.silent:
+            return
         names = {"val_loss": "validation loss"}
         parts = [f"{names.get(name, name.replace('_', ' '))} {_short(value)}" for name, value in metrics.items()]
         show(f"{number:>11} | {', '.join(parts)}")
@@ -64,6 +72,8 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`: a run that goes on from there writes them again."""
+        if self.silent:
+            return
         rows = [row for row in read_log(self.path) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 

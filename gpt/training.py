@@ -2,6 +2,9 @@
 
 Pretraining, classification, instruction tuning and DPO differ in their batches and in `loss_fn`; the heartbeat is the
 same.
+
+On a GPU a step does not wait for its own loss, not even to find out whether it has to be skipped: see steps.py. Several
+processes may train together: see data_parallel.py.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,16 @@ import numpy as np
 import minigrad
 from minigrad import Tensor, backend, optim, switches
 
-from .checkpoint import GPT_KIND, Checkpoint, CheckpointError, ModelKind, save_checkpoint
+from .checkpoint import Checkpoint, CheckpointError, ModelKind, save_checkpoint
+from .data_parallel import ALONE, Team
 from .evaluation import LossFunction, language_model_loss
 from .progress import progress_bar
 from .run_log import RunLog
+from .steps import Step, UnreadStep, add_sums, keep_batches, read_steps
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
 MAX_SKIPPED = 10
+MAX_UNREAD = 100  # steps on a GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +44,8 @@ class TrainingConfig:
     learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at
     `max_iters`. grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per
     step. eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the
-    end anyway. precision: "float32", or "bfloat16" for mixed precision. Raises ValueError for a number out of range.
+    end anyway. precision: of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises
+    ValueError for what is out of range.
     """
 
     max_iters: int = 1000
@@ -61,25 +69,8 @@ class TrainingConfig:
         for name in ("warmup_iters", "eval_interval", "sample_interval", "grad_clip", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
-
-
-@dataclasses.dataclass
-class Step:
-    """What happened in one step.
-
-    count: what the loss and the metrics are means over, tokens for a language model. grad_norm: before clipping.
-    skipped: loss or gradient were not finite, and the weights are as before. seconds: for all of it.
-    """
-
-    loss: float
-    metrics: dict[str, float]
-    count: int
-    grad_norm: float
-    lr: float
-    skipped: bool
-    seconds: float
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 class Trainer:
@@ -89,7 +80,8 @@ class Trainer:
     takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
     `evaluation.language_model_loss`. evaluate() -> what to log beside the training loss, among it "val_loss".
     on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
-    what is counted. kind: what a checkpoint holds of the model.
+    what is counted. kind: what a checkpoint holds of the model (see `save_checkpoint`). team: the processes that train
+    together, each on its own share of the batches; number 0 alone logs and saves.
     """
 
     def __init__(
@@ -103,14 +95,15 @@ class Trainer:
         on_sample: Callable[[int], None] | None = None,
         extra_state: dict[str, Any] | None = None,
         unit: str = "tokens",
-        kind: ModelKind = GPT_KIND,
+        kind: ModelKind | None = None,
+        team: Team = ALONE,
     ):
         self.model, self.batches, self.config, self.loss_fn = model, batches, config, loss_fn
-        self.kind = kind
+        self.kind, self.team = kind, team
         self.evaluate, self.on_sample = evaluate, on_sample
         self.extra_state = json.loads(json.dumps(extra_state or {}))  # what cannot be saved is found now
         self.out_dir = Path(out_dir)
-        self.log = RunLog(self.out_dir, unit)
+        self.log = RunLog(self.out_dir, unit, silent=team.rank > 0)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("there is nothing to train: all parameters are frozen")
@@ -125,56 +118,73 @@ class Trainer:
         self.best_loss = math.inf
         self.saved_step: int | None = None
         self.interrupted = False
+        self._unread: list[UnreadStep] = []
+        self._to_report: list[Step] = []  # steps that were skipped
+        team.draw_apart()
 
     # --- one step ---
 
     def step(self) -> Step:
-        """forward, backward (once per accumulated batch), clip, update."""
+        """forward, backward (once per accumulated batch), clip, update.
+
+        On the CPU all numbers are in the Step that is returned. On a GPU they come with the next `read()`.
+        """
         started = time.perf_counter()
-        lr = self.schedule.get_last_lr()[0]
         batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
         self.model.zero_grad()
-        loss, count, metrics = self._accumulate_gradients(batches)
-        grad_norm = float(optim.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf))
-        skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
-        if skipped:
-            self._keep_for_inspection(batches)
-            self.skipped_in_a_row += 1
-        else:
-            self.optimizer.step()
-            self.count += count
-            self.skipped_in_a_row = 0
+        sums, count = self._accumulate_gradients(batches)
+        norm = optim.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf)
+        self.steps_done += 1
+        step = Step(self.steps_done, count, self.schedule.get_last_lr()[0])
+        unread = UnreadStep(step, started, batches, sums, norm)
+        self.optimizer.step(when=unread.sound)
         self.model.zero_grad()
         self.schedule.step()
-        self.steps_done += 1
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        return Step(loss, metrics, count, grad_norm, lr, skipped, seconds)
+        self._unread.append(unread)
+        # On the CPU the numbers are there; on a GPU, not too many batches should have to be kept.
+        if self.parameters[0].device == "cpu" or len(self._unread) == MAX_UNREAD:
+            self.read()
+        return step
 
-    def _accumulate_gradients(self, batches: list[Any]) -> tuple[float, int, dict[str, float]]:
-        """Gradients of the mean loss over all batches together: those of the sum, divided by the whole step's count."""
-        total, count = 0.0, 0
-        sums: dict[str, float] = {}
+    def _accumulate_gradients(self, batches: list[Any]) -> tuple[dict[str, Any], int]:
+        """Gradients of the mean loss over all batches together: those of the sum, divided by the whole step's count.
+
+        Returns the sums of "loss" and of the metrics, and the count.
+        """
+        count = 0
+        sums: dict[str, Any] = {}
+        at_once = len(batches) == 1 and self.team.size == 1
+        precision = self.config.precision
         for batch in batches:
-            with minigrad.autocast(enabled=self.config.precision == "bfloat16"):
+            with minigrad.autocast("bfloat16" if precision == "float32" else precision, precision != "float32"):
                 loss, n, metrics = self.loss_fn(self.model, batch)
-                (loss / n if len(batches) == 1 and n else loss).backward()
-            total += loss.item()
+                (loss / n if at_once and n else loss).backward()
+            add_sums(sums, {"loss": loss.data, **metrics})
             count += n
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
+        self.team.sum_gradients(self.parameters)
+        sums, count = self.team.add_up(sums, count)
         if count == 0:
             raise ValueError(f"step {self.steps_done + 1} has nothing to learn from: no target in its batches counts")
-        if len(batches) > 1:
+        if not at_once:
             for p in self.parameters:
                 if p.grad is not None:
                     p.grad *= 1 / count
-        return total / count, count, {name: value / count for name, value in sums.items()}
+        return sums, count
 
-    def _keep_for_inspection(self, batches: list[Any]) -> None:
-        self.out_dir.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = _named_arrays("batch", batches)
-        np.savez(self.out_dir / f"nonfinite-step-{self.steps_done + 1}.npz", **arrays)
+    def read(self) -> None:
+        """Fill in the numbers of the steps since the last call. On a GPU this waits for it."""
+        unread, self._unread = self._unread, []
+        for one, step in zip(unread, read_steps(unread, time.perf_counter()), strict=True):
+            if step.skipped:
+                process = f"-process-{self.team.rank}" if self.team.size > 1 else ""
+                keep_batches(self.out_dir / f"nonfinite-step-{step.number}{process}.npz", one.batches)
+                self._to_report.append(step)
+                self.skipped_in_a_row += 1
+            else:
+                self.count += step.count
+                self.skipped_in_a_row = 0
+            step.learned = self.count
+            self.seconds += step.seconds
 
     # --- the run ---
 
@@ -183,34 +193,51 @@ class Trainer:
 
         Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError
         after 10 skipped steps in a row, and where a weight or the validation loss is no longer finite; OSError where
-        the run's folder cannot be written. The last good checkpoint stays.
+        the run's folder cannot be written; ValueError where the processes of the team differ. The last good checkpoint
+        stays.
         """
         config = self.config
         self.interrupted = False
         self.model.train()
+        self.team.check_equal("weights", [p.data for p in self.parameters])
         with self._ctrl_c_finishes_the_step(), progress_bar(config.max_iters, "training", "step") as bar:
             if self.steps_done == 0:
                 self.log.rewind(-1)
                 self._evaluate()
                 self.save()
             bar.update(self.steps_done)
-            while self.steps_done < config.max_iters and not self.interrupted:
+            stopping = False
+            while self.steps_done < config.max_iters and not stopping:
                 step = self.step()
                 bar.update(1)
-                n, last = self.steps_done, self.steps_done == config.max_iters
-                if step.skipped or last or n == 1 or n % config.log_interval == 0:
-                    self.log.step(n, config.max_iters, self.count, step)
-                self._stop_if_hopeless()
-                if self.on_sample is not None and _due(n, config.sample_interval) and not step.skipped:
-                    self.on_sample(n)
+                n, last = step.number, step.number == config.max_iters
+                to_log = last or n == 1 or n % config.log_interval == 0
+                sampling = self.on_sample is not None and _due(n, config.sample_interval)
                 evaluating = last or _due(n, config.eval_interval)
+                if to_log or sampling or evaluating or self._to_report:
+                    self._read_and_log(step if to_log else None)
+                self._stop_if_hopeless()
+                if self.on_sample is not None and sampling and not step.skipped and self.team.rank == 0:
+                    self.on_sample(n)
                 if evaluating:
                     self._evaluate()
+                stopping = any(self.team.gather(self.interrupted))  # all of them after the same step
+                if stopping:
+                    self._read_and_log(None)
                 # After a step that was skipped, only an evaluation can tell whether the weights are still good.
                 sound = self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None)
-                if sound and (evaluating or self.interrupted):
+                if sound and (evaluating or stopping):
                     self.save()
-        self.interrupted = self.interrupted and self.steps_done < config.max_iters
+        self.interrupted = stopping and self.steps_done < config.max_iters
+
+    def _read_and_log(self, wanted: Step | None) -> None:
+        """Log the steps that were skipped, and the one that is `wanted`."""
+        self.read()
+        steps, self._to_report = self._to_report, []
+        if wanted is not None and not wanted.skipped:
+            steps.append(wanted)
+        for step in steps:
+            self.log.step(self.config.max_iters, step)
 
     def _evaluate(self) -> None:
         if self.evaluate is not None:
@@ -244,16 +271,21 @@ class Trainer:
                 raise KeyboardInterrupt
             self.interrupted = True
 
-        previous = signal.signal(signal.SIGINT, on_interrupt)
+        numbers = [signal.SIGINT]
+        if self.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
+            numbers.append(signal.SIGUSR1)
+        previous = [signal.signal(number, on_interrupt) for number in numbers]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in zip(numbers, previous, strict=True):
+                signal.signal(number, handler)
 
     # --- saving and going on ---
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights and moments, JSON-able."""
+        self.read()
         return {
             "step": self.steps_done,
             "count": self.count,
@@ -263,7 +295,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "random": backend.random_state(),
             "batches": self.batches.state_dict(),
-            "arithmetic": _arithmetic(self.parameters[0]),
+            "arithmetic": _arithmetic(self.parameters[0], self.team),
             "training": dataclasses.asdict(self.config),
             "extra": self.extra_state,
         }
@@ -273,7 +305,8 @@ class Trainer:
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
-        save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
+        if self.team.rank == 0:
+            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
         self.saved_step = self.steps_done
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
@@ -289,11 +322,12 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
             backend.set_random_state(state["random"])
+            self.team.draw_apart()
             self.batches.load_state_dict(state["batches"])
             self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
             self.skipped_in_a_row = state["skipped_in_a_row"]
             self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-            then, now = state["arithmetic"], _arithmetic(self.parameters[0])
+            then, now = {"processes": 1, **state["arithmetic"]}, _arithmetic(self.parameters[0], self.team)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
         self.saved_step = self.steps_done
@@ -307,7 +341,7 @@ class Trainer:
         )
 
 
-def _arithmetic(parameter: Tensor) -> dict[str, Any]:
+def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     """On what the last bits of a sum depend, apart from the processor."""
     return {
         "cores": backend.usable_cores(),
@@ -315,23 +349,8 @@ def _arithmetic(parameter: Tensor) -> dict[str, Any]:
         "kernels": ", ".join(sorted(op.__name__ for op in switches.kernels)) or "textbook",
         "device": parameter.device,
         "NumPy": np.__version__,
+        "processes": team.size,
     }
-
-
-def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
-    """Whatever a batch is made of, as arrays with names, such as batch_0_1 for the second part of the first batch."""
-    parts: Any = None
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif dataclasses.is_dataclass(value):
-        parts = vars(value).items()
-    elif isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
-        parts = enumerate(value)
-    if parts is not None:
-        return {k: v for key, part in parts for k, v in _named_arrays(f"{name}_{key}", part).items()}
-    value = value.data if isinstance(value, Tensor) else value
-    array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
-    return {name: np.asarray(repr(value)) if array.dtype == object else array}  # objects would need pickle
 
 
 def _due(step: int, interval: int) -> bool:

