@@ -30,8 +30,8 @@ from minigrad import nn
 from minigrad.backend import to_device, to_numpy
 
 from .lora import LoRAConfig, LoRALinear, attach, lora_layers, new_layers
-from .peft_format import PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
-from .targets import full_names, is_inside, is_linear
+from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
+from .targets import ends_with, full_names, is_inside, is_linear
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_SHA256 = "base_sha256"  # in the metadata of adapter_model.safetensors
@@ -72,7 +72,8 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: st
     config = next(iter(layers.values())).config
     rank = max(layer.rank for layer in layers.values())
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
-    settings = to_peft(config, rank, _short_names(model, layers), base_name, task)
+    conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
+    settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
     tensors = _pairs(layers, rank)
     for name, parameter in _parameters(model, config.modules_to_save).items():
         tensors[PREFIX + name] = as_stored(name, to_numpy(parameter.data)).astype(np.float32)

@@ -7,7 +7,8 @@
 
 This is ChatML (OpenAI 2023). The two special tokens are new to a pretrained model: they get rows of their own in its
 embedding, and mean nothing before fine-tuning. What they come to mean, "now somebody speaks" and "that was all", is
-most of what instruction tuning teaches.
+most of what instruction tuning teaches. Some models were tuned with a system message of their own before every
+conversation that has none (`chatml.py` reads that from their files); they get it here, too.
 
 Simplified: three roles, text only; no tools and no images.
 """
@@ -15,15 +16,20 @@ Simplified: three roles, text only; no tools and no images.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TypedDict
 
-from gpt import GPT, Tokenizer
-from gpt.model import is_plain
+from gpt import LanguageModel, Tokenizer
+from gpt.assembling import ENDOFTEXT
+from gpt.language_model import is_plain
+from gpt.run_log import show
 from minigrad import nn
 from minigrad.backend import module_of
 
-IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # "im": input message
+from . import anatomy
+from .chatml import CHATML, IM_END, IM_START, UnknownTemplate, default_system
+
 ROLES = ("system", "user", "assistant")
 
 
@@ -35,8 +41,9 @@ class Message(TypedDict):
 
 
 class ChatTemplate:
-    """Writes conversations in ChatML, as text or as tokens.
+    """Writes conversations in ChatML, as text or as tokens, the same as transformers' `apply_chat_template`.
 
+    `default_system` is the system message of conversations that have none, if the model's own template has one.
     Raises ValueError for a tokenizer without the two special tokens; `add_chat_tokens` adds them.
     """
 
@@ -49,27 +56,27 @@ class ChatTemplate:
                 )
         self.tokenizer = tokenizer
         self.start, self.end = (tokenizer.special_tokens[token] for token in (IM_START, IM_END))
+        self.default_system = _default_system(tokenizer.chat_template)
 
     @property
     def stop_tokens(self) -> list[int]:
         """With one of these an answer is over: <|im_end|>, and the tokenizer's end of text if it has one."""
-        eos = self.tokenizer.eos_token_id
-        return [self.end] if eos is None else [self.end, eos]
+        ends = (self.end, self.tokenizer.eos_token_id, self.tokenizer.special_tokens.get(ENDOFTEXT))
+        return list(dict.fromkeys(id for id in ends if id is not None))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The conversation as text; `add_generation_prompt` opens the assistant's answer, for the model to write it."""
-        check_messages(messages)
-        text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
+        text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in self._complete(messages))
         return text + f"{IM_START}assistant\n" if add_generation_prompt else text
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[bool]]:
         """The conversation as token ids, and for each whether a model should learn to write it.
 
         Learned from is what the assistant says and the <|im_end|> after it; the rest is given when the model is used.
-        Special tokens inside a message are ordinary text: nobody can speak in another role by writing one. Raises
-        ValueError for messages that are none.
+        An answer begins with a token of its own, as when the model writes it, even where a line break before a line
+        break would be one token. Special tokens inside a message are ordinary text: nobody can speak in another role
+        by writing one. Raises ValueError for messages that are none.
         """
-        check_messages(messages)
         ids: list[int] = []
         learned: list[bool] = []
 
@@ -77,12 +84,15 @@ class ChatTemplate:
             ids.extend(tokens)
             learned.extend([learn] * len(tokens))
 
-        for message in messages:
-            add(self._header(message["role"]), False)
-            add([*self._plain(message["content"]), self.end], message["role"] == "assistant")
+        for message in self._complete(messages):
+            if message["role"] == "assistant":
+                add(self._opening, False)
+                add([*self._plain(message["content"]), self.end], True)
+            else:
+                add([self.start, *self._plain(f"{message['role']}\n{message['content']}"), self.end], False)
             add(self._plain("\n"), False)
         if add_generation_prompt:
-            add(self._header("assistant"), False)
+            add(self._opening, False)
         return ids, learned
 
     def encode_to_fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], list[bool], bool]:
@@ -107,11 +117,30 @@ class ChatTemplate:
             )
         return ids[:max_tokens], learned[:max_tokens], cut
 
-    def _header(self, role: str) -> list[int]:
-        return [self.start, *self._plain(f"{role}\n")]
+    def _complete(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, with the default system message before them if they have none and there is one."""
+        check_messages(messages)
+        if self.default_system is None or messages[0]["role"] == "system":
+            return messages
+        return [Message(role="system", content=self.default_system), *messages]
+
+    @property
+    def _opening(self) -> list[int]:
+        """What comes before an answer."""
+        return [self.start, *self._plain("assistant\n")]
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, allowed_special=())
+
+
+@functools.cache  # so that what it shows is said once
+def _default_system(template: str | None) -> str | None:
+    """The system message that a template in Jinja adds by itself, if it is ChatML; else this is said, and none."""
+    try:
+        return None if template is None else default_system(template)
+    except UnknownTemplate as error:
+        show(f"{error}: conversations are written in plain ChatML, which the model may not know as well")
+        return None
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -146,7 +175,7 @@ def without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
 # --- new tokens -------------------------------------------------------------------------------------------------------
 
 
-def add_chat_tokens(model: GPT, tokenizer: Tokenizer) -> int:
+def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """Add ChatML's two special tokens to the tokenizer and to the model; returns how many were new.
 
     A new token's row in the embedding is the mean of the old rows: the model, whose output layer is the same matrix,
@@ -155,27 +184,37 @@ def add_chat_tokens(model: GPT, tokenizer: Tokenizer) -> int:
     """
     known = len(tokenizer)
     new = tokenizer.add_special_tokens([IM_START, IM_END])
+    if new and tokenizer.chat_template is None:
+        tokenizer.chat_template = CHATML
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))
-    weight = model.transformer.wte.weight
-    weight.data[known : known + new] = weight.data[:known].mean(axis=0)
+    embedding = anatomy.of(model).embedding_of(model)
+    for weight in {id(layer.weight): layer.weight for layer in (embedding, model.lm_head)}.values():
+        weight.data[known : known + new] = weight.data[:known].mean(axis=0)
     return new
 
 
-def resize_token_embeddings(model: GPT, vocab_size: int) -> None:
+def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     """Give the model `vocab_size` tokens, in place: new rows are the mean of the old ones, and stay tied to the head.
 
     Raises ValueError for fewer tokens than there are, and for a model whose embedding was wrapped or quantized.
     """
-    wte, head = model.transformer.wte, model.lm_head
+    parts = anatomy.of(model)
+    embedding, head = parts.embedding_of(model), model.lm_head
     old = model.config.vocab_size
-    if type(wte) is not nn.Embedding or not is_plain(head) or head.weight is not wte.weight:
+    tied = getattr(model.config, "tied", True)
+    if type(embedding) is not nn.Embedding or not is_plain(head) or tied != (head.weight is embedding.weight):
         raise ValueError("only a plain model can get more tokens: do it before adapters or quantization")
     if vocab_size < old:
         raise ValueError(f"the model knows {old} tokens, and would lose some of them with {vocab_size}")
-    rows = wte.weight.data  # (V, C)
-    new_rows = rows.mean(axis=0, keepdims=True).repeat(vocab_size - old, axis=0)
-    wte.weight = nn.Parameter(module_of(rows).concatenate([rows, new_rows]), wte.weight.requires_grad)
-    head.weight = wte.weight
-    wte.num_embeddings = head.out_features = vocab_size
-    model.config = model.transformer.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    embedding.weight = _with_mean_rows(embedding.weight, vocab_size - old)
+    head.weight = embedding.weight if tied else _with_mean_rows(head.weight, vocab_size - old)
+    embedding.num_embeddings = head.out_features = vocab_size
+    model.config = parts.body_of(model).config = dataclasses.replace(model.config, vocab_size=vocab_size)
+
+
+def _with_mean_rows(weight: nn.Parameter, count: int) -> nn.Parameter:
+    """weight (V, C) -> (V + count, C): more rows, each the mean of those that are there."""
+    rows = weight.data
+    new_rows = rows.mean(axis=0, keepdims=True).repeat(count, axis=0)
+    return nn.Parameter(module_of(rows).concatenate([rows, new_rows]), weight.requires_grad)

@@ -27,12 +27,13 @@ Item = tuple[list[int], int]  # the ids of a text, and the number of its class
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids (B, T), lengths (B), classes (B)
 
 
-def classification_loss(model: GPTWithHead, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+def classification_loss(model: GPTWithHead, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
     """Cross-entropy of the right classes, summed; the number of texts; how many of them are classified right."""
     ids, lengths, classes = batch
     scores = model(ids, lengths)  # (B, labels)
-    right = int((to_numpy(scores.data).argmax(axis=1) == classes).sum())
-    return F.cross_entropy(scores, to_device(classes, scores.device), reduction="sum"), len(ids), {"accuracy": right}
+    wanted = to_device(classes, scores.device)
+    right = (scores.data.argmax(axis=1) == wanted).sum()
+    return F.cross_entropy(scores, wanted, reduction="sum"), len(ids), {"accuracy": right}
 
 
 def collate(items: Sequence[Item]) -> Batch:

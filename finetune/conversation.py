@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from gpt import GPT, Tokenizer
-from gpt.generation import Sampling, stream
+from gpt import LanguageModel, Tokenizer
+from gpt.generation import Memory, Sampling, stream
 from gpt.streaming import TextStream
 
 from .chat import IM_END, IM_START, ChatTemplate, Message, check_messages, without_oldest_turn
@@ -23,6 +23,8 @@ SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
 
 class Template(Protocol):
     """How a conversation is written down; `ChatTemplate` is one."""
+
+    default_system: str | None  # what the model is told first if the user does not say
 
     @property
     def stop_tokens(self) -> list[int]: ...
@@ -40,6 +42,7 @@ class Transcript:
     """
 
     stop_text = "\nUser:"
+    default_system: str | None = None
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -64,19 +67,23 @@ class Conversation:
     """What was said so far, and the model's answers to it.
 
     `template` is ChatML where the tokenizer has its tokens, and a `Transcript` where not. system: what the model is
-    told before everything else; it is never forgotten.
+    told before everything else; it is never forgotten. `forgotten` counts the messages that no longer fit.
+
+    An answer's prompt is the whole conversation, but what the model has read of it before stays in its memory.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, system: str | None = None):
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, system: str | None = None):
         self.model, self.tokenizer = model, tokenizer
         self.knows_chat = all(token in tokenizer.special_tokens for token in (IM_START, IM_END))
         self.template: Template = ChatTemplate(tokenizer) if self.knows_chat else Transcript(tokenizer)
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[Message] = list(self.system)
+        self.forgotten = 0
+        self._memory = Memory()
 
     def reset(self) -> None:
         """Forget everything but the system message."""
-        self.messages = list(self.system)
+        self.messages, self.forgotten = list(self.system), 0
 
     def answer(self, question: str, max_new_tokens: int, sampling: Sampling) -> Generator[str, None, None]:
         """Ask, and yield the answer as the model writes it: a piece per token, "" where there is nothing to show yet.
@@ -91,7 +98,8 @@ class Conversation:
         room = self.model.config.block_size - len(prompt)
         text = TextStream(self.tokenizer)
         stop = self.template.stop_tokens
-        steps = stream(self.model, [prompt], min(max_new_tokens, room), sampling, stop_tokens=stop)
+        new = min(max_new_tokens, room)
+        steps = stream(self.model, [prompt], new, sampling, stop_tokens=stop, memory=self._memory)
         said = ""
         try:
             with closing(steps):
@@ -111,6 +119,7 @@ class Conversation:
         while True:
             prompt, _ = self.template.encode(kept, add_generation_prompt=True)
             if len(prompt) <= limit:
+                self.forgotten += len(messages) - len(kept)
                 self.messages = kept
                 return prompt
             shorter = without_oldest_turn(kept)

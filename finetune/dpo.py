@@ -20,7 +20,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt.progress import progress_bar
 from minigrad import Tensor, no_grad
-from minigrad.backend import to_numpy
+from minigrad.backend import to_device, to_numpy
 
 from .logprobs import sequence_logprobs
 from .pairs import Pair, PairBatch, pair_batch
@@ -79,7 +79,7 @@ def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
 
 def dpo_batch_loss(
     model: Any, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
-) -> tuple[Tensor, int, dict[str, float]]:
+) -> tuple[Tensor, int, dict[str, Any]]:
     """The loss function for the training loop: the sum over a batch's pairs, their number, and sums of the metrics.
 
     rewards/chosen, rewards/rejected: β (ln π - ln ρ), what the policy as a reward model gives; rewards/margins: their
@@ -95,8 +95,8 @@ def dpo_batch_loss(
     reference_chosen, reference_rejected = F.split(reference * weight, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
-    logps = to_numpy(policy.data).astype(np.float64)
-    rewards = beta * (logps - batch.reference)
+    logps = policy.data.astype(np.float64)
+    rewards = beta * (logps - to_device(batch.reference, policy.device))
     margins = rewards[:B] - rewards[B:]
     metrics = {
         "rewards/chosen": rewards[:B].sum(),
@@ -106,7 +106,7 @@ def dpo_batch_loss(
         "logps/chosen": logps[:B].sum(),
         "logps/rejected": logps[B:].sum(),
     }
-    return losses.sum(), B, {name: float(value) for name, value in metrics.items()}
+    return losses.sum(), B, metrics
 
 
 @no_grad()

@@ -6,9 +6,10 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from gpt import GPT, Tokenizer
+from gpt import Tokenizer
 from gpt.checkpoint import Checkpoint, load_checkpoint
 from gpt.evaluation import evaluate
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.plots import plot_run
 from gpt.pretraining import check_unused
@@ -88,7 +89,7 @@ def resume(out_dir: str, device: str = "cpu") -> Trainer:
 
 
 def _train(
-    config: DPOConfig, model: GPT, tokenizer: Tokenizer, device: str, checkpoint: Checkpoint | None = None
+    config: DPOConfig, model: LanguageModel, tokenizer: Tokenizer, device: str, checkpoint: Checkpoint | None = None
 ) -> Trainer:
     model.to(device)
     template, data = ChatTemplate(tokenizer), Path(config.out_dir) / "data"

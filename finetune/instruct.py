@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt import GPT, Tokenizer
+from gpt import Tokenizer
 from gpt.checkpoint import Checkpoint, load_checkpoint
 from gpt.evaluation import evaluate
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.plots import plot_run
 from gpt.pretraining import check_unused
@@ -108,7 +109,7 @@ class _Data(NamedTuple):
     shortened: int
 
 
-def _encode(model: GPT, tokenizer: Tokenizer, train: list[Example], held_out: list[Example]) -> _Data:
+def _encode(model: LanguageModel, tokenizer: Tokenizer, train: list[Example], held_out: list[Example]) -> _Data:
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     conversations, shortened = encode_examples(train, template, block_size)
     return _Data(train, held_out, conversations, encode_examples(held_out, template, block_size)[0], shortened)
@@ -116,7 +117,7 @@ def _encode(model: GPT, tokenizer: Tokenizer, train: list[Example], held_out: li
 
 def _train(
     config: SFTConfig,
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     data: _Data,
     device: str,
@@ -151,7 +152,11 @@ def _train(
 
 
 def _validate(
-    model: GPT, tokenizer: Tokenizer, tests: Sequence[Conversation], items: Sequence[TaskItem], batch_size: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    tests: Sequence[Conversation],
+    items: Sequence[TaskItem],
+    batch_size: int,
 ) -> dict[str, float]:
     measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss)
     metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
@@ -162,7 +167,7 @@ def _validate(
 
 
 def _measure(
-    model: GPT, tokenizer: Tokenizer, items: Sequence[TaskItem], held_out: Sequence[Example]
+    model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], held_out: Sequence[Example]
 ) -> dict[str, Any]:
     """`following` on the built-in questions; of a file's conversations, the replies to the first few."""
     if items:

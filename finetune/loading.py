@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 
-from gpt import GPT, Tokenizer, hub
+from gpt import Tokenizer, hub, llama_files
 from gpt import loading as base
+from gpt.gguf_file import GGUFFile
+from gpt.language_model import LanguageModel
 
 from .quantization.folder import is_quantized, load_quantized
+from .quantization.packed import load_packed
 
 
-def load_model(source: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
+def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
     """A model in evaluation mode and its tokenizer, from the folder of a run or of a quantized model, a Hugging Face
-    folder, or a name like "gpt2". Raises what `gpt.loading.load_model` and `load_quantized` raise.
+    folder, a GGUF file, or a name like "gpt2" or "smollm2".
+
+    packed: keep a GGUF file's weights in their 4 and 8 bits, of which floats are made where they are used. Raises what
+    `gpt.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed.
     """
-    folder = hub.find(source)
-    return load_quantized(folder) if is_quantized(folder) else base.load_model(source)
+    place = hub.find(source)
+    if packed:
+        if not llama_files.is_gguf(place):
+            raise ValueError(f"{source} is no GGUF file (as smollm2 is): there are no packed weights to keep")
+        file = GGUFFile(place)
+        return load_packed(file), Tokenizer.from_gguf(file.metadata, str(place))
+    return load_quantized(place) if is_quantized(place) else base.load_model(source)

@@ -33,6 +33,7 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.nn.module import empty_parameter
 
+from . import anatomy
 from .targets import check_modules_to_save, full_names, holders, is_inside, target_names
 
 FUSED = "c_attn"  # the layer that computes query, key and value in one product, each a third of its outputs
@@ -47,7 +48,8 @@ class LoRAConfig:
     sqrt(r), which keeps the detour's size for large ranks, too (Kalajdzievski 2023, "A rank stabilization scaling
     factor for fine-tuning with LoRA"). dropout: probability, on what enters the detour, in training.
     target_modules: the linear layers to adapt, by the last parts of their names ("c_attn", "mlp.c_proj"); or one text:
-    "all-linear" for all but the output layer, or a regular expression for whole names. slices: of `c_attn` only these
+    "all-linear" for all but the output layer, or a regular expression for whole names. None: what makes queries and
+    values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: of `c_attn` only these
     outputs, ("q", "v") in the paper; none means all of it. modules_to_save: modules that are trained as a whole
     beside the adapters, such as a new head ("score"). Raises ValueError for settings out of range.
 
@@ -58,7 +60,7 @@ class LoRAConfig:
     r: int = 8
     alpha: float = 16
     dropout: float = 0.0
-    target_modules: tuple[str, ...] | str = (FUSED,)
+    target_modules: tuple[str, ...] | str | None = None
     slices: tuple[str, ...] = ()
     use_rslora: bool = False
     modules_to_save: tuple[str, ...] = ()
@@ -71,9 +73,9 @@ class LoRAConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         for name in ("target_modules", "slices", "modules_to_save"):  # lists, as JSON has them, become tuples
-            if not isinstance(getattr(self, name), str):
+            if not isinstance(getattr(self, name), str | None):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.target_modules:
+        if self.target_modules is not None and not self.target_modules:
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
         if not set(self.slices) <= set(SLICES) or len(set(self.slices)) < len(self.slices):
             raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
@@ -184,7 +186,8 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     check_modules_to_save(model, config.modules_to_save)
     whole = full_names(model, config.modules_to_save)
     layers = {}
-    for name in target_names(model, config.target_modules):
+    targets = anatomy.of(model).targets if config.target_modules is None else config.target_modules
+    for name in target_names(model, targets):
         if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         slices = config.slices if name.rpartition(".")[2] == FUSED else ()

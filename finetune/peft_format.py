@@ -4,8 +4,9 @@
     base_model.model.transformer.h.0.attn.c_attn.lora_B.weight     (out, r)
     base_model.model.score.weight                                  a module that was trained as a whole
 
-PEFT wraps a model twice, hence the prefix. In its GPT-2 the layers of the blocks are `Conv1D`, with weights (in, out):
-to A and B it makes no difference, but a layer of the blocks that was trained as a whole is transposed.
+PEFT wraps a model twice, hence the prefix; what follows are the model's own names, here GPT-2's. In PEFT's GPT-2 the
+layers of the blocks are `Conv1D`, with weights (in, out): to A and B it makes no difference, but a layer of the blocks
+that was trained as a whole is transposed.
 
 What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, ranks that differ between
 layers, initialisations that change the base model, and every setting that is on and unknown here.
@@ -49,8 +50,12 @@ class AdapterError(ValueError):
     """An adapter that is damaged, not supported, or of another base model."""
 
 
-def to_peft(config: LoRAConfig, rank: int, targets: tuple[str, ...], base_name: str, task: str) -> dict[str, Any]:
-    """The content of adapter_config.json. `rank` may be above config.r (see `adapters`): alpha grows with it."""
+def to_peft(
+    config: LoRAConfig, rank: int, targets: tuple[str, ...], base_name: str, task: str, conv1d: bool = True
+) -> dict[str, Any]:
+    """The content of adapter_config.json. `rank` may be above config.r (see `adapters`): alpha grows with it. conv1d:
+    are the weights beside the adapters (in, out) there, as in GPT-2?
+    """
     alpha = config.scaling * (rank**0.5 if config.use_rslora else rank)
     return {
         "peft_type": "LORA",
@@ -62,7 +67,7 @@ def to_peft(config: LoRAConfig, rank: int, targets: tuple[str, ...], base_name: 
         "use_rslora": config.use_rslora,
         "target_modules": list(targets),
         "modules_to_save": list(config.modules_to_save) or None,
-        "fan_in_fan_out": True,  # the weights beside the adapters are (in, out) there
+        "fan_in_fan_out": conv1d,
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,

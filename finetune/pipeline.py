@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt import GPT, Tokenizer
+from gpt import Tokenizer
 from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
 from gpt.data import open_tokens
 from gpt.files import parse_json, read_text, write_text
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.run_log import show
 
@@ -83,7 +84,7 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
     )
 
 
-def load_stage(folder: Path) -> tuple[GPT, Tokenizer]:
+def load_stage(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model that a stage has left."""
     if is_quantized(folder):
         return load_quantized(folder)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt import GPT, Tokenizer
+from gpt import Tokenizer
 from gpt.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.pretraining import check_unused
 from gpt.run_log import show
@@ -120,7 +121,9 @@ def _questions(config: PPORunConfig) -> tuple[list[Example], list[Example]]:
     return examples[:-held_out] or examples, examples[-held_out:]
 
 
-def _encoded(examples: Sequence[Example], template: ChatTemplate, policy: GPT, config: PPORunConfig) -> list[list[int]]:
+def _encoded(
+    examples: Sequence[Example], template: ChatTemplate, policy: LanguageModel, config: PPORunConfig
+) -> list[list[int]]:
     """Prompts as tokens that leave room for a reply; of longer ones the oldest turns are left out.
 
     Raises ValueError, naming the place, where a single question is too long.
@@ -147,7 +150,7 @@ def _encoded(examples: Sequence[Example], template: ChatTemplate, policy: GPT, c
 
 def _train(
     config: PPORunConfig,
-    policy: GPT,
+    policy: LanguageModel,
     reward_model: GPTWithHead,
     tokenizer: Tokenizer,
     device: str,

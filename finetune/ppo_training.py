@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt import GPT
-from gpt.checkpoint import GPT_KIND, Checkpoint, CheckpointError, ModelKind
+from gpt.checkpoint import Checkpoint, CheckpointError, ModelKind, kind_of
+from gpt.language_model import LanguageModel
 from gpt.progress import progress_bar
-from gpt.training import Step, Trainer, TrainingConfig
+from gpt.steps import Step
+from gpt.training import Trainer, TrainingConfig
 from minigrad import Tensor, backend
-from minigrad.backend import to_numpy
+from minigrad.backend import module_of, to_device, to_numpy
 
 from .datasets import ShuffledBatches
 from .logprobs import entropy, selected_logprobs
@@ -115,7 +116,7 @@ def ppo_batches(rollout: Rollout, config: PPOConfig, rng: np.random.Generator) -
     return batches
 
 
-def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, float]]:
+def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """The loss function for the training loop: the sum over a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.drawn)  # (N)
@@ -131,17 +132,18 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
         config.vf_coef,
     )
 
-    log_ratio = to_numpy(logprobs.data) - batch.logprobs
-    unclipped = -np.exp(log_ratio) * batch.advantages
+    log_ratio = logprobs.data - to_device(batch.logprobs, logprobs.device)
+    ratio = module_of(log_ratio).exp(log_ratio)
+    unclipped = -ratio * to_device(batch.advantages, logprobs.device)
     metrics = {
-        "policy/approxkl_avg": 0.5 * np.square(log_ratio).sum(),  # k2 of kl.py: how far the steps have gone
-        "policy/clipfrac_avg": (to_numpy(policy.data) > unclipped + 1e-6).sum(),
+        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # k2 of kl.py: how far the steps have gone
+        "policy/clipfrac_avg": (policy.data > unclipped + 1e-6).sum(),
         "policy/entropy_avg": entropy(logits.detach()).data.sum(),
         "loss/policy_avg": policy.data.sum(),
         "loss/value_avg": value.data.sum(),
-        "val/ratio": np.exp(log_ratio).sum(),
+        "val/ratio": ratio.sum(),
     }
-    return loss.sum(), len(batch.drawn), {name: float(value) for name, value in metrics.items()}
+    return loss.sum(), len(batch.drawn), metrics
 
 
 class PPOTrainer(Trainer):
@@ -158,7 +160,7 @@ class PPOTrainer(Trainer):
     def __init__(
         self,
         model: PolicyWithValue,
-        reference: GPT,
+        reference: LanguageModel,
         reward_model: Any,
         prompts: ShuffledBatches[Any],
         config: PPOConfig,
@@ -170,7 +172,7 @@ class PPOTrainer(Trainer):
     ):
         training = dataclasses.replace(training, max_iters=config.total_iterations * config.steps_per_iteration)
         loss_fn = partial(ppo_batch_loss, config=config)
-        super().__init__(model, _MiniBatches(prompts), training, out_dir, loss_fn, kind=POLICY_KIND, **options)
+        super().__init__(model, _MiniBatches(prompts), training, out_dir, loss_fn, kind=policy_kind(model), **options)
         self.log.shown = SHOWN
         self.reference, self.reward_model, self.ppo = reference.eval(), reward_model.eval(), config
         self.stop_tokens, self.judge = list(stop_tokens), judge
@@ -213,20 +215,21 @@ class PPOTrainer(Trainer):
         while self.batches.waiting:
             steps.append(self.step())
             self._stop_if_hopeless()
+        self.read()
+        self._stop_if_hopeless()
         metrics = rollout_metrics(rollout)
         if self.judge is not None:
             metrics |= self.judge(about, rollout.replies())
         seconds = time.perf_counter() - started
         self.seconds += seconds - sum(step.seconds for step in steps)  # generating takes time, too
-        step = _summary(steps, metrics, seconds)
-        self.log.step(self.steps_done, self.config.max_iters, self.count, step)
+        self.log.step(self.config.max_iters, _summary(steps, metrics, seconds))
 
     def _evaluate(self) -> None:
         if self.evaluate is not None:
             self.log.validation(self.steps_done, self.evaluate())
 
-    # --- saving and going on: the policy as a GPT that everything else can load; the value head, a row of numbers, with
-    # the run's state
+    # --- saving and going on: the policy as a model that everything else can load; the value head, a row of numbers,
+    # with the run's state
 
     def save(self) -> None:
         """Write a checkpoint of this moment into the run's folder."""
@@ -245,13 +248,15 @@ class PPOTrainer(Trainer):
         return super().resume(checkpoint)
 
 
-# A checkpoint of a policy with its value head is one of the policy.
-POLICY_KIND = ModelKind(
-    GPT_KIND.name,
-    lambda model: GPT_KIND.config(model.policy),
-    GPT_KIND.build,
-    lambda model: GPT_KIND.tensors(model.policy),
-)
+def policy_kind(model: PolicyWithValue) -> ModelKind:
+    """A checkpoint of a policy with its value head is one of the policy."""
+    kind = kind_of(model.policy)
+    return ModelKind(
+        kind.name,
+        lambda model: kind.config(model.policy),
+        kind.build,
+        lambda model: kind.tensors(model.policy),
+    )
 
 
 class _MiniBatches:
@@ -291,6 +296,12 @@ def _summary(steps: Sequence[Step], metrics: dict[str, float], seconds: float) -
         return sum(value * step.count for value, step in zip(values, steps)) / count
 
     means = {name: mean([step.metrics[name] for step in steps]) for name in steps[0].metrics}
-    loss, norm = mean([step.loss for step in steps]), mean([step.grad_norm for step in steps])
-    skipped = any(step.skipped for step in steps)
-    return Step(loss, {**metrics, **means}, count, norm, steps[-1].lr, skipped, seconds)
+    return dataclasses.replace(
+        steps[-1],
+        count=count,
+        loss=mean([step.loss for step in steps]),
+        metrics={**metrics, **means},
+        grad_norm=mean([step.grad_norm for step in steps]),
+        skipped=any(step.skipped for step in steps),
+        seconds=seconds,
+    )

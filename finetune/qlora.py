@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from gpt import GPT
+from gpt.language_model import LanguageModel
 
+from . import anatomy
 from .lora import LoRAConfig, LoRALinear, apply_lora, new_layers
 from .quantization import QuantizationConfig, quantize
 from .targets import full_names, is_inside, is_linear
@@ -24,7 +25,9 @@ from .targets import full_names, is_inside, is_linear
 NF4 = QuantizationConfig("nf4", double_quant=True)
 
 
-def apply_qlora(model: GPT, config: LoRAConfig, quantization: QuantizationConfig = NF4) -> dict[str, LoRALinear]:
+def apply_qlora(
+    model: LanguageModel, config: LoRAConfig, quantization: QuantizationConfig = NF4
+) -> dict[str, LoRALinear]:
     """Quantize a model in place, then put adapters beside its layers as `apply_lora` does; returns these by name.
 
     An embedding that is in `config.modules_to_save` stays float32, as it is trained. Raises ValueError, with the model
@@ -35,7 +38,7 @@ def apply_qlora(model: GPT, config: LoRAConfig, quantization: QuantizationConfig
     for name, module in model.named_modules():
         if is_linear(module) and is_inside(name, whole) and name != "lm_head":
             raise ValueError(f"{name} is in modules_to_save, and a quantized layer cannot be trained: adapt it instead")
-    if is_inside("transformer.wte", whole):
+    if is_inside(anatomy.of(model).embedding_name, whole):
         quantization = dataclasses.replace(quantization, embedding=False)
     quantize(model, quantization)
     return apply_lora(model, config)

@@ -15,7 +15,6 @@ from typing import Any
 
 import minigrad.functional as F
 from minigrad import Tensor
-from minigrad.backend import to_numpy
 
 from .pairs import PairBatch
 
@@ -29,15 +28,15 @@ def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -F.logsigmoid(chosen - rejected)
 
 
-def reward_batch_loss(model: Any, batch: PairBatch) -> tuple[Tensor, int, dict[str, float]]:
+def reward_batch_loss(model: Any, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
     """The loss function for the training loop: the sum over a batch's pairs, their number, and sums of the metrics.
 
     accuracy: how often the better reply scores higher; margin: by how much, on average.
     """
     scores = model(batch.tokens, batch.lengths).reshape(-1)  # (2B, 1) -> (2B,)
     chosen, rejected = F.split(scores, batch.size)
-    margins = to_numpy((chosen - rejected).data)
-    metrics = {"accuracy": float((margins > 0).sum()), "margin": float(margins.sum())}
+    margins = (chosen - rejected).data
+    metrics = {"accuracy": (margins > 0).sum(), "margin": margins.sum()}
     return reward_loss(chosen, rejected).sum(), batch.size, metrics
 
 

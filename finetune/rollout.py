@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt import GPT
+from gpt.language_model import LanguageModel
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import module_of, to_numpy
 
@@ -29,7 +29,7 @@ class PolicyWithValue(nn.Module):
     The value head starts at 0, as it knows nothing.
     """
 
-    def __init__(self, policy: GPT):
+    def __init__(self, policy: LanguageModel):
         self.policy = policy
         with nn.init.skipped():
             self.value_head = nn.Linear(policy.config.n_embd, 1).to(policy.lm_head.weight.dtype)
@@ -99,7 +99,7 @@ class Rollout:
 @no_grad()
 def roll_out(
     model: PolicyWithValue,
-    reference: GPT,
+    reference: LanguageModel,
     reward_model: Any,
     prompts: Sequence[list[int]],
     response_length: int,

@@ -16,7 +16,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor
-from minigrad.backend import module_of
+from minigrad.backend import to_device
 
 from .chat import ChatTemplate
 from .datasets import Example, pad_right
@@ -26,19 +26,20 @@ Conversation = tuple[list[int], list[bool]]  # ids, and which of them are learne
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)
 
 
-def sft_loss(model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+def sft_loss(model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
     """Cross-entropy of the tokens that are learned from, summed; their number; how many of them the model got right.
 
     Hidden states of the other tokens are computed, as attention needs them, but do not go through the head.
     """
     ids, targets = batch
-    learned = targets != IGNORE  # (B, T)
     hidden = model.hidden_states(ids)  # (B, T, C)
-    xp = module_of(hidden.data)
-    logits = model.lm_head(hidden[xp.asarray(learned)])  # (N, V), N tokens that are learned from
-    wanted = xp.asarray(targets[learned])  # (N)
-    right = int((logits.data.argmax(axis=1) == wanted).sum())
-    return F.cross_entropy(logits, wanted, reduction="sum"), len(wanted), {"mean_token_accuracy": float(right)}
+    # Places, not a mask: how many there are is known here, while a GPU would have to be waited for.
+    learned = np.flatnonzero(targets != IGNORE)  # (N), of N tokens that are learned from
+    wanted = to_device(targets.reshape(-1)[learned], hidden.device)  # (N)
+    rows = F.embedding(to_device(learned, hidden.device), hidden.reshape(-1, hidden.shape[-1]))  # (N, C)
+    logits = model.lm_head(rows)  # (N, V)
+    right = (logits.data.argmax(axis=1) == wanted).sum()
+    return F.cross_entropy(logits, wanted, reduction="sum"), len(wanted), {"mean_token_accuracy": right}
 
 
 def collate(conversations: Sequence[Conversation]) -> Batch:

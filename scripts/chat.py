@@ -1,5 +1,7 @@
 """Talk with a model in the terminal: it remembers what was said, as long as that fits into its context.
 
+Without --temperature, a model that was tuned on conversations always says what is most likely (0), which is what a
+small model knows best; one that was not would soon repeat itself, and gets 0.8.
 /reset forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer.
 """
 
@@ -14,8 +16,10 @@ from finetune.conversation import Conversation
 from finetune.loading import load_model
 from gpt import command_line
 from gpt.generation import Sampling
+from gpt.run_log import printable
 
 EXAMPLES = """examples:
+  python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop
   python scripts/chat.py --model runs/sft                            a model that was tuned on conversations
   python scripts/chat.py --model runs/sft --system "Answer in one word." --temperature 0
   python scripts/chat.py --model gpt2                                a model that was not: it continues a transcript
@@ -26,9 +30,13 @@ YOU, MODEL = "you> ", "model> "
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("--model", default="runs/sft", help="a run's folder, a Hugging Face folder, or a name (gpt2, owner/name)")
-    add("--system", default=None, help="what the model is told before the conversation")
-    command_line.add_sampling(parser)
+    add(
+        "--model",
+        default="runs/sft",
+        help="a run's folder, a Hugging Face folder, a GGUF file, or a name (smollm2, gpt2)",
+    )
+    add("--system", default=None, help="what the model is told before the conversation, in place of its own default")
+    command_line.add_sampling(parser, max_new_tokens=400, temperature=None)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser, default=None)
@@ -38,16 +46,22 @@ def main(argv: list[str] | None = None) -> int:
     model.to(device)
 
     conversation = Conversation(model, tokenizer, arguments.system)
+    if arguments.temperature is None:
+        arguments.temperature = 0.0 if conversation.knows_chat else 0.8
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     if conversation.knows_chat:
         print(f"{arguments.model} was tuned on conversations, in the template ChatML.")
+        told = conversation.template.default_system
+        if told is not None and arguments.system is None:
+            print(f'It is told first: "{printable(told)}" (--system tells it something else).')
     else:
         print(
             f"{arguments.model} was not tuned on conversations (it has no token <|im_start|>): it will continue a "
             'transcript of "User:" and "Assistant:".'
         )
     print("/reset forgets the conversation, /quit leaves, Ctrl-C stops an answer.\n")
+    noted = False
     for question in questions():
         if question == "/reset":
             conversation.reset()
@@ -56,6 +70,12 @@ def main(argv: list[str] | None = None) -> int:
             print(f"(there is no command {question.split()[0]}: /reset, /quit)")
         else:
             reply(conversation, question, arguments.max_new_tokens, sampling)
+        if conversation.forgotten and not noted:
+            noted = True
+            print(
+                f"(the conversation is longer now than the {model.config.block_size:,} tokens that the model can read: "
+                "from here on it forgets the oldest questions and answers)"
+            )
     return 0
 
 

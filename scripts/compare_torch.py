@@ -1,4 +1,4 @@
-"""Compute the same GPT on the same batch here and in PyTorch (transformers), and compare every activation and gradient.
+"""Compute the same model on the same batch here and in PyTorch (transformers): compare every activation and gradient.
 
 PyTorch's weights are carried over in memory, so that only the computation is compared. `verify_gpt2.py` compares with
 the files too.
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, command_line, verification
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, command_line, verification
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.verification import Stage, Trace
 from minigrad.backend import generator, to_numpy
@@ -21,6 +22,7 @@ EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64
   python scripts/compare_torch.py --kernels fast --dtype float32
   python scripts/compare_torch.py --model runs/demo            a model of yours
+  python scripts/compare_torch.py --model smollm2 --dtype float32
 """
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
 GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
@@ -77,30 +79,77 @@ def require_torch() -> None:
         )
 
 
-def carried_over(model: GPT) -> Any:
-    """The model of transformers with the same shape and weights: GPT-2, or GPT-1 for post-norm.
+def carried_over(model: LanguageModel) -> Any:
+    """The model of transformers with the same shape and weights: Llama, GPT-2, or GPT-1 for post-norm.
 
     Raises ValueError for a model that has no counterpart there.
     """
     import torch
-    import transformers
 
-    config = model.config
-    if config.positions != "learned":
-        raise ValueError("transformers has no GPT with sinusoidal positions: there is nothing to compare with")
-    shape: dict[str, Any] = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
-    shape |= {"n_positions": config.block_size, "layer_norm_epsilon": config.layer_norm_epsilon}
-    shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
-    if config.norm == "pre":
-        twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, attn_implementation="eager"))
-    else:
-        twin = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, afn="gelu"))
+    twin = untrained_llama(model) if isinstance(model, Llama) else untrained_gpt(model.config)
     arrays = model.state_dict()
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
             parameter.data = torch.from_numpy(np.ascontiguousarray(_turned(name, to_numpy(arrays[our_name(name)]))))
     twin.tie_weights()
     return twin.eval()
+
+
+def untrained_llama(model: Llama) -> Any:
+    """A Llama of transformers. It takes angles and norms in float32 always: for a float64 model, they are replaced."""
+    import torch
+    import transformers
+
+    config: LlamaConfig = model.config
+    twin = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.block_size,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            num_key_value_heads=config.n_kv_head,
+            hidden_size=config.n_embd,
+            intermediate_size=config.n_inner,
+            rms_norm_eps=config.rms_norm_epsilon,
+            rope_theta=config.rope_theta,
+            tie_word_embeddings=config.tied,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+        )
+    )
+    if next(model.parameters()).dtype != np.float64:
+        return twin
+
+    class Angles(torch.nn.Module):
+        def forward(self, x: Any, position_ids: Any) -> Any:
+            speeds = config.rope_theta ** (
+                -torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
+            )
+            angles = (position_ids[..., None] * speeds).repeat(1, 1, 2)
+            return angles.cos(), angles.sin()
+
+    def norm() -> Any:
+        return torch.nn.RMSNorm(config.n_embd, config.rms_norm_epsilon)
+
+    twin.model.rotary_emb, twin.model.norm = Angles(), norm()
+    for layer in twin.model.layers:
+        layer.input_layernorm, layer.post_attention_layernorm = norm(), norm()
+    return twin
+
+
+def untrained_gpt(config: GPTConfig) -> Any:
+    """A GPT-2 of transformers, or a GPT-1. Raises ValueError for what it does not have."""
+    import transformers
+
+    if config.positions != "learned":
+        raise ValueError("transformers has no GPT with sinusoidal positions: there is nothing to compare with")
+    shape: dict[str, Any] = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+    shape |= {"n_positions": config.block_size, "layer_norm_epsilon": config.layer_norm_epsilon}
+    shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    if config.norm == "pre":
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, attn_implementation="eager"))
+    return transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, afn="gelu"))
 
 
 def from_folder(folder: Path, dtype: str) -> Any:
@@ -115,7 +164,9 @@ def from_folder(folder: Path, dtype: str) -> Any:
     return model.to(getattr(torch, dtype)).eval()
 
 
-def torch_trace(model: Any, config: GPTConfig, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
+def torch_trace(
+    model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8
+) -> Trace:
     """`verification.trace`, of a model of transformers."""
     import torch
 
@@ -132,7 +183,9 @@ def torch_trace(model: Any, config: GPTConfig, ids: np.ndarray, targets: np.ndar
 
     hooks = []
     for stage in verification.stages(config):
-        name = stage.module if config.norm == "pre" else ".".join(GPT1_NAMES.get(p, p) for p in stage.module.split("."))
+        name = stage.module
+        if isinstance(config, GPTConfig) and config.norm == "post":
+            name = ".".join(GPT1_NAMES.get(part, part) for part in name.split("."))
         hooks.append(model.get_submodule(name).register_forward_hook(note(stage)))
     tokens = torch.from_numpy(ids)
     logits = model(tokens).logits
@@ -146,7 +199,7 @@ def torch_trace(model: Any, config: GPTConfig, ids: np.ndarray, targets: np.ndar
     return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids, new_tokens))
 
 
-def greedy(model: Any, config: GPTConfig, ids: np.ndarray, new_tokens: int) -> list[list[int]]:
+def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, new_tokens: int) -> list[list[int]]:
     """The tokens that transformers' own `generate` writes after ids (B, T)."""
     import torch
 

@@ -20,6 +20,7 @@ from gpt.token_view import MarkedToken, readable_pieces, to_html, to_terminal
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt
   python scripts/evaluate.py --model gpt2 --data book.txt --stride 64       slower, and a little better
+  python scripts/evaluate.py --model smollm2 --packed --data book.txt       from weights of 4 bits
   python scripts/evaluate.py --model gpt2 --data poem.txt --show            what surprises it, in colours
   python scripts/evaluate.py --model gpt2 --data poem.txt --html poem.html  and what it had expected
 """
@@ -31,7 +32,12 @@ ALTERNATIVES = 5
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default="runs/demo", help="a run's folder, a Hugging Face folder, or a name (gpt2, owner/name)")
+    add(
+        "--model",
+        default="runs/demo",
+        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
+    )
+    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
     add("--data", required=True, metavar="FILE", help="a UTF-8 text")
     add("--stride", type=number(1), default=None, help="tokens by which the window moves; else half the block size")
     add("--show", action="store_true", help="print the text with the surprise at each token")
@@ -40,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_device(parser)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, arguments.packed)
     model.to(device)
     score = score_text(model, tokenizer, read_pieces(arguments.data), arguments.stride)
     facts = summary(score, model.config.vocab_size)

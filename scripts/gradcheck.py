@@ -58,8 +58,12 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
     def weighted_cross_entropy(x: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         return F.cross_entropy(x, targets, weight, reduction="none", label_smoothing=0.1)
 
+    def rotated(x: Tensor) -> Tensor:
+        return F.rotary_embedding(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
+
     mask, targets = Tensor(rng.random((3, 4)) < 0.5), Tensor(np.array([1, -100, 4]))
     q, k, v = some(2, 3, 4), some(2, 5, 4), some(2, 5, 2)
+    angles = some(3, 2)
     samples: dict[str, list[tuple[Callable[..., Any], list[Any]]]] = {
         "abs": [(F.abs, [distinct(3, 4)])],
         "add": [(F.add, [some(3, 4), some(4)]), (F.add, [some(3, 1), some(1, 4)])],
@@ -133,11 +137,16 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         "relu": [(F.relu, [distinct(3, 4)])],
         "reshape": [(lambda x: F.reshape(x, (2, -1)), [some(3, 4)])],
         "rms_norm": [(lambda x, w: F.rms_norm(x, 4, w), [some(3, 4), some(4)])],
+        "rotary_embedding": [(rotated, [some(2, 3, 4)])],
         "scaled_dot_product_attention": [
             (F.scaled_dot_product_attention, [q, k, v, some(3, 5)]),
             (
                 lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
                 [some(2, 3, 4), some(2, 3, 4), some(2, 3, 2)],
+            ),
+            (
+                lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+                [some(4, 3, 2), some(2, 3, 2), some(2, 3, 2)],
             ),
         ],
         "sigmoid": [(F.sigmoid, [some(3, 4)])],
@@ -150,6 +159,7 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         "stack": [(lambda x, y: F.stack([x, y], 1), [some(3, 4), some(3, 4)])],
         "sub": [(F.sub, [some(3, 4), some(4)])],
         "sum": [(lambda x: F.sum(x, (0, 2), keepdim=True), [some(3, 4, 2)])],
+        "swiglu": [(F.swiglu, [some(3, 4), some(3, 4)])],
         "tanh": [(F.tanh, [some(3, 4)])],
         "to": [(lambda x: F.to(x, "cpu"), [some(3, 4)])],
         "transpose": [(lambda x: F.transpose(x, 0, 2), [some(2, 3, 4)])],

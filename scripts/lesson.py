@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = ROOT / "scripts" / "lessons"
 MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
-MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining"}
+MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
 # Exercises that practise no row of the concept table, but what a lesson stands on.
 MORE_EXERCISES = {
     "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],

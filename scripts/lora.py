@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python, with LoRA
   python scripts/lora.py --method qlora --data mybook.txt --out-dir runs/book     on your text, beside 4-bit weights
   python scripts/lora.py --init-from runs/sft --data chats.jsonl --out-dir runs/chats      on conversations
+  python scripts/lora.py --init-from smollm2 --data tasks --method qlora --out-dir runs/smollm2-qlora
   python scripts/lora.py --init-from resume --out-dir runs/chats    go on where it stopped
   python scripts/lora.py --merge runs/chats --out-dir runs/chats-merged     a model like any other, adapters included
   python scripts/lora.py --compare --out-dir runs/methods           full, lora and qlora on the same data, in one table
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         default="lora",
         help="full trains all weights; qlora: adapters beside 4-bit weights",
     )
+    text = "keep the 4 and 8 bits of a GGUF file, as smollm2 is, and put adapters beside them"
+    add("--packed", action="store_true", help=text)
     add("--compare", action="store_true", help="all three methods, each in its own folder in --out-dir, and a table")
     add("--merge", default=None, metavar="RUN", help="write that run's model with its adapters merged into --out-dir")
     add("--r", type=number(1), default=8, help="the rank of the adapters")
@@ -90,7 +93,7 @@ def _config(options: dict[str, Any], method: str, out_dir: str) -> AdaptationCon
         slices=options["slices"],
         use_rslora=options["use_rslora"],
     )
-    run = {name: options[name] for name in ("init_from", "data", "batch_size", "seed")}
+    run = {name: options[name] for name in ("init_from", "packed", "data", "batch_size", "seed")}
     return AdaptationConfig(**run, out_dir=out_dir, method=method, lora=lora, training=training)
 
 

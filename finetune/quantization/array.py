@@ -64,6 +64,7 @@ class QuantizedArray(nn.Module):
     zeros: Array | None
     order: Array | None
     codebook: Array
+    in_one_piece = 256 * 1024  # numbers: more of them are shared out among threads
 
     def __init__(
         self,
@@ -125,6 +126,17 @@ class QuantizedArray(nn.Module):
     def dequantize(self) -> Array:
         """The whole array as floats (R, K)."""
         return self.dequantize_rows(slice(None))
+
+    def times_rows(self, x: Array, rows: slice) -> Array:
+        """x (N, K) @ some rows of the weight, transposed: (N, R); x's columns are in the stored order."""
+        if self.groups > 1:
+            return x @ self.stored_values(rows).T
+        # One scale per row can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
+        out = x @ self.levels(rows).T
+        if self.zeros is not None:
+            out -= x.sum(axis=1, keepdims=True) * _rows_of(self.zeros, rows).T.astype(x.dtype)
+        out *= self.scale_rows(rows).T
+        return out
 
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
         """The scales of some rows (R, G); (1, 1) if there is one for all."""

@@ -7,8 +7,8 @@ Lin et al. 2023, "AWQ: Activation-aware weight quantization for LLM compression 
 A weight's rounding error depends on the step of its group, not on the weight; so a column that is scaled up by s and
 whose input is scaled down by s has an error s times smaller in the output. Scaling all columns up would only widen the
 steps. The paper takes s from how large the inputs are, s = mean |x|^α, and tries α from 0 (no scaling) to 1 [equations
-4 and 5]. No arithmetic is added, because the division is folded into whatever made the input: a layer norm's weight and
-bias, or the rows of a linear layer.
+4 and 5]. No arithmetic is added, because the division is folded into whatever made the input: a norm's weight and bias,
+or the rows of a linear layer.
 
 The second half of the method is clipping: in each group the largest weight sets the step, and it may pay to cut it off
 for finer steps for all others. How far is searched for as well.
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt.model import Block
-from minigrad import Tensor
+from minigrad import Tensor, nn
 
+from ..anatomy import Anatomy
 from .array import QuantizedArray
 from .calibration import InputMoments
 from .gptq import output_error
@@ -81,35 +81,36 @@ def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: in
     return best.reshape(weight.shape)
 
 
-# --- in a GPT's block -------------------------------------------------------------------------------------------------
+# --- in a block -------------------------------------------------------------------------------------------------------
 
 
-def scale_block(block: Block, moments: Mapping[str, InputMoments], rounding: Rounding) -> dict[str, float]:
+def scale_block(
+    block: nn.Module, parts: Anatomy, moments: Mapping[str, InputMoments], rounding: Rounding
+) -> dict[str, float]:
     """Scale the layers of a pre-norm block for rounding, without changing what the block computes; returns each α.
 
-    `moments` of the layers' inputs are scaled along. Where each division by s goes:
-
-        attn.c_proj   its inputs are averages of values, per channel: into the rows of c_attn that make the values
-        attn.c_attn   into ln_1
-        mlp.c_fc      into ln_2
-        mlp.c_proj    nowhere: its inputs come from GELU, which is not linear. It is clipped only.
+    `moments` of the layers' inputs are scaled along. `parts.inputs` says which layers share their input, and so their
+    scales, and where the division by s goes: into the weight and bias of a norm, or into the rows of a linear layer.
+    From back to front, so that a layer is divided before its own scales are looked for. Where there is nothing to
+    divide (behind GPT-2's GELU; where heads of values are shared) the weights are clipped only.
     """
-    C = block.attn.c_proj.in_features
-    values = slice(2 * C, 3 * C)  # of query, key and value
-    folds: dict[str, tuple[Any, Any, slice]] = {
-        "attn.c_proj": (block.attn.c_proj, block.attn.c_attn, values),
-        "attn.c_attn": (block.attn.c_attn, block.ln_1, slice(None)),
-        "mlp.c_fc": (block.mlp.c_fc, block.ln_2, slice(None)),
-    }
     alphas = {}
-    for name, (layer, before, rows) in folds.items():
-        its = moments[name]
-        scales, alphas[name] = search_scales(layer.weight.data, its.gram, its.mean_magnitude, rounding)
-        _set(layer.weight, layer.weight.data * scales)
-        for parameter in (before.weight, before.bias):
+    for fed in reversed(parts.inputs):
+        layers: list[Any] = [block.get_submodule(name) for name in fed.layers]
+        before: Any = None if fed.by is None else block.get_submodule(fed.by)
+        inputs = layers[0].in_features
+        if before is None or len(before.weight.data) < inputs:
+            continue
+        its = moments[fed.layers[0]]
+        together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
+        scales, alpha = search_scales(together, its.gram, its.mean_magnitude, rounding)
+        for name, layer in zip(fed.layers, layers):
+            _set(layer.weight, layer.weight.data * scales)
+            alphas[name] = alpha
+        for parameter in (before.weight, getattr(before, "bias", None)):
             if parameter is not None:
                 divided = parameter.data.copy()
-                divided[rows] = (divided[rows].T / scales).T  # of a matrix the rows, of a vector the elements
+                divided[-inputs:] = (divided[-inputs:].T / scales).T  # of a matrix the rows, of a vector the elements
                 _set(parameter, divided)
         its.gram /= np.outer(scales, scales)
         its.magnitude /= scales

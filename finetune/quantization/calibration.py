@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt.config import GPTConfig
-from gpt.model import Block
 from minigrad import Tensor, nn, no_grad
+
+from .. import anatomy
 
 BATCH_TOKENS = 4096  # read at a time
 
@@ -66,36 +66,38 @@ def watching(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments
 class Reader:
     """Reads the calibration text one block of the model at a time; in between it keeps the hidden states (N, T, C)."""
 
-    def __init__(self, transformer: Any, ids: np.ndarray):
+    def __init__(self, model: Any, ids: np.ndarray):
+        parts = anatomy.of(model)
+        body = parts.body_of(model)
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
-        dtype = next(transformer.parameters()).dtype
-        self.hidden = np.empty((*ids.shape, transformer.config.n_embd), dtype)
+        dtype = next(body.parameters()).dtype
+        self.hidden = np.empty((*ids.shape, body.config.n_embd), dtype)
+        self.beside = parts.beside(body, ids.shape[1])
         with no_grad():
-            positions = transformer.wpe(np.arange(ids.shape[1]))  # (T, C)
             for rows in self._batches():
-                self.hidden[rows] = (transformer.wte(ids[rows]) + positions).data
+                self.hidden[rows] = parts.embed(body, ids[rows]).data
 
     @no_grad()
-    def inputs_of(self, block: Block, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
+    def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
         """What the layers of a block are given, as things stand."""
         moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
         with watching(layers, moments):
             for rows in self._batches():
-                block(Tensor(self.hidden[rows]))
+                block(Tensor(self.hidden[rows]), *self.beside)
         return moments
 
     @no_grad()
-    def pass_through(self, block: Block) -> None:
+    def pass_through(self, block: nn.Module) -> None:
         """Go on to the next block: hidden states become what this one makes of them."""
         for rows in self._batches():
-            self.hidden[rows] = block(Tensor(self.hidden[rows])).data
+            self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.beside).data
 
     def _batches(self) -> Iterator[slice]:
         for start in range(0, len(self.hidden), self.batch):
             yield slice(start, start + self.batch)
 
 
-def check_ids(ids: Any, config: GPTConfig) -> None:
+def check_ids(ids: Any, config: anatomy.Config) -> None:
     """Raise ValueError for what is no calibration text: ids (N, T) of the vocabulary, T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
@@ -107,10 +109,10 @@ def check_ids(ids: Any, config: GPTConfig) -> None:
         raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
 
 
-def check_reads(transformer: Any, ids: np.ndarray) -> None:
+def check_reads(model: Any, ids: np.ndarray) -> None:
     """Raise ValueError if the model, as it is, makes numbers of the text that are not finite."""
-    reader = Reader(transformer, ids)
-    for index, block in enumerate(transformer.h):
+    reader = Reader(model, ids)
+    for index, block in enumerate(anatomy.of(model).blocks_of(model)):
         reader.pass_through(block)
         if not np.isfinite(reader.hidden).all():
             raise ValueError(f"on the calibration text, block {index} gives numbers that are not finite (nan or inf)")

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt.config import GPTConfig
-from gpt.model import Block
 from gpt.progress import progress_bar
 from minigrad import nn
 from minigrad.backend import to_numpy
 
+from .. import anatomy
+from ..anatomy import Anatomy, Fed
 from . import awq
 from .array import QuantizedArray, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
@@ -29,8 +29,6 @@ from .config import CALIBRATED, QuantizationConfig
 from .gptq import gptq, output_error
 from .layers import QuantizedEmbedding, QuantizedLinear
 from .rounding import absmax
-
-LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, in the order in which they compute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +59,7 @@ def quantize(
 ) -> QuantizationReport:
     """Quantize the linear layers of a model's blocks, and its embedding, in place.
 
-    model: a GPT, or anything with a GPT's `transformer`. calibration: ids (N, T) of text to read; GPTQ and AWQ need it,
+    model: a GPT or a Llama, with any head. calibration: ids (N, T) of text to read; GPTQ and AWQ need it,
     and with it the report tells each layer's error. Raises ValueError, with the model as it was, for what cannot be
     quantized: a group size that does not divide a layer's inputs, weights or activations that are not finite, a model
     that is quantized, adapted or on a GPU, missing calibration. (If it is interrupted, the model is half done: load it
@@ -89,12 +87,12 @@ def memory(model: nn.Module) -> int:
 
 def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
     """Raise ValueError for whatever `quantize` could stumble over."""
-    transformer = getattr(model, "transformer", None)
-    if transformer is None or not isinstance(getattr(transformer, "config", None), GPTConfig):
-        raise ValueError(f"only GPTs can be quantized, not {type(model).__name__}")
-    float_layers: list[tuple[str, Any, Any]] = [("transformer.wte", transformer.wte, nn.Embedding)]
-    for index, block in enumerate(transformer.h):
-        float_layers += [(f"transformer.h.{index}.{name}", block.get_submodule(name), nn.Linear) for name in LAYERS]
+    parts = anatomy.of(model)
+    body = parts.body_of(model)
+    float_layers: list[tuple[str, Any, Any]] = [(parts.embedding_name, parts.embedding_of(model), nn.Embedding)]
+    for index, block in enumerate(parts.blocks_of(model)):
+        name = parts.block_name(index)
+        float_layers += [(f"{name}.{layer}", block.get_submodule(layer), nn.Linear) for layer in parts.layers]
     for name, layer, kind in float_layers:
         if type(layer) is not kind:
             raise ValueError(
@@ -111,14 +109,14 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
                 number_of_groups(weight.shape, config.bits, config.group_size)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-    if config.method == "awq" and transformer.config.norm != "pre":
+    if config.method == "awq" and getattr(body.config, "norm", "pre") != "pre":
         raise ValueError("AWQ folds scales into the norm before a layer, and a post-norm model has none there")
     if calibration is None:
         if config.method in CALIBRATED:
             raise ValueError(f"{config.method} looks at a layer's inputs: give it text to read (calibration)")
         return
-    check_ids(calibration, transformer.config)
-    check_reads(transformer, np.asarray(calibration))
+    check_ids(calibration, body.config)
+    check_reads(model, np.asarray(calibration))
 
 
 # --- the changes ------------------------------------------------------------------------------------------------------
@@ -126,63 +124,76 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
 
 def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
     """The embedding, then block after block, which read the text as far as they are."""
+    parts = anatomy.of(model)
     if config.embedding:
-        _quantize_embedding(model)
-    blocks = model.transformer.h
-    reader = None if calibration is None else Reader(model.transformer, calibration)
+        _quantize_embedding(model, parts)
+    blocks = parts.blocks_of(model)
+    reader = None if calibration is None else Reader(model, calibration)
     reports = []
     with progress_bar(len(blocks), "quantizing", "block") as bar:
         for index, block in enumerate(blocks):
-            for report in _quantize_block(block, config, reader):
-                reports.append(dataclasses.replace(report, name=f"transformer.h.{index}.{report.name}"))
+            for report in _quantize_block(block, parts, config, reader):
+                reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
             bar.update(1)
     return reports
 
 
-def _quantize_embedding(model: Any) -> None:
+def _quantize_embedding(model: Any, parts: Anatomy) -> None:
     """The token embedding in 8 bits, a scale per token; the output layer tied to it uses the same array."""
-    table = model.transformer.wte.weight
+    table = parts.embedding_of(model).weight
     quantized = absmax(to_numpy(table.data)).to(table.dtype)
     head = getattr(model, "lm_head", None)
     if head is not None and head.weight is table:
         model.lm_head = QuantizedLinear(quantized, head.bias)
-    model.transformer.wte = QuantizedEmbedding(quantized)
+    model.set_submodule(parts.embedding_name, QuantizedEmbedding(quantized))
 
 
-def _quantize_block(block: Block, config: QuantizationConfig, reader: Reader | None) -> list[LayerReport]:
+def _quantize_block(
+    block: nn.Module, parts: Anatomy, config: QuantizationConfig, reader: Reader | None
+) -> list[LayerReport]:
     if config.method == "awq" and reader is not None:
-        reports = _awq_block(block, config, reader)
+        reports = _awq_block(block, parts, config, reader)
     else:
-        reports = [_quantize_layer(block, name, config, reader) for name in LAYERS]
+        reports = [report for fed in parts.inputs for report in _quantize_layers(block, fed, config, reader)]
     if reader is not None:
         reader.pass_through(block)
     return reports
 
 
-def _quantize_layer(block: Block, name: str, config: QuantizationConfig, reader: Reader | None) -> LayerReport:
-    """Round one layer, to nearest or with GPTQ, on inputs that have passed the layers before it."""
-    layer: Any = block.get_submodule(name)
-    weight = layer.weight.data
-    moments = None if reader is None else reader.inputs_of(block, {name: layer})[name]
-    if config.method == "gptq" and moments is not None:
-        symmetric, act_order = not config.zero_point, config.desc_act
-        quantized = gptq(weight, moments.gram, config.bits, config.group_size, symmetric, act_order)
-    else:
-        quantized = config.rounding(weight)
-    report = _report(name, weight, quantized, moments, config)
-    _replace(block, name, quantized)
-    return report
-
-
-def _awq_block(block: Block, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
-    """Scale, clip and round all layers of a block, on the inputs that they have in the float block."""
-    layers: dict[str, Any] = {name: block.get_submodule(name) for name in LAYERS}
-    moments = reader.inputs_of(block, layers)
-    nearest = {name: _nearest_error(layers[name].weight.data, moments[name], config) for name in LAYERS}
-    alphas = awq.scale_block(block, moments, config.rounding)
+def _quantize_layers(
+    block: nn.Module, fed: Fed, config: QuantizationConfig, reader: Reader | None
+) -> list[LayerReport]:
+    """Round layers that share their input, to nearest or with GPTQ, on inputs that have passed the layers before."""
+    moments = _moments(block, (fed,), reader) if reader is not None else {}
     reports = []
-    for name in LAYERS:
-        weight = layers.pop(name).weight.data
+    for name in fed.layers:
+        layer: Any = block.get_submodule(name)
+        weight = layer.weight.data
+        if config.method == "gptq" and name in moments:
+            symmetric, act_order = not config.zero_point, config.desc_act
+            quantized = gptq(weight, moments[name].gram, config.bits, config.group_size, symmetric, act_order)
+        else:
+            quantized = config.rounding(weight)
+        reports.append(_report(name, weight, quantized, moments.get(name), config))
+        _replace(block, name, quantized)
+    return reports
+
+
+def _moments(block: nn.Module, inputs: tuple[Fed, ...], reader: Reader) -> dict[str, InputMoments]:
+    """The inputs of a block's layers, by layer: those that share them have one `InputMoments` in common."""
+    found = reader.inputs_of(block, {fed.layers[0]: block.get_submodule(fed.layers[0]) for fed in inputs})
+    return {name: found[fed.layers[0]] for fed in inputs for name in fed.layers}
+
+
+def _awq_block(block: nn.Module, parts: Anatomy, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
+    """Scale, clip and round all layers of a block, on the inputs that they have in the float block."""
+    moments = _moments(block, parts.inputs, reader)
+    weights: dict[str, Any] = {name: block.get_submodule(name).weight for name in parts.layers}  # type: ignore[attr-defined]
+    nearest = {name: _nearest_error(weight.data, moments[name], config) for name, weight in weights.items()}
+    alphas = awq.scale_block(block, parts, moments, config.rounding)
+    reports = []
+    for name in parts.layers:
+        weight = weights.pop(name).data
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
         quantized = config.rounding(awq.clipped(weight, moments[name].gram, config.rounding, groups))
         report = _report(name, weight, quantized, moments[name], config)
@@ -191,7 +202,7 @@ def _awq_block(block: Block, config: QuantizationConfig, reader: Reader) -> list
     return reports
 
 
-def _replace(block: Block, name: str, quantized: QuantizedArray) -> None:
+def _replace(block: nn.Module, name: str, quantized: QuantizedArray) -> None:
     layer: Any = block.get_submodule(name)
     block.set_submodule(name, QuantizedLinear(quantized.to(layer.weight.dtype), layer.bias))
 

@@ -11,7 +11,7 @@ model.safetensors has, for a quantized layer NAME of R outputs and K inputs in G
 
 where value = scale · (level - zero), and the level of a 4-bit code is code - 8, or NF4's number. Double quantization
 has `scales.codes` (R, G) uint8, `scales.absmax` (R G / 256) and `scales.offset` () in the place of scales (see
-scales.py). The output layer is the token embedding, `transformer.wte`, and is not stored again.
+scales.py). A tied output layer is the token embedding, and is not stored again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import Tokenizer, save_checkpoint
 from gpt.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -35,22 +35,23 @@ from gpt.checkpoint import (
     load_checkpoint,
 )
 from gpt.files import read_json
+from gpt.language_model import LanguageModel
 from gpt.pretraining import check_unused
 from minigrad import nn
 
+from .. import anatomy
+from ..anatomy import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
 from .config import QuantizationConfig
-from .convert import LAYERS
 from .layers import QuantizedEmbedding, QuantizedLinear
 from .nf4 import nf4_levels
 from .scales import BLOCK, QuantizedScales
 
-EMBEDDING = "transformer.wte"
 NAME = "minigrad-gpt-quantized"
 
 
 def save_quantized(
-    folder: str | os.PathLike[str], model: GPT, config: QuantizationConfig, tokenizer: Tokenizer | None = None
+    folder: str | os.PathLike[str], model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
 ) -> None:
     """Write a model that `quantize` has changed, with the config it was given; all of it, or nothing.
 
@@ -61,13 +62,13 @@ def save_quantized(
     stored = {name: (array.shape, array.dtype) for name, array in model.state_dict().items() if ".weight." in name}
     if stored != expected:
         raise ValueError("the model was not quantized with this config, or is not in float32")
-    settings = {**model.config.to_dict(), "quantization_config": config.to_dict()}
+    settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
     if tokenizer is not None:
         tokenizer.save(folder)
     save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
 
 
-def load_quantized(folder: str | os.PathLike[str]) -> tuple[GPT, Tokenizer]:
+def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
     model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
     config = QuantizationConfig.from_dict(read_json(Path(folder) / CONFIG)["quantization_config"])
@@ -88,28 +89,32 @@ def is_quantized(folder: str | os.PathLike[str]) -> bool:
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-def expected_arrays(gpt: GPTConfig, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The arrays of all quantized matrices: name -> shape and dtype."""
     arrays = {}
-    for name, shape in matrices(gpt, config).items():
-        for array, description in _arrays_of(shape, config, name == EMBEDDING).items():
+    for name, shape in matrices(model, config).items():
+        for array, description in _arrays_of(shape, config, is_embedding(name)).items():
             arrays[f"{name}.weight.{array}"] = description
     return arrays
 
 
-def matrices(gpt: GPTConfig, config: QuantizationConfig) -> dict[str, tuple[int, int]]:
-    """The matrices of a GPT that are quantized: name of the layer -> (R, K)."""
-    C = gpt.n_embd
-    shapes = dict(zip(LAYERS, [(3 * C, C), (C, C), (4 * C, C), (C, 4 * C)], strict=True))
-    found = {EMBEDDING: (gpt.vocab_size, C)} if config.embedding else {}
-    return found | {f"transformer.h.{i}.{name}": shape for i in range(gpt.n_layer) for name, shape in shapes.items()}
+def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[int, ...]]:
+    """The matrices of a model that are quantized: name of the layer -> (R, K)."""
+    parts = anatomy.of_config(model)
+    found = {parts.embedding_name: (model.vocab_size, model.n_embd)} if config.embedding else {}
+    return found | parts.matrices(model)
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a layer's full name is that of a token embedding."""
+    return any(name == parts.embedding_name for parts in anatomy.ALL)
 
 
 def _arrays_of(
-    shape: tuple[int, int], config: QuantizationConfig, is_embedding: bool
+    shape: tuple[int, ...], config: QuantizationConfig, embedding: bool
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     (R, K), bits, group_size = shape, config.bits, config.group_size
-    if is_embedding:
+    if embedding:
         config, bits, group_size = QuantizationConfig("absmax"), 8, WHOLE_ROW
     G = number_of_groups(shape, bits, group_size)
     per_group = (1, 1) if group_size == WHOLE_ARRAY else (R, G)
@@ -127,41 +132,43 @@ def _arrays_of(
     return {name: (size, np.dtype(dtype)) for name, (size, dtype) in arrays.items()}
 
 
-def _build(settings: dict[str, Any], shapes: Shapes) -> GPT:
-    """A quantized GPT to fill. Raises ValueError, before memory is asked for, where `shapes` are not those of one."""
+def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
+    """A quantized model to fill. Raises ValueError, before memory is asked for, if `shapes` are not those of one."""
     config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
-    gpt = GPTConfig.from_dict(settings)
-    expected = expected_arrays(gpt, config)
+    parts, model_config = from_settings(settings)
+    expected = expected_arrays(model_config, config)
     for name, (shape, _) in expected.items():
         if shapes.get(name) != shape:
             raise ValueError(f"{name} must have shape {shape}, and has {shapes.get(name, 'none: it is missing')}")
-    quantized = sum(R * K for R, K in matrices(gpt, config).values())
-    check_size(gpt.num_parameters() - quantized, {n: shape for n, shape in shapes.items() if n not in expected})
+    quantized = sum(math.prod(shape) for shape in matrices(model_config, config).values())
+    check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
     with nn.init.skipped():
-        model = GPT(gpt)
-    for name, shape in matrices(gpt, config).items():
-        array = _blank(shape, config, name == EMBEDDING)
-        if name == EMBEDDING:
-            model.transformer.wte = QuantizedEmbedding(array)  # type: ignore[assignment]
-            model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
+        model = parts.model(model_config)
+    tied = model.lm_head.weight is parts.embedding_of(model).weight
+    for name, shape in matrices(model_config, config).items():
+        array = _blank(shape, config, is_embedding(name))
+        if is_embedding(name):
+            model.set_submodule(name, QuantizedEmbedding(array))
+            if tied:
+                model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
         else:
             layer: Any = model.get_submodule(name)
             model.set_submodule(name, QuantizedLinear(array, layer.bias))
     return model
 
 
-def _blank(shape: tuple[int, int], config: QuantizationConfig, is_embedding: bool) -> QuantizedArray:
-    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in _arrays_of(shape, config, is_embedding).items()}
+def _blank(shape: tuple[int, ...], config: QuantizationConfig, embedding: bool) -> QuantizedArray:
+    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in _arrays_of(shape, config, embedding).items()}
     scales: Any = zeros.get("scales")
     if scales is None:
         scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
-    bits = 8 if is_embedding else config.bits
-    codebook = nf4_levels() if config.method == "nf4" and not is_embedding else None
+    bits = 8 if embedding else config.bits
+    codebook = nf4_levels() if config.method == "nf4" and not embedding else None
     levels = np.empty(shape, np.int8)
     return QuantizedArray(levels, scales, zeros.get("zeros"), bits, codebook, zeros.get("order"))
 
 
-def _check_arrays(model: GPT, config: QuantizationConfig, path: Path) -> None:
+def _check_arrays(model: LanguageModel, config: QuantizationConfig, path: Path) -> None:
     """Raise CheckpointError for arrays of another type than ours, and for an order that is none."""
     expected = expected_arrays(model.config, config)
     for name, array in model.state_dict().items():

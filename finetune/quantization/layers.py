@@ -18,9 +18,12 @@ from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 from minigrad.kernels.threads import matmul, parallel, row_blocks
 
+from . import on_gpu
 from .array import QuantizedArray
+from .blocks import BlockArray
 
 TILE = 1024 * 1024  # numbers of the weight that are floats at a time, per thread: 4 MB
+Weight = QuantizedArray | BlockArray
 
 
 class QuantizedProduct(Function):
@@ -32,17 +35,14 @@ class QuantizedProduct(Function):
     dtype_rule = "same"
 
     @staticmethod
-    def forward(ctx: Any, x: Array, bias: Array | None, weight: QuantizedArray) -> Array:  # x (..., I), bias (O)
+    def forward(ctx: Any, x: Array, bias: Array | None, weight: Weight) -> Array:  # x (..., I), bias (O)
         ctx.x_shape, ctx.weight = x.shape, weight
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
         if weight.order is not None:
             flat = flat[:, weight.order]
-        out = module_of(x).empty((len(flat), weight.shape[0]), x.dtype)  # (N, O)
-
-        def multiply(rows: slice) -> None:
-            out[:, rows] = _times_rows(flat, weight, rows)
-
-        parallel(multiply, _tiles(weight))
+        out = on_gpu.times(flat, weight)  # (N, O)
+        if out is None:
+            out = _tile_by_tile(flat, weight)
         if bias is not None:
             out += bias
         return out.reshape(*x.shape[:-1], weight.shape[0])
@@ -51,35 +51,37 @@ class QuantizedProduct(Function):
     def backward(ctx: Any, dout: Array) -> tuple[Array | None, Array | None]:
         weight = ctx.weight
         dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
-        dx = None
-        if ctx.needs_grad[0]:
+        dx = on_gpu.times_transposed(dout, weight) if ctx.needs_grad[0] else None
+        if ctx.needs_grad[0] and dx is None:
             xp = module_of(dout)
             dx = xp.zeros((len(dout), weight.shape[1]), dout.dtype)  # (N, I)
             product = matmul if xp is np else xp.matmul
             # out[:, rows] = x @ W[rows].T
             for rows in _tiles(weight):
                 dx += product(dout[:, rows], weight.dequantize_rows(rows))
-            dx = dx.reshape(ctx.x_shape)
-        return dx, dout.sum(axis=0) if ctx.needs_grad[1] else None
+        dbias = dout.sum(axis=0) if ctx.needs_grad[1] else None
+        return None if dx is None else dx.reshape(ctx.x_shape), dbias
 
 
-def _tiles(weight: QuantizedArray) -> Iterable[slice]:
+def _tile_by_tile(x: Array, weight: Weight) -> Array:
+    """x (N, I) @ Wᵀ: (N, O)."""
+    out = module_of(x).empty((len(x), weight.shape[0]), x.dtype)
+
+    def multiply(rows: slice) -> None:
+        out[:, rows] = weight.times_rows(x, rows)
+
+    if module_of(x) is np:
+        parallel(multiply, _tiles(weight))
+    else:  # a GPU shares out the work by itself
+        for rows in _tiles(weight):
+            multiply(rows)
+    return out
+
+
+def _tiles(weight: Weight) -> Iterable[slice]:
     """The weight's rows in pieces of at most TILE numbers; a small one in one piece, not worth waking a thread."""
     rows, columns = weight.shape
-    return [slice(0, rows)] if rows * columns <= TILE // 4 else row_blocks(rows, columns, TILE)
-
-
-def _times_rows(x: Array, weight: QuantizedArray, rows: slice) -> Array:
-    """x (N, I) @ some rows of the weight, transposed: (N, R); x's columns are in the weight's stored order."""
-    if weight.groups > 1:
-        return x @ weight.stored_values(rows).T
-    # One scale per row can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
-    out = x @ weight.levels(rows).T
-    if weight.zeros is not None:
-        zeros = weight.zeros if len(weight.zeros) == 1 else weight.zeros[rows]
-        out -= x.sum(axis=1, keepdims=True) * zeros.T.astype(x.dtype)
-    out *= weight.scale_rows(rows).T
-    return out
+    return [slice(0, rows)] if rows * columns <= weight.in_one_piece else row_blocks(rows, columns, TILE)
 
 
 class QuantizedLinear(nn.Module):
@@ -88,7 +90,7 @@ class QuantizedLinear(nn.Module):
     The bias is the parameter that it was. Arrays of the model move with it; `to(np.float64)` computes in float64.
     """
 
-    def __init__(self, weight: QuantizedArray, bias: nn.Parameter | None = None):
+    def __init__(self, weight: Weight, bias: nn.Parameter | None = None):
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.bias = bias
@@ -105,7 +107,7 @@ class QuantizedEmbedding(nn.Module):
     `QuantizedLinear(embedding.weight)` is the output layer tied to it: one array, used both ways.
     """
 
-    def __init__(self, weight: QuantizedArray):
+    def __init__(self, weight: Weight):
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
 

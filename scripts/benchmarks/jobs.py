@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import minigrad.functional as F
 from finetune.loading import load_model
 from gpt import GPT, GPTConfig
-from minigrad import Tensor, no_grad, optim, switches, use_kernels
+from minigrad import Tensor, autocast, no_grad, optim, switches, use_kernels
 from minigrad.kernels import FAST, FAST_OPTIM, textbook_functions, threads
 
 # The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
@@ -49,16 +50,18 @@ def select_kernels(side: str) -> None:
 class Training:
     """forward, backward, clip, AdamW on one batch."""
 
-    def __init__(self, preset: str, batch: int, time: int):
+    def __init__(self, preset: str, batch: int, time: int, device: str = "cpu", precision: str = "float32"):
         config = GPTConfig.preset(preset)
         self.ids, self.targets = token_ids(config, 2, batch, time)
-        self.model = GPT(config)
+        self.model = GPT(config).to(device)
+        self.precision = precision
         groups = optim.decay_groups(self.model.named_parameters(), 0.1)
         self.optimizer = optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
 
     def step(self) -> float:
-        loss = self.model.loss(self.ids, self.targets)
-        loss.backward()
+        with in_precision(self.precision):
+            loss = self.model.loss(self.ids, self.targets)
+            loss.backward()
         optim.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -68,20 +71,24 @@ class Training:
 class Generation:
     """Greedy generation with the KV cache; with no new tokens, only the reading of the prompt."""
 
-    def __init__(self, preset: str, prompt: int, new_tokens: int):
+    precision = "float32"
+
+    def __init__(self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32"):
         config = GPTConfig.preset(preset)
-        self.model = GPT(config).eval()
+        self.model = GPT(config).to(device).eval()
+        self.precision = precision
         self.prompt, self.new_tokens = token_ids(config, 1, prompt), max(new_tokens, 1)
 
     def step(self) -> float:
-        return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
+        with in_precision(self.precision):
+            return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
 
 
 class QuantizedGeneration(Generation):
     """Greedy generation by the model in ROOT/SIDE, in the numbers in which it lies there."""
 
     def __init__(self, root: str, prompt: int, new_tokens: int, side: str):
-        self.model = load_model(Path(root) / side)[0]
+        self.model: Any = load_model(Path(root) / side)[0]
         self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
 
 
@@ -107,6 +114,11 @@ class Attention:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out.backward(self.inputs[3])
         return float(out.data[0, 0, -1, 0])
+
+
+def in_precision(precision: str) -> Any:
+    """A block whose matrix products are computed in it."""
+    return contextlib.nullcontext() if precision == "float32" else autocast(precision)
 
 
 def token_ids(config: GPTConfig, *shape: int) -> np.ndarray:

@@ -46,7 +46,7 @@ class TorchGPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         for block in self.h:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))
@@ -56,17 +56,19 @@ class TorchGPT(nn.Module):
 class Training:
     """forward, backward, clip, AdamW."""
 
-    def __init__(self, preset: str, batch: int, time: int):
+    def __init__(self, preset: str, batch: int, time: int, device: str = "cpu", precision: str = "float32"):
         config = GPTConfig.preset(preset)
-        self.model = TorchGPT(config)
-        self.ids, self.targets = torch.from_numpy(token_ids(config, 2, batch, time))
+        self.model = TorchGPT(config).to(device)
+        self.in_precision = in_precision(device, precision)
+        self.ids, self.targets = torch.from_numpy(token_ids(config, 2, batch, time)).to(device)
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step(self) -> float:
-        loss = self.model.loss(self.ids, self.targets)
+        with self.in_precision:
+            loss = self.model.loss(self.ids, self.targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -77,15 +79,20 @@ class Training:
 class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
-    def __init__(self, preset: str, prompt: int, new_tokens: int):
+    def __init__(self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32"):
         GPT2Config, GPT2LMHeadModel = _transformers()
         config = GPTConfig.preset(preset)
         shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
-        self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).eval()
-        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, 1, prompt)), new_tokens
+        self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).to(device).eval()
+        self.in_precision = in_precision(device, precision)
+        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, 1, prompt)).to(device), new_tokens
 
     @torch.no_grad()
     def step(self) -> float:
+        with self.in_precision:
+            return self._step()
+
+    def _step(self) -> float:
         if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
             return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
         options = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "do_sample": False}
@@ -117,6 +124,12 @@ class Attention:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out.backward(self.dout)
         return out[0, 0, -1, 0].item()
+
+
+def in_precision(device: str, precision: str) -> Any:
+    """A block whose matrix products are computed in it."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _transformers() -> Any:

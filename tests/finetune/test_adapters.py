@@ -57,7 +57,7 @@ def test_adapters_that_peft_saved_give_its_logits(name, expected):
 
 def test_the_settings_of_peft_are_taken_over():
     configs = {name: load_adapter(base_for(name), GOLDEN / "peft" / name) for name in NAMES}
-    assert configs["attention"] == LoRAConfig(r=2, alpha=6, dropout=0.1)
+    assert configs["attention"] == LoRAConfig(r=2, alpha=6, dropout=0.1, target_modules=("c_attn",))
     assert configs["all-linear"].use_rslora and set(configs["all-linear"].target_modules) == {
         "c_attn",
         "c_proj",

@@ -2,20 +2,24 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minigrad.functional as F
 from finetune.chat import (
     IM_END,
     IM_START,
+    ROLES,
     ChatTemplate,
     add_chat_tokens,
     resize_token_embeddings,
     without_oldest_turn,
 )
-from gpt import Tokenizer
+from gpt import Llama, LlamaConfig, Tokenizer
 from minigrad import Tensor, nn
 from tests.finetune.small import small_chat_model, small_tokenizer
 from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.smollm import smollm_tokenizer
 
 TALK = [
     {"role": "system", "content": "be kind"},
@@ -76,6 +80,11 @@ def test_stop_tokens(template):
     assert ChatTemplate(without_eos).stop_tokens == [without_eos.special_tokens[IM_END]]
 
 
+def test_the_end_of_text_ends_an_answer_too_where_it_is_another_token():
+    tokenizer = smollm_tokenizer()
+    assert ChatTemplate(tokenizer).stop_tokens == [2, 0]  # <|im_end|>, which is eos_token there, and <|endoftext|>
+
+
 def test_a_tokenizer_without_the_tokens_is_refused():
     with pytest.raises(ValueError, match=r"no special token <\|im_start\|>.*scripts/sft\.py"):
         ChatTemplate(small_tokenizer())
@@ -96,6 +105,87 @@ def test_a_tokenizer_without_the_tokens_is_refused():
 def test_what_is_no_conversation_is_refused(template, messages, words):
     with pytest.raises(ValueError, match=words):
         template.encode(messages)
+
+
+# --- the template that a model brings ---------------------------------------------------------------------------------
+
+HELPFUL = "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n"
+
+
+def test_the_default_system_message_of_a_model_is_there_and_not_learned():
+    template = ChatTemplate(smollm_tokenizer())
+    assert template.render(TALK[1:3]) == HELPFUL + (
+        "<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\nkel<|im_end|>\n"
+    )
+    assert "helpful" not in template.render(TALK)  # a conversation with a system message keeps its own
+    ids, learned = template.encode(TALK[1:3])
+    assert template.tokenizer.decode(ids) == template.render(TALK[1:3])
+    assert template.tokenizer.decode([id for id, learn in zip(ids, learned) if learn]) == "kel<|im_end|>"
+
+
+def test_it_stays_when_old_turns_go():
+    template = ChatTemplate(smollm_tokenizer())
+    whole, _ = template.encode(TALK[1:])
+    shorter, _, cut = template.encode_to_fit(TALK[1:], len(whole) - 2)
+    assert cut and template.tokenizer.decode(shorter) == template.render(TALK[3:])
+    assert template.render(TALK[3:]).startswith(HELPFUL)
+
+
+def test_a_template_that_is_not_understood_is_said_once_and_chatml_taken(capsys):
+    tokenizer = smollm_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}..."
+    for _ in range(2):
+        assert ChatTemplate(tokenizer).render(TALK[1:2]) == "<|im_start|>user\nthe word?<|im_end|>\n"
+    out = capsys.readouterr().out
+    assert out.count("the chat template is not ChatML, with or without a default system message: conversations") == 1
+
+
+def test_spaces_around_what_is_said_are_tokens_as_in_the_text():
+    """But an answer begins with a token of its own, because nothing is known of it when it is asked for."""
+    template = ChatTemplate(smollm_tokenizer())
+    question = [{"role": "user", "content": "\n\n  5"}]
+    assert template.encode(question, True)[0] == template.tokenizer.encode(template.render(question, True))
+    prompt, _ = template.encode(question, True)
+    answered = [*question, {"role": "assistant", "content": "\n\n  5"}]
+    ids, learned = template.encode(answered)
+    assert ids[: len(prompt)] == prompt and learned[len(prompt)]
+    assert template.tokenizer.decode(ids) == template.render(answered)
+
+
+CONTENT = st.text("Hi 5\n\té'<|>", max_size=8)
+CONVERSATION = st.lists(CONTENT, min_size=1, max_size=4).map(
+    lambda texts: [
+        {"role": ROLES[1 + i % 2], "content": text.lstrip() if i % 2 else text} for i, text in enumerate(texts)
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    import transformers
+
+    folder = tmp_path_factory.mktemp("saved")
+    smollm_tokenizer().save(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.oracle("transformers", "jinja2")
+@given(messages=CONVERSATION, system=st.none() | CONTENT, prompt=st.booleans())
+def test_tokens_are_those_of_apply_chat_template(theirs, messages, system, prompt):
+    messages = messages if system is None else [{"role": "system", "content": system}, *messages]
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+    assert ChatTemplate(smollm_tokenizer()).encode(messages, prompt)[0] == expected
+
+
+@pytest.mark.oracle("transformers", "jinja2")
+def test_transformers_can_chat_with_what_is_tuned_here(tmp_path):
+    import transformers
+
+    model, tokenizer = small_chat_model()
+    add_chat_tokens(model, tokenizer)
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.apply_chat_template(TALK, return_dict=False) == ChatTemplate(tokenizer).encode(TALK)[0]
 
 
 # --- conversations that are too long ----------------------------------------------------------------------------------
@@ -169,6 +259,23 @@ def test_predictions_of_old_tokens_hardly_change():
     assert 0 < lost.max() < 0.3
     # By Jensen's inequality an average row is never more likely than tokens are on average.
     assert (np.exp(after[..., 37:]) <= 1 / 37 + 1e-12).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_llama_gets_tokens_too(tied):
+    tokenizer = small_tokenizer()
+    shape = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 8, "n_inner": 8}
+    model = Llama(LlamaConfig(vocab_size=len(tokenizer), tied=tied, **shape))
+    old, head = model.model.embed_tokens.weight.data.copy(), model.lm_head.weight.data.copy()
+    assert add_chat_tokens(model, tokenizer) == 2
+    embedding = model.model.embed_tokens.weight
+    assert (model.lm_head.weight is embedding) == tied
+    for weight, before in ((embedding.data, old), (model.lm_head.weight.data, head)):
+        np.testing.assert_array_equal(weight[:-2], before)
+        np.testing.assert_allclose(weight[-2:], np.tile(before.mean(axis=0), (2, 1)), rtol=1e-6)
+    assert model.config == model.model.config and model.config.vocab_size == len(tokenizer)
+    assert model(np.array([[1, len(tokenizer) - 1]])).shape == (1, 2, len(tokenizer))
+    assert model.num_parameters() == model.config.num_parameters()
 
 
 def test_gradients_reach_the_one_tied_matrix():

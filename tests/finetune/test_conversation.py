@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from finetune import conversation
+from finetune import conversation as conversation_module
 from finetune.chat import IM_END, IM_START, ChatTemplate
 from finetune.conversation import Conversation, Transcript, until
-from gpt import Tokenizer
-from gpt.generation import Sampling
+from gpt import Llama, LlamaConfig, Tokenizer
+from gpt.generation import Sampling, stream
 from tests.gpt.small import small_gpt
 
 GREEDY = Sampling(temperature=0)
@@ -40,7 +40,7 @@ def says(monkeypatch):
     def set_up(tokenizer, *answers):
         prompts, left = [], list(answers)
 
-        def scripted(model, prompts_, max_new_tokens, sampling, stop_tokens=()):
+        def scripted(model, prompts_, max_new_tokens, sampling, stop_tokens=(), memory=None):
             prompts.append(tokenizer.decode(prompts_[0]))
             assert len(prompts_[0]) + max_new_tokens <= model.config.block_size
             for token in itertools.islice(tokenizer.encode(left.pop(0)), max_new_tokens):
@@ -48,7 +48,7 @@ def says(monkeypatch):
                 if token in stop_tokens:
                     return
 
-        monkeypatch.setattr(conversation, "stream", scripted)
+        monkeypatch.setattr(conversation_module, "stream", scripted)
         return prompts
 
     return set_up
@@ -96,6 +96,9 @@ def test_the_oldest_turns_are_forgotten_whole(says, tokenizer):
         assert len(tokenizer.encode(prompt)) <= 130
     kept = [message["content"] for message in conversation.messages]
     assert kept == ["S.", "question 3", "answer 3", "question 4", "answer 4", "question 5", "answer 5"]
+    assert conversation.forgotten == 6
+    conversation.reset()
+    assert conversation.forgotten == 0
 
 
 def test_an_answer_has_half_of_the_context_at_most(says, tokenizer):
@@ -148,6 +151,40 @@ def test_a_real_model_answers_and_is_left_as_it_was(tokenizer):
     assert conversation.model.training and len(conversation.messages) == 2
     conversation.reset()
     assert ask(conversation, "Hello", 12) == first
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama"])
+def test_what_was_read_is_not_read_again_and_the_answers_are_the_same(kind, tokenizer, monkeypatch):
+    if kind == "gpt":
+        model = small_gpt(vocab_size=len(tokenizer), block_size=300)
+    else:
+        model = Llama(LlamaConfig(len(tokenizer), 300, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, n_inner=16))
+    for parameter in model.parameters():
+        parameter.data *= 5  # so that what it writes depends on what it reads
+    read = []
+    hidden_states = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
+    prompts = []
+    encode = Transcript.encode
+
+    def noted(self, *arguments, **options):
+        ids, learned = encode(self, *arguments, **options)
+        prompts.append(ids)
+        return ids, learned
+
+    monkeypatch.setattr(Transcript, "encode", noted)
+    conversation = Conversation(model, tokenizer)
+    questions = ["Hello", "And you?", "Well", "Now something longer, " * 10 + "to forget the first ones"]
+    answers = []
+    for i, question in enumerate(questions):
+        read.clear()
+        answers.append(ask(conversation, question, 12))
+        if 0 < i < 3:
+            assert 0 < read[0] <= len(prompts[i]) - len(prompts[i - 1]) and read[1] == 1
+    assert conversation.forgotten > 0 and read[0] > 200  # what stands elsewhere now is read anew
+    monkeypatch.setattr(conversation_module, "stream", lambda *a, memory=None, **options: stream(*a, **options))
+    without = Conversation(model, tokenizer)
+    assert [ask(without, question, 12) for question in questions] == answers
 
 
 @given(st.text("\nUser: x", max_size=40), st.lists(st.integers(0, 40), max_size=6))

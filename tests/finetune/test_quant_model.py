@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from finetune.anatomy import GPT2
 from finetune.heads import GPTWithHead
 from finetune.loading import load_model
 from finetune.quantization import (
@@ -18,7 +19,6 @@ from finetune.quantization import (
 )
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
-from finetune.quantization.convert import LAYERS
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
 from finetune.quantization.layers import dequantized
 from gpt import save_checkpoint
@@ -40,6 +40,7 @@ CONFIGS = [
     QuantizationConfig("awq", group_size=8),
     QuantizationConfig("awq", group_size=-1, zero_point=True, embedding=False),
 ]
+LAYERS = GPT2.layers
 SOME = QuantizationConfig("absmax", 4, 4)
 
 
@@ -157,11 +158,11 @@ def test_gptq_and_awq_lose_less_than_rounding_in_every_layer():
 
 def test_folding_scales_changes_nothing_that_the_model_computes():
     model, original = small_gpt(dtype="float64"), small_gpt(dtype="float64")
-    reader = Reader(model.transformer, IDS)
+    reader = Reader(model, IDS)
     for block in model.transformer.h:
         layers = {name: block.get_submodule(name) for name in LAYERS}
         before = {name: layer.weight.data for name, layer in layers.items()}
-        alphas = scale_block(block, reader.inputs_of(block, layers), lambda weight: absmax(weight, 4, 4))
+        alphas = scale_block(block, GPT2, reader.inputs_of(block, layers), lambda weight: absmax(weight, 4, 4))
         assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
     np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
 
@@ -208,7 +209,7 @@ def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words
 
 
 def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
-    with pytest.raises(ValueError, match="only GPTs can be quantized, not Linear"):
+    with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
         quantize(nn.Linear(4, 4), SOME)
     with pytest.raises(ValueError, match="a post-norm model has none there"):
         quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from finetune.chat import IM_END, IM_START
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed, use_kernels
 from scripts import chat
+from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
 
 
@@ -51,6 +52,43 @@ def said(capsys, monkeypatch, model, lines, *arguments):
 def test_it_says_how_the_conversation_is_written(capsys, monkeypatch, base, tuned):
     assert "was not tuned on conversations (it has no token <|im_start|>)" in said(capsys, monkeypatch, base, "")
     assert "was tuned on conversations, in the template ChatML" in said(capsys, monkeypatch, tuned, "")
+
+
+def llama_folder(folder, block_size=256):
+    """A small Llama with SmolLM2's kind of tokenizer and chat template, as a folder of Hugging Face."""
+    tokenizer = smollm_tokenizer()
+    manual_seed(0)
+    model = Llama(LlamaConfig(len(tokenizer), block_size, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, n_inner=32))
+    for parameter in model.parameters():
+        parameter.data *= 6
+    model.save_pretrained(folder, tokenizer)
+    return folder
+
+
+def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
+    folder = llama_folder(tmp_path)
+    talk = "What is 12 + 30?\nand then?\n"
+    out = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9)
+    assert "was tuned on conversations, in the template ChatML" in out
+    assert 'It is told first: "You are a helpful AI assistant" (--system tells it something else).' in out
+    assert out == said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--seed", 2)  # the most likely, always
+    same = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "You are a helpful AI assistant")
+    assert out.split("model> ")[1:] == same.split("model> ")[1:] and "It is told first" not in same
+    other = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "5")
+    assert out.split("model> ")[1:] != other.split("model> ")[1:]
+    warm = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--temperature", 1)
+    assert (
+        out != warm != said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--temperature", 1, "--seed", 2)
+    )
+
+
+def test_it_says_once_that_it_forgets(capsys, monkeypatch, tmp_path):
+    folder = llama_folder(tmp_path, block_size=128)
+    out = said(capsys, monkeypatch, folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
+    assert out.count("model> ") == 8 and "too long" not in out
+    assert (
+        out.count("(the conversation is longer now than the 128 tokens that the model can read: from here on it") == 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["base", "tuned"])

@@ -12,7 +12,7 @@ from gpt.huggingface_weights import WEIGHTS
 from gpt.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import manual_seed, use_kernels
 from scripts import compare_torch, verify_gpt2
-from tests.gpt.small import GOLDEN
+from tests.gpt.small import GOLDEN, small_llama
 from tests.scripts.running import STORY, refusal, run_here, run_process
 
 FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
@@ -199,6 +199,15 @@ def test_a_comparison_with_torch(capsys, more):
     assert run_here(compare_torch.main, *more) == 0
     out = capsys.readouterr().out
     assert "logits" in out and "transformer.wte.weight" in out and "The same everywhere" in out
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_comparison_of_a_llama_with_torch(capsys, tmp_path, dtype):
+    small_llama(vocab_size=270).save_pretrained(tmp_path, Tokenizer.train(STORY, vocab_size=270))
+    assert run_here(compare_torch.main, "--model", str(tmp_path), "--dtype", dtype) == 0
+    out = capsys.readouterr().out
+    assert "layers.1.mlp.gated" in out and "model.embed_tokens.weight" in out and "The same everywhere" in out
 
 
 @pytest.mark.oracle

@@ -1,0 +1,143 @@
+"""The blocks of a GGUF file, used as they are: a weight that never becomes floats as a whole, bit for bit the file's.
+
+    number = scale · code + minimum      one scale and one minimum (Q4_1; else 0) for 32 neighbours of a row
+
+A product with a few rows x, which is what writing a text is made of, needs each number once. So all depends on how fast
+a code becomes a float that the matrix library can multiply. Three ideas, in the order of what they bring:
+
+1. *The scales wait.* Σ_j x_j (s_b c_j + m_b), over the numbers j of a block b, is s_b Σ_j x_j c_j + m_b Σ_j x_j: the
+   codes are multiplied as they are, and s and m enter once per block.
+2. *Blocks outside, rows inside.* The codes are kept as (B, 32, R): the 32 of a block, each for all R rows of the
+   weight. Then all loops run along whole rows of memory, and the sums come out side by side with their scales.
+3. *Four codes at a time.* A 16-bit number w = a + 16 b + 256 c + 4096 d holds four codes. What it costs is turning
+   numbers into floats, and w itself is one number. With the floats w, w mod 4096, w mod 256 and w mod 16,
+
+       x_a a + x_b b + x_c c + x_d d
+           = (w mod 16) (x_a - x_b/16) + (w mod 256) (x_b/16 - x_c/256) + (w mod 4096) (x_c/256 - x_d/4096) + w x_d/4096
+
+   no code has to be shifted into its place; a mask is cheaper. All are whole numbers below 2^16, exact as floats.
+
+The formats are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); see `gpt.gguf_file`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import nn
+from minigrad.backend import Array, module_of
+
+BLOCK = 32  # numbers with one scale
+QUADS = 8  # 16-bit numbers of four codes in a block
+FEW_ROWS = 8  # of x: more are better multiplied with exact floats, made once for all of them
+WEIGHTS = np.array([1, 16, 256, 4096])  # of a, b, c, d in w
+
+
+class BlockArray(nn.Module):
+    """A matrix (R, K) of 4 or 8 bits, in B = K / 32 blocks per row. It is not learned: its arrays are buffers.
+
+    codes (R, K): int8 of 8 bits, or 0..15. scales, minimums: (R, B). zero: the code that stands for 0, for codes that
+    are stored without a sign (8 in Q4_0). Raises ValueError where the sizes do not fit.
+
+    >>> codes = np.arange(64, dtype=np.uint8).reshape(2, 32) % 16
+    >>> array = BlockArray(codes, np.array([[0.5], [2.0]]), np.array([[-1.0], [0.0]]), bits=4)
+    >>> print(array.dequantize()[:, :4], array.nbytes)
+    [[-1.  -0.5  0.   0.5]
+     [ 0.   2.   4.   6. ]] 48
+    """
+
+    codes: Array  # 4 bits: (B, 8, R) uint16, of the codes j, j + 8, j + 16, j + 24 of a block; 8 bits: (B, 32, R) int8
+    scales: Array  # (B, R)
+    minimums: Array | None  # (B, R)
+    order = None  # the columns stand as they are
+    in_one_piece = 2 * 1024 * 1024  # numbers: more of them are shared out among threads
+
+    def __init__(
+        self, codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray | None = None, bits: int = 8, zero: int = 0
+    ):
+        rows, columns = codes.shape
+        if columns % BLOCK or scales.shape != (rows, columns // BLOCK):
+            raise ValueError(f"scales of shape {scales.shape} do not fit blocks of {BLOCK} codes of {codes.shape}")
+        self.bits, self.shape, self.groups, self.zero = bits, (rows, columns), columns // BLOCK, zero
+        self.register_buffer("codes", _pack(codes, bits))
+        self.register_buffer("scales", np.ascontiguousarray(scales.T, dtype=np.float32))
+        self.minimums = None
+        if minimums is not None:
+            self.register_buffer("minimums", np.ascontiguousarray(minimums.T, dtype=np.float32))
+
+    def dequantize_rows(self, rows: slice | Array) -> Array:
+        """Some rows as floats (R, K): nothing larger than they are is made on the way."""
+        codes, scales = self.codes[:, :, rows], self.scales[:, rows]
+        xp = module_of(codes)
+        values = xp.empty((self.groups, BLOCK, codes.shape[2]), self.dtype)
+        if self.bits == 8:
+            values[...] = codes
+        else:
+            for i in range(4):
+                values[:, QUADS * i : QUADS * (i + 1)] = (codes >> 4 * i) & 15
+            if self.zero:
+                values -= self.zero
+        values *= scales[:, None]
+        if self.minimums is not None:
+            values += self.minimums[:, None, rows]
+        return values.reshape(self.shape[1], codes.shape[2]).T
+
+    def dequantize(self) -> Array:
+        """The whole array as floats (R, K)."""
+        return self.dequantize_rows(slice(None))
+
+    def times_rows(self, x: Array, rows: slice) -> Array:
+        """x (N, K) @ some rows of the weight, transposed: (N, R)."""
+        if len(x) > FEW_ROWS or module_of(x) is not np:
+            return x @ self.dequantize_rows(rows).T
+        blocks = x.reshape(len(x), self.groups, BLOCK).swapaxes(0, 1)  # (B, N, 32)
+        codes, scales = self.codes[:, :, rows], self.scales[:, rows]
+        sums = _code_sums(blocks, codes, self.bits)  # (B, N, R): of each block, Σ x · code
+        sums *= scales[:, None]
+        out = sums.sum(axis=0)  # (N, R)
+        totals = blocks.sum(axis=2).T  # (N, B): of each block, Σ x
+        if self.minimums is not None:
+            out += totals @ self.minimums[:, rows]
+        if self.zero:
+            out -= (self.zero * totals) @ scales
+        return out
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the numbers that `dequantize` gives; `to(np.float64)` changes it, and no code."""
+        return self.scales.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: codes, scales and minimums."""
+        return sum(array.nbytes for _, array in self.named_buffers(persistent_only=True))
+
+    def extra_repr(self) -> str:
+        return f"{self.bits} bits in blocks of {BLOCK}, {self.shape}, {self.nbytes:,} bytes"
+
+
+def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes (R, K) as they are kept: see `BlockArray`."""
+    blocks = codes.T.reshape(-1, BLOCK, len(codes))  # (B, 32, R)
+    if bits == 8:
+        return np.ascontiguousarray(blocks.astype(np.int8, copy=False))
+    quads = blocks.reshape(len(blocks), 4, QUADS, -1)
+    packed = np.zeros((len(blocks), QUADS, len(codes)), np.uint16)
+    for i in range(4):
+        packed |= quads[:, i].astype(np.uint16) << 4 * i
+    return packed
+
+
+def _code_sums(x: np.ndarray, codes: np.ndarray, bits: int) -> np.ndarray:
+    """Of each block Σ x · code: x (B, N, 32), codes as they are kept -> (B, N, R)."""
+    if bits == 8:
+        return np.matmul(x, codes.astype(x.dtype))
+    B, N, R = len(x), x.shape[1], codes.shape[2]
+    floats = np.empty((B, 4, QUADS, R), x.dtype)
+    for i in range(3):  # w mod 16, 256, 4096: the mask is applied on the way to the floats
+        mask = np.uint16(WEIGHTS[i + 1] - 1)
+        np.bitwise_and(codes, mask, out=floats[:, i], dtype=np.uint16, casting="unsafe")
+    floats[:, 3] = codes
+    scaled = x.reshape(B, N, 4, QUADS) / WEIGHTS.astype(x.dtype)[:, None]  # x_a, x_b / 16, ...
+    scaled[:, :, :3] -= scaled[:, :, 1:]
+    return np.matmul(scaled.reshape(B, N, BLOCK), floats.reshape(B, BLOCK, R))

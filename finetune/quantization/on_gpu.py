@@ -1,0 +1,76 @@
+"""Quantized weights on a GPU: their arrays are handed to the kernels of minigrad/kernels/cuda/quantized.py.
+
+minigrad knows nothing of quantizers, so a weight goes there as plain arrays. What the kernels do not take (float64,
+rows whose length is no multiple of 4) is computed as on the CPU, and so is all if textbook kernels are chosen.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from minigrad import switches
+from minigrad.backend import Array, device_of, module_of, to_device
+from minigrad.kernels.cuda.products import multiply
+from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMatrix, dequantize, times_quantized
+
+from .array import QuantizedArray
+from .blocks import BlockArray
+from .scales import LEVELS, QuantizedScales
+
+Weight = QuantizedArray | BlockArray
+
+
+def times(x: Array, weight: Weight) -> Array | None:
+    """x (N, K) @ the weight, transposed: (N, R); x's columns are in the stored order. None where no kernel does it."""
+    matrix = _for_kernels(x, weight)
+    if matrix is None:
+        return None
+    if len(x) <= MOST_ROWS:
+        return times_quantized(x, matrix)
+    return multiply(x, _floats(matrix, weight).T)
+
+
+def times_transposed(x: Array, weight: Weight) -> Array | None:
+    """x (N, R) @ the weight: (N, K). None where no kernel does it."""
+    matrix = _for_kernels(x, weight)
+    if matrix is None:
+        return None
+    stored = multiply(x, _floats(matrix, weight))
+    if weight.order is None:
+        return stored
+    out = module_of(x).empty_like(stored)
+    out[:, weight.order] = stored
+    return out
+
+
+def _for_kernels(x: Array, weight: Weight) -> QuantizedMatrix | BlockMatrix | None:
+    if module_of(x) is np or not switches.cuda_kernels or x.dtype != np.float32 or len(x) == 0:
+        return None
+    matrix = _block_matrix(weight) if isinstance(weight, BlockArray) else _quantized_matrix(weight)
+    return matrix if matrix.fits() else None
+
+
+def _block_matrix(weight: BlockArray) -> BlockMatrix:
+    return BlockMatrix(weight.codes, weight.scales, weight.minimums, weight.zero)
+
+
+def _quantized_matrix(weight: QuantizedArray) -> QuantizedMatrix:
+    codebook = weight.codebook if weight.bits == 4 else None
+    scales = weight.scales
+    if not isinstance(scales, QuantizedScales):
+        return QuantizedMatrix(weight.codes, scales, weight.zeros, codebook)
+    double = (scales.codes, _levels(device_of(scales.codes)), scales.offset)
+    return QuantizedMatrix(weight.codes, scales.absmax, weight.zeros, codebook, double)
+
+
+@functools.cache
+def _levels(device: str) -> Array:
+    """The table of all quantized scales, brought to a GPU once."""
+    return to_device(LEVELS, device)
+
+
+def _floats(matrix: QuantizedMatrix | BlockMatrix, weight: Weight) -> Array:
+    """The weight (R, K) in the stored order, made for this product only."""
+    return dequantize(matrix) if isinstance(matrix, QuantizedMatrix) else weight.dequantize()

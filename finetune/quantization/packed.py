@@ -1,0 +1,74 @@
+"""A GGUF file's model with its 4 and 8 bits kept in memory: the packed form of `gpt.llama_gguf.load`.
+
+What the file holds in blocks becomes a `QuantizedLinear` or a `QuantizedEmbedding` around it, exactly; norms, and what
+else is stored in floats, are as in the float model. A tied output layer is the embedding's array, used both ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpt.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, unpack
+from gpt.llama import Llama
+from gpt.llama_gguf import HEAD_THERE, GGUFWeights, config_from_gguf, gguf_rows, heads_permuted, unpermute
+from gpt.translation import Row, matches
+from minigrad import nn
+
+from ..anatomy import LLAMA
+from .blocks import BlockArray
+from .layers import QuantizedEmbedding, QuantizedLinear
+
+
+def load_packed(file: GGUFFile) -> Llama:
+    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.llama_gguf.load` raises."""
+    if "rope_freqs.weight" in file.tensors:
+        raise GGUFError(f"{file.path}: rope_freqs.weight scales rotary positions; only plain ones are supported here")
+    config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    source = GGUFWeights(file, config)
+    for match in matches(source, gguf_rows(config)):
+        if match.problem:
+            raise ValueError(f"{file.path} does not fit {source.described_in}: {match.name} {match.problem}")
+    with nn.init.skipped():
+        model = Llama(config)  # its float weights take no memory before something is written to them
+    for row in gguf_rows(config):
+        tensor = file.tensors[row.theirs]
+        if tensor.kind in BLOCKS:
+            _put(model, row.ours.removesuffix(".weight"), _array(tensor, heads_permuted(row.theirs, config)))
+        else:
+            _read(model, row, source)
+    return model.eval()
+
+
+def _array(tensor: GGUFTensor, n_head: int) -> BlockArray:
+    """A tensor in blocks, with its rows in our order. Raises GGUFError for scales that are not finite."""
+    codes, scales, minimums = unpack(tensor)
+    for numbers in (scales, minimums):
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise GGUFError(f"{tensor.name} holds numbers that are not finite (nan or inf)")
+    if n_head:
+        codes, scales = unpermute(codes, n_head), unpermute(scales, n_head)
+        minimums = None if minimums is None else unpermute(minimums, n_head)
+    if tensor.kind == "Q8_0":
+        return BlockArray(codes, scales)
+    zero = 8 if tensor.kind == "Q4_0" else 0  # Q4_0's codes are given from -8 to 7, and kept from 0 to 15
+    return BlockArray((codes + zero).astype(np.uint8), scales, minimums, bits=4, zero=zero)
+
+
+def _put(model: Llama, name: str, array: BlockArray) -> None:
+    if name == LLAMA.embedding_name:
+        model.set_submodule(name, QuantizedEmbedding(array))
+        if model.config.tied:
+            model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
+    else:
+        model.set_submodule(name, QuantizedLinear(array))
+
+
+def _read(model: Llama, row: Row, source: GGUFWeights) -> None:
+    """Fill a parameter that the file holds in floats."""
+    name, _, attribute = row.ours.rpartition(".")
+    parameter: Any = getattr(model.get_submodule(name), attribute)
+    parameter.data[...] = source.read(row.theirs)
+    if not np.isfinite(parameter.data).all():
+        raise GGUFError(f"{source.place}: {row.theirs} holds numbers that are not finite (nan or inf)")

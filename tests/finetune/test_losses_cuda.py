@@ -1,0 +1,82 @@
+"""Loss functions on a GPU, as far as can be seen without one: they wait for nothing, and give what a CPU gives."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from finetune import dpo, ppo_training, sft
+from finetune.classification import classification_loss
+from finetune.heads import GPTWithHead
+from finetune.pairs import Pair, Reply, pair_batch
+from finetune.reward import reward_batch_loss
+from finetune.rollout import Places, PolicyWithValue
+from gpt.steps import as_numbers
+from minigrad import backend, use_kernels
+from tests.gpt.small import random_ids, small_gpt
+
+pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
+
+
+def preferences():
+    pairs = [
+        Pair(Reply([1, 2, 3, 4], [False, False, True, True], -2.0), Reply([1, 2, 5], [False, False, True], -3.0)),
+        Pair(Reply([7, 8, 9], [False, True, True], -2.5), Reply([7, 6, 5, 4], [False, True, True, True], -4.0)),
+    ]
+    return pair_batch(pairs)
+
+
+def conversations():
+    ids, targets = random_ids((3, 6)), random_ids((3, 6), seed=1)
+    targets[0, :4], targets[2, 2:] = -100, -100
+    return ids, targets
+
+
+def replies():
+    tokens = random_ids((2, 8))
+    places = Places.of(np.array([3, 4]), np.array([[True, True, False], [True, True, True]]))
+    known = np.random.default_rng(0).standard_normal((4, 5))
+    return ppo_training.PPOBatch(tokens, places, tokens[places.here], *known)
+
+
+def ipo_loss(model, batch):
+    return dpo.dpo_batch_loss(model, batch, kind="ipo")
+
+
+def ppo_loss(model, batch):
+    return ppo_training.ppo_batch_loss(model, batch, ppo_training.PPOConfig())
+
+
+def texts():
+    return random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1])
+
+
+LOSSES = {
+    "sft": (small_gpt, sft.sft_loss, conversations),
+    "dpo": (small_gpt, dpo.dpo_batch_loss, preferences),
+    "ipo": (small_gpt, ipo_loss, preferences),
+    "reward": (lambda: GPTWithHead(small_gpt().transformer, ["score"]), reward_batch_loss, preferences),
+    "classification": (lambda: GPTWithHead(small_gpt().transformer, ["a", "b", "c"]), classification_loss, texts),
+    "ppo": (lambda: PolicyWithValue(small_gpt()), ppo_loss, replies),
+}
+
+
+@pytest.mark.parametrize("kernels", ["textbook", pytest.param("fast", marks=pytest.mark.emulation)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_functions_wait_for_nothing(cuda, name, kernels):
+    build, loss_fn, batch = LOSSES[name]
+    results = []
+    with use_kernels(kernels):
+        for device in ("cpu", "cuda"):
+            mg.manual_seed(3)
+            model = build().to(device)
+            cuda.reset()
+            loss, count, metrics = loss_fn(model, batch())
+            loss.backward()
+            assert cuda.synchronisations == 0
+            numbers = dict(zip(["loss", *metrics], as_numbers([loss.data, *metrics.values()])))
+            gradients = [backend.to_numpy(p.grad) for p in model.parameters() if p.grad is not None]
+            results.append((count, numbers, gradients))
+    (count, numbers, gradients), (count_there, numbers_there, gradients_there) = results
+    assert count_there == count and numbers_there == pytest.approx(numbers, rel=1e-4, abs=1e-5)
+    for there, here in zip(gradients_there, gradients, strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-5)

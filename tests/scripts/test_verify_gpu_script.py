@@ -1,0 +1,129 @@
+"""scripts/verify_gpu.py without a GPU: it says so; and what it would do there runs on the stand-in, with tiny sizes."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from gpt import GPTConfig
+from minigrad.kernels.cuda import CUDA
+from tests.scripts.running import ROOT, refusal, run_here
+
+pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The script as a module, with what lies beside it."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    yield importlib.import_module("verify_gpu")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("verify_gpu", "gpu", "benchmarks")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def tiny(script, monkeypatch):
+    """Sizes that the emulation can do in seconds."""
+    parts = script.PARTS
+    sizes = parts["kernels"].Sizes(batch=1, time=40, rows=9, width=32, heads=2, vocabulary=70, repeats=1)
+    config = GPTConfig(vocab_size=31, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setattr(parts["kernels"].check, "__defaults__", (sizes,))
+    monkeypatch.setattr(parts["training"].check, "__defaults__", (parts["training"].Run(4, 2, config),))
+    return script
+
+
+def test_without_a_gpu_one_sentence_says_so(script, tmp_path, capsys):
+    words = refusal(script.main, capsys, "--out", tmp_path / "report.json")
+    assert words.startswith("error: device 'cuda' cannot be used: CuPy is ")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_every_kernel_has_a_case(script):
+    kernels = script.PARTS["kernels"]
+    assert kernels.cases(kernels.Sizes(1, 4, 4, 8, 2, 10)).keys() == CUDA.keys()
+
+
+@pytest.mark.emulation
+@pytest.mark.oracle("ml_dtypes")
+def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    assert run_here(tiny.main, "--only", "kernels", "--only", "training", "--out", out) == 0
+    report = json.loads(out.read_text(encoding="utf-8"))
+    rows = report["parts"]["kernels"]["rows"]
+    assert {
+        "linear bfloat16",
+        "layer_norm float32",
+        "AdamW and clipping float32",
+        "4-bit product float32",
+    } <= rows.keys()
+    assert all(0 <= row["error"] <= row["tolerance"] and row["seconds"] > 0 for row in rows.values())
+    assert 0 <= report["parts"]["training"]["difference"] < 1e-4
+    shown = capsys.readouterr().out
+    assert "verified" in shown and "WRONG" not in shown and "largest difference of a loss" in shown
+
+
+@pytest.mark.emulation
+def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
+    kernels = tiny.PARTS["kernels"]
+    right = kernels.run
+
+    def wrong(op, case, which, *rest):
+        return [array * 1.01 if (op, which) == ("gelu", "fast") else array for array in right(op, case, which, *rest)]
+
+    monkeypatch.setattr(kernels, "run", wrong)
+    words = refusal(tiny.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
+    assert words == "error: this GPU does not compute what it should: see kernels above\n"
+    rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["parts"]["kernels"]["rows"]
+    assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["gelu float32"]
+
+
+def test_the_tests_for_the_device_are_run_and_counted(script):
+    suite = script.PARTS["suite"]
+    assert all((ROOT / name).exists() for name in suite.FILES)
+    result = suite.check(("tests/finetune/test_kl.py",))  # needs no GPU
+    assert result["passed"] and result["counts"].keys() == {"passed"} and not result["failed"]
+    assert suite.lines(result) == [f"{result['counts']['passed']} passed"]
+    result = suite.check(("tests/finetune/test_losses_cuda.py",))  # needs one
+    assert not result["passed"] and result["counts"].keys() == {"error"}
+    assert len(result["failed"]) == result["counts"]["error"] > 5
+    assert "device 'cuda' cannot be used" in "\n".join(suite.lines(result))
+
+
+def test_speed_is_a_table_of_both_sides(script, monkeypatch):
+    speed = script.PARTS["speed"]
+
+    class Worker:
+        def __init__(self, side, kind, arguments):
+            assert arguments[-2] == "cuda"
+            self.times = iter([9.0] * speed.WARMUP + ([0.2, 0.3, 0.1] if side == "fast" else [0.1, 0.4, 0.2]))
+
+        def ask(self, command):
+            return {"seconds": next(self.times)}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(speed, "Side", Worker)
+    monkeypatch.setattr(speed, "opponent", lambda: ["torch"])
+    result = speed.check(steps=3)
+    assert result["rows"]["generate tf32"]["over_torch"] == 1.0 and len(result["rows"]) == 6
+    lines = speed.lines(result)
+    assert any(line.startswith("train 4x1024 bfloat16") and line.endswith("1.00  (aim: 1.5)") for line in lines)
+    monkeypatch.setattr(speed, "opponent", list)
+    assert "pip install torch transformers" in speed.lines(speed.check(steps=3))[-1]
+
+
+@pytest.mark.emulation
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_what_is_measured_runs_on_the_device(script, cuda, monkeypatch, precision):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
+    jobs = importlib.import_module("jobs")
+    config = GPTConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setattr(GPTConfig, "preset", lambda name: config)
+    with jobs.use_kernels("fast"):
+        work = jobs.Training("gpt2", 2, 8, "cuda", precision)
+        first = work.step()
+        assert work.model.lm_head.weight.device == "cuda:0" and np.isfinite(first) and work.step() < first
+        assert jobs.Generation("gpt2", 3, 4, "cuda", precision).step() == 4
