@@ -74,6 +74,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: st
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
     settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
+    settings["modules_to_save"] = _for_peft(model, config.modules_to_save) or None
     tensors = _pairs(layers, rank)
     for name, parameter in _parameters(model, config.modules_to_save).items():
         tensors[PREFIX + name] = as_stored(name, to_numpy(parameter.data)).astype(np.float32)
@@ -100,6 +101,22 @@ def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
     return last if set(full_names(model, last)) == set(layers) else tuple(layers)
 
 
+def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
+    """Names by which PEFT finds these modules and no others: the same ones, or whole names."""
+    names: list[str] = []
+    for name in modules:
+        names += [name] if _peft_finds(model, name) == (name,) else full_names(model, [name])
+    return names
+
+
+def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
+    """The modules that PEFT trains as a whole by a name: all whose names end in it, and be it within a word. "norm"
+    is "input_layernorm", too. (name,) if these are the ones that we find.
+    """
+    found = [full for full, _ in model.named_modules() if full.endswith(name)]
+    return (name,) if found and found == full_names(model, [name]) else tuple(found)
+
+
 def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parameter]:
     """The parameters of these modules; a tied one under each of its names."""
     found: dict[str, nn.Parameter] = {}
@@ -123,7 +140,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
     config = from_peft(settings, str(folder / CONFIG))
     with SafetensorsFile(_weights_path(folder)) as file:
         # PEFT names the heads of all kinds of models there, "classifier" beside "score".
-        present = tuple(name for name in config.modules_to_save if full_names(model, [name]))
+        present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
         config = dataclasses.replace(config, modules_to_save=present)
         try:
             adapted = _adapted_layers(model, config, file)

@@ -184,7 +184,9 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """
     known = len(tokenizer)
     new = tokenizer.add_special_tokens([IM_START, IM_END])
-    if new and tokenizer.chat_template is None:
+    if not new:
+        return 0
+    if tokenizer.chat_template is None:
         tokenizer.chat_template = CHATML
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))

@@ -92,7 +92,8 @@ class Conversation:
 
         What has been answered until then belongs to the conversation. Where the conversation has become too long for
         the model's context (with room for an answer: `max_new_tokens`, at most half of the context), the oldest
-        questions are forgotten together with their answers. Raises ValueError for a question that is too long alone.
+        questions are forgotten together with their answers, a quarter of the room at once. Raises ValueError for a
+        question that is too long alone.
         """
         prompt = self._fit([*self.messages, {"role": "user", "content": question}], max_new_tokens)
         room = self.model.config.block_size - len(prompt)
@@ -112,23 +113,27 @@ class Conversation:
             self.messages.append({"role": "assistant", "content": said.strip()})
 
     def _fit(self, messages: list[Message], max_new_tokens: int) -> list[int]:
-        """The prompt for an answer to `messages`, of which the oldest turns are dropped until it fits."""
+        """The prompt for an answer to `messages`, of which the oldest turns are dropped if they do not fit.
+
+        Then more than must be is dropped, a quarter of the room: what is left stands in another place now and has to be
+        read anew, which would otherwise happen at every question from then on.
+        """
         block = self.model.config.block_size
         limit = block - min(max_new_tokens, block // 2)
         kept = messages
-        while True:
-            prompt, _ = self.template.encode(kept, add_generation_prompt=True)
-            if len(prompt) <= limit:
-                self.forgotten += len(messages) - len(kept)
-                self.messages = kept
-                return prompt
-            shorter = without_oldest_turn(kept)
-            if shorter is None:
-                raise ValueError(
-                    f"that is too long: {len(prompt)} tokens with the template, and the model reads {block}, of which "
-                    f"{block - limit} are kept for the answer"
-                )
-            kept = shorter
+        prompt, _ = self.template.encode(kept, add_generation_prompt=True)
+        if len(prompt) > limit:
+            while len(prompt) > 3 * limit // 4 and (shorter := without_oldest_turn(kept)) is not None:
+                kept = shorter
+                prompt, _ = self.template.encode(kept, add_generation_prompt=True)
+        if len(prompt) > limit:
+            raise ValueError(
+                f"that is too long: {len(prompt)} tokens with the template, and the model reads {block}, of which "
+                f"{block - limit} are kept for the answer"
+            )
+        self.forgotten += len(messages) - len(kept)
+        self.messages = kept
+        return prompt
 
 
 def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:

@@ -51,7 +51,8 @@ class GPTWithHead(nn.Module):
     def from_gpt(cls, model: LanguageModel, labels: Sequence[str]) -> GPTWithHead:
         """A head of random weights on a language model's body, which is shared with it, not copied."""
         body = anatomy.of(model).body_of(model)
-        return cls(body, labels).to(next(body.parameters()).dtype)
+        like = next(body.parameters())
+        return cls(body, labels).to(like.dtype, device=like.device)
 
     def forward(self, ids: Any, lengths: Any) -> Tensor:
         """ids (B, T), padded on the right, and the number of real tokens of each row (B) -> scores (B, labels).

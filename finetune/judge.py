@@ -132,7 +132,7 @@ class Judge:
     def show_change(self) -> Verdict | None:
         """Print what became of the reference: replies of both, and the verdict. None where nothing can be measured."""
         try:
-            reference, _ = load_model(self.init_from)
+            reference = load_model(self.init_from)[0].to(next(self.model.parameters()).device)
         except (ValueError, OSError) as error:
             show(f"\nno comparison with the model that training started from: {error}")
             return None

@@ -35,7 +35,8 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     Raises ValueError where the folder is of a pipeline with other settings, and what the stages raise.
     """
     started = time.perf_counter()
-    notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed})
+    given = {} if config.init_from is None else {"init_from": config.init_from}
+    notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
     for number, stage in enumerate(stages := stages_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
         origin = notes.origin_of(stage.needs)
@@ -79,9 +80,12 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
     reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
     model, tokenizer = load_stage(folder)
     tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
-    return measure(
-        model, tokenizer, reference, tokens, config.seed, questions=SHORT_QUESTIONS if config.short else QUESTIONS
-    )
+    return measure(model, tokenizer, reference, tokens, config.seed, _questions(config))
+
+
+def _questions(config: PipelineConfig) -> int:
+    """How many are asked after each stage."""
+    return SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
 
 
 def load_stage(folder: Path) -> tuple[LanguageModel, Tokenizer]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpt import pretraining
-from gpt.checkpoint import remove_checkpoint
+from gpt.checkpoint import remove_checkpoint, save_checkpoint
+from gpt.corpora import load_corpus
+from gpt.data import prepare
 from gpt.files import write_text
 from gpt.loading import load_model
 from gpt.pretraining import demo_config, pretrain
@@ -23,19 +25,48 @@ from .ppo_training import PPOConfig
 from .quantization import QuantizationConfig, quantize
 from .quantization.folder import save_quantized
 from .reward_run import RewardConfig, learn_rewards
-from .tasks import preference_pairs
+from .tasks import instruction_tasks, preference_pairs
 
+MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged
 
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """The pipeline's settings. short: a small model and few steps, to see whether all works. ppo: reinforce, too."""
+    """The pipeline's settings.
 
+    init_from: a trained model to start from (`gpt.loading.load_model`), in the place of pretraining. short: a small
+    model and few steps, to see whether all works. ppo: reinforce, too.
+    """
+
+    init_from: str | None = None
     out_dir: str = "runs/pipeline"
     short: bool = False
     ppo: bool = False
     seed: int = 1337
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """How much a pipeline learns from: steps and rate per stage, sequences (or pairs) per step, and the data.
+
+    examples: conversations and pairs of a smaller set; None: the built-in data as the stages' scripts take them.
+    """
+
+    sft: tuple[int, float]
+    reward: tuple[int, float]
+    dpo: tuple[int, float]
+    lora: tuple[int, float]
+    ppo_iterations: int
+    batch_size: int = 32
+    examples: int | None = None
+
+
+OWN = Amount(sft=(800, 1e-3), reward=(100, 5e-4), dpo=(60, 1e-4), lora=(100, 2e-3), ppo_iterations=16)
+# A model that is trained already knows most of it, and one that is large needs its time: fewer and smaller steps.
+TRAINED = Amount(
+    sft=(40, 1e-4), reward=(20, 1e-4), dpo=(12, 2e-5), lora=(20, 1e-3), ppo_iterations=2, batch_size=8, examples=400
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +85,7 @@ class Stage:
 
 def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
     """The stages, with the settings that the scripts have as defaults; with `short` a twentieth of the steps."""
+    amount = OWN if config.init_from is None else TRAINED
 
     def folder(name: str) -> str:
         return (Path(config.out_dir) / name).as_posix()
@@ -61,8 +93,11 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
     def by(run: Callable[[], Trainer]) -> Callable[[], bool]:
         return lambda: not run().interrupted
 
+    def data(name: str) -> str:
+        return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()
+
     def training(steps: int, learning_rate: float, warmup: int) -> TrainingConfig:
-        steps = steps // 20 if config.short else steps
+        steps = max(steps // 20, 2) if config.short else steps
         return TrainingConfig(
             max_iters=steps,
             learning_rate=learning_rate,
@@ -72,31 +107,31 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
             log_interval=max(steps // 20, 1),
         )
 
-    base = demo_config(config.short, folder("pretrained"), config.seed, made_by="pipeline")
-    seed = config.seed
-    sft = SFTConfig(folder("pretrained"), out_dir=folder("sft"), seed=seed, training=training(800, 1e-3, 50))
-    reward = RewardConfig(folder("sft"), out_dir=folder("reward"), seed=seed, training=training(100, 5e-4, 20))
-    dpo = DPOConfig(folder("sft"), out_dir=folder("dpo"), seed=seed, training=training(60, 1e-4, 10))
+    seed, size = config.seed, amount.batch_size
+    sft = SFTConfig(
+        folder("pretrained"), data("conversations"), folder("sft"), size, seed, training=training(*amount.sft, 50)
+    )
+    reward = RewardConfig(
+        folder("sft"), data("pairs"), folder("reward"), size, seed, training=training(*amount.reward, 20)
+    )
+    dpo = DPOConfig(
+        folder("sft"), data("pairs"), folder("dpo"), batch_size=size, seed=seed, training=training(*amount.dpo, 10)
+    )
     ppo = PPORunConfig(
         folder("sft"),
         folder("reward"),
-        out_dir=folder("ppo"),
+        data("conversations"),
+        folder("ppo"),
         seed=seed,
-        ppo=PPOConfig(total_iterations=2 if config.short else 16),
+        ppo=PPOConfig(total_iterations=2 if config.short else amount.ppo_iterations),
         training=TrainingConfig(learning_rate=1e-4, warmup_iters=8, weight_decay=0.0, eval_interval=8),
     )
     preferred = (Path(config.out_dir) / "preferred.jsonl").as_posix()
     lora = AdaptationConfig(
-        folder("sft"), preferred, folder("lora"), batch_size=32, seed=seed, training=training(100, 2e-3, 10)
+        folder("sft"), preferred, folder("lora"), batch_size=size, seed=seed, training=training(*amount.lora, 10)
     )
     stages = [
-        Stage(
-            "pretrained",
-            (),
-            "a tokenizer, and then the next token, from plain text",
-            by(lambda: pretrain(base, device)),
-            by(lambda: pretraining.resume(folder("pretrained"), device)),
-        ),
+        _base_stage(config, amount, folder("pretrained"), device),
         Stage(
             "sft",
             ("pretrained",),
@@ -129,8 +164,8 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
             "lora",
             ("sft",),
             "the preferred replies alone, with adapters of low rank beside frozen weights; then merged",
-            lambda: _adapt(lora, lambda: adapt(lora, device)),
-            lambda: _adapt(lora, lambda: adaptation.resume(folder("lora"), device)),
+            lambda: _adapt(lora, amount, lambda: adapt(lora, device)),
+            lambda: _adapt(lora, amount, lambda: adaptation.resume(folder("lora"), device)),
         ),
         Stage(
             "quantized",
@@ -143,10 +178,48 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
     return [stage for stage in stages if config.ppo or stage.name != "ppo"]
 
 
-def _adapt(config: AdaptationConfig, run: Callable[[], Trainer]) -> bool:
+def _base_stage(config: PipelineConfig, amount: Amount, folder: str, device: str) -> Stage:
+    """Where the road begins: pretraining, or a model that somebody has trained."""
+    if config.init_from is not None:
+        source = config.init_from
+        teaches = f"nothing: {source}, as it is"
+        return Stage(
+            "pretrained",
+            (),
+            teaches,
+            lambda: _take_over(source, folder, amount, config.seed),
+            lambda: _take_over(source, folder, amount, config.seed),
+        )
+    base = demo_config(config.short, folder, config.seed, made_by="pipeline")
+    return Stage(
+        "pretrained",
+        (),
+        "a tokenizer, and then the next token, from plain text",
+        lambda: not pretrain(base, device).interrupted,
+        lambda: not pretraining.resume(folder, device).interrupted,
+    )
+
+
+def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
+    """A trained model as the first stage's run, with text to measure it on; and the data for the other stages."""
+    model, tokenizer = load_model(source)
+    tokenizer.save(folder)
+    text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
+    prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)
+    out_dir = Path(folder).parent
+    if amount.examples is not None:
+        examples = [item.example() for item in instruction_tasks("train", amount.examples, seed)]
+        write_jsonl(out_dir / "conversations.jsonl", examples)
+        write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", amount.examples, seed))
+    _claim(Path(folder))
+    save_checkpoint(folder, model, state={"seconds": 0.0})
+    return True
+
+
+def _adapt(config: AdaptationConfig, amount: Amount, run: Callable[[], Trainer]) -> bool:
     """LoRA on the replies that were preferred, without those that were not; and a folder with the merged model."""
     out_dir = Path(config.out_dir)
-    preferences = preference_pairs("train", pairs.TRAIN_PAIRS, config.seed)
+    preferences = preference_pairs("train", amount.examples or pairs.TRAIN_PAIRS, config.seed)
     examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
     write_jsonl(config.data, examples)
     if run().interrupted:

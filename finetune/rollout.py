@@ -32,7 +32,8 @@ class PolicyWithValue(nn.Module):
     def __init__(self, policy: LanguageModel):
         self.policy = policy
         with nn.init.skipped():
-            self.value_head = nn.Linear(policy.config.n_embd, 1).to(policy.lm_head.weight.dtype)
+            like = policy.lm_head.weight
+            self.value_head = nn.Linear(policy.config.n_embd, 1).to(like.dtype, device=like.device)
         for parameter in self.value_head.parameters():
             nn.init.constant_(parameter, 0.0)
 

@@ -59,9 +59,7 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
-def add_sampling(
-    options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8
-) -> None:
+def add_sampling(options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8) -> None:
     """How a model writes: the settings of `gpt.generation.generate`."""
     add, number = options.add_argument, whole_number
     add("--max-new-tokens", type=number(0), default=max_new_tokens, help="per text")

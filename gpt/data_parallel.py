@@ -8,7 +8,9 @@ weights to the same weights. Nothing else has to be sent, and the result is that
 to rounding. Goyal et al. 2017, section 3.
 
 The messages go through MPI, the standard for this, by way of mpi4py. Process 0 alone writes, to the screen and to the
-run's folder, which all of them read: several machines need a file system that they share.
+run's folder, which all of them read: several machines need a file system that they share. Whatever goes wrong in one
+ends all, and the last checkpoint stays. So does Ctrl-C, which mpiexec takes as an order to kill; `kill -USR1` of the
+mpiexec process lets them finish the step and save.
 
 Simplified: gradients are sent when all are there, while elsewhere the last layers' travel as the first ones' are
 computed (Li et al. 2020, "PyTorch distributed"); and they go through the host's memory, also from GPU to GPU.
@@ -26,7 +28,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from minigrad import Tensor
-from minigrad.backend import Array, random_state, set_random_state, to_device, to_numpy
+from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
 from .steps import add_sums, as_numbers
 
@@ -75,21 +77,24 @@ class Team:
 
     def draw_apart(self) -> None:
         """Have dropout draw other masks in each process; those of number 0 are as they would be alone."""
-        state = random_state()
-        set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
+        if self.rank > 0:
+            state = random_state()
+            set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
 
-    def check_equal(self, what: str, arrays: Iterable[Array]) -> None:
-        """Raise ValueError in all processes unless they all have the same arrays."""
+    def check_same_start(self, parameters: Sequence[Tensor]) -> None:
+        """Raise ValueError in all processes unless they all have the same weights, on the same kind of device."""
         if self.size == 1:
             return
         digest = hashlib.sha256()
-        for array in arrays:
-            digest.update(np.ascontiguousarray(to_numpy(array)).data)
-        found = self.gather(digest.hexdigest())
-        if different := [rank for rank, one in enumerate(found) if one != found[0]]:
-            raise ValueError(
-                f"process {different[0]} has other {what} than process 0: all need the same program, options and files"
-            )
+        for p in parameters:
+            digest.update(np.ascontiguousarray(to_numpy(p.data)).data)
+        for what, ours in (("device", parameters[0].device), ("weights", digest.hexdigest())):
+            found = self.gather(ours)
+            if different := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
+                raise ValueError(
+                    f"process {different[0]} does not have the {what} of process 0: all of them need the same program, "
+                    "options, files and kind of device"
+                )
 
 
 ALONE = Team()
@@ -141,9 +146,12 @@ def start_team(wanted: bool = True) -> Iterator[Team]:
     """The team of processes that mpiexec started; if not `wanted`, a team of one.
 
     Inside, what processes other than 0 print is not shown, and the processes on one machine share its cores and its
-    GPUs. Raises RuntimeError without mpi4py, and where there is only one process.
+    GPUs. Raises RuntimeError without mpi4py, where there is only one process, and where several are not `wanted`.
     """
     if not wanted:
+        started = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or "1"
+        if started != "1":
+            raise RuntimeError(f"mpiexec has started {started} processes for the same run: add --data-parallel")
         yield ALONE
         return
     try:

@@ -1,5 +1,5 @@
 """Llama, on a page: GPT-2 with four changes. Touvron et al. 2023, "LLaMA: open and efficient foundation language
-models". SmolLM2, Llama 1 to 3, Mistral and TinyLlama have this shape.
+models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
 
     GPT-2                   here                       why
     LayerNorm               RMSNorm                    taking out the mean is not needed: cheaper, and as good
@@ -9,7 +9,8 @@ models". SmolLM2, Llama 1 to 3, Mistral and TinyLlama have this shape.
 
     Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
 
-And no linear layer has a bias. The rest is GPT-2: residual stream, pre-norm blocks, causal attention, the tied head.
+And no linear layer has a bias. The rest is GPT-2: residual stream, pre-norm blocks, causal attention, the head (here
+tied or not). Simplified: no dropout, and no stretched rotations, by which Llama 3.1 reads longer texts.
 
 Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D = C / H head size,
 I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that its weights fit:
@@ -41,11 +42,34 @@ from .tokenizer import Tokenizer
 Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
 
 
+def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> Rotation:
+    """Cosine and sine of the angles t / theta^(2i/D), by which pair i of a query or key at position t is turned.
+
+    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
+
+    Like the hands of a clock: the first pair turns by one radian per token, and shows which token exactly; the last
+    turns nearly theta times slower, and tells far from near.
+
+    >>> import numpy as np
+    >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
+    >>> np.degrees(np.arctan2(sin, cos)).round(1)
+    array([[  0. ,   0. ],
+           [ 57.3,   5.7],
+           [114.6,  11.5]])
+    """
+    xp = module_of(positions)
+    speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
+    angles = positions[..., None] * speeds
+    if positions.ndim == 2:
+        angles = angles[:, None]
+    return xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)
+
+
 class LlamaMLP(nn.Module):
     """The feed-forward network with a gate: down(silu(gate(x)) * up(x)).
 
-    Where GPT-2 bends each inner number by itself (GELU), here one layer says how much of another's result passes.
-    Three matrices instead of two: to cost the same, the inner width is 8/3 C instead of 4 C.
+    Where GPT-2 bends each inner number by itself (GELU), here one layer says how much of another's result passes. With
+    three matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -62,7 +86,7 @@ class LlamaAttention(nn.Module):
 
     H heads ask, but only K answer: each head of keys and values serves H / K neighbouring heads of queries, so that
     the KV cache holds K heads instead of H. Queries and keys are turned by their positions before they meet; values
-    are not, as where a token stands decides who looks at it, not what it says.
+    are not, as where a token stands decides who looks at it, not what it says. Ainslie et al. 2023.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -135,32 +159,9 @@ class Llama(LanguageModel):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Llama:
-        """A Llama in evaluation mode, from a Hugging Face folder, a GGUF file, or by name ("smollm2"): see
-        `gpt.llama_files.load`."""
+        """A Llama in evaluation mode, from a folder, a GGUF file or by name ("smollm2"): see `gpt.llama_files.load`."""
         return llama_files.load(hub.find(source), cls)
 
     def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
         """Write a folder that transformers loads, with the tokenizer if it is given."""
         llama_files.save(self, folder, tokenizer)
-
-
-def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> Rotation:
-    """Cosine and sine of the angles t / theta^(2i/D), by which pair i of a head is turned at position t.
-
-    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
-
-    The first pair turns by one radian per token; the last by theta times less, nearly: it tells far from near.
-
-    >>> import numpy as np
-    >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
-    >>> np.degrees(np.arctan2(sin, cos)).round(1)
-    array([[  0. ,   0. ],
-           [ 57.3,   5.7],
-           [114.6,  11.5]])
-    """
-    xp = module_of(positions)
-    speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
-    angles = positions[..., None] * speeds
-    if positions.ndim == 2:
-        angles = angles[:, None]
-    return xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)

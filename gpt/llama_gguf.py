@@ -37,26 +37,16 @@ NAMES = {
     "lm_head": "output",                 "self_attn.o_proj": "attn_output",
     "input_layernorm": "attn_norm",      "post_attention_layernorm": "ffn_norm",
 }
-# fmt: on
 # Settings that change nothing for us, or that are looked at below. Any other might make another model of it.
 KNOWN = {
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.layer_norm_rms_epsilon",
-    "attention.key_length",
-    "attention.value_length",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "rope.scaling.type",
-    "vocab_size",
-    "expert_count",
-    "expert_used_count",
-    "tensor_data_layout",
-}  # fmt: skip
+    "llama.block_count",           "llama.attention.head_count",               "llama.rope.freq_base",
+    "llama.context_length",        "llama.attention.head_count_kv",            "llama.rope.dimension_count",
+    "llama.embedding_length",      "llama.attention.key_length",               "llama.rope.scaling.type",
+    "llama.feed_forward_length",   "llama.attention.value_length",             "llama.expert_count",
+    "llama.vocab_size",            "llama.attention.layer_norm_rms_epsilon",   "llama.expert_used_count",
+    "llama.tensor_data_layout",
+}
+# fmt: on
 
 
 def name_there(name: str) -> str:
@@ -99,14 +89,14 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise GGUFError(f"{where} holds a model of the architecture {short(architecture)}; only llama is supported")
-    values = {name: value for name, value in metadata.items() if name.startswith(f"{ARCHITECTURE}.")}
+    values = {name: value for name, value in metadata.items() if name.startswith("llama.")}
     try:
         _check_followed(values)
         config = _config(values, metadata.get("tokenizer.ggml.tokens"), where, tied)
-        for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-            if values.get(f"llama.{name}", config.head_size) != config.head_size:
-                given = short(values[f"llama.{name}"])
-                raise ValueError(f"llama.{name} is {given}; only a head's size, {config.head_size}, is supported here")
+        for name in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
+            if values.get(name, config.head_size) != config.head_size:
+                given = short(values[name])
+                raise ValueError(f"{name} is {given}; only the size of a head, {config.head_size}, is supported here")
     except ValueError as error:
         raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
     return config
@@ -146,7 +136,7 @@ def _check_followed(values: dict[str, Any]) -> None:
         raise ValueError(f"llama.rope.scaling.type is {short(scaling)}; only plain rotary positions are supported here")
     if values.get("llama.expert_count", 0) != 0:
         raise ValueError(f"llama.expert_count is {short(values['llama.expert_count'])}; only 0 is supported here")
-    if unknown := sorted(values.keys() - {f"llama.{name}" for name in KNOWN}):
+    if unknown := sorted(values.keys() - KNOWN):
         raise ValueError(f"the setting {short(unknown[0])} is not known here, and may change what the model computes")
 
 

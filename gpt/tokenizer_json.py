@@ -82,14 +82,14 @@ def _short(part: Any) -> str:
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """The content of tokenizer.json for a vocabulary; `tokenizers` encodes and decodes with it as we do."""
-    ids = {token: id for id, token in vocabulary.tokens.items()}
+    ids = {token: id for id, token in sorted(vocabulary.tokens.items())}
     special = {text.encode("utf-8"): text for text in vocabulary.special_tokens}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    added = [{"id": ids[token], "content": text, **flags} for token, text in special.items()]
+    added = [{"id": id, "content": special[token], **flags} for token, id in ids.items() if token in special]
     return {
         "version": "1.0",
         **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
-        "added_tokens": sorted(added, key=lambda entry: int(entry["id"])),
+        "added_tokens": added,
         "pre_tokenizer": PRE_TOKENIZERS[vocabulary.pattern],
         "decoder": _BYTE_LEVEL,
         "model": {

@@ -199,7 +199,7 @@ class Trainer:
         config = self.config
         self.interrupted = False
         self.model.train()
-        self.team.check_equal("weights", [p.data for p in self.parameters])
+        self.team.check_same_start(self.parameters)
         with self._ctrl_c_finishes_the_step(), progress_bar(config.max_iters, "training", "step") as bar:
             if self.steps_done == 0:
                 self.log.rewind(-1)

@@ -138,15 +138,18 @@ def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -
 
 
 def to_device(array: Array, device: str) -> Array:
-    """`array` on `device`: the same array if it is there already, a copy otherwise."""
+    """`array` on `device`: the same array if it is there already, a copy otherwise.
+
+    The GPU that was last copied to becomes the current one, on which CUDA makes new arrays and runs kernels.
+    """
     device = resolve_device(device)
     if device_of(array) == device:
         return array
     if device == "cpu":
         return to_numpy(array)
     xp = _load_cupy()
-    with xp.cuda.Device(int(device.split(":")[1])):
-        return xp.asarray(array)
+    xp.cuda.Device(int(device.split(":")[1])).use()
+    return xp.asarray(array)
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -87,9 +87,11 @@ class Optimizer:
             if when is None:
                 self.update(p, grad, state, group)
                 continue
-            before, state_before = p.data.copy(), {name: _copied(value) for name, value in state.items()}
-            self.update(p, grad, state, group)
             xp = module_of(when)
+            # A count of steps becomes an array, too: how many were left out is known to the GPU only.
+            state.update({name: xp.asarray(value) for name, value in state.items()})
+            before, state_before = p.data.copy(), {name: value.copy() for name, value in state.items()}
+            self.update(p, grad, state, group)
             p.data[...] = xp.where(when, p.data, before)
             for name, value in state.items():  # all states start at 0
                 state[name] = xp.where(when, value, state_before.get(name, 0))
@@ -137,10 +139,6 @@ class Optimizer:
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
         self.state = loaded
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if is_array(value) else value
 
 
 def _as_number(value: Any) -> Any:

@@ -121,6 +121,7 @@ def _narrow(array: Any) -> Any:
     return array.astype(bfloat16(), order="C")
 
 
+@functools.cache
 def bfloat16() -> np.dtype:
     """The dtype of real bfloat16 arrays, which CuPy knows by way of the package ml_dtypes."""
     import ml_dtypes

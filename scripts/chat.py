@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         default="runs/sft",
         help="a run's folder, a Hugging Face folder, a GGUF file, or a name (smollm2, gpt2)",
     )
+    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
     add("--system", default=None, help="what the model is told before the conversation, in place of its own default")
     command_line.add_sampling(parser, max_new_tokens=400, temperature=None)
     command_line.add_kernels(parser)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, arguments.packed)
     model.to(device)
 
     conversation = Conversation(model, tokenizer, arguments.system)

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64
   python scripts/compare_torch.py --kernels fast --dtype float32
   python scripts/compare_torch.py --model runs/demo            a model of yours
-  python scripts/compare_torch.py --model smollm2 --dtype float32
+  python scripts/compare_torch.py --model smollm2              SmolLM2 (a Llama)
 """
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
 GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}

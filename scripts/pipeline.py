@@ -1,6 +1,7 @@
 """The whole road: tokenizer, pretraining, instruction tuning, reward model, DPO; and a table of what each changed.
 
-About eight minutes on two cores. A stage that is finished is kept; call it again after Ctrl-C and it goes on.
+About eight minutes on two cores. A stage that is finished is kept; call it again after Ctrl-C and it goes on. With
+--init-from a model that somebody has trained goes the same way, without the first two steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from gpt import command_line
 EXAMPLES = """examples:
   python scripts/pipeline.py
   python scripts/pipeline.py --ppo            reinforcement from the reward model, too; what is finished is kept
+  python scripts/pipeline.py --init-from smollm2 --out-dir runs/smollm2       a real model (some 20 minutes, 6 GB)
   python scripts/pipeline.py --short --out-dir runs/short      a small model and few steps: does everything work?
 """
 
@@ -20,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--out-dir", default="runs/pipeline", help="the folder of all stages, each in a folder of its own")
+    text = "start from this model instead of pretraining one: a run, a folder, a GGUF file, or a name (gpt2, smollm2)"
+    add("--init-from", default=None, metavar="MODEL", help=text)
     add("--ppo", action="store_true", help="reinforce the model with the reward model, too")
     add("--short", action="store_true", help="a small model and few steps, for a minute: does everything work?")
     command_line.add_kernels(parser)
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    config = PipelineConfig(arguments.out_dir, arguments.short, arguments.ppo, arguments.seed)
+    config = PipelineConfig(arguments.init_from, arguments.out_dir, arguments.short, arguments.ppo, arguments.seed)
     return 0 if run_pipeline(config, device) else 130
 
 

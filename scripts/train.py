@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("--data", default="english", help="english, python (code), shakespeare (a download), or a UTF-8 text file")
     add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
-    text = "resume: go on with the run in --out-dir; MODEL: start from the weights of a run, a folder, or a name (gpt2)"
+    text = "resume: go on with the run in --out-dir; MODEL: start from the weights of a run, a folder, a GGUF file, or "
+    text += "a name (gpt2, smollm2)"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
     add("--n-layer", type=number(1), default=4, help="blocks")

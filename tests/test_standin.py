@@ -53,6 +53,7 @@ REFUSED = {
     "comparison": lambda xp, x: x > HOST,
     "product": lambda xp, x: x @ HOST.T,
     "product, reflected": lambda xp, x: HOST.T @ x,
+    "xp.matmul": lambda xp, x: xp.matmul(HOST.T, x),
     "xp.maximum": lambda xp, x: xp.maximum(x, HOST),
     "xp.concatenate": lambda xp, x: xp.concatenate([x, HOST]),
     "xp.where": lambda xp, x: xp.where(x > 0, x, HOST),
@@ -188,6 +189,20 @@ def test_names_come_from_cupy_itself():
     assert NAMES["version"].startswith("14.")
     assert len(NAMES["functions"]) > 200 and len(NAMES["ufuncs"]) > 90 and len(NAMES["methods"]) > 50
     assert NAMES["methods"]["sum"] == "axis=..., dtype=..., out=..., keepdims=..."
+
+
+def test_nothing_is_offered_that_cupy_lacks(xp):
+    def public(thing):
+        return {name for name in dir(thing) if not name.startswith("_")}
+
+    assert public(xp.cuda) - set(NAMES["cuda"]) <= {"cublas"}  # which CuPy loads when it is asked for
+    assert public(xp.random) <= set(NAMES["random"])
+    assert public(xp.random.Generator) - {"numpy"} <= set(NAMES["generator"])
+    assert public(xp.ndarray) <= {*NAMES["methods"], *NAMES["attributes"]}
+    operators = {
+        name for name in vars(xp.ndarray) if re.fullmatch(r"__i?\w+__", name) and callable(getattr(xp.ndarray, name))
+    }
+    assert operators - set(NAMES["operators"]) <= {"__weakref__"}
 
 
 @pytest.mark.emulation

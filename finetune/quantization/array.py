@@ -12,6 +12,7 @@ Simplified: 8 and 4 bits only, and scales are float32, where libraries for GPUs 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from minigrad.backend import Array, module_of
 from .scales import QuantizedScales
 
 WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; -1 is what GPTQ's files say, too
+FEW_ROWS = 8  # of x, in a product: more are better multiplied with exact floats, made once for all of them
 INT4 = np.arange(-8, 8, dtype=np.float32)  # what the codes 0..15 stand for, unless somebody chose other numbers
 
 Rows = slice | Array  # which rows: a slice, or an array of numbers
@@ -101,6 +103,9 @@ class QuantizedArray(nn.Module):
         codes = self.codes[rows]
         if self.bits == 8:
             return codes.astype(self.dtype)
+        if isinstance(codes, np.ndarray) and self.shape[1] % 4 == 0:
+            words = np.ascontiguousarray(codes).view(np.uint16)  # (R, K/4)
+            return _numbers_of_words(self.codebook.tobytes(), self.dtype.str).take(words).view(self.dtype)
         pairs = self.codebook[module_of(codes).asarray(EVERY_BYTE)]  # (256, 2): the two numbers of each byte
         return pairs.take(codes, axis=0).reshape(len(codes), self.shape[1])  # (R, K/2, 2) -> (R, K)
 
@@ -129,14 +134,17 @@ class QuantizedArray(nn.Module):
 
     def times_rows(self, x: Array, rows: slice) -> Array:
         """x (N, K) @ some rows of the weight, transposed: (N, R); x's columns are in the stored order."""
-        if self.groups > 1:
+        if self.groups > 1 and (len(x) > FEW_ROWS or module_of(x) is not np):
             return x @ self.stored_values(rows).T
-        # One scale per row can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
-        out = x @ self.levels(rows).T
+        # The scales can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x), in each group.
+        levels = self.levels(rows)
+        grouped = levels.reshape(len(levels), self.groups, -1).transpose(1, 0, 2)  # (G, R, K/G)
+        parts = x.reshape(len(x), self.groups, -1).transpose(1, 2, 0)  # (G, K/G, N)
+        sums = grouped @ parts  # (G, R, N)
         if self.zeros is not None:
-            out -= x.sum(axis=1, keepdims=True) * _rows_of(self.zeros, rows).T.astype(x.dtype)
-        out *= self.scale_rows(rows).T
-        return out
+            sums -= _rows_of(self.zeros, rows).T[:, :, None].astype(x.dtype) * parts.sum(axis=1)[:, None]
+        sums *= self.scale_rows(rows).T[:, :, None]
+        return sums.sum(axis=0).T
 
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
         """The scales of some rows (R, G); (1, 1) if there is one for all."""
@@ -154,6 +162,17 @@ class QuantizedArray(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, {self.shape}, {self.nbytes:,} bytes"
+
+
+@functools.lru_cache(maxsize=4)
+def _numbers_of_words(codebook: bytes, dtype: str) -> np.ndarray:
+    """The four numbers of every pair of bytes (65536), each four as one item of a table.
+
+    `take` copies an item of 16 bytes as quickly as one of 4: ten times as fast as looking up one number at a time.
+    """
+    words = np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(2**16, 2)  # in the order of this machine's memory
+    numbers = np.frombuffer(codebook, dtype)[unpack(words)]  # (65536, 4)
+    return numbers.view(f"V{4 * numbers.itemsize}").reshape(-1)
 
 
 def _rows_of(per_row: Array, rows: Rows) -> Array:

@@ -27,9 +27,10 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
+from .array import FEW_ROWS
+
 BLOCK = 32  # numbers with one scale
 QUADS = 8  # 16-bit numbers of four codes in a block
-FEW_ROWS = 8  # of x: more are better multiplied with exact floats, made once for all of them
 WEIGHTS = np.array([1, 16, 256, 4096])  # of a, b, c, d in w
 
 

@@ -122,6 +122,7 @@ def dequantized(layer: QuantizedLinear) -> nn.Linear:
     """The float `nn.Linear` that computes the same, with the rounded weight: to be merged with, or saved as such."""
     with nn.init.skipped():
         linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
-    linear.weight = nn.Parameter(np.ascontiguousarray(layer.weight.dequantize()))
+    weight = layer.weight.dequantize()
+    linear.weight = nn.Parameter(module_of(weight).ascontiguousarray(weight))
     linear.bias = layer.bias
     return linear

@@ -3,7 +3,8 @@
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
 This is the form that materialises the T x S matrix of weights, so that you can look at it. kernels/attention.py
-computes the same in tiles.
+computes the same in tiles. Grouped-query attention, where several heads of queries share one of keys and values, is the
+same op on an axis more, along which keys and values broadcast.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Side:
 
 
 def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, warmup: int = 2) -> dict[str, Any]:
-    """By side: the median of `steps` steps, taken in turns after `warmup`, peak memory, sgemm rate and reading rate."""
+    """By side: the median of `steps` steps, taken in turns after `warmup`; memory; sgemm rate and reading rate."""
     workers = {side: Side(side, kind, arguments) for side in sides}
     for worker in workers.values():
         for _ in range(warmup):
@@ -69,6 +69,7 @@ def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, w
             "seconds": statistics.median(seconds[side]),
             "all_seconds": seconds[side],
             "peak_bytes": memory["bytes"],
+            "resident_bytes": memory["resident"],
             "job_bytes": memory["more_than_at_first"],
             "sgemm_flops": worker.ask("sgemm")["flops"],
         }

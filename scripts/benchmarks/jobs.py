@@ -92,6 +92,17 @@ class QuantizedGeneration(Generation):
         self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
 
 
+class SmolLM2:
+    """Greedy generation by SmolLM2, with its weights as floats or, of the side "packed", as they are in its file."""
+
+    def __init__(self, folder: str, prompt: int, new_tokens: int, side: str):
+        self.model = load_model("smollm2", packed=side == "packed")[0]
+        self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
+
+    def step(self) -> float:
+        return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
+
+
 class Loading:
     """A Hugging Face folder becomes a model that has read some tokens: before that, theirs has read no weights."""
 
@@ -121,7 +132,7 @@ def in_precision(precision: str) -> Any:
     return contextlib.nullcontext() if precision == "float32" else autocast(precision)
 
 
-def token_ids(config: GPTConfig, *shape: int) -> np.ndarray:
+def token_ids(config: Any, *shape: int) -> np.ndarray:
     """Random ids, the same on both sides."""
     return np.random.default_rng(0).integers(0, config.vocab_size, shape)
 
@@ -130,6 +141,7 @@ JOBS: dict[str, Any] = {
     "train": Training,
     "generate": Generation,
     "quantized": QuantizedGeneration,
+    "smollm2": SmolLM2,
     "load": Loading,
     "attention": Attention,
 }

@@ -95,10 +95,28 @@ class Generation:
     def _step(self) -> float:
         if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
             return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
-        options = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "do_sample": False}
-        mask = torch.ones_like(self.prompt)
-        out = self.model.generate(self.prompt, attention_mask=mask, pad_token_id=0, **options)
-        return float(out.shape[1])
+        return float(_write(self.model, self.prompt, self.new_tokens).shape[1])
+
+
+class SmolLM2:
+    """The same weights, from a folder that we have written, in transformers' own generate."""
+
+    def __init__(self, folder: str, prompt: int, new_tokens: int):
+        from transformers import AutoModelForCausalLM
+
+        _transformers()  # no progress bars
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.prompt, self.new_tokens = torch.from_numpy(token_ids(self.model.config, 1, prompt)), new_tokens
+
+    @torch.no_grad()
+    def step(self) -> float:
+        return float(len(_write(self.model, self.prompt, self.new_tokens)[0]))
+
+
+def _write(model: Any, prompt: torch.Tensor, new_tokens: int) -> torch.Tensor:
+    """Greedy, exactly so many tokens."""
+    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+    return model.generate(prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **options)
 
 
 class Loading:
@@ -141,4 +159,4 @@ def _transformers() -> Any:
     return GPT2Config, GPT2LMHeadModel
 
 
-JOBS = {"train": Training, "generate": Generation, "load": Loading, "attention": Attention}
+JOBS = {"train": Training, "generate": Generation, "smollm2": SmolLM2, "load": Loading, "attention": Attention}

@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own, so that its memory is its own: steps when told to, and reports.
 
 Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
-{"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "more_than_at_first"}. The parent (comparing.py) takes
-turns between two of these, so that both see the same machine.
+{"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "resident", "more_than_at_first"}. The parent
+(comparing.py) takes turns between two of these, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
         torch.set_num_threads(usable_cores())
         return torch_jobs.JOBS[kind](*values)
     jobs.select_kernels(side)
-    return jobs.JOBS[kind](*values, **({"side": side} if kind == "quantized" else {}))
+    return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
 
 def sgemm_rate(side: str, n: int = 2048, repeats: int = 5) -> float:
@@ -77,6 +77,14 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+def resident_memory() -> int:
+    """The memory that this process has now, in bytes; its peak where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return peak_memory()
+    return int(statm.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def main() -> None:
     side, kind, *arguments = sys.argv[1:]
     work = job(side, kind, arguments)
@@ -92,7 +100,11 @@ def main() -> None:
         elif command == "read":
             answer = {"bytes_per_second": read_rate()}
         elif command == "memory":
-            answer = {"bytes": peak_memory(), "more_than_at_first": peak_memory() - at_first}
+            answer = {
+                "bytes": peak_memory(),
+                "resident": resident_memory(),
+                "more_than_at_first": peak_memory() - at_first,
+            }
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 

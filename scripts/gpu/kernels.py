@@ -46,6 +46,10 @@ def cases(sizes: Sizes) -> dict[str, Case]:
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return scale * rng.standard_normal(shape, dtype=np.float32)
 
+    def turns(time: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        angles = normal(time, size // 2)
+        return np.cos(angles), np.sin(angles)
+
     N, C, V = sizes.rows, sizes.width, sizes.vocabulary
     heads = (sizes.batch, sizes.heads, sizes.time, C // sizes.heads)
     small = C**-0.5  # so that products are about 1
@@ -54,13 +58,16 @@ def cases(sizes: Sizes) -> dict[str, Case]:
     return {
         "cross_entropy": ([normal(N, V), targets], {}),
         "dropout": ([normal(N, C)], {"p": 0.1}),
+        "embedding": ([rng.integers(0, V, N), normal(V, C)], {}),
         "gelu": ([normal(N, 4 * C)], {"approximate": "tanh"}),
         "layer_norm": ([normal(N, C) + 1, C, normal(C), normal(C)], {}),
         "linear": ([normal(N, C), normal(3 * C, C, scale=small), normal(3 * C)], {}),
         "linear_cross_entropy": ([normal(N, C), normal(V, C, scale=small), targets], {}),
         "linear_gelu": ([normal(N, C), normal(4 * C, C, scale=small), normal(4 * C)], {}),
         "rms_norm": ([normal(N, C), C, normal(C)], {}),
+        "rotary_embedding": ([normal(*heads), *turns(*heads[2:])], {}),
         "scaled_dot_product_attention": ([normal(*heads), normal(*heads), normal(*heads)], {"is_causal": True}),
+        "swiglu": ([normal(N, 2 * C), normal(N, 2 * C)], {}),
     }
 
 

@@ -201,4 +201,5 @@ lesson.end("""\
   try       python scripts/pipeline.py: the same road with a model that gets its answers right; then scripts/chat.py
   exercise  python scripts/exercise.py start loss_masking, dpo, lora, nf4
   read      finetune/pipeline_stages.py, a stage a paragraph; finetune/loading.py
-  break     leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?""")
+  break     leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?
+  lesson    python scripts/lesson.py 451""")

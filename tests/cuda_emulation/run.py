@@ -259,6 +259,8 @@ def _compiled(code):
     source = f'#include "{HEADER}"\n#line 1 "kernel.cu"\n{body}\n{entries}'
     folder = Path(tempfile.gettempdir()) / f"minigrad-cuda-emulation-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise KernelError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
     key = hashlib.sha256("\0".join([source, HEADER.read_text("utf-8"), *FLAGS]).encode()).hexdigest()[:24]
     library = folder / f"{names[0]}-{key}.so"
     if not library.exists():

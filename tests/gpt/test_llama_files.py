@@ -491,7 +491,7 @@ def test_the_settings_decide():
         ({"llama.attention.layer_norm_rms_epsilon": None}, "only norms by RMSNorm are supported here"),
         ({"llama.attention.layer_norm_epsilon": 1e-5}, "'llama.attention.layer_norm_epsilon' is not known here"),
         ({"llama.attention.sliding_window": 64}, "setting 'llama.attention.sliding_window' is not known here, and may"),
-        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4; only a head's size, 8, is supported"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4; only the size of a head, 8, is"),
         ({"llama.attention.key_length": 16}, "llama.attention.key_length is 16"),
         ({"llama.attention.value_length": "8"}, "llama.attention.value_length is '8'"),
         ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got 0"),

@@ -86,6 +86,15 @@ def test_moving_between_devices(two_gpus):
         x.to("cuda:2")
 
 
+def test_new_arrays_are_made_on_the_gpu_that_was_last_copied_to(two_gpus):
+    x = Tensor(np.arange(3.0), requires_grad=True, device="cuda:1")
+    (x * x).sum().backward()
+    assert backend.device_of(x.grad) == backend.device_of(two_gpus.ones(2)) == "cuda:1"
+    moved = x.detach().to("cuda:0")
+    assert moved.device == backend.device_of(two_gpus.ones(2)) == "cuda:0"
+    np.testing.assert_array_equal(moved.to("cpu").data, [0.0, 1.0, 2.0])
+
+
 def test_mixing_devices_names_both(two_gpus):
     here, there, elsewhere = np.zeros(2), Tensor(np.zeros(2), device="cuda:0"), Tensor(np.zeros(2), device="cuda:1")
     for mix in (F.add, F.matmul, F.maximum):

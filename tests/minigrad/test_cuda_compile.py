@@ -49,6 +49,11 @@ CALLS = {
     "linear_gelu": lambda t: F.linear_gelu(floats(2, 4, dtype=t), floats(3, 4, dtype=t)),
     "layer_norm": lambda t: F.layer_norm(floats(2, 4, dtype=t), 4, floats(4, dtype=t)),
     "rms_norm": lambda t: F.rms_norm(floats(2, 4, dtype=t), 4, floats(4, dtype=t)),
+    "rotary_embedding": lambda t: F.rotary_embedding(
+        floats(3, 4, dtype=t), floats(3, 2, dtype=t), floats(3, 2, dtype=t)
+    ),
+    "embedding": lambda t: F.embedding(to_device(TARGETS, "cuda"), floats(3, 4, dtype=t)),
+    "swiglu": lambda t: F.swiglu(floats(4, dtype=t), floats(4, dtype=t)),
     "dropout": lambda t: F.dropout(floats(2, 4, dtype=t), 0.5),
     "cross_entropy": lambda t: F.cross_entropy(floats(2, 4, dtype=t), to_device(TARGETS, "cuda")),
     "linear_cross_entropy": lambda t: F.linear_cross_entropy(

@@ -8,10 +8,11 @@ import minigrad.functional as F
 from minigrad import Function, Tensor, gradcheck, optim, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.backend import module_of, to_device, to_numpy
-from minigrad.functional.activation import Softmax
-from minigrad.functional.indexing import Embedding
+from minigrad.functional.activation import Gelu, Softmax
+from minigrad.functional.heads import SplitHeads
 from minigrad.kernels import FAST
-from minigrad.kernels.cuda import CUDA, adam, cross_entropy, gelu, launch, layer_norm, many_arrays
+from minigrad.kernels.cuda import CUDA, adam, cross_entropy, embedding, gelu, launch, layer_norm, many_arrays, swiglu
+from minigrad.kernels.cuda import rotary as rotary_embedding
 from minigrad.kernels.linear import FastGelu
 from tests.cuda_emulation.run import KernelError
 
@@ -29,7 +30,8 @@ def randn(*shape, seed=0):
 
 def labels(classes, n, ignored=False):
     targets = np.random.default_rng([classes, n]).integers(0, classes, n)
-    targets[:: 3 if ignored else n + 1] = -100
+    if ignored:
+        targets[::3] = -100
     return targets
 
 
@@ -37,6 +39,10 @@ def affine(op, rows, size, **options):
     """Rows far from 0, which shows whether the mean is taken out before squares are."""
     parameters = [randn(size, seed=1), randn(size, seed=2)][: 1 if op == "rms_norm" else 2]
     return op, [randn(rows, size) + 10, size, *parameters], options
+
+
+def rotary(shape, angles):
+    return "rotary_embedding", [randn(*shape), np.cos(randn(*angles)), np.sin(randn(*angles))], {}
 
 
 CASES = {
@@ -56,6 +62,22 @@ CASES = {
     "layer_norm with a bias alone": ("layer_norm", [randn(2, 3, 5), 5, None, randn(5)], {}),
     "layer_norm without bias": ("layer_norm", [randn(5), 5, randn(5), None], {}),
     "rms_norm without weight": ("rms_norm", [randn(2, 3, 5), (3, 5), None], {}),
+    **{f"swiglu {n}": ("swiglu", [5 * randn(n), randn(n, seed=1)], {}) for n in SIZES},
+    "swiglu of large numbers": ("swiglu", [np.array([-1e4, -90.0, 0.0, 90.0, 1e4]), randn(5)], {}),
+    "rotary_embedding": rotary((2, 3, 5, 8), (5, 4)),
+    "rotary_embedding of one row": rotary((1, 2), (1, 1)),
+    "rotary_embedding of 66": rotary((3, 2, 66), (2, 33)),
+    "rotary_embedding by sequence": rotary((2, 3, 5, 8), (2, 1, 5, 4)),
+    "rotary_embedding by sequence alone": rotary((5, 2, 5, 8), (5, 1, 1, 4)),
+    "rotary_embedding one angle": rotary((2, 3, 8), (4,)),
+    "rotary_embedding in five axes": rotary((2, 1, 2, 3, 4), (3, 2)),
+    "rotary_embedding of no rows": rotary((2, 0, 4), (0, 2)),
+    **{f"embedding {n}": ("embedding", [labels(7, n), randn(7, 5)], {}) for n in (0, 1, 2, 31, 33, 300)},
+    "embedding of 300": ("embedding", [labels(40, 12).reshape(3, 4), randn(40, 300)], {}),
+    "embedding of one row": ("embedding", [np.zeros((2, 40), np.uint16), randn(1, 3)], {}),
+    "embedding with padding": ("embedding", [labels(4, 30), randn(4, 5)], {"padding_idx": -2}),
+    "embedding of a number": ("embedding", [np.array(2), randn(4, 5)], {}),
+    "embedding without features": ("embedding", [labels(4, 3), randn(4, 0)], {}),
     **{f"cross_entropy {n}": ("cross_entropy", [5 * randn(4, n), labels(n, 4)], {}) for n in SIZES[1:]},
     "cross_entropy 3000 classes": ("cross_entropy", [5 * randn(3, 3000), labels(3000, 3)], {"reduction": "none"}),
     "cross_entropy sum": ("cross_entropy", [randn(33, 5), labels(5, 33, ignored=True)], {"reduction": "sum"}),
@@ -128,7 +150,7 @@ def test_a_kernel_equals_the_textbook(case, dtype):
 
 
 SMALL = ["gelu tanh 33", "linear_gelu rows 33", "layer_norm 33", "rms_norm 33", "cross_entropy none"]
-SMALL += ["linear_cross_entropy mean", "linear_cross_entropy none"]
+SMALL += ["linear_cross_entropy mean", "linear_cross_entropy none", "rotary_embedding", "swiglu 33", "embedding 33"]
 
 
 @pytest.mark.parametrize("case", SMALL)
@@ -142,14 +164,19 @@ def test_only_the_gradients_that_are_wanted_are_computed(case):
 
 
 def backwards(array):
-    return array[::-1, ::-1]
+    return array[(slice(None, None, -1),) * array.ndim]
 
 
 def transposed(array):
     return array.T.copy().T
 
 
-@pytest.mark.parametrize("layout", [backwards, transposed])
+def like_a_head(array):
+    """(..., A, B, C) in the order of (..., B, A, C), as split_heads leaves it."""
+    return array if array.ndim < 3 else array.swapaxes(-3, -2).copy().swapaxes(-3, -2)
+
+
+@pytest.mark.parametrize("layout", [backwards, transposed, like_a_head])
 @pytest.mark.parametrize("case", SMALL)
 def test_any_memory_layout_is_taken(case, layout):
     assert_close(run(*CASES[case], layout=layout), run(*CASES[case], "textbook", "cpu", layout=layout), np.float64)
@@ -180,6 +207,7 @@ GRADCHECKED = {
     "linear_gelu": ([randn(3, 4), randn(5, 4), randn(5)], {}),
     "layer_norm": ([randn(2, 33), 33, randn(33), randn(33)], {}),
     "rms_norm": ([randn(2, 33), 33, randn(33)], {}),
+    "swiglu": ([randn(2, 7), randn(2, 7, seed=1)], {}),
     "cross_entropy": ([randn(3, 5), labels(5, 3, ignored=True)], {}),
     "linear_cross_entropy": ([randn(3, 2), randn(5, 2), labels(5, 3, ignored=True)], {}),
 }
@@ -261,6 +289,23 @@ def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
     np.testing.assert_array_equal(out.get().astype(np.float32), x.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
+# --- what nobody checks on a GPU ---
+
+
+def test_ids_outside_of_the_vocabulary_touch_nothing_else():
+    weight, ids = Tensor(randn(4, 5), True, device="cuda"), to_device(np.array([1, 9, -3, 1]), "cuda")
+    with use_kernels("fast"):
+        F.embedding(ids, weight).backward(to_device(np.ones((4, 5)), "cuda"))
+    np.testing.assert_array_equal(weight.grad.get(), 2.0 * np.eye(4)[:, [1]] * np.ones(5))
+
+
+def test_a_target_that_is_no_class_is_an_infinite_loss():
+    logits, targets = Tensor(randn(3, 5), device="cuda"), to_device(np.array([1, 5, -100]), "cuda")
+    with use_kernels("fast"):
+        losses = F.cross_entropy(logits, targets, reduction="none").data.get()
+    assert np.isfinite(losses).tolist() == [True, False, True] and losses[2] == 0
+
+
 # --- what runs ---
 
 
@@ -281,17 +326,17 @@ def test_textbook_forms_run_where_no_kernel_fits():
 
 
 def test_the_kernels_are_chosen_by_where_the_arrays_are():
-    weight, ids = randn(5, 3), np.array([1, 2])
     for choice, device, op in [("fast", "cpu", FAST), ("fast", "cuda", CUDA)]:
         with use_kernels(choice):
             x = Tensor(randn(2, 3), True, device=device)
             assert F.gelu(x).grad_fn.function is op["gelu"]
-    with use_kernels("fast"):  # no CUDA twin: the textbook, and not the CPU's
-        table = Tensor(weight, True, device="cuda")
-        assert F.embedding(to_device(ids, "cuda"), table).grad_fn.function is Embedding
+    with use_kernels("fast"):
+        x = Tensor(randn(2, 3, 4), True, device="cuda")
+        assert "split_heads" not in CUDA  # so the textbook runs, and not the CPU's twin
+        assert F.split_heads(x, 2).grad_fn.function is SplitHeads
         with use_kernels("textbook"):
-            assert F.gelu(table).grad_fn.function not in (*FAST.values(), *CUDA.values())
-        assert F.gelu(table).grad_fn.function is CUDA["gelu"]
+            assert F.gelu(x).grad_fn.function is Gelu
+        assert F.gelu(x).grad_fn.function is CUDA["gelu"]
 
 
 class Halved(Function):
@@ -440,11 +485,20 @@ MUTANTS = {
         "min(start + height + 1, rows)",
         "layer_norm rows 1023",
     ),
+    "run cut short": (embedding, "end - last > 1", "end - last > 2", "embedding 300"),
+    "run without its first": (embedding, "i = start; i < end", "i = start + 1; i < end", "embedding 33"),
+    "each place a run": (embedding, "if (start > 0 && ids[start - 1] == id) return;", "", "embedding 33"),
+    "order forgotten": (embedding, "order[i] * columns", "i * columns", "embedding 33"),
+    "padding learns": (embedding, " || id == left_out", "", "embedding with padding"),
+    "turned the other way": (rotary_embedding, "x1 * c - x2 * s", "x1 * c + x2 * s", "rotary_embedding"),
+    "not turned back": (rotary_embedding, "s = direction * ", "s = ", "rotary_embedding"),
+    "the next position's angles": (rotary_embedding, "row % angles", "(row + 1) % angles", "rotary_embedding"),
+    "slope of the sigmoid": (swiglu, "1 + g * (1 - s)", "1 - s", "swiglu 33"),
     "no rescaling": (cross_entropy, "sum * exp(largest - x) + 1", "sum + 1", "cross_entropy 1025"),
     "-inf": (cross_entropy, "if (x != -infinity())", "if (true)", "cross_entropy with hidden classes"),
     "overflow": (cross_entropy, "sum += exp(x - largest)", "sum += exp(x)", "cross_entropy 3000 classes"),
     "no truth": (cross_entropy, "prob - (c == target)", "prob", "cross_entropy 33"),
-    "ignored rows learn": (cross_entropy, "target < 0 ? real(0) : dlosses", "dlosses", "cross_entropy sum"),
+    "ignored rows learn": (cross_entropy, "target < 0 || c >= columns ? real(0) : dloss", "dloss", "cross_entropy sum"),
     "warps' sums read too early": (
         launch,
         "    if (lane == 0) of_warp[warp] = value;\n    __syncthreads();\n",
@@ -470,7 +524,7 @@ FAULTS_OF_ADAM = {
 
 
 @pytest.mark.parametrize("fault", FAULTS_OF_ADAM)
-def test_a_fault_in_the_optimiser_is_noticed(fault, monkeypatch):
+def test_a_faulty_optimiser_is_noticed(fault, monkeypatch):
     module, old, new = FAULTS_OF_ADAM[fault]
     assert old in adam.SOURCE and old in module.SOURCE
     monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace(old, new))
@@ -479,7 +533,7 @@ def test_a_fault_in_the_optimiser_is_noticed(fault, monkeypatch):
         test_adam_clipping_and_norm_equal_the_textbook(optim.AdamW, options, np.float64)
 
 
-def test_a_step_that_ignores_when_is_noticed(cuda, monkeypatch):
+def test_a_faulty_step_that_ignores_when_is_noticed(cuda, monkeypatch):
     assert "if (!*when) return;" in adam.SOURCE
     monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace("if (!*when) return;", "(void)when;"))
     with pytest.raises(AssertionError):

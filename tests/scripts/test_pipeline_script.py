@@ -7,15 +7,18 @@ import json
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
 from finetune import dpo_run, instruct, pairs, pipeline, pipeline_stages, ppo_run
 from finetune.ppo_training import PPOConfig
-from finetune.quantization.folder import is_quantized
+from finetune.quantization.folder import is_quantized, load_quantized
+from gpt import Llama, LlamaConfig, save_checkpoint
 from gpt.checkpoint import load_run, load_state
 from gpt.training import Trainer
-from minigrad import use_kernels
+from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
+from tests.finetune.small import small_tokenizer
 from tests.scripts.running import refusal, run_here, run_process, write_text
 
 
@@ -77,6 +80,31 @@ def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
     assert megabytes["lora"] == megabytes["sft"] > 2 * megabytes["quantized"]  # merged, and 4 bits
     load_run(folder / "lora" / "merged")
     assert is_quantized(folder / "quantized")
+
+
+def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
+    tokenizer = small_tokenizer()
+    manual_seed(0)
+    shape = {"block_size": 192, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 128}
+    save_checkpoint(tmp_path / "base", Llama(LlamaConfig(len(tokenizer), **shape)))
+    tokenizer.save(tmp_path / "base")
+    less = dataclasses.replace(pipeline_stages.TRAINED, batch_size=2, examples=30)
+    monkeypatch.setattr(pipeline_stages, "TRAINED", less)
+    monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
+    out = tmp_path / "pipeline"
+    arguments = "--init-from", tmp_path / "base", "--out-dir", out
+    assert run_here(script.main, "--short", "--ppo", *arguments) == 0
+    output = capsys.readouterr().out
+    assert f"=== 1/7 pretrained: nothing: {tmp_path / 'base'}, as it is" in output
+    assert "=== 7/7 quantized" in output and "prefers the better of two replies in" in output
+    for name in ("pretrained", "sft", "dpo", "ppo", "lora/merged"):
+        assert type(load_run(out / name)[0]) is Llama
+    assert type(load_quantized(out / "quantized")[0]) is Llama
+    np.testing.assert_array_equal(
+        load_run(out / "pretrained")[0].model.norm.weight.data, load_run(tmp_path / "base")[0].model.norm.weight.data
+    )
+    assert len((out / "sft" / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()) == 27
+    assert "choose another --out-dir" in refusal(script.main, capsys, "--short", "--out-dir", out)
 
 
 def test_what_is_finished_is_kept(finished, capsys):

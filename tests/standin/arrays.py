@@ -291,15 +291,19 @@ def unwrap(value):
 
 
 def device_arrays(*values):
-    """The device arrays among the values, and inside tuples, lists and dictionaries. They must be on one device."""
+    """The device arrays among the values, and inside tuples, lists and dictionaries.
+
+    They must be on the current device, which is where kernels run.
+    """
     found = []
     for value in values:
         if isinstance(value, ndarray):
             found.append(value)
         elif isinstance(value, tuple | list | dict):
             found += device_arrays(*(value.values() if isinstance(value, dict) else value))
-    if len({array.device.id for array in found}) > 1:
-        raise ValueError("Array device must be same as the current device: arrays of two devices are mixed")
+    if any([array.device.id != _devices[-1] for array in found]):
+        where = ", ".join(str(array.device.id) for array in found)
+        raise ValueError(f"Array device must be same as the current device: arrays on {where}, current {_devices[-1]}")
     return found
 
 
@@ -434,7 +438,7 @@ def _dtype(char):
 
 def matrix_product(x, y):
     """x @ y: two device arrays with at least one dimension each."""
-    if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) and lenient():
+    if any(isinstance(factor, np.ndarray) for factor in (x, y)) and lenient():
         return _on_host(x) @ _on_host(y)
     if not (isinstance(x, ndarray) and isinstance(y, ndarray)):
         other = y if isinstance(x, ndarray) else x
@@ -445,10 +449,8 @@ def matrix_product(x, y):
 
 def _operator(name, reflected=False):
     def run(self, other):
-        if isinstance(other, list | tuple | str) or other is None:
-            return NotImplemented
-        if hasattr(other, "requires_grad") or (hasattr(other, "__array_ufunc__") and other.__array_ufunc__ is None):
-            return NotImplemented  # a Tensor takes over
+        if not isinstance(other, ndarray | np.ndarray | np.generic | bool | int | float | complex):
+            return NotImplemented  # a Tensor takes over; lists and strings are refused
         if isinstance(other, np.ndarray) and lenient():
             return getattr(np, name)(*((other, self._host) if reflected else (self._host, other)))
         return elementwise(name, other, self) if reflected else elementwise(name, self, other)

@@ -5,7 +5,19 @@ import math
 import numpy as np
 
 from . import counters
-from .arrays import device_arrays, elementwise, loop, matrix_product, ndarray, result, scatter, unwrap, view, wrap
+from .arrays import (
+    current_device,
+    device_arrays,
+    elementwise,
+    loop,
+    matrix_product,
+    ndarray,
+    result,
+    scatter,
+    unwrap,
+    view,
+    wrap,
+)
 from .signatures import NAMES, check_call, check_positions, signature
 
 # These make arrays from numbers, shapes and lists; the others need a device array among their arguments.
@@ -31,6 +43,8 @@ def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
 def convert(name, obj, *args, **options):
     """`cupy.asarray` and its kin: from the host (counted), or an array that is on the device already."""
     options.pop("blocking", None)
+    if isinstance(obj, ndarray) and obj.device != current_device():
+        return wrap(obj._host.copy())  # from one GPU to another
     if isinstance(obj, ndarray):
         return result(np.asarray(getattr(np, name)(obj._host, *args, **options)), obj)
     if isinstance(obj, list | tuple) and device_arrays(obj):
@@ -110,9 +124,9 @@ def function(name):
     def run(*args, **options):
         check_call(name, parameters, args, options)
         check_positions(name, parameters, compute, args)
-        arrays = device_arrays(*args, options)
         if name in CONVERTS:
             return convert(name, *args, **options)
+        arrays = device_arrays(*args, options)
         if name in SYNCHRONISES:
             counters.synchronise()
         hosts, named = [unwrap(x) for x in args], {key: unwrap(value) for key, value in options.items()}

@@ -12,7 +12,7 @@ from minigrad import backend
 
 from . import arrays, counters, cuda
 from .functions import OWN, Ufunc, erf, function
-from .random import random
+from .generators import random
 from .signatures import NAMES
 
 arrays.ndarray.__module__ = "cupy"
@@ -64,6 +64,7 @@ def installed(devices=1):
     with (
         mock.patch.dict(sys.modules, modules),
         mock.patch.object(cuda, "device_count", devices),
+        mock.patch.object(arrays, "_devices", [0]),
         mock.patch.object(backend, "_cupy", None),
         mock.patch.object(backend, "_cuda_problem", backend._NOT_LOOKED_YET),
         mock.patch.dict(backend._modules),

@@ -72,7 +72,7 @@ def names():
         "methods": methods,
         "attributes": sorted(set(members) - set(methods)),
         "operators": [name for name in sorted(dir(cupy.ndarray)) if name.startswith("__") and name.endswith("__")],
-        "random": sorted(public(cupy.random)),
+        "random": sorted({*public(cupy.random), "Generator"}),  # which is loaded when it is asked for
         "generator": signatures(public(cupy.random.Generator)),
         "cuda": sorted(public(cupy.cuda)),
         "cupyx": sorted(public(cupyx)),

@@ -13,12 +13,14 @@ cpu_only.py names them, or they carry `@pytest.mark.cpu_only("why")`.
 
 import contextlib
 import functools
+import os
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 
 import minigrad.functional as F
 from gpt.training import Trainer
@@ -28,10 +30,13 @@ from . import arrays
 from .cpu_only import CPU_ONLY
 from .installing import installed
 
-ROOT = str(Path(__file__).parents[2])
-HERE = str(Path(__file__).parent)
-TESTS = str(Path(__file__).parents[1])
-PASSED_THROUGH = (HERE, str(Path(ROOT) / "minigrad" / "tensor.py"))  # operators: `x + y` in a test calls F.add there
+ROOT = Path(__file__).parents[2]
+TESTS = str(ROOT / "tests") + os.sep
+PROJECT = (TESTS, *[str(ROOT / package) + os.sep for package in ("minigrad", "gpt", "finetune", "scripts")])
+PASSED_THROUGH = (
+    str(Path(__file__).parent),
+    str(ROOT / "minigrad" / "tensor.py"),
+)  # `x + y` in a test calls F.add there
 
 
 def asked_by_test():
@@ -39,7 +44,7 @@ def asked_by_test():
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(ROOT) and not path.startswith(PASSED_THROUGH):
+        if path.startswith(PROJECT) and not path.startswith(PASSED_THROUGH):
             return path.startswith(TESTS)
         frame = frame.f_back
     return False
@@ -101,6 +106,13 @@ def _on_the_cpu(original):
             nn.Module.to(model, "cuda:0")
 
     return run
+
+
+def _approx(original):
+    def approx(expected, *args, **options):
+        return original(np.asarray(expected) if isinstance(expected, arrays.ndarray) else expected, *args, **options)
+
+    return approx
 
 
 def _moving_gradient(original):
@@ -173,6 +185,7 @@ def second_device(test_module):
             (Tensor, "backward", _moving_gradient),
             (Tensor, "grad", _moving_grad),
             (Trainer, "step", _reading_step),
+            (pytest, "approx", _approx),
             (nn.Parameter, "__init__", _moving_parameter),
             (nn.Module, "__call__", _moving_call),
             (tensor, "_compare", _moving_arguments),

@@ -4,9 +4,11 @@
 them runs in its textbook form there. In the order in which they are best read:
 
     launch.py           CUDA in ten lines; from a string to a kernel that runs
-    gelu.py             each number on its own
+    gelu.py, swiglu.py  each number on its own
+    rotary.py           reading where it lies, by strides
     layer_norm.py       sums over a row, by the lanes of a warp; sums over rows, by blocks
     cross_entropy.py    a row too long for a warp: online softmax
+    embedding.py        sums in a fixed order, without atomics
     many_arrays.py      one launch for all parameters: adam.py
     products.py         matrix products are cuBLAS's
     attention.py, one_query.py, dropout.py, quantized.py
@@ -20,20 +22,26 @@ from .adam import scale, sum_of_squares, update_all
 from .attention import CudaAttention
 from .cross_entropy import CudaCrossEntropy, CudaLinearCrossEntropy
 from .dropout import CudaDropout
+from .embedding import CudaEmbedding
 from .gelu import CudaGelu, CudaLinearGelu
 from .layer_norm import CudaLayerNorm, CudaRmsNorm
 from .products import CudaLinear
+from .rotary import CudaRotaryEmbedding
+from .swiglu import CudaSwiglu
 
 CUDA: dict[str, type[Function]] = {
     "cross_entropy": CudaCrossEntropy,
     "dropout": CudaDropout,
+    "embedding": CudaEmbedding,
     "gelu": CudaGelu,
     "layer_norm": CudaLayerNorm,
     "linear": CudaLinear,
     "linear_cross_entropy": CudaLinearCrossEntropy,
     "linear_gelu": CudaLinearGelu,
     "rms_norm": CudaRmsNorm,
+    "rotary_embedding": CudaRotaryEmbedding,
     "scaled_dot_product_attention": CudaAttention,
+    "swiglu": CudaSwiglu,
 }
 
 CUDA_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}

@@ -17,6 +17,7 @@ time, and in return the products are left to the library that knows the tensor c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -275,14 +276,15 @@ class _Heads:
             for head in range(0, self.N, together):
                 yield _Tile(self, slice(head, min(head + together, self.N)), slice(first, stop), columns)
 
-    def defines(self) -> str:
-        facts = {
-            "IS_CAUSAL": int(self.is_causal),
-            "HAS_MASK": int(self.has_mask),
-            "HAS_DROPOUT": int(self.dropout_p > 0),
-            "DROPOUT_ROWS": DROPOUT_ROWS,
-        }
-        return "".join([f"#define {name} {value}\n" for name, value in facts.items()])
+    def source(self) -> str:
+        return _source(IS_CAUSAL=self.is_causal, HAS_MASK=self.has_mask, HAS_DROPOUT=self.dropout_p > 0)
+
+
+@functools.cache
+def _source(**facts: bool) -> str:
+    """SOURCE behind the facts that it is compiled for."""
+    defines = [f"#define {name} {int(value)}\n" for name, value in facts.items()]
+    return "".join([*defines, f"#define DROPOUT_ROWS {DROPOUT_ROWS}\n", SOURCE])
 
 
 class _Tile:
@@ -301,7 +303,7 @@ class _Tile:
         sizes = [whole.queries, whole.keys, whole.group, whole.heads_per_mask]
         args = [*arrays, whole.mask, self.kept(), scale_of_kept(whole.dropout_p), *place, *sizes]
         grid = ceil_div(heads * queries * whole.group, WARPS)
-        launch(whole.defines() + SOURCE, name, whole.q, grid, WARPS * WARP, args)
+        launch(whole.source(), name, whole.q, grid, WARPS * WARP, args)
 
     def kept(self) -> Array:
         """The bits of dropout, drawn anew for forward and for backward; without dropout, anything."""

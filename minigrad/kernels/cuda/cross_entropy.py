@@ -8,6 +8,10 @@ e^(m - x). At the end the threads of the block put theirs together in the same w
 
 *Never all logits.* With the projection x @ weightᵀ, CHUNK rows at a time: logits, losses, and at once the gradient,
 which overwrites the logits where it has their type, and goes into dx and dweight. kernels/loss.py does the same.
+
+*No odd sizes.* Tensor cores are fed in pieces of 16 bytes. Were the rows of logits 50,257 numbers long, most of them
+would begin in the middle of a piece, and the products, a third of all in GPT-2, would take about twice as long. So the
+vocabulary is filled up with tokens whose weights are 0, and which get no probability.
 """
 
 from __future__ import annotations
@@ -17,15 +21,16 @@ import numpy as np
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.loss import CrossEntropy, nan_if_0
-from .launch import THREADS, launch, real_of, takes
+from .launch import THREADS, ceil_div, launch, real_of, takes
 from .products import multiply
 
 SOURCE = r"""
-// One block per row. logits and dlogits (rows, columns), all others (rows). A target of -1 is no target: loss 0.
+// One block per row. logits and dlogits (rows, line), of which the first `columns` count; all others (rows). A target
+// of -1 is no target: loss 0.
 
 extern "C" __global__ void cross_entropy_forward(const real* logits, const long long* targets, real* losses,
-                                                 real* logsumexp, int columns) {
-    const real* row = logits + blockIdx.x * (long long)columns;
+                                                 real* logsumexp, int columns, int line) {
+    const real* row = logits + blockIdx.x * (long long)line;
     real largest = -infinity(), sum = 0;
     for (int c = threadIdx.x; c < columns; c += blockDim.x) {
         real x = row[c];
@@ -41,22 +46,27 @@ extern "C" __global__ void cross_entropy_forward(const real* logits, const long 
     if (threadIdx.x == 0) {
         long long target = targets[blockIdx.x];
         logsumexp[blockIdx.x] = of_block + log(sum);
-        losses[blockIdx.x] = target < 0 ? real(0) : log(sum) - (row[target] - of_block);
+        // Targets are checked on the host. One that is no class makes an infinite loss, and reads nothing elsewhere.
+        losses[blockIdx.x] = target < 0          ? real(0)
+                             : target >= columns ? infinity()
+                                                 : log(sum) - (row[target] - of_block);
     }
 }
 
 // dlogits may be logits: each number is read and written by the same thread.
 extern "C" __global__ void cross_entropy_backward(const real* logits, const long long* targets, const real* logsumexp,
-                                                  const real* dlosses, number* dlogits, int columns) {
-    long long first = blockIdx.x * (long long)columns, target = targets[blockIdx.x];
-    for (int c = threadIdx.x; c < columns; c += blockDim.x) {
-        real prob = exp(logits[first + c] - logsumexp[blockIdx.x]);
-        store(dlogits, first + c, target < 0 ? real(0) : dlosses[blockIdx.x] * (prob - (c == target)));
+                                                  const real* dlosses, number* dlogits, int columns, int line) {
+    long long first = blockIdx.x * (long long)line, target = targets[blockIdx.x];
+    real log_of_sum = logsumexp[blockIdx.x], dloss = dlosses[blockIdx.x];
+    for (int c = threadIdx.x; c < line; c += blockDim.x) {
+        real prob = exp(logits[first + c] - log_of_sum);
+        store(dlogits, first + c, target < 0 || c >= columns ? real(0) : dloss * (prob - (c == target)));
     }
 }
 """
 
 CHUNK = 2048  # rows
+EVEN = 8  # numbers of bfloat16 in 16 bytes
 
 
 class CudaCrossEntropy(Function):
@@ -74,7 +84,7 @@ class CudaCrossEntropy(Function):
             return CrossEntropy.forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing)
         ctx.logits = module_of(logits).ascontiguousarray(logits)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, logits.dtype)
-        losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits)
+        losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits, logits.shape[1])
         return losses if reduction == "none" else losses.sum() if ctx.total is None else losses.sum() / ctx.total
 
     @staticmethod
@@ -82,7 +92,8 @@ class CudaCrossEntropy(Function):
         if ctx.textbook:
             return CrossEntropy.backward(ctx, dout)
         dlosses = _per_row(dout, ctx.total, ctx.logits)
-        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype), None, None
+        columns = ctx.logits.shape[1]
+        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, columns), None, None
 
 
 class CudaLinearCrossEntropy(Function):
@@ -110,10 +121,8 @@ class CudaLinearCrossEntropy(Function):
         dout = dout.astype(ctx.real, copy=False)
         if dx is None and dweight is None:
             _, dx, dweight = _in_chunks(ctx, _per_row(dout, ctx.total, ctx.x))
-        else:
-            for gradient in (dx, dweight):
-                if gradient is not None:
-                    gradient *= dout
+            dout = 1.0
+        dx, dweight = (None if gradient is None else gradient * dout for gradient in (dx, dweight))
         so_far = ctx.gradient_so_far(1)
         if dweight is not None and so_far is not None:
             so_far += dweight
@@ -123,24 +132,35 @@ class CudaLinearCrossEntropy(Function):
 
 def _in_chunks(ctx, dlosses):
     """Losses (N), and dx and dweight where there are dlosses (N) and they are wanted."""
-    x, weight, xp = ctx.x, ctx.weight, module_of(ctx.x)
+    x, xp, vocabulary = ctx.x, module_of(ctx.x), len(ctx.weight)
+    weight = _filled_up(ctx.weight)
     losses = xp.empty(len(x), ctx.real)
     wants_dx, wants_dweight = (dlosses is not None and bool(ctx.needs_grad[i]) for i in (0, 1))
     dx = xp.empty(x.shape, ctx.real) if wants_dx else None
     dweight = xp.zeros(weight.shape, ctx.real) if wants_dweight else None
     for start in range(0, len(x), CHUNK):
         rows = slice(start, min(start + CHUNK, len(x)))
-        logits = multiply(x[rows], weight.T)  # (CHUNK, V)
-        losses[rows], logsumexp = _losses(logits, ctx.targets[rows], x)
+        logits = multiply(x[rows], weight.T)  # (CHUNK, V filled up)
+        losses[rows], logsumexp = _losses(logits, ctx.targets[rows], x, vocabulary)
         if dlosses is None:
             continue
-        dlogits = _dlogits(logits, ctx.targets[rows], logsumexp, dlosses[rows], x.dtype, in_place=True)
+        dlogits = _dlogits(logits, ctx.targets[rows], logsumexp, dlosses[rows], x.dtype, vocabulary, in_place=True)
         # logits = x @ weight.T
         if dx is not None:
             multiply(dlogits, weight, out=dx[rows])
         if dweight is not None:
             multiply(dlogits.T, x[rows], out=dweight, add=True)
-    return losses, dx, dweight
+    return losses, dx, None if dweight is None else dweight[:vocabulary]
+
+
+def _filled_up(weight):
+    """weight (V, C) with rows of 0 behind it, up to a multiple of EVEN."""
+    rows = ceil_div(len(weight), EVEN) * EVEN
+    if rows == len(weight):
+        return weight
+    more = module_of(weight).zeros((rows, weight.shape[1]), weight.dtype)
+    more[: len(weight)] = weight
+    return more
 
 
 def _targets(targets, ignore_index, reduction, dtype):
@@ -157,19 +177,19 @@ def _per_row(dout, total, rows):
     return xp.ascontiguousarray(xp.broadcast_to(dout if total is None else dout / total, (len(rows),)))
 
 
-def _losses(logits, targets, like):
-    """Losses and logsumexp of the rows of logits (rows, V)."""
-    rows, columns = logits.shape
+def _losses(logits, targets, like, columns):
+    """Losses and logsumexp of the rows of logits (rows, V or more), of which the first `columns` count."""
+    rows, line = logits.shape
     losses, logsumexp = module_of(logits).empty((2, rows), logits.dtype)
-    args = [logits, targets, losses, logsumexp, columns]
+    args = [logits, targets, losses, logsumexp, columns, line]
     launch(SOURCE, "cross_entropy_forward", like, rows, THREADS, args)
     return losses, logsumexp
 
 
-def _dlogits(logits, targets, logsumexp, dlosses, dtype, in_place=False):
-    rows, columns = logits.shape
+def _dlogits(logits, targets, logsumexp, dlosses, dtype, columns, in_place=False):
+    rows, line = logits.shape
     xp = module_of(logits)
     dlogits = logits if in_place and dtype == logits.dtype else xp.empty(logits.shape, dtype)
-    args = [logits, targets, logsumexp, dlosses, dlogits, columns]
+    args = [logits, targets, logsumexp, dlosses, dlogits, columns, line]
     launch(SOURCE, "cross_entropy_backward", dlogits, rows, THREADS, args)
     return dlogits

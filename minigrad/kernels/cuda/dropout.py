@@ -6,8 +6,8 @@ them. Philox is one: ten times, two of four 64-bit words are multiplied with a c
 are swapped and combined with the key. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 NumPy reads the 256 bits of a counter as eight 32-bit numbers, lower half first, and makes a float of the upper 24 bits
-of each (minigrad.backend.uniform). So a thread is in charge of eight neighbours. (With textbook kernels, a GPU draws from
-CuPy's generator: reproducible, but other numbers.)
+of each (minigrad.backend.uniform). So a thread is in charge of eight neighbours. (With textbook kernels, a GPU draws
+from CuPy's generator: reproducible, but other numbers.)
 """
 
 from __future__ import annotations

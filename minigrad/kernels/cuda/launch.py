@@ -108,13 +108,23 @@ def launch(
     grid = (grid,) if isinstance(grid, int) else grid
     if math.prod(grid) == 0:
         return
+    real, in_c = real_of(like), []
     for arg in args:
-        if is_array(arg) and not gaps and not arg.flags.c_contiguous:
+        if isinstance(arg, int):
+            arg = np.int32(arg)
+        elif isinstance(arg, float):
+            arg = real(arg)
+        elif not gaps and is_array(arg) and not arg.flags.c_contiguous:
             raise ValueError(f"kernel {name}: an array of shape {arg.shape} does not lie in memory row by row")
-    real = real_of(like)
-    in_c = [real(arg) if isinstance(arg, float) else np.int32(arg) if isinstance(arg, int) else arg for arg in args]
-    kernel = compiled(module_of(like), source, name, like.dtype.name)
+        in_c.append(arg)
+    kernel = compiled(module_of(like), source, name, name_of(like.dtype))
     kernel(grid, (block,), tuple(in_c), shared_mem=shared_bytes)
+
+
+@functools.cache
+def name_of(dtype: np.dtype) -> str:
+    """Such as "float32". NumPy puts a name together each time that it is asked, which takes as long as a launch."""
+    return dtype.name
 
 
 @functools.cache
@@ -124,19 +134,22 @@ def compiled(xp: Any, source: str, name: str, dtype: str) -> Any:
 
 
 def full_source(source: str, dtype: str) -> str:
-    """What is compiled: `source` behind the types of `dtype` and the PRELUDE."""
-    return TYPES[dtype] + PRELUDE + source
+    """What is compiled: `source` behind the types of `dtype` and the PRELUDE.
+
+    Without the letters of comments that are not ASCII: CuPy writes it to a file in whatever encoding the machine has.
+    """
+    return (TYPES[dtype] + PRELUDE + source).encode("ascii", "ignore").decode("ascii")
 
 
 def takes(*arrays: Any, bfloat16: bool = True) -> bool:
     """Whether all `arrays` (None counts for any) are of one dtype that kernels are compiled for."""
-    names = {array.dtype.name for array in arrays if array is not None}
+    names = {name_of(array.dtype) for array in arrays if array is not None}
     return len(names) == 1 and (names <= {"float32", "float64"} or (bfloat16 and names == {"bfloat16"}))
 
 
 def real_of(array: Array) -> type:
     """The type that kernels for `array` compute with."""
-    return np.float64 if array.dtype == np.float64 else np.float32
+    return np.float64 if array.dtype.char == "d" else np.float32
 
 
 def ceil_div(n: int, size: int) -> int:

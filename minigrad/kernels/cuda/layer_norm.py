@@ -100,7 +100,8 @@ extern "C" __global__ void norm_backward_sums(const number* dout, const number* 
 """
 
 ROWS = 8  # of a block of norm_forward and norm_backward: as many warps
-HEIGHT = 128  # rows that a block of norm_backward_sums adds up
+HEIGHT = 128  # rows that a block of norm_backward_sums adds up, or more where there would be more than
+MOST_SLICES = 4096  # of the rows: the grid must not be taller than 65,535
 
 
 class CudaLayerNorm(Function):
@@ -163,10 +164,17 @@ def _backward(ctx, dout, wants_dbias):
         args = [dout, ctx.x, *weight, ctx.centered, *statistics, dx, *sizes]
         launch(SOURCE, "norm_backward", dout, ceil_div(ctx.rows, ROWS), ROWS * WARP, args)
     if ctx.needs_grad[1] or wants_dbias:
-        slices = ceil_div(ctx.rows, HEIGHT)
+        height = max(HEIGHT, ceil_div(ctx.rows, MOST_SLICES))
+        slices = ceil_div(ctx.rows, height)
         sums = xp.empty((2, slices, ctx.columns), ctx.mean.dtype)  # of each slice of the rows
-        args = [dout, ctx.x, *statistics, sums[0], sums[1], *sizes, HEIGHT]
+        args = [dout, ctx.x, *statistics, sums[0], sums[1], *sizes, height]
         launch(SOURCE, "norm_backward_sums", dout, (ceil_div(ctx.columns, WARP), slices), ROWS * WARP, args)
-        totals = sums.sum(axis=1).astype(dout.dtype, copy=False)
-        dweight, dbias = (total.reshape(ctx.affine_shape) for total in totals)
-    return dx, dweight if ctx.needs_grad[1] else None, dbias if wants_dbias else None
+        dweight = _total(sums[0], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
+        dbias = _total(sums[1], ctx.affine_shape, dout.dtype) if wants_dbias else None
+    return dx, dweight, dbias
+
+
+def _total(sums, shape, dtype):
+    """Σ over the slices, as an array of its own: of a view of another one the engine would make a copy."""
+    total = sums.sum(axis=0).astype(dtype, copy=False)
+    return total if total.shape == shape else total.reshape(shape)

@@ -12,6 +12,7 @@ outᵀ = yᵀ xᵀ: so it is given y and x in this order, each of which it sees 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 
 from ... import switches
 from ...autograd import Function
-from ...backend import Array, module_of
+from ...backend import Array, device_of, module_of
+from .launch import name_of, real_of
 
 # What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
 DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
@@ -33,36 +35,45 @@ def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, a
 
     Operands are float32, float64 or bfloat16, both the same; the result is float32, or float64 for float64.
     """
-    xp = module_of(x)
-    result_dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    xp, result = module_of(x), real_of(x)
     if out is None:
-        out = xp.empty((*x.shape[:-1], y.shape[-1]), result_dtype)
+        out = xp.empty((*x.shape[:-1], y.shape[-1]), result)
     if out.size == 0:
         return out
-    if x.shape[-1] == 0:  # a sum of nothing
+    *_, M, K = x.shape
+    if K == 0:  # a sum of nothing
         if not add:
             out[...] = 0
         return out
     x, x_operation, x_line, x_stride = _as_cublas_reads(x)
     y, y_operation, y_line, y_stride = _as_cublas_reads(y)
     _, out_operation, out_line, out_stride = _as_cublas_reads(out)
-    if out_operation != AS_IT_IS or out.dtype != result_dtype or x.dtype != y.dtype:
+    if out_operation != AS_IT_IS or out.dtype != result or x.dtype != y.dtype:
         raise TypeError(f"multiply: {x.dtype} @ {y.dtype} cannot be written to {out.dtype} with strides {out.strides}")
-    alpha, beta = np.array(scale, result_dtype), np.array(float(add), result_dtype)  # cuBLAS takes their addresses
-    operand_type = DATA_TYPES[x.dtype.name]
+    operand_type = DATA_TYPES[name_of(x.dtype)]
     # fmt: off
     xp.cuda.cublas.gemmStridedBatchedEx(
         xp.cuda.get_cublas_handle(), y_operation, x_operation,
-        y.shape[-1], x.shape[-2], x.shape[-1],  # N, M, K
-        alpha.ctypes.data,
+        y.shape[-1], M, K,
+        _in_memory(scale, result).ctypes.data,
         _address(y), operand_type, y_line, y_stride,
         _address(x), operand_type, x_line, x_stride,
-        beta.ctypes.data,
-        _address(out), DATA_TYPES[out.dtype.name], out_line, out_stride,
+        _in_memory(float(add), result).ctypes.data,
+        _address(out), DATA_TYPES[name_of(out.dtype)], out_line, out_stride,
         math.prod(out.shape[:-2]), _arithmetic(x.dtype), DEFAULT_ALGORITHM,
     )
     # fmt: on
     return out
+
+
+@functools.lru_cache(maxsize=64)
+def _in_memory(number: float, kind: type) -> np.ndarray:
+    """A factor as cuBLAS takes it: by its address, at which it has to stay while cuBLAS reads it."""
+    return np.array(number, kind)
+
+
+def _address(x: Any) -> int:
+    return x.data.ptr
 
 
 def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
@@ -70,9 +81,10 @@ def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
 
     A matrix that lies in neither way, such as every second column of another, is copied.
     """
-    to_next_row, to_next_column = x.strides[-2] // x.itemsize, x.strides[-1] // x.itemsize
-    rows, columns = x.shape[-2:]
-    matrix = x.strides[0] // x.itemsize if x.ndim == 3 else 0
+    size, shape, strides = x.itemsize, x.shape, x.strides
+    rows, columns = shape[-2:]
+    to_next_row, to_next_column = strides[-2] // size, strides[-1] // size
+    matrix = strides[0] // size if len(shape) == 3 else 0
     if (to_next_column == 1 or columns == 1) and (to_next_row >= columns or rows == 1):
         return x, AS_IT_IS, max(to_next_row, columns), matrix
     if (to_next_row == 1 or rows == 1) and (to_next_column >= rows or columns == 1):
@@ -80,14 +92,10 @@ def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
     return _as_cublas_reads(module_of(x).ascontiguousarray(x))
 
 
-def _address(x: Any) -> int:
-    return x.data.ptr
-
-
 def _arithmetic(dtype: np.dtype) -> int:
-    if dtype == np.float64:
+    if dtype.char == "d":
         return COMPUTE_64F
-    return COMPUTE_32F_FAST_TF32 if switches.tf32 and dtype == np.float32 else COMPUTE_32F
+    return COMPUTE_32F_FAST_TF32 if switches.tf32 and dtype.char == "f" else COMPUTE_32F
 
 
 class CudaLinear(Function):
@@ -131,5 +139,12 @@ def as_rows(x: Array, dtype: Any) -> Array:
 
 def column_sums(x: Array) -> Array:
     """Σ x over the rows of a matrix (N, O), as a product with ones: summed in float32 and always in the same order."""
-    ones = module_of(x).ones((1, len(x)), np.float32).astype(x.dtype, copy=False)
-    return multiply(ones, x).reshape(x.shape[-1])
+    sums = module_of(x).empty(x.shape[-1], real_of(x))
+    multiply(_ones(module_of(x), device_of(x), len(x), x.dtype), x, out=sums[None])
+    return sums
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(xp: Any, device: str, count: int, dtype: np.dtype) -> Array:
+    """(1, count) ones on the current device, which is `device`. They are kept: all layers with a bias want the same."""
+    return xp.ones((1, count), np.float32).astype(dtype, copy=False)

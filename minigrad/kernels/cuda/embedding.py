@@ -1,0 +1,65 @@
+"""The backward of an embedding on a GPU, in a fixed order.
+
+    dweight[id] = Σ of dout over all places where id occurs
+
+Thousands of threads that add to the same row must take turns, and atomicAdd lets them, in the order of arrival. But
+floats added in another order give other last bits, so that no two training runs would be the same. Sorted by id, the
+places of one token stand together: a run. One block adds up each run, first place first, and no row has two authors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...autograd import Function
+from ...backend import module_of
+from ...functional.indexing import Embedding
+from .launch import THREADS, launch, takes
+
+SOURCE = r"""
+// One block for each place in `ids` (n, sorted); `order` says where in dout (n, columns) its row is. Added to dweight
+// (rows, columns). The row `left_out` learns nothing.
+extern "C" __global__ void embedding_backward(const number* dout, const long long* ids, const long long* order,
+                                              number* dweight, long long n, long long rows, int columns,
+                                              long long left_out) {
+    long long start = blockIdx.x, id = ids[start];
+    if (start > 0 && ids[start - 1] == id) return;            // in the middle of a run, which another block adds up
+    if (id < 0 || id >= rows || id == left_out) return;       // ids are checked on the host; never write elsewhere
+    long long last = start, end = n;                          // ids[last] is in the run, end is not: halve the rest
+    while (end - last > 1) {
+        long long middle = (last + end) / 2;
+        if (ids[middle] == id) last = middle;
+        else end = middle;
+    }
+    for (int c = threadIdx.x; c < columns; c += blockDim.x) {
+        real sum = load(dweight, id * columns + c);
+#pragma unroll 8
+        for (long long i = start; i < end; i++) sum += load(dout, order[i] * columns + c);
+        store(dweight, id * columns + c, sum);
+    }
+}
+"""
+
+
+class CudaEmbedding(Function):
+    """out = weight[ids]. See functional.indexing.Embedding."""
+
+    @staticmethod
+    def forward(ctx, ids, weight, padding_idx=None):
+        return Embedding.forward(ctx, ids, weight, padding_idx)
+
+    @staticmethod
+    def backward(ctx, dout):
+        dweight = ctx.gradient_so_far(1)
+        if not takes(dout, dweight) or (dweight is not None and not dweight.flags.c_contiguous):
+            return Embedding.backward(ctx, dout)
+        xp, (rows, columns) = module_of(dout), ctx.shape
+        if dweight is None:
+            dweight = xp.zeros(ctx.shape, dout.dtype)
+        ids = ctx.ids.reshape(-1).astype(np.int64)
+        order = xp.argsort(ids, kind="stable").astype(np.int64, copy=False)
+        left_out = -1 if ctx.padding_idx is None else ctx.padding_idx
+        sizes = [np.int64(ids.size), np.int64(rows), columns, np.int64(left_out)]
+        args = [xp.ascontiguousarray(dout), ids[order], order, dweight, *sizes]
+        launch(SOURCE, "embedding_backward", dweight, ids.size if columns else 0, THREADS, args)
+        return None, dweight

@@ -1,0 +1,175 @@
+"""The blocks of GGUF files, kept as they are: bit for bit the same numbers, and products with them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.loading import load_model
+from finetune.lora import LoRAConfig, apply_lora
+from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory
+from finetune.quantization import layers as quantized_layers
+from finetune.quantization.array import FEW_ROWS
+from gpt.gguf_file import GGUFError, GGUFFile, unpack
+from minigrad import Tensor, gradcheck, no_grad, use_kernels
+from scripts import evaluate, generate
+from tests.gpt import smollm
+from tests.gpt.gguf_files import SHAPE, block_llama, write_gguf, write_llama
+from tests.gpt.small import random_ids, small_gpt
+from tests.scripts.running import run_here, write_text
+
+KINDS = ["Q8_0", "Q4_0", "Q4_1"]
+needs_gguf = pytest.mark.oracle("gguf")
+
+
+@pytest.fixture(autouse=True)
+def textbook_afterwards():
+    yield
+    use_kernels("textbook")
+
+
+def block_array(kind, rows, blocks, seed=0):
+    """A random matrix in blocks of that kind, and the floats that it stands for."""
+    rng = np.random.default_rng(seed)
+    scales = rng.standard_normal((rows, blocks)).astype(np.float16).astype(np.float32)
+    minimums = rng.standard_normal((rows, blocks)).astype(np.float16).astype(np.float32) if kind == "Q4_1" else None
+    if kind == "Q8_0":
+        codes, zero = rng.integers(-128, 128, (rows, 32 * blocks)).astype(np.int8), 0
+    else:
+        codes, zero = rng.integers(0, 16, (rows, 32 * blocks)).astype(np.uint8), 8 if kind == "Q4_0" else 0
+    floats = (codes.astype(np.float32) - zero) * scales.repeat(32, axis=1)
+    if minimums is not None:
+        floats += minimums.repeat(32, axis=1)
+    return BlockArray(codes, scales, minimums, bits=8 if kind == "Q8_0" else 4, zero=zero), floats
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 3), st.integers(0, 99))
+def test_the_numbers_are_those_of_the_formula(kind, rows, blocks, seed):
+    array, floats = block_array(kind, rows, blocks, seed)
+    np.testing.assert_array_equal(array.dequantize(), floats)
+    np.testing.assert_array_equal(array.dequantize_rows(slice(1, rows)), floats[1:])
+    some = np.array([0, rows - 1, 0])
+    np.testing.assert_array_equal(array.dequantize_rows(some), floats[some])
+
+
+@needs_gguf
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_s_tensor_is_dequantized_as_the_library_does_it(kind, tmp_path):
+    import gguf
+
+    values = np.random.default_rng(0).standard_normal((6, 96)).astype(np.float32)
+    path = write_gguf(tmp_path / "one.gguf", {}, {"w": values}, kind)
+    tensor = GGUFFile(path).tensors["w"]
+    codes, scales, minimums = unpack(tensor)
+    zero = 8 if kind == "Q4_0" else 0
+    array = BlockArray(codes + np.int8(zero) if zero else codes, scales, minimums, 8 if kind == "Q8_0" else 4, zero)
+    expected = gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[kind])
+    np.testing.assert_array_equal(array.dequantize(), expected)
+    assert array.nbytes * 8 / values.size == {"Q8_0": 9, "Q4_0": 5, "Q4_1": 6}[kind]  # scales are float32 here
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@given(
+    st.sampled_from(KINDS), st.sampled_from([1, 2, FEW_ROWS, FEW_ROWS + 1, 40]), st.integers(1, 70), st.integers(1, 3)
+)
+def test_products_are_those_with_the_floats(kernels, kind, n, rows, blocks):
+    array, floats = block_array(kind, rows, blocks)
+    x = np.random.default_rng(1).standard_normal((n, 32 * blocks)).astype(np.float32)
+    expected = x.astype(np.float64) @ floats.T.astype(np.float64)
+    size = np.abs(x) @ np.abs(floats).T  # of what is added up
+    with use_kernels(kernels), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantized_layers, "TILE", 512)  # so that there are several tiles
+        patch.setattr(BlockArray, "in_one_piece", 512)
+        out = QuantizedLinear(array)(Tensor(x)).data
+    assert out.dtype == np.float32
+    assert (np.abs(out - expected) / size).max() < 2e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [2, FEW_ROWS + 1])
+def test_gradients_flow_through_to_the_input(kind, n):
+    layer = QuantizedLinear(block_array(kind, 5, 2)[0].to(np.float64))
+    x = np.random.default_rng(1).standard_normal((n, 64))
+    gradcheck(lambda x: (layer(x) * layer(x)).sum(), [Tensor(x, requires_grad=True)])
+
+
+def test_sizes_that_do_not_fit_are_named():
+    codes, scales = np.zeros((2, 64), np.int8), np.zeros((2, 2))
+    for wrong in (scales[:1], scales[:, :1]):
+        with pytest.raises(ValueError, match="do not fit blocks of 32 codes"):
+            BlockArray(codes, wrong)
+    with pytest.raises(ValueError, match="do not fit"):
+        BlockArray(codes[:, :40], scales)
+
+
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+
+def packed_file(folder, kinds, **changes):
+    model = block_llama(vocab_size=len(smollm.smollm_tokenizer()), **changes)
+    return write_llama(folder / "small.gguf", model, kinds, **smollm.metadata())
+
+
+@needs_gguf
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kinds", [*KINDS, "F16", {"token_embd.weight": "Q8_0", "blk.0.attn_q.weight": "Q4_1"}])
+def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
+    path = packed_file(tmp_path, kinds, tied=tied)
+    packed, tokenizer = load_model(path, packed=True)
+    plain, _ = load_model(path)
+    assert packed.config == plain.config and tokenizer.encode("the cat") and not packed.training
+    ids = random_ids((3, 10), vocab_size=plain.config.vocab_size)
+    with no_grad():
+        np.testing.assert_allclose(packed(ids).data, plain(ids).data, rtol=1e-4, atol=1e-4)
+    assert packed.generate([[1, 2, 3]], 8, temperature=0) == plain.generate([[1, 2, 3]], 8, temperature=0)
+    if isinstance(kinds, dict):
+        names = {name for name, module in packed.named_modules() if isinstance(module, QuantizedLinear)}
+        assert names == {"model.layers.0.self_attn.q_proj", *(["lm_head"] if tied else [])}
+    if kinds == "Q4_1":
+        assert isinstance(packed.model.embed_tokens, QuantizedEmbedding)
+        assert (packed.lm_head.weight is packed.model.embed_tokens.weight) == tied
+        matrices = sum(p.data.nbytes for p in plain.parameters() if p.ndim == 2)
+        norms = sum(p.data.nbytes for p in plain.parameters() if p.ndim == 1)
+        assert memory(packed) == matrices * 6 / 32 + norms
+
+
+@needs_gguf
+def test_adapters_learn_beside_packed_weights(tmp_path):
+    model, _ = load_model(packed_file(tmp_path, "Q4_0"), packed=True)
+    apply_lora(model, LoRAConfig(r=2, target_modules="all-linear"))
+    ids = random_ids((2, 6))
+    model.loss(ids, ids).backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert len(grads) == 28 and all(grad is not None for grad in grads.values())
+    assert any(grad.any() for name, grad in grads.items() if name.endswith("lora_B"))
+
+
+@needs_gguf
+def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
+    small_gpt().save_pretrained(tmp_path / "gpt")
+    with pytest.raises(ValueError, match="is no GGUF file .* there are no packed weights to keep"):
+        load_model(tmp_path / "gpt", packed=True)
+    with pytest.raises(ValueError, match="embedding_length|does not fit"):
+        packed_model = block_llama(vocab_size=len(smollm.smollm_tokenizer()))
+        changed = smollm.metadata() | {"llama.feed_forward_length": 2 * SHAPE["n_inner"]}
+        load_model(write_llama(tmp_path / "wrong.gguf", packed_model, "Q4_0", **changed), packed=True)
+    path = packed_file(tmp_path, "Q4_0")
+    data = bytearray(path.read_bytes())
+    place = GGUFFile(path).tensors["blk.0.ffn_up.weight"].raw.tobytes()
+    start = data.find(place)
+    data[start : start + 2] = np.float16(np.inf).tobytes()
+    path.write_bytes(data)
+    with pytest.raises(GGUFError, match=r"blk\.0\.ffn_up\.weight holds numbers that are not finite"):
+        load_model(path, packed=True)
+
+
+@needs_gguf
+def test_the_scripts_take_packed_weights(tmp_path, capsys):
+    path, text = packed_file(tmp_path, "Q4_1"), write_text(tmp_path / "text.txt")
+    shown = []
+    for more in ([], ["--packed"]):
+        assert run_here(evaluate.main, "--model", path, "--data", text, *more) == 0
+        options = ["--prompt", "the cat", "--max-new-tokens", 5, "--temperature", 0]
+        assert run_here(generate.main, "--model", path, *options, *more) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]

@@ -1,0 +1,151 @@
+"""The engine on a GPU, as far as can be seen without one: no op waits for it, and nothing becomes float64 there."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad.functional as F
+from minigrad import Tensor, autocast, backend, inspection, nn, optim
+from minigrad.autograd import Function
+from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.precision import round_bfloat16
+from tests.minigrad.test_ops_gradients import CASES, as_tuple
+from tests.standin import arrays, counters
+from tests.standin.second_device import second_device
+
+pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
+
+
+def both_halves(fn, inputs):
+    """The outputs of an op and the gradients of its inputs, on the host, and how often the host waited for them."""
+    tensors = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
+    counters.reset()
+    outputs = as_tuple(fn(*tensors))
+    for output in outputs:
+        if output.requires_grad:
+            output.backward(Tensor(np.full(output.shape, 0.5)), retain_graph=True)
+    waited = counters.synchronisations
+    gradients = [backend.to_numpy(tensor.grad) for tensor in tensors if tensor.grad is not None]
+    return [output.numpy() for output in outputs] + gradients, waited
+
+
+# Of the first two the random numbers are others there, and `to` leaves the device.
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"dropout", "scaled_dot_product_attention", "to"}))
+@settings(max_examples=3)
+@given(data=st.data())
+def test_an_op_computes_what_it_does_on_the_cpu_and_waits_for_nothing(name, data):
+    fn, inputs = CASES[name](data.draw)
+    inputs = [np.asarray(x) for x in inputs]  # a condition may be a single bool
+    expected, _ = both_halves(fn, inputs)
+    with second_device(sys.modules[__name__]):
+        found, waited = both_halves(fn, inputs)
+    assert waited == 0 or name == "getitem"  # with a mask
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_condition_of_one_bool(cuda):
+    x = Tensor(np.ones(3, np.float32), requires_grad=True, device="cuda")
+    F.where(np.True_, x, 0.0).sum().backward()
+    assert backend.to_numpy(x.grad).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("make", [optim.SGD, lambda p: optim.SGD(p, momentum=0.9), optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("told", [False, True])
+def test_optimisers_stay_in_float32(cuda, monkeypatch, make, told):
+    """A number on the GPU is an array without dimensions, and a float64 one would widen all that it meets."""
+    p = nn.Parameter(np.ones(3, np.float32)).to("cuda").detach().requires_grad_()
+    p.grad = backend.to_device(np.full(3, 0.5, np.float32), "cuda")
+    optimizer = make([p])
+    made = watch_dtypes(monkeypatch)
+    for _ in range(3):
+        cuda.reset()
+        optimizer.step(*([backend.module_of(p.data).asarray(True)] if told else []))
+        assert cuda.synchronisations == 0
+    assert p.dtype == np.float32 and (3,) in {shape for shape, _ in made}
+    assert {dtype for shape, dtype in made if shape} <= {np.dtype(np.float32), np.dtype(bool)}
+
+
+def watch_dtypes(monkeypatch):
+    """(shape, dtype) of every result that is computed on the device from now on."""
+    made, original = set(), arrays.elementwise
+
+    def elementwise(*args, **options):
+        result = original(*args, **options)
+        made.add((result.shape, result.dtype))
+        return result
+
+    monkeypatch.setattr(arrays, "elementwise", elementwise)
+    return made
+
+
+def test_a_training_step_stays_in_float32(cuda, monkeypatch):
+    model = nn.Sequential(nn.Embedding(7, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU("tanh"), nn.Linear(8, 7))
+    model.to("cuda")
+    optimizer = optim.AdamW(model.parameters())
+    ids = backend.to_device(np.array([1, 2, 3, 6]), "cuda")
+    made = watch_dtypes(monkeypatch)
+    for _ in range(2):
+        F.cross_entropy(model(ids), ids).backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.zero_grad()
+    assert {dtype for shape, dtype in made if shape and dtype.kind == "f"} == {np.dtype(np.float32)}
+
+
+class Doubled(Function):
+    """x², with a gradient that is wrong in the way that a test says."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return x * x
+
+    backward = None
+
+
+@pytest.mark.parametrize(
+    ("backward", "words"),
+    [
+        (lambda ctx, dout: (dout * ctx.x,), "2x too small"),
+        (lambda ctx, dout: (-2 * dout * ctx.x,), "sign"),
+        (lambda ctx, dout: ((2 * dout * ctx.x).T,), "transposed"),
+        (lambda ctx, dout: ((2 * dout * ctx.x).sum(axis=0),), "repeat"),
+    ],
+)
+def test_gradcheck_names_what_is_wrong_on_a_gpu(cuda, monkeypatch, backward, words):
+    monkeypatch.setattr(Doubled, "backward", staticmethod(backward))
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 3)), device="cuda")
+    with pytest.raises(GradcheckError) as caught:
+        gradcheck(Doubled.apply, x)
+    assert words in str(caught.value.diagnosis)
+
+
+def test_inspection_on_a_gpu(cuda, tmp_path):
+    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True, device="cuda")
+    with inspection.profile() as profile, inspection.memory() as memory:
+        loss = (F.softmax(x * 2, -1) * x).sum()
+    loss.backward()
+    assert "Softmax" in str(profile) and memory.peak > 0
+    inspection.draw(loss, tmp_path / "graph.svg")
+    assert "Softmax" in (tmp_path / "graph.svg").read_text(encoding="utf-8")
+    with inspection.detect_anomaly(), pytest.raises(inspection.AnomalyError, match="Log made"):
+        F.log(x * 0 - 1)
+
+
+def test_bfloat16_rounding_on_a_gpu(cuda):
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    there = backend.to_device(x, "cuda")
+    cuda.reset()
+    rounded = round_bfloat16(there)
+    with autocast():
+        product = F.matmul(Tensor(there), Tensor(there).T)
+    assert cuda.synchronisations == 0
+    np.testing.assert_array_equal(backend.to_numpy(rounded), round_bfloat16(x))
+    with autocast():
+        np.testing.assert_array_equal(product.numpy(), F.matmul(Tensor(x), Tensor(x).T).data)
