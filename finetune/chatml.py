@@ -23,6 +23,7 @@ CHATML = (
     "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+_LONGEST = 100_000  # characters; the longest templates of known models have 20,000
 _TAG = re.compile(r"(\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\})", re.DOTALL)
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _INDEX = re.compile(r"""\[(['"])(\w+)\1\]""")
@@ -91,13 +92,14 @@ def steps(template: str) -> list[Step]:
     """
     if "⟨" in template:
         raise UnknownTemplate("the chat template contains U+27E8, which would be taken for a variable here")
+    if len(template) > _LONGEST:
+        raise UnknownTemplate(f"the chat template has more than {_LONGEST:,} characters, which are not read")
     parts = _TAG.split(re.sub(r"\r\n?", "\n", template).removesuffix("\n"))
     program: list[Step] = []
-    line_start = True
     for i, part in enumerate(parts):
         if i % 2 == 0:  # between two tags
             before, after = parts[i - 1] if i else "", parts[i + 1] if i + 1 < len(parts) else ""
-            text, line_start = _space_trimmed(part, before, after, line_start)
+            text = _space_trimmed(part, before, after)
         elif part.startswith("{#"):
             continue
         elif part.startswith("{%"):
@@ -112,23 +114,21 @@ def steps(template: str) -> list[Step]:
     return program
 
 
-def _space_trimmed(text: str, before: str, after: str, line_start: bool) -> tuple[str, bool]:
-    """A text between the tags `before` and `after`, less what Jinja leaves out; and whether its end starts a line."""
+def _space_trimmed(text: str, before: str, after: str) -> str:
+    """A text between the tags `before` and `after` ("" at the ends of a template), less what Jinja leaves out."""
+    starts_line = not before
     if before.endswith(("-%}", "-}}", "-#}")):
-        line_start = text[: len(text) - len(text.lstrip())].endswith("\n")
         text = text.lstrip()
     elif before.endswith(("%}", "#}")):
-        line_start = text.startswith("\n")
+        starts_line = text.startswith("\n")
         text = text.removeprefix("\n")
-    elif before:
-        line_start = False
     if after.startswith(("{%-", "{{-", "{#-")):
-        text = text.rstrip()
-    elif after.startswith(("{%", "{#")):
+        return text.rstrip()
+    if after.startswith(("{%", "{#")):
         head, newline, line = text.rpartition("\n")
-        if (newline or line_start) and not line.strip(" \t"):
-            text = head + newline
-    return text, line_start
+        if (newline or starts_line) and not line.strip(" \t"):
+            return head + newline
+    return text
 
 
 def _one_spelling(code: str) -> str:
@@ -142,8 +142,7 @@ def _written(expression: str) -> str:
     text, place = "", 0
     while True:
         if string := _STRING.match(expression := expression.strip()):
-            # A string's escapes are Python's, as Jinja has them.
-            text += string[0][1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
+            text += _without_escapes(string[0][1:-1])
             place = string.end()
         elif variable := re.match(r"""\w+(\.\w+|\[(['"])\w+\2\])*""", expression):
             text += f"⟨{_one_spelling(variable[0])}⟩"
@@ -154,3 +153,11 @@ def _written(expression: str) -> str:
         if not rest:
             return text
         expression, place = rest[1:], 0
+
+
+def _without_escapes(string: str) -> str:
+    """What stands between the quotes of a string: its escapes are Python's, as Jinja has them."""
+    try:
+        return string.encode("ascii", "backslashreplace").decode("unicode-escape")
+    except UnicodeDecodeError:
+        raise UnknownTemplate(f"the chat template has a damaged string, {string!r:.80}") from None

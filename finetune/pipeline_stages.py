@@ -65,7 +65,7 @@ class Amount:
 OWN = Amount(sft=(800, 1e-3), reward=(100, 5e-4), dpo=(60, 1e-4), lora=(100, 2e-3), ppo_iterations=16)
 # A model that is trained already knows most of it, and one that is large needs its time: fewer and smaller steps.
 TRAINED = Amount(
-    sft=(40, 1e-4), reward=(20, 1e-4), dpo=(12, 2e-5), lora=(20, 1e-3), ppo_iterations=2, batch_size=8, examples=400
+    sft=(120, 1e-4), reward=(60, 1e-4), dpo=(40, 2e-5), lora=(60, 1e-3), ppo_iterations=4, batch_size=8, examples=800
 )
 
 

@@ -1,4 +1,8 @@
-"""Multi-head causal self-attention: the only place where a token sees other tokens."""
+"""Multi-head causal self-attention: the only place where a token sees other tokens.
+
+`CausalSelfAttention` is GPT's. Llama's (llama.py) makes its queries, keys and values otherwise, and then does the same:
+`causal_attention`.
+"""
 
 from __future__ import annotations
 

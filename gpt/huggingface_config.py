@@ -49,7 +49,7 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder, as a model is")
+        raise FileNotFoundError(f"{folder} is no folder, as a model of the type {' or '.join(known)} is")
     if (folder / "adapter_config.json").exists() and not path.exists():
         raise ValueError(f"{folder} holds an adapter (adapter_config.json), for a base model that comes first")
     if not path.is_file():

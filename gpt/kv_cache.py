@@ -14,14 +14,17 @@ from minigrad.backend import Array, module_of
 class KVCache:
     """Room for `capacity` tokens of each of `batch` sequences, in every layer; `model(ids, cache=cache)` fills it.
 
+    Only the heads of keys and values have a place here: where several heads of queries share one (grouped-query
+    attention; Ainslie et al. 2023), the cache is as many times smaller.
+
     Raises ValueError when more tokens come than there is room for.
     """
 
-    def __init__(self, n_layer: int, batch: int, n_head: int, capacity: int, head_size: int, xp: Any, dtype: Any):
+    def __init__(self, n_layer: int, batch: int, n_kv_head: int, capacity: int, head_size: int, xp: Any, dtype: Any):
         self.capacity = capacity
         self.length = 0  # tokens read
-        self.keys = [xp.empty((batch, n_head, capacity, head_size), dtype) for _ in range(n_layer)]
-        self.values = [xp.empty((batch, n_head, capacity, head_size), dtype) for _ in range(n_layer)]
+        self.keys = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
+        self.values = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
 
     @classmethod
     def for_model(cls, model: Any, batch: int = 1, capacity: int | None = None) -> KVCache:

@@ -1,6 +1,7 @@
 """Where a token stands: without this, attention sees a bag of words ("dog bites man" = "man bites dog").
 
 GPT-2 learns a vector per position, like one per token: an `nn.Embedding` called wpe. Here is the way without learning.
+A third way, turning queries and keys by their positions, is `rotations` in llama.py.
 """
 
 from __future__ import annotations

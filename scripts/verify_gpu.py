@@ -22,7 +22,7 @@ from minigrad.backend import module_of, resolve_device, to_device
 
 PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}
 EXAMPLES = """examples:
-  python scripts/verify_gpu.py                       everything (about ten minutes), and a report
+  python scripts/verify_gpu.py                       everything, and a report
   python scripts/verify_gpu.py --only kernels
 With PyTorch for CUDA and transformers installed, the speed is compared with theirs.
 """

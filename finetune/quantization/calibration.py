@@ -6,9 +6,9 @@ go together, and the mean of |x|. Both are sums, so that the inputs themselves n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,19 @@ class InputMoments:
         self.count += len(flat)
 
 
-@contextmanager
+class _Enough(Exception):
+    """All layers that are watched have been given their inputs."""
+
+
+def _stop(*_: Any) -> None:
+    raise _Enough
+
+
+@contextlib.contextmanager
 def watching(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments]) -> Iterator[None]:
-    """While it lasts, the inputs of `layers` are counted in the `moments` of the same name."""
+    """While it lasts, the inputs of `layers` are counted in the `moments` of the same name; the last of them then
+    raises `_Enough`, as what comes after it need not be computed.
+    """
     hooks = []
     try:
         for name, layer in layers.items():
@@ -57,6 +67,7 @@ def watching(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments
                 moments[name].add(inputs[0].data)
 
             hooks.append(layer.register_forward_hook(count))
+        hooks.append(layer.register_forward_hook(_stop))  # behind the last one
         yield
     finally:
         for hook in hooks:
@@ -79,11 +90,12 @@ class Reader:
 
     @no_grad()
     def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
-        """What the layers of a block are given, as things stand."""
+        """What the layers of a block, in the order in which they compute, are given, as things stand."""
         moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
         with watching(layers, moments):
             for rows in self._batches():
-                block(Tensor(self.hidden[rows]), *self.beside)
+                with contextlib.suppress(_Enough):
+                    block(Tensor(self.hidden[rows]), *self.beside)
         return moments
 
     @no_grad()

@@ -5,8 +5,9 @@
 // reaches a barrier (__syncthreads, __syncwarp, a shuffle, which waits for its warp) or the end. When all stand still, a
 // barrier opens for those who wait at it; if it cannot, as another thread has ended or waits somewhere else, that is an
 // error. In which order blocks, warps and lanes take their turns is chosen by the caller: a kernel whose result depends
-// on it has a race. Shared memory is full of NaN when a block starts. Touching memory outside of the arrays ends the launch
-// with a message: each array lies between two pages that nobody may read or write.
+// on it has a race. Shared memory is full of NaN when a block starts, and of other things in the other orders, so that a
+// result that depends on it is noticed as well. Touching memory outside of the arrays ends the launch with a message: each
+// array lies between two pages that nobody may read or write. So does an address that is no multiple of what is read.
 //
 // Simplified: no time, no caches, no memory model. A thread sees at once what another has written.
 
@@ -189,12 +190,13 @@ extern "C" char __start_shared_memory[] __attribute__((weak, visibility("hidden"
 extern "C" char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 static char* dynamic_shared;
 static size_t dynamic_bytes;
+static int filling;  // of shared memory when a block starts
 
 inline size_t static_bytes() { return __start_shared_memory ? __stop_shared_memory - __start_shared_memory : 0; }
 
 inline void run_block(const int* warp_order, const int* lane_order) {
-    if (static_bytes()) memset(__start_shared_memory, 0xff, static_bytes());  // all bits set: NaN
-    memset(dynamic_shared, 0xff, dynamic_bytes);
+    if (static_bytes()) memset(__start_shared_memory, filling, static_bytes());
+    memset(dynamic_shared, filling, dynamic_bytes);
     for (int i = 0; i < threads; i++) {
         Fibre& fibre = fibres[i];
         getcontext(&fibre.context);
@@ -250,27 +252,30 @@ inline const char* launch(void (*kernel)(void**), void** args, const unsigned* g
     }
     gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
     body = kernel, arguments = args, dynamic_shared = shared, dynamic_bytes = shared_bytes;
+    filling = turn == 0 ? 0xff : turn == 1 ? 0 : 0x41;  // all bits set: NaN, or -1
     threads = block[0] * block[1] * block[2], adds_in_any_order = false, touched = nullptr;
     if (static_bytes() > 48 * 1024) return "the kernel declares more than 48 KB of shared memory";
 
     static char handler_stack[64 * 1024];
     stack_t on_other_stack = {}, previous_stack;
     on_other_stack.ss_sp = handler_stack, on_other_stack.ss_size = sizeof handler_stack;
-    struct sigaction action = {}, previous[3];
+    struct sigaction action = {}, previous[4];
     action.sa_sigaction = on_fault, action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    const int signals[3] = {SIGSEGV, SIGBUS, SIGFPE};
+    const int signals[4] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     sigaltstack(&on_other_stack, &previous_stack);
-    for (int i = 0; i < 3; i++) sigaction(signals[i], &action, &previous[i]);
+    for (int i = 0; i < 4; i++) sigaction(signals[i], &action, &previous[i]);
 
     int outcome = sigsetjmp(way_out, 1);
     if (outcome == 0) run_grid(turn);
-    for (int i = 0; i < 3; i++) sigaction(signals[i], &previous[i], nullptr);
+    for (int i = 0; i < 4; i++) sigaction(signals[i], &previous[i], nullptr);
     sigaltstack(&previous_stack, nullptr);
-    if (outcome == SIGSEGV || outcome == SIGBUS || outcome == SIGFPE)
+    if (outcome == SIGSEGV || outcome == SIGBUS || outcome == SIGFPE || outcome == SIGILL)
         snprintf(problem, sizeof problem, "%s (thread %u,%u,%u of block %u,%u,%u)",
-                 outcome == SIGFPE ? "division of an integer by 0" : "memory was touched that is in none of the arrays",
+                 outcome == SIGFPE   ? "division of an integer by 0"
+                 : outcome == SIGILL ? "an address is no multiple of the size of what is read or written there"
+                                     : "memory was touched that is in none of the arrays",
                  threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
-    *fault = touched, *any_order = adds_in_any_order;
+    *fault = outcome == SIGILL ? nullptr : touched, *any_order = adds_in_any_order;
     return outcome ? problem : nullptr;
 }
 

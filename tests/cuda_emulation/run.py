@@ -5,6 +5,8 @@ A launch is checked for what a GPU would not report:
 * arguments whose types are not the kernel's (CuPy passes a Python int as 64 bits and a float as a double);
 * memory outside of its arrays: each array is copied to pages of its own, between pages that nobody may touch, once with
   its end and once with its beginning at the edge; the rest of its pages is filled with a pattern that must stay;
+* addresses at which a GPU cannot read a float4; variables, and memory, that are read before they are written: in each
+  turn the memory of a block, and what is beside the arrays, is full of something else;
 * races: the threads of a block and the blocks of the grid run in three orders, and the results must be equal, bit by
   bit (only to rounding if the kernel adds floats with atomicAdd, whose order is open on a GPU too);
 * barriers that not all threads reach, and shuffles that wait for a lane which is not there.
@@ -30,9 +32,10 @@ from pathlib import Path
 import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
-TURNS = 3  # forward, backward, at random
-PATTERN = 0xFF
+PATTERNS = (0xFF, 0x00, 0x41)  # of the memory beside the arrays, for each turn: forward, backward, at random
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-Wall", "-Werror"]
+FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a GPU cannot read a float4 anywhere
+FLAGS += ["-ftrivial-auto-var-init=pattern"]  # variables without a value have one that is noticed
 TOLERATED = [
     "-Wno-unknown-pragmas",
     "-Wno-sign-compare",
@@ -82,15 +85,16 @@ def launch(code, name, grid, block, args, shared_mem=0):
     alignment = 16 if re.search(r"\b(u?int|float)[24]\b", code) else 1
     emulate, results = getattr(_compiled(code), f"emulate_{name}"), []
     emulate.restype = ctypes.c_char_p
-    for turn in range(TURNS):
-        memory = _Memory(arrays, at_the_end=turn != 1, alignment=alignment)
+    for turn, pattern in enumerate(PATTERNS):
+        memory = _Memory(arrays, turn != 1, alignment, pattern)
         values = [_as_argument(name, arg, depth, memory) for arg, depth in zip(args, stars)]
         any_order = _run(emulate, name, grid, block, values, shared_mem, turn, memory)
         results.append(memory.results(name))
     for other in results[1:]:
         for index, (first, second) in enumerate(zip(results[0], other)):
             if not _same(first, second, any_order):
-                raise KernelError(f"kernel {name}: array {index} depends on the order of the threads: a race")
+                why = "the order of the threads (a race), or on memory that nobody wrote"
+                raise KernelError(f"kernel {name}: array {index} depends on {why}")
     for index, (array, result) in enumerate(zip(arrays, results[0])):
         if array.flags.writeable:
             array[...] = result
@@ -176,15 +180,17 @@ def _forbid(page):
 class _Region:
     """Bytes of one allocation, copied to pages whose neighbours nobody may touch."""
 
-    def __init__(self, low, high, at_the_end, alignment):
+    def __init__(self, low, high, at_the_end, alignment, pattern=PATTERNS[0]):
+        self.pattern = pattern
         self.low, self.high, size = low, high, high - low
-        pages = max(1, -(-size // _PAGE)) * _PAGE
+        pages = max(1, -(-(size + alignment - 1) // _PAGE)) * _PAGE
         self.map = mmap.mmap(-1, pages + 2 * _PAGE)
         first_page = ctypes.addressof((ctypes.c_char * len(self.map)).from_buffer(self.map))
         self.bytes = np.frombuffer(self.map, np.uint8)[_PAGE : _PAGE + pages]
-        self.start = (pages - size) // alignment * alignment if at_the_end else 0
+        off = low % alignment  # an array that begins in the middle of another one may lie where no float4 can be read
+        self.start = off + ((pages - size - off) // alignment * alignment if at_the_end else 0)
         self.address = first_page + _PAGE + self.start
-        self.bytes[:] = PATTERN
+        self.bytes[:] = pattern
         self.inside = self.bytes[self.start : self.start + size]
         self.inside[:] = np.ctypeslib.as_array(ctypes.cast(low, ctypes.POINTER(ctypes.c_uint8)), (size,)) if size else 0
         for guard in (first_page, first_page + _PAGE + pages):
@@ -192,13 +198,13 @@ class _Region:
 
     def untouched_around(self):
         outside = np.concatenate([self.bytes[: self.start], self.bytes[self.start + len(self.inside) :]])
-        return (outside == PATTERN).all()
+        return (outside == self.pattern).all()
 
 
 class _Memory:
     """The arrays of a launch. Arrays that overlap stay in one region, so that what they share stays shared."""
 
-    def __init__(self, arrays, at_the_end, alignment):
+    def __init__(self, arrays, at_the_end, alignment, pattern):
         self.arrays, self.at_the_end = arrays, at_the_end
         bounds = [np.lib.array_utils.byte_bounds(a) if a.size else (a.ctypes.data,) * 2 for a in arrays]
         merged = []
@@ -207,7 +213,7 @@ class _Memory:
                 merged[-1][1] = max(high, merged[-1][1])
             else:
                 merged.append([low, high])
-        self.regions = [_Region(low, high, at_the_end, alignment) for low, high in merged]
+        self.regions = [_Region(low, high, at_the_end, alignment, pattern) for low, high in merged]
         self.addresses = [self.address(array) for array in arrays]
 
     def place(self, table):

@@ -16,6 +16,20 @@ extern "C" __global__ void where_am_i(int* out) {
     out[block * blockDim.x * blockDim.y * blockDim.z + thread] = 1000 * block + thread;
 }
 
+extern "C" __global__ void counted_without_a_start(float* out) {
+    __shared__ int count;
+    if (threadIdx.x == 0) count += 3;
+    __syncthreads();
+    out[threadIdx.x] = count;
+}
+
+__device__ void add_to(float* sum, float x) { *sum += x; }
+extern "C" __global__ void a_sum_without_a_start(const float* x, float* out) {
+    float sums[2];
+    for (int i = 0; i < 8; i++) add_to(&sums[i / 8], x[i]);
+    out[0] = sums[0];
+}
+
 extern "C" __global__ void reversed(const float* x, float* out, int n) {
     extern __shared__ float all[];
     all[threadIdx.x] = x[threadIdx.x];
@@ -169,10 +183,40 @@ def test_faults_leave_the_arrays_and_the_process_as_they_were():
     assert (out == 0).all()
 
 
-def test_shared_memory_starts_as_nan():
-    out = np.zeros(64, np.float32)
-    run("uninitialised", out)
-    assert np.isnan(out).all()
+VECTORS = r"""
+extern "C" __global__ void first_four(const float* x, float* out) { *(float4*)out = *(const float4*)x; }
+
+extern "C" __global__ void one_too_many(const float* x, float* out) {
+    float4 unused = *(const float4*)x;
+    out[0] = x[7] + 0 * unused.x;
+}
+"""
+
+
+@pytest.mark.parametrize("kernel", ["uninitialised", "counted_without_a_start"])
+def test_shared_memory_that_nobody_wrote_is_not_read(kernel):
+    with pytest.raises(KernelError, match="memory that nobody wrote"):
+        run(kernel, np.zeros(64, np.float32))
+
+
+def test_a_float4_is_read_where_a_gpu_can_read_it():
+    x = np.arange(24, dtype=np.float32)
+    out = np.zeros(4, np.float32)
+    launch(VECTORS, "first_four", 1, 1, (x[4:], out))
+    assert (out == [4, 5, 6, 7]).all()
+    with pytest.raises(KernelError, match="no multiple of the size"):
+        launch(VECTORS, "first_four", 1, 1, (x[1:], out))
+
+
+def test_what_is_read_a_few_bytes_beyond_an_array_is_noticed():
+    with pytest.raises(KernelError):  # a float4 needs room up to a multiple of 16 bytes: no forbidden page is near
+        launch(VECTORS, "one_too_many", 1, 1, (np.zeros(7, np.float32), np.zeros(4, np.float32)))
+
+
+def test_a_variable_without_a_value_is_noticed():
+    out = np.zeros(1, np.float32)
+    run("a_sum_without_a_start", X[:8], out, block=1)
+    assert abs(out[0]) > 1e30
 
 
 def test_blocks_know_nothing_of_each_other():

@@ -10,6 +10,7 @@ import pytest
 from finetune import adaptation
 from finetune.adaptation import AdaptationConfig, adapt, kind_of, merge_run, resume, run_config
 from finetune.adapters import load_adapter
+from finetune.answering import SHOWN
 from finetune.chat import add_chat_tokens
 from finetune.lora import LoRAConfig, LoRALinear, lora_layers
 from finetune.method_comparison import ROW, as_table, compare, plot_comparison
@@ -253,12 +254,16 @@ def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_
     assert all("lora" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
 
 
-def test_built_in_questions_are_asked_on_the_way(tmp_path):
+def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, capsys):
     model, tokenizer = small_chat_model(block_size=96)
     save_checkpoint(tmp_path / "base", model)
     tokenizer.save(tmp_path / "base")
     trainer = adapt(settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
     assert {"exact_match", "format"} <= trainer.extra_state["after"].keys()
+    shown = capsys.readouterr().out.partition("Replies before and after")[2]
+    questions = list(trainer.extra_state["replies"])
+    assert len(questions) == SHOWN and all(f"asked | {question}" in shown for question in questions)
+    assert shown.count("before |") == shown.count("after |") == shown.count("right |") == SHOWN
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------

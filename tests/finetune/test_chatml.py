@@ -56,6 +56,8 @@ OTHERS = {
     "Llama 3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{% endfor %}",
     "damaged": "{% for message in messages %}{{ 'a' + }}{% endfor %}",
     "unclosed": "{% for message in messages",
+    "a damaged string": CHATML.replace("assistant", "\\x"),
+    "endless": "{%" * 1_000_000,
 }
 ROLES = ("user", "assistant")
 MESSAGES = st.lists(st.text("a 5\n\té<|>{}'", max_size=8), min_size=1, max_size=4).map(
@@ -106,13 +108,15 @@ def test_conversations_are_written_as_jinja_writes_them(name, messages, system, 
 
 
 @pytest.mark.oracle("transformers", "jinja2")
-@pytest.mark.parametrize("loop", ["{% for message in messages %}", "\n {%- for message in messages -%}\n"])
-@pytest.mark.parametrize("gap", ["", "\n", "  ", "\n  \n", "\n\n", " \n", "\t\n\t"])
+@pytest.mark.parametrize("where", [{0}, {1}, {2}, {3}, {4}, {0, 1, 2, 3, 4}])
+@pytest.mark.parametrize("gap", ["\n", "  ", "\n  \n", "\n\n", " \n", "\n  "])
 @pytest.mark.parametrize("tag", [("{{", "}}"), ("{{-", "}}"), ("{{ ", " -}}")])
-def test_space_around_tags_counts_as_in_jinja(loop, gap, tag):
+def test_space_around_tags_counts_as_in_jinja(where, gap, tag):
     """Whatever such a template writes: if it is taken for ChatML, then it writes what Jinja writes."""
-    inner = "'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'"
-    template = gap + loop + gap + inner.join(tag) + gap + "{% endfor %}" + gap + OPENING + gap
+    turn = "'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'".join(tag)
+    gaps = [gap if i in where else "" for i in range(5)]
+    pieces = ["{% for message in messages %}", turn, "{% endfor %}", OPENING]
+    template = gaps[0] + "".join(piece + after for piece, after in zip(pieces, gaps[1:], strict=True))
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     expected = jinja(template).render(messages=messages, add_generation_prompt=True)
     try:

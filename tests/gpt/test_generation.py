@@ -434,3 +434,22 @@ def test_a_memory_is_for_one_sequence(prompts, options):
         ValueError, match="a memory is for one sequence without padding, and for generation with a cache"
     ):
         next(stream(small_gpt(), np.array(prompts), 3, Sampling(), memory=Memory(), **options))
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_memory_survives_an_interruption(broken, monkeypatch):
+    model, memory, calls = small_gpt(dtype="float64"), Memory(), []
+    hidden_states = model.hidden_states
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == broken:
+            raise KeyboardInterrupt
+        return hidden_states(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(model, "hidden_states", interrupted)
+        write(model, [3, 1, 4], memory)
+    expected = write(model, [3, 1, 4])
+    assert memory.ids.tolist() == [3, 1, 4, *expected][: 0 if broken == 1 else broken + 1]
+    assert write(model, [3, 1, 4, expected[0], 7], memory) == write(model, [3, 1, 4, expected[0], 7])

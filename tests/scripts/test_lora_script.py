@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from gpt import Llama
 from gpt.checkpoint import save_checkpoint
 from gpt.loading import load_model
 from gpt.run_log import read_log
 from minigrad import use_kernels
 from scripts import generate, lora
 from tests.finetune.small import small_chat_model
+from tests.gpt import smollm
+from tests.gpt.gguf_files import block_llama, write_llama
 from tests.scripts.running import refusal, run_here, run_process, write_text
 
 QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
@@ -133,3 +136,25 @@ def test_help_has_examples(capsys):
     assert run_here(lora.main, "--help") == 0
     output = capsys.readouterr().out
     assert "examples:" in output and "--compare" in output and "all-linear" in output
+
+
+@pytest.mark.oracle("gguf")
+def test_adapters_beside_the_bits_of_a_file(text, tmp_path, capsys):
+    model = block_llama(vocab_size=len(smollm.smollm_tokenizer()), block_size=32)
+    path = write_llama(tmp_path / "small.gguf", model, "Q4_1", **smollm.metadata())
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    assert run_here(lora.main, *options(path, text, run, "--packed")) == 0
+    assert read_log(run / "log.jsonl")[-1]["val_loss"] > 0
+    assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0
+    assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
+    assert "are now in the float ones" in capsys.readouterr().out
+    assert type(load_model(merged)[0]) is Llama
+    writing = ["--prompt", "the cat", "--max-new-tokens", 4, "--temperature", 0]
+    assert run_here(generate.main, "--model", path, "--packed", "--adapter", run / "adapter", *writing) == 0
+    beside = capsys.readouterr().out
+    assert run_here(generate.main, "--model", merged, *writing) == 0
+    assert capsys.readouterr().out == beside
+    sentence = refusal(lora.main, capsys, *options(path, text, tmp_path / "no", "--packed", "--method", "qlora"))
+    assert "packed weights stay as they are" in sentence
+    sentence = refusal(lora.main, capsys, *options(merged, text, tmp_path / "no", "--packed"))
+    assert "there are no packed weights to keep" in sentence and not (tmp_path / "no").exists()

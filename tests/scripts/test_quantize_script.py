@@ -5,7 +5,7 @@ import re
 import pytest
 
 from finetune.quantization.folder import load_quantized
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed, use_kernels
 from scripts import generate, quantize
 from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
@@ -75,6 +75,30 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_no_folder(source, tmp_pa
         options = ["--model", model, "--calibration", text, "--out-dir", tmp_path / "q", *arguments]
         assert words in refusal(quantize.main, capsys, *options)
         assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt", "llama"])
+def test_all_methods_in_one_table(source, family, tmp_path, capsys):
+    model, text = source
+    if family == "llama":
+        tokenizer = Tokenizer.load(model)
+        manual_seed(0)
+        shape = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 64}
+        model = tmp_path / "llama"
+        save_checkpoint(model, Llama(LlamaConfig(len(tokenizer), **shape)))
+        tokenizer.save(model)
+    options = ["--compare", "--model", model, "--calibration", text, "--sequences", 10, "--out-dir", tmp_path / "all"]
+    assert run_here(quantize.main, *options) == 0
+    table = capsys.readouterr().out.partition("perplexity over float32")[2]
+    rows = {match[0]: match[1:] for match in re.findall(r"^(\w+) +([\d.,]+) +([\d.]+) MB +([\d.]+) MB", table, re.M)}
+    assert list(rows) == ["float32", *quantize.COMPARED]
+    perplexities = {name: float(row[0].replace(",", "")) for name, row in rows.items()}
+    for name in quantize.COMPARED:
+        assert perplexities[name] == pytest.approx(perplexities["float32"], rel=0.02)
+        assert float(rows[name][1]) < 0.5 * float(rows["float32"][1])
+        assert type(load_quantized(tmp_path / "all" / name)[0]) is (GPT if family == "gpt" else Llama)
+    assert "choose another --out-dir" in refusal(quantize.main, capsys, *options)
+    assert "--compare has settings of its own, without --bits" in refusal(quantize.main, capsys, *options, "--bits", 4)
 
 
 def test_an_existing_model_is_never_overwritten(source, capsys):

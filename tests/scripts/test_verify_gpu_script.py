@@ -1,5 +1,6 @@
 """scripts/verify_gpu.py without a GPU: it says so; and what it would do there runs on the stand-in, with tiny sizes."""
 
+import ast
 import importlib
 import json
 import sys
@@ -89,6 +90,17 @@ def test_the_tests_for_the_device_are_run_and_counted(script):
     assert not result["passed"] and result["counts"].keys() == {"error"}
     assert len(result["failed"]) == result["counts"]["error"] > 5
     assert "device 'cuda' cannot be used" in "\n".join(suite.lines(result))
+
+
+def test_planted_faults_never_run_on_a_real_gpu(script):
+    """Their names say so: where one is expected to be noticed by the emulation, "mistakes" or "faulty" is in it."""
+    suite, planted = script.PARTS["suite"], []
+    for name in suite.FILES:
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+        planted += [function.name for function in functions if "KernelError" in ast.unparse(function)]
+    assert len(planted) >= 5
+    assert all(any(word in name for word in suite.LEFT_OUT.split(" or ")) for name in planted)
 
 
 def test_speed_is_a_table_of_both_sides(script, monkeypatch):

@@ -115,6 +115,12 @@ def special_function(name, compute):
 erf = special_function("erf", np.vectorize(math.erf, otypes=[np.float64]))
 
 
+def unwritten(host):
+    """A new array, full of what is noticed if nobody overwrites it; NumPy leaves in it what was last in its memory."""
+    host.fill(np.nan if host.dtype.kind in "fcV" else 90)
+    return host
+
+
 def function(name):
     """CuPy's function `name`, computed by NumPy's."""
     parameters, compute = NAMES["functions"][name], getattr(np, name, None)
@@ -132,6 +138,8 @@ def function(name):
         hosts, named = [unwrap(x) for x in args], {key: unwrap(value) for key, value in options.items()}
         if name in ANSWERS:
             return compute(*hosts, **named)
+        if name.startswith("empty"):
+            return result(unwritten(compute(*hosts, **named)), *arrays)
         if name in CREATES:
             return result(np.asarray(compute(*hosts, **named)))
         if not arrays:

@@ -10,9 +10,10 @@ what matters is which arguments exist, in which order, and which of them may be 
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 
 def parameters(function):
@@ -81,6 +82,7 @@ def names():
 
 
 if __name__ == "__main__":
+    sys.path = [path for path in sys.path if Path(path).resolve() != HERE]  # or `import cuda` would find ours
     text = json.dumps(names(), indent=1)
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]", text)
     (HERE / "names.json").write_text(text + "\n", encoding="utf-8")

@@ -277,14 +277,14 @@ class _Heads:
                 yield _Tile(self, slice(head, min(head + together, self.N)), slice(first, stop), columns)
 
     def source(self) -> str:
-        return _source(IS_CAUSAL=self.is_causal, HAS_MASK=self.has_mask, HAS_DROPOUT=self.dropout_p > 0)
+        return _complete(SOURCE, IS_CAUSAL=self.is_causal, HAS_MASK=self.has_mask, HAS_DROPOUT=self.dropout_p > 0)
 
 
 @functools.cache
-def _source(**facts: bool) -> str:
-    """SOURCE behind the facts that it is compiled for."""
+def _complete(source: str, **facts: bool) -> str:
+    """`source` behind the facts that it is compiled for. Kept, as a launch finds a kernel by its source."""
     defines = [f"#define {name} {int(value)}\n" for name, value in facts.items()]
-    return "".join([*defines, f"#define DROPOUT_ROWS {DROPOUT_ROWS}\n", SOURCE])
+    return "".join([*defines, f"#define DROPOUT_ROWS {DROPOUT_ROWS}\n", source])
 
 
 class _Tile:

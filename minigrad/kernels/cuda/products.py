@@ -21,7 +21,8 @@ import numpy as np
 from ... import switches
 from ...autograd import Function
 from ...backend import Array, device_of, module_of
-from .launch import name_of, real_of
+from ...functional.linalg import Linear
+from .launch import name_of, real_of, takes
 
 # What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
 DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
@@ -50,7 +51,9 @@ def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, a
     _, out_operation, out_line, out_stride = _as_cublas_reads(out)
     if out_operation != AS_IT_IS or out.dtype != result or x.dtype != y.dtype:
         raise TypeError(f"multiply: {x.dtype} @ {y.dtype} cannot be written to {out.dtype} with strides {out.strides}")
-    operand_type = DATA_TYPES[name_of(x.dtype)]
+    operand_type = DATA_TYPES.get(name_of(x.dtype))
+    if operand_type is None:
+        raise TypeError(f"products on a GPU are of {', '.join(DATA_TYPES)}, not {x.dtype}")
     # fmt: off
     xp.cuda.cublas.gemmStridedBatchedEx(
         xp.cuda.get_cublas_handle(), y_operation, x_operation,
@@ -106,6 +109,9 @@ class CudaLinear(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None
+        ctx.textbook = not takes(weight)
+        if ctx.textbook:  # float16
+            return Linear.forward(ctx, x, weight, bias)
         ctx.x_shape = x.shape
         x = as_rows(x, weight.dtype)
         if ctx.needs_grad[0]:
@@ -120,6 +126,8 @@ class CudaLinear(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        if ctx.textbook:
+            return Linear.backward(ctx, dout)
         dout = as_rows(dout, ctx.operand_dtype)  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
