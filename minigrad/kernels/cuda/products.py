@@ -54,14 +54,15 @@ def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, a
     operand_type = DATA_TYPES.get(name_of(x.dtype))
     if operand_type is None:
         raise TypeError(f"products on a GPU are of {', '.join(DATA_TYPES)}, not {x.dtype}")
+    alpha, beta = _in_memory(scale, result), _in_memory(float(add), result)
     # fmt: off
     xp.cuda.cublas.gemmStridedBatchedEx(
         xp.cuda.get_cublas_handle(), y_operation, x_operation,
         y.shape[-1], M, K,
-        _in_memory(scale, result).ctypes.data,
+        alpha[0],
         _address(y), operand_type, y_line, y_stride,
         _address(x), operand_type, x_line, x_stride,
-        _in_memory(float(add), result).ctypes.data,
+        beta[0],
         _address(out), DATA_TYPES[name_of(out.dtype)], out_line, out_stride,
         math.prod(out.shape[:-2]), _arithmetic(x.dtype), DEFAULT_ALGORITHM,
     )
@@ -70,9 +71,10 @@ def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, a
 
 
 @functools.lru_cache(maxsize=64)
-def _in_memory(number: float, kind: type) -> np.ndarray:
-    """A factor as cuBLAS takes it: by its address, at which it has to stay while cuBLAS reads it."""
-    return np.array(number, kind)
+def _in_memory(number: float, kind: type) -> tuple[int, np.ndarray]:
+    """A factor as cuBLAS takes it: by its address; and what has to be kept there while cuBLAS reads it."""
+    factor: np.ndarray = np.array(number, kind)
+    return factor.ctypes.data, factor
 
 
 def _address(x: Any) -> int:
