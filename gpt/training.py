@@ -343,10 +343,11 @@ class Trainer:
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     """On what the last bits of a sum depend, apart from the processor."""
+    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
     return {
         "cores": backend.usable_cores(),
         "threads": backend.blas_threads(),
-        "kernels": ", ".join(sorted(op.__name__ for op in switches.kernels)) or "textbook",
+        "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
         "device": parameter.device,
         "NumPy": np.__version__,
         "processes": team.size,
