@@ -227,8 +227,9 @@ def _measure(model: LanguageModel, tokenizer: Tokenizer, config: AdaptationConfi
 
 def _replies(model: LanguageModel, tokenizer: Tokenizer, config: AdaptationConfig) -> dict[str, str]:
     """The most likely replies to some of the held-out questions, by question; none where the data are plain text."""
-    examples = _held_out(config)
-    questions = [example.messages[:-1] for example in examples]
+    questions = [example.messages[:-1] for example in _held_out(config)]
+    if not questions:  # and perhaps no chat template
+        return {}
     replies = ask(model, tokenizer, questions, chat_template(tokenizer), REPLY_TOKENS)
     return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
 

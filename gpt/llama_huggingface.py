@@ -109,8 +109,9 @@ def to_llama_config(values: dict[str, Any], where: str = CONFIG) -> LlamaConfig:
     if values.get("attention_dropout") is not None and (dropout := number(values, "attention_dropout", 0.0, where)):
         warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=2)
     epsilon = number(values, "rms_norm_eps", 1e-6, where)
+    theta = _rope_theta(values, where)
     try:
-        return LlamaConfig(**sizes, rope_theta=_rope_theta(values, where), rms_norm_epsilon=epsilon, tied=tied)
+        return LlamaConfig(**sizes, rope_theta=theta, rms_norm_epsilon=epsilon, tied=tied)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -227,8 +227,10 @@ class Adam(Optimizer):
         m += (1 - beta1) * grad
         v *= beta2
         v += (1 - beta2) * grad * grad
-        m_hat = m / (1 - beta1 ** state["step"])
-        v_hat = v / (1 - beta2 ** state["step"])
+        m_share, v_share = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+        if is_array(m_share):  # counted on the GPU, in float64, which m and v must not become
+            m_share, v_share = m_share.astype(m.dtype), v_share.astype(v.dtype)
+        m_hat, v_hat = m / m_share, v / v_share
         p.data -= lr * m_hat / (xp.sqrt(v_hat) + group["eps"])
 
 

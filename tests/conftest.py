@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import minigrad
+from tests.cuda_emulation import cublas
 from tests.cuda_emulation import run as emulation
 from tests.standin.installing import installed
 from tests.standin.second_device import second_device, why_not
@@ -68,6 +69,15 @@ def cuda(request):
         return
     with installed() as counters:
         yield counters
+
+
+@pytest.fixture
+def cublas_calls(request, cuda):
+    """What the emulation of cuBLAS is asked for, nothing so far: (m, n, k, batch, arithmetic) of each product."""
+    if request.config.getoption("--device") == "gpu":
+        pytest.skip("a GPU keeps no list of what cuBLAS was asked for")
+    cublas.calls.clear()
+    return cublas.calls
 
 
 class Uncounted:

@@ -5,8 +5,9 @@ A launch is checked for what a GPU would not report:
 * arguments whose types are not the kernel's (CuPy passes a Python int as 64 bits and a float as a double);
 * memory outside of its arrays: each array is copied to pages of its own, between pages that nobody may touch, once with
   its end and once with its beginning at the edge; the rest of its pages is filled with a pattern that must stay;
-* addresses at which a GPU cannot read a float4; variables, and memory, that are read before they are written: in each
-  turn the memory of a block, and what is beside the arrays, is full of something else;
+* addresses at which a GPU cannot read a float4;
+* memory and variables that are read before they are written: in each turn the memory of a block, and what is beside the
+  arrays, is full of something else;
 * races: the threads of a block and the blocks of the grid run in three orders, and the results must be equal, bit by
   bit (only to rounding if the kernel adds floats with atomicAdd, whose order is open on a GPU too);
 * barriers that not all threads reach, and shuffles that wait for a lane which is not there.
@@ -35,7 +36,9 @@ HEADER = Path(__file__).with_name("cuda_emulation.h")
 PATTERNS = (0xFF, 0x00, 0x41)  # of the memory beside the arrays, for each turn: forward, backward, at random
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-Wall", "-Werror"]
 FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a GPU cannot read a float4 anywhere
-FLAGS += ["-ftrivial-auto-var-init=pattern"]  # variables without a value have one that is noticed
+# Without these two, the compiler may take a variable without a value for 0 before it comes to warn of it. Where it does
+# not warn, the variable starts with a very large number.
+FLAGS += ["-fno-tree-ccp", "-fno-tree-fre", "-ftrivial-auto-var-init=pattern"]
 TOLERATED = [
     "-Wno-unknown-pragmas",
     "-Wno-sign-compare",

@@ -5,6 +5,8 @@ each op is called once, with a launch that notes the source and computes nothing
 """
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import minigrad.functional as F
 from minigrad import Tensor, autocast, no_grad, optim, use_kernels
 from minigrad.backend import to_device
+from minigrad.kernels import cuda
 from minigrad.kernels.cuda import CUDA, launch
 from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMatrix, dequantize, times_quantized
 from minigrad.precision import bfloat16
@@ -151,6 +154,22 @@ def test_kernels_for_quantized_weights_compile(weight, sources):
         for dtype in (np.float32, bfloat16()):
             dequantize(weight, dtype)
     check(sources)
+
+
+# A column, or the row of a weight: there are fewer than 2^31.
+SMALL_PLACES = {"blockIdx.x * 32 + lane", "blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32"}
+
+
+def test_places_in_large_arrays_are_counted_in_64_bits():
+    """No test is large enough to count beyond 2^31, so this looks for products that could: block times size."""
+    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(cuda.__file__).parent.glob("*.py"))}
+    found = [
+        (name, product.strip())
+        for name, source in sources.items()
+        for product in re.findall(r"(?:\(long long\))?blockIdx\.[xyz] \* [^;,\]]*", source)
+    ]
+    assert len(found) > 10
+    assert [(name, p) for name, p in found if "(long long)" not in p and p not in SMALL_PLACES] == []
 
 
 def test_every_op_with_a_kernel_is_called():

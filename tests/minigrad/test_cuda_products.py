@@ -152,14 +152,22 @@ def test_linear_in_mixed_precision(case):
         np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * max(1, np.abs(b).max()))
 
 
-def test_frozen_weights_cost_no_products():
+def test_frozen_weights_cost_no_products(cublas_calls):
     x, weight = Tensor(randn(4, 5), device="cuda", requires_grad=True), Tensor(randn(3, 5), device="cuda")
     with use_kernels("fast"):
         out = F.linear(x, weight)
-        cublas.calls.clear()
+        cublas_calls.clear()
         out.sum().backward()
-    assert len(cublas.calls) == 1
+    assert len(cublas_calls) == 1
     assert x.grad.shape == (4, 5) and weight.grad is None
+
+
+def test_a_vocabulary_of_odd_size_is_filled_up_for_the_tensor_cores(cublas_calls):
+    x, weight = (Tensor(randn(n, 8), device="cuda", requires_grad=True) for n in (4, 33))
+    with use_kernels("fast"):
+        F.linear_cross_entropy(x, weight, to_device(np.array([0, 32, 5, 5]), "cuda")).backward()
+    assert [sorted(call[:3]) for call in cublas_calls] == [[4, 8, 40]] * 3
+    assert weight.grad.shape == (33, 8) and weight.grad.flags.owndata
 
 
 # --- leading axes ---
@@ -200,9 +208,8 @@ class cuda_products:
 # --- precision ---
 
 
-def test_tf32_is_asked_for_in_the_block_only():
+def test_tf32_is_asked_for_in_the_block_only(cublas_calls):
     x = Tensor(randn(4, 5), dtype=np.float32, device="cuda", requires_grad=True)
-    cublas.calls.clear()
     with use_kernels("fast"):
         F.linear(x, x)
         with autocast("tf32"):
@@ -211,7 +218,7 @@ def test_tf32_is_asked_for_in_the_block_only():
                 F.linear(x, x)
             out.sum().backward()
         F.linear(x.to(np.float64), x.to(np.float64))
-    assert [compute for *_, compute in cublas.calls] == [68, 77, 68, 77, 77, 70]
+    assert [compute for *_, compute in cublas_calls] == [68, 77, 68, 77, 77, 70]
     assert switches.tf32 is False
     exact = to_numpy(x.data) @ to_numpy(x.data).T
     assert 0 < np.abs(to_numpy(out.data) - exact).max() < 2**-10 * np.abs(exact).max()

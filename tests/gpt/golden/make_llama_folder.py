@@ -1,4 +1,4 @@
-"""Writes llama-folder/, a tiny Llama as transformers saves it, and llama-folder.npz, what transformers computes with it.
+"""Writes llama-folder/, a tiny Llama as transformers saves it, and llama-folder.npz, what transformers makes of it.
 
     python tests/gpt/golden/make_llama_folder.py          needs the extra `oracle`
 
