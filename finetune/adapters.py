@@ -31,7 +31,7 @@ from minigrad.backend import to_device, to_numpy
 
 from .lora import LoRAConfig, LoRALinear, attach, lora_layers, new_layers
 from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
-from .targets import ends_with, full_names, is_inside, is_linear
+from .targets import ends_with, full_names, is_inside, is_linear, tied_partners
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_SHA256 = "base_sha256"  # in the metadata of adapter_model.safetensors
@@ -141,6 +141,8 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
     with SafetensorsFile(_weights_path(folder)) as file:
         # PEFT names the heads of all kinds of models there, "classifier" beside "score".
         present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
+        if settings.get("ensure_weight_tying"):  # then PEFT trains their partners, too, without saying which
+            present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)
         try:
             adapted = _adapted_layers(model, config, file)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from gpt import Tokenizer, hub, llama_files
 from gpt import loading as base
+from gpt.checkpoint import CONFIG, has_checkpoint
+from gpt.files import read_json
 from gpt.gguf_file import GGUFFile
 from gpt.language_model import LanguageModel
 
 from .quantization.folder import is_quantized, load_quantized
 from .quantization.packed import load_packed
+
+ADAPTER_RUNS = ("minigrad-lora", "minigrad-qlora")  # in config.json, as `adaptation.kind_of` writes it
 
 
 def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
@@ -18,12 +23,26 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
     folder, a GGUF file, or a name like "gpt2" or "smollm2".
 
     packed: keep a GGUF file's weights in their 4 and 8 bits, of which floats are made where they are used. Raises what
-    `gpt.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed.
+    `gpt.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed, and for a run that has
+    only adapters.
     """
     place = hub.find(source)
+    if holds_adapters_only(place):
+        raise ValueError(
+            f"{source} holds adapters without the model beside them: scripts/lora.py --merge {source} makes a model of "
+            "both"
+        )
     if packed:
         if not llama_files.is_gguf(place):
             raise ValueError(f"{source} is no GGUF file (as smollm2 is): there are no packed weights to keep")
         file = GGUFFile(place)
         return load_packed(file), Tokenizer.from_gguf(file.metadata, str(place))
     return load_quantized(place) if is_quantized(place) else base.load_model(source)
+
+
+def holds_adapters_only(folder: Path) -> bool:
+    """Whether this is a run of scripts/lora.py that trained adapters, and so keeps nothing else."""
+    try:
+        return has_checkpoint(folder) and read_json(folder / CONFIG).get("model_type") in ADAPTER_RUNS
+    except (OSError, ValueError):  # which is said where the folder is read
+        return False

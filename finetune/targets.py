@@ -77,16 +77,17 @@ def holders(model: nn.Module, weight: Tensor) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if any(value is weight for value in vars(m).values())}
 
 
+def tied_partners(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """The modules that share a weight with one that `names` mean, and are not meant themselves; each with that one."""
+    full = full_names(model, names)
+    shared = ((name, weight) for name in full for weight in model.get_submodule(name).parameters())
+    return {other: name for name, weight in shared for other in holders(model, weight) if not is_inside(other, full)}
+
+
 def check_modules_to_save(model: nn.Module, names: Iterable[str]) -> None:
     """Raise ValueError for a name that fits no module, or names one of two modules that share a weight."""
     for name in names:
         if not full_names(model, [name]):
             raise ValueError(f"modules_to_save names {name!r}, which is no module of {type(model).__name__}")
-    full = full_names(model, names)
-    for name in full:
-        for weight in model.get_submodule(name).parameters():
-            for partner in holders(model, weight):
-                if not is_inside(partner, full):
-                    raise ValueError(
-                        f"{name} shares its weight with {partner}: name both in modules_to_save, or neither"
-                    )
+    for partner, name in tied_partners(model, names).items():
+        raise ValueError(f"{name} shares its weight with {partner}: name both in modules_to_save, or neither")

@@ -45,8 +45,9 @@ def find(source: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"there is no run in {name}: scripts/train.py makes one, scripts/demo.py runs/demo")
     if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
         names = ", ".join([*OWNERS, SMOLLM2])
+        what = "file" if name.endswith(".gguf") else "folder"
         raise FileNotFoundError(
-            f"there is no folder {name}; names that need none are {names}, and owner/name on Hugging Face"
+            f"there is no {what} {name}; names that need none are {names}, and owner/name on Hugging Face"
         )
     cached = _cached(name)
     if cached is not None and has_tokenizer(cached):

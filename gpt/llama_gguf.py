@@ -102,6 +102,13 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     return config
 
 
+def config_of(file: GGUFFile) -> LlamaConfig:
+    """The configuration of the Llama in a GGUF file; raises GGUFError as `config_from_gguf`."""
+    if "rope_freqs.weight" in file.tensors:
+        raise GGUFError(f"{file.path}: rope_freqs.weight scales rotary positions; only plain ones are supported here")
+    return config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+
+
 def _config(values: dict[str, Any], tokens: Any, where: str, tied: bool) -> LlamaConfig:
     n_head = size(values, "llama.attention.head_count", 0, where)
     return LlamaConfig(
@@ -174,7 +181,5 @@ def load(file: GGUFFile, build: Callable[[LlamaConfig], M]) -> M:
     Raises GGUFError for a file that holds another model, ValueError naming the tensor that is missing, surplus,
     misshapen, not finite, or of a kind that is not read here.
     """
-    if "rope_freqs.weight" in file.tensors:
-        raise GGUFError(f"{file.path}: rope_freqs.weight scales rotary positions; only plain ones are supported here")
-    config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    config = config_of(file)
     return fill(lambda: build(config), GGUFWeights(file, config), gguf_rows(config)).eval()

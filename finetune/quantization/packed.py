@@ -6,13 +6,14 @@ else is stored in floats, are as in the float model. A tied output layer is the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, unpack
 from gpt.llama import Llama
-from gpt.llama_gguf import HEAD_THERE, GGUFWeights, config_from_gguf, gguf_rows, heads_permuted, unpermute
+from gpt.llama_gguf import GGUFWeights, config_of, gguf_rows, heads_permuted, unpermute
 from gpt.translation import Row, matches
 from minigrad import nn
 
@@ -23,9 +24,7 @@ from .layers import QuantizedEmbedding, QuantizedLinear
 
 def load_packed(file: GGUFFile) -> Llama:
     """The Llama in a GGUF file, in evaluation mode; raises what `gpt.llama_gguf.load` raises."""
-    if "rope_freqs.weight" in file.tensors:
-        raise GGUFError(f"{file.path}: rope_freqs.weight scales rotary positions; only plain ones are supported here")
-    config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    config = config_of(file)
     source = GGUFWeights(file, config)
     for match in matches(source, gguf_rows(config)):
         if match.problem:
@@ -35,18 +34,21 @@ def load_packed(file: GGUFFile) -> Llama:
     for row in gguf_rows(config):
         tensor = file.tensors[row.theirs]
         if tensor.kind in BLOCKS:
-            _put(model, row.ours.removesuffix(".weight"), _array(tensor, heads_permuted(row.theirs, config)))
+            array = _array(tensor, heads_permuted(row.theirs, config), file.path)
+            _put(model, row.ours.removesuffix(".weight"), array)
         else:
             _read(model, row, source)
     return model.eval()
 
 
-def _array(tensor: GGUFTensor, n_head: int) -> BlockArray:
-    """A tensor in blocks, with its rows in our order. Raises GGUFError for scales that are not finite."""
+def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
+    """A tensor of the file at `path` in blocks, with its rows in our order. Raises GGUFError for scales that are not
+    finite.
+    """
     codes, scales, minimums = unpack(tensor)
     for numbers in (scales, minimums):
         if numbers is not None and not np.isfinite(numbers).all():
-            raise GGUFError(f"{tensor.name} holds numbers that are not finite (nan or inf)")
+            raise GGUFError(f"{path}: {tensor.name} holds numbers that are not finite (nan or inf)")
     if n_head:
         codes, scales = unpermute(codes, n_head), unpermute(scales, n_head)
         minimums = None if minimums is None else unpermute(minimums, n_head)

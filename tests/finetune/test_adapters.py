@@ -364,6 +364,16 @@ def test_tied_weights_that_differ_in_the_file(tmp_path):
     refuse(golden("gpt2")[0], folder, "wte.weight and lm_head.weight differ, but are one and the same in this model")
 
 
+def test_a_partner_that_peft_trained_without_naming_it(expected, tmp_path):
+    folder = shutil.copytree(GOLDEN / "peft" / "embeddings", tmp_path / "adapter")
+    change(folder, modules_to_save=["wte"])
+    refuse(golden("gpt2")[0], folder, "lm_head.weight has no place here")
+    change(folder, ensure_weight_tying=True)
+    model = golden("gpt2")[0]
+    assert set(load_adapter(model, folder).modules_to_save) == {"wte", "lm_head"}
+    np.testing.assert_allclose(outputs(model, expected["ids"]), expected["logits/embeddings"], atol=1e-6)
+
+
 def test_missing_files_and_pickles(folder):
     model = golden("gpt2")[0]
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")

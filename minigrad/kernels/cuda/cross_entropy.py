@@ -10,8 +10,9 @@ e^(m - x). At the end the threads of the block put theirs together in the same w
 which overwrites the logits where it has their type, and goes into dx and dweight. kernels/loss.py does the same.
 
 *No odd sizes.* Tensor cores are fed in pieces of 16 bytes. Were the rows of logits 50,257 numbers long, most of them
-would begin in the middle of a piece, and the products, a third of all in GPT-2, would take about twice as long. So the
-vocabulary is filled up with tokens whose weights are 0, and which get no probability.
+would begin in the middle of a piece, and cuBLAS would have to take slower ways for these products, which are over a
+quarter of GPT-2's arithmetic. So the vocabulary is filled up with tokens whose weights are 0, and which get no
+probability.
 """
 
 from __future__ import annotations
