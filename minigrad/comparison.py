@@ -248,7 +248,10 @@ class Comparison:
         self._take_better(k, column, [narrow.central, tiny.central, extrapolated(wide, narrow)])
         if kinked.any():
             self._allow_kink(k, column, kinked, narrow)
-        elif self._passes(k, column):
+            return None
+        if may_have_kinks(wide) and not self._passes(k, column):  # one just inside the smallest step: look from closer
+            self._take_better(k, column, [self._slopes(k, column.probe, 1e-3).central])
+        if self._passes(k, column):
             self._polish(k, column)
         return None
 

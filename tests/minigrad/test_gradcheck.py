@@ -469,6 +469,13 @@ def nasty(draw, ndim=None):
     return x.transpose(order).copy().transpose(tuple(np.argsort(order)))[(*flipped, ...)]
 
 
+@pytest.mark.parametrize("x", [2.0**-24, -(2.0**-24), 5.8e-8, 6e-8, 6.1e-8, 3e-7])
+def test_a_kink_about_as_far_away_as_the_smallest_step_is_no_mistake(x):
+    gradcheck(F.relu, np.array([x, 1.0]))
+    with pytest.raises(GradcheckError):
+        gradcheck(lambda x: F.relu(x) + x.detach(), np.array([x, 1.0]))
+
+
 @given(nasty(), st.sampled_from([F.exp, F.tanh, F.relu, F.abs, F.sigmoid, F.silu, F.gelu, F.neg, F.sum, F.logsigmoid]))
 def test_right_unary_ops_pass(x, fn):
     gradcheck(fn, x)
