@@ -221,8 +221,8 @@ def _check_base(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> 
     expected = file.metadata.get(BASE_SHA256)
     if expected is not None and expected != base_fingerprint(model, config.modules_to_save):
         raise AdapterError(
-            "it was trained beside other weights of the same shapes (to use it beside these all the same: "
-            "check_base=False)"
+            "it was trained beside other weights of the same shapes (in Python, check_base=False uses it beside these "
+            "all the same)"
         )
 
 

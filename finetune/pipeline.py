@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt import Tokenizer
+from gpt import Tokenizer, hub
 from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
 from gpt.data import open_tokens
 from gpt.files import parse_json, read_text, write_text
@@ -36,6 +36,8 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     """
     started = time.perf_counter()
     given = {} if config.init_from is None else {"init_from": config.init_from}
+    if config.init_from is not None:
+        hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
     notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
     for number, stage in enumerate(stages := stages_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")

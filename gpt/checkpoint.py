@@ -296,7 +296,9 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
     name = config.pop("model_type", None)
     kind = next((kind for kind in kinds if kind.name == name), None)
     if kind is None:
-        raise CheckpointError(f"{paths[CONFIG]} does not describe a {' or '.join(kind.name for kind in kinds)}")
+        wanted_kinds = " or ".join(kind.name for kind in kinds)
+        found = f", but a {name:.40}" if isinstance(name, str) and name.startswith("minigrad-") else ""
+        raise CheckpointError(f"{paths[CONFIG]} does not describe a {wanted_kinds}{found}")
     try:
         with SafetensorsFile(paths[WEIGHTS]) as file:
             try:

@@ -635,7 +635,7 @@ def test_what_a_checkpoint_is_of(tmp_path):
         save_checkpoint(tmp_path, nn.Linear(2, 2))
     save_checkpoint(tmp_path, block_llama())
     assert isinstance(load_checkpoint(tmp_path).model, Llama)
-    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt$"):
+    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt, but a minigrad-llama$"):
         load_checkpoint(tmp_path, kind=GPT_KIND)
     save_checkpoint(tmp_path, small_gpt())
     assert isinstance(load_checkpoint(tmp_path).model, gpt.GPT)

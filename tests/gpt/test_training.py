@@ -315,6 +315,7 @@ def test_watching_changes_nothing(tmp_path, settings):
     assert_same(*results)
 
 
+@pytest.mark.cpu_only("the stand-in has the textbook's kernels whatever is chosen")
 @pytest.mark.parametrize("changed", ["threads", "cores"])
 def test_other_threads_go_on_with_a_warning(tmp_path, monkeypatch, changed):
     trainer = a_trainer(tmp_path)

@@ -107,6 +107,11 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     assert "choose another --out-dir" in refusal(script.main, capsys, "--short", "--out-dir", out)
 
 
+def test_a_mistyped_model_leaves_the_folder_free(tmp_path, capsys):
+    sentence = refusal(script.main, capsys, "--init-from", "nowhere", "--out-dir", tmp_path / "pipeline")
+    assert "there is no folder nowhere" in sentence and not (tmp_path / "pipeline").exists()
+
+
 def test_what_is_finished_is_kept(finished, capsys):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
