@@ -20,7 +20,7 @@ from gpt.run_log import printable
 
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop
-  python scripts/chat.py --model smollm2 --packed                    the same from weights of 4 bits, as in its file
+  python scripts/chat.py --model smollm2 --packed                    the same in less memory, somewhat slower
   python scripts/chat.py --model runs/sft                            a model that was tuned on conversations
   python scripts/chat.py --model runs/sft --system "Answer in one word." --temperature 0.5
   python scripts/chat.py --model gpt2                                a model that was not: it continues a transcript
