@@ -53,7 +53,7 @@ def test_the_closed_formula_counts_what_is_built(vocab_size, block_size, n_layer
 
 
 @both_kernels
-@pytest.mark.parametrize("kind", ["gpt2", "gpt1"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt1", "llama"])
 def test_logits_loss_and_gradients_equal_those_of_transformers(kind, kernels):
     """gpt1 is the post-norm model."""
     model, expected = golden(kind)
@@ -68,8 +68,9 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(kind, kernels):
 
 
 @both_kernels
-def test_in_float32_the_numbers_are_the_same_to_rounding(kernels):
-    model, expected = golden("gpt2")
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_in_float32_the_numbers_are_the_same_to_rounding(kind, kernels):
+    model, expected = golden(kind)
     model.to("float32")
     with use_kernels(kernels):
         model.loss(expected["ids"], expected["targets"]).backward()
