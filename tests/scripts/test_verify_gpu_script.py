@@ -66,6 +66,7 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
 
 
 @pytest.mark.emulation
+@pytest.mark.oracle("ml_dtypes")
 def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
     kernels = tiny.PARTS["kernels"]
     right = kernels.run
@@ -128,7 +129,9 @@ def test_speed_is_a_table_of_both_sides(script, monkeypatch):
 
 
 @pytest.mark.emulation
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", "tf32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))]
+)
 def test_what_is_measured_runs_on_the_device(script, cuda, monkeypatch, precision):
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
     jobs = importlib.import_module("jobs")

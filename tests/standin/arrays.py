@@ -8,7 +8,7 @@ a NumPy array into a device array, indexing with one, assigning twice to one pla
 """
 
 import functools
-import importlib
+import importlib.util
 
 import numpy as np
 
@@ -412,7 +412,8 @@ def _loop(name, types, kinds, dtype):
     given = [kind for kind in kinds if isinstance(kind, np.dtype)]
     common = np.result_type(*given) if given else None
     kinds = [kind if isinstance(kind, np.dtype) else _adapted(kind, common) for kind in kinds]
-    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in types]:
+    known = [signature for signature in types if "E" not in signature or _has_bfloat16()]
+    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in known]:
         if dtype is not None and gives[0] != dtype:
             continue
         if dtype is not None or all(map(np.can_cast, kinds, takes)):
@@ -427,6 +428,11 @@ def _adapted(kind, common):
     if common.name == "bfloat16" and kind is not complex:  # which NumPy does not know as a floating dtype
         return common
     return np.result_type(common, kind(0))
+
+
+@functools.cache
+def _has_bfloat16():
+    return importlib.util.find_spec("ml_dtypes") is not None
 
 
 @functools.cache
