@@ -47,12 +47,12 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
-    return attention(q, k, v, mask, dropout_p)
+def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout_p: float, causal: bool, **more: Any) -> Tensor:
+    return attention(q, k, v, mask, dropout_p, **more)
 
 
-def unscaled(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
-    return attention(q, k, v, mask, dropout_p, causal, scale=1.0)
+def unscaled(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout_p: float, causal: bool, **more: Any) -> Tensor:
+    return attention(q, k, v, mask, dropout_p, causal, scale=1.0, **more)
 
 
 def without_residual(self: Block, x: Tensor, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:

@@ -138,8 +138,9 @@ class QuantizedArray(nn.Module):
             return x @ self.stored_values(rows).T
         # The scales can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x), in each group.
         levels = self.levels(rows)
-        grouped = levels.reshape(len(levels), self.groups, -1).transpose(1, 0, 2)  # (G, R, K/G)
-        parts = x.reshape(len(x), self.groups, -1).transpose(1, 2, 0)  # (G, K/G, N)
+        size = self.shape[1] // self.groups
+        grouped = levels.reshape(len(levels), self.groups, size).transpose(1, 0, 2)  # (G, R, K/G)
+        parts = x.reshape(len(x), self.groups, size).transpose(1, 2, 0)  # (G, K/G, N)
         sums = grouped @ parts  # (G, R, N)
         if self.zeros is not None:
             sums -= _rows_of(self.zeros, rows).T[:, :, None].astype(x.dtype) * parts.sum(axis=1)[:, None]

@@ -27,7 +27,7 @@ tokenizer, train_ids, _ = english()
 causal_attention = F.scaled_dot_product_attention
 
 
-def unmasked(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
+def unmasked(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> Tensor:
     """Attention that sees everything, also what comes later."""
     return causal_attention(query, key, value)
 

@@ -216,8 +216,8 @@ MISTAKES = {
         ("        grad = velocity\n", "", "not the velocity"),
     ),
     "adam": edits(
-        ("v_hat = v / (1 - beta2 ** state[\"step\"])", "v_hat = v", "v lacks"),
-        ("m_hat = m / (1 - beta1 ** state[\"step\"])", "m_hat = m", "m lacks"),
+        ("m / m_share, v / v_share", "m / m_share, v", "v lacks"),
+        ("m / m_share, v / v_share", "m, v / v_share", "m lacks"),
         ("(1 - beta2) * grad * grad", "(1 - beta2) * abs(grad)", "grad²"),
         ("(xp.sqrt(v_hat) + group[\"eps\"])", "xp.sqrt(v_hat + group[\"eps\"])", "outside the root"),
         ("p.data -= lr * m_hat", "p.data += lr * m_hat", "uphill"),
