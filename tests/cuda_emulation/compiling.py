@@ -54,7 +54,7 @@ def _by_nvcc(architecture, source):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "kernel.cu").write_text(source, encoding="utf-8")
         command = ["nvcc", "-std=c++17", f"-arch={architecture}", "-cubin", "-keep", "-o", "kernel.cubin", "kernel.cu"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         said = done.stdout + done.stderr or ("nvcc failed without saying why" if done.returncode else "")
         ptx = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx"))
     return said, ptx

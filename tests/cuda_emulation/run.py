@@ -276,7 +276,7 @@ def _compiled(code):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
             command = ["g++", *FLAGS, *TOLERATED, "kernel.cpp", "-o", "kernel.so"]
-            compiler = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+            compiler = subprocess.run(command, cwd=scratch, capture_output=True, encoding="utf-8")
             if compiler.returncode:
                 raise KernelError(f"the source of {', '.join(names)} does not compile:\n{compiler.stderr}")
             os.replace(Path(scratch) / "kernel.so", library)
