@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
 
     def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
         """Everything below the head: checked ids (B, T) on the model's device -> (B, T, C)."""
-        raise NotImplementedError(f"{type(self).__name__} must define body(ids, cache, attention_mask)")
+        raise TypeError(f"{type(self).__name__} must define body(ids, cache, attention_mask)")
 
     def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """What the last block makes of each token: ids (B, T), or (T) for one sequence, -> (B, T, C).

@@ -13,7 +13,7 @@ from gpt import command_line
 EXAMPLES = """examples:
   python scripts/pipeline.py
   python scripts/pipeline.py --ppo            reinforcement from the reward model, too; what is finished is kept
-  python scripts/pipeline.py --init-from smollm2 --out-dir runs/smollm2       a real model (some 20 minutes, 6 GB)
+  python scripts/pipeline.py --init-from smollm2 --out-dir runs/smollm2       a real model (tens of minutes, gigabytes)
   python scripts/pipeline.py --short --out-dir runs/short      a small model and few steps: does everything work?
 """
 

@@ -52,34 +52,7 @@ class FastLayerNorm(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dout = np.ascontiguousarray(dout).reshape(ctx.normalized.shape)
-        dx = np.empty_like(dout) if ctx.needs_grad[0] else None
-
-        def chain(rows):
-            dout_block, normalized = dout[rows], ctx.normalized[rows]
-            product = dout_block * normalized
-            dweight = column_sums(product) if ctx.needs_grad[1] else None
-            dbias = column_sums(dout_block) if ctx.needs_grad[2] else None
-            if dx is not None:
-                # out = normalized * weight + bias
-                dnormalized = dx[rows]
-                if ctx.weight is None:
-                    dnormalized[...] = dout_block
-                else:
-                    np.multiply(dout_block, ctx.weight, out=dnormalized)
-                    product *= ctx.weight
-                # normalized = (x - mean) / std
-                projection = row_means(product)
-                dnormalized -= row_means(dnormalized)
-                np.multiply(normalized, projection, out=product)
-                dnormalized -= product
-                dnormalized *= ctx.inverse_std[rows]
-            return dweight, dbias
-
-        sums = parallel(chain, row_blocks(*dout.shape))
-        dweight = total([s[0] for s in sums], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
-        dbias = total([s[1] for s in sums], ctx.affine_shape, dout.dtype) if ctx.needs_grad[2] else None
-        return None if dx is None else dx.reshape(ctx.shape), dweight, dbias
+        return _backward(ctx, dout, ctx.inverse_std, centered=True, wants_dbias=ctx.needs_grad[2])
 
 
 class FastRmsNorm(Function):
@@ -111,30 +84,46 @@ class FastRmsNorm(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dout = np.ascontiguousarray(dout).reshape(ctx.normalized.shape)
-        dx = np.empty_like(dout) if ctx.needs_grad[0] else None
+        return _backward(ctx, dout, ctx.inverse_rms, centered=False, wants_dbias=False)[:2]
 
-        def chain(rows):
-            dout_block, normalized = dout[rows], ctx.normalized[rows]
-            product = dout_block * normalized
-            dweight = column_sums(product) if ctx.needs_grad[1] else None
-            if dx is not None:
-                # out = normalized * weight
-                dnormalized = dx[rows]
-                if ctx.weight is None:
-                    dnormalized[...] = dout_block
-                else:
-                    np.multiply(dout_block, ctx.weight, out=dnormalized)
-                    product *= ctx.weight
-                # normalized = x / rms
-                np.multiply(normalized, row_means(product), out=product)
-                dnormalized -= product
-                dnormalized *= ctx.inverse_rms[rows]
-            return dweight
 
-        sums = parallel(chain, row_blocks(*dout.shape))
-        dweight = total(sums, ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
-        return None if dx is None else dx.reshape(ctx.shape), dweight
+def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
+    """dx, dweight and dbias of out = normalized * weight + bias, where normalized = (x - mean) / std, or x / rms.
+
+        dnormalized = dout * weight
+        dx = (dnormalized - mean(dnormalized) - normalized mean(dnormalized normalized)) / std
+
+    Without centering, mean(dnormalized) is not taken out. inverse_scale (rows, 1): 1 / std or 1 / rms.
+    """
+    dout = np.ascontiguousarray(dout).reshape(ctx.normalized.shape)
+    dx = np.empty_like(dout) if ctx.needs_grad[0] else None
+
+    def chain(rows):
+        dout_block, normalized = dout[rows], ctx.normalized[rows]
+        product = dout_block * normalized
+        dweight = column_sums(product) if ctx.needs_grad[1] else None
+        dbias = column_sums(dout_block) if wants_dbias else None
+        if dx is not None:
+            # out = normalized * weight + bias
+            dnormalized = dx[rows]
+            if ctx.weight is None:
+                dnormalized[...] = dout_block
+            else:
+                np.multiply(dout_block, ctx.weight, out=dnormalized)
+                product *= ctx.weight
+            # normalized = (x - mean) / std
+            projection = row_means(product)
+            if centered:
+                dnormalized -= row_means(dnormalized)
+            np.multiply(normalized, projection, out=product)
+            dnormalized -= product
+            dnormalized *= inverse_scale[rows]
+        return dweight, dbias
+
+    sums = parallel(chain, row_blocks(*dout.shape))
+    dweight = total([s[0] for s in sums], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
+    dbias = total([s[1] for s in sums], ctx.affine_shape, dout.dtype) if wants_dbias else None
+    return None if dx is None else dx.reshape(ctx.shape), dweight, dbias
 
 
 def row_means(block):
