@@ -1,18 +1,18 @@
 """The road after pretraining: classification, instruction tuning, preference optimisation, adapters, quantization."""
 
-from .adapters import load_adapter, save_adapter
-from .chat import ChatTemplate, add_chat_tokens
-from .classification import classification_loss
-from .dpo import dpo_loss
-from .heads import GPTWithHead
-from .kl import estimated_kl, exact_kl
-from .logprobs import sequence_logprobs
-from .lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
-from .ppo import gae, ppo_loss
-from .qlora import apply_qlora
+from .adapters.adapter_files import load_adapter, save_adapter
+from .adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
+from .adapters.qlora import apply_qlora
+from .data.chat_template import ChatTemplate, add_chat_tokens
+from .objectives.classification import classification_loss
+from .objectives.dpo import dpo_loss
+from .objectives.gpt_with_head import GPTWithHead
+from .objectives.kl import estimated_kl, exact_kl
+from .objectives.logprobs import sequence_logprobs
+from .objectives.ppo import gae, ppo_loss
+from .objectives.reward import reward_loss
+from .objectives.sft import sft_loss
 from .quantization import QuantizationConfig, quantize
-from .reward import reward_loss
-from .sft import sft_loss
 
 __all__ = [
     "ChatTemplate",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gpt import Tokenizer, hub, llama_files
-from gpt import loading as base
-from gpt.checkpoint import CONFIG, has_checkpoint
+from gpt import Tokenizer
 from gpt.files import read_json
-from gpt.gguf_file import GGUFFile
-from gpt.language_model import LanguageModel
+from gpt.model.language_model import LanguageModel
+from gpt.training import loading as base
+from gpt.training.checkpoint import CONFIG, has_checkpoint
+from gpt.weights import hub, llama_files
+from gpt.weights.gguf_file import GGUFFile
 
 from .quantization.folder import is_quantized, load_quantized
 from .quantization.packed import load_packed
@@ -23,8 +24,8 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
     folder, a GGUF file, or a name like "gpt2" or "smollm2".
 
     packed: keep a GGUF file's weights in their 4 and 8 bits, of which floats are made where they are used. Raises what
-    `gpt.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed, and for a run that has
-    only adapters.
+    `gpt.training.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed, and for a run
+    that has only adapters.
     """
     place = hub.find(source)
     if holds_adapters_only(place):

@@ -1,14 +1,14 @@
 """gpt: GPT-2 and Llama on minigrad, from byte-pair encoding to generated text."""
 
-from .bpe import train_bpe
-from .checkpoint import load_checkpoint, save_checkpoint
-from .config import GPTConfig, LlamaConfig
-from .data import get_batch
-from .kv_cache import KVCache
-from .language_model import LanguageModel
-from .llama import Llama
-from .model import GPT
-from .tokenizer import Tokenizer
+from .model.config import GPTConfig, LlamaConfig
+from .model.gpt2 import GPT
+from .model.kv_cache import KVCache
+from .model.language_model import LanguageModel
+from .model.llama import Llama
+from .tokenizer.bpe import train_bpe
+from .tokenizer.tokenizer import Tokenizer
+from .training.batches import get_batch
+from .training.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = [
     "GPT",

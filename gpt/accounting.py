@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from .config import GPTConfig, LlamaConfig
+from .model.config import GPTConfig, LlamaConfig
 
 Config = GPTConfig | LlamaConfig
 
@@ -249,7 +249,7 @@ def bytes_per_number(dtype: str) -> float:
     return BYTES[dtype]
 
 
-# --- memory of adapters (finetune/lora.py, finetune/qlora.py) ---------------------------------------------------------
+# --- memory of adapters (finetune/adapters/lora.py, finetune/adapters/qlora.py) ---------------------------------------
 
 LAYERS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}  # (in, out) / C
 LOOKUP_TABLES = 64  # bytes beside each matrix in NF4: the 16 numbers that its codes stand for

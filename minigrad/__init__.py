@@ -7,8 +7,8 @@ nn/ and optim.py.
 from . import functional, inspection, nn, optim
 from .autograd import Function
 from .backend import manual_seed
-from .gradcheck import GradcheckError, gradcheck
-from .kernels import use_kernels
+from .gradcheck.check import GradcheckError, gradcheck
+from .kernels.dispatch import use_kernels
 from .precision import autocast
 from .switches import no_grad
 from .tensor import Tensor

@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks import attention, models, quantized, smollm2, techniques, tokenizing  # type: ignore[import-not-found]
 from benchmarks.comparing import opponent  # type: ignore[import-not-found]
 
-from gpt import command_line
 from gpt.files import write_text
 from minigrad.backend import usable_cores
+from scripts.shared import command_line
 
 MODULES = {
     name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES

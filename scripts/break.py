@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minigrad.functional as F
-from finetune.chat import ChatTemplate, Message, add_chat_tokens
-from gpt import GPT, Tokenizer, command_line
-from gpt.data import Batch, RandomBatches
-from gpt.model import Block
-from gpt.run_log import printable
-from gpt.verification import Comparison, trace
+from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
+from gpt import GPT, Tokenizer
+from gpt.model.gpt2 import Block
+from gpt.training.batches import Batch, RandomBatches
+from gpt.training.log import printable
+from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
 from scripts.lessons.pictures import picture, use_one_core
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/break.py no_mask     one bug: curves in runs/break/no_mask.png, both samples, and the check
@@ -131,7 +132,7 @@ def no_token_sees_a_later_one(bug: Bug) -> str:
 
 
 def same_as_reference(bug: Bug) -> str:
-    """gpt/verification.py: every activation beside that of a right model with the same weights."""
+    """gpt/weights/verification.py: every activation beside that of a right model with the same weights."""
     model, ids = HEALTHY.model(), np.arange(1, 17)[None]
     rng = np.random.default_rng(0)
     for p in model.parameters():  # large enough for every mistake to show
@@ -151,7 +152,7 @@ def counted_as_expected(bug: Bug) -> str:
 
 
 def gradients_are_right(bug: Bug) -> str:
-    """minigrad/gradcheck.py: backward beside finite differences, with a diagnosis."""
+    """minigrad/gradcheck/check.py: backward beside finite differences, with a diagnosis."""
     ids, rng = np.array([1, 3, 1]), np.random.default_rng(0)
     try:
         with bug.patch():

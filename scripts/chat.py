@@ -12,11 +12,11 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from finetune.conversation import Conversation
+from finetune.data.conversation import Conversation
 from finetune.loading import load_model
-from gpt import command_line
-from gpt.generation import Sampling
-from gpt.run_log import printable
+from gpt.model.generation import Sampling
+from gpt.training.log import printable
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop

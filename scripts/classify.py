@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from finetune.classification import predict
-from finetune.classify import STAGE, ClassifyConfig, Result, classify, resume
-from finetune.heads import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
-from finetune.runs import settings_of
-from gpt import Tokenizer, command_line
-from gpt.checkpoint import has_checkpoint, load_checkpoint, load_state
-from gpt.training import TrainingConfig
+from finetune.objectives.classification import predict
+from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
+from finetune.stages.classification import STAGE, ClassifyConfig, Result, classify, resume
+from finetune.stages.stage import settings_of
+from gpt import Tokenizer
+from gpt.training.checkpoint import has_checkpoint, load_checkpoint, load_state
+from gpt.training.trainer import TrainingConfig
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/classify.py                                          the demo's model, frozen; Python's documentation

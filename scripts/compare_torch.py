@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, Llama, LlamaConfig, command_line, verification
-from gpt.language_model import LanguageModel
-from gpt.loading import load_model
-from gpt.verification import Stage, Trace
+from gpt import GPT, GPTConfig, Llama, LlamaConfig
+from gpt.model.language_model import LanguageModel
+from gpt.training.loading import load_model
+from gpt.weights import verification
+from gpt.weights.verification import Stage, Trace
 from minigrad.backend import generator, to_numpy
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpt import command_line
-from gpt.checkpoint import has_checkpoint, load_state, remove_checkpoint
-from gpt.pretraining import demo_config, pretrain, run_config
+from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.training.pretraining import demo_config, pretrain, run_config
+from scripts.shared import command_line
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from finetune import stage_options
-from finetune.dpo import KINDS
-from finetune.dpo_run import STAGE, DPOConfig, prefer, resume
-from gpt import command_line
+from finetune.objectives.dpo import KINDS
+from finetune.stages.dpo import STAGE, DPOConfig, prefer, resume
+from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py
@@ -20,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     stage_options.add_run(parser, "runs/sft", "runs/dpo", "prompt, chosen and rejected")
     add = parser.add_argument
     add("--beta", type=float, default=0.5, help="how dear distance from the starting model is: smaller goes further")
-    add("--loss-type", choices=KINDS, default="sigmoid", help="which loss; see finetune/dpo.py")
+    add("--loss-type", choices=KINDS, default="sigmoid", help="which loss; see finetune/objectives/dpo.py")
     add("--label-smoothing", type=float, default=0.0, help="share of wrong labels that --loss-type robust expects")
     stage_options.add_pairs(parser, max_iters=60)
     stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)

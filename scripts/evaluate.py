@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from finetune.loading import load_model
-from gpt import Tokenizer, command_line
-from gpt.evaluation import TextScore, likely_tokens, score_text
+from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
-from gpt.token_view import MarkedToken, readable_pieces, to_html, to_terminal
+from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_html, to_terminal
+from gpt.training.evaluation import TextScore, likely_tokens, score_text
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt

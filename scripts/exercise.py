@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt import command_line
+from scripts.shared import command_line
 
 EXAMPLES = """commands:
   (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit

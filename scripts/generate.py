@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from finetune.adapters import load_adapter
+from finetune.adapters.adapter_files import load_adapter
 from finetune.loading import load_model
-from gpt import Tokenizer, command_line
-from gpt.progress import progress_bar
-from gpt.run_log import printable
-from gpt.streaming import TextStream
+from gpt import Tokenizer
+from gpt.console import progress_bar
+from gpt.tokenizer.text_stream import TextStream
+from gpt.training.log import printable
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/generate.py --prompt "The"                       the model that the demo has trained

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minigrad.functional as F
-from gpt import command_line
 from minigrad import Tensor, manual_seed
-from minigrad.gradcheck import GradcheckError, Report, band, gradcheck
+from minigrad.gradcheck.check import GradcheckError, Report, band, gradcheck
+from scripts.shared import command_line
 
 
 class Sample(NamedTuple):

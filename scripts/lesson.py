@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt import command_line
 from gpt.files import read_json, read_text
 from scripts.lessons.concepts import Concept, concepts
 from scripts.lessons.pictures import DONE
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lesson.py               the path: lessons and exercises in order, what is done, what comes next

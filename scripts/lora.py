@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from finetune.adaptation import METHODS, AdaptationConfig, adapt, merge_run, resume, run_config
-from finetune.lora import LoRAConfig
-from finetune.method_comparison import EXPLANATION, as_table, compare, plot_comparison
-from gpt import command_line
-from gpt.checkpoint import load_state
-from gpt.training import TrainingConfig
+from finetune.adapters.lora import LoRAConfig
+from finetune.stages.adaptation import METHODS, AdaptationConfig, adapt, merge_run, resume, run_config
+from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
+from gpt.training.checkpoint import load_state
+from gpt.training.trainer import TrainingConfig
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python, with LoRA

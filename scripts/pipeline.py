@@ -6,9 +6,9 @@ About eight minutes on two cores. A stage that is finished is kept; call it agai
 
 from __future__ import annotations
 
-from finetune.pipeline import run_pipeline
-from finetune.pipeline_stages import PipelineConfig
-from gpt import command_line
+from finetune.stages.pipeline import run_pipeline
+from finetune.stages.pipeline_stages import PipelineConfig
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/pipeline.py

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from finetune import stage_options
-from finetune.ppo_plot import plot_reinforcement
-from finetune.ppo_run import STAGE, PPORunConfig, reinforce, resume
-from gpt import command_line
+from finetune.stages.ppo import STAGE, PPORunConfig, reinforce, resume
+from finetune.stages.ppo_plot import plot_reinforcement
+from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/ppo.py                                              from scripts/sft.py's model and scripts/reward.py's

@@ -13,13 +13,15 @@ import numpy as np
 from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
 from finetune.quantization.config import CALIBRATED, METHODS
 from finetune.quantization.folder import save_quantized
-from gpt import Tokenizer, command_line, get_batch, hub
-from gpt.corpora import load_corpus
-from gpt.data import sequential_batches
-from gpt.evaluation import mean_loss, perplexity
-from gpt.language_model import LanguageModel
-from gpt.loading import load_model
-from gpt.pretraining import check_unused
+from gpt import Tokenizer, get_batch
+from gpt.model.language_model import LanguageModel
+from gpt.training.batches import sequential_batches
+from gpt.training.corpora import load_corpus
+from gpt.training.evaluation import mean_loss, perplexity
+from gpt.training.loading import load_model
+from gpt.training.pretraining import check_unused
+from gpt.weights import hub
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from finetune import stage_options
-from finetune.reward_run import STAGE, RewardConfig, learn_rewards, resume
-from gpt import command_line
+from finetune.stages.reward import STAGE, RewardConfig, learn_rewards, resume
+from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/reward.py                                           from the model of scripts/sft.py

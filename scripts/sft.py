@@ -6,15 +6,15 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from finetune.chat import ChatTemplate, add_chat_tokens
-from finetune.instruct import STAGE, SFTConfig, instruct, load_data, resume
-from finetune.mask_view import mask_as_html, mask_as_text
-from finetune.runs import settings_of
-from gpt import command_line
-from gpt.checkpoint import load_state
+from finetune.data.chat_template import ChatTemplate, add_chat_tokens
+from finetune.data.mask_view import mask_as_html, mask_as_text
+from finetune.stages.sft import STAGE, SFTConfig, instruct, load_data, resume
+from finetune.stages.stage import settings_of
 from gpt.files import write_text
-from gpt.loading import load_model
-from gpt.training import TrainingConfig
+from gpt.training.checkpoint import load_state
+from gpt.training.loading import load_model
+from gpt.training.trainer import TrainingConfig
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/sft.py                                              the demo's model, questions that can be checked

@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 from typing import Any
 
-from gpt import command_line
-from gpt.checkpoint import load_state
-from gpt.data_parallel import Team
-from gpt.pretraining import PretrainingConfig, pretrain, resume, run_config
-from gpt.training import PRECISIONS, Trainer, TrainingConfig
+from gpt.training.checkpoint import load_state
+from gpt.training.data_parallel import Team
+from gpt.training.pretraining import PretrainingConfig, pretrain, resume, run_config
+from gpt.training.trainer import PRECISIONS, Trainer, TrainingConfig
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/train.py                                          the built-in English, a small model

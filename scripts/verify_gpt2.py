@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting, command_line, hub, huggingface, verification
-from gpt.checkpoint import has_checkpoint
-from gpt.evaluation import score_text
+from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting
 from gpt.files import read_text
-from gpt.loading import load_model
-from gpt.run_log import printable
-from gpt.verification import Comparison, Trace
+from gpt.training.checkpoint import has_checkpoint
+from gpt.training.evaluation import score_text
+from gpt.training.loading import load_model
+from gpt.training.log import printable
+from gpt.weights import gpt2_huggingface, hub, verification
+from gpt.weights.verification import Comparison, Trace
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/verify_gpt2.py --model gpt2                       OpenAI's weights
@@ -102,7 +104,7 @@ def check_tensors(folder: Path) -> list[str]:
     if has_checkpoint(folder):
         print(f"{folder} is a run's own folder: its tensors have the model's names and shapes.")
         return []
-    matches = list(huggingface.report(folder))
+    matches = list(gpt2_huggingface.report(folder))
     print(*matches, sep="\n")
     return [f"{match.name} {match.problem}" for match in matches if match.problem]
 

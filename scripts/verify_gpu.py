@@ -16,9 +16,9 @@ import numpy as np
 # Beside this script:
 from gpu import kernels, speed, suite, training  # type: ignore[import-not-found]
 
-from gpt import command_line
 from gpt.files import write_text
 from minigrad.backend import module_of, resolve_device, to_device
+from scripts.shared import command_line
 
 PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}
 EXAMPLES = """examples:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt.data import RandomBatches, validate_ids
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.batches import RandomBatches, validate_ids
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor, nn, optim
 from minigrad.functional.elementwise import Exp
 from tests.gpt.small import small_gpt

@@ -23,7 +23,7 @@ import numpy as np
 
 from minigrad import Tensor, nn
 
-from ..anatomy import Anatomy
+from ..architectures import Anatomy
 from .array import QuantizedArray
 from .calibration import InputMoments
 from .gptq import output_error

@@ -17,7 +17,8 @@ a code becomes a float that the matrix library can multiply. Three ideas, in the
 
    no code has to be shifted into its place; a mask is cheaper. All are whole numbers below 2^16, exact as floats.
 
-The formats are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); see `gpt.gguf_file`.
+The formats are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); see
+`gpt.weights.gguf_file`.
 """
 
 from __future__ import annotations

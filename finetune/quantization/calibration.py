@@ -15,7 +15,7 @@ import numpy as np
 
 from minigrad import Tensor, nn, no_grad
 
-from .. import anatomy
+from .. import architectures
 
 BATCH_TOKENS = 4096  # read at a time
 
@@ -78,7 +78,7 @@ class Reader:
     """Reads the calibration text one block of the model at a time; in between it keeps the hidden states (N, T, C)."""
 
     def __init__(self, model: Any, ids: np.ndarray):
-        parts = anatomy.of(model)
+        parts = architectures.of(model)
         body = parts.body_of(model)
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
         dtype = next(body.parameters()).dtype
@@ -109,7 +109,7 @@ class Reader:
             yield slice(start, start + self.batch)
 
 
-def check_ids(ids: Any, config: anatomy.Config) -> None:
+def check_ids(ids: Any, config: architectures.Config) -> None:
     """Raise ValueError for what is no calibration text: ids (N, T) of the vocabulary, T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
@@ -124,7 +124,7 @@ def check_ids(ids: Any, config: anatomy.Config) -> None:
 def check_reads(model: Any, ids: np.ndarray) -> None:
     """Raise ValueError if the model, as it is, makes numbers of the text that are not finite."""
     reader = Reader(model, ids)
-    for index, block in enumerate(anatomy.of(model).blocks_of(model)):
+    for index, block in enumerate(architectures.of(model).blocks_of(model)):
         reader.pass_through(block)
         if not np.isfinite(reader.hidden).all():
             raise ValueError(f"on the calibration text, block {index} gives numbers that are not finite (nan or inf)")

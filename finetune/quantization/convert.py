@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt.progress import progress_bar
+from gpt.console import progress_bar
 from minigrad import nn
 from minigrad.backend import to_numpy
 
-from .. import anatomy
-from ..anatomy import Anatomy, Fed
+from .. import architectures
+from ..architectures import Anatomy, Fed
 from . import awq
 from .array import QuantizedArray, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
@@ -87,7 +87,7 @@ def memory(model: nn.Module) -> int:
 
 def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
     """Raise ValueError for whatever `quantize` could stumble over."""
-    parts = anatomy.of(model)
+    parts = architectures.of(model)
     body = parts.body_of(model)
     float_layers: list[tuple[str, Any, Any]] = [(parts.embedding_name, parts.embedding_of(model), nn.Embedding)]
     for index, block in enumerate(parts.blocks_of(model)):
@@ -124,7 +124,7 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
 
 def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
     """The embedding, then block after block, which read the text as far as they are."""
-    parts = anatomy.of(model)
+    parts = architectures.of(model)
     if config.embedding:
         _quantize_embedding(model, parts)
     blocks = parts.blocks_of(model)

@@ -1,4 +1,5 @@
-"""Quantized models on disk: a folder like that of a training run (`gpt.checkpoint`), with the codes as they are.
+"""Quantized models on disk: a folder like that of a training run (`gpt.training.checkpoint`), with the codes as they
+are.
 
 config.json has `quantization_config` with the names of the field (`quant_method`, `bits`, `group_size`, `sym`, ...).
 model.safetensors has, for a quantized layer NAME of R outputs and K inputs in G groups per row,
@@ -24,7 +25,9 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer, save_checkpoint
-from gpt.checkpoint import (
+from gpt.files import read_json
+from gpt.model.language_model import LanguageModel
+from gpt.training.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
@@ -34,13 +37,11 @@ from gpt.checkpoint import (
     has_checkpoint,
     load_checkpoint,
 )
-from gpt.files import read_json
-from gpt.language_model import LanguageModel
-from gpt.pretraining import check_unused
+from gpt.training.pretraining import check_unused
 from minigrad import nn
 
-from .. import anatomy
-from ..anatomy import Config, from_settings, to_settings
+from .. import architectures
+from ..architectures import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
 from .config import QuantizationConfig
 from .layers import QuantizedEmbedding, QuantizedLinear
@@ -100,14 +101,14 @@ def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tupl
 
 def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[int, ...]]:
     """The matrices of a model that are quantized: name of the layer -> (R, K)."""
-    parts = anatomy.of_config(model)
+    parts = architectures.of_config(model)
     found = {parts.embedding_name: (model.vocab_size, model.n_embd)} if config.embedding else {}
     return found | parts.matrices(model)
 
 
 def is_embedding(name: str) -> bool:
     """Whether a layer's full name is that of a token embedding."""
-    return any(name == parts.embedding_name for parts in anatomy.ALL)
+    return any(name == parts.embedding_name for parts in architectures.ALL)
 
 
 def _arrays_of(

@@ -16,7 +16,7 @@ import numpy as np
 from minigrad import Function, Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
-from minigrad.kernels.threads import matmul, parallel, row_blocks
+from minigrad.kernels.cpu.threads import matmul, parallel, row_blocks
 
 from . import on_gpu
 from .array import QuantizedArray

@@ -1,4 +1,4 @@
-"""A GGUF file's model with its 4 and 8 bits kept in memory: the packed form of `gpt.llama_gguf.load`.
+"""A GGUF file's model with its 4 and 8 bits kept in memory: the packed form of `gpt.weights.llama_gguf.load`.
 
 What the file holds in blocks becomes a `QuantizedLinear` or a `QuantizedEmbedding` around it, exactly; norms, and what
 else is stored in floats, are as in the float model. A tied output layer is the embedding's array, used both ways.
@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from gpt.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, unpack
-from gpt.llama import Llama
-from gpt.llama_gguf import GGUFWeights, config_of, gguf_rows, heads_permuted, unpermute
-from gpt.translation import Row, matches
+from gpt.model.llama import Llama
+from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, unpack
+from gpt.weights.llama_gguf import GGUFWeights, config_of, gguf_rows, heads_permuted, unpermute
+from gpt.weights.tensor_table import Row, matches
 from minigrad import nn
 
-from ..anatomy import LLAMA
+from ..architectures import LLAMA
 from .blocks import BlockArray
 from .layers import QuantizedEmbedding, QuantizedLinear
 
 
 def load_packed(file: GGUFFile) -> Llama:
-    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.llama_gguf.load` raises."""
+    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.llama_gguf.load` raises."""
     config = config_of(file)
     source = GGUFWeights(file, config)
     for match in matches(source, gguf_rows(config)):

@@ -13,14 +13,7 @@ from .fused import linear_gelu
 from .heads import merge_heads, split_heads
 from .indexing import embedding, gather, getitem, masked_fill
 from .linalg import einsum, linear, matmul
-from .loss import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    kl_div,
-    linear_cross_entropy,
-    mse_loss,
-    nll_loss,
-)
+from .loss import binary_cross_entropy_with_logits, cross_entropy, kl_div, linear_cross_entropy, mse_loss, nll_loss
 from .normalization import layer_norm, rms_norm
 from .reduction import cumsum, logsumexp, max, mean, min, sum, var
 from .rotary import rotary_embedding

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..autograd import Function
 from ..backend import module_of
-from ..special import erf as erf_of_array
 from .broadcasting import check_floating, normalize_dim
+from .error_function import erf as erf_of_array
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

@@ -29,7 +29,7 @@ import numpy as np
 
 from .. import switches
 from ..backend import Array, is_array, module_of, to_numpy
-from .watching import input_names, saved_arrays, watching
+from .observers import input_names, saved_arrays, watching
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _PLACES_A_GIVEN_VALUE = {"Pad"}  # its `value` may be -inf, and is no input

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, to_numpy
-from .watching import input_names
+from .observers import input_names
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import switches
 from ..backend import Array
-from .watching import arrays_of, buffer_of, human, saved_arrays, watching
+from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
 
 @dataclass

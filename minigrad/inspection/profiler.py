@@ -22,7 +22,7 @@ from typing import Any
 from .. import switches
 from ..backend import device_of, is_array
 from . import flops
-from .watching import arrays_of, buffer_of, human, saved_arrays, watching
+from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
 
 @dataclass

@@ -12,7 +12,8 @@ import minigrad.functional as F
 from finetune.loading import load_model
 from gpt import GPT, GPTConfig
 from minigrad import Tensor, autocast, no_grad, optim, switches, use_kernels
-from minigrad.kernels import FAST, FAST_OPTIM, textbook_functions, threads
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
 
 # The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
 # "threads" are ours, and without them the matrix library uses its own.

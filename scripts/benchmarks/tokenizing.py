@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
-from gpt.corpora import load_corpus
+from gpt.training.corpora import load_corpus
 
 NAMES = ["tokenizer"]
 VOCAB_SIZE = 4096

@@ -18,7 +18,7 @@ import jobs  # type: ignore[import-not-found]  # beside this script
 import numpy as np
 
 from minigrad.backend import usable_cores
-from minigrad.kernels import threads
+from minigrad.kernels.cpu import threads
 
 
 def job(side: str, kind: str, arguments: list[str]) -> Any:

@@ -83,7 +83,7 @@ EXERCISE = Exercise(
             )
         ),
     ),
-    answer=("gpt.attention.causal_mask_after",),
+    answer=("gpt.model.attention.causal_mask_after",),
 )
 
 

@@ -111,7 +111,7 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"Tied": as_function(tied, "Tied")},
-    answer=("gpt.model.GPT.__init__",),
+    answer=("gpt.model.gpt2.GPT.__init__",),
 )
 
 

@@ -92,6 +92,6 @@ EXERCISE = Exercise(
             ),
         ),
     ),
-    place=Patch(("gpt.bpe.merge",), lambda definitions: definitions["merge"]),
-    answer=("gpt.bpe.merge",),
+    place=Patch(("gpt.tokenizer.bpe.merge",), lambda definitions: definitions["merge"]),
+    answer=("gpt.tokenizer.bpe.merge",),
 )

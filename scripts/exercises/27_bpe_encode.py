@@ -115,6 +115,6 @@ EXERCISE = Exercise(
             ),
         ),
     ),
-    place=Patch(("gpt.tokenizer.encode_word", "gpt.bpe.encode_word"), lambda definitions: definitions["encode_word"]),
-    answer=("gpt.bpe.encode_word",),
+    place=Patch(("gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"), lambda definitions:
+    definitions["encode_word"]), answer=("gpt.tokenizer.bpe.encode_word",),
 )

@@ -6,7 +6,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-from gpt.generation import Sampling
+from gpt.model.generation import Sampling
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
 from scripts.exercises.places import Patch
@@ -119,9 +119,9 @@ EXERCISE = Exercise(
     ),
     adapt=lambda library: {"probabilities": with_library(library)},
     place=Patch(
-        ("gpt.generation.Sampling.probabilities",), lambda definitions: as_method(definitions["probabilities"])
+        ("gpt.model.generation.Sampling.probabilities",), lambda definitions: as_method(definitions["probabilities"])
     ),
-    answer=("gpt.generation.Sampling.probabilities", "gpt.generation._nucleus"),
+    answer=("gpt.model.generation.Sampling.probabilities", "gpt.model.generation._nucleus"),
 )
 
 

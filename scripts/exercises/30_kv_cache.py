@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-from gpt import kv_cache
+from gpt.model import kv_cache
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
 from scripts.exercises.places import Patch
@@ -103,8 +103,8 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"KVCache": with_library(library["append"])},
-    place=Patch(("gpt.kv_cache.KVCache.append",), lambda definitions: one_per_layer(definitions["KVCache"])),
-    answer=("gpt.kv_cache.KVCache.append",),
+    place=Patch(("gpt.model.kv_cache.KVCache.append",), lambda definitions: one_per_layer(definitions["KVCache"])),
+    answer=("gpt.model.kv_cache.KVCache.append",),
 )
 
 

@@ -91,5 +91,5 @@ EXERCISE = Exercise(
             ),
         ),
     ),
-    answer=("finetune.sft.collate",),
+    answer=("finetune.objectives.sft.collate",),
 )

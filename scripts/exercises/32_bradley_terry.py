@@ -109,5 +109,5 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"RewardLoss": as_function(library["reward_loss"], "RewardLoss")},
-    answer=("finetune.reward.reward_loss",),
+    answer=("finetune.objectives.reward.reward_loss",),
 )

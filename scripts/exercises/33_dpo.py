@@ -115,5 +115,5 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"DPOLoss": as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1))},
-    answer=("finetune.dpo.dpo_loss",),
+    answer=("finetune.objectives.dpo.dpo_loss",),
 )

@@ -121,7 +121,7 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"PolicyLoss": with_library(library["policy_loss"])},
-    answer=("finetune.ppo.policy_loss",),
+    answer=("finetune.objectives.ppo.policy_loss",),
 )
 
 

@@ -96,7 +96,7 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"gae": of_one_reply(library["gae"])},
-    answer=("finetune.ppo.gae",),
+    answer=("finetune.objectives.ppo.gae",),
 )
 
 

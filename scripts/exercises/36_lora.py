@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 
-from finetune.lora import LoRAConfig, LoRALinear
+from finetune.adapters.lora import LoRAConfig, LoRALinear
 from minigrad import Tensor, nn
 from scripts.exercises.adapters import as_function
 from scripts.exercises.catalogue import Exercise
@@ -141,7 +141,7 @@ EXERCISE = Exercise(
         "LoRA": as_function(forward_of(library["forward"]), "LoRA", differentiate=(0, 2, 3)),
         "merge": merge_of(library["delta"]),
     },
-    answer=("finetune.lora.LoRALinear.forward", "finetune.lora.LoRALinear.delta"),
+    answer=("finetune.adapters.lora.LoRALinear.forward", "finetune.adapters.lora.LoRALinear.delta"),
 )
 
 

@@ -106,7 +106,7 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"attention": with_library(library["_forward_rows"])},
-    answer=("minigrad.kernels.attention._forward_rows",),
+    answer=("minigrad.kernels.cpu.attention._forward_rows",),
 )
 
 

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from gpt import GPT, GPTConfig, Tokenizer, bpe
-from gpt.data import RandomBatches
-from gpt.english import help_text
+from gpt import GPT, GPTConfig, Tokenizer
 from gpt.files import write_text
-from gpt.run_log import printable
+from gpt.tokenizer import bpe
+from gpt.training.batches import RandomBatches
+from gpt.training.english import help_text
+from gpt.training.log import printable
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, Phase
 
 from minigrad import Tensor
 from minigrad.autograd import Context, Function
-from minigrad.comparison import Comparison
-from minigrad.gradcheck import GradcheckError, gradcheck
-from minigrad.jacobian import Subject
+from minigrad.gradcheck.check import GradcheckError, gradcheck
+from minigrad.gradcheck.comparison import Comparison
+from minigrad.gradcheck.jacobian import Subject
 
 from . import comparing, source
 from .checks import Case, Check, FunctionCheck, OpCheck, Verdict

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt.console import progress_bar
 from gpt.files import write_text
-from gpt.progress import progress_bar
-from gpt.run_log import printable
+from gpt.training.log import printable
 from minigrad.backend import usable_cores
 
 from . import processes

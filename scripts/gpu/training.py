@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig
-from gpt.data import RandomBatches
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.batches import RandomBatches
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import manual_seed, use_kernels
 
 TOLERANCE = 5e-3  # nats: what differs in the last digit at first grows with every step

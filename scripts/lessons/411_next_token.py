@@ -13,8 +13,8 @@ import math
 import numpy as np
 
 import minigrad.functional as F
-from gpt.english import help_text
-from gpt.generation import Sampling
+from gpt.model.generation import Sampling
+from gpt.training.english import help_text
 from minigrad import nn, optim
 from scripts.lessons.pictures import Lesson, bars
 
@@ -137,6 +137,6 @@ print("(lesson 4.1.3); and letters may not be the best tokens to begin with (les
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start softmax, then cross_entropy
-  read      gpt/generation.py: temperature, top-k, top-p; gpt/data.py: inputs and targets
+  read      gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
   break     the targets above: take ids[:-1] for both, and see what is learned (python scripts/break.py unshifted)
   lesson    python scripts/lesson.py 412""")

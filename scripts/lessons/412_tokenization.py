@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
-from gpt.bpe import count_words, encode_word, learn_merges, merge, single_bytes
-from gpt.english import help_text
+from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
+from gpt.training.english import help_text
 from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("412_tokenization", __doc__)
@@ -47,7 +47,7 @@ for step in range(6):
     cut = {word: merge(tokens, best) for word, tokens in cut.items()}
     shown = "  ".join("|".join(token.decode() for token in tokens) for tokens in cut.values())
     print(f"{step + 1}. join {best[0].decode():>3} {best[1].decode():<3} ({pairs[best]} times): {shown}")
-assert merges == learn_merges(counts, 6)  # gpt/bpe.py does the same without counting everything again
+assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py does the same without counting everything again
 ranks = {pair: i for i, pair in enumerate(merges)}
 print("'lowest' was not among the words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
@@ -175,7 +175,9 @@ assert largest[glitch] == 0 < largest[ids[0]]
 
 # %% What next
 lesson.end("""\
-  read      gpt/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer.py: ids, special tokens, files
+  read      gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
+            tokens, files
   try       the four artefacts with GPT-2's own vocabulary: Tokenizer.gpt2()
-  break     the order of the merges in encode_word (gpt/bpe.py): join the last learned first, and encode 'lowest'
+  break     the order of the merges in encode_word (gpt/tokenizer/bpe.py): join the last learned first, and encode
+            'lowest'
   lesson    python scripts/lesson.py 413""")

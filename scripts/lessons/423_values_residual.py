@@ -132,6 +132,6 @@ print("tokens to look at. One set of weights sums to 1: whatever goes to the one
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start attention
-  read      gpt/model.py: Block.forward, two additions; minigrad/functional/attention.py
+  read      gpt/model/gpt2.py: Block.forward, two additions; minigrad/functional/attention.py
   break     python scripts/break.py no_residual
   lesson    python scripts/lesson.py 424""")

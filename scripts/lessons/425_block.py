@@ -12,7 +12,7 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt import GPTConfig, accounting
-from gpt.model import MLP, Block
+from gpt.model.gpt2 import MLP, Block
 from minigrad import Tensor
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train
@@ -130,6 +130,6 @@ with lesson.picture("norms", "Where to put the norm (12 blocks, 32 wide, learnin
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start layer_norm, then gelu
-  read      gpt/model.py: MLP and Block; minigrad/functional/normalization.py
+  read      gpt/model/gpt2.py: MLP and Block; minigrad/functional/normalization.py
   break     python scripts/break.py no_residual
   lesson    python scripts/lesson.py 426""")

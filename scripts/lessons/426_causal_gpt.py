@@ -153,6 +153,6 @@ print("the next token, can be trained on any text, does every task that can be w
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start causal_mask
-  read      gpt/model.py, all of it: a page; gpt/accounting.py: what it costs
+  read      gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
   break     python scripts/break.py no_mask, no_positions, no_tying
   lesson    python scripts/lesson.py 431""")

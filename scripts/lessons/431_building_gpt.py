@@ -2,7 +2,7 @@
 
 Bottom up: one attention head, several, the feed-forward network, the block, the GPT. Then what a new model must satisfy
 before it is trained: its parameter count, the size of its activations, its first loss, and a head that is tied to the
-embedding. At the end the modules written here compute what gpt/model.py computes, number for number.
+embedding. At the end the modules written here compute what gpt/model/gpt2.py computes, number for number.
 Radford et al. 2019, section 2.3 (initialisation); Press & Wolf 2017, "Using the output embedding" (weight tying).
 """
 
@@ -182,7 +182,7 @@ del gpt2
 print(f"ln 50,257 = {math.log(50_257):.2f}; GPT-2 in full size with random weights, 64 tokens: {first:.2f}")
 assert round(math.log(50_257), 2) == 10.82 and abs(first - 10.82) < 0.3
 
-# %% The same as gpt/model.py
+# %% The same as gpt/model/gpt2.py
 lesson.part("your modules, our numbers")
 
 ours = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C))
@@ -211,6 +211,6 @@ print("The architecture is an empty vessel: lesson 4.3.2 fills it.")
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start weight_tying
-  read      gpt/model.py beside this file
+  read      gpt/model/gpt2.py beside this file
   break     python scripts/break.py no_tying: and what the parameter count says of it
   lesson    python scripts/lesson.py 432""")

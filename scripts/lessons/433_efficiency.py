@@ -212,7 +212,7 @@ with lesson.picture("scaling", "Published laws, and our three small sizes", colu
 
 # %% What next
 lesson.end("""\
-  read      minigrad/kernels/attention.py: tiles with their backward; gpt/kv_cache.py; gpt/accounting.py
+  read      minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
   try       python scripts/benchmark.py: the fast kernels beside PyTorch
   break     the line `out = out * shrink ...` above: leave out shrink
   lesson    python scripts/lesson.py 434""")

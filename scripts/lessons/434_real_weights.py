@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, huggingface
-from gpt.checkpoint import load_run
-from gpt.verification import Comparison, load_trace, trace
+from gpt import GPT, GPTConfig
+from gpt.training.checkpoint import load_run
+from gpt.weights import gpt2_huggingface
+from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
 from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, write
@@ -26,7 +27,7 @@ FOLDER, REFERENCE = ROOT / "tests/gpt/golden/gpt2-folder", ROOT / "tests/gpt/gol
 # %% The mapping
 lesson.part("names and shapes: the mapping is the verification")
 
-matches = list(huggingface.report(FOLDER))
+matches = list(gpt2_huggingface.report(FOLDER))
 for match in matches[:6]:
     print(match)
 print(f"... {len(matches)} tensors, {sum(not m.problem for m in matches)} fit")
@@ -119,7 +120,8 @@ print('  python scripts/generate.py --model gpt2 --prompt "The"')
 
 # %% What next
 lesson.end("""\
-  read      gpt/huggingface.py: the table of names; gpt/verification.py: where two computations part
+  read      gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
+            part
   try       python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder
   break     swap two blocks after loading, or set layer_norm_epsilon to 1e-3: what does problem() say?
   lesson    python scripts/lesson.py 441""")

@@ -13,7 +13,9 @@ import time
 
 import numpy as np
 
-from finetune.classification import (
+from finetune.data.datasets import ShuffledBatches, batches_of
+from finetune.data.labelled_texts import documentation_texts
+from finetune.objectives.classification import (
     classification_loss,
     collate,
     confusion_as_text,
@@ -22,12 +24,10 @@ from finetune.classification import (
     majority_baseline,
     predict,
 )
-from finetune.datasets import ShuffledBatches, batches_of
-from finetune.heads import GPTWithHead, freeze
-from finetune.labelled_texts import documentation_texts
+from finetune.objectives.gpt_with_head import GPTWithHead, freeze
 from gpt import GPT, GPTConfig
-from gpt.evaluation import evaluate
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.evaluation import evaluate
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import manual_seed, nn, no_grad, use_kernels
 from scripts.lessons.pictures import LINES, Lesson, bars, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
@@ -176,6 +176,7 @@ print("frozen is fast, safe and small; full is slow, risky and better where ther
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start cross_entropy: it is this lesson's loss, too
-  read      finetune/heads.py, finetune/classification.py; then scripts/classify.py --help
-  break     take the first token, or lengths instead of lengths - 1, in finetune/heads.py; set rate = 1e-2 for all
+  read      finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
+  break     take the first token, or lengths instead of lengths - 1, in finetune/objectives/gpt_with_head.py; set rate =
+            1e-2 for all
   lesson    python scripts/lesson.py 442""")

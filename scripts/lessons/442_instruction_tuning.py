@@ -14,15 +14,15 @@ import math
 import numpy as np
 
 import minigrad.functional as F
-from finetune.answering import TEMPLATES, ask, shorten
-from finetune.chat import ChatTemplate, Message, add_chat_tokens
-from finetune.datasets import Example, ShuffledBatches
-from finetune.logprobs import IGNORE
-from finetune.mask_view import mask_as_text
-from finetune.sft import collate, encode_examples, sft_loss
-from finetune.tasks import made_up_word
+from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
+from finetune.data.datasets import Example, ShuffledBatches
+from finetune.data.mask_view import mask_as_text
+from finetune.data.tasks import made_up_word
+from finetune.evaluation.answering import TEMPLATES, ask, shorten
+from finetune.objectives.logprobs import IGNORE
+from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer
-from gpt.run_log import printable
+from gpt.training.log import printable
 from minigrad import no_grad, optim, use_kernels
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth, train, write
@@ -201,6 +201,6 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start loss_masking
-  read      finetune/chat.py and finetune/sft.py; then scripts/sft.py --help
+  read      finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
   break     python scripts/break.py wrong_template; and above, lr=2e-3: does it still answer what it was not taught?
   lesson    python scripts/lesson.py 443""")

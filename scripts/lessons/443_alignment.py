@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from finetune import ppo
-from finetune.answering import ask, chat_template
-from finetune.chat import ChatTemplate, Message, add_chat_tokens
-from finetune.datasets import Example, Preference, ShuffledBatches
-from finetune.dpo import dpo_batch_loss, with_reference
-from finetune.heads import GPTWithHead
-from finetune.judge import kl_of_replies
-from finetune.kl import estimated_kl, exact_kl
-from finetune.pairs import encode_pairs, pair_batch
-from finetune.reward import reward_batch_loss, reward_loss
-from finetune.sft import collate, encode_examples, sft_loss
+from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
+from finetune.data.datasets import Example, Preference, ShuffledBatches
+from finetune.data.pairs import encode_pairs, pair_batch
+from finetune.evaluation.answering import ask, chat_template
+from finetune.evaluation.judge import kl_of_replies
+from finetune.objectives import ppo
+from finetune.objectives.dpo import dpo_batch_loss, with_reference
+from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.kl import estimated_kl, exact_kl
+from finetune.objectives.reward import reward_batch_loss, reward_loss
+from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer
-from gpt.evaluation import evaluate
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.evaluation import evaluate
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor, use_kernels
 from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth
@@ -235,6 +235,7 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start bradley_terry, dpo, ppo_clip, gae
-  read      finetune/dpo.py and finetune/reward.py: a page each; finetune/ppo.py; then scripts/dpo.py, scripts/ppo.py
+  read      finetune/objectives/dpo.py and finetune/objectives/reward.py: a page each; finetune/objectives/ppo.py; then
+            scripts/dpo.py, scripts/ppo.py
   break     beta = 1 in DPO: what holds the policy back? swap chosen and rejected in preferences()
   lesson    python scripts/lesson.py 444""")

@@ -11,8 +11,8 @@ import copy
 
 import numpy as np
 
-from finetune.lora import LoRAConfig, LoRALinear, apply_lora, detour_parameters, merge_lora
-from finetune.qlora import apply_qlora
+from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, detour_parameters, merge_lora
+from finetune.adapters.qlora import apply_qlora
 from finetune.quantization import (
     QuantizationConfig,
     absmax,
@@ -25,7 +25,7 @@ from finetune.quantization import (
 from finetune.quantization.nf4 import nf4, nf4_levels
 from finetune.quantization.outliers import relative_error
 from gpt import GPTConfig, accounting
-from gpt.source_code import python_code
+from gpt.training.source_code import python_code
 from minigrad import no_grad
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss
@@ -229,7 +229,7 @@ with lesson.picture("memory", "Training memory of 7 billion parameters, without 
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start lora, absmax, nf4
-  read      finetune/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/qlora.py
+  read      finetune/adapters/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/adapters/qlora.py
   try       python scripts/lora.py --help and python scripts/quantize.py --help, on a model that you trained
-  break     in finetune/lora.py let lora_B start like lora_A: which line of this lesson notices?
+  break     in finetune/adapters/lora.py let lora_B start like lora_A: which line of this lesson notices?
   lesson    python scripts/lesson.py 445""")

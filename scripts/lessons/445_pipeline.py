@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from finetune.answering import ask, chat_template, shorten
-from finetune.chat import ChatTemplate, add_chat_tokens
-from finetune.datasets import Example, ShuffledBatches
-from finetune.dpo import dpo_batch_loss, with_reference
-from finetune.lora import LoRAConfig, apply_lora, merge_lora
-from finetune.pairs import encode_pairs, pair_batch
+from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora
+from finetune.data.chat_template import ChatTemplate, add_chat_tokens
+from finetune.data.datasets import Example, ShuffledBatches
+from finetune.data.pairs import encode_pairs, pair_batch
+from finetune.data.tasks import instruction_tasks, preference_pairs
+from finetune.evaluation.answering import ask, chat_template, shorten
+from finetune.objectives.dpo import dpo_batch_loss, with_reference
+from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
-from finetune.sft import collate, encode_examples, sft_loss
-from finetune.tasks import instruction_tasks, preference_pairs
-from gpt.source_code import python_code
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.source_code import python_code
+from gpt.training.trainer import Trainer, TrainingConfig
 from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
 
@@ -200,6 +200,6 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
 lesson.end("""\
   try       python scripts/pipeline.py: the same road with a model that gets its answers right; then scripts/chat.py
   exercise  python scripts/exercise.py start loss_masking, dpo, lora, nf4
-  read      finetune/pipeline_stages.py, a stage a paragraph; finetune/loading.py
+  read      finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
   break     leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?
   lesson    python scripts/lesson.py 451""")

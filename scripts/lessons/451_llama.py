@@ -14,12 +14,13 @@ import dataclasses
 import numpy as np
 
 import minigrad.functional as F
-from finetune.chat import ChatTemplate
-from gpt import KVCache, Llama, LlamaConfig, accounting, hub
-from gpt.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
-from gpt.language_model import init_weights
-from gpt.llama import rotations
-from gpt.loading import load_model
+from finetune.data.chat_template import ChatTemplate
+from gpt import KVCache, Llama, LlamaConfig, accounting
+from gpt.model.language_model import init_weights
+from gpt.model.llama import rotations
+from gpt.training.loading import load_model
+from gpt.weights import hub
+from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from minigrad import Tensor, manual_seed, nn
 from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import english, smooth, train, validation_loss
@@ -227,6 +228,6 @@ else:
 
 # %% What next
 lesson.end("""\
-  read      gpt/llama.py, a page; minigrad/functional/rotary.py; gpt/gguf_file.py; finetune/chatml.py
+  read      gpt/model/llama.py, a page; minigrad/functional/rotary.py; gpt/weights/gguf_file.py; finetune/data/chatml.py
   try       python scripts/chat.py --model smollm2
   break     turn the values as well as queries and keys, or set rope_theta to 10: what happens to the loss?""")

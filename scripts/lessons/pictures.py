@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt import command_line
 from gpt.files import write_text
 from minigrad import manual_seed
+from scripts.shared import command_line
 
 GREYS = ("black", "0.45", "0.7")
 LINES = ("-", "--", ":", "-.")

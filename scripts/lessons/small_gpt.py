@@ -1,6 +1,6 @@
 """The small models of the lessons: half a megabyte of English or less, a few hundred thousand parameters, seconds.
 
-The loop is the project's only one (`gpt.training.Trainer`), a step at a time; lesson 432 takes it apart.
+The loop is the project's only one (`gpt.training.trainer.Trainer`), a step at a time; lesson 432 takes it apart.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
-from gpt.data import RandomBatches, sequential_batches
-from gpt.english import help_text
-from gpt.evaluation import mean_loss
-from gpt.run_log import printable
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.batches import RandomBatches, sequential_batches
+from gpt.training.english import help_text
+from gpt.training.evaluation import mean_loss
+from gpt.training.log import printable
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import manual_seed
 
 

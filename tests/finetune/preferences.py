@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.chat import IM_END, IM_START, ChatTemplate
-from finetune.datasets import Preference
+from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
+from finetune.data.datasets import Preference
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
 

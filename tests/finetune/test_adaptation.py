@@ -7,20 +7,20 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune import adaptation
-from finetune.adaptation import AdaptationConfig, adapt, kind_of, merge_run, resume, run_config
-from finetune.adapters import load_adapter
-from finetune.answering import SHOWN
-from finetune.chat import add_chat_tokens
-from finetune.lora import LoRAConfig, LoRALinear, lora_layers
-from finetune.method_comparison import ROW, as_table, compare, plot_comparison
-from gpt import checkpoint
-from gpt.checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
-from gpt.data import prepare
-from gpt.loading import load_model
-from gpt.run_log import read_log
-from gpt.safetensors_file import SafetensorsFile
-from gpt.training import Trainer, TrainingConfig
+from finetune.adapters.adapter_files import load_adapter
+from finetune.adapters.lora import LoRAConfig, LoRALinear, lora_layers
+from finetune.data.chat_template import add_chat_tokens
+from finetune.evaluation.answering import SHOWN
+from finetune.stages import adaptation
+from finetune.stages.adaptation import AdaptationConfig, adapt, kind_of, merge_run, resume, run_config
+from finetune.stages.method_comparison import ROW, as_table, compare, plot_comparison
+from gpt.training import checkpoint
+from gpt.training.batches import prepare
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
+from gpt.training.loading import load_model
+from gpt.training.log import read_log
+from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
 from tests.finetune.small import small_chat_model
 from tests.scripts.running import write_text
@@ -280,7 +280,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     assert qlora.peak < lora.peak < full.peak
     assert all(row.after["val_loss"] < row.before["val_loss"] and row.milliseconds > 0 for row in rows)
     assert full.before == lora.before != qlora.before
-    monkeypatch.setattr("finetune.method_comparison.adapt", None)  # nothing is run again
+    monkeypatch.setattr("finetune.stages.method_comparison.adapt", None)  # nothing is run again
     assert compare(configs) == rows
     (tmp_path / "lora" / ROW).unlink()  # interrupted between training and measuring
     assert compare(configs)[1].after == lora.after

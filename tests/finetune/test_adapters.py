@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.adapters import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
-from finetune.heads import GPTWithHead
-from finetune.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
-from gpt.safetensors_file import SafetensorsFile, write_safetensors
+from finetune.adapters.adapter_files import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
+from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
+from finetune.objectives.gpt_with_head import GPTWithHead
+from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.test_lora import VARIANTS, adapted, assert_unchanged, randomize, snapshot
 from tests.gpt.small import golden, random_ids, small_gpt

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from finetune.chat import (
+from finetune.data.chat_template import (
     IM_END,
     IM_START,
     ROLES,

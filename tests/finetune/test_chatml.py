@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.chat import ChatTemplate
-from finetune.chatml import CHATML, UnknownTemplate, default_system, steps
+from finetune.data.chat_template import ChatTemplate
+from finetune.data.chatml import CHATML, UnknownTemplate, default_system, steps
 from gpt import Tokenizer
 from tests.gpt.smollm import IM_END, IM_START, TEMPLATE
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune.classification import (
+from finetune.data.datasets import Labelled
+from finetune.data.labelled_texts import PARTS, documentation_texts, question_texts
+from finetune.data.task_templates import TASK_TYPES
+from finetune.objectives.classification import (
     classification_loss,
     collate,
     confusion_as_text,
@@ -14,14 +17,11 @@ from finetune.classification import (
     majority_baseline,
     predict,
 )
-from finetune.classify import ClassifyConfig, classify, load_data
-from finetune.datasets import Labelled
-from finetune.heads import GPTWithHead
-from finetune.labelled_texts import PARTS, documentation_texts, question_texts
-from finetune.task_templates import TASK_TYPES
-from gpt.checkpoint import save_checkpoint
-from gpt.english import documents
-from gpt.training import TrainingConfig
+from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.stages.classification import ClassifyConfig, classify, load_data
+from gpt.training.checkpoint import save_checkpoint
+from gpt.training.english import documents
+from gpt.training.trainer import TrainingConfig
 from minigrad import Tensor
 from tests.finetune.small import small_chat_model, small_tokenizer
 from tests.gpt.small import small_gpt
@@ -99,7 +99,7 @@ def test_documentation_is_real_text_with_true_labels():
 
 
 def test_documentation_that_is_missing_is_said_so(monkeypatch):
-    monkeypatch.setattr("finetune.labelled_texts.documents", dict)
+    monkeypatch.setattr("finetune.data.labelled_texts.documents", dict)
     with pytest.raises(FileNotFoundError, match="not installed here; give a file"):
         documentation_texts("train")
 

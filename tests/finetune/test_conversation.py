@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from finetune import conversation as conversation_module
-from finetune.chat import IM_END, IM_START, ChatTemplate
-from finetune.conversation import Conversation, Transcript, until
+from finetune.data import conversation as conversation_module
+from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
+from finetune.data.conversation import Conversation, Transcript, until
 from gpt import Llama, LlamaConfig, Tokenizer
-from gpt.generation import Sampling, stream
+from gpt.model.generation import Sampling, stream
 from tests.gpt.small import small_gpt
 
 GREEDY = Sampling(temperature=0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.datasets import (
+from finetune.data.datasets import (
     Example,
     Labelled,
     Preference,

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from finetune.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
-from finetune.logprobs import sequence_logprobs
-from finetune.pairs import encode_pairs, pair_batch
+from finetune.data.pairs import encode_pairs, pair_batch
+from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
+from finetune.objectives.logprobs import sequence_logprobs
 from minigrad import Tensor, gradcheck, optim
 from tests.finetune.preferences import golden, preferences, small_policy, small_template
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune.heads import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
+from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
 from gpt import GPT, GPTConfig
-from gpt.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from gpt.model import Transformer
-from gpt.safetensors_file import SafetensorsFile, write_safetensors
+from gpt.model.gpt2 import Transformer
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import Tensor, gradcheck, no_grad
 from tests.finetune.small import small_tokenizer
 from tests.gpt.small import random_ids, small_gpt

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from finetune import judge as judging
-from finetune.answering import Reply
-from finetune.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
-from finetune.tasks import CLOSING, TaskItem, instruction_tasks
-from gpt.checkpoint import save_checkpoint
+from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
+from finetune.evaluation import judge as judging
+from finetune.evaluation.answering import Reply
+from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
+from gpt.training.checkpoint import save_checkpoint
 from tests.finetune.preferences import question, small_policy, small_template
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")

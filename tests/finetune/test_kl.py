@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from finetune.kl import KINDS, estimated_kl, exact_kl
+from finetune.objectives.kl import KINDS, estimated_kl, exact_kl
 from minigrad import Tensor, gradcheck
 
 LOGITS = st.lists(st.floats(-4, 4), min_size=4, max_size=4)

@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 
-from finetune import anatomy
-from finetune.adapters import load_adapter, save_adapter
-from finetune.anatomy import GPT2, LLAMA
-from finetune.heads import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
-from finetune.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
-from finetune.ppo_training import policy_kind
-from finetune.qlora import apply_qlora
+from finetune import architectures
+from finetune.adapters.adapter_files import load_adapter, save_adapter
+from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
+from finetune.adapters.qlora import apply_qlora
+from finetune.architectures import GPT2, LLAMA
+from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
+from finetune.objectives.rollout import PolicyWithValue
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
 from finetune.quantization.layers import dequantized
-from finetune.rollout import PolicyWithValue
+from finetune.stages.ppo_loop import policy_kind
 from gpt import Llama, load_checkpoint, save_checkpoint
-from gpt.checkpoint import CheckpointError
-from gpt.config import LlamaConfig
+from gpt.model.config import LlamaConfig
+from gpt.training.checkpoint import CheckpointError
 from minigrad import nn, no_grad
 from minigrad.optim import SGD
 from tests.finetune.golden.make_llama_tuning import FOLDER, LABELS, base
@@ -56,7 +56,7 @@ def golden():
 
 @pytest.mark.parametrize(("model", "parts"), [(small_gpt(), GPT2), (small_llama(), LLAMA)], ids=["gpt", "llama"])
 def test_the_parts_are_there_under_these_names(model, parts):
-    assert anatomy.of(model) is parts is anatomy.of_config(model.config)
+    assert architectures.of(model) is parts is architectures.of_config(model.config)
     modules = dict(model.named_modules())
     assert (
         modules[parts.embedding_name] is parts.embedding_of(model) and type(parts.embedding_of(model)) is nn.Embedding
@@ -64,7 +64,7 @@ def test_the_parts_are_there_under_these_names(model, parts):
     shapes = {name: m.weight.shape for name, m in modules.items() if type(m) is nn.Linear and name != "lm_head"}
     assert shapes == parts.matrices(model.config)
     assert len(parts.blocks_of(model)) == 2 and modules[parts.block_name(1)] is parts.blocks_of(model)[1]
-    assert anatomy.from_settings(anatomy.to_settings(model.config)) == (parts, model.config)
+    assert architectures.from_settings(architectures.to_settings(model.config)) == (parts, model.config)
     body = parts.body_of(model)
     x = parts.embed(body, IDS)
     for block in parts.blocks_of(model):
@@ -74,9 +74,9 @@ def test_the_parts_are_there_under_these_names(model, parts):
 
 def test_what_is_neither_is_refused():
     with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
-        anatomy.of(nn.Linear(2, 2))
+        architectures.of(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="the family must be one of gpt, llama, got 'mamba'"):
-        anatomy.from_settings({"family": "mamba"})
+        architectures.from_settings({"family": "mamba"})
 
 
 # --- quantization ---

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.logprobs import entropy, selected_logprobs, sequence_logprobs
+from finetune.objectives.logprobs import entropy, selected_logprobs, sequence_logprobs
 from minigrad import Tensor, gradcheck, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.lora import (
+from finetune.adapters.lora import (
     LoRAConfig,
     LoRALinear,
     apply_lora,
@@ -13,9 +13,9 @@ from finetune.lora import (
     remove_lora,
     unmerge_lora,
 )
-from finetune.targets import target_names
-from gpt.evaluation import language_model_loss
-from gpt.training import Trainer, TrainingConfig
+from finetune.adapters.targets import target_names
+from gpt.training.evaluation import language_model_loss
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from finetune import dpo, ppo_training, sft
-from finetune.classification import classification_loss
-from finetune.heads import GPTWithHead
-from finetune.pairs import Pair, Reply, pair_batch
-from finetune.reward import reward_batch_loss
-from finetune.rollout import Places, PolicyWithValue
-from gpt.steps import as_numbers
+from finetune.data.pairs import Pair, Reply, pair_batch
+from finetune.objectives import dpo, sft
+from finetune.objectives.classification import classification_loss
+from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.reward import reward_batch_loss
+from finetune.objectives.rollout import Places, PolicyWithValue
+from finetune.stages import ppo_loop
+from gpt.training.steps import as_numbers
 from minigrad import backend, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
@@ -35,7 +36,7 @@ def replies():
     tokens = random_ids((2, 8))
     places = Places.of(np.array([3, 4]), np.array([[True, True, False], [True, True, True]]))
     known = np.random.default_rng(0).standard_normal((4, 5))
-    return ppo_training.PPOBatch(tokens, places, tokens[places.here], *known)
+    return ppo_loop.PPOBatch(tokens, places, tokens[places.here], *known)
 
 
 def ipo_loss(model, batch):
@@ -43,7 +44,7 @@ def ipo_loss(model, batch):
 
 
 def ppo_loss(model, batch):
-    return ppo_training.ppo_batch_loss(model, batch, ppo_training.PPOConfig())
+    return ppo_loop.ppo_batch_loss(model, batch, ppo_loop.PPOConfig())
 
 
 def texts():

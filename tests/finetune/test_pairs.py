@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from finetune.datasets import Preference
-from finetune.pairs import encode_pairs, pair_batch
-from finetune.tasks import instruction_tasks, preference_pairs
+from finetune.data.datasets import Preference
+from finetune.data.pairs import encode_pairs, pair_batch
+from finetune.data.tasks import instruction_tasks, preference_pairs
 from tests.finetune.preferences import preferences, question, small_template
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.ppo import gae, policy_loss, ppo_loss, token_rewards, value_loss, whiten
+from finetune.objectives.ppo import gae, policy_loss, ppo_loss, token_rewards, value_loss, whiten
 from minigrad import Tensor, gradcheck
 from tests.finetune.preferences import golden
 

@@ -7,14 +7,14 @@ import signal
 import numpy as np
 import pytest
 
-from finetune.datasets import ShuffledBatches
-from finetune.kl import estimated_kl
-from finetune.ppo import gae, token_rewards
-from finetune.ppo_training import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches, rollout_metrics
-from finetune.rollout import PolicyWithValue, Rollout
-from gpt.checkpoint import load_checkpoint, load_run
-from gpt.run_log import read_log
-from gpt.training import TrainingConfig
+from finetune.data.datasets import ShuffledBatches
+from finetune.objectives.kl import estimated_kl
+from finetune.objectives.ppo import gae, token_rewards
+from finetune.objectives.rollout import PolicyWithValue, Rollout
+from finetune.stages.ppo_loop import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches, rollout_metrics
+from gpt.training.checkpoint import load_checkpoint, load_run
+from gpt.training.log import read_log
+from gpt.training.trainer import TrainingConfig
 from minigrad import Tensor, manual_seed, nn
 from tests.finetune.preferences import small_policy, small_template
 

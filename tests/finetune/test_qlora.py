@@ -6,10 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from finetune.adapters import load_adapter, save_adapter
-from finetune.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
-from finetune.memory import held_bytes, peak_bytes
-from finetune.qlora import NF4, apply_qlora
+from finetune.adapters.adapter_files import load_adapter, save_adapter
+from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
+from finetune.adapters.qlora import NF4, apply_qlora
+from finetune.evaluation.training_memory import held_bytes, peak_bytes
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, gradcheck, no_grad, optim, use_kernels

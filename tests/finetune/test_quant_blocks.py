@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.adapters.lora import LoRAConfig, apply_lora
 from finetune.loading import load_model
-from finetune.lora import LoRAConfig, apply_lora
 from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory
 from finetune.quantization import layers as quantized_layers
 from finetune.quantization.array import FEW_ROWS
-from gpt.gguf_file import GGUFError, GGUFFile, unpack
+from gpt.weights.gguf_file import GGUFError, GGUFFile, unpack
 from minigrad import Tensor, gradcheck, no_grad, use_kernels
 from scripts import evaluate, generate
 from tests.gpt import smollm

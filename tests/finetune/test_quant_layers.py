@@ -5,14 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from finetune.quantization import (
-    QuantizedEmbedding,
-    QuantizedLinear,
-    absmax,
-    int8_product,
-    outlier_columns,
-    zero_point,
-)
+from finetune.quantization import QuantizedEmbedding, QuantizedLinear, absmax, int8_product, outlier_columns, zero_point
 from finetune.quantization import layers as module
 from finetune.quantization.gptq import gptq
 from finetune.quantization.layers import dequantized

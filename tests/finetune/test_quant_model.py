@@ -6,25 +6,18 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune.anatomy import GPT2
-from finetune.heads import GPTWithHead
+from finetune.architectures import GPT2
 from finetune.loading import load_model
-from finetune.quantization import (
-    QuantizationConfig,
-    QuantizedEmbedding,
-    QuantizedLinear,
-    absmax,
-    memory,
-    quantize,
-)
+from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
 from finetune.quantization.layers import dequantized
 from gpt import save_checkpoint
-from gpt.checkpoint import CheckpointError
-from gpt.safetensors_file import SafetensorsFile
-from gpt.tokenizer import Tokenizer
+from gpt.tokenizer.tokenizer import Tokenizer
+from gpt.training.checkpoint import CheckpointError
+from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
 from tests.gpt.small import random_ids, small_gpt
 
@@ -295,7 +288,7 @@ def test_nothing_is_overwritten_and_no_wrong_description_is_saved(tmp_path, toke
 
 def resave(folder, change=None, settings=None):
     """Change the arrays or the config of a folder, with fingerprints that fit, as a stranger could."""
-    from gpt.checkpoint import ModelKind
+    from gpt.training.checkpoint import ModelKind
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with SafetensorsFile(folder / "model.safetensors") as file:

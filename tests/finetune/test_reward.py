@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.reward import reward_loss
+from finetune.objectives.reward import reward_loss
 from minigrad import Tensor, gradcheck
 from tests.finetune.preferences import golden
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from finetune.heads import GPTWithHead
-from finetune.rollout import Places, PolicyWithValue, roll_out
+from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
 from minigrad import manual_seed, no_grad
 from tests.finetune.preferences import small_policy, small_template
 

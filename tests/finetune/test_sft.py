@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune import instruct as instruct_module
-from finetune.answering import (
+from finetune.data.chat_template import ChatTemplate, add_chat_tokens
+from finetune.data.datasets import Example, ShuffledBatches
+from finetune.data.mask_view import mask_as_html, mask_as_text
+from finetune.data.tasks import TaskItem, instruction_tasks
+from finetune.evaluation.answering import (
     KNOWLEDGE,
     Reply,
     ask,
@@ -19,16 +22,13 @@ from finetune.answering import (
     scores,
     scores_by_task,
 )
-from finetune.chat import ChatTemplate, add_chat_tokens
-from finetune.datasets import Example, ShuffledBatches
-from finetune.instruct import SFTConfig, instruct, load_data, resume
-from finetune.mask_view import mask_as_html, mask_as_text
-from finetune.sft import IGNORE, collate, encode_examples, sft_loss
-from finetune.tasks import TaskItem, instruction_tasks
+from finetune.objectives.sft import IGNORE, collate, encode_examples, sft_loss
+from finetune.stages import sft as instruct_module
+from finetune.stages.sft import SFTConfig, instruct, load_data, resume
 from gpt import load_checkpoint
-from gpt.checkpoint import CheckpointError, load_state, save_checkpoint
-from gpt.run_log import read_log
-from gpt.training import Trainer, TrainingConfig
+from gpt.training.checkpoint import CheckpointError, load_state, save_checkpoint
+from gpt.training.log import read_log
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import gradcheck, use_kernels
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import small_gpt

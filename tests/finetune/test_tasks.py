@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from finetune.task_templates import TASK_TYPES, THINGS
-from finetune.tasks import CLOSING, TaskItem, instruction_tasks, preference_pairs
+from finetune.data.task_templates import TASK_TYPES, THINGS
+from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks, preference_pairs
 
 TRAIN, TEST = instruction_tasks("train", 2000, seed=1), instruction_tasks("test", 500, seed=1)
 

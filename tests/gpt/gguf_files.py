@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpt import llama_gguf
+from gpt.weights import llama_gguf
 from tests.gpt.small import small_llama
 
 SHAPE = {"vocab_size": 40, "block_size": 24, "n_embd": 32, "n_inner": 64, "rope_theta": 5000.0}

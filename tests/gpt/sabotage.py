@@ -14,9 +14,9 @@ import os
 import signal
 import sys
 
-from gpt import command_line
-from gpt.training import Trainer
+from gpt.training.trainer import Trainer
 from scripts import train
+from scripts.shared import command_line
 
 step, run = Trainer.step, Trainer.run
 plans = {}  # step -> what happens before it

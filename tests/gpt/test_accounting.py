@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, KVCache, LlamaConfig, accounting
-from gpt.config import PRESETS
+from gpt.model.config import PRESETS
 from minigrad import no_grad, optim, use_kernels
 from minigrad.inspection import memory, profile
 from tests.gpt.small import small_gpt, small_llama

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.bpe import (
+from gpt.files import read_pieces
+from gpt.tokenizer.bpe import (
     BYTE_ORDER,
     count_words,
     encode_word,
@@ -20,7 +21,6 @@ from gpt.bpe import (
     train_bpe_from_text,
     visible,
 )
-from gpt.files import read_pieces
 
 END = "<|endoftext|>"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

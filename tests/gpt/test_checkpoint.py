@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gpt import checkpoint as module
 from gpt import load_checkpoint, save_checkpoint
-from gpt.checkpoint import (
+from gpt.training import checkpoint as module
+from gpt.training.checkpoint import (
     CheckpointError,
     ModelKind,
     check_size,

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt import corpora, english
-from gpt.corpora import Corpus, load_corpus
-from gpt.data import (
+from gpt.console import progress_bar
+from gpt.files import atomic_write, cache_folder, write_text
+from gpt.tokenizer.tokenizer import Tokenizer
+from gpt.training import corpora, english
+from gpt.training.batches import (
     RandomBatches,
     get_batch,
     open_tokens,
@@ -25,10 +27,8 @@ from gpt.data import (
     validate_ids,
     write_tokens,
 )
-from gpt.download import download
-from gpt.files import atomic_write, cache_folder, write_text
-from gpt.progress import progress_bar
-from gpt.tokenizer import Tokenizer
+from gpt.training.corpora import Corpus, load_corpus
+from gpt.training.download import download
 
 # -- corpora ----------------------------------------------------------------------------------------------------------
 

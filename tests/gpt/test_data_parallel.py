@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from gpt import data_parallel, load_checkpoint
-from gpt.data import RandomBatches
-from gpt.data_parallel import ALONE, MPITeam, Team, start_team
-from gpt.run_log import read_log
+from gpt import load_checkpoint
+from gpt.training import data_parallel
+from gpt.training.batches import RandomBatches
+from gpt.training.data_parallel import ALONE, MPITeam, Team, start_team
+from gpt.training.log import read_log
 from minigrad import backend
 from scripts import train
 from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process, write_text

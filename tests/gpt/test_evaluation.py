@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt import Tokenizer
-from gpt.data import sequential_batches
-from gpt.evaluation import (
+from gpt.training.batches import sequential_batches
+from gpt.training.evaluation import (
     baseline_losses,
     bits_per_byte,
     evaluate,
@@ -21,7 +21,7 @@ from gpt.evaluation import (
     sliding_windows,
     token_losses,
 )
-from gpt.plots import plot_run
+from gpt.training.plots import plot_run
 from minigrad import no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
@@ -153,7 +153,7 @@ def test_more_windows_than_are_read_at_once(monkeypatch):
     model, ids = small_gpt(dtype="float64"), random_ids(100)
     expected = token_losses(model, ids, 3)
     for at_once in (1, 3 * BLOCK, 10**6):
-        monkeypatch.setattr("gpt.evaluation.TOKENS_AT_ONCE", at_once)
+        monkeypatch.setattr("gpt.training.evaluation.TOKENS_AT_ONCE", at_once)
         np.testing.assert_allclose(token_losses(model, ids, 3), expected, rtol=1e-12)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, KVCache
-from gpt.generation import Memory, Sampling, generate, stream
+from gpt.model.generation import Memory, Sampling, generate, stream
 from minigrad import no_grad, switches, use_kernels
 from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt, small_llama
 

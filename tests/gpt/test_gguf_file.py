@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt import gguf_file
-from gpt.gguf_file import BLOCKS, KINDS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
+from gpt.weights import gguf_file
+from gpt.weights.gguf_file import BLOCKS, KINDS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN
 from tests.scripts.running import ROOT, environment
@@ -334,5 +334,5 @@ def test_without_the_library_its_name_is_said(tmp_path, monkeypatch):
 
 
 def test_nothing_else_needs_the_library():
-    code = "import sys, gpt, gpt.loading, gpt.pretraining, finetune; assert 'gguf' not in sys.modules"
+    code = "import sys, gpt, gpt.training.loading, gpt.training.pretraining, finetune; assert 'gguf' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gpt import hub
+from gpt.weights import hub
 from tests.gpt.small import GOLDEN
 from tests.scripts.running import ROOT, environment
 
@@ -249,7 +249,8 @@ def test_without_the_library_the_way_out_is_named(tmp_path, monkeypatch):
 
 
 def test_importing_everything_imports_no_library_that_could_ask_the_network(tmp_path):
-    code = "import sys, gpt, gpt.loading, gpt.hub, scripts.generate; print('huggingface_hub' in sys.modules)"
+    modules = "gpt, gpt.training.loading, gpt.weights.hub, scripts.generate"
+    code = f"import sys, {modules}; print('huggingface_hub' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8"
     )

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from gpt import GPT, GPTConfig, Tokenizer, huggingface, save_checkpoint
-from gpt.huggingface_config import from_gpt_config, to_gpt_config
-from gpt.huggingface_weights import Weights
+from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt.weights import gpt2_huggingface
+from gpt.weights.huggingface_config import from_gpt_config, to_gpt_config
+from gpt.weights.huggingface_folder import Weights
 from minigrad import nn
 from tests.gpt.small import GOLDEN, small_gpt
 
@@ -73,7 +74,7 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-12)
     loss.backward()
     parameters = dict(model.named_parameters())
-    for row in huggingface.rows(model.config):
+    for row in gpt2_huggingface.rows(model.config):
         gradient = golden[f"gradient/transformer.{row.theirs}"]
         gradient = gradient.T if row.transposed else gradient
         np.testing.assert_allclose(parameters.pop(row.ours).grad, gradient, rtol=0, atol=1e-12)
@@ -145,7 +146,7 @@ def test_float16_is_loaded_as_float32(tmp_path):
     tensors, config = stored()
     halves = {name: array.astype(np.float16) for name, array in tensors.items()}
     model = GPT.from_pretrained(write(tmp_path, halves, config))
-    for row in huggingface.rows(model.config):
+    for row in gpt2_huggingface.rows(model.config):
         array = halves[row.theirs].astype(np.float32)
         found = model.state_dict()[row.ours]
         assert found.dtype == np.float32
@@ -202,7 +203,7 @@ def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
     assert (tmp_path / INDEX).exists() != (tmp_path / WEIGHTS).exists()
     found = GPT.from_pretrained(tmp_path).state_dict()
     theirs = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items()}
-    for row in huggingface.rows(GPTConfig(300, 24, 2, 2, 16)):
+    for row in gpt2_huggingface.rows(GPTConfig(300, 24, 2, 2, 16)):
         array = theirs[row.theirs].float().numpy()
         np.testing.assert_array_equal(found[row.ours], array.T if row.transposed else array)
 
@@ -220,7 +221,7 @@ def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
 )
 def test_every_size_is_understood_and_the_table_covers_it(config, preset):
     assert to_gpt_config(config) == GPTConfig.preset(preset, dropout=0.1)
-    total = sum(math.prod(row.our_shape) for row in huggingface.rows(to_gpt_config(config)))
+    total = sum(math.prod(row.our_shape) for row in gpt2_huggingface.rows(to_gpt_config(config)))
     assert total == GPTConfig.preset(preset).num_parameters()
 
 
@@ -233,13 +234,13 @@ def test_the_table_has_the_names_and_shapes_of_transformers(preset):
     config = from_gpt_config(GPTConfig.preset(preset))
     with torch.device("meta"):
         theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
-    expected = {row.theirs: row.their_shape for row in huggingface.rows(GPTConfig.preset(preset))}
+    expected = {row.theirs: row.their_shape for row in gpt2_huggingface.rows(GPTConfig.preset(preset))}
     assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
 
 
 def test_the_table_has_the_names_and_shapes_of_our_model():
     model = small_gpt()
-    expected = {row.ours: row.our_shape for row in huggingface.rows(model.config)}
+    expected = {row.ours: row.our_shape for row in gpt2_huggingface.rows(model.config)}
     assert expected == {name: array.shape for name, array in model.state_dict().items()}
 
 
@@ -272,7 +273,7 @@ def test_the_report_has_a_row_for_every_tensor(tmp_path):
     tensors["h.1.mlp.c_fc.weight"] = tensors["h.1.mlp.c_fc.weight"].T
     tensors["lm_head.weight"] = tensors["wte.weight"].copy()
     del tensors["ln_f.bias"]
-    matches = list(huggingface.report(write(tmp_path, tensors, config)))
+    matches = list(gpt2_huggingface.report(write(tmp_path, tensors, config)))
     problems = {match.name: match.problem for match in matches if match.problem}
     assert len(matches) == 2 + 2 * 12 + 2 + 2 and set(problems) == {"extra", "h.1.mlp.c_fc.weight", "ln_f.bias"}
     lines = [str(match).split() for match in matches]
@@ -284,7 +285,7 @@ def test_the_report_has_a_row_for_every_tensor(tmp_path):
     assert all(len(str(match)) < 130 for match in matches if not match.problem)
     write(tmp_path, tensors, {**config, "n_layer": 10**9})
     with pytest.raises(ValueError, match="asks for 1000000000 layers, but there are fewer tensors"):
-        list(huggingface.report(tmp_path))
+        list(gpt2_huggingface.report(tmp_path))
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------

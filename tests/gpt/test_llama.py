@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad.functional as F
-from gpt import KVCache, Llama, LlamaConfig, llama
+from gpt import KVCache, Llama, LlamaConfig
+from gpt.model import llama
 from minigrad import Tensor, nn, no_grad, optim, use_kernels
 from minigrad.functional import attention, rotary
 from tests.gpt.small import LLAMA, golden, random_ids, small_llama

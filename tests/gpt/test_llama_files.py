@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import gpt
-from gpt import Llama, LlamaConfig, Tokenizer, hub, load_checkpoint, save_checkpoint
-from gpt.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
-from gpt.gguf_file import GGUFError, GGUFFile
-from gpt.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
-from gpt.llama_huggingface import from_llama_config, rows, to_llama_config
-from gpt.loading import load_model
+from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
+from gpt.training.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
+from gpt.training.loading import load_model
+from gpt.weights import hub
+from gpt.weights.gguf_file import GGUFError, GGUFFile
+from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
+from gpt.weights.llama_huggingface import from_llama_config, rows, to_llama_config
 from minigrad import nn
 from minigrad.optim import AdamW
 from scripts import train

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.checkpoint import CheckpointError
-from gpt.loading import load_model
+from gpt.training.checkpoint import CheckpointError
+from gpt.training.loading import load_model
 from scripts import train
 from tests.gpt.small import GOLDEN, small_gpt
 from tests.scripts.running import run_here, write_text

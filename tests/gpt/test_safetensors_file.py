@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from gpt import safetensors_file
-from gpt.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
+from gpt.weights import safetensors_file
+from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]

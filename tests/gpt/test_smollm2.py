@@ -6,9 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from gpt import KVCache, Llama, LlamaConfig, Tokenizer, hub
-from gpt.gguf_file import GGUFFile
-from gpt.loading import load_model
+from gpt import KVCache, Llama, LlamaConfig, Tokenizer
+from gpt.training.loading import load_model
+from gpt.weights import hub
+from gpt.weights.gguf_file import GGUFFile
 from minigrad import no_grad, use_kernels
 from tests.gpt.small import GOLDEN
 

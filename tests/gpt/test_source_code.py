@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
-from gpt import source_code
-from gpt.corpora import load_corpus
-from gpt.source_code import _code_only, python_code
+from gpt.training import source_code
+from gpt.training.corpora import load_corpus
+from gpt.training.source_code import _code_only, python_code
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import tiktoken.load
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.bpe import visible
-from gpt.tokenizer import GPT2_FILES, Tokenizer
+from gpt.tokenizer.bpe import visible
+from gpt.tokenizer.tokenizer import GPT2_FILES, Tokenizer
 
 END, START = "<|endoftext|>", "<|im_start|>"
 CORPUS = (

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from gpt import GPT, GPTConfig, load_checkpoint, save_checkpoint, training
-from gpt.checkpoint import CheckpointError
-from gpt.data import RandomBatches, sequential_batches
-from gpt.evaluation import mean_loss
-from gpt.run_log import RunLog, read_log
-from gpt.training import Trainer, TrainingConfig
+from gpt import GPT, GPTConfig, load_checkpoint, save_checkpoint
+from gpt.training import trainer
+from gpt.training.batches import RandomBatches, sequential_batches
+from gpt.training.checkpoint import CheckpointError
+from gpt.training.evaluation import mean_loss
+from gpt.training.log import RunLog, read_log
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import backend, optim, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
 
@@ -126,7 +127,7 @@ def counted_batches():
 
 
 def loss_and_accuracy(model, batch):
-    loss, n, _ = training.language_model_loss(model, batch)
+    loss, n, _ = trainer.language_model_loss(model, batch)
     ids, targets = batch
     return loss, n, {"accuracy": int((model(ids).data.argmax(-1) == targets).sum())}
 
@@ -352,7 +353,7 @@ def not_finite_at(*batches, where="loss"):
     count = iter(range(1, 10**9))
 
     def loss_fn(model, batch):
-        loss, n, metrics = training.language_model_loss(model, batch)
+        loss, n, metrics = trainer.language_model_loss(model, batch)
         if next(count) in batches:
             number = model.lm_head.weight[0, 0]
             loss = loss * math.nan if where == "loss" else loss + (number - number.item()) ** 0.5  # infinite slope at 0
@@ -465,7 +466,7 @@ def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
         def write(self, text):
             pass
 
-    monkeypatch.setattr("gpt.run_log.open", lambda *_, **__: Full(), raising=False)
+    monkeypatch.setattr("gpt.training.log.open", lambda *_, **__: Full(), raising=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
         trainer.run()
     assert caught.value.filename == str(tmp_path / "log.jsonl")

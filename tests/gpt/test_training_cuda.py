@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from gpt import GPT, GPTConfig, load_checkpoint, training
-from gpt.data import RandomBatches, sequential_batches
-from gpt.evaluation import language_model_loss, mean_loss
-from gpt.run_log import read_log
-from gpt.training import Trainer, TrainingConfig
+from gpt import GPT, GPTConfig, load_checkpoint
+from gpt.training import trainer as trainer_module
+from gpt.training.batches import RandomBatches, sequential_batches
+from gpt.training.evaluation import language_model_loss, mean_loss
+from gpt.training.log import read_log
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import backend, optim, use_kernels
 from tests.gpt.small import SHAPE
 
@@ -146,7 +147,7 @@ def test_ten_skipped_steps_stop_the_run_at_the_next_line(tmp_path, cuda):
 
 
 def test_batches_that_nobody_has_looked_at_do_not_become_many(tmp_path, cuda, monkeypatch):
-    monkeypatch.setattr(training, "MAX_UNREAD", 3)
+    monkeypatch.setattr(trainer_module, "MAX_UNREAD", 3)
     trainer = a_trainer(tmp_path, "cuda")
     cuda.reset()
     for _ in range(7):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt import GPT, GPTConfig, verification
-from gpt.verification import TOLERANCE, Comparison
+from gpt import GPT, GPTConfig
+from gpt.weights import verification
+from gpt.weights.verification import TOLERANCE, Comparison
 from minigrad import Tensor, nn, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.normalization import LayerNorm

@@ -10,10 +10,10 @@ from minigrad.autograd import Context
 from minigrad.backend import module_of, to_device, to_numpy
 from minigrad.functional.activation import Gelu, Softmax
 from minigrad.functional.heads import SplitHeads
-from minigrad.kernels import FAST
+from minigrad.kernels.cpu.linear import FastGelu
 from minigrad.kernels.cuda import CUDA, adam, cross_entropy, embedding, gelu, launch, layer_norm, many_arrays, swiglu
 from minigrad.kernels.cuda import rotary as rotary_embedding
-from minigrad.kernels.linear import FastGelu
+from minigrad.kernels.dispatch import FAST
 from tests.cuda_emulation.run import KernelError
 
 pytestmark = [

@@ -21,7 +21,7 @@ from minigrad.functional import (
     reduction,
     shape,
 )
-from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 
 
 def failure(fn, inputs, op=None, backward=None):

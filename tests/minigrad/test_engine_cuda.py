@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import minigrad.functional as F
 from minigrad import Tensor, autocast, backend, inspection, nn, optim
 from minigrad.autograd import Function
-from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.precision import round_bfloat16
 from tests.minigrad.test_ops_gradients import CASES, as_tuple
 from tests.standin import arrays, counters

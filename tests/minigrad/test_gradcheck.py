@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, autocast, jacobian, manual_seed, no_grad, use_kernels
-from minigrad.gradcheck import GradcheckError, band, gradcheck
+from minigrad import Function, Tensor, autocast, manual_seed, no_grad, use_kernels
+from minigrad.gradcheck import jacobian
+from minigrad.gradcheck.check import GradcheckError, band, gradcheck
 
 
 class Twice(Function):

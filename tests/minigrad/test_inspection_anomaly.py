@@ -8,7 +8,7 @@ import pytest
 import minigrad.functional as F
 from minigrad import Function, Tensor, nn, switches
 from minigrad.inspection import AnomalyError, detect_anomaly, memory, profile
-from minigrad.kernels import use_kernels
+from minigrad.kernels.dispatch import use_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own remark about each NaN
 

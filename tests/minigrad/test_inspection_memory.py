@@ -9,7 +9,7 @@ import pytest
 import minigrad.functional as F
 from minigrad import Tensor, no_grad, switches
 from minigrad.inspection import memory
-from minigrad.kernels import use_kernels
+from minigrad.kernels.dispatch import use_kernels
 
 
 def leaf(*shape):

@@ -9,8 +9,8 @@ import minigrad.functional as F
 from minigrad import Function, Tensor, no_grad, switches
 from minigrad.inspection import profile
 from minigrad.inspection.flops import FLOPS
-from minigrad.inspection.watching import watching
-from minigrad.kernels import textbook_functions, use_kernels
+from minigrad.inspection.observers import watching
+from minigrad.kernels.dispatch import textbook_functions, use_kernels
 from minigrad.precision import autocast
 
 B, T, C, V = 2, 3, 4, 7

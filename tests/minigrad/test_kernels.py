@@ -10,8 +10,9 @@ from minigrad import Function, Tensor, manual_seed, no_grad, switches, use_kerne
 from minigrad.autograd import Context
 from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
-from minigrad.kernels import FAST, textbook_functions, threads
-from minigrad.kernels.attention import FastSplitHeads, TiledAttention
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
+from minigrad.kernels.dispatch import FAST, textbook_functions
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor
-from minigrad.gradcheck import gradcheck
+from minigrad.gradcheck.check import gradcheck
 from tests.minigrad.strategies import arrays, axes, axis, broadcast_shapes, shapes
 
 

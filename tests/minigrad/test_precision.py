@@ -7,7 +7,7 @@ import minigrad
 import minigrad.functional as F
 from minigrad import Function, Tensor, autocast, nn, no_grad, optim, switches
 from minigrad.inspection import detect_anomaly
-from minigrad.kernels import FAST, textbook_functions, use_kernels
+from minigrad.kernels.dispatch import FAST, textbook_functions, use_kernels
 from minigrad.precision import round_bfloat16
 
 

@@ -2,8 +2,8 @@
 
 import json
 
-from gpt.checkpoint import load_state, save_checkpoint
-from gpt.run_log import read_log
+from gpt.training.checkpoint import load_state, save_checkpoint
+from gpt.training.log import read_log
 from tests.finetune.preferences import small_policy, small_template
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt import command_line
+from scripts.shared import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 270, "batch-size": 4}

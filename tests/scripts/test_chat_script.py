@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from finetune.chat import IM_END, IM_START
+from finetune.data.chat_template import IM_END, IM_START
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed, use_kernels
 from scripts import chat

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from gpt.checkpoint import load_state
-from gpt.pretraining import PretrainingConfig, pretrain
-from gpt.training import TrainingConfig
+from gpt.training.checkpoint import load_state
+from gpt.training.pretraining import PretrainingConfig, pretrain
+from gpt.training.trainer import TrainingConfig
 from minigrad import use_kernels
 from scripts import demo
 from tests.scripts.running import refusal, run_here, run_process, write_text

@@ -5,10 +5,11 @@ import signal
 
 import pytest
 
-from finetune import dpo_run, pairs
+from finetune.data import pairs
+from finetune.stages import dpo as dpo_stage
 from gpt import load_checkpoint
-from gpt.run_log import read_log
-from gpt.training import Trainer
+from gpt.training.log import read_log
+from gpt.training.trainer import Trainer
 from minigrad import use_kernels
 from scripts import dpo
 from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
@@ -101,7 +102,7 @@ def test_the_other_losses(given, tmp_path, kind):
 def test_the_built_in_pairs_are_judged(given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pairs, "TRAIN_PAIRS", 12)
     monkeypatch.setattr(pairs, "TEST_PAIRS", 6)
-    monkeypatch.setattr(dpo_run, "TEST_ITEMS", 4)
+    monkeypatch.setattr(dpo_stage, "TEST_ITEMS", 4)
     write_model(tmp_path / "sft")
     large = load_checkpoint(tmp_path / "sft").model.config.block_size
     assert large == 64  # too short for the built-in questions in this tokenizer: they are shortened, and it says so

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.evaluation import score_text
-from gpt.loading import load_model
+from gpt.training.evaluation import score_text
+from gpt.training.loading import load_model
 from minigrad import manual_seed, use_kernels
 from scripts import evaluate
 from tests.scripts.running import STORY, refusal, run_here, run_process, write_text

@@ -67,10 +67,10 @@ def test_an_answer_that_is_called_says_so():
     program = (
         "from scripts.exercises import source\n"
         "from minigrad.functional.activation import Tanh\n"
-        "from gpt.bpe import merge\n"
-        "import gpt.bpe\n"
+        "from gpt.tokenizer.bpe import merge\n"
+        "import gpt.tokenizer.bpe\n"
         "source.refuse([Tanh, merge])\n"
-        "for call in (lambda: Tanh.forward(None, 1), lambda: gpt.bpe.merge([], ())):\n"
+        "for call in (lambda: Tanh.forward(None, 1), lambda: gpt.tokenizer.bpe.merge([], ())):\n"
         "    try:\n        call()\n"
         "    except source.UsesLibrary as error:\n        print(error)\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Function, use_kernels
-from minigrad.gradcheck import gradcheck
+from minigrad.gradcheck.check import gradcheck
 from scripts.gradcheck import main, op_samples
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -72,10 +72,10 @@ def test_every_lesson_but_the_first_is_in_the_table():
 
 
 def test_a_name_that_is_not_there_is_noticed():
-    assert Place("gpt/model.py", "GPT.body").line() > Place("gpt/model.py", "GPT").line() > 1
-    assert Place("gpt/model.py", "model.py").line() == 1
+    assert Place("gpt/model/gpt2.py", "GPT.body").line() > Place("gpt/model/gpt2.py", "GPT").line() > 1
+    assert Place("gpt/model/gpt2.py", "gpt2.py").line() == 1
     for wrong in ("Gpt", "GPT.backward", "forward"):
-        assert Place("gpt/model.py", wrong).line() is None
+        assert Place("gpt/model/gpt2.py", wrong).line() is None
 
 
 def test_lessons_send_to_exercises_files_and_bugs_that_exist():
@@ -119,8 +119,9 @@ def test_every_exercise_is_on_the_path_once(tmp_path, capsys):
 def test_a_concept_is_found_with_its_places(capsys):
     assert run_here(lesson.main, "find", "kv", "cach") == 0
     shown = capsys.readouterr().out
-    line = Place("gpt/kv_cache.py", "KVCache").line()
-    assert f"gpt/kv_cache.py:{line}" in shown and "433_efficiency.py" in shown and "exercise.py start kv_cache" in shown
+    line = Place("gpt/model/kv_cache.py", "KVCache").line()
+    assert f"gpt/model/kv_cache.py:{line}" in shown and "433_efficiency.py" in shown
+    assert "exercise.py start kv_cache" in shown
 
 
 def test_what_is_not_there_is_said(capsys):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from gpt import Llama
-from gpt.checkpoint import save_checkpoint
-from gpt.loading import load_model
-from gpt.run_log import read_log
+from gpt.training.checkpoint import save_checkpoint
+from gpt.training.loading import load_model
+from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import generate, lora
 from tests.finetune.small import small_chat_model

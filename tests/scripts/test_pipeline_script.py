@@ -10,12 +10,13 @@ import signal
 import numpy as np
 import pytest
 
-from finetune import dpo_run, instruct, pairs, pipeline, pipeline_stages, ppo_run
-from finetune.ppo_training import PPOConfig
+from finetune.data import pairs
 from finetune.quantization.folder import is_quantized, load_quantized
+from finetune.stages import dpo, pipeline, pipeline_stages, ppo, sft
+from finetune.stages.ppo_loop import PPOConfig
 from gpt import Llama, LlamaConfig, save_checkpoint
-from gpt.checkpoint import load_run, load_state
-from gpt.training import Trainer
+from gpt.training.checkpoint import load_run, load_state
+from gpt.training.trainer import Trainer
 from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from tests.finetune.small import small_tokenizer
@@ -26,7 +27,7 @@ from tests.scripts.running import refusal, run_here, run_process, write_text
 def small(tmp_path_factory):
     """All stages in small: little data, few steps, a model that is hardly one."""
     text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
-    demo_config, chance = pipeline_stages.demo_config, "finetune.reward_run.CHANCE"
+    demo_config, chance = pipeline_stages.demo_config, "finetune.stages.reward.CHANCE"
 
     def small_config(short, out_dir, seed, made_by):
         config = demo_config(short, out_dir, seed, made_by)
@@ -42,7 +43,7 @@ def small(tmp_path_factory):
         patch.setattr(pipeline_stages, "PPOConfig", small_ppo)
         patch.setattr(pipeline, "SHORT_QUESTIONS", 4)
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
-        few = {instruct: (40, 4), pairs: (24, 6), ppo_run: (12, 3), dpo_run: (None, 3)}
+        few = {sft: (40, 4), pairs: (24, 6), ppo: (12, 3), dpo: (None, 3)}
         for module, (train, test) in few.items():
             what = "PAIRS" if module is pairs else "ITEMS"
             patch.setattr(module, f"TEST_{what}", test)

@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from finetune import ppo_run
-from finetune.chat import IM_END, IM_START
-from finetune.ppo_training import PPOTrainer
+from finetune.data.chat_template import IM_END, IM_START
+from finetune.stages import ppo as ppo_stage
+from finetune.stages.ppo_loop import PPOTrainer
 from gpt import Tokenizer, load_checkpoint
-from gpt.checkpoint import load_run, save_checkpoint
-from gpt.run_log import read_log
+from gpt.training.checkpoint import load_run, save_checkpoint
+from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import ppo, reward
 from tests.finetune.preferences import small_policy, small_template
@@ -100,8 +100,8 @@ def test_a_run_without_a_price_is_drawn_beside_another(given, finished, tmp_path
 
 
 def test_the_built_in_questions_are_judged(given, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ppo_run, "TRAIN_ITEMS", 12)
-    monkeypatch.setattr(ppo_run, "TEST_ITEMS", 3)
+    monkeypatch.setattr(ppo_stage, "TRAIN_ITEMS", 12)
+    monkeypatch.setattr(ppo_stage, "TEST_ITEMS", 3)
     template = small_template()
     save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))
     template.tokenizer.save(tmp_path / "sft")

@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from finetune import pairs
-from finetune.heads import HEAD_KIND
-from finetune.reward_run import load_reward_model
+from finetune.data import pairs
+from finetune.objectives.gpt_with_head import HEAD_KIND
+from finetune.stages.reward import load_reward_model
 from gpt import load_checkpoint
-from gpt.run_log import read_log
-from gpt.training import Trainer
+from gpt.training.log import read_log
+from gpt.training.trainer import Trainer
 from minigrad import use_kernels
 from scripts import reward
 from tests.finetune.preferences import small_policy, small_template
@@ -87,7 +87,7 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, fin
 def test_the_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pairs, "TRAIN_PAIRS", 30)
     monkeypatch.setattr(pairs, "TEST_PAIRS", 9)
-    from gpt.checkpoint import save_checkpoint
+    from gpt.training.checkpoint import save_checkpoint
 
     template = small_template()
     save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gpt.checkpoint import load_state, save_checkpoint
-from gpt.run_log import read_log
+from gpt.training.checkpoint import load_state, save_checkpoint
+from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import classify, dpo, evaluate, generate, lora, ppo, reward, sft, train
 from tests.finetune.small import small_chat_model

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from finetune.instruct import SFTConfig, settings_of
-from gpt.checkpoint import load_state, save_checkpoint
-from gpt.run_log import read_log
+from finetune.stages.sft import SFTConfig, settings_of
+from gpt.training.checkpoint import load_state, save_checkpoint
+from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import sft
 from tests.finetune.small import small_chat_model

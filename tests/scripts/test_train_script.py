@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt import Tokenizer, checkpoint, command_line, load_checkpoint
-from gpt.checkpoint import has_checkpoint
-from gpt.run_log import read_log
+from gpt import Tokenizer, load_checkpoint
+from gpt.training import checkpoint
+from gpt.training.checkpoint import has_checkpoint
+from gpt.training.log import read_log
 from minigrad import backend, use_kernels
 from scripts import train
+from scripts.shared import command_line
 from tests.scripts.running import ROOT, SMALL_RUN, command, environment, refusal, run_here, run_process, write_text
 
 

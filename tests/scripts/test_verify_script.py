@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.huggingface_weights import WEIGHTS
-from gpt.safetensors_file import SafetensorsFile, write_safetensors
+from gpt.weights.huggingface_folder import WEIGHTS
+from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import manual_seed, use_kernels
 from scripts import compare_torch, verify_gpt2
 from tests.gpt.small import GOLDEN, small_llama

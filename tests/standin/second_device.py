@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt.training import Trainer
+from gpt.training.trainer import Trainer
 from minigrad import Tensor, backend, kernels, nn, tensor
 
 from . import arrays

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from gpt import hub
+from gpt.weights import hub
 
 FILE = Path(__file__).resolve().parent / "smollm2.npz"
 NEW = 48

@@ -1,0 +1,250 @@
+"""Adapter folders: what LoRA has learned, saved without the base model, in the format of PEFT.
+
+    adapter_config.json           rank, alpha, which modules
+    adapter_model.safetensors     A and B of each adapted layer, and the modules that were trained whole
+
+Ours load in PEFT, PEFT's load here (`peft_format` has names and layouts). An adapter is a few megabytes, and without
+its base model it is nothing, so the file also says beside which weights it was trained: their SHA-256 stands in its
+metadata, where PEFT looks over it.
+
+One thing PEFT's format cannot say: that of `c_attn` only some slices are adapted. Such an adapter is saved with the
+rank of all its slices together, and with zeros in B where the others are. That is the same function; who trains it on
+trains those zeros, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.files import parse_json, read_text, write_text
+from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
+from minigrad import nn
+from minigrad.backend import to_device, to_numpy
+
+from .lora import LoRAConfig, LoRALinear, attach, lora_layers, new_layers
+from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
+from .targets import ends_with, full_names, is_inside, is_linear, tied_partners
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_SHA256 = "base_sha256"  # in the metadata of adapter_model.safetensors
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def base_fingerprint(model: nn.Module, modules_to_save: Iterable[str] = ()) -> str:
+    """The SHA-256 of the weights beside which the adapters of `model` stand, or would: names, shapes, numbers.
+
+    The same before and after adapters are attached and trained, and another one after they are merged.
+    """
+    digest = hashlib.sha256()
+    whole = full_names(model, modules_to_save)
+    for name, array in sorted(model.state_dict().items()):
+        if name.endswith((".lora_A", ".lora_B")) or is_inside(name, whole):
+            continue
+        host = to_numpy(array)
+        host = host.astype("<f4" if host.dtype.kind == "f" else host.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name.replace('.base.', '.')} {host.dtype.str} {host.shape}\n".encode())
+        digest.update(np.ascontiguousarray(host).data)
+    return digest.hexdigest()
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: str = "") -> None:
+    """Write the adapters of a model into a new folder; base_name is where the model beside them is from.
+
+    Raises ValueError where the model has no adapters, FileExistsError where the folder holds some already.
+    """
+    folder = Path(folder)
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError("the model has no LoRA adapters to save: they were merged or removed, or never applied")
+    if (folder / CONFIG).exists():
+        raise FileExistsError(f"{folder} holds an adapter already: choose another folder, or delete it")
+    config = next(iter(layers.values())).config
+    rank = max(layer.rank for layer in layers.values())
+    task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
+    conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
+    settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
+    settings["modules_to_save"] = _for_peft(model, config.modules_to_save) or None
+    tensors = _pairs(layers, rank)
+    for name, parameter in _parameters(model, config.modules_to_save).items():
+        tensors[PREFIX + name] = as_stored(name, to_numpy(parameter.data)).astype(np.float32)
+    metadata = {"format": "pt", BASE_SHA256: base_fingerprint(model, config.modules_to_save)}
+    write_safetensors(folder / WEIGHTS, tensors, metadata)
+    write_text(folder / CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it the adapter is complete
+
+
+def _pairs(layers: Mapping[str, LoRALinear], rank: int) -> dict[str, np.ndarray]:
+    """A and B of all layers, at one rank: those of a lower one are filled up with zeros."""
+    tensors = {}
+    for name, layer in layers.items():
+        missing = (0, rank - layer.rank)
+        lora_A, lora_B = to_numpy(layer.lora_A.data), to_numpy(layer.whole_B().data)
+        tensors[PREFIX + name + A] = np.pad(lora_A, (missing, (0, 0))).astype(np.float32)  # (rank, in)
+        tensors[PREFIX + name + B] = np.pad(lora_B, ((0, 0), missing)).astype(np.float32)  # (out, rank)
+    return tensors
+
+
+def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
+    """The last parts of these layers' names, such as "c_attn", if they mean just these layers; else whole names."""
+    layers = list(layers)
+    last = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+    return last if set(full_names(model, last)) == set(layers) else tuple(layers)
+
+
+def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
+    """Names by which PEFT finds these modules and no others: the same ones, or whole names."""
+    names: list[str] = []
+    for name in modules:
+        names += [name] if _peft_finds(model, name) == (name,) else full_names(model, [name])
+    return names
+
+
+def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
+    """The modules that PEFT trains as a whole by a name: all whose names end in it, and be it within a word. "norm"
+    is "input_layernorm", too. (name,) if these are the ones that we find.
+    """
+    found = [full for full, _ in model.named_modules() if full.endswith(name)]
+    return (name,) if found and found == full_names(model, [name]) else tuple(found)
+
+
+def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these modules; a tied one under each of its names."""
+    found: dict[str, nn.Parameter] = {}
+    for name in full_names(model, modules):
+        found |= {f"{name}.{below}": parameter for below, parameter in model.get_submodule(name).named_parameters()}
+    return found
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: bool = True) -> LoRAConfig:
+    """Attach the adapter in a folder to its base model, for use or for more training; returns its settings.
+
+    check_base=False takes one that was trained beside other weights, such as quantized ones, if the shapes fit. Raises
+    FileNotFoundError, SafetensorsError for a damaged file, and AdapterError where the folder asks for what is not
+    supported or is of another model; `model` is as before then.
+    """
+    folder = Path(folder)
+    settings = _read_settings(folder)
+    config = from_peft(settings, str(folder / CONFIG))
+    with SafetensorsFile(_weights_path(folder)) as file:
+        # PEFT names the heads of all kinds of models there, "classifier" beside "score".
+        present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
+        if settings.get("ensure_weight_tying"):  # then PEFT trains their partners, too, without saying which
+            present = (*present, *tied_partners(model, present))
+        config = dataclasses.replace(config, modules_to_save=present)
+        try:
+            adapted = _adapted_layers(model, config, file)
+            _check_none_is_missing(model, settings, adapted)
+            if check_base:
+                _check_base(model, config, file)
+        except AdapterError as error:
+            raise AdapterError(f"{folder} is no adapter for this model: {error}") from None
+        config = dataclasses.replace(config, target_modules=_short_names(model, adapted))
+        layers = new_layers(model, config)
+        for name, layer in layers.items():
+            _write(layer.lora_A, _finite(file, PREFIX + name + A))
+            _write(layer.lora_B, _finite(file, PREFIX + name + B))
+        learned = _read_whole(model, config, file)
+    attach(model, layers)
+    parameters = _parameters(model, config.modules_to_save)
+    for name, array in learned.items():
+        _write(parameters[name], array)
+    return config
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    try:
+        return parse_json(read_text(folder / CONFIG), str(folder / CONFIG))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing") from None
+
+
+def _weights_path(folder: Path) -> Path:
+    pickle = folder / "adapter_model.bin"
+    if pickle.exists() and not (folder / WEIGHTS).exists():
+        raise AdapterError(f"{pickle} is a pickle, which can run code; save the adapter as {WEIGHTS}")
+    return folder / WEIGHTS
+
+
+def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:
+    """The names of the layers that the file has A and B for; raises AdapterError unless every tensor has its place.
+
+    The names of the tensors say it, not target_modules: that may be a regular expression, and a stranger's could run
+    for ever.
+    """
+    modules, shapes = dict(model.named_modules()), file.shapes
+    whole = _parameters(model, config.modules_to_save)
+    places = {PREFIX + name: as_stored(name, parameter.data).shape for name, parameter in whole.items()}
+    adapted = [key[len(PREFIX) : -len(A)] for key in shapes if key.startswith(PREFIX) and key.endswith(A)]
+    for name in adapted:
+        layer: Any = modules.get(name)
+        if layer is None or not is_linear(layer):
+            raise AdapterError(f"it adapts {name}, and here is no linear layer of that name")
+        places[PREFIX + name + A] = (config.r, layer.in_features)
+        places[PREFIX + name + B] = (layer.out_features, config.r)
+    for key in [*shapes, *places]:
+        if key not in places:
+            raise AdapterError(f"its tensor {key} has no place here")
+        if key not in shapes:
+            raise AdapterError(f"its tensor {key} is missing")
+        if shapes[key] != places[key] or file.entries[key].dtype not in FLOATS:
+            got = f"{file.entries[key].dtype} of shape {shapes[key]}"
+            raise AdapterError(f"{key} is {got}; with r = {config.r}, numbers of shape {places[key]} would fit")
+    if not adapted:
+        raise AdapterError("it adapts no layer")
+    return adapted
+
+
+def _check_none_is_missing(model: nn.Module, settings: dict[str, Any], adapted: list[str]) -> None:
+    """Raise AdapterError for a layer that is in target_modules, where these are names, and not in the file."""
+    targets = settings.get("target_modules")
+    if not isinstance(targets, list) or settings.get("layers_to_transform") or settings.get("exclude_modules"):
+        return
+    for name in full_names(model, [target for target in targets if isinstance(target, str)]):
+        if name not in adapted:
+            raise AdapterError(f"it has nothing for {name}, which is in its target_modules")
+
+
+def _check_base(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> None:
+    expected = file.metadata.get(BASE_SHA256)
+    if expected is not None and expected != base_fingerprint(model, config.modules_to_save):
+        raise AdapterError(
+            "it was trained beside other weights of the same shapes (in Python, check_base=False uses it beside these "
+            "all the same)"
+        )
+
+
+def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:
+    """The parameters of the modules that were trained whole, in our layout."""
+    parameters = _parameters(model, config.modules_to_save)
+    arrays = {name: as_stored(name, _finite(file, PREFIX + name)) for name in parameters}
+    first: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        twin = first.setdefault(id(parameter), name)
+        if not np.array_equal(arrays[twin], arrays[name]):
+            raise AdapterError(f"{file.path}: {twin} and {name} differ, but are one and the same in this model")
+    return arrays
+
+
+def _finite(file: SafetensorsFile, key: str) -> np.ndarray:
+    array = file.read(key)
+    if not np.isfinite(array).all():
+        raise AdapterError(f"{file.path}: {key} is not finite (nan or inf)")
+    return array
+
+
+def _write(parameter: nn.Parameter, array: np.ndarray) -> None:
+    parameter.data[...] = to_device(array, parameter.device)
+    parameter.version += 1

@@ -1,0 +1,278 @@
+"""LoRA: fine-tuning through a detour of low rank, beside weights that stay as they are.
+
+What fine-tuning adds to a weight matrix W (out, in) has few directions that matter. So it is written as a product of
+two thin matrices, and these alone are learned:
+
+    h = W x + scaling * B A x           A (r, in), B (out, r),   scaling = alpha / r
+
+    x ----- W (frozen) ------ + ---> h
+     \\-- A --> r numbers -- B --/
+
+B is zero at first, so that training starts from the model as it was. A and B are r (in + out) numbers in place of in *
+out, and only they need gradients and Adam's moments: that is what makes fine-tuning fit into a small memory. Afterwards
+W + scaling * B A is one matrix again, so that using the model costs nothing extra.
+
+The model knows nothing of all this: its `Linear` layers are replaced from outside by a `LoRALinear` around them. What
+is around a quantized layer is QLoRA.
+
+Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model, of
+one rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, nn
+from minigrad.backend import Array, device_of, module_of, to_device
+from minigrad.nn.module import empty_parameter
+
+from .. import architectures
+from .targets import check_modules_to_save, full_names, holders, is_inside, target_names
+
+FUSED = "c_attn"  # the layer that computes query, key and value in one product, each a third of its outputs
+SLICES = ("q", "k", "v")  # in this order
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """What is adapted, and how.
+
+    r: the rank. alpha: scaling = alpha / r, so that another r needs no other learning rate; with `use_rslora` alpha /
+    sqrt(r), which keeps the detour's size for large ranks, too (Kalajdzievski 2023, "A rank stabilization scaling
+    factor for fine-tuning with LoRA"). dropout: probability, on what enters the detour, in training.
+    target_modules: the linear layers to adapt, by the last parts of their names ("c_attn", "mlp.c_proj"); or one text:
+    "all-linear" for all but the output layer, or a regular expression for whole names. None: what makes queries and
+    values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: of `c_attn` only these
+    outputs, ("q", "v") in the paper; none means all of it. modules_to_save: modules that are trained as a whole
+    beside the adapters, such as a new head ("score"). Raises ValueError for settings out of range.
+
+    >>> LoRAConfig(r=8, alpha=16).scaling, LoRAConfig(r=16, alpha=16, use_rslora=True).scaling
+    (2.0, 4.0)
+    """
+
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | str | None = None
+    slices: tuple[str, ...] = ()
+    use_rslora: bool = False
+    modules_to_save: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise ValueError(f"the rank r must be an integer >= 1, got {self.r!r}")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha must be a number > 0, got {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        for name in ("target_modules", "slices", "modules_to_save"):  # lists, as JSON has them, become tuples
+            if not isinstance(getattr(self, name), str | None):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.target_modules is not None and not self.target_modules:
+            raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
+        if not set(self.slices) <= set(SLICES) or len(set(self.slices)) < len(self.slices):
+            raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
+
+    @property
+    def scaling(self) -> float:
+        """By what the detour is multiplied."""
+        return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+
+def detour_parameters(in_features: int, out_features: int, r: int) -> int:
+    """How many numbers the detour of one layer has: r (in + out), in place of in * out.
+
+    >>> 768 * 768 / detour_parameters(768, 768, r=8)
+    48.0
+    """
+    return r * (in_features + out_features)
+
+
+class LoRALinear(nn.Module):
+    """h = base(x) + scaling * B A x, around any layer with `in_features` and `out_features`: x (..., in) -> (..., out).
+
+    lora_A (r, in), uniform in ±1/sqrt(in) at first; lora_B (out, r), zero at first. With n `slices` each of them has
+    its own pair, one below the other: lora_A (n r, in), lora_B (n out/3, r).
+    """
+
+    def __init__(self, base: Any, config: LoRAConfig, slices: tuple[str, ...] = ()):
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        if slices and self.out_features % len(SLICES):
+            raise ValueError(f"{self.out_features} outputs are no query, key and value of one size")
+        self.config, self.slices = config, slices
+        self.dropout = nn.Dropout(config.dropout)
+        self.training = base.training
+        self.dropout.training = base.training
+        rows = self.out_features // len(SLICES) * len(slices) if slices else self.out_features
+        A = nn.init.kaiming_uniform_(empty_parameter(self.rank, self.in_features), a=math.sqrt(5))
+        B = nn.init.zeros_(empty_parameter(rows, config.r))
+        self.lora_A, self.lora_B = (_as_beside(base, p) for p in (A, B))
+
+    @property
+    def rank(self) -> int:
+        """Of the detour as a whole: r, for each slice."""
+        return self.config.r * max(len(self.slices), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
+        return self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
+
+    def whole_B(self) -> Tensor:
+        """B (out, rank). With slices, each slice's own B in its place and zeros elsewhere.
+
+        For ("q", "v"), rows being the outputs of q, k and v, and columns the rows of A:
+
+            [ B_q   0  ]
+            [  0    0  ]
+            [  0   B_v ]
+        """
+        if not self.slices:
+            return self.lora_B
+        third, n = self.out_features // len(SLICES), len(self.slices)
+        columns = []
+        for B, name in zip(F.split(self.lora_B, third), self.slices, strict=True):  # each (out/3, r)
+            above = SLICES.index(name) * third
+            columns.append(F.pad(B, (0, 0, above, self.out_features - above - third)))  # (out, r)
+        return columns[0] if n == 1 else F.cat(columns, dim=1)
+
+    def delta(self) -> Array:
+        """What merging adds to the weight: scaling * B A, (out, in)."""
+        return (self.whole_B().data * self.config.scaling) @ self.lora_A.data
+
+    def extra_repr(self) -> str:
+        return f"r={self.config.r}" + (f" of {', '.join(self.slices)}" if self.slices else "")
+
+
+def _as_beside(base: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter on the device of `base`, and in float64 if `base` is: a quantized layer computes in float32."""
+    state = list(base.state_dict().values())
+    dtype = np.float64 if any(array.dtype == np.float64 for array in state) else np.float32
+    parameter.data = parameter.data.astype(dtype, copy=False)
+    if state:
+        parameter.data = to_device(parameter.data, device_of(state[0]))
+    return parameter
+
+
+# --- into the model and out of it -------------------------------------------------------------------------------------
+
+
+def apply_lora(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
+    """Freeze a model and put a detour beside each layer that `config` names; returns the new layers by name.
+
+    Only `lora_A`, `lora_B` and `modules_to_save` can be trained then, and for nothing else a gradient is computed.
+    Raises ValueError, with the model as it was, where a name fits no layer or the model has adapters already.
+    """
+    layers = new_layers(model, config)
+    attach(model, layers)
+    return layers
+
+
+def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
+    """A `LoRALinear` around each layer that `config` names, by name; the model is not changed. Raises ValueError."""
+    if lora_layers(model):
+        raise ValueError("the model has LoRA adapters already: merge_lora or remove_lora comes first")
+    check_modules_to_save(model, config.modules_to_save)
+    whole = full_names(model, config.modules_to_save)
+    layers = {}
+    targets = architectures.of(model).targets if config.target_modules is None else config.target_modules
+    for name in target_names(model, targets):
+        if is_inside(name, whole):
+            raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
+        slices = config.slices if name.rpartition(".")[2] == FUSED else ()
+        layers[name] = LoRALinear(model.get_submodule(name), config, slices)
+    if config.slices and not any(layer.slices for layer in layers.values()):
+        raise ValueError(f"slices {', '.join(config.slices)} are of {FUSED}, which is not in target_modules")
+    return layers
+
+
+def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
+    """Put layers that are made already into their places, and freeze all but them and their `modules_to_save`."""
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
+        layer.lora_A.requires_grad_()
+        layer.lora_B.requires_grad_()
+        for saved in full_names(model, layer.config.modules_to_save):
+            model.get_submodule(saved).requires_grad_()
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The adapted layers of a model by name; empty if there are none."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def remove_lora(model: nn.Module) -> dict[str, LoRALinear]:
+    """Take all adapters out, so that the model is what it was, and can be trained; returns them by name.
+
+    `modules_to_save` keep what they learned. Raises ValueError if there are none.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError("the model has no LoRA adapters: they were merged or removed already, or never applied")
+    for name, layer in layers.items():
+        model.set_submodule(name, layer.base)
+    model.requires_grad_()
+    return layers
+
+
+def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
+    """W <- W + scaling * B A, and each detour is taken out: the model is a plain one again, with the same names.
+
+    Equal to the adapted model to rounding. Returns the layers that were taken out, for `unmerge_lora`. Raises
+    ValueError, with the model as it was, where there are none, and where a weight cannot take it up: it is quantized,
+    of half precision, or also another layer's.
+    """
+    for name, layer in lora_layers(model).items():
+        _check_mergeable(model, name, layer)
+    layers = remove_lora(model)
+    for layer in layers.values():
+        _add(layer.base.weight, layer.delta())
+    return layers
+
+
+def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
+    """Undo `merge_lora`, which returned `layers`: W <- W - scaling * B A, to rounding, and the detours beside it.
+
+    Raises ValueError, with the model as it was, where `layers` are not merged into this model.
+    """
+    modules = dict(model.named_modules())
+    for name, layer in layers.items():
+        if modules.get(name) is not layer.base:
+            raise ValueError(f"{name} is not the layer that the adapter was merged into: there is nothing to unmerge")
+    for layer in layers.values():
+        _add(layer.base.weight, -layer.delta())
+    attach(model, layers)
+
+
+def _add(weight: Tensor, delta: Array) -> None:
+    weight.data += delta
+    weight.version += 1
+
+
+def _check_mergeable(model: nn.Module, name: str, layer: LoRALinear) -> None:
+    if type(layer.base) is not nn.Linear:
+        raise ValueError(
+            f"{name} is a {type(layer.base).__name__}: the sum would have to be rounded to its few values, so that the "
+            "adapter would be lost in part; merge it into the model before quantization"
+        )
+    weight = layer.base.weight
+    if weight.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first")
+    for partner, module in holders(model, weight).items():
+        if module is not layer.base:
+            raise ValueError(f"{name} shares its weight with {partner}: merging would change both")
+    xp = module_of(weight.data)
+    if not all(xp.isfinite(p.data).all() for p in (layer.lora_A, layer.lora_B)):
+        raise ValueError(f"the adapter of {name} is not finite (nan or inf): merging it would destroy the weight")

@@ -1,0 +1,324 @@
+"""Data for fine-tuning: conversations, preferences and labelled texts, from files or from `tasks`, and batches of them.
+
+The formats are those that are passed around, one JSON object per line (or a JSON array of them, as Alpaca's):
+
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+    {"prompt": "...", "completion": "..."}
+    {"instruction": "...", "input": "", "output": "..."}            Alpaca (Taori et al. 2023)
+    {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
+    {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
+
+A file is input from outside: whatever does not fit is a ValueError that names file, line and field.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from gpt.files import read_text, write_text
+
+from .chat_template import Message, check_messages
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A conversation whose last message, the assistant's, is what to learn. `place`: its file and line, for errors."""
+
+    messages: list[Message]
+    place: str = dataclasses.field(default="", compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `read_examples` reads it."""
+        return {"messages": self.messages}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """Two answers to one conversation, of which one is better."""
+
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    place: str = dataclasses.field(default="", compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `read_preferences` reads it."""
+        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A text of a class."""
+
+    text: str
+    label: str
+    place: str = dataclasses.field(default="", compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `read_labelled` reads it."""
+        return {"text": self.text, "label": self.label}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_examples(path: str | os.PathLike[str]) -> list[Example]:
+    """Conversations from a JSON Lines file or a JSON array, in any of the three formats, mixed if need be.
+
+    An Alpaca "input" follows its instruction after an empty line. Raises ValueError naming file, line and field.
+    """
+    return [Example(_within(place, _conversation, row), place) for place, row in _rows(path)]
+
+
+def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
+    """Pairs of answers. Raises ValueError naming file, line and field, also where the two answers are the same."""
+    return [Preference(*_within(place, _preference, row), place) for place, row in _rows(path)]
+
+
+def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
+    """Texts with labels from a .csv or .tsv file with a header that has the columns text and label, or from JSON Lines.
+
+    Raises ValueError naming file, line and field.
+    """
+    rows = _table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else _rows(path)
+    return [Labelled(*_within(place, _labelled, row), place) for place, row in rows]
+
+
+def write_jsonl(path: str | os.PathLike[str], items: Iterable[Example | Preference | Labelled]) -> None:
+    """Write items as the functions above read them, one line each."""
+    write_text(path, "".join(json.dumps(item.as_json(), ensure_ascii=False) + "\n" for item in items))
+
+
+def _within(place: str, parse: Callable[[dict[str, Any]], T], row: dict[str, Any]) -> T:
+    try:
+        return parse(row)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _conversation(row: dict[str, Any]) -> list[Message]:
+    if "messages" in row:
+        messages = row["messages"]
+        check_messages(messages)
+        messages = [Message(role=m["role"], content=m["content"]) for m in messages]
+    elif "prompt" in row:
+        messages = [*_as_messages(row, "prompt", "user"), *_as_messages(row, "completion", "assistant")]
+        check_messages(messages)
+    elif "instruction" in row:
+        question = _text(row, "instruction")
+        if row.get("input"):
+            question += "\n\n" + _text(row, "input")
+        messages = [
+            Message(role="user", content=question),
+            Message(role="assistant", content=_text(row, "output")),
+        ]
+    else:
+        raise ValueError(
+            "expected the fields messages; or prompt and completion; or instruction, input and output; "
+            f"got {_names(row)}"
+        )
+    if messages[-1]["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's: it is what to learn")
+    if len(messages) < 2 or messages[-2]["role"] != "user":
+        raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
+    if not messages[-1]["content"].strip():
+        raise ValueError("the assistant's last message is empty: there is nothing to learn from")
+    return messages
+
+
+def _preference(row: dict[str, Any]) -> tuple[list[Message], str, str]:
+    prompt = _as_messages(row, "prompt", "user")
+    check_messages(prompt)
+    answers = []
+    for field in ("chosen", "rejected"):
+        messages = _as_messages(row, field, "assistant")
+        if messages[: len(prompt)] == prompt:  # some files repeat the prompt in each answer
+            messages = messages[len(prompt) :]
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise ValueError(f"{field} must be one message of the assistant, after the prompt's messages or alone")
+        if not messages[0]["content"].strip():
+            raise ValueError(f"{field} is empty")
+        answers.append(messages[0]["content"])
+    if answers[0] == answers[1]:
+        raise ValueError("chosen and rejected are the same: there is nothing to prefer")
+    return prompt, answers[0], answers[1]
+
+
+def _labelled(row: dict[str, Any]) -> tuple[str, str]:
+    label = row.get("label")
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
+    text, label = _text(row, "text"), _text({**row, "label": label} if label is not None else row, "label")
+    for field, value in {"text": text, "label": label}.items():
+        if not value.strip():
+            raise ValueError(f"{field} is empty")
+    return text, label
+
+
+def _as_messages(row: dict[str, Any], field: str, role: str) -> list[Message]:
+    """A field that is a text, said by `role`, or a list of messages."""
+    value = row.get(field)
+    if not isinstance(value, list):
+        return [Message(role=role, content=_text(row, field))]
+    try:
+        check_messages(value)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+    return [Message(role=m["role"], content=m["content"]) for m in value]
+
+
+def _text(row: dict[str, Any], field: str) -> str:
+    if field not in row:
+        raise ValueError(f"there is no field {field!r}, only {_names(row)}")
+    if not isinstance(row[field], str):
+        raise ValueError(f"the field {field!r} must be a text, got {row[field]!r:.60}")
+    return row[field]
+
+
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(repr(str(name)[:40]) for name in list(row)[:8]) or "none"
+
+
+def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) for each object in a file of JSON lines, or in one JSON array."""
+    text = read_text(path)
+    if not text.strip():
+        raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
+    numbered = _array(text, path) if text.lstrip().startswith("[") else _lines(text, path)
+    for line, row in numbered:
+        place = f"{os.fspath(path)}, line {line}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected a JSON object, got {row!r:.60}")
+        yield place, row
+
+
+def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(text.split("\n"), start=1):  # not splitlines(): strings may hold U+2028
+        if content.strip():
+            try:
+                yield line, json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{os.fspath(path)}, line {line}: this is no JSON ({error})") from None
+
+
+def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """The elements of a JSON array, each with the line where it begins."""
+    decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+
+    def after_space(start: int) -> int:
+        while start < len(text) and text[start] in " \t\r\n":
+            start += 1
+        return start
+
+    try:
+        position = after_space(position)
+        while text[position : position + 1] != "]":
+            row, end = decoder.raw_decode(text, position)
+            line, counted = line + text.count("\n", counted, position), position
+            yield line, row
+            position = after_space(end)
+            if text[position : position + 1] == ",":
+                position = after_space(position + 1)
+            elif text[position : position + 1] != "]":
+                raise ValueError("expected a comma or the array's end")
+    except (ValueError, RecursionError) as error:
+        line += text.count("\n", counted, position)
+        raise ValueError(f"{os.fspath(path)}, line {line}: this is no JSON array ({error})") from None
+
+
+def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, {column: value}) for each row of a CSV or TSV file; the place is the line where a row ends."""
+    text = read_text(path)
+    tabs = Path(path).suffix.lower() == ".tsv"
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    try:
+        columns = reader.fieldnames or []
+        if "text" not in columns or "label" not in columns:
+            raise ValueError(
+                f"{os.fspath(path)}, line 1: expected a header with the columns text and label, got {columns!r:.80}"
+            )
+        for row in reader:
+            place = f"{os.fspath(path)}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: the row has not as many fields as the header, {len(columns)}")
+            yield place, row
+    except csv.Error as error:
+        raise ValueError(f"{os.fspath(path)}, line {reader.reader.line_num}: {error}") from None
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of different lengths as one array (B, T), and their lengths (B).
+
+    On the right, because a causal model never looks there: no token sees the padding. What is padding is known from the
+    lengths, never from the id, which may be that of a real token.
+
+    >>> pad_right([[5, 6, 7], [8]], fill=0)
+    (array([[5, 6, 7],
+           [8, 0, 0]]), array([3, 1]))
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    padded = np.full((len(sequences), lengths.max()), fill)
+    for row, sequence in zip(padded, sequences):
+        row[: len(sequence)] = sequence
+    return padded, lengths
+
+
+class ShuffledBatches(Generic[T]):
+    """An endless, seeded stream of batches: every item once per epoch, each epoch in another order.
+
+    `collate` makes a batch of `batch_size` items. Goes on exactly where a checkpoint stopped it. Raises ValueError for
+    no items.
+
+    >>> batches = ShuffledBatches("abcde", 3, "".join, seed=1)
+    >>> next(batches), next(batches)
+    ('eab', 'cdb')
+    """
+
+    def __init__(self, items: Sequence[T], batch_size: int, collate: Callable[[list[T]], Any], seed: int = 0):
+        if not items or batch_size < 1:
+            raise ValueError(f"batches of {batch_size} cannot be made of {len(items)} items")
+        self.items, self.batch_size, self.collate, self.seed = items, batch_size, collate, seed
+        self.taken = 0  # items so far
+
+    def __iter__(self) -> ShuffledBatches[T]:
+        return self
+
+    def __next__(self) -> Any:
+        places = range(self.taken, self.taken + self.batch_size)
+        self.taken += self.batch_size
+        return self.collate(
+            [self.items[self._order(place // len(self.items))[place % len(self.items)]] for place in places]
+        )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: how many items it has given."""
+        return {"taken": self.taken, "items": len(self.items)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`; raises ValueError for one of other data."""
+        if state.get("items") != len(self.items) or not isinstance(state.get("taken"), int):
+            raise ValueError(f"the data have {len(self.items)} items, those of the run had {state.get('items')}")
+        self.taken = state["taken"]
+
+
+def batches_of(items: Sequence[T], batch_size: int, collate: Callable[[list[T]], Any]) -> Iterator[Any]:
+    """All items once, in their order: for evaluation."""
+    for start in range(0, len(items), batch_size):
+        yield collate(list(items[start : start + batch_size]))

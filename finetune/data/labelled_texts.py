@@ -1,0 +1,40 @@
+"""Texts with labels for classification that need no network: one set of real sentences, one that is made up."""
+
+from __future__ import annotations
+
+import zlib
+
+from gpt.training.english import documents
+
+from .datasets import Labelled
+from .tasks import Split, instruction_tasks
+
+# Which part of Python's documentation is a paragraph from? label -> where its documents are
+PARTS = {"language": "help/", "asyncio": "asyncio/", "email": "email/", "logging": "logging/"}
+PER_PART = 400  # at most, so that no label dominates
+TEST_PERCENT = 25
+
+
+def documentation_texts(split: Split) -> list[Labelled]:
+    """Paragraphs of Python's own documentation, labelled with the part that they are from.
+
+    A paragraph is in the same split on every machine. Raises FileNotFoundError where the documentation is missing.
+    """
+    found = []
+    for label, place in PARTS.items():
+        texts = [text for name, text in documents().items() if name.startswith(place)]
+        paragraphs = [line for text in texts for line in text.split("\n\n") if len(line.split()) >= 8]
+        paragraphs.sort(key=lambda line: zlib.crc32(line.encode()))  # a shuffle that is the same everywhere
+        found += [
+            Labelled(line, label)
+            for line in paragraphs[:PER_PART]
+            if (zlib.crc32(line.encode()) % 100 < TEST_PERCENT) == (split == "test")
+        ]
+    if len({item.label for item in found}) < 2:
+        raise FileNotFoundError("Python's documentation is not installed here; give a file of labelled texts")
+    return found
+
+
+def question_texts(split: Split, n: int, seed: int = 0) -> list[Labelled]:
+    """The questions of `tasks`, labelled with what they ask for: nine classes, held out in wording and in words."""
+    return [Labelled(item.prompt, item.task) for item in instruction_tasks(split, n, seed)]

@@ -1,0 +1,170 @@
+"""Preference pairs as tokens and as batches: what reward model and DPO learn from, in the same form.
+
+A batch holds the better replies and then the worse ones, so that one pass of the model reads both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt.files import read_text
+
+from ..objectives.logprobs import IGNORE
+from .chat_template import ChatTemplate, Message, without_oldest_turn
+from .datasets import Preference, pad_right, read_preferences
+from .tasks import preference_pairs
+
+TASKS = "tasks"  # the name of the built-in data
+TRAIN_PAIRS, TEST_PAIRS = 3000, 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """A conversation that ends with a reply: its tokens, and which of them are the reply's (what is learned from)."""
+
+    ids: list[int]
+    learned: list[bool]
+    reference: float = 0.0  # ln of the reply's probability under the reference model, once it is computed
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A better and a worse reply to the same prompt."""
+
+    chosen: Reply
+    rejected: Reply
+
+    def with_reference(self, chosen: float, rejected: float) -> Pair:
+        """This pair with the reference's log-probabilities of its replies."""
+        replace = dataclasses.replace
+        return Pair(replace(self.chosen, reference=chosen), replace(self.rejected, reference=rejected))
+
+
+def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_tokens: int) -> tuple[list[Pair], int]:
+    """Preferences as tokens for a model that reads `max_tokens`, and how many of them had to be shortened for that.
+
+    Both replies of a pair keep the same prompt: the oldest turns are left out until both fit; a single turn that is
+    still too long loses the end of its replies. Raises ValueError, naming the pair, where nothing is left to compare.
+    """
+    pairs, shortened = [], 0
+    for number, preference in enumerate(preferences, start=1):
+        try:
+            pair, cut = _encode(preference, template, max_tokens)
+        except ValueError as error:
+            raise ValueError(f"{preference.place or f'pair {number}'}: {error}") from None
+        pairs.append(pair)
+        shortened += cut
+    return pairs, shortened
+
+
+def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
+    prompt, cut = list(preference.prompt), False
+    longer = max(
+        preference.chosen, preference.rejected, key=lambda reply: len(template.encode(_talk(prompt, reply))[0])
+    )
+    while len(template.encode(_talk(prompt, longer))[0]) - 1 > max_tokens:
+        shorter = without_oldest_turn(prompt)
+        if shorter is None:
+            break
+        prompt, cut = shorter, True
+    replies = []
+    for reply in (preference.chosen, preference.rejected):
+        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, reply), max_tokens)
+        end = len(learned) - learned[::-1].index(True)  # behind the reply's <|im_end|>: its last token is its summary
+        replies.append(Reply(ids[:end], learned[:end]))
+        cut = cut or was_cut
+    if replies[0].ids == replies[1].ids:
+        raise ValueError(f"the two replies differ only after the {max_tokens} tokens that the model can read")
+    return Pair(*replies), cut
+
+
+def _talk(prompt: list[Message], reply: str) -> list[Message]:
+    return [*prompt, Message(role="assistant", content=reply)]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch:
+    """B pairs as 2B sequences: the chosen replies in rows 0 .. B-1, the rejected ones in rows B .. 2B-1.
+
+    tokens (2B, T), padded on the right; lengths (2B); learned (2B, T), True on the reply's tokens; reference (2B).
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    learned: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """B, the number of pairs."""
+        return len(self.tokens) // 2
+
+    def shifted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets for a language model, (2B, T-1) each: a token is the target of the one before it."""
+        return self.tokens[:, :-1], np.where(self.learned, self.tokens, IGNORE)[:, 1:]
+
+
+def pair_batch(pairs: Sequence[Pair]) -> PairBatch:
+    """Collect pairs into a batch."""
+    replies = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    tokens, lengths = pad_right([reply.ids for reply in replies], 0)
+    learned, _ = pad_right([[int(learn) for learn in reply.learned] for reply in replies], 0)
+    return PairBatch(tokens, lengths, learned == 1, np.array([reply.reference for reply in replies]))
+
+
+# --- where pairs come from --------------------------------------------------------------------------------------------
+
+
+def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]]:
+    """Pairs to learn from, and others: the built-in ones of that seed, or a file's, the last tenth held out.
+
+    Raises what `read_preferences` raises, and ValueError for a file with a single pair.
+    """
+    if data == TASKS:
+        return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
+    preferences = read_preferences(data)
+    if len(preferences) < 2:
+        raise ValueError(f"{data} has one pair only: one more is needed to test on")
+    held_out = max(len(preferences) // 10, 1)
+    return preferences[:-held_out], preferences[-held_out:]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferencedPreference(Preference):
+    """A preference with its replies' log-probabilities under the reference, in columns named as TRL names them."""
+
+    ref_chosen_logps: float = 0.0
+    ref_rejected_logps: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As `read_referenced` reads it; `read_preferences` does, too, and drops the columns."""
+        columns = {"ref_chosen_logps": self.ref_chosen_logps, "ref_rejected_logps": self.ref_rejected_logps}
+        return {**super().as_json(), **columns}
+
+
+def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[ReferencedPreference]:
+    """Preferences with what `dpo.with_reference` has found out about them."""
+    return [
+        ReferencedPreference(p.prompt, p.chosen, p.rejected, p.place, pair.chosen.reference, pair.rejected.reference)
+        for p, pair in zip(preferences, pairs, strict=True)
+    ]
+
+
+def read_referenced(path: str | os.PathLike[str], template: ChatTemplate, max_tokens: int) -> list[Pair]:
+    """Pairs, encoded, with the log-probabilities that were stored with them; ValueError where these are missing."""
+    pairs, _ = encode_pairs(read_preferences(path), template, max_tokens)
+    done = []
+    for pair, line in zip(pairs, read_text(path).splitlines(), strict=True):
+        row = json.loads(line)
+        try:
+            chosen, rejected = float(row["ref_chosen_logps"]), float(row["ref_rejected_logps"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{os.fspath(path)} has a pair without ref_chosen_logps and ref_rejected_logps") from None
+        done.append(pair.with_reference(chosen, rejected))
+    return done

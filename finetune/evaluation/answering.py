@@ -1,0 +1,172 @@
+"""Asking a model questions and judging its replies: does it follow instructions?
+
+Two things are judged apart, because instruction tuning teaches them apart. Format: does the model reply in the way that
+was shown, and stop? Content: is the reply right? A reply can have all of the form and nothing of the content.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gpt import Tokenizer
+from gpt.console import progress_bar
+from gpt.training.log import printable, show
+
+from ..data.chat_template import ChatTemplate, Message
+from ..data.tasks import TaskItem
+
+Encode = Callable[[Sequence[Message]], list[int]]  # a conversation, up to where the assistant writes
+
+FEWER = 80  # questions that are asked in a wrong template, too
+SHOWN = 6  # replies that are shown
+
+# Asked without a context to read the answer from: known from pretraining, or not at all.
+KNOWLEDGE = {
+    "What is the capital of France?": "paris",
+    "What is the capital of Italy?": "rome",
+    "Which planet do we live on?": "earth",
+    "What color is the sky?": "blue",
+    "What is the opposite of hot?": "cold",
+    "How many days has a week?": "seven",
+    "Which animal says meow?": "cat",
+    "What do we drink when we are thirsty?": "water",
+    "In which season does it snow?": "winter",
+    "What is the largest ocean?": "pacific",
+    "Who wrote Hamlet?": "shakespeare",
+    "What is two plus two?": "four",
+}
+
+
+class Reply(NamedTuple):
+    """What a model wrote, without special tokens; whether it ended by itself; and its tokens."""
+
+    text: str
+    ended: bool
+    ids: list[int]
+
+
+def ask(
+    model: Any,
+    tokenizer: Tokenizer,
+    questions: Sequence[Sequence[Message]],
+    encode: Encode,
+    max_new_tokens: int = 24,
+    batch_size: int = 50,
+    **sampling: Any,
+) -> list[Reply]:
+    """The model's replies to conversations; greedy unless `sampling` (see `GPT.generate`) says otherwise."""
+    stop = ChatTemplate(tokenizer).stop_tokens
+    options = {"temperature": 0.0, "seed": 0, **sampling}
+    replies = []
+    with progress_bar(len(questions), "asking", "question") as bar:
+        for start in range(0, len(questions), batch_size):
+            prompts = [encode(question) for question in questions[start : start + batch_size]]
+            for ids in model.generate(prompts, max_new_tokens, stop_tokens=stop, **options):
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                replies.append(Reply(text, bool(ids) and ids[-1] in stop, ids))
+            bar.update(len(prompts))
+    return replies
+
+
+def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
+    """Shares of replies: exact_match (the right answer, then the end), format (what looks like one, then the end)."""
+    right = sum(reply.ended and item.is_correct(reply.text) for item, reply in zip(items, replies, strict=True))
+    formed = sum(reply.ended and item.has_format(reply.text) for item, reply in zip(items, replies, strict=True))
+    return {"exact_match": right / len(items), "format": formed / len(items)}
+
+
+def scores_by_task(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
+    """The exact match for each type of question."""
+    asked = Counter(item.task for item in items)
+    right = Counter(item.task for item, r in zip(items, replies, strict=True) if r.ended and item.is_correct(r.text))
+    return {task: right[task] / n for task, n in asked.items()}
+
+
+# --- templates, right and wrong ---------------------------------------------------------------------------------------
+
+
+def chat_template(tokenizer: Tokenizer) -> Encode:
+    """The template that the model was tuned on."""
+    template = ChatTemplate(tokenizer)
+    return lambda messages: template.encode(messages, add_generation_prompt=True)[0]
+
+
+def no_template(tokenizer: Tokenizer) -> Encode:
+    """The last message as it is, for the model to continue."""
+    return lambda messages: tokenizer.encode(messages[-1]["content"], allowed_special=())
+
+
+def other_template(tokenizer: Tokenizer) -> Encode:
+    """Another model's template, Alpaca's (Taori et al. 2023), which is just as clear to a human reader."""
+    text = "### Instruction:\n{}\n\n### Response:\n"
+    return lambda messages: tokenizer.encode(text.format(messages[-1]["content"]), allowed_special=())
+
+
+TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
+    "in the chat template": chat_template,
+    "without a template": no_template,
+    "in Alpaca's template": other_template,
+}
+
+
+# --- what a stage changed ---------------------------------------------------------------------------------------------
+
+
+def following(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
+    """How well a model follows instructions, JSON-able.
+
+    templates: `scores` for each of TEMPLATES (for the wrong ones on fewer items). by_task: the exact match by type of
+    question. knowledge: the same two shares for KNOWLEDGE, where a reply that contains the answer is right. replies:
+    what it said to the first questions, {question: reply}.
+    """
+    templates = {}
+    for name, make in TEMPLATES.items():
+        asked = items if make is chat_template else items[:FEWER]
+        replies = ask(model, tokenizer, [item.question for item in asked], make(tokenizer))
+        templates[name] = scores(asked, replies)
+        if make is chat_template:
+            by_task = scores_by_task(items, replies)
+            shown = {item.prompt: reply.text for item, reply in zip(items[:SHOWN], replies)}
+    known = [TaskItem("knowledge", question, answer) for question, answer in KNOWLEDGE.items()]
+    replies = ask(model, tokenizer, [item.question for item in known], chat_template(tokenizer))
+    right = sum(item.answer in reply.text.lower() for item, reply in zip(known, replies))
+    shown |= {item.prompt: reply.text for item, reply in zip(known[:2], replies)}
+    knowledge = {"exact_match": right / len(known), "format": scores(known, replies)["format"]}
+    return {"templates": templates, "by_task": by_task, "knowledge": knowledge, "replies": shown}
+
+
+def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Print what `following` measured before and after training, side by side."""
+    show(f"\n{'':40}{'right answer':>20}{'form of an answer':>22}")
+    show(f"{'':40}{'before':>11}{'after':>9}{'before':>13}{'after':>9}")
+    rows = [
+        (f"held-out questions {name}", *(measured["templates"][name] for measured in (before, after)))
+        for name in TEMPLATES
+    ]
+    rows.append((f"{len(KNOWLEDGE)} questions of general knowledge", before["knowledge"], after["knowledge"]))
+    for name, *pair in rows:
+        shares = [part[key] for key in ("exact_match", "format") for part in pair]
+        show(f"{name:40}" + "".join(f"{share:>{width}.1%}" for share, width in zip(shares, (11, 9, 13, 9))))
+    show("\nright answers by type of question, before and after:")
+    for task, share in after["by_task"].items():
+        show(f"{task:>14}{before['by_task'][task]:>9.0%}{share:>8.0%}")
+
+
+def show_replies(before: Mapping[str, str], after: Mapping[str, str], right: Mapping[str, str]) -> None:
+    """Print questions, replies to them before and after training, and the right ones where they are known."""
+    for question, reply in after.items():
+        lines = {"asked": question, "before": before.get(question, ""), "after": reply}
+        if question in right:
+            lines["right"] = right[question]
+        show()
+        for name, text in lines.items():
+            show(f"{name:>11} | {shorten(text)}")
+    show()
+
+
+def shorten(text: str, width: int = 100) -> str:
+    """One printable line of a reply."""
+    line = printable(text).strip().replace("\n", " / ")
+    return line if len(line) <= width else line[: width - 3] + "..."

@@ -1,0 +1,165 @@
+"""Is the tuned model better than the one it came from, and how far has it moved? Measured, not judged by taste.
+
+Preferences of people cost money and time, so papers let them, or a large model, compare replies and report a win rate
+(Stiennon et al. 2020; Rafailov et al. 2023, section 6). Our questions have answers that can be checked, so that a few
+lines can be the judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt import Tokenizer
+from gpt.training.loading import load_model
+from gpt.training.log import show
+from minigrad import no_grad
+from minigrad.backend import to_numpy
+
+from ..data.chat_template import Message
+from ..data.datasets import pad_right
+from ..data.tasks import TaskItem
+from ..objectives.kl import exact_kl
+from ..objectives.rollout import Places
+from .answering import SHOWN, Reply, ask, chat_template, show_replies
+
+ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation
+
+
+class Verdict(NamedTuple):
+    """How a model's replies compare with those of the reference model, over the same questions, at temperature 1.
+
+    win_rate: how often the reply is of higher quality (`TaskItem.quality`: being right counts first, courtesy second),
+    draws counting one half. right, courteous: the shares of replies that are right, and that are right and courteous.
+    kl: the distance from the reference, in nats per reply.
+    """
+
+    win_rate: float
+    right: float
+    courteous: float
+    kl: float
+
+
+def judge(model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0) -> Verdict:
+    """Let both models answer the questions, each with random numbers of its own, and compare."""
+    replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
+    ours, theirs = qualities(items, replies), qualities(items, others)
+    encode = chat_template(tokenizer)
+    kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
+    return Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
+
+
+def sampled(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
+    """A reply to each question, at temperature 1: from the model's own distribution, which is what was trained."""
+    questions = [item.question for item in items]
+    return ask(model, tokenizer, questions, chat_template(tokenizer), temperature=1.0, seed=seed)
+
+
+def qualities(items: Sequence[TaskItem], replies: Sequence[Reply]) -> np.ndarray:
+    """`TaskItem.quality` of each reply, from 0 to 3; 0 for one that does not end."""
+    return np.array([item.quality(r.text) if r.ended else 0 for item, r in zip(items, replies, strict=True)])
+
+
+def shares(quality: np.ndarray) -> dict[str, float]:
+    """Of all replies, how many are right, and how many are right and courteous.
+
+    >>> shares(np.array([0, 1, 2, 3]))
+    {'right': 0.5, 'courteous': 0.25}
+    """
+    return {"right": float((quality >= 2).mean()), "courteous": float((quality == 3).mean())}
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How often ours is better, draws counting one half; 0.5 for two equal models.
+
+    >>> win_rate(np.array([2, 1, 0, 0]), np.array([1, 1, 0, 1]))
+    0.5
+    """
+    return float((ours > theirs).mean() + 0.5 * (ours == theirs).mean())
+
+
+@no_grad()
+def kl_of_replies(
+    model: Any, reference: Any, prompts: Sequence[list[int]], replies: Sequence[list[int]], batch_size: int = 50
+) -> float:
+    """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
+
+    At each token the KL of the two distributions is exact, and these are summed over the reply: the same expectation as
+    that of the sampled log-ratios (k1), with less noise.
+    """
+    total = 0.0
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        tokens, lengths = pad_right([[*p, *r] for p, r in zip(prompts[part], replies[part], strict=True)], 0)
+        starts = np.array([len(prompt) for prompt in prompts[part]])
+        mask = np.arange((lengths - starts).max()) < (lengths - starts)[:, None]
+        places = Places.of(starts, mask)
+        ours, theirs = (m.lm_head(places.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V) each
+        total += float(to_numpy(exact_kl(ours, theirs).data).sum())
+    return total / len(prompts)
+
+
+class Judge:
+    """Follows a model in training: it is asked questions before, on the way, and after.
+
+    items: questions whose answers can be checked; where there are none (the data are a user's own), the replies to
+    `questions` are shown, and nothing is measured. init_from: the reference, loaded only for the final comparison.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        init_from: str,
+        items: Sequence[TaskItem],
+        questions: Sequence[list[Message]] = (),
+        seed: int = 0,
+    ):
+        self.model, self.tokenizer, self.init_from, self.items, self.seed = model, tokenizer, init_from, items, seed
+        self.questions = [item.question for item in items[:SHOWN]] or list(questions[:SHOWN])
+
+    def on_the_way(self) -> dict[str, float]:
+        """The shares of right, and of right and courteous replies, to some of the questions."""
+        asked = self.items[:ASKED_ON_THE_WAY]
+        return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}
+
+    def verdict(self, reference: Any) -> Verdict:
+        """The model against the reference, on all questions."""
+        return judge(self.model, reference, self.tokenizer, self.items, self.seed)
+
+    def show_change(self) -> Verdict | None:
+        """Print what became of the reference: replies of both, and the verdict. None where nothing can be measured."""
+        try:
+            reference = load_model(self.init_from)[0].to(next(self.model.parameters()).device)
+        except (ValueError, OSError) as error:
+            show(f"\nno comparison with the model that training started from: {error}")
+            return None
+        before, after = (self._replies(model) for model in (reference, self.model))
+        show("\nReplies before and after (the most likely ones):")
+        show_replies(before, after, {item.prompt: item.answer for item in self.items})
+        if not self.items:
+            return None
+        start, end = self_verdict(reference, self.tokenizer, self.items, self.seed), self.verdict(reference)
+        show_verdicts({"before": start, "after": end}, len(self.items))
+        return end
+
+    def _replies(self, model: Any) -> dict[str, str]:
+        replies = ask(model, self.tokenizer, self.questions, chat_template(self.tokenizer))
+        return {question[-1]["content"]: reply.text for question, reply in zip(self.questions, replies)}
+
+
+def self_verdict(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0) -> Verdict:
+    """A model against itself."""
+    return Verdict(win_rate=0.5, kl=0.0, **shares(qualities(items, sampled(model, tokenizer, items, seed + 1))))
+
+
+def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:
+    """Print verdicts as a table, a row each."""
+    show(f"{questions} held-out questions, replies drawn at temperature 1:\n")
+    show(f"{'':>16}{'right':>9}{'right and courteous':>22}{'better than before':>21}{'KL from before':>17}")
+    for name, v in verdicts.items():
+        show(f"{name:>16}{v.right:>9.1%}{v.courteous:>22.1%}{v.win_rate:>21.1%}{v.kl:>12.2f} nats")
+    show("\nBetter: being right counts first, courtesy second; a draw counts as one half, so that 50 % is no change.")
+    show("KL: how far the model has moved, per reply.")

@@ -1,0 +1,70 @@
+"""What a stage changed, measured the same way after each: a row of the table at the end of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpt import Tokenizer
+from gpt.training.batches import sequential_batches
+from gpt.training.evaluation import mean_loss
+from gpt.training.log import show
+
+from ..data.chat_template import IM_START, add_chat_tokens
+from ..data.tasks import instruction_tasks
+from ..quantization import memory
+from .answering import ask, chat_template, scores, shorten
+from .judge import judge, qualities, sampled, shares
+
+TEXT_TOKENS = 4096
+
+COLUMNS = """\
+    seconds  of training
+  text loss  nats per token on text like that of pretraining: what is forgotten shows here
+     format  share of held-out questions answered in the form that was taught, right or wrong (most likely reply)
+      right  share answered rightly (most likely reply)
+  courteous  share answered rightly and courteously, which is what was preferred (replies at temperature 1)
+    against  how often these replies are better than the sft model's: right counts first, courtesy second, draws half
+         KL  how far the model has moved from the sft model, in nats per reply
+         MB  megabytes of weights in memory"""
+
+
+def measure(
+    model: Any, tokenizer: Tokenizer, reference: Any, tokens: np.ndarray, seed: int, questions: int = 300
+) -> dict[str, Any]:
+    """A row of the table, JSON-able; reference: the model before preferences, or None for the stages up to it."""
+    text_loss = mean_loss(model, sequential_batches(tokens[:TEXT_TOKENS], 16, model.config.block_size))
+    if IM_START not in tokenizer.special_tokens:  # a base model
+        add_chat_tokens(model, tokenizer)
+    items = instruction_tasks("test", questions, seed)
+    replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
+    found = scores(items, replies)
+    row: dict[str, Any] = {"text loss": text_loss, "format": found["format"], "right": found["exact_match"]}
+    row |= {"MB": memory(model) / 1e6, "asked": items[0].prompt, "reply": replies[0].text}
+    if reference is None:
+        return row | {"courteous": shares(qualities(items, sampled(model, tokenizer, items, seed)))["courteous"]}
+    verdict = judge(model, reference, tokenizer, items, seed)
+    return row | {"courteous": verdict.courteous, "against": verdict.win_rate, "KL": verdict.kl}
+
+
+_FORMATS = {"seconds": "{:.0f}", "text loss": "{:.3f}", "KL": "{:.2f}", "MB": "{:.1f}"}  # the others are shares
+
+
+def show_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table: a row for each stage."""
+    names = ["seconds", "text loss", "format", "right", "courteous", "against", "KL", "MB"]
+    show(f"{'stage':12}" + "".join(f"{name:>11}" for name in names))
+    for stage, row in rows.items():
+        cells = [_FORMATS.get(name, "{:.1%}").format(row[name]) if name in row else "" for name in names]
+        line = f"{stage:12}" + "".join(f"{cell:>11}" for cell in cells)
+        show(f"{line.rstrip()}  {row.get('note', '')}".rstrip())
+
+
+def show_samples(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what each stage's model replies to the same question."""
+    written = {stage: row for stage, row in rows.items() if "reply" in row}
+    show(f"\n{'asked':>12} | {shorten(next(iter(written.values()))['asked'])}")
+    for stage, row in written.items():
+        show(f"{stage:>12} | {shorten(row['reply'], 80)}")

@@ -1,0 +1,45 @@
+"""How much memory training takes, measured: the other side of the formulas in `gpt.accounting`.
+
+What is counted are the bytes of arrays, which is nearly all of it. Some are held from step to step: weights, Adam's
+moments. Others come and go in each step: activations, gradients, and what a kernel needs for a moment.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from gpt.training.trainer import Trainer
+from minigrad import nn
+from minigrad.optim import Optimizer
+
+
+def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
+    """Bytes of "weights" (buffers too, tied ones once), of the "gradients" that are there, and of "optimizer" state.
+
+    >>> held_bytes(nn.Linear(10, 5))
+    {'weights': 220, 'gradients': 0, 'optimizer': 0}
+    """
+    parameters = list(model.parameters())
+    buffers = {id(array): array for _, array in model.named_buffers()}
+    states = [] if optimizer is None else optimizer.state_dict()["state"].values()
+    return {
+        "weights": sum(p.data.nbytes for p in parameters) + sum(array.nbytes for array in buffers.values()),
+        "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
+        "optimizer": sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes")),
+    }
+
+
+def peak_bytes(trainer: Trainer) -> int:
+    """The most bytes that are in use at one time in a training step: what is held, and what the step adds to it.
+
+    Takes one more step, in which Python counts every allocation (tracemalloc); on the CPU only.
+    """
+    held = sum(held_bytes(trainer.model, trainer.optimizer).values())
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        trainer.step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return held + peak - before

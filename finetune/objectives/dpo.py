@@ -1,0 +1,128 @@
+"""Direct preference optimization: learn from pairs of a better and a worse reply, without a reward model and without
+generating. Rafailov et al. 2023, "Direct preference optimization: your language model is secretly a reward model".
+
+The policy that maximises reward minus β KL(policy || reference) is known in closed form; solved for the reward,
+
+    r(reply) = β (ln π(reply) - ln ρ(reply)) + what depends on the prompt only
+
+so that a policy π *is* a reward model, and can be trained like one, by Bradley-Terry on the pairs. It is the training
+loop of every other stage: only the loss and the data change. The reference ρ is the model that training starts from;
+as it never changes, its log-probabilities are computed once and stored with the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from gpt.console import progress_bar
+from minigrad import Tensor, no_grad
+from minigrad.backend import to_device, to_numpy
+
+from ..data.pairs import Pair, PairBatch, pair_batch
+from .logprobs import sequence_logprobs
+
+KINDS = ("sigmoid", "ipo", "hinge", "robust")
+
+
+def dpo_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float = 0.1,
+    kind: str = "sigmoid",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The loss of each pair, from the log-probabilities (B) of its two replies under policy and reference -> (B).
+
+        h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))      how much more the policy prefers it
+
+        sigmoid    -ln σ(β h)                                Rafailov et al. 2023, equation 7
+        hinge      max(0, 1 - β h)                           Zhao et al. 2023 (SLiC), equation 2; Liu et al. 2024 (RSO)
+        ipo        (h - 1/(2β))²                             Azar et al. 2023, equation 17: h has a target, not a slope
+        robust     (-(1-ε) ln σ(β h) + ε ln σ(-β h)) / (1-2ε)    Chowdhury et al. 2024: a share ε of labels is wrong
+
+    For "ipo" pass log-probabilities per token, as its authors did and TRL does (`dpo_batch_loss` divides): with sums
+    the same target would ask less of longer replies. ε is `label_smoothing`, which only "robust" uses.
+    Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
+
+    >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))  # no preference: ln 2
+    >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]))
+    >>> round(before.item(), 4), round(after.item(), 4)
+    (0.6931, 0.4741)
+    """
+    check_dpo(kind, beta, label_smoothing)
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)  # (B,)
+    if kind == "sigmoid":
+        return -F.logsigmoid(beta * h)
+    if kind == "hinge":
+        return F.relu(1 - beta * h)
+    if kind == "ipo":
+        return (h - 1 / (2 * beta)) ** 2
+    e = label_smoothing
+    return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
+
+
+def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
+    """Raise ValueError for what `dpo_loss` cannot compute."""
+    if kind not in KINDS:
+        raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta must be a number > 0, got {beta}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}: it is the share of wrong labels")
+
+
+def dpo_batch_loss(
+    model: Any, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
+) -> tuple[Tensor, int, dict[str, Any]]:
+    """The loss function for the training loop: the sum over a batch's pairs, their number, and sums of the metrics.
+
+    rewards/chosen, rewards/rejected: β (ln π - ln ρ), what the policy as a reward model gives; rewards/margins: their
+    difference; rewards/accuracies: how often it is positive; logps/chosen, logps/rejected: ln π of the replies.
+    """
+    B = batch.size
+    policy = sequence_logprobs(model, *batch.shifted())  # (2B,)
+    reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)
+    # ipo compares log-probabilities per token, see dpo_loss
+    per_token = 1 / batch.learned.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
+    weight = Tensor(per_token, dtype=policy.dtype, device=policy.device)
+    chosen, rejected = F.split(policy * weight, B)
+    reference_chosen, reference_rejected = F.split(reference * weight, B)
+    losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
+
+    logps = policy.data.astype(np.float64)
+    rewards = beta * (logps - to_device(batch.reference, policy.device))
+    margins = rewards[:B] - rewards[B:]
+    metrics = {
+        "rewards/chosen": rewards[:B].sum(),
+        "rewards/rejected": rewards[B:].sum(),
+        "rewards/accuracies": (margins > 0).sum(),
+        "rewards/margins": margins.sum(),
+        "logps/chosen": logps[:B].sum(),
+        "logps/rejected": logps[B:].sum(),
+    }
+    return losses.sum(), B, metrics
+
+
+@no_grad()
+def with_reference(model: Any, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
+    """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
+    was_training = model.training
+    model.eval()
+    done = []
+    try:
+        with progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
+            for start in range(0, len(pairs), batch_size):
+                part = pairs[start : start + batch_size]
+                logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
+                for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
+                    done.append(pair.with_reference(chosen, rejected))
+                bar.update(len(part))
+    finally:
+        model.train(was_training)
+    return done

@@ -1,0 +1,184 @@
+"""A GPT whose language-model head is replaced by a small one: a classifier, or (with a single label) a reward model.
+
+A causal model's last token has seen all others, so that its hidden state stands for the whole text: one matrix turns it
+into a score per class. Radford et al. 2018 (GPT-1), section 3.2. For two classes on GPT-2 that is 2 x 768 = 1,536 new
+parameters beside 124 million old ones. A Llama's head is replaced in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt import Tokenizer
+from gpt.model.config import INIT_STD
+from gpt.model.language_model import LanguageModel
+from gpt.training.checkpoint import ModelKind, Shapes, check_size
+from gpt.weights import huggingface_config, llama_huggingface
+from gpt.weights.huggingface_config import from_gpt_config, read_config, to_gpt_config
+from gpt.weights.huggingface_folder import Weights, write_folder
+from gpt.weights.llama_huggingface import from_llama_config, to_llama_config
+from gpt.weights.tensor_table import Row, fill, their_tensors
+from minigrad import Tensor, nn
+from minigrad.backend import module_of
+from minigrad.functional.indexing import check_indices
+
+from .. import architectures
+from ..architectures import LLAMA, Config, from_settings, to_settings
+
+
+class GPTWithHead(nn.Module):
+    """A language model's body, under its own name (`transformer`, or `model` in a Llama), and score, a (labels, C)
+    matrix on the hidden state of a text's last token.
+
+    Raises ValueError for labels that are none, or not all different.
+    """
+
+    def __init__(self, body: Any, labels: Sequence[str]):
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError(f"a head needs labels, all different, got {list(labels)!r:.80}")
+        self.config = body.config
+        self.labels = list(labels)
+        setattr(self, architectures.of_config(body.config).body, body)
+        with nn.init.skipped():
+            self.score = nn.Linear(self.config.n_embd, len(labels), bias=False)
+        nn.init.normal_(self.score.weight, std=INIT_STD)
+
+    @classmethod
+    def from_gpt(cls, model: LanguageModel, labels: Sequence[str]) -> GPTWithHead:
+        """A head of random weights on a language model's body, which is shared with it, not copied."""
+        body = architectures.of(model).body_of(model)
+        like = next(body.parameters())
+        return cls(body, labels).to(like.dtype, device=like.device)
+
+    def forward(self, ids: Any, lengths: Any) -> Tensor:
+        """ids (B, T), padded on the right, and the number of real tokens of each row (B) -> scores (B, labels).
+
+        Raises IndexError for ids outside the vocabulary, ValueError for lengths outside 1..T.
+        """
+        ids, lengths = np.asarray(ids), np.asarray(lengths)
+        check_indices("ids", ids, self.config.vocab_size, "the vocabulary")
+        if ids.ndim != 2 or lengths.shape != ids.shape[:1] or (lengths < 1).any() or (lengths > ids.shape[1]).any():
+            raise ValueError(f"ids of shape {ids.shape} need as many lengths in 1..T as rows, got {lengths!r:.80}")
+        xp = module_of(self.score.weight.data)
+        body = architectures.of(self).body_of(self)
+        hidden = body(xp.asarray(ids))  # (B, T, C); no token looks at the padding after it
+        last = hidden[xp.arange(len(ids)), xp.asarray(lengths) - 1]  # (B, C)
+        return self.score(last)
+
+    def language_model(self) -> LanguageModel:
+        """The language model on this body, with its own tied head: what is left of the ability to write.
+
+        Raises ValueError for a Llama whose head was not tied, and is gone.
+        """
+        parts = architectures.of(self)
+        if not getattr(self.config, "tied", True):
+            raise ValueError("the model's output layer was not its embedding, and went with its old head")
+        with nn.init.skipped():
+            model = parts.model(self.config)
+        setattr(model, parts.body, parts.body_of(self))
+        model.lm_head.weight = parts.embedding_of(self).weight
+        return model
+
+
+def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
+    """Train the head, and of the body the last `trained_blocks` blocks; None: all of it.
+
+    With any block, the norm after the last one learns too. Raises ValueError for more blocks than there are.
+    """
+    parts = architectures.of(model)
+    blocks = parts.blocks_of(model)
+    if trained_blocks is not None and not 0 <= trained_blocks <= len(blocks):
+        raise ValueError(f"the model has {len(blocks)} blocks: {trained_blocks} of them cannot be trained")
+    body = parts.body_of(model)
+    body.requires_grad_(trained_blocks is None)
+    if trained_blocks:
+        for part in [*blocks[-trained_blocks:], getattr(body, parts.norm)]:
+            part.requires_grad_()
+
+
+# --- in a run's folder ------------------------------------------------------------------------------------------------
+
+
+def _config(model: GPTWithHead) -> dict[str, Any]:
+    return {**to_settings(model.config), "labels": model.labels}
+
+
+def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
+    labels = config.pop("labels", None)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"labels must be a list of names, got {labels!r:.60}")
+    parts, of_body = from_settings(config)
+    check_size(_body_parameters(of_body) + len(labels) * of_body.n_embd, shapes)
+    with nn.init.skipped():
+        return GPTWithHead(parts.body_class(of_body), labels)
+
+
+def _body_parameters(config: Config) -> int:
+    """How many numbers a model has without its head, which is one of its own only where it is not tied."""
+    head = 0 if getattr(config, "tied", True) else config.vocab_size * config.n_embd
+    return config.num_parameters() - head
+
+
+HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
+
+
+# --- as a Hugging Face folder -----------------------------------------------------------------------------------------
+
+
+def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+    """Write a folder that transformers loads as GPT2ForSequenceClassification or LlamaForSequenceClassification.
+
+    transformers finds a text's last token by the id of the padding, for which the end of text is taken. Raises
+    ValueError for a tokenizer without one, and what `write_folder` raises.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ValueError("the tokenizer has no end of text, which transformers needs to tell padding from text")
+    settings = {
+        "num_labels": len(model.labels),
+        "id2label": {str(number): label for number, label in enumerate(model.labels)},
+        "label2id": {label: number for number, label in enumerate(model.labels)},
+        "problem_type": "regression" if len(model.labels) == 1 else "single_label_classification",
+        "pad_token_id": end,
+    }
+    if architectures.of(model) is LLAMA:
+        config = from_llama_config(model.config, "LlamaForSequenceClassification", end=end, **settings)
+    else:
+        config = from_gpt_config(model.config, "GPT2ForSequenceClassification", end=end, **settings)
+    write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
+
+
+def load_classifier(folder: str | os.PathLike[str]) -> GPTWithHead:
+    """The GPT2ForSequenceClassification or LlamaForSequenceClassification in a folder, in evaluation mode.
+
+    Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.
+    """
+    values = read_config(folder, huggingface_config.MODEL_TYPE, llama_huggingface.MODEL_TYPE)
+    where = str(Path(folder) / "config.json")
+    is_llama = values.get("model_type") == llama_huggingface.MODEL_TYPE
+    config: Any = to_llama_config(values, where) if is_llama else to_gpt_config(values, where)
+    labels, build = _labels(values, where), architectures.of_config(config).body_class
+    with llama_huggingface.open_weights(folder) if is_llama else Weights(folder) as weights:
+        model = fill(lambda: GPTWithHead(build(config), labels), weights, _rows(config, len(labels)))
+    return model.eval()
+
+
+def _rows(config: Config, labels: int) -> list[Row]:
+    """The table of names and shapes, with the row of this head in the place of the language model's."""
+    shape = (labels, config.n_embd)
+    rows = [row for row in architectures.of_config(config).rows(config) if row.ours != "lm_head.weight"]
+    return [*rows, Row("score.weight", shape, "score.weight", shape, False)]
+
+
+def _labels(values: dict[str, Any], where: str) -> list[str]:
+    """The names of the classes; transformers leaves them out where they are the two of LABEL_0 and LABEL_1."""
+    names = values.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    expected = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if not expected or set(names) != set(expected) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{where}: id2label must name the classes 0, 1, ..., got {names!r:.60}")
+    return [names[number] for number in expected]

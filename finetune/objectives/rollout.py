@@ -1,0 +1,144 @@
+"""Rollouts: the policy answers prompts, and everything that PPO has to know about each token is written down.
+
+Four models look at a reply. The policy drew its tokens; its value head guessed, at each, the score that was to come;
+the reference (the model that training started from) says how unusual it is; the reward model says how good it is.
+
+Simplified: policy and value head share one transformer, as in Ziegler et al. 2019; Stiennon et al. 2020 give the value
+function one of its own, which costs as much again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt.model.language_model import LanguageModel
+from minigrad import Tensor, nn, no_grad
+from minigrad.backend import module_of, to_numpy
+
+from ..data.datasets import pad_right
+from .logprobs import selected_logprobs
+
+
+class PolicyWithValue(nn.Module):
+    """A language model and a value head: from a token's hidden state to the score that the reply is expected to get.
+
+    The value head starts at 0, as it knows nothing.
+    """
+
+    def __init__(self, policy: LanguageModel):
+        self.policy = policy
+        with nn.init.skipped():
+            like = policy.lm_head.weight
+            self.value_head = nn.Linear(policy.config.n_embd, 1).to(like.dtype, device=like.device)
+        for parameter in self.value_head.parameters():
+            nn.init.constant_(parameter, 0.0)
+
+    def forward(self, tokens: np.ndarray, places: Places) -> tuple[Tensor, Tensor]:
+        """tokens (B, T), and the places of N tokens in them -> logits (N, V) and values (N) before each of the N."""
+        hidden = places.take(self.policy.hidden_states(tokens))  # (N, C)
+        return self.policy.lm_head(hidden), self.value_head(hidden).reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where N reply tokens stand in an array (B, T): `here` they are, from `before` each was predicted.
+
+    Both are pairs of index arrays (N), (N), of rows and columns.
+    """
+
+    here: tuple[np.ndarray, np.ndarray]
+    before: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, starts: np.ndarray, mask: np.ndarray) -> Places:
+        """Of the tokens of replies that begin at `starts` (B), True in `mask` (B, R), in the order of [mask].
+
+        >>> places = Places.of(starts=np.array([3, 2]), mask=np.array([[True, False], [True, True]]))
+        >>> [part.tolist() for part in places.here], [part.tolist() for part in places.before]
+        ([[0, 1, 1], [3, 2, 3]], [[0, 1, 1], [2, 1, 2]])
+        """
+        rows, steps = np.nonzero(mask)
+        columns = starts[rows] + steps
+        return cls((rows, columns), (rows, columns - 1))
+
+    def take(self, hidden: Tensor) -> Tensor:
+        """Of hidden states (B, T, C) those that the N tokens were predicted from, (N, C)."""
+        xp = module_of(hidden.data)
+        rows, columns = self.before
+        return hidden[xp.asarray(rows), xp.asarray(columns)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """B replies to B prompts. R is the length of the longest reply, T that of the longest prompt with its reply.
+
+    tokens (B, T): prompts and replies, padded on the right. starts (B): where the replies begin. mask (B, R): True
+    where a reply has a token. logprobs, reference_logprobs, values (B, R), 0 outside the mask: of the tokens under
+    policy and reference, and the value before each. scores (B): the reward model's. ended (B): whether the policy said
+    that it was done.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    mask: np.ndarray
+    logprobs: np.ndarray
+    reference_logprobs: np.ndarray
+    values: np.ndarray
+    scores: np.ndarray
+    ended: np.ndarray
+
+    def replies(self) -> list[list[int]]:
+        """The tokens of each reply."""
+        ends = self.starts + self.mask.sum(axis=1)
+        return [self.tokens[row, start:end].tolist() for row, (start, end) in enumerate(zip(self.starts, ends))]
+
+
+@no_grad()
+def roll_out(
+    model: PolicyWithValue,
+    reference: LanguageModel,
+    reward_model: Any,
+    prompts: Sequence[list[int]],
+    response_length: int,
+    stop_tokens: Sequence[int],
+) -> Rollout:
+    """Let the policy answer, at temperature 1 and so from its own distribution, and have each token judged.
+
+    The random numbers are those of `manual_seed`. Raises ValueError where prompt and reply do not fit into the block.
+    """
+    longest = max(map(len, prompts)) + response_length
+    if longest > model.policy.config.block_size:
+        raise ValueError(
+            f"a prompt and {response_length} tokens of reply are {longest} tokens, more than the model's block size of "
+            f"{model.policy.config.block_size}: shorten one of them"
+        )
+    replies = model.policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)  # with the KV cache
+    tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies)], 0)
+    starts = np.array([len(prompt) for prompt in prompts])
+    mask = np.arange(max(map(len, replies))) < (lengths - starts)[:, None]  # (B, R)
+    places = Places.of(starts, mask)
+    drawn = tokens[places.here]  # (N,)
+
+    logits, values = model(tokens, places)
+    reference_logits = reference.lm_head(places.take(reference.hidden_states(tokens)))  # (N, V)
+    scores = reward_model(tokens, lengths)  # (B, 1)
+
+    def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, R)
+        grid = np.zeros(mask.shape)
+        grid[mask] = to_numpy(numbers.data)
+        return grid
+
+    return Rollout(
+        tokens,
+        starts,
+        mask,
+        on_grid(selected_logprobs(logits, drawn)),
+        on_grid(selected_logprobs(reference_logits, drawn)),
+        on_grid(values),
+        to_numpy(scores.data)[:, 0].astype(np.float64),
+        np.array([reply[-1] in stop_tokens for reply in replies]),
+    )

@@ -1,0 +1,132 @@
+"""LoRA against full fine-tuning: what each method reaches, and what it costs, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt.files import parse_json, read_text, write_text
+from gpt.training.checkpoint import has_checkpoint, load_state
+from gpt.training.log import read_log, show
+from gpt.training.trainer import Trainer
+
+from ..evaluation.training_memory import held_bytes, peak_bytes
+from .adaptation import AdaptationConfig, adapt, resume, run_config
+
+ROW = "measured.json"  # in the folder of each method's run
+EXPLANATION = """\
+     base   the model before fine-tuning
+  trained   parameters that are learned
+   before   the validation loss before training: with qlora, that of the 4-bit model
+    after   and after it
+ old text   the loss on text like that which the base model was trained on: how much it has forgotten
+  weights   bytes of the model, adapters included; moments: of Adam's two averages
+     peak   the most bytes in use at one time in a step: weights, moments, gradients, activations
+       ms   per step, the median"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one method reached and cost; sizes in bytes. before, after: the validation, see `adaptation`."""
+
+    method: str
+    trained: int
+    before: dict[str, float]
+    after: dict[str, float]
+    weights: int
+    moments: int
+    peak: int
+    milliseconds: float
+
+
+def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Row] | None:
+    """Run the methods one after the other, each in a folder of its own; None if Ctrl-C stopped one of them.
+
+    What is there already is not done again. Raises FileExistsError where a folder holds a run with other settings, and
+    what `adapt` and `resume` raise.
+    """
+    rows = []
+    for config in configs:
+        show(f"\n=== {config.method}, in {config.out_dir}")
+        row_path = Path(config.out_dir) / ROW
+        has_run = has_checkpoint(config.out_dir)
+        if has_run:
+            _check_same(config)
+        if has_run and row_path.exists():
+            show("finished already")
+        else:
+            trainer = resume(config.out_dir, device) if has_run else adapt(config, device)
+            if trainer.interrupted:
+                return None
+            write_text(row_path, json.dumps(dataclasses.asdict(_measured(trainer, config)), indent=1))
+        rows.append(Row(**parse_json(read_text(row_path), str(row_path))))
+    return rows
+
+
+def _check_same(config: AdaptationConfig) -> None:
+    found = run_config(load_state(config.out_dir), config.out_dir)
+    for field in dataclasses.fields(config):
+        ours, theirs = getattr(config, field.name), getattr(found, field.name)
+        if field.name == "lora":  # the embeddings may have been added to what is trained
+            theirs = dataclasses.replace(theirs, modules_to_save=ours.modules_to_save)
+        if ours != theirs:
+            raise FileExistsError(f"{config.out_dir} holds a run with another {field.name}: choose another --out-dir")
+
+
+def _measured(trainer: Trainer, config: AdaptationConfig) -> Row:
+    held = held_bytes(trainer.model, trainer.optimizer)
+    times = [row["ms"] for row in read_log(trainer.log.path) if "ms" in row]
+    return Row(
+        config.method,
+        trainer.model.num_parameters(trainable_only=True),
+        trainer.extra_state["before"],
+        trainer.extra_state["after"],
+        held["weights"],
+        held["optimizer"],
+        peak_bytes(trainer),
+        statistics.median(times),
+    )
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """The rows as lines of text, under a line of names."""
+    extra = [name for name in LABELS if all(name in row.after for row in rows)]
+    heads = ["trained", "before", "after", *(LABELS[name] for name in extra), "weights", "moments", "peak", "ms"]
+    base = ["", "", f"{rows[0].before['val_loss']:.3f}", *(f"{rows[0].before[name]:.3f}" for name in extra)]
+    lines = [
+        "".join([f"{name:>8}", *(f"{cell:>11}" for cell in cells)])
+        for name, cells in (("method", heads), ("base", base))
+    ]
+    for row in rows:
+        losses = [row.before["val_loss"], row.after["val_loss"], *(row.after[name] for name in extra)]
+        sizes = [f"{size / 1e6:.1f} MB" for size in (row.weights, row.moments, row.peak)]
+        cells = [f"{row.trained:,}", *(f"{loss:.3f}" for loss in losses), *sizes, f"{row.milliseconds:.0f}"]
+        lines.append(f"{row.method:>8}" + "".join(f"{cell:>11}" for cell in cells))
+    return "\n".join(lines)
+
+
+LABELS = {"exact_match": "right", "own_text": "old text"}
+
+
+def plot_comparison(configs: Sequence[AdaptationConfig], path: str | os.PathLike[str]) -> Path | None:
+    """Draw the validation losses of all runs into one picture; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for config, line, marker in zip(configs, ("-", "--", ":"), "os^", strict=False):
+        rows = [row for row in read_log(Path(config.out_dir) / "log.jsonl") if "val_loss" in row]
+        steps, losses = [row["step"] for row in rows], [row["val_loss"] for row in rows]
+        axes.plot(steps, losses, color="black", linestyle=line, marker=marker, markersize=4, label=config.method)
+    axes.set(xlabel="step", ylabel="validation loss (nats per token)")
+    axes.set_title("Fine-tuning: all weights, adapters, adapters beside 4 bits", loc="left")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    return Path(path)

@@ -1,0 +1,169 @@
+"""The whole road in one run: tokenizer, pretraining, instruction tuning, reward model, preferences; and what each did.
+
+Each stage starts from what the one before has left in its folder, and leaves its own. Nothing here is new: a stage is a
+call of a function that its own script calls, too. What is added is that a stage that is finished is kept, that one that
+was interrupted goes on, that all are measured with the same questions and the same text, and a table of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from gpt import Tokenizer
+from gpt.files import parse_json, read_text, write_text
+from gpt.model.language_model import LanguageModel
+from gpt.training.batches import open_tokens
+from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.training.loading import load_model
+from gpt.training.log import show
+from gpt.weights import hub
+
+from ..evaluation.report import COLUMNS, measure, show_samples, show_table
+from ..quantization.folder import is_quantized, load_quantized
+from .pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
+
+NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
+QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
+
+
+def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
+    """Run all stages that are not finished yet, and print the table; False if Ctrl-C stopped one of them.
+
+    Raises ValueError where the folder is of a pipeline with other settings, and what the stages raise.
+    """
+    started = time.perf_counter()
+    given = {} if config.init_from is None else {"init_from": config.init_from}
+    if config.init_from is not None:
+        hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
+    notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
+    for number, stage in enumerate(stages := stages_of(config, device), start=1):
+        show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
+        origin = notes.origin_of(stage.needs)
+        if notes.is_finished(stage.name, origin):
+            show(f"finished earlier, and kept (to do it again, delete {notes.folder / stage.name})")
+            continue
+        if not _run_stage(stage, notes, origin):
+            show("\nthe pipeline stopped here; call it again and it goes on")
+            return False
+        notes.finish(
+            stage.name,
+            origin,
+            {"seconds": seconds_of(notes.folder / stage.name)} | _measured(stage.name, notes, config),
+        )
+    show(f"\n=== what each stage changed ({time.perf_counter() - started:.0f} s for this call)\n\n{COLUMNS}\n")
+    rows = notes.rows([stage.name for stage in stages])
+    show_table(rows)
+    show_samples(rows)
+    return True
+
+
+def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
+    folder = notes.folder / stage.name
+    if has_checkpoint(folder):
+        begun_from = notes.begun_from(stage.name)
+        if begun_from is None:
+            raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
+        if begun_from == origin:
+            return stage.resume()
+        show("made from an earlier version of the stages before it: done again")
+        remove_checkpoint(folder)
+    notes.begin(stage.name, origin)
+    return stage.start()
+
+
+def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:
+    """A stage's row of the table; a reward model writes nothing, and its row is its accuracy."""
+    folder = notes.folder / name
+    if name == "reward":
+        return {"note": reward_note(folder)}
+    reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
+    model, tokenizer = load_stage(folder)
+    tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
+    return measure(model, tokenizer, reference, tokens, config.seed, _questions(config))
+
+
+def _questions(config: PipelineConfig) -> int:
+    """How many are asked after each stage."""
+    return SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
+
+
+def load_stage(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    """The model that a stage has left."""
+    if is_quantized(folder):
+        return load_quantized(folder)
+    return load_model(folder / MERGED if (folder / MERGED).exists() else folder)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long a stage trained; 0 for one that did not."""
+    return round(load_state(folder).get("seconds", 0.0), 1)
+
+
+def reward_note(folder: Path) -> str:
+    """How good a finished reward model is, from its log."""
+    rows = [json.loads(line) for line in read_text(folder / "log.jsonl").splitlines()]
+    accuracy = [row["accuracy"] for row in rows if "val_loss" in row][-1]
+    return f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"
+
+
+# --- what has been done -----------------------------------------------------------------------------------------------
+
+
+class Notes:
+    """What is known of the stages: kept in pipeline.json, so that a later call goes on.
+
+    A stage's origin is what the stages it needs held when it began, as fingerprints. If one of them is done again, the
+    stage is no longer finished. Raises ValueError for notes of a pipeline with other settings, or damaged ones.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.settings = folder, settings
+        self.stages: dict[str, Any] = {}
+        path = folder / NOTES
+        if path.exists():
+            notes = parse_json(read_text(path), str(path))
+            if notes.get("settings") != settings:
+                raise ValueError(
+                    f"{folder} is of a pipeline with {notes.get('settings')}, not {settings}: choose another --out-dir"
+                )
+            self.stages = notes["stages"]
+
+    def origin_of(self, needs: tuple[str, ...]) -> dict[str, str]:
+        """The fingerprints of stages."""
+        return {name: fingerprint(self.folder / name) for name in needs}
+
+    def begun_from(self, name: str) -> Any:
+        """The origin of a stage that was begun."""
+        return self.stages.get(name, {}).get("origin")
+
+    def is_finished(self, name: str, origin: dict[str, str]) -> bool:
+        """Whether a stage was finished, from this origin, and is still there."""
+        stage = self.stages.get(name, {})
+        return "row" in stage and stage["origin"] == origin and has_checkpoint(self.folder / name)
+
+    def begin(self, name: str, origin: dict[str, str]) -> None:
+        """Note where a stage starts from."""
+        self.stages[name] = {"origin": origin}
+        self._save()
+
+    def finish(self, name: str, origin: dict[str, str], row: dict[str, Any]) -> None:
+        """Note that a stage is finished, and its row of the table."""
+        self.stages[name] = {"origin": origin, "row": row}
+        self._save()
+
+    def rows(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """The rows of the table."""
+        return {name: self.stages[name]["row"] for name in names}
+
+    def _save(self) -> None:
+        notes = {"settings": self.settings, "stages": self.stages}
+        write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes when a stage's checkpoint does."""
+    return hashlib.sha256(json.dumps(load_state(folder), sort_keys=True).encode("utf-8")).hexdigest()[:16]

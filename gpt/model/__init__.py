@@ -1,0 +1,19 @@
+"""What computes the next token?
+
+    config.py           the numbers that define a model
+    gpt2.py             GPT-2, on a page
+    attention.py        causal attention over the tokens read so far
+    positions.py        where a token stands
+    llama.py            Llama: GPT-2 with four changes
+    language_model.py   what every language model can do: logits, loss, generation
+    kv_cache.py         keys and values of earlier tokens, computed once
+    generation.py       sampling: temperature, top-k, top-p, stop tokens
+"""
+
+from .config import GPTConfig, LlamaConfig
+from .gpt2 import GPT
+from .kv_cache import KVCache
+from .language_model import LanguageModel
+from .llama import Llama
+
+__all__ = ["GPT", "GPTConfig", "KVCache", "LanguageModel", "Llama", "LlamaConfig"]

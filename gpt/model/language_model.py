@@ -1,0 +1,117 @@
+"""What every language model here can do, whatever it is made of: score, measure a loss, write.
+
+A language model is a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
+as the next one. `GPT` (model.py) and `Llama` (llama.py) differ in their bodies; training, generation, evaluation and
+fine-tuning see only what is here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, nn
+from minigrad.backend import Array, module_of
+from minigrad.functional.indexing import check_indices
+
+from . import generation
+from .config import INIT_STD
+from .kv_cache import KVCache
+
+
+class LanguageModel(nn.Module):
+    """A body and `lm_head`: `model(ids)` scores, at every position, all tokens as the next.
+
+    Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd) and `lm_head`, and define
+    `body`.
+    """
+
+    config: Any
+    lm_head: nn.Linear
+
+    def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
+        """Everything below the head: checked ids (B, T) on the model's device -> (B, T, C)."""
+        raise TypeError(f"{type(self).__name__} must define body(ids, cache, attention_mask)")
+
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """What the last block makes of each token: ids (B, T), or (T) for one sequence, -> (B, T, C).
+
+        cache: read `ids` as the continuation of what it holds, and add them (without gradients). attention_mask
+        (B, tokens so far): 0 is padding. Raises IndexError for ids outside the vocabulary, ValueError for more tokens
+        than the block size.
+        """
+        mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
+        return self.body(self._ids(ids, "ids"), cache, mask)
+
+    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V), where logits[:, t] are about token t + 1. Arguments as `hidden_states`."""
+        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
+
+    def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """Cross-entropy of targets (B, T), nats per token; `ignore_index` does not count; "none" gives (B, T)."""
+        hidden = self.hidden_states(ids)  # (B, T, C)
+        targets = self._ids(targets, "targets", ignore_index)
+        if targets.shape != hidden.shape[:2]:
+            raise ValueError(f"targets of shape {targets.shape} do not fit ids of shape {hidden.shape[:2]}")
+        hidden, flat = hidden.reshape(-1, self.config.n_embd), targets.reshape(-1)  # (B*T, C), (B*T)
+        if is_plain(self.lm_head):
+            loss = F.linear_cross_entropy(hidden, self.lm_head.weight, flat, ignore_index, reduction)
+        else:
+            loss = F.cross_entropy(self.lm_head(hidden), flat, ignore_index=ignore_index, reduction=reduction)
+        return loss.reshape(targets.shape) if reduction == "none" else loss
+
+    def token_logprobs(self, ids: Any, targets: Any) -> Tensor:
+        """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
+        return -self.loss(ids, targets, reduction="none")
+
+    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        """Continue `ids` token by token: see `gpt.model.generation.generate`."""
+        return generation.generate(self, ids, max_new_tokens, **options)
+
+    def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
+        """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""
+        array = _as_array(ids, what)
+        array = array[None] if array.ndim == 1 else array
+        if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "iu":
+            got = f"{array.dtype} of shape {array.shape}"
+            raise ValueError(f"{what} must be integers of shape (batch, time) with time >= 1, got {got}")
+        if isinstance(array, np.ndarray):
+            counted = array if ignore_index is None else np.where(array == ignore_index, 0, array)
+            check_indices(what, counted, self.config.vocab_size, "the vocabulary")
+        return self._on_device(array)
+
+    def _on_device(self, array: Array) -> Array:
+        xp = module_of(next(self.parameters()).data)
+        return array if isinstance(array, xp.ndarray) else xp.asarray(array)
+
+
+def init_weights(model: LanguageModel, adds_to_residual: tuple[str, ...]) -> None:
+    """Matrices normal with INIT_STD, biases 0, norms the identity: how a language model starts.
+
+    What adds to the residual stream does so 2 n_layer times. So that the sum does not grow with depth, the weights
+    whose names end in `adds_to_residual` are scaled by 1/sqrt(2 n_layer). Radford et al. 2019, section 2.3.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(adds_to_residual):
+            nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * model.config.n_layer))
+        elif parameter.ndim == 2:
+            nn.init.normal_(parameter, std=INIT_STD)
+        else:
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+
+
+def _as_array(values: Any, what: str) -> Array:
+    if isinstance(values, Tensor):
+        return values.data
+    try:
+        return np.asarray(values) if isinstance(values, list | tuple) else values
+    except ValueError:
+        raise ValueError(f"{what} must be sequences of one length; generate() pads others") from None
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Is this a Linear whose weight alone says what it does? Then it may be fused with what follows it."""
+    return type(layer) is nn.Linear and not layer._forward_hooks

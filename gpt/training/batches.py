@@ -1,0 +1,232 @@
+"""From a text to batches: token files on disk, mapped into memory, and windows of them as inputs and targets.
+
+A language model is trained to say the next token at every position, so that the targets are the inputs shifted by one
+(Radford et al. 2019, section 2): the text is its own label. Token files have nanoGPT's format, so that its `train.bin`
+and `val.bin` can be used here and ours there.
+
+Simplified: windows are drawn anywhere, also across the borders of documents.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..console import progress_bar
+from ..files import atomic_write, read_text, write_text
+from ..tokenizer.bpe import independent_chunks
+from ..tokenizer.tokenizer import Tokenizer
+
+Tokens = NDArray[Any]  # of any integer dtype: an array, or a file mapped into memory
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, each (B, T)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Token files.
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest type for ids below `vocab_size`: uint16, or uint32 above 65,536; little-endian on every machine."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) -> None:
+    """Write token ids as raw integers, as nanoGPT does, and beside them, in `PATH.json`, their number, type and range.
+
+    Each file appears whole or not at all. Raises ValueError for ids outside the vocabulary.
+    """
+    dtype = token_dtype(vocab_size)
+    array = validate_ids(ids, vocab_size).astype(dtype)
+    # First the description: with an older token file it would not fit, and open_tokens says so.
+    write_text(_description(path), json.dumps({"dtype": dtype.name, "vocab_size": vocab_size, "tokens": array.size}))
+    with atomic_write(path) as file:
+        file.write(array.tobytes())
+
+
+def open_tokens(path: str | os.PathLike[str]) -> Tokens:
+    """Map a token file into memory: an array (N,) whose parts are read when they are used.
+
+    Without a description beside it, the file is nanoGPT's, of uint16. Raises FileNotFoundError, or ValueError for a
+    file that is empty, cut off or does not fit its description.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no token file {path}; write it with prepare or write_tokens")
+    size, dtype = path.stat().st_size, np.dtype("<u2")
+    expected = None
+    if _description(path).exists():
+        try:
+            content = json.loads(read_text(_description(path)))
+            dtype, expected = token_dtype(content["vocab_size"]), int(content["tokens"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{_description(path)} is damaged ({error!r}); prepare the data again") from None
+    if size == 0 or size % dtype.itemsize or expected not in (None, size // dtype.itemsize):
+        wanted = "whole tokens" if expected is None else f"{expected:,} tokens"
+        raise ValueError(f"{path} has {size:,} bytes, not {wanted} of {dtype.itemsize} bytes; prepare the data again")
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _description(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.fspath(path)}.json")
+
+
+def prepare(
+    text: str, tokenizer: Tokenizer, folder: str | os.PathLike[str], validation_fraction: float = 0.1
+) -> tuple[Tokens, Tokens]:
+    """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory.
+
+    The text is split first, at a position, and then encoded: the last `validation_fraction` of its characters is for
+    validation. Raises ValueError for an empty text and a fraction that leaves one of the two without text.
+    """
+    if not text:
+        raise ValueError("the text is empty: there is nothing to train on; give some text")
+    split = round(len(text) * (1 - validation_fraction))
+    if not 0 < split < len(text):
+        raise ValueError(
+            f"validation_fraction {validation_fraction} of {len(text):,} characters leaves none for training or for "
+            "validation; take 0.1, or a longer text"
+        )
+    folder = Path(folder)
+    for name, part in {"train": text[:split], "val": text[split:]}.items():
+        encoded = []
+        with progress_bar(len(part), f"encoding {name}.bin", "char") as bar:
+            for chunk in independent_chunks([part], tokenizer.special_tokens):
+                encoded.append(np.array(tokenizer.encode(chunk), dtype=token_dtype(len(tokenizer))))
+                bar.update(len(chunk))
+        write_tokens(folder / f"{name}.bin", np.concatenate(encoded), len(tokenizer))
+    return open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches.
+
+
+def validate_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+    """Return token ids as int64, the same shape, or raise an error that names the first one outside 0..vocab_size-1.
+
+    Done where batches are made: an id out of range would read another token's embedding (if negative), or fail deep
+    inside the model. Raises TypeError for anything but integers.
+
+    >>> validate_ids([3, 1, 4], vocab_size=4)
+    Traceback (most recent call last):
+    ValueError: token id 4 at position 2 is not in the vocabulary: ids are 0 to 3
+    """
+    array = np.asarray(ids)
+    if array.size == 0 and array.dtype == np.float64:  # what NumPy makes of []
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got {array.dtype}")
+    wrong = (array < 0) | (array >= vocab_size)
+    if wrong.any():
+        position = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = position[0] if len(position) == 1 else position
+        raise ValueError(
+            f"token id {array[position]} at position {where} is not in the vocabulary: ids are 0 to {vocab_size - 1}"
+        )
+    return array.astype(np.int64)
+
+
+def get_batch(
+    tokens: Tokens, batch_size: int, block_size: int, rng: np.random.Generator, vocab_size: int | None = None
+) -> Batch:
+    """Draw windows of the tokens at random: inputs (B, T) and, shifted by one, targets (B, T), both int64.
+
+    Each of the len(tokens) - T windows is equally likely, and may be drawn twice. With a `vocab_size` the ids are
+    checked. Raises ValueError where the tokens are fewer than one window and its last target.
+
+    >>> inputs, targets = get_batch(np.arange(6), batch_size=1, block_size=5, rng=np.random.default_rng(0))
+    >>> inputs, targets
+    (array([[0, 1, 2, 3, 4]]), array([[1, 2, 3, 4, 5]]))
+    """
+    if len(tokens) < block_size + 1:
+        raise ValueError(
+            f"{len(tokens):,} tokens are too few for block_size {block_size:,}, which needs {block_size + 1:,}: "
+            f"take more text, or a --block-size of at most {max(len(tokens) - 1, 0):,}"
+        )
+    starts = rng.integers(0, len(tokens) - block_size, size=batch_size)
+    return _shifted(tokens[starts[:, None] + np.arange(block_size + 1)], vocab_size)
+
+
+def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
+    """(B, T+1) tokens as inputs and targets."""
+    ids = windows.astype(np.int64) if vocab_size is None else validate_ids(windows, vocab_size)
+    return ids[:, :-1], ids[:, 1:]
+
+
+class RandomBatches:
+    """An endless, seeded stream of `get_batch`, which goes on exactly where a checkpoint stopped it.
+
+    rows: which of each batch to return, for one of several processes that share it (see `data_parallel`).
+
+    >>> batches = RandomBatches(np.arange(100), batch_size=2, block_size=8, seed=1)
+    >>> state = batches.state_dict()
+    >>> first, _ = next(batches)
+    >>> batches.load_state_dict(json.loads(json.dumps(state)))
+    >>> bool((next(batches)[0] == first).all())
+    True
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        vocab_size: int | None = None,
+        rows: slice = slice(None),
+    ) -> None:
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self.rows = rows
+        self.rng = np.random.default_rng(seed)
+
+    def __iter__(self) -> RandomBatches:
+        return self
+
+    def __next__(self) -> Batch:
+        inputs, targets = get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
+        return inputs[self.rows], targets[self.rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as a dictionary that JSON can hold."""
+        return {"generator": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`; raises ValueError for anything else."""
+        try:
+            self.rng.bit_generator.state = state["generator"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is no state of RandomBatches ({error!r}): {state!r:.80}") from None
+
+
+def sequential_batches(
+    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None = None
+) -> Iterator[Batch]:
+    """Go through the tokens once, in windows that follow each other: every token but the first is a target once.
+
+    Batches are (B, T); the last ones may be (b, T) with b < B, and (1, t) with t < T for what remains. Raises
+    ValueError for fewer than two tokens.
+
+    >>> [targets.tolist() for _, targets in sequential_batches(np.arange(10), batch_size=2, block_size=2)]
+    [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9]]]
+    """
+    if len(tokens) < 2:
+        raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; take more text")
+    return _sequential_batches(tokens, batch_size, block_size, vocab_size)
+
+
+def _sequential_batches(tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None) -> Iterator[Batch]:
+    whole = (len(tokens) - 1) // block_size  # windows of full length
+    starts = np.arange(whole) * block_size
+    for i in range(0, whole, batch_size):
+        yield _shifted(tokens[starts[i : i + batch_size, None] + np.arange(block_size + 1)], vocab_size)
+    rest = tokens[whole * block_size :]
+    if len(rest) > 1:
+        yield _shifted(rest[None, :], vocab_size)

@@ -1,0 +1,394 @@
+"""Saving a training run so that it can go on exactly where it was, whatever happens while it is being saved.
+
+A run's folder holds
+
+    config.json             the kind of model and its shape
+    model.safetensors       its weights, under the model's own names, (out, in) like `nn.Linear`
+    optimizer.safetensors   Adam's moments
+    trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
+    log.jsonl               one line per logged step
+
+Four files cannot be renamed at one instant, but a journal can: everything is written beside its target as NAME.new and
+flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it the
+old checkpoint stands, after it the new one. What is left is to rename the others, and the next save does that if the
+machine died in between. Loading changes nothing, so that a model can be tried out while it is being trained.
+
+What a folder holds of a model is the business of its `ModelKind`. That of a GPT or a Llama is all of it; that of a
+model with adapters may be the adapters alone.
+
+No pickle: a checkpoint from a stranger is data, and cannot run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minigrad import nn
+from minigrad.backend import Array
+from minigrad.optim import Optimizer
+
+from ..files import read_json
+from ..model.config import GPTConfig, LlamaConfig
+from ..model.gpt2 import GPT
+from ..model.language_model import LanguageModel
+from ..model.llama import Llama
+from ..tokenizer.tokenizer import Tokenizer
+from ..weights.safetensors_file import Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
+
+CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
+STATE = "trainer_state.json"
+COMMIT = STATE + ".commit"
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of something else."""
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What a run's folder holds: the model, the optimiser's state (None if there is none), and the rest of the run."""
+
+    model: Any
+    optimizer_state: dict[str, Any] | None
+    state: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelKind:
+    """How a kind of model becomes config.json and named arrays, and the reverse.
+
+    name: config.json's "model_type". config(model): the rest of config.json, JSON-able. build(config, shapes): a model
+    to fill, from what config.json says and the shapes that are stored; it raises ValueError for those that cannot fit,
+    before it asks for memory (see `check_size`). tensors(model): the arrays that are stored and filled, by their names
+    in the model: parameters, or buffers.
+    """
+
+    name: str
+    config: Callable[[Any], dict[str, Any]]
+    build: Callable[[dict[str, Any], Shapes], nn.Module]
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
+
+
+def _plain_kind(
+    name: str, model: Callable[[Any], LanguageModel], settings: type[GPTConfig] | type[LlamaConfig]
+) -> ModelKind:
+    """The kind of models that `model` makes of their settings: all of each is stored."""
+
+    def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
+        config = settings.from_dict(values)
+        check_size(config.num_parameters(), shapes)
+        with nn.init.skipped():
+            return model(config)
+
+    return ModelKind(name, lambda model: model.config.to_dict(), build)
+
+
+def check_size(expected: int, shapes: Shapes) -> None:
+    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if stored != expected:
+        raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
+
+
+GPT_KIND = _plain_kind("minigrad-gpt", GPT, GPTConfig)
+LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
+
+
+def kind_of(model: nn.Module) -> ModelKind:
+    """The kind of a model all of which is stored. Raises TypeError for one that is neither a GPT nor a Llama."""
+    for its_class, kind in ((GPT, GPT_KIND), (Llama, LLAMA_KIND)):
+        if isinstance(model, its_class):
+            return kind
+    raise TypeError(f"a checkpoint of a {type(model).__name__} needs a `kind` that says what is stored of it")
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    state: Mapping[str, Any] | None = None,
+    kind: ModelKind | None = None,
+) -> None:
+    """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
+
+    kind: what is stored of the model; without it, all of a GPT or a Llama (`kind_of`).
+    Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or
+    not writable.
+    """
+    kind = kind_of(model) if kind is None else kind
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _finish_commit(folder)
+    content: dict[str, Iterable[Chunk]] = {
+        CONFIG: _json({"model_type": kind.name, **kind.config(model)}),
+        WEIGHTS: safetensors_chunks(kind.tensors(model)),
+    }
+    settings = None
+    if optimizer is not None:
+        settings, moments = _take_apart(optimizer.state_dict())
+        content[MOMENTS] = safetensors_chunks(moments)
+    try:
+        hashes = {name: _write(folder / f"{name}.new", chunks) for name, chunks in content.items()}
+        record = json.loads(json.dumps({"files": hashes, "optimizer": settings, "state": dict(state or {})}))
+        _write(folder / f"{STATE}.new", _json({"sha256": _hash_of_record(record), **record}))
+        _sync_folder(folder)
+        _replace(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
+    except BaseException as error:
+        if (folder / COMMIT).exists():  # Ctrl-C just after that moment
+            raise
+        for name in [*content, STATE]:
+            (folder / f"{name}.new").unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = f"the checkpoint could not be saved: {error.strerror or error}; the one before it is intact"
+            raise OSError(error.errno, reason, str(folder)) from error
+        raise
+    _sync_folder(folder)
+    with contextlib.suppress(PermissionError):  # on Windows, if somebody is reading; the next save makes up for it
+        _finish_commit(folder)
+
+
+def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
+    """Make a run's folder one without a checkpoint, in which a new run may start."""
+    for name in (STATE, COMMIT):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _finish_commit(folder: Path) -> None:
+    """Do what is left of a commit: rename every NAME.new, then the record itself. Can be interrupted and done again."""
+    if (folder / COMMIT).exists():
+        for name in (CONFIG, WEIGHTS, MOMENTS):
+            if name in _read_record(folder / COMMIT)["files"] and (folder / f"{name}.new").exists():
+                _replace(folder / f"{name}.new", folder / name)
+        _sync_folder(folder)
+        _replace(folder / COMMIT, folder / STATE)
+        _sync_folder(folder)
+
+
+def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """An optimiser's state as what JSON can hold, and arrays named POSITION.NAME."""
+    numbers: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Array] = {}
+    for position, values in state["state"].items():
+        numbers[str(position)] = {name: value for name, value in values.items() if not hasattr(value, "shape")}
+        arrays |= {f"{position}.{name}": value for name, value in values.items() if hasattr(value, "shape")}
+    return {"param_groups": state["param_groups"], "state": numbers}, arrays
+
+
+def _json(content: Any) -> Iterator[Chunk]:
+    yield json.dumps(content, indent=1, allow_nan=False).encode("utf-8")
+
+
+def _write(path: Path, chunks: Iterable[Chunk]) -> str:
+    """Write a file, have it on the disk, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename over `target`; with patience on Windows, where a virus scanner may have it open for a moment."""
+    for pause in (0.01, 0.1, 0.5, 2.0) if os.name == "nt" else ():
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(source, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a folder's names on the disk; only POSIX systems need and offer it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a run to go on with in `folder`."""
+    return any((Path(folder) / name).exists() for name in (STATE, COMMIT))
+
+
+def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
+    return _read_record(_record_path(Path(folder)))["state"]
+
+
+def load_checkpoint(
+    folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
+) -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered.
+
+    kind: what the folder holds; without it, all of a GPT or a Llama, whichever config.json says.
+    """
+    kinds = (GPT_KIND, LLAMA_KIND) if kind is None else (kind,)
+    folder = Path(folder)
+    for last_try in [False] * 9 + [True]:
+        before = _which_commit(folder)
+        try:
+            checkpoint = _load(folder, with_optimizer, kinds)
+        except CheckpointError:
+            being_committed = before[0] is not None  # its files are changing their names
+            if _which_commit(folder) == before and (last_try or not being_committed):
+                raise
+            time.sleep(0.01)
+        else:
+            if _which_commit(folder) == before:
+                return checkpoint
+        # a training run has saved meanwhile, and what was read may be of two checkpoints: again
+    raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+    """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError."""
+    model = load_checkpoint(folder, with_optimizer=False).model
+    tokenizer = Tokenizer.load(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"
+        )
+    return model, tokenizer
+
+
+def _which_commit(folder: Path) -> Any:
+    """Something that changes with each commit and with each rename that finishes one."""
+    marks: list[Any] = []
+    for name in (COMMIT, STATE):
+        try:
+            status = os.stat(folder / name)
+            marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        except OSError:
+            marks.append(None)
+    return marks
+
+
+def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Checkpoint:
+    record_path = _record_path(folder)
+    record = _read_record(record_path)
+    wanted = [CONFIG, WEIGHTS] + ([MOMENTS] if with_optimizer and record["optimizer"] is not None else [])
+    paths = {name: _verified(folder, name, record["files"].get(name), record_path) for name in wanted}
+    config = _read_json(paths[CONFIG])
+    name = config.pop("model_type", None)
+    kind = next((kind for kind in kinds if kind.name == name), None)
+    if kind is None:
+        wanted_kinds = " or ".join(kind.name for kind in kinds)
+        found = f", but a {name:.40}" if isinstance(name, str) and name.startswith("minigrad-") else ""
+        raise CheckpointError(f"{paths[CONFIG]} does not describe a {wanted_kinds}{found}")
+    try:
+        with SafetensorsFile(paths[WEIGHTS]) as file:
+            try:
+                model = kind.build(config, file.shapes)
+            except ValueError as error:
+                raise CheckpointError(f"{paths[CONFIG]} describes no model that can be loaded: {error}") from None
+            _fill(model, kind, file)
+        moments = dict(_arrays(paths[MOMENTS])) if MOMENTS in paths else None
+    except (SafetensorsError, OSError) as error:
+        raise CheckpointError(str(error)) from None
+    optimizer_state = None if moments is None else _put_together(record["optimizer"], moments, record_path)
+    return Checkpoint(model, optimizer_state, record["state"])
+
+
+def _record_path(folder: Path) -> Path:
+    return folder / COMMIT if (folder / COMMIT).exists() else folder / STATE
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = _read_json(path)
+    expected = record.pop("sha256", None)
+    if set(record) != {"files", "optimizer", "state"}:
+        raise CheckpointError(f"{path} is not from minigrad")
+    if expected != _hash_of_record(record) or not isinstance(record["files"], dict):
+        raise CheckpointError(f"{path} was altered since it was saved")
+    return record
+
+
+def _hash_of_record(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) -> Path:
+    """The file of a checkpoint, which is NAME.new where a commit is not finished."""
+    candidates = [folder / f"{name}.new", folder / name] if record_path.name == COMMIT else [folder / name]
+    present = [path for path in candidates if path.exists()]
+    for path in present:
+        try:
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return path
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    problem = "was truncated or altered since it was saved" if present else "is missing"
+    raise CheckpointError(f"{folder / name} {problem}; the checkpoint in {folder} cannot be used")
+
+
+def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
+    """Give the model its tensors, read one at a time."""
+    wanted = {name: array.shape for name, array in kind.tensors(model).items()}
+    for name, shape in file.shapes.items():
+        if wanted.get(name) != shape:
+            expected = f"the shape {wanted[name]}" if name in wanted else "no such tensor"
+            raise CheckpointError(f"{file.path}: {name} has shape {shape}, but the model has {expected}")
+    if missing := [name for name in wanted if name not in file.entries]:
+        raise CheckpointError(f"{file.path}: {missing[0]} is missing")
+    parameters = dict(model.named_parameters())
+    for name in wanted:
+        if name in parameters:
+            parameters[name].data = file.read(name, out=parameters[name].data)
+        else:  # a buffer
+            owner, _, attribute = name.rpartition(".")
+            module = model.get_submodule(owner)
+            setattr(module, attribute, file.read(name, out=getattr(module, attribute)))
+
+
+def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with SafetensorsFile(path) as file:
+        for name in file.entries:
+            yield name, file.read(name)
+
+
+def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The reverse of `_take_apart`."""
+    try:
+        state = {int(position): dict(numbers) for position, numbers in settings["state"].items()}
+        for key, array in moments.items():
+            position, _, name = key.partition(".")
+            state[int(position)][name] = array
+        return {"param_groups": settings["param_groups"], "state": state}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path} describes no optimiser that fits {MOMENTS}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"there is no checkpoint in {path.parent}: {path.name} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None

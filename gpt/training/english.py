@@ -1,0 +1,142 @@
+"""English that every Python installation carries: the documentation inside the standard library.
+
+The reference that `help()` prints (`pydoc_data.topics`) and the docstrings of the library's modules, together about
+1.5 MB of prose after code, tables and lists of parameters have been left out. Good enough to see a small model learn
+words, grammar and a topic, without a network and without a licence to think about.
+
+The text depends on the Python version and on which parts of the library are installed; its SHA-256 says which it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..console import progress_bar
+
+# Not of the library, tests, or tables.
+_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+_HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+_BULLET = r"(?:[-*+•]|\d+[.)]|\([a-z0-9]\)) "
+_PLAIN_WORD = re.compile(r"[\"'(“‘\[]*[A-Za-z][A-Za-z'’-]*[\"')”’\]]*[.,;:!?]*[\"')”’\]]*")
+_SENTENCE_START = re.compile(r"[\"'(“]?[A-Z]")
+_SENTENCE_END = re.compile(r"[.!?:][\"')”]*$")
+
+
+def english_text() -> str:
+    """The English of the standard library: paragraphs on one line each, with an empty line between them.
+
+    Modules and help topics follow each other in a shuffled order that is the same everywhere, so that the last tenth is
+    a fair sample of the whole. No paragraph occurs twice. Raises FileNotFoundError where the sources are not installed.
+    """
+    texts = sorted(documents().values(), key=lambda text: hashlib.sha256(text.encode()).digest())
+    return "\n\n".join(texts) + "\n"
+
+
+def help_text() -> str:
+    """A sixth of the same text, within a second: only what `help()` prints. All of it where there is no such thing."""
+    topics = _prose(list(_help_topics().values()), set())
+    return topics + "\n" if topics else english_text()
+
+
+@functools.lru_cache(maxsize=1)
+def documents() -> dict[str, str]:
+    """The same text by where it is from: a help topic, as "help/while", or a source file, as "email/charset.py"."""
+    folder, paths = Path(sysconfig.get_path("stdlib")), library_sources()
+    seen: set[str] = set()
+    found = {f"help/{name}": _prose([text], seen) for name, text in _help_topics().items()}
+    with progress_bar(len(paths), "reading the standard library", "file") as bar:
+        for path in paths:
+            found[path.relative_to(folder).as_posix()] = _prose(_docstrings_of(path), seen)
+            bar.update(1)
+    found = {name: text for name, text in found.items() if text}
+    if len(found) < 100:
+        raise FileNotFoundError(
+            f"the sources of Python's standard library are not in {folder} (only {len(found)} files there have "
+            "docstrings), so that there is no built-in English; give a text file of your own"
+        )
+    return found
+
+
+def library_sources() -> list[Path]:
+    """The source files of the standard library, sorted; without tests, tables and other people's packages."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = folder.rglob("*.py")
+    return sorted(path for path in paths if not _SKIPPED.intersection(path.relative_to(folder).parts))
+
+
+def _help_topics() -> dict[str, str]:
+    """What `help("topics")` offers; empty where a distribution leaves it out."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return {}
+    return dict(sorted(topics.items()))
+
+
+def _docstrings_of(path: Path) -> list[str]:
+    """All docstrings of a source file in their order, without importing it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escape sequences are not ours to report
+            return list(_docstrings(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return []  # a template, or a test of the parser
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, _HAS_DOCSTRING):
+        yield ast.get_docstring(node) or ""
+    for statement in getattr(node, "body", []):
+        yield from _docstrings(statement)
+
+
+def _prose(texts: list[str], seen: set[str]) -> str:
+    """The paragraphs of some texts that read as English and are not in `seen`, which grows by them."""
+    kept = []
+    for text in texts:
+        for block in re.split(r"\n\s*\n", text):
+            for paragraph in re.split(rf"\n(?=\s*{_BULLET})", inspect.cleandoc(block)):
+                line = _one_line(paragraph)
+                if _is_prose(line) and line not in seen:
+                    seen.add(line)
+                    kept.append(line)
+    return "\n\n".join(kept)
+
+
+def _one_line(paragraph: str) -> str:
+    """A paragraph without line breaks, bullet and markup; a missing full stop is put in.
+
+    >>> _one_line("* Return the ``name`` of a sub-\\nclass of :class:`Path`")
+    'Return the name of a sub-class of Path.'
+    """
+    text = re.sub(r"(?<=\w-)\n\s*(?=\w)", "", paragraph)
+    text = re.sub(r"\s+", " ", re.sub(rf"^\s*{_BULLET}", "", text)).strip()
+    text = re.sub(r":[a-z:]+:`~?([^`]+)`", r"\1", text)  # :class:`Path`
+    text = re.sub(r"``?([^`]+?)``?", r"\1", text)  # ``code``
+    text = re.sub(r"(?<![\w*])\*{1,2}([\w.\s-]+?)\*{1,2}(?![\w*])", r"\1", text)  # *emphasis*
+    return text + "." if re.search(r"\w$", text) and text.count(" ") >= 3 else text
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a line begins and ends like a sentence, and four in five of its words are plain words.
+
+    >>> _is_prose("Return the name of a path."), _is_prose("x = f(y) + g(z), 17 | 18.")
+    (True, False)
+    """
+    words = text.split()
+    return (
+        len(words) >= 4
+        and _SENTENCE_START.match(text) is not None
+        and _SENTENCE_END.search(text) is not None
+        and not any(code in text for code in (">>>", "::=", " | "))
+        and sum(_PLAIN_WORD.fullmatch(word) is not None for word in words) >= 0.8 * len(words)
+    )

@@ -1,0 +1,227 @@
+"""How good is a language model? The loss on text that it was not trained on, and what that loss means.
+
+`evaluate` takes batches, as training does. `score_text` reads a whole text with a window that slides over it: a token
+at the start of a window has little to go by, so that cutting a text into blocks makes a model look worse than it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, no_grad
+from minigrad.backend import to_numpy
+
+from ..console import progress_bar
+from ..tokenizer.tokenizer import Tokenizer
+from .data_parallel import ALONE, Team
+from .steps import add_sums, as_numbers
+
+TOKENS_AT_ONCE = 4096  # in the windows that are read together
+
+# (model, batch) -> a sum of losses, how many it is of, and sums of other metrics: numbers, or 0-d arrays on the device
+LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
+
+
+def language_model_loss(
+    model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
+) -> tuple[Tensor, int, dict[str, Any]]:
+    """Next-token cross-entropy of a batch (ids, targets), summed; how many targets count; no further metrics.
+
+    The pattern of all loss functions that `evaluate` and the training loop take: a sum, the number to divide it by, and
+    sums of whatever else is to be reported, to be divided by the same number. Sums are 0-d arrays that nobody has read
+    (see steps.py).
+    """
+    ids, targets = batch
+    return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
+
+
+@no_grad()
+def evaluate(
+    model: Any, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss, team: Team = ALONE
+) -> dict[str, float]:
+    """The mean over all batches of the loss, as "loss", and of the other metrics of `loss_fn`; without dropout.
+
+    The processes of a team take turns. Raises ValueError if nothing counts.
+    """
+    sums: dict[str, Any] = {}
+    count = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in team.share(batches):
+            loss, n, metrics = loss_fn(model, batch)
+            add_sums(sums, {"loss": loss.data, **metrics})
+            count += n
+    finally:
+        model.train(was_training)
+    sums, count = team.add_up(sums, count)
+    if count == 0:
+        raise ValueError("there is nothing to evaluate: no batch has a target that counts")
+    return {name: total / count for name, total in zip(sums, as_numbers(sums.values()), strict=True)}
+
+
+def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
+    """Mean cross-entropy in nats per token over all batches of (ids, targets). exp of it is the perplexity."""
+    return evaluate(model, batches, team=team)["loss"]
+
+
+def perplexity(loss: float) -> float:
+    """e^loss: among how many equally likely tokens the model seems to choose."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
+    """The loss in bits per byte of text, which compares across tokenizers: loss / ln 2 * tokens / bytes."""
+    return loss / math.log(2) * tokens / n_bytes
+
+
+# --- a whole text -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts a text: `losses` (N - 1,) in nats, of the tokens ids[1:] (N,).
+
+    The first token has nothing before it and is not predicted; its bytes do not count either.
+    """
+
+    ids: np.ndarray
+    losses: np.ndarray
+    n_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats per token."""
+        return float(self.losses.mean())
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return bits_per_byte(self.loss, len(self.losses), self.n_bytes)
+
+
+def score_text(model: Any, tokenizer: Tokenizer, text: str | Iterable[str], stride: int | None = None) -> TextScore:
+    """Predict every token of a text (a string, or a stream of strings) but the first; see `token_losses` for `stride`.
+
+    Raises ValueError for fewer than two tokens, and where a loss is not finite.
+    """
+    pieces = [text] if isinstance(text, str) else text
+    ids = np.fromiter(tokenizer.encode_iterable(pieces), np.int64)
+    if len(ids) < 2:
+        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict: give at least two")
+    losses = token_losses(model, ids, stride)
+    if not np.isfinite(losses).all():
+        raise ValueError("the model's losses are not finite: its weights are damaged or its training diverged")
+    return TextScore(ids, losses, len(tokenizer.decode_bytes(ids[1:].tolist())))
+
+
+@no_grad()
+def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.ndarray:
+    """-ln p(ids[t + 1] | the tokens before it) for each t: ids (N,) -> (N - 1,).
+
+    The model reads windows of its block size T, each `stride` tokens (half of T unless given) after the one before, and
+    of each window only what no earlier one has read is counted: every token once, with at least T - stride + 1 tokens
+    before it (fewer only at the text's start). A small stride costs T / stride times the work.
+    """
+    losses = np.empty(len(ids) - 1)
+    was_training = model.training
+    model.eval()
+    try:
+        with progress_bar(len(losses), "reading", "token") as bar:
+            for windows in _batches_of_windows(len(losses), model.config.block_size, stride):
+                rows = [ids[start : stop + 1] for start, stop, _ in windows]
+                inputs = np.stack(rows)  # (B, T + 1)
+                found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
+                for row, (_, stop, counted) in zip(found, windows, strict=True):
+                    losses[stop - counted : stop] = row[-counted:]
+                    bar.update(counted)
+    finally:
+        model.train(was_training)
+    return losses
+
+
+@no_grad()
+def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What the model expected in the place of each token but the first: the `count` most likely, the best first.
+
+    ids (N,) -> token ids and their probabilities, each (N - 1, count). Windows as in `token_losses`.
+    """
+    count = min(count, model.config.vocab_size)
+    best = np.empty((len(ids) - 1, count), np.int64)
+    probabilities = np.empty((len(ids) - 1, count))
+    was_training = model.training
+    model.eval()
+    try:
+        for start, stop, counted in sliding_windows(len(best), model.config.block_size, stride):
+            hidden = model.hidden_states(ids[None, start:stop])[0, stop - start - counted :]  # (counted, C)
+            for i in range(0, counted, 64):  # the logits of all would be large
+                probs = to_numpy(F.softmax(model.lm_head(hidden[i : i + 64]), -1).data)  # (64, V)
+                order = np.argsort(-probs, axis=-1, kind="stable")[:, :count]
+                place = slice(stop - counted + i, stop - counted + i + len(probs))
+                best[place], probabilities[place] = order, np.take_along_axis(probs, order, -1)
+    finally:
+        model.train(was_training)
+    return best, probabilities
+
+
+def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, how many at the end count) of windows over n inputs: full ones, each input counted once.
+
+    >>> list(sliding_windows(10, block=6, stride=3))
+    [(0, 6, 6), (3, 9, 3), (4, 10, 1)]
+    """
+    stride = max(block // 2, 1) if stride is None else stride
+    if not 1 <= stride <= block:
+        raise ValueError(f"stride must be from 1 to the block size of {block}, got {stride}")
+    stop = min(block, n)
+    yield 0, stop, stop
+    while stop < n:
+        counted = min(stride, n - stop)
+        stop += counted
+        yield stop - block, stop, counted
+
+
+def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list[tuple[int, int, int]]]:
+    """The windows, which have one length, several at a time."""
+    batch: list[tuple[int, int, int]] = []
+    for window in sliding_windows(n, block, stride):
+        batch.append(window)
+        if len(batch) * block >= TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# --- simple models to compare with ------------------------------------------------------------------------------------
+
+
+def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> dict[str, float]:
+    """What simple models reach on `validation`, in nats per token: the marks that a loss curve passes.
+
+    "uniform": knowing nothing, ln V. "unigram": knowing how frequent each token is. "bigram": knowing the token
+    before, too. Both count in `train` and are smoothed: the unigram as if every token had been seen once more; the
+    bigram leans on the unigram as if it had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
+    """
+    train, validation = np.asarray(train, np.int64), np.asarray(validation, np.int64)
+    unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
+    losses = {"uniform": math.log(vocab_size), "unigram": float(-np.log(unigram[validation]).mean())}
+    if len(validation) > 1:
+        pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
+        wanted = validation[:-1] * vocab_size + validation[1:]
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        seen = np.where(pairs[place] == wanted, counts[place], 0)
+        first = np.bincount(train[:-1], minlength=vocab_size)
+        prior = 100.0
+        probability = (seen + prior * unigram[validation[1:]]) / (first[validation[:-1]] + prior)
+        losses["bigram"] = float(-np.log(probability).mean())
+    return losses

@@ -1,0 +1,62 @@
+"""One way to get a model that can write, wherever it is: what every script's --model and --init-from mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..model.config import GPT2_VOCAB_SIZE
+from ..model.gpt2 import GPT
+from ..model.language_model import LanguageModel
+from ..model.llama import Llama
+from ..tokenizer.tokenizer import Tokenizer
+from ..tokenizer.vocabulary_files import has_tokenizer
+from ..weights import gpt2_huggingface, hub, huggingface_config, llama_files, llama_gguf, llama_huggingface
+from ..weights.gguf_file import GGUFFile
+from .checkpoint import has_checkpoint, load_run
+from .log import show
+
+
+def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+    """A model in evaluation mode and its tokenizer, from a run's folder, a Hugging Face folder, a GGUF file, or a name
+    like "gpt2" or "smollm2". What it is, a GPT or a Llama, says the folder or file.
+
+    Raises FileNotFoundError, or ValueError for what is damaged or does not fit together, and what `hub.find` raises.
+    """
+    place = hub.find(source)
+    if llama_files.is_gguf(place):
+        file = GGUFFile(place)
+        model: LanguageModel = llama_gguf.load(file, Llama)
+        tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
+    elif has_checkpoint(place):
+        model, tokenizer = load_run(place)
+        return model.eval(), tokenizer
+    else:
+        model = _from_huggingface(place)
+        tokenizer = _tokenizer_of(place, model.config.vocab_size)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {place} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
+        )
+    return model, tokenizer
+
+
+def _from_huggingface(folder: Path) -> LanguageModel:
+    kinds = (huggingface_config.MODEL_TYPE, llama_huggingface.MODEL_TYPE)
+    values = huggingface_config.read_config(folder, *kinds)
+    if values.get("model_type") == llama_huggingface.MODEL_TYPE:
+        return llama_huggingface.load(folder, Llama)
+    return gpt2_huggingface.load(folder, GPT)
+
+
+def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer in a folder, or GPT-2's where there is none and it fits."""
+    if has_tokenizer(folder):
+        return Tokenizer.load(folder)
+    if vocab_size == GPT2_VOCAB_SIZE:
+        show(f"{folder} holds no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
+        return Tokenizer.gpt2()
+    raise FileNotFoundError(
+        f"{folder} holds no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
+        f"{vocab_size:,} tokens it is not GPT-2's: copy one from where the model comes from"
+    )

@@ -1,0 +1,128 @@
+"""What a training run says: a line per logged step on the screen, and the same as JSON lines in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .steps import Step
+
+COLUMNS = """\
+  step/total  steps of the optimiser so far, and planned
+        loss  how surprised the model was by the next token, in nats (e^loss: among how many tokens it wavers)
+          lr  learning rate: how far a step goes; up during the warm-up, then down along a cosine
+   grad norm  length of the gradient before clipping: a spike means trouble
+          ms  milliseconds for the step
+    tokens/s  tokens learned from per second
+  validation  the loss on text that it does not learn from; bits per byte compares with other tokenizers, too"""
+
+
+class RunLog:
+    """`log.jsonl` in a run's folder, and the lines on the screen. `unit` is what training counts: tokens, pairs, ...
+
+    silent: neither, as it is another process that logs.
+    """
+
+    def __init__(self, out_dir: Path, unit: str = "tokens", silent: bool = False):
+        self.path = out_dir / "log.jsonl"
+        self.unit, self.silent = unit, silent
+        self.shown: Collection[str] | None = None  # the metrics of a step that the screen has room for; None: all
+
+    def step(self, total: int, step: Step) -> None:
+        """Log a training step, one of `total`."""
+        if self.silent:
+            return
+        number, per_second = step.number, step.count / step.seconds
+        shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
+        more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
+        note = "  not finite: skipped, its batch kept" if step.skipped else ""
+        show(
+            f"{f'{number}/{total}':>11} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "
+            f"{step.seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s{more}{note}"
+        )
+        self._append(
+            {
+                "step": number,
+                "loss": step.loss,
+                "learning_rate": step.lr,
+                "grad_norm": step.grad_norm,
+                "ms": round(step.seconds * 1000, 3),
+                f"{self.unit}_per_second": round(per_second, 1),
+                f"num_{self.unit}": step.learned,
+                "skipped": step.skipped,
+                **step.metrics,
+            }
+        )
+
+    def validation(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Log what was measured on data that is not trained on; "val_loss" comes first."""
+        if self.silent:
+            return
+        names = {"val_loss": "validation loss"}
+        parts = [f"{names.get(name, name.replace('_', ' '))} {_short(value)}" for name, value in metrics.items()]
+        show(f"{number:>11} | {', '.join(parts)}")
+        self._append({"step": number, **metrics})
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`: a run that goes on from there writes them again."""
+        if self.silent:
+            return
+        rows = [row for row in read_log(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def _append(self, row: dict[str, Any]) -> None:
+        # JSON has no nan.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # a full disk does not say where
+
+
+def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a `log.jsonl`; what is no row with a step, such as a last line that a crash cut off, is left out."""
+    if not Path(path).exists():
+        return []
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            row["step"] + 0
+        except (ValueError, TypeError, KeyError):
+            continue
+        rows.append(row)
+    return rows
+
+
+def show(text: str = "") -> None:
+    """Print a line above the progress bar, if there is one."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print(text, flush=True)
+    else:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may be given it: a model can write any bytes, and control characters move cursors and worse.
+
+    >>> printable("one\\ttwo \\x1b[2J three")
+    'one\\ttwo �[2J three'
+    """
+    text = text.replace("\r", "")
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.4f}"

@@ -1,0 +1,85 @@
+"""Pictures of a training run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .log import read_log
+
+BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
+
+
+def plot_run(
+    folder: str | os.PathLike[str],
+    baselines: Mapping[str, float],
+    name: str = "loss.png",
+    title: str = "Learning to predict the next token",
+    unit: str = "token",
+    shares: Sequence[str] = (),
+) -> Path | None:
+    """Draw the losses in log.jsonl into a picture beside it, with `baselines` as lines; None without matplotlib.
+
+    unit: what the losses are means over. shares: keys of numbers from 0 to 1 that get a panel of their own.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    rows = read_log(Path(folder) / "log.jsonl")
+    figure = Figure(figsize=(9, 7.5 if shares else 4.5), layout="constrained")
+    axes, *more = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
+    _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training loss, of a batch")
+    _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation loss")
+    for loss in baselines.values():
+        axes.axhline(loss, color="0.35", linestyle=":", linewidth=1)
+    bottom, top = axes.get_ylim()
+    heights = _spread(list(baselines.values()), least=0.05 * (top - bottom))
+    for (key, loss), height in zip(baselines.items(), heights, strict=True):
+        place = (1.01, (height - bottom) / (top - bottom))
+        text = f"{loss:.2f}  {BASELINES.get(key, key)}"
+        axes.annotate(text, place, xycoords="axes fraction", va="center", fontsize=9)
+    axes.set_ylim(bottom, top)
+    axes.set(xlabel="" if more else "step", ylabel=f"loss (nats per {unit})")
+    axes.set_title(title, loc="left")
+    axes.grid(alpha=0.25)
+    if rows:
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    for below in more:
+        _draw_shares(below, rows, shares)
+    path = Path(folder) / name
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _draw_shares(axes: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
+    for key, line, marker in zip(keys, ("-", "--", ":"), "os^"):
+        label = key.replace("_", " ")
+        measured = [row for row in rows if "val_loss" in row]
+        _curve(axes, measured, key, color="black", linestyle=line, marker=marker, markersize=4, label=label)
+    axes.set(xlabel="step", ylabel="share, held-out data", ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+
+
+def _curve(axes: Any, rows: list[dict[str, Any]], key: str, **style: Any) -> None:
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    if points:
+        axes.plot(*zip(*points, strict=True), **style)
+
+
+def _spread(heights: list[float], least: float) -> list[float]:
+    """Heights moved apart, so that labels at them do not overlap; the highest stays.
+
+    >>> _spread([7.0, 6.9, 4.0], least=0.5)
+    [7.0, 6.5, 4.0]
+    """
+    moved: dict[float, float] = {}
+    ceiling = math.inf
+    for height in sorted(heights, reverse=True):
+        moved[height] = min(height, ceiling)
+        ceiling = moved[height] - least
+    return [moved[height] for height in heights]

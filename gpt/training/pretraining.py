@@ -1,0 +1,267 @@
+"""From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend, manual_seed
+
+from ..files import write_text
+from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
+from ..model.gpt2 import GPT
+from ..model.language_model import LanguageModel
+from ..tokenizer.tokenizer import Tokenizer
+from .batches import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
+from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
+from .corpora import load_corpus
+from .data_parallel import ALONE, Team
+from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
+from .loading import load_model
+from .log import COLUMNS, printable, show
+from .plots import plot_run
+from .trainer import Trainer, TrainingConfig
+
+EVAL_TOKENS = 16_384  # of the validation text, always the same ones
+COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
+LONGEST_CONTEXT = 1024  # tokens that a model which can read more is trained on at once, unless it is said
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """A pretraining run.
+
+    data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: of the tokenizer that is
+    trained on it, or 50257 for GPT-2's own. model: the GPT's shape but for vocab_size; block_size is the length of the
+    sequences that are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per
+    batch. sample_tokens: length of the samples on the way. made_by: the script that started it.
+    """
+
+    data: str = "english"
+    out_dir: str = "runs/train"
+    vocab_size: int = 1024
+    batch_size: int = 16
+    seed: int = 1337
+    sample_prompt: str = "The"
+    sample_tokens: int = 80
+    made_by: str = "train"
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> PretrainingConfig:
+    """A model that learns to write in about three minutes on two cores; `short`: a smaller one, in half a minute."""
+    steps = 100 if short else 900
+    training = TrainingConfig(
+        max_iters=steps,
+        learning_rate=3e-3,
+        warmup_iters=steps // 10,
+        eval_interval=steps // 10,
+        sample_interval=steps // 10,
+        log_interval=steps // 50,
+    )
+    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
+    return PretrainingConfig(
+        "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by=made_by, model=model, training=training
+    )
+
+
+def pretrain(
+    config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE
+) -> Trainer:
+    """Train a GPT from random weights, or a GPT or Llama from those of another model (`load_model`), whose tokenizer is
+    kept.
+
+    team: the processes that train together; all call this. Ctrl-C saves; the returned trainer's `interrupted` says so.
+    Raises FileExistsError where `config.out_dir` is in
+    use, ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and
+    `Trainer.run` raise.
+    """
+    out_dir = Path(config.out_dir)
+    team.once(lambda: check_unused(out_dir))
+    manual_seed(config.seed)
+    if init_from is None:
+        context = GPTConfig(**config.model).block_size  # raises for an impossible shape, before any work
+        corpus = team.once(lambda: _begin(config))
+        model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(Tokenizer.load(out_dir))))
+    else:
+        model, its_tokenizer = load_model(init_from)
+        context = _checked_context(model.config, config.model, init_from)
+        show(f"starting from the weights in {init_from}")
+        corpus = team.once(lambda: _begin(config, its_tokenizer))
+    shape = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
+    shape["block_size"] = context
+    config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=shape)
+    return _train(config, model, corpus, device, team)
+
+
+def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
+    """Go on with the run in `out_dir`, with its own settings and data, as if it had never stopped.
+
+    Raises CheckpointError where there is nothing to go on with.
+    """
+    checkpoint = load_checkpoint(out_dir)
+    config = run_config(checkpoint.state, out_dir)
+    corpus = {name: checkpoint.state["extra"][name] for name in ("corpus", "corpus_sha256")}
+    return _train(config, checkpoint.model, corpus, device, team, checkpoint)
+
+
+def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
+    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError for a run of another kind."""
+    try:
+        settings = state["extra"]["run"]
+        return PretrainingConfig(**{**settings, "out_dir": out_dir, "training": TrainingConfig(**settings["training"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint in {out_dir} is of no such run, or of another version: {error}"
+        ) from None
+
+
+# --- preparing --------------------------------------------------------------------------------------------------------
+
+
+def check_unused(out_dir: Path) -> None:
+    """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started."""
+    if has_checkpoint(out_dir):
+        raise FileExistsError(
+            f"{out_dir} holds a run already: go on with --init-from resume, choose another --out-dir, or delete it"
+        )
+    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "log.jsonl").exists():
+        raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
+
+
+def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
+    """Fill the run's folder: tokenizer (a new one, unless it is given) and token files. Returns what the text is."""
+    corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
+    show(str(corpus))
+    if tokenizer is None:
+        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
+    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
+    tokenizer.save(out_dir)
+    prepare(corpus.text, tokenizer, out_dir / "data")
+    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
+
+
+def _checked_context(config: Any, wanted: dict[str, Any], source: str) -> int:
+    """How many tokens of context are trained on. Raises ValueError where the model's shape is not the one wanted."""
+    shape = config.to_dict()
+    context = wanted.get("block_size", min(config.block_size, LONGEST_CONTEXT))
+    for name, value in wanted.items():
+        fits = value <= config.block_size if name == "block_size" else value == shape.get(name)
+        if not fits:
+            has = f"{name} {shape[name]}" if name in shape else f"no {name}"
+            raise ValueError(f"the model in {source} has {has}; it cannot be made {value}")
+    return context
+
+
+def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
+    if vocab_size == GPT2_VOCAB_SIZE:
+        return Tokenizer.gpt2()
+    started = time.perf_counter()
+    tokenizer = Tokenizer.train([text], vocab_size)
+    show(f"tokenizer: {len(tokenizer):,} tokens learned from it ({time.perf_counter() - started:.1f} s)")
+    return tokenizer
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    config: PretrainingConfig,
+    model: LanguageModel,
+    corpus: dict[str, str],
+    device: str,
+    team: Team,
+    checkpoint: Checkpoint | None = None,
+) -> Trainer:
+    out_dir, block_size = Path(config.out_dir), config.model["block_size"]
+    tokenizer = Tokenizer.load(out_dir)
+    train, validation = (open_tokens(out_dir / "data" / name) for name in ("train.bin", "val.bin"))
+    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
+    rows = team.rows(config.batch_size)
+    _introduce(model, tokenizer, train, validation, block_size)
+    if team.size > 1:
+        show(f"{team.size} processes like this one, which share each batch of {config.batch_size} sequences")
+    validation = validation[:EVAL_TOKENS]
+    baselines = team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
+    _show_baselines(baselines)
+    trainer = Trainer(
+        model.to(device),
+        RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows),
+        config.training,
+        out_dir,
+        evaluate=lambda: _validate(model, tokenizer, validation, config.batch_size, block_size, team),
+        on_sample=lambda step: show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed),
+        extra_state={"run": dataclasses.asdict(config), **corpus},
+        team=team,
+    )
+    if checkpoint is not None:
+        warning = trainer.resume(checkpoint)
+        show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
+    trainer.run()
+    team.once(lambda: _finish(trainer, baselines, config))
+    return trainer
+
+
+def _validate(
+    model: LanguageModel, tokenizer: Tokenizer, validation: Tokens, batch_size: int, block_size: int, team: Team
+) -> dict[str, float]:
+    loss = mean_loss(model, sequential_batches(validation, batch_size, block_size, len(tokenizer)), team)
+    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
+    bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
+    return {"val_loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits}
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+def _introduce(model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens, block_size: int) -> None:
+    c, cores = model.config, backend.usable_cores()
+    characters = len(tokenizer.decode(train[:EVAL_TOKENS].tolist())) / len(train[:EVAL_TOKENS])
+    show(
+        f"data: {len(train):,} tokens to learn from, {len(validation):,} to test on, {characters:.1f} characters each\n"
+        f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
+        f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
+    )
+
+
+def _show_baselines(baselines: dict[str, float]) -> None:
+    meaning = {
+        "uniform": "knowing nothing: all tokens equally likely (ln V)",
+        "unigram": "knowing how frequent each token is",
+        "bigram": "knowing the token before, too",
+    }
+    show(f"\nWhat the columns mean:\n{COLUMNS}\n\nLosses to beat, on the text to test on:")
+    for name, loss in baselines.items():
+        show(f"{loss:12.2f}  {meaning[name]}")
+    show()
+
+
+def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
+    """Let the model write, as it is now."""
+    ids = tokenizer.encode(prompt)
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    new = model.generate([ids], tokens, temperature=0.8, top_p=0.95, seed=seed, stop_tokens=end)[0]
+    text = printable(tokenizer.decode(ids + new, skip_special_tokens=True))
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 96)]
+    show("\n".join(f"{'writes' if i == 0 else '':>11} | {line}" for i, line in enumerate(lines)))
+
+
+def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingConfig) -> None:
+    folder = shlex.quote(trainer.out_dir.as_posix())
+    if trainer.interrupted:
+        start, end = ("", "") if trainer.team.size == 1 else (f"mpiexec -n {trainer.team.size} ", " --data-parallel")
+        show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
+        show(f"  {start}python scripts/train.py --init-from resume --out-dir {folder}{end}")
+        return
+    picture = plot_run(trainer.out_dir, baselines)
+    done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"
+    show(f"\n{done}; saved in {folder}")
+    show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
+    show(f'to let it write:\n  python scripts/generate.py --model {folder} --prompt "{config.sample_prompt}"')

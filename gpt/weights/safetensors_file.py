@@ -1,0 +1,236 @@
+"""The safetensors format: named arrays in a file that can be read one by one, and cannot run code.
+
+    8 bytes    N, the length of the header, little-endian
+    N bytes    the header: {"wte.weight": {"dtype": "F32", "shape": [50257, 768], "data_offsets": [0, 154389504]}, ...}
+    the rest   the numbers; offsets count from here, rows come one after the other (C order)
+
+A file from a stranger may lie. The header is therefore believed in nothing: every tensor's bytes must be as many as its
+shape and dtype need, and all tensors together must cover the file, without a hole, an overlap or a byte too many. What
+passes can be read without another check, and never asks for more memory than the file is long (twice that for BF16,
+which NumPy does not have and which becomes float32).
+
+https://huggingface.co/docs/safetensors, section "Format". Left out: types that have less than a byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+
+from minigrad.backend import Array, to_numpy
+
+from ..files import atomic_write, parse_json
+
+Chunk: TypeAlias = bytes | memoryview
+
+# Room for 80,000 tensors. The reference implementation accepts ten times that, but a header made to be slow (a hundred
+# megabytes of empty lists) would keep Python's JSON reader busy for minutes, in gigabytes.
+MAX_HEADER_BYTES = 10_000_000
+# What NumPy calls them. BF16, the upper half of a float32, is read as just those 16 bits.
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
+_PIECE = 1 << 20  # numbers
+
+
+class SafetensorsError(ValueError):
+    """A file that is no sound safetensors file."""
+
+
+class Entry(NamedTuple):
+    """What the header says of a tensor; its bytes are [start, end) of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class SafetensorsFile:
+    """An open file: `entries` by name, in the file's order, `metadata`, and `read(name)`. Close it, or use `with`.
+
+    Raises FileNotFoundError, and SafetensorsError naming the file, the tensor and what is wrong with it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        if not self.path.is_file():  # reading a pipe would wait for ever
+            raise SafetensorsError(f"{path} is no file")
+        self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115 (closed by close)
+        try:
+            self.entries, self.metadata = _read_header(self._file, str(path))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> SafetensorsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A tensor as a new array, or in `out` where its shape and type are the tensor's; BF16 becomes float32, without
+        loss. Raises SafetensorsError if the file shrank.
+        """
+        dtype, shape, start, end = self.entries[name]
+        self._file.seek(start)
+        fits = out is not None and out.shape == shape and out.dtype == DTYPES[dtype] and dtype not in ("BF16", "BOOL")
+        if out is not None and fits and out.flags.c_contiguous:
+            self._fill(out.reshape(-1), name)
+            return out
+        if dtype == "BF16":
+            return self._read_bfloat16(name, math.prod(shape)).reshape(shape)
+        array = np.empty(math.prod(shape), DTYPES[dtype])
+        self._fill(array, name)
+        if dtype == "BOOL" and (array.view(np.uint8) > 1).any():
+            raise SafetensorsError(f"{self.path}: {name} is BOOL and holds bytes that are neither 0 nor 1")
+        return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape)
+
+    def _read_bfloat16(self, name: str, size: int) -> np.ndarray:
+        """Put the 16 bits that are stored before 16 zeros. In pieces, so that no copy of the whole is needed."""
+        bits = np.empty(size, np.uint32)
+        piece = np.empty(min(size, _PIECE), DTYPES["BF16"])
+        for start in range(0, size, _PIECE):
+            part = piece[: size - start]
+            self._fill(part, name)
+            bits[start : start + _PIECE] = part
+        bits <<= 16
+        return bits.view(np.float32)
+
+    def _fill(self, array: np.ndarray, name: str) -> None:
+        """Read as many bytes as a flat array has."""
+        wanted = array.view(np.uint8).data
+        while len(wanted):
+            got = self._file.readinto(wanted)  # type: ignore[attr-defined]
+            if not got:
+                raise SafetensorsError(f"{self.path}: the file became shorter while {name} was read from it")
+            wanted = wanted[got:]
+
+
+def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str, str]]:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise SafetensorsError(f"{path} is truncated, or no safetensors file: its {size:,} bytes end within the header")
+    if length > MAX_HEADER_BYTES:
+        raise SafetensorsError(f"{path}: a header of {length:,} bytes is more than {MAX_HEADER_BYTES:,}")
+    try:
+        header = parse_json(file.read(length).decode("utf-8"), f"the header of {path}")
+    except ValueError as error:
+        raise SafetensorsError(f"{path} is no safetensors file, or damaged: {error}") from None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SafetensorsError(f"{path}: __metadata__ in the header must map names to texts")
+    data = 8 + length
+    entries = {name: _entry(value, name, path, data) for name, value in header.items()}
+    _check_cover(entries, path, data, size)
+    return entries, metadata
+
+
+def _entry(value: Any, name: str, path: str, data: int) -> Entry:
+    """One tensor of the header, whose numbers start `data` bytes into the file."""
+    if not name.isprintable() or len(name) > 1000:  # so that it can stand in errors
+        raise SafetensorsError(f"{path}: {name[:1000]!r} is no name for a tensor")
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise SafetensorsError(f"{path}: the header must say dtype, shape and data_offsets of {name}, and no more")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise SafetensorsError(f"{path}: {name} has the dtype {str(dtype)[:50]!r}; known are {', '.join(DTYPES)}")
+    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+            raise SafetensorsError(f"{path}: {what} of {name} must be a list of integers >= 0, got {_short(numbers)}")
+    itemsize = np.dtype(DTYPES[dtype]).itemsize
+    if len(shape) > 32 or math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:
+        raise SafetensorsError(f"{path}: {name} has the shape {_short(shape)}, which no array can have")
+    needed = math.prod(shape) * itemsize
+    if len(offsets) != 2 or offsets[1] - offsets[0] != needed:
+        raise SafetensorsError(
+            f"{path}: {name} is {dtype} of shape {tuple(shape)}, which is {needed:,} bytes, but its data_offsets are "
+            f"{_short(offsets)}"
+        )
+    return Entry(dtype, tuple(shape), data + offsets[0], data + offsets[1])
+
+
+def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) -> None:
+    """Raise SafetensorsError unless the tensors, one after the other, are the whole file from `data` on."""
+    end, before = data, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            what = "a hole" if entry.start > end else "an overlap"
+            raise SafetensorsError(f"{path}: there is {what} between {before} and {name}")
+        end, before = entry.end, name
+    if end != size:
+        raise SafetensorsError(
+            f"{path} is truncated or damaged: its header describes {end:,} bytes, but the file has {size:,}"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a file with these arrays; atomic. Raises TypeError for a dtype that the format does not have, OSError."""
+    with atomic_write(path) as file:
+        for chunk in safetensors_chunks(tensors, metadata):
+            file.write(chunk)
+
+
+def safetensors_chunks(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[Chunk]:
+    """The bytes of a safetensors file, piece by piece.
+
+    Writing needs no second copy of a model that way, and of one on a GPU only a tensor or two at a time.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {})} if metadata else {}
+    # The widest numbers first, so that each tensor starts at a multiple of its numbers' size; otherwise as given.
+    ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
+    end = 0
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _name_of(array, name), "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for _, array in ordered:
+        host = np.ascontiguousarray(to_numpy(array))
+        yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+
+
+def _name_of(array: Array, name: str) -> str:
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if dtype not in _NAMES:
+        raise TypeError(f"{name} is {array.dtype}, which safetensors does not have")
+    return _NAMES[dtype]

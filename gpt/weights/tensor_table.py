@@ -1,0 +1,173 @@
+"""Loading weights is translation: which tensor there is which of ours, and how are its numbers laid out?
+
+The answer is a table, one row per tensor (`gpt.weights.gpt2_huggingface`, `gpt.weights.llama_huggingface` and
+`gpt.weights.llama_gguf` have theirs). That every shape then matches verifies the architecture, component by component,
+before a single number is computed.
+
+The files may come from anybody. Names and shapes are compared before memory is asked for, tensors are read one at a
+time, each has to be finite, and what does not fit is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from minigrad import nn
+from minigrad.backend import Array
+
+from .safetensors_file import Entry
+
+M = TypeVar("M", bound=nn.Module)
+Shape = tuple[int, ...]
+
+HEAD = "lm_head.weight"  # where it is tied: the same numbers as the embedding's, if it is stored at all
+
+
+class Row(NamedTuple):
+    """A tensor there and here."""
+
+    theirs: str
+    their_shape: Shape
+    ours: str
+    our_shape: Shape
+    transposed: bool
+
+
+class Source(Protocol):
+    """The tensors there: a folder's, or a file's.
+
+    place: the folder or file, for errors. described_in: what says which tensors there should be, for errors. kinds: of
+    number that can be read, among which a plain model's are.
+    """
+
+    place: Path
+    described_in: str
+    kinds: tuple[str, ...]
+    entries: dict[str, Entry]
+
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A tensor as a new array, or in `out` if it is of its shape and type."""
+
+    def path(self, name: str) -> Path:
+        """The file that a tensor is in."""
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+class Match(NamedTuple):
+    """A row of the report: the tensor expected, what there is for it, and what is wrong, "" if nothing is.
+
+    expected: None for a tensor that is surplus. found: None for one that is missing.
+    """
+
+    name: str
+    expected: Row | None
+    found: Entry | None
+    problem: str
+
+    def __str__(self) -> str:
+        found = f"{self.found.dtype:4} {self.found.shape}" if self.found else "missing"
+        ours = f"{self.expected.ours:37}{self.expected.our_shape}" if self.expected else "nothing of ours"
+        transposed = "transposed" if self.expected and self.expected.transposed else ""
+        return f"{self.name:24} {found:20} -> {ours:52} {transposed:10} {self.problem or 'ok'}"
+
+
+def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Iterator[Match]:
+    """Every tensor expected, in order, and then those that nobody expects.
+
+    tied_to: the embedding, by its name there, which may be there a second time as HEAD.
+    """
+    left = dict(source.entries)
+    for row in expected:
+        found = left.pop(row.theirs, None)
+        yield Match(row.theirs, row, found, _problem(row, found, source.kinds))
+        if row.theirs == tied_to and HEAD in left:
+            head = row._replace(theirs=HEAD)
+            found = left.pop(HEAD)
+            yield Match(HEAD, head, found, _problem(head, found, source.kinds))
+    for name, found in left.items():
+        yield Match(name, None, found, _surplus(name, found))
+
+
+def _problem(row: Row, found: Entry | None, kinds: tuple[str, ...]) -> str:
+    if found is None:
+        return f"is missing; its shape should be {row.their_shape}"
+    if found.dtype not in kinds:
+        return f"is {found.dtype}, perhaps quantized in a way that is not read here; {', '.join(kinds)} are"
+    if found.shape != row.their_shape:
+        swapped = row.transposed and found.shape == row.our_shape
+        why = ": it is stored (out, in), and should be (in, out)" if swapped else ""
+        return f"has the shape {found.shape} instead of {row.their_shape}{why}"
+    return ""
+
+
+def _surplus(name: str, found: Entry) -> str:
+    hint = ""
+    if "lora_" in name:
+        hint = "; it is part of an adapter, which has to be merged into the base model first"
+    elif name.startswith("score."):
+        hint = "; it is the head of a classifier"
+    elif name.endswith(".bias"):
+        hint = "; it is a bias, where none is added"
+    return f"of shape {found.shape} is surplus: the model has no such tensor{hint}"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_to: str = "") -> M:
+    """Build a model, and read each of its parameters from `source`, where `expected` says; see `matches`.
+
+    Raises ValueError naming the tensor that is missing, surplus, misshapen, not finite, or, as HEAD, another than the
+    embedding it should be tied to.
+    """
+    table = []
+    for match in matches(source, expected, tied_to):
+        if match.problem:
+            path = source.path(match.name) if match.found else source.place
+            raise ValueError(f"{path} does not fit {source.described_in}: {match.name} {match.problem}")
+        if match.expected is not None and not (tied_to and match.name == HEAD):
+            table.append(match.expected)
+    with nn.init.skipped():
+        model = build()
+    parameters = dict(model.named_parameters())
+    if unknown := parameters.keys() ^ {row.ours for row in table}:
+        raise ValueError(f"no row of the table fills {min(unknown)}, or the model does not have it")
+    for row in table:
+        parameter = parameters[row.ours].data
+        array = source.read(row.theirs, out=None if row.transposed else parameter)
+        if array is not parameter:
+            with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
+                parameter[...] = array.T if row.transposed else array
+        del array  # so that there is never more than one beside the model
+        if not all(np.isfinite(part).all() for part in np.array_split(parameter, 64)):
+            raise ValueError(f"{source.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
+        if row.theirs == tied_to and HEAD in source.entries and not np.array_equal(source.read(HEAD), parameter):
+            raise ValueError(
+                f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; in our model, and with tie_word_embeddings, "
+                "they are one"
+            )
+    return model
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def their_tensors(model: nn.Module, expected: Iterable[Row], name: str = "GPT-2") -> Mapping[str, Array]:
+    """Our parameters under their names and in their layout (as views, not copies).
+
+    Raises ValueError for a model that is no plain one of that `name`.
+    """
+    parameters = model.state_dict()
+    table = {row.ours: row for row in expected}
+    if unknown := parameters.keys() ^ table.keys():
+        raise ValueError(
+            f"only a plain {name} can be saved as one: {min(unknown)} is missing, or is none of its tensors; "
+            "merge adapters and undo quantization first"
+        )
+    return {name: array.T if table[name].transposed else array for name, array in parameters.items()}

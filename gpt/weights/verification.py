@@ -1,0 +1,323 @@
+"""Is it the same function? A model's every step beside a reference's, so that a mistake shows where it is.
+
+A parameter count says that the parts have the right sizes. It does not see a matrix that was transposed, an epsilon of
+another model, or two blocks that changed places. What they compute does: on the same tokens every activation must be
+the same number, from the embeddings through each block to the logits, and so must the gradient of every parameter.
+The first activation that differs names the part that is wrong, as all that goes into it is right.
+
+A reference is a `Trace` made with other software (scripts/compare_torch.py makes one with transformers), kept in an
+.npz file or computed on the spot. Compare in float64, where rounding hides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, nn, no_grad
+from minigrad.backend import to_numpy
+
+from ..files import atomic_write
+from ..model.config import GPTConfig, LlamaConfig
+
+# How far apart two right computations may be, as a part of the standard deviation of what they compute.
+TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A place to look at: what comes out of a module (or goes into it), what that is, and what to suspect there."""
+
+    name: str
+    module: str
+    of_input: bool
+    meaning: str
+    suspect: str
+
+
+_EMBEDDING = "its table, and the ids that it is given"
+_NORM = "its weight, its bias, epsilon; the order of the blocks"
+_LINEAR = "its weight (transposed?) and its bias"
+_OUTPUT = "what is added to the residual stream, and what is normalized"
+
+# Of a block, in GPT-2's order. An input is taken where the step before it is no module: attention itself, and GELU.
+_BLOCK = [
+    ("ln_1", "ln_1", False, "first layer norm", _NORM),
+    ("attn.c_attn", "attn.c_attn", False, "queries, keys and values", _LINEAR),
+    (
+        "attn.heads",
+        "attn.c_proj",
+        True,
+        "what the heads found",
+        "the scale 1/sqrt(D), the mask, the order of heads",
+    ),
+    ("attn", "attn", False, "attention's output", "c_proj: " + _LINEAR),
+    ("ln_2", "ln_2", False, "second layer norm", _NORM),
+    ("mlp.c_fc", "mlp.c_fc", False, "the MLP's first layer", _LINEAR),
+    ("mlp.gelu", "mlp.c_proj", True, "GELU of it", "which GELU: GPT-2 takes the tanh form"),
+    ("mlp", "mlp", False, "the MLP's output", "c_proj: " + _LINEAR),
+    ("", "", False, "what leaves the block", _OUTPUT),
+]
+
+
+# Of a Llama's block. What rotation makes of queries and keys shows in what the heads found.
+_RMS_NORM = "its weight and epsilon; the order of the blocks"
+_LLAMA_BLOCK = [
+    ("input_layernorm", "input_layernorm", False, "first norm", _RMS_NORM),
+    ("self_attn.q_proj", "self_attn.q_proj", False, "queries, not turned yet", "its weight, and the order of its rows"),
+    ("self_attn.k_proj", "self_attn.k_proj", False, "keys, not turned yet", "its weight, and the order of its rows"),
+    ("self_attn.v_proj", "self_attn.v_proj", False, "values", "its weight"),
+    (
+        "self_attn.heads",
+        "self_attn.o_proj",
+        True,
+        "what the heads found",
+        "the rotation (direction, pairs, theta), which heads share keys, the scale, the mask",
+    ),
+    ("self_attn", "self_attn.o_proj", False, "attention's output", "o_proj: its weight"),
+    ("post_attention_layernorm", "post_attention_layernorm", False, "second norm", _RMS_NORM),
+    ("mlp.gate_proj", "mlp.gate_proj", False, "the gate", "its weight"),
+    ("mlp.up_proj", "mlp.up_proj", False, "what the gate lets pass", "its weight"),
+    ("mlp.gated", "mlp.down_proj", True, "SwiGLU of them", "which of the two goes through silu"),
+    ("mlp", "mlp", False, "the MLP's output", "down_proj: its weight"),
+    ("", "", False, "what leaves the block", _OUTPUT),
+]
+
+
+def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
+    """Every place that is compared, by the names of our modules, which are those of GPT-2 or Llama."""
+    if isinstance(config, LlamaConfig):
+        return _llama_stages(config)
+    found = [
+        Stage("wte", "transformer.wte", False, "token embeddings", _EMBEDDING),
+        Stage("wpe", "transformer.wpe", False, "position embeddings", _EMBEDDING),
+        Stage("embeddings", "transformer.drop", False, "the two added", "how they are added"),
+    ]
+    for layer in range(config.n_layer):
+        for name, module, of_input, meaning, suspect in _BLOCK:
+            inside = (f"h.{layer}.{name}".rstrip("."), f"transformer.h.{layer}.{module}".rstrip("."))
+            found.append(Stage(*inside, of_input, meaning, suspect))
+    if config.norm == "pre":
+        found.append(Stage("ln_f", "transformer.ln_f", False, "last layer norm", _NORM))
+    return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
+
+
+def _llama_stages(config: LlamaConfig) -> list[Stage]:
+    found = [Stage("embed_tokens", "model.embed_tokens", False, "token embeddings", _EMBEDDING)]
+    for layer in range(config.n_layer):
+        for name, module, of_input, meaning, suspect in _LLAMA_BLOCK:
+            inside = (f"layers.{layer}.{name}".rstrip("."), f"model.layers.{layer}.{module}".rstrip("."))
+            found.append(Stage(*inside, of_input, meaning, suspect))
+    found.append(Stage("norm", "model.norm", False, "last norm", _RMS_NORM))
+    return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
+
+
+@dataclasses.dataclass
+class Trace:
+    """What a model makes of a batch.
+
+    ids, targets: (B, T). activations: by the names of `stages`, in the order in which they were computed. gradients:
+    of the mean cross-entropy by the names of the parameters, in the order of backward. loss: that mean.
+    continuation: the tokens that follow each row of ids, greedily.
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    activations: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+    loss: float
+    continuation: list[list[int]]
+
+
+def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
+    """Run a language model on ids (B, T), without dropout: activations by hooks, then loss and gradients without them.
+
+    The second run is the one that training makes, with whatever kernels are selected. Leaves no gradients behind.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        activations = _activations(model, ids)
+        model.zero_grad()
+        loss = model.loss(ids, targets)
+        loss.backward()
+        gradients = {name: to_numpy(p.grad) for name, p in backward_order(model) if p.grad is not None}
+        model.zero_grad()
+        room = max(model.config.block_size - ids.shape[1], 0)
+        continuation = model.generate(ids, min(new_tokens, room), temperature=0)
+    finally:
+        model.train(was_training)
+    return Trace(ids, targets, activations, gradients, loss.item(), continuation)
+
+
+def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+
+    def note(stage: Stage) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
+
+        return hook
+
+    hooks = []
+    try:
+        for stage in stages(model.config):
+            hooks.append(model.get_submodule(stage.module).register_forward_hook(note(stage)))
+        with no_grad():
+            model(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def backward_order(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters as backward reaches them, the last one first: a wrong backward shows in the first that differs."""
+    yield from reversed(list(model.named_parameters()))
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far an array is from the reference's: the largest difference, and beside the reference's spread (std)."""
+
+    name: str
+    shape: tuple[int, ...]
+    largest: float
+    spread: float
+
+    @property
+    def relative(self) -> float:
+        return self.largest / self.spread
+
+    def exceeds(self, tolerance: float) -> bool:
+        return not self.relative <= tolerance  # nan exceeds everything
+
+
+def differences(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> list[Difference]:
+    """One row per array of ours, in its order. What the reference lacks, or has in another shape, differs infinitely.
+
+    >>> row, = differences({"x": np.array([1.0, 2.0, 3.5])}, {"x": np.array([1.0, 2.0, 3.0])})
+    >>> row.largest, round(row.relative, 2)
+    (0.5, 0.61)
+    """
+    rows = []
+    for name, array in ours.items():
+        expected = reference.get(name)
+        if expected is None or expected.shape != array.shape:
+            rows.append(Difference(name, array.shape, np.inf, 1.0))
+            continue
+        distance = np.abs(np.subtract(array, expected, dtype=np.float64))
+        spread = float(np.std(expected, dtype=np.float64)) or float(np.abs(expected).max(initial=0)) or 1.0
+        rows.append(Difference(name, array.shape, float(distance.max(initial=0)), spread))
+    for name in reference.keys() - ours.keys():
+        rows.append(Difference(name, reference[name].shape, np.inf, 1.0))
+    return rows
+
+
+def first_wrong(rows: list[Difference], tolerance: float) -> Difference | None:
+    """The first row whose difference exceeds `tolerance` times the spread; None if there is none."""
+    return next((row for row in rows if row.exceeds(tolerance)), None)
+
+
+def table(rows: list[Difference], tolerance: float) -> str:
+    """The rows as text; what exceeds the tolerance is marked, the first of them twice."""
+    first = first_wrong(rows, tolerance)
+    width = max([12, *(len(row.name) for row in rows)])
+    lines = [f"{'':{width}}  {'shape':>16}  {'largest difference':>18}  {'of the spread':>13}"]
+    for row in rows:
+        mark = "  <-- the first that differs" if row is first else "  <-- differs" if row.exceeds(tolerance) else ""
+        shape = " x ".join(map(str, row.shape))
+        lines.append(f"{row.name:{width}}  {shape:>16}  {row.largest:18.1e}  {row.relative:13.1e}{mark}")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A trace beside a reference: `text()` shows every row, `problem()` says what is wrong first, or None."""
+
+    ours: Trace
+    reference: Trace
+    config: GPTConfig | LlamaConfig
+    tolerance: float
+
+    def activations(self) -> list[Difference]:
+        return differences(self.ours.activations, self.reference.activations)
+
+    def gradients(self) -> list[Difference]:
+        return differences(self.ours.gradients, self.reference.gradients)
+
+    def text(self) -> str:
+        parts = [
+            "activations, in the order of forward\n" + table(self.activations(), self.tolerance),
+            "gradients of the parameters, in the order of backward\n" + table(self.gradients(), self.tolerance),
+            f"loss          {self.ours.loss:.9f}   reference {self.reference.loss:.9f}",
+        ]
+        pairs = zip(self.ours.continuation, self.reference.continuation)
+        parts[-1] += "".join(f"\ncontinuation  {a}   reference {b}" for a, b in pairs)
+        return "\n\n".join(parts)
+
+    def problem(self) -> str | None:
+        """A sentence on the first thing that differs and where to look; None where everything agrees."""
+        if row := first_wrong(self.activations(), self.tolerance):
+            stage = next((stage for stage in stages(self.config) if stage.name == row.name), None)
+            if stage is None or not np.isfinite(row.largest):
+                return f"the activation {row.name} has no finite counterpart of the shape {row.shape}"
+            return (
+                f"the first activation that differs is {row.name} ({stage.meaning}): what goes into it is right, so "
+                f"look at {stage.suspect}"
+            )
+        if not abs(self.ours.loss - self.reference.loss) <= self.tolerance * abs(self.reference.loss):
+            return "all activations agree, but not the loss: look at the cross-entropy, and at the kernels it selects"
+        if row := first_wrong(self.gradients(), self.tolerance):
+            return (
+                f"all activations agree, but on the way back the first gradient that differs is that of {row.name}: "
+                "look at the backward of the op that uses it, and of the op after it"
+            )
+        if self.ours.continuation != self.reference.continuation:
+            return "activations and gradients agree, but the greedy continuation differs: look at the KV cache"
+        return None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | LlamaConfig) -> None:
+    """Write a reference as .npz: config (JSON), ids, targets, loss, continuation, activation/NAME, gradient/NAME."""
+    arrays: dict[str, Any] = {"config": json.dumps(config.to_dict()), "ids": trace.ids, "targets": trace.targets}
+    arrays |= {"loss": trace.loss, "continuation": np.array(trace.continuation, np.int64)}
+    arrays |= {f"activation/{name}": array for name, array in trace.activations.items()}
+    arrays |= {f"gradient/{name}": array for name, array in trace.gradients.items()}
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaConfig]:
+    """Read what `save_trace` wrote. Raises ValueError for a file that is something else, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        settings = json.loads(str(arrays["config"]))
+        config: GPTConfig | LlamaConfig = (
+            LlamaConfig.from_dict(settings) if "rope_theta" in settings else GPTConfig.from_dict(settings)
+        )
+        parts: dict[str, dict[str, np.ndarray]] = {"activation": {}, "gradient": {}}
+        for key, array in arrays.items():
+            kind, _, name = key.partition("/")
+            if name:
+                parts[kind][name] = array
+        continuation = arrays["continuation"].tolist()
+        loss = float(arrays["loss"])
+        return Trace(
+            arrays["ids"], arrays["targets"], parts["activation"], parts["gradient"], loss, continuation
+        ), config
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no reference from --save-reference, or it is damaged ({error})") from None

@@ -1,0 +1,304 @@
+"""The two Jacobians of jacobian.py side by side: is a difference rounding, a kink, or a wrong gradient?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..backend import Array
+from .jacobian import (
+    EPSILON,
+    STEP,
+    Graph,
+    Probe,
+    Rows,
+    Slopes,
+    Subject,
+    as_matrix,
+    complex_slope,
+    extrapolated,
+    flat,
+    kinks,
+    may_have_kinks,
+    place,
+    probes_of,
+    slopes,
+)
+
+MOST_SPLITS = 400  # how often directions through kinks are cut in two before the rest is given up
+
+
+class Kink(NamedTuple):
+    """Where the slopes from the left and from the right differ, so that backward may return anything between them."""
+
+    input: str
+    element: tuple[int, ...]
+    left: float
+    right: float
+
+    def __str__(self) -> str:
+        where = f"{self.input}{in_brackets(self.element)}"
+        return f"kink at {where}: slope {self.left:.4g} on the left, {self.right:.4g} on the right"
+
+
+class NotFinite(Exception):
+    """A nan or infinity makes the comparison impossible; says where, in a sentence."""
+
+
+@dataclass
+class Column:
+    """The slopes of all R rows along one probe, from both sides."""
+
+    probe: Probe
+    analytic: Array
+    numeric: Array
+    noise: Array  # what rounding may have added to `numeric`
+    known: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
+    settled: bool  # False where the differences look as if there were a kink
+
+
+class Comparison:
+    """Both Jacobians of one function at one point.
+
+    `analytic[k]` is (R, *shape of variable k), from R calls of backward; `columns[k]` has one Column per probe.
+    """
+
+    def __init__(self, subject: Subject, step: float | None, atol: float | None, rtol: float):
+        self.subject, self.step, self.atol, self.rtol = subject, step, atol, rtol
+        self.rng = np.random.default_rng(0)  # its own, so that a check does not disturb other random numbers
+        self.graph = Graph(subject)
+        subject.base = flat(self.graph.outputs)
+        self.rows = Rows(self.graph.outputs, self.rng)
+        self.kinks: dict[tuple[int, int], Kink] = {}
+        self.given_up: set[tuple[int, int]] = set()
+        self._splits = 0
+
+    # --- the two sides ---
+
+    def pull_all(self) -> None:
+        """Run backward for every row."""
+        self.analytic = [np.zeros((len(self.rows), *v.value.shape)) for v in self.subject.variables]
+        for row in range(len(self.rows)):
+            pulled = self.graph.pull_dense(self.rows.cotangents_of(row))
+            for gradients, gradient in zip(self.analytic, pulled, strict=True):
+                gradients[row] = gradient
+        for k, gradients in enumerate(self.analytic):
+            if not np.isfinite(gradients).all():
+                self._complain_of_gradient(k)
+
+    def central(self) -> None:
+        """Measure every probe by central differences; where these look odd, look closer."""
+        self._measure(self._central_column)
+        for k, columns in enumerate(self.columns):
+            self.columns[k] = self._settle_all(k, columns)
+
+    def complex_step(self) -> None:
+        """Measure every probe by a complex step. Raises NotAnalytic where fn takes no complex numbers."""
+        rounding = 8 * EPSILON * np.abs(self.subject.base)  # slopes that cancel, as in x / x, leave several roundings
+        self._measure(lambda k, probe: self._column(k, probe, complex_slope(self.subject, k, probe), rounding))
+
+    def _measure(self, column: Callable[[int, Probe], Column]) -> None:
+        self.columns = []
+        for k, variable in enumerate(self.subject.variables):
+            self.columns.append([column(k, probe) for probe in probes_of(variable.value, self.step, self.rng)])
+        self._set_floors()
+
+    def _column(self, k: int, probe: Probe, slope: Array, noise: Array, settled: bool = True) -> Column:
+        numeric, noise = self.rows.project(slope), self.rows.project_noise(noise)
+        return Column(probe, probe.along(self.analytic[k]), numeric, noise, np.ones(len(self.rows), bool), settled)
+
+    def _central_column(self, k: int, probe: Probe) -> Column:
+        measured = self._slopes(k, probe)
+        return self._column(k, probe, measured.central, measured.noise, settled=not may_have_kinks(measured))
+
+    def _slopes(self, k: int, probe: Probe, shrink: float = 1.0) -> Slopes:
+        measured = slopes(self.subject, k, probe, shrink)
+        if not measured.is_finite:
+            beside = (
+                self.describe(k, int(probe.places[0])) if len(probe.places) == 1 else self.subject.variables[k].name
+            )
+            raise NotFinite(
+                f"fn is not finite right beside {beside}, at the edge of its domain; choose inputs inside it"
+            )
+        return measured
+
+    def describe(self, k: int, i: int) -> str:
+        """ "input 0 (x)[1, 2] = 0.5" """
+        name, value = self.subject.variables[k].name, self.subject.variables[k].value
+        element = place(value.shape, i)
+        return f"{name}{in_brackets(element)} = {float(value[element]):.6g}"
+
+    def _complain_of_gradient(self, k: int) -> None:
+        gradients = as_matrix(self.analytic[k])
+        bad = np.isinf(
+            gradients
+        )  # before nan, which an infinite slope makes of all rows that it does not belong to (0 * inf)
+        row, i = (int(n) for n in np.argwhere(bad if bad.any() else np.isnan(gradients))[0])
+        step = self.step or STEP * max(1.0, abs(float(self.subject.variables[k].value.flat[i])))
+        measured = slopes(self.subject, k, Probe(np.array([i]), np.ones(1), step))
+        sentence = f"backward gives {gradients[row, i]} for {self.describe(k, i)}"
+        if not measured.is_finite:
+            raise NotFinite(f"{sentence}, at the edge of fn's domain; choose inputs inside it")
+        numeric = self.rows.project(measured.central)[row]
+        raise NotFinite(
+            f"{sentence}, where differences give {numeric:.6g}; look for 0 * inf, inf - inf or 0 / 0 in backward"
+        )
+
+    # --- the comparison ---
+
+    def _set_floors(self) -> None:
+        """Per variable and row: the size that smaller values are taken for, lest rounding count as a large error."""
+        self.floors = []
+        for k in range(len(self.columns)):
+            floors, numeric = np.zeros((len(self.rows), 1)), self.numeric(k)
+            for span in self.rows.spans:
+                largest = max(
+                    float(np.abs(slopes).max(initial=0)) for slopes in (numeric[span], self.analytic[k][span])
+                )
+                noise = self._side(k, "noise")[span].max(axis=1, initial=0, keepdims=True)
+                floors[span] = np.maximum(1e-8 * largest, noise) if self.atol is None else self.atol
+            self.floors.append(floors / self.rtol)
+
+    def errors(self, k: int, analytic: Array, numeric: Array) -> Array:
+        """|a - n| / max(|a|, |n|, floor) of variable k, for arrays (R, any number of probes)."""
+        size = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), self.floors[k])
+        return np.abs(analytic - numeric) / np.where(size > 0, size, 1)
+
+    def errors_of(self, k: int, column: Column) -> Array:
+        return self.errors(k, column.analytic[:, None], column.numeric[:, None])[:, 0]
+
+    def wrong_columns(self, k: int) -> list[Column]:
+        return [column for column in self.columns[k] if not self._passes(k, column)]
+
+    def _passes(self, k: int, column: Column) -> bool:
+        return bool((self.errors_of(k, column) <= self.rtol).all())
+
+    @property
+    def is_wrong(self) -> bool:
+        return any(self.wrong_columns(k) for k in range(len(self.columns)))
+
+    def numeric(self, k: int) -> Array:
+        """(R, number of probes)."""
+        return self._side(k, "numeric")
+
+    def known(self, k: int) -> Array:
+        return self._side(k, "known").astype(bool)
+
+    def _side(self, k: int, side: str) -> Array:
+        columns = [getattr(column, side) for column in self.columns[k]]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self.rows), 0))
+
+    def is_dense(self, k: int) -> bool:
+        """Was each element of variable k moved on its own, in order?"""
+        return len(self.columns[k]) == self.subject.variables[k].value.size
+
+    def not_linear(self) -> Iterator[tuple[int, int, float, float]]:
+        """(variable, element, its gradient, what it should be) where backward of a mixture of rows is not the mixture
+        of their gradients.
+
+        dout² is right for each row on its own, where dout is 1 or 0.
+        """
+        coefficients = self.rng.standard_normal(len(self.rows))
+        for k, mixed in enumerate(self.graph.pull_dense(self.rows.cotangents(coefficients))):
+            expected = np.tensordot(coefficients, self.analytic[k], 1)
+            size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
+            rounding = self.rtol * float((np.abs(coefficients) * self.floors[k][:, 0]).sum())
+            wrong = np.abs(mixed - expected) > 1e-7 * size + rounding
+            if wrong.any():
+                i = int(wrong.argmax())
+                yield k, i, float(mixed.flat[i]), float(expected.flat[i])
+
+    # --- a closer look ---
+
+    def _settle_all(self, k: int, columns: list[Column]) -> list[Column]:
+        settled, waiting = [], columns[::-1]
+        while waiting:
+            column = waiting.pop()
+            if column.settled and self._passes(k, column):
+                self._polish(k, column)
+            else:
+                halves = self._settle(k, column)
+                if halves is not None:
+                    waiting.extend(halves)
+                    continue
+            settled.append(column)
+        return settled
+
+    def _polish(self, k: int, column: Column) -> None:
+        """Where rounding makes a right value look only half right, show it better: from larger steps, extrapolated."""
+        if (self.errors_of(k, column) <= 1e-8).all():
+            return
+        wide, narrow = (slopes(self.subject, k, column.probe, grow) for grow in (300, 150))
+        if wide.is_finite and narrow.is_finite:
+            self._take_better(k, column, [extrapolated(wide, narrow)])
+
+    def _settle(self, k: int, column: Column) -> list[Column] | None:
+        """Repeat the differences with smaller steps; return two halves instead where a direction meets a kink.
+
+        A kink is found by looking at f alone (`kinks`), and then allows only slopes between the one-sided ones: it
+        never excuses a gradient that is wrong for another reason.
+        """
+        wide, narrow, tiny = (self._slopes(k, column.probe, shrink) for shrink in (1, 1e-1, 1e-2))
+        kinked = kinks(wide, narrow, tiny)
+        if kinked.any() and len(column.probe.places) > 1:
+            return self._halves(k, column.probe)
+        self._take_better(k, column, [narrow.central, tiny.central, extrapolated(wide, narrow)])
+        if kinked.any():
+            self._allow_kink(k, column, kinked, narrow)
+            return None
+        if may_have_kinks(wide) and not self._passes(k, column):  # one just inside the smallest step: look from closer
+            self._take_better(k, column, [self._slopes(k, column.probe, 1e-3).central])
+        if self._passes(k, column):
+            self._polish(k, column)
+        return None
+
+    def _take_better(self, k: int, column: Column, estimates: list[Array]) -> None:
+        for estimate in estimates:
+            numeric = self.rows.project(estimate)
+            errors = self.errors(k, column.analytic[:, None], numeric[:, None])[:, 0]
+            column.numeric = np.where(errors < self.errors_of(k, column), numeric, column.numeric)
+
+    def _halves(self, k: int, probe: Probe) -> list[Column]:
+        self._splits += 1
+        if self._splits > MOST_SPLITS:
+            self.given_up |= {(k, int(i)) for i in probe.places}
+            return []
+        return [self._central_column(k, half) for half in probe.halves()]
+
+    def _allow_kink(self, k: int, column: Column, kinked: Array, narrow: Slopes) -> None:
+        i, first = int(column.probe.places[0]), int(kinked.argmax())
+        variable = self.subject.variables[k]
+        left, right = float(narrow.left[first]), float(narrow.right[first])
+        self.kinks[k, i] = Kink(variable.name, place(variable.value.shape, i), left, right)
+        per_output = [np.split(v, self.rows.cuts) for v in (kinked, narrow.left, narrow.central, narrow.right)]
+        for o, (at, lefts, central, rights) in enumerate(zip(*per_output, strict=True)):
+            span = self.rows.spans[o]
+            if self.rows.dense[o]:
+                column.known[span] = ~at
+                allowed = np.clip(column.analytic[span], np.minimum(lefts, rights), np.maximum(lefts, rights))
+                column.numeric[span] = np.where(at, allowed, column.numeric[span])
+                continue
+            for row in range(span.start, span.stop) if at.any() else ():
+                cotangents = self.rows.cotangents_of(row)  # without the kinked outputs: the others are compared as ever
+                cotangents[o] = np.where(at.reshape(cotangents[o].shape), 0, cotangents[o])
+                column.analytic[row] = column.probe.along(self.graph.pull_dense(cotangents)[k][None])[0]
+                column.numeric[row] = cotangents[o].ravel() @ central
+
+    def worst_element(self, k: int) -> Column:
+        """The column of the single element of variable k that is most wrong: a direction is cut in two until it is
+        found."""
+
+        def difference(column: Column) -> float:
+            return float(np.abs(column.analytic - column.numeric).max())
+
+        column = max(self.wrong_columns(k), key=difference)
+        while len(column.probe.places) > 1:
+            column = max([self._central_column(k, half) for half in column.probe.halves()], key=difference)
+        return column
+
+
+def in_brackets(element: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, element))}]" if element else ""

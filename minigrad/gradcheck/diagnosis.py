@@ -1,0 +1,466 @@
+"""What is wrong with a gradient: found by trying.
+
+Each hypothesis below repairs the wrong gradient in one way (turns its sign, transposes it, takes the other input's,
+...) and looks whether it then agrees with the differences. The repair that works is the diagnosis; nothing is
+inferred from names or source code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import checks, switches
+from ..autograd import Context
+from ..backend import Array, module_of, to_numpy
+from .comparison import Comparison
+from .jacobian import Graph
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong, in a `sentence`; `others` are explanations that fit as well.
+
+    `kind` names it for programs: "sign" "factor" "transposed" "reversed" "exchanged" "missing sum" "missing repeat"
+    "upstream" "diagonal" "missing term" "missing factor" "incomplete" "partial" "overwritten" "in place" "cut off"
+    "shape" "non-finite" "non-deterministic" "unknown".
+    """
+
+    kind: str
+    sentence: str
+    factor: float | None = None  # analytic / numeric, where that is one number
+    others: tuple[Diagnosis, ...] = ()
+
+    def __str__(self) -> str:
+        return "; or: ".join([self.sentence, *(other.sentence for other in self.others)])
+
+
+class Jacobians(NamedTuple):
+    """Of one output by one input, as matrices (output elements, input elements); below `tolerance` counts as 0."""
+
+    analytic: Array
+    numeric: Array
+    tolerance: float
+
+    def agree(self, a: Array, b: Array) -> bool:
+        return bool((np.abs(a - b) <= np.maximum(self.tolerance, 1e-4 * np.abs(b))).all())
+
+
+class Case:
+    """The wrong gradient of one output by one variable, and what the comparison knows of it."""
+
+    def __init__(self, comparison: Comparison, wrong: int, output: int):
+        self.comparison, self.wrong, self.output = comparison, wrong, output
+        self.graph, self.rows = comparison.graph, comparison.rows
+        self.variables = comparison.subject.variables
+        self.name, self.x = self.variables[wrong].name, self.variables[wrong].value
+        self.shape = self.x.shape
+        self.gradient = comparison.analytic[wrong]  # (R, *shape)
+        self.outputs = [to_numpy(tensor.data) for tensor in self.graph.outputs]
+        self.out = self.outputs[output]
+        self._mine = comparison.rows.spans[output]
+        self.jacobians = self._jacobians() if comparison.rows.dense[output] and comparison.is_dense(wrong) else None
+
+    def _jacobians(self) -> Jacobians:
+        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.known))
+        analytic = self.gradient[self._mine].reshape(numeric.shape)
+        largest = max(float(np.abs(side).max(initial=0)) for side in (analytic, numeric))
+        return Jacobians(analytic, np.where(known, numeric, analytic), 1e-6 * largest)
+
+    def along_probes(self, gradient: Array, k: int) -> Array:
+        """The slopes (rows of this output, probes) that a gradient (R, *shape) of variable k predicts."""
+        return np.stack([column.probe.along(gradient) for column in self.comparison.columns[k]], axis=1)
+
+    def agrees(self, candidate: Array, k: int | None = None) -> bool:
+        """Would `candidate` (R, *shape) be right for variable k (the wrong one)?"""
+        k = self.wrong if k is None else k
+        errors = self.comparison.errors(k, self.along_probes(candidate, k), self.comparison.numeric(k))
+        known = self.comparison.known(k)[self._mine]
+        return bool((errors[self._mine][known] <= 10 * self.comparison.rtol).all())
+
+    def ratio(self) -> tuple[float, int]:
+        """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
+        numeric = np.where(self.comparison.known(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
+        analytic = self.along_probes(self.gradient, self.wrong)[self._mine]
+        square = float((numeric * numeric).sum())
+        informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())
+        return float((analytic * numeric).sum()) / square if square else 0.0, informative
+
+    def pull(self, coefficients: Array) -> Array:
+        return self.graph.pull_dense(self.rows.cotangents(coefficients))[self.wrong]
+
+
+def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
+    """Why the gradient of `output` by variable `wrong` is wrong: the most specific explanation that fits."""
+    case = Case(comparison, wrong, output)
+    for group in _OF_GRADIENT:
+        fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
+        if fitting:
+            return Diagnosis(fitting[0].kind, fitting[0].sentence, fitting[0].factor, tuple(fitting[1:]))
+    if case.jacobians is not None:
+        for pattern in _OF_JACOBIAN:
+            if (found := pattern(case, case.jacobians)) is not None:
+                return found
+    tried = "sign, factor, transposition, missing sum, ignored dout and others were tried"
+    return Diagnosis("unknown", f"no single slip explains it ({tried})")
+
+
+def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
+    """Why backward is right for each element of dout on its own, and wrong for a mixture of them."""
+    found = _upstream(Case(comparison, wrong, 0))
+    return found or Diagnosis("upstream", "backward is not linear in the upstream gradient dout")
+
+
+# --- is the way back intact? ------------------------------------------------------------------------------------------
+
+
+def _cut_off(case: Case) -> Diagnosis | None:
+    if np.any(case.gradient[case.rows.spans[case.output]]):
+        return None
+    arrived = case.graph.pull(case.rows.cotangents(np.ones(len(case.rows))))[case.wrong]
+    reason = "backward returns zeros"
+    if arrived is None:
+        reason = "backward returns None for it, or fn leaves the graph (.data, .detach(), .numpy())"
+    return Diagnosis("cut off", f"no gradient reaches {case.name}: {reason}")
+
+
+def _upstream(case: Case) -> Diagnosis | None:
+    """Backward must be linear in dout, the gradient that arrives: twice as much in, twice as much out."""
+    one, other = np.random.default_rng(1).standard_normal((2, len(case.rows)))
+    of_one, of_other, of_two, of_both = (case.pull(mixture) for mixture in (one, other, 2 * one, one + other))
+    rounding = 1e-9 * max(float(np.abs(pulled).max(initial=0)) for pulled in (of_one, of_other, of_both))
+
+    def same(a: Array, b: Array) -> bool:
+        return bool((np.abs(a - b) <= rounding).all())
+
+    if same(of_one, of_two) and same(of_one, of_other):
+        sentence = "backward ignores the upstream gradient dout: its result is the same for every dout"
+        return Diagnosis("upstream", f"{sentence}; multiply by dout (chain rule)")
+    if not same(of_two, 2 * of_one) or not same(of_both, of_one + of_other):
+        sentence = "backward does not use the upstream gradient dout as a factor"
+        return Diagnosis("upstream", f"{sentence}: twice the dout must give twice the gradient")
+    return None
+
+
+def _overwritten(case: Case) -> Diagnosis | None:
+    """Walk back once more, and add wherever gradients meet: is it right then?"""
+    rows = range(len(case.rows))
+    walked = np.stack([_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in rows])
+    if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
+        return None
+    watch = _WritesToDout()
+    with observing(watch):
+        case.pull(np.ones(len(case.rows)))
+    if watch.found is not None:
+        sentence = f"{watch.found}.backward changes dout in place, which others hold too"
+        return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
+    leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
+    uses = sum(edge is not None and edge[0] is leaf for edge in edges)
+    what = f"a result between {case.name} and the output is used more than once"
+    if uses > 1:
+        what = f"{case.name} is used {uses} times"
+    advice = "the gradients of all uses must be added (+=), not replaced (=)"
+    return Diagnosis("overwritten", f"accumulation overwritten: {what}, and {advice}")
+
+
+def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
+    """The backward walk in its plainest form: consumers first, everything added up, no array shared."""
+    root = graph.root(cotangents)
+    sums: dict[Any, Array] = {(root.grad_fn, 0): root.data}
+    for node in [root.grad_fn, *graph.nodes] if root.grad_fn is not None else []:
+        arrived = [sums.get((node, i)) for i in range(len(node.outputs))]
+        here = next((dout for dout in arrived if dout is not None), None)
+        if here is None:
+            continue
+        zeros = module_of(here).zeros
+        douts = [zeros(shape) if d is None else d.copy() for d, (shape, _) in zip(arrived, node.outputs, strict=True)]
+        dinputs = checks.checked_gradients(node, node.function.backward(node, *douts))
+        for edge, dinput in zip(node.edges, dinputs, strict=True):
+            if edge is not None and dinput is not None:
+                key = edge if isinstance(edge[0], Context) else id(edge[0])
+                sums[key] = sums[key] + dinput if key in sums else dinput.copy()
+    leaf = graph.leaves[wrong]
+    return to_numpy(sums.get(id(leaf), np.zeros(leaf.shape)))
+
+
+class _WritesToDout(switches.Observer):
+    """Finds the first Function whose backward changes the dout that it is given."""
+
+    def __init__(self) -> None:
+        self.found: str | None = None
+        self._before: list[Array | None] = []
+
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+        self._before = [None if array is None else array.copy() for array in arrays] if phase == "backward" else []
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        for old, new in zip(self._before, arrays, strict=False):
+            if self.found is None and old is not None and not module_of(old).array_equal(old, new):
+                self.found = ctx.function.__name__
+
+
+@contextlib.contextmanager
+def observing(observer: switches.Observer) -> Any:
+    switches.observers.append(observer)
+    try:
+        yield
+    finally:
+        switches.observers.remove(observer)
+
+
+# --- the whole gradient, repaired -------------------------------------------------------------------------------------
+
+
+def _sign(case: Case) -> Diagnosis | None:
+    return Diagnosis("sign", "the sign is flipped: times -1 it is right", -1.0) if case.agrees(-case.gradient) else None
+
+
+def _exchanged(case: Case) -> Diagnosis | None:
+    for k, other in _same_shape(case):
+        if case.agrees(case.comparison.analytic[k]) and case.agrees(case.gradient, k):
+            return Diagnosis("exchanged", f"the gradients of {case.name} and {other} are exchanged: {IN_ORDER}")
+    return None
+
+
+def _of_another_input(case: Case) -> Diagnosis | None:
+    for k, other in _same_shape(case):
+        if case.agrees(case.gradient, k):
+            return Diagnosis("exchanged", f"{case.name} gets the gradient of {other}: {IN_ORDER}")
+        if case.agrees(case.comparison.analytic[k]):
+            return Diagnosis("exchanged", f"{other} gets the gradient of {case.name}: {IN_ORDER}")
+    return None
+
+
+IN_ORDER = "backward must return them in the order of forward's inputs"
+
+
+def _same_shape(case: Case) -> list[tuple[int, str]]:
+    return [(k, v.name) for k, v in enumerate(case.variables) if k != case.wrong and v.value.shape == case.shape]
+
+
+def _transposed(case: Case) -> Diagnosis | None:
+    for order in orders(len(case.shape)):
+        fits = tuple(case.shape[axis] for axis in order) == case.shape
+        if fits and case.agrees(case.gradient.transpose(0, *(axis + 1 for axis in order))):
+            return Diagnosis("transposed", f"the gradient is transposed: with {order_in_words(order)} it is right")
+    for axis, length in enumerate(case.shape):
+        if length > 1 and case.agrees(np.flip(case.gradient, axis + 1)):
+            return Diagnosis("reversed", f"the gradient runs backwards along axis {axis}: flipped there it is right")
+    return None
+
+
+def orders(ndim: int) -> list[tuple[int, ...]]:
+    """All orders of up to 4 axes but the usual one, exchanges of two first."""
+    orders = list(itertools.permutations(range(ndim)))[1:] if ndim <= 4 else []
+    return sorted(orders, key=lambda order: sum(place != axis for place, axis in enumerate(order)))
+
+
+def order_in_words(order: tuple[int, ...]) -> str:
+    moved = [axis for place, axis in enumerate(order) if place != axis]
+    return f"axes {min(moved)} and {max(moved)} exchanged" if len(moved) == 2 else f"its axes in the order {order}"
+
+
+def _factor(case: Case) -> Diagnosis | None:
+    factor, informative = case.ratio()
+    if factor == 0 or not math.isfinite(factor) or abs(factor + 1) < 1e-9 or not case.agrees(case.gradient / factor):
+        return None
+    size = abs(factor)
+    sentence = _factor_in_words(size, _lengths(case))
+    if sentence is None and informative < 3:  # any two numbers have a ratio
+        return None
+    if sentence is None:
+        sentence = f"{size:.6g}x too large" if size > 1 else f"{1 / size:.6g}x too small"
+        sentence += ": a constant factor, the same for all elements"
+    return Diagnosis("factor", f"the sign is flipped, and it is {sentence}" if factor < 0 else sentence, factor)
+
+
+def _lengths(case: Case) -> dict[int, str]:
+    """Each length of an axis or of several together, and whose it is: first the wrong input's, last the outputs'."""
+    tensors = [(case.name, case.shape)]
+    tensors += [(variable.name, variable.value.shape) for variable in case.variables if variable.name != case.name]
+    many = len(case.outputs) > 1
+    tensors += [(f"output {o}" if many else "the output", out.shape) for o, out in enumerate(case.outputs)]
+    lengths: dict[int, str] = {}
+    for name, shape in tensors:
+        found: dict[int, list[str]] = {}
+        long = [axis for axis, length in enumerate(shape) if length > 1]
+        for count in range(1, len(long) + 1):
+            for axes in itertools.combinations(long, count):
+                words = f"axis {axes[0]}" if count == 1 else f"axes {', '.join(map(str, axes[:-1]))} and {axes[-1]}"
+                words = "all elements" if count == len(shape) > 1 else words
+                found.setdefault(math.prod(shape[axis] for axis in axes), []).append(words)
+        for length, words_of in found.items():
+            lengths.setdefault(length, f"{' or '.join(words_of)} of {name} (length {length})")
+    return lengths
+
+
+def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
+    """A reason for a gradient `size` times too large. Several are given where lengths coincide."""
+
+    def is_(value: float) -> bool:
+        return abs(size - value) <= 1e-4 * value
+
+    found = []
+    for n, axes in lengths.items():
+        if is_(n):
+            sentence = f"{n}x too large: a sum over {axes} is counted per element"
+            found.append(f"{sentence}, or a mean over it is not divided by {n}")
+        elif is_(1 / n):
+            found.append(f"{n}x too small: this is the gradient of a mean over {axes}, not of a sum")
+    if is_(2):
+        found.append("2x too large: a factor 1/2 is missing, or something is counted twice")
+    elif is_(1 / 2):
+        found.append("2x too small: a factor 2 is missing (d x² = 2x dx), or one of two equal parts")
+    for n, axes in lengths.items() if not found else ():
+        if is_(n / 2):
+            found.append(f"{size:.6g}x too large: a factor 2/n is missing, n being {axes}")
+        elif is_(math.sqrt(n)):
+            found.append(f"√{n} times too large: the scale 1/√n is missing, n being {axes}")
+        elif is_(1 / math.sqrt(n)):
+            found.append(f"√{n} times too small: the scale 1/√n is applied once too often, n being {axes}")
+        elif n > 2 and (is_(n / (n - 1)) or is_((n - 1) / n)):
+            found.append(f"off by the factor {n}/{n - 1}: n and n - 1 are confused, n being {axes}")
+    return "; or: ".join(found) if found else None
+
+
+def _missing_factor(case: Case) -> Diagnosis | None:
+    """Is an input or the output, element by element, what the gradient lacks or has too much?"""
+    values = [(variable.name, variable.value) for variable in case.variables] + [("the output", case.out)]
+    for name, value in values:
+        if not broadcasts(value.shape, case.shape):
+            continue
+        if case.agrees(case.gradient * value):
+            return Diagnosis("missing factor", f"a factor is missing: multiplied by {name} it is right")
+        if value.all() and case.agrees(case.gradient / value):
+            return Diagnosis("missing factor", f"a factor is too much: divided by {name} it is right")
+    return None
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+
+
+# --- the pattern of the Jacobian --------------------------------------------------------------------------------------
+
+
+def _diagonal(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    """Softmax's classic: out (1 - out) is only d out_i / d x_i, and d out_i / d x_j is forgotten."""
+    if case.out.shape != case.shape or case.x.size < 2:
+        return None
+    elsewhere = ~np.eye(case.x.size, dtype=bool)
+    if np.abs(jacobians.analytic[elsewhere]).max() > jacobians.tolerance:
+        return None
+    if np.abs(jacobians.numeric[elsewhere]).max() <= jacobians.tolerance:
+        return None
+    if jacobians.agree(np.diag(jacobians.analytic), np.diag(jacobians.numeric)):
+        sentence = "this is only the diagonal of the Jacobian: each output element depends on other input elements too"
+        return Diagnosis("diagonal", f"{sentence}, and those terms are missing")
+    sentence = "backward treats each element on its own, but each output element depends on several input elements"
+    path = "through a sum, a mean or a variance"
+    return Diagnosis("missing term", f"{sentence} ({path}): the terms of that path are missing")
+
+
+def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    """Where it is not right, is it zero? Then the pattern of what is left tells why."""
+    needed = np.abs(jacobians.numeric) > jacobians.tolerance
+    lost = needed & (np.abs(jacobians.analytic) <= jacobians.tolerance)
+    kept = needed & ~lost
+    if not lost.any() or not jacobians.agree(jacobians.analytic[~lost], jacobians.numeric[~lost]):
+        return None
+    for axis, i in _indices(case.out.shape):
+        if np.array_equal(kept, needed & (np.indices(case.out.shape)[axis].ravel() == i)[:, None]):
+            sentence = f"the sum over axis {axis} of the output (length {case.out.shape[axis]}) is missing"
+            reason = f"only index {i} of dout is passed on, and {case.name} went into all of them"
+            return Diagnosis("missing sum", f"{sentence}: {reason}")
+    cut = lost.any(axis=0)  # input elements
+    if (kept[:, cut].sum(axis=0) == 1).all() and (needed[:, cut].sum(axis=0) > 1).all():
+        sentence = f"some elements of {case.name} are used several times, and get the gradient of one use only"
+        advice = "use scatter_add, as x[index] += ... keeps only the last of a repeated index"
+        return Diagnosis("overwritten", f"accumulation overwritten: {sentence}; {advice}")
+    sentence = f"of the {needed.sum()} derivatives that are not 0, {kept.sum()} are right and the others are 0"
+    return Diagnosis("incomplete", f"part of the gradient is missing: {sentence}{_whereabouts(case, cut)}")
+
+
+def _indices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(axis, i) for axis, length in enumerate(shape) for i in range(length if length > 1 else 0)]
+
+
+def _operand_transposed(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    """dout @ y for dout @ yᵀ: in the Jacobian, an axis of the output and one of the input have changed places."""
+    tensor, ndim = jacobians.analytic.reshape(case.out.shape + case.shape), case.out.ndim
+    for a, b in itertools.product(range(ndim), range(len(case.shape))):
+        swapped = tensor.swapaxes(a, ndim + b)
+        if swapped.shape != tensor.shape or case.shape[b] == 1:
+            continue
+        if jacobians.agree(swapped.reshape(jacobians.numeric.shape), jacobians.numeric):
+            axes = f"axis {a} of the output and axis {b} of {case.name} have changed places"
+            return Diagnosis("transposed", f"something that dout is multiplied by is transposed (y for y.T?): {axes}")
+    return None
+
+
+def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    """Is the error the same along an axis (a mean's), or proportional to the input or output there (a norm's)?"""
+    error = (jacobians.analytic - jacobians.numeric).reshape(-1, *case.shape)
+    error = np.where(np.abs(error) > 10 * jacobians.tolerance, error, 0)
+    for axis, length in enumerate(case.shape):
+        if length < 4:  # a pattern in three numbers may be chance
+            continue
+        patterns = [
+            ("the same for all elements, as the gradient through a mean", np.ones(case.shape)),
+            ("proportional to the input, as the gradient through a norm or mean square", case.x),
+            ("proportional to the input minus its mean, as the gradient through a variance", _centered(case.x, axis)),
+            ("proportional to the output, as the gradient through a normalising sum", case.out),
+        ]
+        for words, pattern in patterns:
+            if pattern.shape == case.shape and _is_multiple(error, pattern, axis):
+                error_in_words = f"along axis {axis} of {case.name} the error is {words} is"
+                return Diagnosis("missing term", f"a term is missing or too much: {error_in_words}")
+    return None
+
+
+def _centered(x: Array, axis: int) -> Array:
+    return x - x.mean(axis=axis, keepdims=True)
+
+
+def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:
+    """Is `error` (rows, *shape), along one axis, always some number times `pattern` (*shape)?"""
+    square = (pattern * pattern).sum(axis=axis, keepdims=True)
+    factor = (error * pattern).sum(axis=axis + 1, keepdims=True) / np.where(square > 0, square, 1)
+    return bool(np.abs(error - factor * pattern).max() < 1e-4 * np.abs(error).max())
+
+
+def _partial(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    errors = np.abs(jacobians.analytic - jacobians.numeric)
+    wrong = (errors > np.maximum(jacobians.tolerance, 1e-4 * np.abs(jacobians.numeric))).any(axis=0)
+    if not wrong.any() or wrong.all():
+        return None
+    sentence = f"{wrong.sum()} of {wrong.size} elements of {case.name} are wrong{_whereabouts(case, wrong)}"
+    return Diagnosis("partial", f"{sentence}; the others are right")
+
+
+def _whereabouts(case: Case, wrong: Array) -> str:
+    """What do the wrong elements (flat, True or False) of the input have in common?"""
+    wrong = wrong.reshape(case.shape)
+    for words, there in (("negative", case.x < 0), ("positive", case.x > 0)):
+        if np.array_equal(wrong, there):
+            return f", exactly those that are {words}"
+    for axis, i in _indices(case.shape):
+        if np.array_equal(wrong, np.indices(case.shape)[axis] == i):
+            return f", exactly those at index {i} of axis {axis}"
+    return ""
+
+
+_OF_GRADIENT: list[tuple[Callable[[Case], Diagnosis | None], ...]] = [
+    (_cut_off,),
+    (_upstream,),
+    (_overwritten,),
+    (_sign, _exchanged, _transposed, _factor),
+    (_of_another_input, _missing_factor),
+]
+_OF_JACOBIAN = [_diagonal, _incomplete, _operand_transposed, _missing_term, _partial]

@@ -1,0 +1,159 @@
+"""A gradient of the wrong shape, which the engine refuses: what would make it fit, and would it then be right?"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import switches
+from ..autograd import Context
+from ..backend import Array, is_array, module_of
+from .comparison import Comparison, NotFinite
+from .diagnosis import IN_ORDER, Diagnosis, broadcasts, observing, order_in_words, orders
+
+# A gradient and the shape that it should have -> the gradient in that shape, and what that means; None if it cannot be.
+Repair = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
+Gradients = list[Any]
+
+
+def diagnose_shape(comparison: Comparison) -> Diagnosis:
+    """Which change makes the gradient fit, and is it then right?
+
+    Each repair is put behind the op's backward, in this graph only, and the whole comparison made again.
+    """
+    graph, rows = comparison.graph, comparison.rows
+    last = _LastBackward()
+    with contextlib.suppress(ValueError, TypeError), observing(last):
+        graph.pull(rows.cotangents(np.ones(len(rows))))
+    node = last.node
+    if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
+        sentence = "backward must return a tuple, with one gradient per input of forward"
+        return Diagnosis("shape", f"{sentence}: `return (dx,)` where there is one")
+    original = node.function
+    nodes = [other for other in graph.nodes if other.function is original]
+    fitting = []
+    for kind, repair in _SHAPE_REPAIRS:
+        repaired = _repair_all(repair, node, last.results)
+        if repaired is None:
+            continue
+        fitting.append(Diagnosis(kind, repaired[1]))
+        with contextlib.suppress(ValueError, TypeError, NotFinite):  # another gradient has a wrong shape too
+            try:
+                for other in nodes:
+                    other.function = _with_repair(original, repair)
+                comparison.pull_all()
+                comparison.central()
+                if not comparison.is_wrong:
+                    return fitting[-1]
+            finally:
+                for other in nodes:
+                    other.function = original
+    if not fitting:
+        return Diagnosis("shape", "each gradient must have the shape of its input")
+    but = "but with the shape put right, the values are wrong too"
+    return Diagnosis(fitting[0].kind, f"it looks as if {fitting[0].sentence}; {but}")
+
+
+class _LastBackward(switches.Observer):
+    """Remembers the last backward that ran, and what it returned."""
+
+    node: Context | None = None
+    results: tuple[Any, ...] = ()
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        if phase == "backward":
+            self.node, self.results = ctx, results
+
+
+def _with_repair(function: type[Any], repair: Repair | None) -> type[Any]:
+    def backward(ctx: Any, *douts: Any) -> Any:
+        results = function.backward(ctx, *douts)
+        repaired = _repair_all(repair, ctx, results)
+        return results if repaired is None else tuple(repaired[0])
+
+    return type(function.__name__, (function,), {"backward": staticmethod(backward)})
+
+
+def _repair_all(repair: Repair | None, node: Context, gradients: Any) -> tuple[Gradients, str] | None:
+    """Repair all gradients of a wrong shape, without `repair` by exchanging two; None where that cannot be done."""
+    if repair is None:
+        return _exchange(node, gradients)
+    misfits = _misfits(node, gradients)
+    repaired, words = list(gradients), ""
+    for i, gradient, shape in misfits:
+        result = repair(gradient, shape)
+        if result is None:
+            return None
+        repaired[i], sentence = result
+        words = words or sentence.format(f"input {i} of {node.function.__name__}")
+    return (repaired, words) if misfits else None
+
+
+def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int, ...]]]:
+    """(input, gradient, shape that it should have) for each that has another."""
+    found = []
+    for i, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
+        if edge is not None and gradient is not None:
+            target, output = edge
+            shape = target.outputs[output][0] if isinstance(target, Context) else target.data.shape
+            gradient = gradient if is_array(gradient) else np.asarray(gradient)
+            if gradient.shape != shape:
+                found.append((i, gradient, shape))
+    return found
+
+
+def _exchange(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
+    for i, j in itertools.combinations(range(len(gradients)), 2):
+        exchanged = list(gradients)
+        exchanged[i], exchanged[j] = gradients[j], gradients[i]
+        if _misfits(node, gradients) and not _misfits(node, exchanged):
+            which = f"inputs {i} and {j} of {node.function.__name__}"
+            return exchanged, f"the gradients of {which} are exchanged: {IN_ORDER}"
+    return None
+
+
+def _sum(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+    if not broadcasts(shape, gradient.shape):
+        return None
+    added = gradient.ndim - len(shape)
+    axes = tuple(axis for axis, n in enumerate(gradient.shape) if axis < added or shape[axis - added] != n)
+    words = " and ".join(f"axis {axis} (length {gradient.shape[axis]})" for axis in axes)
+    sentence = f"the sum over {words} is missing: forward repeated {{}} from shape {shape} to {gradient.shape}"
+    return gradient.sum(axis=axes).reshape(shape), f"{sentence}, so backward must add up what the copies received"
+
+
+def _transpose(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+    for order in orders(gradient.ndim):
+        if tuple(gradient.shape[axis] for axis in order) == shape:
+            sentence = f"the gradient of {{}} is transposed: with {order_in_words(order)} it is right"
+            return gradient.transpose(order), sentence
+    return None
+
+
+def _repeat(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+    for axes in itertools.combinations(range(len(shape)), max(len(shape) - gradient.ndim, 0)):
+        full = module_of(gradient).expand_dims(gradient, axes)
+        if broadcasts(full.shape, shape):
+            sentence = f"forward reduced {{}} from shape {shape} to {gradient.shape}, so backward must repeat dout"
+            return module_of(full).broadcast_to(full, shape), f"{sentence} along those axes"
+    return None
+
+
+def _reshape(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+    if gradient.size != math.prod(shape):
+        return None
+    return gradient.reshape(shape), f"the gradient of {{}} only has to be reshaped, from {gradient.shape} to {shape}"
+
+
+_SHAPE_REPAIRS: list[tuple[str, Repair | None]] = [
+    ("exchanged", None),
+    ("missing sum", _sum),
+    ("transposed", _transpose),
+    ("missing repeat", _repeat),
+    ("shape", _reshape),
+]

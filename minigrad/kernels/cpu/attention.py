@@ -1,0 +1,306 @@
+"""Attention in tiles: the same result as functional/attention.py, to rounding, without ever holding the T x S matrix
+of weights.
+
+Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018 (online softmax):
+
+1. *Online softmax.* A row's softmax needs its maximum and its sum. Read the keys tile by tile and keep both as
+   running values m and l, together with the unfinished output; when a tile raises the maximum from m to m', what has
+   been summed so far shrinks by e^(m - m'). At the end, out = sum / l. Besides the output only m + ln l is kept: one
+   number per row, O(T) memory.
+2. *Recompute instead of remember.* Backward makes each tile's weights again, as e^(scores - (m + ln l)), and uses
+   them at once. softmax's row sum Σ_j dprobs_j probs_j equals dout · out, which needs no weights at all.
+3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are never computed: nearly half of the work.
+
+Two more make the products fast. The keys and values of a head are copied once into one piece of memory, where products
+read them front to back. And backward works on tiles lying on their side (keys x queries), where a subtraction costs
+nothing: with a column of ones beside the keys, and minus what is to be subtracted beside the queries,
+
+    [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
+
+A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out
+groups of heads. Query heads that share one head of keys and values (grouped-query attention) stay in one group, which
+reads it once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...autograd import Context, Function
+from ...backend import module_of
+from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
+from ...functional.broadcasting import unbroadcast
+from ...functional.heads import SplitHeads
+from ...functional.stochastic import keep_scale
+from .threads import divide_evenly, parallel
+
+KEYS = 1024  # keys of a tile
+TILE = 256 * 1024  # numbers in a tile over all its heads
+
+
+class TiledAttention(Function):
+    """softmax(q kᵀ scale + mask) v, tile by tile. See ScaledDotProductAttention for the mathematics."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        learned_mask = bool(ctx.needs_grad[3]) and mask is not None  # needs the weights themselves
+        single_query = q.shape[-2] == 1 and True not in ctx.needs_grad[:3]  # one row: there is nothing to tile
+        ctx.naive = learned_mask or single_query
+        if single_query and not (learned_mask or is_causal or dropout_p) and _shares_keys(q, k, v):
+            return _group_as_rows(ctx, q, k, v, mask, scale)
+        if ctx.naive:
+            return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
+        ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
+        ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
+        ctx.out = plan.heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
+        ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)
+
+        def attend(heads):
+            keys, values = (module_of(q).ascontiguousarray(x[plan.of_keys(heads)]) for x in (plan.k, plan.v))
+            for rows in plan.query_blocks():
+                out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
+                ctx.out[heads][..., rows, :], ctx.logsumexp[heads][..., rows, :] = out, logsumexp
+
+        parallel(attend, plan.head_groups())
+        return ctx.out.reshape(plan.out_shape)
+
+    @staticmethod
+    def backward(ctx, dout):
+        if ctx.naive:
+            return ScaledDotProductAttention.backward(ctx, dout)
+        plan, xp = ctx.plan, module_of(dout)
+        dq, dk, dv = plan.room_for_gradients(dout.dtype)
+        dout = dout.reshape(ctx.out.shape)
+
+        def attend(heads):
+            keys, values = (_beside(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
+            dkeys, dvalues = xp.zeros_like(keys[..., :-1]), xp.zeros_like(values[..., :-1])
+            for rows in plan.query_blocks():
+                at = (..., rows, slice(None))
+                queries = _beside(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
+                douts = _beside(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
+                dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
+            dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
+
+        parallel(attend, plan.head_groups())
+        gradients = zip((dq, dk, dv), plan.shapes, strict=True)
+        return *(plan.as_given(gradient, shape) for gradient, shape in gradients), None
+
+
+def _forward_rows(plan, heads, rows, keys, values):
+    """Output and m + ln l of a block of queries."""
+    xp = module_of(plan.q)
+    q = plan.q[heads][..., rows, :] * plan.scale  # (b, h, R, D)
+    running_max: Any = None
+    running_sum: Any = None
+    weighted: Any = None
+    for columns in plan.key_blocks(rows):
+        scores = plan.hide(q @ keys[..., columns, :].swapaxes(-1, -2), heads, rows, columns)  # (b, h, R, KEYS)
+        new_max = scores.max(axis=-1, keepdims=True)
+        if running_max is not None:
+            new_max = xp.maximum(running_max, new_max)
+        # where nothing has been seen yet, e^(-inf - 0) = 0 and not e^(-inf + inf) = nan
+        safe_max = xp.where(xp.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max
+        scores -= safe_max
+        probs = xp.exp(scores, out=scores)
+        tile_sum = _row_sums(probs)
+        keep = plan.keep(heads, rows, columns)
+        tile_out = (probs if keep is None else probs * keep) @ values[..., columns, :]
+        if running_max is None:
+            running_sum, weighted = tile_sum, tile_out
+        else:
+            shrink = xp.exp(running_max - safe_max)
+            running_sum = running_sum * shrink + tile_sum
+            weighted = weighted * shrink + tile_out
+        running_max = safe_max if running_max is None or plan.may_hide_rows else new_max
+    if running_max is None:  # no keys at all
+        return 0, 0
+    seen = xp.where(running_sum > 0, running_sum, 1)
+    weighted /= seen
+    return weighted, running_max + xp.log(seen)
+
+
+def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
+    """dq of a block of queries; adds to dkeys and dvalues (b, h or 1, S, D). Tiles are (b, h, KEYS, R), keys down.
+
+    queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
+    """
+    xp = module_of(plan.q)
+    q, dout = queries[..., :-1], douts[..., :-1]
+    dq = xp.zeros_like(q)
+    for columns in plan.key_blocks(rows):
+        scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
+        scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns).swapaxes(-1, -2)
+        probs = xp.exp(scores, out=scores)
+        keep = plan.keep(heads, rows, columns)
+        # out = (probs * keep) @ v
+        if keep is None:
+            _add_shared(dvalues[..., columns, :], probs @ dout)
+            dscores = values[..., columns, :] @ douts.swapaxes(-1, -2)
+        else:
+            keep = keep.swapaxes(-1, -2)
+            _add_shared(dvalues[..., columns, :], (probs * keep) @ dout)
+            dscores = values[..., columns, :-1] @ dout.swapaxes(-1, -2)
+            dscores *= keep
+            dscores += douts[..., -1][..., None, :]
+        # probs = softmax(scores)
+        dscores *= probs
+        # scores = (q * scale) @ k.T
+        dq += dscores.swapaxes(-1, -2) @ keys[..., columns, :-1]
+        _add_shared(dkeys[..., columns, :], dscores @ q)
+    dq *= plan.scale
+    return dq
+
+
+def _add_shared(total, addend):
+    """total += addend, summed over the query heads that share what `total` is the gradient of."""
+    total += addend if addend.shape == total.shape else addend.sum(axis=-3, keepdims=True)
+
+
+def _shares_keys(q, k, v):
+    """Is the last leading axis a group of query heads that have keys and values in common?"""
+    return k.ndim == v.ndim == q.ndim >= 4 and k.shape[-3] == v.shape[-3] == 1 < q.shape[-3]
+
+
+def _group_as_rows(ctx, q, k, v, mask, scale):
+    """Of one query per head, the G heads of a group (..., G, 1, D) are G rows of one head: keys are read once."""
+    if mask is not None and mask.ndim >= 3:  # (..., 1 or G, 1, S) -> (..., 1 or G, S)
+        mask = mask[..., 0, :]
+    rows, keys, values = q[..., 0, :], k[..., 0, :, :], v[..., 0, :, :]
+    return ScaledDotProductAttention.forward(ctx, rows, keys, values, mask, False, scale, 0, None)[..., None, :]
+
+
+class FastSplitHeads(Function):
+    """As functional.heads.SplitHeads, without a copy where the gradients lie side by side in memory already."""
+
+    forward = SplitHeads.forward
+
+    @staticmethod
+    def backward(ctx, *douts):
+        if len(douts) == 1:
+            return (douts[0].transpose(0, 2, 1, 3).reshape(ctx.shape),)
+        whole = douts[0].base
+        if whole is not None and whole.flags.c_contiguous and whole.size == math.prod(ctx.shape):
+            _, heads, _, size = douts[0].shape
+            parts = SplitHeads.forward(Context(), whole.reshape(ctx.shape), heads, len(douts))
+            if all(_same_place(dout, part) for dout, part in zip(douts, parts, strict=True)):
+                return (whole.reshape(ctx.shape),)
+        return SplitHeads.backward(ctx, *douts)
+
+
+def _same_place(x, y):
+    return x.strides == y.strides and x.__array_interface__["data"] == y.__array_interface__["data"]
+
+
+class _Plan:
+    """The operands with common leading axes (batch..., heads), and the order of the tiles."""
+
+    def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        xp = module_of(q)
+        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
+        self.shared = _shares_keys(q, k, v)
+        self.key_lead = (*lead[:-1], 1) if self.shared else self.lead
+        self.out_shape = (*lead, q.shape[-2], v.shape[-1])
+        self.shapes = q.shape, k.shape, v.shape
+        self.q = xp.broadcast_to(q, (*self.lead, *q.shape[-2:]))
+        self.k, self.v = (xp.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))
+        self.queries, self.keys = q.shape[-2], k.shape[-2]
+        self.mask = None if mask is None else xp.broadcast_to(mask, (*self.lead, self.queries, self.keys))
+        self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
+        self.may_hide_rows = mask is not None
+        self.rows = DROPOUT_ROWS
+        self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
+
+    def of_keys(self, heads):
+        """Where the keys and values of `heads` are: in one place if they share them."""
+        return (*heads[:-1], slice(0, 1)) if self.shared else heads
+
+    def as_given(self, gradient, shape):
+        """A gradient with the common leading axes, summed down to the shape of its input."""
+        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that the caller has not
+        return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
+
+    def heads_last(self, lead, rows, size, dtype):
+        """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy.
+
+        With the heads in groups, (..., K, G, T, D) as (..., T, K, G, D).
+        """
+        heads = 2 if self.shared else 1
+        outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
+        laid_out = module_of(self.q).empty((*outer, rows, *inner, size), dtype)
+        return module_of(self.q).moveaxis(laid_out, len(outer), -2)
+
+    def room_for_gradients(self, dtype):
+        """Empty dq, dk and dv; those of one shape lie in memory like the rows that `FastSplitHeads` cut them from."""
+        xp = module_of(self.q)
+        if self.q.shape == self.k.shape == self.v.shape:
+            *outer, heads, rows, size = self.q.shape
+            return xp.moveaxis(xp.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
+        return [self.heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
+
+    def head_groups(self) -> Iterator[tuple]:
+        """Heads to compute together: as many as fit a tile, of several sequences where one has too few, in groups that
+        share out evenly among the threads.
+        """
+        *outer, batch, heads = self.lead
+        most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
+        together = heads if self.shared else divide_evenly(heads, most, batch)
+        sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
+        for index in np.ndindex(*outer):
+            for first in range(0, batch, sequences):
+                for head in range(0, heads, together):
+                    yield (*index, slice(first, first + sequences), slice(head, head + together))
+
+    def query_blocks(self) -> Iterator[slice]:
+        for row in range(0, self.queries, self.rows):
+            yield slice(row, min(row + self.rows, self.queries))
+
+    def key_blocks(self, rows: slice) -> Iterator[slice]:
+        keys = min(rows.stop, self.keys) if self.is_causal else self.keys
+        for column in range(0, keys, KEYS):
+            yield slice(column, min(column + KEYS, keys))
+
+    def hide(self, scores, heads, rows, columns):
+        """Scores of a tile (b, h, R, columns), -inf where the mask hides; the causal mask is written into them."""
+        if self.is_causal and columns.stop > rows.start:  # the tile that the diagonal crosses: hide what is right of it
+            crossed = slice(max(rows.start, columns.start), columns.stop)
+            first = crossed.start - rows.start
+            mask = self.above_diagonal[: rows.stop - rows.start, first : first + crossed.stop - crossed.start]
+            scores[..., crossed.start - columns.start :] += mask
+        if self.mask is not None:
+            mask = self.mask[heads][..., rows, columns]
+            scores = module_of(scores).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+        return scores
+
+    def keep(self, heads, rows, columns):
+        """The dropout scales of a tile: those that the naive form draws for the same place."""
+        if self.dropout_p == 0:
+            return None
+        xp = module_of(self.q)
+        numbers = np.arange(math.prod(self.lead)).reshape(self.lead)[heads]  # of the heads of this tile
+        shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
+        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
+        tile = xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+        return tile.reshape(*numbers.shape, *tile.shape[1:])
+
+
+def _beside(x, column):
+    """[x, column]: (..., D + 1)."""
+    out = module_of(x).empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out[..., :-1], out[..., -1:] = x, column
+    return out
+
+
+def _row_sums(x):
+    """(..., 1): the sums of the last axis, as products with ones."""
+    return (x @ module_of(x).ones(x.shape[-1], x.dtype))[..., None]
+
+
+def _row_dots(x, y):
+    """(..., 1): Σ x y over the last axis."""
+    return module_of(x).einsum("...i,...i->...", x, y)[..., None]

@@ -1,0 +1,149 @@
+"""Output projection and cross-entropy as one op, in chunks of rows: the logits (N, V) never exist at once.
+
+Ideas (as in Liger Kernel, Hsu et al. 2024):
+
+1. *A chunk at a time.* For CHUNK rows: logits, softmax, loss. At gpt2's 50,257 tokens all logits of 1,024 rows are
+   206 MB, of which PyTorch holds three versions; here one chunk's buffer serves them all.
+2. *The gradient at once.* While a chunk's probabilities are in the buffer, probs - onehot is the gradient of its
+   summed loss, so dx and dweight are computed in *forward*; backward only multiplies by dout, which for a mean or a
+   sum is one number. With reduction="none" each row has its own dout, and backward computes the chunk's logits again.
+3. *Rows in the cache.* Softmax's five passes over a row run on a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...autograd import Function
+from .threads import matmul, parallel, row_blocks, shares
+
+CHUNK = 1024  # rows
+TILE = 4096  # vocabulary rows of dweight that are added up at once
+
+
+class FastLinearCrossEntropy(Function):
+    """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy."""
+
+    dtype_rule = "any"
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
+        kept = targets != ignore_index
+        safe = np.where(kept, targets, 0)
+        losses = np.zeros(len(x), x.dtype)
+        ctx.x, ctx.weight, ctx.kept, ctx.safe, ctx.reduction = x, weight, kept, safe, reduction
+        at_once = reduction != "none"
+        ctx.dx, ctx.dweight = _room_for_gradients(ctx, x, weight) if at_once else (None, None)
+        for rows in _chunks(len(x)):
+            probs = _softmax(x[rows], weight, safe[rows], losses[rows])
+            if ctx.dx is not None or ctx.dweight is not None:
+                _subtract_truth(probs, safe[rows], kept[rows].astype(x.dtype))
+                _gradients(probs, x[rows], weight, ctx.dx, ctx.dweight, rows)
+        losses = np.where(kept, losses, 0)
+        if reduction == "none":
+            return losses
+        ctx.divisor = np.asarray(kept.sum() if reduction == "mean" else 1, x.dtype)
+        return losses.sum() / ctx.divisor
+
+    @staticmethod
+    def backward(ctx, dout):
+        if ctx.reduction != "none":
+            dout = dout / ctx.divisor
+        dx, dweight = ctx.dx, ctx.dweight
+        ctx.dx = ctx.dweight = None  # given away; should backward run again, they are made again
+        if dx is None and dweight is None:
+            row_scale = np.where(ctx.kept, dout, 0)
+            dx, dweight = _from_scratch(ctx, row_scale)
+        else:
+            for gradient in (dx, dweight):
+                if gradient is not None and dout != 1:
+                    _scale(gradient, dout)
+        so_far = ctx.gradient_so_far(1)
+        if dweight is not None and so_far is not None:
+            _add(so_far, dweight)
+            dweight = so_far
+        return dx, dweight, None
+
+
+def _from_scratch(ctx, row_scale):
+    """dx and dweight where each row has its own dout: the logits are computed again."""
+    x, weight = ctx.x, ctx.weight
+    dx, dweight = _room_for_gradients(ctx, x, weight)
+    for rows in _chunks(len(x)):
+        probs = _softmax(x[rows], weight, ctx.safe[rows], np.empty(len(x[rows]), x.dtype))
+        _subtract_truth(probs, ctx.safe[rows], row_scale[rows])
+        _gradients(probs, x[rows], weight, dx, dweight, rows)
+    return dx, dweight
+
+
+def _room_for_gradients(ctx, x, weight):
+    dx = np.empty_like(x) if ctx.needs_grad[0] else None
+    dweight = np.empty_like(weight) if ctx.needs_grad[1] else None
+    if dweight is not None and len(x) == 0:  # there will be no first chunk to write it
+        dweight[...] = 0
+    return dx, dweight
+
+
+def _chunks(n):
+    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+
+
+def _softmax(x, weight, targets, losses):
+    """softmax(x @ weightᵀ) (rows, V), and -ln of each row's target into `losses`."""
+    logits = np.empty((len(x), len(weight)), x.dtype)
+    parallel(lambda part: np.matmul(x, weight[part].T, out=logits[:, part]), shares(len(weight)))
+
+    def normalize(rows):
+        block = logits[rows]
+        block -= block.max(axis=1, keepdims=True)
+        shifted_target = block[np.arange(len(block)), targets[rows]]
+        np.exp(block, out=block)
+        total = block.sum(axis=1)
+        losses[rows] = np.log(total) - shifted_target
+        block *= (1 / total)[:, None]
+
+    parallel(normalize, row_blocks(*logits.shape), uses_blas=False)
+    return logits
+
+
+def _subtract_truth(probs, targets, row_scale):
+    """probs <- (probs - onehot(targets)) * row_scale, in place."""
+
+    def subtract(rows):
+        block = probs[rows]
+        block[np.arange(len(block)), targets[rows]] -= 1
+        if not (row_scale[rows] == 1).all():
+            block *= row_scale[rows, None]
+
+    parallel(subtract, row_blocks(*probs.shape), uses_blas=False)
+
+
+def _gradients(dlogits, x, weight, dx, dweight, rows):
+    """One chunk's part of dx and dweight; the first chunk writes dweight, the others add."""
+    # logits = x @ weight.T
+    if dx is not None:
+        matmul(dlogits, weight, out=dx[rows])
+    if dweight is None:
+        return
+    if rows.start == 0:
+        parallel(lambda part: np.matmul(dlogits[:, part].T, x, out=dweight[part]), shares(len(dweight)))
+    else:
+
+        def add(part):
+            dweight[part] += dlogits[:, part].T @ x
+
+        parallel(add, row_blocks(len(dweight), 1, TILE))
+
+
+def _scale(array, factor):
+    def multiply(rows):
+        array[rows] *= factor
+
+    parallel(multiply, row_blocks(*array.shape), uses_blas=False)
+
+
+def _add(target, array):
+    def add(rows):
+        target[rows] += array[rows]
+
+    parallel(add, row_blocks(*array.shape), uses_blas=False)

@@ -1,0 +1,198 @@
+"""One pool of threads for all kernels, and a memory policy. Importing this starts nothing; `start()` does.
+
+NumPy lets go of Python's lock inside its loops and matrix products, so that two threads really compute at once. Three
+rules make it pay:
+
+1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would
+   fight for two cores; and while its idle workers wait, they spin. So it is set to one thread (through
+   threadpoolctl), and we split products ourselves. Without threadpoolctl it keeps its threads, products are not
+   split, and only the other work is shared out: slower, the same results. The exception are products with few rows,
+   as in generation, where waking a thread of ours takes longer than the product: the library gets its threads back,
+   which wait awake, until there is work for ours.
+2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call,
+   small enough that the next operation finds it in the cache.
+3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in
+   every run.
+
+The policy: freed memory stays with the process. By default the C library returns large arrays to the operating system
+and asks for them again in the next step, and the system clears every page each time. That alone can be half of a
+training step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ...backend import Array, usable_cores
+
+BLOCK = 256 * 1024  # numbers
+FEW_ROWS = 16  # of a product that the matrix library's own threads are quicker with
+Piece = TypeVar("Piece")
+
+_pool: ThreadPoolExecutor | None = None
+_workers = 1
+_blas_limit: Any = None  # threadpoolctl's limit, as long as it is set
+_blas_libraries: list[Any] = []
+_blas_threads = 1  # that the matrix library has at the moment
+
+
+def start() -> None:
+    """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
+    global _pool, _workers, _blas_limit, _blas_libraries, _blas_threads
+    if _pool is None:
+        _workers = usable_cores()
+        _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
+        _keep_freed_memory()
+    if _blas_limit is None:
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import ThreadpoolController
+
+            controller = ThreadpoolController().select(user_api="blas")
+            _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
+
+
+def stop() -> None:
+    """Give the matrix library its threads back. The pool's threads sleep."""
+    global _blas_limit
+    if _blas_limit is not None:
+        _blas_limit.restore_original_limits()
+        _blas_limit = None
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to map large arrays one by one and not to shrink the heap. Other C libraries: nothing happens."""
+    if not sys.platform.startswith("linux"):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_blas: bool = True) -> list[Any]:
+    """[function(piece) for piece in pieces], shared out among the threads; in order, and the first error is raised."""
+    work = list(enumerate(pieces))
+    results: list[Any] = [None] * len(work)
+    if _pool is None or _workers == 1 or len(work) < 2 or (uses_blas and _blas_limit is None):
+        for index, piece in work:
+            results[index] = function(piece)
+        return results
+    _give_blas(1)
+    queue = iter(work)  # each thread takes the next piece when it is free
+
+    def take() -> None:
+        for index, piece in queue:
+            results[index] = function(piece)
+
+    others = [_pool.submit(take) for _ in range(min(_workers, len(work)) - 1)]
+    take()
+    for other in others:
+        other.result()
+    return results
+
+
+def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:
+    """Slices of rows with about `numbers` numbers each, as many for one thread as for another."""
+    blocks = math.ceil(rows * columns / numbers / _workers) * _workers
+    step = max(1, math.ceil(rows / max(blocks, 1)))
+    for row in range(0, rows, step):
+        yield slice(row, min(row + step, rows))
+
+
+def divide_evenly(n: int, most: int, times: int) -> int:
+    """A size <= `most` of the pieces into which to cut n things, `times` over, so that no thread waits at the end."""
+    for size in range(min(n, most), 0, -1):
+        if math.ceil(n / size) * times % _workers == 0:
+            return size
+    return max(1, min(n, most))
+
+
+def shares(n: int) -> Iterator[slice]:
+    """0..n cut into one slice per thread, for products that are best done in one go."""
+    step = max(1, math.ceil(n / _workers / 16) * 16)  # whole vectors
+    for row in range(0, n, step):
+        yield slice(row, min(row + step, n))
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b for matrices, shared out among the threads."""
+    if out is None:
+        out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    if len(a) <= FEW_ROWS and b.size >= 2**16 and _blas_limit is not None:
+        _matmul_of_few_rows(a, b, out)
+    else:
+        products([(a, b, out)])
+    return out
+
+
+def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
+    """out = a @ b for several independent (a, b, out), all of them shared out among the threads at once."""
+    pieces = []
+    for a, b, out in work:
+        if a.size * out.shape[1] < 2**20:  # not worth waking a thread
+            np.matmul(a, b, out=out)
+        else:
+            pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
+    parallel(lambda piece: np.matmul(piece[0], piece[1], out=piece[2]), pieces)
+
+
+def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
+    """out = a @ b, and then(rows) block by block, by the thread that has just computed them."""
+    if len(a) < 256 or _blas_limit is None:
+        matmul(a, b, out)
+        parallel(then, row_blocks(*out.shape), uses_blas=False)
+        return
+
+    def compute(rows: slice) -> None:
+        np.matmul(a[rows], b, out=out[rows])
+        for block in row_blocks(rows.stop - rows.start, out.shape[1]):
+            then(slice(rows.start + block.start, rows.start + block.stop))
+
+    parallel(compute, shares(len(a)))
+
+
+def _shares_of(out: Array) -> list[tuple[slice, slice]]:
+    """Rows and columns of a product, one share per thread. It is cut across its longer side, columns counting double:
+    the threads then read different parts of the larger factor.
+    """
+    m, n = out.shape
+    if m >= 2 * n:
+        return [(rows, slice(0, n)) for rows in shares(m)]
+    return [(slice(0, m), columns) for columns in shares(n)]
+
+
+def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b by the matrix library's own threads. They spin for a while afterwards, in the way of ours."""
+    _give_blas(_workers)
+    np.matmul(a, b, out=out)
+
+
+def _give_blas(count: int) -> None:
+    """Let the matrix library have so many threads. Asking it takes microseconds, so only when that changes."""
+    global _blas_threads
+    if count != _blas_threads and _blas_limit is not None:
+        for library in _blas_libraries:
+            library.set_num_threads(count)
+        _blas_threads = count
+
+
+def column_sums(x: Array) -> Array:
+    """x.sum(axis=0) of a matrix, as a product with a row of ones: 3 times as fast."""
+    return np.ones(x.shape[0], x.dtype) @ x
+
+
+def total(parts: Iterable[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """The sum of the pieces' column sums, in order, as an array of `shape`."""
+    out = np.zeros(math.prod(shape), dtype)
+    for part in parts:
+        out += part
+    return out.reshape(shape)

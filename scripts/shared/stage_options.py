@@ -1,0 +1,88 @@
+"""What the scripts of the stages share: the options of a run, and starting it or going on with it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from finetune.stages.stage import settings_of
+from gpt.training.checkpoint import load_state
+from gpt.training.trainer import Trainer
+from scripts.shared import command_line
+
+C = TypeVar("C")
+
+
+def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str) -> None:
+    """--init-from, --out-dir, and --data, which `data` explains."""
+    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
+    parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
+    parser.add_argument("--data", default="tasks", help=f"tasks (built in), or a file of {data}")
+    text = "the run's folder: checkpoint, tokenizer, data, log, picture"
+    parser.add_argument("--out-dir", default=out_dir, help=text)
+
+
+def add_training(parser: argparse.ArgumentParser, learning_rate: float, warmup_iters: int, eval_interval: int) -> None:
+    """The options of the optimiser, and those of every script."""
+    add, number = parser.add_argument, command_line.whole_number
+    add("--learning-rate", type=float, default=learning_rate, help="at its peak; for a large model, 1e-6")
+    add("--warmup-iters", type=number(0), default=warmup_iters, help="steps to reach the peak")
+    add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--eval-interval", type=number(0), default=eval_interval, help="between validations, each with a checkpoint")
+    command_line.add_kernels(parser)
+    command_line.add_device(parser)
+    command_line.add_seed(parser)
+
+
+def add_pairs(parser: argparse.ArgumentParser, max_iters: int) -> None:
+    """The options of stages that learn from pairs in the usual loop."""
+    add, number = parser.add_argument, command_line.whole_number
+    add("--batch-size", type=number(1), default=32, help="pairs per batch")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
+    add("--max-iters", type=number(1), default=max_iters, help="steps")
+    add("--log-interval", type=number(1), default=10, help="steps between lines")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    config_class: type[C],
+    stage: str,
+    start: Callable[[C, str], Trainer],
+    resume: Callable[[str, str], Trainer],
+) -> int:
+    """Parse the command line, start the run or go on with it; returns the exit status."""
+    arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
+    device = command_line.set_up(arguments)
+    out_dir = arguments.out_dir
+    if arguments.init_from == "resume":
+        del given["init_from"]
+        settings = dataclasses.asdict(settings_of(load_state(out_dir), config_class, stage, out_dir))  # type: ignore
+        command_line.refuse_contradictions(given, _flat(settings), out_dir)
+        trainer = resume(out_dir, device)
+    else:
+        trainer = start(_build(config_class, vars(arguments)), device)
+    return 130 if trainer.interrupted else 0
+
+
+def _build(config_class: Any, options: dict[str, Any]) -> Any:
+    """A configuration, with those inside it, from the options of the same names."""
+    values = {}
+    for field in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(field.default_factory):
+            values[field.name] = _build(field.default_factory, options)
+        elif field.name in options:
+            values[field.name] = options[field.name]
+    return config_class(**values)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    flat = dict(settings)
+    for value in settings.values():
+        if isinstance(value, dict):
+            flat |= value
+    return flat
