@@ -27,6 +27,11 @@ class Relu(Function):
         return (module_of(dout).where(ctx.out <= 0, 0, dout),)
 
 
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return Relu.apply(x)
+
+
 class Tanh(Function):
     """out = tanh x;  dx = dout * (1 - out²)."""
 
@@ -40,6 +45,11 @@ class Tanh(Function):
     @staticmethod
     def backward(ctx, dout):
         return (dout * (1 - ctx.out * ctx.out),)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent of x."""
+    return Tanh.apply(x)
 
 
 def logistic(x):
@@ -64,6 +74,11 @@ class Sigmoid(Function):
         return (dout * ctx.out * (1 - ctx.out),)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^-x)."""
+    return Sigmoid.apply(x)
+
+
 class Logsigmoid(Function):
     """out = -ln(1 + e^-x) = min(x, 0) - ln(1 + e^-|x|);  dx = dout * sigmoid(-x)."""
 
@@ -80,6 +95,11 @@ class Logsigmoid(Function):
         return (dout * logistic(-ctx.x),)
 
 
+def logsigmoid(x: Tensor) -> Tensor:
+    """ln sigmoid(x), exact where the sigmoid itself would round to 0."""
+    return Logsigmoid.apply(x)
+
+
 class Silu(Function):
     """out = x σ(x), σ the sigmoid;  dx = dout * σ(x) (1 + x (1 - σ(x))).  Elfwing et al. 2018."""
 
@@ -93,6 +113,11 @@ class Silu(Function):
     @staticmethod
     def backward(ctx, dout):
         return (dout * ctx.sigmoid * (1 + ctx.x * (1 - ctx.sigmoid)),)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its sigmoid, also called swish."""
+    return Silu.apply(x)
 
 
 class Swiglu(Function):
@@ -121,6 +146,14 @@ class Swiglu(Function):
         return dgate, dup
 
 
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of one shape: the middle of Llama's feed-forward network. Raises ValueError for two shapes."""
+    check_floating("swiglu", gate)
+    if gate.shape != up.shape:
+        raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
+    return Swiglu.apply(gate, up)
+
+
 class Erf(Function):
     """out = erf x = 2/√π ∫₀ˣ e^(-t²) dt;  dx = dout * 2/√π e^(-x²)."""
 
@@ -134,6 +167,11 @@ class Erf(Function):
     @staticmethod
     def backward(ctx, dout):
         return (dout * (2 / math.sqrt(math.pi)) * module_of(dout).exp(-ctx.x * ctx.x),)
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function of x, right to rounding in float64."""
+    return Erf.apply(x)
 
 
 class Gelu(Function):
@@ -167,6 +205,17 @@ class Gelu(Function):
         return (dout * (ctx.cdf + x * density),)
 
 
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """x Φ(x), exactly ("none") or in the form that GPT-2 was trained with ("tanh")."""
+    check_approximate("gelu", approximate)
+    return Gelu.apply(x, approximate=approximate)
+
+
+def check_approximate(op: str, approximate: str) -> None:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{op}: approximate must be 'none' or 'tanh', got {approximate!r}")
+
+
 class Softmax(Function):
     """out_i = e^(x_i) / Σ_j e^(x_j).
 
@@ -191,6 +240,16 @@ class Softmax(Function):
         return (ctx.out * (dout - dot),)
 
 
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """e^x, scaled to sum to 1 along `dim`. A row of -inf only has no softmax: nan, as in PyTorch.
+
+    >>> import numpy as np
+    >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
+    array([[0.125, 0.25 , 0.625]])
+    """
+    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim) if x.ndim else None)
+
+
 class LogSoftmax(Function):
     """out_i = x_i - ln Σ_j e^(x_j);  dx_j = dout_j - softmax(x)_j Σ_i dout_i."""
 
@@ -207,6 +266,11 @@ class LogSoftmax(Function):
         return (dout - module_of(dout).exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True),)
 
 
+def log_softmax(x: Tensor, dim: int) -> Tensor:
+    """ln softmax(x) along `dim`, exact where the softmax itself would round to 0."""
+    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x.ndim) if x.ndim else None)
+
+
 def log_softmax_of_array(x, dim):
     """x - ln Σ e^x of an array, with the largest x taken out first, as in Softmax."""
     if x.size == 0:
@@ -214,67 +278,3 @@ def log_softmax_of_array(x, dim):
     xp = module_of(x)
     shifted = x - x.max(axis=dim, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
-
-
-def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
-    return Relu.apply(x)
-
-
-def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x Φ(x), exactly ("none") or in the form that GPT-2 was trained with ("tanh")."""
-    check_approximate("gelu", approximate)
-    return Gelu.apply(x, approximate=approximate)
-
-
-def check_approximate(op: str, approximate: str) -> None:
-    if approximate not in ("none", "tanh"):
-        raise ValueError(f"{op}: approximate must be 'none' or 'tanh', got {approximate!r}")
-
-
-def silu(x: Tensor) -> Tensor:
-    """x times its sigmoid, also called swish."""
-    return Silu.apply(x)
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, of one shape: the middle of Llama's feed-forward network. Raises ValueError for two shapes."""
-    check_floating("swiglu", gate)
-    if gate.shape != up.shape:
-        raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
-    return Swiglu.apply(gate, up)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x)."""
-    return Sigmoid.apply(x)
-
-
-def logsigmoid(x: Tensor) -> Tensor:
-    """ln sigmoid(x), exact where the sigmoid itself would round to 0."""
-    return Logsigmoid.apply(x)
-
-
-def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent of x."""
-    return Tanh.apply(x)
-
-
-def erf(x: Tensor) -> Tensor:
-    """The error function of x, right to rounding in float64."""
-    return Erf.apply(x)
-
-
-def softmax(x: Tensor, dim: int) -> Tensor:
-    """e^x, scaled to sum to 1 along `dim`. A row of -inf only has no softmax: nan, as in PyTorch.
-
-    >>> import numpy as np
-    >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
-    array([[0.125, 0.25 , 0.625]])
-    """
-    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim) if x.ndim else None)
-
-
-def log_softmax(x: Tensor, dim: int) -> Tensor:
-    """ln softmax(x) along `dim`, exact where the softmax itself would round to 0."""
-    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x.ndim) if x.ndim else None)

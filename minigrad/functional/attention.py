@@ -21,6 +21,7 @@ from .stochastic import check_probability, keep_scale
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
+
 DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together: every order of computing then draws the same
 
 
@@ -73,37 +74,6 @@ class ScaledDotProductAttention(Function):
         return dq, dk, dv, dmask
 
 
-def _dropped(ctx):
-    return ctx.probs if ctx.keep is None else ctx.probs * ctx.keep
-
-
-def causal_mask(xp, queries, keys):
-    """(T, S): query i sees the keys 0..i."""
-    return xp.tril(xp.ones((queries, keys), dtype=bool))
-
-
-def softmax_or_zeros(scores):
-    """softmax over the last axis; a row of -inf only, which is nothing to attend to, becomes zeros."""
-    xp = module_of(scores)
-    if scores.shape[-1] == 0:
-        return scores
-    largest = scores.max(axis=-1, keepdims=True)
-    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))
-    total = exps.sum(axis=-1, keepdims=True)
-    return exps / xp.where(total == 0, 1, total)
-
-
-def attention_dropout(xp, stream, shape, p):
-    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time."""
-    heads = math.prod(shape[:-2])
-    out = xp.empty((heads, *shape[-2:]), dtype=xp.float32)
-    for head in range(heads):
-        for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
-            rows = out[head, start : start + DROPOUT_ROWS]
-            rows[...] = keep_scale(xp, stream, rows.shape, p, head, block)
-    return out.reshape(shape)
-
-
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -134,6 +104,37 @@ def scaled_dot_product_attention(
     stream = next_stream() if dropout_p > 0 else None
     options = {"is_causal": is_causal, "scale": scale, "dropout_p": dropout_p, "stream": stream}
     return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
+
+
+def _dropped(ctx):
+    return ctx.probs if ctx.keep is None else ctx.probs * ctx.keep
+
+
+def causal_mask(xp, queries, keys):
+    """(T, S): query i sees the keys 0..i."""
+    return xp.tril(xp.ones((queries, keys), dtype=bool))
+
+
+def softmax_or_zeros(scores):
+    """softmax over the last axis; a row of -inf only, which is nothing to attend to, becomes zeros."""
+    xp = module_of(scores)
+    if scores.shape[-1] == 0:
+        return scores
+    largest = scores.max(axis=-1, keepdims=True)
+    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))
+    total = exps.sum(axis=-1, keepdims=True)
+    return exps / xp.where(total == 0, 1, total)
+
+
+def attention_dropout(xp, stream, shape, p):
+    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time."""
+    heads = math.prod(shape[:-2])
+    out = xp.empty((heads, *shape[-2:]), dtype=xp.float32)
+    for head in range(heads):
+        for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
+            rows = out[head, start : start + DROPOUT_ROWS]
+            rows[...] = keep_scale(xp, stream, rows.shape, p, head, block)
+    return out.reshape(shape)
 
 
 def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]:

@@ -33,6 +33,20 @@ class SplitHeads(Function):
         return (module_of(douts[0]).stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape),)
 
 
+def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
+    """Cut the channels (B, T, parts * n_head * D) into `parts` tensors (B, n_head, T, D): one Tensor, or a tuple.
+
+    Raises ValueError for channels that cannot be cut so.
+    """
+    if input.ndim != 3 or n_head < 1 or parts < 1 or input.shape[2] % (parts * n_head):
+        raise ValueError(
+            f"split_heads: {input.shape} is not (batch, time, channels) with channels that {parts} x {n_head} heads "
+            "can share"
+        )
+    split = SplitHeads.apply(input, n_head=n_head, parts=parts)
+    return split[0] if parts == 1 else split
+
+
 class MergeHeads(Function):
     """x (B, H, T, D) -> (B, T, H D): a token's heads side by side."""
 
@@ -46,20 +60,6 @@ class MergeHeads(Function):
     def backward(ctx, dout):
         B, H, T, D = ctx.shape
         return (dout.reshape(B, T, H, D).transpose(0, 2, 1, 3),)
-
-
-def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
-    """Cut the channels (B, T, parts * n_head * D) into `parts` tensors (B, n_head, T, D): one Tensor, or a tuple.
-
-    Raises ValueError for channels that cannot be cut so.
-    """
-    if input.ndim != 3 or n_head < 1 or parts < 1 or input.shape[2] % (parts * n_head):
-        raise ValueError(
-            f"split_heads: {input.shape} is not (batch, time, channels) with channels that {parts} x {n_head} heads "
-            "can share"
-        )
-    split = SplitHeads.apply(input, n_head=n_head, parts=parts)
-    return split[0] if parts == 1 else split
 
 
 def merge_heads(input: Tensor) -> Tensor:

@@ -56,6 +56,18 @@ class LayerNorm(Function):
         return dx, dweight, dbias
 
 
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Layer normalization over the last axes, of sizes `normalized_shape`; weight and bias have that shape."""
+    axes = _last_axes("layer_norm", x, normalized_shape, weight=weight, bias=bias)
+    return LayerNorm.apply(x, weight, bias, axes=axes, eps=eps)
+
+
 class RmsNorm(Function):
     """out = x̂ * weight,  x̂ = x / rms,  rms = √(mean(x²) + eps), over the last axes: LayerNorm without the mean.
 
@@ -82,18 +94,6 @@ class RmsNorm(Function):
             projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)
             dx = (dnormalized - ctx.normalized * projection) / ctx.rms
         return dx, dweight
-
-
-def layer_norm(
-    x: Tensor,
-    normalized_shape: int | Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Layer normalization over the last axes, of sizes `normalized_shape`; weight and bias have that shape."""
-    axes = _last_axes("layer_norm", x, normalized_shape, weight=weight, bias=bias)
-    return LayerNorm.apply(x, weight, bias, axes=axes, eps=eps)
 
 
 def rms_norm(

@@ -29,18 +29,18 @@ class Dropout(Function):
         return (dout * ctx.scale,)
 
 
-def keep_scale(xp, stream, shape, p, head=0, block=0):
-    """1 / (1 - p) for what stays and 0 for what drops out: a pure function of (stream, head, block), in float32."""
-    keep = uniform(xp, stream, shape, head, block) >= p
-    return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
-
-
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Set each element to 0 with probability p and scale the others by 1 / (1 - p); x itself unless `training`."""
     check_probability("dropout", p)
     if not training or p == 0:
         return x
     return Dropout.apply(x, p=p, stream=next_stream())
+
+
+def keep_scale(xp, stream, shape, p, head=0, block=0):
+    """1 / (1 - p) for what stays and 0 for what drops out: a pure function of (stream, head, block), in float32."""
+    keep = uniform(xp, stream, shape, head, block) >= p
+    return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
 
 
 def check_probability(op: str, p: float) -> None:
