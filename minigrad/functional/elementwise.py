@@ -31,6 +31,11 @@ class Add(Function):
         return dx, dy
 
 
+def add(x: Operand, y: Operand) -> Tensor:
+    """x + y, broadcast."""
+    return Add.apply(x, y)
+
+
 class Sub(Function):
     """out = x - y;  dx = dout,  dy = -dout."""
 
@@ -46,6 +51,11 @@ class Sub(Function):
         dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
         dy = unbroadcast(-dout, ctx.y_shape) if ctx.needs_grad[1] else None
         return dx, dy
+
+
+def sub(x: Operand, y: Operand) -> Tensor:
+    """x - y, broadcast."""
+    return Sub.apply(x, y)
 
 
 class Mul(Function):
@@ -69,6 +79,11 @@ class Mul(Function):
         return dx, dy
 
 
+def mul(x: Operand, y: Operand) -> Tensor:
+    """x * y, broadcast."""
+    return Mul.apply(x, y)
+
+
 class Div(Function):
     """out = x / y;  dx = dout / y,  dy = -dout * x / y²."""
 
@@ -90,6 +105,11 @@ class Div(Function):
         return dx, dy
 
 
+def div(x: Operand, y: Operand) -> Tensor:
+    """x / y, broadcast; integers divide to float32."""
+    return Div.apply(x, y)
+
+
 class Neg(Function):
     """out = -x;  dx = -dout."""
 
@@ -100,6 +120,11 @@ class Neg(Function):
     @staticmethod
     def backward(ctx, dout):
         return (-dout,)
+
+
+def neg(x: Tensor) -> Tensor:
+    """-x."""
+    return Neg.apply(x)
 
 
 class Pow(Function):
@@ -135,6 +160,11 @@ class Pow(Function):
         return dx, dy
 
 
+def pow(x: Operand, y: Operand) -> Tensor:
+    """x to the power y, broadcast."""
+    return Pow.apply(x, y)
+
+
 class Exp(Function):
     """out = e^x;  dx = dout * out."""
 
@@ -148,6 +178,11 @@ class Exp(Function):
     @staticmethod
     def backward(ctx, dout):
         return (dout * ctx.out,)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e to the power x."""
+    return Exp.apply(x)
 
 
 class Log(Function):
@@ -165,6 +200,11 @@ class Log(Function):
         return (dout / ctx.x,)
 
 
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm of x."""
+    return Log.apply(x)
+
+
 class Sqrt(Function):
     """out = sqrt(x);  dx = dout / (2 out)."""
 
@@ -180,6 +220,11 @@ class Sqrt(Function):
         return (dout / (2 * ctx.out),)
 
 
+def sqrt(x: Tensor) -> Tensor:
+    """The square root of x."""
+    return Sqrt.apply(x)
+
+
 class Abs(Function):
     """out = |x|;  dx = dout * sign(x), which is 0 at the kink."""
 
@@ -192,6 +237,11 @@ class Abs(Function):
     def backward(ctx, dout):
         xp = module_of(dout)
         return (xp.where(ctx.x > 0, dout, xp.where(ctx.x < 0, -dout, 0)),)
+
+
+def abs(x: Tensor) -> Tensor:
+    """The absolute value of x."""
+    return Abs.apply(x)
 
 
 class Maximum(Function):
@@ -209,6 +259,11 @@ class Maximum(Function):
         return _to_winner(ctx, dout, x_wins=ctx.x > ctx.y, y_wins=ctx.y > ctx.x)
 
 
+def maximum(x: Operand, y: Operand) -> Tensor:
+    """The larger of x and y, elementwise; nan where either is."""
+    return Maximum.apply(x, y)
+
+
 class Minimum(Function):
     """out = min(x, y), elementwise;  dout goes to the smaller one, in halves where they are equal."""
 
@@ -222,6 +277,11 @@ class Minimum(Function):
     @staticmethod
     def backward(ctx, dout):
         return _to_winner(ctx, dout, x_wins=ctx.x < ctx.y, y_wins=ctx.y < ctx.x)
+
+
+def minimum(x: Operand, y: Operand) -> Tensor:
+    """The smaller of x and y, elementwise; nan where either is."""
+    return Minimum.apply(x, y)
 
 
 def _to_winner(ctx, dout, x_wins, y_wins):
@@ -252,6 +312,17 @@ class Where(Function):
         return None, dx, dy
 
 
+def where(condition: Any, x: Operand, y: Operand) -> Tensor:
+    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError unless it is boolean.
+
+    >>> import numpy as np
+    >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data
+    array([ 1., -1.,  3.])
+    """
+    check_boolean("where", condition)
+    return Where.apply(condition, x, y)
+
+
 class Clip(Function):
     """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where it came out."""
 
@@ -277,77 +348,6 @@ class Clip(Function):
         if ctx.needs_grad[2]:
             dhigh = unbroadcast(xp.where((x > high) | (high < low), dout, 0), shape_of(high))
         return dx, dlow, dhigh
-
-
-def add(x: Operand, y: Operand) -> Tensor:
-    """x + y, broadcast."""
-    return Add.apply(x, y)
-
-
-def sub(x: Operand, y: Operand) -> Tensor:
-    """x - y, broadcast."""
-    return Sub.apply(x, y)
-
-
-def mul(x: Operand, y: Operand) -> Tensor:
-    """x * y, broadcast."""
-    return Mul.apply(x, y)
-
-
-def div(x: Operand, y: Operand) -> Tensor:
-    """x / y, broadcast; integers divide to float32."""
-    return Div.apply(x, y)
-
-
-def neg(x: Tensor) -> Tensor:
-    """-x."""
-    return Neg.apply(x)
-
-
-def pow(x: Operand, y: Operand) -> Tensor:
-    """x to the power y, broadcast."""
-    return Pow.apply(x, y)
-
-
-def exp(x: Tensor) -> Tensor:
-    """e to the power x."""
-    return Exp.apply(x)
-
-
-def log(x: Tensor) -> Tensor:
-    """The natural logarithm of x."""
-    return Log.apply(x)
-
-
-def sqrt(x: Tensor) -> Tensor:
-    """The square root of x."""
-    return Sqrt.apply(x)
-
-
-def abs(x: Tensor) -> Tensor:
-    """The absolute value of x."""
-    return Abs.apply(x)
-
-
-def maximum(x: Operand, y: Operand) -> Tensor:
-    """The larger of x and y, elementwise; nan where either is."""
-    return Maximum.apply(x, y)
-
-
-def minimum(x: Operand, y: Operand) -> Tensor:
-    """The smaller of x and y, elementwise; nan where either is."""
-    return Minimum.apply(x, y)
-
-
-def where(condition: Any, x: Operand, y: Operand) -> Tensor:
-    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError unless it is boolean.
-
-    >>> import numpy as np
-    >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data
-    array([ 1., -1.,  3.])
-    """
-    check_boolean("where", condition)
-    return Where.apply(condition, x, y)
 
 
 def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:

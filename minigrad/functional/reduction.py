@@ -26,6 +26,11 @@ class Sum(Function):
         return (module_of(dout).broadcast_to(restore_dims(dout, ctx.dims, len(ctx.shape)), ctx.shape),)
 
 
+def sum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """The sum over `dim` (an axis, several, or all)."""
+    return Sum.apply(x, dims=normalize_dims("sum", dim, x.ndim), keepdim=keepdim)
+
+
 class Mean(Function):
     """out = Σ x / n;  dx = dout / n, repeated along the averaged axes."""
 
@@ -38,6 +43,12 @@ class Mean(Function):
     @staticmethod
     def backward(ctx, dout):
         return (module_of(dout).broadcast_to(restore_dims(dout / ctx.n, ctx.dims, len(ctx.shape)), ctx.shape),)
+
+
+def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """The mean over `dim`. Raises TypeError for integers, which have no exact one."""
+    check_floating("mean", x)
+    return Mean.apply(x, dims=normalize_dims("mean", dim, x.ndim), keepdim=keepdim)
 
 
 class Var(Function):
@@ -59,6 +70,18 @@ class Var(Function):
         return (restore_dims(dout, ctx.dims, ctx.centered.ndim) * 2 * ctx.centered / ctx.degrees,)
 
 
+def var(
+    x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None
+) -> Tensor:
+    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square.
+
+    `unbiased` is PyTorch's older name: True for correction=1, False for 0.
+    """
+    check_floating("var", x)
+    correction = correction if unbiased is None else int(unbiased)
+    return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
+
+
 class Max(Function):
     """out = the largest element; of the whole tensor, or along `dim` together with its index.
 
@@ -74,6 +97,13 @@ class Max(Function):
         return _to_extreme(ctx, dout)
 
 
+def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The largest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
+    dim = _extreme_dim("max", x, dim)
+    result = Max.apply(x, dim=dim, keepdim=keepdim)
+    return result if dim is None else ValuesAndIndices(*result)
+
+
 class Min(Function):
     """out = the smallest element; as Max."""
 
@@ -84,6 +114,23 @@ class Min(Function):
     @staticmethod
     def backward(ctx, dout, dindices=None):
         return _to_extreme(ctx, dout)
+
+
+def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The smallest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
+    dim = _extreme_dim("min", x, dim)
+    result = Min.apply(x, dim=dim, keepdim=keepdim)
+    return result if dim is None else ValuesAndIndices(*result)
+
+
+def _extreme_dim(op: str, x: Tensor, dim: Any) -> int | None:
+    if hasattr(dim, "shape"):
+        raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
+    axis = None if dim is None else normalize_dim(op, dim, x.ndim)
+    if 0 in x.shape and (axis is None or x.shape[axis] == 0):
+        along = "" if axis is None else f" along dim {dim}"
+        raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
+    return axis
 
 
 def _extreme(ctx, x, dim, keepdim, which):
@@ -111,6 +158,13 @@ def _to_extreme(ctx, dout):
     return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
 
 
+class ValuesAndIndices(NamedTuple):
+    """What `max(x, dim)` and `min(x, dim)` return."""
+
+    values: Tensor
+    indices: Tensor
+
+
 class Logsumexp(Function):
     """out = m + ln Σ e^(x - m), where m = max x keeps e from overflowing;  dx = dout * e^(x - out) = dout * softmax(x).
 
@@ -136,6 +190,11 @@ class Logsumexp(Function):
         return (restore_dims(dout, ctx.dims, ctx.x.ndim) * xp.exp(ctx.x - shift),)
 
 
+def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+    """ln Σ e^x over `dim`, without overflow."""
+    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x.ndim), keepdim=keepdim)
+
+
 class Cumsum(Function):
     """out_i = x_0 + ... + x_i;  dx_i = dout_i + dout_(i+1) + ..., as x_i went into every later sum."""
 
@@ -152,11 +211,14 @@ class Cumsum(Function):
         return (xp.flip(xp.flip(dout, ctx.dim).cumsum(axis=ctx.dim), ctx.dim),)
 
 
-class ValuesAndIndices(NamedTuple):
-    """What `max(x, dim)` and `min(x, dim)` return."""
+def cumsum(x: Tensor, dim: int) -> Tensor:
+    """Running sums along `dim`."""
+    return Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x.ndim))
 
-    values: Tensor
-    indices: Tensor
+
+def _unsigned_to_int64(x):
+    """The dtype to add up in: int64 for unsigned integers, as in PyTorch; None leaves it to the array library."""
+    return "int64" if x.dtype.kind == "u" else None
 
 
 def count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
@@ -165,65 +227,3 @@ def count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
     for axis in dims:
         n *= shape[axis]
     return n
-
-
-def _unsigned_to_int64(x):
-    """The dtype to add up in: int64 for unsigned integers, as in PyTorch; None leaves it to the array library."""
-    return "int64" if x.dtype.kind == "u" else None
-
-
-def sum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """The sum over `dim` (an axis, several, or all)."""
-    return Sum.apply(x, dims=normalize_dims("sum", dim, x.ndim), keepdim=keepdim)
-
-
-def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """The mean over `dim`. Raises TypeError for integers, which have no exact one."""
-    check_floating("mean", x)
-    return Mean.apply(x, dims=normalize_dims("mean", dim, x.ndim), keepdim=keepdim)
-
-
-def var(
-    x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None
-) -> Tensor:
-    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square.
-
-    `unbiased` is PyTorch's older name: True for correction=1, False for 0.
-    """
-    check_floating("var", x)
-    correction = correction if unbiased is None else int(unbiased)
-    return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
-
-
-def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The largest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    dim = _extreme_dim("max", x, dim)
-    result = Max.apply(x, dim=dim, keepdim=keepdim)
-    return result if dim is None else ValuesAndIndices(*result)
-
-
-def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The smallest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    dim = _extreme_dim("min", x, dim)
-    result = Min.apply(x, dim=dim, keepdim=keepdim)
-    return result if dim is None else ValuesAndIndices(*result)
-
-
-def _extreme_dim(op: str, x: Tensor, dim: Any) -> int | None:
-    if hasattr(dim, "shape"):
-        raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
-    axis = None if dim is None else normalize_dim(op, dim, x.ndim)
-    if 0 in x.shape and (axis is None or x.shape[axis] == 0):
-        along = "" if axis is None else f" along dim {dim}"
-        raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
-    return axis
-
-
-def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
-    """ln Σ e^x over `dim`, without overflow."""
-    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x.ndim), keepdim=keepdim)
-
-
-def cumsum(x: Tensor, dim: int) -> Tensor:
-    """Running sums along `dim`."""
-    return Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x.ndim))
