@@ -35,6 +35,16 @@ class Getitem(Function):
         return (dx,)
 
 
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
+
+    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis
+    first.
+    """
+    index = tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index)
+    return Getitem.apply(x, index=index)
+
+
 _PICKS_ONCE = (int, np.integer, slice, type(None), type(Ellipsis))
 
 
@@ -58,6 +68,27 @@ class Gather(Function):
         # out = x[places]
         scatter_add(dx, ctx.places, dout)
         return dx, None
+
+
+def gather(x: Tensor, dim: int, index: Any) -> Tensor:
+    """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
+
+    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than
+    x).
+
+    >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
+    >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
+    array([[-2.3],
+           [-1.6]])
+    """
+    axis, index = normalize_dim("gather", dim, x.ndim), array_of(index)
+    check_indices("gather", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
+    if x.ndim <= 1 and index.ndim <= 1:  # a number counts as a vector of length 1, as in PyTorch
+        out = Gather.apply(x if x.ndim else reshape(x, (1,)), index.reshape(-1), dim=0)
+        return out if index.ndim else reshape(out, ())
+    if index.ndim != x.ndim or any([n > m and i != axis for i, (n, m) in enumerate(zip(index.shape, x.shape))]):
+        raise ValueError(f"gather: index {index.shape} does not fit a tensor {x.shape} along dim {axis}")
+    return Gather.apply(x, index, dim=axis)
 
 
 def _places(index, dim):
@@ -92,54 +123,6 @@ class Embedding(Function):
         return None, dweight
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
-
-    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis
-    first.
-    """
-    index = tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index)
-    return Getitem.apply(x, index=index)
-
-
-def gather(x: Tensor, dim: int, index: Any) -> Tensor:
-    """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
-
-    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than
-    x).
-
-    >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
-    >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
-    array([[-2.3],
-           [-1.6]])
-    """
-    axis, index = normalize_dim("gather", dim, x.ndim), array_of(index)
-    check_indices("gather", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
-    if x.ndim <= 1 and index.ndim <= 1:  # a number counts as a vector of length 1, as in PyTorch
-        out = Gather.apply(x if x.ndim else reshape(x, (1,)), index.reshape(-1), dim=0)
-        return out if index.ndim else reshape(out, ())
-    if index.ndim != x.ndim or any([n > m and i != axis for i, (n, m) in enumerate(zip(index.shape, x.shape))]):
-        raise ValueError(f"gather: index {index.shape} does not fit a tensor {x.shape} along dim {axis}")
-    return Gather.apply(x, index, dim=axis)
-
-
-def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
-    """x with `value`, a number or a tensor of one element, where the boolean `mask` is True; in x's dtype.
-
-    >>> masked_fill(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[False, True], [False, False]]), float("-inf")).data
-    array([[  1., -inf],
-           [  3.,   4.]])
-    """
-    if shape_of(value) != ():
-        raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
-    check_boolean("masked_fill", mask)
-    if hasattr(value, "requires_grad"):
-        value = value.to(x.dtype)
-    elif type(value) is not float or not is_floating(x.dtype):
-        value = x.dtype.type(value).item()  # 2.9 is 2 among integers
-    return Where.apply(mask, value, x)
-
-
 def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """The rows `ids` of `weight` (V, C); the row `padding_idx` learns nothing.
 
@@ -158,6 +141,23 @@ def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tenso
     if padding_idx is not None and not -size <= padding_idx < size:
         raise IndexError(f"embedding: padding_idx {padding_idx} is outside the vocabulary of {size}")
     return Embedding.apply(ids, weight, padding_idx=None if padding_idx is None else padding_idx % size)
+
+
+def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
+    """x with `value`, a number or a tensor of one element, where the boolean `mask` is True; in x's dtype.
+
+    >>> masked_fill(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[False, True], [False, False]]), float("-inf")).data
+    array([[  1., -inf],
+           [  3.,   4.]])
+    """
+    if shape_of(value) != ():
+        raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
+    check_boolean("masked_fill", mask)
+    if hasattr(value, "requires_grad"):
+        value = value.to(x.dtype)
+    elif type(value) is not float or not is_floating(x.dtype):
+        value = x.dtype.type(value).item()  # 2.9 is 2 among integers
+    return Where.apply(mask, value, x)
 
 
 def check_integers(op: str, indices: Any) -> None:

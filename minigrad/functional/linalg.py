@@ -56,6 +56,17 @@ class Matmul(Function):
         return dx, dy
 
 
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """x @ y. Raises ValueError where the inner sizes or the batches do not fit, TypeError where the dtypes differ."""
+    if x.ndim == 0 or y.ndim == 0:
+        raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
+    if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ValueError(f"matmul: the inner sizes of shapes {x.shape} and {y.shape} differ")
+    if x.ndim > 2 and y.ndim > 2 and x.shape[:-2] != y.shape[:-2]:
+        check_broadcastable("matmul (leading axes)", x.shape[:-2], y.shape[:-2])
+    return Matmul.apply(x, y)
+
+
 class Linear(Function):
     """out = x @ weightᵀ + bias;  dx = dout @ weight,  dweight = doutᵀ @ x,  dbias = Σ dout.
 
@@ -91,6 +102,19 @@ class Linear(Function):
         return dx, dweight, dbias
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weightᵀ + bias, with x (..., I), weight (O, I), bias (O). Raises ValueError where the sizes do not fit."""
+    check_linear("linear", x, weight, bias)
+    return Linear.apply(x, weight, bias)
+
+
+def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"{op}: input of shape {x.shape} does not fit a weight (out, in) of shape {weight.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{op}: bias of shape {bias.shape} does not fit {weight.shape[0]} outputs")
+
+
 def _rows(x):
     """x (..., C) as a matrix (N, C)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -117,6 +141,16 @@ class Einsum(Function):
         return tuple([_einsum_gradient(ctx, dout, i) if ctx.needs_grad[i] else None for i in range(len(ctx.operands))])
 
 
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """Einstein's summation: each letter is an axis; those missing after "->" are summed; "..." stands for leading axes.
+
+    Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does
+    not fit.
+    """
+    terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
+    return Einsum.apply(*operands, terms=terms, out=out)
+
+
 def _einsum_gradient(ctx, dout, which):
     xp = module_of(dout)
     operand, term = ctx.operands[which], ctx.terms[which]
@@ -137,40 +171,6 @@ def _einsum_gradient(ctx, dout, which):
     places = dict(zip(letters, xp.meshgrid(*[xp.arange(sizes[c]) for c in letters], indexing="ij")))
     dx[tuple([places[c] for c in term])] = gradient
     return dx
-
-
-def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y. Raises ValueError where the inner sizes or the batches do not fit, TypeError where the dtypes differ."""
-    if x.ndim == 0 or y.ndim == 0:
-        raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
-    if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
-        raise ValueError(f"matmul: the inner sizes of shapes {x.shape} and {y.shape} differ")
-    if x.ndim > 2 and y.ndim > 2 and x.shape[:-2] != y.shape[:-2]:
-        check_broadcastable("matmul (leading axes)", x.shape[:-2], y.shape[:-2])
-    return Matmul.apply(x, y)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weightᵀ + bias, with x (..., I), weight (O, I), bias (O). Raises ValueError where the sizes do not fit."""
-    check_linear("linear", x, weight, bias)
-    return Linear.apply(x, weight, bias)
-
-
-def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
-    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"{op}: input of shape {x.shape} does not fit a weight (out, in) of shape {weight.shape}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{op}: bias of shape {bias.shape} does not fit {weight.shape[0]} outputs")
-
-
-def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """Einstein's summation: each letter is an axis; those missing after "->" are summed; "..." stands for leading axes.
-
-    Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does
-    not fit.
-    """
-    terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
-    return Einsum.apply(*operands, terms=terms, out=out)
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

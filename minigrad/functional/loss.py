@@ -74,19 +74,6 @@ class CrossEntropy(Function):
         return dlogits, None, None
 
 
-def nan_if_0(total: Array) -> Array:
-    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
-    return module_of(total).where(total == 0, math.nan, total)
-
-
-class LinearCrossEntropy(Function):
-    """Output projection and cross-entropy as one op, so that a fast kernel need never hold all logits (N, V)."""
-
-    @staticmethod
-    def compose(x, weight, targets, ignore_index, reduction):
-        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
-
-
 def cross_entropy(
     logits: Tensor,
     targets: Any,
@@ -147,6 +134,11 @@ def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> 
         raise TypeError(f"{op}: cannot mix {scores.dtype} scores and {weight.dtype} weights; convert with .to(dtype)")
 
 
+def nan_if_0(total: Array) -> Array:
+    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
+    return module_of(total).where(total == 0, math.nan, total)
+
+
 def _rows(scores: Tensor, class_dim: int) -> Tensor:
     """Scores (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
     others = [axis for axis in range(scores.ndim) if axis != class_dim]
@@ -166,6 +158,27 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
         log_probs = log_probs * reshape(weight, [classes if axis == class_dim else 1 for axis in range(logits.ndim)])
     loss = -sum_of(log_probs * targets, class_dim)
     return _reduced(loss, reduction)
+
+
+class LinearCrossEntropy(Function):
+    """Output projection and cross-entropy as one op, so that a fast kernel need never hold all logits (N, V)."""
+
+    @staticmethod
+    def compose(x, weight, targets, ignore_index, reduction):
+        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N). Errors as `cross_entropy`."""
+    op, targets = "linear_cross_entropy", array_of(targets)
+    check_reduction(op, reduction)
+    check_linear(op, x, weight, None)
+    if x.ndim != 2:
+        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
+    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
+    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
 def nll_loss(
@@ -230,19 +243,6 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
     if reduction == "batchmean":
         return sum_of(loss) / ((loss.shape[0] or math.nan) if loss.ndim else 1)
     return _reduced(loss, reduction)
-
-
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
-) -> Tensor:
-    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N). Errors as `cross_entropy`."""
-    op, targets = "linear_cross_entropy", array_of(targets)
-    check_reduction(op, reduction)
-    check_linear(op, x, weight, None)
-    if x.ndim != 2:
-        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
-    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
-    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
 def check_reduction(op: str, reduction: str, *others: str) -> None:
