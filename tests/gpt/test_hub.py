@@ -124,14 +124,14 @@ def python(code, home, endpoint, **variables):
 
 def find(name, home, endpoint, **variables):
     """The folder that `hub.find` gives in another process."""
-    done = python(f"from gpt import hub; print(hub.find({name!r}))", home, endpoint, **variables)
+    done = python(f"from gpt.weights import hub; print(hub.find({name!r}))", home, endpoint, **variables)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 
 
 def refusal(name, home, endpoint, **variables):
     """With what `hub.find` fails in another process."""
-    code = f"from gpt import hub\ntry: hub.find({name!r})\nexcept OSError as e: print(type(e).__name__, '|', e)"
+    code = f"from gpt.weights import hub\ntry: hub.find({name!r})\nexcept OSError as e: print(type(e).__name__, '|', e)"
     done = python(code, home, endpoint, **variables)
     assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stdout + done.stderr
     return done.stdout
@@ -167,7 +167,7 @@ def test_the_model_of_a_name_writes(server, tmp_path):
 def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
     server.breaks_off.add("model.safetensors")
     small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000"
-    code = f"{small_pieces}\nfrom gpt import hub\n"
+    code = f"{small_pieces}\nfrom gpt.weights import hub\n"
     # Old versions of the library give up, and resume when they are asked again.
     code += "try: print(hub.find('someone/tiny'))\nexcept ConnectionError: print(hub.find('someone/tiny'))"
     folder = Path(python(code, tmp_path, server.endpoint).stdout.strip())

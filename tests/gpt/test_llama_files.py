@@ -16,6 +16,7 @@ import gpt
 from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
 from gpt.training.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
 from gpt.training.loading import load_model
+from gpt.training.trainer import Trainer
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
 from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
@@ -667,9 +668,9 @@ def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path
             raise KeyboardInterrupt
         return original(trainer, *arguments)
 
-    original = gpt.training.Trainer.step
+    original = Trainer.step
     with monkeypatch.context() as patch:
-        patch.setattr(gpt.training.Trainer, "step", interrupt)
+        patch.setattr(Trainer, "step", interrupt)
         assert run_from(tmp_path, "broken", source, "--max-iters", 4, "--block-size", 16) == 130
     assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path / "broken") == 0
     assert_same_weights(load_model(tmp_path / "broken")[0], whole)

@@ -55,6 +55,6 @@ def test_without_sources_there_is_a_sentence(monkeypatch):
 
 
 def test_as_a_corpus(monkeypatch):
-    monkeypatch.setattr("gpt.corpora.python_code", lambda: "x = 1")
+    monkeypatch.setattr("gpt.training.corpora.python_code", lambda: "x = 1")
     corpus = load_corpus("python")
     assert corpus.text == "x = 1" and "code of the standard library of Python 3" in str(corpus)

@@ -24,7 +24,8 @@ import pytest
 
 import minigrad.functional as F
 from gpt.training.trainer import Trainer
-from minigrad import Tensor, backend, kernels, nn, tensor
+from minigrad import Tensor, backend, nn, tensor
+from minigrad.kernels.cuda import CUDA, CUDA_OPTIM
 
 from . import arrays
 from .cpu_only import CPU_ONLY
@@ -197,7 +198,7 @@ def second_device(test_module):
         patches.enter_context(
             mock.patch.dict(tensor._UFUNCS, {n: _moving_arguments(f) for n, f in tensor._UFUNCS.items()})
         )
-        patches.enter_context(mock.patch.dict(kernels.CUDA, clear=True))
-        patches.enter_context(mock.patch.dict(kernels.CUDA_OPTIM, clear=True))
+        patches.enter_context(mock.patch.dict(CUDA, clear=True))
+        patches.enter_context(mock.patch.dict(CUDA_OPTIM, clear=True))
         patches.enter_context(mock.patch.object(arrays, "lenient", asked_by_test))
         yield counters
