@@ -38,8 +38,9 @@ def same_start():
     random.seed(0)
     np.random.seed(0)
     minigrad.manual_seed(0)
-    with minigrad.use_kernels("textbook"):
-        yield
+    minigrad.use_kernels("textbook")
+    yield
+    minigrad.use_kernels("textbook")  # fixtures of a module are made between its tests
 
 
 def pytest_addoption(parser):

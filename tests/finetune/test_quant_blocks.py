@@ -22,12 +22,6 @@ KINDS = ["Q8_0", "Q4_0", "Q4_1"]
 needs_gguf = pytest.mark.oracle("gguf")
 
 
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
-
-
 def block_array(kind, rows, blocks, seed=0):
     """A random matrix in blocks of that kind, and the floats that it stands for."""
     rng = np.random.default_rng(seed)

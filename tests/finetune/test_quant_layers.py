@@ -14,12 +14,6 @@ from finetune.quantization.outliers import relative_error
 from minigrad import Tensor, gradcheck, nn, use_kernels
 
 
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
-
-
 def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 

@@ -15,12 +15,6 @@ from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
 
 
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
-
-
 def randn(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape)
 

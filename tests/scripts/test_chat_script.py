@@ -9,16 +9,10 @@ import pytest
 
 from finetune.data.chat_template import IM_END, IM_START
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
-from minigrad import manual_seed, use_kernels
+from minigrad import manual_seed
 from scripts import chat
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 def save_model(folder, special_tokens=(), block_size=128):

@@ -7,18 +7,11 @@ import pytest
 
 from gpt.training.checkpoint import load_state, save_checkpoint
 from gpt.training.log import read_log
-from minigrad import use_kernels
 from scripts import classify
 from tests.finetune.small import small_chat_model
 from tests.scripts.running import refusal, run_here, run_process
 
 QUICK = ["--max-iters", "8", "--batch-size", "4", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

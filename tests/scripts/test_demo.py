@@ -7,15 +7,8 @@ import pytest
 from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.trainer import TrainingConfig
-from minigrad import use_kernels
 from scripts import demo
 from tests.scripts.running import refusal, run_here, run_process, write_text
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture

@@ -10,18 +10,11 @@ from finetune.stages import dpo as dpo_stage
 from gpt import load_checkpoint
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer
-from minigrad import use_kernels
 from scripts import dpo
 from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
 from tests.scripts.running import refusal, run_here, run_process
 
 SMALL = ["--batch-size", "4", "--max-iters", "8", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

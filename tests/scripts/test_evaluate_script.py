@@ -8,15 +8,9 @@ import pytest
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
-from minigrad import manual_seed, use_kernels
+from minigrad import manual_seed
 from scripts import evaluate
 from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

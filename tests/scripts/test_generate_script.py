@@ -6,15 +6,9 @@ import sys
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from minigrad import manual_seed, use_kernels
+from minigrad import manual_seed
 from scripts import generate
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

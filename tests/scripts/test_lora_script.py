@@ -8,7 +8,6 @@ from gpt import Llama
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
-from minigrad import use_kernels
 from scripts import generate, lora
 from tests.finetune.small import small_chat_model
 from tests.gpt import smollm
@@ -16,12 +15,6 @@ from tests.gpt.gguf_files import block_llama, write_llama
 from tests.scripts.running import refusal, run_here, run_process, write_text
 
 QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

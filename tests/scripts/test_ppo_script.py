@@ -21,12 +21,6 @@ from tests.scripts.running import refusal, run_here, run_process
 SMALL = ["--total-iterations", "4", "--batch-size", "6", "--response-length", "6", "--eval-interval", "2"]
 
 
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A model, a reward model that was trained from it, and a file of questions."""

@@ -6,15 +6,9 @@ import pytest
 
 from finetune.quantization.folder import load_quantized
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
-from minigrad import manual_seed, use_kernels
+from minigrad import manual_seed
 from scripts import generate, quantize
 from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,12 @@ from finetune.stages.reward import load_reward_model
 from gpt import load_checkpoint
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer
-from minigrad import use_kernels
 from scripts import reward
 from tests.finetune.preferences import small_policy, small_template
 from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
 from tests.scripts.running import refusal, run_here, run_process
 
 SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

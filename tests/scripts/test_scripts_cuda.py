@@ -16,12 +16,6 @@ pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
 RHYTHM = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--warmup-iters", "1"]
 
 
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A folder with models and data for all of them."""

@@ -10,18 +10,11 @@ import pytest
 from finetune.stages.sft import SFTConfig, settings_of
 from gpt.training.checkpoint import load_state, save_checkpoint
 from gpt.training.log import read_log
-from minigrad import use_kernels
 from scripts import sft
 from tests.finetune.small import small_chat_model
 from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process
 
 QUICK = ["--max-iters", "6", "--batch-size", "4", "--eval-interval", "3", "--log-interval", "2", "--warmup-iters", "1"]
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,10 @@ from gpt import Tokenizer, load_checkpoint
 from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
-from minigrad import backend, use_kernels
+from minigrad import backend
 from scripts import train
 from scripts.shared import command_line
 from tests.scripts.running import ROOT, SMALL_RUN, command, environment, refusal, run_here, run_process, write_text
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,12 @@ import pytest
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.weights.huggingface_folder import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
-from minigrad import manual_seed, use_kernels
+from minigrad import manual_seed
 from scripts import compare_torch, verify_gpt2
 from tests.gpt.small import GOLDEN, small_llama
 from tests.scripts.running import STORY, refusal, run_here, run_process
 
 FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
-
-
-@pytest.fixture(autouse=True)
-def textbook_afterwards():
-    yield
-    use_kernels("textbook")
 
 
 @pytest.fixture
