@@ -1,18 +1,30 @@
-"""Every differentiable function, by the name that PyTorch gives it: `import minigrad.functional as F`.
+"""What can a tensor do? Every differentiable function, by the name that PyTorch gives it.
 
-One file per family; in each, an op is a class with its formula, forward and backward, and a function below that checks
-its arguments.
+    import minigrad.functional as F
+
+An op is a class with its formula, forward and backward; directly below it stands the function that you call, which
+checks its arguments. The files in reading order:
+
+    elementwise.py     add, mul, exp, where: one element of each input gives one output
+    broadcasting.py    what ops share: shapes that fit, the sum that reverses broadcasting, the `dim` argument
+    reduction.py       sum, mean, max, logsumexp: many elements to few
+    shape.py           reshape, transpose, cat, split: the same elements in another arrangement
+    indexing.py        getitem, gather, embedding: picking elements
+    linalg.py          matmul, linear, einsum: matrix products
+    activation.py      relu, gelu, softmax: the nonlinearities between matrix products
+    normalization.py   layer_norm, rms_norm: features brought to one scale
+    stochastic.py      dropout
+    loss.py            cross_entropy and its relatives: how wrong a prediction is
+    attention.py       scaled_dot_product_attention, and the heads
+    rotary.py          rotary_embedding: positions as rotations
 """
 
 from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, swiglu, tanh
-from .attention import scaled_dot_product_attention
+from .attention import merge_heads, scaled_dot_product_attention, split_heads
 from .broadcasting import Dims as Dims
-from .conversion import to
-from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, where
-from .fused import linear_gelu
-from .heads import merge_heads, split_heads
+from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, to, where
 from .indexing import embedding, gather, getitem, masked_fill
-from .linalg import einsum, linear, matmul
+from .linalg import einsum, linear, linear_gelu, matmul
 from .loss import binary_cross_entropy_with_logits, cross_entropy, kl_div, linear_cross_entropy, mse_loss, nll_loss
 from .normalization import layer_norm, rms_norm
 from .reduction import cumsum, logsumexp, max, mean, min, sum, var

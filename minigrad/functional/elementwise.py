@@ -1,4 +1,7 @@
-"""Element by element: an output depends on one element of each input, so the chain rule is a product of two numbers."""
+"""Elementwise operations: each output depends on one element of each input, so the chain rule is a product of numbers.
+
+Inputs of different shapes are broadcast, as in NumPy; `unbroadcast` sums their gradients back to their shapes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import is_array, module_of
+from ..backend import device_of, is_array, module_of, to_device
 from ..dtypes import promote, result_type
 from .broadcasting import Operand, check_boolean, shape_of, unbroadcast
 
@@ -355,3 +358,27 @@ def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> T
     if min is None and max is None:
         raise ValueError("clip: at least one of min and max must be given")
     return Clip.apply(x, min, max)
+
+
+class To(Function):
+    """out = x in another dtype or on another device;  dx = dout brought back (and cast, by the backward walk)."""
+
+    @staticmethod
+    def forward(ctx, x, device, dtype):
+        ctx.device = device_of(x)
+        out = x if dtype is None else x.astype(dtype, copy=False)
+        return out if device is None else to_device(out, device)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (to_device(dout, ctx.device),)
+
+
+def to(x: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+    """x on another device or in another dtype; each target is a device ("cpu", "cuda", "cuda:1") or a dtype."""
+    for target in targets:
+        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "auto"):
+            device = target
+        else:
+            dtype = target
+    return To.apply(x, device=device, dtype=dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of
+from .activation import check_approximate, gelu
 from .broadcasting import check_broadcastable, unbroadcast
 
 if TYPE_CHECKING:
@@ -118,6 +119,21 @@ def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
 def _rows(x):
     """x (..., C) as a matrix (N, C)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+class LinearGelu(Function):
+    """gelu(x @ weightᵀ + bias)."""
+
+    @staticmethod
+    def compose(x, weight, bias, approximate):
+        return gelu(linear(x, weight, bias), approximate)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
+    """gelu(linear(x, weight, bias)): the first half of a transformer's feed-forward network."""
+    check_linear("linear_gelu", x, weight, bias)
+    check_approximate("linear_gelu", approximate)
+    return LinearGelu.apply(x, weight, bias, approximate=approximate)
 
 
 class Einsum(Function):

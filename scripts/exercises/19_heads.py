@@ -139,5 +139,5 @@ EXERCISE = Exercise(
         ),
     ),
     place=(Kernel("split_heads", "SplitHeads"), Kernel("merge_heads", "MergeHeads")),
-    answer=("minigrad.functional.heads.SplitHeads", "minigrad.functional.heads.MergeHeads"),
+    answer=("minigrad.functional.attention.SplitHeads", "minigrad.functional.attention.MergeHeads"),
 )

@@ -135,6 +135,6 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start heads
-  read      gpt/model/attention.py: the only multi-head attention of the project; minigrad/functional/heads.py
+  read      gpt/model/attention.py: the only multi-head attention; minigrad/functional/attention.py: SplitHeads
   break     n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
   lesson    python scripts/lesson.py 425""")

@@ -9,7 +9,7 @@ from minigrad import Function, Tensor, gradcheck, optim, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.backend import module_of, to_device, to_numpy
 from minigrad.functional.activation import Gelu, Softmax
-from minigrad.functional.heads import SplitHeads
+from minigrad.functional.attention import SplitHeads
 from minigrad.kernels.cpu.linear import FastGelu
 from minigrad.kernels.cuda import CUDA, adam, cross_entropy, embedding, gelu, launch, layer_norm, many_arrays, swiglu
 from minigrad.kernels.cuda import rotary as rotary_embedding

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor
-from minigrad.functional.error_function import erf
+from minigrad.functional.activation import erf_of_array as erf
 from tests.minigrad.test_ops_gradients import CASES, as_tuple
 
 INF, NAN = math.inf, math.nan

@@ -32,9 +32,8 @@ import numpy as np
 
 from ...autograd import Context, Function
 from ...backend import module_of
-from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
+from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
 from ...functional.broadcasting import unbroadcast
-from ...functional.heads import SplitHeads
 from ...functional.stochastic import keep_scale
 from .threads import divide_evenly, parallel
 
@@ -175,7 +174,7 @@ def _group_as_rows(ctx, q, k, v, mask, scale):
 
 
 class FastSplitHeads(Function):
-    """As functional.heads.SplitHeads, without a copy where the gradients lie side by side in memory already."""
+    """As functional.attention.SplitHeads, without a copy where the gradients lie side by side in memory already."""
 
     forward = SplitHeads.forward
 

@@ -72,7 +72,7 @@ def linear_backward(ctx, dout, dbias=None):
 
 
 class FastLinearGelu(Function):
-    """out = gelu(x @ weightᵀ + bias). See functional.fused.LinearGelu."""
+    """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu."""
 
     dtype_rule = "same"
 

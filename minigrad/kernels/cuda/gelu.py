@@ -91,7 +91,7 @@ class CudaGelu(Function):
 
 
 class CudaLinearGelu(Function):
-    """out = gelu(x @ weightᵀ + bias). See functional.fused.LinearGelu. Of bfloat16 matrices it makes float32 sums."""
+    """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu. Of bfloat16 matrices it makes float32 sums."""
 
     dtype_rule = "same"
     takes_bfloat16 = True

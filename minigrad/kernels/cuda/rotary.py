@@ -2,8 +2,8 @@
 
     (x₁, x₂)  ->  (x₁ cos - x₂ sin,  x₂ cos + x₁ sin)
 
-The queries of a head lie in memory with gaps, as they were cut out of longer rows (functional/heads.py). A kernel that
-is told the strides reads them where they are, and saves the copy. The mathematics is in functional/rotary.py.
+The queries of a head lie in memory with gaps, as they were cut out of longer rows (functional/attention.py). A kernel
+that is told the strides reads them where they are, and saves the copy. The mathematics is in functional/rotary.py.
 """
 
 from __future__ import annotations
