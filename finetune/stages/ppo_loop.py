@@ -3,10 +3,10 @@
 Every other stage learns from data that somebody has written. This one learns from what the model itself writes, which
 has to be generated anew whenever the model has changed:
 
-    roll out    the policy answers a batch of prompts                                        (rollout.py)
-    score       the reward model judges each reply, the reference prices each token          (rollout.py)
-    advantage   which tokens turned out better than expected                                 (ppo.py)
-    update      a few steps of the usual heartbeat on these replies, clipped                  (gpt/training/trainer.py)
+    roll out    the policy answers a batch of prompts                          (finetune/objectives/rollout.py)
+    score       the reward model scores each reply, and the reference model gives the log-probability of each token
+    advantage   which tokens turned out better than expected                   (finetune/objectives/ppo.py)
+    update      a few optimizer steps on these replies, with the clipped loss  (gpt/training/trainer.py)
 
 Ziegler et al. 2019; Stiennon et al. 2020; Ouyang et al. 2022, section 3.5. The names are those of TRL.
 
@@ -102,7 +102,7 @@ class PPOBatch:
 def ppo_batches(rollout: Rollout, config: PPOConfig, rng: np.random.Generator) -> list[PPOBatch]:
     """What to learn from a roll-out: the advantages of its tokens, dealt to the mini-batches of all epochs."""
     scores = rollout.scores - config.missing_eos_penalty * ~rollout.ended
-    kl = rollout.logprobs - rollout.reference_logprobs  # k1 of kl.py, per token
+    kl = rollout.logprobs - rollout.reference_logprobs  # the estimate k1, per token
     rewards = token_rewards(scores, kl, rollout.mask, config.kl_coef)
     advantages, returns = gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
     advantages = whiten(advantages, rollout.mask)
@@ -136,7 +136,7 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
     ratio = module_of(log_ratio).exp(log_ratio)
     unclipped = -ratio * to_device(batch.advantages, logprobs.device)
     metrics = {
-        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # k2 of kl.py: how far the steps have gone
+        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2 of finetune/objectives/kl.py
         "policy/clipfrac_avg": (policy.data > unclipped + 1e-6).sum(),
         "policy/entropy_avg": entropy(logits.detach()).data.sum(),
         "loss/policy_avg": policy.data.sum(),
@@ -277,8 +277,10 @@ class _MiniBatches:
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """What is reported of a roll-out, per reply: its score, its distance from the reference (in nats, estimated by k1
-    of kl.py, so that it may be negative), its surprise (an estimate of the policy's entropy); and how many ended."""
+    """What is reported of a roll-out, per reply: its score, its KL divergence from the reference model (in nats, the
+    estimate k1 of finetune/objectives/kl.py, which may be negative), its surprise (an estimate of the policy's
+    entropy); and how many ended.
+    """
     kl = (rollout.logprobs - rollout.reference_logprobs).sum(axis=1)
     return {
         "objective/scores": float(rollout.scores.mean()),

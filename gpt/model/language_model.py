@@ -1,7 +1,7 @@
 """What every language model here can do, whatever it is made of: score, measure a loss, write.
 
 A language model is a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
-as the next one. `GPT` (model.py) and `Llama` (llama.py) differ in their bodies; training, generation, evaluation and
+as the next one. `GPT` (gpt2.py) and `Llama` (llama.py) differ in their bodies; training, generation, evaluation and
 fine-tuning see only what is here.
 """
 

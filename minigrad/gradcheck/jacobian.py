@@ -1,7 +1,7 @@
 """The Jacobian J[i, j] = d output_i / d input_j of a function, found in two ways that know nothing of each other.
 
 `Graph` gives it by rows: backward, started from a cotangent v, returns vᵀJ. `slopes` gives it by columns: move one
-element of an input and see how all outputs move. gradcheck.py compares the two.
+element of an input and see how all outputs move. check.py compares the two.
 """
 
 from __future__ import annotations

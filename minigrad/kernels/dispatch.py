@@ -1,6 +1,6 @@
 """Fast twins of the hot ops, and the switch between them and the textbook.
 
-    minigrad.use_kernels("fast")                     # what train.py does; importing minigrad selects "textbook"
+    minigrad.use_kernels("fast")                     # what scripts/train.py does; importing minigrad selects "textbook"
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
