@@ -1,13 +1,15 @@
-"""Where gradients meet: adding up without a copy too many, and without writing to an array that somebody else holds.
+"""Where gradients meet, they add up: sums[edge] += gradient, with two cares.
 
-A backward may return its `dout` itself, a view of it, one array for two inputs (`x + y` does), or an array that it
-keeps; and a user may hold a `.grad`. So nothing is known about an array but how many references to it there are, which
-Python counts. Where our list has the only one, the array may be written to; any other is left as it is.
+Memory: a gradient is added in place where that is possible, as a new array for each sum would cost a training step
+much of its time. Safety: only in an array that nobody else holds. A backward may return its `dout` itself (`x + y`
+returns it twice), a view of it, or an array that it keeps; and a user may hold a `.grad`. Python counts the references
+to each array: where the list here has the only one, the array may be written to.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .backend import Array, module_of
@@ -17,83 +19,25 @@ if TYPE_CHECKING:  # for annotations only
     from .autograd import Context
     from .tensor import Tensor
 
-_probe = [object()]
-_ONLY_THERE = sys.getrefcount(_probe[0])  # the place in the list, and the argument of the call
-
-
-def nobody_else_holds(arrays: list[Any], index: int) -> bool:
-    """Is `arrays[index]` known to this list only, and the owner of its memory? (For None: no.)"""
-    if sys.getrefcount(arrays[index]) != _ONLY_THERE:
-        return False
-    flags = arrays[index].flags
-    return flags.owndata and getattr(flags, "writeable", True)  # CuPy has no read-only arrays
-
-
-def add_up(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
-    """`sums[index]` + `gradients[i]` into `sums[index]`, in the memory of one of the two where it is ours."""
-    if not nobody_else_holds(sums, index):
-        if nobody_else_holds(gradients, i):
-            sums[index], gradients[i] = gradients[i], sums[index]
-        else:
-            sums[index] = sums[index].copy()
-    sums[index] += gradients[i]
-
-
-def add_to_leaf(leaf: Tensor, gradients: list[Any], i: int) -> None:
-    """Add `gradients[i]` to `leaf.grad`; the first one becomes it, or a copy where somebody else holds it."""
-    if leaf.grad is None:
-        leaf.grad = gradients[i] if nobody_else_holds(gradients, i) else gradients[i].copy()
-        return
-    held = _taken(leaf)
-    add_up(held, 0, gradients, i)
-    leaf.grad = held[0]
-
-
-def _taken(leaf: Tensor) -> list[Any]:
-    held = [leaf.grad]
-    leaf.grad = None
-    return held
+Edge = tuple[Any, int]  # where an input came from: see Context
 
 
 class GradientSums:
-    """The gradients that have arrived in the graph and wait for the rest: a list per node, one entry per output.
-
-    An edge is (Context, which of its outputs) or (leaf Tensor, its version); a leaf keeps its sum in `.grad`.
-    """
+    """The gradients that have arrived: a list per node, with an entry per output. A leaf has its own in `.grad`."""
 
     def __init__(self) -> None:
         self.arrays: dict[Context, list[Any]] = {}
-        self.lent: dict[int, Array] = {}  # by input: the sums that the backward now running has asked for
 
-    def add(self, edge: tuple[Any, int], gradients: list[Any], i: int) -> None:
-        """Add `gradients[i]` to what has arrived at `edge`."""
-        if gradients[i] is None or gradients[i] is self.lent.get(i):  # none, or added already
-            return
-        target, index = edge
-        if target.is_leaf:
-            add_to_leaf(target, gradients, i)
-            return
-        sums = self.arrays.setdefault(target, [None] * len(target.outputs))
-        if sums[index] is None:
-            sums[index] = gradients[i]
-        else:
-            add_up(sums, index, gradients, i)
-
-    def lend(self, edge: tuple[Any, int] | None, i: int) -> Array | None:
-        """What has arrived at `edge`, for a backward to add the gradient of its input i to; None if that cannot be."""
-        if edge is None or i in self.lent:
-            return self.lent.get(i)
-        target, index = edge
-        if target.is_leaf:
-            sums, index = _taken(target), 0
-            ours = nobody_else_holds(sums, index)
-            target.grad = sums[index]
-        else:
-            sums = self.arrays.get(target, [])
-            ours = bool(sums) and nobody_else_holds(sums, index)
-        if ours:
-            self.lent[i] = sums[index]
-        return self.lent.get(i)
+    def add(self, edges: Sequence[Edge | None], gradients: list[Any]) -> None:
+        """Add each gradient to what has arrived at its edge, and take it out of the list."""
+        for i, edge in enumerate(edges):
+            if edge is not None and gradients[i] is not None:
+                target, index = edge
+                if target.is_leaf:
+                    add_to_grad(target, gradients, i)
+                else:
+                    add(self.arrays.setdefault(target, [None] * len(target.outputs)), index, gradients, i)
+                gradients[i] = None  # else it would seem to be held by somebody
 
     def pop(self, node: Context) -> list[Any] | None:
         """One gradient per output of `node`: zeros where none arrived (None for integers). None if none did."""
@@ -105,3 +49,66 @@ class GradientSums:
             if sums[index] is None and is_floating(dtype):
                 sums[index] = module_of(arrived).zeros(shape, dtype)
         return sums
+
+
+def add(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
+    """sums[index] += gradients[i], in the memory of one of the two where nobody else holds it."""
+    if isinstance(gradients[i], SparseGradient):
+        if sums[index] is None:
+            sums[index] = gradients[i].dense()
+            return
+        if not _only_here(sums, index):
+            sums[index] = sums[index].copy()
+        gradients[i].add_to(sums[index])
+        return
+    if sums[index] is None:  # the first to arrive
+        sums[index] = gradients[i]
+        return
+    if not _only_here(sums, index):
+        if _only_here(gradients, i):
+            sums[index], gradients[i] = gradients[i], sums[index]
+        else:
+            sums[index] = sums[index].copy()
+    sums[index] += gradients[i]
+
+
+def add_to_grad(tensor: Tensor, gradients: list[Any], i: int) -> None:
+    """tensor.grad += gradients[i]. Afterwards the tensor owns its gradient: nobody else writes to it or reads it."""
+    sums = [tensor.grad]
+    tensor.grad = None
+    if sums[0] is None and not isinstance(gradients[i], SparseGradient) and not _only_here(gradients, i):
+        gradients[i] = gradients[i].copy()
+    add(sums, 0, gradients, i)
+    tensor.grad = sums[0]
+
+
+class SparseGradient:
+    """What a backward may return in place of an array that is zero nearly everywhere.
+
+    An embedding of 50,000 rows gets gradients for the few hundred that occurred. Where the weight has a gradient
+    already, as in a model whose output layer is tied to its embedding, these rows are added to it: a second array of
+    50,000 rows never exists.
+
+    values: the numbers that are not zero. add_to(array): adds them, in their places, to an array of `shape`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], values: Array, add_to: Callable[[Array], None]):
+        self.shape, self.dtype, self.values, self.add_to = shape, values.dtype, values, add_to
+
+    def dense(self) -> Array:
+        """As an array."""
+        array = module_of(self.values).zeros(self.shape, self.dtype)
+        self.add_to(array)
+        return array
+
+
+_probe = [object()]
+_ONE_REFERENCE = sys.getrefcount(_probe[0])  # what Python counts where only a list has the object
+
+
+def _only_here(arrays: list[Any], index: int) -> bool:
+    """Is this list the only one that holds `arrays[index]`, and does the array own its memory?"""
+    if sys.getrefcount(arrays[index]) != _ONE_REFERENCE:
+        return False
+    flags = arrays[index].flags
+    return flags.owndata and getattr(flags, "writeable", True)  # CuPy has no read-only arrays

@@ -1,9 +1,10 @@
 """Automatic differentiation: the whole idea in one file.
 
 Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was
-computed, from what, and whatever the way back will need. The contexts form a graph. `backward` walks it from the result
-to the leaves and applies the chain rule at each: it gives a Function the gradient of its output, gets the gradients of
-its inputs, and adds up where several meet.
+computed, from what, and what backward will need. The contexts form a graph. `backward` walks it from the result to the
+leaves, which are the tensors that nothing was computed from: parameters and data. At each context it applies the chain
+rule: it gives the Function the gradient of its output and gets the gradients of its inputs. Where several gradients
+meet, because a tensor was used several times, they add up.
 
 A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half can be called and stepped through alone:
 
@@ -17,18 +18,20 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
+Read on at `backward` if you want the idea first; `Function.apply` records what it walks through.
+
 This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import checks, switches
-from .accumulation import GradientSums, add_to_leaf
+from .accumulation import Edge, GradientSums, add_to_grad
 from .backend import Array
 from .dtypes import agree, is_floating
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:  # for annotations only: tensor.py stands on this file
     from .tensor import Tensor
 
 
-tensor_class: Any = None  # what results are wrapped in; tensor.py sets it, which stands on this file
+tensor_class: Any = None  # what results are wrapped in: Tensor, which tensor.py puts here
 
 
 class _Everything:
@@ -45,35 +48,34 @@ class _Everything:
 
 
 class Context:
-    """One call of a Function, and its node in the graph. Forward leaves here, as named attributes, what backward needs.
+    """One call of a Function: a node of the graph.
 
-    `needs_grad[i]` says whether the gradient of input i is wanted. A context made by hand (`Context()`) wants them all.
+    Forward leaves here, as named attributes, what backward will need: `ctx.x = x`. `needs_grad[i]` says whether the
+    gradient of input i is wanted. A context made by hand (`Context()`) wants them all.
     """
 
-    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained", "sums")
+    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # all else was left by forward
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    edges: Sequence[tuple[Any, int] | None] = ()  # per input: (Context, which output), or (leaf Tensor, its version)
-    outputs: list[tuple[tuple[int, ...], np.dtype]]  # per output: shape and dtype
-    released = False
+    # Where each input came from: (the Context that made it, which of its outputs), or (a leaf Tensor, its version);
+    # None if its gradient is not wanted.
+    edges: Sequence[Edge | None] = ()
+    outputs: list[tuple[tuple[int, ...], np.dtype]]  # of each output, its shape and dtype
+    released = False  # has backward gone through here and freed what forward left?
     retained: dict[int, Tensor] | None = None  # outputs whose gradient is kept; see Tensor.retain_grad
-    sums: GradientSums | None = None  # while backward runs: the gradients that have arrived anywhere
     is_leaf = False
 
-    def gradient_so_far(self, index: int) -> Array | None:
-        """The gradient that input `index` has already, if the walk or a leaf owns it; None elsewhere.
-
-        A backward may add to it in place and return it: a few rows need no dense array of their own (see `Embedding`).
-        """
-        return None if self.sums is None else self.sums.lend(self.edges[index], index)
+    def sources(self) -> Iterator[Context]:
+        """The nodes that the inputs came from, one for each edge."""
+        return (source for source, _ in filter(None, self.edges) if not source.is_leaf)
 
     def saved(self) -> dict[str, Any]:
         """What forward left for backward, by name."""
         return {name: value for name, value in vars(self).items() if name not in self._node}
 
     def release(self) -> None:
-        """Let go of what forward saved: here a training step gives its memory back."""
+        """Free what forward left: this is where a training step gives its memory back."""
         for observer in switches.observers:
             observer.released(self)
         for name in self.saved():
@@ -101,33 +103,31 @@ class Function:
         arrays, needs_grad, edges = [], [], []
         for x in inputs:
             is_tensor = isinstance(x, tensor_class)
-            needed = is_tensor and x.requires_grad and switches.grad_enabled
+            wanted = is_tensor and x.requires_grad and switches.grad_enabled
             arrays.append(x.data if is_tensor else x)
-            needs_grad.append(needed)
-            edges.append(_edge(x) if needed else None)
+            needs_grad.append(wanted)
+            edges.append(edge_to(x) if wanted else None)
 
-        function: Any = switches.kernel_for(cls, arrays)
-        if switches.autocast is not None:
-            function = switches.autocast(cls, function)
+        function = switches.choose(cls, arrays)  # this class, or a faster one that computes the same
         if function.compose is not None:
             return function.compose(*inputs, **options)
+        arrays = agree(cls, arrays)  # in dtypes that may meet
 
-        arrays = agree(cls, arrays)
         ctx = Context()
         ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges
-        if switches.observers:
-            result = switches.observed("forward", ctx, arrays, function.forward, options)
-        else:
-            result = function.forward(ctx, *arrays, **options)
+        switches.tell_before("forward", ctx, arrays)
+        result = function.forward(ctx, *arrays, **options)
+        switches.tell_after("forward", ctx, arrays, result)
 
         several = type(result) is tuple
         outputs = tuple(map(tensor_class, result if several else (result,)))
         if True in needs_grad:
-            _record(ctx, outputs)
+            record(ctx, outputs)
         return outputs if several else outputs[0]
 
 
-def _record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
+def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
+    """Make `ctx` the origin of its outputs, through which backward will find it."""
     ctx.outputs = []
     for index, tensor in enumerate(outputs):
         shape, dtype = tensor.data.shape, tensor.data.dtype
@@ -136,7 +136,8 @@ def _record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
 
-def _edge(x: Tensor) -> tuple[Any, int]:
+def edge_to(x: Tensor) -> Edge:
+    """Where x came from, as an entry of `Context.edges`."""
     return (x, x.version) if x.grad_fn is None else (x.grad_fn, x.output_index)
 
 
@@ -146,64 +147,52 @@ def _edge(x: Tensor) -> tuple[Any, int]:
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """Add d(root · gradient) / d(leaf) to the `.grad` of every leaf that `root` was computed from.
 
-    A node runs once, when everything that used its outputs has run. Raises RuntimeError, before anything is changed, if
-    the graph was already walked, or if a parameter that it saved was changed in place since.
+    A node runs when every node that used its outputs has run, since only then the gradient of its outputs is complete.
+    Raises RuntimeError, before anything is changed, if the graph was already walked, or if a parameter that it saved
+    was changed in place since.
     """
-    sums = GradientSums()
-    if root.grad_fn is None:
-        sums.add(_edge(root), [gradient], 0)
-        return
-    waiting_for = _count_consumers(root.grad_fn)
-    sums.add(_edge(root), [gradient], 0)
-    ready = [root.grad_fn]
+    ready = [] if root.grad_fn is None else [root.grad_fn]
+    waiting_for = count_consumers(ready)
+    checks.check_graph(waiting_for)
+
+    sums = GradientSums()  # the gradients that have arrived so far
+    sums.add([edge_to(root)], [gradient])
     while ready:
-        ctx = ready.pop()
-        _run_backward(ctx, sums)
-        for target, _ in filter(None, ctx.edges):
-            if not target.is_leaf:
-                waiting_for[target] -= 1
-                if waiting_for[target] == 0:
-                    ready.append(target)
+        node = ready.pop()
+        douts = sums.pop(node)
+        dinputs = run_backward(node, douts)
+        sums.add(node.edges, dinputs)  # +=, as a tensor that was used twice gets two gradients
+        for source in node.sources():
+            waiting_for[source] -= 1
+            if waiting_for[source] == 0:
+                ready.append(source)
         if not retain_graph:
-            ctx.release()
+            node.release()
 
 
-def _run_backward(ctx: Context, sums: GradientSums) -> None:
-    douts = sums.pop(ctx)
-    if douts is None:  # no gradient has come this far
-        return
-    for index, tensor in (ctx.retained or {}).items():
-        add_to_leaf(tensor, douts, index)
-    ctx.sums = sums
-    if switches.observers:
-        returned = switches.observed("backward", ctx, douts, ctx.function.backward, {})
-    else:
-        returned = ctx.function.backward(ctx, *douts)
-    dinputs = checks.checked_gradients(ctx, returned)
-    del returned  # else the arrays in it would seem to be held by somebody
-    for i, edge in enumerate(ctx.edges):
-        if edge is not None:
-            sums.add(edge, dinputs, i)
-    ctx.sums = None
-    sums.lent.clear()
+def count_consumers(roots: list[Context]) -> dict[Context, int]:
+    """Every node that `roots` depend on, and how often its outputs are used in the graph.
 
-
-def _count_consumers(root: Context) -> dict[Context, int]:
-    """How many edges lead to each node that `root` depends on. No recursion: a graph may be 100,000 ops deep."""
-    consumers, changed = {root: 0}, []
-    stack = [root]
+    No recursion: a graph may be 100,000 ops deep.
+    """
+    consumers = dict.fromkeys(roots, 0)
+    stack = list(roots)
     while stack:
-        ctx = stack.pop()
-        checks.check_not_released(ctx)
-        for target, index in filter(None, ctx.edges):
-            if target.is_leaf:
-                if target.version != index:
-                    changed.append(target)
-                continue
-            if target not in consumers:
-                consumers[target] = 0
-                stack.append(target)
-            consumers[target] += 1
-    if changed:
-        checks.check_not_overwritten(consumers, changed)
+        for source in stack.pop().sources():
+            if source not in consumers:
+                consumers[source] = 0
+                stack.append(source)
+            consumers[source] += 1
     return consumers
+
+
+def run_backward(node: Context, douts: list[Array] | None) -> list[Any]:
+    """The gradients of the node's inputs from those of its outputs: one call of the Function's backward."""
+    if douts is None:  # no gradient has come this far
+        return [None] * len(node.edges)
+    for index, tensor in (node.retained or {}).items():
+        add_to_grad(tensor, douts, index)
+    switches.tell_before("backward", node, douts)
+    dinputs = node.function.backward(node, *douts)
+    switches.tell_after("backward", node, douts, dinputs)
+    return checks.checked_gradients(node, dinputs)

@@ -87,9 +87,7 @@ def _rounding_twin(function: Any) -> Any:
 
     @functools.wraps(function.backward)
     def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        sums, ctx.sums = ctx.sums, None  # no gradient_so_far: what is in it already must not be rounded
         dinputs = function.backward(ctx, *[_round(dout) for dout in douts])
-        ctx.sums = sums
         return tuple([_round(dinput) for dinput in dinputs])
 
     return _derived(function, forward, backward)

@@ -1,4 +1,4 @@
-"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernels run, who is watching."""
+"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernel runs, who is watching."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ tf32 = False  # do a GPU's products of float32 keep 10 bits of the mantissa? see
 observers: list[Observer] = []
 
 
+def choose(op: Any, arrays: Sequence[Any]) -> Any:
+    """The Function that runs when `op` is called: itself, a kernel in its place, or one that rounds (autocast)."""
+    function = kernel_for(op, arrays)
+    return function if autocast is None else autocast(op, function)
+
+
 def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
     """What runs in place of `op` on the device of `operands`: a fast twin, else `otherwise`, else `op` itself."""
     chosen = kernels
@@ -45,14 +51,16 @@ def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
     return chosen.get(op, otherwise or op)
 
 
-def observed(phase: str, ctx: Any, arrays: list[Any], run: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """`run(ctx, *arrays, **options)`, with every observer told before and after."""
+def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
+    """Tell every observer that an op is about to run."""
     for observer in observers:
         observer.before(phase, ctx, arrays)
-    result = run(ctx, *arrays, **options)
+
+
+def tell_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
+    """Tell every observer that it has run: the last one first, so that each sees the op and not the others."""
     for observer in reversed(observers):
         observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
-    return result
 
 
 class no_grad(contextlib.ContextDecorator):

@@ -101,9 +101,7 @@ def _places(index, dim):
 class Embedding(Function):
     """out = weight[ids]: each id looks up its row, as a one-hot row times the matrix would.
 
-    dweight[id] = Σ of dout over all places where id occurs. Rows that do not occur get 0, so dweight is added to what
-    the weight has already where possible: tied to the output layer, a (V, C) weight then never has two dense gradients
-    at once.
+    dweight[id] = Σ of dout over all places where id occurs; rows that do not occur get 0.
     """
 
     @staticmethod
@@ -113,11 +111,9 @@ class Embedding(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dweight = ctx.gradient_so_far(1)
-        if dweight is None:
-            dweight = module_of(dout).zeros(ctx.shape, dout.dtype)
         if ctx.padding_idx is not None:
             dout = dout * (ctx.ids != ctx.padding_idx)[..., None]
+        dweight = module_of(dout).zeros(ctx.shape, dout.dtype)
         # out = weight[ids]
         scatter_add(dweight, ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1]))
         return None, dweight

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, nn, no_grad, optim, switches
+from minigrad import Function, Tensor, nn, no_grad, optim, switches, use_kernels
+from minigrad.accumulation import SparseGradient
 from minigrad.autograd import Context
+from minigrad.kernels.dispatch import FAST
 
 
 def leaf(values, dtype=np.float64):
@@ -46,7 +48,7 @@ def test_a_function_can_be_called_by_hand():
     ctx = Context()
     assert F.elementwise.Mul.forward(ctx, np.array([2.0]), np.array([5.0])) == 10
     assert F.elementwise.Mul.backward(ctx, np.array([1.0])) == (5, 2)
-    assert set(ctx.saved()) >= {"x", "y"} and ctx.gradient_so_far(0) is None
+    assert set(ctx.saved()) >= {"x", "y"}
 
 
 def test_a_diamond_runs_each_node_once_with_the_whole_gradient(counted):
@@ -529,13 +531,11 @@ def test_random_graphs_against_a_walk_that_always_copies(data):
     np.testing.assert_array_equal(gradient, [1.0, -2.0])
 
 
-# --- gradient_so_far ---
+# --- sparse gradients ---
 
 
-class AddsToRow(Function):
-    """out = x[0]: a gradient that touches one row, added to what is there already."""
-
-    borrowed = []
+class FirstRow(Function):
+    """out = x[0], whose gradient touches one row."""
 
     @staticmethod
     def forward(ctx, x):
@@ -544,44 +544,59 @@ class AddsToRow(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dx = ctx.gradient_so_far(0)
-        AddsToRow.borrowed.append(dx is not None)
-        if dx is None:
-            dx = np.zeros(ctx.shape)
-        dx[0] += dout
-        return (dx,)
+        def add_to(dx):
+            dx[0] += dout
+
+        return (SparseGradient(ctx.shape, dout, add_to),)
 
 
 @pytest.mark.parametrize("through", [lambda x: x, lambda x: x * 1.0], ids=["leaf", "node"])
-def test_a_backward_may_add_to_the_gradient_so_far(through):
-    AddsToRow.borrowed = []
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sparse_gradient_is_added_to_what_is_there(through, first):
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     y = through(x)
-    row = AddsToRow.apply(y)  # made first, so it runs last
-    row = row + AddsToRow.apply(y)
-    (row.sum() + (y * 10.0).sum()).backward()
-    np.testing.assert_array_equal(x.grad, [[12.0, 12.0], [10.0, 10.0]])
-    assert True in AddsToRow.borrowed
+    row, others = FirstRow.apply(y) + FirstRow.apply(y), y * 10.0
+    out = row.sum() + others.sum() if first else others.sum() + row.sum()
+    for times in (1, 2):
+        out.backward(retain_graph=True)
+        np.testing.assert_array_equal(x.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
 
 
-def test_each_backward_adds_to_its_own_tensor():
-    x, y = leaf([[1.0, 2.0]]), leaf([[3.0, 4.0]])
-    for _ in range(2):
-        (AddsToRow.apply(x) + 5.0 * AddsToRow.apply(y)).sum().backward()
-    np.testing.assert_array_equal(x.grad, [[2.0, 2.0]])
-    np.testing.assert_array_equal(y.grad, [[10.0, 10.0]])
-
-
-def test_what_others_hold_is_not_lent():
-    AddsToRow.borrowed = []
+def test_a_sparse_gradient_is_not_added_to_what_others_hold():
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     y = x * 1.0
     gradient = np.ones((2, 2))
     # `y + 0` hands the user's own array to y
-    out = F.add(y, 0.0) + F.expand(AddsToRow.apply(y), (2, 2)) * 0.0
+    out = F.add(y, 0.0) + F.expand(FirstRow.apply(y), (2, 2)) * 0.5
     out.backward(gradient)
     np.testing.assert_array_equal(gradient, np.ones((2, 2)))
-    np.testing.assert_array_equal(x.grad, np.ones((2, 2)))
+    np.testing.assert_array_equal(x.grad, [[2.0, 2.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("wrong", [(3, 2), (2,)])
+def test_a_sparse_gradient_of_another_shape_is_refused(monkeypatch, wrong):
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    out = FirstRow.apply(x)
+    out.grad_fn.shape = wrong
+    with pytest.raises(ValueError, match="FirstRow.backward returned a gradient of shape"):
+        out.sum().backward()
+
+
+def test_a_sparse_gradient_takes_the_dtype_of_its_input():
+    class FirstRowInFloat32(FirstRow):
+        @staticmethod
+        def forward(ctx, x):
+            return FirstRow.forward(ctx, x).astype(np.float32)
+
+    x = Tensor(np.ones((2, 2), np.float16), requires_grad=True)
+    (FirstRowInFloat32.apply(x) * 3.0).sum().backward()
+    assert x.grad.dtype == np.float16 and x.grad.tolist() == [[3.0, 3.0], [0.0, 0.0]]
+
+
+@pytest.fixture
+def fast():
+    with use_kernels({"embedding": FAST["embedding"]}):
+        yield
 
 
 class TiedModel(nn.Module):
@@ -596,7 +611,7 @@ class TiedModel(nn.Module):
         return self.head(self.embedding(ids).tanh())
 
 
-def test_a_tied_embedding_never_has_two_dense_gradients_at_once():
+def test_a_tied_embedding_never_has_two_dense_gradients_at_once(fast):
     model = TiedModel(50_000, 16)
     dense = model.embedding.weight.data.nbytes  # the logits of 2 tokens are an eighth of that
     ids = np.array([3, 3])
@@ -616,7 +631,7 @@ def test_a_tied_embedding_never_has_two_dense_gradients_at_once():
     assert 1.0 < peak_of_backward() < 1.5
 
 
-def test_a_tied_embedding_adds_up_over_several_backwards():
+def test_a_tied_embedding_adds_up_over_several_backwards(fast):
     model = TiedModel(7, 3).to(np.float64)
     for times in (1, 2, 3):
         F.sum(model(np.array([3, 3, 1]))).backward()

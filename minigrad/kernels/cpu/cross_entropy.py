@@ -58,10 +58,6 @@ class FastLinearCrossEntropy(Function):
             for gradient in (dx, dweight):
                 if gradient is not None and dout != 1:
                     _scale(gradient, dout)
-        so_far = ctx.gradient_so_far(1)
-        if dweight is not None and so_far is not None:
-            _add(so_far, dweight)
-            dweight = so_far
         return dx, dweight, None
 
 
@@ -140,10 +136,3 @@ def _scale(array, factor):
         array[rows] *= factor
 
     parallel(multiply, row_blocks(*array.shape), uses_blas=False)
-
-
-def _add(target, array):
-    def add(rows):
-        target[rows] += array[rows]
-
-    parallel(add, row_blocks(*array.shape), uses_blas=False)

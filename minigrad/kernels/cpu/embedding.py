@@ -2,13 +2,14 @@
 
 Idea: `add.at` takes one element at a time, as an id may occur twice. Sorted by id, the rows of one token stand
 together, and `add.reduceat` adds up each such run; what is left are sums for different rows, which may be added all
-at once.
+at once, to the gradient that the weight has from the output layer.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from ...accumulation import SparseGradient
 from ...autograd import Function
 
 
@@ -25,12 +26,13 @@ class FastEmbedding(Function):
         ids, rows = ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1])
         if ctx.padding_idx is not None:
             ids, rows = ids[ids != ctx.padding_idx], rows[ids != ctx.padding_idx]
-        dweight = ctx.gradient_so_far(1)
-        if dweight is None:
-            dweight = np.zeros(ctx.shape, dout.dtype)
         if ids.size:
             order = np.argsort(ids, kind="stable")
             ids = ids[order]
             starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-            dweight[ids[starts]] += np.add.reduceat(rows[order], starts, axis=0)
-        return None, dweight
+            ids, rows = ids[starts], np.add.reduceat(rows[order], starts, axis=0)
+
+        def add_to(dweight):
+            dweight[ids] += rows
+
+        return None, SparseGradient(ctx.shape, rows, add_to)

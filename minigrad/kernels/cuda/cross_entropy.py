@@ -124,10 +124,6 @@ class CudaLinearCrossEntropy(Function):
             _, dx, dweight = _in_chunks(ctx, _per_row(dout, ctx.total, ctx.x))
             dout = 1.0
         dx, dweight = (None if gradient is None else gradient * dout for gradient in (dx, dweight))
-        so_far = ctx.gradient_so_far(1)
-        if dweight is not None and so_far is not None:
-            so_far += dweight
-            dweight = so_far
         return dx, dweight, None
 
 

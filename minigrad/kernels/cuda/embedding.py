@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...accumulation import SparseGradient
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.indexing import Embedding
@@ -50,16 +51,19 @@ class CudaEmbedding(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dweight = ctx.gradient_so_far(1)
-        if not takes(dout, dweight) or (dweight is not None and not dweight.flags.c_contiguous):
+        if not takes(dout):
             return Embedding.backward(ctx, dout)
         xp, (rows, columns) = module_of(dout), ctx.shape
-        if dweight is None:
-            dweight = xp.zeros(ctx.shape, dout.dtype)
-        ids = ctx.ids.reshape(-1).astype(np.int64)
+        dout, ids = xp.ascontiguousarray(dout), ctx.ids.reshape(-1).astype(np.int64)
         order = xp.argsort(ids, kind="stable").astype(np.int64, copy=False)
         left_out = -1 if ctx.padding_idx is None else ctx.padding_idx
         sizes = [np.int64(ids.size), np.int64(rows), columns, np.int64(left_out)]
-        args = [xp.ascontiguousarray(dout), ids[order], order, dweight, *sizes]
-        launch(SOURCE, "embedding_backward", dweight, ids.size if columns else 0, THREADS, args)
-        return None, dweight
+
+        def add_to(dweight):
+            sums = xp.ascontiguousarray(dweight)
+            args = [dout, ids[order], order, sums, *sizes]
+            launch(SOURCE, "embedding_backward", sums, ids.size if columns else 0, THREADS, args)
+            if sums is not dweight:
+                dweight[...] = sums
+
+        return None, SparseGradient(ctx.shape, dout, add_to)
