@@ -9,159 +9,38 @@ from typing import Any
 import numpy as np
 
 from . import switches
-from .backend import Array, device_of, is_array, module_of, to_device
+from .backend import Array, module_of
+from .parameter_groups import ParameterGroups
 from .tensor import Tensor
 
 Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its gradient, its state, its group
 
 
-class Optimizer:
-    """Parameters in groups, each group with its own settings ("lr", "weight_decay", ...), and a state per parameter.
+class Optimizer(ParameterGroups):
+    """A rule that moves parameters along their gradients: a subclass says how, in `update`."""
 
-    params: tensors, or dictionaries with "params" and settings that differ from the defaults. Raises ValueError for
-    settings out of range, a parameter given twice, or none at all; TypeError for what is no leaf tensor.
-    """
-
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
-        groups: list[Any] = [params] if isinstance(params, Tensor) else list(params)
-        if groups and not isinstance(groups[0], dict):
-            groups = [{"params": groups}]
-        self.defaults = defaults
-        self.param_groups: list[dict[str, Any]] = []
-        self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
-        for group in groups:
-            self.add_param_group(group)
-        if not self._parameters():
-            raise ValueError("the optimiser got no parameters")
-
-    def add_param_group(self, group: dict[str, Any]) -> None:
-        """More parameters, with settings of their own."""
-        self._check_names(group)
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        group = {**self.defaults, **group, "params": params}
-        _check_settings(group)
-        known = {id(p) for p in self._parameters()}
-        for p in params:
-            if not isinstance(p, Tensor) or not p.is_leaf:
-                what = "the result of an op" if isinstance(p, Tensor) else type(p).__name__
-                raise TypeError(f"an optimiser updates leaf tensors, not {what}")
-            if id(p) in known:
-                raise ValueError(f"a parameter of shape {p.shape} is given twice")
-            known.add(id(p))
-        self.param_groups.append(group)
-
-    def _check_names(self, group: dict[str, Any]) -> None:
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
-            known = ", ".join(self.defaults)
-            raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def step(self, when: Any = True) -> None:
-        """Move every parameter that has a gradient, but only `when`: a bool, or a 0-d array of it on a GPU.
-
-        Nobody waits for the array: the GPU acts on it when it gets there, and leaves all as it is where it is False.
-        """
-        on_gpu = is_array(when) and module_of(when) is not np
-        if not on_gpu and not when:
-            return
-        moves: list[Move] = []
-        position = 0
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    moves.append((p, p.grad, self.state.setdefault(position, {}), group))
-                position += 1
-        if not moves:
-            return
-        update_all = switches.kernel_for(type(self), [grad for _, grad, *_ in moves], Optimizer.update_each)
-        update_all(self, moves, *([when] if on_gpu else []))
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        moves = self.moves()
+        gradients = [grad for _, grad, _, _ in moves]
+        update_all = switches.kernel_for(type(self), gradients, Optimizer.update_each)
+        update_all(self, moves)
         for p, *_ in moves:
-            p.version += 1
+            p.version += 1  # backward() of a graph that saved the old values will now refuse
 
-    def update_each(self, moves: list[Move], when: Any = None) -> None:
-        """Update one parameter after the other. when: None, or a 0-d array on the GPU (see `step`)."""
+    def moves(self) -> list[Move]:
+        """Each parameter that has a gradient, with the gradient, what is remembered of it, and its group's settings."""
+        positions = enumerate((p, group) for group in self.param_groups for p in group["params"])
+        return [(p, p.grad, self.state.setdefault(i, {}), group) for i, (p, group) in positions if p.grad is not None]
+
+    def update_each(self, moves: list[Move]) -> None:
+        """Update one parameter after the other. A fast twin in `kernels/` updates all of them at once."""
         for p, grad, state, group in moves:
-            if when is None:
-                self.update(p, grad, state, group)
-                continue
-            xp = module_of(when)
-            # A count of steps becomes an array, too: how many were left out is known to the GPU only.
-            state.update({name: xp.asarray(value) for name, value in state.items()})
-            before, state_before = p.data.copy(), {name: value.copy() for name, value in state.items()}
             self.update(p, grad, state, group)
-            p.data[...] = xp.where(when, p.data, before)
-            for name, value in state.items():  # all states start at 0
-                state[name] = xp.where(when, value, state_before.get(name, 0))
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `p.data` in place; leave `grad` as it is."""
+        """Change `p.data` in place; leave `grad` as it is. `state` is empty in the first step."""
         raise TypeError(f"{type(self).__name__} must define update")
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for p in self._parameters():
-            p.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """{"state": {position: {name: array or number}}, "param_groups": settings, with positions for parameters}."""
-        groups, position = [], 0
-        for group in self.param_groups:
-            positions = list(range(position, position + len(group["params"])))
-            groups.append({**group, "params": positions})
-            position += len(positions)
-        states = {
-            position: {name: _as_number(value) for name, value in state.items()}
-            for position, state in self.state.items()
-        }
-        return {"state": states, "param_groups": groups}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over settings and state, as copies.
-
-        Raises ValueError where groups, settings or shapes differ, and then changes nothing.
-        """
-        groups = state_dict["param_groups"]
-        ours, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
-        if ours != theirs:
-            raise ValueError(f"the optimiser has groups of {ours} parameters, its saved state of {theirs}")
-        for group in groups:
-            self._check_names(group)
-            _check_settings(group)
-        parameters = dict(enumerate(self._parameters()))
-        loaded: dict[int, dict[str, Any]] = {}
-        for key, saved in state_dict["state"].items():
-            if int(key) not in parameters:
-                raise ValueError(f"the optimiser has {len(parameters)} parameters, its saved state names number {key}")
-            loaded[int(key)] = {name: _loaded(name, value, parameters[int(key)]) for name, value in saved.items()}
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
-        self.state = loaded
-
-
-def _as_number(value: Any) -> Any:
-    """What counts steps as an integer, also where the device has counted them; an array as it is."""
-    return value.item() if is_array(value) and value.ndim == 0 and value.dtype.kind == "i" else value
-
-
-def _loaded(name: str, value: Any, p: Tensor) -> Any:
-    """A number as it is; an array as a copy of p's dtype and on p's device."""
-    if not hasattr(value, "shape"):
-        return value
-    if tuple(value.shape) != p.shape:
-        raise ValueError(f"a saved {name} has shape {tuple(value.shape)}, its parameter {p.shape}")
-    return to_device(value, device_of(p.data)).astype(p.dtype)
-
-
-def _check_settings(group: dict[str, Any]) -> None:
-    for name in ("lr", "weight_decay", "eps", "momentum"):
-        if name in group and not group[name] >= 0:
-            raise ValueError(f"{name} must be >= 0, got {group[name]}")
-    for beta in group.get("betas", ()):
-        if not 0 <= beta < 1:
-            raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
 
 
 class SGD(Optimizer):
@@ -193,8 +72,8 @@ class Adam(Optimizer):
         v <- β2 v + (1 - β2) grad²             the mean square
         p <- p - lr * m̂ / (√v̂ + eps)           m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
 
-    m and v start at 0, so that after t steps their weights add up to only 1 - β^t: m̂ and v̂ correct for that. The step
-    is about lr whatever the scale of the gradients. weight_decay is added to the gradient.
+    m and v start at 0, so after t steps their weights add up to only 1 - β^t: m̂ and v̂ correct for that. The step is
+    about lr whatever the scale of the gradients. weight_decay is added to the gradient.
     Kingma & Ba 2015, algorithm 1.
     """
 
@@ -212,26 +91,24 @@ class Adam(Optimizer):
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         xp = module_of(p.data)
-        beta1, beta2 = group["betas"]
-        lr, decay = group["lr"], group["weight_decay"]
-        if not state:
+        lr, (beta1, beta2), eps, decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
+        if not state:  # the first step
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         state["step"] += 1
-        if decay and self.decoupled:
+        m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        if decay and self.decoupled:  # AdamW: the parameter shrinks
             p.data *= 1 - lr * decay
-        elif decay:
+        elif decay:  # Adam: the decay is a part of the gradient
             grad = grad + decay * p.data
 
-        m, v = state["exp_avg"], state["exp_avg_sq"]
+        # m <- β1 m + (1 - β1) grad,  v <- β2 v + (1 - β2) grad²; in place, as the state outlives the step
         m *= beta1
         m += (1 - beta1) * grad
         v *= beta2
         v += (1 - beta2) * grad * grad
-        m_share, v_share = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        if is_array(m_share):  # counted on the GPU, in float64, which m and v must not become
-            m_share, v_share = m_share.astype(m.dtype), v_share.astype(v.dtype)
-        m_hat, v_hat = m / m_share, v / v_share
-        p.data -= lr * m_hat / (xp.sqrt(v_hat) + group["eps"])
+        m_hat = m / (1 - beta1**t)
+        v_hat = v / (1 - beta2**t)
+        p.data -= lr * m_hat / (xp.sqrt(v_hat) + eps)
 
 
 class AdamW(Adam):

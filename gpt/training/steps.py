@@ -8,7 +8,9 @@ numbers, arrays of no dimension, stay where they are until something is to be lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor, backend
+from minigrad.kernels.cuda.step_when import step_when
+from minigrad.optim import Optimizer
 
 
 @dataclasses.dataclass
@@ -47,11 +51,6 @@ class UnreadStep:
     batches: list[Any]
     sums: dict[str, Any]
     grad_norm: Any
-
-    @property
-    def sound(self) -> Any:
-        """Whether loss and gradient are finite: a bool, or a 0-d array of it."""
-        return _is_finite(self.sums["loss"]) & _is_finite(self.grad_norm)
 
 
 def read_steps(unread: list[UnreadStep], now: float) -> list[Step]:
@@ -94,8 +93,17 @@ def _on_gpu(value: Any) -> bool:
     return backend.is_array(value) and backend.device_of(value) != "cpu"
 
 
-def _is_finite(value: Any) -> Any:
-    return backend.module_of(value).isfinite(value) if _on_gpu(value) else math.isfinite(value)
+def step_if_finite(optimizer: Optimizer, *numbers: Any) -> None:
+    """`optimizer.step()`, unless one of the numbers is NaN or infinite: the parameters would become so, too, for good.
+
+    Where they are 0-d arrays on a GPU, the GPU decides, and nobody waits for it.
+    """
+    if not any(_on_gpu(number) for number in numbers):
+        if all(math.isfinite(number) for number in numbers):
+            optimizer.step()
+        return
+    finite = [backend.module_of(number).isfinite(number) for number in numbers]
+    step_when(optimizer, functools.reduce(operator.and_, finite))
 
 
 # --- what went wrong --------------------------------------------------------------------------------------------------

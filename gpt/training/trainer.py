@@ -30,7 +30,7 @@ from .checkpoint import Checkpoint, CheckpointError, ModelKind, save_checkpoint
 from .data_parallel import ALONE, Team
 from .evaluation import LossFunction, language_model_loss
 from .log import RunLog
-from .steps import Step, UnreadStep, add_sums, keep_batches, read_steps
+from .steps import Step, UnreadStep, add_sums, keep_batches, read_steps, step_if_finite
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MAX_SKIPPED = 10
@@ -137,7 +137,7 @@ class Trainer:
         self.steps_done += 1
         step = Step(self.steps_done, count, self.schedule.get_last_lr()[0])
         unread = UnreadStep(step, started, batches, sums, norm)
-        self.optimizer.step(when=unread.sound)
+        step_if_finite(self.optimizer, sums["loss"], norm)
         self.model.zero_grad()
         self.schedule.step()
         self._unread.append(unread)

@@ -216,10 +216,10 @@ MISTAKES = {
         ("        grad = velocity\n", "", "not the velocity"),
     ),
     "adam": edits(
-        ("m / m_share, v / v_share", "m / m_share, v", "v lacks"),
-        ("m / m_share, v / v_share", "m, v / v_share", "m lacks"),
+        ("v / (1 - beta2**t)", "v", "v lacks"),
+        ("m / (1 - beta1**t)", "m", "m lacks"),
         ("(1 - beta2) * grad * grad", "(1 - beta2) * abs(grad)", "grad²"),
-        ("(xp.sqrt(v_hat) + group[\"eps\"])", "xp.sqrt(v_hat + group[\"eps\"])", "outside the root"),
+        ("(xp.sqrt(v_hat) + eps)", "xp.sqrt(v_hat + eps)", "outside the root"),
         ("p.data -= lr * m_hat", "p.data += lr * m_hat", "uphill"),
     ),
     "adamw": edits(

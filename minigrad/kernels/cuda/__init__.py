@@ -9,7 +9,7 @@ them runs in its textbook form there. In the order in which they are best read:
     layer_norm.py       sums over a row, by the lanes of a warp; sums over rows, by blocks
     cross_entropy.py    a row too long for a warp: online softmax
     embedding.py        sums in a fixed order, without atomics
-    many_arrays.py      one launch for all parameters: adam.py
+    many_arrays.py      one launch for all parameters: adam.py; a step that the GPU may leave out: step_when.py
     products.py         matrix products are cuBLAS's
     attention.py, one_query.py, dropout.py, quantized.py
 """

@@ -21,6 +21,7 @@ from ...backend import is_array, module_of
 from . import many_arrays
 from .launch import THREADS, launch, real_of, takes
 from .many_arrays import tables
+from .step_when import update_each_when
 
 SOURCE = (
     many_arrays.SOURCE
@@ -76,7 +77,7 @@ extern "C" __global__ void scale(number* const* arrays, const long long* sizes, 
 
 
 def update_all(optimizer, moves, when=None):
-    """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place; `when` as in Optimizer.step.
+    """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place; `when` as in step_when.py.
 
     Arrays that no kernel is compiled for, or that do not lie in memory row by row, are updated one by one.
     """
@@ -88,7 +89,8 @@ def update_all(optimizer, moves, when=None):
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
         if not (takes(*arrays) and all(array.flags.c_contiguous for array in arrays)):
-            optim.Optimizer.update_each(optimizer, [(p, grad, state, group)], when)
+            move = (p, grad, state, group)
+            optimizer.update(*move) if when is None else update_each_when(optimizer, [move], when)
             continue
         state["step"] = _counted(state["step"], when, counts, xp)
         same = together.setdefault((id(group), id(state["step"]), p.dtype), (group, state["step"], []))

@@ -1,0 +1,120 @@
+"""What every optimizer keeps: groups of parameters with their settings, and a state per parameter; how it is saved.
+
+Nothing here moves a parameter: for that, see optim.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .backend import device_of, is_array, to_device
+from .tensor import Tensor
+
+
+class ParameterGroups:
+    """Parameters in groups, each with its own settings ("lr", "weight_decay", ...), and a state for each parameter.
+
+    params: tensors, or dictionaries with "params" and settings that differ from the defaults. Raises ValueError for
+    settings out of range, a parameter given twice, or none at all; TypeError for what is no leaf tensor.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
+        groups: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+        if groups and not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
+        for group in groups:
+            self.add_param_group(group)
+        if not self._parameters():
+            raise ValueError("the optimiser got no parameters")
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """More parameters, with settings of their own."""
+        self._check_names(group)
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        group = {**self.defaults, **group, "params": params}
+        _check_settings(group)
+        known = {id(p) for p in self._parameters()}
+        for p in params:
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                what = "the result of an op" if isinstance(p, Tensor) else type(p).__name__
+                raise TypeError(f"an optimiser updates leaf tensors, not {what}")
+            if id(p) in known:
+                raise ValueError(f"a parameter of shape {p.shape} is given twice")
+            known.add(id(p))
+        self.param_groups.append(group)
+
+    def _check_names(self, group: dict[str, Any]) -> None:
+        unknown = set(group) - set(self.defaults) - {"params"}
+        if unknown:
+            known = ", ".join(self.defaults)
+            raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for p in self._parameters():
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {position: {name: array or number}}, "param_groups": settings, with positions for parameters}."""
+        groups, position = [], 0
+        for group in self.param_groups:
+            positions = list(range(position, position + len(group["params"])))
+            groups.append({**group, "params": positions})
+            position += len(positions)
+        states = {
+            position: {name: _as_number(value) for name, value in state.items()}
+            for position, state in self.state.items()
+        }
+        return {"state": states, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over settings and state, as copies.
+
+        Raises ValueError where groups, settings or shapes differ, and then changes nothing.
+        """
+        groups = state_dict["param_groups"]
+        ours, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
+        if ours != theirs:
+            raise ValueError(f"the optimiser has groups of {ours} parameters, its saved state of {theirs}")
+        for group in groups:
+            self._check_names(group)
+            _check_settings(group)
+        parameters = dict(enumerate(self._parameters()))
+        loaded: dict[int, dict[str, Any]] = {}
+        for key, saved in state_dict["state"].items():
+            if int(key) not in parameters:
+                raise ValueError(f"the optimiser has {len(parameters)} parameters, its saved state names number {key}")
+            loaded[int(key)] = {name: _loaded(name, value, parameters[int(key)]) for name, value in saved.items()}
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group.update({name: value for name, value in saved.items() if name != "params"})
+        self.state = loaded
+
+
+def _as_number(value: Any) -> Any:
+    """What counts steps as an integer, also where the device has counted them; an array as it is."""
+    return value.item() if is_array(value) and value.ndim == 0 and value.dtype.kind == "i" else value
+
+
+def _loaded(name: str, value: Any, p: Tensor) -> Any:
+    """A number as it is; an array as a copy of p's dtype and on p's device."""
+    if not hasattr(value, "shape"):
+        return value
+    if tuple(value.shape) != p.shape:
+        raise ValueError(f"a saved {name} has shape {tuple(value.shape)}, its parameter {p.shape}")
+    return to_device(value, device_of(p.data)).astype(p.dtype)
+
+
+def _check_settings(group: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay", "eps", "momentum"):
+        if name in group and not group[name] >= 0:
+            raise ValueError(f"{name} must be >= 0, got {group[name]}")
+    for beta in group.get("betas", ()):
+        if not 0 <= beta < 1:
+            raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
