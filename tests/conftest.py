@@ -8,6 +8,10 @@ import random
 import socket
 from unittest import mock
 
+# The tests' matrices are small, and two workers of `make test` would wait for each other's threads. Before NumPy, which
+# reads it when it is imported; child processes inherit it. Our own threads stay.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings

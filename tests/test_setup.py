@@ -13,6 +13,7 @@ from scripts import setup
 
 PYTHON = setup.PYTHON_VERSION
 MADE_BY_HAND = "made by hand"
+PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
 
 
 class Machine:
@@ -168,9 +169,9 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
     [
         (["demo", "--help"], ["scripts/demo.py", "--help"]),
         (["pipeline", "--short"], ["scripts/pipeline.py", "--short"]),
-        (["test", "-k", "a or b", "--with", "x"], ["-m", "pytest", "-k", "a or b", "--with", "x"]),
-        (["--with=dev", "test", "-x"], ["-m", "pytest", "-x"]),
-        (["test-all", "-x"], ["-m", "pytest", "-m", "", "--hypothesis-profile=thorough", "-x"]),
+        (["test", "-k", "a or b", "--with", "x"], [*PYTEST, "-k", "a or b", "--with", "x"]),
+        (["--with=dev", "test", "-x"], [*PYTEST, "-x"]),
+        (["test-all", "-x"], [*PYTEST, "-m", "", "--hypothesis-profile=thorough", "-x"]),
     ],
 )
 def test_arguments_are_passed_on(machine, argv, expected):
@@ -180,7 +181,7 @@ def test_arguments_are_passed_on(machine, argv, expected):
 
 def test_all_tests_run_on_a_second_device_too(machine):
     assert machine.call("test-all") == 0
-    again = ["-m", "pytest", "--device=cuda", "-m", "not slow and not oracle"]
+    again = [*PYTEST, "--device=cuda", "-m", "not slow and not oracle"]
     assert [command[1:] for command in machine.launched][1:] == [
         [*again, "tests/minigrad", "tests/gpt", "tests/finetune"]
     ]
