@@ -31,6 +31,7 @@ import numpy as np
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
+from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
 
 from .. import architectures
@@ -125,9 +126,14 @@ class LoRALinear(nn.Module):
         """Of the detour as a whole: r, for each slice."""
         return self.config.r * max(len(self.slices), 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
-        return self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
+        out = self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
+        return activate(out, activation)
+
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """As `nn.Linear.cross_entropy`; the logits are computed as a whole."""
+        return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 
     def whole_B(self) -> Tensor:
         """B (out, rank). With slices, each slice's own B in its place and zeros elsewhere.

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
-from gpt.model.language_model import is_plain
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from gpt.training.log import show
 from minigrad import nn
@@ -205,7 +204,7 @@ def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     embedding, head = parts.embedding_of(model), model.lm_head
     old = model.config.vocab_size
     tied = getattr(model.config, "tied", True)
-    if type(embedding) is not nn.Embedding or not is_plain(head) or tied != (head.weight is embedding.weight):
+    if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or tied != (head.weight is embedding.weight):
         raise ValueError("only a plain model can get more tokens: do it before adapters or quantization")
     if vocab_size < old:
         raise ValueError(f"the model knows {old} tokens, and would lose some of them with {vocab_size}")

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+import minigrad.functional as F
 from minigrad import Function, Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 from minigrad.kernels.cpu.threads import matmul, parallel, row_blocks
+from minigrad.nn.layers import activate
 
 from . import on_gpu
 from .array import QuantizedArray
@@ -95,10 +97,14 @@ class QuantizedLinear(nn.Module):
         self.weight = weight
         self.bias = bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"the input of shape {x.shape} does not fit a weight (out, in) of {self.weight.shape}")
-        return QuantizedProduct.apply(x, self.bias, weight=self.weight)
+        return activate(QuantizedProduct.apply(x, self.bias, weight=self.weight), activation)
+
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """As `nn.Linear.cross_entropy`; the logits are computed as a whole."""
+        return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 
 
 class QuantizedEmbedding(nn.Module):

@@ -1,13 +1,13 @@
 """What computes the next token?
 
-    config.py           the numbers that define a model
-    gpt2.py             GPT-2, on a page
-    attention.py        causal attention over the tokens read so far
-    positions.py        where a token stands
-    llama.py            Llama: GPT-2 with four changes
-    language_model.py   what every language model can do: logits, loss, generation
-    kv_cache.py         keys and values of earlier tokens, computed once
-    generation.py       sampling: temperature, top-k, top-p, stop tokens
+    config.py                 the numbers that define a model
+    gpt2.py                   GPT-2, on a page: attention, MLP, block, model
+    llama.py                  Llama: GPT-2 with four changes
+    language_model.py         what every language model can do: loss, generation, loading, saving
+    positions.py              where each token stands, and which tokens it may attend to
+    kv_cache.py               keys and values of earlier tokens, computed once
+    generation.py             sampling: temperature, top-k, top-p, stop tokens
+    original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
 from .config import GPTConfig, LlamaConfig

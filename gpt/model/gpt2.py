@@ -1,35 +1,70 @@
 """GPT-2, on a page. Radford et al. 2019, "Language models are unsupervised multitask learners".
 
-The blocks are here. What GPT does with them (scoring, the loss, writing) it shares with every other language model:
-see language_model.py.
+    ids (B, T) -> embeddings (B, T, C) -> blocks (B, T, C) -> last layer norm (B, T, C) -> head: logits (B, T, V)
 
-Shapes: B batch, T time (tokens), C channels (n_embd), V vocabulary. Parameters carry GPT-2's own names, so that its
-weights fit:
+Shapes: B sequences in a batch, T tokens in each ("time"), C channels, which are the numbers that describe a token
+(n_embd), H attention heads with D = C / H channels each, V tokens in the vocabulary. Parameters carry GPT-2's own
+names, so its weights fit without renaming:
 
     transformer.wte   word token embedding          transformer.h.N.ln_1, ln_2   layer norms of block N ("h" for hidden)
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
     transformer.ln_f  final layer norm              lm_head                      language-model head, tied to wte
+
+`cache`, `layer` and `mask` serve generation and padded batches; in training, all T tokens are read at once and the
+cache and the mask are None. A KV cache holds the keys and values of the tokens read in earlier calls, so that they are
+not computed again (kv_cache.py). A mask says which token may attend to which, where "those before it" is not enough.
 """
 
 from __future__ import annotations
 
-import os
+from typing import Any
 
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array
 
-from ..tokenizer.tokenizer import Tokenizer
-from ..weights import gpt2_huggingface, hub
-from .attention import CausalSelfAttention
 from .config import GPTConfig
 from .kv_cache import KVCache
-from .language_model import LanguageModel, init_weights, is_plain
-from .positions import SinusoidalPositions, positions_and_mask
+from .language_model import LanguageModel, init_weights
+from .original_transformer import apply_original_design
+from .positions import positions_and_mask
+
+
+class CausalSelfAttention(nn.Module):
+    """Each token gathers information from itself and the tokens before it: the only place where tokens meet.
+
+    Every token asks (query), offers (key) and contributes (value). H heads do this side by side, each in its own D
+    channels, so a token can ask H questions at once. Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(self, config: GPTConfig):
+        self.n_head = config.n_head
+        self.dropout_p = config.dropout
+        # "c" for convolution: OpenAI wrote linear layers as convolutions of width 1.
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # the output projection W_O
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C). mask: True where query t may attend to key s; None is the causal rule."""
+        # A token's row holds its query, key and value for all heads: (B, T, 3C) -> three times (B, H, T, D).
+        q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, H, S, D): of all S tokens read so far
+        # Causal: a token does not see later ones. A single token is the last one, and sees everything.
+        is_causal = mask is None and x.shape[1] > 1
+        dropout_p = self.dropout_p if self.training else 0.0
+        # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
+        # The heads side by side again, then W_O mixes what they found.
+        return self.resid_dropout(self.c_proj(F.merge_heads(out)))  # (B, T, C)
 
 
 class MLP(nn.Module):
-    """The feed-forward network: each token by itself, through a layer four times as wide. Two thirds of a block."""
+    """The feed-forward network transforms each token by itself, in a layer four times as wide.
+
+    It has 8 C² of the 12 C² weights of a block.
+    """
 
     def __init__(self, config: GPTConfig):
         self.c_fc = nn.Linear(config.n_embd, config.n_inner)  # "fully connected"
@@ -37,29 +72,26 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_plain(self.c_fc):
-            hidden = F.linear_gelu(x, self.c_fc.weight, self.c_fc.bias, "tanh")  # (B, T, 4C)
-        else:
-            hidden = F.gelu(self.c_fc(x), "tanh")
+        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU between two matrix products
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 
 class Block(nn.Module):
-    """Attention gathers from other tokens, the MLP thinks about it; both add to x, the residual stream."""
+    """Attention, then the MLP. Each reads x, the residual stream, and adds its result to it.
+
+    Since x is only ever added to, its gradient reaches every block undiminished. Pre-norm: a sub-layer reads a
+    normalized copy of the stream, and the stream itself is not normalized.
+    """
 
     def __init__(self, config: GPTConfig):
-        self.pre_norm = config.norm == "pre"
         self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
-        if self.pre_norm:
-            x = x + self.attn(self.ln_1(x), layer, cache, mask)
-            return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, layer, cache, mask))
-        return self.ln_2(x + self.mlp(x))
+        x = x + self.attn(self.ln_1(x), layer, cache, mask)  # (B, T, C): tokens exchange information
+        return x + self.mlp(self.ln_2(x))  # (B, T, C): each token works on what it has
 
 
 class Transformer(nn.Module):
@@ -67,49 +99,47 @@ class Transformer(nn.Module):
 
     def __init__(self, config: GPTConfig):
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe: nn.Module = (
-            nn.Embedding(config.block_size, config.n_embd)
-            if config.positions == "learned"
-            else SinusoidalPositions(config.block_size, config.n_embd)
-        )
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # a row for each token of the vocabulary
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)  # a row for each position
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
-        # After post-norm blocks there is nothing left to normalize.
-        self.ln_f: nn.Module = (
-            nn.LayerNorm(config.n_embd, config.layer_norm_epsilon) if config.norm == "pre" else nn.Sequential()
-        )
+        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        apply_original_design(self)  # changes nothing unless the config asks for post-norm or sinusoidal positions
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
-        positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
-        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)  # 0, 1, ... T - 1
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what a token is, and where it stands
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache, mask)
+            x = block(x, layer, cache, mask)  # (B, T, C)
         if cache is not None:
             cache.advance(ids.shape[1])
-        return self.ln_f(x)
+        return self.ln_f(x)  # (B, T, C)
 
 
 class GPT(LanguageModel):
-    """A GPT with its language-model head: `model(ids)` scores, at every position, all tokens as the next."""
+    """A transformer and its language-model head.
+
+    `LanguageModel` adds what all architectures share: `loss`, which is the cross-entropy of the logits, `generate`,
+    `from_pretrained` and `save_pretrained`.
+    """
+
+    model_type = "gpt2"
 
     def __init__(self, config: GPTConfig):
         self.config = config
-        with nn.init.skipped():  # init_weights sets them all
+        with nn.init.skipped():  # init_weights, below, sets them all
             self.transformer = Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        # Tied: what a token means going in is how it is recognised coming out.
+        # Tied: one vector says what a token means as input, and is what a hidden state is compared with as output.
         self.lm_head.weight = self.transformer.wte.weight
-        init_weights(self, adds_to_residual=("c_proj.weight",))
+        # Both sub-layers end in a c_proj, whose output is added to the residual stream.
+        init_weights(self, residual_projections=("c_proj.weight",))
+
+    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
+        hidden = self.hidden_states(ids, cache, attention_mask)  # (B, T, C): checks the ids, then calls `body`
+        return self.lm_head(hidden)  # (B, T, V)
 
     def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C)."""
         return self.transformer(ids, cache, attention_mask)
-
-    @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> GPT:
-        """A GPT-2 in evaluation mode, from a Hugging Face folder or by name ("gpt2")."""
-        return gpt2_huggingface.load(hub.find(source), cls)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers loads, with the tokenizer if it is given."""
-        gpt2_huggingface.save(self, folder, tokenizer)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend import Array, module_of
+from minigrad import Tensor
+from minigrad.backend import module_of
 
 
 class KVCache:
@@ -35,16 +36,18 @@ class KVCache:
         head_size = config.n_embd // config.n_head
         return cls(config.n_layer, batch, config.n_kv_head, capacity, head_size, module_of(like), like.dtype)
 
-    def append(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all, (B, H, length + T, D)."""
+        if keys.requires_grad:
+            raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.keys[layer].shape[0]:
             raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
-        self.keys[layer][:, :, start:stop] = keys
-        self.values[layer][:, :, start:stop] = values
-        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+        self.keys[layer][:, :, start:stop] = keys.data
+        self.values[layer][:, :, start:stop] = values.data
+        return Tensor(self.keys[layer][:, :, :stop]), Tensor(self.values[layer][:, :, :stop])
 
     def advance(self, tokens: int) -> None:
         """Say that every layer has stored `tokens` more."""

@@ -1,4 +1,4 @@
-"""What every language model here can do, whatever it is made of: score, measure a loss, write.
+"""What every language model here can do, whatever it is made of: measure its loss, write, be loaded and saved.
 
 A language model is a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
 as the next one. `GPT` (gpt2.py) and `Llama` (llama.py) differ in their bodies; training, generation, evaluation and
@@ -8,11 +8,11 @@ fine-tuning see only what is here.
 from __future__ import annotations
 
 import math
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
@@ -21,14 +21,18 @@ from . import generation
 from .config import INIT_STD
 from .kv_cache import KVCache
 
+if TYPE_CHECKING:
+    from ..tokenizer.tokenizer import Tokenizer
+
 
 class LanguageModel(nn.Module):
-    """A body and `lm_head`: `model(ids)` scores, at every position, all tokens as the next.
+    """A body and `lm_head`: `model(ids)` gives, at every position, the logits of the next token.
 
     Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd) and `lm_head`, and define
-    `body`.
+    `forward` and `body`. model_type: the architecture's name in a config.json of Hugging Face.
     """
 
+    model_type: ClassVar[str]
     config: Any
     lm_head: nn.Linear
 
@@ -46,21 +50,15 @@ class LanguageModel(nn.Module):
         mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
         return self.body(self._ids(ids, "ids"), cache, mask)
 
-    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V), where logits[:, t] are about token t + 1. Arguments as `hidden_states`."""
-        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
-
     def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Cross-entropy of targets (B, T), nats per token; `ignore_index` does not count; "none" gives (B, T)."""
         hidden = self.hidden_states(ids)  # (B, T, C)
         targets = self._ids(targets, "targets", ignore_index)
         if targets.shape != hidden.shape[:2]:
             raise ValueError(f"targets of shape {targets.shape} do not fit ids of shape {hidden.shape[:2]}")
-        hidden, flat = hidden.reshape(-1, self.config.n_embd), targets.reshape(-1)  # (B*T, C), (B*T)
-        if is_plain(self.lm_head):
-            loss = F.linear_cross_entropy(hidden, self.lm_head.weight, flat, ignore_index, reduction)
-        else:
-            loss = F.cross_entropy(self.lm_head(hidden), flat, ignore_index=ignore_index, reduction=reduction)
+        # The head computes the loss itself: with fast kernels, the logits (B*T, V) are never in memory as a whole.
+        rows = hidden.reshape(-1, self.config.n_embd)  # (B*T, C)
+        loss = self.lm_head.cross_entropy(rows, targets.reshape(-1), ignore_index, reduction)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def token_logprobs(self, ids: Any, targets: Any) -> Tensor:
@@ -70,6 +68,26 @@ class LanguageModel(nn.Module):
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
         """Continue `ids` token by token: see `gpt.model.generation.generate`."""
         return generation.generate(self, ids, max_new_tokens, **options)
+
+    # A model computes without any files, so what reads and writes them is imported only where it is used.
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
+        """A model in evaluation mode, from a Hugging Face folder or by name ("gpt2", "smollm2").
+
+        A Llama may also be in a GGUF file.
+        """
+        from ..weights import hub, pretrained
+
+        return pretrained.load(hub.find(source), {cls.model_type: cls})
+
+    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+        """Write a folder that transformers loads, with the tokenizer if it is given."""
+        from ..weights import pretrained
+
+        pretrained.save(self, folder, tokenizer)
+
+    # --- checking what comes in ---
 
     def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
         """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""
@@ -88,14 +106,15 @@ class LanguageModel(nn.Module):
         return array if isinstance(array, xp.ndarray) else xp.asarray(array)
 
 
-def init_weights(model: LanguageModel, adds_to_residual: tuple[str, ...]) -> None:
-    """Matrices normal with INIT_STD, biases 0, norms the identity: how a language model starts.
+def init_weights(model: LanguageModel, residual_projections: tuple[str, ...]) -> None:
+    """How a language model starts: matrices normal with INIT_STD, biases 0, norms the identity.
 
-    What adds to the residual stream does so 2 n_layer times. So that the sum does not grow with depth, the weights
-    whose names end in `adds_to_residual` are scaled by 1/sqrt(2 n_layer). Radford et al. 2019, section 2.3.
+    residual_projections: the ends of the names of those weights whose output is added to the residual stream. That
+    happens 2 n_layer times, so they are smaller by 1/sqrt(2 n_layer), and the sum does not grow with depth. Radford et
+    al. 2019, section 2.3.
     """
     for name, parameter in model.named_parameters():
-        if name.endswith(adds_to_residual):
+        if name.endswith(residual_projections):
             nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * model.config.n_layer))
         elif parameter.ndim == 2:
             nn.init.normal_(parameter, std=INIT_STD)
@@ -110,8 +129,3 @@ def _as_array(values: Any, what: str) -> Array:
         return np.asarray(values) if isinstance(values, list | tuple) else values
     except ValueError:
         raise ValueError(f"{what} must be sequences of one length; generate() pads others") from None
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Is this a Linear whose weight alone says what it does? Then it may be fused with what follows it."""
-    return type(layer) is nn.Linear and not layer._forward_hooks

@@ -25,15 +25,12 @@ I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that i
 
 from __future__ import annotations
 
-import os
+from typing import Any
 
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
-from ..tokenizer.tokenizer import Tokenizer
-from ..weights import hub, llama_files
-from .attention import causal_attention
 from .config import LlamaConfig
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
@@ -101,9 +98,15 @@ class LlamaAttention(nn.Module):
     ) -> Tensor:
         q = F.split_heads(self.q_proj(x), self.n_head)  # (B, H, T, D)
         k = F.split_heads(self.k_proj(x), self.n_kv_head)  # (B, K, T, D)
-        v = F.split_heads(self.v_proj(x), self.n_kv_head)
+        v = F.split_heads(self.v_proj(x), self.n_kv_head)  # (B, K, T, D)
+        # Positions enter here. Values are not turned: a position decides who attends to a token, not what it says.
         q, k = F.rotary_embedding(q, *rotation), F.rotary_embedding(k, *rotation)
-        return self.o_proj(causal_attention(q, k, v, layer, cache, mask))  # (B, T, C)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, K, S, D): of all S tokens read so far
+        is_causal = mask is None and x.shape[1] > 1  # as in gpt2.py
+        grouped = self.n_kv_head < self.n_head
+        out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, enable_gqa=grouped)  # (B, H, T, D)
+        return self.o_proj(F.merge_heads(out))  # (B, T, C)
 
 
 class LlamaBlock(nn.Module):
@@ -143,25 +146,23 @@ class LlamaTransformer(nn.Module):
 
 
 class Llama(LanguageModel):
-    """A Llama with its language-model head: `model(ids)` scores, at every position, all tokens as the next."""
+    """A transformer and its language-model head, as `GPT`."""
+
+    model_type = "llama"
 
     def __init__(self, config: LlamaConfig):
         self.config = config
-        with nn.init.skipped():  # init_weights sets them all
+        with nn.init.skipped():  # init_weights, below, sets them all
             self.model = LlamaTransformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        init_weights(self, adds_to_residual=("o_proj.weight", "down_proj.weight"))
+        init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight"))
+
+    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
+        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
     def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C); `hidden_states` checks the ids and calls it."""
         return self.model(ids, cache, attention_mask)
-
-    @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> Llama:
-        """A Llama in evaluation mode, from a folder, a GGUF file or by name ("smollm2")."""
-        return llama_files.load(hub.find(source), cls)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers loads, with the tokenizer if it is given."""
-        llama_files.save(self, folder, tokenizer)

@@ -11,7 +11,7 @@ from ..model.language_model import LanguageModel
 from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
-from ..weights import gpt2_huggingface, hub, huggingface_config, llama_files, llama_gguf, llama_huggingface
+from ..weights import gpt2_huggingface, hub, huggingface_config, llama_gguf, llama_huggingface, pretrained
 from ..weights.gguf_file import GGUFFile
 from .checkpoint import has_checkpoint, load_run
 from .log import show
@@ -24,7 +24,7 @@ def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer
     Raises FileNotFoundError, or ValueError for what is damaged or does not fit together, and what `hub.find` raises.
     """
     place = hub.find(source)
-    if llama_files.is_gguf(place):
+    if pretrained.is_gguf(place):
         file = GGUFFile(place)
         model: LanguageModel = llama_gguf.load(file, Llama)
         tokenizer = Tokenizer.from_gguf(file.metadata, str(place))

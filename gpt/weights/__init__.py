@@ -8,7 +8,7 @@
     llama_huggingface.py    Llama as Hugging Face keeps it
     gguf_file.py            the GGUF format
     llama_gguf.py           Llama as llama.cpp keeps it
-    llama_files.py          a Llama from either
+    pretrained.py           a model from either
     hub.py                  a model name to a local path, downloading if necessary
     verification.py         is it the same function? every activation and gradient beside a reference's
 """

@@ -161,6 +161,8 @@ def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
 
     def note(stage: Stage) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
+                output = module.forward(*arguments)
             found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
 
         return hook

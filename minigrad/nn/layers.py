@@ -12,11 +12,14 @@ from ..tensor import Tensor
 from . import init
 from .module import Module, Parameter, empty_parameter
 
+GELU_FORMS = {"gelu": "none", "gelu_tanh": "tanh"}  # the activation functions of `Linear`, by F.gelu's `approximate`
+
 
 class Linear(Module):
-    """x @ weightᵀ + bias: (..., in) -> (..., out).
+    """x @ weightᵀ + bias: (..., in) -> (..., out). On request, an activation function or a loss follows.
 
-    weight (out, in), bias (out), both uniform in ±1/sqrt(in) at first.
+    weight (out, in), bias (out), both uniform in ±1/sqrt(in) at first. A layer that takes the place of a Linear, such
+    as an adapter or a quantized layer, defines `forward` and `cross_entropy` with the same arguments.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
@@ -27,8 +30,31 @@ class Linear(Module):
             bound = 1 / math.sqrt(max(in_features, 1))
             self.bias = init.uniform_(empty_parameter(out_features), -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """activation: None, "gelu", or "gelu_tanh" for GPT-2's form of it; computed in one op with the product."""
+        if activation is None:
+            return F.linear(x, self.weight, self.bias)
+        return F.linear_gelu(x, self.weight, self.bias, _gelu_form(activation))
+
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """The cross-entropy of targets (N), where this layer's outputs for x (N, in) are the logits (N, out).
+
+        In one op, for which a fast kernel never holds all logits; but not where a bias or a hook has a part in them.
+        """
+        if self.bias is not None or self._forward_hooks:
+            return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
+        return F.linear_cross_entropy(x, self.weight, targets, ignore_index, reduction)
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply an activation function by its name in `Linear.forward`: for layers that take the place of a Linear."""
+    return x if activation is None else F.gelu(x, _gelu_form(activation))
+
+
+def _gelu_form(activation: str) -> str:
+    if activation not in GELU_FORMS:
+        raise ValueError(f"activation must be None, {' or '.join(map(repr, GELU_FORMS))}, got {activation!r}")
+    return GELU_FORMS[activation]
 
 
 class Embedding(Module):

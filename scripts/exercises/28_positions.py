@@ -90,6 +90,6 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {"sinusoidal": library["sinusoidal_table"]},
-    place=Patch(("gpt.model.positions.sinusoidal_table",), lambda definitions: definitions["sinusoidal"]),
-    answer=("gpt.model.positions.sinusoidal_table",),
+    place=Patch(("gpt.model.original_transformer.sinusoidal_table",), lambda definitions: definitions["sinusoidal"]),
+    answer=("gpt.model.original_transformer.sinusoidal_table",),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 import minigrad.functional as F
-from gpt.model.positions import sinusoidal_table
+from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, nn, no_grad
 from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train
@@ -167,6 +167,6 @@ print("What a word means depends on its neighbours; the next lessons let rows lo
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start embedding
-  read      minigrad/functional/indexing.py: Embedding; gpt/model/positions.py
+  read      minigrad/functional/indexing.py: Embedding; gpt/model/original_transformer.py
   break     python scripts/break.py no_positions: the bag of words, trained
   lesson    python scripts/lesson.py 421""")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 import minigrad.functional as F
-from gpt.model.attention import CausalSelfAttention
 from gpt.model.config import GPTConfig
+from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad
 from minigrad.inspection import profile
 from scripts.lessons.pictures import Lesson, heatmap
@@ -135,6 +135,6 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start heads
-  read      gpt/model/attention.py: the only multi-head attention; minigrad/functional/attention.py: SplitHeads
+  read      gpt/model/gpt2.py: CausalSelfAttention; minigrad/functional/attention.py: SplitHeads
   break     n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
   lesson    python scripts/lesson.py 425""")

@@ -154,7 +154,7 @@ class Between(Llama):
             self.model.norm = nn.LayerNorm(width)
             for block in blocks:
                 block.input_layernorm, block.post_attention_layernorm = nn.LayerNorm(width), nn.LayerNorm(width)
-        init_weights(self, adds_to_residual=("o_proj.weight", "down_proj.weight", "mlp.2.weight"))
+        init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight", "mlp.2.weight"))
 
     def body(self, ids: np.ndarray, cache: KVCache | None, attention_mask: np.ndarray | None) -> Tensor:
         if self.positions is None:

@@ -190,7 +190,7 @@ MISTAKES = {
         ("xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask", "scores", "mask is not added"),
     ),
     "causal_mask": edits(
-        (", keys - queries))", "))", "last ones"),
+        (", keys - queries)", ")", "last ones"),
         ("keys - queries", "keys - queries - 1", "itself"),
         ("xp.tril", "xp.triu", "wrong way round"),
     ),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, GPTConfig, KVCache
-from gpt.model.positions import sinusoidal_table
+from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, use_kernels
 from tests.gpt.small import SHAPE, golden, random_ids, small_gpt
 

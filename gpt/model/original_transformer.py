@@ -1,0 +1,82 @@
+"""Two choices of the original Transformer that GPT-2 made differently: post-norm, and positions that are not learned.
+
+`GPTConfig(norm="post")` and `GPTConfig(positions="sinusoidal")` ask for them. GPT-1 has post-norm and learned
+positions. Vaswani et al. 2017, "Attention is all you need".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, nn
+from minigrad.backend import Array
+
+from .config import INIT_STD
+
+
+def apply_original_design(transformer: Any) -> None:
+    """Exchange the parts of a `gpt2.Transformer` for those that its config asks for; they keep their names."""
+    config = transformer.config
+    if config.positions == "sinusoidal":
+        transformer.wpe = SinusoidalPositions(config.block_size, config.n_embd)
+    if config.norm == "post":
+        for layer, block in enumerate(transformer.h):
+            transformer.h[layer] = PostNormBlock(block)
+        transformer.ln_f = nn.Sequential()  # no layers, so x as it is: the last block has normalized it
+
+
+class PostNormBlock(nn.Module):
+    """A block's parts in another order: not what a sub-layer reads is normalized, but the sum that it leaves.
+
+    Every block normalizes the residual stream itself, twice, and its gradient passes through all these norms. Deep
+    post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
+    """
+
+    def __init__(self, block: Any):
+        self.ln_1, self.attn, self.ln_2, self.mlp = block.ln_1, block.attn, block.ln_2, block.mlp
+
+    def forward(self, x: Tensor, layer: int = 0, cache: Any = None, mask: Tensor | None = None) -> Tensor:
+        x = self.ln_1(x + self.attn(x, layer, cache, mask))  # (B, T, C)
+        return self.ln_2(x + self.mlp(x))  # (B, T, C)
+
+
+class SinusoidalPositions(nn.Module):
+    """The rows of `sinusoidal_table` for given positions: used like an embedding, but fixed.
+
+    The paper adds them to token embeddings of standard deviation 1. Ours start at INIT_STD, so the table is scaled down
+    by the same factor: at full size it drowns the tokens, and the model learns little more than their frequencies.
+    """
+
+    table: Array
+
+    def __init__(self, length: int, size: int):
+        table = np.float32(INIT_STD) * sinusoidal_table(length, size)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, positions: Array) -> Tensor:
+        return Tensor(self.table[positions])
+
+
+def sinusoidal_table(length: int, size: int) -> np.ndarray:
+    """The fixed position code of Vaswani et al. 2017, section 3.5: (length, size) float32.
+
+        PE(t, 2i) = sin(t / 10000^(2i/C)),   PE(t, 2i+1) = cos(t / 10000^(2i/C))
+
+    Each pair of columns turns at its own speed, like the hands of a clock: the first once in 6.3 tokens, the last once
+    in 63,000. A step of k tokens is the same rotation everywhere, so distances can be read off.
+
+    >>> print(sinusoidal_table(3, 4).round(2))
+    [[ 0.    1.    0.    1.  ]
+     [ 0.84  0.54  0.01  1.  ]
+     [ 0.91 -0.42  0.02  1.  ]]
+    """
+    position = np.arange(length)[:, None]  # (T, 1)
+    column = np.arange(0, size, 2)  # 2i
+    angle = position * np.exp(-math.log(10000.0) * column / size)  # (T, C/2)
+    table = np.zeros((length, size), np.float32)
+    table[:, 0::2] = np.sin(angle)
+    table[:, 1::2] = np.cos(angle)[:, : size // 2]
+    return table
