@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
-from finetune.quantization.config import CALIBRATED, METHODS
+from finetune.quantization.convert import CALIBRATED, METHODS
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.model.language_model import LanguageModel

@@ -1,20 +1,27 @@
-"""Quantization: a model's weights in 8 or 4 bits.
+"""Quantization: how do a model's weights fit into 8 or 4 bits?
 
-Read in this order: array.py (what a quantized matrix is), rounding.py (absmax and zero-point), nf4.py and scales.py
-(QLoRA's), outliers.py (why inputs are harder), layers.py (computing with it), calibration.py, gptq.py, awq.py (looking
-at the inputs), convert.py (a whole model), folder.py (saving it). blocks.py and packed.py use the blocks of GGUF files.
+    array.py         QuantizedArray: small integers, and the scales that turn them back into numbers
+    rounding.py      absmax and zero-point: round to nearest; LLM.int8(): inputs in 8 bits as well
+    nf4.py           QLoRA's 4-bit number and its double quantization
+    layers.py        QuantizedLinear and QuantizedEmbedding: computing with quantized weights
+    calibration.py   what the inputs of each layer look like, from some text
+    gptq.py          GPTQ: the columns still to be rounded make up for the error
+    awq.py           AWQ: scale up the weights that meet large inputs
+    convert.py       quantize(model, config): a whole model, in place
+    folder.py        saving and loading a quantized model
+    blocks.py        the 32-number blocks of GGUF files, computed with as they are
+    packed.py        the model in a GGUF file, with its 4 and 8 bits kept
+    on_gpu.py        the same products by CUDA kernels
 """
 
 from .array import QuantizedArray
 from .awq import search_scales
 from .blocks import BlockArray
-from .config import QuantizationConfig
-from .convert import LayerReport, QuantizationReport, memory, quantize
+from .convert import LayerReport, QuantizationConfig, QuantizationReport, memory, quantize
 from .gptq import output_error
 from .layers import QuantizedEmbedding, QuantizedLinear
 from .nf4 import nf4_levels
-from .outliers import int8_product, outlier_columns
-from .rounding import absmax, zero_point
+from .rounding import absmax, int8_product, outlier_columns, zero_point
 
 __all__ = [
     "BlockArray",

@@ -20,8 +20,6 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from .scales import QuantizedScales
-
 WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; -1 is what GPTQ's files say, too
 FEW_ROWS = 8  # of x, in a product: more are better multiplied with exact floats, made once for all of them
 INT4 = np.arange(-8, 8, dtype=np.float32)  # what the codes 0..15 stand for, unless somebody chose other numbers
@@ -55,14 +53,14 @@ class QuantizedArray(nn.Module):
     """A matrix (R, K) in 8 or 4 bits per number. It is not learned: its arrays are buffers, which move and are saved.
 
     levels: whole numbers (R, K) from -2^(bits-1) to 2^(bits-1) - 1; or, with a `codebook`, the codes 0..15 themselves.
-    scales: (R, G) with G groups of K / G numbers in each row, or (1, 1) for the whole array. zeros: levels like scales,
-    or None where 0 is 0. codebook: the 16 numbers that 4-bit codes stand for. order: stored column j is column
-    `order[j]` of the array (GPTQ's act-order); None: they stand as they are.
+    scales: (R, G) with G groups of K / G numbers in each row, or (1, 1) for the whole array; an array, or NF4's
+    `QuantizedScales`. zeros: levels like scales, or None where 0 is 0. codebook: the 16 numbers that 4-bit codes stand
+    for. order: stored column j is column `order[j]` of the array (GPTQ's act-order); None: they stand as they are.
     Raises ValueError where the sizes do not fit.
     """
 
     codes: Array
-    scales: Array | QuantizedScales
+    scales: Any
     zeros: Array | None
     order: Array | None
     codebook: Array
@@ -71,7 +69,7 @@ class QuantizedArray(nn.Module):
     def __init__(
         self,
         levels: np.ndarray,
-        scales: np.ndarray | QuantizedScales,
+        scales: Any,
         zeros: np.ndarray | None = None,
         bits: int = 8,
         codebook: np.ndarray | None = None,
@@ -149,7 +147,7 @@ class QuantizedArray(nn.Module):
 
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
         """The scales of some rows (R, G); (1, 1) if there is one for all."""
-        return self.scales.rows(rows) if isinstance(self.scales, QuantizedScales) else _rows_of(self.scales, rows)
+        return self.scales.rows(rows) if isinstance(self.scales, nn.Module) else _rows_of(self.scales, rows)
 
     @property
     def dtype(self) -> np.dtype:

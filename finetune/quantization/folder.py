@@ -12,7 +12,7 @@ model.safetensors has, for a quantized layer NAME of R outputs and K inputs in G
 
 where value = scale · (level - zero), and the level of a 4-bit code is code - 8, or NF4's number. Double quantization
 has `scales.codes` (R, G) uint8, `scales.absmax` (R G / 256) and `scales.offset` () in the place of scales (see
-scales.py). A tied output layer is the token embedding, and is not stored again.
+nf4.py). A tied output layer is the token embedding, and is not stored again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ from minigrad import nn
 from .. import architectures
 from ..architectures import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
-from .config import QuantizationConfig
+from .convert import QuantizationConfig
 from .layers import QuantizedEmbedding, QuantizedLinear
-from .nf4 import nf4_levels
-from .scales import BLOCK, QuantizedScales
+from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
 
 NAME = "minigrad-gpt-quantized"
 
@@ -122,7 +121,7 @@ def _arrays_of(
     arrays: dict[str, tuple[tuple[int, ...], Any]] = {"codes": ((R, K), "i1") if bits == 8 else ((R, K // 2), "u1")}
     if config.double_quant:
         arrays["scales.codes"] = (per_group, "u1")
-        arrays["scales.absmax"] = ((math.ceil(math.prod(per_group) / BLOCK),), "f4")
+        arrays["scales.absmax"] = ((math.ceil(math.prod(per_group) / SCALES_PER_BLOCK),), "f4")
         arrays["scales.offset"] = ((), "f4")
     else:
         arrays["scales"] = (per_group, "f4")

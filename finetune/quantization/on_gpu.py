@@ -17,7 +17,7 @@ from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMat
 
 from .array import QuantizedArray
 from .blocks import BlockArray
-from .scales import LEVELS, QuantizedScales
+from .nf4 import DYNAMIC_LEVELS, QuantizedScales
 
 Weight = QuantizedArray | BlockArray
 
@@ -68,7 +68,7 @@ def _quantized_matrix(weight: QuantizedArray) -> QuantizedMatrix:
 @functools.cache
 def _levels(device: str) -> Array:
     """The table of all quantized scales, brought to a GPU once."""
-    return to_device(LEVELS, device)
+    return to_device(DYNAMIC_LEVELS, device)
 
 
 def _floats(matrix: QuantizedMatrix | BlockMatrix, weight: Weight) -> Array:

@@ -2,9 +2,11 @@
 
 *Absmax* stretches a grid symmetric around 0 to the largest magnitude; *zero-point* stretches it from the smallest to
 the largest number, which is finer where they lie to one side. Either way one outlier makes the steps wide for all that
-share its scale: hence scales per row, or per small group.
+share its scale: hence scales per row, or per small group. If a layer's inputs are rounded as well, groups do not
+help, and columns with outliers are left in floating point (`int8_product`).
 
-Dettmers et al. 2022, "LLM.int8()", section 2; Jacob et al. 2018, section 2.1.
+Dettmers et al. 2022, "LLM.int8(): 8-bit matrix multiplication for transformers at scale", sections 2 and 3; Jacob et
+al. 2018, section 2.1.
 """
 
 from __future__ import annotations
@@ -84,3 +86,55 @@ def to_levels(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, 
     if zeros is not None:
         levels += zeros
     return np.clip(levels, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, out=levels)
+
+
+# --- LLM.int8(): inputs in 8 bits as well -----------------------------------------------------------------------------
+# If inputs are rounded as well, the product is one of integers, which special hardware computes faster. But large
+# language models have a few features (columns of the input) that are 20 times as large as the others in nearly every
+# token. One such number sets the step for its whole token, and everything else in it is rounded to almost nothing.
+# Fewer than one column in a hundred are like that: they are multiplied in floating point, and the rest in 8 bits.
+#
+# Simplified: NumPy has no fast integer product. Integers below 2²⁴ are exact in float32, so small ones are multiplied
+# as float32: the results are those of integers, without the speed.
+
+THRESHOLD = 6.0  # the paper's
+
+
+def outlier_columns(x: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    """The columns of x (N, I) in which some number is at least `threshold` in magnitude.
+
+    >>> outlier_columns(np.array([[0.5, -8.0, 1.0], [0.2, -7.0, 5.9]]))
+    array([1])
+    """
+    return np.flatnonzero((np.abs(x) >= threshold).any(axis=0))
+
+
+def int8_product(x: np.ndarray, weight: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    """x (N, I) @ weightᵀ (I, O) in 8 bits: a scale per row of x (token) and per row of the weight (output).
+
+        out = x[:, outliers] @ weight[:, outliers]ᵀ + scale_x · scale_w · (levels of the rest's product)
+
+    threshold: from where on a column is an outlier; np.inf rounds all columns, which is the naive method. Raises
+    ValueError for numbers that are not finite.
+
+    The outlier -60 would leave the other numbers of its token 1 / 127 of it as a step:
+
+    >>> x, weight = np.array([[0.5, -60.0, 0.2]]), np.array([[1.0, 0.1, 1.0]])
+    >>> exact = x @ weight.T
+    >>> naive, split = int8_product(x, weight, threshold=np.inf), int8_product(x, weight)
+    >>> print(exact, naive.round(2), split.round(2))
+    [[-5.3]] [[-5.67]] [[-5.3]]
+    """
+    x, weight = as_matrix(x, "x"), as_matrix(weight, "the weight")
+    outliers = outlier_columns(x, threshold)
+    out = x[:, outliers] @ weight[:, outliers].T
+    if len(outliers) < x.shape[1]:
+        x8, weight8 = (absmax(np.delete(matrix, outliers, axis=1)) for matrix in (x, weight))
+        integers = x8.levels() @ weight8.levels().T  # at most 127² I in magnitude: exact up to I = 1040
+        out += integers * (x8.scale_rows() * weight8.scale_rows().T)
+    return out
+
+
+def relative_error(approximation: np.ndarray, exact: np.ndarray) -> float:
+    """|approximation - exact| / |exact|, both as vectors."""
+    return float(np.linalg.norm(approximation - exact) / np.linalg.norm(exact))

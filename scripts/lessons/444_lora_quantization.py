@@ -23,7 +23,7 @@ from finetune.quantization import (
     zero_point,
 )
 from finetune.quantization.nf4 import nf4, nf4_levels
-from finetune.quantization.outliers import relative_error
+from finetune.quantization.rounding import relative_error
 from gpt import GPTConfig, accounting
 from gpt.training.source_code import python_code
 from minigrad import no_grad

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from finetune.quantization import QuantizedArray, absmax, nf4_levels, zero_point
 from finetune.quantization.array import pack, unpack
-from finetune.quantization.nf4 import nf4
-from finetune.quantization.scales import dynamic_levels, nearest, quantize_scales
+from finetune.quantization.nf4 import dynamic_levels, nearest, nf4, quantize_scales
 
 GOLDEN = Path(__file__).parent / "golden" / "nf4.npz"
 # Dettmers et al. 2023, appendix E.

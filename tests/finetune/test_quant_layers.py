@@ -10,7 +10,7 @@ from finetune.quantization import layers as module
 from finetune.quantization.gptq import gptq
 from finetune.quantization.layers import dequantized
 from finetune.quantization.nf4 import nf4
-from finetune.quantization.outliers import relative_error
+from finetune.quantization.rounding import relative_error
 from minigrad import Tensor, gradcheck, nn, use_kernels
 
 

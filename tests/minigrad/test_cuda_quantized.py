@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from finetune.quantization.blocks import BlockArray
-from finetune.quantization.nf4 import nf4
+from finetune.quantization.nf4 import DYNAMIC_LEVELS, QuantizedScales, nf4
 from finetune.quantization.rounding import absmax, zero_point
-from finetune.quantization.scales import LEVELS, QuantizedScales
 from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import quantized
 from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMatrix, dequantize, times_quantized
@@ -44,7 +43,7 @@ def on_gpu(array):
     """A QuantizedArray's arrays, as the kernels want them."""
     scales, double = array.scales, None
     if isinstance(scales, QuantizedScales):
-        double = tuple(to_device(x, "cuda") for x in (scales.codes, LEVELS, scales.offset))
+        double = tuple(to_device(x, "cuda") for x in (scales.codes, DYNAMIC_LEVELS, scales.offset))
         scales = scales.absmax
     others = (array.zeros, array.codebook if array.bits == 4 else None)
     return QuantizedMatrix(
