@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gpt import LanguageModel, Tokenizer
 from gpt.model.generation import Memory, Sampling, stream
-from gpt.tokenizer.text_stream import TextStream
+from gpt.tokenizer.token_view import TextStream
 
 from .chat_template import IM_END, IM_START, ChatTemplate, Message, check_messages, without_oldest_turn
 

@@ -2,11 +2,10 @@
 
     bpe.py                byte-pair encoding from scratch: learning merges, and cutting words with them
     tokenizer.py          Tokenizer: text to ids and back, with a vocabulary of ours or GPT-2's
-    vocabulary.py         what every vocabulary must satisfy, wherever it comes from
+    vocabulary.py         what a vocabulary is, and what must be true of it wherever it comes from
     vocabulary_files.py   vocab.json and merges.txt, and the vocabulary of a GGUF file
     tokenizer_json.py     tokenizer.json, the format of Hugging Face's `tokenizers`
-    text_stream.py        ids to text while they arrive
-    token_view.py         marked tokens, in the terminal or as HTML
+    token_view.py         ids to text while they arrive; marked tokens, in the terminal or as HTML
 """
 
 from .bpe import train_bpe

@@ -1,11 +1,13 @@
-"""Tokens that carry a mark, as text for the terminal or as a page of HTML: how surprised a model was by each, say.
+"""Tokens as their reader sees them: text that appears while the model writes, and tokens that carry a mark.
 
-Five levels, from 0 (no mark) to 4. Colours get darker with the level and the underline thicker, so that a page can be
-read in black and white, too. Without colours the terminal shows [level 3] and [[level 4]] in brackets.
+A mark says, for example, how surprised a model was by a token. There are five levels, from 0 (no mark) to 4, shown in
+the terminal or on a page of HTML. Colors get darker with the level and the underline thicker, so that a page can also
+be read in black and white. Without colors the terminal shows [level 3] and [[level 4]] in brackets.
 """
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import html
 import os
@@ -31,6 +33,32 @@ pre span, .legend span { unicode-bidi: isolate; padding: 1px 0 }
 pre span:hover { outline: 2px solid #000 }
 table { border-collapse: collapse } td { padding: 0 1em 0 0 }
 """
+
+
+class TextStream:
+    """Turns one sequence's tokens into text, piece by piece; special tokens show as nothing.
+
+    A character whose bytes are spread over several tokens waits for the last of them.
+
+    >>> stream = TextStream(Tokenizer.train("a", vocab_size=257))
+    >>> tokens = stream.tokenizer.encode("né")
+    >>> [stream.text(token) for token in tokens], stream.rest()
+    (['n', '', 'é'], '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def text(self, token: int) -> str:
+        """What can be shown now that `token` has come; -1, for no token, is nothing."""
+        if token < 0 or token in self.tokenizer.special_tokens.values():
+            return ""
+        return printable(self._decoder.decode(self.tokenizer.decode_bytes([token])))
+
+    def rest(self) -> str:
+        """What is left at the end: "\ufffd" for a character that was not finished."""
+        return self._decoder.decode(b"", final=True)
 
 
 @dataclasses.dataclass(frozen=True)

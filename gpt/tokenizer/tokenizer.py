@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from .bpe import (
     visible,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_vocabulary
+from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 # GPT-2's two files, with the SHA-256 that tiktoken checks when it has downloaded them.
@@ -84,7 +84,8 @@ class Tokenizer:
         self.merges = list(merges)
         self.special_tokens: dict[str, int] = {}
         self.add_special_tokens(special_tokens or ())
-        check_vocabulary(self.vocab, self.merges)
+        check_tokens(self.vocab)
+        check_merges(self.merges, self.vocab.values())
         self.eos_token = eos_token if eos_token in self.special_tokens else None
         ordinary = {bytes([byte]) for byte in range(256)} | {first + second for first, second in self.merges}
         self.pattern, self.chat_template = pattern, chat_template
@@ -226,14 +227,8 @@ class Tokenizer:
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
         if textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text):
-            return self._encode_textbook(text, allowed_special)
-        ids: list[int] = []
-        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
-            if i % 2:
-                ids.append(self.special_tokens[part])
-            else:
-                ids += self.fast.encode_ordinary(part)
-        return ids
+            return self._encode(text, allowed_special, self._encode_words)
+        return self._encode(text, allowed_special, self.fast.encode_ordinary)
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
         """The token ids of any bytes, text or not: `decode_bytes` gives back the same bytes.
@@ -246,7 +241,7 @@ class Tokenizer:
             return self.encode(data.decode("utf-8"), allowed_special, textbook)
         except UnicodeDecodeError:
             # A byte that is no UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
-            return self._encode_textbook(data.decode("utf-8", "surrogateescape"), allowed_special)
+            return self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
 
     def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
         """The token ids of a stream of strings, as of an open file, in little memory.
@@ -264,15 +259,18 @@ class Tokenizer:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 
-    def _encode_textbook(self, text: str, allowed_special: AllowedSpecial) -> list[int]:
+    def _encode(
+        self, text: str, allowed_special: AllowedSpecial, encode_ordinary: Callable[[str], list[int]]
+    ) -> list[int]:
+        """The ids of a text, whose parts between special tokens `encode_ordinary` encodes."""
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
-            if i % 2:
-                ids.append(self.special_tokens[part])
-                continue
-            for word in split_words(part, self.pattern):
-                ids += self._encode_word(word)
+            ids += [self.special_tokens[part]] if i % 2 else encode_ordinary(part)
         return ids
+
+    def _encode_words(self, text: str) -> list[int]:
+        """The textbook's way for a text without special tokens: word by word."""
+        return [id for word in split_words(text, self.pattern) for id in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:
         """The ids of one word. Words repeat, so that remembering them saves most of the work."""

@@ -9,11 +9,10 @@ a tokenizer that is nearly the same gives a model other ids than it was trained 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from .bpe import Pair, visible
-from .vocabulary import Vocabulary, parse_pair
+from .bpe import visible
+from .vocabulary import Vocabulary
 
 # How a pre-tokenizer cuts a text into words: by GPT-2's pattern; and before that, each digit by itself.
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -26,17 +25,11 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 
 
-def parse_tokenizer_json(
-    content: dict[str, Any], name: str
-) -> tuple[dict[str, int], list[Pair], dict[str, int], str, Callable[[int], str]]:
-    """Ids, merges, added tokens and pattern (a name in `bpe.PATTERNS`), and where the i-th merge stands.
+def parse_tokenizer_json(content: dict[str, Any], name: str) -> tuple[dict[str, int], list[str], dict[str, int], str]:
+    """Ids, merges as lines of merges.txt, added tokens and pattern (a name in `bpe.PATTERNS`).
 
     Raises ValueError, with the file's `name`, for what is damaged and for steps that are not known here.
     """
-
-    def place(i: int) -> str:
-        return f"{name}, merge {i + 1}"
-
     try:
         model, normalizer = content["model"], content.get("normalizer")
         if model["type"] != "BPE":
@@ -47,9 +40,8 @@ def parse_tokenizer_json(
             raise ValueError(f"{name}: its model has the option {option}, which is not known here")
         pattern = _pattern(content["pre_tokenizer"], name)
         lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        merges = [parse_pair(line, place(i)) for i, line in enumerate(lines)]
         added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-        return {**model["vocab"]}, merges, added, pattern, place
+        return {**model["vocab"]}, lines, added, pattern
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{name} is damaged: it lacks a part, or has one of the wrong type ({error!r})") from None
 

@@ -1,8 +1,8 @@
-"""A sound vocabulary, from what files say about it: spellings to bytes, ids without holes, merges that join tokens.
+"""What a vocabulary is, and what must be true of it: bytes for every token, ids without holes, merges that join tokens.
 
-Each format that holds a tokenizer (`vocabulary.py`: the two text files of GPT-2, Hugging Face's tokenizer.json, a GGUF
-file) is read into ids, merges and special tokens; here they are put together and checked. What does not fit is a
-ValueError that names file and place.
+Each format that holds a tokenizer (vocabulary_files.py: the two text files of GPT-2, Hugging Face's tokenizer.json, a
+GGUF file) is read into ids, merges and special tokens; here they are put together and checked. What does not fit is a
+ValueError that names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ class Vocabulary(NamedTuple):
 
 def assemble(
     ids: Mapping[str, Any],
-    merges: list[Pair],
+    lines: Sequence[str],
     added: Mapping[str, Any],
     roles: Mapping[str, Any],
     name: str,
-    place: Callable[[int], str],
+    place: Callable[[int], str] | None = None,
 ) -> Vocabulary:
     """From spellings to bytes: put together what the files say, and check that it fits.
 
-    `ids` are all tokens as vocab.json spells them, `added` special ones beside or among them, `roles` what
-    special_tokens_map.json holds; `name` stands in errors, `place` says where the i-th merge is.
+    `ids` are all tokens as vocab.json spells them, `lines` the merges as merges.txt does, `added` special tokens beside
+    or among the others, `roles` what special_tokens_map.json holds; `name` stands in errors, `place` says where the
+    i-th merge is, if not at "name, merge i + 1".
     """
+    place = place or (lambda i: f"{name}, merge {i + 1}")
+    merges = [parse_pair(line, place(i)) for i, line in enumerate(lines)]
     made = {first + second for first, second in merges}
     special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles)]))
     special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
@@ -66,7 +69,7 @@ def assemble(
             tokens[len(tokens)] = text.encode("utf-8")
     check_merges(merges, tokens.values(), place)
     try:
-        check_vocabulary(tokens, merges)
+        check_tokens(tokens)
         check_all_made(tokens, merges, special_tokens)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
@@ -106,11 +109,11 @@ def _to_bytes(text: str, place: str) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What makes a vocabulary sound.
+# What must be true of a vocabulary.
 
 
-def check_vocabulary(tokens: Mapping[int, bytes], merges: Sequence[Pair]) -> None:
-    """Raise ValueError unless ids run from 0 without holes, bytes are tokens, and merges join tokens to tokens.
+def check_tokens(tokens: Mapping[int, bytes]) -> None:
+    """Raise ValueError unless ids run from 0 without holes, no two are the same token, and bytes are tokens.
 
     A byte may lack a token if plain English can do without it: it is left out when a text is encoded.
     """
@@ -128,7 +131,6 @@ def check_vocabulary(tokens: Mapping[int, bytes], merges: Sequence[Pair]) -> Non
             f"{len(missing)} of the bytes that make up plain English have no token (the first is 0x{missing[0]:02x}, "
             f"written {visible(bytes([missing[0]]))!r}), so that hardly a text could be encoded"
         )
-    check_merges(merges, ids)
 
 
 def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files import parse_json, read_json, read_text, write_text
 from .tokenizer_json import parse_tokenizer_json, tokenizer_json
-from .vocabulary import Vocabulary, assemble, parse_pair
+from .vocabulary import Vocabulary, assemble
 
 TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -47,8 +47,8 @@ def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
 def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
     path = folder / TOKENIZER_JSON
     if path.exists():  # goes first: the other files do not say how a text is cut into words
-        ids, merges, more, pattern, place = parse_tokenizer_json(read_json(path), str(path))
-        return assemble(ids, merges, {**added, **more}, roles, str(path), place)._replace(pattern=pattern)
+        ids, merges, more, pattern = parse_tokenizer_json(read_json(path), str(path))
+        return assemble(ids, merges, {**added, **more}, roles, str(path))._replace(pattern=pattern)
     for names in NAMES:
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
@@ -80,8 +80,8 @@ def parse_vocabulary(
     def place(i: int) -> str:
         return f"{merges_name}, line {first + i + 1}"
 
-    pairs = [parse_pair(line.removesuffix("\r"), place(i)) for i, line in enumerate(lines[first:])]
-    return assemble(parse_json(vocab, vocab_name), pairs, added or {}, roles or {}, vocab_name, place)
+    lines = [line.removesuffix("\r") for line in lines[first:]]
+    return assemble(parse_json(vocab, vocab_name), lines, added or {}, roles or {}, vocab_name, place)
 
 
 def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
@@ -156,13 +156,10 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
     if eos is not None and not 0 <= eos < len(tokens):
         raise ValueError(f"{name}: tokenizer.ggml.eos_token_id is {eos}, but there are {len(tokens)} tokens")
 
-    def place(i: int) -> str:
-        return f"{name}, merge {i + 1}"
-
     ids = {token: id for id, token in enumerate(tokens)}
     added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
-    merges = [parse_pair(line, place(i)) for i, line in enumerate(entries("ggml.merges", str))]
-    vocabulary = assemble(ids, merges, added, {} if eos is None else {"eos_token": tokens[eos]}, name, place)
+    roles = {} if eos is None else {"eos_token": tokens[eos]}
+    vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name)
     return vocabulary._replace(pattern=_GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
 
 
