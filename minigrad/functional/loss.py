@@ -1,4 +1,4 @@
-"""How wrong a prediction is, as one number to make smaller."""
+"""Losses: how wrong a prediction is, as one number to make smaller."""
 
 from __future__ import annotations
 
@@ -22,56 +22,42 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Function):
-    """loss = -ln softmax(logits)[target] per row, times the class weight.
+    """loss = -ln softmax(logits)[target] for each row; then the mean or the sum over the rows.
 
-    The gradient is what the model believed minus what was true:  dlogits = dloss * (softmax(logits) - onehot(target)).
-    Label smoothing e puts e/C of the truth on each of the C classes:  q = (1 - e) onehot + e/C,
+    For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is softmax(logits). The
+    derivative of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
 
-        loss = -Σ_c q_c weight_c ln p_c,  dlogits = dloss * (p Σ_c q_c weight_c - q weight)
+        dlogits = dloss * (softmax(logits) - onehot(target))
 
-    Rows whose target is `ignore_index` give loss 0 and gradient 0.
+    which is what the model believed minus what was true.
+
+    Rows whose target is `ignore_index` do not count (padding, or a prompt that the model should not learn to write):
+    their loss and their gradient are 0, and the mean is over the other rows.
     """
 
     dtype_rule = "any"
 
     @staticmethod
-    def forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing):  # logits (N, C), targets (N)
+    def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
         xp = module_of(logits)
-        n, classes = logits.shape
-        kept = targets != ignore_index
-        rows, safe = xp.arange(n), xp.where(kept, targets, 0)
-        log_probs = log_softmax_of_array(logits, dim=1)
-        row_weight = kept.astype(logits.dtype) if weight is None else xp.where(kept, weight[safe], 0)
-        # where(kept, ...) and not only the weight 0, as 0 * -inf would be nan
-        loss = -(1 - label_smoothing) * row_weight * xp.where(kept, log_probs[rows, safe], 0)
-        if label_smoothing > 0:
-            spread = log_probs.sum(axis=1) if weight is None else log_probs @ weight
-            loss = loss - label_smoothing / classes * xp.where(kept, spread, 0)
-
-        ctx.log_probs, ctx.rows, ctx.safe, ctx.kept = log_probs, rows, safe, kept
-        ctx.row_weight, ctx.weight, ctx.smoothing, ctx.total = row_weight, weight, label_smoothing, None
-        if reduction == "none":
-            return loss
-        if reduction == "sum":
-            return loss.sum()
-        ctx.total = nan_if_0(row_weight.sum())
-        return loss.sum() / ctx.total
+        ctx.counts = targets != ignore_index  # (N) booleans
+        ctx.rows = xp.arange(len(targets))
+        ctx.targets = xp.where(ctx.counts, targets, 0)  # ignore_index is not a class: look up class 0 in its place
+        ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
+        losses = xp.where(ctx.counts, -ctx.log_probs[ctx.rows, ctx.targets], 0)  # (N)
+        ctx.n = nan_if_0(ctx.counts.sum(dtype=logits.dtype)) if reduction == "mean" else 1
+        return losses if reduction == "none" else losses.sum() / ctx.n
 
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        probs = xp.exp(ctx.log_probs)
-        # loss = loss.sum() / total
-        dloss = xp.where(ctx.kept, dout if ctx.total is None else dout / ctx.total, 0)[:, None]  # (N, 1)
-        true_mass = (1 - ctx.smoothing) * ctx.row_weight[:, None]
-        if ctx.smoothing == 0:
-            dlogits = probs * (dloss * true_mass)
-        else:
-            classes = probs.shape[1]
-            spread = ctx.smoothing / classes * (xp.ones(classes, dout.dtype) if ctx.weight is None else ctx.weight)
-            dlogits = dloss * (probs * (true_mass + spread.sum()) - spread)
-        dlogits[ctx.rows, ctx.safe] -= (dloss * true_mass)[:, 0]
-        return dlogits, None, None
+        # loss = losses.sum() / n
+        dlosses = xp.where(ctx.counts, dout / ctx.n, 0)  # (N)
+        # losses = logsumexp(logits) - logits[target]:  dlogits = dlosses * probs - dlosses * onehot(target)
+        probs = xp.exp(ctx.log_probs)  # softmax(logits), (N, C)
+        dlogits = dlosses[:, None] * probs
+        dlogits[ctx.rows, ctx.targets] -= dlosses
+        return dlogits, None
 
 
 def cross_entropy(
@@ -84,11 +70,12 @@ def cross_entropy(
 ) -> Tensor:
     """-ln softmax(logits)[target]: logits (N, C), class numbers (N); or (C), (); or (N, C, d1, ...), (N, d1, ...).
 
-    Targets of floating dtype in the logits' shape are probabilities. reduction: "mean" (over the class weights of the
-    rows that count), "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError for a target
-    outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit.
+    Targets of floating dtype in the logits' shape are probabilities. `weight` (C) multiplies the loss of each class.
+    Label smoothing e moves e of the truth from the target to all classes, e/C each. reduction: "mean" (over the class
+    weights of the rows that count), "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError
+    for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit.
 
-    Two equally likely classes: whichever comes is a surprise of ln 2.
+    With two equally likely classes, either one is a surprise of ln 2:
 
     >>> import numpy as np
     >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
@@ -106,62 +93,40 @@ def cross_entropy(
             raise ValueError("cross_entropy: ignore_index is for class numbers, but the targets are probabilities")
         return _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim)
     check_targets("cross_entropy", labels, logits.shape, class_dim, ignore_index)
-    options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+    if weight is not None or label_smoothing > 0:
+        log_probs = log_softmax(logits, class_dim)
+        return _nll_loss(log_probs, labels, weight, ignore_index, reduction, label_smoothing, class_dim)
+    options = {"ignore_index": ignore_index, "reduction": reduction}
     if logits.ndim == 2:
-        return CrossEntropy.apply(logits, labels, weight, **options)
-    loss = CrossEntropy.apply(_rows(logits, class_dim), labels.reshape(-1), weight, **options)
+        return CrossEntropy.apply(logits, labels, **options)
+    loss = CrossEntropy.apply(_rows(logits, class_dim), labels.reshape(-1), **options)
     return reshape(loss, labels.shape) if reduction == "none" else loss
 
 
-def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
-    """Raise TypeError, ValueError or IndexError unless `targets` has a class number for each row of scores."""
-    check_integers(op, targets)
-    if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:
-        raise ValueError(
-            f"{op}: targets of shape {targets.shape} do not fit scores of shape {shape}, whose classes are on axis "
-            f"{class_dim}; if yours are on the last axis, use scores.reshape(-1, classes) and targets.reshape(-1)"
-        )
-    labels = module_of(targets).where(targets == ignore_index, 0, targets)
-    check_indices(op, labels, shape[class_dim], f"the {shape[class_dim]} classes")
-
-
-def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> None:
-    if weight is None:
-        return
-    if scores.ndim == 0 or weight.shape != scores.shape[class_dim : class_dim + 1]:
-        raise ValueError(f"{op}: weight of shape {weight.shape} does not fit scores of shape {scores.shape}")
-    if weight.dtype != scores.dtype:
-        raise TypeError(f"{op}: cannot mix {scores.dtype} scores and {weight.dtype} weights; convert with .to(dtype)")
-
-
-def nan_if_0(total: Array) -> Array:
-    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
-    return module_of(total).where(total == 0, math.nan, total)
-
-
-def _rows(scores: Tensor, class_dim: int) -> Tensor:
-    """Scores (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
-    others = [axis for axis in range(scores.ndim) if axis != class_dim]
-    n = math.prod([scores.shape[axis] for axis in others])
-    return reshape(permute(scores, (*others, class_dim)), (n, scores.shape[class_dim]))
+def _rows(logits: Tensor, class_dim: int) -> Tensor:
+    """Logits (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
+    others = [axis for axis in range(logits.ndim) if axis != class_dim]
+    n = math.prod([logits.shape[axis] for axis in others])
+    return reshape(permute(logits, (*others, class_dim)), (n, logits.shape[class_dim]))
 
 
 def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim):
-    """Cross-entropy against probabilities: -Σ_c target_c weight_c ln p_c."""
+    """Cross-entropy with probabilities as targets: -Σ_c target_c weight_c ln p_c."""
     if targets.shape != logits.shape:
         raise ValueError(f"cross_entropy: probabilities {targets.shape} do not fit logits {logits.shape}")
-    classes = logits.shape[class_dim]
     if label_smoothing > 0:
-        targets = targets * (1 - label_smoothing) + label_smoothing / classes
-    log_probs = log_softmax(logits, class_dim)
-    if weight is not None:
-        log_probs = log_probs * reshape(weight, [classes if axis == class_dim else 1 for axis in range(logits.ndim)])
-    loss = -sum_of(log_probs * targets, class_dim)
-    return _reduced(loss, reduction)
+        targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[class_dim]
+    log_probs = _times_class_weight(log_softmax(logits, class_dim), weight, class_dim)
+    return _reduced(-sum_of(log_probs * targets, class_dim), reduction)
 
 
 class LinearCrossEntropy(Function):
-    """Output projection and cross-entropy as one op, so that a fast kernel need never hold all logits (N, V)."""
+    """cross_entropy(x @ weightᵀ, targets): a language model's output projection and its loss as one fused op.
+
+    A fused op does the work of several ops in one go. It has no forward and backward of its own here. `compose` says
+    which ops it consists of, and those run in its place, unless a fast kernel is selected for it. The fast kernel has
+    both halves, and never holds all logits (N, V): see kernels/cpu/cross_entropy.py.
+    """
 
     @staticmethod
     def compose(x, weight, targets, ignore_index, reduction):
@@ -191,14 +156,28 @@ def nll_loss(
     targets = array_of(targets)
     check_class_weight("nll_loss", weight, log_probs, class_dim)
     check_targets("nll_loss", targets, log_probs.shape, class_dim, ignore_index)
+    return _nll_loss(log_probs, targets, weight, ignore_index, reduction, 0.0, class_dim)
 
-    xp = module_of(targets)
-    kept = xp.asarray(targets != ignore_index)
-    safe = xp.where(kept, targets, 0)
-    row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, array_of(weight)[safe], 0)
-    picked = gather(log_probs, class_dim, xp.expand_dims(safe, class_dim))
-    loss = where(kept, -reshape(picked, safe.shape), 0.0) * row_weight  # where, as -inf * 0 would be nan
+
+def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim):
+    """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, with label smoothing e."""
+    xp, weight = module_of(targets), array_of(weight)
+    counts = xp.asarray(targets != ignore_index)
+    safe = xp.where(counts, targets, 0)  # ignore_index is not a class
+    row_weight = counts.astype(log_probs.dtype) if weight is None else xp.where(counts, weight[safe], 0)
+    picked = reshape(gather(log_probs, class_dim, xp.expand_dims(safe, class_dim)), safe.shape)
+    loss = where(counts, -picked, 0.0) * row_weight  # where, as -inf * 0 would be nan
+    if label_smoothing > 0:
+        of_all = sum_of(_times_class_weight(log_probs, weight, class_dim), class_dim)
+        uniform = label_smoothing / log_probs.shape[class_dim]
+        loss = loss * (1 - label_smoothing) - where(counts, of_all, 0.0) * uniform
     return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
+
+
+def _times_class_weight(log_probs, weight, class_dim):
+    if weight is None:
+        return log_probs
+    return log_probs * reshape(weight, [-1 if axis == class_dim else 1 for axis in range(log_probs.ndim)])
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -245,11 +224,40 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
     return _reduced(loss, reduction)
 
 
+# --- what the losses share ---
+
+
+def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
+    """Raise TypeError, ValueError or IndexError unless `targets` has a class number for each row of scores."""
+    check_integers(op, targets)
+    if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:
+        raise ValueError(
+            f"{op}: targets of shape {targets.shape} do not fit scores of shape {shape}, whose classes are on axis "
+            f"{class_dim}; if yours are on the last axis, use scores.reshape(-1, classes) and targets.reshape(-1)"
+        )
+    labels = module_of(targets).where(targets == ignore_index, 0, targets)
+    check_indices(op, labels, shape[class_dim], f"the {shape[class_dim]} classes")
+
+
+def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> None:
+    if weight is None:
+        return
+    if scores.ndim == 0 or weight.shape != scores.shape[class_dim : class_dim + 1]:
+        raise ValueError(f"{op}: weight of shape {weight.shape} does not fit scores of shape {scores.shape}")
+    if weight.dtype != scores.dtype:
+        raise TypeError(f"{op}: cannot mix {scores.dtype} scores and {weight.dtype} weights; convert with .to(dtype)")
+
+
 def check_reduction(op: str, reduction: str, *others: str) -> None:
     """Raise ValueError for a reduction that there is not."""
     if reduction not in ("mean", "sum", "none", *others):
         names = ", ".join([repr(name) for name in ("mean", "sum", "none", *others)])
         raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}")
+
+
+def nan_if_0(total: Array) -> Array:
+    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
+    return module_of(total).where(total == 0, math.nan, total)
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:

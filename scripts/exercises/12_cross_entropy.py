@@ -119,15 +119,13 @@ EXERCISE = Exercise(
             ),
         ),
     ),
-    adapt=lambda library: {"CrossEntropy": without_weight(library["CrossEntropy"])},
+    adapt=lambda library: {"CrossEntropy": with_the_mean(library["CrossEntropy"])},
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",
         lambda op: when(
-            lambda logits, targets, weight, ignore_index, reduction, label_smoothing: (
-                weight is None and reduction == "mean" and not label_smoothing
-            ),
-            with_weight(op),
+            lambda logits, targets, ignore_index, reduction: reduction == "mean",
+            without_reduction(op),
             find_object("minigrad.functional.loss.CrossEntropy"),
         ),
     ),
@@ -135,27 +133,19 @@ EXERCISE = Exercise(
 )
 
 
-def without_weight(library: Any) -> Any:
+def with_the_mean(library: Any) -> Any:
     """The library's op with the exercise's arguments."""
 
     def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int) -> Any:
-        return library.forward(ctx, logits, targets, None, ignore_index, "mean", 0.0)
+        return library.forward(ctx, logits, targets, ignore_index, "mean")
 
-    methods = {
-        "forward": staticmethod(forward),
-        "backward": staticmethod(lambda ctx, dout: library.backward(ctx, dout)[:2]),
-    }
-    return type("CrossEntropy", (library,), methods)
+    return type("CrossEntropy", (library,), {"forward": staticmethod(forward)})
 
 
-def with_weight(op: Any) -> Any:
+def without_reduction(op: Any) -> Any:
     """The learner's op with the library's arguments."""
 
-    def forward(ctx: Any, logits: Any, targets: Any, weight: Any, ignore_index: int, **rest: Any) -> Any:
+    def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int, reduction: str) -> Any:
         return op.forward(ctx, logits, targets, ignore_index)
 
-    methods = {
-        "forward": staticmethod(forward),
-        "backward": staticmethod(lambda ctx, dout: (*op.backward(ctx, dout), None)),
-    }
-    return type("CrossEntropy", (op,), methods)
+    return type("CrossEntropy", (op,), {"forward": staticmethod(forward)})

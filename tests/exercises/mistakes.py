@@ -145,11 +145,11 @@ MISTAKES = {
         ("shifted = x - x.max(axis=dim, keepdims=True)", "shifted = x", "overflow"),
     ),
     "cross_entropy": edits(
-        ("dlogits[ctx.rows, ctx.safe] -= (dloss * true_mass)[:, 0]", "pass", "truth is missing"),
-        ("dout if ctx.total is None else dout / ctx.total", "dout", "divided by n"),
-        ("nan_if_0(row_weight.sum())", "n", "ignored rows count"),
-        ("dlogits[ctx.rows, ctx.safe] -=", "dlogits[ctx.rows, ctx.safe] +=", "subtract"),
-        ("return loss.sum() / ctx.total", "return -loss.sum() / ctx.total", "sign"),
+        ("dlogits[ctx.rows, ctx.targets] -= dlosses", "pass", "truth is missing"),
+        ("dout / ctx.n", "dout", "divided by n"),
+        ("nan_if_0(ctx.counts.sum(dtype=logits.dtype))", "len(targets)", "ignored rows count"),
+        ("dlogits[ctx.rows, ctx.targets] -=", "dlogits[ctx.rows, ctx.targets] +=", "subtract"),
+        ("else losses.sum() / ctx.n", "else -losses.sum() / ctx.n", "sign"),
     ),
     "embedding": edits(
         ("scatter_add(dweight, ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1]))",

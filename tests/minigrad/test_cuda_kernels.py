@@ -317,12 +317,8 @@ def test_a_target_that_is_no_class_is_an_infinite_loss():
 
 def test_textbook_forms_run_where_no_kernel_fits():
     x = np.array([[0.5, -1.0], [2.0, 0.0]])
-    for op, inputs, options in [
-        ("cross_entropy", [x, np.array([0, 1])], {"label_smoothing": 0.1}),
-        ("cross_entropy", [x, np.array([0, 1]), np.array([0.3, 0.7])], {}),
-    ]:
-        assert_close(run(op, inputs, options), run(op, inputs, options, "textbook", "cpu"), np.float64)
-    for op, inputs in {"gelu": [x], "layer_norm": [x, 2, x[0], None], "rms_norm": [x, 2, x[0]]}.items():
+    norms = {"layer_norm": [x, 2, x[0], None], "rms_norm": [x, 2, x[0]]}
+    for op, inputs in {"cross_entropy": [x, np.array([0, 1])], "gelu": [x], **norms}.items():
         half, expected = (
             run(op, inputs, {}, kernels, device, np.float16)
             for kernels, device in (("fast", "cuda"), ("textbook", "cpu"))

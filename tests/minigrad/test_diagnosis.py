@@ -121,7 +121,7 @@ MUTANTS = {
         "factor", "15x too large: a sum over all elements",
     ),
     "cross-entropy's mean is not divided": (
-        cross_entropy, X, loss.CrossEntropy, lambda c, d: original(loss.CrossEntropy, c, d * c.total),
+        cross_entropy, X, loss.CrossEntropy, lambda c, d: original(loss.CrossEntropy, c, d * c.n),
         "factor", r"3x too large: .* axis 0 of input 0 \(logits\) \(length 3\)",
     ),
     "bias gets the mean over the batch": (

@@ -71,18 +71,15 @@ EVEN = 8  # numbers of bfloat16 in 16 bytes
 
 
 class CudaCrossEntropy(Function):
-    """-ln softmax(logits)[target] per row. See functional.loss.CrossEntropy.
-
-    With class weights or label smoothing the textbook form runs.
-    """
+    """-ln softmax(logits)[target] per row. See functional.loss.CrossEntropy."""
 
     dtype_rule = "any"
 
     @staticmethod
-    def forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing):  # logits (N, C), targets (N)
-        ctx.textbook = weight is not None or label_smoothing > 0 or not takes(logits, bfloat16=False)
+    def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
+        ctx.textbook = not takes(logits, bfloat16=False)
         if ctx.textbook:
-            return CrossEntropy.forward(ctx, logits, targets, weight, ignore_index, reduction, label_smoothing)
+            return CrossEntropy.forward(ctx, logits, targets, ignore_index, reduction)
         ctx.logits = module_of(logits).ascontiguousarray(logits)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, logits.dtype)
         losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits, logits.shape[1])
@@ -94,7 +91,7 @@ class CudaCrossEntropy(Function):
             return CrossEntropy.backward(ctx, dout)
         dlosses = _per_row(dout, ctx.total, ctx.logits)
         columns = ctx.logits.shape[1]
-        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, columns), None, None
+        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, columns), None
 
 
 class CudaLinearCrossEntropy(Function):
