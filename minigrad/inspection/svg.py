@@ -1,8 +1,8 @@
 """A graph as a picture, without Graphviz: boxes and arrows in SVG, which every browser shows.
 
-Arrows point the way forward goes. Ops have round corners, leaves square ones and a grey ground, the result a thick
-border: to be told apart in black and white. Where an op has several inputs, its top edge names them; where it has
-several outputs, its bottom edge numbers them.
+Arrows point in the direction of the forward pass. Ops have round corners, leaves have square corners and are grey, and
+the result has a thick border. If an op has several inputs, its top edge names them; if it has several outputs, its
+bottom edge numbers them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from html import escape
 from .graph import Graph, Node
 from .layout import Box, Edge, place
 
-FONT, SMALL = 12, 9  # pixels; monospace, so that a text's width is known: 0.61 of its height per letter
+FONT, SMALL = 12, 9  # pixels; in a monospace font each letter is 0.61 as wide as the font size
 LETTER = 0.61
 LINE, MARGIN, PADDING, PORT_LINE = 15, 16, 9, 12
 TITLE = 44
-ARROW = 8
+GAP_X, GAP_Y = 18, 34
 STYLE = f"""<style>
 text {{ font: {FONT}px monospace }}
 .small {{ font-size: {SMALL}px; fill: #444 }}
 .op {{ font-weight: bold }}
 .edge {{ fill: none; stroke: #333; marker-end: url(#arrow) }}
 </style>
-<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="{ARROW}" markerHeight="{ARROW}"
+<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"
  markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.8 L8 4 L0 7.2 z"/></marker></defs>"""
 SHAPE = {"op": 'rx="7" fill="white"', "leaf": 'fill="#e8e8e8"', "rest": 'rx="7" fill="white" stroke-dasharray="4 3"'}
-PULL = {"op": 1.0, "leaf": 0.1, "rest": 0.1}  # the chain of ops goes straight down, parameters stand beside it
+RANK = {"op": 1.0, "leaf": 0.1, "rest": 0.1}  # the chain of ops runs straight down, parameters stand beside it
 
 
 def svg_of(graph: Graph) -> str:
     """The SVG source."""
     boxes = {node: _box(node) for node in graph.nodes}
     edges = [edge for node in graph.nodes for edge in _edges(node, boxes)]
-    width, height = place(list(boxes.values()), edges)
+    width, height = place(list(boxes.values()), edges, GAP_X, GAP_Y)
     title = _title(graph)
     width = max(width, *(len(line) * FONT * LETTER for line in title)) + 2 * MARGIN
     height += 2 * MARGIN + TITLE
@@ -80,7 +80,7 @@ def _box(node: Node) -> Box:
     ports = max(_ports_width(_in_ports(node)), _ports_width(_out_ports(node)))
     port_lines = bool(_in_ports(node)) + bool(_out_ports(node))
     height = len(_lines(node)) * LINE + PADDING + port_lines * PORT_LINE
-    return Box(max(text, ports) + 2 * PADDING, height, pull=PULL[node.kind])
+    return Box(max(text, ports) + 2 * PADDING, height, RANK[node.kind])
 
 
 def _ports_width(ports: list[str]) -> float:
@@ -131,14 +131,11 @@ def _edges(node: Node, boxes: dict[Node, Box]) -> list[Edge]:
 
 
 def _edge_path(edge: Edge) -> str:
-    """Straight down wherever there are boxes beside it, curved between the layers: so no arrow crosses a box."""
-    source, target = edge.source, edge.target
-    places = [(source.x + edge.source_dx, source), *((bend.x, bend) for bend in edge.bends)]
-    places.append((target.x + edge.target_dx, target))
-    path = [f"M{places[0][0]:.1f} {source.y + source.height:.1f}"]
-    for (x, box), (to_x, to_box) in zip(places, places[1:], strict=False):
-        y, to_y = box.layer_bottom, to_box.layer_top - ARROW
+    """Curved in the gaps between the layers, straight down beside the boxes: no arrow crosses a box."""
+    stops = edge.stops()
+    path = [f"M{edge.source.x + edge.source_dx:.1f} {edge.source.y + edge.source.height:.1f}"]
+    for (box, dx), (to_box, to_dx) in zip(stops, stops[1:], strict=False):
+        x, to_x, y, to_y = box.x + dx, to_box.x + to_dx, to_box.y - GAP_Y, to_box.y
         middle = (y + to_y) / 2
         path.append(f"L{x:.1f} {y:.1f} C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
-    path.append(f"L{places[-1][0]:.1f} {target.y:.1f}")
     return f'<path class="edge" d="{" ".join(path)}"/>'

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.inspection import draw
-from minigrad.inspection.layout import spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -305,24 +304,3 @@ def test_a_chain_of_10_000_ops_is_cut_with_a_note(tmp_path):
     assert "9,960 ops before these are not shown" in [text.text for text in root.iter(SVG + "text")]
     check_geometry(root, boxes, arrows)
     assert len(draw(y, limit=10**6).splitlines()) == 1 + 10_001
-
-
-# --- the layout's least squares ---
-
-
-@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(0.01, 10), st.floats(0, 20)), min_size=1, max_size=8))
-def test_spread_is_the_nearest_arrangement_without_overlap(items):
-    wishes, weights, apart = ([item[i] for item in items] for i in range(3))
-    apart = apart[1:]
-    x = np.array(spread(wishes, weights, apart))
-    assert (np.diff(x) >= np.array(apart) - 1e-9).all()
-
-    def cost(places):
-        return (np.array(weights) * (places - np.array(wishes)) ** 2).sum()
-
-    rng = np.random.default_rng(0)
-    for _ in range(30):  # the problem is convex: no small feasible step may be better
-        other = x + rng.normal(0, 0.1, len(x))
-        for i, distance in enumerate(apart):
-            other[i + 1] = max(other[i + 1], other[i] + distance)
-        assert cost(other) >= cost(x) - 1e-7
