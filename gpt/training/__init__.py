@@ -1,14 +1,15 @@
 """How does a model learn to write?
 
-corpora.py         texts to train on: built in, downloaded, or your own (english.py, source_code.py, download.py)
-batches.py         token files, and batches of windows of them
-trainer.py         the training loop: forward, loss, backward, clip, step
-steps.py           what a step was like
-evaluation.py      how good is it? losses on text that it was not trained on
-checkpoint.py      saving a run so that it can continue exactly where it was
-log.py             what a run says: lines on the screen and in log.jsonl
-plots.py           pictures of a run
-data_parallel.py   several processes, one model
-pretraining.py     a whole run: corpus, tokenizer, model, training, samples
-loading.py         a model by its name, run folder, Hugging Face folder or GGUF file
+    corpora.py         texts to train on: built in, downloaded, or your own (english.py, source_code.py, download.py)
+    batches.py         token files, and batches of windows of them
+    training_step.py   forward, loss, backward, clip, step, schedule
+    steps.py           the numbers of a step, which are read late on a GPU
+    trainer.py         the training loop around the step: evaluations, checkpoints, Ctrl-C, resuming
+    evaluation.py      how good is it? losses on text that it was not trained on
+    checkpoint.py      saving a run so that it can continue exactly where it was
+    log.py             what a run says: lines on the screen and in log.jsonl
+    plots.py           pictures of a run
+    data_parallel.py   several processes, one model
+    pretraining.py     a whole run: corpus, tokenizer, model, training, samples
+    loading.py         a model by its name, run folder, Hugging Face folder or GGUF file
 """

@@ -30,7 +30,7 @@ import numpy as np
 from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
-from .steps import add_sums, as_numbers
+from .steps import add_up, as_numbers
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class Team:
             )
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def draw_apart(self) -> None:
-        """Have dropout draw other masks in each process; those of number 0 are as they would be alone."""
+    def use_different_dropout(self) -> None:
+        """Let dropout draw different masks in each process; process 0 draws those that it would draw alone."""
         if self.rank > 0:
             state = random_state()
             set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
@@ -116,7 +116,7 @@ class MPITeam(Team):
         counts = 0
         numbers = dict(zip(sums, as_numbers(sums.values()), strict=True))
         for theirs, n in self.gather((numbers, count)):  # in the same order everywhere: the same bits
-            add_sums(together, theirs)
+            add_up(together, theirs)
             counts += n
         return together, counts
 

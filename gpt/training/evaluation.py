@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,10 @@ from minigrad.backend import to_numpy
 from ..console import progress_bar
 from ..tokenizer.tokenizer import Tokenizer
 from .data_parallel import ALONE, Team
-from .steps import add_sums, as_numbers
+from .steps import add_up, as_numbers
+from .training_step import LossFunction
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
-
-# (model, batch) -> a sum of losses, how many it is of, and sums of other metrics: numbers, or 0-d arrays on the device
-LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
 
 
 def language_model_loss(
@@ -56,7 +54,7 @@ def evaluate(
     try:
         for batch in team.share(batches):
             loss, n, metrics = loss_fn(model, batch)
-            add_sums(sums, {"loss": loss.data, **metrics})
+            add_up(sums, {"loss": loss.data, **metrics})
             count += n
     finally:
         model.train(was_training)

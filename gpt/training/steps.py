@@ -1,8 +1,8 @@
-"""What a training step was like: loss, metrics and gradient norm, which are read late, and batches that went wrong.
+"""The numbers of a training step, such as its loss: on a GPU they are read late. And batches that went wrong.
 
-A GPU works through a queue: Python puts the next operations in while it is computing. To ask it for a number, such as
-the loss, is to wait until the queue is empty; and then the GPU waits for Python. So a step asks for nothing, and its
-numbers, arrays of no dimension, stay where they are until something is to be logged.
+A GPU works through a queue: it computes while Python appends the next operations. Asking it for a number, such as the
+loss, means waiting until the queue is empty; and then the GPU waits for Python. So a step asks for nothing, and its
+numbers stay on the GPU, as arrays without dimensions, until something is to be logged.
 """
 
 from __future__ import annotations
@@ -69,16 +69,15 @@ def read_steps(unread: list[UnreadStep], now: float) -> list[Step]:
 # --- numbers that may be on a device ----------------------------------------------------------------------------------
 
 
-def add_sums(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add `more` to `sums` in float64: as Python numbers, or on the GPU where they are.
+def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add `more` to `sums`, in float64: as Python numbers, or on the GPU where they are. Returns `sums`.
 
-    >>> sums = {"loss": 1.0}
-    >>> add_sums(sums, {"loss": np.float32(2), "right": 3})
-    >>> sums
+    >>> add_up({"loss": 1.0}, {"loss": np.float32(2), "right": 3})
     {'loss': 3.0, 'right': 3.0}
     """
     for name, value in more.items():
         sums[name] = sums.get(name, 0.0) + (value.astype(np.float64) if _on_gpu(value) else float(value))
+    return sums
 
 
 def as_numbers(values: Iterable[Any]) -> list[float]:

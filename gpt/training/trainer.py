@@ -1,10 +1,7 @@
-"""The training loop, and there is only one: forward, loss, backward, clip, step.
-
-Pretraining, classification, instruction tuning and DPO differ in their batches and in `loss_fn`; the heartbeat is the
-same.
+"""The training loop: steps (training_step.py), and around them evaluations, checkpoints, a log, Ctrl-C and resuming.
 
 On a GPU a step does not wait for its own loss, not even to find out whether it has to be skipped: see steps.py. Several
-processes may train together: see data_parallel.py.
+processes may train one model together, as a team: see data_parallel.py.
 """
 
 from __future__ import annotations
@@ -16,7 +13,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,10 @@ from minigrad import Tensor, backend, optim, switches
 from ..console import progress_bar
 from .checkpoint import Checkpoint, CheckpointError, ModelKind, save_checkpoint
 from .data_parallel import ALONE, Team
-from .evaluation import LossFunction, language_model_loss
+from .evaluation import language_model_loss
 from .log import RunLog
-from .steps import Step, UnreadStep, add_sums, keep_batches, read_steps, step_if_finite
+from .steps import Step, UnreadStep, keep_batches, read_steps
+from .training_step import LossFunction, TrainingStep
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MAX_SKIPPED = 10
@@ -73,7 +72,7 @@ class TrainingConfig:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
-class Trainer:
+class Trainer(TrainingStep):
     """Trains `model` on `batches` and keeps a run's folder: checkpoints, log, and batches that went wrong.
 
     batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn`
@@ -98,19 +97,19 @@ class Trainer:
         kind: ModelKind | None = None,
         team: Team = ALONE,
     ):
-        self.model, self.batches, self.config, self.loss_fn = model, batches, config, loss_fn
-        self.kind, self.team = kind, team
-        self.evaluate, self.on_sample = evaluate, on_sample
-        self.extra_state = json.loads(json.dumps(extra_state or {}))  # what cannot be saved is found now
-        self.out_dir = Path(out_dir)
-        self.log = RunLog(self.out_dir, unit, silent=team.rank > 0)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
+        if all(not p.requires_grad for p in model.parameters()):
             raise ValueError("there is nothing to train: all parameters are frozen")
         groups = optim.decay_groups(model.named_parameters(), config.weight_decay)
-        self.optimizer = optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+        optimizer = optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
         warmup = min(config.warmup_iters, config.max_iters)
-        self.schedule = optim.WarmupCosine(self.optimizer, warmup, config.max_iters, config.min_lr_ratio)
+        schedule = optim.WarmupCosine(optimizer, warmup, config.max_iters, config.min_lr_ratio)
+        accumulates = config.gradient_accumulation_steps > 1 or team.size > 1
+        super().__init__(model, loss_fn, optimizer, schedule, config.grad_clip or math.inf, accumulates)
+        self.batches, self.config, self.kind, self.team = batches, config, kind, team
+        self.evaluate, self.on_sample = evaluate, on_sample
+        self.extra_state = json.loads(json.dumps(extra_state or {}))  # fails now, not at the first checkpoint
+        self.out_dir = Path(out_dir)
+        self.log = RunLog(self.out_dir, unit, silent=team.rank > 0)
         self.steps_done = 0
         self.count = 0  # of tokens (or whatever `unit` is) learned from so far
         self.skipped_in_a_row = 0
@@ -120,56 +119,37 @@ class Trainer:
         self.interrupted = False
         self._unread: list[UnreadStep] = []
         self._to_report: list[Step] = []  # steps that were skipped
-        team.draw_apart()
+        team.use_different_dropout()
 
-    # --- one step ---
+    # --- one step: see training_step.py; what is around it ---
 
     def step(self) -> Step:
-        """forward, backward (once per accumulated batch), clip, update.
+        """Draw batches and learn from them.
 
-        On the CPU all numbers are in the Step that is returned. On a GPU they come with the next `read()`.
+        On the CPU the Step that is returned has all its numbers. On a GPU they come with the next `read()` (steps.py).
         """
         started = time.perf_counter()
         batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
-        self.model.zero_grad()
-        sums, count = self._accumulate_gradients(batches)
-        norm = optim.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf)
+        lr = self.schedule.get_last_lr()[0]
+        with self._precision():
+            sums, count, norm = self.learn_from(batches)
         self.steps_done += 1
-        step = Step(self.steps_done, count, self.schedule.get_last_lr()[0])
-        unread = UnreadStep(step, started, batches, sums, norm)
-        step_if_finite(self.optimizer, sums["loss"], norm)
-        self.model.zero_grad()
-        self.schedule.step()
-        self._unread.append(unread)
+        step = Step(self.steps_done, count, lr)
+        self._unread.append(UnreadStep(step, started, batches, sums, norm))
         # On the CPU the numbers are there; on a GPU, not too many batches should have to be kept.
         if self.parameters[0].device == "cpu" or len(self._unread) == MAX_UNREAD:
             self.read()
         return step
 
-    def _accumulate_gradients(self, batches: list[Any]) -> tuple[dict[str, Any], int]:
-        """Gradients of the mean loss over all batches together: those of the sum, divided by the whole step's count.
-
-        Returns the sums of "loss" and of the metrics, and the count.
-        """
-        count = 0
-        sums: dict[str, Any] = {}
-        at_once = len(batches) == 1 and self.team.size == 1
-        precision = self.config.precision
-        for batch in batches:
-            with minigrad.autocast("bfloat16" if precision == "float32" else precision, precision != "float32"):
-                loss, n, metrics = self.loss_fn(self.model, batch)
-                (loss / n if at_once and n else loss).backward()
-            add_sums(sums, {"loss": loss.data, **metrics})
-            count += n
+    def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
+        """Of all processes of the team together, which share a step's batches."""
+        sums, count = super().sum_gradients(batches)
         self.team.sum_gradients(self.parameters)
-        sums, count = self.team.add_up(sums, count)
-        if count == 0:
-            raise ValueError(f"step {self.steps_done + 1} has nothing to learn from: no target in its batches counts")
-        if not at_once:
-            for p in self.parameters:
-                if p.grad is not None:
-                    p.grad *= 1 / count
-        return sums, count
+        return self.team.add_up(sums, count)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        precision = self.config.precision
+        return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
 
     def read(self) -> None:
         """Fill in the numbers of the steps since the last call. On a GPU this waits for it."""
@@ -322,7 +302,7 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
             backend.set_random_state(state["random"])
-            self.team.draw_apart()
+            self.team.use_different_dropout()
             self.batches.load_state_dict(state["batches"])
             self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
             self.skipped_in_a_row = state["skipped_in_a_row"]

@@ -2,7 +2,8 @@
 
 Forward, loss, backward, step: the loop of every network. A GPT's has three additions: a learning rate that warms up and
 decays, gradients that are clipped, and a text that is its own label. This lesson writes the loop down once, watches
-what each addition does, and reads loss curves. gpt/training/trainer.py is the same loop, with checkpoints.
+what each addition does, and reads loss curves. gpt/training/training_step.py is the same step; trainer.py, beside it,
+is the loop, with checkpoints.
 Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurrent neural networks".
 """
 
@@ -151,6 +152,6 @@ print("  training falls, validation up  it learns the text by heart: more text, 
 # %% What next
 lesson.end("""\
   exercise  python scripts/exercise.py start adamw, clipping, warmup_cosine
-  read      gpt/training/trainer.py: Trainer.step is the loop above; minigrad/optim.py
+  read      gpt/training/training_step.py: the step above; trainer.py: the loop; minigrad/optim.py
   break     python scripts/break.py unshifted; and set betas=(0.9, 0.9999) above
   lesson    python scripts/lesson.py 433""")

@@ -96,7 +96,8 @@ def losses(folder):
 def assert_same_run(folder, other):
     assert losses(folder).keys() == losses(other).keys() and losses(folder) == pytest.approx(losses(other), rel=1e-5)
     for name, array in weights(folder).items():
-        np.testing.assert_allclose(array, weights(other)[name], rtol=0, atol=2e-6, err_msg=name)
+        # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
+        np.testing.assert_allclose(array, weights(other)[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 # --- as one process with the whole batch ------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_dropout_differs_between_processes_and_in_the_first_is_as_alone():
     for rank in (None, 0, 1, 2):
         mg.manual_seed(5)
         if rank is not None:
-            team(rank, 3).draw_apart()
+            team(rank, 3).use_different_dropout()
         masks.append(backend.uniform(np, backend.next_stream(), (20,)))
         backend.generator().random()
     alone, *others = masks

@@ -115,7 +115,6 @@ def test_a_step_is_forward_backward_clip_adamw(tmp_path):
         assert (step.count, step.skipped, step.metrics) == (32, False, {})
     for name, array in other.state_dict().items():
         np.testing.assert_allclose(trainer.model.state_dict()[name], array, atol=1e-5, err_msg=name)
-    assert all(p.grad is None for p in trainer.parameters)
 
 
 def counted_batches():

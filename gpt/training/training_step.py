@@ -1,0 +1,91 @@
+"""The training step: forward, loss, backward, clip, step, schedule. There is only one.
+
+Pretraining, classification, instruction tuning, reward modeling and DPO differ in their batches and in their loss
+function; the heartbeat is the same. What surrounds a step (evaluation, checkpoints, a log) is in trainer.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad import Tensor, optim
+
+from .steps import add_up, step_if_finite
+
+# (model, batch) -> a sum of losses, how many it is of, and sums of other metrics: numbers, or 0-d arrays on the device
+LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
+
+
+class TrainingStep:
+    """A model, the loss that it is to lower, and the optimizer that lowers it; `learn_from(batches)` is one step.
+
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
+    schedule: sets the optimizer's learning rate for each step. max_norm: the greatest length of the gradient.
+    accumulates: whether a step has more than one batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss_fn: LossFunction,
+        optimizer: optim.Optimizer,
+        schedule: optim.WarmupCosine,
+        max_norm: float = math.inf,
+        accumulates: bool = False,
+    ):
+        self.model, self.loss_fn = model, loss_fn
+        self.optimizer, self.schedule = optimizer, schedule
+        self.max_norm, self.accumulates = max_norm, accumulates
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def learn_from(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int, Any]:
+        """Take one step. Returns the sums of "loss" and of the metrics, their count, and the gradient's length."""
+        self.model.zero_grad()  # backward() adds to the gradients that are there
+        if self.accumulates:
+            sums, count = self.accumulate(batches)
+        else:
+            # Forward and loss: the sum over `count` tokens, or over whatever else the loss function counts.
+            loss, count, metrics = self.loss_fn(self.model, batches[0])
+            self.check(count)
+            # Backward, from the mean: p.grad is now d(loss / count) / dp for each parameter p.
+            (loss / count).backward()
+            sums = add_up({}, {"loss": loss.data, **metrics})
+
+        # Clip: scale a gradient that is longer than max_norm down to that length.
+        norm = optim.clip_grad_norm_(self.parameters, self.max_norm)
+        # Step: optimizer.step(). It is left out if loss or gradient are not finite, as it would spoil all weights.
+        step_if_finite(self.optimizer, sums["loss"], norm)
+        # Schedule: set the learning rate of the next step.
+        self.schedule.step()
+        return sums, count, norm
+
+    def accumulate(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
+        """Gradient accumulation: learn from several batches as if they were one, for which memory would not suffice.
+
+        The batches may have different counts. So backward starts from their sums, and the mean comes last.
+        """
+        sums, count = self.sum_gradients(batches)
+        self.check(count)
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad *= 1 / count
+        return sums, count
+
+    def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
+        """Forward, loss and backward of each batch; the gradients add up in p.grad."""
+        sums: dict[str, Any] = {}
+        count = 0
+        for batch in batches:
+            loss, n, metrics = self.loss_fn(self.model, batch)
+            loss.backward()
+            add_up(sums, {"loss": loss.data, **metrics})
+            count += n
+        return sums, count
+
+    def check(self, count: int) -> None:
+        """Raise ValueError where there is nothing to divide by."""
+        if count == 0:
+            step = self.schedule.steps_done + 1
+            raise ValueError(f"step {step} has nothing to learn from: no target in its batches counts")
