@@ -12,7 +12,7 @@ from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed
 from scripts import chat
 from tests.gpt.smollm import smollm_tokenizer
-from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
+from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here
 
 
 def save_model(folder, special_tokens=(), block_size=128):
@@ -166,9 +166,3 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(tmp_path):
     out, error = running.communicate(b"/reset\n", timeout=120)
     assert running.returncode == 0 and error == b""
     assert b" (stopped)\n" in out and b"(forgotten)" in out
-
-
-def test_help_is_real_help():
-    done = run_process("chat", "--help", PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0 and done.stderr == ""
-    assert "--system" in done.stdout and "--temperature X" in done.stdout and "examples:" in done.stdout

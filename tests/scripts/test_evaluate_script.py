@@ -10,7 +10,7 @@ from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed
 from scripts import evaluate
-from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
+from tests.scripts.running import STORY, refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,3 @@ def test_an_empty_file_is_refused(capsys, model, tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     error = refusal(evaluate.main, capsys, "--model", model, "--data", tmp_path / "empty.txt")
     assert "a text of 0 tokens has nothing to predict" in error
-
-
-def test_help_is_real_help():
-    done = run_process("evaluate", "--help", PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0 and done.stderr == "" and "--stride N" in done.stdout and "examples:" in done.stdout

@@ -12,7 +12,7 @@ import pytest
 from scripts import exercise
 from scripts.exercises import catalogue, processes, watching
 from scripts.exercises.workspace import Workspace
-from tests.scripts.running import ROOT, refusal, run_here, run_process
+from tests.scripts.running import ROOT, refusal, run_here
 
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
 REFERENCES = ROOT / "tests" / "exercises" / "references"
@@ -182,11 +182,6 @@ def test_the_loop_as_a_process(tmp_path):
     text = process.stdout.decode()
     assert process.returncode == 0 and text.count("Checking mul ...") == 2 and "Hint 1 of 3" in text, process.stderr
     assert "the sign is flipped" in text
-
-
-def test_help_is_there():
-    done = run_process("exercise", "--help")
-    assert done.returncode == 0 and "commands:" in done.stdout
 
 
 def submit(folder, student, **files):

@@ -8,7 +8,7 @@ import pytest
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed
 from scripts import generate
-from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, run_process
+from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,3 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model):
     error = running.stderr.read()
     running.stderr.close()
     assert running.wait() == 141 and error == b""
-
-
-@pytest.mark.parametrize("script", ["train", "generate", "demo"])
-def test_help_is_real_help(script):
-    done = run_process(script, "--help", PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith(f"usage: python scripts/{script}.py [options]")
-    assert "--seed N" in done.stdout and "(default: " in done.stdout and "None" not in done.stdout

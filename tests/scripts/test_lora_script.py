@@ -132,12 +132,6 @@ def test_resume_refuses_other_settings_and_a_changed_base(base, text, tmp_path, 
     assert "is not the one beside which the adapters were trained" in sentence
 
 
-def test_help_has_examples(capsys):
-    assert run_here(lora.main, "--help") == 0
-    output = capsys.readouterr().out
-    assert "examples:" in output and "--compare" in output and "all-linear" in output
-
-
 @pytest.mark.oracle("gguf")
 def test_adapters_beside_the_bits_of_a_file(text, tmp_path, capsys):
     model = block_llama(vocab_size=len(smollm.smollm_tokenizer()), block_size=32)

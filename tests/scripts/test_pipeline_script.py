@@ -20,7 +20,7 @@ from gpt.training.trainer import Trainer
 from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from tests.finetune.small import small_tokenizer
-from tests.scripts.running import refusal, run_here, run_process, write_text
+from tests.scripts.running import refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,8 +161,3 @@ def test_a_run_of_something_else_in_a_stages_folder_is_not_touched(finished, tmp
 def test_other_settings_are_refused(finished, capsys):
     for options in (["--short", "--seed", "1"], []):
         assert "choose another --out-dir" in refusal(script.main, capsys, "--out-dir", finished[0], *options)
-
-
-def test_help_says_how_to_go_on():
-    done = run_process("pipeline", "--help")
-    assert done.returncode == 0 and "call it again after Ctrl-C" in done.stdout

@@ -8,7 +8,7 @@ from finetune.quantization.folder import load_quantized
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
 from minigrad import manual_seed
 from scripts import generate, quantize
-from tests.scripts.running import STORY, refusal, run_here, run_process, write_text
+from tests.scripts.running import STORY, refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +106,3 @@ def test_a_quantized_model_is_not_quantized_again(source, tmp_path, capsys):
     assert quantized(source, tmp_path / "q") == 0
     sentence = refusal(quantize.main, capsys, "--model", tmp_path / "q", "--out-dir", tmp_path / "again")
     assert "does not describe a minigrad-gpt" in sentence or "quantize" in sentence
-
-
-def test_help_is_real_help():
-    done = run_process("quantize", "--help", PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith("usage: python scripts/quantize.py [options]")
-    assert "--group-size N" in done.stdout and "examples:" in done.stdout and "None" not in done.stdout

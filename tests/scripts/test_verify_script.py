@@ -223,12 +223,6 @@ def test_without_torch_the_comparison_says_how_to_get_it(capsys, without_torch):
     assert "torch and transformers are not installed" in error and "pip install -e '.[oracle]'" in error
 
 
-@pytest.mark.parametrize("script", ["verify_gpt2", "compare_torch"])
-def test_help_is_real_help(script):
-    done = run_process(script, "--help", PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0 and done.stderr == "" and "examples:" in done.stdout and "--dtype" in done.stdout
-
-
 @pytest.mark.oracle
 def test_as_a_process():
     done = run_process("verify_gpt2", "--model", FOLDER, PYTHONIOENCODING="cp1252")
