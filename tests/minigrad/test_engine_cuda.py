@@ -1,11 +1,8 @@
 """The engine on a GPU, as far as can be seen without one: no op waits for it, and nothing becomes float64 there."""
 
-import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import minigrad.functional as F
 from minigrad import Tensor, autocast, backend, inspection, nn, optim
@@ -13,41 +10,9 @@ from minigrad.autograd import Function
 from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.kernels.cuda.step_when import step_when
 from minigrad.precision import round_bfloat16
-from tests.minigrad.test_ops_gradients import CASES, as_tuple
-from tests.standin import arrays, counters
-from tests.standin.second_device import second_device
+from tests.standin import arrays
 
 pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
-
-
-def both_halves(fn, inputs):
-    """The outputs of an op and the gradients of its inputs, on the host, and how often the host waited for them."""
-    tensors = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
-    counters.reset()
-    outputs = as_tuple(fn(*tensors))
-    for output in outputs:
-        if output.requires_grad:
-            output.backward(Tensor(np.full(output.shape, 0.5)), retain_graph=True)
-    waited = counters.synchronisations
-    gradients = [backend.to_numpy(tensor.grad) for tensor in tensors if tensor.grad is not None]
-    return [output.numpy() for output in outputs] + gradients, waited
-
-
-# Of the first two the random numbers are others there, and `to` leaves the device.
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"dropout", "scaled_dot_product_attention", "to"}))
-@settings(max_examples=3)
-@given(data=st.data())
-def test_an_op_computes_what_it_does_on_the_cpu_and_waits_for_nothing(name, data):
-    fn, inputs = CASES[name](data.draw)
-    inputs = [np.asarray(x) for x in inputs]  # a condition may be a single bool
-    expected, _ = both_halves(fn, inputs)
-    with second_device(sys.modules[__name__]):
-        found, waited = both_halves(fn, inputs)
-    assert waited == 0 or name == "getitem"  # with a mask
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_a_condition_of_one_bool(cuda):
