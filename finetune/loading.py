@@ -10,8 +10,8 @@ from gpt.files import read_json
 from gpt.model.language_model import LanguageModel
 from gpt.training import loading as base
 from gpt.training.checkpoint import CONFIG, has_checkpoint
-from gpt.weights import hub, pretrained
-from gpt.weights.gguf_file import GGUFFile
+from gpt.weights import hub
+from gpt.weights.gguf_file import GGUFFile, is_gguf
 
 from .quantization.folder import is_quantized, load_quantized
 from .quantization.packed import load_packed
@@ -34,7 +34,7 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
             "both"
         )
     if packed:
-        if not pretrained.is_gguf(place):
+        if not is_gguf(place):
             raise ValueError(f"{source} is no GGUF file (as smollm2 is): there are no packed weights to keep")
         file = GGUFFile(place)
         return load_packed(file), Tokenizer.from_gguf(file.metadata, str(place))

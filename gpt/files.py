@@ -1,4 +1,4 @@
-"""Files: text and JSON in with clear errors, files out that are whole or absent, and a folder for downloads."""
+"""Files: text, JSON and settings in with clear errors, files out that are whole or absent, a folder for downloads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -74,6 +74,35 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def integer_setting(values: Mapping[str, Any], name: str, default: int, where: str) -> int:
+    """A setting from a file that must be an integer >= 1; `where` stands in the error. Raises ValueError."""
+    value = values.get(name, default)
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {shortened(value)}")
+    return value
+
+
+def number_setting(values: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    """A setting from a file that must be a number; `where` stands in the error. Raises ValueError."""
+    value = values.get(name, default)
+    if type(value) not in (int, float) or not abs(value) < 2**31:
+        raise ValueError(f"{where}: {name} must be a number, got {shortened(value)}")
+    return value
+
+
+def check_settings(values: Mapping[str, Any], fixed: Mapping[str, bool], where: str) -> None:
+    """Raise ValueError, naming the setting, unless each of `fixed` has its one supported value, or is not given."""
+    for name, expected in fixed.items():
+        if values.get(name, expected) is not expected:
+            raise ValueError(f"{where}: {name} is {shortened(values[name])}; only {expected} is supported here")
+
+
+def shortened(value: Any) -> str:
+    """A value from a file, for an error message: at most 60 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from gpt.training.log import printable
-from gpt.weights import gpt2_huggingface, hub, verification
+from gpt.weights import hub, pretrained, verification
 from gpt.weights.verification import Comparison, Trace
 from scripts.shared import command_line
 
@@ -104,7 +104,7 @@ def check_tensors(folder: Path) -> list[str]:
     if has_checkpoint(folder):
         print(f"{folder} is a run's own folder: its tensors have the model's names and shapes.")
         return []
-    matches = list(gpt2_huggingface.report(folder))
+    matches = list(pretrained.report(folder))
     print(*matches, sep="\n")
     return [f"{match.name} {match.problem}" for match in matches if match.problem]
 

@@ -18,10 +18,8 @@ from gpt import Tokenizer
 from gpt.model.config import INIT_STD
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
-from gpt.weights import huggingface_config, llama_huggingface
-from gpt.weights.huggingface_config import from_gpt_config, read_config, to_gpt_config
-from gpt.weights.huggingface_folder import Weights, write_folder
-from gpt.weights.llama_huggingface import from_llama_config, to_llama_config
+from gpt.weights import gpt2_huggingface, llama_huggingface
+from gpt.weights.pretrained import ARCHITECTURES, Weights, read_config, write_folder
 from gpt.weights.tensor_table import Row, fill, their_tensors
 from minigrad import Tensor, nn
 from minigrad.backend import module_of
@@ -147,9 +145,9 @@ def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenize
         "pad_token_id": end,
     }
     if architectures.of(model) is LLAMA:
-        config = from_llama_config(model.config, "LlamaForSequenceClassification", end=end, **settings)
+        config = llama_huggingface.to_json(model.config, "LlamaForSequenceClassification", end=end, **settings)
     else:
-        config = from_gpt_config(model.config, "GPT2ForSequenceClassification", end=end, **settings)
+        config = gpt2_huggingface.to_json(model.config, "GPT2ForSequenceClassification", end=end, **settings)
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 
@@ -158,12 +156,11 @@ def load_classifier(folder: str | os.PathLike[str]) -> GPTWithHead:
 
     Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.
     """
-    values = read_config(folder, huggingface_config.MODEL_TYPE, llama_huggingface.MODEL_TYPE)
+    values = read_config(folder, *ARCHITECTURES)
     where = str(Path(folder) / "config.json")
-    is_llama = values.get("model_type") == llama_huggingface.MODEL_TYPE
-    config: Any = to_llama_config(values, where) if is_llama else to_gpt_config(values, where)
+    config = ARCHITECTURES[values["model_type"]].from_json(values, where)
     labels, build = _labels(values, where), architectures.of_config(config).body_class
-    with llama_huggingface.open_weights(folder) if is_llama else Weights(folder) as weights:
+    with Weights(folder, values["model_type"]) as weights:
         model = fill(lambda: GPTWithHead(build(config), labels), weights, _rows(config, len(labels)))
     return model.eval()
 

@@ -83,6 +83,11 @@ class GPTConfig(Settings):
         return self.n_head
 
     @property
+    def tied(self) -> bool:
+        """Is the output layer the token embedding? In GPT-2 always."""
+        return True
+
+    @property
     def n_inner(self) -> int:
         """Numbers per token in the middle of the feed-forward network."""
         return 4 * self.n_embd

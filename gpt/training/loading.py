@@ -1,4 +1,4 @@
-"""One way to get a model that can write, wherever it is: what every script's --model and --init-from mean."""
+"""Load any model that can write, with its tokenizer: what every script's --model and --init-from mean."""
 
 from __future__ import annotations
 
@@ -11,42 +11,34 @@ from ..model.language_model import LanguageModel
 from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
-from ..weights import gpt2_huggingface, hub, huggingface_config, llama_gguf, llama_huggingface, pretrained
-from ..weights.gguf_file import GGUFFile
+from ..weights import hub, llama_gguf, pretrained
+from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run
 from .log import show
 
 
 def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     """A model in evaluation mode and its tokenizer, from a run's folder, a Hugging Face folder, a GGUF file, or a name
-    like "gpt2" or "smollm2". What it is, a GPT or a Llama, says the folder or file.
+    like "gpt2" or "smollm2". The folder or file determines whether it is a GPT or a Llama.
 
     Raises FileNotFoundError, or ValueError for what is damaged or does not fit together, and what `hub.find` raises.
     """
     place = hub.find(source)
-    if pretrained.is_gguf(place):
-        file = GGUFFile(place)
-        model: LanguageModel = llama_gguf.load(file, Llama)
-        tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
-    elif has_checkpoint(place):
+    if has_checkpoint(place):
         model, tokenizer = load_run(place)
         return model.eval(), tokenizer
+    if is_gguf(place):
+        file = GGUFFile(place)
+        model = llama_gguf.load(file, Llama)
+        tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
     else:
-        model = _from_huggingface(place)
+        model = pretrained.load(place, {GPT.model_type: GPT, Llama.model_type: Llama})
         tokenizer = _tokenizer_of(place, model.config.vocab_size)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer in {place} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
         )
     return model, tokenizer
-
-
-def _from_huggingface(folder: Path) -> LanguageModel:
-    kinds = (huggingface_config.MODEL_TYPE, llama_huggingface.MODEL_TYPE)
-    values = huggingface_config.read_config(folder, *kinds)
-    if values.get("model_type") == llama_huggingface.MODEL_TYPE:
-        return llama_huggingface.load(folder, Llama)
-    return gpt2_huggingface.load(folder, GPT)
 
 
 def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:

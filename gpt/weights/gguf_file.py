@@ -44,6 +44,11 @@ class GGUFError(ValueError):
     """A file that is no sound GGUF file, or one that cannot be read here."""
 
 
+def is_gguf(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a GGUF file, by its name."""
+    return Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir()
+
+
 class GGUFTensor(NamedTuple):
     """A tensor of the file: its shape as NumPy has it (rows first), its kind, and its bytes, (rows, bytes of a row).
 

@@ -1,36 +1,43 @@
-"""GPT-2 as Hugging Face keeps it, in and out: a folder with config.json and model.safetensors.
+"""GPT-2 as Hugging Face stores it: which setting of config.json, and which tensor, is which of ours.
 
-Names are the same, since ours were chosen so. Layout differs in one point: OpenAI wrote GPT-2's linear layers as
-convolutions of width 1 (Conv1D), whose weights are stored (in, out); those of our `nn.Linear` are (out, in), so each is
-transposed. That every shape matches (`gpt.weights.tensor_table`) verifies much, but not all: attn.c_proj is square, and
-fits untransposed as well.
+Tensors have the same names, since ours were chosen so. Their layout differs in one point: OpenAI wrote GPT-2's linear
+layers as convolutions of width 1 (Conv1D), whose weights are stored (in, out); those of our `nn.Linear` are (out, in),
+so each is transposed. That every shape matches (`gpt.weights.tensor_table`) verifies much, but not all: attn.c_proj is
+square, and fits untransposed as well.
+
+transformers knows variations of GPT-2 that we do not. A setting that would change what the model computes is refused by
+name: a model that runs and is slightly wrong would be the worst of answers. What changes nothing is passed over.
+
+Simplified: GPT-2 has three dropout probabilities, for embeddings, attention and residuals, which were equal (0.1) in
+training; we have one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
-from minigrad import nn
+from ..files import check_settings, integer_setting, number_setting, shortened
+from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
+from .tensor_table import Row
 
-from ..model.config import GPTConfig
-from ..tokenizer.tokenizer import Tokenizer
-from .huggingface_config import CONFIG, from_gpt_config, read_config, to_gpt_config
-from .huggingface_folder import Weights, write_folder
-from .tensor_table import HEAD, Match, Row, fill, matches, their_tensors
+NAME = "GPT-2"
 
-M = TypeVar("M", bound=nn.Module)
+# --- tensors ----------------------------------------------------------------------------------------------------------
 
+PREFIX = "transformer."  # before our names; theirs may have it
+# Causal masks, which old versions of transformers stored beside the weights. (attn.c_attn.bias is not one of them.)
+BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+EMBEDDING = "wte.weight"
 # fmt: off
-# Name there; our shape; is it a Conv1D, that is, stored transposed? Ours have "transformer." before them, theirs may.
-# V vocabulary, T block size, C channels.
+# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels.
 EMBEDDINGS = (
     ("wte.weight",         ("V", "C"),  False),
     ("wpe.weight",         ("T", "C"),  False),
 )
-BLOCK = (  # behind "h.0.", "h.1.", ...
+BLOCK = (  # after "h.0.", "h.1.", ...
     ("ln_1.weight",        ("C",),      False),
     ("ln_1.bias",          ("C",),      False),
     ("attn.c_attn.weight", ("3C", "C"), True),
@@ -49,7 +56,6 @@ LAST = (
     ("ln_f.bias",          ("C",),      False),
 )
 # fmt: on
-EMBEDDING = "wte.weight"
 
 
 def rows(config: GPTConfig) -> Iterator[Row]:
@@ -66,7 +72,7 @@ def rows(config: GPTConfig) -> Iterator[Row]:
     def row(prefix: str, name: str, letters: tuple[str, ...], transposed: bool) -> Row:
         shape = tuple(sizes[letter] for letter in letters)
         their_shape = shape[::-1] if transposed else shape
-        return Row(prefix + name, their_shape, f"transformer.{prefix}{name}", shape, transposed)
+        return Row(prefix + name, their_shape, PREFIX + prefix + name, shape, transposed)
 
     yield from (row("", *line) for line in EMBEDDINGS)
     for layer in range(config.n_layer):
@@ -74,38 +80,79 @@ def rows(config: GPTConfig) -> Iterator[Row]:
     yield from (row("", *line) for line in LAST)
 
 
-def report(folder: str | os.PathLike[str]) -> Iterator[Match]:
-    """Compare a folder with our model, tensor by tensor, without reading a number of it; `print` each match.
+# --- config.json ------------------------------------------------------------------------------------------------------
 
-    Raises what `load` raises for files that are damaged or no GPT-2; what does not fit is in the matches.
+# Their name, ours, and what transformers takes where config.json does not say it.
+SIZES = (
+    ("vocab_size", "vocab_size", GPT2_VOCAB_SIZE),
+    ("n_positions", "block_size", 1024),
+    ("n_layer", "n_layer", 12),
+    ("n_head", "n_head", 12),
+    ("n_embd", "n_embd", 768),
+)
+DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+# Names for one formula: GELU by way of tanh (Hendrycks and Gimpel 2016). "gelu" would be another, by way of erf.
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+# What our model does, and cannot do otherwise.
+FIXED = {
+    "scale_attn_weights": True,  # by 1 / sqrt(D)
+    "scale_attn_by_inverse_layer_idx": False,  # and not by 1 / (layer + 1)
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+}
+
+
+def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
+    """Our configuration, from the settings in config.json; `where` stands in errors.
+
+    Raises ValueError, naming the setting, for one that is damaged or that our model cannot follow. Warns where the
+    three dropouts differ, and takes the largest.
     """
-    config = to_gpt_config(read_config(folder), str(Path(folder) / CONFIG))
-    with Weights(folder) as weights:
-        if config.n_layer > len(weights.entries):  # it would be a long report
-            raise ValueError(f"{Path(folder) / CONFIG} asks for {config.n_layer} layers, but there are fewer tensors")
-        yield from matches(weights, rows(config), EMBEDDING)
+    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
+    check_settings(values, FIXED, where)
+    activation = values.get("activation_function", TANH_GELU[0])
+    if activation not in TANH_GELU:
+        given, supported = shortened(activation), ", ".join(TANH_GELU)
+        raise ValueError(f"{where}: activation_function is {given}; only {supported} are supported here")
+    inner = 4 * sizes["n_embd"]
+    if values.get("n_inner") not in (None, inner):
+        given = shortened(values["n_inner"])
+        raise ValueError(f"{where}: n_inner is {given}; only 4 n_embd = {inner} is supported here")
+    dropouts = {name: number_setting(values, name, 0.1, where) for name in DROPOUTS}
+    dropout = max(dropouts.values())
+    if len(set(dropouts.values())) > 1:
+        listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
+        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=2)
+    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5, where)
+    try:
+        return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
-def load(folder: str | os.PathLike[str], build: Callable[[GPTConfig], M]) -> M:
-    """The GPT-2 in `folder`, as `build` makes one of a configuration; float32, in evaluation mode.
+def to_json(
+    config: GPTConfig, architecture: str = "GPT2LMHeadModel", end: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """What config.json says of our model. `end` is the id of the token that begins and ends a text.
 
-    Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that is missing, surplus,
-    misshapen, not finite, or damaged.
+    Raises ValueError for a model that is not a GPT-2.
     """
-    values = read_config(folder)
-    config = to_gpt_config(values, str(Path(folder) / CONFIG))
-    with Weights(folder) as weights:
-        if HEAD not in weights.entries and values.get("tie_word_embeddings", True) is not True:
-            tied = values["tie_word_embeddings"]
-            raise ValueError(f"{weights.place / CONFIG} says tie_word_embeddings {tied}, but {HEAD} is missing")
-        return fill(lambda: build(config), weights, rows(config), EMBEDDING).eval()
-
-
-def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-    """Write a GPT, and its tokenizer, as a folder that transformers loads.
-
-    Raises ValueError for a model that is no plain GPT-2, such as one with adapters, FileExistsError where the folder
-    holds a training run, OSError.
-    """
-    config = from_gpt_config(model.config, end=None if tokenizer is None else tokenizer.eos_token_id)
-    write_folder(folder, config, their_tensors(model, rows(model.config)), tokenizer)
+    if (config.norm, config.positions) != ("pre", "learned"):
+        raise ValueError(
+            f"GPT-2 has pre-norm and learned positions; a model with norm {config.norm!r} and positions "
+            f"{config.positions!r} cannot be saved as one"
+        )
+    return {
+        "model_type": "gpt2",
+        "architectures": [architecture],
+        **{theirs: getattr(config, ours) for theirs, ours, _ in SIZES},
+        "n_ctx": config.block_size,
+        "n_inner": None,
+        "activation_function": TANH_GELU[0],
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        **dict.fromkeys(DROPOUTS, config.dropout),
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "tie_word_embeddings": True,
+        **more,
+    }

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tokenizer.vocabulary_files import has_tokenizer
-from .huggingface_config import CONFIG
-from .huggingface_folder import INDEX, WEIGHTS, weight_files
+from .pretrained import CONFIG, INDEX, WEIGHTS, weight_files
 
 # OpenAI's models, and a smaller one that was trained to imitate gpt2, had names before the hub had owners.
 OWNERS = dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community")

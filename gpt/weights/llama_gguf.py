@@ -17,9 +17,9 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array
 
+from ..files import integer_setting, number_setting, shortened
 from ..model.config import LlamaConfig
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
-from .huggingface_config import number, short, size
 from .llama_huggingface import rows
 from .safetensors_file import Entry
 from .tensor_table import Row, fill
@@ -88,14 +88,14 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     """
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        raise GGUFError(f"{where} holds a model of the architecture {short(architecture)}; only llama is supported")
+        raise GGUFError(f"{where} holds a model of the architecture {shortened(architecture)}; only llama is supported")
     values = {name: value for name, value in metadata.items() if name.startswith("llama.")}
     try:
         _check_followed(values)
         config = _config(values, metadata.get("tokenizer.ggml.tokens"), where, tied)
         for name in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
             if values.get(name, config.head_size) != config.head_size:
-                given = short(values[name])
+                given = shortened(values[name])
                 raise ValueError(f"{name} is {given}; only the size of a head, {config.head_size}, is supported here")
     except ValueError as error:
         raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
@@ -110,17 +110,17 @@ def config_of(file: GGUFFile) -> LlamaConfig:
 
 
 def _config(values: dict[str, Any], tokens: Any, where: str, tied: bool) -> LlamaConfig:
-    n_head = size(values, "llama.attention.head_count", 0, where)
+    n_head = integer_setting(values, "llama.attention.head_count", 0, where)
     return LlamaConfig(
-        vocab_size=size(values, "llama.vocab_size", len(tokens) if isinstance(tokens, list) else 0, where),
-        block_size=size(values, "llama.context_length", 0, where),
-        n_layer=size(values, "llama.block_count", 0, where),
+        vocab_size=integer_setting(values, "llama.vocab_size", len(tokens) if isinstance(tokens, list) else 0, where),
+        block_size=integer_setting(values, "llama.context_length", 0, where),
+        n_layer=integer_setting(values, "llama.block_count", 0, where),
         n_head=n_head,
-        n_kv_head=size(values, "llama.attention.head_count_kv", n_head, where),
-        n_embd=size(values, "llama.embedding_length", 0, where),
-        n_inner=size(values, "llama.feed_forward_length", 0, where),
-        rope_theta=_float32(number(values, "llama.rope.freq_base", 10000.0, where)),
-        rms_norm_epsilon=_float32(number(values, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
+        n_kv_head=integer_setting(values, "llama.attention.head_count_kv", n_head, where),
+        n_embd=integer_setting(values, "llama.embedding_length", 0, where),
+        n_inner=integer_setting(values, "llama.feed_forward_length", 0, where),
+        rope_theta=_float32(number_setting(values, "llama.rope.freq_base", 10000.0, where)),
+        rms_norm_epsilon=_float32(number_setting(values, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
         tied=tied,
     )
 
@@ -140,11 +140,13 @@ def _check_followed(values: dict[str, Any]) -> None:
         raise ValueError("llama.attention.layer_norm_rms_epsilon is missing; only norms by RMSNorm are supported here")
     scaling = values.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise ValueError(f"llama.rope.scaling.type is {short(scaling)}; only plain rotary positions are supported here")
+        given = shortened(scaling)
+        raise ValueError(f"llama.rope.scaling.type is {given}; only plain rotary positions are supported here")
     if values.get("llama.expert_count", 0) != 0:
-        raise ValueError(f"llama.expert_count is {short(values['llama.expert_count'])}; only 0 is supported here")
+        raise ValueError(f"llama.expert_count is {shortened(values['llama.expert_count'])}; only 0 is supported here")
     if unknown := sorted(values.keys() - KNOWN):
-        raise ValueError(f"the setting {short(unknown[0])} is not known here, and may change what the model computes")
+        name = shortened(unknown[0])
+        raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def gguf_rows(config: LlamaConfig) -> Iterator[Row]:
 
 
 class GGUFWeights:
-    """The tensors of a GGUF file as a `translation.Source`: read as float32, with their rows in our order."""
+    """The tensors of a GGUF file as a `tensor_table.Source`: read as float32, with their rows in our order."""
 
     described_in = "its own metadata"
     kinds: tuple[str, ...] = KINDS

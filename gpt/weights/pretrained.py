@@ -1,36 +1,215 @@
-"""A model from where its weights are, a Hugging Face folder or a GGUF file, and back into a folder."""
+"""A pretrained model from where it is stored, and back: a Hugging Face folder, or (to read only) a GGUF file.
+
+A folder holds config.json, mostly a tokenizer, and the tensors, in one safetensors file or in several with an index:
+
+    model.safetensors                    all of them; or
+    model-00001-of-00002.safetensors     some of them ("shards"), and
+    model.safetensors.index.json         {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
+
+Which setting and which tensor is which of ours is said in gpt2_huggingface.py and llama_huggingface.py.
+
+Pickled weights (pytorch_model.bin) are not read: a pickle is a program, and can do anything when it is loaded.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
-from minigrad import nn
+import numpy as np
 
+from minigrad import nn
+from minigrad.backend import Array, module_of
+
+from ..files import read_json, shortened, write_text
 from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_huggingface, llama_gguf, llama_huggingface
-from .gguf_file import GGUFFile
-from .huggingface_config import read_config
+from .gguf_file import GGUFFile, is_gguf
+from .safetensors_file import Entry, SafetensorsFile, write_safetensors
+from .tensor_table import HEAD, Match, fill, matches, their_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# By model_type in config.json. Each module has PREFIX, BUFFERS, EMBEDDING, rows, from_json and to_json.
 ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2_huggingface, "llama": llama_huggingface}
 
 
-def is_gguf(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a GGUF file, by its name."""
-    return Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir()
-
-
 def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]]) -> M:
-    """The model in a Hugging Face folder or a GGUF file; see `llama_huggingface.load` and `llama_gguf.load`."""
+    """The model in a Hugging Face folder or a GGUF file; float32, in evaluation mode.
+
+    models: for each architecture that is wanted ("gpt2", "llama"), what makes a model of a configuration. Raises
+    FileNotFoundError, or ValueError naming the file, the setting or the tensor that is missing, surplus, misshapen, not
+    finite, or damaged.
+    """
     if is_gguf(path) and "llama" in models:
         return llama_gguf.load(GGUFFile(path), models["llama"])
-    model_type = read_config(path, *models).get("model_type", "gpt2")
-    return ARCHITECTURES[model_type].load(path, models[model_type])
+    values = read_config(path, *models)
+    model_type = values["model_type"]
+    architecture = ARCHITECTURES[model_type]
+    config = architecture.from_json(values, str(Path(path) / CONFIG))
+    with Weights(path, model_type) as weights:
+        if config.tied and HEAD not in weights.entries and values.get("tie_word_embeddings", True) is not True:
+            tied = values["tie_word_embeddings"]
+            raise ValueError(f"{weights.place / CONFIG} says tie_word_embeddings {tied}, but {HEAD} is missing")
+        tied_to = architecture.EMBEDDING if config.tied else ""
+        return fill(lambda: models[model_type](config), weights, architecture.rows(config), tied_to).eval()
 
 
 def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-    ARCHITECTURES[model.model_type].save(model, folder, tokenizer)
+    """Write a language model, and its tokenizer, as a folder that transformers loads.
+
+    Raises ValueError for a model that is not a plain one, such as one with adapters, FileExistsError where the folder
+    holds a training run, OSError.
+    """
+    architecture = ARCHITECTURES[model.model_type]
+    config = architecture.to_json(model.config, end=None if tokenizer is None else tokenizer.eos_token_id)
+    tensors = their_tensors(model, architecture.rows(model.config), architecture.NAME)
+    write_folder(folder, config, tensors, tokenizer)
+
+
+def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator[Match]:
+    """Compare a folder with our model, tensor by tensor, without reading a number of it; `print` each match.
+
+    Raises what `load` raises for files that are damaged or of another model; what does not fit is in the matches.
+    """
+    architecture = ARCHITECTURES[model_type]
+    config = architecture.from_json(read_config(folder, model_type), str(Path(folder) / CONFIG))
+    with Weights(folder, model_type) as weights:
+        if config.n_layer > len(weights.entries):  # it would be a long report
+            raise ValueError(f"{Path(folder) / CONFIG} asks for {config.n_layer} layers, but there are fewer tensors")
+        yield from matches(weights, architecture.rows(config), architecture.EMBEDDING if config.tied else "")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, Any]:
+    """What config.json in `folder` says of a model of one of these types.
+
+    Raises FileNotFoundError; ValueError if it is damaged or of another model.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder, as a model of the type {' or '.join(model_types)} is")
+    if (folder / "adapter_config.json").exists() and not path.exists():
+        raise ValueError(f"{folder} holds an adapter (adapter_config.json), for a base model that comes first")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model in {folder}: {CONFIG} is missing")
+    values = {"model_type": "gpt2", **read_json(path)}  # old folders of GPT-2 do not say it
+    model_type = values["model_type"]
+    if model_type not in model_types:
+        known = " or ".join(map(repr, model_types))
+        raise ValueError(f"{path} describes a model of the type {shortened(model_type)}, not {known}")
+    if values.get("quantization_config") is not None:
+        raise ValueError(f"{path} describes quantized weights (quantization_config), which are no plain {model_type}")
+    return values
+
+
+class Weights:
+    """The tensors of a folder (a `tensor_table.Source`) by their names, without the prefix that some folders put before
+    them, and without the buffers that are not weights. Close it, or use `with`.
+
+    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    """
+
+    described_in = CONFIG
+    kinds: tuple[str, ...] = ("F32", "F16", "BF16", "F64")
+
+    def __init__(self, folder: str | os.PathLike[str], model_type: str = "gpt2"):
+        self.place = Path(folder)
+        self.entries: dict[str, Entry] = {}
+        self._found: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
+        with contextlib.ExitStack() as files:
+            for path, expected in weight_files(self.place).items():
+                file = files.enter_context(SafetensorsFile(path))
+                if expected is not None and file.entries.keys() != expected:
+                    name = min(file.entries.keys() ^ expected)
+                    raise ValueError(f"{path} and {INDEX} disagree about {name}: only one of them has it")
+                self._add(file, ARCHITECTURES[model_type])
+            self._files = files.pop_all()  # open until `close`
+
+    def _add(self, file: SafetensorsFile, architecture: Any) -> None:
+        for full_name, entry in file.entries.items():
+            name = full_name.removeprefix(architecture.PREFIX)
+            if architecture.BUFFERS.fullmatch(name):
+                continue
+            if name in self.entries:
+                prefix = architecture.PREFIX
+                raise ValueError(f"{file.path}: {name} is there twice, with and without {prefix!r} before it")
+            self.entries[name] = entry
+            self._found[name] = file, full_name
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._files.close()
+
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A tensor as it is stored: a new array, or `out`; see `SafetensorsFile.read`."""
+        file, full_name = self._found[name]
+        return file.read(full_name, out)
+
+    def path(self, name: str) -> Path:
+        """The file that a tensor is in."""
+        return self._found[name][0].path
+
+
+def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
+    """The files with weights, and which tensors each has to hold, if an index says so."""
+    if (folder / WEIGHTS).exists():
+        return {folder / WEIGHTS: None}
+    index = folder / INDEX
+    if not index.exists():
+        raise FileNotFoundError(
+            f"there are no weights in {folder}: {WEIGHTS} is missing (.bin files, which can run code, are not read)"
+        )
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} is damaged: it has no weight_map")
+    files: dict[Path, set[str]] = {}
+    for name, place in places.items():
+        # A plain name: an index from a stranger must not lead out of the folder.
+        if not isinstance(place, str) or not re.fullmatch(r"[\w.-]+\.safetensors", place):
+            raise ValueError(f"{index}: {str(place)[:100]!r} is no name of a .safetensors file in the same folder")
+        files.setdefault(folder / place, set()).add(name)
+    return files
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    config: dict[str, Any],
+    tensors: Mapping[str, Array],
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer; each file whole or not at all."""
+    folder = Path(folder)
+    if any(folder.glob("trainer_state.json*")):
+        raise FileExistsError(f"{folder} holds a training run, which would be overwritten: choose another folder")
+    for name, array in tensors.items():
+        if not module_of(array).isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite (nan or inf); nothing was saved")
+    ends = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})  # transformers wants to be told "pt"
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / "generation_config.json", json.dumps({"_from_model_config": True, **ends}, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)

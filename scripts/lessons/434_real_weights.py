@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt import GPT, GPTConfig
 from gpt.training.checkpoint import load_run
-from gpt.weights import gpt2_huggingface
+from gpt.weights import pretrained
 from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
 from scripts.lessons.pictures import Lesson
@@ -27,7 +27,7 @@ FOLDER, REFERENCE = ROOT / "tests/gpt/golden/gpt2-folder", ROOT / "tests/gpt/gol
 # %% The mapping
 lesson.part("names and shapes: the mapping is the verification")
 
-matches = list(gpt2_huggingface.report(FOLDER))
+matches = list(pretrained.report(FOLDER))
 for match in matches[:6]:
     print(match)
 print(f"... {len(matches)} tensors, {sum(not m.problem for m in matches)} fit")

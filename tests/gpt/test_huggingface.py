@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.weights import gpt2_huggingface
-from gpt.weights.huggingface_config import from_gpt_config, to_gpt_config
-from gpt.weights.huggingface_folder import Weights
+from gpt.weights.gpt2_huggingface import from_json, to_json
+from gpt.weights.pretrained import Weights, report
 from minigrad import nn
 from tests.gpt.small import GOLDEN, small_gpt
 
@@ -220,8 +220,8 @@ def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
     ],
 )
 def test_every_size_is_understood_and_the_table_covers_it(config, preset):
-    assert to_gpt_config(config) == GPTConfig.preset(preset, dropout=0.1)
-    total = sum(math.prod(row.our_shape) for row in gpt2_huggingface.rows(to_gpt_config(config)))
+    assert from_json(config) == GPTConfig.preset(preset, dropout=0.1)
+    total = sum(math.prod(row.our_shape) for row in gpt2_huggingface.rows(from_json(config)))
     assert total == GPTConfig.preset(preset).num_parameters()
 
 
@@ -231,7 +231,7 @@ def test_the_table_has_the_names_and_shapes_of_transformers(preset):
     import torch
     import transformers
 
-    config = from_gpt_config(GPTConfig.preset(preset))
+    config = to_json(GPTConfig.preset(preset))
     with torch.device("meta"):
         theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
     expected = {row.theirs: row.their_shape for row in gpt2_huggingface.rows(GPTConfig.preset(preset))}
@@ -246,10 +246,10 @@ def test_the_table_has_the_names_and_shapes_of_our_model():
 
 def test_dropouts_that_differ_are_warned_about():
     with pytest.warns(UserWarning, match="embd_pdrop 0.0, attn_pdrop 0.1, resid_pdrop 0.2.* which is now 0.2"):
-        assert to_gpt_config({"embd_pdrop": 0.0, "resid_pdrop": 0.2}).dropout == 0.2
+        assert from_json({"embd_pdrop": 0.0, "resid_pdrop": 0.2}).dropout == 0.2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert to_gpt_config({"embd_pdrop": 0, "resid_pdrop": 0, "attn_pdrop": 0.0}).dropout == 0
+        assert from_json({"embd_pdrop": 0, "resid_pdrop": 0, "attn_pdrop": 0.0}).dropout == 0
 
 
 def test_loading_holds_the_model_and_one_tensor(tmp_path):
@@ -273,7 +273,7 @@ def test_the_report_has_a_row_for_every_tensor(tmp_path):
     tensors["h.1.mlp.c_fc.weight"] = tensors["h.1.mlp.c_fc.weight"].T
     tensors["lm_head.weight"] = tensors["wte.weight"].copy()
     del tensors["ln_f.bias"]
-    matches = list(gpt2_huggingface.report(write(tmp_path, tensors, config)))
+    matches = list(report(write(tmp_path, tensors, config)))
     problems = {match.name: match.problem for match in matches if match.problem}
     assert len(matches) == 2 + 2 * 12 + 2 + 2 and set(problems) == {"extra", "h.1.mlp.c_fc.weight", "ln_f.bias"}
     lines = [str(match).split() for match in matches]
@@ -285,7 +285,7 @@ def test_the_report_has_a_row_for_every_tensor(tmp_path):
     assert all(len(str(match)) < 130 for match in matches if not match.problem)
     write(tmp_path, tensors, {**config, "n_layer": 10**9})
     with pytest.raises(ValueError, match="asks for 1000000000 layers, but there are fewer tensors"):
-        list(gpt2_huggingface.report(tmp_path))
+        list(report(tmp_path))
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------

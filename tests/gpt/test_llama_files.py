@@ -20,7 +20,7 @@ from gpt.training.trainer import Trainer
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
 from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
-from gpt.weights.llama_huggingface import from_llama_config, rows, to_llama_config
+from gpt.weights.llama_huggingface import from_json, rows, to_json
 from minigrad import nn
 from minigrad.optim import AdamW
 from scripts import train
@@ -198,15 +198,15 @@ def test_the_table_has_the_names_and_shapes_of_our_model(tied):
 
 
 def test_the_config_of_smollm2_and_what_is_taken_where_nothing_is_said():
-    assert to_llama_config(SMOLLM2_CONFIG) == LlamaConfig()
-    assert to_llama_config({}) == LlamaConfig(
+    assert from_json(SMOLLM2_CONFIG) == LlamaConfig()
+    assert from_json({}) == LlamaConfig(
         vocab_size=32000, block_size=2048, n_layer=32, n_head=32, n_kv_head=32, n_embd=4096, n_inner=11008,
         rope_theta=10000.0, rms_norm_epsilon=1e-6, tied=False,
     )  # fmt: skip
-    assert to_llama_config({**SMOLLM2_CONFIG, "num_key_value_heads": None}).n_kv_head == 9
-    assert to_llama_config({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}).rope_theta == 2.0
+    assert from_json({**SMOLLM2_CONFIG, "num_key_value_heads": None}).n_kv_head == 9
+    assert from_json({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}).rope_theta == 2.0
     with pytest.warns(UserWarning, match=r"attention_dropout is 0.1; our Llama has none, and trains without"):
-        to_llama_config({"attention_dropout": 0.1})
+        from_json({"attention_dropout": 0.1})
 
 
 @pytest.mark.oracle
@@ -214,7 +214,7 @@ def test_transformers_takes_the_same_where_nothing_is_said():
     import transformers
 
     theirs = transformers.LlamaConfig().to_dict()
-    assert to_llama_config(theirs) == to_llama_config({})
+    assert from_json(theirs) == from_json({})
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path
 
 
 def test_what_is_saved_says_what_smollm2s_folder_says():
-    config = from_llama_config(LlamaConfig(), end=2)
+    config = to_json(LlamaConfig(), end=2)
     same = set(SMOLLM2_CONFIG) & set(config) - {"bos_token_id"}
     assert len(same) == 18 and {name: config[name] for name in same} == {name: SMOLLM2_CONFIG[name] for name in same}
 

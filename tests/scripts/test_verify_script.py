@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.weights.huggingface_folder import WEIGHTS
+from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import manual_seed
 from scripts import compare_torch, verify_gpt2
