@@ -147,7 +147,7 @@ class QuantizedArray(nn.Module):
 
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
         """The scales of some rows (R, G); (1, 1) if there is one for all."""
-        return self.scales.rows(rows) if isinstance(self.scales, nn.Module) else _rows_of(self.scales, rows)
+        return self.scales.rows(rows) if hasattr(self.scales, "rows") else _rows_of(self.scales, rows)
 
     @property
     def dtype(self) -> np.dtype:
