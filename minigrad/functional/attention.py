@@ -1,10 +1,9 @@
-"""Scaled dot-product attention: each query takes a weighted average of the values, and the weights come from the data.
+"""Attention: each query takes a weighted average of the values, and the weights come from the data.
 
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
-This is the form that materialises the T x S matrix of weights, so that you can look at it. kernels/attention.py
-computes the same in tiles. Grouped-query attention, where several heads of queries share one of keys and values, is the
-same op on an axis more, along which keys and values broadcast.
+This textbook form holds the whole matrix of weights, T queries x S keys, so that you can look at it. The fast kernel
+(kernels/cpu/attention.py) computes the same in tiles.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .broadcasting import array_of, check_broadcastable, check_floating, unbroadcast
+from .broadcasting import array_of, check_broadcastable, check_floating, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
 from .stochastic import check_probability, keep_scale
 
@@ -22,16 +21,17 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 
-DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together: every order of computing then draws the same
-
-
 class ScaledDotProductAttention(Function):
-    """scores = q kᵀ scale + mask,  probs = softmax(scores),  out = dropout(probs) v.
+    """out = softmax(q kᵀ scale + mask) v, with scale = 1 / √D.
 
-        dv = droppedᵀ dout,  ddropped = dout vᵀ,  dscores = probs (dprobs - Σ dprobs probs)  [softmax]
-        dq = dscores k scale,  dk = dscoresᵀ q scale
+    Backward goes through the three steps from the last to the first:
 
-    Where the mask is -inf, probs = 0, so dscores = 0: what was not seen gets no gradient.
+        out    = probs v                 dv = probsᵀ dout,  dprobs = dout vᵀ
+        probs  = softmax(scores)         dscores = probs (dprobs - Σ_s dprobs probs)
+        scores = q kᵀ scale + mask       dq = dscores k scale,  dk = dscoresᵀ q scale,  dmask = dscores
+
+    Dropout, between the first two, sets some of the probs to 0 and scales up the others. Where the mask is -inf, probs
+    is 0, so dscores is 0: a key that a query cannot see gets no gradient from it.
     """
 
     dtype_rule = "any"
@@ -39,39 +39,28 @@ class ScaledDotProductAttention(Function):
 
     @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        xp = module_of(q)  # q (..., T, D), k (..., S, D), v (..., S, Dv)
+        # q (..., T, D), k (..., S, D), v (..., S, Dv)
+        scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S): how well each query fits each key
+        scores = hide(scores, mask, is_causal)  # -inf where a query may not look
+        ctx.probs = softmax_or_zeros(scores)  # (..., T, S): the weights of each query, which sum to 1
+        ctx.keep = attention_dropout(q, scores.shape, dropout_p, stream)  # (..., T, S), or None without dropout
         ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
-        scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S)
-        if is_causal:
-            scores = xp.where(causal_mask(xp, *scores.shape[-2:]), scores, -math.inf)
-        if mask is not None:
-            ctx.mask_shape = mask.shape
-            scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
-        ctx.probs = softmax_or_zeros(scores)
-        ctx.keep = None
-        if dropout_p > 0:
-            ctx.keep = attention_dropout(xp, stream, ctx.probs.shape, dropout_p).astype(q.dtype, copy=False)
-        return _dropped(ctx) @ v  # (..., T, Dv)
+        ctx.mask_shape = shape_of(mask)
+        return drop(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
 
     @staticmethod
     def backward(ctx, dout):
-        dq = dk = dv = dmask = None
-        # out = dropped @ v
-        if ctx.needs_grad[2]:
-            dv = unbroadcast(_dropped(ctx).swapaxes(-1, -2) @ dout, ctx.v.shape)
-        dprobs = dout @ ctx.v.swapaxes(-1, -2)
-        if ctx.keep is not None:
-            dprobs = dprobs * ctx.keep
+        # out = drop(probs) @ v
+        dv = drop(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
+        dprobs = drop(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
         # probs = softmax(scores)
-        dscores = ctx.probs * (dprobs - (dprobs * ctx.probs).sum(axis=-1, keepdims=True))
+        dscores = ctx.probs * (dprobs - (dprobs * ctx.probs).sum(axis=-1, keepdims=True))  # (..., T, S)
         # scores = q @ k.T * scale + mask
-        if ctx.needs_grad[0]:
-            dq = unbroadcast(dscores @ ctx.k * ctx.scale, ctx.q.shape)
-        if ctx.needs_grad[1]:
-            dk = unbroadcast(dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale, ctx.k.shape)
-        if ctx.needs_grad[3]:
-            dmask = unbroadcast(dscores, ctx.mask_shape)
-        return dq, dk, dv, dmask
+        dq = dscores @ ctx.k * ctx.scale  # (..., T, D)
+        dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale  # (..., S, D)
+        dmask = unbroadcast(dscores, ctx.mask_shape) if ctx.needs_grad[3] else None
+        # where the leading axes were broadcast, their gradients are summed
+        return unbroadcast(dq, ctx.q.shape), unbroadcast(dk, ctx.k.shape), unbroadcast(dv, ctx.v.shape), dmask
 
 
 def scaled_dot_product_attention(
@@ -106,8 +95,14 @@ def scaled_dot_product_attention(
     return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
 
 
-def _dropped(ctx):
-    return ctx.probs if ctx.keep is None else ctx.probs * ctx.keep
+def hide(scores, mask, is_causal):
+    """Scores (..., T, S), -inf where the mask is False or a key comes after the query; a mask of numbers is added."""
+    xp = module_of(scores)
+    if is_causal:
+        scores = xp.where(causal_mask(xp, *scores.shape[-2:]), scores, -math.inf)
+    if mask is not None:
+        scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+    return scores
 
 
 def causal_mask(xp, queries, keys):
@@ -126,15 +121,25 @@ def softmax_or_zeros(scores):
     return exps / xp.where(total == 0, 1, total)
 
 
-def attention_dropout(xp, stream, shape, p):
-    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time."""
-    heads = math.prod(shape[:-2])
-    out = xp.empty((heads, *shape[-2:]), dtype=xp.float32)
+DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together: every order of computing then draws the same
+
+
+def attention_dropout(q, shape, p, stream):
+    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time; None if p is 0."""
+    if p == 0:
+        return None
+    xp, heads = module_of(q), math.prod(shape[:-2])
+    out = xp.empty((heads, *shape[-2:]), q.dtype)
     for head in range(heads):
         for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
             rows = out[head, start : start + DROPOUT_ROWS]
             rows[...] = keep_scale(xp, stream, rows.shape, p, head, block)
     return out.reshape(shape)
+
+
+def drop(x, keep):
+    """x times its dropout scales; x itself without dropout."""
+    return x if keep is None else x * keep
 
 
 def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
