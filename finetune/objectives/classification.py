@@ -19,6 +19,7 @@ import minigrad.functional as F
 from gpt import Tokenizer
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
+from minigrad.nn.module import evaluating
 
 from ..data.datasets import Labelled, pad_right
 from .gpt_with_head import GPTWithHead
@@ -68,15 +69,11 @@ def encode_texts(
 @no_grad()
 def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
     """The probability of each class (N, labels) for texts as ids."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         found = [
             to_numpy(F.softmax(model(*pad_right(texts[start : start + batch_size], fill=0)), -1).data)
             for start in range(0, len(texts), batch_size)
         ]
-    finally:
-        model.train(was_training)
     return np.concatenate(found)
 
 

@@ -21,6 +21,7 @@ import minigrad.functional as F
 from gpt.console import progress_bar
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
+from minigrad.nn.module import evaluating
 
 from ..data.pairs import Pair, PairBatch, pair_batch
 from .logprobs import sequence_logprobs
@@ -112,17 +113,12 @@ def dpo_batch_loss(
 @no_grad()
 def with_reference(model: Any, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
-    was_training = model.training
-    model.eval()
     done = []
-    try:
-        with progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
-            for start in range(0, len(pairs), batch_size):
-                part = pairs[start : start + batch_size]
-                logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
-                for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
-                    done.append(pair.with_reference(chosen, rejected))
-                bar.update(len(part))
-    finally:
-        model.train(was_training)
+    with evaluating(model), progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
+        for start in range(0, len(pairs), batch_size):
+            part = pairs[start : start + batch_size]
+            logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
+            for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
+                done.append(pair.with_reference(chosen, rejected))
+            bar.update(len(part))
     return done

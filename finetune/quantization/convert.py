@@ -20,6 +20,7 @@ import numpy as np
 from gpt.console import progress_bar
 from minigrad import nn
 from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
 
 from .. import architectures
 from ..architectures import Anatomy, Fed
@@ -145,12 +146,9 @@ def quantize(
     """
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
-    before, was_training = memory(model), model.training
-    model.eval()  # text is read without dropout
-    try:
+    before = memory(model)
+    with evaluating(model):  # text is read without dropout
         reports = _quantize(model, config, None if calibration is None else np.asarray(calibration))
-    finally:
-        model.train(was_training)
     return QuantizationReport(reports, before, memory(model))
 
 

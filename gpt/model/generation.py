@@ -1,10 +1,10 @@
-"""Writing: sample a token, append it, repeat. The model's output becomes its input.
+"""Generation: sample a token, append it, repeat. The model's output becomes its input.
 
-The model gives a distribution over the next token; the settings here reshape it before one is drawn. They change what
-is picked, not what the model knows.
+The model gives a distribution over the next token. The settings here reshape it before a token is drawn: they change
+what is picked, not what the model knows.
 
-The prompt is read in one pass; from then on, thanks to the KV cache, a new token costs one token's work. Simplified: a
-sequence of a batch that has ended is computed along until the last one has.
+The prompt is read in one pass. From then on the KV cache makes a new token cost one token's work. Simplified: where a
+sequence of a batch has ended, it is computed along until all have.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ import numpy as np
 
 from minigrad import Tensor, no_grad
 from minigrad.backend import generator, to_numpy
+from minigrad.nn.module import evaluating
 
 from .kv_cache import KVCache
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from the model's scores (logits).
+    """How a token is drawn from the model's logits.
 
-    temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 always takes the best ("greedy").
-    top_k: only the k best. top_p: only the best that together have probability p (nucleus; Holtzman et al. 2020).
-    repetition_penalty: divides positive and multiplies negative logits of tokens that are there already
-    (Keskar et al. 2019, section 4.1). Raises ValueError for a number outside its range.
+    temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 always takes the most likely ("greedy").
+    top_k: only the k most likely. top_p: only the most likely ones that together have probability p (nucleus sampling;
+    Holtzman et al. 2020). repetition_penalty: divides positive and multiplies negative logits of tokens that are in the
+    text already (Keskar et al. 2019, section 4.1). Raises ValueError for a number outside its range.
     """
 
     temperature: float = 1.0
@@ -193,22 +194,20 @@ def stream(
         seed = int(generator().integers(2**63))
     rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row draws the same in every batch
     ended = [False] * text.batch
-    was_training = model.training
-    model.eval()
     try:
-        for step in range(max_new_tokens):
-            logits = text.next_logits()  # (B, V)
-            drawn = [-1] * text.batch
-            for row in range(text.batch):
-                if not ended[row]:
-                    drawn[row] = sampling.choose(logits[row], text.seen[row], rngs[row])
-                    ended[row] = drawn[row] in stop_tokens
-            yield drawn
-            if all(ended) or step == max_new_tokens - 1:
-                break
-            text.append([max(token, 0) for token in drawn])
+        with evaluating(model):
+            for step in range(max_new_tokens):
+                logits = text.next_logits()  # (B, V)
+                drawn = [-1] * text.batch
+                for row in range(text.batch):
+                    if not ended[row]:
+                        drawn[row] = sampling.choose(logits[row], text.seen[row], rngs[row])
+                        ended[row] = drawn[row] in stop_tokens
+                yield drawn
+                if all(ended) or step == max_new_tokens - 1:
+                    break
+                text.append([max(token, 0) for token in drawn])
     finally:
-        model.train(was_training)
         if memory is not None:
             memory.ids, memory.cache = text.ids[0, : text.read].copy(), text.cache
 

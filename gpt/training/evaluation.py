@@ -16,6 +16,7 @@ import numpy as np
 import minigrad.functional as F
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
 
 from ..console import progress_bar
 from ..tokenizer.tokenizer import Tokenizer
@@ -49,15 +50,11 @@ def evaluate(
     """
     sums: dict[str, Any] = {}
     count = 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in team.share(batches):
             loss, n, metrics = loss_fn(model, batch)
             add_up(sums, {"loss": loss.data, **metrics})
             count += n
-    finally:
-        model.train(was_training)
     sums, count = team.add_up(sums, count)
     if count == 0:
         raise ValueError("there is nothing to evaluate: no batch has a target that counts")
@@ -131,19 +128,14 @@ def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.n
     before it (fewer only at the text's start). A small stride costs T / stride times the work.
     """
     losses = np.empty(len(ids) - 1)
-    was_training = model.training
-    model.eval()
-    try:
-        with progress_bar(len(losses), "reading", "token") as bar:
-            for windows in _batches_of_windows(len(losses), model.config.block_size, stride):
-                rows = [ids[start : stop + 1] for start, stop, _ in windows]
-                inputs = np.stack(rows)  # (B, T + 1)
-                found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
-                for row, (_, stop, counted) in zip(found, windows, strict=True):
-                    losses[stop - counted : stop] = row[-counted:]
-                    bar.update(counted)
-    finally:
-        model.train(was_training)
+    with evaluating(model), progress_bar(len(losses), "reading", "token") as bar:
+        for windows in _batches_of_windows(len(losses), model.config.block_size, stride):
+            rows = [ids[start : stop + 1] for start, stop, _ in windows]
+            inputs = np.stack(rows)  # (B, T + 1)
+            found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
+            for row, (_, stop, counted) in zip(found, windows, strict=True):
+                losses[stop - counted : stop] = row[-counted:]
+                bar.update(counted)
     return losses
 
 
@@ -156,9 +148,7 @@ def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = 
     count = min(count, model.config.vocab_size)
     best = np.empty((len(ids) - 1, count), np.int64)
     probabilities = np.empty((len(ids) - 1, count))
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for start, stop, counted in sliding_windows(len(best), model.config.block_size, stride):
             hidden = model.hidden_states(ids[None, start:stop])[0, stop - start - counted :]  # (counted, C)
             for i in range(0, counted, 64):  # the logits of all would be large
@@ -166,8 +156,6 @@ def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = 
                 order = np.argsort(-probs, axis=-1, kind="stable")[:, :count]
                 place = slice(stop - counted + i, stop - counted + i + len(probs))
                 best[place], probabilities[place] = order, np.take_along_axis(probs, order, -1)
-    finally:
-        model.train(was_training)
     return best, probabilities
 
 

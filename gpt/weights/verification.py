@@ -22,6 +22,7 @@ import numpy as np
 
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
 
 from ..files import atomic_write
 from ..model.config import GPTConfig, LlamaConfig
@@ -140,9 +141,7 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
 
     The second run is the one that training makes, with whatever kernels are selected. Leaves no gradients behind.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         activations = _activations(model, ids)
         model.zero_grad()
         loss = model.loss(ids, targets)
@@ -151,8 +150,6 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
         model.zero_grad()
         room = max(model.config.block_size - ids.shape[1], 0)
         continuation = model.generate(ids, min(new_tokens, room), temperature=0)
-    finally:
-        model.train(was_training)
     return Trace(ids, targets, activations, gradients, loss.item(), continuation)
 
 

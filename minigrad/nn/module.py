@@ -6,6 +6,7 @@ order of assignment.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -273,6 +274,17 @@ class Sequential(ModuleList):
         for module in self:
             x = module(x)
         return x
+
+
+@contextlib.contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Inside the `with`, a model is in inference mode, without dropout; then it is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 _hook_numbers = itertools.count()
