@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -35,17 +36,6 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 16}
 attention = F.scaled_dot_product_attention
 
 # --- the bugs ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Something else in the place of owner.name, inside the block."""
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout_p: float, causal: bool, **more: Any) -> Tensor:
@@ -175,17 +165,17 @@ BUGS = {
     "no_mask": Bug(
         "attention sees later tokens",
         no_token_sees_a_later_one,
-        patch=lambda: replaced(F, "scaled_dot_product_attention", unmasked),
+        patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unmasked),
     ),
     "no_scale": Bug(
         "scores are not divided by sqrt(D)",
         same_as_reference,
-        patch=lambda: replaced(F, "scaled_dot_product_attention", unscaled),
+        patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
     ),
     "no_residual": Bug(
         "sub-layers replace x instead of adding to it",
         same_as_reference,
-        patch=lambda: replaced(Block, "forward", without_residual),
+        patch=lambda: mock.patch.object(Block, "forward", without_residual),
     ),
     "no_positions": Bug("tokens do not say where they stand", same_as_reference, change=drop_positions),
     "no_tying": Bug("the head has a matrix of its own", counted_as_expected, change=untie),

@@ -31,12 +31,9 @@ YOU, MODEL = "you> ", "model> "
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add(
-        "--model",
-        default="runs/sft",
-        help="a run's folder, a Hugging Face folder, a GGUF file, or a name (smollm2, gpt2)",
-    )
-    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
+    text = "a run's folder, a Hugging Face folder, a GGUF file, or a name (smollm2, gpt2)"
+    add("--model", default="runs/sft", help=text)
+    command_line.add_packed(parser)
     add("--system", default=None, help="what the model is told before the conversation, in place of its own default")
     command_line.add_sampling(parser, max_new_tokens=400, temperature=None)
     command_line.add_kernels(parser)

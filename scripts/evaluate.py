@@ -33,12 +33,8 @@ ALTERNATIVES = 5
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add(
-        "--model",
-        default="runs/demo",
-        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
-    )
-    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
+    command_line.add_model(parser)
+    command_line.add_packed(parser)
     add("--data", required=True, metavar="FILE", help="a UTF-8 text")
     add("--stride", type=number(1), default=None, help="tokens by which the window moves; else half the block size")
     add("--show", action="store_true", help="print the text with the surprise at each token")

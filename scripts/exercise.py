@@ -6,9 +6,9 @@ files are in --workspace, the library is the answer key. scripts/exercises/READM
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,12 @@ examples:
 
 exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
 """
-COMMANDS = ("watch", "list", "start", "check", "hint", "solution", "reset", "run", "mark")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("command", nargs="?", choices=COMMANDS, default="watch", metavar="COMMAND", help="see below")
+    add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="see below")
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise; by default the current one")
     add("--workspace", default="my_exercises", metavar="DIR", help="where your files are")
     add("--exercises", default=None, metavar="DIR", help="a folder with other exercises, such as a teacher's")
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
     if arguments.command in ("solution", "start", "mark") and arguments.name is None:
         parser.error(f"{arguments.command} needs a {'folder' if arguments.command == 'mark' else 'name'}")
-    return COMMAND[arguments.command](arguments)
+    return COMMANDS[arguments.command](arguments)
 
 
 def workspace_of(arguments: Any) -> Any:
@@ -78,6 +77,11 @@ def name_in(workspace: Any, arguments: Any) -> str:
         raise ValueError("every exercise is passed: name one")
     catalogue.path_of(name, workspace.paths)
     return str(name)
+
+
+def say(arguments: Any, facts: dict[str, Any], text: str) -> None:
+    """Print a result as text, or with --json as an object."""
+    print(json.dumps(facts) if arguments.json else text)
 
 
 def watch(arguments: Any) -> int:
@@ -105,11 +109,7 @@ def start(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
     file = workspace.start(name)
-    print(
-        json.dumps({"name": name, "file": str(file)})
-        if arguments.json
-        else showing.start_text(workspace.exercise(name), file)
-    )
+    say(arguments, {"name": name, "file": str(file)}, showing.start_text(workspace.exercise(name), file))
     return 0
 
 
@@ -119,7 +119,7 @@ def check(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     if arguments.all and arguments.json:
         verdicts = {name: workspace.check(name) for name in workspace.paths if workspace.file(name).exists()}
-        print(json.dumps({name: dataclasses.asdict(verdict) for name, verdict in verdicts.items()}))
+        print(json.dumps({name: asdict(verdict) for name, verdict in verdicts.items()}))
         return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
     if arguments.all:
         return 0 if watching.check_all(workspace, lambda text: print(text, flush=True)) else 1
@@ -127,10 +127,7 @@ def check(arguments: Any) -> int:
     if not arguments.json:
         print(f"Checking {name} ...", flush=True)
     verdict = workspace.check(name)
-    if arguments.json:
-        print(json.dumps({"name": name, **dataclasses.asdict(verdict)}))
-    else:
-        print(showing.verdict_text(name, verdict, workspace.file(name)))
+    say(arguments, {"name": name, **asdict(verdict)}, showing.verdict_text(name, verdict, workspace.file(name)))
     return 0 if verdict.passed else 1
 
 
@@ -138,11 +135,7 @@ def hint(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
     level, text = workspace.hint(name)
-    print(
-        json.dumps({"name": name, "level": level, "hint": text})
-        if arguments.json
-        else f"{name}, hint {level} of 3: {text}"
-    )
+    say(arguments, {"name": name, "level": level, "hint": text}, f"{name}, hint {level} of 3: {text}")
     return 0
 
 
@@ -152,7 +145,7 @@ def solution(arguments: Any) -> int:
     if not workspace.has_passed(name):
         raise ValueError(f"the library's {name} is shown once yours passes: check {name} first (hint {name} helps)")
     text = workspace.exercise(name).solution() or "The library has no such op: yours is the solution."
-    print(json.dumps({"name": name, "solution": text}) if arguments.json else text)
+    say(arguments, {"name": name, "solution": text}, text)
     return 0
 
 
@@ -169,10 +162,8 @@ def reset(arguments: Any) -> int:
             return 1
     kept = workspace.reset(name)
     file = workspace.file(name)
-    if arguments.json:
-        print(json.dumps({"name": name, "file": str(file), "kept": None if kept is None else str(kept)}))
-    else:
-        print(f"{file} is the stub again" + (f"; your file is kept as {kept}" if kept else ""))
+    facts = {"name": name, "file": str(file), "kept": None if kept is None else str(kept)}
+    say(arguments, facts, f"{file} is the stub again" + (f"; your file is kept as {kept}" if kept else ""))
     return 0
 
 
@@ -194,7 +185,7 @@ def mark(arguments: Any) -> int:
                         arguments.seed, limits)  # fmt: skip
 
 
-COMMAND = {
+COMMANDS = {
     "watch": watch,
     "list": show_list,
     "start": start,

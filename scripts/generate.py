@@ -23,12 +23,8 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add(
-        "--model",
-        default="runs/demo",
-        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
-    )
-    add("--packed", action="store_true", help="keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower")
+    command_line.add_model(parser)
+    command_line.add_packed(parser)
     add("--adapter", default=None, metavar="FOLDER", help="a LoRA adapter for that model, of scripts/lora.py or PEFT")
     add("--prompt", default="The", help="what to continue")
     add("--num-samples", type=number(1), default=1, help="texts, written at once")

@@ -48,11 +48,7 @@ COMPARED = {
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add(
-        "--model",
-        default="runs/demo",
-        help="a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)",
-    )
+    command_line.add_model(parser)
     add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
     add("--bits", type=int, choices=(8, 4), help="per weight; without it 8 for absmax and zeropoint, 4 for the others")
     add("--group-size", type=number(-1), help="weights that share a scale; -1: a row, 0: the matrix; 64 for 4 bits")

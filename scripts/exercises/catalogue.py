@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import importlib.util
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +22,8 @@ from .checks import Check
 HERE = Path(__file__).resolve().parent
 ASSESSMENT = HERE / "assessment"
 _FILE = re.compile(r"(\d+)_(\w+)\.py")
+
+find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's function or class, or what is in a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +68,6 @@ class Exercise:
             where = "/".join(file.parts[-3:])
             parts.append(f"# {name}  ({where}, line {first})\n\n{''.join(lines)}")
         return "\n\n".join(parts)
-
-
-def find_object(dotted: str) -> Any:
-    """A module's function or class, or what is in a class.
-
-    >>> find_object("minigrad.optim.SGD.update").__name__
-    'update'
-    """
-    parts = dotted.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError as error:
-            if error.name and not dotted.startswith(error.name):
-                raise
-            continue
-        for part in parts[cut:]:
-            found = getattr(found, part)
-        return found
-    raise ValueError(f"there is no {dotted}")
 
 
 def load(path: Path) -> Exercise:

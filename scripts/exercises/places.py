@@ -7,10 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _the_only(definitions: dict[str, Any], name: str) -> Any:
-    return definitions[name]
-
-
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """`use_kernels({op: what the learner wrote as `name`})`. adapt: to the arguments that the library's op gets.

@@ -88,9 +88,8 @@ def refuse(answers: Iterable[Any]) -> None:
     """From now on, in this process, the library's own answers refuse to run, however they are reached."""
     for answer in answers:
         name = answer.__qualname__
-        methods = ("forward", "backward") if isinstance(answer, type) else ()
         if isinstance(answer, type):
-            for method in methods:
+            for method in ("forward", "backward"):
                 if method in vars(answer):
                     setattr(answer, method, staticmethod(_refusing(name)))
         elif isinstance(answer, types.FunctionType) and not answer.__code__.co_freevars:

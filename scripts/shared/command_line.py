@@ -45,6 +45,17 @@ def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     return _Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
 
 
+def add_model(options: argparse.ArgumentParser) -> None:
+    """--model of a script that uses a model and does not train it."""
+    text = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
+    options.add_argument("--model", default="runs/demo", help=text)
+
+
+def add_packed(options: argparse.ArgumentParser) -> None:
+    text = "keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower"
+    options.add_argument("--packed", action="store_true", help=text)
+
+
 def add_device(options: argparse.ArgumentParser) -> None:
     options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to compute")
 
