@@ -7,7 +7,6 @@ inferred from names or source code.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .. import checks, switches
 from ..accumulation import SparseGradient
 from ..autograd import Context
 from ..backend import Array, module_of, to_numpy
+from ..inspection.observers import watching
 from .comparison import Comparison
 from .jacobian import Graph
 
@@ -156,7 +156,7 @@ def _overwritten(case: Case) -> Diagnosis | None:
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
     watch = _WritesToDout()
-    with observing(watch):
+    with watching(watch):
         case.pull(np.ones(len(case.rows)))
     if watch.found is not None:
         sentence = f"{watch.found}.backward changes dout in place, which others hold too"
@@ -205,15 +205,6 @@ class _WritesToDout(switches.Observer):
         for old, new in zip(self._before, arrays, strict=False):
             if self.found is None and old is not None and not module_of(old).array_equal(old, new):
                 self.found = ctx.function.__name__
-
-
-@contextlib.contextmanager
-def observing(observer: switches.Observer) -> Any:
-    switches.observers.append(observer)
-    try:
-        yield
-    finally:
-        switches.observers.remove(observer)
 
 
 # --- the whole gradient, repaired -------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import numpy as np
 from .. import switches
 from ..autograd import Context
 from ..backend import Array, is_array, module_of
+from ..inspection.observers import watching
 from .comparison import Comparison, NotFinite
-from .diagnosis import IN_ORDER, Diagnosis, broadcasts, observing, order_in_words, orders
+from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 
 # A gradient and the shape that it should have -> the gradient in that shape, and what that means; None if it cannot be.
 Repair = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
@@ -28,7 +29,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
     """
     graph, rows = comparison.graph, comparison.rows
     last = _LastBackward()
-    with contextlib.suppress(ValueError, TypeError), observing(last):
+    with contextlib.suppress(ValueError, TypeError), watching(last):
         graph.pull(rows.cotangents(np.ones(len(rows))))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):

@@ -16,16 +16,12 @@ from ..backend import Array, is_array
 
 
 @contextlib.contextmanager
-def watching(observer: switches.Observer, innermost: bool = False) -> Iterator[None]:
+def watching(observer: switches.Observer) -> Iterator[None]:
     """Let `observer` watch every op of the block, however the block ends.
 
-    The innermost observer is told last before an op and first after it: a profiler so measures the op, and not
-    the other observers.
+    The innermost observer is told last before an op and first after it.
     """
-    if innermost:
-        switches.observers.append(observer)
-    else:
-        switches.observers.insert(0, observer)
+    switches.observers.append(observer)
     try:
         yield
     finally:

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
-from .. import switches
+from .. import functional, switches
 from ..backend import device_of, is_array
 from . import flops
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
+
+_OPS = functional.__name__ + "."
 
 
 @dataclass
@@ -50,22 +52,13 @@ class OpProfile:
         return None if self.flops is None or not self.nanoseconds else self.flops / self.nanoseconds
 
 
-@dataclass
-class _Running:
-    """An op that has started: what it is, when, and how long the ops inside it took."""
-
-    ctx: Any
-    start: int
-    inside: int = 0
-
-
 class Profile(switches.Observer):
     """What `profile()` measured: `rows`, `total`, `seconds`; as a table, `print(report)`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
-        self._running: list[_Running] = []
-        self._formulas: dict[type, str] = {}
+        self._start = 0  # of the op that is running
+        self._ops: dict[type, str] = {}
         self._begin = perf_counter_ns()
         self._end: int | None = None
 
@@ -98,33 +91,28 @@ class Profile(switches.Observer):
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         _wait_for_device(arrays)
-        self._running.append(_Running(ctx, perf_counter_ns()))
+        self._start = perf_counter_ns()
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         _wait_for_device(results)
-        now = perf_counter_ns()
-        while (running := self._running.pop()).ctx is not ctx:
-            pass  # an op that raised: it was started and never finished
-        elapsed = now - running.start
-        if self._running:  # an op that runs others: each nanosecond counts for one op only
-            self._running[-1].inside += elapsed
-
+        elapsed = perf_counter_ns() - self._start
         name = ctx.function.__name__
         row = self._rows.setdefault((name, phase), OpProfile(name, phase))
         row.calls += 1
-        row.nanoseconds += elapsed - running.inside
+        row.nanoseconds += elapsed
         row.bytes += _bytes_moved(phase, ctx, arrays, results)
-        count = flops.count(self._formula(ctx.function), phase, _call(phase, ctx, arrays, results))
+        op = self._textbook_op(ctx.function)
+        count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
 
-    def _formula(self, function: type) -> str:
-        """The name in flops.FLOPS of a Function: its own, of what it is derived from, or of the op that it replaces."""
-        if function not in self._formulas:
+    def _textbook_op(self, function: type) -> str:
+        """The op of `minigrad.functional` that a Function is, is derived from, or replaces; "" if there is none."""
+        if function not in self._ops:
             chosen = [*switches.kernels.items(), *switches.cuda_kernels.items()]
             replaced = [op for op, kernel in chosen if kernel in function.__mro__]
-            ours = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith("minigrad.")]
-            self._formulas[function] = next((c.__name__ for c in ours if c.__name__ in flops.FLOPS), "")
-        return self._formulas[function]
+            known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
+            self._ops[function] = known[0].__name__ if known else ""
+        return self._ops[function]
 
     # --- showing ---
 
@@ -158,12 +146,13 @@ def profile() -> Iterator[Profile]:
             loss.backward()
         print(report)
 
-    FLOPs follow the conventions of inspection/flops.py. An op that `F` composes of others is seen as its parts. On a
-    GPU each op is waited for, so that its time is its own; the step as a whole then takes longer than unobserved.
+    FLOPs are counted by the rules of inspection/flops.py. An op that `F` composes of other ops appears as its parts. On
+    a GPU the profiler waits for each op, to measure its own time; the step as a whole then takes longer. Of several
+    observers, enter `profile` last: it measures those that are entered inside its block along with the ops.
     """
     report = Profile()
     try:
-        with watching(report, innermost=True):
+        with watching(report):
             yield report
     finally:
         report.stop()
