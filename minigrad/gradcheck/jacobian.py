@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ..autograd import Context, Function
 from ..backend import Array, device_of, is_array, module_of, to_device, to_numpy
 from ..dtypes import is_floating, op_name
+from ..inspection.graph import consumers_first
 from ..switches import no_grad
 from ..tensor import Tensor
 
@@ -173,7 +174,7 @@ class Graph:
     def __init__(self, subject: Subject):
         self.leaves = [Tensor(to_device(v.value, v.device), requires_grad=True) for v in subject.variables]
         self.outputs = subject.call(self.leaves)
-        self.nodes = list(_consumers_first(self.outputs))
+        self.nodes = consumers_first(list({output.grad_fn: None for output in self.outputs if output.grad_fn}))
         targets = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
         ours = {id(leaf) for leaf in self.leaves}
         self._strangers = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}
@@ -208,22 +209,6 @@ class Graph:
         """As `pull`, with zeros where no gradient arrived."""
         pairs = zip(self.pull(cotangents), self.leaves, strict=True)
         return [np.zeros(leaf.shape) if gradient is None else gradient for gradient, leaf in pairs]
-
-
-def _consumers_first(outputs: list[Tensor]) -> Iterator[Context]:
-    """Each node once, after all that used its output."""
-    finished: dict[Context, None] = {}
-    seen: set[Context] = set()
-    stack = [(output.grad_fn, False) for output in outputs]
-    while stack:
-        node, done = stack.pop()
-        if done and node is not None:
-            finished[node] = None
-        elif node is not None and node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((e[0], False) for e in node.edges if e is not None and isinstance(e[0], Context))
-    return reversed(finished)
 
 
 class Rows:

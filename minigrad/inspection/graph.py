@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Context, count_consumers
 from ..backend import Array, to_numpy
 from .observers import input_names
 
@@ -64,7 +65,7 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
     if tensor.grad_fn is None:
         leaf = _leaf(tensor, tensors)
         return Graph([leaf], leaf, False, 0)
-    order = _inputs_first(tensor.grad_fn)
+    order = consumers_first([tensor.grad_fn])[::-1]
     shown = order[-limit:]
     rest = Node("rest", f"{len(order) - len(shown):,} ops before these are not shown", [])
     known: dict[Any, Node] = {}
@@ -89,21 +90,17 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
     return Graph(nodes, known[tensor.grad_fn], tensor.grad_fn.released, len(order) - len(shown))
 
 
-def _inputs_first(root: Any) -> list[Any]:
-    """All Contexts behind `root`, each after its inputs; with a stack, as a graph may be 10,000 ops deep."""
-    order: list[Any] = []
-    seen = {root}
-    stack = [(root, iter(root.edges))]
-    while stack:
-        ctx, edges = stack[-1]
-        for edge in edges:
-            if edge is not None and not edge[0].is_leaf and edge[0] not in seen:
-                seen.add(edge[0])
-                stack.append((edge[0], iter(edge[0].edges)))
-                break
-        else:
-            order.append(ctx)
-            stack.pop()
+def consumers_first(roots: list[Context]) -> list[Context]:
+    """Every node that `roots` depend on, each after all nodes that use its outputs: in the order of backward."""
+    waiting_for = count_consumers(roots)
+    ready = [node for node, count in waiting_for.items() if count == 0]
+    order = []
+    while ready:
+        order.append(ready.pop())
+        for source in order[-1].sources():
+            waiting_for[source] -= 1
+            if waiting_for[source] == 0:
+                ready.append(source)
     return order
 
 
