@@ -1,14 +1,66 @@
-"""A progress bar for whatever takes longer than a few seconds, if tqdm is installed and somebody is watching."""
+"""The one place that writes to the screen: lines, and a progress bar for whatever takes longer than a few seconds."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
+_silent = False
 
-class _Silent:
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Show nothing inside the block."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
+def show(text: str = "") -> None:
+    """Print a line, above the progress bar if there is one."""
+    if _silent:
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print(text, flush=True)
+    else:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may be given it: a model can write any bytes, and control characters move cursors and worse.
+
+    >>> printable("one\\ttwo \\x1b[2J three")
+    'one\\ttwo �[2J three'
+    """
+    text = text.replace("\r", "")
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
+    """A tqdm bar on standard error (`with progress_bar(...) as bar: bar.update(n)`).
+
+    Silent without tqdm (the extra `progress`) and where standard error is not a terminal. `total` None: length unknown.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=_silent or None)
+
+
+class _NoBar:
     """What stands in for a tqdm bar."""
 
-    def __enter__(self) -> _Silent:
+    def __enter__(self) -> _NoBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -19,15 +71,3 @@ class _Silent:
 
     def set_description(self, text: str) -> None:
         pass
-
-
-def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
-    """A tqdm bar on standard error (`with progress_bar(...) as bar: bar.update(n)`).
-
-    Silent without tqdm (the extra `progress`) and where standard error is no terminal. `total` None: length unknown.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _Silent()
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=None)

@@ -16,9 +16,9 @@ import numpy as np
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from gpt import GPT, Tokenizer
+from gpt.console import printable
 from gpt.model.gpt2 import Block
 from gpt.training.batches import Batch, RandomBatches
-from gpt.training.log import printable
 from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, use_kernels
 from minigrad.functional.activation import Gelu

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from finetune.data.conversation import Conversation
 from finetune.loading import load_model
+from gpt.console import printable
 from gpt.model.generation import Sampling
-from gpt.training.log import printable
 from scripts.shared import command_line
 
 EXAMPLES = """examples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
 from gpt.training.pretraining import demo_config, pretrain, run_config
 from scripts.shared import command_line
+from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     device = command_line.set_up(arguments)
     _forget_earlier_demo(arguments.out_dir)
     trainer = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
-    return 130 if trainer.interrupted else 0
+    return show_next_steps(trainer, "train", LET_IT_WRITE)
 
 
 def _forget_earlier_demo(out_dir: str) -> None:

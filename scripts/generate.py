@@ -5,9 +5,8 @@ from __future__ import annotations
 from finetune.adapters.adapter_files import load_adapter
 from finetune.loading import load_model
 from gpt import Tokenizer
-from gpt.console import progress_bar
+from gpt.console import printable, progress_bar
 from gpt.tokenizer.token_view import TextStream
-from gpt.training.log import printable
 from scripts.shared import command_line
 
 EXAMPLES = """examples:

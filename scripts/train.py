@@ -11,6 +11,7 @@ from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, resume, run_config
 from gpt.training.trainer import PRECISIONS, Trainer, TrainingConfig
 from scripts.shared import command_line
+from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 EXAMPLES = """examples:
   python scripts/train.py                                          the built-in English, a small model
@@ -55,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     with command_line.team(arguments.data_parallel) as team:
-        trainer = _run(arguments, given, team)
-    return 130 if trainer.interrupted else 0
+        return show_next_steps(_run(arguments, given, team), "train", LET_IT_WRITE)
 
 
 def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Trainer:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting
+from gpt.console import printable
 from gpt.files import read_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
-from gpt.training.log import printable
 from gpt.weights import hub, pretrained, verification
 from gpt.weights.verification import Comparison, Trace
 from scripts.shared import command_line

@@ -1,4 +1,4 @@
-"""Which module may import what, and that text files name their encoding: read from the sources, nothing is run.
+"""Which module may import what, who speaks to the user, and that text files name their encoding: read from the sources.
 
 The direction is minigrad <- gpt <- finetune <- scripts, and inside a package imports go one way as well, so that a
 reader can start at the bottom and never meets a name that is explained further up.
@@ -6,6 +6,7 @@ reader can start at the bottom and never meets a name that is explained further 
 
 import ast
 import graphlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ PACKAGES = ["minigrad", "gpt", "finetune", "scripts"]  # each may import those b
 NEVER = {"torch", "jax", "numba", "pickle"}
 MEASURED_AGAINST_TORCH = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
+
+NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
+MAY_NAME_A_SCRIPT = ("finetune/",)
 
 
 class Import(NamedTuple):
@@ -130,6 +134,23 @@ def lacks_encoding(call: ast.Call) -> bool:
     return False
 
 
+def speaking_problems(root: Path) -> list[str]:
+    """Library code that prints past the one console, or sends its reader to a script, which it should not know."""
+    problems = []
+    for module, (path, tree) in sources(root).items():
+        where = path.relative_to(root).as_posix()
+        if module.split(".")[0] == "scripts":
+            continue
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and where != "gpt/console.py":
+                problems.append(f"{where}:{node.lineno}: prints; gpt.console.show does that")
+            is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            if is_text and NAMES_A_SCRIPT.search(node.value) and not where.startswith(MAY_NAME_A_SCRIPT):
+                problems.append(f"{where}:{node.lineno}: names a script: {node.value!r:.60}")
+    return problems
+
+
 def is_binary(arguments: list[ast.expr]) -> bool:
     """Whether one of the arguments is a mode with `b` in it."""
     modes = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
@@ -146,6 +167,10 @@ def test_imports_go_in_no_circle():
 
 def test_text_names_its_encoding():
     assert encoding_problems(ROOT) == []
+
+
+def test_one_console_speaks_and_the_library_knows_no_script():
+    assert speaking_problems(ROOT) == []
 
 
 # The checks themselves: each must find what is planted, and must not find what is allowed.
@@ -273,3 +298,29 @@ def test_text_without_an_encoding_is_found(tmp_path, call):
 )
 def test_what_needs_no_encoding_is_not_found(tmp_path, call):
     assert encoding_problems(plant(tmp_path, {"gpt/a.py": call})) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print('x')",
+        "def f():\n    print()",
+        "show('python scripts/train.py')",
+        "f'see scripts/{x}.py'",
+        "x = 'python a.py'",
+    ],
+)
+def test_what_speaks_past_the_console_is_found(tmp_path, source):
+    assert len(speaking_problems(plant(tmp_path, {"gpt/a.py": source}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gpt/console.py", "print('x')"),
+        ("gpt/a.py", '"""As scripts/train.py does: print(x)."""\nshow("x.py")'),
+        ("scripts/train.py", "print('python scripts/generate.py')"),
+    ],
+)
+def test_what_may_speak_is_not_found(tmp_path, name, source):
+    assert speaking_problems(plant(tmp_path, {name: source})) == []

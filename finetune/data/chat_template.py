@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
+from gpt.console import show
 from gpt.tokenizer.vocabulary import ENDOFTEXT
-from gpt.training.log import show
 from minigrad import nn
 from minigrad.backend import module_of
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt import Tokenizer
-from gpt.console import progress_bar
-from gpt.training.log import printable, show
+from gpt.console import printable, progress_bar, show
 
 from ..data.chat_template import ChatTemplate, Message
 from ..data.tasks import TaskItem

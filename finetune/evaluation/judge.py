@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.training.loading import load_model
-from gpt.training.log import show
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import mean_loss
-from gpt.training.log import show
 
 from ..data.chat_template import IM_START, add_chat_tokens
 from ..data.tasks import instruction_tasks

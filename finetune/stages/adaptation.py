@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.files import write_text
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import Checkpoint, ModelKind, Shapes, load_checkpoint, load_state, save_checkpoint
-from gpt.training.log import show
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_unused, show_sample
 from gpt.training.trainer import Trainer, TrainingConfig

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.training.batches import RandomBatches, get_batch, open_tokens, prepare, sequential_batches
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import LossFunction, evaluate, language_model_loss, mean_loss, perplexity
-from gpt.training.log import show
 from gpt.training.pretraining import EVAL_TOKENS
 
 from ..data.chat_template import ChatTemplate

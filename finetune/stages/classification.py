@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.training.batches import sequential_batches
 from gpt.training.checkpoint import Checkpoint, load_checkpoint
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
-from gpt.training.log import show
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_unused
 from gpt.training.trainer import Trainer, TrainingConfig

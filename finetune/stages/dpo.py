@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import Checkpoint, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.log import show
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_unused
 from gpt.training.trainer import Trainer, TrainingConfig

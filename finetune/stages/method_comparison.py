@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint, load_state
-from gpt.training.log import read_log, show
+from gpt.training.log import read_log
 from gpt.training.trainer import Trainer
 
 from ..evaluation.training_memory import held_bytes, peak_bytes

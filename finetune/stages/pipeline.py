@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.model.language_model import LanguageModel
 from gpt.training.batches import open_tokens
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.log import show
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table

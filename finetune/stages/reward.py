@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.log import show
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_unused
 from gpt.training.trainer import Trainer, TrainingConfig

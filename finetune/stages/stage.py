@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt import Tokenizer
+from gpt.console import show
 from gpt.files import write_text
 from gpt.training.checkpoint import CheckpointError
-from gpt.training.log import show
 from gpt.training.pretraining import check_unused
 from gpt.training.trainer import Trainer
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..training.log import printable
+from ..console import printable
 from .tokenizer import Tokenizer
 
 LEVELS = 5

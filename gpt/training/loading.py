@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..console import show
 from ..model.config import GPT2_VOCAB_SIZE
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
@@ -14,7 +15,6 @@ from ..tokenizer.vocabulary_files import has_tokenizer
 from ..weights import hub, llama_gguf, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run
-from .log import show
 
 
 def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-import unicodedata
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..console import show
 from ..files import write_text
 from .steps import Step
 
@@ -101,27 +100,6 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             continue
         rows.append(row)
     return rows
-
-
-def show(text: str = "") -> None:
-    """Print a line above the progress bar, if there is one."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        print(text, flush=True)
-    else:
-        tqdm.write(text)
-        sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """Text as a terminal may be given it: a model can write any bytes, and control characters move cursors and worse.
-
-    >>> printable("one\\ttwo \\x1b[2J three")
-    'one\\ttwo �[2J three'
-    """
-    text = text.replace("\r", "")
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 def _short(value: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from minigrad import backend, manual_seed
 
+from ..console import printable, show
 from ..files import write_text
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
@@ -24,7 +25,7 @@ from .corpora import load_corpus
 from .data_parallel import ALONE, Team
 from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
 from .loading import load_model
-from .log import COLUMNS, printable, show
+from .log import COLUMNS
 from .plots import plot_run
 from .trainer import Trainer, TrainingConfig
 
@@ -205,7 +206,7 @@ def _train(
         warning = trainer.resume(checkpoint)
         show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
     trainer.run()
-    team.once(lambda: _finish(trainer, baselines, config))
+    team.once(lambda: _finish(trainer, baselines))
     return trainer
 
 
@@ -253,15 +254,9 @@ def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens:
     show("\n".join(f"{'writes' if i == 0 else '':>11} | {line}" for i, line in enumerate(lines)))
 
 
-def _finish(trainer: Trainer, baselines: dict[str, float], config: PretrainingConfig) -> None:
-    folder = shlex.quote(trainer.out_dir.as_posix())
-    if trainer.interrupted:
-        start, end = ("", "") if trainer.team.size == 1 else (f"mpiexec -n {trainer.team.size} ", " --data-parallel")
-        show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
-        show(f"  {start}python scripts/train.py --init-from resume --out-dir {folder}{end}")
-        return
-    picture = plot_run(trainer.out_dir, baselines)
-    done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"
-    show(f"\n{done}; saved in {folder}")
-    show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    show(f'to let it write:\n  python scripts/generate.py --model {folder} --prompt "{config.sample_prompt}"')
+def _finish(trainer: Trainer, baselines: dict[str, float]) -> None:
+    if not trainer.interrupted:
+        picture = plot_run(trainer.out_dir, baselines)
+        done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"
+        show(f"\n{done}; saved in {shlex.quote(trainer.out_dir.as_posix())}")
+        show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")

@@ -29,6 +29,10 @@ FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
+class NoRunError(FileNotFoundError):
+    """A name that can only be a training run's, but there is none."""
+
+
 def find(source: str | os.PathLike[str]) -> Path:
     """The folder or file of a model: `source` itself, or that of its name ("gpt2", "smollm2", "owner/name").
 
@@ -41,7 +45,7 @@ def find(source: str | os.PathLike[str]) -> Path:
     if name == SMOLLM2:
         return _packaged()
     if name.startswith("runs/"):
-        raise FileNotFoundError(f"there is no run in {name}: scripts/train.py makes one, scripts/demo.py runs/demo")
+        raise NoRunError(f"there is no run in {name}")
     if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
         names = ", ".join([*OWNERS, SMOLLM2])
         what = "file" if name.endswith(".gguf") else "folder"

@@ -20,11 +20,11 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.console import printable
 from gpt.files import write_text
 from gpt.tokenizer import bpe
 from gpt.training.batches import RandomBatches
 from gpt.training.english import help_text
-from gpt.training.log import printable
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 

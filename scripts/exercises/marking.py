@@ -19,9 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt.console import progress_bar
+from gpt.console import printable, progress_bar
 from gpt.files import write_text
-from gpt.training.log import printable
 from minigrad.backend import usable_cores
 
 from . import processes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from gpt.training.log import printable
+from gpt.console import printable
 
 from .catalogue import Exercise
 from .checks import Verdict

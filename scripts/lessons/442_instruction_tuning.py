@@ -22,7 +22,7 @@ from finetune.evaluation.answering import TEMPLATES, ask, shorten
 from finetune.objectives.logprobs import IGNORE
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer
-from gpt.training.log import printable
+from gpt.console import printable
 from minigrad import no_grad, optim, use_kernels
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth, train, write

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from gpt.training.data_parallel import Team, start_team
+from gpt.weights.hub import NoRunError
 from minigrad import manual_seed, use_kernels
 from minigrad.backend import resolve_device
 
+# Which script helps, for errors of libraries that know of no scripts.
+ADVICE: dict[type[BaseException], str] = {NoRunError: "scripts/train.py makes one, scripts/demo.py runs/demo"}
 # What bad input and a bad environment raise. Anything else is our mistake, and its traceback is wanted.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
@@ -115,7 +118,7 @@ def team(data_parallel: bool) -> Iterator[Team]:
     """The processes that train together (`data_parallel.start_team`). What goes wrong in one of them ends all of them,
     with one message: the others would wait for it for ever.
     """
-    with start_team(data_parallel) as processes:
+    with start_team(data_parallel, "mpiexec -n 2 python scripts/train.py --data-parallel") as processes:
         try:
             yield processes
         except BaseException as error:
@@ -176,4 +179,5 @@ def _wants_traceback() -> bool:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    sentence = str(error) or type(error).__name__
+    return f"{sentence}: {ADVICE[type(error)]}" if type(error) in ADVICE else sentence

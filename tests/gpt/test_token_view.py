@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt import Tokenizer
+from gpt.console import printable
 from gpt.tokenizer.token_view import LEVELS, MarkedToken, readable_pieces, to_html, to_terminal
-from gpt.training.log import printable
 
 LEGEND = ["none", "some", "", "much", "all"]
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "table", "tr", "td", "p", "pre", "span"}

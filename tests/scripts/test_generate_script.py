@@ -101,6 +101,11 @@ def test_a_damaged_model_is_refused_in_one_sentence(model, capsys, tmp_path):
     refusal(generate.main, capsys, "--model", tmp_path)
 
 
+def test_where_there_is_no_run_the_scripts_that_make_one_are_named(capsys):
+    words = "error: there is no run in runs/none: scripts/train.py makes one, scripts/demo.py runs/demo"
+    assert words in refusal(generate.main, capsys, "--model", "runs/none")
+
+
 def test_as_a_process_in_a_terminal_that_knows_few_characters(model):
     done = subprocess.run(
         command("generate", "--model", model, "--prompt", "кот", "--seed", 1),

@@ -1,0 +1,27 @@
+"""What to type next: how an interrupted run goes on, and what a finished one is good for."""
+
+from __future__ import annotations
+
+import shlex
+
+from gpt.console import show
+from gpt.training.trainer import Trainer
+
+LET_IT_WRITE = 'to let it write:\n  python scripts/generate.py --model {folder} --prompt "The"'
+
+
+def show_next_steps(trainer: Trainer, script: str, advice: str) -> int:
+    """Show how the run of `script` goes on, if it was interrupted, or `advice`, with the folder for {folder}.
+
+    Returns the script's exit status.
+    """
+    folder = shlex.quote(trainer.out_dir.as_posix())
+    if not trainer.interrupted:
+        show(advice.format(folder=folder))
+        return 0
+    start, end = "", ""
+    if trainer.team.size > 1:
+        start, end = f"mpiexec -n {trainer.team.size} ", " --data-parallel"
+    show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
+    show(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}")
+    return 130
