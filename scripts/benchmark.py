@@ -8,12 +8,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-# Beside this script:
-from benchmarks import attention, models, quantized, smollm2, techniques, tokenizing  # type: ignore[import-not-found]
-from benchmarks.comparing import opponent  # type: ignore[import-not-found]
-
 from gpt.files import write_text
 from minigrad.backend import usable_cores
+from scripts.benchmarks import attention, models, quantized, smollm2, techniques, tokenizing
+from scripts.benchmarks.comparing import opponent
 from scripts.shared import command_line
 
 MODULES = {

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-# Beside this script:
-from gpu import kernels, speed, suite, training  # type: ignore[import-not-found]
-
 from gpt.files import write_text
 from minigrad.backend import module_of, resolve_device, to_device
+from scripts.gpu import kernels, speed, suite, training
 from scripts.shared import command_line
 
 PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}

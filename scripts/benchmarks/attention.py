@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparing import compare, opponent  # type: ignore[import-not-found]  # beside benchmark.py
+from scripts.benchmarks.comparing import compare, opponent
 
 NAMES = ["attention"]
 TIMES = [256, 512, 1024, 2048, 4096, 8192]

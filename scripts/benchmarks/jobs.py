@@ -93,15 +93,12 @@ class QuantizedGeneration(Generation):
         self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
 
 
-class SmolLM2:
+class SmolLM2(Generation):
     """Greedy generation by SmolLM2, with its weights as floats or, of the side "packed", as they are in its file."""
 
     def __init__(self, folder: str, prompt: int, new_tokens: int, side: str):
-        self.model = load_model("smollm2", packed=side == "packed")[0]
+        self.model: Any = load_model("smollm2", packed=side == "packed")[0]
         self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
-
-    def step(self) -> float:
-        return float(len(self.model.generate(self.prompt, self.new_tokens, temperature=0)[0]))
 
 
 class Loading:

@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparing import compare  # type: ignore[import-not-found]  # beside benchmark.py
-
 from finetune.quantization import QuantizationConfig, quantize
 from finetune.quantization.folder import save_quantized
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
+from scripts.benchmarks.comparing import compare
 
 NAMES = ["quantized"]
 PROMPT, NEW_TOKENS = 32, 64

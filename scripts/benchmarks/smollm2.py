@@ -6,9 +6,8 @@ import importlib.util
 import tempfile
 from typing import Any
 
-from benchmarks.comparing import compare, opponent  # type: ignore[import-not-found]  # beside benchmark.py
-
 from finetune.loading import load_model
+from scripts.benchmarks.comparing import compare, opponent
 
 NAMES = ["smollm2"]
 PROMPT, NEW_TOKENS = 32, 64

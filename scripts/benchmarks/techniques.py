@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparing import compare  # type: ignore[import-not-found]  # beside benchmark.py
-from benchmarks.jobs import TECHNIQUES  # type: ignore[import-not-found]
-from benchmarks.models import TRAINING  # type: ignore[import-not-found]
+from scripts.benchmarks.comparing import compare
+from scripts.benchmarks.jobs import TECHNIQUES
+from scripts.benchmarks.models import TRAINING
 
 NAMES = ["techniques"]
 STEP = "gpt2 4x256"

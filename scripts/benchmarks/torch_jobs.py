@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jobs import token_ids  # type: ignore[import-not-found]  # beside this file
 from torch import nn
 from torch.nn import functional as F
 
 from gpt import GPTConfig
+from scripts.benchmarks.jobs import token_ids
 
 
 class Block(nn.Module):

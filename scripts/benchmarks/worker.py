@@ -11,14 +11,15 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs  # type: ignore[import-not-found]  # beside this script
 import numpy as np
 
 from minigrad.backend import usable_cores
 from minigrad.kernels.cpu import threads
+from scripts.benchmarks import jobs
 
 
 def job(side: str, kind: str, arguments: list[str]) -> Any:
@@ -26,7 +27,8 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
     values = [int(text) if text.isdigit() else text for text in arguments]
     if side == "torch":
         import torch
-        import torch_jobs  # type: ignore[import-not-found]  # beside this script
+
+        from scripts.benchmarks import torch_jobs
 
         torch.set_num_threads(usable_cores())
         return torch_jobs.JOBS[kind](*values)
@@ -34,34 +36,31 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
 
-def sgemm_rate(side: str, n: int = 2048, repeats: int = 5) -> float:
-    """Floating-point operations per second of an n x n float32 product, the median of `repeats`."""
+def sgemm_rate(side: str, n: int = 2048) -> float:
+    """Floating-point operations per second of an n x n float32 product."""
     a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
     if side == "torch":
         import torch
 
         x = torch.from_numpy(a)
-        product: Any = lambda: x @ x  # noqa: E731
-    else:
-        product = lambda: threads.matmul(a, a)  # noqa: E731
+        return 2 * n**3 / median_seconds(lambda: x @ x)
+    return 2 * n**3 / median_seconds(lambda: threads.matmul(a, a))
+
+
+def read_rate(size: int = 2**26) -> float:
+    """Bytes per second at which matrix-vector products read memory."""
+    matrix, vector = np.ones((size // 1024, 1024), np.float32), np.ones((1024, 1), np.float32)
+    return matrix.nbytes / median_seconds(lambda: threads.matmul(matrix, vector))
+
+
+def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    """The median time of `work`, after one call that is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        product()
+        work()
         seconds.append(time.perf_counter() - started)
-    return 2 * n**3 / float(np.median(seconds[1:]))
-
-
-def read_rate(size: int = 2**26, repeats: int = 5) -> float:
-    """Bytes per second at which matrix-vector products read memory, the median of `repeats`."""
-    matrix = np.ones((size // 1024, 1024), np.float32)
-    vector = np.ones((1024, 1), np.float32)
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        threads.matmul(matrix, vector)
-        seconds.append(time.perf_counter() - started)
-    return matrix.nbytes / float(np.median(seconds[1:]))
+    return float(np.median(seconds[1:]))
 
 
 def peak_memory() -> int:
@@ -100,11 +99,8 @@ def main() -> None:
         elif command == "read":
             answer = {"bytes_per_second": read_rate()}
         elif command == "memory":
-            answer = {
-                "bytes": peak_memory(),
-                "resident": resident_memory(),
-                "more_than_at_first": peak_memory() - at_first,
-            }
+            peak = peak_memory()
+            answer = {"bytes": peak, "resident": resident_memory(), "more_than_at_first": peak - at_first}
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 

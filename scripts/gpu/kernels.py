@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gpu.timing import seconds_of  # type: ignore[import-not-found]  # beside verify_gpu.py
 
 import minigrad
 import minigrad.functional as F
@@ -19,6 +18,7 @@ from minigrad import Tensor, optim, use_kernels
 from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
 from minigrad.kernels.cuda.quantized import QuantizedMatrix, dequantize, times_quantized
+from scripts.gpu.timing import seconds_of
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # relative to the largest number of a result
 

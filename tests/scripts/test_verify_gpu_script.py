@@ -1,48 +1,38 @@
 """scripts/verify_gpu.py without a GPU: it says so; and what it would do there runs on the stand-in, with tiny sizes."""
 
 import ast
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from gpt import GPTConfig
 from minigrad.kernels.cuda import CUDA
+from scripts import verify_gpu
+from scripts.benchmarks import jobs
 from tests.scripts.running import ROOT, refusal, run_here
 
 pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """The script as a module, with what lies beside it."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    yield importlib.import_module("verify_gpu")
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("verify_gpu", "gpu", "benchmarks")]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def tiny(script, monkeypatch):
+def tiny(monkeypatch):
     """Sizes that the emulation can do in seconds."""
-    parts = script.PARTS
+    parts = verify_gpu.PARTS
     sizes = parts["kernels"].Sizes(batch=1, time=40, rows=9, width=32, heads=2, vocabulary=70, repeats=1)
     config = GPTConfig(vocab_size=31, block_size=8, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(parts["kernels"].check, "__defaults__", (sizes,))
     monkeypatch.setattr(parts["training"].check, "__defaults__", (parts["training"].Run(4, 2, config),))
-    return script
 
 
-def test_without_a_gpu_one_sentence_says_so(script, tmp_path, capsys):
-    words = refusal(script.main, capsys, "--out", tmp_path / "report.json")
+def test_without_a_gpu_one_sentence_says_so(tmp_path, capsys):
+    words = refusal(verify_gpu.main, capsys, "--out", tmp_path / "report.json")
     assert words.startswith("error: device 'cuda' cannot be used: CuPy is ")
     assert not (tmp_path / "report.json").exists()
 
 
-def test_every_kernel_has_a_case(script):
-    kernels = script.PARTS["kernels"]
+def test_every_kernel_has_a_case():
+    kernels = verify_gpu.PARTS["kernels"]
     assert kernels.cases(kernels.Sizes(1, 4, 4, 8, 2, 10)).keys() == CUDA.keys()
 
 
@@ -50,7 +40,7 @@ def test_every_kernel_has_a_case(script):
 @pytest.mark.oracle("ml_dtypes")
 def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, capsys):
     out = tmp_path / "report.json"
-    assert run_here(tiny.main, "--only", "kernels", "--only", "training", "--out", out) == 0
+    assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     rows = report["parts"]["kernels"]["rows"]
     assert {
@@ -68,21 +58,21 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
 @pytest.mark.emulation
 @pytest.mark.oracle("ml_dtypes")
 def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
-    kernels = tiny.PARTS["kernels"]
+    kernels = verify_gpu.PARTS["kernels"]
     right = kernels.run
 
     def wrong(op, case, which, *rest):
         return [array * 1.01 if (op, which) == ("gelu", "fast") else array for array in right(op, case, which, *rest)]
 
     monkeypatch.setattr(kernels, "run", wrong)
-    words = refusal(tiny.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
+    words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
     assert words == "error: this GPU does not compute what it should: see kernels above\n"
     rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["parts"]["kernels"]["rows"]
     assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["gelu float32"]
 
 
-def test_the_tests_for_the_device_are_run_and_counted(script):
-    suite = script.PARTS["suite"]
+def test_the_tests_for_the_device_are_run_and_counted():
+    suite = verify_gpu.PARTS["suite"]
     assert all((ROOT / name).exists() for name in suite.FILES)
     result = suite.check(("tests/finetune/test_kl.py",))  # needs no GPU
     assert result["passed"] and result["counts"].keys() == {"passed"} and not result["failed"]
@@ -93,9 +83,9 @@ def test_the_tests_for_the_device_are_run_and_counted(script):
     assert "device 'cuda' cannot be used" in "\n".join(suite.lines(result))
 
 
-def test_planted_faults_never_run_on_a_real_gpu(script):
+def test_planted_faults_never_run_on_a_real_gpu():
     """Their names say so: where one is expected to be noticed by the emulation, "mistakes" or "faulty" is in it."""
-    suite, planted = script.PARTS["suite"], []
+    suite, planted = verify_gpu.PARTS["suite"], []
     for name in suite.FILES:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
@@ -104,8 +94,8 @@ def test_planted_faults_never_run_on_a_real_gpu(script):
     assert all(any(word in name for word in suite.LEFT_OUT.split(" or ")) for name in planted)
 
 
-def test_speed_is_a_table_of_both_sides(script, monkeypatch):
-    speed = script.PARTS["speed"]
+def test_speed_is_a_table_of_both_sides(monkeypatch):
+    speed = verify_gpu.PARTS["speed"]
 
     class Worker:
         def __init__(self, side, kind, arguments):
@@ -132,9 +122,7 @@ def test_speed_is_a_table_of_both_sides(script, monkeypatch):
 @pytest.mark.parametrize(
     "precision", ["float32", "tf32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))]
 )
-def test_what_is_measured_runs_on_the_device(script, cuda, monkeypatch, precision):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
-    jobs = importlib.import_module("jobs")
+def test_what_is_measured_runs_on_the_device(cuda, monkeypatch, precision):
     config = GPTConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(GPTConfig, "preset", lambda name: config)
     with jobs.use_kernels("fast"):
