@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from gpt.training.english import documents
+from gpt.training.standard_library import documents
 
 from .datasets import Labelled
 from .tasks import Split, instruction_tasks

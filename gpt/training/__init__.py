@@ -1,6 +1,6 @@
 """How does a model learn to write?
 
-    corpora.py         texts to train on: built in, downloaded, or your own (english.py, source_code.py, download.py)
+    corpora.py         texts to train on: built in (standard_library.py), downloaded, or your own
     batches.py         token files, and batches of windows of them
     training_step.py   forward, loss, backward, clip, step, schedule
     steps.py           the numbers of a step, which are read late on a GPU

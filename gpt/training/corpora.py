@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import urllib.request
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.client import HTTPException
+from pathlib import Path
 
-from ..files import read_text
-from .download import download
-from .english import english_text
-from .source_code import python_code
+from ..files import atomic_write, cache_folder, read_text
+from .standard_library import english_text, python_code
 
 # "Tiny Shakespeare", 1,115,394 bytes, from Karpathy's char-rnn (2015); a mirror may be named in the environment.
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -39,7 +40,7 @@ class Corpus:
 def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     """The corpus of a name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
 
-    "english" and "python" are on every Python installation (see the modules `english` and `source_code`);
+    "english" and "python" are on every Python installation (see standard_library.py);
     "shakespeare" is downloaded once, from the address in the variable MINIGRAD_SHAKESPEARE_URL if there is one. Raises
     FileNotFoundError, IsADirectoryError, ValueError for a file that is empty or not UTF-8, and what `download` raises.
     """
@@ -61,3 +62,30 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     if not text.strip():
         raise ValueError(f"{os.fspath(name_or_path)} holds no text: there is nothing to train on; give another file")
     return Corpus(os.path.basename(name_or_path), text, os.fspath(name_or_path))
+
+
+def download(url: str, name: str, sha256: str) -> Path:
+    """The path of file `name` in the cache (`files.cache_folder`), fetched from `url` unless it is there already.
+
+    Raises ConnectionError where the network or the server fails, and ValueError where what came does not have the
+    expected SHA-256; nothing is kept then.
+    """
+    path = cache_folder() / name
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        return path
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content = response.read()
+    except (OSError, HTTPException, ValueError) as error:
+        raise ConnectionError(
+            f"could not download {name} from {url} ({error}). Go online and try again, or put the file at {path}"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{url} is not the file expected: SHA-256 {found} instead of {sha256}; nothing was kept. "
+            "Perhaps a proxy or a login page answered in its place"
+        )
+    with atomic_write(path) as file:
+        file.write(content)
+    return path

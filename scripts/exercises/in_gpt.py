@@ -24,7 +24,7 @@ from gpt.console import printable
 from gpt.files import write_text
 from gpt.tokenizer import bpe
 from gpt.training.batches import RandomBatches
-from gpt.training.english import help_text
+from gpt.training.standard_library import help_text
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 

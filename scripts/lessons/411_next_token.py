@@ -14,7 +14,7 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt.model.generation import Sampling
-from gpt.training.english import help_text
+from gpt.training.standard_library import help_text
 from minigrad import nn, optim
 from scripts.lessons.pictures import Lesson, bars
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
-from gpt.training.english import help_text
+from gpt.training.standard_library import help_text
 from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("412_tokenization", __doc__)

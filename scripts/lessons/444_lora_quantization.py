@@ -25,7 +25,7 @@ from finetune.quantization import (
 from finetune.quantization.nf4 import nf4, nf4_levels
 from finetune.quantization.rounding import relative_error
 from gpt import GPTConfig, accounting
-from gpt.training.source_code import python_code
+from gpt.training.standard_library import python_code
 from minigrad import no_grad
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss

@@ -24,7 +24,7 @@ from finetune.evaluation.answering import ask, chat_template, shorten
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
-from gpt.training.source_code import python_code
+from gpt.training.standard_library import python_code
 from gpt.training.trainer import Trainer, TrainingConfig
 from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss

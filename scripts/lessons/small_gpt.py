@@ -13,8 +13,8 @@ import numpy as np
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
 from gpt.training.batches import RandomBatches, sequential_batches
-from gpt.training.english import help_text
 from gpt.training.evaluation import mean_loss
+from gpt.training.standard_library import help_text
 from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import manual_seed
 

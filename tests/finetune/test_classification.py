@@ -20,7 +20,7 @@ from finetune.objectives.classification import (
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.stages.classification import ClassifyConfig, classify, load_data
 from gpt.training.checkpoint import save_checkpoint
-from gpt.training.english import documents
+from gpt.training.standard_library import documents
 from gpt.training.trainer import TrainingConfig
 from minigrad import Tensor
 from tests.finetune.small import small_chat_model, small_tokenizer

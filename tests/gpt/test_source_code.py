@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
-from gpt.training import source_code
+from gpt.training import standard_library
 from gpt.training.corpora import load_corpus
-from gpt.training.source_code import _code_only, python_code
+from gpt.training.standard_library import _code_only, python_code
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +42,14 @@ def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkey
             path = folder / f"module{i}.py"
             path.write_text(f"value = {i}", encoding="utf-8")
             paths.append(path)
-        monkeypatch.setattr(source_code, "library_sources", lambda paths=paths: sorted(paths))
+        monkeypatch.setattr(standard_library, "library_sources", lambda paths=paths: sorted(paths))
         python_code.cache_clear()
         texts.append(python_code(100))
     assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))
 
 
 def test_without_sources_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(source_code, "library_sources", lambda: [])
+    monkeypatch.setattr(standard_library, "library_sources", lambda: [])
     with pytest.raises(FileNotFoundError, match="sources of Python's standard library are not installed"):
         python_code(100)
 

@@ -1,10 +1,13 @@
-"""English that every Python installation carries: the documentation inside the standard library.
+"""Texts that every Python installation carries: the English inside its standard library, and the library's code.
 
-The reference that `help()` prints (`pydoc_data.topics`) and the docstrings of the library's modules, together about
-1.5 MB of prose after code, tables and lists of parameters have been left out. Good enough to see a small model learn
-words, grammar and a topic, without a network and without a licence to think about.
+English: the reference that `help()` prints (`pydoc_data.topics`) and the docstrings of the library's modules, about
+1.5 MB of prose once code, tables and lists of parameters are left out. This is enough to see a small model learn words,
+grammar and a topic, without a network and without a license to think about.
 
-The text depends on the Python version and on which parts of the library are installed; its SHA-256 says which it is.
+Code: the same modules without docstrings and comments. To a model that has learned the English this is another
+language, with nothing in it that the model has seen: a text to fine-tune it on.
+
+Both depend on the Python version and on which parts of the library are installed; their SHA-256 says which text it is.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ from ..console import progress_bar
 
 # Not of the library, tests, or tables.
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
-_HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 _BULLET = r"(?:[-*+•]|\d+[.)]|\([a-z0-9]\)) "
 _PLAIN_WORD = re.compile(r"[\"'(“‘\[]*[A-Za-z][A-Za-z'’-]*[\"')”’\]]*[.,;:!?]*[\"')”’\]]*")
 _SENTENCE_START = re.compile(r"[\"'(“]?[A-Z]")
 _SENTENCE_END = re.compile(r"[.!?:][\"')”]*$")
+
+
+# --- English ----------------------------------------------------------------------------------------------------------
 
 
 def english_text() -> str:
@@ -55,7 +61,7 @@ def documents() -> dict[str, str]:
     found = {f"help/{name}": _prose([text], seen) for name, text in _help_topics().items()}
     with progress_bar(len(paths), "reading the standard library", "file") as bar:
         for path in paths:
-            found[path.relative_to(folder).as_posix()] = _prose(_docstrings_of(path), seen)
+            found[path.relative_to(folder).as_posix()] = _prose(list(_docstrings(_parsed(path.read_bytes()))), seen)
             bar.update(1)
     found = {name: text for name, text in found.items() if text}
     if len(found) < 100:
@@ -64,13 +70,6 @@ def documents() -> dict[str, str]:
             "docstrings), so that there is no built-in English; give a text file of your own"
         )
     return found
-
-
-def library_sources() -> list[Path]:
-    """The source files of the standard library, sorted; without tests, tables and other people's packages."""
-    folder = Path(sysconfig.get_path("stdlib"))
-    paths = folder.rglob("*.py")
-    return sorted(path for path in paths if not _SKIPPED.intersection(path.relative_to(folder).parts))
 
 
 def _help_topics() -> dict[str, str]:
@@ -82,17 +81,8 @@ def _help_topics() -> dict[str, str]:
     return dict(sorted(topics.items()))
 
 
-def _docstrings_of(path: Path) -> list[str]:
-    """All docstrings of a source file in their order, without importing it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escape sequences are not ours to report
-            return list(_docstrings(ast.parse(path.read_bytes())))
-    except (OSError, SyntaxError, ValueError):
-        return []  # a template, or a test of the parser
-
-
 def _docstrings(node: ast.AST) -> Iterator[str]:
+    """All docstrings of a module, in their order."""
     if isinstance(node, _HAS_DOCSTRING):
         yield ast.get_docstring(node) or ""
     for statement in getattr(node, "body", []):
@@ -140,3 +130,63 @@ def _is_prose(text: str) -> bool:
         and not any(code in text for code in (">>>", "::=", " | "))
         and sum(_PLAIN_WORD.fullmatch(word) is not None for word in words) >= 0.8 * len(words)
     )
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def python_code(characters: int = 1_000_000) -> str:
+    """Modules of the standard library until there are that many characters, shuffled, in the same order everywhere.
+
+    Raises FileNotFoundError where the sources are not installed.
+    """
+    paths = sorted(library_sources(), key=lambda path: hashlib.sha256("/".join(path.parts[-2:]).encode()).digest())
+    modules: list[str] = []
+    length = 0
+    with progress_bar(characters, "reading the standard library", "char") as bar:
+        for path in paths:
+            text = _code_only(path.read_bytes())
+            modules.append(text)
+            length += len(text)
+            bar.update(len(text))
+            if length >= characters:
+                return "\n\n".join(modules)[:characters]
+    raise FileNotFoundError(
+        f"the sources of Python's standard library are not installed (only {length:,} characters of code were found); "
+        "give a text file of your own"
+    )
+
+
+def _code_only(source: str | bytes) -> str:
+    """A module's code, spelled in one way; empty for what is not Python.
+
+    >>> print(_code_only('def f(x):  # doubles\\n    "Twice x."\\n    return (x*2)'))
+    def f(x):
+        return x * 2
+    """
+    tree = _parsed(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _HAS_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+# --- the sources of both ----------------------------------------------------------------------------------------------
+
+
+def library_sources() -> list[Path]:
+    """The source files of the standard library, sorted; without tests, tables and other people's packages."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = (path for path in folder.rglob("*.py") if path.is_file())
+    return sorted(path for path in paths if not _SKIPPED.intersection(path.relative_to(folder).parts))
+
+
+def _parsed(source: str | bytes) -> ast.Module:
+    """The syntax tree of a source file, which is not imported; an empty one for what is not Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escape sequences are not ours to report
+            return ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])  # a template, or a test of the parser
