@@ -71,45 +71,30 @@ def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
     kernel that computes from bfloat16 arrays itself runs as it is.
     """
     if getattr(chosen, "takes_bfloat16", False):
-        return _narrowing_twin(chosen)
+        return _twin(chosen, _narrow, _unchanged)
     if textbook.compose is not None:
         return textbook
-    return _rounding_twin(chosen) if textbook.autocast else chosen
+    return _twin(chosen, _round, _round) if textbook.autocast else chosen
 
 
 @functools.cache
-def _rounding_twin(function: Any) -> Any:
-    """A Function that rounds what goes into and comes out of `function`, forward and backward."""
+def _twin(function: Any, prepare: Any, finish: Any) -> Any:
+    """A Function that calls `prepare` on what goes into `function`, and `finish` on what comes out, both ways."""
 
     @functools.wraps(function.forward)
     def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-        return _round(function.forward(ctx, *[_round(array) for array in arrays], **options))
+        return finish(function.forward(ctx, *map(prepare, arrays), **options))
 
     @functools.wraps(function.backward)
     def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        dinputs = function.backward(ctx, *[_round(dout) for dout in douts])
-        return tuple([_round(dinput) for dinput in dinputs])
+        return tuple(map(finish, function.backward(ctx, *map(prepare, douts))))
 
-    return _derived(function, forward, backward)
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward), "__doc__": function.__doc__}
+    return type(function.__name__, (function,), methods)
 
 
 def _round(array: Any) -> Any:
     return round_bfloat16(array) if is_array(array) and array.dtype == np.float32 else array
-
-
-@functools.cache
-def _narrowing_twin(function: Any) -> Any:
-    """A Function that gives bfloat16 arrays to `function`, forward and backward, which returns float32."""
-
-    @functools.wraps(function.forward)
-    def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-        return function.forward(ctx, *[_narrow(array) for array in arrays], **options)
-
-    @functools.wraps(function.backward)
-    def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        return function.backward(ctx, *[_narrow(dout) for dout in douts])
-
-    return _derived(function, forward, backward)
 
 
 def _narrow(array: Any) -> Any:
@@ -119,14 +104,13 @@ def _narrow(array: Any) -> Any:
     return array.astype(bfloat16(), order="C")
 
 
+def _unchanged(array: Any) -> Any:
+    return array
+
+
 @functools.cache
 def bfloat16() -> np.dtype:
-    """The dtype of real bfloat16 arrays, which CuPy knows by way of the package ml_dtypes."""
+    """The dtype of real bfloat16 arrays, which CuPy knows through the package ml_dtypes."""
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
-
-
-def _derived(function: Any, forward: Any, backward: Any) -> Any:
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(function.__name__, (function,), {**methods, "__doc__": function.__doc__})

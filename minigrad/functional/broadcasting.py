@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, module_of
 from ..dtypes import is_floating
 
 if TYPE_CHECKING:
@@ -89,25 +89,15 @@ def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
 
 def normalize_dim(op: str, dim: Any, ndim: int) -> int:
     """`dim` counted from the front. A tensor of no dimensions accepts 0 and -1, as in PyTorch."""
-    if type(dim) is not int:
-        dim = _integer(op, dim)
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
+        raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")
     size = ndim or 1
     if not -size <= dim < size:
         allowed = f"it must be {-size}..{size - 1}"
         raise IndexError(f"{op}: dim {dim} does not exist in a tensor of {ndim} dimensions; {allowed}")
-    return dim % size
-
-
-def _integer(op: str, dim: Any) -> int:
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
-        raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")
-    return int(dim)
+    return int(dim) % size
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:
     """Give a reduced array its reduced axes back, of length 1."""
-    sizes = list(reduced.shape) if reduced.ndim else []
-    if len(sizes) < ndim:
-        for axis in dims:
-            sizes.insert(axis, 1)
-    return reduced.reshape(sizes)
+    return reduced if reduced.ndim == ndim else module_of(reduced).expand_dims(reduced, dims)

@@ -18,7 +18,7 @@ class Matmul(Function):
     """out = x @ y;  dx = dout @ yᵀ,  dy = xᵀ @ dout.
 
     Leading axes are a batch, and broadcast. A vector counts as a row on the left and as a column on the right. Where y
-    is a single matrix, all leading axes of x are rows of another one, so that each product is a single 2-D one.
+    is a single matrix, all leading axes of x are rows of one matrix, so that each product is a single one.
     """
 
     dtype_rule = "same"
@@ -36,24 +36,23 @@ class Matmul(Function):
         return x @ y  # (..., M, N)
 
     @staticmethod
-    def backward(ctx, dout):
-        if len(ctx.y_shape) == 2:
-            dx = (_rows(dout) @ ctx.y.T).reshape(ctx.x_shape) if ctx.needs_grad[0] else None
-            dy = _rows(ctx.x).T @ _rows(dout) if ctx.needs_grad[1] else None
+    def backward(ctx, dout):  # dout (..., M, N)
+        dx = dy = None
+        if len(ctx.y_shape) <= 2:  # y is one matrix, or one column
+            rows, columns = math.prod(ctx.x_shape[:-1]), math.prod(ctx.y_shape[1:])
+            dout = dout.reshape(rows, columns)
+            if ctx.needs_grad[0]:
+                dx = (dout @ ctx.y.reshape(ctx.y_shape[0], columns).T).reshape(ctx.x_shape)
+            if ctx.needs_grad[1]:
+                dy = (_rows(ctx.x).T @ dout).reshape(ctx.y_shape)
             return dx, dy
         if len(ctx.x_shape) == 1:
-            dout = dout[..., None, :] if len(ctx.y_shape) > 1 else dout[None]
-        if len(ctx.y_shape) == 1:
-            dout = dout[..., :, None]
-        dx = dy = None
+            dout = dout[..., None, :]  # (..., 1, N)
         if ctx.needs_grad[0]:
-            y = ctx.y[:, None] if ctx.y.ndim == 1 else ctx.y
-            dx = dout @ y.swapaxes(-1, -2)
-            dx = unbroadcast(dx, ctx.x_shape if len(ctx.x_shape) > 1 else (1, *ctx.x_shape)).reshape(ctx.x_shape)
+            dx = unbroadcast(dout @ ctx.y.swapaxes(-1, -2), ctx.x_shape)
         if ctx.needs_grad[1]:
-            x = ctx.x[None, :] if ctx.x.ndim == 1 else ctx.x
-            dy = x.swapaxes(-1, -2) @ dout
-            dy = unbroadcast(dy, ctx.y_shape if len(ctx.y_shape) > 1 else (*ctx.y_shape, 1)).reshape(ctx.y_shape)
+            x = ctx.x[None] if ctx.x.ndim == 1 else ctx.x
+            dy = unbroadcast(x.swapaxes(-1, -2) @ dout, ctx.y_shape)
         return dx, dy
 
 

@@ -37,7 +37,7 @@ class Mean(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
-        ctx.n = count(x.shape, dims) or math.nan  # the mean of nothing
+        ctx.n = math.prod([x.shape[axis] for axis in dims]) or math.nan  # the mean of nothing is nan
         return x.sum(axis=dims, keepdims=keepdim) / ctx.n
 
     @staticmethod
@@ -59,7 +59,7 @@ class Var(Function):
 
     @staticmethod
     def forward(ctx, x, dims, correction, keepdim):
-        n = count(x.shape, dims)
+        n = math.prod([x.shape[axis] for axis in dims])
         degrees = n - correction if n > correction else 0
         ctx.dims, ctx.degrees = dims, module_of(x).asarray(degrees, x.dtype)  # an array: x / 0 is inf and no exception
         ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)
@@ -219,11 +219,3 @@ def cumsum(x: Tensor, dim: int) -> Tensor:
 def _unsigned_to_int64(x):
     """The dtype to add up in: int64 for unsigned integers, as in PyTorch; None leaves it to the array library."""
     return "int64" if x.dtype.kind == "u" else None
-
-
-def count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
-    """How many elements go into each result of a reduction over `dims`."""
-    n = 1
-    for axis in dims:
-        n *= shape[axis]
-    return n

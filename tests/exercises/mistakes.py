@@ -109,7 +109,7 @@ MISTAKES = {
         ("dout.sum(", "dout.mean(", "mean"),
     ),
     "matmul": edits(
-        ("dout @ y.swapaxes(-1, -2)", "dout @ y", "Error"),
+        ("dout @ ctx.y.swapaxes(-1, -2)", "dout @ ctx.y", "Error"),
         stub(MATMUL.replace("ctx.x.swapaxes(-1, -2) @ dout", "dout.swapaxes(-1, -2) @ ctx.x"), "transposed"),
         ("return dx, dy", "return dx, -dy", "sign"),
         ("x.swapaxes(-1, -2) @ dout", "x.swapaxes(-1, -2) @ (dout / dout.shape[-1])", "small"),
