@@ -6,6 +6,7 @@ the files too.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
-from gpt.weights import verification
+from gpt.weights import gpt2_huggingface, llama_huggingface, verification
 from gpt.weights.verification import Stage, Trace
 from minigrad.backend import generator, to_numpy
 from scripts.shared import command_line
@@ -103,31 +104,15 @@ def untrained_llama(model: Llama) -> Any:
     import transformers
 
     config: LlamaConfig = model.config
-    twin = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.block_size,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            num_key_value_heads=config.n_kv_head,
-            hidden_size=config.n_embd,
-            intermediate_size=config.n_inner,
-            rms_norm_eps=config.rms_norm_epsilon,
-            rope_theta=config.rope_theta,
-            tie_word_embeddings=config.tied,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation="sdpa",
-        )
-    )
+    theirs = transformers.LlamaConfig.from_dict(llama_huggingface.to_json(config))
+    twin = transformers.AutoModelForCausalLM.from_config(theirs, attn_implementation="sdpa")
     if next(model.parameters()).dtype != np.float64:
         return twin
 
     class Angles(torch.nn.Module):
         def forward(self, x: Any, position_ids: Any) -> Any:
-            speeds = config.rope_theta ** (
-                -torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
-            )
+            pairs = torch.arange(0, config.head_size, 2, dtype=torch.float64)
+            speeds = config.rope_theta ** (-pairs / config.head_size)
             angles = (position_ids[..., None] * speeds).repeat(1, 1, 2)
             return angles.cos(), angles.sin()
 
@@ -146,12 +131,12 @@ def untrained_gpt(config: GPTConfig) -> Any:
 
     if config.positions != "learned":
         raise ValueError("transformers has no GPT with sinusoidal positions: there is nothing to compare with")
-    shape: dict[str, Any] = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
-    shape |= {"n_positions": config.block_size, "layer_norm_epsilon": config.layer_norm_epsilon}
-    shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    settings = gpt2_huggingface.to_json(dataclasses.replace(config, norm="pre", dropout=0.0))
     if config.norm == "pre":
-        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, attn_implementation="eager"))
-    return transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, afn="gelu"))
+        theirs = transformers.GPT2Config.from_dict(settings)
+        return transformers.AutoModelForCausalLM.from_config(theirs, attn_implementation="eager")
+    theirs = transformers.OpenAIGPTConfig.from_dict({**settings, "model_type": "openai-gpt", "afn": "gelu"})
+    return transformers.OpenAIGPTLMHeadModel(theirs)
 
 
 def from_folder(folder: Path, dtype: str) -> Any:

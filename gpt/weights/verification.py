@@ -11,12 +11,14 @@ A reference is a `Trace` made with other software (scripts/compare_torch.py make
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,92 +33,81 @@ from ..model.config import GPTConfig, LlamaConfig
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A place to look at: what comes out of a module (or goes into it), what that is, and what to suspect there."""
 
     name: str
     module: str
-    of_input: bool
     meaning: str
     suspect: str
+    of_input: bool = False
 
 
 _EMBEDDING = "its table, and the ids that it is given"
 _NORM = "its weight, its bias, epsilon; the order of the blocks"
 _LINEAR = "its weight (transposed?) and its bias"
 _OUTPUT = "what is added to the residual stream, and what is normalized"
-
-# Of a block, in GPT-2's order. An input is taken where the step before it is no module: attention itself, and GELU.
-_BLOCK = [
-    ("ln_1", "ln_1", False, "first layer norm", _NORM),
-    ("attn.c_attn", "attn.c_attn", False, "queries, keys and values", _LINEAR),
-    (
-        "attn.heads",
-        "attn.c_proj",
-        True,
-        "what the heads found",
-        "the scale 1/sqrt(D), the mask, the order of heads",
-    ),
-    ("attn", "attn", False, "attention's output", "c_proj: " + _LINEAR),
-    ("ln_2", "ln_2", False, "second layer norm", _NORM),
-    ("mlp.c_fc", "mlp.c_fc", False, "the MLP's first layer", _LINEAR),
-    ("mlp.gelu", "mlp.c_proj", True, "GELU of it", "which GELU: GPT-2 takes the tanh form"),
-    ("mlp", "mlp", False, "the MLP's output", "c_proj: " + _LINEAR),
-    ("", "", False, "what leaves the block", _OUTPUT),
-]
-
-
-# Of a Llama's block. What rotation makes of queries and keys shows in what the heads found.
+_GELU = "which GELU: GPT-2 takes the tanh form"
+_ATTENTION = "the scale 1/sqrt(D), the mask, the order of heads"
 _RMS_NORM = "its weight and epsilon; the order of the blocks"
-_LLAMA_BLOCK = [
-    ("input_layernorm", "input_layernorm", False, "first norm", _RMS_NORM),
-    ("self_attn.q_proj", "self_attn.q_proj", False, "queries, not turned yet", "its weight, and the order of its rows"),
-    ("self_attn.k_proj", "self_attn.k_proj", False, "keys, not turned yet", "its weight, and the order of its rows"),
-    ("self_attn.v_proj", "self_attn.v_proj", False, "values", "its weight"),
-    (
-        "self_attn.heads",
-        "self_attn.o_proj",
-        True,
-        "what the heads found",
-        "the rotation (direction, pairs, theta), which heads share keys, the scale, the mask",
-    ),
-    ("self_attn", "self_attn.o_proj", False, "attention's output", "o_proj: its weight"),
-    ("post_attention_layernorm", "post_attention_layernorm", False, "second norm", _RMS_NORM),
-    ("mlp.gate_proj", "mlp.gate_proj", False, "the gate", "its weight"),
-    ("mlp.up_proj", "mlp.up_proj", False, "what the gate lets pass", "its weight"),
-    ("mlp.gated", "mlp.down_proj", True, "SwiGLU of them", "which of the two goes through silu"),
-    ("mlp", "mlp", False, "the MLP's output", "down_proj: its weight"),
-    ("", "", False, "what leaves the block", _OUTPUT),
+_ROWS = "its weight, and the order of its rows"
+_ROTATION = "the rotation (direction, pairs, theta), which heads share keys, the scale, the mask"
+_GATED = "which of the two goes through silu"
+_LOGITS = Stage("logits", "lm_head", "scores of the next token", "whether the output layer is tied")
+
+# fmt: off
+_GPT2_START = [
+    Stage("wte",           "transformer.wte",  "token embeddings",         _EMBEDDING),
+    Stage("wpe",           "transformer.wpe",  "position embeddings",      _EMBEDDING),
+    Stage("embeddings",    "transformer.drop", "the two added",            "how they are added"),
 ]
+# Of a block, in the order in which it computes. An input is taken where the step before it is not a module: attention
+# itself, and the activation function.
+_GPT2_BLOCK = [
+    Stage("ln_1",          "ln_1",             "first layer norm",         _NORM),
+    Stage("attn.c_attn",   "attn.c_attn",      "queries, keys and values", _LINEAR),
+    Stage("attn.heads",    "attn.c_proj",      "what the heads found",     _ATTENTION, of_input=True),
+    Stage("attn",          "attn",             "attention's output",       "c_proj: " + _LINEAR),
+    Stage("ln_2",          "ln_2",             "second layer norm",        _NORM),
+    Stage("mlp.c_fc",      "mlp.c_fc",         "the MLP's first layer",    _LINEAR),
+    Stage("mlp.gelu",      "mlp.c_proj",       "GELU of it",               _GELU, of_input=True),
+    Stage("mlp",           "mlp",              "the MLP's output",         "c_proj: " + _LINEAR),
+    Stage("",              "",                 "what leaves the block",    _OUTPUT),
+]
+_GPT2_NORM = Stage("ln_f", "transformer.ln_f", "last layer norm",          _NORM)
+
+_LLAMA_START = [Stage("embed_tokens", "model.embed_tokens", "token embeddings", _EMBEDDING)]
+_LLAMA_BLOCK = [
+    Stage("input_layernorm",  "input_layernorm",  "first norm",              _RMS_NORM),
+    Stage("self_attn.q_proj", "self_attn.q_proj", "queries, not turned yet", _ROWS),
+    Stage("self_attn.k_proj", "self_attn.k_proj", "keys, not turned yet",    _ROWS),
+    Stage("self_attn.v_proj", "self_attn.v_proj", "values",                  "its weight"),
+    Stage("self_attn.heads",  "self_attn.o_proj", "what the heads found",    _ROTATION, of_input=True),
+    Stage("self_attn",        "self_attn.o_proj", "attention's output",      "o_proj: its weight"),
+    Stage("post_attention_layernorm", "post_attention_layernorm", "second norm", _RMS_NORM),
+    Stage("mlp.gate_proj",    "mlp.gate_proj",    "the gate",                "its weight"),
+    Stage("mlp.up_proj",      "mlp.up_proj",      "what the gate lets pass", "its weight"),
+    Stage("mlp.gated",        "mlp.down_proj",    "SwiGLU of them",          _GATED, of_input=True),
+    Stage("mlp",              "mlp",              "the MLP's output",        "down_proj: its weight"),
+    Stage("",                 "",                 "what leaves the block",   _OUTPUT),
+]
+_LLAMA_NORM = Stage("norm", "model.norm", "last norm", _RMS_NORM)
+# fmt: on
 
 
 def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
     """Every place that is compared, by the names of our modules, which are those of GPT-2 or Llama."""
     if isinstance(config, LlamaConfig):
-        return _llama_stages(config)
-    found = [
-        Stage("wte", "transformer.wte", False, "token embeddings", _EMBEDDING),
-        Stage("wpe", "transformer.wpe", False, "position embeddings", _EMBEDDING),
-        Stage("embeddings", "transformer.drop", False, "the two added", "how they are added"),
-    ]
+        start, block, name, last = _LLAMA_START, _LLAMA_BLOCK, "layers", [_LLAMA_NORM]
+    else:
+        start, block, name, last = _GPT2_START, _GPT2_BLOCK, "h", [_GPT2_NORM] if config.norm == "pre" else []
+    found = list(start)
+    body = start[0].module.partition(".")[0]
     for layer in range(config.n_layer):
-        for name, module, of_input, meaning, suspect in _BLOCK:
-            inside = (f"h.{layer}.{name}".rstrip("."), f"transformer.h.{layer}.{module}".rstrip("."))
-            found.append(Stage(*inside, of_input, meaning, suspect))
-    if config.norm == "pre":
-        found.append(Stage("ln_f", "transformer.ln_f", False, "last layer norm", _NORM))
-    return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
-
-
-def _llama_stages(config: LlamaConfig) -> list[Stage]:
-    found = [Stage("embed_tokens", "model.embed_tokens", False, "token embeddings", _EMBEDDING)]
-    for layer in range(config.n_layer):
-        for name, module, of_input, meaning, suspect in _LLAMA_BLOCK:
-            inside = (f"layers.{layer}.{name}".rstrip("."), f"model.layers.{layer}.{module}".rstrip("."))
-            found.append(Stage(*inside, of_input, meaning, suspect))
-    found.append(Stage("norm", "model.norm", False, "last norm", _RMS_NORM))
-    return [*found, Stage("logits", "lm_head", False, "scores of the next token", "whether the output layer is tied")]
+        for stage in block:
+            places = (f"{name}.{layer}.{stage.name}", f"{body}.{name}.{layer}.{stage.module}")
+            found.append(stage._replace(name=places[0].rstrip("."), module=places[1].rstrip(".")))
+    return [*found, *last, _LOGITS]
 
 
 @dataclasses.dataclass
@@ -146,7 +137,9 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
         model.zero_grad()
         loss = model.loss(ids, targets)
         loss.backward()
-        gradients = {name: to_numpy(p.grad) for name, p in backward_order(model) if p.grad is not None}
+        # In the order of backward, the last parameter first: a wrong backward shows in the first that differs.
+        parameters = reversed(list(model.named_parameters()))
+        gradients = {name: to_numpy(p.grad) for name, p in parameters if p.grad is not None}
         model.zero_grad()
         room = max(model.config.block_size - ids.shape[1], 0)
         continuation = model.generate(ids, min(new_tokens, room), temperature=0)
@@ -156,29 +149,18 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
 def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
-    def note(stage: Stage) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-            if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
-                output = module.forward(*arguments)
-            found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
+    def note(stage: Stage, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
+            output = module.forward(*arguments)
+        found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
 
-        return hook
-
-    hooks = []
-    try:
+    with contextlib.ExitStack() as stack:
         for stage in stages(model.config):
-            hooks.append(model.get_submodule(stage.module).register_forward_hook(note(stage)))
+            hook = model.get_submodule(stage.module).register_forward_hook(functools.partial(note, stage))
+            stack.callback(hook.remove)
         with no_grad():
             model(ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
-
-
-def backward_order(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters as backward reaches them, the last one first: a wrong backward shows in the first that differs."""
-    yield from reversed(list(model.named_parameters()))
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -260,8 +242,8 @@ class Comparison:
             "gradients of the parameters, in the order of backward\n" + table(self.gradients(), self.tolerance),
             f"loss          {self.ours.loss:.9f}   reference {self.reference.loss:.9f}",
         ]
-        pairs = zip(self.ours.continuation, self.reference.continuation)
-        parts[-1] += "".join(f"\ncontinuation  {a}   reference {b}" for a, b in pairs)
+        for ours, reference in zip(self.ours.continuation, self.reference.continuation):
+            parts[-1] += f"\ncontinuation  {ours}   reference {reference}"
         return "\n\n".join(parts)
 
     def problem(self) -> str | None:
@@ -305,18 +287,15 @@ def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaCo
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         settings = json.loads(str(arrays["config"]))
-        config: GPTConfig | LlamaConfig = (
-            LlamaConfig.from_dict(settings) if "rope_theta" in settings else GPTConfig.from_dict(settings)
-        )
+        config_class: type[GPTConfig | LlamaConfig] = LlamaConfig if "rope_theta" in settings else GPTConfig
+        config = config_class.from_dict(settings)
         parts: dict[str, dict[str, np.ndarray]] = {"activation": {}, "gradient": {}}
         for key, array in arrays.items():
             kind, _, name = key.partition("/")
             if name:
                 parts[kind][name] = array
-        continuation = arrays["continuation"].tolist()
-        loss = float(arrays["loss"])
-        return Trace(
-            arrays["ids"], arrays["targets"], parts["activation"], parts["gradient"], loss, continuation
-        ), config
+        loss, continuation = float(arrays["loss"]), arrays["continuation"].tolist()
+        inputs = arrays["ids"], arrays["targets"]
+        return Trace(*inputs, parts["activation"], parts["gradient"], loss, continuation), config
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no reference from --save-reference, or it is damaged ({error})") from None
