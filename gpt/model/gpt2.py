@@ -3,8 +3,9 @@
     ids (B, T) -> embeddings (B, T, C) -> blocks (B, T, C) -> last layer norm (B, T, C) -> head: logits (B, T, V)
 
 Shapes: B sequences in a batch, T tokens in each ("time"), C channels, which are the numbers that describe a token
-(n_embd), H attention heads with D = C / H channels each, V tokens in the vocabulary. Parameters carry GPT-2's own
-names, so its weights fit without renaming:
+(n_embd), H attention heads with D = C / H channels each, V tokens in the vocabulary. Logits are one score for each of
+the V tokens; softmax makes probabilities of the next token of them. Parameters carry GPT-2's own names, so its weights
+fit without renaming:
 
     transformer.wte   word token embedding          transformer.h.N.ln_1, ln_2   layer norms of block N ("h" for hidden)
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
@@ -72,7 +73,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU between two matrix products
+        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU stands between the two matrix products
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 

@@ -15,10 +15,8 @@ from minigrad.backend import module_of
 class KVCache:
     """Room for `capacity` tokens of each of `batch` sequences, in every layer; `model(ids, cache=cache)` fills it.
 
-    Only the heads of keys and values have a place here: where several heads of queries share one (grouped-query
-    attention; Ainslie et al. 2023), the cache is as many times smaller.
-
-    Raises ValueError when more tokens come than there is room for.
+    Only keys and values are kept. Where several heads of queries share one of keys and values (grouped-query attention;
+    Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than it has room for.
     """
 
     def __init__(self, n_layer: int, batch: int, n_kv_head: int, capacity: int, head_size: int, xp: Any, dtype: Any):
@@ -50,7 +48,7 @@ class KVCache:
         return Tensor(self.keys[layer][:, :, :stop]), Tensor(self.values[layer][:, :, :stop])
 
     def advance(self, tokens: int) -> None:
-        """Say that every layer has stored `tokens` more."""
+        """Count `tokens` more as read, once every layer has stored them."""
         self.length += tokens
 
     def cut(self, length: int) -> None:

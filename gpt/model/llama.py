@@ -2,15 +2,16 @@
 models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
 
     GPT-2                   here                       why
-    LayerNorm               RMSNorm                    taking out the mean is not needed: cheaper, and as good
-    learned positions       rotary positions           attention sees distances; nothing is learned, nothing stored
+    LayerNorm               RMSNorm                    subtracting the mean is not needed: cheaper, and as good
+    learned positions       rotary positions           attention sees distances; nothing is learned or stored
     GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
-    a key head per query    grouped-query attention    fewer heads of keys and values: the KV cache is smaller
+    a key head per query    grouped-query attention    fewer heads of keys and values: a smaller KV cache
 
     Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
 
-And no linear layer has a bias. The rest is GPT-2: residual stream, pre-norm blocks, causal attention, the head (here
-tied or not). Simplified: no dropout, and no stretched rotations, by which Llama 3.1 reads longer texts.
+In addition, no linear layer has a bias. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm blocks,
+causal attention, the head (here tied or not). Simplified: no dropout, and no stretched rotations, which Llama 3.1 uses
+to read longer texts.
 
 Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D = C / H head size,
 I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that its weights fit:
@@ -44,8 +45,8 @@ def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> 
 
     positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
 
-    Like the hands of a clock: the first pair turns by one radian per token, and shows which token exactly; the last
-    turns nearly theta times slower, and tells far from near.
+    The pairs are like the hands of a clock: the first turns by one radian per token and tells neighbors apart, the last
+    turns nearly theta times slower and tells far from near.
 
     >>> import numpy as np
     >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
@@ -65,8 +66,8 @@ def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> 
 class LlamaMLP(nn.Module):
     """The feed-forward network with a gate: down(silu(gate(x)) * up(x)).
 
-    Where GPT-2 bends each inner number by itself (GELU), here one layer says how much of another's result passes. With
-    three matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
+    GELU changes each inner number by itself; here one layer decides how much of another's result passes. With three
+    matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -75,15 +76,16 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))  # (B, T, C) -> (B, T, I) -> (B, T, C)
+        hidden = F.swiglu(self.gate_proj(x), self.up_proj(x))  # (B, T, I): silu(gate) * up
+        return self.down_proj(hidden)  # (B, T, C)
 
 
 class LlamaAttention(nn.Module):
     """Grouped-query attention, with rotary positions.
 
-    H heads ask, but only K answer: each head of keys and values serves H / K neighbouring heads of queries, so that
-    the KV cache holds K heads instead of H. Queries and keys are turned by their positions before they meet; values
-    are not, as where a token stands decides who looks at it, not what it says. Ainslie et al. 2023.
+    H heads ask, but only K answer: each head of keys and values serves H / K neighboring heads of queries, and the KV
+    cache holds K heads instead of H (Ainslie et al. 2023). Queries and keys are turned by their positions before they
+    meet, so their product depends on the distance between the two tokens.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -99,7 +101,7 @@ class LlamaAttention(nn.Module):
         q = F.split_heads(self.q_proj(x), self.n_head)  # (B, H, T, D)
         k = F.split_heads(self.k_proj(x), self.n_kv_head)  # (B, K, T, D)
         v = F.split_heads(self.v_proj(x), self.n_kv_head)  # (B, K, T, D)
-        # Positions enter here. Values are not turned: a position decides who attends to a token, not what it says.
+        # Values are not turned: a position decides who attends to a token, not what the token says.
         q, k = F.rotary_embedding(q, *rotation), F.rotary_embedding(k, *rotation)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D): of all S tokens read so far
@@ -110,7 +112,7 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaBlock(nn.Module):
-    """Attention and the feed-forward network, each reading the normalized stream and adding to it."""
+    """Attention, then the feed-forward network. Each reads a normalized copy of the residual stream and adds to it."""
 
     def __init__(self, config: LlamaConfig):
         self.input_layernorm = nn.RMSNorm(config.n_embd, config.rms_norm_epsilon)
@@ -121,8 +123,8 @@ class LlamaBlock(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, layer, cache, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.self_attn(self.input_layernorm(x), rotation, layer, cache, mask)  # (B, T, C)
+        return x + self.mlp(self.post_attention_layernorm(x))  # (B, T, C)
 
 
 class LlamaTransformer(nn.Module):
@@ -139,10 +141,10 @@ class LlamaTransformer(nn.Module):
         x = self.embed_tokens(ids)  # (B, T, C): no positions are added
         rotation = rotations(positions, self.config.head_size, self.config.rope_theta, x.dtype)
         for layer, block in enumerate(self.layers):
-            x = block(x, rotation, layer, cache, mask)
+            x = block(x, rotation, layer, cache, mask)  # (B, T, C)
         if cache is not None:
             cache.advance(ids.shape[1])
-        return self.norm(x)
+        return self.norm(x)  # (B, T, C)
 
 
 class Llama(LanguageModel):

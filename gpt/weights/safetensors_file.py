@@ -19,14 +19,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import atomic_write, parse_json
+from ..files import atomic_write, parse_json, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -81,9 +80,7 @@ class SafetensorsFile:
     def __enter__(self) -> SafetensorsFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -164,15 +161,16 @@ def _entry(value: Any, name: str, path: str, data: int) -> Entry:
         raise SafetensorsError(f"{path}: {name} has the dtype {str(dtype)[:50]!r}; known are {', '.join(DTYPES)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise SafetensorsError(f"{path}: {what} of {name} must be a list of integers >= 0, got {_short(numbers)}")
+            got = shortened(numbers)
+            raise SafetensorsError(f"{path}: {what} of {name} must be a list of integers >= 0, got {got}")
     itemsize = np.dtype(DTYPES[dtype]).itemsize
     if len(shape) > 32 or math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:
-        raise SafetensorsError(f"{path}: {name} has the shape {_short(shape)}, which no array can have")
+        raise SafetensorsError(f"{path}: {name} has the shape {shortened(shape)}, which no array can have")
     needed = math.prod(shape) * itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != needed:
         raise SafetensorsError(
             f"{path}: {name} is {dtype} of shape {tuple(shape)}, which is {needed:,} bytes, but its data_offsets are "
-            f"{_short(offsets)}"
+            f"{shortened(offsets)}"
         )
     return Entry(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
@@ -189,11 +187,6 @@ def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) 
         raise SafetensorsError(
             f"{path} is truncated or damaged: its header describes {end:,} bytes, but the file has {size:,}"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Tensor, manual_seed, nn, optim
+from minigrad import Tensor, manual_seed, nn, optim, use_kernels
+from minigrad.nn.layers import activate
 
 
 class Block(nn.Module):
@@ -152,6 +153,24 @@ def test_hooks_see_and_may_replace_the_output():
     first.remove()
     assert layer(x).data.tolist() == plain.data.tolist() and len(seen) == 2
     assert not nn.Linear(2, 2)._forward_hooks  # hooks belong to one module
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_applies_an_activation_function_and_computes_a_loss_on_request(kernels, bias):
+    layer = nn.Linear(3, 5, bias=bias).to(np.float64)
+    x, targets = Tensor(np.linspace(-1, 1, 12).reshape(4, 3)), np.array([0, 4, -1, 2])
+    logits = F.linear(x, layer.weight, layer.bias)
+    with use_kernels(kernels):
+        for activation, approximate in (("gelu", "none"), ("gelu_tanh", "tanh")):
+            np.testing.assert_allclose(layer(x, activation).data, F.gelu(logits, approximate).data, atol=1e-14)
+            np.testing.assert_array_equal(activate(logits, activation).data, F.gelu(logits, approximate).data)
+        for reduction in ("mean", "none"):
+            expected = F.cross_entropy(logits, targets, ignore_index=-1, reduction=reduction).data
+            np.testing.assert_allclose(layer.cross_entropy(x, targets, -1, reduction).data, expected, atol=1e-14)
+    assert activate(x, None) is x
+    with pytest.raises(ValueError, match="activation must be None, 'gelu' or 'gelu_tanh', got 'relu'"):
+        layer(x, "relu")
 
 
 def test_keyword_arguments_reach_forward():
