@@ -1,4 +1,4 @@
-"""One way to get a model that can write, quantized ones too: what the scripts' --model means."""
+"""Load any model that can write, quantized ones too: what the scripts' --model means."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
     """A model in evaluation mode and its tokenizer, from the folder of a run or of a quantized model, a Hugging Face
     folder, a GGUF file, or a name like "gpt2" or "smollm2".
 
-    packed: keep a GGUF file's weights in their 4 and 8 bits, of which floats are made where they are used. Raises what
-    `gpt.training.loading.load_model` and `load_quantized` raise, and ValueError where nothing is packed, and for a run
-    that has only adapters.
+    packed: keep the weights of a GGUF file in their 4 and 8 bits; floats are made where they are used. Raises what
+    `gpt.training.loading.load_model` and `load_quantized` raise; ValueError for `packed` without a GGUF file, and for a
+    run that has only adapters.
     """
     place = hub.find(source)
     if holds_adapters_only(place):
@@ -42,8 +42,8 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
 
 
 def holds_adapters_only(folder: Path) -> bool:
-    """Whether this is a run of scripts/lora.py that trained adapters, and so keeps nothing else."""
+    """Whether this is the folder of a run that trained adapters, and so keeps nothing else."""
     try:
         return has_checkpoint(folder) and read_json(folder / CONFIG).get("model_type") in ADAPTER_RUNS
-    except (OSError, ValueError):  # which is said where the folder is read
+    except (OSError, ValueError):  # the error is raised again, and shown, where the folder is read
         return False

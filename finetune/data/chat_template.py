@@ -203,7 +203,7 @@ def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     parts = architectures.of(model)
     embedding, head = parts.embedding_of(model), model.lm_head
     old = model.config.vocab_size
-    tied = getattr(model.config, "tied", True)
+    tied = model.config.tied
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or tied != (head.weight is embedding.weight):
         raise ValueError("only a plain model can get more tokens: do it before adapters or quantization")
     if vocab_size < old:

@@ -74,7 +74,7 @@ class GPTWithHead(nn.Module):
         Raises ValueError for a Llama whose head was not tied, and is gone.
         """
         parts = architectures.of(self)
-        if not getattr(self.config, "tied", True):
+        if not self.config.tied:
             raise ValueError("the model's output layer was not its embedding, and went with its old head")
         with nn.init.skipped():
             model = parts.model(self.config)
@@ -118,7 +118,7 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
 
 def _body_parameters(config: Config) -> int:
     """How many numbers a model has without its head, which is one of its own only where it is not tied."""
-    head = 0 if getattr(config, "tied", True) else config.vocab_size * config.n_embd
+    head = 0 if config.tied else config.vocab_size * config.n_embd
     return config.num_parameters() - head
 
 

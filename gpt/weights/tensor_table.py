@@ -1,11 +1,10 @@
-"""Loading weights is translation: which tensor there is which of ours, and how are its numbers laid out?
+"""Load and save weights by a table: which tensor in the file is which of ours, and is it transposed?
 
-The answer is a table, one row per tensor (`gpt.weights.gpt2_huggingface`, `gpt.weights.llama_huggingface` and
-`gpt.weights.llama_gguf` have theirs). That every shape then matches verifies the architecture, component by component,
-before a single number is computed.
+gpt2_huggingface.py, llama_huggingface.py and llama_gguf.py have such tables, one row per tensor. Matching shapes verify
+the architecture, component by component, before a single number is computed.
 
-The files may come from anybody. Names and shapes are compared before memory is asked for, tensors are read one at a
-time, each has to be finite, and what does not fit is an error that names it.
+The files may come from anybody. Names and shapes are compared before memory is allocated, tensors are read one at a
+time, each has to be finite, and an error names the tensor that does not fit.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from .safetensors_file import Entry
 M = TypeVar("M", bound=nn.Module)
 Shape = tuple[int, ...]
 
-HEAD = "lm_head.weight"  # where it is tied: the same numbers as the embedding's, if it is stored at all
+HEAD = "lm_head.weight"  # if tied, it is stored with the embedding's numbers, or not at all
 
 
 class Row(NamedTuple):
-    """A tensor there and here."""
+    """A tensor in the file and in our model."""
 
     theirs: str
     their_shape: Shape
@@ -38,10 +37,10 @@ class Row(NamedTuple):
 
 
 class Source(Protocol):
-    """The tensors there: a folder's, or a file's.
+    """The tensors of a folder or a file.
 
-    place: the folder or file, for errors. described_in: what says which tensors there should be, for errors. kinds: of
-    number that can be read, among which a plain model's are.
+    place: the folder or file. described_in: what says which tensors it should have; both are for errors. kinds: the
+    dtypes that can be read.
     """
 
     place: Path
@@ -78,9 +77,9 @@ class Match(NamedTuple):
 
 
 def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Iterator[Match]:
-    """Every tensor expected, in order, and then those that nobody expects.
+    """Every expected tensor, in order, and then those that nobody expects.
 
-    tied_to: the embedding, by its name there, which may be there a second time as HEAD.
+    tied_to: the file's name of the embedding, if the file may hold it a second time as HEAD.
     """
     left = dict(source.entries)
     for row in expected:
@@ -121,10 +120,10 @@ def _surplus(name: str, found: Entry) -> str:
 
 
 def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_to: str = "") -> M:
-    """Build a model, and read each of its parameters from `source`, where `expected` says; see `matches`.
+    """Build a model and read each of its parameters from `source`, by the table `expected`; `tied_to` as in `matches`.
 
-    Raises ValueError naming the tensor that is missing, surplus, misshapen, not finite, or, as HEAD, another than the
-    embedding it should be tied to.
+    Raises ValueError naming the tensor that is missing, surplus, misshapen or not finite, or HEAD where it differs from
+    the embedding that it should be tied to.
     """
     table = []
     for match in matches(source, expected, tied_to):
@@ -144,7 +143,7 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
         if array is not parameter:
             with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
                 parameter[...] = array.T if row.transposed else array
-        del array  # so that there is never more than one beside the model
+        del array  # never more than one beside the model
         if not all(np.isfinite(part).all() for part in np.array_split(parameter, 64)):
             raise ValueError(f"{source.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
         if row.theirs == tied_to and HEAD in source.entries and not np.array_equal(source.read(HEAD), parameter):
