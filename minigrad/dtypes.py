@@ -1,7 +1,7 @@
 """Which dtype a result has, by PyTorch's rules.
 
 NumPy would turn int32 + float32 into float64, and lets a float64 array of no dimensions widen a whole float32
-activation. PyTorch does neither, and neither do we: a training run in float32 must stay in float32.
+activation. PyTorch does neither, and neither do we, because a training run in float32 must stay in float32.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _rank(dtype: np.dtype) -> int:
 def agree(function: Any, operands: list[Any]) -> list[Any]:
     """The operands of an op, in dtypes that its `dtype_rule` makes agree.
 
-    Raises RuntimeError for two devices, TypeError for dtypes that must not mix and for what is no operand.
+    Raises RuntimeError for two devices, TypeError for dtypes that must not mix and for anything that is not an operand.
     """
     first, alike = None, True
     for operand in operands:

@@ -1,12 +1,12 @@
 """Mixed precision: matrix products from bfloat16 numbers, sums and weights in float32.
 
 bfloat16 is the upper half of a float32: the same sign and 8 bits of exponent, so the same range (no loss scaling is
-needed), but 7 bits of mantissa instead of 23. It halves memory traffic on hardware that has it. NumPy does not, so on
-the CPU the numbers are *exactly* those of bfloat16, kept in float32 arrays: it shows what the precision does to
+needed), but 7 bits of mantissa instead of 23. Hardware that has it moves half as many bytes. NumPy does not have it, so
+on the CPU the numbers are *exactly* those of bfloat16, kept in float32 arrays: you see what the precision does to
 training, not what it does to speed. On a GPU the fast kernels are given real bfloat16 arrays, which its tensor cores
-multiply many times faster; there the results stay the float32 sums that they are.
+multiply many times faster; the results are sums in float32.
 
-TF32 is what a GPU can do with float32 arrays: multiply them with 10 bits of mantissa, and add up in float32.
+TF32 is a way in which a GPU multiplies float32 arrays: with 10 bits of mantissa, and sums in float32.
 
 Weights stay in float32 ("master weights"): at a weight of 1, bfloat16's next number is 1.0078, and steps of 1e-4 would
 all round to 0. Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16 for

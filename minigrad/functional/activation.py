@@ -57,9 +57,9 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def logistic(x):
-    """1 / (1 + e^-x) of an array; no exponential overflows, and small results keep their digits."""
+    """1 / (1 + e^-x) of an array. No exponential overflows, and small results keep their digits."""
     xp = module_of(x)
-    e = xp.exp(xp.where(x < 0, x, -x))
+    e = xp.exp(xp.where(x < 0, x, -x))  # e^-|x|, at most 1
     return xp.where(x < 0, e, 1) / (1 + e)
 
 
@@ -127,8 +127,7 @@ def silu(x: Tensor) -> Tensor:
 class Swiglu(Function):
     """out = silu(gate) * up = gate σ(gate) up;  dgate = dout * up * σ (1 + gate (1 - σ)),  dup = dout * gate σ.
 
-    A feed-forward layer of two halves, one of which decides how much of the other passes. Shazeer 2020, "GLU variants
-    improve transformer".
+    The gate decides how much of `up` passes. Shazeer 2020, "GLU variants improve transformer".
     """
 
     dtype_rule = "same"
@@ -151,7 +150,7 @@ class Swiglu(Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, of one shape: the middle of Llama's feed-forward network. Raises ValueError for two shapes."""
+    """silu(gate) * up: the middle of Llama's feed-forward network. Raises ValueError if the shapes differ."""
     check_floating("swiglu", gate)
     if gate.shape != up.shape:
         raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
@@ -174,7 +173,7 @@ class Erf(Function):
 
 
 def erf(x: Tensor) -> Tensor:
-    """The error function of x, right to rounding in float64."""
+    """The error function of x, accurate to rounding in float64."""
     return Erf.apply(x)
 
 
@@ -224,8 +223,7 @@ class Softmax(Function):
     """out_i = e^(x_i) / Σ_j e^(x_j).
 
     The Jacobian is d out_i / d x_j = out_i (δ_ij - out_j), so  dx_j = Σ_i dout_i out_i (δ_ij - out_j)
-    = out_j (dout_j - Σ_i dout_i out_i): one number per row, and no n x n matrix.
-    Subtracting the largest x changes nothing, as e^-m cancels, and keeps the exponentials from overflowing.
+    = out_j (dout_j - Σ_i dout_i out_i). The sum is one number per row; the n x n Jacobian is never made.
     """
 
     dtype_rule = "float"
@@ -233,6 +231,7 @@ class Softmax(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
+        # Subtracting the largest x of each row keeps e^x from overflowing. It cancels: e^(x - m) = e^x / e^m.
         largest = x.max(axis=dim, keepdims=True) if x.size else 0
         exps = module_of(x).exp(x - largest)
         ctx.out = out = exps / exps.sum(axis=dim, keepdims=True)
@@ -240,12 +239,13 @@ class Softmax(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        # Σ_i dout_i out_i: one number for each row
         dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)
         return (ctx.out * (dout - dot),)
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
-    """e^x, scaled to sum to 1 along `dim`. A row of -inf only has no softmax: nan, as in PyTorch.
+    """e^x, scaled to sum to 1 along `dim`. Where a whole row is -inf, the result is nan, as in PyTorch.
 
     >>> import numpy as np
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
@@ -276,7 +276,7 @@ def log_softmax(x: Tensor, dim: int) -> Tensor:
 
 
 def log_softmax_of_array(x, dim):
-    """x - ln Σ e^x of an array, with the largest x taken out first, as in Softmax."""
+    """x - ln Σ e^x of an array, with the largest x subtracted first, as in Softmax."""
     if x.size == 0:
         return x + 0
     xp = module_of(x)
@@ -316,8 +316,8 @@ def erf_of_array(x: Array) -> Array:
         a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
 
     where the a_n are the series of e^(-2ch - h²) (Hermite polynomials in disguise; Abramowitz & Stegun 7.2.8). Below
-    1/2, the series at 0 (A&S 7.1.5), which has odd powers only. It is added to x, of which it is a small part, so that
-    its rounding hardly counts.
+    1/2, the series at 0 (A&S 7.1.5), which has odd powers only. It is a small correction that is added to x, so its
+    rounding hardly counts.
 
     >>> [float(erf_of_array(np.array(x))) == math.erf(x) for x in (0.5, -1e-300)]
     [True, True]

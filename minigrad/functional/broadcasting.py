@@ -34,7 +34,7 @@ def check_floating(op: str, x: Any) -> None:
 
 
 def check_boolean(op: str, mask: Any) -> None:
-    """Raise TypeError for a mask that is no tensor or array of booleans."""
+    """Raise TypeError unless the mask is a tensor or an array of booleans."""
     dtype = getattr(mask, "dtype", None)
     if dtype is None or dtype.kind != "b":
         found = type(mask).__name__ if dtype is None else dtype
@@ -71,7 +71,8 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
 def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
     """`dim` as a sorted tuple of axes >= 0; None and () mean all of them.
 
-    Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for what is no integer.
+    Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for a dim that is not
+    an integer.
 
     >>> normalize_dims("sum", -1, 3), normalize_dims("sum", (2, 0), 3), normalize_dims("sum", None, 3)
     ((2,), (0, 2), (0, 1, 2))
@@ -99,5 +100,5 @@ def normalize_dim(op: str, dim: Any, ndim: int) -> int:
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:
-    """Give a reduced array its reduced axes back, of length 1."""
+    """Give a reduced array its reduced axes back, with length 1."""
     return reduced if reduced.ndim == ndim else module_of(reduced).expand_dims(reduced, dims)

@@ -229,7 +229,7 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 class Abs(Function):
-    """out = |x|;  dx = dout * sign(x), which is 0 at the kink."""
+    """out = |x|;  dx = dout * sign(x), which is 0 at x = 0."""
 
     @staticmethod
     def forward(ctx, x):
@@ -248,7 +248,7 @@ def abs(x: Tensor) -> Tensor:
 
 
 class Maximum(Function):
-    """out = max(x, y), elementwise;  dout goes to the larger one, in halves where they are equal."""
+    """out = max(x, y), elementwise;  dout goes to the larger one; where they are equal, each gets half."""
 
     dtype_rule = "promote"
 
@@ -268,7 +268,7 @@ def maximum(x: Operand, y: Operand) -> Tensor:
 
 
 class Minimum(Function):
-    """out = min(x, y), elementwise;  dout goes to the smaller one, in halves where they are equal."""
+    """out = min(x, y), elementwise;  dout goes to the smaller one; where they are equal, each gets half."""
 
     dtype_rule = "promote"
 
@@ -327,7 +327,7 @@ def where(condition: Any, x: Operand, y: Operand) -> Tensor:
 
 
 class Clip(Function):
-    """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where it came out."""
+    """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where it is the result."""
 
     dtype_rule = "promote"
 
@@ -361,7 +361,7 @@ def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> T
 
 
 class To(Function):
-    """out = x in another dtype or on another device;  dx = dout brought back (and cast, by the backward walk)."""
+    """out = x in another dtype or on another device;  dx = dout on x's device (backward casts it)."""
 
     @staticmethod
     def forward(ctx, x, device, dtype):

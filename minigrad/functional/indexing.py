@@ -1,4 +1,7 @@
-"""Picking elements. Backward puts each gradient back where its element was, and adds where one was picked twice."""
+"""Indexing: picking elements.
+
+Backward puts each gradient back where its element was, and adds them up where an element was picked several times.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ _PICKS_ONCE = (int, np.integer, slice, type(None), type(Ellipsis))
 
 
 def _picks_once(index):
-    """True of numbers, slices and masks, which name no element twice; lists and arrays of integers may."""
+    """True for numbers, slices and masks, which name no element twice; lists and arrays of integers may."""
     parts = index if isinstance(index, tuple) else (index,)
     return all([isinstance(part, _PICKS_ONCE) or getattr(part, "dtype", None) == "bool" for part in parts])
 
@@ -157,22 +160,21 @@ def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
 
 
 def check_integers(op: str, indices: Any) -> None:
-    """Raise TypeError for what is no array of integers."""
+    """Raise TypeError unless `indices` is an array of integers."""
     if not is_array(indices) or indices.dtype.kind not in "iu":
         found = indices.dtype if is_array(indices) else type(indices).__name__
         raise TypeError(f"{op}: indices must be a tensor or an array of integers, got {found}")
 
 
 def check_indices(op: str, indices: Any, size: int, what: str) -> None:
-    """Raise IndexError for an index outside 0..size-1, which NumPy would take from the end and CuPy wrap around.
+    """Raise IndexError for an index outside 0..size-1. (NumPy would count a negative one from the end.)
 
-    On a GPU nothing is checked, as looking would wait for it: there, ids are checked on the host, where batches are
-    made.
+    On a GPU nothing is checked, since the CPU would have to wait for it. There, ids are checked when batches are made.
     """
     check_integers(op, indices)
     if not isinstance(indices, np.ndarray) or indices.size == 0:
         return
-    unsigned = indices.view(indices.dtype.str.replace("i", "u"))  # where a negative number is a very large one
+    unsigned = indices.view(indices.dtype.str.replace("i", "u"))  # a negative number becomes a very large one
     if unsigned.max() >= size:
         place = tuple([int(i) for i in np.argwhere(unsigned >= size)[0]])
         raise IndexError(f"{op}: index {indices[place]} at {place} is outside 0..{size - 1} of {what}")

@@ -1,4 +1,4 @@
-"""Matrix products: where nearly all of a transformer's arithmetic is."""
+"""Matrix products: nearly all of a transformer's arithmetic."""
 
 from __future__ import annotations
 
@@ -121,7 +121,11 @@ def _rows(x):
 
 
 class LinearGelu(Function):
-    """gelu(x @ weightᵀ + bias)."""
+    """gelu(x @ weightᵀ + bias), as one fused op.
+
+    A fused op does the work of several ops in one go. Its textbook form is `compose`: the ops that it consists of. A
+    fast kernel has a forward and a backward of its own, and runs in their place: kernels/cpu/linear.py.
+    """
 
     @staticmethod
     def compose(x, weight, bias, approximate):
@@ -138,9 +142,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approxima
 class Einsum(Function):
     """out = a sum of products written with indices, "bij,bjk->bik".
 
-    The gradient of one operand is an einsum too: of dout and the other operands, onto that operand's indices. Two cases
-    need a second step. An index that occurs in this operand only was summed, so all its places get the same gradient
-    (repeat); an index that this operand names twice picked its diagonal, so only the diagonal gets any.
+    The gradient of an operand is also an einsum: of dout and the other operands, with that operand's indices as the
+    result. Two cases need a second step. An index that occurs in this operand only was summed, so its gradient is
+    repeated. An index that this operand names twice picked its diagonal, so only the diagonal gets a gradient.
     """
 
     dtype_rule = "same"

@@ -181,7 +181,7 @@ def _times_class_weight(log_probs, weight, class_dim):
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(x - target)². Raises ValueError for two shapes, which broadcasting would turn into all pairs."""
+    """(x - target)². Raises ValueError if the shapes differ, as broadcasting would then compare all pairs."""
     check_reduction("mse_loss", reduction)
     if x.shape != target.shape:
         raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
@@ -249,14 +249,14 @@ def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> 
 
 
 def check_reduction(op: str, reduction: str, *others: str) -> None:
-    """Raise ValueError for a reduction that there is not."""
+    """Raise ValueError for an unknown reduction."""
     if reduction not in ("mean", "sum", "none", *others):
         names = ", ".join([repr(name) for name in ("mean", "sum", "none", *others)])
         raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}")
 
 
 def nan_if_0(total: Array) -> Array:
-    """What to divide by for a mean: over no rows it is nan, as in PyTorch, and without NumPy's warning about 0 / 0."""
+    """The divisor of a mean: nan in place of 0, as the mean over no rows is nan. (0 / 0 would make NumPy warn.)"""
     return module_of(total).where(total == 0, math.nan, total)
 
 

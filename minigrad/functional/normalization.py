@@ -1,4 +1,4 @@
-"""Bringing each token's features to one scale, whatever the other tokens of the batch are."""
+"""Normalization: bring the features of each token to one scale, independently of the other tokens in the batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class LayerNorm(Function):
     """out = x̂ * weight + bias,  x̂ = (x - mean) / std,  std = √(mean((x - mean)²) + eps), over the last axes.
 
-    x reaches x̂ in three ways: itself, through the mean and through the std. With dx̂ = dout * weight,
+    x reaches x̂ in three ways: directly, through the mean and through the std. With dx̂ = dout * weight,
 
         dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std
 
-    The two means take out of dx̂ what shifting and stretching all of x would do, to which x̂ does not react.
-    Ba, Kiros & Hinton 2016.
+    Shifting or stretching all of x does not change x̂. So the part of dx̂ that would only shift x, mean(dx̂), and the
+    part that would only stretch it, x̂ mean(dx̂ x̂), are subtracted. Ba, Kiros & Hinton 2016.
     """
 
     dtype_rule = "same"
@@ -32,9 +32,9 @@ class LayerNorm(Function):
     def forward(ctx, x, weight, bias, axes, eps):  # x (..., C), weight and bias (C) or None
         xp = module_of(x)
         centered = x - x.mean(axis=axes, keepdims=True)
-        variance = (centered * centered).mean(axis=axes, keepdims=True)
-        ctx.std = xp.sqrt(variance + eps)
-        ctx.normalized = centered / ctx.std
+        variance = (centered * centered).mean(axis=axes, keepdims=True)  # (..., 1)
+        ctx.std = xp.sqrt(variance + eps)  # eps: no division by 0 where all features are equal
+        ctx.normalized = centered / ctx.std  # x̂ (..., C): mean 0, variance 1
         ctx.weight, ctx.axes = weight, axes
         out = ctx.normalized if weight is None else ctx.normalized * weight
         return out if bias is None else out + bias
@@ -49,9 +49,10 @@ class LayerNorm(Function):
         if ctx.needs_grad[2]:
             dbias = dout.sum(axis=leading)
         if ctx.needs_grad[0]:
-            dnormalized = dout if ctx.weight is None else dout * ctx.weight
-            mean = dnormalized.mean(axis=ctx.axes, keepdims=True)
-            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)
+            dnormalized = dout if ctx.weight is None else dout * ctx.weight  # (..., C)
+            # normalized = (x - mean) / std
+            mean = dnormalized.mean(axis=ctx.axes, keepdims=True)  # (..., 1)
+            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
             dx = (dnormalized - mean - ctx.normalized * projection) / ctx.std
         return dx, dweight, dbias
 
@@ -77,7 +78,7 @@ class RmsNorm(Function):
     dtype_rule = "same"
 
     @staticmethod
-    def forward(ctx, x, weight, axes, eps):
+    def forward(ctx, x, weight, axes, eps):  # x (..., C), weight (C) or None
         ctx.rms = module_of(x).sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
         ctx.normalized = x / ctx.rms
         ctx.weight, ctx.axes = weight, axes
@@ -91,6 +92,7 @@ class RmsNorm(Function):
             dweight = (dout * ctx.normalized).sum(axis=tuple(range(dout.ndim - len(ctx.axes))))
         if ctx.needs_grad[0]:
             dnormalized = dout if ctx.weight is None else dout * ctx.weight
+            # normalized = x / rms
             projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)
             dx = (dnormalized - ctx.normalized * projection) / ctx.rms
         return dx, dweight

@@ -1,4 +1,7 @@
-"""From many elements to few: sums, means, extremes. Backward hands each element the gradient of what it went into."""
+"""Reductions: many elements to few (sums, means, extremes).
+
+In backward, each element gets the gradient of the result that it went into.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +57,15 @@ def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 class Var(Function):
     """out = Σ (x - mean)² / (n - correction);  dx = dout * 2 (x - mean) / (n - correction).
 
-    The mean depends on x too, but moving it changes nothing to first order: Σ (x - mean) = 0.
+    The mean also depends on x, but its derivative contributes nothing, since Σ (x - mean) = 0.
     """
 
     @staticmethod
     def forward(ctx, x, dims, correction, keepdim):
         n = math.prod([x.shape[axis] for axis in dims])
         degrees = n - correction if n > correction else 0
-        ctx.dims, ctx.degrees = dims, module_of(x).asarray(degrees, x.dtype)  # an array: x / 0 is inf and no exception
+        ctx.degrees = module_of(x).asarray(degrees, x.dtype)  # an array, as x / 0 is then inf, not an exception
+        ctx.dims = dims
         ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)
         return (ctx.centered * ctx.centered).sum(axis=dims, keepdims=keepdim) / ctx.degrees
 
@@ -85,7 +89,8 @@ def var(
 class Max(Function):
     """out = the largest element; of the whole tensor, or along `dim` together with its index.
 
-    With `dim`, dout goes to the element that was picked; over the whole tensor, equally to all that are as large.
+    With `dim`, dout goes to the element that was picked. Over the whole tensor, all elements that are as large get
+    equal shares of it.
     """
 
     @staticmethod
@@ -168,7 +173,7 @@ class ValuesAndIndices(NamedTuple):
 class Logsumexp(Function):
     """out = m + ln Σ e^(x - m), where m = max x keeps e from overflowing;  dx = dout * e^(x - out) = dout * softmax(x).
 
-    Where all of x is -inf (or there is no x), ln 0 = -inf comes out, and no gradient goes back.
+    Where all of x is -inf (or there is no x), out is ln 0 = -inf, and the gradient is 0.
     """
 
     dtype_rule = "float"
@@ -196,7 +201,7 @@ def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
 
 
 class Cumsum(Function):
-    """out_i = x_0 + ... + x_i;  dx_i = dout_i + dout_(i+1) + ..., as x_i went into every later sum."""
+    """out_i = x_0 + ... + x_i;  dx_i = dout_i + dout_(i+1) + ..., since x_i went into every later sum."""
 
     @staticmethod
     def forward(ctx, x, dim):

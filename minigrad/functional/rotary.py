@@ -1,10 +1,10 @@
-"""Rotary position embedding: where a token stands, told by turning its queries and keys.
+"""Rotary position embedding: a token's position, encoded by rotating its queries and keys.
 
     (x₁, x₂) at position t  ->  (x₁ cos θt - x₂ sin θt,  x₁ sin θt + x₂ cos θt)
 
-A vector of D numbers is taken as D/2 points of the plane, and each is turned about the origin by an angle that grows
-with the position, at its own speed θ. Turning both by the same angle leaves the product of a query and a key as it is,
-so the product depends on the difference of their positions only: attention sees distances, wherever the text begins.
+A vector of D numbers is taken as D/2 points of the plane. Each is turned about the origin by an angle that grows with
+the position, at its own speed θ. Turning a query and a key by the same angle does not change their product. So the
+product depends only on the difference of their positions: attention sees distances, wherever the text begins.
 
 Simplified: of the two layouts in use, this is Hugging Face's, in which point i is (x[i], x[i + D/2]); the paper has
 (x[2i], x[2i + 1]). Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", section 3.2.2.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RotaryEmbedding(Function):
     """out = [x₁ cos - x₂ sin, x₂ cos + x₁ sin],  x = [x₁, x₂] cut in the middle of its last axis.
 
-    The way back from a rotation is the rotation by the opposite angle (its matrix is orthogonal: Rᵀ = R⁻¹):
+    The gradient is rotated by the opposite angle, as a rotation's matrix is orthogonal (Rᵀ = R⁻¹):
 
         dx = [dout₁ cos + dout₂ sin, dout₂ cos - dout₁ sin]
     """

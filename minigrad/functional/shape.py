@@ -1,4 +1,4 @@
-"""The same elements in another arrangement. Backward arranges the gradient back."""
+"""Shape operations: the same elements in another arrangement. Backward puts the gradient back into the old one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Reshape(Function):
-    """(2, 6) -> (3, 4): the elements in order, in other rows;  dx = dout in x's shape."""
+    """(2, 6) -> (3, 4): the same elements in the same order;  dx = dout in x's shape."""
 
     @staticmethod
     def forward(ctx, x, shape):
@@ -57,7 +57,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 
 class Permute(Function):
-    """Axes in another order;  dx = dout with the axes back in theirs."""
+    """Axes in another order;  dx = dout with the axes back in their old order."""
 
     @staticmethod
     def forward(ctx, x, dims):
@@ -111,7 +111,7 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class Cat(Function):
-    """Tensors one after the other along an axis;  each gets its stretch of dout."""
+    """Tensors one after the other along an axis;  each gets its part of dout."""
 
     dtype_rule = "promote"
 
@@ -169,7 +169,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 class Split(Function):
-    """The reverse of Cat: stretches of an axis;  dx = the pieces of dout, one after the other."""
+    """The reverse of Cat: x cut into pieces along an axis;  dx = the pieces of dout, one after the other."""
 
     @staticmethod
     def forward(ctx, x, sizes, dim):
@@ -246,7 +246,7 @@ def _padded(x, widths, value):
 
 
 class Flip(Function):
-    """Axes backwards;  dx = dout with them backwards again."""
+    """x with some axes in reverse order;  dx = dout with the same axes reversed."""
 
     @staticmethod
     def forward(ctx, x, dims):
@@ -259,7 +259,7 @@ class Flip(Function):
 
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """x with the axes `dims` backwards."""
+    """x with the axes `dims` in reverse order."""
     return Flip.apply(x, dims=() if dims == () or dims == [] else normalize_dims("flip", dims, x.ndim))
 
 

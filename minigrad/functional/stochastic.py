@@ -1,4 +1,4 @@
-"""Randomness in the forward pass."""
+"""Dropout: randomness in the forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Dropout(Function):
     """out = x * keep / (1 - p), where keep is 1 with probability 1 - p and else 0;  dx = dout * keep / (1 - p).
 
-    The division keeps the expected value, so that nothing has to change at inference. Srivastava et al. 2014.
+    The division keeps the expected value of each element as it was, so inference can leave dropout out.
+    Srivastava et al. 2014.
     """
 
     dtype_rule = "float"
@@ -38,7 +39,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 
 def keep_scale(xp, stream, shape, p, head=0, block=0):
-    """1 / (1 - p) for what stays and 0 for what drops out: a pure function of (stream, head, block), in float32."""
+    """1 / (1 - p) for elements that stay and 0 for the others: a pure function of (stream, head, block), in float32."""
     keep = uniform(xp, stream, shape, head, block) >= p
     return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
 

@@ -7,7 +7,8 @@ Each thread keeps the largest number it has seen, m, and s = Σ e^(x - m); when 
 e^(m - x). At the end the threads of the block put theirs together in the same way. Milakov & Gimelshein 2018.
 
 *Never all logits.* With the projection x @ weightᵀ, CHUNK rows at a time: logits, losses, and at once the gradient,
-which overwrites the logits where it has their type, and goes into dx and dweight. kernels/loss.py does the same.
+which overwrites the logits where it has their type, and goes into dx and dweight. The CPU's kernel does the same:
+kernels/cpu/cross_entropy.py.
 
 *No odd sizes.* Tensor cores are fed in pieces of 16 bytes. Were the rows of logits 50,257 numbers long, most of them
 would begin in the middle of a piece, and cuBLAS would have to take slower ways for these products, which are over a
