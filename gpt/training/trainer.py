@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,12 @@ MAX_UNREAD = 100  # steps on a GPU
 class TrainingConfig:
     """How to train. Intervals are in steps; 0 turns off what they time.
 
-    learning_rate: the peak, reached after `warmup_iters`, falling along a cosine to `min_lr_ratio` of it at
-    `max_iters`. grad_clip: the largest global gradient norm (0: no clipping). gradient_accumulation_steps: batches per
-    step. eval_interval: steps between evaluations, each with a checkpoint; there is one at the start and one at the
-    end anyway. precision: of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises
-    ValueError for what is out of range.
+    learning_rate: the peak. The rate rises to it during the warm-up, the first `warmup_iters` steps, and then falls
+    along a cosine to `min_lr_ratio` of it at `max_iters`. grad_clip: the largest gradient norm, over all parameters
+    together (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
+    eval_interval: steps between evaluations, each with a checkpoint; the first and the last step have one anyway.
+    precision: of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises ValueError for a
+    value out of range.
     """
 
     max_iters: int = 1000
@@ -77,10 +77,10 @@ class Trainer(TrainingStep):
 
     batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn`
     takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
-    `evaluation.language_model_loss`. evaluate() -> what to log beside the training loss, among it "val_loss".
+    `evaluation.language_model_loss`. evaluate() -> metrics to log beside the training loss; one of them is "val_loss".
     on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
     what is counted. kind: what a checkpoint holds of the model (see `save_checkpoint`). team: the processes that train
-    together, each on its own share of the batches; number 0 alone logs and saves.
+    together, each on its own share of the batches; rank 0 alone logs and saves.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Trainer(TrainingStep):
         self._to_report: list[Step] = []  # steps that were skipped
         team.use_different_dropout()
 
-    # --- one step: see training_step.py; what is around it ---
+    # --- one step; learn_from() is in training_step.py ---
 
     def step(self) -> Step:
         """Draw batches and learn from them.
@@ -131,7 +131,8 @@ class Trainer(TrainingStep):
         started = time.perf_counter()
         batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
         lr = self.schedule.get_last_lr()[0]
-        with self._precision():
+        mixed = self.config.precision != "float32"
+        with minigrad.autocast(self.config.precision if mixed else "bfloat16", enabled=mixed):
             sums, count, norm = self.learn_from(batches)
         self.steps_done += 1
         step = Step(self.steps_done, count, lr)
@@ -142,14 +143,10 @@ class Trainer(TrainingStep):
         return step
 
     def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Of all processes of the team together, which share a step's batches."""
+        """The gradients of all processes of the team, added up: together they have the step's batches."""
         sums, count = super().sum_gradients(batches)
         self.team.sum_gradients(self.parameters)
         return self.team.add_up(sums, count)
-
-    def _precision(self) -> AbstractContextManager[None]:
-        precision = self.config.precision
-        return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
 
     def read(self) -> None:
         """Fill in the numbers of the steps since the last call. On a GPU this waits for it."""

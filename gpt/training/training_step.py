@@ -19,11 +19,11 @@ LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
 
 
 class TrainingStep:
-    """A model, the loss that it is to lower, and the optimizer that lowers it; `learn_from(batches)` is one step.
+    """A model, a loss, and an optimizer that lowers it; `learn_from(batches)` is one step.
 
     loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
     schedule: sets the optimizer's learning rate for each step. max_norm: the greatest length of the gradient.
-    accumulates: whether a step has more than one batch.
+    accumulates: whether a step has several batches (see `accumulate`).
     """
 
     def __init__(
@@ -41,30 +41,31 @@ class TrainingStep:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
     def learn_from(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int, Any]:
-        """Take one step. Returns the sums of "loss" and of the metrics, their count, and the gradient's length."""
-        self.model.zero_grad()  # backward() adds to the gradients that are there
+        """Take one step. Returns the sums of "loss" and of the metrics, their count, and the gradient's norm."""
+        self.model.zero_grad()  # because backward() adds to the gradients that are there
         if self.accumulates:
             sums, count = self.accumulate(batches)
         else:
-            # Forward and loss: the sum over `count` tokens, or over whatever else the loss function counts.
+            # Forward and loss: a sum over `count` tokens, or over whatever else the loss function counts.
             loss, count, metrics = self.loss_fn(self.model, batches[0])
             self.check(count)
-            # Backward, from the mean: p.grad is now d(loss / count) / dp for each parameter p.
+            # Backward, from the mean: each parameter p gets p.grad = d(loss / count) / dp.
             (loss / count).backward()
             sums = add_up({}, {"loss": loss.data, **metrics})
 
-        # Clip: scale a gradient that is longer than max_norm down to that length.
+        # Clip: if all gradients together are longer than max_norm, scale them down to that length.
         norm = optim.clip_grad_norm_(self.parameters, self.max_norm)
-        # Step: optimizer.step(). It is left out if loss or gradient are not finite, as it would spoil all weights.
+        # Step: optimizer.step(), unless the loss or a gradient is not finite. One NaN would spread to all weights.
         step_if_finite(self.optimizer, sums["loss"], norm)
         # Schedule: set the learning rate of the next step.
         self.schedule.step()
         return sums, count, norm
 
     def accumulate(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Gradient accumulation: learn from several batches as if they were one, for which memory would not suffice.
+        """Gradient accumulation: learn from several batches as if they were one, which might not fit into memory.
 
-        The batches may have different counts. So backward starts from their sums, and the mean comes last.
+        Batches may have different counts, so the mean of their means would be wrong. The gradients are those of the
+        sum of all losses, and are divided by the count of all batches at the end.
         """
         sums, count = self.sum_gradients(batches)
         self.check(count)
@@ -85,7 +86,7 @@ class TrainingStep:
         return sums, count
 
     def check(self, count: int) -> None:
-        """Raise ValueError where there is nothing to divide by."""
+        """Raise ValueError if nothing was counted, so that there is no mean."""
         if count == 0:
             step = self.schedule.steps_done + 1
             raise ValueError(f"step {step} has nothing to learn from: no target in its batches counts")
