@@ -1,5 +1,7 @@
 """A small tokenizer and model for the tests of fine-tuning: trained in a moment, random weights."""
 
+import json
+
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
 
@@ -19,3 +21,9 @@ def small_chat_model(seed=0, block_size=64, **changes):
     tokenizer = small_tokenizer()
     shape = {"vocab_size": len(tokenizer), "block_size": block_size, "n_layer": 1, "n_head": 2, "n_embd": 16, **changes}
     return GPT(GPTConfig(**shape)), tokenizer
+
+
+def write_rows(path, rows):
+    """A file of JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -22,7 +22,8 @@ from gpt.training.log import read_log
 from gpt.training.trainer import Trainer, TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
-from tests.finetune.small import small_chat_model
+from tests.finetune.small import small_chat_model, write_rows
+from tests.gpt.small import save_model
 from tests.scripts.running import write_text
 
 LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
@@ -31,11 +32,7 @@ LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """The folder of a model that knows no chat template."""
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model(n_layer=2, n_embd=64, block_size=48))
 
 
 @pytest.fixture(scope="module")
@@ -113,27 +110,6 @@ def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, te
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", adaptation.METHODS)
-def test_a_run_that_was_interrupted_goes_on_to_the_same_end(method, finished, base, text, tmp_path, monkeypatch):
-    """Bit by bit, dropout included: adapters, moments, generators, data."""
-    folder = tmp_path / "run"
-    step = Trainer.step
-
-    def interrupting(trainer):
-        done = step(trainer)
-        trainer.interrupted = trainer.steps_done == 3
-        return done
-
-    monkeypatch.setattr(Trainer, "step", interrupting)
-    assert adapt(settings(base, text, folder, method)).interrupted
-    monkeypatch.undo()
-    assert not (folder / "adapter").exists()
-    assert not resume(str(folder)).interrupted
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (folder / name).read_bytes() == (finished[method] / name).read_bytes(), name
-    assert (folder / "adapter").exists() == (method != "full")
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
@@ -222,10 +198,8 @@ def test_what_cannot_be_merged(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
     rows = [{"prompt": f"the word {i}?", "completion": "a cat"} for i in range(20)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(tmp_path_factory.mktemp("data") / "talks.jsonl", rows)
 
 
 @pytest.mark.parametrize("method", adaptation.METHODS)
@@ -247,17 +221,14 @@ def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks
 def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_path):
     model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
     add_chat_tokens(model, tokenizer)
-    save_checkpoint(tmp_path / "base", model)
-    tokenizer.save(tmp_path / "base")
+    save_model(tmp_path / "base", model, tokenizer)
     trainer = adapt(settings(tmp_path / "base", talks, tmp_path / "run"))
     assert config_of(tmp_path / "run").lora.modules_to_save == ()
     assert all("lora" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
 
 
 def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, capsys):
-    model, tokenizer = small_chat_model(block_size=96)
-    save_checkpoint(tmp_path / "base", model)
-    tokenizer.save(tmp_path / "base")
+    save_model(tmp_path / "base", *small_chat_model(block_size=96))
     trainer = adapt(settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
     assert {"exact_match", "format"} <= trainer.extra_state["after"].keys()
     shown = capsys.readouterr().out.partition("Replies before and after")[2]

@@ -19,12 +19,11 @@ from finetune.objectives.classification import (
 )
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.stages.classification import ClassifyConfig, classify, load_data
-from gpt.training.checkpoint import save_checkpoint
 from gpt.training.standard_library import documents
 from gpt.training.trainer import TrainingConfig
 from minigrad import Tensor
 from tests.finetune.small import small_chat_model, small_tokenizer
-from tests.gpt.small import small_gpt
+from tests.gpt.small import save_model, small_gpt
 
 ITEMS = [([1, 2, 3], 0), ([4], 1), ([5, 6], 1)]
 
@@ -118,11 +117,7 @@ def test_questions_are_held_out_and_say_what_they_ask_for():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A run's folder with a small, untrained model."""
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model()
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model())
 
 
 @pytest.fixture(scope="module")

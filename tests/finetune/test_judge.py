@@ -7,8 +7,8 @@ from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
-from gpt.training.checkpoint import save_checkpoint
 from tests.finetune.preferences import question, small_policy, small_template
+from tests.gpt.small import save_model
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
 
@@ -69,8 +69,7 @@ def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(temp
     judge = Judge(model, template.tokenizer, str(tmp_path / "sft"), items)
     assert judge.on_the_way().keys() == {"right", "courteous"}
     assert judge.show_change() is None and "no comparison" in capsys.readouterr().out
-    save_checkpoint(tmp_path / "sft", reference)
-    template.tokenizer.save(tmp_path / "sft")
+    save_model(tmp_path / "sft", reference, template.tokenizer)
     verdict = judge.show_change()
     output = capsys.readouterr().out
     assert verdict.win_rate == 0.5 and verdict.kl > 0 and items[0].prompt in output and "50.0%" in output
@@ -78,8 +77,7 @@ def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(temp
 
 def test_without_checkable_questions_replies_are_shown_and_nothing_is_measured(template, tmp_path, capsys):
     model = small_policy(template)
-    save_checkpoint(tmp_path, model)
-    template.tokenizer.save(tmp_path)
+    save_model(tmp_path, model, template.tokenizer)
     judge = Judge(model, template.tokenizer, str(tmp_path), [], [question("Why?")])
     assert judge.on_the_way() == {} and judge.show_change() is None
     output = capsys.readouterr().out

@@ -19,7 +19,7 @@ from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
-from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.small import random_ids, save_model, small_gpt
 
 IDS = random_ids((40, 12))
 CONFIGS = [
@@ -265,8 +265,7 @@ def test_a_folder_brings_the_same_model_back(tmp_path, config, tokenizer):
 
 def test_one_loader_takes_every_kind_of_folder(tmp_path, tokenizer):
     quantized = folder_with(tmp_path / "q", SOME, tokenizer)
-    save_checkpoint(tmp_path / "plain", small_gpt(vocab_size=260))
-    tokenizer.save(tmp_path / "plain")
+    save_model(tmp_path / "plain", small_gpt(vocab_size=260), tokenizer)
     np.testing.assert_array_equal(logits(load_model(tmp_path / "q")[0]), logits(quantized))
     np.testing.assert_array_equal(logits(load_model(tmp_path / "plain")[0]), logits(small_gpt(vocab_size=260)))
     assert not is_quantized(tmp_path / "plain") and not is_quantized(tmp_path / "nowhere")

@@ -26,12 +26,12 @@ from finetune.objectives.sft import IGNORE, collate, encode_examples, sft_loss
 from finetune.stages import sft as instruct_module
 from finetune.stages.sft import SFTConfig, instruct, load_data, resume
 from gpt import load_checkpoint
-from gpt.training.checkpoint import CheckpointError, load_state, save_checkpoint
+from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import gradcheck, use_kernels
-from tests.finetune.small import small_chat_model
-from tests.gpt.small import small_gpt
+from tests.finetune.small import small_chat_model, write_rows
+from tests.gpt.small import save_model, small_gpt
 
 TALK = [{"role": "user", "content": "the word?"}, {"role": "assistant", "content": "kel"}]
 
@@ -152,20 +152,14 @@ def test_accumulation_equals_one_large_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model(n_embd=32)
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model(n_embd=32))
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory):
     """A file of conversations: what the cat says, always the same."""
-    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
     rows = [{"prompt": f"the {name}?", "completion": f"{name} sat"} for name in ("cat", "dog", "mat", "river") * 10]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(tmp_path_factory.mktemp("data") / "talks.jsonl", rows)
 
 
 def config(base, data, out_dir, max_iters=150):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, Llama, LlamaConfig
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -43,3 +43,10 @@ def golden(kind):
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
     return np.random.default_rng(seed).integers(0, vocab_size, shape)
+
+
+def save_model(folder, model, tokenizer):
+    """A run's folder with a model and its tokenizer, as every script takes it."""
+    save_checkpoint(folder, model)
+    tokenizer.save(folder)
+    return folder

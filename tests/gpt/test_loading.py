@@ -10,7 +10,7 @@ from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.loading import load_model
 from scripts import train
-from tests.gpt.small import GOLDEN, small_gpt
+from tests.gpt.small import GOLDEN, save_model, small_gpt
 from tests.scripts.running import run_here, write_text
 
 FOLDER = GOLDEN / "gpt2-folder"
@@ -23,8 +23,7 @@ def same_weights(one, other):
 def test_a_run_and_a_folder_of_hugging_face(tmp_path):
     tokenizer = Tokenizer.train("low lower", vocab_size=258)
     model = small_gpt(vocab_size=258)
-    save_checkpoint(tmp_path, model)
-    tokenizer.save(tmp_path)
+    save_model(tmp_path, model, tokenizer)
     loaded, its_tokenizer = load_model(tmp_path)
     assert same_weights(model, loaded) and not loaded.training and its_tokenizer.vocab == tokenizer.vocab
     loaded, its_tokenizer = load_model(str(FOLDER))

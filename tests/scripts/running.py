@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt.training.checkpoint import load_state
+from gpt.training.log import read_log
 from scripts.shared import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +56,20 @@ def refusal(main, capsys, *arguments):
     error = capsys.readouterr().err
     assert code in (1, 2) and error.count("\n") == 1 and "Traceback" not in error, error
     return error
+
+
+def log_without_times(folder):
+    """The rows of a run's log, but for how long the steps took."""
+    rows = read_log(folder / "log.jsonl")
+    return [{k: v for k, v in row.items() if k != "ms" and not k.endswith("_per_second")} for row in rows]
+
+
+def assert_same_run(folder, other):
+    """The same weights, moments, state and log, but for times and places."""
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    states = [load_state(path) for path in (folder, other)]
+    for state in states:
+        del state["seconds"], state["extra"]["run"]["out_dir"]
+    assert states[0] == states[1]
+    assert log_without_times(folder) == log_without_times(other)

@@ -8,32 +8,31 @@ import sys
 import pytest
 
 from finetune.data.chat_template import IM_END, IM_START
-from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import chat
+from tests.gpt.small import save_model
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here
 
 
-def save_model(folder, special_tokens=(), block_size=128):
+def write_model(folder, special_tokens=(), block_size=128):
     tokenizer = Tokenizer.train(STORY, vocab_size=280, special_tokens=["<|endoftext|>", *special_tokens])
     manual_seed(0)
     model = GPT(GPTConfig(len(tokenizer), block_size=block_size, n_layer=1, n_head=2, n_embd=16))
     for parameter in model.parameters():
         parameter.data *= 10  # so that what it writes depends on what it reads
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(folder, model, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("base"))
+    return write_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("tuned"), [IM_START, IM_END])
+    return write_model(tmp_path_factory.mktemp("tuned"), [IM_START, IM_END])
 
 
 def said(capsys, monkeypatch, model, lines, *arguments):
@@ -152,7 +151,7 @@ def test_as_a_process_with_bytes_that_are_no_text(base):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(tmp_path):
-    model = save_model(tmp_path, block_size=100_000)
+    model = write_model(tmp_path, block_size=100_000)
     running = subprocess.Popen(
         command("chat", "--model", model, "--max-new-tokens", 10**6),
         cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from gpt.training.checkpoint import load_state, save_checkpoint
+from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from scripts import classify
 from tests.finetune.small import small_chat_model
+from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, run_process
 
 QUICK = ["--max-iters", "8", "--batch-size", "4", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
@@ -16,11 +17,7 @@ QUICK = ["--max-iters", "8", "--batch-size", "4", "--eval-interval", "4", "--log
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model()
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model())
 
 
 @pytest.fixture(scope="module")

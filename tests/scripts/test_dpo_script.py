@@ -1,7 +1,6 @@
 """scripts/dpo.py as its users meet it."""
 
 import json
-import signal
 
 import pytest
 
@@ -9,9 +8,10 @@ from finetune.data import pairs
 from finetune.stages import dpo as dpo_stage
 from gpt import load_checkpoint
 from gpt.training.log import read_log
-from gpt.training.trainer import Trainer
 from scripts import dpo
-from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
+from tests.finetune.small import small_chat_model
+from tests.gpt.small import save_model
+from tests.scripts.preference_files import write_model, write_pairs
 from tests.scripts.running import refusal, run_here, run_process
 
 SMALL = ["--batch-size", "4", "--max-iters", "8", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
@@ -67,23 +67,6 @@ def test_the_reference_is_stored_with_the_data(given, finished):
     assert first["step"] == 1 and abs(first["rewards/chosen"]) < 1e-5
 
 
-def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, finished, tmp_path, monkeypatch, capsys):
-    step = Trainer.step
-
-    def interrupted_step(trainer):
-        if trainer.steps_done == 4:
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", interrupted_step)
-    assert run_here(dpo.main, *options(given, tmp_path / "run")) == 130
-    monkeypatch.undo()
-    assert "python scripts/dpo.py --init-from resume --out-dir" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "run").state["step"] == 5
-    assert run_here(dpo.main, "--init-from", "resume", "--out-dir", tmp_path / "run") == 0
-    assert_same_run(finished[0], tmp_path / "run")
-
-
 @pytest.mark.parametrize("kind", ["ipo", "hinge", "robust"])
 def test_the_other_losses(given, tmp_path, kind):
     assert run_here(dpo.main, *options(given, tmp_path, "--loss-type", kind, "--label-smoothing", "0.1")) == 0
@@ -128,10 +111,6 @@ def test_a_folder_in_use_and_contradictions_are_refused(given, finished, capsys)
 
 
 def test_a_model_without_chat_tokens_is_refused(given, tmp_path, capsys):
-    from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-
-    tokenizer = Tokenizer.train(["some text"], 258)
-    save_checkpoint(tmp_path / "base", GPT(GPTConfig(len(tokenizer), 16, 1, 1, 4)))
-    tokenizer.save(tmp_path / "base")
-    message = refusal(dpo.main, capsys, "--init-from", tmp_path / "base", "--out-dir", tmp_path / "run")
+    base = save_model(tmp_path / "base", *small_chat_model())
+    message = refusal(dpo.main, capsys, "--init-from", base, "--out-dir", tmp_path / "run")
     assert "fine-tune the model on conversations first" in message and not (tmp_path / "run").exists()

@@ -5,25 +5,23 @@ import re
 
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed
 from scripts import evaluate
+from tests.gpt.small import save_model
 from tests.scripts.running import STORY, refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
     tokenizer = Tokenizer.train(STORY, vocab_size=280)
     manual_seed(0)
     gpt = GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16))
     for parameter in gpt.parameters():
         parameter.data *= 8  # so that it is surprised by some tokens more than by others
-    save_checkpoint(folder, gpt)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"), gpt, tokenizer)
 
 
 @pytest.fixture

@@ -5,21 +5,20 @@ import sys
 
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate
+from tests.gpt.small import save_model
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with a model that has learned nothing and writes all kinds of bytes."""
-    folder = tmp_path_factory.mktemp("model")
     tokenizer = Tokenizer.train(STORY + " кот 猫", vocab_size=280)
     manual_seed(0)
-    save_checkpoint(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16)))
-    tokenizer.save(folder)
-    return folder
+    model = GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16))
+    return save_model(tmp_path_factory.mktemp("model"), model, tokenizer)
 
 
 def written(capsys, model, *arguments):

@@ -12,6 +12,7 @@ from scripts import generate, lora
 from tests.finetune.small import small_chat_model
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
+from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, run_process, write_text
 
 QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
@@ -19,11 +20,7 @@ QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=32)
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model(n_layer=2, n_embd=64, block_size=32))
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +118,7 @@ def test_refusals_are_one_sentence(more, sentence, base, text, tmp_path, capsys)
 def test_resume_refuses_other_settings_and_a_changed_base(base, text, tmp_path, capsys):
     own, run = tmp_path / "base", tmp_path / "run"
     model, tokenizer = load_model(base)
-    save_checkpoint(own, model)
-    tokenizer.save(own)
+    save_model(own, model, tokenizer)
     assert run_here(lora.main, *options(own, text, run)) == 0
     sentence = refusal(lora.main, capsys, "--init-from", "resume", "--out-dir", run, "--r", "3")
     assert f"the run in {run} has r 2, not 3" in sentence

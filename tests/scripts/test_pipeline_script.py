@@ -14,12 +14,13 @@ from finetune.data import pairs
 from finetune.quantization.folder import is_quantized, load_quantized
 from finetune.stages import dpo, pipeline, pipeline_stages, ppo, sft
 from finetune.stages.ppo_loop import PPOConfig
-from gpt import Llama, LlamaConfig, save_checkpoint
+from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
 from gpt.training.trainer import Trainer
 from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from tests.finetune.small import small_tokenizer
+from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, write_text
 
 
@@ -87,8 +88,7 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     tokenizer = small_tokenizer()
     manual_seed(0)
     shape = {"block_size": 192, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 128}
-    save_checkpoint(tmp_path / "base", Llama(LlamaConfig(len(tokenizer), **shape)))
-    tokenizer.save(tmp_path / "base")
+    save_model(tmp_path / "base", Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
     less = dataclasses.replace(pipeline_stages.TRAINED, batch_size=2, examples=30)
     monkeypatch.setattr(pipeline_stages, "TRAINED", less)
     monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))

@@ -1,21 +1,17 @@
 """scripts/ppo.py as its users meet it."""
 
-import json
 import shutil
-import signal
 
 import pytest
 
 from finetune.data.chat_template import IM_END, IM_START
 from finetune.stages import ppo as ppo_stage
-from finetune.stages.ppo_loop import PPOTrainer
-from gpt import Tokenizer, load_checkpoint
-from gpt.training.checkpoint import load_run, save_checkpoint
+from gpt import Tokenizer
+from gpt.training.checkpoint import load_run
 from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import ppo, reward
-from tests.finetune.preferences import small_policy, small_template
-from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
+from tests.scripts.preference_files import write_model, write_pairs, write_questions
 from tests.scripts.running import refusal, run_here, run_process
 
 SMALL = ["--total-iterations", "4", "--batch-size", "6", "--response-length", "6", "--eval-interval", "2"]
@@ -29,8 +25,7 @@ def given(tmp_path_factory):
     options = ["--init-from", folder / "sft", "--data", write_pairs(folder / "pairs.jsonl", n=100)]
     more = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "0", "--learning-rate", "1e-2"]
     assert run_here(reward.main, *options, "--out-dir", folder / "reward", *more) == 0
-    rows = [{"prompt": f"Say {i}?", "completion": "yes"} for i in range(20)]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_questions(folder / "questions.jsonl")
     use_kernels("textbook")
     return folder
 
@@ -69,23 +64,6 @@ def test_a_run_says_what_it_does_and_leaves_its_files(given, finished):
     load_run(folder)  # a plain model, as every other script takes it
 
 
-def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, finished, tmp_path, monkeypatch, capsys):
-    iterate = PPOTrainer._iterate
-
-    def interrupted_iterate(trainer):
-        if trainer.steps_done == 4:
-            signal.raise_signal(signal.SIGINT)
-        iterate(trainer)
-
-    monkeypatch.setattr(PPOTrainer, "_iterate", interrupted_iterate)
-    assert run_here(ppo.main, *options(given, tmp_path / "run")) == 130
-    monkeypatch.undo()
-    assert "python scripts/ppo.py --init-from resume --out-dir" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "run").state["step"] == 8
-    assert run_here(ppo.main, "--init-from", "resume", "--out-dir", tmp_path / "run") == 0
-    assert_same_run(finished[0], tmp_path / "run")
-
-
 def test_a_run_without_a_price_is_drawn_beside_another(given, finished, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert run_here(ppo.main, *options(given, tmp_path, "--kl-coef", "0", "--beside", finished[0])) == 0
@@ -96,10 +74,7 @@ def test_a_run_without_a_price_is_drawn_beside_another(given, finished, tmp_path
 def test_the_built_in_questions_are_judged(given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ppo_stage, "TRAIN_ITEMS", 12)
     monkeypatch.setattr(ppo_stage, "TEST_ITEMS", 3)
-    template = small_template()
-    save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))
-    template.tokenizer.save(tmp_path / "sft")
-    models = ["--init-from", tmp_path / "sft", "--reward-model", given / "reward"]
+    models = ["--init-from", write_model(tmp_path / "sft", block_size=192), "--reward-model", given / "reward"]
     # The reward model reads 64 tokens: that is too few for these questions, and it is said before anything is written.
     assert run_here(ppo.main, *models, "--out-dir", tmp_path / "run", *SMALL) == 1
     assert "reads 64 tokens" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from finetune.quantization.folder import load_quantized
-from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
+from tests.gpt.small import save_model
 from tests.scripts.running import STORY, refusal, run_here, write_text
 
 
@@ -17,8 +18,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tokenizer = Tokenizer.train(STORY, vocab_size=280)
     manual_seed(0)
-    save_checkpoint(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=64)))
-    tokenizer.save(folder)
+    save_model(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=64)), tokenizer)
     return folder, write_text(folder / "text.txt")
 
 
@@ -79,8 +79,7 @@ def test_all_methods_in_one_table(source, family, tmp_path, capsys):
         manual_seed(0)
         shape = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 64}
         model = tmp_path / "llama"
-        save_checkpoint(model, Llama(LlamaConfig(len(tokenizer), **shape)))
-        tokenizer.save(model)
+        save_model(model, Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
     options = ["--compare", "--model", model, "--calibration", text, "--sequences", 10, "--out-dir", tmp_path / "all"]
     assert run_here(quantize.main, *options) == 0
     table = capsys.readouterr().out.partition("perplexity over float32")[2]

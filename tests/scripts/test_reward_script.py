@@ -1,18 +1,13 @@
 """scripts/reward.py as its users meet it."""
 
-import signal
 
 import pytest
 
 from finetune.data import pairs
-from finetune.objectives.gpt_with_head import HEAD_KIND
 from finetune.stages.reward import load_reward_model
-from gpt import load_checkpoint
 from gpt.training.log import read_log
-from gpt.training.trainer import Trainer
 from scripts import reward
-from tests.finetune.preferences import small_policy, small_template
-from tests.scripts.preference_files import assert_same_run, write_model, write_pairs
+from tests.scripts.preference_files import write_model, write_pairs
 from tests.scripts.running import refusal, run_here, run_process
 
 SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
@@ -60,32 +55,11 @@ def test_a_run_says_what_it_does_and_learns_what_is_preferred(given, finished):
     assert model.labels == ["reward"] and len(tokenizer) == model.config.vocab_size
 
 
-def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(given, finished, tmp_path, monkeypatch, capsys):
-    step = Trainer.step
-
-    def interrupted_step(trainer):
-        if trainer.steps_done == 6:
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", interrupted_step)
-    assert run_here(reward.main, *options(given, tmp_path / "run")) == 130
-    monkeypatch.undo()
-    assert "python scripts/reward.py --init-from resume --out-dir" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "run", kind=HEAD_KIND).state["step"] == 7
-    assert run_here(reward.main, "--init-from", "resume", "--out-dir", tmp_path / "run") == 0
-    assert_same_run(finished[0], tmp_path / "run")
-
-
 def test_the_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pairs, "TRAIN_PAIRS", 30)
     monkeypatch.setattr(pairs, "TEST_PAIRS", 9)
-    from gpt.training.checkpoint import save_checkpoint
-
-    template = small_template()
-    save_checkpoint(tmp_path / "sft", small_policy(template, block_size=192))
-    template.tokenizer.save(tmp_path / "sft")
-    assert run_here(reward.main, "--init-from", tmp_path / "sft", "--out-dir", tmp_path / "run", *SMALL) == 0
+    model = write_model(tmp_path / "sft", block_size=192)
+    assert run_here(reward.main, "--init-from", model, "--out-dir", tmp_path / "run", *SMALL) == 0
     output = capsys.readouterr().out
     assert "data: 30 pairs of replies to learn from, 9 to test on" in output
     assert "of those that differ in courtesy: " in output and "the answer: " in output

@@ -1,29 +1,23 @@
 """scripts/sft.py as its users meet it."""
 
 import json
-import signal
-import subprocess
-import time
 
 import pytest
 
 from finetune.stages.sft import SFTConfig, settings_of
-from gpt.training.checkpoint import load_state, save_checkpoint
+from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from scripts import sft
 from tests.finetune.small import small_chat_model
-from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process
+from tests.gpt.small import save_model
+from tests.scripts.running import refusal, run_here, run_process
 
 QUICK = ["--max-iters", "6", "--batch-size", "4", "--eval-interval", "3", "--log-interval", "2", "--warmup-iters", "1"]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    model, tokenizer = small_chat_model(block_size=96)
-    save_checkpoint(folder, model)
-    tokenizer.save(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model(block_size=96))
 
 
 @pytest.fixture(scope="module")
@@ -106,24 +100,3 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, words, base, tmp_p
     start = [] if "--init-from" in given else ["--init-from", str(base)]
     assert words.format(**places) in refusal(sft.main, capsys, *start, "--out-dir", places["out"], *given)
     assert not places["out"].exists()
-
-
-def test_ctrl_c_saves_and_the_run_goes_on(base, talks, tmp_path):
-    folder = tmp_path / "run"
-    start = ["--init-from", base, "--data", talks, "--out-dir", folder, "--max-iters", "100000", "--log-interval", "1"]
-    process = subprocess.Popen(
-        command("sft", *start),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    while not any(row.get("loss") for row in read_log(folder / "log.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate()
-    assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert f"python scripts/sft.py --init-from resume --out-dir {folder.as_posix()}" in output
-    assert load_state(folder)["step"] >= 1

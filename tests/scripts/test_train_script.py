@@ -15,7 +15,17 @@ from gpt.training.log import read_log
 from minigrad import backend
 from scripts import train
 from scripts.shared import command_line
-from tests.scripts.running import ROOT, SMALL_RUN, command, environment, refusal, run_here, run_process, write_text
+from tests.scripts.running import (
+    ROOT,
+    SMALL_RUN,
+    assert_same_run,
+    command,
+    environment,
+    refusal,
+    run_here,
+    run_process,
+    write_text,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +50,6 @@ def options(text, folder, *more, max_iters=12):
 
 def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_same_run(folder, other):
-    """Weights, moments, and everything else that counts."""
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-    states = [checkpoint.load_state(path) for path in (folder, other)]
-    for state in states:
-        del state["seconds"], state["extra"]["run"]["out_dir"]
-    assert states[0] == states[1]
-    logs = [read_log(path / "log.jsonl") for path in (folder, other)]
-    for log in logs:
-        for row in log:
-            row.pop("ms", None), row.pop("tokens_per_second", None)
-    assert logs[0] == logs[1]
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

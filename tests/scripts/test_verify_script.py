@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
+from gpt import GPT, GPTConfig, Tokenizer
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import manual_seed
 from scripts import compare_torch, verify_gpt2
-from tests.gpt.small import GOLDEN, small_llama
+from tests.gpt.small import GOLDEN, save_model, small_llama
 from tests.scripts.running import STORY, refusal, run_here, run_process
 
 FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
@@ -161,8 +161,7 @@ def test_bad_arguments_are_refused_in_one_sentence(capsys, without_torch, argume
 
 def test_the_reference_of_another_model_is_refused(capsys, tmp_path):
     tokenizer = Tokenizer.train(STORY, vocab_size=270)
-    save_checkpoint(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)))
-    tokenizer.save(tmp_path)
+    save_model(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)), tokenizer)
     error = refusal(verify_gpt2.main, capsys, "--model", tmp_path, "--reference", REFERENCE)
     assert "is the reference of another model: its n_layer is 2, this one's 1" in error
 
@@ -181,8 +180,7 @@ def test_live_and_saved_references_agree(capsys, tmp_path):
 def test_a_runs_folder_is_verified_too(capsys, tmp_path):
     manual_seed(0)
     tokenizer = Tokenizer.train(STORY, vocab_size=270)
-    save_checkpoint(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)))
-    tokenizer.save(tmp_path)
+    save_model(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)), tokenizer)
     out = verified(capsys, "--model", tmp_path)
     assert "a run's own folder" in out and "the same everywhere" in out
 

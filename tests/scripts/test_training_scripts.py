@@ -1,16 +1,20 @@
-"""Every script that trains with --device cuda, on the stand-in for a GPU: it runs, and learns what the CPU learns."""
+"""Every script that trains, in small: stopped by Ctrl-C it goes on to the same end; and with --device cuda, on the
+stand-in for a GPU, it learns what the CPU learns."""
 
+import itertools
 import json
+import signal
 
 import pytest
 
-from gpt.training.checkpoint import load_state, save_checkpoint
-from gpt.training.log import read_log
+from gpt.training.checkpoint import load_state
 from minigrad import use_kernels
+from minigrad.optim import AdamW
 from scripts import classify, dpo, evaluate, generate, lora, ppo, reward, sft, train
 from tests.finetune.small import small_chat_model
-from tests.scripts.preference_files import write_model, write_pairs
-from tests.scripts.running import SMALL_RUN, refusal, run_here, write_text
+from tests.gpt.small import save_model
+from tests.scripts.preference_files import write_model, write_pairs, write_questions
+from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, refusal, run_here, write_text
 
 pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
 RHYTHM = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--warmup-iters", "1"]
@@ -21,9 +25,7 @@ def given(tmp_path_factory):
     """A folder with models and data for all of them."""
     folder = tmp_path_factory.mktemp("given")
     for name, width in {"base": 16, "wide": 64}.items():
-        model, tokenizer = small_chat_model(block_size=48, n_embd=width)
-        save_checkpoint(folder / name, model)
-        tokenizer.save(folder / name)
+        save_model(folder / name, *small_chat_model(block_size=48, n_embd=width))
     write_model(folder / "chat")
     write_pairs(folder / "pairs.jsonl", n=100)
     write_text(folder / "story.txt", words=500)
@@ -31,8 +33,7 @@ def given(tmp_path_factory):
     (folder / "alpaca.json").write_text(json.dumps(talks), encoding="utf-8")
     pets = "".join(f"{'the cat sat' if i % 2 else 'a dog ran'} {i}\t{'cat' if i % 2 else 'dog'}\n" for i in range(40))
     (folder / "pets.tsv").write_text("text\tlabel\n" + pets, encoding="utf-8")
-    questions = [{"prompt": f"Say {i}?", "completion": "yes"} for i in range(20)]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
+    write_questions(folder / "questions.jsonl")
     trained = ["--init-from", folder / "chat", "--data", folder / "pairs.jsonl", "--out-dir", folder / "reward"]
     more = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "0", "--learning-rate", "1e-2"]
     assert run_here(reward.main, *trained, *more) == 0
@@ -54,6 +55,8 @@ RUNS = {
         ],
     ),
     "lora": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--r", "2", *RHYTHM]),
+    "lora, full": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--method", "full", *RHYTHM]),
+    "lora, dropout": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--lora-dropout", "0.1", *RHYTHM]),
     "lora, quantized": (
         lora,
         ["--init-from", "{}/wide", "--data", "{}/story.txt", "--r", "2", "--method", "qlora", *RHYTHM],
@@ -69,24 +72,43 @@ def run_on(device, name, given, out_dir):
     script, arguments = RUNS[name]
     arguments = [part.format(given) for part in arguments]
     common = ["--out-dir", out_dir, "--device", device, "--kernels", "textbook", "--seed", "1"]
-    assert run_here(script.main, *arguments, *common) == 0
-    return read_log(out_dir / "log.jsonl")
+    return run_here(script.main, *arguments, *common)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])
+def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(name, given, tmp_path, monkeypatch, capsys):
+    assert run_on("cpu", name, given, tmp_path / "whole") == 0
+    step, steps = AdamW.step, itertools.count()
+
+    def interrupted_step(optimizer):
+        if next(steps) == 1:
+            signal.raise_signal(signal.SIGINT)
+        step(optimizer)
+
+    monkeypatch.setattr(AdamW, "step", interrupted_step)
+    assert run_on("cpu", name, given, tmp_path / "run") == 130
+    monkeypatch.undo()
+    script, output = RUNS[name][0], capsys.readouterr().out
+    assert f"python scripts/{script.__name__.split('.')[1]}.py --init-from resume --out-dir" in output
+    assert 2 <= load_state(tmp_path / "run")["step"] < load_state(tmp_path / "whole")["step"]
+    resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--kernels", "textbook"]
+    assert run_here(script.main, *resume) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in ("lora, full", "lora, dropout")])
 def test_a_run_is_what_it_is_on_the_cpu(name, given, tmp_path, cuda):
-    on_cpu, on_cuda = (run_on(device, name, given, tmp_path / device) for device in ("cpu", "cuda"))
+    for device in ("cpu", "cuda"):
+        assert run_on(device, name, given, tmp_path / device) == 0
     assert load_state(tmp_path / "cuda")["arithmetic"]["device"] == "cuda:0"
-    assert len(on_cpu) == len(on_cuda) > 1
+    on_cpu, on_cuda = (log_without_times(tmp_path / device) for device in ("cpu", "cuda"))
+    assert len(on_cpu) > 1
     for one, other in zip(on_cpu, on_cuda, strict=True):
-        for row in (one, other):
-            for clock in [key for key in row if key == "ms" or key.endswith("_per_second")]:
-                del row[clock]
         assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 
 def test_a_model_trained_there_writes_and_is_judged_anywhere(given, tmp_path, capsys, cuda):
-    run_on("cuda", "train", given, tmp_path / "run")
+    assert run_on("cuda", "train", given, tmp_path / "run") == 0
     outputs = []
     for device in ("cpu", "cuda"):
         capsys.readouterr()
