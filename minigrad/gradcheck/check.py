@@ -247,7 +247,7 @@ def _complex_step_agrees(comparison: Comparison) -> bool:
 def _report(comparison: Comparison, name: str, method: str) -> Report:
     notes = list(comparison.subject.notes)
     if comparison.given_up:
-        notes.append(f"{len(comparison.given_up)} elements have kinks in so many directions that not all were checked")
+        notes.append(f"{comparison.given_up} directions have so many kinks that they were not checked")
     if comparison.kinks and len(comparison.kinks) == sum(map(len, comparison.columns)):
         notes.append("every element lies on a kink, so that little was proved: choose other inputs")
     inputs = [_input_report(comparison, k) for k in range(len(comparison.columns))]

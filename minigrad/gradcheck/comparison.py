@@ -22,13 +22,13 @@ from .jacobian import (
     extrapolated,
     flat,
     kinks,
-    may_have_kinks,
     place,
     probes_of,
     slopes,
 )
 
 MOST_SPLITS = 400  # how often directions through kinks are cut in two before the rest is given up
+PRECISE = 1e-8  # a relative error that needs no better differences
 
 
 class Kink(NamedTuple):
@@ -57,7 +57,7 @@ class Column:
     numeric: Array
     noise: Array  # what rounding may have added to `numeric`
     known: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
-    settled: bool  # False where the differences look as if there were a kink
+    slopes: Slopes | None = None  # of all outputs, if they were measured by central differences
 
 
 class Comparison:
@@ -73,7 +73,7 @@ class Comparison:
         subject.base = flat(self.graph.outputs)
         self.rows = Rows(self.graph.outputs, self.rng)
         self.kinks: dict[tuple[int, int], Kink] = {}
-        self.given_up: set[tuple[int, int]] = set()
+        self.given_up = 0  # directions
         self._splits = 0
 
     # --- the two sides ---
@@ -93,7 +93,7 @@ class Comparison:
         """Measure every probe by central differences; where these look odd, look closer."""
         self._measure(self._central_column)
         for k, columns in enumerate(self.columns):
-            self.columns[k] = self._settle_all(k, columns)
+            self.columns[k] = [settled for column in columns for settled in self._settle(k, column)]
 
     def complex_step(self) -> None:
         """Measure every probe by a complex step. Raises NotAnalytic where fn takes no complex numbers."""
@@ -106,13 +106,14 @@ class Comparison:
             self.columns.append([column(k, probe) for probe in probes_of(variable.value, self.step, self.rng)])
         self._set_floors()
 
-    def _column(self, k: int, probe: Probe, slope: Array, noise: Array, settled: bool = True) -> Column:
-        numeric, noise = self.rows.project(slope), self.rows.project_noise(noise)
-        return Column(probe, probe.along(self.analytic[k]), numeric, noise, np.ones(len(self.rows), bool), settled)
+    def _column(self, k: int, probe: Probe, slope: Array, noise: Array, measured: Slopes | None = None) -> Column:
+        known = np.ones(len(self.rows), bool)
+        numeric, noise = self.rows.project(slope), self.rows.reach(noise)
+        return Column(probe, probe.along(self.analytic[k]), numeric, noise, known, measured)
 
     def _central_column(self, k: int, probe: Probe) -> Column:
         measured = self._slopes(k, probe)
-        return self._column(k, probe, measured.central, measured.noise, settled=not may_have_kinks(measured))
+        return self._column(k, probe, measured.central, measured.noise, measured)
 
     def _slopes(self, k: int, probe: Probe, shrink: float = 1.0) -> Slopes:
         measured = slopes(self.subject, k, probe, shrink)
@@ -171,10 +172,10 @@ class Comparison:
         return self.errors(k, column.analytic[:, None], column.numeric[:, None])[:, 0]
 
     def wrong_columns(self, k: int) -> list[Column]:
-        return [column for column in self.columns[k] if not self._passes(k, column)]
+        return [column for column in self.columns[k] if not self._passes(k, column, self.rtol)]
 
-    def _passes(self, k: int, column: Column) -> bool:
-        return bool((self.errors_of(k, column) <= self.rtol).all())
+    def _passes(self, k: int, column: Column, rtol: float) -> bool:
+        return bool((self.errors_of(k, column) <= rtol).all())
 
     @property
     def is_wrong(self) -> bool:
@@ -213,79 +214,57 @@ class Comparison:
 
     # --- a closer look ---
 
-    def _settle_all(self, k: int, columns: list[Column]) -> list[Column]:
-        settled, waiting = [], columns[::-1]
-        while waiting:
-            column = waiting.pop()
-            if column.settled and self._passes(k, column):
-                self._polish(k, column)
-            else:
-                halves = self._settle(k, column)
-                if halves is not None:
-                    waiting.extend(halves)
-                    continue
-            settled.append(column)
-        return settled
-
-    def _polish(self, k: int, column: Column) -> None:
-        """Where rounding makes a right value look only half right, show it better: from larger steps, extrapolated."""
-        if (self.errors_of(k, column) <= 1e-8).all():
-            return
-        wide, narrow = (slopes(self.subject, k, column.probe, grow) for grow in (300, 150))
-        if wide.is_finite and narrow.is_finite:
-            self._take_better(k, column, [extrapolated(wide, narrow)])
-
-    def _settle(self, k: int, column: Column) -> list[Column] | None:
-        """Repeat the differences with smaller steps; return two halves instead where a direction meets a kink.
+    def _settle(self, k: int, column: Column) -> list[Column]:
+        """Look closer where the differences are not precise, or where there may be a kink.
 
         A kink is found by looking at f alone (`kinks`), and then allows only slopes between the one-sided ones: it
-        never excuses a gradient that is wrong for another reason.
+        never excuses a gradient that is wrong for another reason. A direction through a kink is cut in two until the
+        element with the kink is alone.
         """
-        wide, narrow, tiny = (self._slopes(k, column.probe, shrink) for shrink in (1, 1e-1, 1e-2))
-        kinked = kinks(wide, narrow, tiny)
-        if kinked.any() and len(column.probe.places) > 1:
-            return self._halves(k, column.probe)
-        self._take_better(k, column, [narrow.central, tiny.central, extrapolated(wide, narrow)])
-        if kinked.any():
-            self._allow_kink(k, column, kinked, narrow)
-            return None
-        if may_have_kinks(wide) and not self._passes(k, column):  # one just inside the smallest step: look from closer
-            self._take_better(k, column, [self._slopes(k, column.probe, 1e-3).central])
-        if self._passes(k, column):
-            self._polish(k, column)
-        return None
+        wide, probe = column.slopes, column.probe
+        assert wide is not None
+        if not wide.may_have_kinks and self._passes(k, column, PRECISE):
+            return [column]
+        tiny = self._slopes(k, probe, 1e-2)
+        at = kinks(wide, tiny)
+        if at.any() and len(probe.places) > 1:
+            self._splits += 1
+            if self._splits > MOST_SPLITS:
+                self.given_up += 1
+                return []
+            halves = [self._central_column(k, half) for half in probe.halves()]
+            return [settled for half in halves for settled in self._settle(k, half)]
+        self._take_nearest(k, column, tiny)
+        if at.any():
+            self._allow_kinks(k, column, at, tiny)
+        return [column]
 
-    def _take_better(self, k: int, column: Column, estimates: list[Array]) -> None:
+    def _take_nearest(self, k: int, column: Column, tiny: Slopes) -> None:
+        """Of several estimates take the one nearest to the gradient: which of them is best depends on the function.
+
+        Large steps extrapolated are the most precise where f is smooth; small steps stay clear of a kink or an edge
+        beside x. A wrong gradient will not be near any of them.
+        """
+        estimates = [tiny.central, self._slopes(k, column.probe, 1e-3).central]
+        large, half = (slopes(self.subject, k, column.probe, factor) for factor in (300, 150))
+        if large.is_finite and half.is_finite:
+            estimates.append(extrapolated(large, half))
         for estimate in estimates:
             numeric = self.rows.project(estimate)
-            errors = self.errors(k, column.analytic[:, None], numeric[:, None])[:, 0]
-            column.numeric = np.where(errors < self.errors_of(k, column), numeric, column.numeric)
+            nearer = np.abs(column.analytic - numeric) < np.abs(column.analytic - column.numeric)
+            column.numeric = np.where(nearer, numeric, column.numeric)
 
-    def _halves(self, k: int, probe: Probe) -> list[Column]:
-        self._splits += 1
-        if self._splits > MOST_SPLITS:
-            self.given_up |= {(k, int(i)) for i in probe.places}
-            return []
-        return [self._central_column(k, half) for half in probe.halves()]
-
-    def _allow_kink(self, k: int, column: Column, kinked: Array, narrow: Slopes) -> None:
-        i, first = int(column.probe.places[0]), int(kinked.argmax())
+    def _allow_kinks(self, k: int, column: Column, at: Array, tiny: Slopes) -> None:
+        """Any slope between those on the left and on the right is right for the outputs that have a kink."""
+        i, first = int(column.probe.places[0]), int(at.argmax())
         variable = self.subject.variables[k]
-        left, right = float(narrow.left[first]), float(narrow.right[first])
+        left, right = float(tiny.left[first]), float(tiny.right[first])
         self.kinks[k, i] = Kink(variable.name, place(variable.value.shape, i), left, right)
-        per_output = [np.split(v, self.rows.cuts) for v in (kinked, narrow.left, narrow.central, narrow.right)]
-        for o, (at, lefts, central, rights) in enumerate(zip(*per_output, strict=True)):
-            span = self.rows.spans[o]
-            if self.rows.dense[o]:
-                column.known[span] = ~at
-                allowed = np.clip(column.analytic[span], np.minimum(lefts, rights), np.maximum(lefts, rights))
-                column.numeric[span] = np.where(at, allowed, column.numeric[span])
-                continue
-            for row in range(span.start, span.stop) if at.any() else ():
-                cotangents = self.rows.cotangents_of(row)  # without the kinked outputs: the others are compared as ever
-                cotangents[o] = np.where(at.reshape(cotangents[o].shape), 0, cotangents[o])
-                column.analytic[row] = column.probe.along(self.graph.pull_dense(cotangents)[k][None])[0]
-                column.numeric[row] = cotangents[o].ravel() @ central
+        middle = self.rows.project(tiny.central)
+        either_way = self.rows.reach(np.where(at, np.abs(tiny.right - tiny.left) / 2, 0))
+        column.known = either_way == 0
+        allowed = np.clip(column.analytic, middle - either_way, middle + either_way)
+        column.numeric = np.where(column.known, column.numeric, allowed)
 
     def worst_element(self, k: int) -> Column:
         """The column of the single element of variable k that is most wrong: a direction is cut in two until it is

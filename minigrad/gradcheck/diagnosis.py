@@ -261,7 +261,8 @@ def order_in_words(order: tuple[int, ...]) -> str:
 
 def _factor(case: Case) -> Diagnosis | None:
     factor, informative = case.ratio()
-    if factor == 0 or not math.isfinite(factor) or abs(factor + 1) < 1e-9 or not case.agrees(case.gradient / factor):
+    is_sign = abs(factor + 1) < 1e-6
+    if factor == 0 or not math.isfinite(factor) or is_sign or not case.agrees(case.gradient / factor):
         return None
     size = abs(factor)
     sentence = _factor_in_words(size, _lengths(case))

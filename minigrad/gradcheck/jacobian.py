@@ -248,10 +248,10 @@ class Rows:
         parts = np.split(vector, self.cuts)
         return np.concatenate([matrix @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
-    def project_noise(self, noise: Array) -> Array:
-        """The same for errors of the outputs, whose squares add up; those of infinite outputs do not count."""
-        parts = np.split(np.nan_to_num(noise, posinf=0) ** 2, self.cuts)
-        return np.sqrt(np.concatenate([matrix**2 @ part for matrix, part in zip(self.matrices, parts, strict=True)]))
+    def reach(self, vector: Array) -> Array:
+        """How far the rows' numbers may move if each output moves by up to `vector`, either way."""
+        parts = np.split(np.nan_to_num(vector, posinf=0), self.cuts)
+        return np.concatenate([np.abs(matrix) @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
 
 # --- columns: differences ---------------------------------------------------------------------------------------------
@@ -303,6 +303,12 @@ class Slopes(NamedTuple):
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.left).all() and np.isfinite(self.right).all())
 
+    @property
+    def may_have_kinks(self) -> bool:
+        """A first look: do left and right differ by more than rounding, and by much of their size?"""
+        gap, size = np.abs(self.right - self.left), np.maximum(np.abs(self.left), np.abs(self.right))
+        return bool((gap > np.maximum(1e-3 * size, 5 * np.nan_to_num(self.noise))).any())
+
 
 def slopes(subject: Subject, number: int, probe: Probe, shrink: float = 1.0) -> Slopes:
     """(f(x) - f(x-h)) / h, (f(x+h) - f(x-h)) / 2h and (f(x+h) - f(x)) / h.
@@ -329,23 +335,16 @@ def extrapolated(wide: Slopes, narrow: Slopes) -> Array:
     return narrow.central + (narrow.central - wide.central) / ((wide.step / narrow.step) ** 2 - 1)
 
 
-def kinks(wide: Slopes, narrow: Slopes, tiny: Slopes) -> Array:
-    """Where the outputs have a kink: where left and right slopes differ, and by as much for steps of h, h/10 and h/100.
+def kinks(wide: Slopes, tiny: Slopes) -> Array:
+    """Where the outputs have a kink: where left and right slopes differ, and still differ for a step of h/100.
 
-    Where f is smooth they differ by h f'', ten times less for each smaller step; rounding makes them differ ten times
-    more. A kink a little to the side looks weaker from close by, so half and a twentieth are enough. Only f is looked
+    Where f is smooth they differ by h f'', a hundred times less for the smaller step; rounding makes them differ a
+    hundred times more. A kink a little beside x looks weaker from close by, so a twentieth is enough. Only f is looked
     at, not its gradient.
     """
-    gap, narrow_gap, tiny_gap = wide.right - wide.left, narrow.right - narrow.left, tiny.right - tiny.left
-    ratio, tiny_ratio = (np.divide(g, gap, out=np.zeros_like(gap), where=gap != 0) for g in (narrow_gap, tiny_gap))
-    stays = (ratio > 0.5) & (ratio < 2) & (tiny_ratio > 0.05) & (tiny_ratio < 2)
-    return stays & (np.abs(narrow_gap) > 5 * np.nan_to_num(narrow.noise))
-
-
-def may_have_kinks(wide: Slopes) -> bool:
-    """A first look, at one step only: is the curvature much larger than the slopes themselves explain?"""
-    gap, size = np.abs(wide.right - wide.left), np.maximum(np.abs(wide.left), np.abs(wide.right))
-    return bool((gap > np.maximum(1e-3 * size, 5 * np.nan_to_num(wide.noise))).any())
+    gap, tiny_gap = wide.right - wide.left, tiny.right - tiny.left
+    ratio = np.divide(tiny_gap, gap, out=np.zeros_like(gap), where=gap != 0)
+    return (ratio > 0.05) & (ratio < 2) & (np.abs(tiny_gap) > 5 * np.nan_to_num(tiny.noise))
 
 
 class NotAnalytic(Exception):
