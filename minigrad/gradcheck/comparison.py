@@ -225,8 +225,7 @@ class Comparison:
         assert wide is not None
         if not wide.may_have_kinks and self._passes(k, column, PRECISE):
             return [column]
-        tiny = self._slopes(k, probe, 1e-2)
-        at = kinks(wide, tiny)
+        at = kinks(wide, self._slopes(k, probe, 1e-1))
         if at.any() and len(probe.places) > 1:
             self._splits += 1
             if self._splits > MOST_SPLITS:
@@ -234,6 +233,7 @@ class Comparison:
                 return []
             halves = [self._central_column(k, half) for half in probe.halves()]
             return [settled for half in halves for settled in self._settle(k, half)]
+        tiny = self._slopes(k, probe, 1e-2)
         self._take_nearest(k, column, tiny)
         if at.any():
             self._allow_kinks(k, column, at, tiny)

@@ -335,16 +335,16 @@ def extrapolated(wide: Slopes, narrow: Slopes) -> Array:
     return narrow.central + (narrow.central - wide.central) / ((wide.step / narrow.step) ** 2 - 1)
 
 
-def kinks(wide: Slopes, tiny: Slopes) -> Array:
-    """Where the outputs have a kink: where left and right slopes differ, and still differ for a step of h/100.
+def kinks(wide: Slopes, narrow: Slopes) -> Array:
+    """Where the outputs have a kink: where left and right slopes differ, and still do so for a step ten times smaller.
 
-    Where f is smooth they differ by h f'', a hundred times less for the smaller step; rounding makes them differ a
-    hundred times more. A kink a little beside x looks weaker from close by, so a twentieth is enough. Only f is looked
-    at, not its gradient.
+    Where f is smooth they differ by h f'', ten times less for the smaller step; rounding makes them differ ten times
+    more. A kink a little beside x looks weaker from close by, so a fifth is enough. Only f is looked at, not its
+    gradient.
     """
-    gap, tiny_gap = wide.right - wide.left, tiny.right - tiny.left
-    ratio = np.divide(tiny_gap, gap, out=np.zeros_like(gap), where=gap != 0)
-    return (ratio > 0.05) & (ratio < 2) & (np.abs(tiny_gap) > 5 * np.nan_to_num(tiny.noise))
+    gap, narrow_gap = wide.right - wide.left, narrow.right - narrow.left
+    ratio = np.divide(narrow_gap, gap, out=np.zeros_like(gap), where=gap != 0)
+    return (ratio > 0.2) & (ratio < 2) & (np.abs(narrow_gap) > 5 * np.nan_to_num(narrow.noise))
 
 
 class NotAnalytic(Exception):
