@@ -2,9 +2,12 @@
 
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
-in float64, for each input element, against every row of the Jacobian that backward gives (jacobian.py,
-comparison.py). Where the two differ, diagnosis.py finds out why. The bands of the relative error are those of
-Stanford's CS231n, "Gradient checks".
+The differences are computed in float64 for each input element, and compared with every row of the Jacobian that
+backward gives (jacobian.py, comparison.py). Where the two differ, diagnosis.py finds out why. The bands of the relative
+error are those of Stanford's CS231n, "Gradient checks".
+
+A kink is a point where the slope jumps, as in relu(x) at 0: from the left it is 0, from the right 1. There is no
+derivative there, and backward may return any number between the two.
 """
 
 from __future__ import annotations

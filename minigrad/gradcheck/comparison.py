@@ -118,12 +118,9 @@ class Comparison:
     def _slopes(self, k: int, probe: Probe, shrink: float = 1.0) -> Slopes:
         measured = slopes(self.subject, k, probe, shrink)
         if not measured.is_finite:
-            beside = (
-                self.describe(k, int(probe.places[0])) if len(probe.places) == 1 else self.subject.variables[k].name
-            )
-            raise NotFinite(
-                f"fn is not finite right beside {beside}, at the edge of its domain; choose inputs inside it"
-            )
+            is_element = len(probe.places) == 1
+            x = self.describe(k, int(probe.places[0])) if is_element else self.subject.variables[k].name
+            raise NotFinite(f"fn is not finite right beside {x}, at the edge of its domain; choose inputs inside it")
         return measured
 
     def describe(self, k: int, i: int) -> str:
@@ -134,9 +131,8 @@ class Comparison:
 
     def _complain_of_gradient(self, k: int) -> None:
         gradients = as_matrix(self.analytic[k])
-        bad = np.isinf(
-            gradients
-        )  # before nan, which an infinite slope makes of all rows that it does not belong to (0 * inf)
+        # Infinity before nan: an infinite slope also makes nan (0 * inf) of the rows that it does not belong to.
+        bad = np.isinf(gradients)
         row, i = (int(n) for n in np.argwhere(bad if bad.any() else np.isnan(gradients))[0])
         step = self.step or STEP * max(1.0, abs(float(self.subject.variables[k].value.flat[i])))
         measured = slopes(self.subject, k, Probe(np.array([i]), np.ones(1), step))
@@ -144,9 +140,8 @@ class Comparison:
         if not measured.is_finite:
             raise NotFinite(f"{sentence}, at the edge of fn's domain; choose inputs inside it")
         numeric = self.rows.project(measured.central)[row]
-        raise NotFinite(
-            f"{sentence}, where differences give {numeric:.6g}; look for 0 * inf, inf - inf or 0 / 0 in backward"
-        )
+        advice = "look for 0 * inf, inf - inf or 0 / 0 in backward"
+        raise NotFinite(f"{sentence}, where differences give {numeric:.6g}; {advice}")
 
     # --- the comparison ---
 
@@ -156,9 +151,8 @@ class Comparison:
         for k in range(len(self.columns)):
             floors, numeric = np.zeros((len(self.rows), 1)), self.numeric(k)
             for span in self.rows.spans:
-                largest = max(
-                    float(np.abs(slopes).max(initial=0)) for slopes in (numeric[span], self.analytic[k][span])
-                )
+                sides = (numeric[span], self.analytic[k][span])
+                largest = max(float(np.abs(side).max(initial=0)) for side in sides)
                 noise = self._side(k, "noise")[span].max(axis=1, initial=0, keepdims=True)
                 floors[span] = np.maximum(1e-8 * largest, noise) if self.atol is None else self.atol
             self.floors.append(floors / self.rtol)

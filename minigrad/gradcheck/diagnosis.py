@@ -296,31 +296,31 @@ def _lengths(case: Case) -> dict[int, str]:
 
 def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
     """A reason for a gradient `size` times too large. Several are given where lengths coincide."""
-
-    def is_(value: float) -> bool:
-        return abs(size - value) <= 1e-4 * value
-
-    found = []
+    common: list[tuple[float, str]] = []  # (factor, reason)
+    rare: list[tuple[float, str]] = []
     for n, axes in lengths.items():
-        if is_(n):
-            sentence = f"{n}x too large: a sum over {axes} is counted per element"
-            found.append(f"{sentence}, or a mean over it is not divided by {n}")
-        elif is_(1 / n):
-            found.append(f"{n}x too small: this is the gradient of a mean over {axes}, not of a sum")
-    if is_(2):
-        found.append("2x too large: a factor 1/2 is missing, or something is counted twice")
-    elif is_(1 / 2):
-        found.append("2x too small: a factor 2 is missing (d x² = 2x dx), or one of two equal parts")
-    for n, axes in lengths.items() if not found else ():
-        if is_(n / 2):
-            found.append(f"{size:.6g}x too large: a factor 2/n is missing, n being {axes}")
-        elif is_(math.sqrt(n)):
-            found.append(f"√{n} times too large: the scale 1/√n is missing, n being {axes}")
-        elif is_(1 / math.sqrt(n)):
-            found.append(f"√{n} times too small: the scale 1/√n is applied once too often, n being {axes}")
-        elif n > 2 and (is_(n / (n - 1)) or is_((n - 1) / n)):
-            found.append(f"off by the factor {n}/{n - 1}: n and n - 1 are confused, n being {axes}")
-    return "; or: ".join(found) if found else None
+        per_element = f"{n}x too large: a sum over {axes} is counted per element"
+        confused = f"off by the factor {n}/{n - 1}: n and n - 1 are confused, n being {axes}"
+        common += [
+            (n, f"{per_element}, or a mean over it is not divided by {n}"),
+            (1 / n, f"{n}x too small: this is the gradient of a mean over {axes}, not of a sum"),
+        ]
+        rare += [
+            (n / 2, f"{size:.6g}x too large: a factor 2/n is missing, n being {axes}"),
+            (math.sqrt(n), f"√{n} times too large: the scale 1/√n is missing, n being {axes}"),
+            (1 / math.sqrt(n), f"√{n} times too small: the scale 1/√n is applied once too often, n being {axes}"),
+            (n / (n - 1), confused),
+            ((n - 1) / n, confused),
+        ]
+    common += [
+        (2, "2x too large: a factor 1/2 is missing, or something is counted twice"),
+        (1 / 2, "2x too small: a factor 2 is missing (d x² = 2x dx), or one of two equal parts"),
+    ]
+    for reasons in (common, rare):
+        fitting = [reason for factor, reason in reasons if abs(size - factor) <= 1e-4 * factor]
+        if fitting:
+            return "; or: ".join(fitting)
+    return None
 
 
 def _missing_factor(case: Case) -> Diagnosis | None:

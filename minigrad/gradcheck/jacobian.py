@@ -1,7 +1,12 @@
-"""The Jacobian J[i, j] = d output_i / d input_j of a function, found in two ways that know nothing of each other.
+"""The Jacobian J[i, j] = d output_i / d input_j of a function, found in two ways that share no code.
 
-`Graph` gives it by rows: backward, started from a cotangent v, returns vᵀJ. `slopes` gives it by columns: move one
-element of an input and see how all outputs move. check.py compares the two.
+By rows: backward. Reverse mode never builds J; it multiplies it from the left with a vector v, which has one number for
+each output element. v is called the cotangent (`dout`, the gradient that arrives), vᵀJ the vector-Jacobian product, or
+vjp. With a 1 for one output element and 0 elsewhere, vᵀJ is a row of J (`Graph`, `Rows`).
+
+By columns: differences. Move one element of an input, and see how all outputs move (`slopes`).
+
+comparison.py compares the two.
 """
 
 from __future__ import annotations

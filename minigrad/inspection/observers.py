@@ -1,4 +1,7 @@
-"""What the observers share: getting in and out of `switches.observers`, and finding the arrays of a call."""
+"""What the observers share: entering and leaving `switches.observers`, and finding the arrays of a call.
+
+An observer is an object with methods `before` and `after`, which are called around every op, forward and backward.
+"""
 
 from __future__ import annotations
 
