@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,30 +50,6 @@ class _Enough(Exception):
     """All layers that are watched have been given their inputs."""
 
 
-def _stop(*_: Any) -> None:
-    raise _Enough
-
-
-@contextlib.contextmanager
-def watching(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments]) -> Iterator[None]:
-    """While it lasts, the inputs of `layers` are counted in the `moments` of the same name; the last of them then
-    raises `_Enough`, as what comes after it need not be computed.
-    """
-    hooks = []
-    try:
-        for name, layer in layers.items():
-
-            def count(module: nn.Module, inputs: tuple[Any, ...], output: Any, name: str = name) -> None:
-                moments[name].add(inputs[0].data)
-
-            hooks.append(layer.register_forward_hook(count))
-        hooks.append(layer.register_forward_hook(_stop))  # behind the last one
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 class Reader:
     """Reads the calibration text one block of the model at a time; in between it keeps the hidden states (N, T, C)."""
 
@@ -92,10 +68,24 @@ class Reader:
     def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
         """What the layers of a block, in the order in which they compute, are given, as things stand."""
         moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
-        with watching(layers, moments):
+        *_, last = layers
+
+        def counting(name: str) -> Callable[..., None]:
+            def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+                moments[name].add(inputs[0].data)
+                if name == last:
+                    raise _Enough  # what comes after it need not be computed
+
+            return hook
+
+        hooks = [layer.register_forward_hook(counting(name)) for name, layer in layers.items()]
+        try:
             for rows in self._batches():
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.beside)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return moments
 
     @no_grad()

@@ -28,7 +28,7 @@ from . import awq
 from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
 from .gptq import gptq, output_error
-from .layers import QuantizedEmbedding, QuantizedLinear
+from .layers import QuantizedLinear, put_embedding
 from .nf4 import nf4
 from .rounding import absmax, round_to_nearest
 
@@ -202,7 +202,8 @@ def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | 
     """The embedding, then block after block, which read the text as far as they are."""
     parts = architectures.of(model)
     if config.embedding:
-        _quantize_embedding(model, parts)
+        table = parts.embedding_of(model).weight
+        put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale per token
     blocks = parts.blocks_of(model)
     reader = None if calibration is None else Reader(model, calibration)
     reports = []
@@ -212,16 +213,6 @@ def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | 
                 reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
             bar.update(1)
     return reports
-
-
-def _quantize_embedding(model: Any, parts: Anatomy) -> None:
-    """The token embedding in 8 bits, a scale per token; the output layer tied to it uses the same array."""
-    table = parts.embedding_of(model).weight
-    quantized = absmax(to_numpy(table.data)).to(table.dtype)
-    head = getattr(model, "lm_head", None)
-    if head is not None and head.weight is table:
-        model.lm_head = QuantizedLinear(quantized, head.bias)
-    model.set_submodule(parts.embedding_name, QuantizedEmbedding(quantized))
 
 
 def _quantize_block(

@@ -44,7 +44,7 @@ from .. import architectures
 from ..architectures import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
-from .layers import QuantizedEmbedding, QuantizedLinear
+from .layers import QuantizedLinear, put_embedding
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
 
 NAME = "minigrad-gpt-quantized"
@@ -144,13 +144,10 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
     with nn.init.skipped():
         model = parts.model(model_config)
-    tied = model.lm_head.weight is parts.embedding_of(model).weight
     for name, shape in matrices(model_config, config).items():
         array = _blank(shape, config, is_embedding(name))
         if is_embedding(name):
-            model.set_submodule(name, QuantizedEmbedding(array))
-            if tied:
-                model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
+            put_embedding(model, name, array)
         else:
             layer: Any = model.get_submodule(name)
             model.set_submodule(name, QuantizedLinear(array, layer.bias))

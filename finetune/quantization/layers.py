@@ -124,6 +124,14 @@ class QuantizedEmbedding(nn.Module):
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
 
+def put_embedding(model: Any, name: str, weight: Weight) -> None:
+    """Put a quantized table in the place of the token embedding `name`, and of the output layer if it is tied to it."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and head.weight is model.get_submodule(name).weight:
+        model.lm_head = QuantizedLinear(weight, head.bias)
+    model.set_submodule(name, QuantizedEmbedding(weight))
+
+
 def dequantized(layer: QuantizedLinear) -> nn.Linear:
     """The float `nn.Linear` that computes the same, with the rounded weight: to be merged with, or saved as such."""
     with nn.init.skipped():

@@ -19,7 +19,7 @@ from minigrad import nn
 
 from ..architectures import LLAMA
 from .blocks import BlockArray
-from .layers import QuantizedEmbedding, QuantizedLinear
+from .layers import QuantizedLinear, put_embedding
 
 
 def load_packed(file: GGUFFile) -> Llama:
@@ -34,8 +34,12 @@ def load_packed(file: GGUFFile) -> Llama:
     for row in gguf_rows(config):
         tensor = file.tensors[row.theirs]
         if tensor.kind in BLOCKS:
+            name = row.ours.removesuffix(".weight")
             array = _array(tensor, heads_permuted(row.theirs, config), file.path)
-            _put(model, row.ours.removesuffix(".weight"), array)
+            if name == LLAMA.embedding_name:
+                put_embedding(model, name, array)
+            else:
+                model.set_submodule(name, QuantizedLinear(array))
         else:
             _read(model, row, source)
     return model.eval()
@@ -56,15 +60,6 @@ def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
         return BlockArray(codes, scales)
     zero = 8 if tensor.kind == "Q4_0" else 0  # Q4_0's codes are given from -8 to 7, and kept from 0 to 15
     return BlockArray((codes + zero).astype(np.uint8), scales, minimums, bits=4, zero=zero)
-
-
-def _put(model: Llama, name: str, array: BlockArray) -> None:
-    if name == LLAMA.embedding_name:
-        model.set_submodule(name, QuantizedEmbedding(array))
-        if model.config.tied:
-            model.lm_head = QuantizedLinear(array)  # type: ignore[assignment]
-    else:
-        model.set_submodule(name, QuantizedLinear(array))
 
 
 def _read(model: Llama, row: Row, source: GGUFWeights) -> None:

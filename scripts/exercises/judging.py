@@ -49,6 +49,7 @@ class Trial:
     def __init__(self, check: Check, definitions: Mapping[str, Any], text: str, path: str):
         self.check, self.text, self.path = check, text, path
         self.written: Any = definitions.get(check.name)
+        self.tolerance = check.tolerance if isinstance(check, FunctionCheck) else 1e-6
 
     def verdict(self, seed: int) -> Verdict:
         if (refusal := self._not_there()) is not None:
@@ -62,12 +63,10 @@ class Trial:
         case = self.check.telling if smallest is None else smallest
         found = (first if smallest is None else self.test(smallest)) or first
         assert found is not None
-        if first is not None and found.status == "wrong":
-            found.diagnosis = first.diagnosis
-        if found.status == "wrong" and not found.where.startswith("backward of"):
-            found.diagnosis = self._slip([self.check.telling, case]) or found.diagnosis
-        if found.status == "wrong" and found.where.startswith("backward of"):
-            found.diagnosis = self._backward_slip() or found.diagnosis
+        if found.status == "wrong":
+            is_backward = found.where.startswith("backward of")
+            slip = self._backward_slip() if is_backward else self._slip([self.check.telling, case])
+            found.diagnosis = slip or (found if first is None else first).diagnosis
         found.cases = count + 1
         return found
 
@@ -92,8 +91,7 @@ class Trial:
         except Exception as error:
             return self._exception(error, where, case)
         expected = self.expected(case)
-        tolerance = self.check.tolerance if isinstance(self.check, FunctionCheck) else 1e-6
-        sentence = comparing.difference(got, expected, tolerance)
+        sentence = comparing.difference(got, expected, self.tolerance)
         if sentence is not None:
             details = self._shown(case, {"yours": got, "right": expected})
             return self._located(Verdict("wrong", where, sentence, details))
@@ -218,31 +216,23 @@ class Trial:
         if isinstance(self.check, FunctionCheck):
             found = self.test(case)
             return None if found is None else found.where
-        try:
-            got = self.run(case)
-            if not comparing.same(got, self.expected(case)):
-                return "forward of " + self.check.name
-        except Exception:
-            return "forward of " + self.check.name
-        try:
-            return None if _passes(*self._as_gradcheck_wants(case)) else "backward of " + self.check.name
-        except Exception:
-            return "backward of " + self.check.name
+        where = "forward of " + self.check.name
+        with contextlib.suppress(Exception):
+            if comparing.same(self.run(case), self.expected(case)):
+                where = "backward of " + self.check.name
+                if _passes(*self._as_gradcheck_wants(case)):
+                    return None
+        return where
 
     # --- words ---
 
     def _slip(self, cases: list[Case]) -> str | None:
         """The sentence of the well-known slip that gives what the learner's gives, in all cases."""
-        tolerance = self.check.tolerance if isinstance(self.check, FunctionCheck) else 1e-6
         for slip in self.check.slips:
-            try:
-                if all(
-                    comparing.same(self.run(case), slip.formula(*case.arguments, **case.options), tolerance)
-                    for case in cases
-                ):
+            with contextlib.suppress(Exception):
+                pairs = [(self.run(case), slip.formula(*case.arguments, **case.options)) for case in cases]
+                if all(comparing.same(got, slipped, self.tolerance) for got, slipped in pairs):
                     return slip.sentence
-            except Exception:
-                continue
         return None
 
     def _backward_slip(self) -> str | None:
