@@ -59,11 +59,8 @@ def result_type(operands: Sequence[Any]) -> np.dtype:
             continue
         current = tiers[tier]
         tiers[tier] = dtype if current is None else _common(current, dtype)
-    result: np.dtype | None = None
-    for candidate in reversed(tiers):
-        if candidate is not None and (result is None or _rank(candidate) >= _rank(result)):
-            result = candidate
-    return DEFAULT_DTYPE if result is None else result
+    # the highest kind decides; of equal kinds the first, as max() returns the first of several largest
+    return max([dtype for dtype in tiers if dtype is not None], key=_rank, default=DEFAULT_DTYPE)
 
 
 def _common(a: np.dtype, b: np.dtype) -> np.dtype:
@@ -73,7 +70,7 @@ def _common(a: np.dtype, b: np.dtype) -> np.dtype:
 
 
 def _rank(dtype: np.dtype) -> int:
-    return 0 if dtype.kind == "b" else 1 if dtype.kind in "iu" else 2 if dtype.kind != "c" else 3
+    return {"b": 0, "i": 1, "u": 1, "c": 3}.get(dtype.kind, 2)  # the rest are floats
 
 
 def agree(function: Any, operands: list[Any]) -> list[Any]:

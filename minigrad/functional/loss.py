@@ -53,10 +53,10 @@ class CrossEntropy(Function):
         xp = module_of(dout)
         # loss = losses.sum() / n
         dlosses = xp.where(ctx.counts, dout / ctx.n, 0)  # (N)
-        # losses = logsumexp(logits) - logits[target]:  dlogits = dlosses * probs - dlosses * onehot(target)
+        # losses = logsumexp(logits) - logits[target]:  dlogits = dlosses * (probs - onehot(target))
         probs = xp.exp(ctx.log_probs)  # softmax(logits), (N, C)
         dlogits = dlosses[:, None] * probs
-        dlogits[ctx.rows, ctx.targets] -= dlosses
+        dlogits[ctx.rows, ctx.targets] -= dlosses  # onehot(target) is 1 at these places and 0 elsewhere
         return dlogits, None
 
 

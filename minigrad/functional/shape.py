@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -200,11 +201,8 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
 
 
 def _pieces(x, sizes, dim):
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(x[(slice(None),) * dim + (slice(start, start + size),)])
-        start += size
-    return tuple(pieces)
+    ends = list(itertools.accumulate(sizes))
+    return tuple(module_of(x).split(x, ends[:-1], axis=dim))
 
 
 class Pad(Function):
