@@ -1,4 +1,4 @@
-"""Saving a training run so that it can go on exactly where it was, whatever happens while it is being saved.
+"""Saving a training run, so that it can continue exactly where it was, whatever happens while it is being saved.
 
 A run's folder holds
 
@@ -8,13 +8,13 @@ A run's folder holds
     trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
     log.jsonl               one line per logged step
 
-Four files cannot be renamed at one instant, but a journal can: everything is written beside its target as NAME.new and
-flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it the
-old checkpoint stands, after it the new one. What is left is to rename the others, and the next save does that if the
-machine died in between. Loading changes nothing, so that a model can be tried out while it is being trained.
+Four files cannot be renamed in one instant, but one file can. So everything is written beside its target, as NAME.new,
+and flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it
+the old checkpoint counts, after it the new one. The other files are renamed last; if the machine dies before that, the
+next save does it. Loading changes nothing, so a model can be tried out while it is being trained.
 
-What a folder holds of a model is the business of its `ModelKind`. That of a GPT or a Llama is all of it; that of a
-model with adapters may be the adapters alone.
+A `ModelKind` says what a folder holds of a model: all of a GPT or a Llama; of a model with adapters, perhaps only
+these.
 
 No pickle: a checkpoint from a stranger is data, and cannot run code.
 """
@@ -54,7 +54,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of something else."""
+    """A checkpoint is missing or damaged, or holds something else."""
 
 
 @dataclasses.dataclass
@@ -85,7 +85,7 @@ class ModelKind:
 def _plain_kind(
     name: str, model: Callable[[Any], LanguageModel], settings: type[GPTConfig] | type[LlamaConfig]
 ) -> ModelKind:
-    """The kind of models that `model` makes of their settings: all of each is stored."""
+    """The kind of models that `model` makes from their settings; everything is stored."""
 
     def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
         config = settings.from_dict(values)
@@ -248,19 +248,17 @@ def load_checkpoint(
     """
     kinds = (GPT_KIND, LLAMA_KIND) if kind is None else (kind,)
     folder = Path(folder)
-    for last_try in [False] * 9 + [True]:
-        before = _which_commit(folder)
+    for _ in range(10):
+        before = _files_there(folder)
         try:
             checkpoint = _load(folder, with_optimizer, kinds)
         except CheckpointError:
-            being_committed = before[0] is not None  # its files are changing their names
-            if _which_commit(folder) == before and (last_try or not being_committed):
+            if _files_there(folder) == before:
                 raise
-            time.sleep(0.01)
         else:
-            if _which_commit(folder) == before:
+            if _files_there(folder) == before:
                 return checkpoint
-        # a training run has saved meanwhile, and what was read may be of two checkpoints: again
+        time.sleep(0.01)  # a training run saved meanwhile, and what was read may be of two checkpoints: again
     raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
 
 
@@ -275,13 +273,14 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     return model, tokenizer
 
 
-def _which_commit(folder: Path) -> Any:
+def _files_there(folder: Path) -> list[tuple[int, int] | None]:
     """Something that changes with each commit and with each rename that finishes one."""
-    marks: list[Any] = []
-    for name in (COMMIT, STATE):
+    paths = [folder / name for name in (COMMIT, STATE, CONFIG, WEIGHTS, MOMENTS)]
+    marks: list[tuple[int, int] | None] = []
+    for path in paths:
         try:
-            status = os.stat(folder / name)
-            marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
+            status = os.stat(path)
+            marks.append((status.st_ino, status.st_mtime_ns))
         except OSError:
             marks.append(None)
     return marks
