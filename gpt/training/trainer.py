@@ -188,27 +188,31 @@ class Trainer(TrainingStep):
                 step = self.step()
                 bar.update(1)
                 n, last = step.number, step.number == config.max_iters
-                to_log = last or n == 1 or n % config.log_interval == 0
-                sampling = self.on_sample is not None and _due(n, config.sample_interval)
-                evaluating = last or _due(n, config.eval_interval)
-                if to_log or sampling or evaluating or self._to_report:
+                to_log = last or n == 1 or _due(n, config.log_interval)
+                to_sample = self.on_sample is not None and _due(n, config.sample_interval)
+                to_evaluate = last or _due(n, config.eval_interval)
+
+                # Only here are a GPU's numbers asked for. What comes next must know which steps were skipped.
+                if to_log or to_sample or to_evaluate or self._to_report:
                     self._read_and_log(step if to_log else None)
                 self._stop_if_hopeless()
-                if self.on_sample is not None and sampling and not step.skipped and self.team.rank == 0:
+                if self.on_sample is not None and to_sample and not step.skipped and self.team.rank == 0:
                     self.on_sample(n)
-                if evaluating:
+                if to_evaluate:
                     self._evaluate()
-                stopping = any(self.team.gather(self.interrupted))  # all of them after the same step
+
+                # If one process was interrupted, all of them stop after the same step.
+                stopping = any(self.team.gather(self.interrupted))
                 if stopping:
                     self._read_and_log(None)
                 # After a step that was skipped, only an evaluation can tell whether the weights are still good.
-                sound = self.skipped_in_a_row == 0 or (evaluating and self.evaluate is not None)
-                if sound and (evaluating or stopping):
+                trusted = self.skipped_in_a_row == 0 or (to_evaluate and self.evaluate is not None)
+                if trusted and (to_evaluate or stopping):
                     self.save()
         self.interrupted = stopping and self.steps_done < config.max_iters
 
     def _read_and_log(self, wanted: Step | None) -> None:
-        """Log the steps that were skipped, and the one that is `wanted`."""
+        """Read the numbers of all steps so far; log those that were skipped, and the one that is `wanted`."""
         self.read()
         steps, self._to_report = self._to_report, []
         if wanted is not None and not wanted.skipped:
@@ -238,7 +242,7 @@ class Trainer(TrainingStep):
 
     @contextlib.contextmanager
     def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step finish, so that no half-updated weights are saved; a second stops at once."""
+        """The first Ctrl-C lets the step finish, so no half-updated weights are saved; the second stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -261,7 +265,7 @@ class Trainer(TrainingStep):
     # --- saving and going on ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but weights and moments, JSON-able."""
+        """Everything but the weights and the optimizer's state, JSON-able."""
         self.read()
         return {
             "step": self.steps_done,
@@ -278,7 +282,7 @@ class Trainer(TrainingStep):
         }
 
     def save(self) -> None:
-        """Write a checkpoint of this moment into the run's folder; raises rather than save damaged weights."""
+        """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite."""
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
@@ -287,10 +291,10 @@ class Trainer(TrainingStep):
         self.saved_step = self.steps_done
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
-        """Go on from a checkpoint whose weights the model has already.
+        """Continue from a checkpoint whose weights the model already has.
 
-        Returns a warning where the rest will not be bit-exact, else None. Raises CheckpointError for weights without
-        an optimiser, or with one of other parameters.
+        Returns a warning if the rest of the run will not be bit-exact, else None. Raises CheckpointError for weights
+        without an optimizer, or with an optimizer of other parameters.
         """
         if checkpoint.optimizer_state is None:
             raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
@@ -319,7 +323,7 @@ class Trainer(TrainingStep):
 
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
-    """On what the last bits of a sum depend, apart from the processor."""
+    """What decides the last bits of a sum, apart from the processor."""
     kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
     return {
         "cores": backend.usable_cores(),
