@@ -7,7 +7,6 @@ order of assignment.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -33,11 +32,11 @@ class Parameter(Tensor):
 class Hook:
     """What `register_forward_hook` returns; `remove()` unregisters."""
 
-    def __init__(self, hooks: dict[int, Callable], number: int):
-        self._hooks, self._number = hooks, number
+    def __init__(self, hooks: dict[Hook, Callable]):
+        self._hooks = hooks
 
     def remove(self) -> None:
-        self._hooks.pop(self._number, None)
+        self._hooks.pop(self, None)
 
 
 class Module:
@@ -45,7 +44,7 @@ class Module:
 
     training = True
     _buffers: Mapping[str, bool] = {}  # name -> is it saved?
-    _forward_hooks: Mapping[int, Callable] = {}
+    _forward_hooks: Mapping[Hook, Callable] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
@@ -60,9 +59,9 @@ class Module:
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Hook:
         """Call `hook(module, args, output)` after each forward; what it returns, if not None, becomes the output."""
         hooks = self.__dict__.setdefault("_forward_hooks", {})
-        number = next(_hook_numbers)
-        hooks[number] = hook
-        return Hook(hooks, number)
+        handle = Hook(hooks)
+        hooks[handle] = hook
+        return handle
 
     # --- the tree ---
 
@@ -285,9 +284,6 @@ def evaluating(model: Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-_hook_numbers = itertools.count()
 
 
 def _fitting(name: str, value: Any, own: Array) -> Array:
