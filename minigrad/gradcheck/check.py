@@ -68,7 +68,6 @@ class InputReport:
     shape: tuple[int, ...]
     checked: str
     max_error: float
-    worst: tuple[int, ...]
     analytic: Array
     numeric: Array | None
 
@@ -259,14 +258,14 @@ def _report(comparison: Comparison, name: str, method: str) -> Report:
 
 def _input_report(comparison: Comparison, k: int) -> InputReport:
     variable, columns = comparison.subject.variables[k], comparison.columns[k]
-    shape = variable.value.shape
     errors = [float(comparison.errors_of(k, column).max(initial=0)) for column in columns]
-    worst = place(shape, int(columns[int(np.argmax(errors))].probe.places[0])) if columns else ()
     numeric, checked = None, f"{len(columns)} directions"
     if comparison.is_dense(k):
         numeric = comparison.numeric(k).reshape(comparison.analytic[k].shape)
         checked = f"{len(columns)} element{'' if len(columns) == 1 else 's'}"
-    return InputReport(variable.name, shape, checked, max(errors, default=0.0), worst, comparison.analytic[k], numeric)
+    return InputReport(
+        variable.name, variable.value.shape, checked, max(errors, default=0.0), comparison.analytic[k], numeric
+    )
 
 
 def _fail(comparison: Comparison, name: str, k: int) -> NoReturn:

@@ -12,15 +12,15 @@ from html import escape
 from .graph import Graph, Node
 from .layout import Box, Edge, place
 
-FONT, SMALL = 12, 9  # pixels; in a monospace font each letter is 0.61 as wide as the font size
-LETTER = 0.61
-LINE, MARGIN, PADDING, PORT_LINE = 15, 16, 9, 12
-TITLE = 44
+SIZE = {"op": 12, "text": 12, "port": 9}  # of the letters, in pixels
+LINE = {"op": 15, "text": 15, "port": 12}  # from one line of text to the next
+LETTER = 0.61  # width of a letter of a monospace font, as a part of its size
+MARGIN, PADDING, TITLE = 16, 9, 44
 GAP_X, GAP_Y = 18, 34
 STYLE = f"""<style>
-text {{ font: {FONT}px monospace }}
-.small {{ font-size: {SMALL}px; fill: #444 }}
+text {{ font: {SIZE["text"]}px monospace }}
 .op {{ font-weight: bold }}
+.port {{ font-size: {SIZE["port"]}px; fill: #444 }}
 .edge {{ fill: none; stroke: #333; marker-end: url(#arrow) }}
 </style>
 <defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"
@@ -35,7 +35,7 @@ def svg_of(graph: Graph) -> str:
     edges = [edge for node in graph.nodes for edge in _edges(node, boxes)]
     width, height = place(list(boxes.values()), edges, GAP_X, GAP_Y)
     title = _title(graph)
-    width = max(width, *(len(line) * FONT * LETTER for line in title)) + 2 * MARGIN
+    width = max(width, *(len(line) * SIZE["text"] * LETTER for line in title)) + 2 * MARGIN
     height += 2 * MARGIN + TITLE
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     parts = [
@@ -43,7 +43,7 @@ def svg_of(graph: Graph) -> str:
         STYLE,
         '<rect width="100%" height="100%" fill="white"/>',
         *(f'<text x="{MARGIN}" y="{MARGIN + 10 + 16 * i}">{line}</text>' for i, line in enumerate(title)),
-        f'<g transform="translate({MARGIN} {MARGIN + TITLE})">',
+        f'<g transform="translate({MARGIN} {MARGIN + TITLE})" text-anchor="middle">',
         *(_edge_path(edge) for edge in edges),
         *(_node(node, box, is_result=node is graph.result) for node, box in boxes.items()),
         "</g>",
@@ -60,31 +60,23 @@ def _title(graph: Graph) -> list[str]:
 # --- boxes ---
 
 
-def _lines(node: Node) -> list[str]:
-    """What stands in the box, the heading first."""
+def _rows(node: Node) -> list[tuple[str, list[str]]]:
+    """The lines of text in a box, each with its class; a line of ports has one text for each arrow."""
     heading = node.op if node.kind != "leaf" else node.name or "leaf"
-    named = [node.name] if node.name and node.kind == "op" else []
-    return [heading, *named, *([node.shapes] if node.outputs else []), *node.notes]
-
-
-def _in_ports(node: Node) -> list[str]:
-    return [one.name for one in node.inputs] if node.inputs_in_all > 1 else []
-
-
-def _out_ports(node: Node) -> list[str]:
-    return [str(i) for i in range(len(node.outputs))] if len(node.outputs) > 1 else []
+    name = [node.name] if node.name and node.kind == "op" else []
+    rows = [("op" if node.kind == "op" else "text", [heading])]
+    rows += [("text", [line]) for line in [*name, *([node.shapes] if node.outputs else []), *node.notes]]
+    if node.inputs and node.inputs_in_all > 1:
+        rows.insert(0, ("port", [one.name for one in node.inputs]))
+    if len(node.outputs) > 1:
+        rows.append(("port", [str(i) for i in range(len(node.outputs))]))
+    return rows
 
 
 def _box(node: Node) -> Box:
-    text = max(len(line) for line in _lines(node)) * FONT * LETTER
-    ports = max(_ports_width(_in_ports(node)), _ports_width(_out_ports(node)))
-    port_lines = bool(_in_ports(node)) + bool(_out_ports(node))
-    height = len(_lines(node)) * LINE + PADDING + port_lines * PORT_LINE
-    return Box(max(text, ports) + 2 * PADDING, height, RANK[node.kind])
-
-
-def _ports_width(ports: list[str]) -> float:
-    return len(ports) * (max((len(port) for port in ports), default=0) + 2) * SMALL * LETTER
+    rows = _rows(node)
+    widths = [SIZE[kind] * LETTER * len(texts) * (max(map(len, texts)) + 2 * (kind == "port")) for kind, texts in rows]
+    return Box(max(widths) + 2 * PADDING, sum(LINE[kind] for kind, _ in rows) + PADDING, RANK[node.kind])
 
 
 def _port_dx(box: Box, index: int, count: int) -> float:
@@ -93,29 +85,21 @@ def _port_dx(box: Box, index: int, count: int) -> float:
 
 
 def _node(node: Node, box: Box, is_result: bool) -> str:
-    lines = _lines(node)
+    rows = _rows(node)
+    title = "; ".join(texts[0] for kind, texts in rows if kind != "port")
     size = f'x="{box.x - box.width / 2:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
     border = f'stroke="black" stroke-width="{2.5 if is_result else 1}"'
     parts = [
-        f'<g class="{node.kind}-node"><title>{escape("; ".join(lines))}</title>',
+        f'<g class="{node.kind}-node"><title>{escape(title)}</title>',
         f"<rect {size} {SHAPE[node.kind]} {border}/>",
     ]
     y = box.y + PADDING / 2
-    ports = _in_ports(node)
-    if ports:
-        y += PORT_LINE
-        parts += [_small(port, box.x + _port_dx(box, i, len(ports)), y - 3) for i, port in enumerate(ports)]
-    for i, line in enumerate(lines):
-        y += LINE
-        style = ' class="op"' if i == 0 and node.kind == "op" else ""
-        parts.append(f'<text x="{box.x:.1f}" y="{y - 3.5:.1f}" text-anchor="middle"{style}>{escape(line)}</text>')
-    ports = _out_ports(node)
-    parts += [_small(port, box.x + _port_dx(box, i, len(ports)), y + PORT_LINE - 2) for i, port in enumerate(ports)]
+    for kind, texts in rows:
+        y += LINE[kind]
+        for i, text in enumerate(texts):
+            x = box.x + _port_dx(box, i, len(texts))
+            parts.append(f'<text class="{kind}" x="{x:.1f}" y="{y - 3.5:.1f}">{escape(text)}</text>')
     return "".join([*parts, "</g>"])
-
-
-def _small(text: str, x: float, y: float) -> str:
-    return f'<text class="small" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(text)}</text>'
 
 
 # --- arrows ---
