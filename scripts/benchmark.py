@@ -11,7 +11,7 @@ from typing import Any
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.benchmarks import attention, models, quantized, smollm2, techniques, tokenizing
-from scripts.benchmarks.comparing import opponent
+from scripts.benchmarks.sides import opponent
 from scripts.shared import command_line
 
 MODULES = {

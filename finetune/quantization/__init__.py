@@ -1,17 +1,17 @@
 """Quantization: how do a model's weights fit into 8 or 4 bits?
 
-    array.py         QuantizedArray: small integers, and the scales that turn them back into numbers
-    rounding.py      absmax and zero-point: round to nearest; LLM.int8(): inputs in 8 bits as well
-    nf4.py           QLoRA's 4-bit number and its double quantization
-    layers.py        QuantizedLinear and QuantizedEmbedding: computing with quantized weights
-    calibration.py   what the inputs of each layer look like, from some text
-    gptq.py          GPTQ: the columns still to be rounded make up for the error
-    awq.py           AWQ: scale up the weights that meet large inputs
-    convert.py       quantize(model, config): a whole model, in place
-    folder.py        saving and loading a quantized model
-    blocks.py        the 32-number blocks of GGUF files, computed with as they are
-    packed.py        the model in a GGUF file, with its 4 and 8 bits kept
-    on_gpu.py        the same products by CUDA kernels
+    array.py              QuantizedArray: small integers, and the scales that turn them back into numbers
+    rounding.py           absmax and zero-point: round to nearest; LLM.int8(): inputs in 8 bits as well
+    nf4.py                QLoRA's 4-bit number and its double quantization
+    quantized_layers.py   QuantizedLinear and QuantizedEmbedding: computing with quantized weights
+    calibration.py        what the inputs of each layer look like, from some text
+    gptq.py               GPTQ: the columns still to be rounded make up for the error
+    awq.py                AWQ: scale up the weights that meet large inputs
+    convert.py            quantize(model, config): a whole model, in place
+    folder.py             saving and loading a quantized model
+    blocks.py             the 32-number blocks of GGUF files, computed with as they are
+    packed.py             the model in a GGUF file, with its 4 and 8 bits kept
+    on_gpu.py             the same products by CUDA kernels
 """
 
 from .array import QuantizedArray
@@ -19,8 +19,8 @@ from .awq import search_scales
 from .blocks import BlockArray
 from .convert import LayerReport, QuantizationConfig, QuantizationReport, memory, quantize
 from .gptq import output_error
-from .layers import QuantizedEmbedding, QuantizedLinear
 from .nf4 import nf4_levels
+from .quantized_layers import QuantizedEmbedding, QuantizedLinear
 from .rounding import absmax, int8_product, outlier_columns, zero_point
 
 __all__ = [

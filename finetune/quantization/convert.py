@@ -28,8 +28,8 @@ from . import awq
 from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
 from .gptq import gptq, output_error
-from .layers import QuantizedLinear, put_embedding
 from .nf4 import nf4
+from .quantized_layers import QuantizedLinear, put_embedding
 from .rounding import absmax, round_to_nearest
 
 METHODS = ("absmax", "zeropoint", "nf4", "gptq", "awq")

@@ -44,8 +44,8 @@ from .. import architectures
 from ..architectures import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
-from .layers import QuantizedLinear, put_embedding
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
+from .quantized_layers import QuantizedLinear, put_embedding
 
 NAME = "minigrad-gpt-quantized"
 

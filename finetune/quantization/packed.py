@@ -19,7 +19,7 @@ from minigrad import nn
 
 from ..architectures import LLAMA
 from .blocks import BlockArray
-from .layers import QuantizedLinear, put_embedding
+from .quantized_layers import QuantizedLinear, put_embedding
 
 
 def load_packed(file: GGUFFile) -> Llama:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.benchmarks.comparing import compare, opponent
+from scripts.benchmarks.sides import compare, opponent
 
 NAMES = ["attention"]
 TIMES = [256, 512, 1024, 2048, 4096, 8192]

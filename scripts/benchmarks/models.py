@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
-from scripts.benchmarks.comparing import compare, opponent
+from scripts.benchmarks.sides import compare, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, and new ones
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}

@@ -10,7 +10,7 @@ from finetune.quantization import QuantizationConfig, quantize
 from finetune.quantization.folder import save_quantized
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
-from scripts.benchmarks.comparing import compare
+from scripts.benchmarks.sides import compare
 
 NAMES = ["quantized"]
 PROMPT, NEW_TOKENS = 32, 64

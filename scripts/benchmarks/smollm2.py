@@ -7,7 +7,7 @@ import tempfile
 from typing import Any
 
 from finetune.loading import load_model
-from scripts.benchmarks.comparing import compare, opponent
+from scripts.benchmarks.sides import compare, opponent
 
 NAMES = ["smollm2"]
 PROMPT, NEW_TOKENS = 32, 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.benchmarks.comparing import compare
 from scripts.benchmarks.jobs import TECHNIQUES
 from scripts.benchmarks.models import TRAINING
+from scripts.benchmarks.sides import compare
 
 NAMES = ["techniques"]
 STEP = "gpt2 4x256"

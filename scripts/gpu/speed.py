@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from scripts.benchmarks.comparing import Side, opponent
+from scripts.benchmarks.sides import Side, opponent
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 AIM = 1.5  # times PyTorch's time for a step in bfloat16

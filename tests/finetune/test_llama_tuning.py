@@ -14,7 +14,7 @@ from finetune.quantization import QuantizationConfig, QuantizedEmbedding, Quanti
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from finetune.quantization.layers import dequantized
+from finetune.quantization.quantized_layers import dequantized
 from finetune.stages.ppo_loop import policy_kind
 from gpt import Llama, load_checkpoint, save_checkpoint
 from gpt.model.config import LlamaConfig

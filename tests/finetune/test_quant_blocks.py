@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from finetune.adapters.lora import LoRAConfig, apply_lora
 from finetune.loading import load_model
-from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory
-from finetune.quantization import layers as quantized_layers
+from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory, quantized_layers
 from finetune.quantization.array import FEW_ROWS
 from gpt.weights.gguf_file import GGUFError, GGUFFile, unpack
 from minigrad import Tensor, gradcheck, no_grad, use_kernels

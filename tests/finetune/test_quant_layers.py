@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from finetune.quantization import QuantizedEmbedding, QuantizedLinear, absmax, int8_product, outlier_columns, zero_point
-from finetune.quantization import layers as module
+from finetune.quantization import quantized_layers as module
 from finetune.quantization.gptq import gptq
-from finetune.quantization.layers import dequantized
 from finetune.quantization.nf4 import nf4
+from finetune.quantization.quantized_layers import dequantized
 from finetune.quantization.rounding import relative_error
 from minigrad import Tensor, gradcheck, nn, use_kernels
 

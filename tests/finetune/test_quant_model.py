@@ -13,7 +13,7 @@ from finetune.quantization import QuantizationConfig, QuantizedEmbedding, Quanti
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from finetune.quantization.layers import dequantized
+from finetune.quantization.quantized_layers import dequantized
 from gpt import save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError

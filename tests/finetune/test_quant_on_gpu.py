@@ -6,8 +6,8 @@ import pytest
 from finetune.quantization import on_gpu
 from finetune.quantization.array import QuantizedArray
 from finetune.quantization.blocks import BlockArray
-from finetune.quantization.layers import QuantizedLinear
 from finetune.quantization.nf4 import nf4
+from finetune.quantization.quantized_layers import QuantizedLinear
 from finetune.quantization.rounding import absmax, zero_point
 from minigrad import Tensor, nn, no_grad, use_kernels
 from minigrad.backend import to_device, to_numpy

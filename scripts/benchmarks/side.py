@@ -2,7 +2,7 @@
 
 Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
 {"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "resident", "more_than_at_first"}. The parent
-(comparing.py) takes turns between two of these, so that both see the same machine.
+(sides.py) takes turns between two of these, so that both see the same machine.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Side:
         cores = str(usable_cores())
         threads = {f"{library}_NUM_THREADS": cores for library in ("OMP", "MKL", "OPENBLAS")}
         environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("worker.py")), side, kind, *map(str, arguments)]
+        command = [sys.executable, str(Path(__file__).with_name("side.py")), side, kind, *map(str, arguments)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", env=environment)
 
