@@ -213,7 +213,7 @@ def stream(
 
 
 class _Text:
-    """The tokens so far of a batch, and the model's scores for the next ones, with or without a cache."""
+    """The tokens so far of each sequence of a batch, and the logits of the next ones, with or without a cache."""
 
     def __init__(self, model: Any, ids: Any, attention_mask: Any, use_cache: bool, max_new_tokens: int):
         self.model, self.block = model, model.config.block_size
@@ -222,46 +222,41 @@ class _Text:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         capacity = min(self.block, length + max_new_tokens)
         self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
-        # The context, with room to grow, of which `length` tokens are there and the cache holds `read`.
-        self.ids = np.zeros((self.batch, capacity), np.int64)
-        self.real = np.zeros((self.batch, capacity), bool)
-        self.length = self.read = 0
-        self._start_with(ids[:, -self.block :], real[:, -self.block :])
+        self._start_with(ids[:, -self.block :].astype(np.int64), real[:, -self.block :])
 
     def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:
-        self.length = ids.shape[1]
-        self.ids[:, : self.length], self.real[:, : self.length] = ids, real
-        self.read = 0
+        """Take ids (B, T) as the context, of which the model has read nothing; `real` is False on padding."""
+        self.ids, self.real, self.read = ids, real, 0
         if self.cache is not None:
             self.cache.cut(0)
 
     def remember(self, memory: Memory) -> None:
         """Go on where the memory's text and this one part, in its cache, which has room for the whole block."""
-        if self.batch > 1 or self.cache is None or not self.real[:, : self.length].all():
+        if self.batch > 1 or self.cache is None or not self.real.all():
             raise ValueError("a memory is for one sequence without padding, and for generation with a cache")
         self.cache = memory.cache or KVCache.for_model(self.model)
-        self.read = min(memory.common(self.ids[0, : self.length]), self.length - 1)  # the last one's scores are wanted
+        # The last token is read again even if it is known, since its logits are needed.
+        self.read = min(memory.common(self.ids[0]), self.ids.shape[1] - 1)
         self.cache.cut(self.read)
 
     def append(self, tokens: list[int]) -> None:
         """Add a token to each sequence; where the context is full, forget its older half."""
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
-        if self.length == self.block:
-            newer = self.length - max(1, self.block // 2) + 1
-            self._start_with(self.ids[:, newer:].copy(), self.real[:, newer:].copy())
-        self.ids[:, self.length], self.real[:, self.length] = tokens, True
-        self.length += 1
+        if self.ids.shape[1] == self.block:
+            newer = self.block - max(1, self.block // 2) + 1
+            self._start_with(self.ids[:, newer:], self.real[:, newer:])
+        self.ids = np.column_stack([self.ids, tokens])
+        self.real = np.column_stack([self.real, np.ones(self.batch, bool)])
 
     def next_logits(self) -> np.ndarray:
-        """(B, V): what the model makes of the context."""
-        real = self.real[:, : self.length]
+        """(B, V): the logits of the token after the context."""
         with no_grad():
-            new = self.ids[:, self.read : self.length]
-            hidden = self.model.hidden_states(new, self.cache, None if real.all() else real)
+            mask = None if self.real.all() else self.real
+            hidden = self.model.hidden_states(self.ids[:, self.read :], self.cache, mask)
             if self.cache is not None:
-                self.read = self.length
-            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position's scores are wanted
+                self.read = self.ids.shape[1]
+            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # the last position only
 
 
 def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:

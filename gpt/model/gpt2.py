@@ -120,8 +120,9 @@ class Transformer(nn.Module):
 class GPT(LanguageModel):
     """A transformer and its language-model head.
 
-    `LanguageModel` adds what all architectures share: `loss`, which is the cross-entropy of the logits, `generate`,
-    `from_pretrained` and `save_pretrained`.
+    `LanguageModel` adds what all architectures share: `generate`, `from_pretrained`, `save_pretrained`, and the loss:
+
+        model.loss(ids, targets) = cross_entropy(model(ids), targets), where targets[:, t] is the token after ids[:, t]
     """
 
     model_type = "gpt2"
