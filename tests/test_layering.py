@@ -1,10 +1,13 @@
-"""Which module may import what, who speaks to the user, and that text files name their encoding: read from the sources.
+"""Which module may import what, and who speaks to the user: read from the sources.
+
+That text names its encoding is looked at by ruff (PLW1514), and in .ci/run by Python (see filterwarnings in setup.cfg).
 
 The direction is minigrad <- gpt <- finetune <- scripts, and inside a package imports go one way as well, so that a
 reader can start at the bottom and never meets a name that is explained further up.
 """
 
 import ast
+import functools
 import graphlib
 import re
 import sys
@@ -32,6 +35,7 @@ class Import(NamedTuple):
     types_only: bool  # under `if TYPE_CHECKING:`, so for annotations and not at run time
 
 
+@functools.cache
 def sources(root: Path) -> dict[str, tuple[Path, ast.Module]]:
     """All modules of the packages: dotted name -> (path, syntax tree)."""
     found = {}
@@ -46,7 +50,10 @@ def sources(root: Path) -> dict[str, tuple[Path, ast.Module]]:
 def imports(module: str, path: Path, tree: ast.Module) -> Iterator[Import]:
     """Everything that a module imports, inside its functions too; relative imports made absolute."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node, types_only in walk(tree):
+    guarded = [statement for node in ast.walk(tree) if is_for_types(node) for statement in node.body]
+    for_types = {id(node) for statement in guarded for node in ast.walk(statement)}
+    for node in ast.walk(tree):
+        types_only = id(node) in for_types
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(alias.name, node.lineno, types_only)
@@ -59,13 +66,9 @@ def imports(module: str, path: Path, tree: ast.Module) -> Iterator[Import]:
                 yield Import(f"{base}.{alias.name}", node.lineno, types_only)
 
 
-def walk(node: ast.AST, types_only: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node below `node`, with whether an `if TYPE_CHECKING:` stands above it."""
-    guarded = node.body if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") else []
-    for child in ast.iter_child_nodes(node):
-        below = types_only or child in guarded
-        yield child, below
-        yield from walk(child, below)
+def is_for_types(node: ast.AST) -> bool:
+    """Whether this is an `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 def import_problems(root: Path) -> list[str]:
@@ -103,37 +106,6 @@ def circles(root: Path) -> list[str]:
     return []
 
 
-def encoding_problems(root: Path) -> list[str]:
-    """Text read or written in whatever encoding the machine prefers: it would be another one on Windows."""
-    problems = []
-    for path, tree in sources(root).values():
-        where = path.relative_to(root).as_posix()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and lacks_encoding(node):
-                problems.append(f"{where}:{node.lineno}: {ast.unparse(node)} has no encoding")
-    return problems
-
-
-def lacks_encoding(call: ast.Call) -> bool:
-    """Whether a call opens text, by one of the usual names, without saying in which encoding."""
-    name = ast.unparse(call.func)
-    method = name.rpartition(".")[2]
-    keywords = {keyword.arg for keyword in call.keywords}
-    if "encoding" in keywords or None in keywords:  # None: **options, which we cannot see into
-        return False
-    if method in {"read_text", "write_text"}:
-        return len(call.args) < (1 if method == "read_text" else 2)
-    if method in {"run", "Popen", "check_output", "check_call"}:
-        return bool(keywords & {"text", "universal_newlines"})
-    if name in {"open", "io.open", "os.fdopen"}:
-        mode = call.args[1:2] + [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
-        return not is_binary(mode)
-    if method == "open" and name not in {"os.open", "webbrowser.open", "tarfile.open", "Image.open", "wave.open"}:
-        # A path's mode comes first, gzip's and zipfile's second; binary is the default of theirs, not of a path's.
-        return not is_binary(call.args + [keyword.value for keyword in call.keywords if keyword.arg == "mode"])
-    return False
-
-
 def speaking_problems(root: Path) -> list[str]:
     """Library code that prints past the one console, or sends its reader to a script, which it should not know."""
     problems = []
@@ -151,22 +123,12 @@ def speaking_problems(root: Path) -> list[str]:
     return problems
 
 
-def is_binary(arguments: list[ast.expr]) -> bool:
-    """Whether one of the arguments is a mode with `b` in it."""
-    modes = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
-    return any(isinstance(mode, str) and "b" in mode and set(mode) <= set("rwaxb+") for mode in modes)
-
-
 def test_imports_follow_the_direction_of_the_packages():
     assert import_problems(ROOT) == []
 
 
 def test_imports_go_in_no_circle():
     assert circles(ROOT) == []
-
-
-def test_text_names_its_encoding():
-    assert encoding_problems(ROOT) == []
 
 
 def test_one_console_speaks_and_the_library_knows_no_script():
@@ -257,47 +219,6 @@ def test_a_circle_is_named_in_the_direction_of_its_imports(tmp_path):
     files = {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.c", "gpt/c.py": "import gpt.a"}
     ring = circles(plant(tmp_path, files))[0].partition(": ")[2].split(" -> ")
     assert set(zip(ring, ring[1:])) == {("gpt.a", "gpt.b"), ("gpt.b", "gpt.c"), ("gpt.c", "gpt.a")}
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "open(p)",
-        "open(p, 'w')",
-        "open(p, mode='a')",
-        "open('bwb.txt')",
-        "p.open()",
-        "p.open('w')",
-        "Path('x').read_text()",
-        "p.write_text('b')",
-        "gzip.open(p, 'rt')",
-        "subprocess.run(['ls'], text=True)",
-        "os.fdopen(3, 'w')",
-    ],
-)
-def test_text_without_an_encoding_is_found(tmp_path, call):
-    assert len(encoding_problems(plant(tmp_path, {"gpt/a.py": call}))) == 1
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "open(p, encoding='utf-8')",
-        "open(p, 'rb')",
-        "open(p, mode='wb')",
-        "open(p, **options)",
-        "p.open('r+b')",
-        "p.read_text('utf-8')",
-        "p.write_text('b', encoding='utf-8')",
-        "p.read_bytes()",
-        "gzip.open(p, 'rb')",
-        "os.open(p, os.O_RDONLY)",
-        "subprocess.run(['ls'])",
-        "loop.run(text)",
-    ],
-)
-def test_what_needs_no_encoding_is_not_found(tmp_path, call):
-    assert encoding_problems(plant(tmp_path, {"gpt/a.py": call})) == []
 
 
 @pytest.mark.parametrize(

@@ -125,13 +125,13 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(text, tmp_path):
 # --- stopping and going on --------------------------------------------------------------------------------------------
 
 
-LONG = 150
+LONG = ["--max-iters", "150", "--eval-interval", "10", "--sample-interval", "50"]
 
 
 @pytest.fixture(scope="module")
 def long_run(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("long") / "run"
-    assert run_here(train.main, *options(text, folder, max_iters=LONG)) == 0
+    assert run_here(train.main, *options(text, folder, *LONG)) == 0
     return folder
 
 
@@ -141,7 +141,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
     for attempt in range(5):  # the machine may be so slow that it is finished before we stop it
         folder = tmp_path / str(attempt)
         running = subprocess.Popen(
-            command("train", *options(text, folder, max_iters=LONG)),
+            command("train", *options(text, folder, *LONG)),
             cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         for line in running.stdout:
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
             break
     assert b"Traceback" not in error
     stopped_at = checkpoint.load_state(folder)["step"]
-    assert 20 <= stopped_at < LONG
+    assert 20 <= stopped_at < 150
     if number == signal.SIGINT:
         assert running.returncode == 130 and f"the checkpoint is of step {stopped_at};".encode() in output
         assert f"--init-from resume --out-dir {folder.as_posix()}".encode() in output
