@@ -142,7 +142,7 @@ MISTAKES = {
          "dout - module_of(dout).exp(ctx.out) * dout", "summed"),
         (".exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)", ".exp(ctx.out)", "row's sum of dout"),
         ("module_of(dout).exp(ctx.out)", "ctx.out", "logarithm"),
-        ("shifted = x - x.max(axis=dim, keepdims=True)", "shifted = x", "overflow"),
+        ("shifted = x - x.max(axis=dim, keepdims=True)", "shifted = x", "no gradient"),  # overflows unseen
     ),
     "cross_entropy": edits(
         ("dlogits[ctx.rows, ctx.targets] -= dlosses", "pass", "truth is missing"),
@@ -210,7 +210,7 @@ MISTAKES = {
         stub(TIED.replace("return None, dweight", "return None, dweight / 2"), "mean"),
     ],
     "sgd": edits(
-        ("p.data -= group", "p.data += group", "uphill"),
+        ("p.data -= group", "p.data += group", "wrong values"),
         ("grad + group[\"weight_decay\"]", "grad - group[\"weight_decay\"]", "wrong sign"),
         ("velocity += grad", "velocity += (1 - group['momentum']) * grad", "damped"),
         ("        grad = velocity\n", "", "not the velocity"),

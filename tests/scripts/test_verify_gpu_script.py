@@ -119,9 +119,7 @@ def test_speed_is_a_table_of_both_sides(monkeypatch):
 
 
 @pytest.mark.emulation
-@pytest.mark.parametrize(
-    "precision", ["float32", "tf32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))]
-)
+@pytest.mark.parametrize("precision", ["tf32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))])
 def test_what_is_measured_runs_on_the_device(cuda, monkeypatch, precision):
     config = GPTConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(GPTConfig, "preset", lambda name: config)
