@@ -5,8 +5,9 @@ as a small one. Symbols: V vocabulary, T block size (or tokens read), L layers, 
 N parameters, D training tokens. Where a Llama differs: G channels of keys, C K / H with K heads of keys and values (in
 a GPT, G = C); I inner channels (4 C). Memory is in bytes (GB = 10^9), arithmetic in FLOPs: a multiply-add is two.
 
-Simplified: only matrix products are counted as arithmetic, which is nearly all of it; a causal mask halves nothing
-(as in `minigrad.inspection.profile`, which counts every op); of memory, what is held, not what is needed for a moment.
+Simplified: only matrix products are counted as arithmetic, which is nearly all of it (`minigrad.inspection.profile`
+counts them in the same way); a causal mask halves nothing; of memory, what is held is counted, not what is needed for a
+moment.
 """
 
 from __future__ import annotations

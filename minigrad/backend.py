@@ -41,18 +41,18 @@ def module_of(array: Any) -> Any:
         return np
     if type(array).__module__.split(".")[0] == "cupy":
         return _load_cupy()
-    raise TypeError(f"{type(array).__name__} is no array; expected a NumPy or CuPy array")
+    raise TypeError(f"{type(array).__name__} is not an array; expected a NumPy or CuPy array")
 
 
 def is_array(value: Any) -> bool:
-    """Is `value` a NumPy or CuPy array? (NumPy's scalars are none.)"""
+    """Is `value` a NumPy or CuPy array? (NumPy's scalars are not.)"""
     return type(value) in _modules or isinstance(value, np.ndarray) or type(value).__module__.split(".")[0] == "cupy"
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A number or a nested list as an array; an array as it is, not copied, if it need not be converted.
 
-    Without a dtype, Python floats become float32. Raises TypeError or ValueError for what is no array of numbers.
+    Without a dtype, Python floats become float32. Raises TypeError or ValueError for anything else.
     """
     if isinstance(data, np.generic):  # what NumPy's reductions return
         data = np.asarray(data)
@@ -61,7 +61,7 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         if data.dtype == np.float64 and dtype is None:
             data = data.astype(DEFAULT_DTYPE)
         if data.dtype.kind not in "biufc":
-            raise TypeError(f"cannot make a tensor of {what}: its elements are no numbers")
+            raise TypeError(f"cannot make a tensor of {what}: its elements are not numbers")
     if dtype is not None:
         data = data.astype(dtype, copy=False)
     return data if device is None else to_device(data, device)

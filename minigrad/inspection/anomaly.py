@@ -105,7 +105,8 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
         nan_given = [n for n, value in given.items() if _any("isnan", value)]
         inf_given = [n for n, value in given.items() if _any("isinf", value)]
         if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _PLACES_A_GIVEN_VALUE):
-            continue
+            continue  # an infinity that passes through, as in a mask
+        # Ops before this one were checked when they ran: what is bad in an input has come from outside of the block.
         what = "nan" if has_nan else "inf"
         culprits = nan_given if has_nan else inf_given
         place, where = _first_bad(result)
@@ -138,7 +139,7 @@ def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
 
 
 def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Any, phase: str) -> str:
-    """Of an elementwise op: the numbers that the bad element was made of."""
+    """The numbers that the bad element was made of: at the same place in arrays of the same shape, and scalars."""
     sources = dict(given) | ({f"ctx.{name}": array for name, array in saved_arrays(ctx)} if phase == "backward" else {})
     found = []
     for name, value in sources.items():

@@ -1,7 +1,7 @@
 """Module: a tree of parameters with a forward pass.
 
-There is no magic: a module's parameters, buffers and children are its attributes, found by looking through them in
-order of assignment.
+A module's parameters, buffers and children are its attributes, found by looking through `vars(module)` in order of
+assignment. Their dotted names, "transformer.h.0.attn.c_attn.weight", are the path from the root to the attribute.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs)
-        for hook in list(self._forward_hooks.values()):
+        for hook in list(self._forward_hooks.values()):  # a list, as a hook may remove itself
             changed = hook(self, args, output)
             output = output if changed is None else changed
         return output
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Hook:
         """Call `hook(module, args, output)` after each forward; what it returns, if not None, becomes the output."""
-        hooks = self.__dict__.setdefault("_forward_hooks", {})
+        hooks = self.__dict__.setdefault("_forward_hooks", {})  # its own: the class attribute is shared by all modules
         handle = Hook(hooks)
         hooks[handle] = hook
         return handle
@@ -76,7 +76,7 @@ class Module:
         yield from self._named_modules(prefix, set())
 
     def _named_modules(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
-        if id(self) in seen:
+        if id(self) in seen:  # one module in two places counts once
             return
         seen.add(id(self))
         yield prefix, self
@@ -94,7 +94,7 @@ class Module:
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter) and id(value) not in seen:
-                    seen.add(id(value))
+                    seen.add(id(value))  # tied: the same Parameter is an attribute of two modules
                     yield (f"{prefix}.{name}" if prefix else name), value
 
     def parameters(self) -> Iterator[Parameter]:
@@ -106,7 +106,7 @@ class Module:
         """All buffers, or those that are saved, with their dotted names."""
         for prefix, module in self.named_modules():
             for name, persistent in module._buffers.items():
-                if hasattr(module, name) and (persistent or not persistent_only):
+                if hasattr(module, name) and (persistent or not persistent_only):  # it may have been deleted
                     yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
 
     def register_buffer(self, name: str, array: Array, persistent: bool = True) -> None:
@@ -206,6 +206,7 @@ class Module:
         values = {name: _fitting(name, state[name], array) for name, array in own.items() if name in state}
         parameters = dict(self.named_parameters())
         for name, array in values.items():
+            # In place: the optimizer, tied modules and views keep the arrays that they hold.
             own[name][...] = to_device(array, device_of(own[name])).astype(own[name].dtype, copy=False)
             if name in parameters:
                 parameters[name].version += 1

@@ -33,7 +33,7 @@ def test_module_of_an_array(tmp_path, two_gpus):
     assert Tensor(mapped).data is mapped
     for other in ([1.0], 1.0, None, Tensor(1.0)):
         assert not backend.is_array(other)
-        with pytest.raises(TypeError, match=f"{type(other).__name__} is no array; expected a NumPy or CuPy array"):
+        with pytest.raises(TypeError, match=f"{type(other).__name__} is not an array; expected a NumPy or CuPy array"):
             backend.module_of(other)
 
 
