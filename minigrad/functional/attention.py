@@ -75,10 +75,11 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(query keyᵀ scale + mask) value: (..., T, D), (..., S, D), (..., S, Dv) -> (..., T, Dv).
 
-    attn_mask broadcasts to (..., T, S); boolean: True may be attended to; float: added to the scores. `is_causal` lets
-    query i see the keys 0..i. A row that may attend to nothing gives zeros. scale=None is 1/√D. `enable_gqa`: of the
-    heads, which are the axis before T, key and value have fewer, and neighbouring query heads share one (grouped-query
-    attention; Ainslie et al. 2023). Raises ValueError for shapes that do not fit.
+    attn_mask broadcasts to (..., T, S). Where a boolean mask is True, the query may look at the key; a mask of numbers
+    is added to the scores. `is_causal` lets query i look at the keys 0..i. A query that may look at no key gets zeros.
+    scale=None is 1/√D. `enable_gqa` is grouped-query attention (Ainslie et al. 2023): key and value have fewer heads
+    (the axis before T) than query, and neighbouring query heads share one. Raises ValueError for shapes that do not
+    fit.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
     if enable_gqa:
@@ -106,12 +107,12 @@ def hide(scores, mask, is_causal):
 
 
 def causal_mask(xp, queries, keys):
-    """(T, S): query i sees the keys 0..i."""
+    """(T, S) booleans: query i may look at the keys 0..i."""
     return xp.tril(xp.ones((queries, keys), dtype=bool))
 
 
 def softmax_or_zeros(scores):
-    """softmax over the last axis; a row of -inf only, which is nothing to attend to, becomes zeros."""
+    """softmax over the last axis; a row of -inf only (a query that may look at no key) becomes zeros."""
     xp = module_of(scores)
     if scores.shape[-1] == 0:
         return scores
@@ -143,8 +144,9 @@ def drop(x, keep):
 
 
 def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
-    """The operands with the heads in groups (K, G): query head h asks key head h // G. Keys have one for all G, which
-    broadcasts, so that nothing is copied: q (..., K, G, T, D), k (..., K, 1, S, D).
+    """The operands with the heads in groups: q (..., K, G, T, D), k (..., K, 1, S, D).
+
+    Query head h uses key head h // G. The axis of length 1 broadcasts over the G query heads, so no key is copied.
     """
     op = "scaled_dot_product_attention"
     if min(q.ndim, k.ndim, v.ndim) < 3 or k.shape[-3] != v.shape[-3] or not k.shape[-3] or q.shape[-3] % k.shape[-3]:

@@ -40,19 +40,21 @@ class CrossEntropy(Function):
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
         xp = module_of(logits)
-        ctx.counts = targets != ignore_index  # (N) booleans
+        ctx.kept = targets != ignore_index  # (N): True for the rows that count
         ctx.rows = xp.arange(len(targets))
-        ctx.targets = xp.where(ctx.counts, targets, 0)  # ignore_index is not a class: look up class 0 in its place
+        ctx.targets = xp.where(ctx.kept, targets, 0)  # ignore_index is not a class: look up class 0 in its place
         ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
-        losses = xp.where(ctx.counts, -ctx.log_probs[ctx.rows, ctx.targets], 0)  # (N)
-        ctx.n = nan_if_0(ctx.counts.sum(dtype=logits.dtype)) if reduction == "mean" else 1
+        losses = xp.where(
+            ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0
+        )  # (N): -ln of the probability of the target
+        ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype)) if reduction == "mean" else 1
         return losses if reduction == "none" else losses.sum() / ctx.n
 
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
         # loss = losses.sum() / n
-        dlosses = xp.where(ctx.counts, dout / ctx.n, 0)  # (N)
+        dlosses = xp.where(ctx.kept, dout / ctx.n, 0)  # (N)
         # losses = logsumexp(logits) - logits[target]:  dlogits = dlosses * (probs - onehot(target))
         probs = xp.exp(ctx.log_probs)  # softmax(logits), (N, C)
         dlogits = dlosses[:, None] * probs
@@ -162,15 +164,15 @@ def nll_loss(
 def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim):
     """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, with label smoothing e."""
     xp, weight = module_of(targets), array_of(weight)
-    counts = xp.asarray(targets != ignore_index)
-    safe = xp.where(counts, targets, 0)  # ignore_index is not a class
-    row_weight = counts.astype(log_probs.dtype) if weight is None else xp.where(counts, weight[safe], 0)
+    kept = xp.asarray(targets != ignore_index)
+    safe = xp.where(kept, targets, 0)  # ignore_index is not a class
+    row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, weight[safe], 0)
     picked = reshape(gather(log_probs, class_dim, xp.expand_dims(safe, class_dim)), safe.shape)
-    loss = where(counts, -picked, 0.0) * row_weight  # where, as -inf * 0 would be nan
+    loss = where(kept, -picked, 0.0) * row_weight  # where, as -inf * 0 would be nan
     if label_smoothing > 0:
         of_all = sum_of(_times_class_weight(log_probs, weight, class_dim), class_dim)
         uniform = label_smoothing / log_probs.shape[class_dim]
-        loss = loss * (1 - label_smoothing) - where(counts, of_all, 0.0) * uniform
+        loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
     return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
 
 

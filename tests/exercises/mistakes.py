@@ -147,7 +147,7 @@ MISTAKES = {
     "cross_entropy": edits(
         ("dlogits[ctx.rows, ctx.targets] -= dlosses", "pass", "truth is missing"),
         ("dout / ctx.n", "dout", "divided by n"),
-        ("nan_if_0(ctx.counts.sum(dtype=logits.dtype))", "len(targets)", "ignored rows count"),
+        ("nan_if_0(ctx.kept.sum(dtype=logits.dtype))", "len(targets)", "ignored rows count"),
         ("dlogits[ctx.rows, ctx.targets] -=", "dlogits[ctx.rows, ctx.targets] +=", "subtract"),
         ("else losses.sum() / ctx.n", "else -losses.sum() / ctx.n", "sign"),
     ),
