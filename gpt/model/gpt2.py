@@ -52,13 +52,13 @@ class CausalSelfAttention(nn.Module):
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, H, S, D): of all S tokens read so far
-        # Causal: a token does not see later ones. A single token is the last one, and sees everything.
+        # Causal: a token does not see later ones. A single token is the last one so far, and sees everything.
         is_causal = mask is None and x.shape[1] > 1
-        dropout_p = self.dropout_p if self.training else 0.0
+        dropout_p = self.dropout_p if self.training else 0.0  # of the weights that softmax gives
         # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
-        # The heads side by side again, then W_O mixes what they found.
-        return self.resid_dropout(self.c_proj(F.merge_heads(out)))  # (B, T, C)
+        out = F.merge_heads(out)  # (B, T, C): the heads side by side again
+        return self.resid_dropout(self.c_proj(out))  # (B, T, C): W_O mixes what the heads found
 
 
 class MLP(nn.Module):
@@ -78,10 +78,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP. Each reads x, the residual stream, and adds its result to it.
+    """Attention, then the MLP. Each reads x and adds its result to it.
 
-    Since x is only ever added to, its gradient reaches every block undiminished. Pre-norm: a sub-layer reads a
-    normalized copy of the stream, and the stream itself is not normalized.
+    x is called the residual stream: a sum that runs through all blocks, to which each adds something. Gradients flow
+    back through these additions unchanged, so they reach the first block even in a deep model. Pre-norm: a sub-layer
+    reads a normalized copy of the stream, and the stream itself is not normalized.
     """
 
     def __init__(self, config: GPTConfig):
@@ -96,7 +97,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Everything below the head: ids in, hidden states out."""
+    """Everything below the head: ids in, hidden states out, which are one vector of C numbers for each token."""
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -113,7 +114,7 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)  # (B, T, C)
         if cache is not None:
-            cache.advance(ids.shape[1])
+            cache.advance(ids.shape[1])  # every layer has stored T tokens more
         return self.ln_f(x)  # (B, T, C)
 
 
@@ -125,7 +126,7 @@ class GPT(LanguageModel):
         model.loss(ids, targets) = cross_entropy(model(ids), targets), where targets[:, t] is the token after ids[:, t]
     """
 
-    model_type = "gpt2"
+    model_type = "gpt2"  # in Hugging Face's config.json
 
     def __init__(self, config: GPTConfig):
         self.config = config
