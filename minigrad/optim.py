@@ -17,7 +17,7 @@ Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its 
 
 
 class Optimizer(ParameterGroups):
-    """A rule that moves parameters along their gradients: a subclass says how, in `update`."""
+    """A rule that moves parameters by their gradients; each subclass has its own, in `update`."""
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
@@ -158,6 +158,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
     total = xp.asarray(xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients)))
+    # factor = min(1, max_norm / total), but 1 where total is not finite
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
     switches.kernel_for(scale, gradients)(gradients, factor)
