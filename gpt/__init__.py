@@ -3,7 +3,7 @@
     tokenizer/      how does text become numbers?
     model/          GPT-2 and Llama, and how they generate
     training/       how does a model learn to write?
-    weights/        models that others have trained
+    weights/        weights in other people's files, in and out
     accounting.py   parameters, FLOPs and memory of a model, by formula
     console.py      the one place that writes to the screen
     files.py        reading text and JSON with clear errors; writing files that are whole or absent

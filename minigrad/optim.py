@@ -23,18 +23,19 @@ class Optimizer(ParameterGroups):
         """Move every parameter that has a gradient."""
         moves = self.moves()
         gradients = [grad for _, grad, _, _ in moves]
+        # Textbook: update_each. Fast: a kernel that updates all parameters at once.
         update_all = switches.kernel_for(type(self), gradients, Optimizer.update_each)
         update_all(self, moves)
         for p, *_ in moves:
-            p.version += 1  # backward() of a graph that saved the old values will now refuse
+            p.version += 1  # counts changes in place: backward() through a graph that saved the old values will refuse
 
     def moves(self) -> list[Move]:
-        """Each parameter that has a gradient, with the gradient, what is remembered of it, and its group's settings."""
+        """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
         positions = enumerate((p, group) for group in self.param_groups for p in group["params"])
         return [(p, p.grad, self.state.setdefault(i, {}), group) for i, (p, group) in positions if p.grad is not None]
 
     def update_each(self, moves: list[Move]) -> None:
-        """Update one parameter after the other. A fast twin in `kernels/` updates all of them at once."""
+        """Update one parameter after the other."""
         for p, grad, state, group in moves:
             self.update(p, grad, state, group)
 

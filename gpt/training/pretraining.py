@@ -39,9 +39,9 @@ class PretrainingConfig:
     """A pretraining run.
 
     data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: of the tokenizer that is
-    trained on it, or 50257 for GPT-2's own. model: the GPT's shape but for vocab_size; block_size is the length of the
+    trained on it, or 50257 for GPT-2's own. model: the GPT's shape without vocab_size; block_size is the length of the
     sequences that are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per
-    batch. sample_tokens: length of the samples on the way. made_by: the script that started it.
+    batch. sample_tokens: length of the samples during the run. made_by: who started it, for whoever finds the run.
     """
 
     data: str = "english"
@@ -76,13 +76,11 @@ def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> 
 def pretrain(
     config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE
 ) -> Trainer:
-    """Train a GPT from random weights, or a GPT or Llama from those of another model (`load_model`), whose tokenizer is
-    kept.
+    """Train a GPT from random weights, or a GPT or Llama from the weights of the model `init_from`, with its tokenizer.
 
     team: the processes that train together; all call this. Ctrl-C saves; the returned trainer's `interrupted` says so.
-    Raises FileExistsError where `config.out_dir` is in
-    use, ValueError where `config.model` is no shape or not that of `init_from`, and whatever `load_corpus` and
-    `Trainer.run` raise.
+    Raises FileExistsError where `config.out_dir` is in use, ValueError where `config.model` is not a possible shape or
+    not the shape of `init_from`, and whatever `load_corpus` and `Trainer.run` raise.
     """
     out_dir = Path(config.out_dir)
     team.once(lambda: check_unused(out_dir))
@@ -103,9 +101,9 @@ def pretrain(
 
 
 def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
-    """Go on with the run in `out_dir`, with its own settings and data, as if it had never stopped.
+    """Continue the run in `out_dir`, with its own settings and data, as if it had never stopped.
 
-    Raises CheckpointError where there is nothing to go on with.
+    Raises CheckpointError if there is no run that can be continued.
     """
     checkpoint = load_checkpoint(out_dir)
     config = run_config(checkpoint.state, out_dir)

@@ -13,6 +13,7 @@ import pytest
 
 import minigrad as mg
 from gpt import GPT, GPTConfig, load_checkpoint, save_checkpoint
+from gpt.console import progress_bar, show, silenced
 from gpt.training import trainer
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import CheckpointError
@@ -570,3 +571,12 @@ def test_a_damaged_log_is_read_as_far_as_it_goes_and_rewound(tmp_path):
     RunLog(tmp_path).rewind(2)
     assert read_log(tmp_path / "log.jsonl") == good[:3]
     assert read_log(tmp_path / "nowhere.jsonl") == []
+
+
+def test_the_console_can_be_silenced(capsys):
+    with silenced():
+        show("nobody hears this")
+        with progress_bar(2, "nor sees this") as bar:
+            bar.update(2)
+    show("heard")
+    assert capsys.readouterr() == ("heard\n", "")
