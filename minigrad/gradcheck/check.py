@@ -139,17 +139,18 @@ def gradcheck(
         try:
             _check_outputs(comparison)
             _check_deterministic(comparison, name, calls=2)
-            _pull_all(comparison, name)
+            _run_backward(comparison, name)  # the Jacobian by rows, then by columns:
             if method == "complex" and not _complex_step_agrees(comparison):
                 method = "central"
             if method == "central":
                 comparison.central()
         except NotFinite as problem:
             raise _error(name, Diagnosis("non-finite", str(problem))) from None
-        for k in range(len(comparison.columns)):
+        for k in range(len(comparison.columns)):  # for each input
             if comparison.wrong_columns(k):
-                _check_deterministic(comparison, name, calls=5)
+                _check_deterministic(comparison, name, calls=5)  # else the diagnosis would be about noise
                 _fail(comparison, name, k)
+        # All rows are right. Is backward right for other cotangents as well? (dout * dout is right for 0 and 1.)
         for k, i, analytic, numeric in comparison.not_linear():
             _fail_not_linear(comparison, name, k, i, analytic, numeric)
         return _report(comparison, name, method)
@@ -208,10 +209,10 @@ def _check_deterministic(comparison: Comparison, name: str, calls: int) -> None:
             raise _error(name, Diagnosis("non-deterministic", f"{sentence}; {advice}"))
 
 
-def _pull_all(comparison: Comparison, name: str) -> None:
+def _run_backward(comparison: Comparison, name: str) -> None:
     """Run backward. A gradient of the wrong shape is a finding; what else backward raises is passed on."""
     try:
-        comparison.pull_all()
+        comparison.backward()
     except NotFinite:
         raise
     except Exception as error:

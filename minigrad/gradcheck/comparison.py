@@ -78,12 +78,12 @@ class Comparison:
 
     # --- the two sides ---
 
-    def pull_all(self) -> None:
+    def backward(self) -> None:
         """Run backward for every row."""
         self.analytic = [np.zeros((len(self.rows), *v.value.shape)) for v in self.subject.variables]
         for row in range(len(self.rows)):
-            pulled = self.graph.pull_dense(self.rows.cotangents_of(row))
-            for gradients, gradient in zip(self.analytic, pulled, strict=True):
+            vjps = self.graph.dense_vjp(self.rows.cotangents_of(row))
+            for gradients, gradient in zip(self.analytic, vjps, strict=True):
                 gradients[row] = gradient
         for k, gradients in enumerate(self.analytic):
             if not np.isfinite(gradients).all():
@@ -197,7 +197,7 @@ class Comparison:
         dout² is right for each row on its own, where dout is 1 or 0.
         """
         coefficients = self.rng.standard_normal(len(self.rows))
-        for k, mixed in enumerate(self.graph.pull_dense(self.rows.cotangents(coefficients))):
+        for k, mixed in enumerate(self.graph.dense_vjp(self.rows.cotangents(coefficients))):
             expected = np.tensordot(coefficients, self.analytic[k], 1)
             size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
             rounding = self.rtol * float((np.abs(coefficients) * self.floors[k][:, 0]).sum())

@@ -93,8 +93,8 @@ class Case:
         informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())
         return float((analytic * numeric).sum()) / square if square else 0.0, informative
 
-    def pull(self, coefficients: Array) -> Array:
-        return self.graph.pull_dense(self.rows.cotangents(coefficients))[self.wrong]
+    def vjp(self, coefficients: Array) -> Array:
+        return self.graph.dense_vjp(self.rows.cotangents(coefficients))[self.wrong]
 
 
 def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
@@ -124,7 +124,7 @@ def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
 def _cut_off(case: Case) -> Diagnosis | None:
     if np.any(case.gradient[case.rows.spans[case.output]]):
         return None
-    arrived = case.graph.pull(case.rows.cotangents(np.ones(len(case.rows))))[case.wrong]
+    arrived = case.graph.vjp(case.rows.cotangents(np.ones(len(case.rows))))[case.wrong]
     reason = "backward returns zeros"
     if arrived is None:
         reason = "backward returns None for it, or fn leaves the graph (.data, .detach(), .numpy())"
@@ -134,8 +134,8 @@ def _cut_off(case: Case) -> Diagnosis | None:
 def _upstream(case: Case) -> Diagnosis | None:
     """Backward must be linear in dout, the gradient that arrives: twice as much in, twice as much out."""
     one, other = np.random.default_rng(1).standard_normal((2, len(case.rows)))
-    of_one, of_other, of_two, of_both = (case.pull(mixture) for mixture in (one, other, 2 * one, one + other))
-    rounding = 1e-9 * max(float(np.abs(pulled).max(initial=0)) for pulled in (of_one, of_other, of_both))
+    of_one, of_other, of_two, of_both = (case.vjp(mixture) for mixture in (one, other, 2 * one, one + other))
+    rounding = 1e-9 * max(float(np.abs(one_of_them).max(initial=0)) for one_of_them in (of_one, of_other, of_both))
 
     def same(a: Array, b: Array) -> bool:
         return bool((np.abs(a - b) <= rounding).all())
@@ -157,7 +157,7 @@ def _overwritten(case: Case) -> Diagnosis | None:
         return None
     watch = _WritesToDout()
     with watching(watch):
-        case.pull(np.ones(len(case.rows)))
+        case.vjp(np.ones(len(case.rows)))
     if watch.found is not None:
         sentence = f"{watch.found}.backward changes dout in place, which others hold too"
         return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")

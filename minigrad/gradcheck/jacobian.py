@@ -161,7 +161,7 @@ def _frozen(array: Array, dtype: Any = None) -> Array:
 
 
 class _Seed(Function):
-    """Σ_o out_o · v_o, in that its backward hands each output its v_o: one walk serves functions of several outputs."""
+    """Σ_o out_o · v_o: its backward gives each output o its cotangent v_o, so that one walk serves several outputs."""
 
     @staticmethod
     def forward(ctx: Any, *outputs: Any, cotangents: Any) -> Any:
@@ -193,8 +193,8 @@ class Graph:
     def root(self, cotangents: list[Array]) -> Tensor:
         return _Seed.apply(*self.outputs, cotangents=cotangents)
 
-    def pull(self, cotangents: list[Array]) -> list[Array | None]:
-        """vᵀJ, one array per variable; None where no gradient arrived.
+    def vjp(self, cotangents: list[Array]) -> list[Array | None]:
+        """vᵀJ for the cotangents v: one array per variable, None where no gradient arrived.
 
         Tensors that fn uses besides its inputs keep their `.grad`.
         """
@@ -210,9 +210,9 @@ class Graph:
             for stranger, gradient in kept:
                 stranger.grad = gradient
 
-    def pull_dense(self, cotangents: list[Array]) -> list[Array]:
-        """As `pull`, with zeros where no gradient arrived."""
-        pairs = zip(self.pull(cotangents), self.leaves, strict=True)
+    def dense_vjp(self, cotangents: list[Array]) -> list[Array]:
+        """As `vjp`, with zeros where no gradient arrived."""
+        pairs = zip(self.vjp(cotangents), self.leaves, strict=True)
         return [np.zeros(leaf.shape) if gradient is None else gradient for gradient, leaf in pairs]
 
 

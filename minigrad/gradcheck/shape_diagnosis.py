@@ -30,7 +30,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
     graph, rows = comparison.graph, comparison.rows
     last = _LastBackward()
     with contextlib.suppress(ValueError, TypeError), watching(last):
-        graph.pull(rows.cotangents(np.ones(len(rows))))
+        graph.vjp(rows.cotangents(np.ones(len(rows))))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
         sentence = "backward must return a tuple, with one gradient per input of forward"
@@ -47,7 +47,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
             try:
                 for other in nodes:
                     other.function = _with_repair(original, repair)
-                comparison.pull_all()
+                comparison.backward()
                 comparison.central()
                 if not comparison.is_wrong:
                     return fitting[-1]
