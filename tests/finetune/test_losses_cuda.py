@@ -15,8 +15,6 @@ from gpt.training.steps import as_numbers
 from minigrad import backend, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
-pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
-
 
 def preferences():
     pairs = [

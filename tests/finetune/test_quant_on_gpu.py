@@ -13,12 +13,7 @@ from minigrad import Tensor, nn, no_grad, use_kernels
 from minigrad.backend import to_device, to_numpy
 from tests.cuda_emulation import cublas
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.oracle("ml_dtypes"),
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 ORDER = np.random.default_rng(0).permutation(64)
 
 

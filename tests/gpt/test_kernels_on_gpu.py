@@ -7,12 +7,7 @@ from minigrad import autocast, manual_seed, optim, use_kernels
 from minigrad.backend import to_numpy
 from tests.gpt.small import random_ids, small_gpt, small_llama
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.oracle("ml_dtypes"),
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 MODELS = {"GPT": small_gpt, "Llama": small_llama}
 
 

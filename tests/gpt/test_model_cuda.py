@@ -13,7 +13,7 @@ from gpt import GPT, KVCache, load_checkpoint, save_checkpoint
 from minigrad import Tensor, backend, manual_seed, no_grad
 from tests.gpt.small import random_ids, small_gpt
 
-pytestmark = [pytest.mark.cpu_only("these tests have a GPU of their own"), pytest.mark.usefixtures("cuda")]
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def state_of(model):

@@ -18,10 +18,7 @@ from minigrad.kernels.cuda.step_when import step_when
 from tests.gpt.small import SHAPE
 
 TEXT = np.arange(2000) * 5 % 37
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),  # NaN, where the stand-in meets it
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NaN, where the stand-in meets it
 on_kernels = pytest.mark.parametrize("kernels", ["textbook", pytest.param("fast", marks=pytest.mark.emulation)])
 
 
@@ -66,7 +63,7 @@ def everything(trainer):
 
 
 @on_kernels
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_step_waits_for_nothing_and_a_log_line_once(tmp_path, cuda, kernels, precision):
     with use_kernels(kernels):
         trainer = a_trainer(tmp_path, "cuda", precision=precision, gradient_accumulation_steps=2)

@@ -14,12 +14,7 @@ from minigrad.kernels.cuda.attention import CudaAttention
 from minigrad.precision import round_bfloat16
 from tests.cuda_emulation.run import KernelError
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.oracle("ml_dtypes"),
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
 def randn(*shape, seed=0):

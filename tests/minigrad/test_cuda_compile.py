@@ -20,7 +20,7 @@ from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMat
 from minigrad.precision import bfloat16
 from tests.cuda_emulation import compiling
 
-pytestmark = [pytest.mark.usefixtures("cuda"), pytest.mark.cpu_only("these tests have a GPU of their own")]
+pytestmark = pytest.mark.usefixtures("cuda")
 DTYPES = [np.float32, np.float64]
 
 
@@ -112,7 +112,6 @@ def test_kernels_compile(call, sources):
     check(sources)
 
 
-@pytest.mark.oracle("ml_dtypes")
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "optimisers"])
 def test_kernels_compile_for_bfloat16(call, sources):
     with use_kernels("fast"), autocast("bfloat16"):
@@ -144,7 +143,6 @@ QUANTIZED = {
 }
 
 
-@pytest.mark.oracle("ml_dtypes")
 @pytest.mark.parametrize("weight", QUANTIZED)
 def test_kernels_for_quantized_weights_compile(weight, sources):
     weight = QUANTIZED[weight]()

@@ -17,11 +17,7 @@ from minigrad.kernels.cuda.step_when import step_when
 from minigrad.kernels.dispatch import FAST
 from tests.cuda_emulation.run import KernelError
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 SIZES = (0, 1, 31, 32, 33, 1023, 1025)
 
 
@@ -218,7 +214,6 @@ def bfloat16(array):
     return narrow.astype(np.float64), to_device(narrow, "cuda")
 
 
-@pytest.mark.oracle("ml_dtypes")
 @pytest.mark.parametrize("n", [1, 31, 33, 1025])
 def test_layer_norm_of_bfloat16(n):
     (x, x16), (weight, weight16), (bias, bias16), (dout, dout16) = map(
@@ -234,7 +229,6 @@ def test_layer_norm_of_bfloat16(n):
         np.testing.assert_allclose(a.get().astype(float), b, rtol=2**-8, atol=2**-8 * np.abs(b).max())
 
 
-@pytest.mark.oracle("ml_dtypes")
 @pytest.mark.parametrize("op", ["linear_gelu", "linear_cross_entropy"])
 @pytest.mark.parametrize("n", [1, 31, 33, 1025])
 def test_products_of_bfloat16_are_summed_in_float32(op, n):
@@ -255,7 +249,6 @@ def test_products_of_bfloat16_are_summed_in_float32(op, n):
             np.testing.assert_allclose(a.get(), b, rtol=0, atol=(2**-7 if i else 1e-5) * max(0.1, np.abs(b).max()))
 
 
-@pytest.mark.oracle("ml_dtypes")
 def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
     import ml_dtypes
 

@@ -16,12 +16,7 @@ from minigrad.precision import bfloat16, round_bfloat16
 from tests.cuda_emulation import cublas
 from tests.cuda_emulation.run import KernelError
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.oracle("ml_dtypes"),
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
 def randn(*shape, seed=0):

@@ -13,12 +13,7 @@ from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMat
 from minigrad.precision import bfloat16
 from tests.cuda_emulation.run import KernelError
 
-pytestmark = [
-    pytest.mark.emulation,
-    pytest.mark.oracle("ml_dtypes"),
-    pytest.mark.usefixtures("cuda"),
-    pytest.mark.cpu_only("these tests have a GPU of their own"),
-]
+pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
 def randn(*shape, seed=0):

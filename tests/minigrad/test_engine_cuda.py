@@ -12,8 +12,6 @@ from minigrad.kernels.cuda.step_when import step_when
 from minigrad.precision import round_bfloat16
 from tests.standin import arrays
 
-pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
-
 
 def test_a_condition_of_one_bool(cuda):
     x = Tensor(np.ones(3, np.float32), requires_grad=True, device="cuda")

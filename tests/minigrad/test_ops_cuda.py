@@ -10,7 +10,6 @@ from minigrad.backend import device_of, to_numpy
 from tests.minigrad.test_ops_golden import golden
 from tests.minigrad.test_ops_torch import CASES, as_tuple, assert_equal, seed_of
 
-pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
 MASKS = ("getitem a mask", "getitem a list of booleans")  # how many are True, only the device knows
 
 

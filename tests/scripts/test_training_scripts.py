@@ -16,7 +16,6 @@ from tests.gpt.small import save_model
 from tests.scripts.preference_files import write_model, write_pairs, write_questions
 from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, refusal, run_here, write_text
 
-pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
 RHYTHM = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--warmup-iters", "1"]
 
 

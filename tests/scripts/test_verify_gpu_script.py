@@ -12,8 +12,6 @@ from scripts import verify_gpu
 from scripts.benchmarks import jobs
 from tests.scripts.running import ROOT, refusal, run_here
 
-pytestmark = pytest.mark.cpu_only("these tests have a GPU of their own")
-
 
 @pytest.fixture
 def tiny(monkeypatch):
@@ -37,7 +35,6 @@ def test_every_kernel_has_a_case():
 
 
 @pytest.mark.emulation
-@pytest.mark.oracle("ml_dtypes")
 def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, capsys):
     out = tmp_path / "report.json"
     assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
@@ -56,7 +53,6 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
 
 
 @pytest.mark.emulation
-@pytest.mark.oracle("ml_dtypes")
 def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
     kernels = verify_gpu.PARTS["kernels"]
     right = kernels.run
@@ -119,7 +115,7 @@ def test_speed_is_a_table_of_both_sides(monkeypatch):
 
 
 @pytest.mark.emulation
-@pytest.mark.parametrize("precision", ["tf32", pytest.param("bfloat16", marks=pytest.mark.oracle("ml_dtypes"))])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_what_is_measured_runs_on_the_device(cuda, monkeypatch, precision):
     config = GPTConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(GPTConfig, "preset", lambda name: config)

@@ -25,6 +25,16 @@ def lenient():
     return False
 
 
+def _waits(question):
+    """A method that waits for the numbers, to answer a question about them."""
+
+    def ask(self):
+        counters.synchronise(copies=1)
+        return question(self._host)
+
+    return ask
+
+
 class ndarray:
     """A strict device array; see the top of this file. `_host` is where the numbers are."""
 
@@ -87,14 +97,6 @@ class ndarray:
         out[...] = self._host
         return out
 
-    def item(self):
-        counters.synchronise(copies=1)
-        return self._host.item()
-
-    def tolist(self):
-        counters.synchronise(copies=1)
-        return self._host.tolist()
-
     def tobytes(self, order="C"):
         counters.synchronise(copies=1)
         return self._host.tobytes(order)
@@ -103,29 +105,9 @@ class ndarray:
         counters.synchronise()
         return tuple(wrap(found) for found in self._host.nonzero())
 
-    def __bool__(self):
-        counters.synchronise(copies=1)
-        return bool(self._host)
-
-    def __int__(self):
-        counters.synchronise(copies=1)
-        return int(self._host)
-
-    def __float__(self):
-        counters.synchronise(copies=1)
-        return float(self._host)
-
-    def __complex__(self):
-        counters.synchronise(copies=1)
-        return complex(self._host)
-
-    def __repr__(self):
-        counters.synchronise(copies=1)
-        return repr(self._host)
-
-    def __str__(self):
-        counters.synchronise(copies=1)
-        return str(self._host)
+    item, tolist = _waits(np.ndarray.item), _waits(np.ndarray.tolist)
+    __bool__, __int__, __float__, __complex__ = _waits(bool), _waits(int), _waits(float), _waits(complex)
+    __repr__, __str__ = _waits(repr), _waits(str)
 
     def __format__(self, spec):
         counters.synchronise(copies=1)
