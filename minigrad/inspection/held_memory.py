@@ -15,11 +15,13 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from .. import switches
 from ..backend import Array
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
+
+Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
 
 
 @dataclass
@@ -32,96 +34,55 @@ class HeldRow:
     current: int
 
 
-@dataclass
-class _Buffer:
-    nbytes: int
-    key: tuple[str, str]  # (op, name) that it counts for
-    holders: int = 0
-
-
 class MemoryReport(switches.Observer):
     """What `memory()` found, in bytes: `current`, `peak`, `rows`; as a table, `print(report)`."""
 
     def __init__(self) -> None:
         self.peak = 0
-        self._current = 0
-        self._held: dict[tuple[str, str], int] = {}  # (op, name) -> bytes
-        self._at_peak: dict[tuple[str, str], int] = {}
-        self._buffers: dict[int, _Buffer] = {}  # by the id of the array that owns the memory, which a node keeps alive
-        self._nodes: weakref.WeakKeyDictionary[Any, weakref.finalize] = weakref.WeakKeyDictionary()
-        self._made: dict[int, weakref.ref[Array]] = {}  # the results of ops; other arrays come from outside
+        self._at_peak: dict[tuple[str, str], int] = {}  # (op, name) -> bytes
+        # Weak: a report keeps no node and no array alive. A buffer is known by its id, which is unique while it lives.
+        self._nodes: weakref.WeakKeyDictionary[Any, dict[int, Saved]] = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by ops of the block
 
     @property
     def current(self) -> int:
         """Bytes held now; after the block too. What backward has freed, or nobody holds any more, does not count."""
-        self._forget_released()
-        return self._current
+        return sum(self._held().values())
 
     @property
     def rows(self) -> list[HeldRow]:
         """One per op and name, the largest at the peak first."""
-        self._forget_released()
-        keys = self._at_peak | self._held
-        rows = [HeldRow(*key, self._at_peak.get(key, 0), self._held.get(key, 0)) for key in keys]
-        return sorted((row for row in rows if row.at_peak or row.current), key=lambda row: (-row.at_peak, -row.current))
+        held = self._held()
+        rows = [HeldRow(*key, self._at_peak.get(key, 0), held.get(key, 0)) for key in self._at_peak | held]
+        return sorted(rows, key=lambda row: (-row.at_peak, -row.current))
+
+    def _held(self) -> dict[tuple[str, str], int]:
+        """Bytes by op and name, each buffer for the op that saved it first."""
+        held: dict[tuple[str, str], int] = {}
+        seen = set()
+        for ctx, saved in self._nodes.items():
+            for buffer, (key, nbytes) in saved.items() if not ctx.released else ():
+                if buffer not in seen:
+                    seen.add(buffer)
+                    held[key] = held.get(key, 0) + nbytes
+        return held
 
     # --- watching ---
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "backward" or True not in ctx.needs_grad:
             return
-        outside = {id(buffer_of(x)) for x in arrays_of(arrays) if not self._was_made(buffer_of(x))}
-        for array in arrays_of(results):
-            if id(buffer_of(array)) not in outside:  # else a view of a leaf
-                self._remember_made(buffer_of(array))
-        self._hold(ctx, outside)
-
-    def released(self, ctx: Any) -> None:
-        finalizer = self._nodes.pop(ctx, None)
-        if finalizer is not None:
-            finalizer()
-
-    def _was_made(self, buffer: Array) -> bool:
-        made = self._made.get(id(buffer))
-        return made is not None and made() is buffer
-
-    def _remember_made(self, buffer: Array) -> None:
-        key, made = id(buffer), self._made  # not self: an array shall not keep the report alive
-        made[key] = weakref.ref(buffer, lambda reference: made.pop(key, None) if made.get(key) is reference else None)
-
-    def _hold(self, ctx: Any, outside: set[int]) -> None:
-        keys = []
-        for name, array in saved_arrays(ctx):
-            owner = buffer_of(array)
-            key = id(owner)
-            if key in outside or key in keys:
-                continue
-            keys.append(key)
-            if key not in self._buffers:
-                self._buffers[key] = _Buffer(owner.nbytes, (ctx.function.__name__, name.partition("[")[0]))
-                self._add(self._buffers[key].key, owner.nbytes)
-            self._buffers[key].holders += 1
-        self._nodes[ctx] = weakref.finalize(ctx, self._let_go, keys)
-        self._nodes[ctx].atexit = False
-        if self._current > self.peak:
-            self.peak, self._at_peak = self._current, dict(self._held)
-
-    def _let_go(self, keys: list[int]) -> None:
-        for key in keys:
-            buffer = self._buffers[key]
-            buffer.holders -= 1
-            if buffer.holders == 0:
-                del self._buffers[key]
-                self._add(buffer.key, -buffer.nbytes)
-
-    def _add(self, key: tuple[str, str], nbytes: int) -> None:
-        self._current += nbytes
-        self._held[key] = self._held.get(key, 0) + nbytes
-
-    def _forget_released(self) -> None:
-        """After the block nobody tells us what backward frees: look."""
-        for ctx in [ctx for ctx in self._nodes if ctx.released]:
-            self.released(ctx)
+        inputs = [buffer_of(array) for array in arrays_of(arrays)]
+        outside = {id(buffer) for buffer in inputs if self._made.get(id(buffer)) is not buffer}
+        for buffer in map(buffer_of, arrays_of(results)):
+            if id(buffer) not in outside:  # else a view of a leaf
+                self._made[id(buffer)] = buffer
+        saved = [(name.partition("[")[0], buffer_of(array)) for name, array in saved_arrays(ctx)]
+        op = ctx.function.__name__
+        self._nodes[ctx] = {id(b): ((op, name), b.nbytes) for name, b in reversed(saved) if id(b) not in outside}
+        held = self._held()
+        if sum(held.values()) > self.peak:
+            self.peak, self._at_peak = sum(held.values()), held
 
     # --- showing ---
 
@@ -135,7 +96,7 @@ class MemoryReport(switches.Observer):
         for name, row in zip(names, rows, strict=True):
             share = 100 * row.at_peak / (self.peak or 1)
             lines.append(f"{name:{width}} {_bytes(row.at_peak):>10} {share:6.1f} {_bytes(row.current):>10}")
-        lines += ["-" * len(header), f"{'all':{width}} {_bytes(self.peak):>10} {'':6} {_bytes(self._current):>10}"]
+        lines += ["-" * len(header), f"{'all':{width}} {_bytes(self.peak):>10} {'':6} {_bytes(self.current):>10}"]
         return "\n".join(lines)
 
     def __str__(self) -> str:
