@@ -76,8 +76,6 @@ class Context:
 
     def release(self) -> None:
         """Free what forward left: this is where a training step gives its memory back."""
-        for observer in switches.observers:
-            observer.released(self)
         for name in self.saved():
             delattr(self, name)
         self.released = True

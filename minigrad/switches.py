@@ -21,9 +21,6 @@ class Observer:
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         """`results` are the outputs of forward, or the gradients that backward returned."""
 
-    def released(self, ctx: Any) -> None:
-        """What `ctx` had saved for backward is about to be let go."""
-
 
 grad_enabled = True
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
