@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.exercises.adapters import renamed, when
+from scripts.exercises.adapters import when, with_options
 from scripts.exercises.catalogue import Exercise, find_object
 from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
 from scripts.exercises.places import Kernel
@@ -95,7 +95,7 @@ EXERCISE = Exercise(
             ),
         ),
     ),
-    adapt=lambda library: {"Gelu": renamed(library["Gelu"], 1, approximate="tanh")},
+    adapt=lambda library: {"Gelu": with_options(library["Gelu"], approximate="tanh")},
     place=Kernel(
         "gelu",
         "Gelu",

@@ -69,24 +69,15 @@ def alike(*arrays: Any, **options: Any) -> bool:
     return all(isinstance(a, np.ndarray) for a in arrays) and len({a.shape for a in arrays}) == 1
 
 
-def renamed(library: Any, inputs: int, **fixed: Any) -> type[Function]:
-    """A library Function that has more inputs or options than the exercise: they are `fixed`, inputs as None.
+def with_options(library: Any, **fixed: Any) -> type[Function]:
+    """A library Function that has more options than the exercise: they are `fixed`."""
 
-    inputs: how many of the library's inputs, counted from the first, the exercise has.
-    """
-
-    class Renamed(Function):
+    class Fixed(Function):
         @staticmethod
         def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            return library.forward(ctx, *arrays, **_computed(fixed, arrays), **options)
+            return library.forward(ctx, *arrays, **fixed, **options)
 
-        @staticmethod
-        def backward(ctx: Any, *douts: Any) -> Any:
-            return library.backward(ctx, *douts)[:inputs]
+        backward = staticmethod(library.backward)
 
-    Renamed.__name__ = library.__name__
-    return Renamed
-
-
-def _computed(fixed: dict[str, Any], arrays: tuple[Any, ...]) -> dict[str, Any]:
-    return {name: value(*arrays) if callable(value) else value for name, value in fixed.items()}
+    Fixed.__name__ = library.__name__
+    return Fixed
