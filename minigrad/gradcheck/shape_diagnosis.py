@@ -17,9 +17,11 @@ from ..inspection.observers import watching
 from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 
-# A gradient and the shape that it should have -> the gradient in that shape, and what that means; None if it cannot be.
-Repair = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
 Gradients = list[Any]
+# A node and what its backward returned -> gradients that fit, and what was wrong; None where it cannot be repaired so.
+Repair = Callable[[Context, Any], tuple[Gradients, str] | None]
+# The same for one gradient and the shape that it should have.
+Fit = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
 
 
 def diagnose_shape(comparison: Comparison) -> Diagnosis:
@@ -39,7 +41,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
     nodes = [other for other in graph.nodes if other.function is original]
     fitting = []
     for kind, repair in _SHAPE_REPAIRS:
-        repaired = _repair_all(repair, node, last.results)
+        repaired = repair(node, last.results)
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
@@ -71,28 +73,29 @@ class _LastBackward(switches.Observer):
             self.node, self.results = ctx, results
 
 
-def _with_repair(function: type[Any], repair: Repair | None) -> type[Any]:
+def _with_repair(function: type[Any], repair: Repair) -> type[Any]:
     def backward(ctx: Any, *douts: Any) -> Any:
         results = function.backward(ctx, *douts)
-        repaired = _repair_all(repair, ctx, results)
+        repaired = repair(ctx, results)
         return results if repaired is None else tuple(repaired[0])
 
     return type(function.__name__, (function,), {"backward": staticmethod(backward)})
 
 
-def _repair_all(repair: Repair | None, node: Context, gradients: Any) -> tuple[Gradients, str] | None:
-    """Repair all gradients of a wrong shape, without `repair` by exchanging two; None where that cannot be done."""
-    if repair is None:
-        return _exchange(node, gradients)
-    misfits = _misfits(node, gradients)
-    repaired, words = list(gradients), ""
-    for i, gradient, shape in misfits:
-        result = repair(gradient, shape)
-        if result is None:
-            return None
-        repaired[i], sentence = result
-        words = words or sentence.format(f"input {i} of {node.function.__name__}")
-    return (repaired, words) if misfits else None
+def _each(fit: Fit) -> Repair:
+    """The repair that makes each gradient of a wrong shape fit on its own."""
+
+    def repair(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
+        repaired, words = list(gradients), ""
+        for i, gradient, shape in _misfits(node, gradients):
+            result = fit(gradient, shape)
+            if result is None:
+                return None
+            repaired[i], sentence = result
+            words = words or sentence.format(f"input {i} of {node.function.__name__}")
+        return (repaired, words) if words else None
+
+    return repair
 
 
 def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int, ...]]]:
@@ -151,10 +154,10 @@ def _reshape(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | Non
     return gradient.reshape(shape), f"the gradient of {{}} only has to be reshaped, from {gradient.shape} to {shape}"
 
 
-_SHAPE_REPAIRS: list[tuple[str, Repair | None]] = [
-    ("exchanged", None),
-    ("missing sum", _sum),
-    ("transposed", _transpose),
-    ("missing repeat", _repeat),
-    ("shape", _reshape),
+_SHAPE_REPAIRS: list[tuple[str, Repair]] = [
+    ("exchanged", _exchange),
+    ("missing sum", _each(_sum)),
+    ("transposed", _each(_transpose)),
+    ("missing repeat", _each(_repeat)),
+    ("shape", _each(_reshape)),
 ]
