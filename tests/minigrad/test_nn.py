@@ -159,7 +159,7 @@ def test_hooks_see_and_may_replace_the_output():
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_applies_an_activation_function_and_computes_a_loss_on_request(kernels, bias):
     layer = nn.Linear(3, 5, bias=bias).to(np.float64)
-    x, targets = Tensor(np.linspace(-1, 1, 12).reshape(4, 3)), np.array([0, 4, -1, 2])
+    x, targets = Tensor(np.linspace(-1, 1, 12).reshape(4, 3)), Tensor(np.array([0, 4, -1, 2]))
     logits = F.linear(x, layer.weight, layer.bias)
     with use_kernels(kernels):
         for activation, approximate in (("gelu", "none"), ("gelu_tanh", "tanh")):
