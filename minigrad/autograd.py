@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import checks, switches
+from . import graph_checks, switches
 from .accumulation import Edge, GradientSums, add_to_grad
 from .backend import Array
 from .dtypes import agree, is_floating
@@ -151,7 +151,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """
     ready = [] if root.grad_fn is None else [root.grad_fn]
     waiting_for = count_consumers(ready)
-    checks.check_graph(waiting_for)
+    graph_checks.check_graph(waiting_for)
 
     sums = GradientSums()  # the gradients that have arrived so far
     sums.add([edge_to(root)], [gradient])
@@ -193,4 +193,4 @@ def run_backward(node: Context, douts: list[Array] | None) -> list[Any]:
     switches.tell_before("backward", node, douts)
     dinputs = node.function.backward(node, *douts)
     switches.tell_after("backward", node, douts, dinputs)
-    return checks.checked_gradients(node, dinputs)
+    return graph_checks.checked_gradients(node, dinputs)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .. import checks, switches
+from .. import graph_checks, switches
 from ..backend import Array, to_numpy
 from .comparison import Comparison, Kink, NotFinite, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
@@ -228,7 +228,7 @@ def _is_from_engine(error: Exception) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_code is checks.checked_gradients.__code__
+    return frame is not None and frame.tb_frame.f_code is graph_checks.checked_gradients.__code__
 
 
 def _complex_step_agrees(comparison: Comparison) -> bool:
