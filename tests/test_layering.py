@@ -68,7 +68,8 @@ def imports(module: str, path: Path, tree: ast.Module) -> Iterator[Import]:
 
 def is_for_types(node: ast.AST) -> bool:
     """Whether this is an `if TYPE_CHECKING:`."""
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    name = getattr(node.test, "attr", getattr(node.test, "id", "")) if isinstance(node, ast.If) else ""
+    return name == "TYPE_CHECKING"
 
 
 def import_problems(root: Path) -> list[str]:

@@ -84,16 +84,6 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found[:8], values[:8])  # which need no more than these bits
 
 
-@pytest.mark.oracle("torch")
-def test_bfloat16_of_torch(tmp_path):
-    import torch
-    from safetensors.torch import save_file as save_torch
-
-    tensor = torch.randn(7, 5).bfloat16()
-    save_torch({"a": tensor}, tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(read_all(tmp_path / "x.safetensors")["a"], tensor.float().numpy())
-
-
 def test_the_bytes_are_those_that_the_format_prescribes(tmp_path):
     write_safetensors(tmp_path / "x", {"a": np.array([1.0, 2.0], np.float32)})
     header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}   '
