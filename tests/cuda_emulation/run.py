@@ -265,7 +265,7 @@ def _compiled(code):
     )
     names = re.findall(r"__global__[^{;]*?(\w+)\s*\([^(){]*\)\s*\{", code)
     entries = "".join(f"ENTRY({name})\n" for name in names)
-    source = f'#include "{HEADER}"\n#line 1 "kernel.cu"\n{body}\n{entries}'
+    source = f'#include "{HEADER.name}"\n#line 1 "kernel.cu"\n{body}\n{entries}'
     folder = Path(tempfile.gettempdir()) / f"minigrad-cuda-emulation-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -275,7 +275,7 @@ def _compiled(code):
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
-            command = ["g++", *FLAGS, *TOLERATED, "kernel.cpp", "-o", "kernel.so"]
+            command = ["g++", *FLAGS, *TOLERATED, f"-I{HEADER.parent}", "kernel.cpp", "-o", "kernel.so"]
             compiler = subprocess.run(command, cwd=scratch, capture_output=True, encoding="utf-8")
             if compiler.returncode:
                 raise KernelError(f"the source of {', '.join(names)} does not compile:\n{compiler.stderr}")
