@@ -1,6 +1,5 @@
 """What holds for every test: no network, the same random numbers each time, and marks that skip in the open."""
 
-import importlib
 import importlib.util
 import ipaddress
 import os
@@ -148,7 +147,7 @@ def pytest_configure(config):
     config.add_cleanup(patch.undo)
 
 
-# Marks. Reference libraries and GPUs are missing on most machines: such tests are skipped, and the summary says so.
+# Marks. Reference libraries are missing on most machines: such tests are skipped, and the summary says so.
 
 
 def pytest_runtest_setup(item):
@@ -170,10 +169,3 @@ def pytest_runtest_setup(item):
                 "MINIGRAD_REQUIRE_ORACLE is set, and CUDA kernels cannot be emulated without g++", pytrace=False
             )
         pytest.skip("runs CUDA kernels on the CPU, which needs Linux and g++")
-    if item.get_closest_marker("gpu") and not has_gpu():
-        pytest.skip("needs CuPy and a GPU")
-
-
-def has_gpu() -> bool:
-    """Whether CuPy is installed and finds a GPU."""
-    return importlib.util.find_spec("cupy") is not None and importlib.import_module("cupy").cuda.is_available()
