@@ -19,20 +19,25 @@ from .quantization.packed import load_packed
 ADAPTER_RUNS = ("minigrad-lora", "minigrad-qlora")  # in config.json, as `adaptation.kind_of` writes it
 
 
+class AdaptersOnlyError(ValueError):
+    """A run's `folder` holds adapters, and not the model that they are beside."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        super().__init__(f"{folder} holds adapters without the model beside them")
+        self.folder = folder
+
+
 def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
     """A model in evaluation mode and its tokenizer, from the folder of a run or of a quantized model, a Hugging Face
     folder, a GGUF file, or a name like "gpt2" or "smollm2".
 
     packed: keep the weights of a GGUF file in their 4 and 8 bits; floats are made where they are used. Raises what
-    `gpt.training.loading.load_model` and `load_quantized` raise; ValueError for `packed` without a GGUF file, and for a
-    run that has only adapters.
+    `gpt.training.loading.load_model` and `load_quantized` raise; ValueError for `packed` without a GGUF file,
+    AdaptersOnlyError for a run that has only adapters.
     """
     place = hub.find(source)
     if holds_adapters_only(place):
-        raise ValueError(
-            f"{source} holds adapters without the model beside them: scripts/lora.py --merge {source} makes a model of "
-            "both"
-        )
+        raise AdaptersOnlyError(source)
     if packed:
         if not is_gguf(place):
             raise ValueError(f"{source} is no GGUF file (as smollm2 is): there are no packed weights to keep")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 from finetune.objectives.classification import predict
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
-from finetune.stages.classification import STAGE, ClassifyConfig, Result, classify, resume
-from finetune.stages.stage import settings_of
+from finetune.stages.classification import Classification, ClassifyConfig
+from finetune.stages.stage import start
 from gpt import Tokenizer
-from gpt.training.checkpoint import has_checkpoint, load_checkpoint, load_state
-from gpt.training.trainer import TrainingConfig
-from scripts.shared import command_line
+from gpt.training.checkpoint import has_checkpoint, load_checkpoint
+from gpt.training.trainer import Trainer
+from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import show_next_steps
 
 EXAMPLES = """examples:
   python scripts/classify.py                                          the demo's model, frozen; Python's documentation
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   python scripts/classify.py --model runs/classify --export classifier        a folder for transformers
 """
 WAYS = {"head": 0, "all": None}
+SCRIPT, ADVICE = "classify", 'to use it:\n  python scripts/classify.py --predict "some text" --model {folder}'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", default="python-docs", help="python-docs, questions, or a CSV, TSV or JSON Lines file")
     add("--out-dir", default="runs/classify", help="the run's folder: checkpoint, tokenizer, data, log, pictures")
     text = "what learns beside the head: nothing (head), the last N blocks, or all of the model"
-    add("--train", type=_blocks, default="head", metavar="head|N|all", help=text)
+    add("--train", dest="trained_blocks", type=_blocks, default="head", metavar="head|N|all", help=text)
     add("--compare", action="store_true", help="train all three ways, in folders below --out-dir")
     add("--language", default="english", help="corpus or text file on whose last tenth forgetting is measured")
     add("--batch-size", type=number(1), default=16, help="texts per batch")
@@ -55,27 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
-    device = command_line.set_up(arguments)
     if arguments.model or arguments.predict is not None or arguments.export:
         if not arguments.model or (arguments.predict is None and not arguments.export):
             parser.error("--model goes with --predict or --export, and they with it")
+        command_line.set_up(arguments)
         _use(arguments)
         return 0
     if arguments.compare:
-        return _compare(arguments, device)
-    if arguments.init_from == "resume":
-        settings = dataclasses.asdict(
-            settings_of(load_state(arguments.out_dir), ClassifyConfig, STAGE, arguments.out_dir)
-        )
-        given.pop("init_from")
-        if "train" in given:
-            given["trained_blocks"] = given.pop("train")
-        command_line.refuse_contradictions(given, {**settings, **settings["training"]}, arguments.out_dir)
-        result = resume(arguments.out_dir, device)
-    else:
-        result = classify(_config(arguments, arguments.train, arguments.out_dir), device)
-    return 130 if result.trainer.interrupted else 0
+        return _compare(arguments, command_line.set_up(arguments))
+    return stage_options.run(parser, argv, Classification, SCRIPT, ADVICE, _as_settings)
 
 
 def _blocks(text: str) -> int | None:
@@ -83,29 +73,29 @@ def _blocks(text: str) -> int | None:
     return WAYS[text] if text in WAYS else command_line.whole_number(0)(text)
 
 
-def _config(arguments: argparse.Namespace, trained_blocks: int | None, out_dir: str) -> ClassifyConfig:
-    options = dict(vars(arguments))
-    if options["learning_rate"] is None:
-        options["learning_rate"] = 3e-3 if trained_blocks == 0 else 1e-3
-    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
-    training = TrainingConfig(**{name: options[name] for name in names})
-    run = {name: options[name] for name in ("init_from", "data", "language", "batch_size", "seed")}
-    return ClassifyConfig(**run, out_dir=out_dir, trained_blocks=trained_blocks, training=training)
+def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the learning rate that suits a new head alone, or together with the model's own weights."""
+    if options.get("learning_rate", 0) is None:
+        return {**options, "learning_rate": 3e-3 if options["trained_blocks"] == 0 else 1e-3}
+    return options
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:
     """Three runs, and what they came to in one table."""
-    results: dict[str, Result] = {}
+    trainers: dict[str, Trainer] = {}
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")
-        results[name] = classify(_config(arguments, blocks, str(Path(arguments.out_dir) / name)), device)
-        if results[name].trainer.interrupted:
+        here = {"trained_blocks": blocks, "out_dir": str(Path(arguments.out_dir) / name)}
+        config = stage_options.build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
+        trainers[name] = start(Classification, config, device)
+        if show_next_steps(trainers[name], SCRIPT, ADVICE) != 0:
             return 130
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")
-    for name, r in results.items():
-        numbers = f"{r.trained_parameters:>13,}{r.accuracy:>10.1%}{r.language_before:>22.3f}{r.language_after:>8.3f}"
-        print(f"{name:>12}{numbers}{r.trainer.seconds:>9.0f}")
+    for name, trainer in trainers.items():
+        trained, found = trainer.model.num_parameters(trainable_only=True), trainer.extra_state
+        losses = f"{found['language_before']:>22.3f}{found['language_after']:>8.3f}"
+        print(f"{name:>12}{trained:>13,}{found['accuracy']:>10.1%}{losses}{trainer.seconds:>9.0f}")
     return 0
 
 

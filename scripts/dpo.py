@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from finetune.objectives.dpo import KINDS
-from finetune.stages.dpo import STAGE, DPOConfig, prefer, resume
+from finetune.stages.dpo import PreferenceOptimization
 from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--label-smoothing", type=float, default=0.0, help="share of wrong labels that --loss-type robust expects")
     stage_options.add_pairs(parser, max_iters=60)
     stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
-    return stage_options.run(parser, argv, DPOConfig, STAGE, prefer, resume)
+    return stage_options.run(parser, argv, PreferenceOptimization, "dpo", TALK_TO_IT)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
 
-from finetune.adapters.lora import LoRAConfig
-from finetune.stages.adaptation import METHODS, AdaptationConfig, adapt, merge_run, resume, run_config
+from finetune.stages.adaptation import METHODS, Adaptation, AdaptationConfig, merge_run
 from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
-from gpt.training.checkpoint import load_state
-from gpt.training.trainer import TrainingConfig
-from scripts.shared import command_line
+from finetune.stages.stage import settings_of
+from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python, with LoRA
@@ -23,6 +20,8 @@ EXAMPLES = """examples:
   python scripts/lora.py --merge runs/chats --out-dir runs/chats-merged     a model like any other, adapters included
   python scripts/lora.py --compare --out-dir runs/methods           full, lora and qlora on the same data, in one table
 """
+LET_IT_WRITE = "to let it write:\n  python scripts/generate.py --model {folder}"
+MERGE_IT = "to merge it into the model:\n  python scripts/lora.py --merge {folder} --out-dir {folder}-merged"
 LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and can take larger steps
 
 
@@ -46,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--merge", default=None, metavar="RUN", help="write that run's model with its adapters merged into --out-dir")
     add("--r", type=number(1), default=8, help="the rank of the adapters")
     add("--alpha", type=float, default=16, help="adapters are scaled by alpha / r")
-    add("--lora-dropout", type=float, default=0.0, help="probability, on what enters an adapter")
+    text = "probability, on what enters an adapter"
+    add("--lora-dropout", dest="dropout", type=float, default=0.0, help=text)
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers to adapt, or all-linear")
     add("--slices", nargs="+", default=[], choices=["q", "k", "v"], help="of c_attn only these, as in the paper: q v")
     add("--use-rslora", action="store_true", help="scale by alpha / sqrt(r)")
@@ -63,51 +63,35 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
-    device = command_line.set_up(arguments)
     if arguments.merge is not None:
+        command_line.set_up(arguments)
         return _merge(arguments.merge, arguments.out_dir)
+    if arguments.compare and arguments.init_from != "resume":
+        return _compare(vars(arguments), command_line.set_up(arguments))
+    method = arguments.method
     if arguments.init_from == "resume":
-        run = run_config(load_state(arguments.out_dir), arguments.out_dir)
-        del given["init_from"]
-        command_line.refuse_contradictions(given, _options(run), arguments.out_dir)
-        trainer = resume(arguments.out_dir, device)
-    elif arguments.compare:
-        return _compare(vars(arguments), device)
-    else:
-        trainer = adapt(_config(vars(arguments), arguments.method, arguments.out_dir), device)
-    return 130 if trainer.interrupted else 0
+        method = settings_of(Adaptation, arguments.out_dir).method
+    advice = LET_IT_WRITE if method == "full" else MERGE_IT
+    return stage_options.run(parser, argv, Adaptation, "lora", advice, _as_settings)
 
 
-def _config(options: dict[str, Any], method: str, out_dir: str) -> AdaptationConfig:
-    """The options as settings."""
-    rate = LEARNING_RATES[method] if options["learning_rate"] is None else options["learning_rate"]
-    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
-    training = TrainingConfig(**{**{name: options[name] for name in names}, "learning_rate": rate})
-    targets = options["target_modules"]
-    lora = LoRAConfig(
-        r=options["r"],
-        alpha=options["alpha"],
-        dropout=options["lora_dropout"],
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        slices=options["slices"],
-        use_rslora=options["use_rslora"],
-    )
-    run = {name: options[name] for name in ("init_from", "packed", "data", "batch_size", "seed")}
-    return AdaptationConfig(**run, out_dir=out_dir, method=method, lora=lora, training=training)
-
-
-def _options(config: AdaptationConfig) -> dict[str, Any]:
-    """The settings as options, the reverse of `_config`."""
-    lora, training = config.lora.to_dict(), dataclasses.asdict(config.training)
-    if isinstance(lora["target_modules"], str):
-        lora["target_modules"] = [lora["target_modules"]]
-    return {**training, **lora, "lora_dropout": lora["dropout"], **vars(config)}
+def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as `AdaptationConfig` and `LoRAConfig` take them, with the learning rate that suits the method."""
+    settings = dict(options)
+    settings |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+    if settings.get("learning_rate", 0) is None:
+        settings["learning_rate"] = LEARNING_RATES[settings["method"]]
+    if settings.get("target_modules") == ("all-linear",):
+        settings["target_modules"] = "all-linear"
+    return settings
 
 
 def _compare(options: dict[str, Any], device: str) -> int:
     folder = Path(options["out_dir"])
-    configs = [_config(options, method, (folder / method).as_posix()) for method in METHODS]
+    configs = []
+    for method in METHODS:
+        here = {"method": method, "out_dir": (folder / method).as_posix()}
+        configs.append(stage_options.build(AdaptationConfig, _as_settings({**options, **here})))
     rows = compare(configs, device)
     if rows is None:
         return 130
@@ -121,7 +105,7 @@ def _merge(run: str, out_dir: str) -> int:
     note = merge_run(run, out_dir)
     if note:
         print(f"note: {note}")
-    print(f"merged; to let it write:\n  python scripts/generate.py --model {shlex.quote(Path(out_dir).as_posix())}")
+    print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(out_dir).as_posix())))
     return 0
 
 

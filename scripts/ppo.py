@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from finetune.stages.ppo import STAGE, PPORunConfig, reinforce, resume
-from finetune.stages.ppo_plot import plot_reinforcement
+from finetune.stages.ppo import Reinforcement
+from finetune.stages.ppo_loop import plot_reinforcement
 from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/ppo.py                                              from scripts/sft.py's model and scripts/reward.py's
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--vf-coef", type=float, default=0.1, help="weight of the value head's loss")
     stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8)
     add("--beside", default=None, metavar="FOLDER", help="another run of PPO to draw beside this one")
-    code = stage_options.run(parser, argv, PPORunConfig, STAGE, reinforce, resume)
+    code = stage_options.run(parser, argv, Reinforcement, "ppo", TALK_TO_IT)
     arguments = parser.parse_args(argv)
     if arguments.beside and code == 0:
         _compare(arguments.beside, arguments.out_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.stages.reward import STAGE, RewardConfig, learn_rewards, resume
+from finetune.stages.reward import RewardModelling
 from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     stage_options.add_run(parser, "runs/sft", "runs/reward", "prompt, chosen and rejected")
     stage_options.add_pairs(parser, max_iters=100)
     stage_options.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
-    return stage_options.run(parser, argv, RewardConfig, STAGE, learn_rewards, resume)
+    advice = "to reinforce a model with it:\n  python scripts/ppo.py --reward-model {folder}"
+    return stage_options.run(parser, argv, RewardModelling, "reward", advice)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.mask_view import mask_as_html, mask_as_text
-from finetune.stages.sft import STAGE, SFTConfig, instruct, load_data, resume
-from finetune.stages.stage import settings_of
+from finetune.stages.sft import InstructionTuning, load_data
 from gpt.files import write_text
-from gpt.training.checkpoint import load_state
 from gpt.training.loading import load_model
-from gpt.training.trainer import TrainingConfig
-from scripts.shared import command_line
+from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/sft.py                                              the demo's model, questions that can be checked
@@ -27,10 +24,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
-    add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
-    add("--data", default="tasks", help="tasks (built in), or a file of messages, prompts and completions, or Alpaca's")
-    add("--out-dir", default="runs/sft", help="the run's folder: checkpoint, tokenizer, data, log, picture")
+    stage_options.add_run(parser, "runs/demo", "runs/sft", "messages, prompts and completions, or Alpaca's")
     add("--batch-size", type=number(1), default=32, help="conversations per batch")
     add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
     add("--max-iters", type=number(1), default=800, help="steps")
@@ -47,29 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
     if arguments.html and not arguments.show_mask:
         parser.error("--html needs --show-mask")
-    device = command_line.set_up(arguments)
     if arguments.show_mask:
+        command_line.set_up(arguments)
         _show_mask(arguments)
         return 0
-    if arguments.init_from == "resume":
-        settings = dataclasses.asdict(settings_of(load_state(arguments.out_dir), SFTConfig, STAGE, arguments.out_dir))
-        given.pop("init_from")
-        command_line.refuse_contradictions(given, {**settings, **settings["training"]}, arguments.out_dir)
-        trainer = resume(arguments.out_dir, device)
-    else:
-        trainer = instruct(_config(arguments), device)
-    return 130 if trainer.interrupted else 0
-
-
-def _config(arguments: argparse.Namespace) -> SFTConfig:
-    options = vars(arguments)
-    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
-    training = TrainingConfig(**{name: options[name] for name in names})
-    run = {name: options[name] for name in ("init_from", "data", "out_dir", "batch_size", "seed")}
-    return SFTConfig(**run, training=training)
+    return stage_options.run(parser, argv, InstructionTuning, "sft", TALK_TO_IT)
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

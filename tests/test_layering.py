@@ -24,7 +24,6 @@ MEASURED_AGAINST_TORCH = ("scripts/benchmark", "scripts/compare_", "scripts/veri
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
-MAY_NAME_A_SCRIPT = ("finetune/",)
 
 
 class Import(NamedTuple):
@@ -119,7 +118,7 @@ def speaking_problems(root: Path) -> list[str]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and where != "gpt/console.py":
                 problems.append(f"{where}:{node.lineno}: prints; gpt.console.show does that")
             is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
-            if is_text and NAMES_A_SCRIPT.search(node.value) and not where.startswith(MAY_NAME_A_SCRIPT):
+            if is_text and NAMES_A_SCRIPT.search(node.value):
                 problems.append(f"{where}:{node.lineno}: names a script: {node.value!r:.60}")
     return problems
 

@@ -51,7 +51,7 @@ class ChatTemplate:
             if token not in tokenizer.special_tokens:
                 raise ValueError(
                     f"the tokenizer has no special token {token}, so that its model knows no chat template: "
-                    "fine-tune the model on conversations first (scripts/sft.py)"
+                    "fine-tune the model on conversations first"
                 )
         self.tokenizer = tokenizer
         self.start, self.end = (tokenizer.special_tokens[token] for token in (IM_START, IM_END))

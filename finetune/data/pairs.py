@@ -156,15 +156,22 @@ def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> li
     ]
 
 
-def read_referenced(path: str | os.PathLike[str], template: ChatTemplate, max_tokens: int) -> list[Pair]:
-    """Pairs, encoded, with the log-probabilities that were stored with them; ValueError where these are missing."""
-    pairs, _ = encode_pairs(read_preferences(path), template, max_tokens)
-    done = []
-    for pair, line in zip(pairs, read_text(path).splitlines(), strict=True):
+def read_referenced(path: str | os.PathLike[str]) -> list[ReferencedPreference]:
+    """Preferences with the log-probabilities that were stored with them; ValueError where these are missing."""
+    preferences = []
+    for p, line in zip(read_preferences(path), read_text(path).splitlines(), strict=True):
         row = json.loads(line)
         try:
-            chosen, rejected = float(row["ref_chosen_logps"]), float(row["ref_rejected_logps"])
+            reference = float(row["ref_chosen_logps"]), float(row["ref_rejected_logps"])
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{os.fspath(path)} has a pair without ref_chosen_logps and ref_rejected_logps") from None
-        done.append(pair.with_reference(chosen, rejected))
-    return done
+        preferences.append(ReferencedPreference(p.prompt, p.chosen, p.rejected, p.place, *reference))
+    return preferences
+
+
+def encode_referenced(
+    preferences: Sequence[ReferencedPreference], template: ChatTemplate, max_tokens: int
+) -> list[Pair]:
+    """Pairs as tokens (see `encode_pairs`), with the reference's log-probabilities of their replies."""
+    pairs, _ = encode_pairs(preferences, template, max_tokens)
+    return [pair.with_reference(p.ref_chosen_logps, p.ref_rejected_logps) for pair, p in zip(pairs, preferences)]

@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.files import write_text
 from gpt.model.language_model import LanguageModel
-from gpt.training.checkpoint import Checkpoint, ModelKind, Shapes, load_checkpoint, load_state, save_checkpoint
-from gpt.training.plots import plot_run
+from gpt.training.checkpoint import ModelKind, Shapes, load_checkpoint, save_checkpoint
 from gpt.training.pretraining import check_unused, show_sample
 from gpt.training.trainer import Trainer, TrainingConfig
-from minigrad import manual_seed
+from minigrad import Tensor
 
 from .. import architectures
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
 from ..adapters.lora import LoRAConfig, apply_lora, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..data.chat_template import IM_END, IM_START, resize_token_embeddings
-from ..data.datasets import Example, read_examples
+from ..data.datasets import read_examples
 from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
 from ..loading import load_model
-from .adaptation_data import is_conversations, loss_on_own_text, prepare_data, read_task
-from .stage import extra_state, settings_of
+from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
+from .sft import TASKS, load_data
+from .stage import Data, Stage, claim, settings_of
 
-STAGE = "adaptation"
 METHODS = ("full", "lora", "qlora")
 LONGEST = 1024  # tokens of a sequence, for models that could read more
 REPLY_TOKENS = 40  # of what is shown
@@ -72,42 +69,110 @@ class AdaptationConfig:
             object.__setattr__(self, "lora", LoRAConfig(**self.lora))
 
 
-def adapt(config: AdaptationConfig, device: str = "cpu") -> Trainer:
-    """Fine-tune the model `config.init_from` as `config.method` says; Ctrl-C saves.
+class Adaptation(Stage):
+    """Fine-tune a model as the settings' `method` says, on a text or on conversations."""
 
-    Raises FileExistsError where `config.out_dir` is in use, ValueError where the adapters have no place, and what
-    `load_model`, `prepare_data` and `Trainer.run` raise.
-    """
-    out_dir = Path(config.out_dir)
-    check_unused(out_dir)
-    manual_seed(config.seed)
-    model, tokenizer = load_model(config.init_from, config.packed)
-    if is_conversations(config.data) and tokenizer.add_special_tokens([IM_START, IM_END]):
-        # New tokens are learned in the embedding, or nowhere.
-        embedding = architectures.of(model).embedding, "lm_head"  # one matrix under two names
-        whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
-        config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
-    trainable = _prepare_model(model, config, len(tokenizer))
-    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
-    tokenizer.save(out_dir)
-    prepare_data(config.data, tokenizer, out_dir, config.seed)
-    show(f"starting from the weights in {config.init_from}; {trainable}")
-    return _train(config, model, tokenizer, device)
+    name = "adaptation"
+    config_class = AdaptationConfig
+    read = staticmethod(read_examples)
+    config: AdaptationConfig
+
+    def prepare(self) -> Data:
+        """Set the model, adapters attached. A corpus is written into the run's folder here, as token files."""
+        config = self.config
+        self.model, self.tokenizer = load_model(config.init_from, config.packed)
+        if is_conversations(config.data) and self.tokenizer.add_special_tokens([IM_START, IM_END]):
+            # New tokens are learned in the embedding, or nowhere.
+            embedding = architectures.of(self.model).embedding, "lm_head"  # one matrix under two names
+            whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
+            config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
+            self.config = config
+        trainable = _prepare_model(self.model, config, len(self.tokenizer))
+        data: Data = {}
+        if is_conversations(config.data):
+            data = dict(zip(("train", "test"), load_data(config.data, config.seed)))
+        else:
+            claim(config.out_dir)
+            write_corpus(config.data, self.tokenizer, Path(config.out_dir) / "data")
+        show(f"starting from the weights in {config.init_from}; {trainable}")
+        return data
+
+    def encode(self, data: Data) -> None:
+        config, length = self.config, min(self.model.config.block_size, LONGEST)
+        if is_conversations(config.data):
+            built_in = config.data == TASKS
+            self.task = conversations_task(data, built_in, self.tokenizer, length, config.batch_size, config.seed)
+        else:
+            folder = Path(config.out_dir) / "data"
+            self.task = text_task(folder, len(self.tokenizer), length, config.batch_size, config.seed)
+        self.batches = self.task.batches
+        self.shown_items = list(data.get("test", [])[:SHOWN])
+
+    def introduce(self) -> None:
+        show(f"data: {self.task.size}")
+
+    def measure(self) -> dict[str, Any]:
+        return {"before": self._measure(), "replies": self._replies()}
+
+    def _measure(self) -> dict[str, float]:
+        """The validation, and the loss on the base model's own text, under "own_text", if there is any."""
+        own = loss_on_own_text(self.model, self.config.init_from, self.tokenizer)
+        return {**self.validate(), **({} if own is None else {"own_text": own})}
+
+    def _replies(self) -> dict[str, str]:
+        """The most likely replies to some held-out questions, by question; none where the data are plain text."""
+        questions = [example.messages[:-1] for example in self.shown_items]
+        if not questions:  # and perhaps no chat template
+            return {}
+        replies = ask(self.model, self.tokenizer, questions, chat_template(self.tokenizer), REPLY_TOKENS)
+        return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
+
+    def kind(self) -> ModelKind | None:
+        return kind_of(self.config)
+
+    def trainer(self, extra_state: dict[str, Any]) -> Trainer:
+        trainer = super().trainer(extra_state)
+        trainer.on_sample = None if is_conversations(self.config.data) else self._sample
+        return trainer
+
+    def _sample(self, step: int) -> None:
+        prompt = "import os\n\ndef" if self.config.data == "python" else "The"
+        show_sample(self.model, self.tokenizer, prompt, 60, self.config.seed)
+
+    def loss(self, model: Any, batch: Any) -> tuple[Tensor, int, dict[str, Any]]:
+        return self.task.loss_fn(model, batch)
+
+    def validate(self) -> dict[str, float]:
+        return self.task.validate(self.model)
+
+    def report(self, trainer: Trainer) -> None:
+        """What training changed: figures, and replies to questions that were not learned from."""
+        before, after = trainer.extra_state["before"], self._measure()
+        trainer.extra_state["after"] = after
+        trainer.save()
+        if replies := self._replies():
+            show("\nReplies before and after (the most likely ones):")
+            right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in self.shown_items}
+            show_replies(trainer.extra_state.get("replies", {}), replies, right)
+        show(f"\n{'':>24}{'before':>10}{'after':>10}")
+        for name, value in after.items():
+            show(f"{LABELS.get(name, name.replace('_', ' ')):>24}{before[name]:>10.3f}{value:>10.3f}")
+
+    def done(self, trainer: Trainer) -> str:
+        return f"trained {trainer.steps_done} steps"
+
+    def finish(self, trainer: Trainer) -> None:
+        super().finish(trainer)
+        if self.config.method == "full":
+            return
+        folder = trainer.out_dir / ADAPTER
+        if not (folder / CONFIG).exists():
+            save_adapter(self.model, folder, self.config.init_from)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
 
-def resume(out_dir: str, device: str = "cpu") -> Trainer:
-    """Go on with the run in `out_dir`, with its own settings and data.
-
-    Raises CheckpointError where there is none, and where its base model is not there any more or was changed.
-    """
-    config = run_config(load_state(out_dir), out_dir)
-    checkpoint = load_checkpoint(out_dir, kind=kind_of(config))
-    return _train(config, checkpoint.model, Tokenizer.load(out_dir), device, checkpoint)
-
-
-def run_config(state: dict[str, Any], out_dir: str) -> AdaptationConfig:
-    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError for a run of another stage."""
-    return settings_of(state, AdaptationConfig, STAGE, out_dir)
+LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
 def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> str:
@@ -117,7 +182,7 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
     where there is no such run, FileExistsError where `out_dir` is in use, ValueError for a run of method "full".
     """
     run, out_dir = str(run), Path(out_dir)
-    config = run_config(load_state(run), run)
+    config = settings_of(Adaptation, run)
     if config.method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
     check_unused(out_dir)
@@ -178,102 +243,3 @@ def kind_of(config: AdaptationConfig) -> ModelKind | None:
         return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     return ModelKind(f"minigrad-{config.method}", describe, build, trained)
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def _train(
-    config: AdaptationConfig,
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    device: str,
-    checkpoint: Checkpoint | None = None,
-) -> Trainer:
-    model.to(device)
-    length = min(model.config.block_size, LONGEST)
-    task = read_task(config.data, tokenizer, config.out_dir, length, config.batch_size, config.seed)
-    earlier = checkpoint.state["extra"] if checkpoint else {}
-    before = earlier["before"] if earlier else _measure(model, tokenizer, config, task.validate)
-    replies = earlier.get("replies", {}) if earlier else _replies(model, tokenizer, config)
-    trainer = Trainer(
-        model,
-        task.batches,
-        config.training,
-        config.out_dir,
-        task.loss_fn,
-        evaluate=lambda: task.validate(model),
-        on_sample=None if is_conversations(config.data) else lambda step: _sample(model, tokenizer, config),
-        extra_state=extra_state(config, STAGE, before=before, replies=replies),
-        kind=kind_of(config),
-    )
-    if checkpoint is not None:
-        warning = trainer.resume(checkpoint)
-        show(f"resuming {config.out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
-    trainer.run()
-    if not trainer.interrupted:
-        trainer.extra_state["after"] = _measure(model, tokenizer, config, task.validate)
-        trainer.save()
-        _show_change(trainer, _replies(model, tokenizer, config), config)
-    _finish(trainer, config)
-    return trainer
-
-
-def _measure(model: LanguageModel, tokenizer: Tokenizer, config: AdaptationConfig, validate: Any) -> dict[str, float]:
-    """The validation, and the loss on the base model's own text, under "own_text", if there is any."""
-    own = loss_on_own_text(model, config.init_from, tokenizer)
-    return {**validate(model), **({} if own is None else {"own_text": own})}
-
-
-def _replies(model: LanguageModel, tokenizer: Tokenizer, config: AdaptationConfig) -> dict[str, str]:
-    """The most likely replies to some of the held-out questions, by question; none where the data are plain text."""
-    questions = [example.messages[:-1] for example in _held_out(config)]
-    if not questions:  # and perhaps no chat template
-        return {}
-    replies = ask(model, tokenizer, questions, chat_template(tokenizer), REPLY_TOKENS)
-    return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
-
-
-def _held_out(config: AdaptationConfig) -> list[Example]:
-    if not is_conversations(config.data):
-        return []
-    return read_examples(Path(config.out_dir) / "data" / "test.jsonl")[:SHOWN]
-
-
-def _sample(model: LanguageModel, tokenizer: Tokenizer, config: AdaptationConfig) -> None:
-    show_sample(model, tokenizer, "import os\n\ndef" if config.data == "python" else "The", 60, config.seed)
-
-
-def _show_change(trainer: Trainer, replies: dict[str, str], config: AdaptationConfig) -> None:
-    """What training changed: figures, and replies to questions that were not learned from."""
-    if replies:
-        show("\nReplies before and after (the most likely ones):")
-        right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in _held_out(config)}
-        show_replies(trainer.extra_state["replies"], replies, right)
-    show(f"\n{'':>24}{'before':>10}{'after':>10}")
-    before, after = trainer.extra_state["before"], trainer.extra_state["after"]
-    for name, value in after.items():
-        show(f"{LABELS.get(name, name.replace('_', ' ')):>24}{before[name]:>10.3f}{value:>10.3f}")
-
-
-def _finish(trainer: Trainer, config: AdaptationConfig) -> None:
-    folder = Path(config.out_dir)
-    quoted = shlex.quote(folder.as_posix())
-    if trainer.interrupted:
-        show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
-        show(f"  python scripts/lora.py --init-from resume --out-dir {quoted}")
-        return
-    show(f"\ntrained {trainer.steps_done} steps in {trainer.seconds:.0f} s; saved in {quoted}")
-    picture = plot_run(folder, {}, title="Fine-tuning")
-    show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    if config.method == "full":
-        show(f"to let it write:\n  python scripts/generate.py --model {quoted}")
-        return
-    if not (folder / ADAPTER / CONFIG).exists():
-        save_adapter(trainer.model, folder / ADAPTER, config.init_from)
-    size = sum(path.stat().st_size for path in (folder / ADAPTER).iterdir())
-    show(f"adapter for PEFT: {folder / ADAPTER} ({size / 1e6:.2f} MB)")
-    show(f"to merge it into the model:\n  python scripts/lora.py --merge {quoted} --out-dir {quoted}-merged")
-
-
-LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
-from gpt.training.checkpoint import has_checkpoint, load_state
+from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer
 
 from ..evaluation.training_memory import held_bytes, peak_bytes
-from .adaptation import AdaptationConfig, adapt, resume, run_config
+from .adaptation import Adaptation, AdaptationConfig
+from .stage import resume, settings_of, start
 
 ROW = "measured.json"  # in the folder of each method's run
 EXPLANATION = """\
@@ -32,7 +33,7 @@ EXPLANATION = """\
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one method reached and cost; sizes in bytes. before, after: the validation, see `adaptation`."""
+    """What one method reached and cost; sizes in bytes. before, after: the validation, see `Adaptation`."""
 
     method: str
     trained: int
@@ -48,7 +49,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
     """Run the methods one after the other, each in a folder of its own; None if Ctrl-C stopped one of them.
 
     What is there already is not done again. Raises FileExistsError where a folder holds a run with other settings, and
-    what `adapt` and `resume` raise.
+    what `start` and `resume` raise.
     """
     rows = []
     for config in configs:
@@ -60,7 +61,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
         if has_run and row_path.exists():
             show("finished already")
         else:
-            trainer = resume(config.out_dir, device) if has_run else adapt(config, device)
+            trainer = resume(Adaptation, config.out_dir, device) if has_run else start(Adaptation, config, device)
             if trainer.interrupted:
                 return None
             write_text(row_path, json.dumps(dataclasses.asdict(_measured(trainer, config)), indent=1))
@@ -69,7 +70,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
 
 
 def _check_same(config: AdaptationConfig) -> None:
-    found = run_config(load_state(config.out_dir), config.out_dir)
+    found = settings_of(Adaptation, config.out_dir)
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(found, field.name)
         if field.name == "lora":  # the embeddings may have been added to what is trained

@@ -24,7 +24,7 @@ from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
 from ..quantization.folder import is_quantized, load_quantized
-from .pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
+from .pipeline_stages import MERGED, Part, PipelineConfig, parts_of
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
@@ -40,7 +40,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     if config.init_from is not None:
         hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
     notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
-    for number, stage in enumerate(stages := stages_of(config, device), start=1):
+    for number, stage in enumerate(stages := parts_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
         origin = notes.origin_of(stage.needs)
         if notes.is_finished(stage.name, origin):
@@ -61,18 +61,18 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     return True
 
 
-def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
+def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
     folder = notes.folder / stage.name
     if has_checkpoint(folder):
         begun_from = notes.begun_from(stage.name)
         if begun_from is None:
             raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
         if begun_from == origin:
-            return stage.resume()
+            return stage.run(True)
         show("made from an earlier version of the stages before it: done again")
         remove_checkpoint(folder)
     notes.begin(stage.name, origin)
-    return stage.start()
+    return stage.run(False)
 
 
 def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gpt.files import write_text
 from gpt.training import pretraining
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.corpora import load_corpus
 from gpt.training.loading import load_model
 from gpt.training.pretraining import demo_config, pretrain
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import TrainingConfig
 
 from ..data import pairs
 from ..data.datasets import Example, write_jsonl
 from ..data.tasks import instruction_tasks, preference_pairs
 from ..quantization import QuantizationConfig, quantize
 from ..quantization.folder import save_quantized
-from . import adaptation
-from . import dpo as dpo_stage
-from . import ppo as ppo_stage
-from . import reward as reward_stage
-from . import sft as sft_stage
-from .adaptation import AdaptationConfig, adapt, merge_run
-from .dpo import DPOConfig, prefer
-from .ppo import PPORunConfig, reinforce
+from .adaptation import Adaptation, AdaptationConfig, merge_run
+from .dpo import DPOConfig, PreferenceOptimization
+from .ppo import PPORunConfig, Reinforcement
 from .ppo_loop import PPOConfig
-from .reward import RewardConfig, learn_rewards
-from .sft import SFTConfig
+from .reward import RewardConfig, RewardModelling
+from .sft import InstructionTuning, SFTConfig
+from .stage import Stage, claim, resume, start
 
 MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged
@@ -75,28 +72,31 @@ TRAINED = Amount(
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage: its name, which is also its folder's; what it is made from; what it teaches, for the reader.
+class Part:
+    """One part of the road: its name and its folder's; what it is made from; what it teaches, for the reader.
 
-    start(), resume(): run it, from the beginning or from its checkpoint; False if Ctrl-C stopped it.
+    run(going_on): run it, from the beginning or from its checkpoint; False if Ctrl-C stopped it.
     """
 
     name: str
     needs: tuple[str, ...]
     teaches: str
-    start: Callable[[], bool]
-    resume: Callable[[], bool]
+    run: Callable[[bool], bool]
 
 
-def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
-    """The stages, with the settings that the scripts have as defaults; with `short` a twentieth of the steps."""
+def parts_of(config: PipelineConfig, device: str) -> list[Part]:
+    """The parts, with the settings that the scripts have as defaults; with `short` a twentieth of the steps."""
     amount = OWN if config.init_from is None else TRAINED
 
     def folder(name: str) -> str:
         return (Path(config.out_dir) / name).as_posix()
 
-    def by(run: Callable[[], Trainer]) -> Callable[[], bool]:
-        return lambda: not run().interrupted
+    def by(stage: type[Stage], settings: Any) -> Callable[[bool], bool]:
+        def run(going_on: bool) -> bool:
+            trainer = resume(stage, settings.out_dir, device) if going_on else start(stage, settings, device)
+            return not trainer.interrupted
+
+        return run
 
     def data(name: str) -> str:
         return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()
@@ -135,74 +135,51 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
     lora = AdaptationConfig(
         folder("sft"), preferred, folder("lora"), batch_size=size, seed=seed, training=training(*amount.lora, 10)
     )
-    stages = [
-        _base_stage(config, amount, folder("pretrained"), device),
-        Stage(
-            "sft",
-            ("pretrained",),
-            "to answer questions, from conversations",
-            by(lambda: sft_stage.instruct(sft, device)),
-            by(lambda: sft_stage.resume(folder("sft"), device)),
-        ),
-        Stage(
+    parts = [
+        _base(config, amount, folder("pretrained"), device),
+        Part("sft", ("pretrained",), "to answer questions, from conversations", by(InstructionTuning, sft)),
+        Part(
             "reward",
             ("sft",),
             "which of two replies is better, from pairs: the reward model",
-            by(lambda: learn_rewards(reward, device)),
-            by(lambda: reward_stage.resume(folder("reward"), device)),
+            by(RewardModelling, reward),
         ),
-        Stage(
-            "dpo",
-            ("sft",),
-            "to reply as is preferred, from the same pairs",
-            by(lambda: prefer(dpo, device)),
-            by(lambda: dpo_stage.resume(folder("dpo"), device)),
-        ),
-        Stage(
+        Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(PreferenceOptimization, dpo)),
+        Part(
             "ppo",
             ("sft", "reward"),
             "to reply as the reward model likes, from its own replies",
-            by(lambda: reinforce(ppo, device)),
-            by(lambda: ppo_stage.resume(folder("ppo"), device)),
+            by(Reinforcement, ppo),
         ),
-        Stage(
+        Part(
             "lora",
             ("sft",),
             "the preferred replies alone, with adapters of low rank beside frozen weights; then merged",
-            lambda: _adapt(lora, amount, lambda: adapt(lora, device)),
-            lambda: _adapt(lora, amount, lambda: adaptation.resume(folder("lora"), device)),
+            lambda going_on: _adapt(lora, amount, lambda: by(Adaptation, lora)(going_on)),
         ),
-        Stage(
+        Part(
             "quantized",
             ("dpo",),
             "nothing: the model after DPO, with 4 bits per weight",
-            lambda: _quantize(folder("dpo"), folder("quantized")),
-            lambda: _quantize(folder("dpo"), folder("quantized")),
+            lambda going_on: _quantize(folder("dpo"), folder("quantized")),
         ),
     ]
-    return [stage for stage in stages if config.ppo or stage.name != "ppo"]
+    return [part for part in parts if config.ppo or part.name != "ppo"]
 
 
-def _base_stage(config: PipelineConfig, amount: Amount, folder: str, device: str) -> Stage:
+def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> Part:
     """Where the road begins: pretraining, or a model that somebody has trained."""
-    if config.init_from is not None:
-        source = config.init_from
-        teaches = f"nothing: {source}, as it is"
-        return Stage(
-            "pretrained",
-            (),
-            teaches,
-            lambda: _take_over(source, folder, amount, config.seed),
-            lambda: _take_over(source, folder, amount, config.seed),
-        )
+    source = config.init_from
+    if source is not None:
+        take = partial(_take_over, source, folder, amount, config.seed)
+        return Part("pretrained", (), f"nothing: {source}, as it is", lambda going_on: take())
     base = demo_config(config.short, folder, config.seed, made_by="pipeline")
-    return Stage(
-        "pretrained",
-        (),
-        "a tokenizer, and then the next token, from plain text",
-        lambda: not pretrain(base, device).interrupted,
-        lambda: not pretraining.resume(folder, device).interrupted,
-    )
+
+    def run(going_on: bool) -> bool:
+        trainer = pretraining.resume(folder, device) if going_on else pretrain(base, device)
+        return not trainer.interrupted
+
+    return Part("pretrained", (), "a tokenizer, and then the next token, from plain text", run)
 
 
 def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
@@ -216,20 +193,20 @@ def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
         examples = [item.example() for item in instruction_tasks("train", amount.examples, seed)]
         write_jsonl(out_dir / "conversations.jsonl", examples)
         write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", amount.examples, seed))
-    _claim(Path(folder))
+    _make_room(Path(folder))
     save_checkpoint(folder, model, state={"seconds": 0.0})
     return True
 
 
-def _adapt(config: AdaptationConfig, amount: Amount, run: Callable[[], Trainer]) -> bool:
+def _adapt(config: AdaptationConfig, amount: Amount, train: Callable[[], bool]) -> bool:
     """LoRA on the replies that were preferred, without those that were not; and a folder with the merged model."""
     out_dir = Path(config.out_dir)
     preferences = preference_pairs("train", amount.examples or pairs.TRAIN_PAIRS, config.seed)
     examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
     write_jsonl(config.data, examples)
-    if run().interrupted:
+    if not train():
         return False
-    _claim(out_dir / MERGED)
+    _make_room(out_dir / MERGED)
     merge_run(out_dir, out_dir / MERGED)
     return True
 
@@ -239,12 +216,12 @@ def _quantize(source: str, out_dir: str) -> bool:
     model, tokenizer = load_model(source)
     config = QuantizationConfig("nf4")
     quantize(model, config)
-    _claim(Path(out_dir))
+    _make_room(Path(out_dir))
     save_quantized(out_dir, model, config, tokenizer)
     return True
 
 
-def _claim(folder: Path) -> None:
+def _make_room(folder: Path) -> None:
     """Make room for what a stage writes in one go; the folder is one of the pipeline's."""
     remove_checkpoint(folder)
-    write_text(folder / "log.jsonl", "")
+    claim(folder)

@@ -1,4 +1,12 @@
-"""What every stage of fine-tuning does beside learning: a folder for its run, and going on with one.
+"""One skeleton of a run, for every stage of fine-tuning: `start` it, `resume` it, and what happens in between.
+
+A stage is a class that fills in what differs from other stages: its data, its loss, what is measured. reward.py is the
+smallest example; a new stage is one file like it. The skeleton calls the methods of `Stage` in the order in which they
+stand here:
+
+    start       prepare -> encode -> (the run's folder is written)
+    resume                 encode                (model, tokenizer and data come from the run's folder)
+    both        introduce -> measure -> trainer -> loss and validate, again and again -> report -> finish
 
 A run's folder is that of pretraining (see `gpt.training.checkpoint`) with the stage's data as JSON lines in `data/`: a
 run goes on with the same data, wherever they came from, and they can be looked at.
@@ -8,67 +16,175 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.files import write_text
-from gpt.training.checkpoint import CheckpointError
+from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, load_checkpoint, load_state
+from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_unused
 from gpt.training.trainer import Trainer
+from minigrad import Tensor, manual_seed
 
-from ..data.datasets import Example, Labelled, Preference, write_jsonl
+from ..data.datasets import write_jsonl
 
-C = TypeVar("C")
-
-
-def begin_run(
-    out_dir: str, tokenizer: Tokenizer, data: Mapping[str, Iterable[Example | Preference | Labelled]]
-) -> None:
-    """Make the run's folder, with tokenizer and data/NAME.jsonl in it. Raises FileExistsError where it is in use."""
-    folder = Path(out_dir)
-    check_unused(folder)
-    write_text(folder / "log.jsonl", "")  # from here on the folder is ours
-    tokenizer.save(folder)
-    for name, items in data.items():
-        write_jsonl(folder / "data" / f"{name}.jsonl", items)
+Data = Mapping[str, Sequence[Any]]  # items by the name of their file: "train" and "test"
 
 
-def extra_state(config: Any, stage: str, **more: Any) -> dict[str, Any]:
-    """What a checkpoint of a stage says of its run: for the Trainer's `extra_state`."""
-    return {"stage": stage, "run": dataclasses.asdict(config), **more}
+class Stage:
+    """A stage of fine-tuning: what differs between stages, to be filled in by a subclass.
 
-
-def settings_of(state: Mapping[str, Any], config_class: type[C], stage: str, out_dir: str) -> C:
-    """The settings, a dataclass with others inside (`training`), of the run whose checkpoint has this `state`.
-
-    Raises CheckpointError for a run of another stage.
+    name: kept in checkpoints. config_class: a frozen dataclass of settings with init_from, out_dir, seed and training.
+    columns: the legend of the log's columns. title, shares: of the picture (see `plot_run`). unit: what is learned
+    from, and counted. shown: the metrics that the screen has room for, if not all. read: reads a file of the data.
     """
-    extra = state.get("extra", {})
-    if extra.get("stage") != stage:
-        of = f"of the stage {extra['stage']!r}" if "stage" in extra else "of pretraining (scripts/train.py)"
-        raise CheckpointError(f"the run in {out_dir} is {of}, not of {stage!r}: it goes on with its own script")
+
+    name: str
+    config_class: type
+    columns = ""
+    title = "Fine-tuning"
+    shares: Sequence[str] = ()
+    unit = "tokens"
+    shown: Sequence[str] = ()
+    read: Callable[[Path], list[Any]]
+
+    # What `prepare`, or `resume`, and `encode` have to set:
+    model: Any
+    tokenizer: Tokenizer
+    batches: Any
+
+    def __init__(self, config: Any, device: str = "cpu"):
+        self.config, self.device = config, device
+
+    def prepare(self) -> Data:
+        """Set the model to start from and its tokenizer; return the data. Nothing is written yet: this may raise."""
+        raise NotImplementedError
+
+    def encode(self, data: Data) -> None:
+        """Turn the data into tokens: set the batches to train on, and keep what is tested on. This may raise, too."""
+        raise NotImplementedError
+
+    def introduce(self) -> None:
+        """Say what there is to learn from."""
+
+    def measure(self) -> dict[str, Any]:
+        """Measure the model before training. What is returned is JSON-able, and kept in `trainer.extra_state`."""
+        return {}
+
+    def kind(self) -> ModelKind | None:
+        """What a checkpoint holds of the model (see `save_checkpoint`); None: all of a language model."""
+        return None
+
+    def trainer(self, extra_state: dict[str, Any]) -> Trainer:
+        """The training loop: the one that all stages share, except where the loop itself is what differs."""
+        return Trainer(
+            self.model,
+            self.batches,
+            self.config.training,
+            self.config.out_dir,
+            self.loss,
+            evaluate=self.validate,
+            extra_state=extra_state,
+            unit=self.unit,
+            kind=self.kind(),
+        )
+
+    def loss(self, model: Any, batch: Any) -> tuple[Tensor, int, dict[str, Any]]:
+        """The sum of a batch's losses, their number, and sums of other metrics."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """What is logged beside the training loss, measured on data that are not learned from; "val_loss" among it."""
+        raise NotImplementedError
+
+    def report(self, trainer: Trainer) -> None:
+        """Measure the trained model, and show what training changed."""
+
+    def done(self, trainer: Trainer) -> str:
+        """How much was done, in words."""
+        return f"trained {trainer.steps_done} steps, {trainer.count:,} {self.unit},"
+
+    def plot(self, trainer: Trainer) -> Path | None:
+        """Draw the run; None without matplotlib."""
+        unit = self.unit.removesuffix("s")
+        return plot_run(trainer.out_dir, {}, title=self.title, unit=unit, shares=self.shares)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Draw the run, and say where everything is."""
+        picture = self.plot(trainer)
+        show(f"\n{self.done(trainer)} in {trainer.seconds:.0f} s; saved in {shlex.quote(trainer.out_dir.as_posix())}")
+        show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
+
+
+def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
+    """Run a stage from its beginning; after Ctrl-C, which saves, the trainer's `interrupted` is set.
+
+    Raises FileExistsError where `config.out_dir` is in use, and what the stage's `prepare` and `Trainer.run` raise.
+    """
+    check_unused(Path(config.out_dir))
+    manual_seed(config.seed)
+    stage = kind(config, device)
+    data = stage.prepare()
+    stage.model.to(device)
+    stage.encode(data)
+    claim(config.out_dir)
+    stage.tokenizer.save(config.out_dir)
+    for name, items in data.items():
+        write_jsonl(Path(config.out_dir) / "data" / f"{name}.jsonl", items)
+    return _train(stage)
+
+
+def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
+    """Go on with the run in `out_dir`, with its own settings and data. Raises CheckpointError where there is none."""
+    stage = kind(settings_of(kind, out_dir), device)
+    checkpoint = load_checkpoint(out_dir, kind=stage.kind())
+    stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
+    stage.model.to(device)
+    files = sorted((Path(out_dir) / "data").glob("*.jsonl"))
+    stage.encode({path.stem: kind.read(path) for path in files})
+    return _train(stage, checkpoint)
+
+
+def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
+    stage.introduce()
+    if stage.columns:
+        show(f"\nWhat the columns mean:\n{stage.columns}\n")
+    before = checkpoint.state["extra"] if checkpoint else stage.measure()
+    trainer = stage.trainer({**before, "stage": stage.name, "run": dataclasses.asdict(stage.config)})
+    if stage.shown:
+        trainer.log.shown = stage.shown
+    if checkpoint is not None:
+        warning = trainer.resume(checkpoint)
+        show(f"resuming {trainer.out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
+    trainer.run()
+    if not trainer.interrupted:
+        stage.report(trainer)
+        stage.finish(trainer)
+    return trainer
+
+
+def claim(out_dir: str | Path) -> None:
+    """Mark a folder as that of a run, by an empty log."""
+    write_text(Path(out_dir) / "log.jsonl", "")
+
+
+def settings_of(kind: type[Stage], out_dir: str) -> Any:
+    """The settings, a `kind.config_class`, of the run in `out_dir`.
+
+    Raises CheckpointError for a run of another stage, and where there is none.
+    """
+    extra = load_state(out_dir).get("extra", {})
+    if extra.get("stage") != kind.name:
+        of = f"of the stage {extra['stage']!r}" if "stage" in extra else "of pretraining"
+        raise CheckpointError(f"the run in {out_dir} is {of}, not of {kind.name!r}: it goes on with its own script")
     try:
-        settings = extra["run"]
-        fields: Any = dataclasses.fields(config_class)  # type: ignore[arg-type]
-        inside: dict[str, Any] = {
-            f.name: f.default_factory for f in fields if dataclasses.is_dataclass(f.default_factory)
-        }
-        nested = {name: kind(**settings[name]) for name, kind in inside.items()}
-        return config_class(**{**settings, "out_dir": out_dir, **nested})
+        settings = {**extra["run"], "out_dir": out_dir}
+        for field in dataclasses.fields(kind.config_class):
+            if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
+                settings[field.name] = field.default_factory(**settings[field.name])
+        return kind.config_class(**settings)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None
-
-
-def show_end(trainer: Trainer, script: str, done: str, picture: Path | None, advice: str) -> None:
-    """Print how a run ended: what was `done`, or, after Ctrl-C, how to go on; where everything is; what to do next."""
-    folder = shlex.quote(trainer.out_dir.as_posix())
-    if trainer.interrupted:
-        show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
-        show(f"  python scripts/{script}.py --init-from resume --out-dir {folder}")
-        return
-    show(f"\n{done} in {trainer.seconds:.0f} s; saved in {folder}")
-    show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    show(f"{advice} {folder}")

@@ -12,13 +12,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from finetune.loading import AdaptersOnlyError
 from gpt.training.data_parallel import Team, start_team
 from gpt.weights.hub import NoRunError
 from minigrad import manual_seed, use_kernels
 from minigrad.backend import resolve_device
 
 # Which script helps, for errors of libraries that know of no scripts.
-ADVICE: dict[type[BaseException], str] = {NoRunError: "scripts/train.py makes one, scripts/demo.py runs/demo"}
+ADVICE: dict[type[BaseException], str] = {
+    NoRunError: "scripts/train.py makes one, scripts/demo.py runs/demo",
+    AdaptersOnlyError: "scripts/lora.py --merge {folder} makes a model of both",
+}
 # What bad input and a bad environment raise. Anything else is our mistake, and its traceback is wanted.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
@@ -180,4 +184,4 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     sentence = str(error) or type(error).__name__
-    return f"{sentence}: {ADVICE[type(error)]}" if type(error) in ADVICE else sentence
+    return f"{sentence}: {ADVICE[type(error)].format(**vars(error))}" if type(error) in ADVICE else sentence

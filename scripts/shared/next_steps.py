@@ -8,6 +8,7 @@ from gpt.console import show
 from gpt.training.trainer import Trainer
 
 LET_IT_WRITE = 'to let it write:\n  python scripts/generate.py --model {folder} --prompt "The"'
+TALK_TO_IT = "to talk to it:\n  python scripts/chat.py --model {folder}"
 
 
 def show_next_steps(trainer: Trainer, script: str, advice: str) -> int:

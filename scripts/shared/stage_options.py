@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from finetune.stages.stage import settings_of
-from gpt.training.checkpoint import load_state
-from gpt.training.trainer import Trainer
+from finetune.stages.stage import Stage, resume, settings_of, start
 from scripts.shared import command_line
-
-C = TypeVar("C")
+from scripts.shared.next_steps import show_next_steps
 
 
 def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str) -> None:
@@ -49,32 +46,34 @@ def add_pairs(parser: argparse.ArgumentParser, max_iters: int) -> None:
 def run(
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
-    config_class: type[C],
-    stage: str,
-    start: Callable[[C, str], Trainer],
-    resume: Callable[[str, str], Trainer],
+    stage: type[Stage],
+    script: str,
+    advice: str,
+    as_settings: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> int:
-    """Parse the command line, start the run or go on with it; returns the exit status."""
+    """Parse the command line, start the run or go on with it; returns the exit status.
+
+    advice: see `show_next_steps`. as_settings: turns options, all or some, into settings of the same names.
+    """
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
+    given = as_settings(command_line.given(parser, argv))
     device = command_line.set_up(arguments)
-    out_dir = arguments.out_dir
     if arguments.init_from == "resume":
         del given["init_from"]
-        settings = dataclasses.asdict(settings_of(load_state(out_dir), config_class, stage, out_dir))  # type: ignore
-        command_line.refuse_contradictions(given, _flat(settings), out_dir)
-        trainer = resume(out_dir, device)
+        settings = dataclasses.asdict(settings_of(stage, arguments.out_dir))
+        command_line.refuse_contradictions(given, _flat(settings), arguments.out_dir)
+        trainer = resume(stage, arguments.out_dir, device)
     else:
-        trainer = start(_build(config_class, vars(arguments)), device)
-    return 130 if trainer.interrupted else 0
+        trainer = start(stage, build(stage.config_class, as_settings(vars(arguments))), device)
+    return show_next_steps(trainer, script, advice)
 
 
-def _build(config_class: Any, options: dict[str, Any]) -> Any:
+def build(config_class: Any, options: dict[str, Any]) -> Any:
     """A configuration, with those inside it, from the options of the same names."""
     values = {}
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(field.default_factory):
-            values[field.name] = _build(field.default_factory, options)
+            values[field.name] = build(field.default_factory, options)
         elif field.name in options:
             values[field.name] = options[field.name]
     return config_class(**values)

@@ -8,7 +8,7 @@ import pytest
 
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
-from finetune.data.datasets import Example, ShuffledBatches
+from finetune.data.datasets import Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_html, mask_as_text
 from finetune.data.tasks import TaskItem, instruction_tasks
 from finetune.evaluation.answering import (
@@ -23,9 +23,9 @@ from finetune.evaluation.answering import (
     scores_by_task,
 )
 from finetune.objectives.sft import IGNORE, collate, encode_examples, sft_loss
-from finetune.stages import sft as instruct_module
-from finetune.stages.sft import SFTConfig, instruct, load_data, resume
-from gpt import load_checkpoint
+from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, InstructionTuning, SFTConfig, load_data
+from finetune.stages.stage import resume, start
+from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer, TrainingConfig
@@ -174,13 +174,13 @@ def tuned(base, talks, tmp_path_factory):
     use_kernels("fast")
     folder = tmp_path_factory.mktemp("tuned") / "run"
     try:
-        return instruct(config(base, talks, folder))
+        return start(InstructionTuning, config(base, talks, folder))
     finally:
         use_kernels("textbook")
 
 
 def test_a_model_learns_to_answer_and_to_stop(tuned):
-    template = ChatTemplate(tokenizer := instruct_module.Tokenizer.load(tuned.out_dir))
+    template = ChatTemplate(tokenizer := Tokenizer.load(tuned.out_dir))
     model = load_checkpoint(tuned.out_dir).model
     questions = [[{"role": "user", "content": f"the {name}?"}] for name in ("cat", "river")]
     replies = ask(model, tokenizer, questions, chat_template(tokenizer))
@@ -196,12 +196,12 @@ def test_a_run_leaves_a_log_with_the_usual_names_and_its_data(tuned):
     assert {"loss", "mean_token_accuracy", "grad_norm", "learning_rate", "num_tokens"} <= steps[0].keys()
     assert rows[0].keys() >= {"val_loss", "mean_token_accuracy"}
     assert rows[-1]["mean_token_accuracy"] > 0.95 > rows[0]["mean_token_accuracy"]
-    assert len(instruct_module.read_examples(tuned.out_dir / "data" / "train.jsonl")) == 36
+    assert len(read_examples(tuned.out_dir / "data" / "train.jsonl")) == 36
     assert load_state(tuned.out_dir)["extra"]["stage"] == "sft"
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(base, talks, tmp_path, capsys):
-    whole = instruct(config(base, talks, tmp_path / "whole", max_iters=6))
+def test_a_resumed_run_is_the_uninterrupted_one(base, talks, tmp_path):
+    whole = start(InstructionTuning, config(base, talks, tmp_path / "whole", max_iters=6))
     part = tmp_path / "part"
 
     class Interrupted(Trainer):
@@ -210,40 +210,39 @@ def test_a_resumed_run_is_the_uninterrupted_one(base, talks, tmp_path, capsys):
             return super().step()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instruct_module, "Trainer", Interrupted)
-        assert instruct(config(base, talks, part, max_iters=6)).interrupted
-    assert f"python scripts/sft.py --init-from resume --out-dir {part.as_posix()}" in capsys.readouterr().out
-    again = resume(str(part))
+        patch.setattr("finetune.stages.stage.Trainer", Interrupted)
+        assert start(InstructionTuning, config(base, talks, part, max_iters=6)).interrupted
+    again = resume(InstructionTuning, str(part))
     assert again.steps_done == 6 and again.count == whole.count
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is of pretraining \(scripts/train.py\), not of 'sft'"):
-        resume(str(base))
+    with pytest.raises(CheckpointError, match=r"is of pretraining, not of 'sft'"):
+        resume(InstructionTuning, str(base))
     with pytest.raises(FileExistsError, match="holds a run already"):
-        instruct(config(base, talks, tuned.out_dir))
+        start(InstructionTuning, config(base, talks, tuned.out_dir))
 
 
 def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: the assistant's last message is empty"):
-        instruct(config(base, path, tmp_path / "out"))
+        start(InstructionTuning, config(base, path, tmp_path / "out"))
     path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="has one conversation only"):
-        instruct(config(base, path, tmp_path / "out"))
+        start(InstructionTuning, config(base, path, tmp_path / "out"))
     long = json.dumps({"prompt": "word " * 100, "completion": "b"})
     path.write_text(f'{long}\n{{"prompt": "a", "completion": "b"}}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: there is nothing to learn from"):
-        instruct(config(base, path, tmp_path / "out"))
+        start(InstructionTuning, config(base, path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_built_in_questions_are_held_out():
     train, test = load_data("tasks", seed=3)
-    assert len(train) == instruct_module.TRAIN_ITEMS and len(test) == instruct_module.TEST_ITEMS
+    assert len(train) == TRAIN_ITEMS and len(test) == TEST_ITEMS
     assert not {example.messages[-1]["content"] for example in train} & {
         example.messages[-1]["content"] for example in test
     }
