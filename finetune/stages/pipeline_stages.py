@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +170,8 @@ def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> P
     """Where the road begins: pretraining, or a model that somebody has trained."""
     source = config.init_from
     if source is not None:
-        take = partial(_take_over, source, folder, amount, config.seed)
-        return Part("pretrained", (), f"nothing: {source}, as it is", lambda going_on: take())
+        teaches = f"nothing: {source}, as it is"
+        return Part("pretrained", (), teaches, lambda going_on: _take_over(source, folder, amount, config.seed))
     base = demo_config(config.short, folder, config.seed, made_by="pipeline")
 
     def run(going_on: bool) -> bool:
