@@ -125,10 +125,6 @@ class Judge:
         asked = self.items[:ASKED_ON_THE_WAY]
         return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}
 
-    def verdict(self, reference: Any) -> Verdict:
-        """The model against the reference, on all questions."""
-        return judge(self.model, reference, self.tokenizer, self.items, self.seed)
-
     def show_change(self) -> Verdict | None:
         """Print what became of the reference: replies of both, and the verdict. None where nothing can be measured."""
         try:
@@ -141,18 +137,15 @@ class Judge:
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if not self.items:
             return None
-        start, end = self_verdict(reference, self.tokenizer, self.items, self.seed), self.verdict(reference)
+        replies = sampled(reference, self.tokenizer, self.items, self.seed + 1)
+        start = Verdict(win_rate=0.5, kl=0.0, **shares(qualities(self.items, replies)))  # it against itself
+        end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
         show_verdicts({"before": start, "after": end}, len(self.items))
         return end
 
     def _replies(self, model: Any) -> dict[str, str]:
         replies = ask(model, self.tokenizer, self.questions, chat_template(self.tokenizer))
         return {question[-1]["content"]: reply.text for question, reply in zip(self.questions, replies)}
-
-
-def self_verdict(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0) -> Verdict:
-    """A model against itself."""
-    return Verdict(win_rate=0.5, kl=0.0, **shares(qualities(items, sampled(model, tokenizer, items, seed + 1))))
 
 
 def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:
