@@ -61,11 +61,11 @@ class Stage:
 
     def prepare(self) -> Data:
         """Set the model to start from and its tokenizer; return the data. Nothing is written yet: this may raise."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define prepare()")
 
     def encode(self, data: Data) -> None:
         """Turn the data into tokens: set the batches to train on, and keep what is tested on. This may raise, too."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define encode()")
 
     def introduce(self) -> None:
         """Say what there is to learn from."""
@@ -94,11 +94,11 @@ class Stage:
 
     def loss(self, model: Any, batch: Any) -> tuple[Tensor, int, dict[str, Any]]:
         """The sum of a batch's losses, their number, and sums of other metrics."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define loss()")
 
     def validate(self) -> dict[str, float]:
         """What is logged beside the training loss, measured on data that are not learned from; "val_loss" among it."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define validate()")
 
     def report(self, trainer: Trainer) -> None:
         """Measure the trained model, and show what training changed."""
