@@ -7,8 +7,7 @@ from .data.chat_template import ChatTemplate, add_chat_tokens
 from .objectives.classification import classification_loss
 from .objectives.dpo import dpo_loss
 from .objectives.gpt_with_head import GPTWithHead
-from .objectives.kl import estimated_kl, exact_kl
-from .objectives.logprobs import sequence_logprobs
+from .objectives.logprobs import estimated_kl, exact_kl, sequence_logprobs
 from .objectives.ppo import gae, ppo_loss
 from .objectives.reward import reward_loss
 from .objectives.sft import sft_loss

@@ -28,6 +28,8 @@ from gpt.files import read_text, write_text
 
 from .chat_template import Message, check_messages
 
+IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
+
 T = TypeVar("T")
 
 

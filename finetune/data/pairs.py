@@ -15,9 +15,8 @@ import numpy as np
 
 from gpt.files import read_text
 
-from ..objectives.logprobs import IGNORE
 from .chat_template import ChatTemplate, Message, without_oldest_turn
-from .datasets import Preference, pad_right, read_preferences
+from .datasets import IGNORE, Preference, pad_right, read_preferences
 from .tasks import preference_pairs
 
 TASKS = "tasks"  # the name of the built-in data

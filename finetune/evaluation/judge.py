@@ -21,7 +21,7 @@ from minigrad.backend import to_numpy
 from ..data.chat_template import Message
 from ..data.datasets import pad_right
 from ..data.tasks import TaskItem
-from ..objectives.kl import exact_kl
+from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import Places
 from .answering import SHOWN, Reply, ask, chat_template, show_replies
 

@@ -1,12 +1,11 @@
 """What is minimized? One idea per file.
 
-    gpt_with_head.py    a model whose head scores classes, or rewards
+    sft.py              instruction tuning: cross-entropy over the assistant's tokens
+    gpt_with_head.py    a model whose head scores classes, or gives rewards
     classification.py   cross-entropy over classes
-    sft.py              cross-entropy over the assistant's tokens
-    logprobs.py         log-probabilities of replies
-    kl.py               the distance between two models
-    reward.py           Bradley-Terry: the reward model
+    logprobs.py         log-probabilities of replies, entropy, KL divergence
+    reward.py           the reward model: Bradley-Terry on pairs
     dpo.py              direct preference optimization
-    ppo.py              proximal policy optimization, its formulas
-    rollout.py          replies with everything that PPO needs to know about them
+    ppo.py              proximal policy optimization: its formulas
+    rollout.py          replies, with everything that PPO needs to know about each token
 """

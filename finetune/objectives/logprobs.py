@@ -1,10 +1,14 @@
-"""How likely is a whole reply? Log-probabilities of sequences, and entropy: what preference learning is computed from.
+"""Log-probabilities of replies, and what is computed from them: entropy and the KL divergence.
 
 A reply's probability is the product of its tokens' (the chain rule), so its log-probability is a sum:
 
     ln p(reply | prompt) = Σ_t ln p(reply_t | prompt, reply_<t)
 
-Prompt and padding are left out by their target, -100, as in supervised fine-tuning.
+The KL divergence says how far a policy π has moved from a reference ρ:
+
+    KL(π || ρ) = E_{x ~ π} [ln π(x) - ln ρ(x)]
+
+It is 0 for equal distributions and grows as π puts probability where ρ has little.
 """
 
 from __future__ import annotations
@@ -17,22 +21,25 @@ import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.backend import module_of
 
-IGNORE = -100  # the target of what is not learned from
+from ..data.datasets import IGNORE
+
+KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 def sequence_logprobs(model: Any, ids: np.ndarray, targets: np.ndarray) -> Tensor:
-    """ln p of the tokens of each sequence that count: ids (B, T), targets (B, T) shifted by one or -100, -> (B,).
+    """ln p of each sequence's tokens that count: ids (B, T), targets (B, T), shifted by one, -> (B,).
 
-    Raises ValueError for a sequence with nothing that counts.
+    Prompt and padding do not count: their target is -100. Raises ValueError for a sequence with nothing that counts.
     """
     counts = (targets != IGNORE).sum(axis=1)  # (B,)
     if not counts.all():
         raise ValueError(f"sequence {int(counts.argmin())} has no token that counts: all its targets are {IGNORE}")
-    return -model.loss(ids, targets, IGNORE, reduction="none").sum(dim=1)  # the loss is 0 where ignored
+    losses = model.loss(ids, targets, IGNORE, reduction="none")  # (B, T): -ln p of each target, 0 where ignored
+    return -losses.sum(dim=1)
 
 
 def selected_logprobs(logits: Tensor, ids: np.ndarray) -> Tensor:
-    """ln softmax(logits)[id]: logits (..., V), and the ids (...) that came, -> (...).
+    """ln softmax(logits)[id] of the tokens that were drawn: logits (..., V), ids (...) -> (...).
 
     >>> selected_logprobs(Tensor(np.log([[0.25, 0.75]])), np.array([1])).data.round(4).tolist()
     [-0.2877]
@@ -51,3 +58,41 @@ def entropy(logits: Tensor) -> Tensor:
     """
     logprobs = F.log_softmax(logits, -1)
     return -(F.exp(logprobs) * logprobs).sum(-1)
+
+
+def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(policy || reference) = Σ_v p_v (ln p_v - ln q_v) of next-token distributions: (..., V) -> (...), in nats.
+
+    >>> round(exact_kl(Tensor([1.0, 0.0]), Tensor([0.0, 0.0])).item(), 4)
+    0.1109
+    >>> exact_kl(Tensor([3.0, 1.0]), Tensor([4.0, 2.0])).item()  # the same distribution
+    0.0
+    """
+    log_p, log_q = F.log_softmax(policy_logits, -1), F.log_softmax(reference_logits, -1)
+    return (F.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def estimated_kl(policy_logprobs: Tensor, reference_logprobs: Tensor, kind: str = "k1") -> Tensor:
+    """An estimate of KL(policy || reference) per sample, in nats; the samples must be drawn from the policy.
+
+    There are too many replies to sum over all of them. From the log-ratio r = ln π(x) - ln ρ(x) of a sample:
+
+        k1 = r                  unbiased, noisy: half of the samples may be negative
+        k2 = r² / 2             never negative, little noise, biased; its gradient is the right one
+        k3 = e^-r - 1 + r       unbiased and never negative
+
+    Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html). The two log-probabilities have the
+    same shape, which is also the result's. Raises ValueError for another `kind`.
+
+    >>> policy, reference = Tensor([0.5]), Tensor([0.0])  # log-probabilities; the sample is e^0.5 times as likely now
+    >>> [round(estimated_kl(policy, reference, kind).item(), 4) for kind in KL_ESTIMATORS]
+    [0.5, 0.125, 0.1065]
+    """
+    log_ratio = policy_logprobs - reference_logprobs
+    if kind == "k1":
+        return log_ratio
+    if kind == "k2":
+        return log_ratio * log_ratio * 0.5
+    if kind == "k3":
+        return F.exp(-log_ratio) - 1 + log_ratio
+    raise ValueError(f"there is no KL estimator {kind!r}: choose from {', '.join(KL_ESTIMATORS)}")

@@ -19,8 +19,7 @@ from minigrad import Tensor
 from minigrad.backend import to_device
 
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Example, pad_right
-from .logprobs import IGNORE
+from ..data.datasets import IGNORE, Example, pad_right
 
 Conversation = tuple[list[int], list[bool]]  # ids, and which of them are learned from
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)

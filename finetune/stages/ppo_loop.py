@@ -138,7 +138,7 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
     ratio = module_of(log_ratio).exp(log_ratio)
     unclipped = -ratio * to_device(batch.advantages, logprobs.device)
     metrics = {
-        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2 of finetune/objectives/kl.py
+        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2, see `estimated_kl`
         "policy/clipfrac_avg": (policy.data > unclipped + 1e-6).sum(),
         "policy/entropy_avg": entropy(logits.detach()).data.sum(),
         "loss/policy_avg": policy.data.sum(),
@@ -280,7 +280,7 @@ class _MiniBatches:
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     """What is reported of a roll-out, per reply: its score, its KL divergence from the reference model (in nats, the
-    estimate k1 of finetune/objectives/kl.py, which may be negative), its surprise (an estimate of the policy's
+    estimate k1 of finetune/objectives/logprobs.py, which may be negative), its surprise (an estimate of the policy's
     entropy); and how many ended.
     """
     kl = (rollout.logprobs - rollout.reference_logprobs).sum(axis=1)

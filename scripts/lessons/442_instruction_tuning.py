@@ -15,11 +15,10 @@ import numpy as np
 
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
-from finetune.data.datasets import Example, ShuffledBatches
+from finetune.data.datasets import IGNORE, Example, ShuffledBatches
 from finetune.data.mask_view import mask_as_text
 from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import TEMPLATES, ask, shorten
-from finetune.objectives.logprobs import IGNORE
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer
 from gpt.console import printable

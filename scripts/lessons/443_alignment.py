@@ -25,7 +25,7 @@ from finetune.evaluation.judge import kl_of_replies
 from finetune.objectives import ppo
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.gpt_with_head import GPTWithHead
-from finetune.objectives.kl import estimated_kl, exact_kl
+from finetune.objectives.logprobs import estimated_kl, exact_kl
 from finetune.objectives.reward import reward_batch_loss, reward_loss
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from finetune.objectives.kl import KINDS, estimated_kl, exact_kl
+from finetune.objectives.logprobs import KL_ESTIMATORS, estimated_kl, exact_kl
 from minigrad import Tensor, gradcheck
 
 LOGITS = st.lists(st.floats(-4, 4), min_size=4, max_size=4)
@@ -48,7 +48,7 @@ def test_k2_and_k3_are_never_negative_and_vary_less():
     rng = np.random.default_rng(0)
     p, q = (log_softmax(0.3 * rng.standard_normal(20)) for _ in range(2))
     drawn = rng.choice(20, size=4000, p=np.exp(p))
-    samples = {kind: estimated_kl(Tensor(p[drawn]), Tensor(q[drawn]), kind).data for kind in KINDS}
+    samples = {kind: estimated_kl(Tensor(p[drawn]), Tensor(q[drawn]), kind).data for kind in KL_ESTIMATORS}
     assert samples["k1"].min() < 0 <= min(samples["k2"].min(), samples["k3"].min())
     assert samples["k3"].std() < 0.5 * samples["k1"].std() and samples["k2"].std() < 0.5 * samples["k1"].std()
     exact = exact_kl(Tensor(p), Tensor(q)).item()
@@ -67,7 +67,7 @@ def test_the_expected_gradient_of_k2_is_that_of_the_kl_and_the_one_of_k1_is_zero
         p.grad = None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KL_ESTIMATORS)
 def test_gradients_of_the_estimators(kind):
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((2, 3)), rng.standard_normal((2, 3))]

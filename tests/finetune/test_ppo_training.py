@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.data.datasets import ShuffledBatches
-from finetune.objectives.kl import estimated_kl
+from finetune.objectives.logprobs import estimated_kl
 from finetune.objectives.ppo import gae, token_rewards
 from finetune.objectives.rollout import PolicyWithValue, Rollout
 from finetune.stages.ppo_loop import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches, rollout_metrics

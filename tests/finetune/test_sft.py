@@ -8,7 +8,7 @@ import pytest
 
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
-from finetune.data.datasets import Example, ShuffledBatches, read_examples
+from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_html, mask_as_text
 from finetune.data.tasks import TaskItem, instruction_tasks
 from finetune.evaluation.answering import (
@@ -22,7 +22,7 @@ from finetune.evaluation.answering import (
     scores,
     scores_by_task,
 )
-from finetune.objectives.sft import IGNORE, collate, encode_examples, sft_loss
+from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, InstructionTuning, SFTConfig, load_data
 from finetune.stages.stage import resume, start
 from gpt import Tokenizer, load_checkpoint
