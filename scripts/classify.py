@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from finetune.objectives.classification import predict
+from finetune.evaluation.confusion import predict
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
 from finetune.stages.classification import Classification, ClassifyConfig
 from finetune.stages.stage import start

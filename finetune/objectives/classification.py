@@ -1,11 +1,16 @@
-"""Classification: a head on a pretrained model, and how much of the model to train with it.
+"""Classification: the loss of a pretrained model with a new head that has one output per class.
 
-    head only      the model is a fixed extractor of features; it keeps all that it could do before
+    loss = -ln softmax(logits)[class]           logits (labels): the head's output at the text's last token
+
+The training loop is the same as in pretraining. How much of the model is trained with the head (`gpt_with_head.freeze`)
+is a choice:
+
+    head only      the model extracts fixed features, and keeps all its abilities
     last blocks    the middle ground
-    everything     the most accurate, and the one that forgets: nothing asks the model to go on speaking its language
+    everything     the most accurate, but the model forgets: no loss asks it to remain a language model
 
-The loss is the cross-entropy of the right class; the loop is that of pretraining. Radford et al. 2018 (GPT-1), section
-3.2; Howard and Ruder 2018 (ULMFiT) on what to freeze; McCloskey and Cohen 1989 on catastrophic forgetting.
+Radford et al. 2018 (GPT-1), section 3.2; Howard and Ruder 2018 (ULMFiT) on what to freeze; McCloskey and Cohen 1989 on
+catastrophic forgetting.
 """
 
 from __future__ import annotations
@@ -17,9 +22,8 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt import Tokenizer
-from minigrad import Tensor, no_grad
-from minigrad.backend import to_device, to_numpy
-from minigrad.nn.module import evaluating
+from minigrad import Tensor
+from minigrad.backend import to_device
 
 from ..data.datasets import Labelled, pad_right
 from .gpt_with_head import GPTWithHead
@@ -29,12 +33,12 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids (B, T), lengths (B), cl
 
 
 def classification_loss(model: GPTWithHead, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
-    """Cross-entropy of the right classes, summed; the number of texts; how many of them are classified right."""
+    """The cross-entropy of B texts, -Σ_b ln softmax(logits_b)[class_b]; B; and how many are classified correctly."""
     ids, lengths, classes = batch
-    scores = model(ids, lengths)  # (B, labels)
-    wanted = to_device(classes, scores.device)
-    right = (scores.data.argmax(axis=1) == wanted).sum()
-    return F.cross_entropy(scores, wanted, reduction="sum"), len(ids), {"accuracy": right}
+    logits = model(ids, lengths)  # (B, labels), from the hidden state of each text's last token
+    wanted = to_device(classes, logits.device)  # (B)
+    correct = (logits.data.argmax(axis=1) == wanted).sum()
+    return F.cross_entropy(logits, wanted, reduction="sum"), len(ids), {"accuracy": correct}
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -51,9 +55,9 @@ def collate(items: Sequence[Item]) -> Batch:
 def encode_texts(
     texts: Iterable[Labelled], labels: Sequence[str], tokenizer: Tokenizer, block_size: int
 ) -> tuple[list[Item], int]:
-    """Texts as tokens, of each the first `block_size`, and how many had to be cut for that.
+    """Encode texts, keeping the first `block_size` tokens of each; also returns how many were cut.
 
-    Raises ValueError, naming the text's place, for a label that is not among `labels`.
+    Raises ValueError, which names the text's place, for a label that is not among `labels`.
     """
     items, cut = [], 0
     for number, text in enumerate(texts, start=1):
@@ -64,74 +68,3 @@ def encode_texts(
         cut += len(ids) > block_size
         items.append((ids[:block_size], list(labels).index(text.label)))
     return items, cut
-
-
-@no_grad()
-def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
-    """The probability of each class (N, labels) for texts as ids."""
-    with evaluating(model):
-        found = [
-            to_numpy(F.softmax(model(*pad_right(texts[start : start + batch_size], fill=0)), -1).data)
-            for start in range(0, len(texts), batch_size)
-        ]
-    return np.concatenate(found)
-
-
-# --- how good is it? --------------------------------------------------------------------------------------------------
-
-
-def confusion_matrix(true: Sequence[int], predicted: Sequence[int], n: int) -> np.ndarray:
-    """counts[i, j]: how many texts of class i were taken for class j.
-
-    >>> confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], n=2).tolist()
-    [[1, 1], [0, 2]]
-    """
-    counts = np.zeros((n, n), np.int64)
-    np.add.at(counts, (np.asarray(true), np.asarray(predicted)), 1)
-    return counts
-
-
-def majority_baseline(train: Sequence[int], test: Sequence[int]) -> float:
-    """The accuracy on `test` of always naming the class that is most frequent in `train`.
-
-    >>> majority_baseline([0, 1, 1], [1, 0, 0, 1])
-    0.5
-    """
-    return float((np.asarray(test) == np.bincount(train).argmax()).mean())
-
-
-def confusion_as_text(counts: np.ndarray, labels: Sequence[str]) -> str:
-    """The matrix as a table: a row per true class, a column per prediction.
-
-    >>> print(confusion_as_text(np.array([[9, 1], [0, 10]]), ["ham", "spam"]))
-       true, and taken for   ham  spam
-                      ham     9     1
-                     spam     0    10
-    """
-    short = [label[:12] for label in labels]
-    width = max(5, *(len(label) + 1 for label in short))
-    lines = [f"{'true, and taken for':>22}" + "".join(f"{label:>{width}}" for label in short)]
-    for label, row in zip(labels, counts):
-        lines.append(f"{label[:22]:>22}" + "".join(f"{count:>{width}}" for count in row))
-    return "\n".join(lines)
-
-
-def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool:
-    """The same as a picture; False without matplotlib. Shades are shares of a row, the numbers are counts."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    size = 2.5 + 0.75 * len(labels)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(counts):
-        axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
-    places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=30, ha="right")
-    axes.set_yticks(places, labels)
-    axes.set(xlabel="taken for", ylabel="true", title="Texts that are not learned from")
-    figure.savefig(path, dpi=120)
-    return True

@@ -1,13 +1,17 @@
-"""Direct preference optimization: learn from pairs of a better and a worse reply, without a reward model and without
-generating. Rafailov et al. 2023, "Direct preference optimization: your language model is secretly a reward model".
+"""Direct preference optimization: learn from pairs of replies without a reward model and without generating.
 
-The policy that maximises reward minus β KL(policy || reference) is known in closed form; solved for the reward,
+    loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])
 
-    r(reply) = β (ln π(reply) - ln ρ(reply)) + what depends on the prompt only
+π is the policy, which is trained. ρ is the reference, the model that training starts from. The policy that maximizes
+reward minus β KL(π || ρ) is known in closed form; solved for the reward, it says
 
-so that a policy π *is* a reward model, and can be trained like one, by Bradley-Terry on the pairs. It is the training
-loop of every other stage: only the loss and the data change. The reference ρ is the model that training starts from;
-as it never changes, its log-probabilities are computed once and stored with the data.
+    r(reply) = β (ln π(reply) - ln ρ(reply)) + a term that depends only on the prompt
+
+Therefore a policy *is* a reward model, and can be trained like one, by Bradley-Terry on pairs (reward.py). The training
+loop is that of every other stage: only loss and data change. The reference never changes, so its log-probabilities
+are computed once and stored with the data.
+
+Rafailov et al. 2023, "Direct preference optimization: your language model is secretly a reward model".
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ def dpo_loss(
         ipo        (h - 1/(2β))²                             Azar et al. 2023, equation 17: h has a target, not a slope
         robust     (-(1-ε) ln σ(β h) + ε ln σ(-β h)) / (1-2ε)    Chowdhury et al. 2024: a share ε of labels is wrong
 
-    For "ipo" pass log-probabilities per token, as its authors did and TRL does (`dpo_batch_loss` divides): with sums
+    For "ipo", pass log-probabilities per token, as its authors did and TRL does (`dpo_batch_loss` divides): with sums,
     the same target would ask less of longer replies. ε is `label_smoothing`, which only "robust" uses.
     Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
 
@@ -69,7 +73,7 @@ def dpo_loss(
 
 
 def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
-    """Raise ValueError for what `dpo_loss` cannot compute."""
+    """Raise ValueError for arguments that `dpo_loss` does not accept."""
     if kind not in KINDS:
         raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")
     if not 0 < beta < float("inf"):
@@ -81,21 +85,23 @@ def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
 def dpo_batch_loss(
     model: Any, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
 ) -> tuple[Tensor, int, dict[str, Any]]:
-    """The loss function for the training loop: the sum over a batch's pairs, their number, and sums of the metrics.
+    """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics, which are named as in TRL.
 
-    rewards/chosen, rewards/rejected: β (ln π - ln ρ), what the policy as a reward model gives; rewards/margins: their
-    difference; rewards/accuracies: how often it is positive; logps/chosen, logps/rejected: ln π of the replies.
+    rewards/chosen, rewards/rejected: β (ln π - ln ρ), the rewards that the policy implies. rewards/margins: their
+    difference. rewards/accuracies: how often it is positive. logps/chosen, logps/rejected: ln π of the replies.
     """
     B = batch.size
-    policy = sequence_logprobs(model, *batch.shifted())  # (2B,)
-    reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)
+    # ln π of all replies: the chosen ones first, then the rejected ones.
+    policy = sequence_logprobs(model, *batch.shifted())  # (2B)
+    reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)  # (2B), stored with the data
     # ipo compares log-probabilities per token, see dpo_loss
     per_token = 1 / batch.learned.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
     weight = Tensor(per_token, dtype=policy.dtype, device=policy.device)
-    chosen, rejected = F.split(policy * weight, B)
+    chosen, rejected = F.split(policy * weight, B)  # (B) each
     reference_chosen, reference_rejected = F.split(reference * weight, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
+    # Metrics, as plain numbers: no gradient flows through them.
     logps = policy.data.astype(np.float64)
     rewards = beta * (logps - to_device(batch.reference, policy.device))
     margins = rewards[:B] - rewards[B:]

@@ -1,15 +1,20 @@
-"""The formulas of PPO, each from its paper; the loop that uses them is in `ppo.py`.
+"""Proximal policy optimization (PPO): its formulas, in the order in which they are used.
 
-Writing a reply is a game of R moves, the tokens. The score comes with the last one, so that each move has to be told
-what it contributed: that is its advantage. A move that turned out better than expected is made more likely, in small
-steps, as the moves were made by the policy before the step.
+    r_t = -kl_coef (ln π(token_t) - ln ρ(token_t))           rewards; the last one also gets the reply's score
+    δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
+    loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
+
+The policy π, a language model, takes R actions to write a reply: its tokens. The reward model scores the whole reply,
+so each token's share in the score has to be estimated: that is its advantage. A token that turned out better than
+expected becomes more likely. But the replies are those of the policy before the update, π_old; clipping keeps the new
+policy close enough to it for them to be useful. The loop around these formulas is finetune/stages/ppo_loop.py.
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
     Ziegler et al. 2019, "Fine-tuning language models from human preferences"
 
-Shapes: B replies, R tokens of the longest; `mask` (B, R) is True where a reply has a token. N tokens of all replies,
-one after the other: x (B, R) becomes (N) as x[mask].
+Shapes: B replies, the longest of R tokens; `mask` (B, R) is True where a reply has a token. N is the number of all
+replies' tokens, one after the other: x (B, R) becomes (N) as x[mask].
 """
 
 from __future__ import annotations
@@ -21,10 +26,10 @@ from minigrad import Tensor
 
 
 def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
-    """What each token earned: r_t = -kl_coef kl_t, and at a reply's last token its score as well. (B, R)
+    """The reward of each token: r_t = -kl_coef kl_t, plus the reply's score at its last token -> (B, R).
 
-    scores (B): the reward model's verdict on whole replies. kl (B, R): ln π(token) - ln ρ(token), the price of moving
-    away from the reference ρ. Ziegler et al. 2019, equation 2.
+    scores (B): of whole replies, from the reward model. kl (B, R): ln π(token) - ln ρ(token). kl_coef: strength of the
+    penalty for moving away from the reference model ρ. Ziegler et al. 2019, equation 2.
 
     >>> token_rewards(np.array([1.0]), np.array([[0.5, 0.0, 9.0]]), np.array([[True, True, False]]), 0.2).tolist()
     [[-0.1, 1.0, 0.0]]
@@ -35,7 +40,7 @@ def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef:
 
 
 def last_tokens(mask: np.ndarray) -> np.ndarray:
-    """(B): where each reply ends. Raises ValueError for a reply without tokens."""
+    """The index of each reply's last token, (B). Raises ValueError for a reply without tokens."""
     lengths = mask.sum(axis=1)
     if not lengths.all():
         raise ValueError(f"reply {int(lengths.argmin())} has no tokens: a policy that writes nothing cannot be trained")
@@ -47,9 +52,9 @@ def gae(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generalized advantage estimation: advantages and returns, (B, R) each, 0 where there is no token.
 
-        δ_t = r_t + γ V_{t+1} - V_t         by how much the move was better than expected, with V = 0 after the end
-        A_t = δ_t + γ λ A_{t+1}             and what it led to; λ trades the noise of rewards for the error of V
-        R_t = A_t + V_t                     what V_t should have been
+        δ_t = r_t + γ V_{t+1} - V_t         how much better the token was than expected; V = 0 after the end
+        A_t = δ_t + γ λ A_{t+1}             the advantage; a smaller λ means less noise, but more error from V
+        R_t = A_t + V_t                     the return: the target for V_t
 
     Schulman et al. 2016, equation 16.
 
@@ -60,6 +65,7 @@ def gae(
     values = np.where(mask, values, 0.0)
     advantages = np.zeros_like(values)
     following = np.zeros(len(values))  # A_{t+1} (B)
+    # From the last token to the first, because A_t needs A_{t+1}.
     for t in reversed(range(values.shape[1])):
         next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_values - values[:, t]
@@ -69,8 +75,10 @@ def gae(
 
 
 def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1 over the tokens there are: (x - mean) / std. The size of a step no longer depends on the
-    scale of the rewards (Ziegler et al. 2019, section 2.1, and their code).
+    """Normalize over the tokens to mean 0 and variance 1: (x - mean) / std, (B, R) -> (B, R).
+
+    Then the size of a step does not depend on the scale of the rewards (Ziegler et al. 2019, section 2.1, and their
+    code).
 
     >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
     [[-1.0, 1.0, 0.0]]
@@ -80,10 +88,10 @@ def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float = 0.2) -> Tensor:
-    """The clipped surrogate of N tokens, (N) each: -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),  ρ = π(token) / π_old(token).
+    """The clipped surrogate of N tokens, -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A), ratio = π(token) / π_old(token).
 
-    Once a token is 1 + ε times as likely as when it was drawn (or 1 - ε times, where A < 0), there is nothing more to
-    win, and no gradient. Schulman et al. 2017, equation 7.
+    Once a token is 1 + ε times as likely as when it was drawn (1 - ε times if A < 0), a further change gains nothing
+    and the gradient is 0. Schulman et al. 2017, equation 7.
 
     >>> import math
     >>> logprobs = Tensor([math.log(ratio) for ratio in (0.5, 1.1, 1.5)], dtype="float64")
@@ -95,9 +103,9 @@ def policy_loss(logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarr
 
 
 def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip: float = 0.2) -> Tensor:
-    """½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²) of N tokens, (N) each: V moves in small steps, too.
+    """½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²) of N tokens: the values are kept close to the old ones.
 
-    Not in the paper of 2017, but in its authors' code (OpenAI baselines), and in Ziegler et al.'s.
+    It is not in the paper of 2017, but in its authors' code (OpenAI baselines) and in that of Ziegler et al.
 
     >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
     [0.405, 0.32, 0.5]
@@ -118,10 +126,10 @@ def ppo_loss(
     cliprange_value: float = 0.2,
     vf_coef: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """policy + vf_coef value, and its two parts, of N tokens, (N) each: one loss for two heads on one transformer.
+    """policy_loss + vf_coef * value_loss, and the two losses, of N tokens, (N) each. Two heads share one transformer.
 
-    Schulman et al. 2017, equation 9, without its entropy bonus: it is the KL penalty, in the rewards, that keeps the
-    policy from becoming too sure.
+    Schulman et al. 2017, equation 9, without the entropy bonus: the KL penalty in the rewards already keeps the policy
+    from becoming too certain.
     """
     policy = policy_loss(logprobs, old_logprobs, advantages, cliprange)
     value = value_loss(values, old_values, returns, cliprange_value)

@@ -1,11 +1,11 @@
-"""The reward model: a language model with one number on top, which says how good a reply is.
+"""The reward model: a language model whose head gives one number, the score of a reply.
 
-It learns from comparisons, as people are better at "this one" than at "seven out of ten". Under Bradley and Terry's
-model (1952) the better-scored reply wins with probability σ(r_chosen - r_rejected), and the loss is its surprise:
+    loss = -ln σ(r_chosen - r_rejected)           Ouyang et al. 2022 (InstructGPT), equation 1
 
-    -ln σ(r_chosen - r_rejected)           Ouyang et al. 2022 (InstructGPT), equation 1
-
-Only differences matter: a constant added to all scores changes nothing.
+It learns from comparisons, because people find it easier to say "this one is better" than "seven out of ten". In the
+model of Bradley and Terry (1952), `chosen` is preferred to `rejected` with probability σ(r_chosen - r_rejected); the
+loss is the negative log-likelihood of the preferences. Only differences matter: a constant added to all scores changes
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..data.pairs import PairBatch
 
 
 def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-ln σ(chosen - rejected) of each pair, from the scores (B) of its two replies -> (B).
+    """The loss -ln σ(chosen - rejected) of each pair, from the scores (B) of its two replies -> (B).
 
     >>> [round(reward_loss(Tensor([c]), Tensor([0.0])).item(), 4) for c in (0.0, 2.0, -2.0)]
     [0.6931, 0.1269, 2.1269]
@@ -29,21 +29,21 @@ def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def reward_batch_loss(model: Any, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
-    """The loss function for the training loop: the sum over a batch's pairs, their number, and sums of the metrics.
+    """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics.
 
-    accuracy: how often the better reply scores higher; margin: by how much, on average.
+    accuracy: how often the better reply has the higher score. margin: the difference of the two scores.
     """
-    scores = model(batch.tokens, batch.lengths).reshape(-1)  # (2B, 1) -> (2B,)
-    chosen, rejected = F.split(scores, batch.size)
+    scores = model(batch.tokens, batch.lengths).reshape(-1)  # (2B, 1) -> (2B): chosen replies first, then rejected
+    chosen, rejected = F.split(scores, batch.size)  # (B) each
     margins = (chosen - rejected).data
     metrics = {"accuracy": (margins > 0).sum(), "margin": margins.sum()}
     return reward_loss(chosen, rejected).sum(), batch.size, metrics
 
 
 def chance_of(right: int, pairs: int) -> float:
-    """With which probability a coin would get at least `right` of `pairs` right: Σ_{k >= right} C(pairs, k) / 2^pairs.
+    """The probability that guessing gets at least `right` of `pairs` right: Σ_{k >= right} C(pairs, k) / 2^pairs.
 
-    The one-sided binomial test of "no better than chance".
+    This is the one-sided binomial test of "no better than chance".
 
     >>> round(chance_of(60, 100), 3), chance_of(0, 100)
     (0.028, 1.0)

@@ -1,10 +1,14 @@
-"""Rollouts: the policy answers prompts, and everything that PPO has to know about each token is written down.
+"""Rollouts: the policy answers prompts, and everything that PPO needs to know about each token is recorded.
 
-Four models look at a reply. The policy drew its tokens; its value head guessed, at each, the score that was to come;
-the reference (the model that training started from) says how unusual it is; the reward model says how good it is.
+Four models are involved:
 
-Simplified: policy and value head share one transformer, as in Ziegler et al. 2019; Stiennon et al. 2020 give the value
-function one of its own, which costs as much again.
+    policy            draws the tokens of the replies; ln π(token)
+    value head        V: the score that the reply is expected to get, estimated before each token
+    reference model   the model that training started from; ln ρ(token), for the KL penalty
+    reward model      the score of the whole reply
+
+Simplified: policy and value head share one transformer, as in Ziegler et al. 2019. Stiennon et al. 2020 give the value
+function a transformer of its own, which doubles the cost.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from .logprobs import selected_logprobs
 
 
 class PolicyWithValue(nn.Module):
-    """A language model and a value head: from a token's hidden state to the score that the reply is expected to get.
+    """A language model and a value head, which maps a hidden state to the score that the reply is expected to get.
 
-    The value head starts at 0, as it knows nothing.
+    The value head starts with zeros, so all values are 0 at first.
     """
 
     def __init__(self, policy: LanguageModel):
@@ -38,16 +42,16 @@ class PolicyWithValue(nn.Module):
             nn.init.constant_(parameter, 0.0)
 
     def forward(self, tokens: np.ndarray, places: Places) -> tuple[Tensor, Tensor]:
-        """tokens (B, T), and the places of N tokens in them -> logits (N, V) and values (N) before each of the N."""
+        """tokens (B, T) and the places of N tokens in them -> logits (N, V) and values (N), from before each token."""
         hidden = places.take(self.policy.hidden_states(tokens))  # (N, C)
         return self.policy.lm_head(hidden), self.value_head(hidden).reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where N reply tokens stand in an array (B, T): `here` they are, from `before` each was predicted.
+    """The indices of N reply tokens in an array (B, T): `here` are the tokens, `before` is where each was predicted.
 
-    Both are pairs of index arrays (N), (N), of rows and columns.
+    Both are pairs of index arrays: rows (N) and columns (N).
     """
 
     here: tuple[np.ndarray, np.ndarray]
@@ -55,7 +59,7 @@ class Places:
 
     @classmethod
     def of(cls, starts: np.ndarray, mask: np.ndarray) -> Places:
-        """Of the tokens of replies that begin at `starts` (B), True in `mask` (B, R), in the order of [mask].
+        """The places of replies that begin at the columns `starts` (B), with tokens where `mask` (B, R) is True.
 
         >>> places = Places.of(starts=np.array([3, 2]), mask=np.array([[True, False], [True, True]]))
         >>> [part.tolist() for part in places.here], [part.tolist() for part in places.before]
@@ -66,7 +70,7 @@ class Places:
         return cls((rows, columns), (rows, columns - 1))
 
     def take(self, hidden: Tensor) -> Tensor:
-        """Of hidden states (B, T, C) those that the N tokens were predicted from, (N, C)."""
+        """The hidden states that the N tokens were predicted from: (B, T, C) -> (N, C)."""
         xp = module_of(hidden.data)
         rows, columns = self.before
         return hidden[xp.asarray(rows), xp.asarray(columns)]
@@ -76,10 +80,10 @@ class Places:
 class Rollout:
     """B replies to B prompts. R is the length of the longest reply, T that of the longest prompt with its reply.
 
-    tokens (B, T): prompts and replies, padded on the right. starts (B): where the replies begin. mask (B, R): True
-    where a reply has a token. logprobs, reference_logprobs, values (B, R), 0 outside the mask: of the tokens under
-    policy and reference, and the value before each. scores (B): the reward model's. ended (B): whether the policy said
-    that it was done.
+    tokens (B, T): prompts and replies, padded on the right. starts (B): the columns where the replies begin. mask
+    (B, R): True where a reply has a token. logprobs, reference_logprobs (B, R): of the tokens under policy and
+    reference. values (B, R): before each token. All three are 0 outside the mask. scores (B): from the reward model.
+    ended (B): whether the reply ends with a stop token.
     """
 
     tokens: np.ndarray
@@ -106,9 +110,10 @@ def roll_out(
     response_length: int,
     stop_tokens: Sequence[int],
 ) -> Rollout:
-    """Let the policy answer, at temperature 1 and so from its own distribution, and have each token judged.
+    """Let the policy answer the prompts, and evaluate each token of the replies.
 
-    The random numbers are those of `manual_seed`. Raises ValueError where prompt and reply do not fit into the block.
+    Replies are drawn at temperature 1, which means from the policy's own distribution, with the random numbers of
+    `manual_seed`. Raises ValueError if a prompt and its reply do not fit into the context.
     """
     longest = max(map(len, prompts)) + response_length
     if longest > model.policy.config.block_size:
@@ -116,14 +121,16 @@ def roll_out(
             f"a prompt and {response_length} tokens of reply are {longest} tokens, more than the model's block size of "
             f"{model.policy.config.block_size}: shorten one of them"
         )
-    replies = model.policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)  # with the KV cache
+    # Generate, token by token, with the KV cache.
+    replies = model.policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)
     tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies)], 0)
     starts = np.array([len(prompt) for prompt in prompts])
     mask = np.arange(max(map(len, replies))) < (lengths - starts)[:, None]  # (B, R)
     places = Places.of(starts, mask)
     drawn = tokens[places.here]  # (N,)
 
-    logits, values = model(tokens, places)
+    # Read the whole replies once more: all models evaluate all tokens at once.
+    logits, values = model(tokens, places)  # (N, V), (N)
     reference_logits = reference.lm_head(places.take(reference.hidden_states(tokens)))  # (N, V)
     scores = reward_model(tokens, lengths)  # (B, 1)
 

@@ -1,10 +1,12 @@
-"""Instruction tuning (supervised fine-tuning, SFT): the training loop of pretraining, on conversations.
+"""Instruction tuning (supervised fine-tuning, SFT): pretraining's loss, but only on what the assistant says.
 
-Two things differ from pretraining, and both are in the data: the text is a conversation in a chat template, and only
-what the assistant says is learned from. The loss of all other tokens is left out ("masked") by giving them the target
--100, so that the model learns to answer questions, not to ask them. Ouyang et al. 2022 (InstructGPT), section 3.5.
+    loss = -Σ_t ln p(token_t | all tokens before it),  over the tokens t of the assistant's messages
 
-Simplified: one conversation per row, padded to the longest of the batch; no packing of several into one row.
+Two things differ from pretraining, and both are in the data. The text is a conversation in a chat template. And the
+loss of all other tokens is left out ("masked") by giving them the target -100: the model learns to answer questions,
+not to ask them. Ouyang et al. 2022 (InstructGPT), section 3.5.
+
+Simplified: one conversation per row, padded to the longest of the batch. Several are not packed into one row.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)
 
 
 def sft_loss(model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
-    """Cross-entropy of the tokens that are learned from, summed; their number; how many of them the model got right.
+    """The cross-entropy of the N tokens that are learned from, summed; N; and how many the model predicts correctly.
 
-    Hidden states of the other tokens are computed, as attention needs them, but do not go through the head.
+    Attention needs the hidden states of all tokens, but only those N go through the output layer.
     """
     ids, targets = batch
     hidden = model.hidden_states(ids)  # (B, T, C)
-    # Places, not a mask: how many there are is known here, while a GPU would have to be waited for.
+    # Indices instead of a mask: NumPy counts them here, while a mask on a GPU would have to be waited for.
     learned = np.flatnonzero(targets != IGNORE)  # (N), of N tokens that are learned from
     wanted = to_device(targets.reshape(-1)[learned], hidden.device)  # (N)
     rows = F.embedding(to_device(learned, hidden.device), hidden.reshape(-1, hidden.shape[-1]))  # (N, C)
@@ -42,7 +44,7 @@ def sft_loss(model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
 
 
 def collate(conversations: Sequence[Conversation]) -> Batch:
-    """Conversations as inputs and targets (B, T): each token is the target of the one before it, if it is learned from.
+    """Conversations as inputs and targets (B, T): each token that is learned from is the target of the one before it.
 
     >>> inputs, targets = collate([([7, 8, 9], [False, False, True]), ([7, 9], [False, True])])
     >>> inputs.tolist(), targets.tolist()
@@ -57,9 +59,9 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
 def encode_examples(
     examples: Iterable[Example], template: ChatTemplate, block_size: int
 ) -> tuple[list[Conversation], int]:
-    """Conversations as tokens for a model that reads `block_size` of them, and how many had to be shortened for that.
+    """Encode conversations for a model that reads `block_size` tokens; also returns how many were shortened to fit.
 
-    See `ChatTemplate.encode_to_fit`. Raises ValueError, naming the example's place, where nothing is learned from.
+    See `ChatTemplate.encode_to_fit`. Raises ValueError, which names the example's place, if nothing is learned from.
     """
     conversations, shortened = [], 0
     for number, example in enumerate(examples, start=1):

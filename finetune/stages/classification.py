@@ -23,16 +23,8 @@ from gpt.training.trainer import Trainer, TrainingConfig
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
 from ..data.labelled_texts import documentation_texts, question_texts
 from ..evaluation.answering import shorten
-from ..objectives.classification import (
-    classification_loss,
-    collate,
-    confusion_as_text,
-    confusion_matrix,
-    draw_confusion,
-    encode_texts,
-    majority_baseline,
-    predict,
-)
+from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
+from ..objectives.classification import classification_loss, collate, encode_texts
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze
 from .stage import Data, Stage
 

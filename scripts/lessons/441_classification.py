@@ -15,15 +15,8 @@ import numpy as np
 
 from finetune.data.datasets import ShuffledBatches, batches_of
 from finetune.data.labelled_texts import documentation_texts
-from finetune.objectives.classification import (
-    classification_loss,
-    collate,
-    confusion_as_text,
-    confusion_matrix,
-    encode_texts,
-    majority_baseline,
-    predict,
-)
+from finetune.evaluation.confusion import confusion_as_text, confusion_matrix, majority_baseline, predict
+from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.gpt_with_head import GPTWithHead, freeze
 from gpt import GPT, GPTConfig
 from gpt.training.evaluation import evaluate

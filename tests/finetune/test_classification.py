@@ -7,16 +7,14 @@ import minigrad.functional as F
 from finetune.data.datasets import Labelled
 from finetune.data.labelled_texts import PARTS, documentation_texts, question_texts
 from finetune.data.task_templates import TASK_TYPES
-from finetune.objectives.classification import (
-    classification_loss,
-    collate,
+from finetune.evaluation.confusion import (
     confusion_as_text,
     confusion_matrix,
     draw_confusion,
-    encode_texts,
     majority_baseline,
     predict,
 )
+from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.stages.classification import Classification, ClassifyConfig, load_data
 from finetune.stages.stage import start

@@ -1,0 +1,84 @@
+"""Which classes does a classifier take for which? Its predictions, counted in a confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import no_grad
+from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
+
+from ..data.datasets import pad_right
+from ..objectives.gpt_with_head import GPTWithHead
+
+
+@no_grad()
+def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
+    """The probability of each class (N, labels) for texts as ids."""
+    with evaluating(model):
+        found = [
+            to_numpy(F.softmax(model(*pad_right(texts[start : start + batch_size], fill=0)), -1).data)
+            for start in range(0, len(texts), batch_size)
+        ]
+    return np.concatenate(found)
+
+
+def confusion_matrix(true: Sequence[int], predicted: Sequence[int], n: int) -> np.ndarray:
+    """counts[i, j]: how many texts of class i were taken for class j.
+
+    >>> confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], n=2).tolist()
+    [[1, 1], [0, 2]]
+    """
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (np.asarray(true), np.asarray(predicted)), 1)
+    return counts
+
+
+def majority_baseline(train: Sequence[int], test: Sequence[int]) -> float:
+    """The accuracy on `test` of always naming the class that is most frequent in `train`.
+
+    >>> majority_baseline([0, 1, 1], [1, 0, 0, 1])
+    0.5
+    """
+    return float((np.asarray(test) == np.bincount(train).argmax()).mean())
+
+
+def confusion_as_text(counts: np.ndarray, labels: Sequence[str]) -> str:
+    """The matrix as a table: a row per true class, a column per prediction.
+
+    >>> print(confusion_as_text(np.array([[9, 1], [0, 10]]), ["ham", "spam"]))
+       true, and taken for   ham  spam
+                      ham     9     1
+                     spam     0    10
+    """
+    short = [label[:12] for label in labels]
+    width = max(5, *(len(label) + 1 for label in short))
+    lines = [f"{'true, and taken for':>22}" + "".join(f"{label:>{width}}" for label in short)]
+    for label, row in zip(labels, counts):
+        lines.append(f"{label[:22]:>22}" + "".join(f"{count:>{width}}" for count in row))
+    return "\n".join(lines)
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool:
+    """The same as a picture; False without matplotlib. Shades are shares of a row, the numbers are counts."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    size = 2.5 + 0.75 * len(labels)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=30, ha="right")
+    axes.set_yticks(places, labels)
+    axes.set(xlabel="taken for", ylabel="true", title="Texts that are not learned from")
+    figure.savefig(path, dpi=120)
+    return True
