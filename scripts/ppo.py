@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from finetune.evaluation.reward_hacking import plot_reinforcement
 from finetune.stages.ppo import Reinforcement
-from finetune.stages.ppo_loop import plot_reinforcement
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 

@@ -149,3 +149,16 @@ def roll_out(
         to_numpy(scores.data)[:, 0].astype(np.float64),
         np.array([reply[-1] in stop_tokens for reply in replies]),
     )
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """The means over the replies, which are logged: the score; the KL divergence from the reference in nats (the
+    estimate k1 of `estimated_kl`, which may be negative); an estimate of the policy's entropy; how many ended.
+    """
+    kl = (rollout.logprobs - rollout.reference_logprobs).sum(axis=1)
+    return {
+        "objective/scores": float(rollout.scores.mean()),
+        "objective/kl": float(kl.mean()),
+        "objective/entropy": float(-rollout.logprobs.sum(axis=1).mean()),
+        "objective/ended": float(rollout.ended.mean()),
+    }

@@ -19,9 +19,10 @@ from ..data.pairs import TASKS, encode_pairs
 from ..data.tasks import TaskItem, instruction_tasks
 from ..evaluation.answering import Reply
 from ..evaluation.judge import Judge, qualities, shares
+from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.gpt_with_head import GPTWithHead
 from ..objectives.rollout import PolicyWithValue
-from .ppo_loop import PPOConfig, PPOTrainer, plot_reinforcement
+from .ppo_loop import PPOConfig, PPOTrainer
 from .reward import check_better_than_chance, load_reward_model
 from .stage import Data, Stage
 

@@ -17,28 +17,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.console import progress_bar
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, kind_of
-from gpt.training.log import read_log
 from gpt.training.steps import Step
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer, TrainingConfig, due
 from minigrad import Tensor, backend
 from minigrad.backend import module_of, to_device, to_numpy
 
 from ..data.datasets import ShuffledBatches
 from ..objectives.logprobs import entropy, selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, whiten
-from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out
+from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # on the screen; log.jsonl has all
 
@@ -48,9 +45,9 @@ class PPOConfig:
     """How to reinforce.
 
     total_iterations: of roll out and update. batch_size: prompts per iteration. num_ppo_epochs: how often each reply is
-    learned from, in num_mini_batches steps each time. kl_coef: what a nat of distance from the reference costs, in
-    scores. missing_eos_penalty: what a reply that does not end within response_length tokens loses. The others are
-    those of the formulas in `ppo`. Raises ValueError for a number out of range.
+    learned from, in num_mini_batches steps each time. kl_coef: strength of the penalty for moving away from the
+    reference model. missing_eos_penalty: subtracted from the score of a reply that does not end within response_length
+    tokens. The others belong to the formulas in finetune/objectives/ppo.py. Raises ValueError for values out of range.
     """
 
     total_iterations: int = 16
@@ -84,13 +81,16 @@ class PPOConfig:
 
     @property
     def steps_per_iteration(self) -> int:
-        """Optimiser steps on the replies of one roll-out."""
+        """Optimizer steps on the replies of one roll-out."""
         return self.num_ppo_epochs * self.num_mini_batches
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOBatch:
-    """N tokens of some replies, with what was known when they were drawn: all but tokens (B, T) and places are (N)."""
+    """N tokens of some replies, and what was known when they were drawn.
+
+    tokens (B, T): prompts with their replies. places: of the N tokens in these. All others are of shape (N).
+    """
 
     tokens: np.ndarray
     places: Places
@@ -102,9 +102,9 @@ class PPOBatch:
 
 
 def ppo_batches(rollout: Rollout, config: PPOConfig, rng: np.random.Generator) -> list[PPOBatch]:
-    """What to learn from a roll-out: the advantages of its tokens, dealt to the mini-batches of all epochs."""
-    scores = rollout.scores - config.missing_eos_penalty * ~rollout.ended
-    kl = rollout.logprobs - rollout.reference_logprobs  # the estimate k1, per token
+    """The advantages of a roll-out's tokens, and all its tokens dealt to the mini-batches of all epochs."""
+    scores = rollout.scores - config.missing_eos_penalty * ~rollout.ended  # (B)
+    kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): the estimate k1 for each token
     rewards = token_rewards(scores, kl, rollout.mask, config.kl_coef)
     advantages, returns = gae(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
     advantages = whiten(advantages, rollout.mask)
@@ -119,7 +119,7 @@ def ppo_batches(rollout: Rollout, config: PPOConfig, rng: np.random.Generator) -
 
 
 def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
-    """The loss function for the training loop: the sum over a batch's N tokens, N, and sums of the metrics."""
+    """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.drawn)  # (N)
     loss, policy, value = ppo_loss(
@@ -149,15 +149,13 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 
 
 class PPOTrainer(Trainer):
-    """Reinforces a policy: optimiser step, log and checkpoints are those of the one training loop, the loop is its own.
+    """Reinforces a policy. Optimizer step, log and checkpoints are those of `Trainer`; the loop is its own.
 
-    model: the policy, which is trained. reference: where it started. reward_model(tokens, lengths) -> scores (B, 1).
-    prompts: a stream of batches of (prompt's token ids, what it is about). judge(what they are about, replies): more
+    model: the policy, which is trained. reference: the model where training starts. reward_model(tokens, lengths) ->
+    scores (B, 1). prompts: a stream of batches of (a prompt's token ids, its subject). judge(subjects, replies): more
     metrics of a roll-out, such as how many replies are really right. evaluate(): metrics on other prompts, at the
     start, every `eval_interval` iterations, and at the end. Other options as for `Trainer`.
     """
-
-    batches: _MiniBatches
 
     def __init__(
         self,
@@ -174,7 +172,7 @@ class PPOTrainer(Trainer):
     ):
         training = dataclasses.replace(training, max_iters=config.total_iterations * config.steps_per_iteration)
         loss_fn = partial(ppo_batch_loss, config=config)
-        super().__init__(model, _MiniBatches(prompts), training, out_dir, loss_fn, kind=policy_kind(model), **options)
+        super().__init__(model, prompts, training, out_dir, loss_fn, kind=policy_kind(model), **options)
         self.log.shown = SHOWN
         self.reference, self.reward_model, self.ppo = reference.eval(), reward_model.eval(), config
         self.stop_tokens, self.judge = list(stop_tokens), judge
@@ -184,63 +182,59 @@ class PPOTrainer(Trainer):
 
         Ctrl-C finishes the iteration, saves and sets `interrupted`. Raises what `Trainer.run` raises.
         """
-        self.interrupted = False
         self.model.eval()
         total, per_iteration = self.config.max_iters, self.ppo.steps_per_iteration
-        with self._ctrl_c_finishes_the_step(), progress_bar(total, "reinforcing", "step") as bar:
-            if self.steps_done == 0:
-                self.log.rewind(-1)
-                self._evaluate()
-                self.save()
-            bar.update(self.steps_done)
+        interval = self.config.eval_interval * per_iteration
+        with self._running("reinforcing") as bar:
             while self.steps_done < total and not self.interrupted:
                 self._iterate()
                 bar.update(per_iteration)
-                interval = self.config.eval_interval * per_iteration
-                evaluating = self.steps_done == total or (interval > 0 and self.steps_done % interval == 0)
-                if evaluating:
+                to_evaluate = self.steps_done == total or due(self.steps_done, interval)
+                if to_evaluate:
                     self._evaluate()
-                if self.skipped_in_a_row == 0 and (evaluating or self.interrupted):
+                if self.skipped_in_a_row == 0 and (to_evaluate or self.interrupted):
                     self.save()
-        self.interrupted = self.interrupted and self.steps_done < total
 
     def _iterate(self) -> None:
-        """Generate, score, update."""
+        """Roll out, score, advantage, update."""
         started = time.perf_counter()
-        drawn = next(self.batches.prompts)
-        prompts, about = [ids for ids, _ in drawn], [subject for _, subject in drawn]
+        # Roll out: the policy answers the next prompts. Score: the reward model and the reference evaluate the replies.
+        prompts, about = zip(*next(self.batches))
         rollout = roll_out(
             self.model, self.reference, self.reward_model, prompts, self.ppo.response_length, self.stop_tokens
         )
-        self.batches.waiting = ppo_batches(rollout, self.ppo, backend.generator())
+        # Advantage: which tokens turned out better than expected? Each batch holds the tokens of some replies.
+        batches = ppo_batches(rollout, self.ppo, backend.generator())
+        # Update: an optimizer step on each batch.
         steps = []
-        while self.batches.waiting:
-            steps.append(self.step())
+        for batch in batches:
+            steps.append(self.step([batch]))
             self._stop_if_hopeless()
-        self.read()
+        self.read()  # the numbers of all steps; only here a GPU is waited for
         self._stop_if_hopeless()
+
         metrics = rollout_metrics(rollout)
         if self.judge is not None:
-            metrics |= self.judge(about, rollout.replies())
+            metrics |= self.judge(list(about), rollout.replies())
         seconds = time.perf_counter() - started
-        self.seconds += seconds - sum(step.seconds for step in steps)  # generating takes time, too
+        self.seconds += seconds - sum(step.seconds for step in steps)  # generating takes time as well
         self.log.step(self.config.max_iters, _summary(steps, metrics, seconds))
 
     def _evaluate(self) -> None:
         if self.evaluate is not None:
             self.log.validation(self.steps_done, self.evaluate())
 
-    # --- saving and going on: the policy as a model that everything else can load; the value head, a row of numbers,
-    # with the run's state
+    # --- saving and resuming: the policy is saved as a model that everything else can load, the value head with the
+    # run's state
 
     def save(self) -> None:
-        """Write a checkpoint of this moment into the run's folder."""
+        """Write a checkpoint into the run's folder."""
         head = self.model.value_head.state_dict()
         self.extra_state["value_head"] = {name: to_numpy(array).tolist() for name, array in head.items()}
         super().save()
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
-        """Go on from a checkpoint whose policy the model has already; see `Trainer.resume`."""
+        """Continue from a checkpoint whose policy the model already has; see `Trainer.resume`."""
         try:
             head = checkpoint.state["extra"]["value_head"]
             dtype = self.model.value_head.weight.dtype
@@ -251,7 +245,7 @@ class PPOTrainer(Trainer):
 
 
 def policy_kind(model: PolicyWithValue) -> ModelKind:
-    """A checkpoint of a policy with its value head is one of the policy."""
+    """A checkpoint of a policy with a value head holds the policy alone."""
     kind = kind_of(model.policy)
     return ModelKind(
         kind.name,
@@ -261,39 +255,8 @@ def policy_kind(model: PolicyWithValue) -> ModelKind:
     )
 
 
-class _MiniBatches:
-    """What the training loop draws its batches from: those of the latest roll-out. The data are the prompts."""
-
-    def __init__(self, prompts: ShuffledBatches[Any]):
-        self.prompts = prompts
-        self.waiting: list[PPOBatch] = []
-
-    def __next__(self) -> PPOBatch:
-        return self.waiting.pop(0)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.prompts.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.prompts.load_state_dict(state)
-
-
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """What is reported of a roll-out, per reply: its score, its KL divergence from the reference model (in nats, the
-    estimate k1 of finetune/objectives/logprobs.py, which may be negative), its surprise (an estimate of the policy's
-    entropy); and how many ended.
-    """
-    kl = (rollout.logprobs - rollout.reference_logprobs).sum(axis=1)
-    return {
-        "objective/scores": float(rollout.scores.mean()),
-        "objective/kl": float(kl.mean()),
-        "objective/entropy": float(-rollout.logprobs.sum(axis=1).mean()),
-        "objective/ended": float(rollout.ended.mean()),
-    }
-
-
 def _summary(steps: Sequence[Step], metrics: dict[str, float], seconds: float) -> Step:
-    """An iteration as one line of the log: means over its steps, each weighted by its tokens."""
+    """An iteration as one line of the log: means over its steps, weighted by their numbers of tokens."""
     count = sum(step.count for step in steps)
 
     def mean(values: Sequence[float]) -> float:
@@ -309,42 +272,3 @@ def _summary(steps: Sequence[Step], metrics: dict[str, float], seconds: float) -
         skipped=any(step.skipped for step in steps),
         seconds=seconds,
     )
-
-
-# --- the picture -----------------------------------------------------------------------------------------------------
-
-PANELS = {
-    "objective/scores": "learned reward\n(reward model's score)",
-    "courteous": "true quality\n(share right and courteous)",
-    "objective/kl": "KL from the reference\n(nats per reply)",
-}
-STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]
-
-
-def plot_reinforcement(runs: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]) -> Path | None:
-    """Draw the roll-outs of one or more runs, {label: folder}, below each other; None without matplotlib.
-
-    Where the reward model's score rises and the true quality falls, the policy has found out what the reward model
-    overlooks: reward hacking, or Goodhart's law. Gao et al. 2023, "Scaling laws for reward model overoptimization",
-    figure 1.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    logs = {label: read_log(Path(folder) / "log.jsonl") for label, folder in runs.items()}
-    drawn = {key: name for key, name in PANELS.items() if any(key in row for rows in logs.values() for row in rows)}
-    figure = Figure(figsize=(8, 1 + 2.4 * len(drawn)), layout="constrained")
-    panels = figure.subplots(max(len(drawn), 1), sharex=True, squeeze=False)[:, 0]
-    for axes, (key, name) in zip(panels, drawn.items()):
-        for (label, rows), (line, color) in zip(logs.items(), STYLES):
-            points = [(row["step"], row[key]) for row in rows if "loss" in row and row.get(key) is not None]
-            axes.plot(*zip(*points), linestyle=line, color=color, label=label)
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.25)
-    panels[0].set_title("Reinforcement from a reward model", loc="left")
-    panels[-1].set_xlabel("step of the optimiser")
-    if any(runs):
-        panels[0].legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    return Path(path)

@@ -123,13 +123,14 @@ class Trainer(TrainingStep):
 
     # --- one step; learn_from() is in training_step.py ---
 
-    def step(self) -> Step:
-        """Draw batches and learn from them.
+    def step(self, batches: list[Any] | None = None) -> Step:
+        """Learn from these batches; None: draw the next ones.
 
         On the CPU the Step that is returned has all its numbers. On a GPU they come with the next `read()` (steps.py).
         """
         started = time.perf_counter()
-        batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
+        if batches is None:
+            batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
         lr = self.schedule.get_last_lr()[0]
         mixed = self.config.precision != "float32"
         with minigrad.autocast(self.config.precision if mixed else "bfloat16", enabled=mixed):
@@ -174,23 +175,17 @@ class Trainer(TrainingStep):
         stays.
         """
         config = self.config
-        self.interrupted = False
         self.model.train()
         self.team.check_same_start(self.parameters)
-        with self._ctrl_c_finishes_the_step(), progress_bar(config.max_iters, "training", "step") as bar:
-            if self.steps_done == 0:
-                self.log.rewind(-1)
-                self._evaluate()
-                self.save()
-            bar.update(self.steps_done)
+        with self._running("training") as bar:
             stopping = False
             while self.steps_done < config.max_iters and not stopping:
                 step = self.step()
                 bar.update(1)
                 n, last = step.number, step.number == config.max_iters
-                to_log = last or n == 1 or _due(n, config.log_interval)
-                to_sample = self.on_sample is not None and _due(n, config.sample_interval)
-                to_evaluate = last or _due(n, config.eval_interval)
+                to_log = last or n == 1 or due(n, config.log_interval)
+                to_sample = self.on_sample is not None and due(n, config.sample_interval)
+                to_evaluate = last or due(n, config.eval_interval)
 
                 # Only here are a GPU's numbers asked for. What comes next must know which steps were skipped.
                 if to_log or to_sample or to_evaluate or self._to_report:
@@ -209,7 +204,20 @@ class Trainer(TrainingStep):
                 trusted = self.skipped_in_a_row == 0 or (to_evaluate and self.evaluate is not None)
                 if trusted and (to_evaluate or stopping):
                     self.save()
-        self.interrupted = stopping and self.steps_done < config.max_iters
+            self.interrupted = stopping
+
+    @contextlib.contextmanager
+    def _running(self, doing: str) -> Iterator[Any]:
+        """What surrounds the loop: Ctrl-C, a progress bar, and before the first step an evaluation and a checkpoint."""
+        self.interrupted = False
+        with self._ctrl_c_finishes_the_step(), progress_bar(self.config.max_iters, doing, "step") as bar:
+            if self.steps_done == 0:
+                self.log.rewind(-1)
+                self._evaluate()
+                self.save()
+            bar.update(self.steps_done)
+            yield bar
+        self.interrupted = self.interrupted and self.steps_done < self.config.max_iters
 
     def _read_and_log(self, wanted: Step | None) -> None:
         """Read the numbers of all steps so far; log those that were skipped, and the one that is `wanted`."""
@@ -335,5 +343,6 @@ def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     }
 
 
-def _due(step: int, interval: int) -> bool:
+def due(step: int, interval: int) -> bool:
+    """Whether something that happens every `interval` steps happens after this one; 0: never."""
     return interval > 0 and step % interval == 0

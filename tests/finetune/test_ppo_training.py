@@ -10,8 +10,8 @@ import pytest
 from finetune.data.datasets import ShuffledBatches
 from finetune.objectives.logprobs import estimated_kl
 from finetune.objectives.ppo import gae, token_rewards
-from finetune.objectives.rollout import PolicyWithValue, Rollout
-from finetune.stages.ppo_loop import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches, rollout_metrics
+from finetune.objectives.rollout import PolicyWithValue, Rollout, rollout_metrics
+from finetune.stages.ppo_loop import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches
 from gpt.training.checkpoint import load_checkpoint, load_run
 from gpt.training.log import read_log
 from gpt.training.trainer import TrainingConfig
