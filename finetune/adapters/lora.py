@@ -1,22 +1,20 @@
-"""LoRA: fine-tuning through a detour of low rank, beside weights that stay as they are.
-
-What fine-tuning adds to a weight matrix W (out, in) has few directions that matter. So it is written as a product of
-two thin matrices, and these alone are learned:
+"""LoRA: a trainable low-rank update added to frozen weights.
 
     h = W x + scaling * B A x           A (r, in), B (out, r),   scaling = alpha / r
 
     x ----- W (frozen) ------ + ---> h
      \\-- A --> r numbers -- B --/
 
-B is zero at first, so that training starts from the model as it was. A and B are r (in + out) numbers in place of in *
-out, and only they need gradients and Adam's moments: that is what makes fine-tuning fit into a small memory. Afterwards
-W + scaling * B A is one matrix again, so that using the model costs nothing extra.
+What fine-tuning adds to a weight matrix W (out, in) has few directions that matter, so the update is written as the
+product of two thin matrices. B starts with zeros, so training starts from the unchanged model. A and B have r (in +
+out) numbers instead of in * out, and only they need gradients and Adam's moments: that is why fine-tuning fits into a
+small memory. After training, W + scaling * B A can be merged into one matrix, and using the model costs nothing extra.
 
-The model knows nothing of all this: its `Linear` layers are replaced from outside by a `LoRALinear` around them. What
-is around a quantized layer is QLoRA.
+The model does not know that it is adapted: its `Linear` layers are replaced from outside by a `LoRALinear` around each.
+A `LoRALinear` around a quantized layer is QLoRA (qlora.py).
 
-Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model, of
-one rank.
+Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model, and
+one rank for all its layers.
 """
 
 from __future__ import annotations
@@ -45,13 +43,13 @@ SLICES = ("q", "k", "v")  # in this order
 class LoRAConfig:
     """What is adapted, and how.
 
-    r: the rank. alpha: scaling = alpha / r, so that another r needs no other learning rate; with `use_rslora` alpha /
-    sqrt(r), which keeps the detour's size for large ranks, too (Kalajdzievski 2023, "A rank stabilization scaling
-    factor for fine-tuning with LoRA"). dropout: probability, on what enters the detour, in training.
-    target_modules: the linear layers to adapt, by the last parts of their names ("c_attn", "mlp.c_proj"); or one text:
-    "all-linear" for all but the output layer, or a regular expression for whole names. None: what makes queries and
-    values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: of `c_attn` only these
-    outputs, ("q", "v") in the paper; none means all of it. modules_to_save: modules that are trained as a whole
+    r: the rank. alpha: scaling = alpha / r, so another r does not need another learning rate. use_rslora: scaling =
+    alpha / sqrt(r), which keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank
+    stabilization scaling factor for fine-tuning with LoRA"). dropout: probability, applied to the input of A in
+    training. target_modules: the linear layers to adapt, by the last parts of their names ("c_attn", "mlp.c_proj"); or
+    one string: "all-linear" for all but the output layer, or a regular expression for whole names. None: the layers
+    that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: which outputs of
+    `c_attn` to adapt, ("q", "v") in the paper; () means all. modules_to_save: modules that are trained as a whole
     beside the adapters, such as a new head ("score"). Raises ValueError for settings out of range.
 
     >>> LoRAConfig(r=8, alpha=16).scaling, LoRAConfig(r=16, alpha=16, use_rslora=True).scaling
@@ -83,7 +81,7 @@ class LoRAConfig:
 
     @property
     def scaling(self) -> float:
-        """By what the detour is multiplied."""
+        """The factor of the update B A."""
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,10 +89,10 @@ class LoRAConfig:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
 
-def detour_parameters(in_features: int, out_features: int, r: int) -> int:
-    """How many numbers the detour of one layer has: r (in + out), in place of in * out.
+def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
+    """The number of a layer's trained parameters: r (in + out), instead of in * out.
 
-    >>> 768 * 768 / detour_parameters(768, 768, r=8)
+    >>> 768 * 768 / adapter_parameters(768, 768, r=8)
     48.0
     """
     return r * (in_features + out_features)
@@ -103,8 +101,8 @@ def detour_parameters(in_features: int, out_features: int, r: int) -> int:
 class LoRALinear(nn.Module):
     """h = base(x) + scaling * B A x, around any layer with `in_features` and `out_features`: x (..., in) -> (..., out).
 
-    lora_A (r, in), uniform in ±1/sqrt(in) at first; lora_B (out, r), zero at first. With n `slices` each of them has
-    its own pair, one below the other: lora_A (n r, in), lora_B (n out/3, r).
+    lora_A (r, in) starts uniform in ±1/sqrt(in), lora_B (out, r) with zeros. With n `slices`, each slice has its own
+    pair, one below the other: lora_A (n r, in), lora_B (n out/3, r).
     """
 
     def __init__(self, base: Any, config: LoRAConfig, slices: tuple[str, ...] = ()):
@@ -123,16 +121,16 @@ class LoRALinear(nn.Module):
 
     @property
     def rank(self) -> int:
-        """Of the detour as a whole: r, for each slice."""
+        """The rank of the whole update: r for each slice."""
         return self.config.r * max(len(self.slices), 1)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
+        hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., rank)
         out = self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
         return activate(out, activation)
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """As `nn.Linear.cross_entropy`; the logits are computed as a whole."""
+        """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
         return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 
     def whole_B(self) -> Tensor:
@@ -162,7 +160,7 @@ class LoRALinear(nn.Module):
 
 
 def _as_beside(base: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
-    """The parameter on the device of `base`, and in float64 if `base` is: a quantized layer computes in float32."""
+    """Move a parameter to the device of `base`, in float64 if `base` is; beside quantized weights it is float32."""
     state = list(base.state_dict().values())
     dtype = np.float64 if any(array.dtype == np.float64 for array in state) else np.float32
     parameter.data = parameter.data.astype(dtype, copy=False)
@@ -175,10 +173,10 @@ def _as_beside(base: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
 
 
 def apply_lora(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
-    """Freeze a model and put a detour beside each layer that `config` names; returns the new layers by name.
+    """Freeze a model and add an adapter to each layer that `config` names; returns the new layers by name.
 
-    Only `lora_A`, `lora_B` and `modules_to_save` can be trained then, and for nothing else a gradient is computed.
-    Raises ValueError, with the model as it was, where a name fits no layer or the model has adapters already.
+    Then only `lora_A`, `lora_B` and `modules_to_save` are trained, and gradients are computed for nothing else. Raises
+    ValueError, and leaves the model as it was, if a name fits no layer or the model has adapters already.
     """
     layers = new_layers(model, config)
     attach(model, layers)
@@ -204,7 +202,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
 
 
 def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
-    """Put layers that are made already into their places, and freeze all but them and their `modules_to_save`."""
+    """Put `layers` into the model, and freeze everything but their A, B and `modules_to_save`."""
     model.requires_grad_(False)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
@@ -220,9 +218,9 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def remove_lora(model: nn.Module) -> dict[str, LoRALinear]:
-    """Take all adapters out, so that the model is what it was, and can be trained; returns them by name.
+    """Remove all adapters and unfreeze the model; returns the adapters by name.
 
-    `modules_to_save` keep what they learned. Raises ValueError if there are none.
+    `modules_to_save` keep what they learned. Raises ValueError if there are no adapters.
     """
     layers = lora_layers(model)
     if not layers:
@@ -234,12 +232,13 @@ def remove_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
-    """W <- W + scaling * B A, and each detour is taken out: the model is a plain one again, with the same names.
+    """W <- W + scaling * B A for each adapted layer: the model has its original modules and names again.
 
-    Equal to the adapted model to rounding. Returns the layers that were taken out, for `unmerge_lora`. Raises
-    ValueError, with the model as it was, where there are none, and where a weight cannot take it up: it is quantized,
-    of half precision, or also another layer's.
+    The result equals the adapted model up to rounding. Returns the layers that were removed, for `unmerge_lora`. Raises
+    ValueError, and leaves the model as it was, if there are no adapters, or if a weight cannot be changed: it is
+    quantized, of half precision, or shared with another layer.
     """
+    # Check all layers before the first one is changed.
     for name, layer in lora_layers(model).items():
         _check_mergeable(model, name, layer)
     layers = remove_lora(model)
@@ -249,9 +248,9 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
-    """Undo `merge_lora`, which returned `layers`: W <- W - scaling * B A, to rounding, and the detours beside it.
+    """Undo `merge_lora`, which returned `layers`: W <- W - scaling * B A, up to rounding, with the adapters beside it.
 
-    Raises ValueError, with the model as it was, where `layers` are not merged into this model.
+    Raises ValueError, and leaves the model as it was, if `layers` are not merged into this model.
     """
     modules = dict(model.named_modules())
     for name, layer in layers.items():

@@ -1,14 +1,14 @@
-"""QLoRA: LoRA beside weights of four bits, so that fine-tuning needs little more memory than using the model.
+"""QLoRA: LoRA with frozen weights in four bits. Fine-tuning then needs little more memory than using the model.
 
     h = dequantize(W) x + scaling * B A x
 
-The base model is frozen anyway, so it may as well be stored coarsely: its matrices in NF4, with scales that are
-quantized, too, and its token embedding, which is the output layer, in 8 bits. The adapters stay float32, and learn
-around the rounding errors. Forward and backward make floats of W where they need them, a tile at a time and never all
-at once; the gradient flows through W to its input, not into it.
+The base model is frozen anyway, so its weights can be stored coarsely: the matrices in NF4, with quantized scales, and
+the token embedding, which is also the output layer, in 8 bits. The adapters stay float32 and compensate for the
+rounding errors. Forward and backward dequantize W a tile at a time, never as a whole. The gradient flows through W to
+the layer's input; W itself does not get one.
 
-There is no third kind of layer: it is a `LoRALinear` around a `QuantizedLinear`. Dettmers et al. 2023, "QLoRA:
-efficient finetuning of quantized LLMs", section 3. Left out: paging Adam's moments out of a memory that is full.
+There is no third kind of layer: QLoRA is a `LoRALinear` around a `QuantizedLinear`. Dettmers et al. 2023, "QLoRA:
+efficient finetuning of quantized LLMs", section 3. Left out: moving Adam's moments out of a GPU memory that is full.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NF4 = QuantizationConfig("nf4", double_quant=True)
 def apply_qlora(
     model: LanguageModel, config: LoRAConfig, quantization: QuantizationConfig = NF4
 ) -> dict[str, LoRALinear]:
-    """Quantize a model in place, then put adapters beside its layers as `apply_lora` does; returns these by name.
+    """Quantize a model in place, then add adapters to its layers as `apply_lora` does; returns these by name.
 
-    An embedding that is in `config.modules_to_save` stays float32, as it is trained. Raises ValueError, with the model
-    as it was, where adapters have no place or a weight cannot be quantized.
+    An embedding in `config.modules_to_save` stays float32, because it is trained. Raises ValueError, and leaves the
+    model as it was, if a name fits no layer or a weight cannot be quantized.
     """
     new_layers(model, config)  # raises before anything is changed
     whole = full_names(model, config.modules_to_save)

@@ -1,4 +1,4 @@
-"""Which modules an adapter is for: found by name, as PEFT does it, so that its configurations mean the same here."""
+"""Which modules are adapted? They are found by name, as in PEFT: its configurations mean the same here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ OUTPUT_LAYERS = ("lm_head", "score")  # what "all-linear" leaves out
 
 
 def target_names(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
-    """The full names of the linear layers that `targets` mean, in the model's order.
+    """The full names of the linear layers that match `targets`, in the model's order.
 
-    targets: the last parts of names ("c_attn", "mlp.c_proj"); or one text: "all-linear" for all but the output layer,
+    targets: the last parts of names ("c_attn", "mlp.c_proj"); or one string: "all-linear" for all but the output layer,
     or a regular expression for whole names. Raises ValueError for a target that fits no module, or one that is not
     linear.
     """
@@ -45,7 +45,7 @@ def _expression(text: str) -> re.Pattern[str]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a detour fits beside a module: it maps (..., in_features) to (..., out_features)."""
+    """Whether a module can have an adapter: it maps (..., in_features) to (..., out_features)."""
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
@@ -78,7 +78,7 @@ def holders(model: nn.Module, weight: Tensor) -> dict[str, nn.Module]:
 
 
 def tied_partners(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """The modules that share a weight with one that `names` mean, and are not meant themselves; each with that one."""
+    """{module: partner}: the modules that `names` do not match, but that share a weight with a partner that they do."""
     full = full_names(model, names)
     shared = ((name, weight) for name in full for weight in model.get_submodule(name).parameters())
     return {other: name for name, weight in shared for other in holders(model, weight) if not is_inside(other, full)}

@@ -11,7 +11,7 @@ import copy
 
 import numpy as np
 
-from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, detour_parameters, merge_lora
+from finetune.adapters.lora import LoRAConfig, LoRALinear, adapter_parameters, apply_lora, merge_lora
 from finetune.adapters.qlora import apply_qlora
 from finetune.quantization import (
     QuantizationConfig,
@@ -46,8 +46,8 @@ print(f"together {sum(full.values()) / 1e9:.0f} GB, two thirds for Adam's moment
 # %% Low rank
 lesson.part("a large matrix as the product of two thin ones")
 
-print(f"768 x 768 is {768 * 768:,} numbers; through 8 dimensions it is {detour_parameters(768, 768, r=8):,}")
-assert 768 * 768 / detour_parameters(768, 768, r=8) == 48
+print(f"768 x 768 is {768 * 768:,} numbers; through 8 dimensions it is {adapter_parameters(768, 768, r=8):,}")
+assert 768 * 768 / adapter_parameters(768, 768, r=8) == 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 print(f"(6, 2) @ (2, 6) makes a 6 x 6 matrix, but of rank {np.linalg.matrix_rank(B @ A)}: it can do less.")
 print("That is the bet of LoRA: what fine-tuning has to add to a weight matrix has few directions that matter.")

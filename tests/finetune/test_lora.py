@@ -6,8 +6,8 @@ import pytest
 from finetune.adapters.lora import (
     LoRAConfig,
     LoRALinear,
+    adapter_parameters,
     apply_lora,
-    detour_parameters,
     lora_layers,
     merge_lora,
     remove_lora,
@@ -114,7 +114,7 @@ def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
     model = small_gpt(n_layer=1, n_embd=768, n_head=12, vocab_size=5)
     layer = apply_lora(model, LoRAConfig(r=8, target_modules=("attn.c_proj",)))["transformer.h.0.attn.c_proj"]
     assert layer.base.weight.shape == (768, 768)
-    assert model.num_parameters(trainable_only=True) == detour_parameters(768, 768, 8) == 12_288 == 768 * 768 / 48
+    assert model.num_parameters(trainable_only=True) == adapter_parameters(768, 768, 8) == 12_288 == 768 * 768 / 48
 
 
 def test_gradients_are_right_for_the_input_and_both_matrices(config):
