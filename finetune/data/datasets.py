@@ -1,6 +1,6 @@
-"""Data for fine-tuning: conversations, preferences and labelled texts, from files or from `tasks`, and batches of them.
+"""Data for fine-tuning: read conversations, preferences and labelled texts from files, and make batches of them.
 
-The formats are those that are passed around, one JSON object per line (or a JSON array of them, as Alpaca's):
+The formats are the common ones: one JSON object per line, or a JSON array of objects, as in Alpaca's file:
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     {"prompt": "...", "completion": "..."}
@@ -8,7 +8,7 @@ The formats are those that are passed around, one JSON object per line (or a JSO
     {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
     {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
 
-A file is input from outside: whatever does not fit is a ValueError that names file, line and field.
+A file comes from outside: anything that does not fit raises a ValueError that names file, line and field.
 """
 
 from __future__ import annotations
@@ -33,20 +33,24 @@ IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
 T = TypeVar("T")
 
 
+class Item:
+    """Something to learn from. `place`: the file and line that it comes from, for error messages."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The item's fields, as the functions below read them from a line."""
+        return {name: value for name, value in vars(self).items() if name != "place"}
+
+
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """A conversation whose last message, the assistant's, is what to learn. `place`: its file and line, for errors."""
+class Example(Item):
+    """A conversation. The model learns to write its last message, which is the assistant's."""
 
     messages: list[Message]
     place: str = dataclasses.field(default="", compare=False)
 
-    def as_json(self) -> dict[str, Any]:
-        """As `read_examples` reads it."""
-        return {"messages": self.messages}
-
 
 @dataclasses.dataclass(frozen=True)
-class Preference:
+class Preference(Item):
     """Two answers to one conversation, of which one is better."""
 
     prompt: list[Message]
@@ -54,42 +58,34 @@ class Preference:
     rejected: str
     place: str = dataclasses.field(default="", compare=False)
 
-    def as_json(self) -> dict[str, Any]:
-        """As `read_preferences` reads it."""
-        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
-
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
-    """A text of a class."""
+class Labelled(Item):
+    """A text and the name of its class."""
 
     text: str
     label: str
     place: str = dataclasses.field(default="", compare=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """As `read_labelled` reads it."""
-        return {"text": self.text, "label": self.label}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
-    """Conversations from a JSON Lines file or a JSON array, in any of the three formats, mixed if need be.
+    """Read conversations in any of the three formats, which may be mixed, from a JSON Lines file or a JSON array.
 
-    An Alpaca "input" follows its instruction after an empty line. Raises ValueError naming file, line and field.
+    An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
     """
     return [Example(_within(place, _conversation, row), place) for place, row in _rows(path)]
 
 
 def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
-    """Pairs of answers. Raises ValueError naming file, line and field, also where the two answers are the same."""
+    """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
     return [Preference(*_within(place, _preference, row), place) for place, row in _rows(path)]
 
 
 def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
-    """Texts with labels from a .csv or .tsv file with a header that has the columns text and label, or from JSON Lines.
+    """Read texts with labels from a .csv or .tsv file whose header has the columns text and label, or from JSON Lines.
 
     Raises ValueError naming file, line and field.
     """
@@ -97,23 +93,22 @@ def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
     return [Labelled(*_within(place, _labelled, row), place) for place, row in rows]
 
 
-def write_jsonl(path: str | os.PathLike[str], items: Iterable[Example | Preference | Labelled]) -> None:
+def write_jsonl(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
     """Write items as the functions above read them, one line each."""
     write_text(path, "".join(json.dumps(item.as_json(), ensure_ascii=False) + "\n" for item in items))
 
 
-def _within(place: str, parse: Callable[[dict[str, Any]], T], row: dict[str, Any]) -> T:
+def _within(place: str, parse: Callable[[Any], T], value: Any) -> T:
+    """parse(value); its errors say the place."""
     try:
-        return parse(row)
+        return parse(value)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
 
 
 def _conversation(row: dict[str, Any]) -> list[Message]:
     if "messages" in row:
-        messages = row["messages"]
-        check_messages(messages)
-        messages = [Message(role=m["role"], content=m["content"]) for m in messages]
+        messages = _checked(row["messages"])
     elif "prompt" in row:
         messages = [*_as_messages(row, "prompt", "user"), *_as_messages(row, "completion", "assistant")]
         check_messages(messages)
@@ -121,10 +116,7 @@ def _conversation(row: dict[str, Any]) -> list[Message]:
         question = _text(row, "instruction")
         if row.get("input"):
             question += "\n\n" + _text(row, "input")
-        messages = [
-            Message(role="user", content=question),
-            Message(role="assistant", content=_text(row, "output")),
-        ]
+        messages = [Message(role="user", content=question), Message(role="assistant", content=_text(row, "output"))]
     else:
         raise ValueError(
             "expected the fields messages; or prompt and completion; or instruction, input and output; "
@@ -158,26 +150,26 @@ def _preference(row: dict[str, Any]) -> tuple[list[Message], str, str]:
 
 
 def _labelled(row: dict[str, Any]) -> tuple[str, str]:
-    label = row.get("label")
-    if isinstance(label, int) and not isinstance(label, bool):
-        label = str(label)
-    text, label = _text(row, "text"), _text({**row, "label": label} if label is not None else row, "label")
-    for field, value in {"text": text, "label": label}.items():
-        if not value.strip():
+    if type(row.get("label")) is int:  # not a bool, which is an int as well
+        row = {**row, "label": str(row["label"])}
+    text, label = _text(row, "text"), _text(row, "label")
+    for field in ("text", "label"):
+        if not row[field].strip():
             raise ValueError(f"{field} is empty")
     return text, label
 
 
 def _as_messages(row: dict[str, Any], field: str, role: str) -> list[Message]:
-    """A field that is a text, said by `role`, or a list of messages."""
-    value = row.get(field)
-    if not isinstance(value, list):
-        return [Message(role=role, content=_text(row, field))]
-    try:
-        check_messages(value)
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
-    return [Message(role=m["role"], content=m["content"]) for m in value]
+    """The messages in a field, which is a list of them, or a text that is said by `role`."""
+    if isinstance(row.get(field), list):
+        return _within(field, _checked, row[field])
+    return [Message(role=role, content=_text(row, field))]
+
+
+def _checked(messages: Any) -> list[Message]:
+    """Messages that `check_messages` accepts, with role and content alone."""
+    check_messages(messages)
+    return [Message(role=m["role"], content=m["content"]) for m in messages]
 
 
 def _text(row: dict[str, Any], field: str) -> str:
@@ -265,8 +257,8 @@ def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
     """Sequences of different lengths as one array (B, T), and their lengths (B).
 
-    On the right, because a causal model never looks there: no token sees the padding. What is padding is known from the
-    lengths, never from the id, which may be that of a real token.
+    The padding is on the right, where a causal model never looks: no token sees it. The lengths tell what is padding;
+    its id cannot, because it may also be the id of a real token.
 
     >>> pad_right([[5, 6, 7], [8]], fill=0)
     (array([[5, 6, 7],
@@ -282,8 +274,8 @@ def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray
 class ShuffledBatches(Generic[T]):
     """An endless, seeded stream of batches: every item once per epoch, each epoch in another order.
 
-    `collate` makes a batch of `batch_size` items. Goes on exactly where a checkpoint stopped it. Raises ValueError for
-    no items.
+    collate: makes a batch of a list of `batch_size` items. `state_dict()` and `load_state_dict()` continue the stream
+    exactly where it was. Raises ValueError if there are no items.
 
     >>> batches = ShuffledBatches("abcde", 3, "".join, seed=1)
     >>> next(batches), next(batches)
@@ -294,7 +286,7 @@ class ShuffledBatches(Generic[T]):
         if not items or batch_size < 1:
             raise ValueError(f"batches of {batch_size} cannot be made of {len(items)} items")
         self.items, self.batch_size, self.collate, self.seed = items, batch_size, collate, seed
-        self.taken = 0  # items so far
+        self.taken = 0  # how many items have been given
 
     def __iter__(self) -> ShuffledBatches[T]:
         return self
@@ -310,17 +302,17 @@ class ShuffledBatches(Generic[T]):
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: how many items it has given."""
+        """The stream's position: how many items it has given."""
         return {"taken": self.taken, "items": len(self.items)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`; raises ValueError for one of other data."""
+        """Continue from a `state_dict()`. Raises ValueError for one of other data."""
         if state.get("items") != len(self.items) or not isinstance(state.get("taken"), int):
             raise ValueError(f"the data have {len(self.items)} items, those of the run had {state.get('items')}")
         self.taken = state["taken"]
 
 
 def batches_of(items: Sequence[T], batch_size: int, collate: Callable[[list[T]], Any]) -> Iterator[Any]:
-    """All items once, in their order: for evaluation."""
+    """Batches of all items, once and in order, for evaluation."""
     for start in range(0, len(items), batch_size):
         yield collate(list(items[start : start + batch_size]))

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,8 @@ from gpt.files import read_text
 
 from .chat_template import ChatTemplate, Message, without_oldest_turn
 from .datasets import IGNORE, Preference, pad_right, read_preferences
-from .tasks import preference_pairs
+from .tasks import TASKS, preference_pairs
 
-TASKS = "tasks"  # the name of the built-in data
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 
 
@@ -136,15 +134,13 @@ def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]
 
 @dataclasses.dataclass(frozen=True)
 class ReferencedPreference(Preference):
-    """A preference with its replies' log-probabilities under the reference, in columns named as TRL names them."""
+    """A preference with its replies' log-probabilities under the reference, in columns named as in TRL.
+
+    `read_preferences` reads such lines as well, and ignores the columns.
+    """
 
     ref_chosen_logps: float = 0.0
     ref_rejected_logps: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """As `read_referenced` reads it; `read_preferences` does, too, and drops the columns."""
-        columns = {"ref_chosen_logps": self.ref_chosen_logps, "ref_rejected_logps": self.ref_rejected_logps}
-        return {**super().as_json(), **columns}
 
 
 def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[ReferencedPreference]:

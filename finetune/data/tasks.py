@@ -24,6 +24,7 @@ from .chat_template import Message
 from .datasets import Example, Preference
 from .task_templates import TASK_TYPES, THINGS
 
+TASKS = "tasks"  # the name of these data, where others are the name of a file
 Split = Literal["train", "test"]
 HELD_OUT = 0.2  # of all words, for tests only
 CLOSING = ". Glad to help!"

@@ -26,10 +26,11 @@ from ..adapters.lora import LoRAConfig, apply_lora, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..data.chat_template import IM_END, IM_START, resize_token_embeddings
 from ..data.datasets import read_examples
+from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
 from ..loading import load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
-from .sft import TASKS, load_data
+from .sft import load_data
 from .stage import Data, Stage, claim, settings_of
 
 METHODS = ("full", "lora", "qlora")

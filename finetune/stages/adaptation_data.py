@@ -21,9 +21,9 @@ from gpt.training.pretraining import EVAL_TOKENS
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches
-from ..data.tasks import instruction_tasks
+from ..data.tasks import TASKS, instruction_tasks
 from ..objectives.sft import collate, encode_examples, sft_loss
-from .sft import ASKED_ON_THE_WAY, TASKS, validate_answers
+from .sft import ASKED_ON_THE_WAY, validate_answers
 from .stage import Data
 
 

@@ -14,7 +14,6 @@ from minigrad import Tensor
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of
 from ..data.pairs import (
-    TASKS,
     PairBatch,
     encode_pairs,
     encode_referenced,
@@ -23,7 +22,7 @@ from ..data.pairs import (
     read_referenced,
     with_columns,
 )
-from ..data.tasks import instruction_tasks
+from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
 from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
 from .stage import Data, Stage

@@ -15,8 +15,8 @@ from gpt.training.trainer import Trainer, TrainingConfig
 
 from ..data.chat_template import ChatTemplate, without_oldest_turn
 from ..data.datasets import Example, ShuffledBatches, read_examples, read_preferences
-from ..data.pairs import TASKS, encode_pairs
-from ..data.tasks import TaskItem, instruction_tasks
+from ..data.pairs import encode_pairs
+from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement

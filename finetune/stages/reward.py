@@ -20,7 +20,8 @@ from minigrad.backend import to_numpy
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of, read_preferences
-from ..data.pairs import TASKS, Pair, encode_pairs, load_pairs, pair_batch
+from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
+from ..data.tasks import TASKS
 from ..evaluation.answering import shorten
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss

@@ -21,12 +21,11 @@ from gpt.training.trainer import Trainer, TrainingConfig
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..data.mask_view import mask_as_text
-from ..data.tasks import TaskItem, instruction_tasks
+from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import SHOWN, ask, chat_template, following, scores, show_replies, show_scores
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .stage import Data, Stage
 
-TASKS = "tasks"  # the name of the built-in questions
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation
 
