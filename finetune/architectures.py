@@ -1,7 +1,7 @@
-"""Where the parts of a model are: all that fine-tuning has to know of an architecture, for GPT-2 and for Llama.
+"""Where the parts of a model are: everything that fine-tuning needs to know about the architectures GPT-2 and Llama.
 
-Adapters, quantization and new heads change models from outside. For that they must find the layers in them, under the
-names that each family has given them. Whoever adds a third family describes it here, and nowhere else in this package.
+Adapters, quantization and new heads change models from outside. To find a model's layers they need their names, which
+differ between the two. A third architecture would be described here, and nowhere else in this package.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from minigrad import Tensor, nn
 Config = GPTConfig | LlamaConfig
 
 
-class Fed(NamedTuple):
-    """Layers of a block that are given the same input; and the module whose last outputs that input is, or is linear
-    in, one by one: scaling those down scales the input down. None: there is no such module.
+class SharedInput(NamedTuple):
+    """Layers of a block that read the same input, and the module where it comes from.
+
+    source: a norm or a linear layer. The input is its (last) outputs, or is linear in each of them: dividing these
+    outputs by a scale divides the input by it. None: there is no such module.
     """
 
     layers: tuple[str, ...]
-    by: str | None
+    source: str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Anatomy:
-    """The parts of a family of models, by name.
+class Architecture:
+    """The names of a model's parts.
 
-    body: in the model, everything below the head; in the body: embedding, blocks, norm (the last one). inputs: the
-    linear layers of a block, in the order in which they compute. targets: what LoRA adapts if nobody says otherwise.
-    embed(body, ids): what the first block is given. beside(body, T): what every block is given beside that, for T
-    tokens. rows(config): all parameters, with shapes.
+    body: everything below the head. embedding, blocks, norm: in the body; the norm is the last one. inputs: the linear
+    layers of a block, in the order in which they compute. targets: the layers that LoRA adapts by default.
+    embed(body, ids): the input of the first block. block_arguments(body, T): what each block takes beside its input of
+    T tokens. rows(config): all parameters, with shapes.
     """
 
     name: str
@@ -51,16 +53,16 @@ class Anatomy:
     embedding: str
     blocks: str
     norm: str
-    inputs: tuple[Fed, ...]
+    inputs: tuple[SharedInput, ...]
     targets: tuple[str, ...]
     embed: Callable[[Any, np.ndarray], Tensor]
-    beside: Callable[[Any, int], tuple[Any, ...]]
+    block_arguments: Callable[[Any, int], tuple[Any, ...]]
     rows: Callable[[Any], Iterable[Row]]
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The linear layers of a block, in the order in which they compute."""
-        return tuple(layer for fed in self.inputs for layer in fed.layers)
+        return tuple(layer for shared in self.inputs for layer in shared.layers)
 
     @property
     def embedding_name(self) -> str:
@@ -95,7 +97,7 @@ class Anatomy:
         return {name: shapes[name] for block in blocks for name in (f"{block}.{layer}" for layer in self.layers)}
 
 
-GPT2 = Anatomy(
+GPT2 = Architecture(
     name="gpt",
     model=GPT,
     config=GPTConfig,
@@ -105,17 +107,17 @@ GPT2 = Anatomy(
     blocks="h",
     norm="ln_f",
     inputs=(
-        Fed(("attn.c_attn",), "ln_1"),
-        Fed(("attn.c_proj",), "attn.c_attn"),  # of its outputs, queries, keys and values, the last: averages of these
-        Fed(("mlp.c_fc",), "ln_2"),
-        Fed(("mlp.c_proj",), None),  # GELU is in between, which is not linear
+        SharedInput(("attn.c_attn",), "ln_1"),
+        SharedInput(("attn.c_proj",), "attn.c_attn"),  # its last outputs, the values: the input averages them
+        SharedInput(("mlp.c_fc",), "ln_2"),
+        SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
     ),
     targets=("c_attn",),
     embed=lambda body, ids: body.wte(ids) + body.wpe(np.arange(ids.shape[1])),
-    beside=lambda body, T: (),
+    block_arguments=lambda body, T: (),
     rows=gpt2_huggingface.rows,
 )
-LLAMA = Anatomy(
+LLAMA = Architecture(
     name="llama",
     model=Llama,
     config=LlamaConfig,
@@ -125,14 +127,14 @@ LLAMA = Anatomy(
     blocks="layers",
     norm="norm",
     inputs=(
-        Fed(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
-        Fed(("self_attn.o_proj",), "self_attn.v_proj"),
-        Fed(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
-        Fed(("mlp.down_proj",), "mlp.up_proj"),  # silu(gate) * up is linear in up
+        SharedInput(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
+        SharedInput(("self_attn.o_proj",), "self_attn.v_proj"),
+        SharedInput(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
+        SharedInput(("mlp.down_proj",), "mlp.up_proj"),  # silu(gate) * up is linear in up
     ),
     targets=("q_proj", "v_proj"),
     embed=lambda body, ids: body.embed_tokens(ids),
-    beside=lambda body, T: (_rotations(body.config, T, next(body.parameters()).dtype),),
+    block_arguments=lambda body, T: (_rotations(body.config, T, next(body.parameters()).dtype),),
     rows=llama_huggingface.rows,
 )
 ALL = (GPT2, LLAMA)
@@ -142,33 +144,34 @@ def _rotations(config: LlamaConfig, T: int, dtype: Any) -> Any:
     return rotations(np.arange(T), config.head_size, config.rope_theta, dtype)
 
 
-def of(model: Any) -> Anatomy:
-    """The anatomy of a language model, or of one with another head. Raises ValueError for a model of neither family."""
-    for anatomy in ALL:
-        if isinstance(getattr(getattr(model, anatomy.body, None), "config", None), anatomy.config):
-            return anatomy
+def of(model: Any) -> Architecture:
+    """The architecture of a language model or a GPTWithHead. Raises ValueError for any other model."""
+    for architecture in ALL:
+        if isinstance(getattr(getattr(model, architecture.body, None), "config", None), architecture.config):
+            return architecture
     raise ValueError(f"only GPTs and Llamas can be changed that way, not a {type(model).__name__}")
 
 
-def of_config(config: Config) -> Anatomy:
-    """The anatomy of the models that a configuration makes."""
-    return next(anatomy for anatomy in ALL if isinstance(config, anatomy.config))
+def of_config(config: Config) -> Architecture:
+    """The architecture that a configuration belongs to."""
+    return next(architecture for architecture in ALL if isinstance(config, architecture.config))
 
 
 # --- in config.json ---------------------------------------------------------------------------------------------------
 
 
 def to_settings(config: Config) -> dict[str, Any]:
-    """A configuration as JSON can hold it, with the family's name where it is not the first one."""
+    """A configuration for JSON. "family" is the architecture's name, which is left out for GPT-2."""
     family = of_config(config)
     return config.to_dict() if family is GPT2 else {"family": family.name, **config.to_dict()}
 
 
-def from_settings(settings: dict[str, Any]) -> tuple[Anatomy, Config]:
-    """The reverse. Raises ValueError for a family that is not known, and what the configuration raises."""
+def from_settings(settings: dict[str, Any]) -> tuple[Architecture, Config]:
+    """The inverse of `to_settings`. Raises ValueError for an unknown family, and what the configuration raises."""
     settings = dict(settings)
     name = settings.pop("family", GPT2.name)
-    for anatomy in ALL:
-        if anatomy.name == name:
-            return anatomy, anatomy.config.from_dict(settings)
-    raise ValueError(f"the family must be one of {', '.join(anatomy.name for anatomy in ALL)}, got {name!r:.60}")
+    for architecture in ALL:
+        if architecture.name == name:
+            return architecture, architecture.config.from_dict(settings)
+    known = ", ".join(architecture.name for architecture in ALL)
+    raise ValueError(f"the family must be one of {known}, got {name!r:.60}")

@@ -23,7 +23,7 @@ import numpy as np
 
 from minigrad import Tensor, nn
 
-from ..architectures import Anatomy
+from ..architectures import Architecture
 from .array import QuantizedArray
 from .calibration import InputMoments
 from .gptq import output_error
@@ -85,7 +85,7 @@ def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: in
 
 
 def scale_block(
-    block: nn.Module, parts: Anatomy, moments: Mapping[str, InputMoments], rounding: Rounding
+    block: nn.Module, parts: Architecture, moments: Mapping[str, InputMoments], rounding: Rounding
 ) -> dict[str, float]:
     """Scale the layers of a pre-norm block for rounding, without changing what the block computes; returns each α.
 
@@ -95,16 +95,16 @@ def scale_block(
     divide (behind GPT-2's GELU; where heads of values are shared) the weights are clipped only.
     """
     alphas = {}
-    for fed in reversed(parts.inputs):
-        layers: list[Any] = [block.get_submodule(name) for name in fed.layers]
-        before: Any = None if fed.by is None else block.get_submodule(fed.by)
+    for shared in reversed(parts.inputs):
+        layers: list[Any] = [block.get_submodule(name) for name in shared.layers]
+        before: Any = None if shared.source is None else block.get_submodule(shared.source)
         inputs = layers[0].in_features
         if before is None or len(before.weight.data) < inputs:
             continue
-        its = moments[fed.layers[0]]
+        its = moments[shared.layers[0]]
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
         scales, alpha = search_scales(together, its.gram, its.mean_magnitude, rounding)
-        for name, layer in zip(fed.layers, layers):
+        for name, layer in zip(shared.layers, layers):
             _set(layer.weight, layer.weight.data * scales)
             alphas[name] = alpha
         for parameter in (before.weight, getattr(before, "bias", None)):

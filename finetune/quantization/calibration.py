@@ -59,7 +59,7 @@ class Reader:
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
         dtype = next(body.parameters()).dtype
         self.hidden = np.empty((*ids.shape, body.config.n_embd), dtype)
-        self.beside = parts.beside(body, ids.shape[1])
+        self.block_arguments = parts.block_arguments(body, ids.shape[1])
         with no_grad():
             for rows in self._batches():
                 self.hidden[rows] = parts.embed(body, ids[rows]).data
@@ -82,7 +82,7 @@ class Reader:
         try:
             for rows in self._batches():
                 with contextlib.suppress(_Enough):
-                    block(Tensor(self.hidden[rows]), *self.beside)
+                    block(Tensor(self.hidden[rows]), *self.block_arguments)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -92,7 +92,7 @@ class Reader:
     def pass_through(self, block: nn.Module) -> None:
         """Go on to the next block: hidden states become what this one makes of them."""
         for rows in self._batches():
-            self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.beside).data
+            self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.block_arguments).data
 
     def _batches(self) -> Iterator[slice]:
         for start in range(0, len(self.hidden), self.batch):

@@ -23,7 +23,7 @@ from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
 from .. import architectures
-from ..architectures import Anatomy, Fed
+from ..architectures import Architecture, SharedInput
 from . import awq
 from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
@@ -216,24 +216,24 @@ def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | 
 
 
 def _quantize_block(
-    block: nn.Module, parts: Anatomy, config: QuantizationConfig, reader: Reader | None
+    block: nn.Module, parts: Architecture, config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
     if config.method == "awq" and reader is not None:
         reports = _awq_block(block, parts, config, reader)
     else:
-        reports = [report for fed in parts.inputs for report in _quantize_layers(block, fed, config, reader)]
+        reports = [report for shared in parts.inputs for report in _quantize_layers(block, shared, config, reader)]
     if reader is not None:
         reader.pass_through(block)
     return reports
 
 
 def _quantize_layers(
-    block: nn.Module, fed: Fed, config: QuantizationConfig, reader: Reader | None
+    block: nn.Module, shared: SharedInput, config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
     """Round layers that share their input, to nearest or with GPTQ, on inputs that have passed the layers before."""
-    moments = _moments(block, (fed,), reader) if reader is not None else {}
+    moments = _moments(block, (shared,), reader) if reader is not None else {}
     reports = []
-    for name in fed.layers:
+    for name in shared.layers:
         layer: Any = block.get_submodule(name)
         weight = layer.weight.data
         if config.method == "gptq" and name in moments:
@@ -246,13 +246,13 @@ def _quantize_layers(
     return reports
 
 
-def _moments(block: nn.Module, inputs: tuple[Fed, ...], reader: Reader) -> dict[str, InputMoments]:
+def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
     """The inputs of a block's layers, by layer: those that share them have one `InputMoments` in common."""
-    found = reader.inputs_of(block, {fed.layers[0]: block.get_submodule(fed.layers[0]) for fed in inputs})
-    return {name: found[fed.layers[0]] for fed in inputs for name in fed.layers}
+    found = reader.inputs_of(block, {shared.layers[0]: block.get_submodule(shared.layers[0]) for shared in inputs})
+    return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
-def _awq_block(block: nn.Module, parts: Anatomy, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
+def _awq_block(block: nn.Module, parts: Architecture, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
     """Scale, clip and round all layers of a block, on the inputs that they have in the float block."""
     moments = _moments(block, parts.inputs, reader)
     weights: dict[str, Any] = {name: block.get_submodule(name).weight for name in parts.layers}  # type: ignore[attr-defined]

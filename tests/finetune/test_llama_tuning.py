@@ -51,7 +51,7 @@ def golden():
         return dict(file)
 
 
-# --- anatomy ---
+# --- architecture ---
 
 
 @pytest.mark.parametrize(("model", "parts"), [(small_gpt(), GPT2), (small_llama(), LLAMA)], ids=["gpt", "llama"])
@@ -68,7 +68,7 @@ def test_the_parts_are_there_under_these_names(model, parts):
     body = parts.body_of(model)
     x = parts.embed(body, IDS)
     for block in parts.blocks_of(model):
-        x = block(x, *parts.beside(body, IDS.shape[1]))
+        x = block(x, *parts.block_arguments(body, IDS.shape[1]))
     np.testing.assert_array_equal(getattr(body, parts.norm)(x).data, model.hidden_states(IDS).data)
 
 
@@ -121,8 +121,8 @@ def test_folding_scales_changes_nothing_that_the_model_computes(changes):
     model, original = small_llama(dtype="float64", **changes), small_llama(dtype="float64", **changes)
     reader = Reader(model, IDS)
     for block in model.model.layers:
-        found = reader.inputs_of(block, {fed.layers[0]: block.get_submodule(fed.layers[0]) for fed in LLAMA.inputs})
-        moments = {layer: found[fed.layers[0]] for fed in LLAMA.inputs for layer in fed.layers}
+        found = reader.inputs_of(block, {layers[0]: block.get_submodule(layers[0]) for layers, _ in LLAMA.inputs})
+        moments = {layer: found[layers[0]] for layers, _ in LLAMA.inputs for layer in layers}
         before = {name: block.get_submodule(name).weight.data for name in LLAMA.layers}
         alphas = scale_block(block, LLAMA, moments, lambda weight: absmax(weight, 4, 4))
         # Heads of values that are shared cannot be scaled for one head of queries alone.
