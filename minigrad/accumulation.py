@@ -1,9 +1,9 @@
-"""Where gradients meet, they add up: sums[edge] += gradient, with two cares.
+"""Where gradients meet, they add up: sums[edge] += gradient.
 
-Memory: a gradient is added in place where that is possible, as a new array for each sum would cost a training step
-much of its time. Safety: only in an array that nobody else holds. A backward may return its `dout` itself (`x + y`
-returns it twice), a view of it, or an array that it keeps; and a user may hold a `.grad`. Python counts the references
-to each array: where the list here has the only one, the array may be written to.
+A gradient is added in place where that is possible, because a new array for each sum would cost a training step much of
+its time. But nothing is ever written into an array that somebody else holds. A backward may return its `dout` itself
+(`x + y` returns it twice), a view of it, or an array that it keeps; and a user may hold a `.grad`. Python counts the
+references to each array: where the list here has the only one, the array may be written to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class GradientSums:
                     add_to_grad(target, gradients, i)
                 else:
                     add(self.arrays.setdefault(target, [None] * len(target.outputs)), index, gradients, i)
-                gradients[i] = None  # else it would seem to be held by somebody
+                gradients[i] = None  # drop this reference, so that the count shows who else has the array
 
     def pop(self, node: Context) -> list[Any] | None:
         """One gradient per output of `node`: zeros where none arrived (None for integers). None if none did."""

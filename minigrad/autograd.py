@@ -2,9 +2,9 @@
 
 Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was
 computed, from what, and what backward will need. The contexts form a graph. `backward` walks it from the result to the
-leaves, which are the tensors that nothing was computed from: parameters and data. At each context it applies the chain
-rule: it gives the Function the gradient of its output and gets the gradients of its inputs. Where several gradients
-meet, because a tensor was used several times, they add up.
+leaves: the tensors that were not computed from others, such as parameters. At each context it applies the chain rule:
+it gives the Function the gradient of its output and gets the gradients of its inputs. Where several gradients meet,
+because a tensor was used several times, they add up.
 
 A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half can be called and stepped through alone:
 
@@ -18,7 +18,7 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-Read on at `backward` if you want the idea first; `Function.apply` records what it walks through.
+To see the idea first, read on at `backward`; `Function.apply` records the graph that it walks through.
 
 This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
@@ -43,6 +43,8 @@ tensor_class: Any = None  # what results are wrapped in: Tensor, which tensor.py
 
 
 class _Everything:
+    """The `needs_grad` of a context made by hand: True for every input."""
+
     def __getitem__(self, index: int) -> bool:
         return True
 
@@ -54,12 +56,12 @@ class Context:
     gradient of input i is wanted. A context made by hand (`Context()`) wants them all.
     """
 
-    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # all else was left by forward
+    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # other attributes are forward's
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    # Where each input came from: (the Context that made it, which of its outputs), or (a leaf Tensor, its version);
-    # None if its gradient is not wanted.
+    # Where each input came from: (the Context that made it, which of its outputs), or for a leaf (the Tensor itself,
+    # its version, which counts changes in place). None if its gradient is not wanted. `is_leaf` tells the two apart.
     edges: Sequence[Edge | None] = ()
     outputs: list[tuple[tuple[int, ...], np.dtype]]  # of each output, its shape and dtype
     released = False  # has backward gone through here and freed what forward left?
@@ -68,7 +70,9 @@ class Context:
 
     def sources(self) -> Iterator[Context]:
         """The nodes that the inputs came from, one for each edge."""
-        return (source for source, _ in filter(None, self.edges) if not source.is_leaf)
+        for edge in self.edges:
+            if edge is not None and not edge[0].is_leaf:
+                yield edge[0]
 
     def saved(self) -> dict[str, Any]:
         """What forward left for backward, by name."""
@@ -91,7 +95,9 @@ class Function:
     backward(ctx, dout, ...) -> tuple: one gradient per input (None where there is none), from one dout per output
     """
 
-    dtype_rule = "any"  # "promote": cast as PyTorch does; "float": and integers to floats; "same": refuse to mix
+    # The inputs' dtypes. "any": as they are; "same": must be equal; "promote": cast to a common one, as PyTorch does;
+    # "float": the same, and integers become floats.
+    dtype_rule = "any"
     autocast = False  # True for matrix products, which mixed precision computes from rounded inputs
     compose: Callable[..., Tensor] | None = None  # of a fused op: its textbook form, made of other ops
 
@@ -107,13 +113,13 @@ class Function:
             edges.append(edge_to(x) if wanted else None)
 
         function = switches.choose(cls, arrays)  # this class, or a faster one that computes the same
-        if function.compose is not None:
+        if function.compose is not None:  # a fused op without a kernel: run the ops that it consists of
             return function.compose(*inputs, **options)
-        arrays = agree(cls, arrays)  # in dtypes that may meet
+        arrays = agree(cls, arrays)  # cast as dtype_rule says
 
         ctx = Context()
         ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges
-        switches.tell_before("forward", ctx, arrays)
+        switches.tell_before("forward", ctx, arrays)  # tells a profiler, say, if one is at work
         result = function.forward(ctx, *arrays, **options)
         switches.tell_after("forward", ctx, arrays, result)
 
@@ -143,11 +149,11 @@ def edge_to(x: Tensor) -> Edge:
 
 
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
-    """Add d(root · gradient) / d(leaf) to the `.grad` of every leaf that `root` was computed from.
+    """Add dL/dleaf to the `.grad` of every leaf that `root` was computed from, where `gradient` is dL/droot.
 
-    A node runs when every node that used its outputs has run, since only then the gradient of its outputs is complete.
-    Raises RuntimeError, before anything is changed, if the graph was already walked, or if a parameter that it saved
-    was changed in place since.
+    A node runs when every node that used its outputs has run, because only then is the gradient of its outputs
+    complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before anything is
+    changed, if the graph was already walked, or if a saved parameter was changed in place after it was saved.
     """
     ready = [] if root.grad_fn is None else [root.grad_fn]
     waiting_for = count_consumers(ready)
@@ -159,7 +165,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
         node = ready.pop()
         douts = sums.pop(node)
         dinputs = run_backward(node, douts)
-        sums.add(node.edges, dinputs)  # +=, as a tensor that was used twice gets two gradients
+        sums.add(node.edges, dinputs)  # += into the .grad of a leaf, or into what has arrived at another node
         for source in node.sources():
             waiting_for[source] -= 1
             if waiting_for[source] == 0:
@@ -169,7 +175,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
 
 def count_consumers(roots: list[Context]) -> dict[Context, int]:
-    """Every node that `roots` depend on, and how often its outputs are used in the graph.
+    """Every node that `roots` depend on, and how often those nodes use its outputs.
 
     No recursion: a graph may be 100,000 ops deep.
     """
@@ -191,6 +197,6 @@ def run_backward(node: Context, douts: list[Array] | None) -> list[Any]:
     for index, tensor in (node.retained or {}).items():
         add_to_grad(tensor, douts, index)
     switches.tell_before("backward", node, douts)
-    dinputs = node.function.backward(node, *douts)
+    dinputs = node.function.backward(node, *douts)  # the node is the ctx that forward filled
     switches.tell_after("backward", node, douts, dinputs)
     return graph_checks.checked_gradients(node, dinputs)

@@ -17,17 +17,21 @@ Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its 
 
 
 class Optimizer(ParameterGroups):
-    """A rule that moves parameters by their gradients; each subclass has its own, in `update`."""
+    """A rule that moves parameters by their gradients; each subclass has its own, in `update`.
+
+    `param_groups` is a list of {"params": [tensors], "lr": ..., other settings}; `state` holds what a rule remembers of
+    each parameter. See ParameterGroups.
+    """
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         moves = self.moves()
         gradients = [grad for _, grad, _, _ in moves]
-        # Textbook: update_each. Fast: a kernel that updates all parameters at once.
+        # `update_each`, unless a fast kernel is selected, which updates all parameters at once.
         update_all = switches.kernel_for(type(self), gradients, Optimizer.update_each)
         update_all(self, moves)
         for p, *_ in moves:
-            p.version += 1  # counts changes in place: backward() through a graph that saved the old values will refuse
+            p.version += 1  # counts changes in place: a later backward() that needs the old values raises an error
 
     def moves(self) -> list[Move]:
         """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
@@ -47,7 +51,7 @@ class Optimizer(ParameterGroups):
 class SGD(Optimizer):
     """p <- p - lr * v,  v <- momentum * v + grad, with grad + weight_decay * p for grad.
 
-    With momentum the step is an average over past gradients, which damps zigzags. Polyak 1964.
+    With momentum the step is a sum over past gradients, older ones counting less, which damps zigzags. Polyak 1964.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
@@ -67,7 +71,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Each parameter's own step size: the mean of its gradients over the root of their mean square.
+    """Each parameter's own step size: the mean of its gradients divided by the root of their mean square.
 
         m <- β1 m + (1 - β1) grad              the mean, over about 1 / (1 - β1) steps
         v <- β2 v + (1 - β2) grad²             the mean square
@@ -78,7 +82,7 @@ class Adam(Optimizer):
     Kingma & Ba 2015, algorithm 1.
     """
 
-    decoupled = False
+    decoupled = False  # is the weight decay a step of its own (AdamW), or a part of the gradient?
 
     def __init__(
         self,
@@ -147,8 +151,8 @@ def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: f
 def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> Array:
     """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`; returns the norm before.
 
-    One factor for all keeps the direction of the step and bounds its length. If the norm is not finite nothing is
-    scaled (PyTorch would make all gradients 0 or nan), so that the step can be skipped and looked into.
+    One factor for all keeps the direction of the step and bounds its length. If the norm is not finite, nothing is
+    scaled, and the step can be skipped and looked into.
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
     """
     if not max_norm >= 0:
@@ -159,7 +163,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
     total = xp.asarray(xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients)))
-    # factor = min(1, max_norm / total), but 1 where total is not finite
+    # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
     switches.kernel_for(scale, gradients)(gradients, factor)
@@ -178,13 +182,13 @@ def scale(arrays: list[Array], factor: Array) -> None:
 
 
 class WarmupCosine:
-    """Learning rate: up in a line for `warmup_steps`, then half a cosine down to `min_ratio` of it at `total_steps`.
+    """Learning rate: up in a line for `warmup_steps`, then half a cosine down to `min_ratio` of the peak.
 
-    A fresh Adam has poor estimates of the gradients' scale, so that large first steps can do lasting harm: hence the
-    warm-up. Small last steps settle what large ones keep shaking. Loshchilov & Hutter 2017 (SGDR), equation 5; Goyal et
-    al. 2017, section 2.2.
+    The peak is the optimizer's lr. A fresh Adam has poor estimates of the gradients' scale, so large first steps can do
+    lasting harm: hence the warm-up. Large steps keep jumping around a minimum; small last steps get closer. Loshchilov
+    & Hutter 2017 (SGDR), equation 5; Goyal et al. 2017, section 2.2.
 
-    Call `step()` after each `optimizer.step()`. Raises ValueError where the warm-up is longer than the whole.
+    Call `step()` after each `optimizer.step()`. Raises ValueError if the warm-up is longer than `total_steps`.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, min_ratio: float = 0.1):
@@ -201,7 +205,7 @@ class WarmupCosine:
     def ratio(self, step: int) -> float:
         """The learning rate of step `step` (the first is 0), as a fraction of the peak."""
         if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
+            return (step + 1) / (self.warmup_steps + 1)  # the first step is not 0, and step `warmup_steps` is the peak
         if step >= self.total_steps:
             return self.min_ratio
         progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
@@ -212,7 +216,7 @@ class WarmupCosine:
             group["lr"] = peak * self.ratio(self.steps_done)
 
     def step(self) -> None:
-        """On to the next step's learning rate."""
+        """Set the learning rate of the next step."""
         self.steps_done += 1
         self._set()
 
@@ -221,11 +225,11 @@ class WarmupCosine:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """{"steps_done", "peaks"}; the shape of the schedule is not in it."""
+        """{"steps_done", "peaks"}; warmup_steps, total_steps and min_ratio are not saved."""
         return {"steps_done": self.steps_done, "peaks": list(self.peaks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises ValueError where the optimiser has another number of groups."""
+        """Restore what `state_dict` returned. Raises ValueError if the optimizer has a different number of groups."""
         if len(state["peaks"]) != len(self.optimizer.param_groups):
             groups = len(self.optimizer.param_groups)
             raise ValueError(f"{len(state['peaks'])} saved learning rates for {groups} parameter groups")

@@ -4,8 +4,7 @@
 
 Shapes: B sequences in a batch, T tokens in each ("time"), C channels, which are the numbers that describe a token
 (n_embd), H attention heads with D = C / H channels each, V tokens in the vocabulary. Logits are one score for each of
-the V tokens; softmax makes probabilities of the next token of them. Parameters carry GPT-2's own names, so its weights
-fit without renaming:
+the V tokens; softmax turns them into probabilities of the next token. Parameters carry GPT-2's own names:
 
     transformer.wte   word token embedding          transformer.h.N.ln_1, ln_2   layer norms of block N ("h" for hidden)
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
@@ -13,7 +12,8 @@ fit without renaming:
 
 `cache`, `layer` and `mask` serve generation and padded batches; in training, all T tokens are read at once and the
 cache and the mask are None. A KV cache holds the keys and values of the tokens read in earlier calls, so that they are
-not computed again (kv_cache.py). A mask says which token may attend to which, where "those before it" is not enough.
+not computed again (kv_cache.py). A mask says which token may attend to which: it is needed to hide padding, and behind
+a cache.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class CausalSelfAttention(nn.Module):
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, H, S, D): of all S tokens read so far
-        # Causal: a token does not see later ones. A single token is the last one so far, and sees everything.
+        # Causal: a token does not see later ones. A single token is the last one so far, and sees all S. Several tokens
+        # behind a cache come with a mask (positions_and_mask).
         is_causal = mask is None and x.shape[1] > 1
         dropout_p = self.dropout_p if self.training else 0.0  # of the weights that softmax gives
         # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
@@ -64,7 +65,7 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     """The feed-forward network transforms each token by itself, in a layer four times as wide.
 
-    It has 8 C² of the 12 C² weights of a block.
+    It has 8 C² of the 12 C² weights of a block; attention has 3 C² + C².
     """
 
     def __init__(self, config: GPTConfig):
@@ -109,7 +110,8 @@ class Transformer(nn.Module):
         apply_original_design(self)  # changes nothing unless the config asks for post-norm or sinusoidal positions
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
-        positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)  # 0, 1, ... T - 1
+        positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
+        # positions (T): 0, 1, ... T - 1, or from the length of the cache on
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what a token is, and where it stands
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)  # (B, T, C)
@@ -123,7 +125,7 @@ class GPT(LanguageModel):
 
     `LanguageModel` adds what all architectures share: `generate`, `from_pretrained`, `save_pretrained`, and the loss:
 
-        model.loss(ids, targets) = cross_entropy(model(ids), targets), where targets[:, t] is the token after ids[:, t]
+        model.loss(ids, targets)    cross-entropy of the logits at all B T positions; targets[:, t] follows ids[:, t]
     """
 
     model_type = "gpt2"  # in Hugging Face's config.json
@@ -133,9 +135,10 @@ class GPT(LanguageModel):
         with nn.init.skipped():  # init_weights, below, sets them all
             self.transformer = Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        # Tied: one vector says what a token means as input, and is what a hidden state is compared with as output.
+        # Tied: one matrix, used twice. A token's row is its input vector, and a logit is a dot product with that row.
         self.lm_head.weight = self.transformer.wte.weight
-        # Both sub-layers end in a c_proj, whose output is added to the residual stream.
+        # Both sub-layers end in a c_proj, whose output is added to the residual stream: these weights start smaller, so
+        # that the stream does not grow with the number of layers.
         init_weights(self, residual_projections=("c_proj.weight",))
 
     def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:

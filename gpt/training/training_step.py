@@ -1,7 +1,7 @@
-"""The training step: forward, loss, backward, clip, step, schedule. There is only one.
+"""The training step: forward, loss, backward, clip, step, schedule.
 
-Pretraining, classification, instruction tuning, reward modeling and DPO differ in their batches and in their loss
-function; the heartbeat is the same. What surrounds a step (evaluation, checkpoints, a log) is in trainer.py.
+Pretraining, classification, instruction tuning, reward modeling and DPO all use this one; they differ in their batches
+and in their loss function. What surrounds a step (evaluation, checkpoints, a log) is in trainer.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from minigrad import Tensor, optim
 
 from .steps import add_up, step_if_finite
 
-# (model, batch) -> a sum of losses, how many it is of, and sums of other metrics: numbers, or 0-d arrays on the device
+# (model, batch) -> a sum of losses, how many losses, and sums of other metrics: numbers, or 0-d arrays on the device
 LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
 
 
@@ -22,8 +22,8 @@ class TrainingStep:
     """A model, a loss, and an optimizer that lowers it; `learn_from(batches)` is one step.
 
     loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
-    schedule: sets the optimizer's learning rate for each step. max_norm: the greatest length of the gradient.
-    accumulates: whether a step has several batches (see `accumulate`).
+    schedule: sets the optimizer's learning rate for each step. max_norm: the norm to which a longer
+    gradient is clipped. accumulates: whether a step has several batches (see `accumulate`), or exactly one.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class TrainingStep:
         norm = optim.clip_grad_norm_(self.parameters, self.max_norm)
         # Step: optimizer.step(), unless the loss or a gradient is not finite. One NaN would spread to all weights.
         step_if_finite(self.optimizer, sums["loss"], norm)
-        # Schedule: set the learning rate of the next step.
+        # Schedule: set the learning rate of the next step, also after one that was left out.
         self.schedule.step()
         return sums, count, norm
 
     def accumulate(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Gradient accumulation: learn from several batches as if they were one, which might not fit into memory.
+        """Gradient accumulation: learn from several batches as from one big batch that would not fit into memory.
 
         Batches may have different counts, so the mean of their means would be wrong. The gradients are those of the
         sum of all losses, and are divided by the count of all batches at the end.
@@ -86,7 +86,7 @@ class TrainingStep:
         return sums, count
 
     def check(self, count: int) -> None:
-        """Raise ValueError if nothing was counted, so that there is no mean."""
+        """Raise ValueError if nothing was counted, because then there is no mean."""
         if count == 0:
             step = self.schedule.steps_done + 1
             raise ValueError(f"step {step} has nothing to learn from: no target in its batches counts")

@@ -222,8 +222,11 @@ def check_approximate(op: str, approximate: str) -> None:
 class Softmax(Function):
     """out_i = e^(x_i) / Σ_j e^(x_j).
 
-    The Jacobian is d out_i / d x_j = out_i (δ_ij - out_j), so  dx_j = Σ_i dout_i out_i (δ_ij - out_j)
-    = out_j (dout_j - Σ_i dout_i out_i). The sum is one number per row; the n x n Jacobian is never made.
+    The Jacobian is d out_i / d x_j = out_i (δ_ij - out_j), where δ_ij is 1 if i = j and 0 otherwise. So
+
+        dx_j = Σ_i dout_i out_i (δ_ij - out_j) = out_j (dout_j - Σ_i dout_i out_i)
+
+    The sum is one number for each row along `dim`; the n x n Jacobian is never made.
     """
 
     dtype_rule = "float"
@@ -255,7 +258,10 @@ def softmax(x: Tensor, dim: int) -> Tensor:
 
 
 class LogSoftmax(Function):
-    """out_i = x_i - ln Σ_j e^(x_j);  dx_j = dout_j - softmax(x)_j Σ_i dout_i."""
+    """out_i = x_i - ln Σ_j e^(x_j);  dx_j = dout_j - softmax(x)_j Σ_i dout_i.
+
+    The logarithm is a part of every out_i, and its derivative by x_j is e^(x_j) / Σ e^x = softmax(x)_j.
+    """
 
     dtype_rule = "float"
 
@@ -271,7 +277,7 @@ class LogSoftmax(Function):
 
 
 def log_softmax(x: Tensor, dim: int) -> Tensor:
-    """ln softmax(x) along `dim`, exact where the softmax itself would round to 0."""
+    """ln softmax(x) along `dim`, accurate even where the softmax itself would round to 0."""
     return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x.ndim) if x.ndim else None)
 
 

@@ -2,8 +2,10 @@
 
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
-This textbook form holds the whole matrix of weights, T queries x S keys, so that you can look at it. The fast kernel
-(kernels/cpu/attention.py) computes the same in tiles.
+The product of a query and a key sums D products. Dividing by √D keeps its size independent of D.
+
+Here the whole matrix of weights, T queries x S keys, is in memory, so that you can look at it. The fast kernel
+(kernels/cpu/attention.py) computes the same piece by piece.
 """
 
 from __future__ import annotations
@@ -26,19 +28,20 @@ class ScaledDotProductAttention(Function):
 
     Backward goes through the three steps from the last to the first:
 
-        out    = probs v                 dv = probsᵀ dout,  dprobs = dout vᵀ
-        probs  = softmax(scores)         dscores = probs (dprobs - Σ_s dprobs probs)
+        out    = probs v                 dv = probsᵀ dout,  dprobs = dout vᵀ          (without dropout)
+        probs  = softmax(scores)         dscores = probs (dprobs - Σ_s dprobs probs)   (see Softmax)
         scores = q kᵀ scale + mask       dq = dscores k scale,  dk = dscoresᵀ q scale,  dmask = dscores
 
-    Dropout, between the first two, sets some of the probs to 0 and scales up the others. Where the mask is -inf, probs
-    is 0, so dscores is 0: a key that a query cannot see gets no gradient from it.
+    Dropout sets some of the probs to 0 and scales up the others, before the product with v. It multiplies by constants,
+    so its backward is the same multiplication. Where the mask is -inf, probs is 0, so dscores is 0: a key that a query
+    cannot see gets no gradient from it.
     """
 
     dtype_rule = "any"
     autocast = True
 
     @staticmethod
-    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):  # stream: of random numbers
         # q (..., T, D), k (..., S, D), v (..., S, Dv)
         scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S): how well each query fits each key
         scores = hide(scores, mask, is_causal)  # -inf where a query may not look
@@ -59,7 +62,7 @@ class ScaledDotProductAttention(Function):
         dq = dscores @ ctx.k * ctx.scale  # (..., T, D)
         dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale  # (..., S, D)
         dmask = unbroadcast(dscores, ctx.mask_shape) if ctx.needs_grad[3] else None
-        # where the leading axes were broadcast, their gradients are summed
+        # an input that was broadcast gets the sum of its copies' gradients
         return unbroadcast(dq, ctx.q.shape), unbroadcast(dk, ctx.k.shape), unbroadcast(dv, ctx.v.shape), dmask
 
 
@@ -78,8 +81,8 @@ def scaled_dot_product_attention(
     attn_mask broadcasts to (..., T, S). Where a boolean mask is True, the query may look at the key; a mask of numbers
     is added to the scores. `is_causal` lets query i look at the keys 0..i. A query that may look at no key gets zeros.
     scale=None is 1/√D. `enable_gqa` is grouped-query attention (Ainslie et al. 2023): key and value have fewer heads
-    (the axis before T) than query, and neighbouring query heads share one. Raises ValueError for shapes that do not
-    fit.
+    (the axis before T) than query, and neighboring query heads share a key and value head. Raises ValueError for shapes
+    that do not fit.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
     if enable_gqa:
@@ -122,7 +125,7 @@ def softmax_or_zeros(scores):
     return exps / xp.where(total == 0, 1, total)
 
 
-DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together: every order of computing then draws the same
+DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together, so that a kernel that works in tiles draws the same
 
 
 def attention_dropout(q, shape, p, stream):

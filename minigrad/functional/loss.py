@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] for each row; then the mean or the sum over the rows.
 
-    For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is softmax(logits). The
-    derivative of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
+    For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
+    is softmax(logits). That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 
@@ -44,16 +44,15 @@ class CrossEntropy(Function):
         ctx.rows = xp.arange(len(targets))
         ctx.targets = xp.where(ctx.kept, targets, 0)  # ignore_index is not a class: look up class 0 in its place
         ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
-        losses = xp.where(
-            ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0
-        )  # (N): -ln of the probability of the target
+        # (N): -ln of the probability of the target
+        losses = xp.where(ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0)
         ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype)) if reduction == "mean" else 1
         return losses if reduction == "none" else losses.sum() / ctx.n
 
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        # loss = losses.sum() / n
+        # loss = losses.sum() / n; with "none", dout has a number for each row, and n is 1
         dlosses = xp.where(ctx.kept, dout / ctx.n, 0)  # (N)
         # losses = logsumexp(logits) - logits[target]:  dlogits = dlosses * (probs - onehot(target))
         probs = xp.exp(ctx.log_probs)  # softmax(logits), (N, C)
@@ -70,12 +69,17 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-ln softmax(logits)[target]: logits (N, C), class numbers (N); or (C), (); or (N, C, d1, ...), (N, d1, ...).
+    """-ln softmax(logits)[target].
 
-    Targets of floating dtype in the logits' shape are probabilities. `weight` (C) multiplies the loss of each class.
-    Label smoothing e moves e of the truth from the target to all classes, e/C each. reduction: "mean" (over the class
-    weights of the rows that count), "sum", "none". All rows ignored: the mean is nan, as in PyTorch. Raises IndexError
-    for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit.
+        logits (N, C)            targets (N)              the number of the right class for each row
+        logits (C)               targets ()
+        logits (N, C, d1, ...)   targets (N, d1, ...)
+
+    Targets may also be probabilities: floats in the shape of the logits. `weight` (C) multiplies the loss of each
+    class. Label smoothing e takes e of the probability from the target and gives e/C to every class. reduction: "mean"
+    divides the sum by the number of rows that count (by the sum of their class weights); "sum"; "none". If all rows are
+    ignored, the mean is nan, as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`,
+    ValueError for shapes that do not fit.
 
     With two equally likely classes, either one is a surprise of ln 2:
 
@@ -99,7 +103,7 @@ def cross_entropy(
         log_probs = log_softmax(logits, class_dim)
         return _nll_loss(log_probs, labels, weight, ignore_index, reduction, label_smoothing, class_dim)
     options = {"ignore_index": ignore_index, "reduction": reduction}
-    if logits.ndim == 2:
+    if logits.ndim == 2:  # the usual case
         return CrossEntropy.apply(logits, labels, **options)
     loss = CrossEntropy.apply(_rows(logits, class_dim), labels.reshape(-1), **options)
     return reshape(loss, labels.shape) if reduction == "none" else loss
@@ -123,7 +127,7 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
 
 
 class LinearCrossEntropy(Function):
-    """cross_entropy(x @ weightᵀ, targets): a language model's output projection and its loss as one fused op.
+    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op.
 
     A fused op does the work of several ops in one go. It has no forward and backward of its own here. `compose` says
     which ops it consists of, and those run in its place, unless a fast kernel is selected for it. The fast kernel has

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 
 class LayerNorm(Function):
-    """out = x̂ * weight + bias,  x̂ = (x - mean) / std,  std = √(mean((x - mean)²) + eps), over the last axes.
+    """Over the last axes, of n numbers (the shapes below are for one axis, C):
+
+        std = √(mean((x - mean)²) + eps)
+        x̂   = (x - mean) / std
+        out = x̂ * weight + bias
 
     x reaches x̂ in three ways: directly, through the mean and through the std. With dx̂ = dout * weight,
 
-        dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std
+        dx = dx̂ / std                     directly
+           - mean(dx̂) / std               through the mean: dmean / dx = 1 / n
+           - x̂ mean(dx̂ x̂) / std           through the std: dstd / dx = x̂ / n
 
-    Shifting or stretching all of x does not change x̂. So the part of dx̂ that would only shift x, mean(dx̂), and the
-    part that would only stretch it, x̂ mean(dx̂ x̂), are subtracted. Ba, Kiros & Hinton 2016.
+    Adding a number to all of x, or stretching x, does not change x̂. So what dx̂ would do of either is subtracted.
+    Ba, Kiros & Hinton 2016.
     """
 
     dtype_rule = "same"
@@ -34,15 +40,15 @@ class LayerNorm(Function):
         centered = x - x.mean(axis=axes, keepdims=True)
         variance = (centered * centered).mean(axis=axes, keepdims=True)  # (..., 1)
         ctx.std = xp.sqrt(variance + eps)  # eps: no division by 0 where all features are equal
-        ctx.normalized = centered / ctx.std  # x̂ (..., C): mean 0, variance 1
+        ctx.normalized = centered / ctx.std  # x̂ (..., C): mean 0, variance nearly 1
         ctx.weight, ctx.axes = weight, axes
         out = ctx.normalized if weight is None else ctx.normalized * weight
         return out if bias is None else out + bias
 
     @staticmethod
     def backward(ctx, dout):
-        leading = tuple(range(dout.ndim - len(ctx.axes)))
-        dx = dweight = dbias = None
+        leading = tuple(range(dout.ndim - len(ctx.axes)))  # the other axes, along which weight and bias are shared
+        dx = dweight = dbias = None  # the gradients of the inputs 0, 1 and 2
         # out = normalized * weight + bias
         if ctx.needs_grad[1]:
             dweight = (dout * ctx.normalized).sum(axis=leading)
