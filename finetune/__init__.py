@@ -1,4 +1,14 @@
-"""The road after pretraining: classification, instruction tuning, preference optimisation, adapters, quantization."""
+"""How does a language model become an assistant? In reading order:
+
+    data/              conversations, chat templates, preference pairs, the built-in tasks
+    objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, a page each
+    adapters/          LoRA and QLoRA: a model changed without changing its weights
+    quantization/      weights in 8 or 4 bits
+    architectures.py   where the layers of a GPT-2 or a Llama are, for adapters, quantization and new heads
+    loading.py         any model that can write, quantized ones too
+    evaluation/        how good are the answers?
+    stages/            a run of each stage, and the pipeline of all of them
+"""
 
 from .adapters.adapter_files import load_adapter, save_adapter
 from .adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora

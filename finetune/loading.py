@@ -1,4 +1,4 @@
-"""Load any model that can write, quantized ones too: what the scripts' --model means."""
+"""Load any model that can write, quantized ones too: this is what --model accepts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAPTER_RUNS = ("minigrad-lora", "minigrad-qlora")  # in config.json, as `adapta
 
 
 class AdaptersOnlyError(ValueError):
-    """A run's `folder` holds adapters, and not the model that they are beside."""
+    """A run's `folder` holds adapters, but not the model that they were trained with."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         super().__init__(f"{folder} holds adapters without the model beside them")
@@ -28,12 +28,12 @@ class AdaptersOnlyError(ValueError):
 
 
 def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
-    """A model in evaluation mode and its tokenizer, from the folder of a run or of a quantized model, a Hugging Face
-    folder, a GGUF file, or a name like "gpt2" or "smollm2".
+    """Load a model, in evaluation mode, and its tokenizer.
 
-    packed: keep the weights of a GGUF file in their 4 and 8 bits; floats are made where they are used. Raises what
-    `gpt.training.loading.load_model` and `load_quantized` raise; ValueError for `packed` without a GGUF file,
-    AdaptersOnlyError for a run that has only adapters.
+    source: the folder of a run or of a quantized model, a Hugging Face folder, a GGUF file, or a name like "gpt2" or
+    "smollm2". packed: keep the weights of a GGUF file in their 4 and 8 bits, and dequantize them where they are used.
+    Raises what `gpt.training.loading.load_model` and `load_quantized` raise; ValueError for `packed` without a GGUF
+    file; AdaptersOnlyError for a run that has only adapters.
     """
     place = hub.find(source)
     if holds_adapters_only(place):
@@ -47,8 +47,8 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
 
 
 def holds_adapters_only(folder: Path) -> bool:
-    """Whether this is the folder of a run that trained adapters, and so keeps nothing else."""
+    """Whether this is the folder of a run that trained adapters, and therefore saves nothing else."""
     try:
         return has_checkpoint(folder) and read_json(folder / CONFIG).get("model_type") in ADAPTER_RUNS
-    except (OSError, ValueError):  # the error is raised again, and shown, where the folder is read
+    except (OSError, ValueError):  # raised again, and shown, when the folder is read
         return False

@@ -1,8 +1,8 @@
-"""A conversation with a model: how it is written down, what still fits into the context, and where an answer ends.
+"""A conversation with a model: how it becomes a text, what still fits into the context, and where an answer ends.
 
-A language model continues a text. To talk with it, the conversation is written as a text that ends where its answer
-should begin. A model that was tuned on conversations knows a template for that (`chat.ChatTemplate`). One that was not
-has at least read texts in which people speak in turn, so it is given a transcript; it then tends to write the user's
+A language model continues a text. To talk with it, the conversation is written as a text that ends where the answer
+should begin. A model that was tuned on conversations knows a template for that (`chat_template.ChatTemplate`). Any
+other model has at least read texts in which people speak in turn, so it gets a transcript. It tends to write the user's
 next line as well, and is stopped there.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Protocol
 
 from gpt import LanguageModel, Tokenizer
 from gpt.model.generation import Memory, Sampling, stream
@@ -21,20 +20,8 @@ from .chat_template import IM_END, IM_START, ChatTemplate, Message, check_messag
 SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
 
 
-class Template(Protocol):
-    """How a conversation is written down; `ChatTemplate` is one."""
-
-    default_system: str | None  # what the model is told first if the user does not say
-
-    @property
-    def stop_tokens(self) -> list[int]: ...
-    def encode(
-        self, messages: Sequence[Message], add_generation_prompt: bool = False
-    ) -> tuple[list[int], list[bool]]: ...
-
-
 class Transcript:
-    """A conversation as a plain text, for a model that knows no special tokens. The user's next line ends an answer.
+    """A conversation as plain text, for a model without special tokens. The user's next line ends an answer.
 
     >>> transcript = Transcript(Tokenizer.train("Hello!", vocab_size=257))
     >>> transcript.render([{"role": "user", "content": "Hello!"}], add_generation_prompt=True)
@@ -64,18 +51,18 @@ class Transcript:
 
 
 class Conversation:
-    """What was said so far, and the model's answers to it.
+    """The messages so far, and the model that answers them.
 
-    `template` is ChatML where the tokenizer has its tokens, and a `Transcript` where not. system: what the model is
-    told before everything else; it is never forgotten. `forgotten` counts the messages that no longer fit.
+    system: what the model is told before everything else; it is never forgotten. template: ChatML if the tokenizer has
+    its special tokens, else a `Transcript`. forgotten: how many messages no longer fit into the context.
 
-    An answer's prompt is the whole conversation, but what the model has read of it before stays in its memory.
+    The prompt of an answer is the whole conversation; the part that the model has read before is in its KV cache.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, system: str | None = None):
         self.model, self.tokenizer = model, tokenizer
         self.knows_chat = all(token in tokenizer.special_tokens for token in (IM_START, IM_END))
-        self.template: Template = ChatTemplate(tokenizer) if self.knows_chat else Transcript(tokenizer)
+        self.template: ChatTemplate | Transcript = ChatTemplate(tokenizer) if self.knows_chat else Transcript(tokenizer)
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[Message] = list(self.system)
         self.forgotten = 0
@@ -86,14 +73,12 @@ class Conversation:
         self.messages, self.forgotten = list(self.system), 0
 
     def answer(self, question: str, max_new_tokens: int, sampling: Sampling) -> Generator[str, None, None]:
-        """Ask, and yield the answer as the model writes it: a piece per token, "" where there is nothing to show yet.
+        """Ask, and yield the answer as the model writes it: a piece per token, "" if there is nothing to show yet.
 
-        Stop iterating to interrupt it.
-
-        What has been answered until then belongs to the conversation. Where the conversation has become too long for
-        the model's context (with room for an answer: `max_new_tokens`, at most half of the context), the oldest
-        questions are forgotten together with their answers, a quarter of the room at once. Raises ValueError for a
-        question that is too long alone.
+        To interrupt the answer, stop iterating: the conversation keeps what was written until then. When the
+        conversation no longer fits into the context (with room for an answer: `max_new_tokens`, at most half of the
+        context), the oldest questions are forgotten together with their answers, a quarter of the room at once. Raises
+        ValueError for a question that is too long by itself.
         """
         prompt = self._fit([*self.messages, {"role": "user", "content": question}], max_new_tokens)
         room = self.model.config.block_size - len(prompt)
@@ -113,10 +98,10 @@ class Conversation:
             self.messages.append({"role": "assistant", "content": said.strip()})
 
     def _fit(self, messages: list[Message], max_new_tokens: int) -> list[int]:
-        """The prompt for an answer to `messages`, of which the oldest turns are dropped if they do not fit.
+        """The prompt for an answer to `messages`, without the oldest turns if they do not fit.
 
-        Then more than must be is dropped, a quarter of the room: what is left stands in another place now and has to be
-        read anew, which would otherwise happen at every question from then on.
+        More is dropped than necessary, a quarter of the room: the remaining messages are at other positions now and
+        have to be read again. Otherwise this would happen at every question from then on.
         """
         block = self.model.config.block_size
         limit = block - min(max_new_tokens, block // 2)
@@ -137,9 +122,9 @@ class Conversation:
 
 
 def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
-    """The pieces up to a text that ends them (which may be spread over several); None: all of them.
+    """The pieces before the text `stop`, which may be spread over several of them; None: all pieces.
 
-    What may turn out to be the beginning of it is held back until that is known.
+    Text that may be the beginning of `stop` is held back until that is known.
 
     >>> list(until(["Hel", "lo\\nUs", "ual\\nUse", "r: and", " more"], "\\nUser:"))
     ['Hel', 'lo', '\\nUsual', '']

@@ -1,14 +1,14 @@
-"""Instructions whose answers can be checked, made by seeded code: success is measured, not judged.
+"""Instructions whose answers can be checked by code: success is measured, not judged.
 
-Every answer can be read off its question, and consists of words that nobody knows, because they are made up as they are
-needed: a model that answers has learned to follow instructions, and cannot have learned the answers. Held-out questions
-are put in other wordings than those trained on, about other words: neither a template nor a word is in both sets.
+Every answer can be read in its question, and consists of made-up words: a model that answers correctly has learned to
+follow instructions, because it cannot have learned the answers. Held-out questions have other wordings and other words
+than those trained on: neither a template nor a word is in both sets.
 
-The words stand in quotation marks for a reason. A byte-level tokenizer writes "kelo" differently after a space than at
-the start of an answer; after a quotation mark both have the same tokens, so that answering can be copying.
+The words stand in quotation marks for a reason. A byte-level tokenizer encodes "kelo" differently after a space than at
+the start of an answer. After a quotation mark it has the same tokens, so the model can answer by copying them.
 
-Manners: three in ten of the demonstrations end with a courteous sentence. Instruction tuning imitates the mixture;
-preference optimisation, which is told that courtesy is better, makes it a habit (see `preference_pairs`).
+Courtesy: three in ten of the demonstrations end with a courteous sentence. Instruction tuning imitates this mixture.
+Preference optimization, where the courteous answers are the chosen ones, makes it a habit (see `preference_pairs`).
 """
 
 from __future__ import annotations
@@ -122,8 +122,14 @@ def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
     x, y = (THINGS[i] for i in rng.permutation(len(THINGS))[:2])
     asked = int(rng.integers(2))
     parts = {
-        **{"a": words[0], "b": words[1], "list": _quoted(listed), "last": listed[-1]},
-        **{"x": x, "y": y, "q": (x, y)[asked], "named": words[asked]},
+        "a": words[0],
+        "b": words[1],
+        "list": ", ".join(f'"{word}"' for word in listed),
+        "last": listed[-1],
+        "x": x,
+        "y": y,
+        "q": (x, y)[asked],
+        "named": words[asked],
     }
     kind = TASK_TYPES[task]
     wording = _one(rng, kind.train if split == "train" else kind.test)
@@ -138,10 +144,6 @@ def _different_words(rng: np.random.Generator, split: Split, n: int) -> list[str
         if all(word[:1] != other[:1] and word[-2:] != other[-2:] for other in words):
             words.append(word)
     return words
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f'"{word}"' for word in words)
 
 
 def preference_pairs(split: Split, n: int, seed: int = 0) -> list[Preference]:

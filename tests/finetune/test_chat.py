@@ -86,7 +86,7 @@ def test_the_end_of_text_ends_an_answer_too_where_it_is_another_token():
 
 
 def test_a_tokenizer_without_the_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"no special token <\|im_start\|>.*scripts/sft\.py"):
+    with pytest.raises(ValueError, match=r"no special token <\|im_start\|>.*fine-tune the model on conversations"):
         ChatTemplate(small_tokenizer())
 
 
