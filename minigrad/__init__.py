@@ -1,7 +1,22 @@
-"""minigrad: an autograd engine in NumPy that can be read in an evening.
+"""How does a gradient come about? An autograd engine in NumPy that can be read in an evening, in this order:
 
-Read in this order: autograd.py (the idea), functional/elementwise.py (forward beside backward), tensor.py (operators),
-nn/ and optim.py.
+    autograd.py           Function, Context and the backward walk: the whole idea
+    functional/           the ops: forward beside backward (elementwise.py first)
+    tensor.py             Tensor: data, grad, operators and methods
+    nn/                   layers, and models made of them
+    optim.py              SGD, Adam, clipping, the schedule (groups of parameters: parameter_groups.py)
+    gradcheck/            finite differences, and what is wrong with a gradient
+
+What these pages call, each in one line:
+
+    accumulation.py       gradients that meet add up, in place where that is safe
+    graph_checks.py       mistakes in a graph, and in what a backward returns
+    switches.py           is the graph recorded, which kernel runs, who is watching
+    dtypes.py             which dtype a result has
+    backend.py            NumPy or CuPy: the one file that knows
+    precision.py          matrix products from bfloat16 numbers
+    kernels/              fast twins of the hot ops, for the CPU and for CUDA
+    inspection/           the graph as a picture, time, memory, and where a NaN came from
 """
 
 from . import functional, inspection, nn, optim

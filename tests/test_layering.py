@@ -123,8 +123,27 @@ def speaking_problems(root: Path) -> list[str]:
     return problems
 
 
+def unlisted(root: Path) -> list[str]:
+    """What a folder of the packages holds, and its __init__.py, which is its table of contents, does not name."""
+    problems = []
+    for path, tree in sources(root).values():
+        where = path.parent.relative_to(root).as_posix()
+        if path.name != "__init__.py" or where.startswith("scripts"):
+            continue
+        contents = ast.get_docstring(tree) or ""
+        for entry in sorted(path.parent.iterdir()):
+            name = f"{entry.name}/" if (entry / "__init__.py").exists() else entry.name
+            if name.endswith((".py", "/")) and name != "__init__.py" and name not in contents:
+                problems.append(f"{where}/__init__.py does not list {name}")
+    return problems
+
+
 def test_imports_follow_the_direction_of_the_packages():
     assert import_problems(ROOT) == []
+
+
+def test_each_folder_lists_what_it_holds():
+    assert unlisted(ROOT) == []
 
 
 def test_imports_go_in_no_circle():
@@ -245,3 +264,11 @@ def test_what_speaks_past_the_console_is_found(tmp_path, source):
 )
 def test_what_may_speak_is_not_found(tmp_path, name, source):
     assert speaking_problems(plant(tmp_path, {name: source})) == []
+
+
+def test_a_file_that_is_not_listed_is_found(tmp_path):
+    empty = dict.fromkeys(["gpt/a.py", "gpt/c.py", "gpt/b/__init__.py", "gpt/b/d.py"], "")
+    assert unlisted(plant(tmp_path, {"gpt/__init__.py": '"""a.py, b/"""', **empty})) == [
+        "gpt/__init__.py does not list c.py",
+        "gpt/b/__init__.py does not list d.py",
+    ]

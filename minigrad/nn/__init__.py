@@ -1,4 +1,9 @@
-"""Layers: parameters with a forward pass, put together into models."""
+"""What is a model made of? Layers, which are parameters with a forward pass.
+
+    module.py   Module: a tree of parameters and of other modules
+    layers.py   Linear, Embedding, LayerNorm, RMSNorm, Dropout, GELU
+    init.py     how weights start
+"""
 
 from . import init
 from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, RMSNorm
