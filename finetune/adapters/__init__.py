@@ -3,6 +3,6 @@
     lora.py            a trainable low-rank update added to frozen weights
     targets.py         which layers get one
     qlora.py           LoRA around 4-bit weights
-    adapter_files.py   adapters in a folder of their own
     peft_format.py     PEFT's names and layouts
+    adapter_files.py   save and load adapters, in a folder of their own
 """

@@ -1,15 +1,14 @@
-"""Adapter folders: what LoRA has learned, saved without the base model, in the format of PEFT.
+"""Adapter folders: LoRA's trained parameters, saved without the base model, in the format of PEFT.
 
     adapter_config.json           rank, alpha, which modules
     adapter_model.safetensors     A and B of each adapted layer, and the modules that were trained whole
 
-Ours load in PEFT, PEFT's load here (`peft_format` has names and layouts). An adapter is a few megabytes, and without
-its base model it is nothing, so the file also says beside which weights it was trained: their SHA-256 stands in its
-metadata, where PEFT looks over it.
+Ours load in PEFT, and PEFT's load here (names and layouts are in peft_format.py). An adapter has a few megabytes
+and is useless without its base model, so the file's metadata, which PEFT ignores, has the SHA-256 of the base weights.
 
-One thing PEFT's format cannot say: that of `c_attn` only some slices are adapted. Such an adapter is saved with the
-rank of all its slices together, and with zeros in B where the others are. That is the same function; who trains it on
-trains those zeros, too.
+PEFT's format cannot express that only some slices of `c_attn` are adapted. Such an adapter is saved with the rank of
+all its slices together, and with zeros in B for the other outputs. It computes the same function; but if it is trained
+further, those zeros are trained as well.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def base_fingerprint(model: nn.Module, modules_to_save: Iterable[str] = ()) -> str:
-    """The SHA-256 of the weights beside which the adapters of `model` stand, or would: names, shapes, numbers.
+    """The SHA-256 of a model's frozen weights: names, shapes and numbers, without adapters and `modules_to_save`.
 
-    The same before and after adapters are attached and trained, and another one after they are merged.
+    It is the same before and after adapters are attached and trained, and changes when they are merged.
     """
     digest = hashlib.sha256()
     whole = full_names(model, modules_to_save)
@@ -59,9 +58,9 @@ def base_fingerprint(model: nn.Module, modules_to_save: Iterable[str] = ()) -> s
 
 
 def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: str = "") -> None:
-    """Write the adapters of a model into a new folder; base_name is where the model beside them is from.
+    """Write the adapters of a model into a new folder. base_name: where the base model comes from.
 
-    Raises ValueError where the model has no adapters, FileExistsError where the folder holds some already.
+    Raises ValueError if the model has no adapters, FileExistsError if the folder already holds some.
     """
     folder = Path(folder)
     layers = lora_layers(model)
@@ -84,7 +83,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: st
 
 
 def _pairs(layers: Mapping[str, LoRALinear], rank: int) -> dict[str, np.ndarray]:
-    """A and B of all layers, at one rank: those of a lower one are filled up with zeros."""
+    """A and B of all layers, padded with zeros to the same rank."""
     tensors = {}
     for name, layer in layers.items():
         missing = (0, rank - layer.rank)
@@ -95,14 +94,14 @@ def _pairs(layers: Mapping[str, LoRALinear], rank: int) -> dict[str, np.ndarray]
 
 
 def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
-    """The last parts of these layers' names, such as "c_attn", if they mean just these layers; else whole names."""
+    """The last parts of the layers' names, such as "c_attn", if they match only these layers; else the full names."""
     layers = list(layers)
     last = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     return last if set(full_names(model, last)) == set(layers) else tuple(layers)
 
 
 def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
-    """Names by which PEFT finds these modules and no others: the same ones, or whole names."""
+    """Names by which PEFT finds these modules and no others: the given names, or the full ones."""
     names: list[str] = []
     for name in modules:
         names += [name] if _peft_finds(model, name) == (name,) else full_names(model, [name])
@@ -110,8 +109,8 @@ def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
 
 
 def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
-    """The modules that PEFT trains as a whole by a name: all whose names end in it, and be it within a word. "norm"
-    is "input_layernorm", too. (name,) if these are the ones that we find.
+    """The modules that PEFT trains as a whole for a name: all whose full names end with it, even within a word, as
+    "input_layernorm" ends with "norm". (name,) if they are the modules that we find for it.
     """
     found = [full for full, _ in model.named_modules() if full.endswith(name)]
     return (name,) if found and found == full_names(model, [name]) else tuple(found)
@@ -129,19 +128,19 @@ def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parame
 
 
 def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: bool = True) -> LoRAConfig:
-    """Attach the adapter in a folder to its base model, for use or for more training; returns its settings.
+    """Attach the adapter in a folder to its base model, for use or for further training; returns its settings.
 
-    check_base=False takes one that was trained beside other weights, such as quantized ones, if the shapes fit. Raises
-    FileNotFoundError, SafetensorsError for a damaged file, and AdapterError where the folder asks for what is not
-    supported or is of another model; `model` is as before then.
+    check_base=False accepts an adapter of other base weights, such as quantized ones, if the shapes fit. Raises
+    FileNotFoundError, SafetensorsError for a damaged file, and AdapterError if the adapter is not supported or belongs
+    to another model; then `model` is unchanged.
     """
     folder = Path(folder)
     settings = _read_settings(folder)
     config = from_peft(settings, str(folder / CONFIG))
     with SafetensorsFile(_weights_path(folder)) as file:
-        # PEFT names the heads of all kinds of models there, "classifier" beside "score".
+        # PEFT lists the heads of several kinds of models there, "classifier" beside "score".
         present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
-        if settings.get("ensure_weight_tying"):  # then PEFT trains their partners, too, without saying which
+        if settings.get("ensure_weight_tying"):  # then PEFT also trains the modules that share a weight with these
             present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)
         try:
@@ -181,8 +180,8 @@ def _weights_path(folder: Path) -> Path:
 def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:
     """The names of the layers that the file has A and B for; raises AdapterError unless every tensor has its place.
 
-    The names of the tensors say it, not target_modules: that may be a regular expression, and a stranger's could run
-    for ever.
+    The tensors' names decide, not target_modules: that may be a regular expression, and a stranger's could run
+    forever.
     """
     modules, shapes = dict(model.named_modules()), file.shapes
     whole = _parameters(model, config.modules_to_save)
@@ -227,7 +226,7 @@ def _check_base(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> 
 
 
 def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:
-    """The parameters of the modules that were trained whole, in our layout."""
+    """The parameters of the modules that were trained as a whole, in our layout."""
     parameters = _parameters(model, config.modules_to_save)
     arrays = {name: as_stored(name, _finite(file, PREFIX + name)) for name in parameters}
     first: dict[int, str] = {}

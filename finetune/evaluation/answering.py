@@ -1,7 +1,7 @@
-"""Asking a model questions and judging its replies: does it follow instructions?
+"""Ask a model questions and score its replies: does it follow instructions?
 
-Two things are judged apart, because instruction tuning teaches them apart. Format: does the model reply in the way that
-was shown, and stop? Content: is the reply right? A reply can have all of the form and nothing of the content.
+Format and content are scored separately, because a model learns them separately. Format: does it reply in the form that
+was taught, and stop? Content: is the reply right? A reply can have the right form and wrong content.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..data.tasks import TaskItem
 
 Encode = Callable[[Sequence[Message]], list[int]]  # a conversation, up to where the assistant writes
 
-FEWER = 80  # questions that are asked in a wrong template, too
+FEWER = 80  # questions that are also asked in a wrong template
 SHOWN = 6  # replies that are shown
 
-# Asked without a context to read the answer from: known from pretraining, or not at all.
+# The answers are not in the questions: a model knows them from pretraining, or not at all.
 KNOWLEDGE = {
     "What is the capital of France?": "paris",
     "What is the capital of Italy?": "rome",
@@ -39,7 +39,7 @@ KNOWLEDGE = {
 
 
 class Reply(NamedTuple):
-    """What a model wrote, without special tokens; whether it ended by itself; and its tokens."""
+    """What a model wrote, without special tokens; whether it ended with a stop token; and its tokens."""
 
     text: str
     ended: bool
@@ -70,7 +70,7 @@ def ask(
 
 
 def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
-    """Shares of replies: exact_match (the right answer, then the end), format (what looks like one, then the end)."""
+    """Shares of replies: exact_match (the right answer, then the end), format (a well-formed one, then the end)."""
     right = sum(reply.ended and item.is_correct(reply.text) for item, reply in zip(items, replies, strict=True))
     formed = sum(reply.ended and item.has_format(reply.text) for item, reply in zip(items, replies, strict=True))
     return {"exact_match": right / len(items), "format": formed / len(items)}
@@ -98,7 +98,7 @@ def no_template(tokenizer: Tokenizer) -> Encode:
 
 
 def other_template(tokenizer: Tokenizer) -> Encode:
-    """Another model's template, Alpaca's (Taori et al. 2023), which is just as clear to a human reader."""
+    """Another model's template, Alpaca's (Taori et al. 2023), which a human reader understands just as well."""
     text = "### Instruction:\n{}\n\n### Response:\n"
     return lambda messages: tokenizer.encode(text.format(messages[-1]["content"]), allowed_special=())
 
@@ -116,9 +116,9 @@ TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
 def following(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
     """How well a model follows instructions, JSON-able.
 
-    templates: `scores` for each of TEMPLATES (for the wrong ones on fewer items). by_task: the exact match by type of
-    question. knowledge: the same two shares for KNOWLEDGE, where a reply that contains the answer is right. replies:
-    what it said to the first questions, {question: reply}.
+    templates: `scores` for each of TEMPLATES, with fewer items for the wrong ones. by_task: the exact match by type of
+    question. knowledge: the same two shares for KNOWLEDGE, where a reply is right if it contains the answer. replies:
+    {question: reply} for the first questions.
     """
     templates = {}
     for name, make in TEMPLATES.items():

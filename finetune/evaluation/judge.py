@@ -1,8 +1,8 @@
-"""Is the tuned model better than the one it came from, and how far has it moved? Measured, not judged by taste.
+"""Is the tuned model better than the model it started from, and how far has it moved? Win rate and KL divergence.
 
-Preferences of people cost money and time, so papers let them, or a large model, compare replies and report a win rate
-(Stiennon et al. 2020; Rafailov et al. 2023, section 6). Our questions have answers that can be checked, so that a few
-lines can be the judge.
+In papers, people or a large model compare the replies of two models, and the win rate is reported (Stiennon et al.
+2020; Rafailov et al. 2023, section 6). Our questions have answers that can be checked, so a few lines of code are the
+judge.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 
 from ..data.chat_template import Message
-from ..data.datasets import pad_right
 from ..data.tasks import TaskItem
 from ..objectives.logprobs import exact_kl
-from ..objectives.rollout import Places
+from ..objectives.rollout import Places, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, show_replies
 
 ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation
 
 
 class Verdict(NamedTuple):
-    """How a model's replies compare with those of the reference model, over the same questions, at temperature 1.
+    """How a model's replies compare with those of the reference model to the same questions, at temperature 1.
 
-    win_rate: how often the reply is of higher quality (`TaskItem.quality`: being right counts first, courtesy second),
-    draws counting one half. right, courteous: the shares of replies that are right, and that are right and courteous.
-    kl: the distance from the reference, in nats per reply.
+    win_rate: how often the model's reply has the higher quality (`TaskItem.quality`: being right counts first, courtesy
+    second); a draw counts one half. right, courteous: the shares of replies that are right, and that are right and
+    courteous. kl: the KL divergence from the reference, in nats per reply.
     """
 
     win_rate: float
@@ -43,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def judge(model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0) -> Verdict:
-    """Let both models answer the questions, each with random numbers of its own, and compare."""
+    """Let both models answer the questions, with different seeds, and compare the replies."""
     replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
     ours, theirs = qualities(items, replies), qualities(items, others)
     encode = chat_template(tokenizer)
@@ -52,7 +51,7 @@ def judge(model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[Task
 
 
 def sampled(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
-    """A reply to each question, at temperature 1: from the model's own distribution, which is what was trained."""
+    """A reply to each question, at temperature 1: from the model's own distribution, which is what training changes."""
     questions = [item.question for item in items]
     return ask(model, tokenizer, questions, chat_template(tokenizer), temperature=1.0, seed=seed)
 
@@ -72,7 +71,7 @@ def shares(quality: np.ndarray) -> dict[str, float]:
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """How often ours is better, draws counting one half; 0.5 for two equal models.
+    """How often ours is better; a draw counts one half. It is 0.5 for two equal models.
 
     >>> win_rate(np.array([2, 1, 0, 0]), np.array([1, 1, 0, 1]))
     0.5
@@ -86,15 +85,13 @@ def kl_of_replies(
 ) -> float:
     """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
 
-    At each token the KL of the two distributions is exact, and these are summed over the reply: the same expectation as
-    that of the sampled log-ratios (k1), with less noise.
+    The exact KL divergences of the next-token distributions are summed over each reply. The expectation is the same as
+    that of the sampled log-ratios (k1), but there is less noise.
     """
     total = 0.0
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        tokens, lengths = pad_right([[*p, *r] for p, r in zip(prompts[part], replies[part], strict=True)], 0)
-        starts = np.array([len(prompt) for prompt in prompts[part]])
-        mask = np.arange((lengths - starts).max()) < (lengths - starts)[:, None]
+        tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         places = Places.of(starts, mask)
         ours, theirs = (m.lm_head(places.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V) each
         total += float(to_numpy(exact_kl(ours, theirs).data).sum())
@@ -102,10 +99,10 @@ def kl_of_replies(
 
 
 class Judge:
-    """Follows a model in training: it is asked questions before, on the way, and after.
+    """Asks a model questions during and after its training.
 
-    items: questions whose answers can be checked; where there are none (the data are a user's own), the replies to
-    `questions` are shown, and nothing is measured. init_from: the reference, loaded only for the final comparison.
+    items: questions whose answers can be checked. If there are none, because the data are a user's own, the replies to
+    `questions` are shown and nothing is measured. init_from: the reference model, loaded only for the final comparison.
     """
 
     def __init__(
@@ -121,12 +118,12 @@ class Judge:
         self.questions = [item.question for item in items[:SHOWN]] or list(questions[:SHOWN])
 
     def on_the_way(self) -> dict[str, float]:
-        """The shares of right, and of right and courteous replies, to some of the questions."""
+        """The shares of right, and of right and courteous, replies to some of the questions."""
         asked = self.items[:ASKED_ON_THE_WAY]
         return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}
 
     def show_change(self) -> Verdict | None:
-        """Print what became of the reference: replies of both, and the verdict. None where nothing can be measured."""
+        """Print the replies of reference and model, and the verdict, which is None if nothing can be measured."""
         try:
             reference = load_model(self.init_from)[0].to(next(self.model.parameters()).device)
         except (ValueError, OSError) as error:

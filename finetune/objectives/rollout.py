@@ -101,6 +101,16 @@ class Rollout:
         return [self.tokens[row, start:end].tolist() for row, (start, end) in enumerate(zip(self.starts, ends))]
 
 
+def prompts_with_replies(
+    prompts: Sequence[list[int]], replies: Sequence[list[int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """tokens (B, T), padded on the right, with lengths (B); where the replies begin, (B); and their mask (B, R)."""
+    tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], 0)
+    starts = np.array([len(prompt) for prompt in prompts])
+    mask = np.arange((lengths - starts).max()) < (lengths - starts)[:, None]
+    return tokens, lengths, starts, mask
+
+
 @no_grad()
 def roll_out(
     model: PolicyWithValue,
@@ -123,9 +133,7 @@ def roll_out(
         )
     # Generate, token by token, with the KV cache.
     replies = model.policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)
-    tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies)], 0)
-    starts = np.array([len(prompt) for prompt in prompts])
-    mask = np.arange(max(map(len, replies))) < (lengths - starts)[:, None]  # (B, R)
+    tokens, lengths, starts, mask = prompts_with_replies(prompts, replies)
     places = Places.of(starts, mask)
     drawn = tokens[places.here]  # (N,)
 
