@@ -1,4 +1,4 @@
-"""The chat template: a conversation written as one text, so that a model that continues texts can hold it.
+"""The chat template: a conversation written as one text, which a language model can continue.
 
     <|im_start|>user
     Say hello.<|im_end|>
@@ -6,9 +6,9 @@
     Hello!<|im_end|>
 
 This is ChatML (OpenAI 2023). The two special tokens are new to a pretrained model: they get rows of their own in its
-embedding, and mean nothing before fine-tuning. What they come to mean, "now somebody speaks" and "that was all", is
-most of what instruction tuning teaches. Some models were tuned with a system message of their own before every
-conversation that has none (`chatml.py` reads that from their files); they get it here, too.
+embedding and mean nothing before fine-tuning. Most of what instruction tuning teaches is their meaning: "now somebody
+speaks" and "that was all". Some models were tuned with a default system message before every conversation that has
+none. `chatml.py` reads it from the model's files, and it is added here as well.
 
 Simplified: three roles, text only; no tools and no images.
 """
@@ -40,9 +40,9 @@ class Message(TypedDict):
 
 
 class ChatTemplate:
-    """Writes conversations in ChatML, as text or as tokens, the same as transformers' `apply_chat_template`.
+    """Writes conversations in ChatML, as text or as tokens, like transformers' `apply_chat_template`.
 
-    `default_system` is the system message of conversations that have none, if the model's own template has one.
+    default_system: the system message of conversations that have none, if the model's own template has one.
     Raises ValueError for a tokenizer without the two special tokens; `add_chat_tokens` adds them.
     """
 
@@ -59,7 +59,7 @@ class ChatTemplate:
 
     @property
     def stop_tokens(self) -> list[int]:
-        """With one of these an answer is over: <|im_end|>, and the tokenizer's end of text if it has one."""
+        """The tokens that end an answer: <|im_end|>, and the tokenizer's end of text if it has one."""
         ends = (self.end, self.tokenizer.eos_token_id, self.tokenizer.special_tokens.get(ENDOFTEXT))
         return list(dict.fromkeys(id for id in ends if id is not None))
 
@@ -69,12 +69,12 @@ class ChatTemplate:
         return text + f"{IM_START}assistant\n" if add_generation_prompt else text
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[bool]]:
-        """The conversation as token ids, and for each whether a model should learn to write it.
+        """The conversation as token ids, and for each id whether a model should learn to write it.
 
-        Learned from is what the assistant says and the <|im_end|> after it; the rest is given when the model is used.
-        An answer begins with a token of its own, as when the model writes it, even where a line break before a line
-        break would be one token. Special tokens inside a message are ordinary text: nobody can speak in another role
-        by writing one. Raises ValueError for messages that are none.
+        The model learns what the assistant says and the <|im_end|> after it; the rest is given when the model is used.
+        An answer always begins with a new token, as when the model writes it, even if its first character and the line
+        break before it could be one token. Special tokens inside a message are ordinary text: nobody can speak in
+        another role by writing one. Raises ValueError for invalid messages.
         """
         ids: list[int] = []
         learned: list[bool] = []
@@ -95,14 +95,14 @@ class ChatTemplate:
         return ids, learned
 
     def encode_to_fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], list[bool], bool]:
-        """`encode` for a model that reads at most `max_tokens`, and whether something had to be left out for that.
+        """`encode` for a model that reads at most `max_tokens`; also returns whether something was left out to fit.
 
-        First the oldest turns are left out (the system message stays); where even the last question and answer are too
-        long, the end of the answer is cut. Raises ValueError where that would leave nothing to learn from.
+        First the oldest turns are left out (the system message stays). If even the last question and answer are too
+        long, the end of the answer is cut. Raises ValueError if nothing to learn from would be left.
         """
         kept = list(messages)
         ids, learned = self.encode(kept)
-        # The line break after the last <|im_end|> is only there for a next turn.
+        # The line break after the last <|im_end|> only belongs to a next turn.
         while len(ids) - 1 > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
             kept = shorter
             ids, learned = self.encode(kept)
@@ -117,7 +117,7 @@ class ChatTemplate:
         return ids[:max_tokens], learned[:max_tokens], cut
 
     def _complete(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages, with the default system message before them if they have none and there is one."""
+        """The messages; the default system message, if there is one, comes before messages that have none."""
         check_messages(messages)
         if self.default_system is None or messages[0]["role"] == "system":
             return messages
@@ -125,16 +125,16 @@ class ChatTemplate:
 
     @property
     def _opening(self) -> list[int]:
-        """What comes before an answer."""
+        """The tokens before an answer."""
         return [self.start, *self._plain("assistant\n")]
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, allowed_special=())
 
 
-@functools.cache  # so that what it shows is said once
+@functools.cache  # its warning is shown once
 def _default_system(template: str | None) -> str | None:
-    """The system message that a template in Jinja adds by itself, if it is ChatML; else this is said, and none."""
+    """The system message that a Jinja template adds by itself. None, with a warning, if it is not ChatML."""
     try:
         return None if template is None else default_system(template)
     except UnknownTemplate as error:
@@ -177,8 +177,8 @@ def without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
 def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """Add ChatML's two special tokens to the tokenizer and to the model; returns how many were new.
 
-    A new token's row in the embedding is the mean of the old rows: the model, whose output layer is the same matrix,
-    then finds it as likely as an average token, and its other predictions hardly change (Hewitt 2021, "Initializing new
+    A new token's row in the embedding is the mean of the old rows. The output layer is the same matrix, so the model
+    finds the token as likely as an average one, and its other predictions hardly change (Hewitt 2021, "Initializing new
     word embeddings for pretrained language models").
     """
     known = len(tokenizer)
@@ -198,7 +198,7 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
 def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     """Give the model `vocab_size` tokens, in place: new rows are the mean of the old ones, and stay tied to the head.
 
-    Raises ValueError for fewer tokens than there are, and for a model whose embedding was wrapped or quantized.
+    Raises ValueError for fewer tokens than the model has, and if its embedding is wrapped or quantized.
     """
     parts = architectures.of(model)
     embedding, head = parts.embedding_of(model), model.lm_head

@@ -1,6 +1,6 @@
-"""Preference pairs as tokens and as batches: what reward model and DPO learn from, in the same form.
+"""Preference pairs as tokens and as batches, for the reward model and for DPO.
 
-A batch holds the better replies and then the worse ones, so that one pass of the model reads both.
+A batch holds the better replies first and then the worse ones: one forward pass reads both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A conversation that ends with a reply: its tokens, and which of them are the reply's (what is learned from)."""
+    """A conversation that ends with a reply: its tokens, and which of them belong to the reply (are learned from)."""
 
     ids: list[int]
     learned: list[bool]
@@ -44,10 +44,10 @@ class Pair:
 
 
 def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_tokens: int) -> tuple[list[Pair], int]:
-    """Preferences as tokens for a model that reads `max_tokens`, and how many of them had to be shortened for that.
+    """Encode preferences for a model that reads `max_tokens`; also returns how many were shortened to fit.
 
-    Both replies of a pair keep the same prompt: the oldest turns are left out until both fit; a single turn that is
-    still too long loses the end of its replies. Raises ValueError, naming the pair, where nothing is left to compare.
+    Both replies of a pair keep the same prompt: its oldest turns are left out until both fit. If a single turn is still
+    too long, the ends of the replies are cut. Raises ValueError, which names the pair, if nothing is left to compare.
     """
     pairs, shortened = [], 0
     for number, preference in enumerate(preferences, start=1):
@@ -119,7 +119,7 @@ def pair_batch(pairs: Sequence[Pair]) -> PairBatch:
 
 
 def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]]:
-    """Pairs to learn from, and others: the built-in ones of that seed, or a file's, the last tenth held out.
+    """Pairs to train on and to test on: built-in ones of a seed, or those of a file, the last tenth held out.
 
     Raises what `read_preferences` raises, and ValueError for a file with a single pair.
     """

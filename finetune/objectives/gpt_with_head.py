@@ -1,8 +1,8 @@
-"""A GPT whose language-model head is replaced by a small one: a classifier, or (with a single label) a reward model.
+"""A GPT with a small new head instead of its language-model head: a classifier, or a reward model with one label.
 
-A causal model's last token has seen all others, so that its hidden state stands for the whole text: one matrix turns it
-into a score per class. Radford et al. 2018 (GPT-1), section 3.2. For two classes on GPT-2 that is 2 x 768 = 1,536 new
-parameters beside 124 million old ones. A Llama's head is replaced in the same way.
+In a causal model, the last token attends to all others, so its hidden state represents the whole text. One matrix maps
+it to a score per class. Radford et al. 2018 (GPT-1), section 3.2. For two classes on GPT-2 these are 2 x 768 = 1,536
+new parameters beside 124 million old ones. A Llama's head is replaced in the same way.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ..architectures import LLAMA, Config, from_settings, to_settings
 
 
 class GPTWithHead(nn.Module):
-    """A language model's body, under its own name (`transformer`, or `model` in a Llama), and score, a (labels, C)
-    matrix on the hidden state of a text's last token.
+    """A language model's body, under its own name (`transformer`, or `model` in a Llama), and `score`, a linear layer
+    from the hidden state of a text's last token to one output per label.
 
-    Raises ValueError for labels that are none, or not all different.
+    Raises ValueError if there are no labels, or if two are the same.
     """
 
     def __init__(self, body: Any, labels: Sequence[str]):
@@ -48,13 +48,13 @@ class GPTWithHead(nn.Module):
 
     @classmethod
     def from_gpt(cls, model: LanguageModel, labels: Sequence[str]) -> GPTWithHead:
-        """A head of random weights on a language model's body, which is shared with it, not copied."""
+        """Put a head with random weights on a language model's body, which is shared, not copied."""
         body = architectures.of(model).body_of(model)
         like = next(body.parameters())
         return cls(body, labels).to(like.dtype, device=like.device)
 
     def forward(self, ids: Any, lengths: Any) -> Tensor:
-        """ids (B, T), padded on the right, and the number of real tokens of each row (B) -> scores (B, labels).
+        """ids (B, T), padded on the right, and the number of real tokens in each row (B) -> scores (B, labels).
 
         Raises IndexError for ids outside the vocabulary, ValueError for lengths outside 1..T.
         """
@@ -64,14 +64,14 @@ class GPTWithHead(nn.Module):
             raise ValueError(f"ids of shape {ids.shape} need as many lengths in 1..T as rows, got {lengths!r:.80}")
         xp = module_of(self.score.weight.data)
         body = architectures.of(self).body_of(self)
-        hidden = body(xp.asarray(ids))  # (B, T, C); no token looks at the padding after it
-        last = hidden[xp.arange(len(ids)), xp.asarray(lengths) - 1]  # (B, C)
+        hidden = body(xp.asarray(ids))  # (B, T, C); no token attends to the padding after it
+        last = hidden[xp.arange(len(ids)), xp.asarray(lengths) - 1]  # (B, C): of the last real tokens
         return self.score(last)
 
     def language_model(self) -> LanguageModel:
-        """The language model on this body, with its own tied head: what is left of the ability to write.
+        """The language model on this body, with its tied head: it shows how well the body can still write.
 
-        Raises ValueError for a Llama whose head was not tied, and is gone.
+        Raises ValueError for a Llama whose head was not tied: it is lost.
         """
         parts = architectures.of(self)
         if not self.config.tied:
@@ -84,9 +84,9 @@ class GPTWithHead(nn.Module):
 
 
 def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
-    """Train the head, and of the body the last `trained_blocks` blocks; None: all of it.
+    """Train only the head and the last `trained_blocks` blocks of the body; None: the whole body.
 
-    With any block, the norm after the last one learns too. Raises ValueError for more blocks than there are.
+    If any block is trained, so is the norm after the last one. Raises ValueError for more blocks than there are.
     """
     parts = architectures.of(model)
     blocks = parts.blocks_of(model)
