@@ -6,7 +6,7 @@
     classification.py      a classifier
     dpo.py                 direct preference optimization
     ppo.py                 reinforcement learning from the reward model
-    ppo_loop.py            its loop: generate, score, update
+    ppo_loop.py            its loop: roll out, score, advantage, update
     adaptation.py          LoRA, QLoRA or full fine-tuning
     adaptation_data.py     on a text or on conversations
     method_comparison.py   the three methods in one table
