@@ -1,4 +1,4 @@
-"""How do the hot operations get fast? A twin of each computes the same, in another order of steps.
+"""How do the hot operations become fast? Each has a twin that computes the same result in a different order.
 
     dispatch.py   use_kernels: the switch between the textbook forms and their twins
     cpu/          blocked, threaded NumPy

@@ -1,12 +1,12 @@
-"""Fast twins of the hot ops, and the switch between them and the textbook.
+"""The switch between the textbook form of each op and its fast twin.
 
     minigrad.use_kernels("fast")                     # what scripts/train.py does; importing minigrad selects "textbook"
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
-A twin is a Function with the same arguments and the same result, to rounding. `Function.apply` looks it up each time
-an op runs, for the device that the arrays are on, and a recorded op keeps the pair that ran: forward and backward
-always match.
+A twin is a Function with the same arguments and, up to rounding, the same result. `Function.apply` looks it up each
+time an op runs, for the device that holds the arrays. A recorded op keeps the Function that ran forward, so forward and
+backward always match.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class use_kernels:
     """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current
     choice.
 
-    Takes effect at once; used in a `with` statement, only for the block. Raises ValueError for a name that is unknown.
+    It takes effect at once; in a `with` statement, only for that block. Raises ValueError for an unknown name.
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
@@ -73,7 +73,7 @@ class use_kernels:
 
 
 def _without(twins: dict[str, type[Function]], chosen: dict[type, type]) -> dict[type, type]:
-    """What was chosen, less the twins that are for the other device."""
+    """The chosen Functions without the twins that are made for the other device."""
     return {op: function for op, function in chosen.items() if function not in twins.values()}
 
 

@@ -1,9 +1,10 @@
 """Adam(W) and the gradient norm on the CPU.
 
-Idea: an optimiser step is pure memory traffic, 7 numbers moved for each parameter. The textbook's eleven array
-expressions move about 30, through temporary arrays. Here all parameters are cut into blocks, and everything is done
-to a block while it is in the cache. With s1 = 1 - β1^t and s2 = 1 - β2^t,   lr m̂ / (√v̂ + eps) = (lr √s2 / s1) m /
-(√v + eps √s2).
+Idea: memory traffic limits an optimizer step, which must move 7 numbers per parameter. The eleven array expressions of
+the textbook form move about 30, because of temporary arrays. Here all parameters are cut into blocks, and every step of
+the formula is applied to a block while it is in the cache. With s1 = 1 - β1^t and s2 = 1 - β2^t,
+
+    lr m̂ / (√v̂ + eps) = (lr √s2 / s1) m / (√v + eps √s2)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def update_all(optimizer, moves):
 
 
 def _blocks(arrays):
-    """Arrays of one shape, cut into blocks that match; in one piece where they do not all lie in memory row by row."""
+    """Arrays of one shape, cut into matching blocks. If one of them is not contiguous, they stay whole."""
     if not all(array.flags.c_contiguous for array in arrays):
         return [arrays]
     flat = [array.reshape(-1) for array in arrays]

@@ -1,25 +1,26 @@
-"""Attention in tiles: the same result as functional/attention.py, to rounding, without ever holding the T x S matrix
-of weights.
+"""Attention in tiles: the same result as functional/attention.py, up to rounding, but the T x S matrix of attention
+weights never exists as a whole.
 
 Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018 (online softmax):
 
-1. *Online softmax.* A row's softmax needs its maximum and its sum. Read the keys tile by tile and keep both as
-   running values m and l, together with the unfinished output; when a tile raises the maximum from m to m', what has
-   been summed so far shrinks by e^(m - m'). At the end, out = sum / l. Besides the output only m + ln l is kept: one
-   number per row, O(T) memory.
-2. *Recompute instead of remember.* Backward makes each tile's weights again, as e^(scores - (m + ln l)), and uses
-   them at once. softmax's row sum Σ_j dprobs_j probs_j equals dout · out, which needs no weights at all.
-3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are never computed: nearly half of the work.
+1. *Online softmax.* The softmax of a row needs its maximum and its sum. We read the keys tile by tile and keep both as
+   running values m and l, together with the unfinished output. When a tile raises the maximum from m to m', the sums so
+   far are multiplied by e^(m - m'). At the end, out = sum / l. Besides the output, only m + ln l is saved: one number
+   per row, so memory is O(T).
+2. *Recompute instead of storing.* Backward computes the weights of each tile again, as e^(scores - (m + ln l)), and
+   uses them at once. The row sum in softmax's backward, Σ_j dprobs_j probs_j, equals dout · out: it needs no weights.
+3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
+   the work.
 
-Two more make the products fast. The keys and values of a head are copied once into one piece of memory, where products
-read them front to back. And backward works on tiles lying on their side (keys x queries), where a subtraction costs
-nothing: with a column of ones beside the keys, and minus what is to be subtracted beside the queries,
+Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory. And
+backward works on transposed tiles (keys x queries), where a subtraction is free: with a column of ones beside the keys,
+and the negative of the subtrahend beside the queries,
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
-A tile is a few heads x query rows x KEYS numbers, chosen to stay in the processor's cache; the threads share out
-groups of heads. Query heads that share one head of keys and values (grouped-query attention) stay in one group, which
-reads it once.
+A tile has a few heads x query rows x KEYS numbers, which fit in the processor's cache. Groups of heads are split among
+the threads. Query heads that share a head of keys and values (grouped-query attention) stay in one group, which reads
+the keys and values once.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _forward_rows(plan, heads, rows, keys, values):
 
 
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
-    """dq of a block of queries; adds to dkeys and dvalues (b, h or 1, S, D). Tiles are (b, h, KEYS, R), keys down.
+    """dq of a block of queries; adds to dkeys and dvalues (b, h or 1, S, D). Tiles are (b, h, KEYS, R): a row per key.
 
     queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
     """
@@ -156,17 +157,17 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
 
 
 def _add_shared(total, addend):
-    """total += addend, summed over the query heads that share what `total` is the gradient of."""
+    """total += addend. Query heads that share the keys and values of `total` are summed."""
     total += addend if addend.shape == total.shape else addend.sum(axis=-3, keepdims=True)
 
 
 def _shares_keys(q, k, v):
-    """Is the last leading axis a group of query heads that have keys and values in common?"""
+    """Whether the last leading axis is a group of query heads that share their keys and values."""
     return k.ndim == v.ndim == q.ndim >= 4 and k.shape[-3] == v.shape[-3] == 1 < q.shape[-3]
 
 
 def _group_as_rows(ctx, q, k, v, mask, scale):
-    """Of one query per head, the G heads of a group (..., G, 1, D) are G rows of one head: keys are read once."""
+    """With one query per head, the G heads of a group (..., G, 1, D) become G rows of one head: keys are read once."""
     if mask is not None and mask.ndim >= 3:  # (..., 1 or G, 1, S) -> (..., 1 or G, S)
         mask = mask[..., 0, :]
     rows, keys, values = q[..., 0, :], k[..., 0, :, :], v[..., 0, :, :]
@@ -174,7 +175,7 @@ def _group_as_rows(ctx, q, k, v, mask, scale):
 
 
 class FastSplitHeads(Function):
-    """As functional.attention.SplitHeads, without a copy where the gradients lie side by side in memory already."""
+    """Like functional.attention.SplitHeads, without a copy if the gradients are already side by side in memory."""
 
     forward = SplitHeads.forward
 
@@ -216,12 +217,12 @@ class _Plan:
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
     def of_keys(self, heads):
-        """Where the keys and values of `heads` are: in one place if they share them."""
+        """The index of the keys and values of `heads`: the only head of them if they are shared."""
         return (*heads[:-1], slice(0, 1)) if self.shared else heads
 
     def as_given(self, gradient, shape):
-        """A gradient with the common leading axes, summed down to the shape of its input."""
-        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that the caller has not
+        """A gradient with the common leading axes, summed to the shape of its input."""
+        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that __init__ added
         return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
 
     def heads_last(self, lead, rows, size, dtype):
@@ -235,7 +236,7 @@ class _Plan:
         return module_of(self.q).moveaxis(laid_out, len(outer), -2)
 
     def room_for_gradients(self, dtype):
-        """Empty dq, dk and dv; those of one shape lie in memory like the rows that `FastSplitHeads` cut them from."""
+        """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""
         xp = module_of(self.q)
         if self.q.shape == self.k.shape == self.v.shape:
             *outer, heads, rows, size = self.q.shape
@@ -243,8 +244,8 @@ class _Plan:
         return [self.heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
 
     def head_groups(self) -> Iterator[tuple]:
-        """Heads to compute together: as many as fit a tile, of several sequences where one has too few, in groups that
-        share out evenly among the threads.
+        """Heads to compute together: as many as fit in a tile, from several sequences if one has too few, in groups
+        that can be split evenly among the threads.
         """
         *outer, batch, heads = self.lead
         most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
@@ -265,8 +266,8 @@ class _Plan:
             yield slice(column, min(column + KEYS, keys))
 
     def hide(self, scores, heads, rows, columns):
-        """Scores of a tile (b, h, R, columns), -inf where the mask hides; the causal mask is written into them."""
-        if self.is_causal and columns.stop > rows.start:  # the tile that the diagonal crosses: hide what is right of it
+        """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
+        if self.is_causal and columns.stop > rows.start:  # the diagonal crosses this tile: hide the scores right of it
             crossed = slice(max(rows.start, columns.start), columns.stop)
             first = crossed.start - rows.start
             mask = self.above_diagonal[: rows.stop - rows.start, first : first + crossed.stop - crossed.start]
@@ -277,7 +278,7 @@ class _Plan:
         return scores
 
     def keep(self, heads, rows, columns):
-        """The dropout scales of a tile: those that the naive form draws for the same place."""
+        """The dropout scales of a tile, equal to those that the textbook form draws for the same place."""
         if self.dropout_p == 0:
             return None
         xp = module_of(self.q)
@@ -296,7 +297,7 @@ def _beside(x, column):
 
 
 def _row_sums(x):
-    """(..., 1): the sums of the last axis, as products with ones."""
+    """(..., 1): the sums over the last axis, as products with ones."""
     return (x @ module_of(x).ones(x.shape[-1], x.dtype))[..., None]
 
 

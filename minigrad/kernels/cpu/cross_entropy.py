@@ -2,12 +2,12 @@
 
 Ideas (as in Liger Kernel, Hsu et al. 2024):
 
-1. *A chunk at a time.* For CHUNK rows: logits, softmax, loss. At gpt2's 50,257 tokens all logits of 1,024 rows are
-   206 MB, of which PyTorch holds three versions; here one chunk's buffer serves them all.
-2. *The gradient at once.* While a chunk's probabilities are in the buffer, probs - onehot is the gradient of its
-   summed loss, so dx and dweight are computed in *forward*; backward only multiplies by dout, which for a mean or a
-   sum is one number. With reduction="none" each row has its own dout, and backward computes the chunk's logits again.
-3. *Rows in the cache.* Softmax's five passes over a row run on a few rows at a time.
+1. *One chunk at a time.* Logits, softmax and loss are computed for CHUNK rows. With GPT-2's 50,257 tokens, the logits
+   of 1,024 rows take 206 MB, and PyTorch holds three versions of them. Here one buffer of that size serves all chunks.
+2. *The gradient in the same pass.* While the probabilities of a chunk are in the buffer, probs - onehot is the gradient
+   of its summed loss. So *forward* computes dx and dweight, and backward only multiplies them by dout, which for a mean
+   or a sum is one number. With reduction="none" each row has its own dout, and backward computes the logits again.
+3. *Rows in the cache.* The five passes of softmax over a row run on a few rows at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...autograd import Function
 from .threads import matmul, parallel, row_blocks, shares
 
 CHUNK = 1024  # rows
-TILE = 4096  # vocabulary rows of dweight that are added up at once
+TILE = 4096  # vocabulary rows of dweight that are accumulated together
 
 
 class FastLinearCrossEntropy(Function):
@@ -50,7 +50,7 @@ class FastLinearCrossEntropy(Function):
         if ctx.reduction != "none":
             dout = dout / ctx.divisor
         dx, dweight = ctx.dx, ctx.dweight
-        ctx.dx = ctx.dweight = None  # given away; should backward run again, they are made again
+        ctx.dx = ctx.dweight = None  # the caller owns them now; a second backward computes them again
         if dx is None and dweight is None:
             row_scale = np.where(ctx.kept, dout, 0)
             dx, dweight = _from_scratch(ctx, row_scale)
@@ -62,7 +62,7 @@ class FastLinearCrossEntropy(Function):
 
 
 def _from_scratch(ctx, row_scale):
-    """dx and dweight where each row has its own dout: the logits are computed again."""
+    """dx and dweight when each row has its own dout, from logits that are computed again."""
     x, weight = ctx.x, ctx.weight
     dx, dweight = _room_for_gradients(ctx, x, weight)
     for rows in _chunks(len(x)):
@@ -75,7 +75,7 @@ def _from_scratch(ctx, row_scale):
 def _room_for_gradients(ctx, x, weight):
     dx = np.empty_like(x) if ctx.needs_grad[0] else None
     dweight = np.empty_like(weight) if ctx.needs_grad[1] else None
-    if dweight is not None and len(x) == 0:  # there will be no first chunk to write it
+    if dweight is not None and len(x) == 0:  # no chunk will write it
         dweight[...] = 0
     return dx, dweight
 
@@ -85,7 +85,7 @@ def _chunks(n):
 
 
 def _softmax(x, weight, targets, losses):
-    """softmax(x @ weightᵀ) (rows, V), and -ln of each row's target into `losses`."""
+    """softmax(x @ weightᵀ) (rows, V); writes -ln of the target's probability of each row into `losses`."""
     logits = np.empty((len(x), len(weight)), x.dtype)
     parallel(lambda part: np.matmul(x, weight[part].T, out=logits[:, part]), shares(len(weight)))
 
@@ -115,7 +115,7 @@ def _subtract_truth(probs, targets, row_scale):
 
 
 def _gradients(dlogits, x, weight, dx, dweight, rows):
-    """One chunk's part of dx and dweight; the first chunk writes dweight, the others add."""
+    """One chunk's part of dx and dweight. The first chunk writes dweight, the others add to it."""
     # logits = x @ weight.T
     if dx is not None:
         matmul(dlogits, weight, out=dx[rows])

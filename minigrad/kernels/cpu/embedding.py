@@ -1,8 +1,8 @@
 """The backward of an embedding on the CPU.
 
-Idea: `add.at` takes one element at a time, as an id may occur twice. Sorted by id, the rows of one token stand
-together, and `add.reduceat` adds up each such run; what is left are sums for different rows, which may be added all
-at once, to the gradient that the weight has from the output layer.
+Idea: `add.at` adds one element at a time, because an id may occur twice. After sorting by id, the rows of a token are
+adjacent, and `add.reduceat` sums each such run. The sums belong to different rows of the weight, so all of them can be
+added at once to the gradient that the weight already has from the output layer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Layer norm and RMS norm on the CPU, in row blocks that stay in the cache.
 
-Ideas: a block of rows is read once and everything is done to it in place. Row sums are products with a column of
-ones, sums of squares are einsums: a few times as fast as `mean`. The sums over all tokens (dweight, dbias) are taken
-per block, in the cache, and added up.
+Ideas: each block of rows is read once, and all steps work on it in place. Row sums are products with a column of ones,
+and sums of squares are einsums, both a few times as fast as `mean`. The sums over all tokens (dweight, dbias) are
+computed per block, in the cache, and then added.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
         dnormalized = dout * weight
         dx = (dnormalized - mean(dnormalized) - normalized mean(dnormalized normalized)) / std
 
-    Without centering, mean(dnormalized) is not taken out. inverse_scale (rows, 1): 1 / std or 1 / rms.
+    Without centering, mean(dnormalized) is not subtracted. inverse_scale (rows, 1): 1 / std or 1 / rms.
     """
     dout = np.ascontiguousarray(dout).reshape(ctx.normalized.shape)
     dx = np.empty_like(dout) if ctx.needs_grad[0] else None

@@ -1,13 +1,13 @@
 """Linear, and Linear with GELU, on the CPU.
 
-Ideas: the three products are shared out among the threads, those of backward in one go (threads.py), and what follows a
-product is done by the thread that has the rows in its cache. GELU is computed in blocks that stay in the cache, with
-its bias added and its derivative computed on the way: in terms of s = (1 + tanh u) / 2 both are cheap,
+Ideas: the three products are split among the threads, the two of backward together (threads.py). The thread that has
+computed some rows also does what follows, while the rows are in its cache: it adds the bias and computes GELU together
+with its derivative. In terms of s = (1 + tanh u) / 2 both are cheap,
 
     out = h s,     out' = s + 2 out (1 - s) u',     u = h (c0 + c1 h²),  u' = c0 + 3 c1 h²
     c0 = √(2/π),   c1 = 0.044715 c0
 
-and storing out' makes the backward of GELU one multiplication.
+and because out' is stored, the backward of GELU is one multiplication.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FastLinear(Function):
 
 
 def room_for_linear(ctx, x, weight):
-    """An empty (N, O), with all leading axes of x as rows; saves what `linear_backward` needs."""
+    """An empty array (N, O), where N counts all leading axes of x. Saves what `linear_backward` needs."""
     ctx.x_shape = x.shape
     if ctx.needs_grad[0]:
         ctx.weight = weight
@@ -110,7 +110,7 @@ class FastLinearGelu(Function):
 
 
 class FastGelu(Function):
-    """out = gelu(x), with its slope kept. See functional.activation.Gelu."""
+    """out = gelu(x), whose derivative is saved for backward. See functional.activation.Gelu."""
 
     dtype_rule = "float"
 
@@ -156,7 +156,7 @@ def gelu_tanh(h, out, slope):
 
 
 def gelu_exact(h, out, slope):
-    """As gelu_tanh, with the normal distribution function itself."""
+    """Like gelu_tanh, with the exact normal distribution function instead of its approximation."""
     cdf = 0.5 * (1 + erf_of_array(h / math.sqrt(2)))
     if slope is not None:
         density = np.exp(-0.5 * h * h) / math.sqrt(2 * math.pi)

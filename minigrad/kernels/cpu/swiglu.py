@@ -1,6 +1,6 @@
 """SwiGLU on the CPU, in blocks that stay in the cache.
 
-Backward computes the sigmoid again, which is quicker than fetching it from memory: only the two inputs are kept.
+Only the two inputs are saved. Backward computes the sigmoid again, which is faster than reading it from memory.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class FastSwiglu(Function):
 
 
 def _as_rows(x):
-    """(N, I) from (..., I): one token's row is never cut, which would wake a thread for a few numbers."""
+    """(..., I) -> (N, I). The row of a token is never cut, because a thread is not worth waking for a few numbers."""
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), math.prod(x.shape[-1:]))
 
 
 def _sigmoid(x):
-    """1 / (1 + e^-x) of an array; where e^-x overflows, 1 / inf = 0."""
+    """1 / (1 + e^-x) of an array. Where e^-x overflows, 1 / inf = 0 is the right result."""
     with np.errstate(over="ignore"):
         e = np.exp(-x)
     e += 1

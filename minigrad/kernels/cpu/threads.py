@@ -1,22 +1,21 @@
 """One pool of threads for all kernels, and a memory policy. Importing this starts nothing; `start()` does.
 
-NumPy lets go of Python's lock inside its loops and matrix products, so that two threads really compute at once. Three
-rules make it pay:
+NumPy releases Python's global lock inside its loops and matrix products, so two threads really compute at the same
+time. Three rules make this worthwhile:
 
-1. *One level of threads.* The matrix library has threads of its own. Called from two threads of ours, four would
-   fight for two cores; and while its idle workers wait, they spin. So it is set to one thread (through
-   threadpoolctl), and we split products ourselves. Without threadpoolctl it keeps its threads, products are not
-   split, and only the other work is shared out: slower, the same results. The exception are products with few rows,
-   as in generation, where waking a thread of ours takes longer than the product: the library gets its threads back,
-   which wait awake, until there is work for ours.
-2. *Pieces that fit the cache.* A piece is about BLOCK numbers: large enough to hide Python's microsecond per call,
-   small enough that the next operation finds it in the cache.
-3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order: the same bits in
-   every run.
+1. *One level of threads.* The matrix library has its own threads. If two of our threads called it, four threads would
+   compete for two cores, and idle workers of the library burn time by spinning. Therefore threadpoolctl limits the
+   library to one thread, and we split the products ourselves. Products with few rows are the exception, as in
+   generation: waking one of our threads takes longer than the product. For these the library gets its threads back,
+   because its threads wait awake, and keeps them until there is work for ours.
+2. *Pieces that fit in the cache.* A piece has about BLOCK numbers: large enough to hide Python's microsecond per call,
+   small enough that the next operation still finds it in the cache.
+3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order. Every run gives
+   the same bits.
 
-The policy: freed memory stays with the process. By default the C library returns large arrays to the operating system
-and asks for them again in the next step, and the system clears every page each time. That alone can be half of a
-training step.
+The memory policy: freed memory stays with the process. By default the C library returns large arrays to the operating
+system and requests them again in the next step, and the system clears every page each time. That alone can take half of
+a training step.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ import numpy as np
 from ...backend import Array, usable_cores
 
 BLOCK = 256 * 1024  # numbers
-FEW_ROWS = 16  # of a product that the matrix library's own threads are quicker with
+FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
 Piece = TypeVar("Piece")
 
 _pool: ThreadPoolExecutor | None = None
 _workers = 1
-_blas_limit: Any = None  # threadpoolctl's limit, as long as it is set
+_blas_limit: Any = None  # threadpoolctl's limit while it is in force
 _blas_libraries: list[Any] = []
-_blas_threads = 1  # that the matrix library has at the moment
+_blas_threads = 1  # the number of threads that the matrix library may use now
 
 
 def start() -> None:
@@ -60,7 +59,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Give the matrix library its threads back. The pool's threads sleep."""
+    """Give the matrix library its threads back. The threads of the pool sleep until they are needed again."""
     global _blas_limit
     if _blas_limit is not None:
         _blas_limit.restore_original_limits()
@@ -68,7 +67,7 @@ def stop() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc not to map large arrays one by one and not to shrink the heap. Other C libraries: nothing happens."""
+    """Tell glibc not to map large arrays one by one and not to shrink the heap. Other C libraries are left alone."""
     if not sys.platform.startswith("linux"):
         return
     m_trim_threshold, m_mmap_max = -1, -4
@@ -79,7 +78,7 @@ def _keep_freed_memory() -> None:
 
 
 def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_blas: bool = True) -> list[Any]:
-    """[function(piece) for piece in pieces], shared out among the threads; in order, and the first error is raised."""
+    """[function(piece) for piece in pieces], split among the threads. Results are in order; raises the first error."""
     work = list(enumerate(pieces))
     results: list[Any] = [None] * len(work)
     if _pool is None or _workers == 1 or len(work) < 2 or (uses_blas and _blas_limit is None):
@@ -101,7 +100,7 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
 
 
 def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:
-    """Slices of rows with about `numbers` numbers each, as many for one thread as for another."""
+    """Slices of rows with about `numbers` numbers each, the same count of slices for every thread."""
     blocks = math.ceil(rows * columns / numbers / _workers) * _workers
     step = max(1, math.ceil(rows / max(blocks, 1)))
     for row in range(0, rows, step):
@@ -109,7 +108,7 @@ def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]
 
 
 def divide_evenly(n: int, most: int, times: int) -> int:
-    """A size <= `most` of the pieces into which to cut n things, `times` over, so that no thread waits at the end."""
+    """The size (at most `most`) of pieces to cut n items into, `times` times, so no thread is idle at the end."""
     for size in range(min(n, most), 0, -1):
         if math.ceil(n / size) * times % _workers == 0:
             return size
@@ -117,14 +116,14 @@ def divide_evenly(n: int, most: int, times: int) -> int:
 
 
 def shares(n: int) -> Iterator[slice]:
-    """0..n cut into one slice per thread, for products that are best done in one go."""
+    """0..n cut into one slice per thread, for products that are fastest in one call."""
     step = max(1, math.ceil(n / _workers / 16) * 16)  # whole vectors
     for row in range(0, n, step):
         yield slice(row, min(row + step, n))
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b for matrices, shared out among the threads."""
+    """a @ b for matrices, split among the threads."""
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
     if len(a) <= FEW_ROWS and b.size >= 2**16 and _blas_limit is not None:
@@ -135,10 +134,10 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 
 def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
-    """out = a @ b for several independent (a, b, out), all of them shared out among the threads at once."""
+    """out = a @ b for several independent (a, b, out), all split among the threads together."""
     pieces = []
     for a, b, out in work:
-        if a.size * out.shape[1] < 2**20:  # not worth waking a thread
+        if a.size * out.shape[1] < 2**20:  # too small to be worth waking a thread
             np.matmul(a, b, out=out)
         else:
             pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
@@ -146,7 +145,7 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
 
 
 def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
-    """out = a @ b, and then(rows) block by block, by the thread that has just computed them."""
+    """out = a @ b, and then(rows) for each block of rows, on the thread that has just computed it."""
     if len(a) < 256 or _blas_limit is None:
         matmul(a, b, out)
         parallel(then, row_blocks(*out.shape), uses_blas=False)
@@ -161,8 +160,8 @@ def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -
 
 
 def _shares_of(out: Array) -> list[tuple[slice, slice]]:
-    """Rows and columns of a product, one share per thread. It is cut across its longer side, columns counting double:
-    the threads then read different parts of the larger factor.
+    """The rows and columns of a product that each thread computes. The longer side is cut, where columns count double,
+    so the threads read different parts of the larger factor.
     """
     m, n = out.shape
     if m >= 2 * n:
@@ -171,13 +170,13 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b by the matrix library's own threads. They spin for a while afterwards, in the way of ours."""
+    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours."""
     _give_blas(_workers)
     np.matmul(a, b, out=out)
 
 
 def _give_blas(count: int) -> None:
-    """Let the matrix library have so many threads. Asking it takes microseconds, so only when that changes."""
+    """Set the matrix library's number of threads. The call takes microseconds, so it is made only on a change."""
     global _blas_threads
     if count != _blas_threads and _blas_limit is not None:
         for library in _blas_libraries:
@@ -186,7 +185,7 @@ def _give_blas(count: int) -> None:
 
 
 def column_sums(x: Array) -> Array:
-    """x.sum(axis=0) of a matrix, as a product with a row of ones: 3 times as fast."""
+    """x.sum(axis=0) of a matrix, as a product with a row of ones, which is three times as fast."""
     return np.ones(x.shape[0], x.dtype) @ x
 
 
