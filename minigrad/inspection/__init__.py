@@ -1,22 +1,22 @@
-"""Looking at what the engine does: its graph, its time, its memory, and where a NaN came from.
+"""What does the engine do? Its graph, its time, its memory, and the origin of a NaN.
 
     print(draw(loss))                     the graph as text; draw(loss, "graph.svg") as a picture
     with profile() as report: ...         seconds, FLOPs, bytes and arithmetic intensity of each op
-    with memory() as report: ...          what the graph holds for backward, now and at its peak
-    with detect_anomaly(): ...            stop at the first NaN or infinity, and name the line that made it
+    with memory() as report: ...          the memory that the graph holds for backward, now and at its peak
+    with detect_anomaly(): ...            stop at the first NaN or infinity and name the line that produced it
 
-The last three are observers: objects that `Function.apply` and the backward walk call before and after each op (see
-`Observer` in minigrad/switches.py). Outside of their `with` blocks there are none, and an op takes its usual time.
+The last three are observers: `Function.apply` and the backward walk call them before and after each op (see `Observer`
+in minigrad/switches.py). Outside their `with` blocks there are no observers, and an op takes its usual time.
 
 The files, in reading order:
 
     graph.py        the graph behind a tensor as a list of nodes
     drawing.py      draw: that list as text
-    layout.py       where the boxes of a picture stand
+    layout.py       the positions of the boxes in a picture
     svg.py          the picture
-    observers.py    what all observers need: entering and leaving, finding arrays, naming inputs
+    observers.py    what all observers share: entering and leaving, finding arrays, naming inputs
     profiler.py     profile
-    flops.py        how much arithmetic an op does
+    flops.py        the amount of arithmetic in an op
     held_memory.py  memory
     anomaly.py      detect_anomaly
 """

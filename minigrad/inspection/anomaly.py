@@ -1,16 +1,15 @@
-"""Stop where a NaN is born, not a hundred ops later where the loss shows it.
+"""Stop at the op that produces a NaN, not a hundred ops later where the loss shows it.
 
-In anomaly mode every result of every op is looked at, forward and backward. What an op makes of finite numbers must be
-finite:
+Anomaly mode checks every result of every op, in forward and in backward. Finite inputs must give finite results:
 
-* NaN and infinity in a result, while all inputs were finite, were made by this op: log 0, exp 1000, dout / (2 sqrt 0).
-* NaN that was in an input came from outside (data, a parameter, the gradient passed to backward), as no op of the block
-  may make one.
-* Infinity may pass through: a mask of -inf is put into scores on purpose (`where` and `masked_fill` get it as an
-  input), and softmax makes zeros of it. What makes NaN of it (inf - inf, 0 * inf) is stopped.
+* If all inputs were finite and a result has NaN or infinity, this op produced it: log 0, exp 1000, dout / (2 sqrt 0).
+* If an input already had NaN, it came from outside the block (data, a parameter, the gradient passed to backward),
+  because no op inside the block may produce one.
+* Infinity may pass through. Masks put -inf into scores on purpose (`where` and `masked_fill` get it as an input), and
+  softmax turns it into zeros. An op that turns it into NaN (inf - inf, 0 * inf) is stopped.
 
-It also finds what no version counter can: somebody writing with NumPy into an array that forward has saved for
-backward, by a checksum of every saved array. All this takes a multiple of the time of a normal step.
+A checksum of every saved array also finds what a version counter cannot: a write with NumPy into an array that forward
+saved for backward. A step in anomaly mode takes several times as long as a normal step.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from ..backend import Array, is_array, module_of, to_numpy
 from .observers import input_names, saved_arrays, watching
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_PLACES_A_GIVEN_VALUE = {"Pad"}  # its `value` may be -inf, and is no input
+_PLACES_A_GIVEN_VALUE = {"Pad"}  # its `value` may be -inf and is not an input
 
 
 class AnomalyError(RuntimeError):
-    """An op made NaN or infinity, or something changed an array that was saved for backward."""
+    """An op produced NaN or infinity, or an array that was saved for backward has changed."""
 
 
 @dataclass
 class _Forward:
-    """What is kept of a forward call, for a message about its backward."""
+    """What a message about backward needs to know about the forward call."""
 
     where: str
     call: str
@@ -78,17 +77,17 @@ class _Detector(switches.Observer):
 
 @contextlib.contextmanager
 def detect_anomaly() -> Iterator[None]:
-    """Raise AnomalyError at the first NaN or infinity that an op of the block makes, in forward or in backward.
+    """Raise AnomalyError at the first NaN or infinity that an op in the block produces, in forward or in backward.
 
-    The message names the op, the phase, the shapes, the place in the array, and the line that called the op: the
-    innermost one outside of minigrad. For backward that is the line of the forward call, so forward must run inside
-    the block too.
+    The message names the op, the phase, the shapes, the place in the array, and the line that called the op (the
+    innermost line outside minigrad). For backward this is the line of the forward call, so forward must also run
+    inside the block.
 
         with detect_anomaly():
             loss = model.loss(ids, targets)
             loss.backward()
 
-    Also raises it where an array that forward saved was changed before backward used it.
+    Also raises AnomalyError if an array that forward saved was changed before backward used it.
     """
     with watching(_Detector()):
         yield
@@ -106,7 +105,7 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
         inf_given = [n for n, value in given.items() if _any("isinf", value)]
         if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _PLACES_A_GIVEN_VALUE):
             continue  # an infinity that passes through, as in a mask
-        # Ops before this one were checked when they ran: what is bad in an input has come from outside of the block.
+        # Earlier ops were checked when they ran, so a bad number in an input came from outside the block.
         what = "nan" if has_nan else "inf"
         culprits = nan_given if has_nan else inf_given
         place, where = _first_bad(result)
@@ -125,7 +124,7 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
 
 
 def _any(test: str, value: Any) -> bool:
-    """Whether any number of `value` (an array, a Python number, None) is nan ("isnan") or infinite ("isinf")."""
+    """Whether any number in `value` (an array, a Python number, None) is nan ("isnan") or infinite ("isinf")."""
     array = np.asarray(value) if isinstance(value, float | np.generic) else value
     return is_array(array) and array.dtype.kind in "fc" and bool(getattr(module_of(array), test)(array).any())
 
@@ -139,7 +138,7 @@ def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
 
 
 def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Any, phase: str) -> str:
-    """The numbers that the bad element was made of: at the same place in arrays of the same shape, and scalars."""
+    """The numbers that the bad element was computed from: the same place in arrays of the same shape, and scalars."""
     sources = dict(given) | ({f"ctx.{name}": array for name, array in saved_arrays(ctx)} if phase == "backward" else {})
     found = []
     for name, value in sources.items():
@@ -171,7 +170,7 @@ def _checksum(array: Array) -> int:
 
 
 def _users_line() -> str:
-    """file:line, function and source of the innermost frame outside of minigrad."""
+    """file:line, function and source of the innermost frame outside minigrad."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_ENGINE) and frame.f_back is not None:
         frame = frame.f_back

@@ -12,12 +12,13 @@ from .svg import svg_of
 def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = None, limit: int = 300) -> str:
     """Show how `tensor` was computed: as text, or as a picture (SVG). Returns it, and writes it to `path` if given.
 
-    path: ends in .txt (text) or .svg (a picture, for a browser). names: {tensor: "name"}, or a module whose parameters
-    are named. limit: how many ops, the nearest to `tensor`, are shown. Raises ValueError for another ending of `path`.
+    path: ends in .txt (text) or .svg (a picture for a browser). names: {tensor: "name"}, or a module, which names its
+    parameters. limit: the number of ops shown, those nearest to `tensor`. Raises ValueError for another ending of
+    `path`.
 
-    The text has one line per node, after those that it was computed from: forward reads down, backward up. `x=%3` is
-    what the op's forward calls its input, and where that came from; inputs that want no gradient are not in the graph.
-    Gradients are shown where they are kept: for leaves, and after `retain_grad()`.
+    The text has one line per node, below the nodes that it was computed from: forward reads down, backward up. In
+    `x=%3`, x is the name of the input in the op's forward, and %3 is the node it came from. Inputs that need no
+    gradient are not in the graph. Gradients are shown where they are kept: for leaves, and after `retain_grad()`.
 
         >>> from minigrad import Tensor
         >>> w, x = Tensor(3.0, requires_grad=True), Tensor(2.0, requires_grad=True)
@@ -42,7 +43,7 @@ def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = N
 
 
 def text_of(graph: Graph) -> str:
-    """One line per node: its name, the op and where its inputs come from, shape and dtype, value and gradient."""
+    """One line per node: its name, the op and the nodes it reads, shape and dtype, value and gradient."""
     labels = _labels(graph.nodes)
     rows = [(labels[node], _call(node, labels), node) for node in graph.nodes if node.kind != "rest"]
     first = max(len(label) for label, _, _ in rows)
@@ -57,7 +58,7 @@ def text_of(graph: Graph) -> str:
 
 
 def _labels(nodes: list[Node]) -> dict[Node, str]:
-    """Names where they are given; else %1, %2, ... for ops and leaf1, leaf2, ... for leaves."""
+    """The given names; without one, %1, %2, ... for ops and leaf1, leaf2, ... for leaves."""
     labels: dict[Node, str] = {}
     count = {"op": 0, "leaf": 0}
     for node in nodes:

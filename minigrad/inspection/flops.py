@@ -1,16 +1,15 @@
-"""How much arithmetic an op does, in floating-point operations (FLOPs).
+"""The amount of arithmetic in an op, in floating-point operations (FLOPs).
 
 Nearly all arithmetic of a transformer is in its matrix products. These are counted exactly: 2 M N K for a product of
-(M, K) and (K, N), a multiplication and an addition for each of the K terms of each of the M N results. Backward makes
-one more product of that size for each operand that wants a gradient.
+(M, K) and (K, N), which is one multiplication and one addition for each of the K terms of each of the M N results.
+Backward needs one more product of that size for each operand that needs a gradient.
 
-Every other op counts one operation per element of its largest array, forward and backward alike, and none if it only
-moves elements. The true number is larger, up to a dozen for GELU, but what such an op takes is decided by the bytes
-that it moves. For the same reason biases, the softmax inside attention and the GELU of linear_gelu are left out.
+Every other op counts one operation per element of its largest array, in forward and in backward, and none if it only
+moves elements. The true number is larger, up to a dozen for GELU, but the time of such an op depends on the bytes that
+it moves. For the same reason biases, the softmax inside attention and the GELU of linear_gelu are not counted.
 
-The count belongs to the textbook formula. A kernel that computes less of it (causal attention in tiles) or more
-(recomputing the weights in backward) is given the same count, which makes their GFLOP/s comparable. A causal mask
-therefore halves nothing.
+The count describes the textbook formula. A kernel that computes less (causal attention in tiles) or more (recomputing
+the weights in backward) gets the same count, so their GFLOP/s can be compared. A causal mask does not halve the count.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass
 class Call:
-    """The sizes of one call of a Function. In backward the shape of an input without gradient is not known: None."""
+    """The sizes in one call of a Function. In backward the shape of an input without gradient is unknown: None."""
 
     inputs: list[Shape | None]
     outputs: list[Shape]
@@ -44,7 +43,7 @@ class Call:
 
 
 def count(op: str, phase: str, call: Call) -> int | None:
-    """The FLOPs of one call of the op of `minigrad.functional` with that class name; None where a size is not known."""
+    """The FLOPs of one call of the op with this class name in `minigrad.functional`; None if a size is unknown."""
     if op not in PRODUCTS:
         return 0 if op in MOVES else call.largest
     products = 1 if phase == "forward" else _products_in_backward(op, call.needs_grad)
@@ -53,14 +52,14 @@ def count(op: str, phase: str, call: Call) -> int | None:
 
 
 def _products_in_backward(op: str, needs_grad: list[bool]) -> int:
-    """How many times the arithmetic of forward."""
+    """The arithmetic of backward as a multiple of that of forward."""
     if op == "ScaledDotProductAttention":
         return 2  # q kᵀ and weights @ v have two operands each
     return sum(needs_grad if op == "Einsum" else needs_grad[:2])  # the third input of the others is a bias
 
 
 def matmul(call: Call) -> int:
-    """(..., M, K) @ (..., K, N), or vectors (K,). At least one shape is known, as at least one wants a gradient."""
+    """(..., M, K) @ (..., K, N), or vectors (K,). At least one operand needs a gradient, so its shape is known."""
     x, y = call.inputs[:2]
     inner = x[-1] if x else y[-2:][0] if y else 1
     return 2 * call.out * inner

@@ -1,4 +1,4 @@
-"""The graph behind a tensor as a list of nodes to show: leaves and ops, each after what it was computed from."""
+"""The graph behind a tensor as a list of nodes: leaves and ops, each after the nodes that it was computed from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .observers import input_names
 
 @dataclass(eq=False)
 class Input:
-    """One edge: which output of which node an op takes, and what its forward calls it."""
+    """One edge of the graph: an op's input, which is an output of another node, and its name in the op's forward."""
 
     source: Node
     output: int
@@ -25,19 +25,19 @@ class Input:
 
 @dataclass(eq=False)
 class Node:
-    """An op (a Context), a leaf (a Tensor), or, with kind "rest", all that is left out of the picture."""
+    """An op (a Context), a leaf (a Tensor), or, with kind "rest", everything that the picture leaves out."""
 
     kind: str
     op: str
     outputs: list[tuple[tuple[int, ...], np.dtype]]
     name: str = ""
     inputs: list[Input] = field(default_factory=list)
-    inputs_in_all: int = 0  # with those that want no gradient, which are not in the graph
+    inputs_in_all: int = 0  # includes inputs that need no gradient, which are not in the graph
     notes: list[str] = field(default_factory=list)  # a value, a gradient
 
     @property
     def shapes(self) -> str:
-        """Shape and dtype of the output; of several, each different one once."""
+        """Shape and dtype of each output; equal ones are written once, with their count."""
         each = [f"{shape} {dtype}" for shape, dtype in self.outputs]
         count = {one: each.count(one) for one in each}
         return ", ".join(f"{n} x {one}" if n > 1 else one for one, n in count.items())
@@ -59,7 +59,7 @@ class Graph:
 def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
     """The graph behind `tensor`: the `limit` ops nearest to it, and their leaves.
 
-    names: a dictionary of tensors to names, or a module, whose parameters are named. Works before and after backward.
+    names: {tensor: "name"}, or a module, which names its parameters. Works before and after backward.
     """
     tensors = _named(tensor, names)
     if tensor.grad_fn is None:
@@ -91,7 +91,7 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
 
 
 def consumers_first(roots: list[Context]) -> list[Context]:
-    """Every node that `roots` depend on, each after all nodes that use its outputs: in the order of backward."""
+    """Every node that `roots` depend on, each after all nodes that use its outputs. This is the order of backward."""
     waiting_for = count_consumers(roots)
     ready = [node for node, count in waiting_for.items() if count == 0]
     order = []
@@ -105,7 +105,7 @@ def consumers_first(roots: list[Context]) -> list[Context]:
 
 
 def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
-    """(leaf, 0) or (Context, which output) -> (tensor, name), for all tensors whose name or value is known."""
+    """(leaf, 0) or (Context, output index) -> (tensor, name), for all tensors whose name or value is known."""
     if names is None:
         pairs = []
     elif isinstance(names, Mapping):
@@ -127,7 +127,7 @@ def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
 
 
 def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
-    """The name, value and gradient of an op's results, as far as they are known: a graph holds no results."""
+    """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)
     kept = dict(ctx.retained or {})
@@ -143,7 +143,7 @@ def _value(tensor: Any) -> list[str]:
 
 
 def _gradient(grad: Array | None) -> list[str]:
-    """A gradient of one element as it is, else its norm √(Σ g²)."""
+    """A gradient of one element is shown as a number, a larger one as its norm √(Σ g²)."""
     if grad is None:
         return []
     values = to_numpy(grad)

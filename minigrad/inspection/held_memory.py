@@ -1,12 +1,11 @@
-"""What a graph costs in memory: the arrays that forward saves, and that live until backward has used them.
+"""The memory that a graph holds: the arrays that forward saves, which live until backward has used them.
 
-This is why training needs far more memory than inference, and what flash attention, recomputation and smaller batches
-are about: naive attention keeps a T x T array per head, dropout a mask as large as its input, a GELU its input and its
-tanh.
+These arrays are the reason why training needs far more memory than inference. Flash attention, recomputation and
+smaller batches exist to reduce them: textbook attention saves a T x T array per head, dropout a mask as large as its
+input, a GELU its input and its tanh.
 
-Every buffer is counted once, however many ops or views hold it, and for the op that saved it first. Not counted are
-the arrays of leaves (parameters and data, which live without the graph), and so whatever reaches the ops of the block
-from outside.
+Each buffer is counted once, for the op that saved it first, even if several ops or views hold it. The arrays of leaves
+(parameters and data) and other arrays from outside the block are not counted, because they live without the graph.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
 
 @dataclass
 class HeldRow:
-    """What one op keeps under one name (`ctx.probs` of Softmax is op "Softmax", saved "probs"), in bytes."""
+    """The bytes that one op saves under one name: `ctx.probs` of Softmax is op "Softmax", saved "probs"."""
 
     op: str
     saved: str
@@ -35,29 +34,29 @@ class HeldRow:
 
 
 class MemoryReport(switches.Observer):
-    """What `memory()` found, in bytes: `current`, `peak`, `rows`; as a table, `print(report)`."""
+    """The result of `memory()`, in bytes: `current`, `peak`, `rows`. `print(report)` shows a table."""
 
     def __init__(self) -> None:
         self.peak = 0
         self._at_peak: dict[tuple[str, str], int] = {}  # (op, name) -> bytes
-        # Weak: a report keeps no node and no array alive. A buffer is known by its id, which is unique while it lives.
+        # Weak references: a report keeps no node or array alive. The id of a buffer is unique while the buffer lives.
         self._nodes: weakref.WeakKeyDictionary[Any, dict[int, Saved]] = weakref.WeakKeyDictionary()
         self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by ops of the block
 
     @property
     def current(self) -> int:
-        """Bytes held now; after the block too. What backward has freed, or nobody holds any more, does not count."""
+        """Bytes held now, inside the block or after it. Arrays that backward or Python has freed do not count."""
         return sum(self._held().values())
 
     @property
     def rows(self) -> list[HeldRow]:
-        """One per op and name, the largest at the peak first."""
+        """One row per op and name, sorted by the bytes at the peak, largest first."""
         held = self._held()
         rows = [HeldRow(*key, self._at_peak.get(key, 0), held.get(key, 0)) for key in self._at_peak | held]
         return sorted(rows, key=lambda row: (-row.at_peak, -row.current))
 
     def _held(self) -> dict[tuple[str, str], int]:
-        """Bytes by op and name, each buffer for the op that saved it first."""
+        """Bytes by op and name. Each buffer counts for the op that saved it first."""
         held: dict[tuple[str, str], int] = {}
         seen = set()
         for ctx, saved in self._nodes.items():
@@ -75,7 +74,7 @@ class MemoryReport(switches.Observer):
         inputs = [buffer_of(array) for array in arrays_of(arrays)]
         outside = {id(buffer) for buffer in inputs if self._made.get(id(buffer)) is not buffer}
         for buffer in map(buffer_of, arrays_of(results)):
-            if id(buffer) not in outside:  # else a view of a leaf
+            if id(buffer) not in outside:  # otherwise it is a view of a leaf
                 self._made[id(buffer)] = buffer
         saved = [(name.partition("[")[0], buffer_of(array)) for name, array in saved_arrays(ctx)]
         op = ctx.function.__name__
@@ -105,7 +104,7 @@ class MemoryReport(switches.Observer):
 
 @contextlib.contextmanager
 def memory() -> Iterator[MemoryReport]:
-    """Account for what the graph that is built in the block holds for backward: in bytes, now and at its peak.
+    """Measure the memory that the graph built in the block holds for backward: in bytes, now and at its peak.
 
         with memory() as report:
             loss = model.loss(ids, targets)
@@ -113,7 +112,7 @@ def memory() -> Iterator[MemoryReport]:
             loss.backward()
         report.current              # 0: backward has freed it
 
-    Not in it: parameters, optimiser state, the gradients that backward makes, and what an op needs only while it runs.
+    Not included: parameters, optimizer state, the gradients that backward computes, and temporary arrays inside an op.
     """
     report = MemoryReport()
     with watching(report):

@@ -1,11 +1,9 @@
-"""Where to put the boxes of a graph: in layers, with every arrow pointing down.
+"""The positions of a graph's boxes: in layers, with every arrow pointing down.
 
-1. Layers: each node stands one layer above the highest of the nodes that use it.
-2. An edge that crosses layers gets a narrow invisible box, a bend, in each of them: it keeps a gap free of other boxes,
-   through which the arrow runs.
-3. Order: from the result upwards, each layer is sorted by the inputs that its boxes are for the layer below.
-4. x: each box wants to stand in line with its neighbors. Sweeps up and down move the boxes there, as far as there is
-   room.
+1. Layers: each node is one layer above the highest of the nodes that use it.
+2. Bends: an edge that crosses a layer gets a narrow invisible box there, a bend. It keeps a gap open for the arrow.
+3. Order: from the result upward, each layer is sorted by which inputs of the layer below its boxes are.
+4. x: each box should be in line with its neighbors. Sweeps up and down move the boxes there as far as there is room.
 
 This is a simple form of the method of Sugiyama, Tagawa & Toda 1981. Graphviz also searches for the order with the
 fewest crossings.
@@ -27,19 +25,19 @@ class Box:
 
     width: float
     height: float
-    rank: float  # of two boxes that want the same place, the higher rank gets it
+    rank: float  # if two boxes want the same place, the higher rank gets it
     x: float = 0.0
     y: float = 0.0
     packed: float = 0.0  # x if all boxes of its layer were packed to the left
     layer: int = 0  # counted from the bottom
-    # Neighbors in the layers above and below, and how far to the right of them this box wants to stand.
+    # Neighbors in the layers above and below, and how far to the right of them this box should be.
     above: list[tuple[Box, float]] = field(default_factory=list)
     below: list[tuple[Box, float]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Edge:
-    """An arrow from the bottom of one box to the top of another; each dx is how far from the box's center it ends."""
+    """An arrow from the bottom of one box to the top of another. Each dx is the distance from the box's center."""
 
     source: Box
     target: Box
@@ -48,12 +46,12 @@ class Edge:
     bends: list[Box] = field(default_factory=list)  # filled by `place`
 
     def stops(self) -> list[tuple[Box, float]]:
-        """The boxes that the arrow runs through, and where in each."""
+        """The boxes that the arrow runs through, and its distance from the center of each."""
         return [(self.source, self.source_dx), *((bend, 0.0) for bend in self.bends), (self.target, self.target_dx)]
 
 
 def place(boxes: list[Box], edges: list[Edge], gap_x: float, gap_y: float) -> tuple[float, float]:
-    """Give each box its x and y, each edge its bends; `boxes` has sources before targets. Returns (width, height)."""
+    """Set x and y of each box and the bends of each edge. `boxes` has sources before targets. -> (width, height)."""
     _assign_layers(boxes, edges)
     layers: list[list[Box]] = [[] for _ in range(max(box.layer for box in boxes) + 1)]  # from the bottom up
     for box in boxes:
@@ -94,7 +92,7 @@ def _add_bends(edge: Edge, layers: list[list[Box]]) -> None:
 
 
 def _sort(layer: list[Box], below: list[Box], gap: float) -> None:
-    """Sort a layer in the order of the inputs that its boxes are for the layer below, and pack it to the left."""
+    """Sort a layer in the order in which the layer below uses its boxes, and pack it to the left."""
     order = {box: i for i, box in enumerate(below)}
     places = {box: [order[target] + dx / target.width for target, dx in box.below] for box in layer}
     layer.sort(key=lambda box: sum(places[box]) / max(1, len(places[box])))
@@ -105,9 +103,9 @@ def _sort(layer: list[Box], below: list[Box], gap: float) -> None:
 
 
 def _shift(layer: list[Box], down: bool) -> None:
-    """Move each box from where it was packed to where it wants to stand, those of high rank first.
+    """Move each box from its packed place toward the place it should have, boxes of high rank first.
 
-    Boxes do not overlap as long as none is moved further to the right than the boxes to the right of it.
+    Boxes do not overlap as long as none is moved further right than the boxes on its right.
     """
     shifts: dict[Box, float] = {}
     for box in sorted(layer, key=lambda box: -box.rank):
@@ -119,7 +117,7 @@ def _shift(layer: list[Box], down: bool) -> None:
 
 
 def _wish(box: Box, down: bool) -> float:
-    """In line with its neighbors above, or below: with their mean, weighted by rank."""
+    """The x that is in line with the neighbors above or below: their mean, weighted by rank."""
     neighbors = (box.above or box.below) if down else (box.below or box.above)
     ranks = sum(other.rank for other, _ in neighbors)
     return sum(other.rank * (other.x + dx) for other, dx in neighbors) / ranks if neighbors else 0.0

@@ -1,6 +1,6 @@
 """What the observers share: entering and leaving `switches.observers`, and finding the arrays of a call.
 
-An observer is an object with methods `before` and `after`, which are called around every op, forward and backward.
+An observer has methods `before` and `after`, which are called around every op in forward and backward.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..backend import Array, is_array
 
 @contextlib.contextmanager
 def watching(observer: switches.Observer) -> Iterator[None]:
-    """Let `observer` watch every op of the block, however the block ends.
+    """Let `observer` watch every op in the block, even if the block ends with an exception.
 
-    The innermost observer is told last before an op and first after it.
+    Before an op the innermost observer is called last; after it, first.
     """
     switches.observers.append(observer)
     try:
@@ -38,12 +38,12 @@ def arrays_of(values: Iterable[Any]) -> list[Array]:
 
 
 def saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
-    """(name, array) of all that forward left in `ctx` for backward."""
+    """(name, array) of everything that forward saved in `ctx` for backward."""
     return _arrays_in(ctx.saved().items())
 
 
 def _arrays_in(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
-    """The arrays among the values, and inside of tuples, lists, dictionaries and objects of our own."""
+    """The arrays among the values, also inside tuples, lists, dictionaries and plain objects."""
     pending, seen = list(named), set()
     while pending:
         name, value = pending.pop(0)
@@ -63,19 +63,19 @@ def _is_plain_object(value: Any) -> bool:
 
 
 def buffer_of(array: Array) -> Array:
-    """The array whose memory `array` is a view of; itself, if it owns its memory."""
+    """The array that owns the memory of `array`: `array` itself, or the one that it is a view of."""
     base: Any = array.base
     return buffer_of(base) if is_array(base) else array
 
 
 def input_names(function: Any, count: int) -> list[str]:
-    """What `function.forward` calls its first `count` inputs.
+    """The names of the first `count` inputs in `function.forward`.
 
     >>> from minigrad.functional.linalg import Linear
     >>> input_names(Linear, 3)
     ['x', 'weight', 'bias']
     """
-    # A derived Function (mixed precision makes some) may take *arrays; the op that it is derived from has the names.
+    # A derived Function (as in mixed precision) may take *arrays; the names are in the op that it is derived from.
     op = [cls for cls in function.__mro__ if "forward" in vars(cls) and cls is not Function][-1]
     names: list[str] = []
     for parameter in list(inspect.signature(op.forward).parameters.values())[1:]:  # without ctx
@@ -87,7 +87,7 @@ def input_names(function: Any, count: int) -> list[str]:
 
 
 def human(number: float | None) -> str:
-    """A number in three digits and a thousands letter; "-" for None, which is "not known".
+    """A number with three digits and a unit letter (k, M, G, T); "-" for None, which means unknown.
 
     >>> human(1_234_567), human(950), human(0), human(None)
     ('1.23 M', '950', '0', '-')

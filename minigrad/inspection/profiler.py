@@ -69,7 +69,7 @@ class Profile(switches.Observer):
 
     @property
     def total(self) -> OpProfile:
-        """All ops together; `flops` and `bytes` leave out ops whose FLOPs are not known."""
+        """All ops together. `flops` and `bytes` leave out ops whose FLOPs are unknown."""
         total = OpProfile("all ops", "")
         for row in self._rows.values():
             total.calls += row.calls
@@ -81,7 +81,7 @@ class Profile(switches.Observer):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the block, so far if it has not ended."""
+        """Wall time of the block, or the time so far if it has not ended."""
         return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
 
     def stop(self) -> None:
@@ -106,7 +106,7 @@ class Profile(switches.Observer):
         row.flops = None if count is None or row.flops is None else row.flops + count
 
     def _textbook_op(self, function: type) -> str:
-        """The op of `minigrad.functional` that a Function is, is derived from, or replaces; "" if there is none."""
+        """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
         if function not in self._ops:
             chosen = [*switches.kernels.items(), *switches.cuda_kernels.items()]
             replaced = [op for op, kernel in chosen if kernel in function.__mro__]
@@ -117,7 +117,7 @@ class Profile(switches.Observer):
     # --- showing ---
 
     def table(self, limit: int | None = None) -> str:
-        """The rows (the first `limit` of them), the total, and the time that was spent outside of ops."""
+        """The rows (the first `limit` of them), the total, and the time spent outside ops."""
         width = max([12, *(len(row.op) for row in self._rows.values())])
         header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
         header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
@@ -139,16 +139,16 @@ class Profile(switches.Observer):
 
 @contextlib.contextmanager
 def profile() -> Iterator[Profile]:
-    """Measure the ops of the block: calls, seconds, FLOPs, bytes moved, arithmetic intensity, GFLOP/s of each.
+    """Measure each op in the block: calls, seconds, FLOPs, bytes moved, arithmetic intensity, GFLOP/s.
 
         with profile() as report:
             loss = model.loss(ids, targets)
             loss.backward()
         print(report)
 
-    FLOPs are counted by the rules of inspection/flops.py. An op that `F` composes of other ops appears as its parts. On
-    a GPU the profiler waits for each op, to measure its own time; the step as a whole then takes longer. Of several
-    observers, enter `profile` last: it measures those that are entered inside its block along with the ops.
+    FLOPs are counted by the rules of inspection/flops.py. If `F` composes an op of other ops, these appear instead. On
+    a GPU the profiler waits for each op in order to time it, so the whole step takes longer. If you use several
+    observers, enter `profile` last: it also measures the observers that are entered inside its block.
     """
     report = Profile()
     try:
@@ -180,7 +180,7 @@ def _bytes_moved(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ..
 
 
 def _wait_for_device(values: Any) -> None:
-    """A GPU computes behind Python's back: wait until it has finished."""
+    """A GPU computes asynchronously: wait until it has finished."""
     for value in values:
         if is_array(value) and device_of(value) != "cpu":
             value.device.synchronize()

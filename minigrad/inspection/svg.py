@@ -1,8 +1,8 @@
 """A graph as a picture, without Graphviz: boxes and arrows in SVG, which every browser shows.
 
-Arrows point in the direction of the forward pass. Ops have round corners, leaves have square corners and are grey, and
-the result has a thick border. If an op has several inputs, its top edge names them; if it has several outputs, its
-bottom edge numbers them.
+Arrows point in the direction of the forward pass. Ops have round corners, leaves are gray and have square corners, and
+the result has a thick border. An op with several inputs names them at its top edge; an op with several outputs numbers
+them at its bottom edge.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .layout import Box, Edge, place
 
 SIZE = {"op": 12, "text": 12, "port": 9}  # of the letters, in pixels
 LINE = {"op": 15, "text": 15, "port": 12}  # from one line of text to the next
-LETTER = 0.61  # width of a letter of a monospace font, as a part of its size
+LETTER = 0.61  # width of a letter in a monospace font, relative to its size
 MARGIN, PADDING, TITLE = 16, 9, 44
 GAP_X, GAP_Y = 18, 34
 STYLE = f"""<style>
@@ -26,7 +26,7 @@ text {{ font: {SIZE["text"]}px monospace }}
 <defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"
  markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.8 L8 4 L0 7.2 z"/></marker></defs>"""
 SHAPE = {"op": 'rx="7" fill="white"', "leaf": 'fill="#e8e8e8"', "rest": 'rx="7" fill="white" stroke-dasharray="4 3"'}
-RANK = {"op": 1.0, "leaf": 0.1, "rest": 0.1}  # the chain of ops runs straight down, parameters stand beside it
+RANK = {"op": 1.0, "leaf": 0.1, "rest": 0.1}  # the chain of ops runs straight down, with parameters beside it
 
 
 def svg_of(graph: Graph) -> str:
@@ -61,7 +61,7 @@ def _title(graph: Graph) -> list[str]:
 
 
 def _rows(node: Node) -> list[tuple[str, list[str]]]:
-    """The lines of text in a box, each with its class; a line of ports has one text for each arrow."""
+    """The lines of text in a box, each with its class. A line of ports has one text per arrow."""
     heading = node.op if node.kind != "leaf" else node.name or "leaf"
     name = [node.name] if node.name and node.kind == "op" else []
     rows = [("op" if node.kind == "op" else "text", [heading])]
