@@ -6,19 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt.files import read_json, read_text
+from gpt.files import read_json, read_text, write_text
+from scripts.lessons.cells import QUESTION, Running, read_cells
 from scripts.lessons.concepts import Concept, concepts
-from scripts.lessons.pictures import DONE
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lesson.py               the path: lessons and exercises in order, what is done, what comes next
-  python scripts/lesson.py 421           run a lesson (its pictures go to runs/lessons/421_raw_attention)
-  python scripts/lesson.py all           run all of them, one after the other
+  python scripts/lesson.py 421           read a lesson while it runs (its pictures: runs/lessons/421_raw_attention)
+  python scripts/lesson.py all           all of them, one after the other
   python scripts/lesson.py find cache    where the KV cache is taught, written, tested and practised
 """
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = ROOT / "scripts" / "lessons"
+DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
 MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
 # Exercises that practise no row of the concept table, but what a lesson stands on.
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
     parser.add_argument("word", nargs="*", help="after find: what to look for")
     parser.add_argument("--out-dir", default="runs/lessons", help="a folder for each lesson's pictures goes in here")
+    parser.add_argument("--measure", action="store_true", help="measure again the figures that take minutes")
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
@@ -43,9 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.what == "find":
         return find(" ".join(arguments.word))
-    chosen = lessons() if arguments.what == "all" else [lesson_called(arguments.what)]
-    for lesson in chosen:
-        code = run(lesson, Path(arguments.out_dir))
+    if arguments.what != "all":
+        run(lesson_called(arguments.what), Path(arguments.out_dir), arguments.measure)
+        return 0
+    options = ["--out-dir", arguments.out_dir, *["--measure"] * arguments.measure]
+    for lesson in lessons():  # each in a process of its own
+        code = subprocess.run([sys.executable, __file__, lesson.stem, *options]).returncode
         if code:
             print(f"{lesson.stem} ended with status {code}", file=sys.stderr)
             return code
@@ -66,10 +71,32 @@ def lesson_called(name: str) -> Path:
     return found[0]
 
 
-def run(lesson: Path, out_dir: Path) -> int:
-    """Run a lesson in a process of its own."""
-    print(flush=True)
-    return subprocess.run([sys.executable, str(lesson), "--out-dir", str(out_dir / lesson.stem)]).returncode
+def run(lesson: Path, out_dir: Path, measure: bool) -> None:
+    """Print a lesson's prose and run its code, cell by cell. After a question, wait for the reader's guess."""
+    cells = read_cells(lesson)
+    folder = out_dir / lesson.stem
+    running = Running(lesson, ["--out-dir", str(folder), *["--measure"] * measure])
+    for cell in cells:
+        if cell.kind == "prose":
+            for paragraph in cell.paragraphs():
+                print("\n" + underlined(paragraph), flush=True)
+                if paragraph.startswith(QUESTION) and sys.stdin.isatty() and sys.stdout.isatty():
+                    input("\n[Enter] shows what happens ")
+        else:
+            print()
+            value = running.execute(cell)
+            if value is not None:
+                print(value)
+    write_text(folder / DONE, "This lesson has run to its end.\n")
+
+
+def underlined(paragraph: str) -> str:
+    """A heading of Markdown as a heading of a terminal; other paragraphs as they are."""
+    for mark, line in (("# ", "="), ("## ", "-")):
+        if paragraph.startswith(mark):
+            first, _, rest = paragraph.removeprefix(mark).partition("\n")
+            return f"{first}\n{line * len(first)}\n{rest}".rstrip()
+    return paragraph
 
 
 def title(lesson: Path) -> str:
@@ -123,7 +150,7 @@ def find(word: str) -> int:
         f"scripts/lessons/{lesson.name}:{number}"
         for lesson in lessons()
         for number, line in enumerate(read_text(lesson).splitlines(), 1)
-        if line.startswith(("# %%", "lesson.part(", '"""')) and word.lower() in line.lower()
+        if line.startswith(("# %%", "# ## ", '"""')) and word.lower() in line.lower()
     ]
     for place in places:
         print(f"in the lessons: {place}")

@@ -20,8 +20,6 @@ from scripts.lessons.pictures import Lesson
 lesson = Lesson("00_gradients", __doc__)
 
 # %% A slope, by nudging
-lesson.part("a slope, by nudging")
-
 
 def f(x: float) -> float:
     return x * math.sin(x)
@@ -58,8 +56,6 @@ with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) a
 # every step. The chain rule gives all of them for the price of about two more runs.
 
 # %% The chain rule
-lesson.part("the chain rule")
-
 # loss = (w x + b - y)²: a chain of small steps. The slope of the whole is the product of the slopes of the steps.
 w, b, x, y = 0.5, 0.1, 2.0, 3.0
 product = w * x  # d product / d w = x
@@ -76,8 +72,6 @@ assert abs((nudged - loss) / 1e-6 - dw) < 1e-4
 print(f"nudging w agrees: {(nudged - loss) / 1e-6:.3f}")
 
 # %% Sixty lines that do this by themselves
-lesson.part("a scalar autograd")
-
 
 class Value:
     """A number that remembers how it was computed. Here is the whole idea of autograd."""
@@ -137,8 +131,6 @@ print(f"the same slopes, without calculus by hand: {a.grad:.3f} and {c.grad:.3f}
 assert (a.grad, c.grad) == (dw, db)
 
 # %% The diamond
-lesson.part("the diamond: why += and why in order")
-
 # x reaches the end on two ways. Both count, and they meet again: y may pass on its gradient only once it has all of it.
 x_ = Value(3.0)
 y_ = x_ * x_
@@ -149,8 +141,6 @@ assert x_.grad == 39
 print("with = in place of += one of the ways is lost: python scripts/break.py overwrite shows what that does to a GPT")
 
 # %% Fitting a line
-lesson.part("fitting a line: learning is following slopes down")
-
 rng = np.random.default_rng(0)
 xs = np.linspace(-1, 1, 20)
 ys = 1.5 * xs - 0.7 + 0.1 * rng.standard_normal(20)
@@ -178,8 +168,6 @@ with lesson.picture("line", "Fitting a line by gradient descent", columns=2, siz
     right.set(xlabel="step", ylabel="mean squared error")
 
 # %% The same with arrays: minigrad
-lesson.part("the same through minigrad/autograd.py")
-
 # A Tensor is a Value that holds an array; a Function is one step with its slopes. One difference: for arrays the slopes
 # would be whole matrices (1,000 x 1,000 numbers for a layer), so a Function does not store them; its backward takes the
 # gradient that arrives and returns it multiplied with them.
@@ -197,9 +185,11 @@ assert abs(weight.item() - slope.data) < 1e-4 and abs(bias.item() - offset.data)
 print("\nwhat it recorded of the last step, forward down, backward up:\n")
 print(draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"}))
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start mul, then tanh: write forward and backward yourself, and have them checked
-  read      minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
-  break     the += in Value.backward above: make it = and see which assert fails first
-  lesson    python scripts/lesson.py 411""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start mul`, then tanh: write forward and backward yourself, and have them
+#   checked
+# - read: minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
+# - break: the += in Value.backward above: make it = and see which assert fails first
+# - lesson: `python scripts/lesson.py 411`

@@ -21,8 +21,6 @@ from scripts.lessons.pictures import Lesson, bars
 lesson = Lesson("411_next_token", __doc__)
 
 # %% Text is its own label
-lesson.part("text is its own label")
-
 text = " ".join(help_text().encode("ascii", "ignore").decode().lower().split())[:100_000]
 letters = sorted(set(text))
 number = {letter: i for i, letter in enumerate(letters)}
@@ -36,8 +34,6 @@ inputs, targets = ids[:-1], ids[1:]  # the targets are the inputs, one later: no
 print(f"{len(inputs):,} pairs from {len(text):,} letters, {V} different ones")
 
 # %% The smallest model: counting
-lesson.part("the smallest model counts")
-
 # Forget all but the last letter: P(next | last). This is a table of V x V counts, each row divided by its sum.
 counts = np.zeros((V, V))
 np.add.at(counts, (inputs, targets), 1)
@@ -51,8 +47,6 @@ print(f"knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
 print(f"that is a choice among e^loss = {math.exp(loss_of_counting):.1f} letters in place of {V}")
 
 # %% The same by learning
-lesson.part("the same table, learned")
-
 # The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits");
 # softmax makes probabilities of a row. Nobody tells it to count, and it finds what counting finds.
 model = nn.Embedding(V, V)
@@ -79,8 +73,6 @@ with lesson.picture("learning", "A table of next letters, learned") as axes:
     axes.legend(frameon=False)
 
 # %% Writing: sample, append, repeat
-lesson.part("writing: sample, append, repeat")
-
 logits = model.weight.data  # (V, V): a row of scores per letter
 
 
@@ -101,8 +93,6 @@ for seed in (0, 1):
 print("the same model, other draws: sampling is why one prompt gives many texts")
 
 # %% Temperature
-lesson.part("temperature reshapes the draw, not the knowledge")
-
 scores = logits[number["t"]]
 entropies = {}
 chosen = [letters[i] for i in np.argsort(-scores)[:8]]
@@ -126,17 +116,16 @@ assert order[0] == order[1] == order[2]
 print("at every temperature the letters keep their order: what the model knows has not changed")
 
 # %% The limitation
-lesson.part("the limitation")
-
 print("This model sees one letter. To see two, the table needs V^2 rows; to see ten:")
 filled = len({text[i : i + 10] for i in range(len(text) - 10)})
 print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
 print("Counting cannot generalise to a context that it has never seen. A network can, and needs numbers for tokens")
 print("(lesson 4.1.3); and letters may not be the best tokens to begin with (lesson 4.1.2).")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start softmax, then cross_entropy
-  read      gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
-  break     the targets above: take ids[:-1] for both, and see what is learned (python scripts/break.py unshifted)
-  lesson    python scripts/lesson.py 412""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start softmax`, then cross_entropy
+# - read: gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
+# - break: the targets above: take ids[:-1] for both, and see what is learned (`python scripts/break.py unshifted`)
+# - lesson: `python scripts/lesson.py 412`

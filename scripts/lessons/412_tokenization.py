@@ -22,8 +22,6 @@ lesson = Lesson("412_tokenization", __doc__)
 text = help_text()
 
 # %% Letters or words?
-lesson.part("letters, words, or something between?")
-
 words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
@@ -31,8 +29,6 @@ print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: long texts, a
 print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens: but {unknown:.1%} of new text is words never seen")
 
 # %% Byte-pair encoding, by hand
-lesson.part("byte-pair encoding")
-
 # The example of the paper: four words and how often each occurs.
 counts = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
 cut = {word: single_bytes(word) for word in counts}
@@ -53,8 +49,6 @@ print("'lowest' was not among the words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 
 # %% The same on a quarter of a megabyte
-lesson.part("the merge table is the tokenizer")
-
 tokenizer = Tokenizer.train([text], 1024)
 again = Tokenizer(tokenizer.vocab, tokenizer.merges)  # nothing else is kept
 sample = " The interpreter evaluates expressions."
@@ -80,8 +74,6 @@ with lesson.picture("vocabulary", "A larger vocabulary makes shorter texts", siz
     axes.minorticks_off()
 
 # %% The merge tree of a word
-lesson.part("how a word is put together")
-
 table = {pair: i for i, pair in enumerate(tokenizer.merges)}
 
 
@@ -123,8 +115,6 @@ with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9
     axes.set_ylim(-0.6, max(p[2] for p in pieces) + 0.6)
 
 # %% What goes wrong: four artefacts
-lesson.part("what a model cannot see")
-
 
 def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
     return [by.decode([i]) for i in by.encode(word)]
@@ -173,11 +163,12 @@ print(
 )
 assert largest[glitch] == 0 < largest[ids[0]]
 
-# %% What next
-lesson.end("""\
-  read      gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
-            tokens, files
-  try       the four artefacts with GPT-2's own vocabulary: Tokenizer.gpt2()
-  break     the order of the merges in encode_word (gpt/tokenizer/bpe.py): join the last learned first, and encode
-            'lowest'
-  lesson    python scripts/lesson.py 413""")
+# %% [markdown]
+# ## What next
+#
+# - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
+#   tokens, files
+# - try: the four artefacts with GPT-2's own vocabulary: Tokenizer.gpt2()
+# - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): join the last learned first, and encode
+#   'lowest'
+# - lesson: `python scripts/lesson.py 413`

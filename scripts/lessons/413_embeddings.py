@@ -18,8 +18,6 @@ from scripts.lessons.small_gpt import english, new_gpt, train
 lesson = Lesson("413_embeddings", __doc__)
 
 # %% A lookup is a product with one-hot vectors
-lesson.part("a lookup is a product")
-
 table = nn.Embedding(6, 4)
 ids = np.array([3, 1, 3])
 one_hot = Tensor(np.eye(6, dtype=np.float32)[ids])  # (T, V): a 1 at the token's number
@@ -33,8 +31,6 @@ assert 50_000 * 768 == 38_400_000
 print(f"50,000 tokens x 768 numbers = {50_000 * 768 / 1e6:.1f}M parameters, learned like all others")
 
 # %% Before and after training
-lesson.part("rows move together")
-
 tokenizer, train_ids, _ = english()
 model = new_gpt(len(tokenizer))
 before = model.transformer.wte.weight.data.copy()
@@ -96,8 +92,6 @@ with lesson.picture("clusters", "Rows of the embedding, seen from where they dif
             axes.legend(frameon=False, fontsize=8)
 
 # %% The limitation: a bag of words
-lesson.part("without positions: a bag of words")
-
 words = {word: row for word, row in zip(("dog", "bites", "man"), np.eye(3, dtype=np.float32))}
 sentences = [["dog", "bites", "man"], ["man", "bites", "dog"]]
 bags = [np.mean([words[w] for w in sentence], axis=0) for sentence in sentences]
@@ -113,8 +107,6 @@ assert all(np.allclose(attended[0][w], attended[1][w]) for w in words)
 print("attention without positions: each word gets the same output in both")
 
 # %% Positions, computed
-lesson.part("sinusoidal positions")
-
 T, C = 128, 64
 code = sinusoidal_table(T, C)  # (T, C)
 # What a code for positions should be, and this one is:
@@ -142,8 +134,6 @@ with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)
     right.legend(frameon=False)
 
 # %% Positions, learned, and added
-lesson.part("learned positions: GPT-2's way")
-
 wpe = model.transformer.wpe.weight.data  # (32, 64): a second table, indexed by place
 print(f"a second table, {wpe.shape}: row t is added to whatever token stands at t")
 try:
@@ -157,16 +147,15 @@ print(f"input = wte(token) + wpe(position): added, not put side by side, so it s
 assert x.shape == (8, 64)
 
 # %% The next limitation
-lesson.part("the limitation: one row for 'bank'")
-
 row = model.transformer.wte(np.array(tokenizer.encode(" or")))
 assert np.array_equal(row.data, model.transformer.wte(np.array(tokenizer.encode(" or"))).data)
 print("'river bank' and 'bank account': the lookup gives the same row in both, whatever stands beside it.")
 print("What a word means depends on its neighbours; the next lessons let rows look at each other.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start embedding
-  read      minigrad/functional/indexing.py: Embedding; gpt/model/original_transformer.py
-  break     python scripts/break.py no_positions: the bag of words, trained
-  lesson    python scripts/lesson.py 421""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start embedding`
+# - read: minigrad/functional/indexing.py: Embedding; gpt/model/original_transformer.py
+# - break: `python scripts/break.py no_positions`: the bag of words, trained
+# - lesson: `python scripts/lesson.py 421`

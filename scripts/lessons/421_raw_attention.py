@@ -16,8 +16,6 @@ from scripts.lessons.pictures import Lesson, heatmap
 lesson = Lesson("421_raw_attention", __doc__)
 
 # %% The problem: one row for two meanings
-lesson.part("'bank' has one row")
-
 # Three made-up numbers per word: (about water, about money, about sitting).
 rows = {
     "the": [0.1, 0.1, 0.1],
@@ -37,24 +35,18 @@ print("bank beside river:", water[2], "  bank beside money:", money[2])
 assert np.array_equal(water[2], money[2])
 
 # %% Attempt 1: the plain average
-lesson.part("attempt 1: average everything")
-
 average = np.full((3, 3), 1 / 3)
 print("bank beside river:", average[2] @ water, "  beside money:", average[2] @ money)
 print("it has changed with its company, but every word of the sentence has become the same:")
 assert np.allclose((average @ water)[0], (average @ water)[2])
 
 # %% Attempt 2: fixed weights
-lesson.part("attempt 2: fixed weights, as in a convolution")
-
 fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])  # a little of the neighbours
 print("bank beside river:", fixed[2] @ water)
 far = embed("river the the bank")
 print("but two words further, river is out of reach: weights by distance know nothing of what stands there")
 
 # %% Attempt 3: weights from the data
-lesson.part("attempt 3: let the words decide")
-
 # How much do two words have to do with each other? Their dot product says: large where both are large in the same
 # columns. Softmax makes weights of it: positive, with sum 1.
 X = embed("the river bank bench")
@@ -96,8 +88,6 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
     right.set(title="weights: softmax of each row", xlabel="looked at", ylabel="looking")
 
 # %% The limitation
-lesson.part("the limitation: one row, two roles")
-
 assert np.array_equal(scores, scores.T)
 print("X X^T is symmetric: river matters to bank exactly as much as bank to river, always.")
 assert (np.argmax(scores, axis=1)[1:] == np.arange(1, 4)).all()
@@ -105,9 +95,10 @@ print("And river, bank and bench each score highest with themselves: likeness is
 print("Each row must say both what its word looks for and what it offers. At a party you do not look for your own kind")
 print("of person only: the next lesson gives each word two cards, one for seeking and one for offering.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start softmax, then matmul
-  read      minigrad/functional/activation.py: Softmax, forward beside backward
-  try       a sentence in which 'bank' stands beside both river and money
-  lesson    python scripts/lesson.py 422""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start softmax`, then matmul
+# - read: minigrad/functional/activation.py: Softmax, forward beside backward
+# - try: a sentence in which 'bank' stands beside both river and money
+# - lesson: `python scripts/lesson.py 422`

@@ -16,8 +16,6 @@ from scripts.lessons.pictures import Lesson, bars, heatmap
 lesson = Lesson("422_query_key", __doc__)
 
 # %% Two lenses
-lesson.part("two cards per word")
-
 # The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective).
 words = ["cats", "chase", "small", "mice"]
 X = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0.3]])
@@ -40,8 +38,6 @@ with lesson.picture("lenses", "Likeness, and relevance", columns=2, size=(10, 3.
     right.set(title="softmax(Q K^T): everyone finds what he needs", xlabel="looked at", ylabel="looking")
 
 # %% The lenses are learned
-lesson.part("lenses can be learned")
-
 # A task that likeness cannot do: each token must attend to the one that stands one step further in a fixed circle.
 rng = np.random.default_rng(0)
 C, n = 8, 6
@@ -61,8 +57,6 @@ print(f"loss of 'attend to your successor': by likeness {likeness_loss:.2f}, by 
 assert loss.item() < 0.1 < likeness_loss
 
 # %% The trap: scores grow with the width
-lesson.part("scores grow with sqrt(d_k)")
-
 widths = [4, 16, 64, 256, 1024]
 spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 
@@ -125,16 +119,15 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.legend(frameon=False)
 
 # %% The formula so far
-lesson.part("the formula so far")
-
 print("lesson 4.2.1:  softmax(X X^T) X")
 print("now:           softmax(Q K^T / sqrt(d_k)) X        Q = X W_Q, K = X W_K")
 print("Two additions: lenses, and a scale. What is averaged is still X: what a token gives is what it is. It should be")
 print("able to be found for one thing, and deliver another: the next lesson.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start softmax: look at your Jacobian where the scores are large
-  read      minigrad/functional/attention.py: scale, and what its backward does with it
-  break     python scripts/break.py no_scale: a GPT trained without sqrt(d_k)
-  lesson    python scripts/lesson.py 423""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start softmax`: look at your Jacobian where the scores are large
+# - read: minigrad/functional/attention.py: scale, and what its backward does with it
+# - break: `python scripts/break.py no_scale`: a GPT trained without sqrt(d_k)
+# - lesson: `python scripts/lesson.py 423`

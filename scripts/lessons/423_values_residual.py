@@ -17,8 +17,6 @@ lesson = Lesson("423_values_residual", __doc__)
 rng = np.random.default_rng(0)
 
 # %% What is found need not be what is given
-lesson.part("three lenses")
-
 # (noun, verb, adjective | plural, small): the adjective looks for a noun, and wants to know whether it is plural.
 words = ["small", "mice"]
 X = np.array([[0, 0, 1.0, 0, 1.0], [1.0, 0, 0, 1.0, 0]])
@@ -36,8 +34,6 @@ print("lesson 4.2.2  softmax(Q K^T / sqrt(d_k)) X")
 print("now           softmax(Q K^T / sqrt(d_k)) V")
 
 # %% n tokens in, n vectors out
-lesson.part("every token has its own output")
-
 T, d_k, d_v = 5, 4, 3
 q, k = rng.standard_normal((2, T, d_k))
 v = rng.standard_normal((T, d_v))
@@ -52,8 +48,6 @@ assert np.allclose(library, by_hand) and library.shape == (T, d_v)
 assert (library <= v.max(axis=0)).all() and (library >= v.min(axis=0)).all()
 
 # %% The limitation: attention forgets who asked
-lesson.part("the output replaces the token")
-
 # A token that attends elsewhere is gone: what comes out consists of others' values.
 elsewhere = np.zeros((T, T))
 elsewhere[np.arange(T), (np.arange(T) + 1) % T] = 1
@@ -110,8 +104,6 @@ with lesson.picture("residual", "A stack of 24 attention layers", columns=2, siz
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")
 
 # %% The stream
-lesson.part("a shared document")
-
 # After all layers, x is the input plus what each layer wrote: nothing is ever erased, only added to.
 x0 = Tensor(rng.standard_normal((1, T, C)))
 states = deep(x0, layers, residual=True)
@@ -124,14 +116,13 @@ with lesson.picture("notes", "How much each of the first 8 layers adds to each t
     heatmap(axes, sizes, [f"layer {i}" for i in range(8)], [f"token {t}" for t in range(T)], ".1f")
 
 # %% The next limitation
-lesson.part("the limitation: one softmax, one question")
-
 print("'The animal did not cross the street because it was tired.' What 'it' is, and what it was: two questions, two")
 print("tokens to look at. One set of weights sums to 1: whatever goes to the one is taken from the other.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start attention
-  read      gpt/model/gpt2.py: Block.forward, two additions; minigrad/functional/attention.py
-  break     python scripts/break.py no_residual
-  lesson    python scripts/lesson.py 424""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start attention`
+# - read: gpt/model/gpt2.py: Block.forward, two additions; minigrad/functional/attention.py
+# - break: `python scripts/break.py no_residual`
+# - lesson: `python scripts/lesson.py 424`

@@ -22,8 +22,6 @@ lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(0)
 
 # %% One head, two questions
-lesson.part("one head cannot ask two questions")
-
 # 'it' should take in all of "animal" (what it is) and all of "tired" (how it is): 1 and 1. Weights of a softmax sum
 # to 1: the best that one head can do is 0.5 and 0.5, which is also what it would give to two halves of one thing.
 values = np.array([[1.0, 0], [0, 1.0]])  # animal, tired
@@ -33,8 +31,6 @@ print("one head:", one_head, "  two heads, side by side:", two_heads)
 assert one_head.sum() == 1 and two_heads.sum() == 2
 
 # %% Split, not multiplied
-lesson.part("split, not multiplied")
-
 B, T, C, H = 1, 6, 16, 4
 D = C // H
 x = Tensor(rng.standard_normal((B, T, 3 * C)).astype(np.float32))
@@ -52,8 +48,6 @@ print("FLOPs of the products, by heads:", flops)
 assert len(set(flops.values())) == 1  # 4 T T C, however it is cut
 
 # %% Heads are isolated; W_O mixes
-lesson.part("the output projection is a meeting, not bookkeeping")
-
 attention = CausalSelfAttention(GPTConfig(n_embd=C, n_head=H, block_size=T, vocab_size=10, n_layer=1))
 heard = np.zeros((2, H, C))  # how much the outputs depend on each head, before and after W_O
 base = rng.standard_normal((1, T, C)).astype(np.float32)
@@ -76,8 +70,6 @@ assert (heard[1] > 0).all()
 print(f"W_O is a layer of C x C = {C * C} learned weights; without it, heads would never meet")
 
 # %% Which heads does a model need?
-lesson.part("taking heads out of a trained model")
-
 tokenizer, train_ids, val_ids = english()
 model = new_gpt(len(tokenizer), n_layer=2, n_head=4)
 losses = train(model, train_ids, 400)
@@ -131,9 +123,10 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
         axes.tick_params(axis="x", labelrotation=90)
         axes.tick_params(labelsize=7)
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start heads
-  read      gpt/model/gpt2.py: CausalSelfAttention; minigrad/functional/attention.py: SplitHeads
-  break     n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
-  lesson    python scripts/lesson.py 425""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start heads`
+# - read: gpt/model/gpt2.py: CausalSelfAttention; minigrad/functional/attention.py: SplitHeads
+# - break: n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
+# - lesson: `python scripts/lesson.py 425`

@@ -21,8 +21,6 @@ lesson = Lesson("425_block", __doc__)
 rng = np.random.default_rng(0)
 
 # %% Layer norm
-lesson.part("layer norm: each token by itself")
-
 x = rng.standard_normal((2, 3, 8)) * [[[1], [10], [100]]] + 5  # (B, T, C): three tokens of very different size
 normed = F.layer_norm(Tensor(x), (8,)).data
 by_hand = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
@@ -45,8 +43,6 @@ assert moved > 0.1
 print("and layer norm does the same in training and in use; there are no running averages to keep")
 
 # %% Attention can only blend
-lesson.part("attention blends; the feed-forward network transforms")
-
 values = rng.standard_normal((1, 6, 2))
 blended = F.scaled_dot_product_attention(
     *(Tensor(rng.standard_normal((1, 6, 2)) * 3) for _ in "qk"), Tensor(values)
@@ -67,8 +63,6 @@ with lesson.picture("hull", "Blending and transforming", size=(5.5, 4)) as axes:
     axes.legend(frameon=False)
 
 # %% The feed-forward network as a memory
-lesson.part("the MLP as keys and values")
-
 # c_proj(gelu(c_fc(x))) = sum over the 4C hidden units of gelu(key_i . x + b_i) value_i + b: each unit has a pattern
 # that it responds to (a row of c_fc) and something that it then writes to the stream (a column of c_proj).
 C = 16
@@ -87,8 +81,6 @@ with lesson.picture("gelu", "GELU: x times the probability that a normal number 
     axes.legend(frameon=False)
 
 # %% The block
-lesson.part("the block, and how often it is repeated")
-
 config = GPTConfig()  # GPT-2
 block = Block(GPTConfig(n_embd=64, n_head=4, vocab_size=2, block_size=6, n_layer=1))
 stream = Tensor(rng.standard_normal((1, 6, 64)).astype(np.float32))
@@ -109,8 +101,6 @@ with lesson.picture("block", "Parameters of one block of GPT-2", size=(5, 3.6)) 
     bars(axes, {"attention": attention / 1e6, "MLP": feed_forward / 1e6, "2 norms": 4 * C / 1e6}, "millions", ".2f")
 
 # %% Before or after?
-lesson.part("pre-norm against post-norm")
-
 tokenizer, train_ids, _ = english()
 curves = {}
 for norm in ("pre", "post"):
@@ -127,9 +117,10 @@ with lesson.picture("norms", "Where to put the norm (12 blocks, 32 wide, learnin
     axes.set(xlabel="step", ylabel="loss (nats per token), smoothed")
     axes.legend(frameon=False)
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start layer_norm, then gelu
-  read      gpt/model/gpt2.py: MLP and Block; minigrad/functional/normalization.py
-  break     python scripts/break.py no_residual
-  lesson    python scripts/lesson.py 426""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start layer_norm`, then gelu
+# - read: gpt/model/gpt2.py: MLP and Block; minigrad/functional/normalization.py
+# - break: `python scripts/break.py no_residual`
+# - lesson: `python scripts/lesson.py 426`

@@ -21,8 +21,6 @@ lesson = Lesson("426_causal_gpt", __doc__)
 rng = np.random.default_rng(0)
 
 # %% The cheating problem
-lesson.part("without a mask, the answer is in the question")
-
 tokenizer, train_ids, _ = english()
 causal_attention = F.scaled_dot_product_attention
 
@@ -54,8 +52,6 @@ with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.legend(frameon=False)
 
 # %% The mask
-lesson.part("minus infinity before the softmax")
-
 T, D = 5, 8
 q, k, v = (Tensor(rng.standard_normal((1, T, D))) for _ in range(3))
 scores = q.data[0] @ k.data[0].T / np.sqrt(D)
@@ -75,8 +71,6 @@ with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as (le
     right.set(title="weights", xlabel="looked at", ylabel="looking")
 
 # %% Training is parallel, writing is not
-lesson.part("one pass, T predictions")
-
 ids = train_ids[None, :12]
 with no_grad():
     at_once = honest(ids).data[0]  # (T, V): one pass
@@ -92,8 +86,6 @@ assert moved[:8].max() == 0 < moved[8]
 print("so the mask is no trick of training: it makes training ask what writing will ask")
 
 # %% The whole GPT
-lesson.part("assembly, not invention")
-
 config = GPTConfig()  # GPT-2
 counts = accounting.parameters(config)
 V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
@@ -131,8 +123,6 @@ with lesson.picture("architecture", "GPT-2, from ids to logits (124,439,808 para
     axes.set(xlabel="parameters (millions)", ylabel="from bottom to top", xlim=(0, 90), yticks=[])
 
 # %% The family
-lesson.part("the same blueprint, other numbers, other masks")
-
 gpt3 = GPTConfig(n_layer=96, n_head=96, n_embd=12_288, block_size=2048)
 print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: only the config differs")
 assert round(gpt3.num_parameters() / 1e9) == 175
@@ -150,9 +140,10 @@ with lesson.picture("variants", "Who sees whom (dark: seen)", columns=3, size=(1
 print("'decoder-only' means this mask, and not that it can only decode. It won because one simple thing, to predict")
 print("the next token, can be trained on any text, does every task that can be written down, and scales.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start causal_mask
-  read      gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
-  break     python scripts/break.py no_mask, no_positions, no_tying
-  lesson    python scripts/lesson.py 431""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start causal_mask`
+# - read: gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
+# - break: `python scripts/break.py no_mask, no_positions, no_tying`
+# - lesson: `python scripts/lesson.py 431`

@@ -24,8 +24,6 @@ V, T, L, H, C = 512, 32, 3, 4, 64  # vocabulary, context, blocks, heads, channel
 D = C // H
 
 # %% 1. One head
-lesson.part("one head")
-
 
 class Head(nn.Module):
     """softmax(q k^T / sqrt(D) + mask) v, with three lenses of its own."""
@@ -45,8 +43,6 @@ assert Head()(x).shape == (2, T, D)
 print("Head:", x.shape, "->", Head()(x).shape)
 
 # %% 2. to 4. Several heads, the MLP, the block
-lesson.part("heads, feed-forward, block")
-
 
 class CausalSelfAttention(nn.Module):
     """H heads side by side, and W_O that mixes them."""
@@ -86,8 +82,6 @@ for module in (CausalSelfAttention(), FeedForward(), Block()):
     print(f"{type(module).__name__}: {x.shape} -> {module(x).shape}, {module.num_parameters():,} parameters")
 
 # %% 5. The GPT
-lesson.part("the GPT")
-
 
 class MyGPT(nn.Module):
     """Token and position rows, L blocks, a norm, and scores for each next token."""
@@ -117,8 +111,6 @@ print(f"GPT-2: {GPTConfig().num_parameters():,}")
 assert GPTConfig().num_parameters() == 124_439_808
 
 # %% Tied weights
-lesson.part("tied weights")
-
 assert np.shares_memory(mine.head.weight.data, mine.tokens.weight.data)
 assert 50_257 * 768 == 38_597_376
 print(
@@ -130,8 +122,6 @@ print(f"{(rows[2 * T :] > 0).sum()} tokens that were not read have a gradient, t
 assert (rows > 0).all()
 
 # %% Initialisation
-lesson.part("initialisation: does the signal keep its size?")
-
 
 def spread(config: GPTConfig, kind: str) -> list[float]:
     """The standard deviation of the residual stream, at first and after each block, for inputs of std 0.8."""
@@ -171,8 +161,6 @@ with lesson.picture("initialisation", "Does the signal keep its size? (12 blocks
     axes.legend(frameon=False)
 
 # %% The first loss
-lesson.part("the first loss is known in advance")
-
 # An untrained model should know nothing: every token 1/V, a loss of ln V. More means that it is sure of nonsense.
 gpt2 = GPT(GPTConfig())  # full size, random weights
 with no_grad():
@@ -183,8 +171,6 @@ print(f"ln 50,257 = {math.log(50_257):.2f}; GPT-2 in full size with random weigh
 assert round(math.log(50_257), 2) == 10.82 and abs(first - 10.82) < 0.3
 
 # %% The same as gpt/model/gpt2.py
-lesson.part("your modules, our numbers")
-
 ours = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C))
 mine.tokens.weight.data[...] = ours.transformer.wte.weight.data
 mine.positions.weight.data[...] = ours.transformer.wpe.weight.data
@@ -208,9 +194,10 @@ tokenizer, _, _ = english()
 print(f"\nand what it writes: {write(ours, tokenizer, 'The', 12)!r}")
 print("The architecture is an empty vessel: lesson 4.3.2 fills it.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start weight_tying
-  read      gpt/model/gpt2.py beside this file
-  break     python scripts/break.py no_tying: and what the parameter count says of it
-  lesson    python scripts/lesson.py 432""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start weight_tying`
+# - read: gpt/model/gpt2.py beside this file
+# - break: `python scripts/break.py no_tying`: and what the parameter count says of it
+# - lesson: `python scripts/lesson.py 432`

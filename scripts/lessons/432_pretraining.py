@@ -23,8 +23,6 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validatio
 lesson = Lesson("432_pretraining", __doc__)
 
 # %% Data: the same text, one step later
-lesson.part("inputs and targets")
-
 tokenizer, train_ids, val_ids = english()
 V = len(tokenizer)
 rng = np.random.default_rng(0)
@@ -35,8 +33,6 @@ assert (inputs[:, 1:] == targets[:, :-1]).all()
 print(f"{len(train_ids):,} tokens to learn from, {len(val_ids):,} to test on")
 
 # %% The loss of a vocabulary
-lesson.part("cross-entropy over all positions at once")
-
 model = new_gpt(V)
 logits = model(inputs)  # (B, T, V)
 flat = F.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))  # (B*T, V) against (B*T)
@@ -46,8 +42,6 @@ print(f"12 predictions, one loss: {flat.item():.3f}; knowing nothing is ln {V} =
 assert abs(flat.item() - math.log(V)) < 0.2
 
 # %% The loop
-lesson.part("the loop")
-
 
 def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[list[float], list[float], list[float]]:
     """Losses, learning rates, and gradient norms of every step."""
@@ -76,8 +70,6 @@ losses, rates, norms = pretrain(steps, peak=3e-3, warmup=warmup, clip=1.0)
 print(f"loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f} in {steps} steps of 16 x 32 tokens")
 
 # %% Addition 1: a schedule
-lesson.part("the learning rate: up in a line, then down along a cosine")
-
 assert np.argmax(rates) == warmup and np.isclose(max(rates), 3e-3)
 assert np.isclose(rates[warmup // 2], 3e-3 * (warmup // 2 + 1) / (warmup + 1))  # a line
 middle = (warmup + steps) // 2
@@ -102,8 +94,6 @@ with lesson.picture("schedule", "The learning rate", columns=2, size=(10, 3.6)) 
     right.legend(frameon=False)
 
 # %% Addition 2: clipping
-lesson.part("clipping bounds the step and keeps its direction")
-
 model = new_gpt(V)
 model.loss(*get_batch(train_ids, 16, 32, rng)).backward()
 parameters = list(model.parameters())
@@ -117,8 +107,6 @@ print(f"in the run above the norm was {np.median(norms):.2f} in the middle, {max
       f"{np.mean(np.array(norms) > 1):.0%} of the steps were clipped")  # fmt: skip
 
 # %% Reading the curve
-lesson.part("reading a loss curve")
-
 baselines = baseline_losses(train_ids, val_ids, V)
 noise = np.std(np.array(losses[-60:]) - smooth(losses)[-60:])
 print(f"from step to step the loss jumps by about {noise:.2f}: the batches differ. Look at the mean, or at validation")
@@ -142,16 +130,15 @@ print("from 6.2 to 5 it learns which tokens are frequent, from 5 to 4 words; bel
 print("more than half a minute: python scripts/demo.py")
 
 # %% Questions
-lesson.part("what is wrong here?")
-
 print("  flat at ln V                   nothing is learned: the learning rate is 0, or gradients do not arrive")
 print("  falls, then jumps and stays    one step was too large: warm up, clip, lower the rate")
 print("  near 0 within 400 steps        it sees the answer: the mask, or targets that are not shifted (break.py)")
 print("  training falls, validation up  it learns the text by heart: more text, or fewer steps")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start adamw, clipping, warmup_cosine
-  read      gpt/training/training_step.py: the step above; trainer.py: the loop; minigrad/optim.py
-  break     python scripts/break.py unshifted; and set betas=(0.9, 0.9999) above
-  lesson    python scripts/lesson.py 433""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start adamw, clipping, warmup_cosine`
+# - read: gpt/training/training_step.py: the step above; trainer.py: the loop; minigrad/optim.py
+# - break: `python scripts/break.py unshifted`; and set betas=(0.9, 0.9999) above
+# - lesson: `python scripts/lesson.py 433`

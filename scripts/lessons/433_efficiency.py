@@ -25,8 +25,6 @@ lesson = Lesson("433_efficiency", __doc__)
 rng = np.random.default_rng(0)
 
 # %% The kitchen and the delivery
-lesson.part("compute-bound or memory-bound?")
-
 ridge = accounting.ridge_point(312e12, 2e12)
 assert ridge == 156
 print(f"an A100 does 312 TFLOP/s and fetches 2 TB/s (published figures): {ridge:.0f} FLOPs in the time of one byte")
@@ -79,8 +77,6 @@ with lesson.picture(
     axes.legend(frameon=False, loc="lower right")
 
 # %% bfloat16
-lesson.part("bfloat16: half the bytes, the same range")
-
 value = np.array([3.14159265, 1e-30, 1e30], np.float32)
 print(f"float32  {value}\nbfloat16 {round_bfloat16(value)} (float16 would make 0 and inf of the last two)")
 with np.errstate(over="ignore"):
@@ -101,8 +97,6 @@ for precision in ("float32", "bfloat16"):
 assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:])) < 0.15
 
 # %% The KV cache
-lesson.part("the KV cache: keep what does not change")
-
 read = {
     n: (accounting.tokens_read(10, n, cached=False), accounting.tokens_read(10, n, cached=True)) for n in (100, 1000)
 }
@@ -138,8 +132,6 @@ with lesson.picture("kv-cache", "What the KV cache saves and costs", columns=2, 
     right.legend(frameon=False)
 
 # %% Flash attention
-lesson.part("flash attention: never the whole T x T")
-
 
 def tiled(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int = 16) -> np.ndarray:
     """softmax(q k^T / sqrt(D)) v, a tile of keys at a time, with a running maximum and a running sum per query."""
@@ -177,8 +169,6 @@ print(f"held for backward by attention on 4 heads x 512 tokens: textbook {memory
 assert memory["fast"] < memory["textbook"] / 5
 
 # %% Scaling laws
-lesson.part("how large a model is a budget worth?")
-
 for budget in (1e18, 1e20, 5.76e23):
     N, D = accounting.chinchilla_optimal(budget)
     print(f"  {budget:.0e} FLOPs: {N / 1e6:12,.0f}M parameters, {D / 1e9:10,.1f}B tokens (Hoffmann et al. 2022)")
@@ -210,9 +200,10 @@ with lesson.picture("scaling", "Published laws, and our three small sizes", colu
         right.plot(N, np.mean(found), "_", color="black", markersize=20)
     right.set(xlabel="parameters", ylabel="validation loss (nats per token)", title="ours: three seeds and their mean")
 
-# %% What next
-lesson.end("""\
-  read      minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
-  try       python scripts/benchmark.py: the fast kernels beside PyTorch
-  break     the line `out = out * shrink ...` above: leave out shrink
-  lesson    python scripts/lesson.py 434""")
+# %% [markdown]
+# ## What next
+#
+# - read: minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
+# - try: `python scripts/benchmark.py`: the fast kernels beside PyTorch
+# - break: the line `out = out * shrink ...` above: leave out shrink
+# - lesson: `python scripts/lesson.py 434`

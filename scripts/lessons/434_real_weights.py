@@ -25,8 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER, REFERENCE = ROOT / "tests/gpt/golden/gpt2-folder", ROOT / "tests/gpt/golden/gpt2-folder-trace.npz"
 
 # %% The mapping
-lesson.part("names and shapes: the mapping is the verification")
-
 matches = list(pretrained.report(FOLDER))
 for match in matches[:6]:
     print(match)
@@ -35,8 +33,6 @@ assert all(not match.problem for match in matches)
 print("each shape that fits is a component verified: a wrong number of heads' channels, a missing bias would show here")
 
 # %% Conv1D
-lesson.part("transposed: (in, out) there, (out, in) here")
-
 there = np.arange(12.0).reshape(3, 4)  # a Conv1D of theirs: x (.., 3) @ there -> (.., 4)
 layer = nn.Linear(3, 4, bias=False)
 layer.weight.data[...] = there.T
@@ -53,8 +49,6 @@ square = [
 print(f"beware of {square[0]}: it is square, and fits untransposed, too")
 
 # %% Structure
-lesson.part("evidence 1, structure: the parameter count")
-
 model = GPT.from_pretrained(FOLDER)
 print(f"this model: {model.num_parameters():,} by counting, {model.config.num_parameters():,} by the formula")
 assert model.num_parameters() == model.config.num_parameters()
@@ -62,8 +56,6 @@ assert GPTConfig().num_parameters() == 124_439_808
 print(f"the real GPT-2: {GPTConfig().num_parameters():,}")
 
 # %% Computation
-lesson.part("evidence 2, computation: the same numbers at every step")
-
 reference, config = load_trace(REFERENCE)  # made by transformers, in float64
 model.to(np.float64)
 comparison = Comparison(trace(model, reference.ids, reference.targets), reference, config, tolerance=1e-7)
@@ -92,16 +84,12 @@ with lesson.picture("difference", "Where two computations part: difference from 
 print("the count verifies the structure, the logits verify the computation; agreeing texts alone would verify neither")
 
 # %% Behaviour
-lesson.part("evidence 3, behaviour: what it writes")
-
 ours = model.generate(reference.ids, len(reference.continuation[0]), temperature=0)
 print("greedy continuation, ours:        ", ours[0])
 print("greedy continuation, transformers:", reference.continuation[0])
 assert ours == reference.continuation
 
 # %% The vessel and the knowledge
-lesson.part("the architecture is the vessel, the weights are the knowledge")
-
 demo = ROOT / "runs/demo"
 tokenizer, train_ids, _ = english()
 empty = new_gpt(len(tokenizer))
@@ -118,10 +106,11 @@ with no_grad():
 print("the same lines of code; only the numbers differ. With GPT-2's, it writes as GPT-2 does:")
 print('  python scripts/generate.py --model gpt2 --prompt "The"')
 
-# %% What next
-lesson.end("""\
-  read      gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
-            part
-  try       python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder
-  break     swap two blocks after loading, or set layer_norm_epsilon to 1e-3: what does problem() say?
-  lesson    python scripts/lesson.py 441""")
+# %% [markdown]
+# ## What next
+#
+# - read: gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
+#   part
+# - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`
+# - break: swap two blocks after loading, or set layer_norm_epsilon to 1e-3: what does problem() say?
+# - lesson: `python scripts/lesson.py 441`

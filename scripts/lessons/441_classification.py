@@ -28,8 +28,6 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validatio
 lesson = Lesson("441_classification", __doc__)
 
 # %% A pretrained model
-lesson.part("it writes, and that is all it does")
-
 tokenizer, train_ids, val_ids = english()
 pretrained = new_gpt(len(tokenizer), block_size=48)
 with use_kernels("fast"):  # lesson 432 has shown the steps
@@ -43,8 +41,6 @@ print("asked for its subject, a language model goes on writing:")
 print(" ", write(pretrained, tokenizer, "This text is about", 20))
 
 # %% A head on the last token
-lesson.part("one matrix, (classes, C)")
-
 items = {name: encode_texts(part, labels, tokenizer, pretrained.config.block_size)[0] for name, part in texts.items()}
 classifier = GPTWithHead.from_gpt(pretrained, labels)
 ids, lengths, classes = collate(items["test"][:4])  # (4, T), padded on the right
@@ -73,8 +69,6 @@ assert head == 2 * 768 == 1_536 and gpt2.num_parameters() == 124_439_808
 print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.num_parameters():.4%} of the model")
 
 # %% How much to train?
-lesson.part("frozen, partial, full")
-
 
 def fine_tune(model: GPT, blocks: int | None, data: list, steps: int = 150) -> tuple[GPTWithHead, list[float]]:
     """A head on a copy of the model, and the losses. blocks: how many to train; None: everything."""
@@ -112,8 +106,6 @@ assert tuned["head only"].num_parameters(trainable_only=True) == len(labels) * p
 assert min(right.values()) > baseline
 
 # %% Is it the pretraining?
-lesson.part("the same head on a model that has read nothing")
-
 untrained, _ = fine_tune(new_gpt(len(tokenizer), seed=3, block_size=48), 0, items["train"])
 nothing = accuracy(untrained, items["test"])
 cut_short = {name: [(text[:1], c) for text, c in part] for name, part in items.items()}
@@ -136,8 +128,6 @@ with lesson.picture("classes", "Which part of the documentation?", columns=2, si
     two.set(title="test texts, everything trained", xlabel="taken for", ylabel="true")
 
 # %% Forgetting
-lesson.part("catastrophic forgetting")
-
 assert np.isclose(language["head only"], language_before, atol=1e-6)  # to the last digit
 assert language["everything"] > language_before + 0.3
 print("nothing in the new loss asks the model to go on speaking:")
@@ -151,8 +141,6 @@ with lesson.picture("forgetting", "What each way gains, and what it loses", colu
     two.set(title="the language: lower is better")
 
 # %% Few texts
-lesson.part("why freeze at all? Few texts, many parameters")
-
 few = items["train"][::50]
 learned, on_others = {}, {}
 print(f"{len(few)} texts:      right of these  right of others")
@@ -166,10 +154,11 @@ print(f"so few texts are learned by heart. To train everything gained {gain:.0f}
 print(f"from, and {gain_few:.0f} here, and it forgets the language in either case:")
 print("frozen is fast, safe and small; full is slow, risky and better where there is much to learn from.")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start cross_entropy: it is this lesson's loss, too
-  read      finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
-  break     take the first token, or lengths instead of lengths - 1, in finetune/objectives/gpt_with_head.py; set rate =
-            1e-2 for all
-  lesson    python scripts/lesson.py 442""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start cross_entropy`: it is this lesson's loss, too
+# - read: finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
+# - break: take the first token, or lengths instead of lengths - 1, in finetune/objectives/gpt_with_head.py; set rate
+#   = 1e-2 for all
+# - lesson: `python scripts/lesson.py 442`

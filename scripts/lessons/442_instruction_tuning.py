@@ -30,8 +30,6 @@ lesson = Lesson("442_instruction_tuning", __doc__)
 rng = np.random.default_rng(0)
 
 # %% What pretraining knows
-lesson.part("a base model continues")
-
 words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
 capitals = dict(zip(words[:40], words[40:]))  # of invented countries: nobody knows them from elsewhere
 countries = list(capitals)
@@ -69,8 +67,6 @@ print(f"but asked: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}"
 assert known > 0.7 and not any(knows(country) for country in unknown)
 
 # %% Conversations
-lesson.part("the format: pairs of instruction and response, in ChatML")
-
 
 def question(country: str) -> list[Message]:
     return [{"role": "user", "content": QUESTION.format(country).strip()}]
@@ -90,8 +86,6 @@ print(f"two new tokens, {template.start} and {template.end}. They mean nothing y
 print("Typed by a user, the same characters are ordinary text, so that nobody can speak in another's role.")
 
 # %% The mask
-lesson.part("the mask: learn to answer, not to ask")
-
 conversations, _ = encode_examples(examples, template, model.config.block_size)
 inputs, targets = collate(conversations[:4])  # (B, T): targets are -100 wherever nothing is learned
 print(mask_as_text(template, examples[0].messages, colour=False))
@@ -115,8 +109,6 @@ with lesson.picture("mask", "What is learned from (grey) in one conversation", s
     axes.set(xlabel="position (tokens)", yticks=[], xlim=(-0.6, len(ids) - 0.4))
 
 # %% The loop
-lesson.part("the same heartbeat: five steps, of which four are those of pretraining")
-
 groups = [(taught, "taught in SFT"), (held_out, "only in the text"), (unknown, "in no text")]
 
 
@@ -154,8 +146,6 @@ print(f"{steps} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (knowing nothing
 print("first it is worse than that, as it is sure of what follows in its book, and no book has gone on like this)")
 
 # %% Format, not knowledge
-lesson.part("what was learned: the format")
-
 tuned = measure(in_chat)
 print(f"{'answers about countries':26}{'right: before':>14}{'after':>7}{'in form: before':>17}{'after':>7}")
 for group, name in groups:
@@ -173,8 +163,6 @@ print("the rate the taught answers are all right still, and of those only in the
 print("learns by heart what it sees.")
 
 # %% The wrong template
-lesson.part("asked in another template")
-
 shares = {in_chat: tuned["taught in SFT"][0]}
 for how in others:
     shares[how] = measure(how)["taught in SFT"][0]
@@ -197,9 +185,10 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
     three.tick_params(axis="x", labelsize=8)
     three.set(title="taught questions, three templates")
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start loss_masking
-  read      finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
-  break     python scripts/break.py wrong_template; and above, lr=2e-3: does it still answer what it was not taught?
-  lesson    python scripts/lesson.py 443""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start loss_masking`
+# - read: finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
+# - break: `python scripts/break.py wrong_template`; and above, lr=2e-3: does it still answer what it was not taught?
+# - lesson: `python scripts/lesson.py 443`

@@ -39,8 +39,6 @@ lesson = Lesson("443_alignment", __doc__)
 rng = np.random.default_rng(0)
 
 # %% The alignment problem
-lesson.part("a model that imitates: honest, flattering, rude")
-
 FACTS = {
     "grass": "green", "snow": "white", "coal": "black", "blood": "red", "gold": "yellow", "sky": "blue",
     "milk": "white", "lava": "red", "ink": "blue", "lemon": "yellow", "moss": "green", "soot": "black",
@@ -102,8 +100,6 @@ assert before["flattering"] > 0.2
 print("all of it is fluent and in the right format. No token of the loss said which of them we would rather have.")
 
 # %% Preferences
-lesson.part("A is better than B: easier to say than 'seven out of ten'")
-
 
 def preferences(asked: list) -> list[Preference]:
     """For each claim: honest over flattering, and honest over rude."""
@@ -116,8 +112,6 @@ test_pairs = encode_pairs(preferences(held_out), template, 40)[0]
 print(preferences(seen)[0].as_json())
 
 # %% Bradley and Terry
-lesson.part("from comparisons to a score: the reward model")
-
 for difference in (0.0, 1.0, 2.0):
     chance = 1 / (1 + math.exp(-difference))  # sigma: the better one wins so often
     loss = reward_loss(Tensor([5 + difference]), Tensor([5.0])).item()
@@ -131,8 +125,6 @@ print(f"trained: loss {steps[0].loss:.3f} (ln 2 = {math.log(2):.3f}) -> {steps[-
 assert measured["accuracy"] > 0.8
 
 # %% PPO's pieces
-lesson.part("PPO, piece by piece")
-
 mask = np.ones((1, 3), bool)  # one reply of three tokens
 kl = np.array([[0.5, 0.0, 0.5]])  # ln pi - ln rho of each: the policy has made tokens 0 and 2 more likely
 rewards = ppo.token_rewards(np.array([1.0]), kl, mask, kl_coef=0.2)
@@ -171,8 +163,6 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
     axes.legend(frameon=False)
 
 # %% Reward hacking
-lesson.part("why the KL penalty: a reward model is wrong somewhere")
-
 N = 2000  # replies that the reference might give, all equally likely
 quality = rng.standard_normal(N)
 mistake = rng.standard_normal(N)
@@ -199,8 +189,6 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
     axes.legend(frameon=False)
 
 # %% DPO
-lesson.part("DPO: the same preferences in the familiar loop")
-
 beta = 0.1
 referenced = with_reference(sft, pairs)  # the reference never changes: its log-probabilities are computed once
 prompts = [chat_template(tokenizer)(question(*c)) for c in held_out]
@@ -232,10 +220,11 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (
     three.set(title="on the training pairs", xlabel="step", ylabel="log-probability (nats per reply)")
     three.legend(frameon=False)
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start bradley_terry, dpo, ppo_clip, gae
-  read      finetune/objectives/dpo.py and finetune/objectives/reward.py: a page each; finetune/objectives/ppo.py; then
-            scripts/dpo.py, scripts/ppo.py
-  break     beta = 1 in DPO: what holds the policy back? swap chosen and rejected in preferences()
-  lesson    python scripts/lesson.py 444""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start bradley_terry, dpo, ppo_clip, gae`
+# - read: finetune/objectives/dpo.py and finetune/objectives/reward.py: a page each; finetune/objectives/ppo.py; then
+#   scripts/dpo.py, scripts/ppo.py
+# - break: beta = 1 in DPO: what holds the policy back? swap chosen and rejected in preferences()
+# - lesson: `python scripts/lesson.py 444`

@@ -34,8 +34,6 @@ lesson = Lesson("444_lora_quantization", __doc__)
 rng = np.random.default_rng(0)
 
 # %% The memory wall
-lesson.part("twelve bytes for each parameter")
-
 N = 7_000_000_000
 full = accounting.training_memory(N, weights="bfloat16", gradients="bfloat16")
 for name, size in full.items():
@@ -44,8 +42,6 @@ assert sum(full.values()) == 12 * N == 84e9 and full["optimizer"] * 3 == 2 * sum
 print(f"together {sum(full.values()) / 1e9:.0f} GB, two thirds for Adam's moments; a consumer's GPU has 24")
 
 # %% Low rank
-lesson.part("a large matrix as the product of two thin ones")
-
 print(f"768 x 768 is {768 * 768:,} numbers; through 8 dimensions it is {adapter_parameters(768, 768, r=8):,}")
 assert 768 * 768 / adapter_parameters(768, 768, r=8) == 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
@@ -53,8 +49,6 @@ print(f"(6, 2) @ (2, 6) makes a 6 x 6 matrix, but of rank {np.linalg.matrix_rank
 print("That is the bet of LoRA: what fine-tuning has to add to a weight matrix has few directions that matter.")
 
 # %% LoRA
-lesson.part("a frozen model with a trainable detour")
-
 tokenizer, train_ids, val_ids = english()
 base = new_gpt(len(tokenizer))
 train(base, train_ids, 300)
@@ -117,8 +111,6 @@ with lesson.picture("lora", "Full fine-tuning and LoRA on Python code", columns=
     right.set(xlabel="directions kept", ylabel="share of the change (squared)", title="the change of full fine-tuning")
 
 # %% Absmax by hand
-lesson.part("quantization: the largest magnitude becomes 127")
-
 weights = np.array([[0.5, -1.3, 2.4, -0.1]], np.float32)
 scale = np.abs(weights).max() / 127
 levels = np.rint(weights / scale)
@@ -132,8 +124,6 @@ print(f"and {errors['zero_point']:.1%} with a zero-point, a grid from the smalle
 assert errors["zero_point"] < errors["absmax"] / 1.5
 
 # %% Outliers
-lesson.part("one outlier takes all the levels")
-
 row = (0.05 * rng.standard_normal((1, 64))).astype(np.float32)
 spoiled = row.copy()
 spoiled[0, 20] = 8.0
@@ -175,8 +165,6 @@ with lesson.picture("rounding", "Rounding, outliers and NF4", columns=3, size=(1
     right.legend(frameon=False, loc="upper right", ncols=2, fontsize=8)
 
 # %% A whole model
-lesson.part("a model in fewer bits; GPTQ looks at the inputs")
-
 calibration = train_ids[: 64 * 32].reshape(64, 32)
 plain = validation_loss(base, val_ids)
 print(f"{'':14}{'MB':>7}{'loss':>9}{'worst layer output error':>28}")
@@ -199,8 +187,6 @@ assert quantized["GPTQ, 4 bit"][1] < quantized["absmax, 4 bit"][1]
 print("same grid, better choice: GPTQ lets the weights not yet rounded make up for those that are")
 
 # %% QLoRA
-lesson.part("QLoRA: both at once")
-
 adapter = accounting.lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), r=16, layers=accounting.LAYERS)
 lora = accounting.training_memory(N + adapter, adapter, weights="bfloat16", gradients="bfloat16")
 qlora = accounting.qlora_memory(N * accounting.nf4_bits() / 8, adapter, "bfloat16")
@@ -226,10 +212,11 @@ with lesson.picture("memory", "Training memory of 7 billion parameters, without 
     axes.set(ylabel="gigabytes", ylim=(0, 95))
     axes.legend(frameon=False)
 
-# %% What next
-lesson.end("""\
-  exercise  python scripts/exercise.py start lora, absmax, nf4
-  read      finetune/adapters/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/adapters/qlora.py
-  try       python scripts/lora.py --help and python scripts/quantize.py --help, on a model that you trained
-  break     in finetune/adapters/lora.py let lora_B start like lora_A: which line of this lesson notices?
-  lesson    python scripts/lesson.py 445""")
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start lora, absmax, nf4`
+# - read: finetune/adapters/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/adapters/qlora.py
+# - try: `python scripts/lora.py --help` and `python scripts/quantize.py --help`, on a model that you trained
+# - break: in finetune/adapters/lora.py let lora_B start like lora_A: which line of this lesson notices?
+# - lesson: `python scripts/lesson.py 445`

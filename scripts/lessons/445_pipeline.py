@@ -34,8 +34,6 @@ STYLE = " Ask again!"  # how our own company wants its answers to end: nothing t
 BLOCK = 96
 
 # %% The measuring
-lesson.part("the same questions after every stage")
-
 tokenizer, train_ids, val_ids = english()
 questions = instruction_tasks("test", 100)  # wordings and words that no stage sees
 rows: dict[str, dict[str, float]] = {}
@@ -80,8 +78,6 @@ def change(after: Any, before: Any) -> float:
 print("whether a reply has the form of an answer, is courteous, in our company's style, and right")
 
 # %% Five stages
-lesson.part("five stages, each from what the one before has left")
-
 base = new_gpt(len(tokenizer), block_size=BLOCK)  # 1. the next token, from plain text
 train(base, train_ids, 200)
 add_chat_tokens(base, tokenizer)
@@ -114,8 +110,6 @@ quantize(small, QuantizationConfig("nf4", double_quant=True))
 measure("4 bits", small, 0)
 
 # %% What each of them changed
-lesson.part("one table")
-
 columns = list(rows["SFT"])
 print(f"{'':12}" + "".join(f"{name:>11}" for name in columns))
 for stage, row in rows.items():
@@ -153,8 +147,6 @@ with lesson.picture(
     axes.axis("off")
 
 # %% On a model hub
-lesson.part("the stages, as what one finds on a model hub")
-
 artefacts = [
     ("base", "Meta-Llama-3-8B", "pretraining", memory(base), "scripts/train.py"),
     ("instruct", "Meta-Llama-3-8B-Instruct", "SFT, then DPO", memory(dpo), "scripts/sft.py, scripts/dpo.py"),
@@ -169,8 +161,6 @@ print("'Llama 3 70B Instruct, 4-bit GPTQ' is a path through this table, and each
 print("One function reads all of ours: load_model in finetune/loading.py.")
 
 # %% The adaptation spectrum
-lesson.part("how much to change?")
-
 code = copy.deepcopy(base)  # the far end: all weights, on another kind of text
 train(code, np.array(tokenizer.encode(python_code(100_000))), 100, learning_rate=3e-3)
 spectrum = {
@@ -196,10 +186,11 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
         axes.invert_yaxis()
     panels[1].set_yticks([])
 
-# %% What next
-lesson.end("""\
-  try       python scripts/pipeline.py: the same road with a model that gets its answers right; then scripts/chat.py
-  exercise  python scripts/exercise.py start loss_masking, dpo, lora, nf4
-  read      finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
-  break     leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?
-  lesson    python scripts/lesson.py 451""")
+# %% [markdown]
+# ## What next
+#
+# - try: `python scripts/pipeline.py`: the same road with a model that gets its answers right; then scripts/chat.py
+# - exercise: `python scripts/exercise.py start loss_masking, dpo, lora, nf4`
+# - read: finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
+# - break: leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?
+# - lesson: `python scripts/lesson.py 451`

@@ -31,8 +31,6 @@ REAL = LlamaConfig()  # SmolLM2's shape
 C, H, K, D, I = REAL.n_embd, REAL.n_head, REAL.n_kv_head, REAL.head_size, REAL.n_inner
 
 # %% 1. RMSNorm
-lesson.part("1. RMSNorm for LayerNorm: why take out the mean?")
-
 x = rng.standard_normal((4, C)) + 0.5
 by_hand = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
 assert np.allclose(F.rms_norm(Tensor(x), C, eps=1e-5).data, by_hand)
@@ -42,8 +40,6 @@ print("LayerNorm(x) = RMSNorm(x - mean(x)). What keeps training stable is the sc
 print(f"a pass over the numbers less, and a vector less to learn: {C} parameters a norm, where LayerNorm has {2 * C}")
 
 # %% 2. Rotary positions
-lesson.part("2. rotary positions: turn queries and keys, add nothing")
-
 
 def turned(vector: np.ndarray, position: int) -> np.ndarray:
     """A query or key (D) as attention sees it at a position."""
@@ -75,8 +71,6 @@ with lesson.picture("rotation", "A query, turned by its position", columns=3, si
     waves.legend(frameon=False, fontsize=8)
 
 # %% 3. SwiGLU
-lesson.part("3. SwiGLU for GELU: a gate in the feed-forward network")
-
 gate, up = rng.standard_normal((2, 3, I))
 assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-gate)) * up)
 print("down(silu(gate(x)) * up(x)): what one layer computes, another lets pass, weakens or turns round, token by token")
@@ -92,8 +86,6 @@ with lesson.picture("swiglu", "What comes out of one inner number", columns=2, s
     right.legend(frameon=False)
 
 # %% 4. Grouped queries
-lesson.part("4. grouped-query attention: nine ask, three answer")
-
 q, k, v = rng.standard_normal((1, H, 5, D)), *rng.standard_normal((2, 1, K, 5, D))
 grouped = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v), is_causal=True, enable_gqa=True)
 copied = [Tensor(np.repeat(each, H // K, axis=1)) for each in (k, v)]
@@ -117,8 +109,6 @@ with lesson.picture("kv-heads", "Grouped against full heads (SmolLM2, float32)",
     right.set(xticks=[], yticks=[0, 1], yticklabels=["keys,\nvalues", "queries"], ylim=(-0.3, 1.3))
 
 # %% The count
-lesson.part("together: 134,515,008 parameters")
-
 parts = {
     "embedding, which is the head too": REAL.vocab_size * C,
     "attention": REAL.n_layer * (2 * C * C + 2 * C * K * D),
@@ -131,8 +121,6 @@ print(f"  {'SmolLM2-135M':33} {sum(parts.values()):11,}")
 assert sum(parts.values()) == REAL.num_parameters() == 134_515_008
 
 # %% One change at a time
-lesson.part("a small GPT-2 becomes a small Llama, one change at a time")
-
 tokenizer, train_ids, val_ids = english()
 SMALL = LlamaConfig(512, 32, n_layer=2, n_head=4, n_kv_head=2, n_embd=64, n_inner=168, rope_theta=1e4)
 CHANGES = ("GPT-2, without biases", "+ RMSNorm", "+ rotary positions", "+ SwiGLU", "+ grouped queries = Llama")
@@ -190,8 +178,6 @@ with lesson.picture("changes", "The same training, change after change", 2, size
     right.tick_params(labelsize=7)
 
 # %% Weights in blocks
-lesson.part("weights of 4 bits: a block of a GGUF file, by hand")
-
 numbers = rng.normal(0, 0.1, 32).astype(np.float32)
 least, step = np.float16(numbers.min()), np.float16((numbers.max() - numbers.min()) / 15)
 codes = np.clip(np.round((numbers - np.float32(least)) / np.float32(step)), 0, 15).astype(np.uint8)
@@ -207,8 +193,6 @@ for kind, layout in BLOCKS.items():
 assert [BLOCKS[kind].itemsize for kind in ("Q4_1", "Q8_0")] == [2 + 2 + 16, 2 + 32]
 
 # %% The real one
-lesson.part("the real one: SmolLM2")
-
 try:
     file = GGUFFile(hub.find("smollm2"))
 except (FileNotFoundError, GGUFError) as error:  # without the package, or without the library that reads its file
@@ -226,8 +210,9 @@ else:
     answer = smollm2.generate([ids], 10, temperature=0, stop_tokens=template.stop_tokens)[0]
     print(f"{question} {its_tokenizer.decode(answer, skip_special_tokens=True)}")
 
-# %% What next
-lesson.end("""\
-  read      gpt/model/llama.py, a page; minigrad/functional/rotary.py; gpt/weights/gguf_file.py; finetune/data/chatml.py
-  try       python scripts/chat.py --model smollm2
-  break     turn the values as well as queries and keys, or set rope_theta to 10: what happens to the loss?""")
+# %% [markdown]
+# ## What next
+#
+# - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; gpt/weights/gguf_file.py; finetune/data/chatml.py
+# - try: `python scripts/chat.py --model smollm2`
+# - break: turn the values as well as queries and keys, or set rope_theta to 10: what happens to the loss?

@@ -1,4 +1,4 @@
-"""What every lesson needs: its folder, its pictures, and how it ends.
+"""What every lesson needs: its folder, its pictures, and figures that take too long to measure each time.
 
 A lesson is a script of `# %%` cells, which editors open as a notebook. Without matplotlib it runs all the same, and
 says that there are no pictures.
@@ -7,34 +7,39 @@ says that there are no pictures.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import inspect
+import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.files import write_text
+from gpt.files import read_json, write_text
 from minigrad import manual_seed
 from scripts.shared import command_line
 
 GREYS = ("black", "0.45", "0.7")
 LINES = ("-", "--", ":", "-.")
-DONE = "done.txt"  # in a lesson's folder once it has run to its end: what scripts/lesson.py ticks
+MEASURED = Path(__file__).resolve().parent / "measured"
 
 
 class Lesson:
-    """One lesson: reads its command line, gives it a folder and the same random numbers every time, prints its title.
+    """One lesson: reads its command line, and gives it a folder and the same random numbers every time.
 
     name: of its file, without .py. description: its docstring.
     """
 
     def __init__(self, name: str, description: str | None):
-        title, _, rest = (description or "").strip().partition("\n")
-        options = command_line.parser(f"{title}\n{rest}")
+        options = command_line.parser(description or "")
         options.add_argument("--out-dir", default=f"runs/lessons/{name}", help="where its pictures go")
+        options.add_argument("--measure", action="store_true", help="measure again what takes long (see `measured`)")
         in_notebook = "ipykernel" in sys.modules  # whose own arguments are not ours
-        self.out_dir = Path(options.parse_args([] if in_notebook else None).out_dir)
+        arguments = options.parse_args([] if in_notebook else None)
+        self.out_dir, self.measures = Path(arguments.out_dir), arguments.measure
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -46,20 +51,33 @@ class Lesson:
         manual_seed(0)
         use_one_core()
         self.name = name
-        print(f"{title}\n{'=' * len(title)}")
-
-    def part(self, title: str) -> None:
-        """Say what comes now."""
-        print(f"\n--- {title} ---\n")
 
     def picture(self, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Any:
         """`with lesson.picture(...) as axes:` see `picture`."""
         return picture(self.out_dir, name, title, columns, rows, size)
 
-    def end(self, text: str) -> None:
-        """Say what to try next, and note that the lesson was read to its end."""
-        print(f"\nWhat next\n{text.rstrip()}")
-        write_text(self.out_dir / DONE, "This lesson has run to its end.\n")
+    def measured(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What `measure()` returned when it last ran, and how to run it again: for figures that take minutes.
+
+        The result is anything that JSON can hold, kept in measured/ with the source of `measure`. Raises ValueError
+        where that source has changed since, or nothing was measured yet.
+        """
+        path = MEASURED / f"{self.name}_{name}.json"
+        again = f"python scripts/lesson.py {self.name.partition('_')[0]} --measure"
+        code = hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()
+        if self.measures:
+            start = time.perf_counter()
+            result = measure()
+            path.parent.mkdir(exist_ok=True)
+            record = {"code": code, "seconds": round(time.perf_counter() - start), "result": result}
+            write_text(path, json.dumps(record, indent=1) + "\n")
+        if not path.exists():
+            raise ValueError(f"nothing has measured {name} yet: {again}")
+        record = read_json(path)
+        if record["code"] != code:
+            raise ValueError(f"{measure.__name__} has changed since {path.name} was measured with it: {again}")
+        print(f"(measured before, in {record['seconds']} s; to measure it again: {again})")
+        return record["result"]
 
 
 @contextlib.contextmanager

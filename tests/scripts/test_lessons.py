@@ -16,9 +16,9 @@ PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 26, "45": 6}  # rows of the co
 
 
 def run_lesson(name, folder):
-    done = run_process(f"lessons/{name}", "--out-dir", folder)
+    done = run_process("lesson", name, "--out-dir", folder)
     assert done.returncode == 0, done.stderr
-    assert "What next" in done.stdout and (folder / "done.txt").exists()
+    assert "What next" in done.stdout and (folder / name / "done.txt").exists()
     for path in re.findall(r"^picture: (.+)$", done.stdout, re.MULTILINE):
         assert Path(path).stat().st_size > 5000
     return done.stdout
@@ -26,13 +26,19 @@ def run_lesson(name, folder):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_lesson_runs(name, tmp_path):
-    run_lesson(name, tmp_path / name)
+    run_lesson(name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LESSONS if name not in QUICK])
 def test_every_lesson_runs(name, tmp_path):
-    run_lesson(name, tmp_path / name)
+    run_lesson(name, tmp_path)
+
+
+def test_a_file_run_directly_prints_the_output_of_its_code(tmp_path):
+    done = run_process("lessons/421_raw_attention", "--out-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "picture: " in done.stdout and "What next" not in done.stdout
 
 
 def test_a_lesson_runs_without_matplotlib(tmp_path, monkeypatch, capsys):
@@ -130,7 +136,8 @@ def test_what_is_not_there_is_said(capsys):
     assert "no further words" in refusal(lesson.main, capsys, "421", "422")
 
 
-def test_one_lesson_is_run_by_its_number(tmp_path):
+def test_one_lesson_is_run_by_its_number_with_its_prose(tmp_path):
     done = run_process("lesson", "4.2.1", "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "421_raw_attention" / "done.txt").exists()
+    assert done.stdout.startswith("\nLesson 4.2.1: ") and "\nWhat next\n---------\n" in done.stdout

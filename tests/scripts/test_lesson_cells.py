@@ -1,0 +1,135 @@
+"""Reading the cells of a lesson, running them, and figures that were measured before."""
+
+import json
+import sys
+
+import pytest
+
+from scripts import lesson as lesson_script
+from scripts.lessons import pictures
+from scripts.lessons.cells import Running, read_cells
+from tests.scripts.test_lessons import LESSONS, ROOT
+
+LESSON = '''\
+"""Lesson 9.9.9: a title
+
+The introduction.
+"""
+
+from __future__ import annotations
+
+x = 1
+
+# %% [markdown]
+# ## A heading
+#
+# Some *prose*.
+#
+# Predict: what is `x + 1`?
+
+# %%
+print("x + 1 is", x + 1)
+x + 1
+
+# %% [markdown]
+# Answer: two.
+
+# %% A title
+
+# A comment of the code.
+def f(y: Undefined) -> Undefined:
+    return 1 / y
+'''
+
+
+def write(folder, text=LESSON):
+    path = folder / "999_title.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_cells_are_read_in_order(tmp_path):
+    cells = read_cells(write(tmp_path))
+    assert [cell.kind for cell in cells] == ["prose", "code", "prose", "code", "prose", "prose", "code"]
+    assert cells[0].text == "# Lesson 9.9.9: a title\n\nThe introduction."
+    assert cells[2].paragraphs() == ["## A heading", "Some *prose*.", "Predict: what is `x + 1`?"]
+    assert cells[5].text == "## A title"
+    for cell in cells:
+        if cell.kind == "code":
+            assert LESSON.splitlines()[cell.line - 1] == cell.text.splitlines()[0]
+
+
+def test_cells_run_as_one_file_whose_lines_keep_their_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    path = write(tmp_path)
+    running = Running(path, ["--out-dir", "x"])
+    values = [running.execute(cell) for cell in read_cells(path) if cell.kind == "code"]
+    assert values == [None, 2, None] and capsys.readouterr().out == "x + 1 is 2\n"
+    assert sys.argv == [str(path), "--out-dir", "x"]
+    with pytest.raises(ZeroDivisionError) as caught:
+        running.module.f(0)
+    last = caught.traceback[-1]
+    assert str(last.path) == str(path) and "return 1 / y" in LESSON.splitlines()[last.lineno]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("# Answer: two.", "# It is two.", "the last Predict: has no Answer:"),
+        ("# Predict: what", "# What", "Answer: to nothing"),
+        ("# Some *prose*.", "# Predict: a?", "before the last question was answered"),
+        ("# Some *prose*.", "x = 2", "999_title.py:13: a [markdown] cell has comment lines only"),
+        ('"""Lesson 9.9.9: a title\n\nThe introduction.\n"""', "", "no docstring"),
+    ],
+)
+def test_a_badly_written_lesson_is_refused(tmp_path, old, new, problem):
+    assert old in LESSON
+    with pytest.raises(ValueError) as caught:
+        read_cells(write(tmp_path, LESSON.replace(old, new)))
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_every_lesson_is_well_written(name):
+    cells = read_cells(ROOT / "scripts" / "lessons" / f"{name}.py")
+    assert cells[0].text.startswith("# Lesson ") or name == "00_gradients"
+    assert "## What next" in cells[-1].text
+    code = "\n".join(cell.text for cell in cells if cell.kind == "code")
+    assert f'Lesson("{name}", __doc__)' in code
+
+
+def test_the_terminal_shows_prose_and_output_and_waits_for_a_guess(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    monkeypatch.setattr(sys, "argv", [])
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    lesson_script.run(write(tmp_path), tmp_path, measure=False)
+    shown = capsys.readouterr().out
+    order = ["Lesson 9.9.9: a title\n=====", "A heading\n---------", "Predict:", "x + 1 is 2\n2\n", "Answer: two."]
+    places = [shown.index(part) for part in order]
+    assert places == sorted(places) and len(asked) == 1
+    assert (tmp_path / "999_title" / "done.txt").exists()
+
+
+def measure():
+    return {"seconds": [1, 2.5]}
+
+
+def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "MEASURED", tmp_path / "measured")
+
+    def lesson(*arguments):
+        monkeypatch.setattr(sys, "argv", ["999_title.py", "--out-dir", str(tmp_path / "out"), *arguments])
+        return pictures.Lesson("999_title", "title")
+
+    with pytest.raises(ValueError, match="nothing has measured figures yet: python scripts/lesson.py 999 --measure"):
+        lesson().measured("figures", measure)
+    assert lesson("--measure").measured("figures", measure) == measure()
+    assert lesson().measured("figures", measure) == measure()
+    assert "to measure it again: python scripts/lesson.py 999 --measure" in capsys.readouterr().out
+    path = tmp_path / "measured" / "999_title_figures.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "code": "another"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="measure has changed since 999_title_figures.json was measured"):
+        lesson().measured("figures", measure)
