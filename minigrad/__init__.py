@@ -14,6 +14,7 @@ What these pages call, each in one line:
     switches.py           is the graph recorded, which kernel runs, who is watching
     dtypes.py             which dtype a result has
     backend.py            NumPy or CuPy: the one file that knows
+    notebook.py           how a notebook shows tensors, modules and reports
     precision.py          matrix products from bfloat16 numbers
     kernels/              fast twins of the hot ops, for the CPU and for CUDA
     inspection/           the graph as a picture, time, memory, and where a NaN came from

@@ -12,6 +12,7 @@ from . import autograd, backend
 from . import functional as F
 from .backend import Array
 from .dtypes import agree, is_floating
+from .notebook import tensor_html
 
 # What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
 _UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
@@ -165,6 +166,11 @@ class Tensor:
         if self.requires_grad:
             notes += f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True"
         return f"tensor({values}{notes})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        made_by = f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ""
+        return tensor_html(self.data, f"{self.dtype}{made_by}")
 
 
 class _Comparison:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 from gpt.files import read_json, read_text, write_text
-from scripts.lessons.cells import QUESTION, Running, read_cells
+from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
+from scripts.lessons.lesson_page import record, write_page
+from scripts.lessons.notebook import write_notebook
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lesson.py               the path: lessons and exercises in order, what is done, what comes next
   python scripts/lesson.py 421           read a lesson while it runs (its pictures: runs/lessons/421_raw_attention)
   python scripts/lesson.py all           all of them, one after the other
+  python scripts/lesson.py 421 --html    as a page with code, output and pictures: runs/lessons/421_raw_attention.html
+  python scripts/lesson.py all --html    all pages, and an index
+  python scripts/lesson.py 421 --notebook
+                                         as a Jupyter notebook to work in (needs nbformat)
   python scripts/lesson.py find cache    where the KV cache is taught, written, tested and practised
 """
 ROOT = Path(__file__).resolve().parent.parent
-LESSONS = ROOT / "scripts" / "lessons"
 DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
 MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
@@ -36,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
     parser.add_argument("word", nargs="*", help="after find: what to look for")
     parser.add_argument("--out-dir", default="runs/lessons", help="a folder for each lesson's pictures goes in here")
+    parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
+    parser.add_argument("--notebook", action="store_true", help="write a notebook; one that you worked in stays")
     parser.add_argument("--measure", action="store_true", help="measure again the figures that take minutes")
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
@@ -46,20 +54,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.what == "find":
         return find(" ".join(arguments.word))
     if arguments.what != "all":
-        run(lesson_called(arguments.what), Path(arguments.out_dir), arguments.measure)
+        one(lesson_called(arguments.what), arguments)
         return 0
-    options = ["--out-dir", arguments.out_dir, *["--measure"] * arguments.measure]
+    flags = [f"--{name}" for name in ("html", "notebook", "measure") if getattr(arguments, name)]
+    options = ["--out-dir", arguments.out_dir, *flags]
     for lesson in lessons():  # each in a process of its own
         code = subprocess.run([sys.executable, __file__, lesson.stem, *options]).returncode
         if code:
             print(f"{lesson.stem} ended with status {code}", file=sys.stderr)
             return code
     return 0
-
-
-def lessons() -> list[Path]:
-    """The lessons' files in their order."""
-    return sorted(LESSONS.glob("[0-9]*.py"))
 
 
 def lesson_called(name: str) -> Path:
@@ -71,11 +75,29 @@ def lesson_called(name: str) -> Path:
     return found[0]
 
 
-def run(lesson: Path, out_dir: Path, measure: bool) -> None:
-    """Print a lesson's prose and run its code, cell by cell. After a question, wait for the reader's guess."""
-    cells = read_cells(lesson)
+def one(lesson: Path, arguments: argparse.Namespace) -> None:
+    """Read a lesson, or write it as a page or a notebook."""
+    cells, out_dir = read_cells(lesson), Path(arguments.out_dir)
+    if arguments.notebook:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        notebook = out_dir / f"{lesson.stem}.ipynb"
+        write_notebook(cells, notebook)
+        print(f"notebook: {notebook.as_posix()}")
+        if not arguments.html:
+            return
     folder = out_dir / lesson.stem
-    running = Running(lesson, ["--out-dir", str(folder), *["--measure"] * measure])
+    running = Running(lesson, ["--out-dir", str(folder), *["--measure"] * arguments.measure])
+    if arguments.html:
+        print(f"running {lesson.stem} ...", flush=True)
+        page = write_page(lesson, record(running, cells), exercises(lesson), out_dir)
+        print(f"page: {page.as_posix()}")
+    else:
+        show(running, cells)
+    write_text(folder / DONE, "This lesson has run to its end.\n")
+
+
+def show(running: Running, cells: list[Cell]) -> None:
+    """Print a lesson's prose and run its code, cell by cell. After a question, wait for the reader's guess."""
     for cell in cells:
         if cell.kind == "prose":
             for paragraph in cell.paragraphs():
@@ -87,7 +109,6 @@ def run(lesson: Path, out_dir: Path, measure: bool) -> None:
             value = running.execute(cell)
             if value is not None:
                 print(value)
-    write_text(folder / DONE, "This lesson has run to its end.\n")
 
 
 def underlined(paragraph: str) -> str:
@@ -99,15 +120,8 @@ def underlined(paragraph: str) -> str:
     return paragraph
 
 
-def title(lesson: Path) -> str:
-    """The first line of its docstring, without the number of the lesson."""
-    first = read_text(lesson).removeprefix('"""').partition("\n")[0]
-    return first.partition(": ")[2].rstrip('."')
-
-
 def show_path(out_dir: Path) -> None:
     """Lessons with their exercises; [x] is done, > is next."""
-    rows = concepts()
     next_one, module = None, ""
     shown: list[str] = []
     passed = passed_exercises()
@@ -120,8 +134,7 @@ def show_path(out_dir: Path) -> None:
         is_next = not done and next_one is None
         next_one = lesson if is_next else next_one
         print(f" {'>' if is_next else ' '} [{'x' if done else ' '}] {number}  {title(lesson)}")
-        of_rows = [row.exercise for row in rows if row.lesson == lesson.name and row.exercise]
-        new = [name for name in dict.fromkeys(MORE_EXERCISES.get(lesson.name, []) + of_rows) if name not in shown]
+        new = [name for name in exercises(lesson) if name not in shown]
         shown += new
         if new:
             print(f"           exercises: {', '.join(f'{name} [x]' if name in passed else name for name in new)}")
@@ -130,6 +143,12 @@ def show_path(out_dir: Path) -> None:
     else:
         print("\nall lessons have been run")
     print("exercises: python scripts/exercise.py start NAME")
+
+
+def exercises(lesson: Path) -> list[str]:
+    """The exercises that belong to a lesson."""
+    of_rows = [row.exercise for row in concepts() if row.lesson == lesson.name and row.exercise]
+    return list(dict.fromkeys(MORE_EXERCISES.get(lesson.name, []) + of_rows))
 
 
 def passed_exercises() -> set[str]:

@@ -9,8 +9,10 @@ from .graph import Graph, Input, Node, read_graph
 from .svg import svg_of
 
 
-def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = None, limit: int = 300) -> str:
+def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = None, limit: int = 300) -> Drawing:
     """Show how `tensor` was computed: as text, or as a picture (SVG). Returns it, and writes it to `path` if given.
+
+    A notebook shows the picture, also of the text.
 
     path: ends in .txt (text) or .svg (a picture for a browser). names: {tensor: "name"}, or a module, which names its
     parameters. limit: the number of ops shown, those nearest to `tensor`. Raises ValueError for another ending of
@@ -39,7 +41,21 @@ def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = N
     if path is not None:
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             file.write(drawn + "\n")
-    return drawn
+    return Drawing(drawn, graph)
+
+
+class Drawing(str):
+    """A drawn graph: the text, which a notebook shows as a picture."""
+
+    _graph: Graph
+
+    def __new__(cls, drawn: str, graph: Graph) -> Drawing:
+        drawing = super().__new__(cls, drawn)
+        drawing._graph = graph
+        return drawing
+
+    def _repr_svg_(self) -> str:
+        return svg_of(self._graph)
 
 
 def text_of(graph: Graph) -> str:

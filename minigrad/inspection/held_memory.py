@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from .. import switches
 from ..backend import Array
+from ..notebook import report_html
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
 Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
@@ -100,6 +101,10 @@ class MemoryReport(switches.Observer):
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return report_html(self)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 
 from .. import functional, switches
 from ..backend import device_of, is_array
+from ..notebook import report_html
 from . import flops
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
@@ -135,6 +136,10 @@ class Profile(switches.Observer):
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return report_html(self)
 
 
 @contextlib.contextmanager

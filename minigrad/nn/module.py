@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backend import Array, as_array, device_and_dtype, device_of, is_array, to_device
 from ..dtypes import is_floating
+from ..notebook import outline_html
 from ..tensor import Tensor
 
 M = TypeVar("M", bound="Module")
@@ -224,6 +225,10 @@ class Module:
 
     def __repr__(self) -> str:
         return "\n".join(_describe(self, type(self).__name__, 0, set()))
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return outline_html(repr(self))
 
 
 class ModuleList(Module):

@@ -9,8 +9,8 @@ answers it, in the same cell or in a later one. The output of the code between t
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import sys
 import types
@@ -20,8 +20,20 @@ from typing import Any, NamedTuple
 
 from gpt.files import read_text
 
+LESSONS = Path(__file__).resolve().parent
 PROSE = "[markdown]"
 QUESTION, ANSWER = "Predict:", "Answer:"
+
+
+def lessons() -> list[Path]:
+    """The lessons' files in their order."""
+    return sorted(LESSONS.glob("[0-9]*.py"))
+
+
+def title(lesson: Path) -> str:
+    """The first line of its docstring, without the number of the lesson."""
+    first = read_text(lesson).removeprefix('"""').partition("\n")[0]
+    return first.partition(": ")[2].rstrip('."')
 
 
 class Cell(NamedTuple):

@@ -25,16 +25,20 @@ class Place(NamedTuple):
         """Where `name` is defined in the file (1 for the file itself); None where it is not."""
         if self.name == Path(self.path).name:
             return 1
-        tree = ast.parse(read_text(ROOT / self.path))
-        wanted, body = self.name.split("."), tree.body
-        for depth, part in enumerate(wanted):
-            found = [node for node in body if _defines(node, part)]
-            if not found:
-                return None
-            if depth == len(wanted) - 1:
-                return found[0].lineno
-            body = getattr(found[0], "body", [])
-        return None
+        found = self._definition()
+        return found and found.lineno
+
+    def source(self) -> str:
+        """The text of the definition; "" for a whole file, and for a name that is not there."""
+        found = self._definition()
+        return "\n".join(read_text(ROOT / self.path).splitlines()[found.lineno - 1 : found.end_lineno]) if found else ""
+
+    def _definition(self) -> ast.stmt | None:
+        body, found = ast.parse(read_text(ROOT / self.path)).body, None
+        for part in self.name.split("."):
+            found = next((node for node in body if _defines(node, part)), None)
+            body = getattr(found, "body", [])
+        return found
 
 
 def _defines(node: ast.stmt, name: str) -> bool:

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from gpt.files import read_json, write_text
+from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed
 from scripts.shared import command_line
+from scripts.shared.web_page import COLORS, data_script
 
 GREYS = ("black", "0.45", "0.7")
 LINES = ("-", "--", ":", "-.")
-MEASURED = Path(__file__).resolve().parent / "measured"
+FOLDER = Path(__file__).resolve().parent
+MEASURED, WIDGETS = FOLDER / "measured", FOLDER / "widgets"
 
 
 class Lesson:
@@ -50,11 +52,21 @@ class Lesson:
         np.set_printoptions(precision=3, suppress=True, linewidth=110)
         manual_seed(0)
         use_one_core()
-        self.name = name
+        self.name, self.number = name, name.partition("_")[0]
 
     def picture(self, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Any:
         """`with lesson.picture(...) as axes:` see `picture`."""
         return picture(self.out_dir, name, title, columns, rows, size)
+
+    def widget(self, name: str, data: Any) -> None:
+        """A drawing to play with, on the lesson's page and in a notebook: widgets/NAME.js with its data."""
+        path = self.out_dir / f"{name}.json"
+        write_text(path, json.dumps(data))
+        print(f"widget: {path.as_posix()} (on the page: python scripts/lesson.py {self.number} --html)")
+        if "ipykernel" in sys.modules:
+            from IPython.display import HTML, display  # type: ignore[import-not-found]
+
+            display(HTML(widget_html(name, data, alone=True)))
 
     def measured(self, name: str, measure: Callable[[], Any]) -> Any:
         """What `measure()` returned when it last ran, and how to run it again: for figures that take minutes.
@@ -63,7 +75,7 @@ class Lesson:
         where that source has changed since, or nothing was measured yet.
         """
         path = MEASURED / f"{self.name}_{name}.json"
-        again = f"python scripts/lesson.py {self.name.partition('_')[0]} --measure"
+        again = f"python scripts/lesson.py {self.number} --measure"
         code = hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()
         if self.measures:
             start = time.perf_counter()
@@ -96,11 +108,28 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
     figure.suptitle(title, x=0.01, ha="left")
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=120)
-    print(f"picture: {path.as_posix()}")
+    print(f"picture: {path.as_posix()} ({title})")
     if "ipykernel" in sys.modules:
-        from IPython.display import display  # type: ignore[import-not-found]
+        from IPython.display import Image, display  # type: ignore[import-not-found]
 
-        display(figure)
+        display(Image(filename=path))
+
+
+def widget_html(name: str, data: Any, alone: bool = False) -> str:
+    """A widget as HTML. alone: with its scripts, as a notebook needs it; a page has them once, at its end."""
+    place = (
+        f'<figure class="widget" data-widget="{name}">{data_script(data)}<p>This drawing needs JavaScript.</p></figure>'
+    )
+    if not alone:
+        return place
+    style = f"<style>{read_text(COLORS)}{read_text(WIDGETS / 'widgets.css')}</style>"
+    return f"{style}{place}<script>(() => {{\n{widget_scripts([name])}\n}})()</script>"
+
+
+def widget_scripts(names: Sequence[str]) -> str:
+    """The scripts of some widgets, and the call that starts them."""
+    files = ["common", *names]
+    return "\n".join([*(read_text(WIDGETS / f"{name}.js") for name in files), "startWidgets();"])
 
 
 def use_one_core() -> None:

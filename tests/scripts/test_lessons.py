@@ -19,7 +19,7 @@ def run_lesson(name, folder):
     done = run_process("lesson", name, "--out-dir", folder)
     assert done.returncode == 0, done.stderr
     assert "What next" in done.stdout and (folder / name / "done.txt").exists()
-    for path in re.findall(r"^picture: (.+)$", done.stdout, re.MULTILINE):
+    for path in re.findall(r"^picture: (.+?) \(", done.stdout, re.MULTILINE):
         assert Path(path).stat().st_size > 5000
     return done.stdout
 

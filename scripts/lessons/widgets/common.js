@@ -1,0 +1,69 @@
+// What all widgets share. A widget is a function of its place on the page and its data: widgets.NAME = (place, data) => ...
+const widgets = {};
+
+function startWidgets() {
+  for (const place of document.querySelectorAll("[data-widget]:not([data-started])")) {
+    place.dataset.started = "yes";
+    const data = JSON.parse(place.querySelector("script").textContent);
+    place.replaceChildren();
+    widgets[place.dataset.widget](place, data);
+  }
+}
+
+// --- arithmetic ---
+
+function softmax(scores) {
+  const best = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const exps = scores.map((score) => Math.exp(score - best));
+  const sum = exps.reduce((a, b) => a + b, 0);
+  return exps.map((e) => e / sum);
+}
+
+// --- elements ---
+
+const SVG_TAGS = new Set(["svg", "g", "rect", "path", "line", "text", "defs", "marker"]);
+
+// element("button", {class: "x", onclick: f}, "text", another)
+function element(tag, attributes = {}, ...children) {
+  const isSvg = SVG_TAGS.has(tag);
+  const made = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== undefined) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+// A slider with its value beside its name. show(value) is the text of a value.
+function slider(name, range, show, changed) {
+  const value = element("output");
+  const input = element("input", { type: "range", ...range, oninput: () => update(true) });
+  function update(tell) {
+    value.textContent = show(Number(input.value));
+    input.setAttribute("aria-valuetext", value.textContent);
+    if (tell) changed();
+  }
+  update(false);
+  const label = element("label", { class: "control" }, `${name}: `, value, input);
+  return { label, input, update: () => update(false), get: () => Number(input.value) };
+}
+
+function choice(name, options, changed) {
+  const select = element("select", { onchange: changed });
+  options.forEach((text, i) => select.append(element("option", { value: i }, text)));
+  return { label: element("label", { class: "control" }, `${name}: `, select), select, get: () => Number(select.value) };
+}
+
+function checkbox(name, checked, changed) {
+  const input = element("input", { type: "checkbox", checked, onchange: changed });
+  return { label: element("label", { class: "control check" }, input, ` ${name}`), input, get: () => input.checked };
+}
+
+// The background of a number between 0 and 1, or, for signed numbers, between -1 and 1.
+function shade(share) {
+  const strength = Math.min(Math.abs(share), 1).toFixed(3);
+  return `background: rgb(var(--${share < 0 ? "cold" : "heat"}) / ${strength * 0.75})`;
+}
+
+const visible = (text) => text.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");

@@ -1,0 +1,138 @@
+"""From text to HTML: a little Markdown, and Python with colors."""
+
+from __future__ import annotations
+
+import io
+import keyword
+import re
+import tokenize
+from collections.abc import Callable, Iterator
+
+from scripts.shared.web_page import escaped
+
+Link = Callable[[str], str | None]
+_ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")
+_PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py|md|js|json)\b")
+_BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |> |\||```")
+
+
+def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
+    """Headings, paragraphs, lists (one level), tables, quotes, code, **bold**, *emphasis*, `code`, [links](target).
+
+    link: maps the target of a link, a path of the project that the text names, and `code`, to an address; None: no
+    link. http(s) addresses and #places stand for themselves. Everything else in the text is shown as text.
+    """
+    lines = text.split("\n")
+    html = []
+    while lines:
+        line = lines.pop(0)
+        if not line.strip():
+            continue
+        if line.startswith("```"):
+            code = _take(lines, lambda next_line: not next_line.startswith("```"))
+            del lines[:1]  # the closing fence
+            html.append(f"<pre>{escaped(chr(10).join(code))}</pre>")
+        elif line.startswith("    "):
+            code = [line, *_take(lines, lambda next_line: next_line.startswith("    ") or not next_line.strip())]
+            html.append(f"<pre>{escaped(chr(10).join(part[4:] for part in code).rstrip())}</pre>")
+        elif heading := re.match(r"(#{1,6}) (.*)", line):
+            html.append(f"<h{len(heading[1])}>{inline(heading[2], link)}</h{len(heading[1])}>")
+        elif line.startswith("|"):
+            html.append(_table([line, *_take(lines, lambda next_line: next_line.startswith("|"))], link))
+        elif line.startswith("> "):
+            quoted = [line, *_take(lines, lambda next_line: next_line.startswith(">"))]
+            inner = "\n".join(part.removeprefix(">").removeprefix(" ") for part in quoted)
+            html.append(f"<blockquote>{markdown_to_html(inner, link)}</blockquote>")
+        elif item := _ITEM.match(line):
+            tag = "ol" if item[1] else "ul"
+            html.append(f"<{tag}>{''.join(_items([line, *_take(lines, _goes_on)], link))}</{tag}>")
+        else:
+            paragraph = [line, *_take(lines, lambda next_line: next_line.strip() and not _BLOCK.match(next_line))]
+            html.append(f"<p>{inline(chr(10).join(paragraph), link)}</p>")
+    return "\n".join(html)
+
+
+def _take(lines: list[str], wanted: Callable[[str], object]) -> list[str]:
+    """Remove and return the first lines, as long as they are wanted."""
+    taken = []
+    while lines and wanted(lines[0]):
+        taken.append(lines.pop(0))
+    return taken
+
+
+def _goes_on(line: str) -> bool:
+    """Whether a line belongs to the list before it: another item, or the rest of one, which is indented."""
+    return bool(_ITEM.match(line)) or (line.startswith(" ") and bool(line.strip()))
+
+
+def _items(lines: list[str], link: Link) -> Iterator[str]:
+    while lines:
+        item = [_ITEM.sub("", lines.pop(0), count=1), *_take(lines, lambda line: not _ITEM.match(line))]
+        yield f"<li>{inline(chr(10).join(part.strip() for part in item), link)}</li>"
+
+
+def _table(lines: list[str], link: Link) -> str:
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+    has_head = len(rows) > 1 and all(re.fullmatch(r":?-+:?", cell) for cell in rows[1])
+    html = []
+    for i, row in enumerate(rows):
+        tag = "th" if has_head and i == 0 else "td"
+        if not (has_head and i == 1):
+            html.append(f"<tr>{''.join(f'<{tag}>{inline(cell, link)}</{tag}>' for cell in row)}</tr>")
+    return f'<div class="scroll"><table>{"".join(html)}</table></div>'
+
+
+def inline(text: str, link: Link = lambda target: None) -> str:
+    """The marks inside a paragraph. What is finished is kept aside, so that later rules do not see it."""
+    finished: list[str] = []
+
+    def keep(html: str) -> str:
+        finished.append(html)
+        return f"\0{len(finished) - 1}\0"
+
+    def anchor(shown: str, target: str) -> str:
+        address = target if re.match(r"https?://|#", target) else link(target)
+        return f'<a href="{escaped(address)}">{shown}</a>' if address else shown
+
+    def code(match: re.Match[str]) -> str:
+        return keep(anchor(f"<code>{escaped(match[1])}</code>", match[1]))
+
+    text = re.sub(r"`([^`]+)`", code, text.replace("\0", "\ufffd"))
+    text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", lambda m: keep(anchor(inline_rest(m[1]), m[2])), text)
+    text = _PATH.sub(lambda m: keep(anchor(escaped(m[0]), m[0])), text)
+    text = inline_rest(text)
+    while "\0" in text:
+        text = re.sub(r"\0(\d+)\0", lambda m: finished[int(m[1])], text)
+    return text
+
+
+def inline_rest(text: str) -> str:
+    """Bold and emphasis."""
+    text = re.sub(r"\*\*(?!\s)(.+?)(?<!\s)\*\*", r"<strong>\1</strong>", escaped(text), flags=re.DOTALL)
+    return re.sub(r"(?<![\w*])\*(?![\s*])([^*]+?)(?<!\s)\*(?![\w*])", r"<em>\1</em>", text)
+
+
+def python_to_html(source: str) -> str:
+    """Python with keywords, strings, numbers and comments in <span class="k"> (s, n, c); other text as it is."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    html, done = [], 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            kind = _color(token)
+            if kind:
+                begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
+                html += [escaped(source[done:begin]), f'<span class="{kind}">{escaped(source[begin:end])}</span>']
+                done = end
+    except (tokenize.TokenError, SyntaxError):
+        return escaped(source)
+    return "".join([*html, escaped(source[done:])])
+
+
+def _color(token: tokenize.TokenInfo) -> str:
+    if token.type == tokenize.NAME:
+        return "k" if keyword.iskeyword(token.string) else ""
+    if token.type == tokenize.STRING or tokenize.tok_name[token.type].startswith("FSTRING"):
+        return "s"
+    return {tokenize.NUMBER: "n", tokenize.COMMENT: "c"}.get(token.type, "")

@@ -1,0 +1,213 @@
+"""A lesson as a page and as a notebook."""
+
+import json
+import re
+import sys
+from urllib.parse import unquote
+
+import pytest
+
+from scripts.lessons.cells import Cell, Running, lessons, read_cells
+from scripts.lessons.concepts import concepts
+from scripts.lessons.lesson_page import Body, Ran, record, write_page
+from scripts.lessons.notebook import write_notebook
+from tests.scripts.running import ROOT, run_process
+
+LESSON = '''\
+"""Lesson 9.9.9: a title
+
+The introduction names gpt/model/gpt2.py.
+"""
+
+import numpy as np
+
+from minigrad import Tensor
+from minigrad.inspection import draw
+from scripts.lessons.pictures import Lesson
+
+lesson = Lesson("999_title", __doc__)
+
+# %% [markdown]
+# ## A heading
+#
+# Predict: what is <1 + 1>? See [the model](../../gpt/model/gpt2.py).
+
+# %%
+print("secret <b>")
+with lesson.picture("dots", "Two dots & more") as axes:
+    axes.plot([1, 2], "o")
+print("after the picture")
+
+# %% [markdown]
+# Answer: hidden.
+#
+# Shown again: `python scripts/exercise.py start softmax`, `python scripts/break.py no_mask`.
+
+# %% A tensor
+x = Tensor([1.0, 2.0], requires_grad=True)
+x
+
+# %% A graph
+draw(x * x)
+
+# %% [markdown]
+# ## What next
+'''
+
+
+def write(folder, text=LESSON):
+    path = folder / "999_title.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """The page of LESSON, as text."""
+    monkeypatch.setattr(sys, "argv", [])
+    lesson, out = write(tmp_path), tmp_path / "out"
+    out.mkdir()
+    cells = read_cells(lesson)
+    page = write_page(lesson, record(Running(lesson, ["--out-dir", str(out / "999_title")]), cells), ["softmax"], out)
+    return page.read_text(encoding="utf-8")
+
+
+def test_a_page_has_everything_in_order(made):
+    order = [
+        "<title>A title</title>",
+        "<h1>Lesson 9.9.9: a title</h1>",
+        "The introduction",
+        "<summary>Imports</summary>",
+    ]
+    order += ["<h2>A heading</h2>", "Predict before you look", "&lt;1 + 1&gt;", '<span class="k">with</span> lesson']
+    order += ['<details class="answer">', ">secret &lt;b&gt;</pre>"]
+    order += ['alt="Two dots &amp; more" src="data:image/png;base64,']
+    order += [">after the picture</pre>", "hidden.</p></details>", "Shown again", "<h2>A tensor</h2>"]
+    order += ["<table>", "shape (2,)", "<svg", "Mul", "<h2>What next</h2>", "Exercises"]
+    places = [made.find(part) for part in order]
+    assert made.count("secret &lt;b&gt;") == 2  # in the code, and in the answer
+    assert -1 not in places and places == sorted(places), list(zip(order, places))
+
+
+def test_every_link_of_a_page_leads_somewhere(made, tmp_path):
+    links = [unquote(link) for link in re.findall(r'href="([^"]+)"', made) if link != "data:,"]
+    for link in links:
+        assert (tmp_path / "out" / link).exists(), link
+    named = {(tmp_path / "out" / link).resolve() for link in links}
+    assert {ROOT / "gpt/model/gpt2.py", ROOT / "scripts/break.py"} <= named
+    assert any(path.match("scripts/exercises/*_softmax.py") for path in named)
+
+
+@pytest.mark.parametrize(
+    "target", ["../../../../etc/passwd", "/etc/passwd", "nowhere.py", "javascript:alert(1)", "", "\0"]
+)
+def test_a_link_leads_to_the_projects_own_files_only(target, tmp_path):
+    assert Body(tmp_path).link(target) is None
+
+
+def test_pages_are_connected_as_they_are_made(tmp_path):
+    first, second, third = lessons()[:3]
+    ran = [Ran(Cell("prose", "# Title", 1))]
+    page = write_page(second, ran, [], tmp_path)
+    assert f"python scripts/lesson.py {third.stem[:3]} --html" in page.read_text(encoding="utf-8")
+    assert "<a href" not in page.read_text(encoding="utf-8").split("<main>")[0].replace('<a href="index.html"', "")
+    write_page(third, ran, [], tmp_path)
+    write_page(first, ran, [], tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text.count(f'href="{third.stem}.html"') == 2 == text.count(f'href="{first.stem}.html"')
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert index.count(".html") >= 3 and index.count("<li>") == len(lessons())
+
+
+def test_a_page_lists_its_concepts_with_their_code(tmp_path):
+    lesson = next(path for path in lessons() if path.name.startswith("422"))
+    page = write_page(lesson, [], ["softmax"], tmp_path).read_text(encoding="utf-8")
+    rows = [row for row in concepts() if row.lesson == lesson.name]
+    assert len(rows) == 3
+    for row in rows:
+        for place in row.code:
+            assert f"{place.path}:{place.line()}" in page
+    assert '<span class="k">class</span> CausalSelfAttention' in page
+
+
+def test_one_lesson_becomes_a_page_by_its_number(tmp_path):
+    done = run_process("lesson", "421", "--html", "--out-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "421_raw_attention.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 1 and "--- " not in page
+    assert (tmp_path / "421_raw_attention" / "done.txt").exists()
+
+
+def test_a_lesson_that_fails_leaves_no_page(tmp_path):
+    lesson = write(
+        tmp_path, LESSON.replace("after the picture", "x").replace("x = Tensor", "raise ArithmeticError\nx = Tensor")
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ArithmeticError):
+        patch.setattr(sys, "argv", [])
+        running = Running(lesson, ["--out-dir", str(tmp_path / "out")])
+        write_page(lesson, record(running, read_cells(lesson)), [], tmp_path)
+    assert not (tmp_path / "999_title.html").exists()
+
+
+# The notebook.
+
+nbformat = pytest.importorskip("nbformat")
+
+
+def test_a_notebook_runs_from_top_to_bottom(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "999_title.ipynb"
+    write_notebook(read_cells(write(tmp_path)), path)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.cell_type for cell in notebook.cells[:3]] == ["markdown", "code", "code"]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "<details><summary>Show the answer</summary>\n\nhidden." in text
+    assert "Predict: what is" in text and "## A graph" in text
+    monkeypatch.setattr(sys, "argv", ["x", "--out-dir", str(tmp_path / "out")])
+    monkeypatch.chdir(ROOT)
+    names = {"__name__": "__main__", "__doc__": None}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    assert "secret" in capsys.readouterr().out
+
+
+def test_a_real_kernel_shows_pictures_inline(tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    path = tmp_path / "999_title.ipynb"
+    write_notebook(read_cells(write(tmp_path)), path)
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    kinds = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert {"image/png", "text/html", "image/svg+xml"} <= set(kinds)
+
+
+def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
+    path, cells = tmp_path / "999_title.ipynb", read_cells(write(tmp_path))
+    write_notebook(cells, path)
+    write_notebook(cells, path)  # nobody has worked in it
+    fresh = json.loads(path.read_text(encoding="utf-8"))
+    jupyter = json.loads(json.dumps(fresh))  # as Jupyter saves it: sources as lists of lines, more metadata
+    for cell in jupyter["cells"]:
+        cell["source"] = cell["source"].splitlines(keepends=True)
+    jupyter["metadata"]["language_info"] = {"name": "python"}
+    path.write_text(json.dumps(jupyter), encoding="utf-8")
+    write_notebook(cells, path)
+
+    changed = [json.loads(json.dumps(fresh)) for _ in range(4)]
+    changed[0]["cells"][3]["source"] += "# mine"
+    del changed[1]["cells"][2]
+    changed[2]["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x"}]
+    del changed[3]["metadata"]
+    for text in [*map(json.dumps, changed), "", "not json", "[]", '{"metadata": {"minigrad": "x"}, "cells": [1]}']:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(FileExistsError, match="worked in"):
+            write_notebook(cells, path)
+        assert path.read_text(encoding="utf-8") == text
+
+
+def test_without_nbformat_a_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nbformat", None)
+    with pytest.raises(RuntimeError, match="pip install nbformat"):
+        write_notebook(read_cells(write(tmp_path)), tmp_path / "x.ipynb")

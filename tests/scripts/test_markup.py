@@ -1,0 +1,139 @@
+"""Markdown and Python as HTML: what is meant, and never more than that."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.shared.markup import markdown_to_html, python_to_html
+from scripts.shared.web_page import data_script, page
+from tests.scripts.test_lessons import LESSONS, ROOT
+
+TAGS = {
+    *[
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "p",
+        "ul",
+        "ol",
+        "li",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "div",
+        "blockquote",
+        "pre",
+        "code",
+        "strong",
+        "em",
+        "a",
+    ]
+}
+
+
+class Checked(HTMLParser):
+    def handle_starttag(self, tag, attributes):
+        assert tag in TAGS, tag
+        for name, value in attributes:
+            assert (name, value) == ("class", "scroll") or (
+                name == "href" and re.match(r"https?://|#|known\.py$", value)
+            )
+
+
+def known(target):
+    return "known.py" if target == "gpt/known.py" else None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# A & B", "<h1>A &amp; B</h1>"),
+        ("one\ntwo\n\nthree", "<p>one\ntwo</p>\n<p>three</p>"),
+        ("**b** *e* `c<d`", "<p><strong>b</strong> <em>e</em> <code>c&lt;d</code></p>"),
+        ("2 * 3 * 4, x*y*z, W_Q and `a*b*c`", "<p>2 * 3 * 4, x*y*z, W_Q and <code>a*b*c</code></p>"),
+        ("- a\n  goes on\n- b", "<ul><li>a\ngoes on</li><li>b</li></ul>"),
+        ("text\n1. a\n2. b", "<p>text</p>\n<ol><li>a</li><li>b</li></ol>"),
+        ("> quoted\n> more", "<blockquote><p>quoted\nmore</p></blockquote>"),
+        ("```\na\n\n  b < c\n```\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
+        ("    softmax(x)\n\n    y", "<pre>softmax(x)\n\ny</pre>"),
+        ("[`x`](gpt/known.py)", '<p><a href="known.py"><code>x</code></a></p>'),
+        ("see gpt/known.py.", '<p>see <a href="known.py">gpt/known.py</a>.</p>'),
+        ("`gpt/known.py`", '<p><a href="known.py"><code>gpt/known.py</code></a></p>'),
+        ("[x](gpt/unknown.py) gpt/unknown.py", "<p>x gpt/unknown.py</p>"),
+        ("[x](javascript:alert(1))", "<p>x)</p>"),
+        ("[x](https://a.b/c?d&e)", '<p><a href="https://a.b/c?d&amp;e">x</a></p>'),
+    ],
+)
+def test_marks(text, expected):
+    assert markdown_to_html(text, known) == expected
+
+
+def test_a_table():
+    made = markdown_to_html("| a | b |\n|---|---:|\n| 1 | `2` |", known)
+    row = "<tr><th>a</th><th>b</th></tr><tr><td>1</td><td><code>2</code></td></tr>"
+    assert made == f'<div class="scroll"><table>{row}</table></div>'
+
+
+PIECES = [
+    "<script>",
+    "</p>",
+    "`",
+    "*",
+    "**",
+    "[a](",
+    ")",
+    "](javascript:x)",
+    "|",
+    "|-|",
+    "\n",
+    "\n\n",
+    "> ",
+    "- ",
+    "1. ",
+]
+PIECES += ["# ", "```", "\0", "\x001\0", '"', "&lt;", "    ", "gpt/known.py", "https://x.y/", "é", "\ud800"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4))).map("".join))
+def test_no_text_becomes_markup_of_its_own(text):
+    made = markdown_to_html(text, known)
+    Checked().feed(made)
+    made.encode("utf-8")
+
+
+def plain(made):
+    return html.unescape(re.sub(r"<[^>]*>", "", made))
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_colors_leave_the_code_as_it_is(name):
+    source = (ROOT / "scripts" / "lessons" / f"{name}.py").read_text(encoding="utf-8")
+    made = python_to_html(source)
+    assert plain(made) == source and made.count("<span") > 100
+
+
+@given(st.text())
+def test_what_is_not_python_is_shown_as_text(source):
+    source = source.replace("\r", "")
+    assert plain(python_to_html(source)) == source.encode("utf-8", "replace").decode("utf-8")
+
+
+def test_colors():
+    made = python_to_html('for x in f"a{y}b":  # 1\n    z = 0x1')
+    for part in ('<span class="k">for</span>', '<span class="c"># 1</span>', '<span class="n">0x1</span>'):
+        assert part in made
+
+
+def test_a_page_can_neither_load_nor_be_broken_out_of():
+    made = page("</title><script>", "<p>x</p>")
+    assert "default-src 'none'" in made and "</title><script>" not in made
+    assert "</script>" not in data_script({"a": "</script><b>"})[:-9]
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", made)

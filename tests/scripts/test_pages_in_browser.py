@@ -1,0 +1,214 @@
+"""Pages in a headless Chromium: no error, no request, keyboard, right numbers, phone, dark and paper."""
+
+import contextlib
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gpt.model.generation import Sampling
+from scripts.lessons import widget_data
+from scripts.lessons.cells import Cell, lessons
+from scripts.lessons.lesson_page import Ran, write_page
+from scripts.lessons.pictures import picture
+from tests.scripts.javascript import browser
+from tests.scripts.running import run_process
+from tests.scripts.test_widgets import model_and_tokenizer
+
+_ = model_and_tokenizer  # a fixture
+PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
+QUESTION = "## A long heading about nothing\n\nPredict: what?\n\nAnswer: **this**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def example(model_and_tokenizer, tmp_path_factory):
+    """A page with all widgets, a picture, a question and long lines, and the data of the widgets."""
+    model, tokenizer = model_and_tokenizer
+    folder = tmp_path_factory.mktemp("pages")
+    data = {
+        "sampling": widget_data.sampling(model, tokenizer, "a small model", ["the cat", "on"]),
+        "bpe": widget_data.bpe(tokenizer, "the cat sat"),
+        "attention": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, head) for head in (0, 1)],
+        "gpt": widget_data.gpt(model, tokenizer, "a small model", "the cat"),
+    }
+    printed = []
+    for name, values in data.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(values), encoding="utf-8")
+        printed.append(f"widget: {path.as_posix()} (on the page)")
+    with picture(folder, "wide", "A picture", size=(15, 4)) as axes:
+        axes.plot([1, 2])
+    printed.append(f"picture: {folder.as_posix()}/wide.png (A picture)")
+    code = Cell("code", "x = " + " + ".join(["1"] * 90), 1)
+    ran = [Ran(Cell("prose", QUESTION, 1)), Ran(code, "\n".join(printed), "y" * 300)]
+    return write_page(lessons()[5], ran, ["softmax"], folder), data
+
+
+@contextlib.contextmanager
+def opened(chromium, path, **options):
+    """A tab with the page; at the end there must have been no error, and no request but for the page itself."""
+    context = chromium.new_context(**{"viewport": DESKTOP, **options})
+    tab, problems = context.new_page(), []
+    tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    address = path.resolve().as_uri()
+    allowed = (address, "data:")
+    tab.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
+    tab.goto(address)
+    with contextlib.closing(context):
+        yield tab
+        assert problems == []
+
+
+def press(tab, *keys):
+    for key in keys:
+        tab.keyboard.press(key)
+
+
+def test_temperature_by_keyboard(chromium, example):
+    path, data = example
+    with opened(chromium, path) as tab:
+        widget = tab.locator("[data-widget=sampling]")
+        sliders = widget.locator("input[type=range]")
+        sliders.nth(0).focus()
+        press(tab, *["ArrowLeft"] * 8)  # 1.00 -> 0.60
+        sliders.nth(1).focus()
+        press(tab, "Home", *["ArrowRight"] * 9)  # 10
+        sliders.nth(2).focus()
+        press(tab, "End", "ArrowLeft", "ArrowLeft")  # 0.90
+        assert [widget.locator("output").nth(i).inner_text() for i in range(3)] == ["0.60", "10", "0.90"]
+        logits = np.array(data["sampling"]["prompts"][0]["logits"])
+        probs = Sampling(0.6, 10, 0.9).probabilities(logits)
+        shown = widget.locator("svg text:not(.token)").all_inner_texts()
+        for text, p in zip(shown, probs[np.argsort(-logits)], strict=False):
+            assert text == ("0" if p == 0 else "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %")
+        assert f"{(probs > 0).sum()} of {len(probs)} tokens" in widget.inner_text()
+        widget.locator("button").focus()
+        press(tab, "Enter")
+        drawn = widget.locator("p").last.inner_text().split("  ")
+        texts = {data["sampling"]["tokens"][i].replace(" ", "·") for i in np.flatnonzero(probs)}
+        assert len(drawn) == 20 and set(drawn) <= texts
+
+
+def as_shown(piece):
+    try:
+        return piece.decode().replace(" ", "·").replace("\n", "↵")
+    except UnicodeDecodeError:
+        return "".join(f"<{byte:02x}>" for byte in piece)
+
+
+def test_bpe_of_typed_text(chromium, example, model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    with opened(chromium, example[0]) as tab:
+        widget = tab.locator("[data-widget=bpe]")
+        for text in ("the mat the cat", "sät 🙂 on\nthe mat"):
+            widget.locator("textarea").fill(text)
+            pieces = [tokenizer.decode_bytes([id]) for id in tokenizer.encode(text)]
+            assert widget.locator(".tokens .token").all_inner_texts() == [as_shown(piece) for piece in pieces]
+            assert f"{len(pieces)} tokens for {len(text)} characters" in widget.inner_text()
+        widget.locator("input[type=range]").focus()
+        press(tab, "Home")
+        assert widget.locator(".tokens .token").count() == len(text.encode())
+        widget.get_by_role("button", name="Next merge").focus()
+        press(tab, "Enter")
+        assert widget.locator(".tokens .new").count() >= 1
+
+
+def test_attention_by_keyboard(chromium, example):
+    path, data = example
+    with opened(chromium, path) as tab:
+        widget = tab.locator("[data-widget=attention]")
+        for projections, scale, mask in itertools.product([True, False], repeat=3):
+            for box, wanted in zip(widget.locator("input[type=checkbox]").all(), (projections, scale, mask)):
+                if box.is_checked() != wanted:
+                    box.focus()
+                    press(tab, "Space")
+            case = {name: np.array(data["attention"][0][name]) for name in ("x", "wq", "wk", "bq")}
+            q = case["x"] @ case["wq"] + case["bq"] if projections else case["x"]
+            k = case["x"] @ case["wk"] if projections else case["x"]
+            scores = q @ k.T / (np.sqrt(q.shape[1]) if scale else 1)
+            scores = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf) if mask else scores
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            weights /= weights.sum(1, keepdims=True)
+            cells = widget.locator("tr:not(:first-child) td").all_inner_texts()
+            assert np.allclose([float(cell or 0) for cell in cells], weights.ravel(), atol=0.0051)
+        widget.locator("tr button").nth(1).focus()
+        press(tab, "Enter")
+        assert widget.locator("tr button[aria-pressed=true]").inner_text() == data["attention"][0]["words"][1].replace(
+            " ", "·"
+        )
+        assert tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+def test_the_walk_through_gpt_by_keyboard(chromium, example):
+    path, data = example
+    steps = data["gpt"]["walk"]["steps"]
+    with opened(chromium, path) as tab:
+        widget = tab.locator("[data-widget=gpt]")
+        panel = widget.locator(".panel")
+        widget.locator("[data-box=ids]").focus()
+        for i, step in enumerate(steps):
+            shown = [float(text) for text in panel.locator("td").all_inner_texts()]
+            assert np.allclose(shown, step["values"], atol=0.0051), step
+            assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ") and step["note"] in panel.inner_text()
+            assert widget.locator(".box.chosen").get_attribute("data-box") == step["box"]
+            press(tab, "ArrowDown")
+        widget.locator("[data-box='attn.c_proj']").focus()
+        press(tab, "Enter")
+        assert "join heads" in panel.inner_text()
+        widget.locator("select").select_option(label="gpt2")
+        assert "124,439,808 parameters" in widget.inner_text()
+        assert "block × 12" in widget.inner_text() and "(1,024, 50,257)" in widget.inner_text()
+        widget.locator("select").select_option(label="gpt2-xl")
+        assert "1,557,611,200 parameters" in widget.inner_text()
+
+
+def test_an_answer_is_hidden_until_asked_for(chromium, example):
+    with opened(chromium, example[0]) as tab:
+        answer = tab.get_by_text("this", exact=True)
+        assert not answer.is_visible()
+        tab.locator("details.answer summary").focus()
+        press(tab, "Enter")
+        assert answer.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_a_page_fits_its_screen_and_can_be_read(chromium, example, scheme, viewport):
+    with opened(chromium, example[0], viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        colors = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in tab.evaluate(colors))
+        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
+        tab.locator("[data-box=ln_1]").tap()
+        assert "layer norm" in tab.locator(".panel").inner_text()
+
+
+def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
+    with opened(chromium, example[0], color_scheme="dark") as tab:
+        assert len(tab.pdf()) > 10_000
+        assert tab.locator("details:not([open])").count() == 0
+        tab.emulate_media(media="print", color_scheme="dark")
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not tab.locator("nav").first.is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson", [path.stem for path in lessons()])
+def test_every_lesson_becomes_a_page_that_works(chromium, lesson, tmp_path):
+    done = run_process("lesson", lesson, "--html", "--out-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with opened(chromium, tmp_path / f"{lesson}.html", viewport=PHONE) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert tab.locator("h1").count() == 1 and tab.locator("pre.code").count() > 3
+        assert tab.locator("[data-widget]:not([data-started])").count() == 0
+        for image in tab.locator("img").all():
+            assert image.evaluate("image => image.complete && image.naturalWidth > 100 && image.alt !== ''")

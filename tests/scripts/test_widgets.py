@@ -1,0 +1,177 @@
+"""The widgets' JavaScript computes what our Python computes, on 100 random inputs each; their data are the model's."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from gpt import GPT, GPTConfig, Tokenizer, accounting
+from gpt.model.generation import Sampling
+from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, split_words
+from minigrad import Tensor, manual_seed, no_grad
+from scripts.lessons import widget_data
+from tests.scripts.javascript import evaluate
+
+CASES = 100
+
+
+def random_model(rng, **changes):
+    heads, D = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    shape = {"vocab_size": int(rng.integers(2, 300)), "block_size": int(rng.integers(1, 12)), "n_head": heads}
+    config = GPTConfig(**{**shape, "n_layer": int(rng.integers(1, 4)), "n_embd": heads * D, **changes})
+    manual_seed(int(rng.integers(1000)))
+    return GPT(config)
+
+
+def test_sampling():
+    rng = np.random.default_rng(0)
+    cases, expected = [], []
+    for i in range(CASES):
+        logits = (rng.standard_normal(rng.integers(1, 60)) * rng.uniform(0, 8)).tolist()
+        temperature = 0.0 if i % 10 == 0 else float(rng.uniform(0.05, 3))
+        top_k = int(rng.integers(0, 61))
+        top_p = 1.0 if i % 4 == 0 else float(rng.uniform(0.01, 1))
+        cases.append([logits, temperature, top_k, top_p])
+        expected.append(Sampling(temperature, top_k or None, top_p).probabilities(np.array(logits)))
+    found = evaluate("sampling", "(cases) => cases.map((c) => probabilities(...c))", cases)
+    for row, right in zip(found, expected, strict=True):
+        assert np.allclose(row, right, atol=1e-12)
+        assert [p > 0 for p in row] == [p > 0 for p in right]
+
+
+LETTERS = list("aaabbc  \n.'12é√ß字🙂\u0301") + ["'s", "\u00a0", "\u2003", "\x1c", "\x85", "\ufeff", "\ud800"]
+
+
+def random_texts(rng):
+    return ["".join(rng.choice(LETTERS, rng.integers(0, 40))) for _ in range(CASES)]
+
+
+def latin(tokens):
+    return [token.decode("latin-1") for token in tokens]
+
+
+def test_bpe_encodes_as_we_do():
+    rng = np.random.default_rng(1)
+    texts = random_texts(rng)
+    tokenizer = Tokenizer.train(["".join(rng.choice(LETTERS[:-1], 5000))], 400)
+    data = {"texts": texts, "merges": widget_data.bpe(tokenizer, "")["merges"]}
+    function = """({texts, merges}) => {
+      const ranks = rankMerges(merges);
+      return texts.map((text) => mergeSteps(text, (words) => nextLearned(words, ranks)).at(-1).words);
+    }"""
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    for text, words in zip(texts, evaluate("bpe", function, data), strict=True):
+        text = text.encode("utf-8", "replace").decode() if "\ud800" not in text else text.replace("\ud800", "\ufffd")
+        assert words == [latin(encode_word(word.encode(), ranks)) for word in split_words(text)], text
+        assert ["".join(word) for word in words] == latin(word.encode() for word in split_words(text))
+
+
+def test_bpe_learns_as_we_do():
+    texts = random_texts(np.random.default_rng(2))
+    function = "(texts) => texts.map((text) => mergeSteps(text, nextFrequent).map(({next}) => next && next.pair))"
+    for text, steps in zip(texts, evaluate("bpe", function, texts), strict=True):
+        assert steps.pop() is None
+        assert steps == [latin(pair) for pair in learn_merges(count_words([text]), 10_000)], text
+
+
+def test_attention():
+    rng = np.random.default_rng(3)
+    cases, expected = [], []
+    for i in range(CASES):
+        T, C, D = rng.integers(1, 7, 3)
+        x, wq, wk, bq = (rng.standard_normal(shape) for shape in ((T, C), (C, D), (C, D), (D,)))
+        options = {name: bool(i >> bit & 1) for bit, name in enumerate(("projections", "scale", "mask"))}
+        cases.append([{"x": x.tolist(), "wq": wq.tolist(), "wk": wk.tolist(), "bq": bq.tolist()}, options])
+        q, k = (x @ wq + bq, x @ wk) if options["projections"] else (x, x)
+        scale = None if options["scale"] else 1.0
+        identity = Tensor(np.eye(T)[None])  # as values: what comes out are the weights
+        given = (Tensor(q[None]), Tensor(k[None]), identity)
+        expected.append(F.scaled_dot_product_attention(*given, is_causal=options["mask"], scale=scale).data[0])
+    found = evaluate("attention", "(cases) => cases.map((c) => attentionWeights(...c))", cases)
+    for rows, right in zip(found, expected, strict=True):
+        assert np.allclose(rows, right, atol=1e-12)
+
+
+def test_shapes_and_parameters_of_gpt():
+    rng = np.random.default_rng(4)
+    cases, models = [], []
+    for _ in range(CASES):
+        model = random_model(rng)
+        models.append(model)
+        cases.append({**widget_data.shape("x", model.config), "t": int(rng.integers(1, model.config.block_size + 1))})
+    function = "(cases) => cases.map((c) => ({boxes: gptBoxes(c), total: gptParameters(c)}))"
+    for case, model, found in zip(cases, models, evaluate("gpt", function, cases), strict=True):
+        assert found["total"] == model.num_parameters()
+        boxes = {box["id"]: box for box in found["boxes"]}
+        block = model.transformer.h[0]
+        modules = {name: model.transformer.get_submodule(name) for name in ("wte", "ln_f")}
+        modules |= {"lm_head": model.lm_head} | {name: block.get_submodule(name) for name in widget_data.PARTS}
+        seen = widget_data.record(model, np.zeros((1, case["t"]), np.int64), modules)
+        for name, array in seen.items():
+            assert tuple(boxes[name]["shape"]) == array.shape[1:], name
+        for name in [*widget_data.PARTS, "wte", "ln_f"]:
+            assert boxes[name]["parameters"] == modules[name].num_parameters(), name
+        counts = accounting.parameters(model.config)
+        assert boxes["wpe"]["parameters"] == counts["position embedding"] and boxes["lm_head"]["parameters"] == 0
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer():
+    tokenizer = Tokenizer.train(["the cat sat on the mat. " * 20], 280)
+    model = random_model(
+        np.random.default_rng(5), vocab_size=len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=8
+    )
+    rng = np.random.default_rng(6)
+    for parameter in model.parameters():
+        parameter.data[...] = rng.standard_normal(parameter.shape) * 0.5
+    return model, tokenizer
+
+
+def test_the_walk_ends_at_the_models_own_probabilities(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    text = "the cat sat"
+    data = widget_data.gpt(model, tokenizer, "ours", text)
+    steps = {(step["box"], step["block"]): step for step in data["walk"]["steps"]}
+    with no_grad():
+        logits = model(np.array([tokenizer.encode(text)])).data[0, -1].astype(np.float64)
+    right = np.sort(np.exp(logits) / np.exp(logits).sum())[::-1][:12]
+    assert np.allclose(steps["probabilities", 0]["values"], right, atol=1e-4)
+    assert np.allclose(steps["lm_head", 0]["values"], np.sort(logits)[::-1][:12], atol=1e-4)
+    last, before = steps["add_2", 1]["values"], steps["add_1", 1]["values"]
+    assert np.allclose(last, np.add(before, steps["mlp.c_proj", 1]["values"]), atol=2e-4)
+    ids = evaluate("gpt", "(c) => gptBoxes(c).map((box) => box.id)", {**data["presets"][0], "t": 3})
+    assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 0] == ids
+    inside = [id for id in ids[ids.index("ln_1") : ids.index("ln_f")]]
+    assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 1] == inside
+
+
+def test_the_walks_normalization_is_that_of_the_attention_that_ran(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    ids = tokenizer.encode("the mat sat")
+    seen = []
+    original = F.scaled_dot_product_attention
+
+    def watched(q, k, v, *given):
+        seen.append(original(q, k, Tensor(np.eye(q.shape[2], dtype=q.dtype)[None, None] + 0 * v.data[..., :1]), *given))
+        return original(q, k, v, *given)
+
+    with pytest.MonkeyPatch.context() as patch, no_grad():
+        patch.setattr(F, "scaled_dot_product_attention", watched)
+        model(np.array([ids]))
+    steps = [step for step in widget_data.walk(model, tokenizer, "the mat sat") if step["box"] == "weights"]
+    for step, weights in zip(steps, seen, strict=True):
+        assert np.allclose(step["values"], weights.data[0, 0, -1], atol=1e-4)
+    for layer in range(2):
+        for head in range(2):
+            case = widget_data.sentence_of(model, tokenizer, "the mat sat", layer, head)
+            options = {"projections": True, "scale": True, "mask": True}
+            found = evaluate("attention", "(c) => attentionWeights(...c)", [case, options])
+            assert np.allclose(found, seen[layer].data[0, head], atol=1e-3)
+
+
+def test_the_logits_of_the_sampling_widget_are_the_models(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    data = widget_data.sampling(model, tokenizer, "ours", ["the cat", "a"])
+    with no_grad():
+        right = model(np.array([tokenizer.encode("the cat")])).data[0, -1]
+    assert np.allclose(data["prompts"][0]["logits"], right, atol=1e-4)
+    assert len(data["tokens"]) == len(data["prompts"][1]["logits"]) == len(tokenizer)
