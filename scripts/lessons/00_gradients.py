@@ -1,8 +1,8 @@
 """Lesson 0: gradients, from nudging a number to automatic differentiation
 
-A network learns by asking of each of its numbers: if you were a little larger, would the loss be? This lesson answers
-by nudging, then by the chain rule, then by a program of sixty lines that applies the chain rule by itself; and then
-shows that the project's autograd.py is the same program for arrays. Nothing is presumed but slopes.
+To learn, a network needs to know for each of its numbers how the loss changes if that number grows a little: a slope.
+This lesson finds slopes by nudging, then by the chain rule, then with a program of sixty lines that applies the chain
+rule by itself. The project's autograd.py is the same program for arrays. The lesson assumes only that you know slopes.
 Baydin et al. 2018, "Automatic differentiation in machine learning".
 """
 
@@ -30,15 +30,16 @@ forward_slope = (f(x + eps) - f(x)) / eps
 central_slope = (f(x + eps) - f(x - eps)) / (2 * eps)
 true_slope = math.sin(x) + x * math.cos(x)  # the product rule
 print(f"f(x) = x sin x at x = 1: slope {true_slope:.9f} by calculus")
-print(f"nudged to one side       {forward_slope:.9f}, off by {abs(forward_slope - true_slope):.0e}")
-print(f"nudged to both sides     {central_slope:.9f}, off by {abs(central_slope - true_slope):.0e}")
+print(f"nudged to one side       {forward_slope:.9f}, error {abs(forward_slope - true_slope):.0e}")
+print(f"nudged to both sides     {central_slope:.9f}, error {abs(central_slope - true_slope):.0e}")
 assert abs(central_slope - true_slope) < 1e-5 < abs(forward_slope - true_slope)
 
-# How small should the nudge be? Too large, and the curve bends; too small, and f(x + eps) - f(x - eps) is rounding.
+# How small should the nudge be? If it is too large, the curve bends; if it is too small, only rounding errors are left
+# of f(x + eps) - f(x - eps).
 nudges = 10.0 ** np.arange(-12, 0.5, 0.25)
 errors = [abs((f(x + e) - f(x - e)) / (2 * e) - true_slope) for e in nudges]
 best = nudges[int(np.argmin(errors))]
-print(f"the best nudge in float64 is about {best:.0e}: checks of gradients (gradcheck) choose theirs near it")
+print(f"the best nudge in float64 is about {best:.0e}; gradient checks (gradcheck) use a nudge of similar size")
 assert 1e-7 < best < 1e-3
 
 with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) as (left, right):
@@ -52,11 +53,11 @@ with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) a
     right.text(1e-12, 1e-8, "rounding")
     right.text(2e-3, 1e-9, "curvature")
 
-# The limitation: a nudge of each number costs a run each. A GPT-2 has 124 million of them, and wants all slopes at
-# every step. The chain rule gives all of them for the price of about two more runs.
+# The limitation: each number needs a run of its own. GPT-2 has 124 million numbers and needs all slopes at every step.
+# The chain rule gives all of them for the price of about two more runs.
 
 # %% The chain rule
-# loss = (w x + b - y)²: a chain of small steps. The slope of the whole is the product of the slopes of the steps.
+# loss = (w x + b - y)²: a chain of small steps. The slope of the chain is the product of the slopes of its steps.
 w, b, x, y = 0.5, 0.1, 2.0, 3.0
 product = w * x  # d product / d w = x
 prediction = product + b  # d prediction / d product = 1,  d prediction / d b = 1
@@ -71,16 +72,16 @@ nudged = ((w + 1e-6) * x + b - y) ** 2
 assert abs((nudged - loss) / 1e-6 - dw) < 1e-4
 print(f"nudging w agrees: {(nudged - loss) / 1e-6:.3f}")
 
-# %% Sixty lines that do this by themselves
+# %% A scalar autograd
 
 class Value:
-    """A number that remembers how it was computed. Here is the whole idea of autograd."""
+    """A number that remembers how it was computed: the whole idea of autograd."""
 
     def __init__(self, data: float, parents: tuple[Value, ...] = (), slopes: tuple[float, ...] = ()):
         self.data = data
         self.grad = 0.0
-        self.parents = parents  # what it was computed from,
-        self.slopes = slopes  # and the slope of this one step with respect to each
+        self.parents = parents  # the values that it was computed from
+        self.slopes = slopes  # the slope of this step with respect to each of them
 
     def __add__(self, other: Value | float) -> Value:
         other = value_of(other)
@@ -130,17 +131,17 @@ error_ = a * 2.0 + c - 3.0
 print(f"the same slopes, without calculus by hand: {a.grad:.3f} and {c.grad:.3f}")
 assert (a.grad, c.grad) == (dw, db)
 
-# %% The diamond
-# x reaches the end on two ways. Both count, and they meet again: y may pass on its gradient only once it has all of it.
+# %% The diamond: why += and why in order
+# x reaches the end on two paths, and both count. So y may pass on its gradient only after it has received all of it.
 x_ = Value(3.0)
 y_ = x_ * x_
 z_ = y_ * 2.0 + y_ * x_  # 2 x² + x³
 z_.backward()
 print(f"d (2 x^2 + x^3) / d x at 3: {x_.grad:.0f}, by hand 4 x + 3 x^2 = {4 * 3 + 3 * 9}")
 assert x_.grad == 39
-print("with = in place of += one of the ways is lost: python scripts/break.py overwrite shows what that does to a GPT")
+print("with = instead of +=, one of the paths is lost: python scripts/break.py overwrite shows what that does to a GPT")
 
-# %% Fitting a line
+# %% Fitting a line: learning means following slopes downhill
 rng = np.random.default_rng(0)
 xs = np.linspace(-1, 1, 20)
 ys = 1.5 * xs - 0.7 + 0.1 * rng.standard_normal(20)
@@ -167,10 +168,10 @@ with lesson.picture("line", "Fitting a line by gradient descent", columns=2, siz
     right.semilogy(losses, color="black")
     right.set(xlabel="step", ylabel="mean squared error")
 
-# %% The same with arrays: minigrad
-# A Tensor is a Value that holds an array; a Function is one step with its slopes. One difference: for arrays the slopes
-# would be whole matrices (1,000 x 1,000 numbers for a layer), so a Function does not store them; its backward takes the
-# gradient that arrives and returns it multiplied with them.
+# %% The same through minigrad/autograd.py
+# A Tensor is a Value that holds an array; a Function is one step with its slopes. One difference: for arrays, the
+# slopes would be large matrices (1,000 x 1,000 numbers for a layer). A Function does not store them. Its backward takes
+# the gradient of its output and returns that gradient multiplied by the slopes.
 weight, bias = Tensor(0.0, requires_grad=True), Tensor(0.0, requires_grad=True)
 inputs, targets = Tensor(xs.astype(np.float32)), Tensor(ys.astype(np.float32))
 for _ in range(60):
@@ -182,13 +183,13 @@ for _ in range(60):
     bias.data -= 0.2 * bias.grad
 print(f"minigrad finds y = {weight.item():.3f} x {bias.item():+.3f}")
 assert abs(weight.item() - slope.data) < 1e-4 and abs(bias.item() - offset.data) < 1e-4
-print("\nwhat it recorded of the last step, forward down, backward up:\n")
+print("\nthe recorded graph of the last step (forward goes down, backward goes up):\n")
 print(draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"}))
 
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start mul`, then tanh: write forward and backward yourself, and have them
+# - exercise: `python scripts/exercise.py start mul`, then tanh: write forward and backward yourself and have them
 #   checked
 # - read: minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
 # - break: the += in Value.backward above: make it = and see which assert fails first

@@ -1,8 +1,8 @@
 """Lesson 4.1.1: a language model says which token comes next
 
 A language model is a function from the text so far to a probability for every possible next token. The text itself
-supplies the right answers, so that this is supervised learning without anybody labelling anything. The smallest such
-model, a table of which letter follows which, shows all of it: training, loss, generation, temperature.
+supplies the right answers, so this is supervised learning without labels written by people. The smallest such model, a
+table of which letter follows which, already shows everything: training, loss, generation, temperature.
 Shannon 1948, "A mathematical theory of communication", section 3 (the same experiment, by hand).
 """
 
@@ -30,11 +30,11 @@ sentence = "the cat sat"
 print("P(next | all before): every position of a text is a question with its answer")
 for t in (1, 2, 3, 10):
     print(f"  {sentence[:t]!r:>13} -> {sentence[t]!r}")
-inputs, targets = ids[:-1], ids[1:]  # the targets are the inputs, one later: nobody had to label anything
+inputs, targets = ids[:-1], ids[1:]  # the targets are the inputs, one position later: no labels are needed
 print(f"{len(inputs):,} pairs from {len(text):,} letters, {V} different ones")
 
-# %% The smallest model: counting
-# Forget all but the last letter: P(next | last). This is a table of V x V counts, each row divided by its sum.
+# %% The smallest model counts
+# Use only the last letter: P(next | last). This is a table of V x V counts, each row divided by its sum.
 counts = np.zeros((V, V))
 np.add.at(counts, (inputs, targets), 1)
 table = counts / counts.sum(axis=1, keepdims=True).clip(1)
@@ -42,13 +42,13 @@ after_q = {letters[i]: table[number["q"], i] for i in np.argsort(-table[number["
 print("after q:", ", ".join(f"{letter!r} {p:.0%}" for letter, p in after_q.items()))
 loss_of_nothing = math.log(V)  # all V equally likely: -ln(1 / V)
 loss_of_counting = -np.log(table[inputs, targets]).mean()
-print("the loss is the mean of -ln p of what really came:")
+print("the loss is the mean of -ln p, where p is the probability of the letter that really came next:")
 print(f"knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
-print(f"that is a choice among e^loss = {math.exp(loss_of_counting):.1f} letters in place of {V}")
+print(f"as if it chose among e^loss = {math.exp(loss_of_counting):.1f} equally likely letters instead of {V}")
 
-# %% The same by learning
-# The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits");
-# softmax makes probabilities of a row. Nobody tells it to count, and it finds what counting finds.
+# %% The same table, learned
+# The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits"),
+# and softmax turns a row into probabilities. Nothing tells it to count, but it learns what counting finds.
 model = nn.Embedding(V, V)
 model.weight.data[...] = 0
 optimizer = optim.Adam(model.parameters(), lr=0.1)
@@ -73,26 +73,28 @@ with lesson.picture("learning", "A table of next letters, learned") as axes:
     axes.legend(frameon=False)
 
 # %% Writing: sample, append, repeat
-logits = model.weight.data  # (V, V): a row of scores per letter
+logits = model.weight.data  # (V, V): a row of logits per letter
 
 
 def write(length: int, temperature: float, start: str = "t", seed: int = 0) -> str:
-    """The autoregressive loop. What comes out goes back in: the model reads its own writing."""
+    """The autoregressive loop: the output becomes the next input, so the model reads its own text."""
     rng = np.random.default_rng(seed)
     written = start
     for _ in range(length):
-        scores = logits[number[written[-1]]]  # 1. what the model thinks of every next letter
-        probs = Sampling(temperature).probabilities(scores)  # 2. as probabilities
-        drawn = rng.choice(V, p=probs)  # 3. draw one
+        scores = logits[number[written[-1]]]  # 1. a logit for every possible next letter
+        probs = Sampling(temperature).probabilities(scores)  # 2. probabilities
+        drawn = rng.choice(V, p=probs)  # 3. sample one letter
         written += letters[drawn]  # 4. append it
-    return written  # 5. and again
+    return written  # 5. repeat
 
 
-for seed in (0, 1):
-    print(f"seed {seed}: {write(70, 1.0, seed=seed)}")
-print("the same model, other draws: sampling is why one prompt gives many texts")
+texts = {seed: write(70, 1.0, seed=seed) for seed in (0, 1)}
+for seed, written in texts.items():
+    print(f"seed {seed}: {written}")
+assert texts[0] != texts[1]
+print("the same model and the same start: sampling makes the texts differ")
 
-# %% Temperature
+# %% Temperature changes sampling, not knowledge
 scores = logits[number["t"]]
 entropies = {}
 chosen = [letters[i] for i in np.argsort(-scores)[:8]]
@@ -113,14 +115,14 @@ assert Sampling(0.0).probabilities(scores).max() == 1  # T -> 0: always the most
 assert np.allclose(Sampling(1e6).probabilities(scores), 1 / V, atol=1e-3)  # T -> infinity: uniform
 order = [np.argsort(-Sampling(T).probabilities(scores))[:8].tolist() for T in (0.3, 1.0, 3.0)]
 assert order[0] == order[1] == order[2]
-print("at every temperature the letters keep their order: what the model knows has not changed")
+print("at every temperature the letters keep their order: the model's knowledge has not changed")
 
 # %% The limitation
 print("This model sees one letter. To see two, the table needs V^2 rows; to see ten:")
 filled = len({text[i : i + 10] for i in range(len(text) - 10)})
 print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
-print("Counting cannot generalise to a context that it has never seen. A network can, and needs numbers for tokens")
-print("(lesson 4.1.3); and letters may not be the best tokens to begin with (lesson 4.1.2).")
+print("Counting has nothing to say about a context that it has never seen. A neural network can generalize, but it")
+print("needs vectors for tokens (lesson 4.1.3). And letters may not be the best tokens to start with (lesson 4.1.2).")
 
 # %% [markdown]
 # ## What next

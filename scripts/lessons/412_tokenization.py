@@ -1,35 +1,37 @@
 """Lesson 4.1.2: tokens, or what a model can see
 
-Letters make long texts of small steps; words make an endless vocabulary. Byte-pair encoding lies between: begin with
-bytes, and join the most frequent pair of neighbours, again and again. The list of joins is the whole tokenizer. It is
-no neutral preprocessing: it decides what the model can perceive, and this lesson shows four things that go wrong.
+Single letters make texts long; whole words make the vocabulary endless. Byte-pair encoding lies between the two: start
+with bytes and join the most frequent pair of neighbors, again and again. The list of these merges is the tokenizer. It
+is not neutral preprocessing, because it decides what the model can see. This lesson shows four things that go wrong.
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, Tokenizer
+from gpt import Tokenizer
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
 from gpt.training.standard_library import help_text
+from minigrad import nn
 from scripts.lessons.pictures import Lesson, bars
+from scripts.lessons.small_gpt import new_gpt, train
 
 lesson = Lesson("412_tokenization", __doc__)
 text = help_text()
 
-# %% Letters or words?
+# %% Letters, words, or something between?
 words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
-print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: long texts, and a letter means nothing")
-print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens: but {unknown:.1%} of new text is words never seen")
+print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: the text is long, and a letter has no meaning")
+print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens, but {unknown:.1%} of the words in new text are")
+print("unknown")
 
-# %% Byte-pair encoding, by hand
-# The example of the paper: four words and how often each occurs.
+# %% Byte-pair encoding
+# The example from the paper: four words and how often each occurs.
 counts = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
 cut = {word: single_bytes(word) for word in counts}
 merges: list[tuple[bytes, bytes]] = []
@@ -38,19 +40,19 @@ for step in range(6):
     for word, tokens in cut.items():
         for pair in zip(tokens, tokens[1:]):
             pairs[pair] += counts[word]
-    best = max(pairs, key=lambda pair: (pairs[pair], pair))  # the most frequent; of equals the last in the alphabet
+    best = max(pairs, key=lambda pair: (pairs[pair], pair))  # the most frequent; ties: the last in the alphabet
     merges.append(best)
     cut = {word: merge(tokens, best) for word, tokens in cut.items()}
     shown = "  ".join("|".join(token.decode() for token in tokens) for tokens in cut.values())
     print(f"{step + 1}. join {best[0].decode():>3} {best[1].decode():<3} ({pairs[best]} times): {shown}")
-assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py does the same without counting everything again
+assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py updates the counts instead of counting again
 ranks = {pair: i for i, pair in enumerate(merges)}
-print("'lowest' was not among the words:", encode_word(b"lowest", ranks))
+print("'lowest' was not in the training words, but its pieces were:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 
-# %% The same on a quarter of a megabyte
+# %% The merge table is the tokenizer
 tokenizer = Tokenizer.train([text], 1024)
-again = Tokenizer(tokenizer.vocab, tokenizer.merges)  # nothing else is kept
+again = Tokenizer(tokenizer.vocab, tokenizer.merges)  # a new tokenizer, made from the merge table only
 sample = " The interpreter evaluates expressions."
 assert again.encode(sample) == tokenizer.encode(sample)
 print(f"{len(tokenizer.merges)} merges; the first: {[(a + b).decode() for a, b in tokenizer.merges[:12]]}")
@@ -73,12 +75,12 @@ with lesson.picture("vocabulary", "A larger vocabulary makes shorter texts", siz
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
 
-# %% The merge tree of a word
+# %% How a word is put together
 table = {pair: i for i, pair in enumerate(tokenizer.merges)}
 
 
 def merge_tree(word: bytes) -> list[tuple[int, int, int, str]]:
-    """(first byte, last byte, height, text) of every piece on the way from bytes to tokens."""
+    """(first byte, last byte, height, text) of every piece between the bytes and the final tokens."""
     pieces = [(i, i, 0, chr(byte)) for i, byte in enumerate(word)]
     tokens, here = single_bytes(word), list(pieces)
     while pair := min(zip(tokens, tokens[1:]), key=lambda p: table.get(p, len(table)), default=None):
@@ -108,27 +110,27 @@ with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9
         inside = [p for p in pieces if first <= p[0] and p[1] <= last and p[2] < height]
         for left, right, below, _ in inside:
             outer = [p for p in inside if p[0] <= left and right <= p[1] and p[2] > below]
-            if not outer:  # a part of this piece, and of no smaller one
+            if not outer:  # a direct part of this piece
                 axes.plot([(left + right) / 2, (first + last) / 2], [below, height], color="0.5", zorder=1)
     axes.set(xlabel="byte of the word ('_' is the space before it)", ylabel="merges on top of each other")
     axes.set_xticks(range(len(word)))
     axes.set_ylim(-0.6, max(p[2] for p in pieces) + 0.6)
 
-# %% What goes wrong: four artefacts
+# %% What a model cannot see
 
 def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
     return [by.decode([i]) for i in by.encode(word)]
 
 
 many = Tokenizer.train([text + " strawberry" * 500 + " raspberry" * 500], 1024)
-print(f"1. strawberry: {pieces_of(' strawberry', many)} is what a model sees that has met the word often.")
-print("   How many r? It sees the number of a token, not its letters: it would have to learn the spelling of each.")
+print(f"1. strawberry: where the word is frequent, the model sees {pieces_of(' strawberry', many)}.")
+print("   How many r? The model gets the ids of tokens, not letters. It has to learn the spelling of each token.")
 assert len(many.encode(" strawberry")) < len("strawberry") / 2
 
 rng = np.random.default_rng(0)
-numbers = rng.zipf(1.2, 20_000) % 10_000  # as in real texts, small and round ones are frequent and large ones rare
+numbers = rng.zipf(1.2, 20_000) % 10_000  # as in real texts, small numbers are frequent and large ones rare
 sums = Tokenizer.train([text + " ".join(map(str, numbers))], 1024)
-print("2. arithmetic: numbers are cut as they happened to be frequent, so that a digit has no fixed place:")
+print("2. arithmetic: numbers are split by how frequent their pieces were, so a digit has no fixed place:")
 for number in ("12", "127", "1275", "12750"):
     print(f"   {number:>6} -> {'|'.join(pieces_of(number, sums))}")
 assert len({len(piece) for number in range(1000, 1100) for piece in pieces_of(str(number), sums)}) > 1
@@ -140,35 +142,51 @@ languages = {
     "Hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
 }
 cost = {name: len(tokenizer.encode(sentence)) for name, sentence in languages.items()}
-print("3. languages: tokens for one and the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
+print("3. languages: tokens for the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
 assert cost["English"] == min(cost.values()) and cost["Hindi"] > 4 * cost["English"]
-print(f"   who writes Hindi pays {cost['Hindi'] / cost['English']:.0f} times as much, for as much less context")
+print(f"   with this vocabulary, Hindi costs {cost['Hindi'] / cost['English']:.0f} times as many tokens as English")
 title = "Tokens for the same sentence, by a vocabulary learned from English"
 with lesson.picture("languages", title, size=(6, 3.6)) as axes:
     bars(axes, {name: float(n) for name, n in cost.items()}, "tokens", ".0f")
 
-# A glitch token: frequent where the tokenizer was learned, absent where the model was (SolidGoldMagikarp was the name
-# of a forum's user). Its row of the embedding is never read, so that it stays as it was drawn: noise.
+# A glitch token: frequent in the text that the tokenizer learned from, absent from the text that the model is trained
+# on (SolidGoldMagikarp was the name of a user of a forum). What does training do to the row of such a token?
 glitchy = Tokenizer.train([text + " SolidGoldMagikarp" * 2000], 1024)
 (glitch,) = glitchy.encode(" SolidGoldMagikarp")
-ids = np.array(glitchy.encode(text)[:2000])
+ids = np.array(glitchy.encode(text)[:20_000])
 assert glitch not in ids
-model = GPT(GPTConfig(vocab_size=len(glitchy), block_size=1999, n_layer=1, n_head=1, n_embd=16))
-model.transformer.drop(model.transformer.wte(ids[None, :-1])).sum().backward()  # read the text, as an input
-read: Any = model.transformer.wte.weight.grad
-name, largest = glitchy.decode([glitch]), np.abs(read).max(axis=1)
-print(f"4. glitch tokens: {name!r} is one token, and in {len(ids):,} tokens of training text it is read 0 times;")
-print(
-    f"   its row's gradient is {largest[glitch]:.0f}, that of a row that is read {largest[ids[0]]:.0f}: it stays noise"
-)
-assert largest[glitch] == 0 < largest[ids[0]]
+
+
+def glitch_row(tied: bool, seed: int) -> tuple[float, float]:
+    """The row of the glitch token after 100 training steps: how far it moved (in lengths of the row), and how much of
+    its direction it kept (cosine)."""
+    model = new_gpt(len(glitchy), seed, n_layer=1, n_head=1, n_embd=16)
+    if not tied:  # an output layer of its own, as in lesson 4.3.1
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.copy())
+    before = model.transformer.wte.weight.data[glitch].copy()
+    train(model, ids, 100)
+    after = model.transformer.wte.weight.data[glitch]
+    lengths = np.linalg.norm(before), np.linalg.norm(after)
+    return float(np.linalg.norm(after - before) / lengths[0]), float(before @ after / lengths[0] / lengths[1])
+
+
+print(f"4. glitch tokens: {glitchy.decode([glitch])!r} is one token, but the training text never contains it.")
+print("   Its row of the embedding after 100 steps, seeds 0, 1 and 2:")
+for tied, what in ((False, "used as an input only       "), (True, "tied: also scores the output")):
+    moved, kept = np.array([glitch_row(tied, seed) for seed in (0, 1, 2)]).T
+    print(f"   {what}  moved by {moved.min():.2f} to {moved.max():.2f} lengths, cosine to the start {kept.round(2)}")
+    assert (moved.min() > 1 and kept.max() < 0.7) if tied else kept.min() > 0.9999
+print("   As an input it has no gradient: only weight decay shrinks it, so it stays random noise. In a tied model,")
+print("   such as GPT-2, every training step also says that this token is not the next one, and pushes the row away.")
+print("   So it learns when not to be written, and still nothing about what it means when it is read.")
 
 # %% [markdown]
 # ## What next
 #
+# - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
 # - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
 #   tokens, files
-# - try: the four artefacts with GPT-2's own vocabulary: Tokenizer.gpt2()
-# - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): join the last learned first, and encode
-#   'lowest'
+# - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2()
+# - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): apply the last learned merge first, and
+#   encode 'lowest'
 # - lesson: `python scripts/lesson.py 413`

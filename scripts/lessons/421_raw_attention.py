@@ -1,7 +1,7 @@
 """Lesson 4.2.1: attention on raw embeddings, softmax(X X^T) X
 
-A word means something else in another company. So let each token look at the others and take in a weighted average of
-them. Which weights? Three attempts, the third of which is attention: weights that are computed from the input itself.
+The meaning of a word depends on the words around it. So let each token look at the others and take a weighted average
+of them. With which weights? Here are three attempts. The third is attention: weights computed from the input itself.
 Bahdanau et al. 2015, "Neural machine translation by jointly learning to align and translate", section 3.
 """
 
@@ -15,7 +15,7 @@ from scripts.lessons.pictures import Lesson, heatmap
 
 lesson = Lesson("421_raw_attention", __doc__)
 
-# %% The problem: one row for two meanings
+# %% 'bank' has one row
 # Three made-up numbers per word: (about water, about money, about sitting).
 rows = {
     "the": [0.1, 0.1, 0.1],
@@ -34,21 +34,23 @@ water, money = embed("the river bank"), embed("the money bank")
 print("bank beside river:", water[2], "  bank beside money:", money[2])
 assert np.array_equal(water[2], money[2])
 
-# %% Attempt 1: the plain average
+# %% Attempt 1: average everything
 average = np.full((3, 3), 1 / 3)
 print("bank beside river:", average[2] @ water, "  beside money:", average[2] @ money)
-print("it has changed with its company, but every word of the sentence has become the same:")
+print("bank now depends on its neighbors, but all words of a sentence have become the same")
 assert np.allclose((average @ water)[0], (average @ water)[2])
 
-# %% Attempt 2: fixed weights
+# %% Attempt 2: fixed weights, as in a convolution
 fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])  # a little of the neighbours
 print("bank beside river:", fixed[2] @ water)
 far = embed("river the the bank")
-print("but two words further, river is out of reach: weights by distance know nothing of what stands there")
+print("bank, with river three words away:", (np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2)[3] @ far)
+assert np.allclose(0.2 * far[2] + 0.8 * far[3], 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
+print("now river is out of reach: these weights depend on the distance, not on the words")
 
-# %% Attempt 3: weights from the data
-# How much do two words have to do with each other? Their dot product says: large where both are large in the same
-# columns. Softmax makes weights of it: positive, with sum 1.
+# %% Attempt 3: let the words decide
+# How related are two words? Take their dot product: it is large where both are large in the same columns. Softmax turns
+# each row of products into weights: positive, with sum 1.
 X = embed("the river bank bench")
 names = ["the", "river", "bank", "bench"]
 scores = X @ X.T  # (T, T): all pairs
@@ -71,29 +73,29 @@ def attend(X: np.ndarray) -> np.ndarray:
 
 print("\nbank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
 assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
-print("the same row went in, and a row about water or about money came out; and distance does not matter:")
-print("bank two words further:", attend(far)[3])
+print("the same row went in, and a row about water or about money came out. Distance does not matter:")
+print("bank, with river three words away:", attend(far)[3])
 assert attend(far)[3, 0] > attend(far)[3, 1]
 
-# What is new: in all layers before this one, the weights were learned numbers, the same for every input. Here they are
-# computed anew for each input.
+# This is new: in a linear layer or a convolution, the weights are learned numbers, the same for every input. Here they
+# are computed from each input.
 bench = embed("the bench bank")
 for sentence, X_ in (("the river bank", water), ("the bench bank", bench)):
     print(f"weights of 'bank' in {sentence!r}: {F.softmax(Tensor(X_ @ X_.T), -1).data[2]}")
 
 with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as (left, right):
     heatmap(left, scores, names, names)
-    left.set(title="scores X X^T: symmetric", xlabel="looked at", ylabel="looking")
+    left.set(title="scores X X^T: symmetric", xlabel="key (looked at)", ylabel="query (looking)")
     heatmap(right, weights, names, names)
-    right.set(title="weights: softmax of each row", xlabel="looked at", ylabel="looking")
+    right.set(title="weights: softmax of each row", xlabel="key (looked at)", ylabel="query (looking)")
 
-# %% The limitation
+# %% The limitation: one row, two roles
 assert np.array_equal(scores, scores.T)
-print("X X^T is symmetric: river matters to bank exactly as much as bank to river, always.")
+print("X X^T is always symmetric: river matters to bank exactly as much as bank matters to river.")
 assert (np.argmax(scores, axis=1)[1:] == np.arange(1, 4)).all()
-print("And river, bank and bench each score highest with themselves: likeness is not relevance.")
-print("Each row must say both what its word looks for and what it offers. At a party you do not look for your own kind")
-print("of person only: the next lesson gives each word two cards, one for seeking and one for offering.")
+print("And river, bank and bench each score highest with themselves: similarity is not relevance.")
+print("One row has to say both what its word looks for and what it offers. At a party, people do not only look for")
+print("people like themselves. The next lesson gives each word two cards, one for seeking and one for offering.")
 
 # %% [markdown]
 # ## What next

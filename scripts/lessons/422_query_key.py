@@ -1,8 +1,8 @@
 """Lesson 4.2.2: queries and keys, and why their product is divided by sqrt(d_k)
 
-Two learned lenses on one embedding: the query says what a token looks for, the key what it offers. Relevance need no
-longer be mutual, nor likeness. Then a trap: with many numbers per key the scores grow, softmax collapses onto one token
-and its gradient vanishes, unless the scores are scaled. Vaswani et al. 2017, section 3.2.1.
+Two learned projections of one embedding: the query says what a token looks for, the key says what it offers. Relevance
+no longer has to be mutual, and it is no longer similarity. Then a trap: with many numbers per key the scores grow,
+softmax collapses onto one token, and its gradient vanishes, unless the scores are scaled. Vaswani et al. 2017, 3.2.1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scripts.lessons.pictures import Lesson, bars, heatmap
 
 lesson = Lesson("422_query_key", __doc__)
 
-# %% Two lenses
+# %% Two cards per word
 # The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective).
 words = ["cats", "chase", "small", "mice"]
 X = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0.3]])
@@ -27,18 +27,18 @@ print("queries\n", Q, "\nkeys\n", K, "\nscores Q K^T\n", scores)
 assert not np.array_equal(scores, scores.T)
 print("small looks for mice with", scores[2, 3], "and mice for small with", scores[3, 2])
 assert scores[2, 3] > 0 == scores[3, 2]
-assert scores[2, 2] == 0  # and a word need not care for itself
+assert scores[2, 2] == 0  # and a word does not have to attend to itself
 
 raw = F.softmax(Tensor(X @ X.T), -1).data
 learned = F.softmax(Tensor(scores), -1).data
-with lesson.picture("lenses", "Likeness, and relevance", columns=2, size=(10, 3.8)) as (left, right):
+with lesson.picture("projections", "Similarity and relevance", columns=2, size=(10, 3.8)) as (left, right):
     heatmap(left, raw, words, words)
-    left.set(title="softmax(X X^T): everyone finds himself", xlabel="looked at", ylabel="looking")
+    left.set(title="softmax(X X^T)", xlabel="key (looked at)", ylabel="query (looking)")
     heatmap(right, learned, words, words)
-    right.set(title="softmax(Q K^T): everyone finds what he needs", xlabel="looked at", ylabel="looking")
+    right.set(title="softmax(Q K^T)", xlabel="key (looked at)", ylabel="query (looking)")
 
-# %% The lenses are learned
-# A task that likeness cannot do: each token must attend to the one that stands one step further in a fixed circle.
+# %% The projections can be learned
+# A task that similarity cannot solve: each token must attend to the next one in a fixed circle.
 rng = np.random.default_rng(0)
 C, n = 8, 6
 tokens = rng.standard_normal((n, C)).astype(np.float32)
@@ -52,11 +52,11 @@ for _ in range(150):
     key.zero_grad()
     loss.backward()
     optimizer.step()
-likeness_loss = F.cross_entropy(x @ x.T, wanted).item()
-print(f"loss of 'attend to your successor': by likeness {likeness_loss:.2f}, by learned lenses {loss.item():.3f}")
-assert loss.item() < 0.1 < likeness_loss
+similarity_loss = F.cross_entropy(x @ x.T, wanted).item()
+print(f"loss of 'attend to your successor': similarity {similarity_loss:.2f}, learned projections {loss.item():.3f}")
+assert loss.item() < 0.1 < similarity_loss
 
-# %% The trap: scores grow with the width
+# %% Scores grow with sqrt(d_k)
 widths = [4, 16, 64, 256, 1024]
 spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 
@@ -66,7 +66,7 @@ def entropy(weights: np.ndarray) -> float:
 
 
 def slope(scores: np.ndarray) -> float:
-    """How much the weights move with the scores: the mean size of softmax's Jacobian, diag(p) - p p^T."""
+    """How strongly the weights react to the scores: the mean size of softmax's Jacobian, diag(p) - p p^T."""
     p = F.softmax(Tensor(scores), -1).data
     jacobian = p[:, :, None] * (np.eye(p.shape[1]) - p[:, None, :])
     return float(np.linalg.norm(jacobian, axis=(1, 2)).mean())
@@ -94,7 +94,7 @@ assert slopes[-1] < 0.25 * scaled_slopes[-1] and min(scaled_entropies) > 1.2 > e
 
 example = np.array([22.0, -15, 3, 8])
 collapsed, kept = (F.softmax(Tensor(v), -1).data for v in (example, example / np.sqrt(64)))
-print("\nsoftmax([22, -15, 3, 8])          =", collapsed, " one token takes it all")
+print("\nsoftmax([22, -15, 3, 8])          =", collapsed, " one token takes everything")
 print("softmax([22, -15, 3, 8] / sqrt 64) =", kept)
 assert collapsed[0] > 0.999999 and abs(1 - collapsed[0] - np.exp(-14)) < 1e-7  # the rest is e^(8 - 22)
 assert np.isclose(kept[0], np.exp(2.75) / np.exp(example / 8).sum())
@@ -103,9 +103,9 @@ for scale in (1.0, 1 / 8):
     s_ = Tensor(example, requires_grad=True)
     F.softmax(s_ * scale, -1)[0].backward()
     grads.append(float(np.abs(s_.grad).max()))
-print(f"gradient of the first weight: {grads[0]:.1e} collapsed, {grads[1]:.1e} scaled: collapsed, it cannot learn")
+print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} scaled: a collapsed softmax cannot learn")
 assert grads[0] < 1e-5 < 1e-2 < grads[1]
-print("this is temperature again (lesson 4.1.1), with T = sqrt(d_k)")
+print("this is the temperature of lesson 4.1.1, with T = sqrt(d_k)")
 
 with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3, size=(12, 3.6)) as (a, b, c):
     labels = ["22", "-15", "3", "8"]
@@ -113,21 +113,21 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     a.set(title="softmax of the scores", xlabel="score")
     bars(b, dict(zip(labels, kept.tolist())), "weight", ".2f")
     b.set(title="divided by sqrt(64) = 8", xlabel="score", ylim=a.get_ylim())
-    c.loglog(widths, slopes, "o-", color="black", label="as they are")
+    c.loglog(widths, slopes, "o-", color="black", label="unscaled")
     c.loglog(widths, scaled_slopes, "s--", color="black", label="divided by sqrt(d_k)")
-    c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="what is left of the gradient")
+    c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
     c.legend(frameon=False)
 
 # %% The formula so far
 print("lesson 4.2.1:  softmax(X X^T) X")
 print("now:           softmax(Q K^T / sqrt(d_k)) X        Q = X W_Q, K = X W_K")
-print("Two additions: lenses, and a scale. What is averaged is still X: what a token gives is what it is. It should be")
-print("able to be found for one thing, and deliver another: the next lesson.")
+print("Two additions: projections and a scale. The average is still one of X: what gets a token noticed is also what")
+print("it passes on. The next lesson separates the two.")
 
 # %% [markdown]
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start softmax`: look at your Jacobian where the scores are large
-# - read: minigrad/functional/attention.py: scale, and what its backward does with it
+# - read: minigrad/functional/attention.py: scale, and how its backward uses it
 # - break: `python scripts/break.py no_scale`: a GPT trained without sqrt(d_k)
 # - lesson: `python scripts/lesson.py 423`

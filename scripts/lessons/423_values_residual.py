@@ -1,8 +1,8 @@
 """Lesson 4.2.3: values, and the residual stream
 
-K gets a token noticed; V is what it delivers. With this third lens attention is complete. What attention finds is then
-added to what was there, and does not replace it: a sum that runs through the whole network, on which the gradient has
-a straight way back. Vaswani et al. 2017, section 3.2.1; He et al. 2016, "Deep residual learning", section 3.
+The key gets a token noticed; the value is what it delivers. With this third projection, attention is complete. Its
+output is then added to the token instead of replacing it. The residual stream is this sum, which runs through the whole
+network; gradients flow back along it. Vaswani et al. 2017, 3.2.1; He et al. 2016, "Deep residual learning", section 3.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from scripts.lessons.pictures import Lesson, heatmap
 lesson = Lesson("423_values_residual", __doc__)
 rng = np.random.default_rng(0)
 
-# %% What is found need not be what is given
-# (noun, verb, adjective | plural, small): the adjective looks for a noun, and wants to know whether it is plural.
+# %% Three projections
+# (noun, verb, adjective | plural, small): the adjective looks for a noun and needs to know whether it is plural.
 words = ["small", "mice"]
 X = np.array([[0, 0, 1.0, 0, 1.0], [1.0, 0, 0, 1.0, 0]])
 W_Q = np.array([[0.0], [0], [3], [0], [0]])  # adjectives seek
-W_K = np.array([[1.0], [0], [0], [0], [0]])  # nouns are found
-W_V = np.diag([0.0, 0, 0, 1, 1])  # and deliver number and size, not that they are nouns: they were found for that
+W_K = np.array([[1.0], [0], [0], [0], [0]])  # nouns get noticed
+W_V = np.diag([0.0, 0, 0, 1, 1])  # and deliver number and size, not that they are nouns
 Q, K, V = X @ W_Q, X @ W_K, X @ W_V
+assert Q[1, 0] == 0 < K[1, 0] and V[1].tolist() == [0, 0, 0, 1, 0]  # mice: seeks nothing, is noticed, delivers "plural"
 weights = F.softmax(Tensor(Q @ K.T), -1).data
 out = weights @ V
 print("small attends to", dict(zip(words, weights[0].round(2).tolist())))
-print("without V it would take in", (weights @ X)[0], " with V", out[0])
+print("without V its output is", (weights @ X)[0], " with V", out[0])
 assert out[0, 0] == 0 < out[0, 3]
 print("\nlesson 4.2.1  softmax(X X^T) X")
 print("lesson 4.2.2  softmax(Q K^T / sqrt(d_k)) X")
 print("now           softmax(Q K^T / sqrt(d_k)) V")
 
-# %% n tokens in, n vectors out
+# %% Every token has its own output
 T, d_k, d_v = 5, 4, 3
 q, k = rng.standard_normal((2, T, d_k))
 v = rng.standard_normal((T, d_v))
@@ -41,38 +42,37 @@ scores = q @ k.T / np.sqrt(d_k)
 weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
 by_hand = np.array([sum(weights[i, j] * v[j] for j in range(T)) for i in range(T)])
 library = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v)).data
-print(f"{T} tokens in, {len(library)} vectors out: no summary of the sentence, one answer per question")
+print(f"{T} tokens in, {len(library)} vectors out: not one summary of the sentence, but one output per token")
 print(f"F.scaled_dot_product_attention agrees with the formula to {np.abs(library - by_hand).max():.0e}")
 assert np.allclose(library, by_hand) and library.shape == (T, d_v)
-# An average with weights >= 0 that sum to 1 stays among what it averages: attention blends, and makes nothing new.
+# Weights >= 0 that sum to 1 make an average, which stays within the range of the values: attention blends.
 assert (library <= v.max(axis=0)).all() and (library >= v.min(axis=0)).all()
 
-# %% The limitation: attention forgets who asked
-# A token that attends elsewhere is gone: what comes out consists of others' values.
+# %% The output replaces the token
+# If a token attends only to others, its output consists of their values only.
 elsewhere = np.zeros((T, T))
 elsewhere[np.arange(T), (np.arange(T) + 1) % T] = 1
 replaced = elsewhere @ v
 assert np.array_equal(replaced[0], v[1])
-print("if token 0 attends to token 1 only, its output is the value of token 1, with nothing of token 0 in it")
-print("so add: x + attention(x). The token keeps what it was, and gets a note beside it")
+print("if token 0 attends only to token 1, its output is the value of token 1 and contains nothing of token 0")
+print("so add: x + attention(x). The token keeps what it was and gets something in addition")
 
 
-def attention_layer(x: Tensor, lenses: list[Tensor]) -> Tensor:
-    W_Q, W_K, W_V, W_O = lenses
+def attention_layer(x: Tensor, weights: list[Tensor]) -> Tensor:
+    W_Q, W_K, W_V, W_O = weights
     return F.scaled_dot_product_attention(x @ W_Q, x @ W_K, x @ W_V) @ W_O
 
 
 def deep(x: Tensor, layers: list[list[Tensor]], residual: bool) -> list[Tensor]:
     """x after each layer."""
     states = [x]
-    for lenses in layers:
-        found = attention_layer(states[-1], lenses)
+    for weights in layers:
+        found = attention_layer(states[-1], weights)
         states.append(states[-1] + found if residual else found)
     return states
 
 
-C, T, depth = 32, 8, 24  # as many as GPT-2 has sub-layers: 12 blocks with two each
-assert depth == 12 * 2
+C, T, depth = 32, 8, 24  # GPT-2 has as many sub-layers: 12 blocks of two
 layers = [[Tensor(0.5 * rng.standard_normal((C, C)) / np.sqrt(C)) for _ in range(4)] for _ in range(depth)]
 signal, gradient = {}, {}
 for residual in (False, True):
@@ -81,7 +81,7 @@ for residual in (False, True):
     for state in states:
         state.retain_grad()
     (states[-1] * Tensor(rng.standard_normal((1, T, C)))).sum().backward()
-    # How different are the tokens from each other, and how much gradient arrives?
+    # How different are the tokens from each other, and how much gradient reaches each layer?
     signal[residual] = [float(s.data.std(axis=1).mean()) for s in states]
     gradient[residual] = [float(np.abs(s.grad).mean()) for s in states]
 print(f"\n{depth} layers of attention, small random weights")
@@ -91,8 +91,8 @@ for residual, name in ((False, "replaced"), (True, "added")):
     print(f"  {name:>9}            {d[0]:.2f} -> {d[-1]:.1e}                {g[0] / g[-1]:.1e}")
 assert signal[False][-1] < 1e-3 < 0.1 < signal[True][-1]
 assert gradient[False][0] / gradient[False][-1] < 1e-3 < 0.5 < gradient[True][0] / gradient[True][-1]
-print("replaced, all tokens become the same, and no gradient comes back; added, d(x + f(x))/dx = 1 + f'(x): the 1 is a")
-print("way past every layer, however bad its f' is")
+print("Replaced: all tokens become the same, and the gradient vanishes. Added: d(x + f(x))/dx = 1 + f'(x). The 1 is a")
+print("path for the gradient around every layer.")
 
 with lesson.picture("residual", "A stack of 24 attention layers", columns=2, size=(10, 3.8)) as (left, right):
     for axes, curves in ((left, signal), (right, gradient)):
@@ -103,21 +103,22 @@ with lesson.picture("residual", "A stack of 24 attention layers", columns=2, siz
     left.set(ylabel="spread among the tokens", title="forward: are the tokens still different?")
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")
 
-# %% The stream
-# After all layers, x is the input plus what each layer wrote: nothing is ever erased, only added to.
+# %% A shared document
+# After all layers, x is the input plus what each layer wrote. Layers add to the stream and never erase it.
 x0 = Tensor(rng.standard_normal((1, T, C)))
 states = deep(x0, layers, residual=True)
 written = [after.data - before.data for before, after in zip(states, states[1:])]
 assert np.allclose(x0.data + sum(written), states[-1].data)
-print(f"output = input + {len(written)} notes: every layer reads the document, and adds to it")
+print(f"output = input + {len(written)} notes: every layer reads the document and adds to it")
 
 sizes = np.array([[np.linalg.norm(note[0, t]) for t in range(T)] for note in written[:8]])
 with lesson.picture("notes", "How much each of the first 8 layers adds to each token", size=(6, 4)) as axes:
     heatmap(axes, sizes, [f"layer {i}" for i in range(8)], [f"token {t}" for t in range(T)], ".1f")
 
-# %% The next limitation
-print("'The animal did not cross the street because it was tired.' What 'it' is, and what it was: two questions, two")
-print("tokens to look at. One set of weights sums to 1: whatever goes to the one is taken from the other.")
+# %% The limitation: one softmax, one question
+print("'The animal did not cross the street because it was tired.' What is 'it', and how was it? These are two")
+print("questions, with answers at two tokens. But a head has one set of weights with sum 1, so more for one token is")
+print("less for the other.")
 
 # %% [markdown]
 # ## What next

@@ -1,27 +1,31 @@
 """Lesson 4.4.2: instruction tuning, or how a model that continues text comes to answer
 
-A pretrained model that is asked a question goes on as a text would, perhaps with another question. It may know the
-answer all the same. Instruction tuning (SFT) shows it a few conversations, with the loop and the loss of pretraining;
-what is new is in the data: a template, and a mask. What the model learns is the format. The knowledge was there, or is
-not. Here both can be counted, as the world of this lesson is forty invented countries.
-Ouyang et al. 2022 (InstructGPT); Zhou et al. 2023 (LIMA): a thousand conversations are enough.
+Ask a pretrained model a question, and it continues the text, perhaps with another question, even if it knows the
+answer. Instruction tuning (supervised fine-tuning, SFT) trains it on a few conversations. The loop and the loss are
+those of pretraining. What is new is in the data: a template and a mask. The model learns the format; knowledge comes
+from pretraining. In this lesson both can be counted, because its world consists of forty invented countries.
+Ouyang et al. 2022 (InstructGPT); Taori et al. 2023 (Alpaca); Zhou et al. 2023 (LIMA).
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+from typing import Any
 
 import numpy as np
 
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
-from finetune.data.datasets import IGNORE, Example, ShuffledBatches
+from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_text
 from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import TEMPLATES, ask, shorten
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import Tokenizer
 from gpt.console import printable
+from gpt.files import write_text
 from minigrad import no_grad, optim, use_kernels
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth, train, write
@@ -29,9 +33,9 @@ from scripts.lessons.small_gpt import new_gpt, smooth, train, write
 lesson = Lesson("442_instruction_tuning", __doc__)
 rng = np.random.default_rng(0)
 
-# %% What pretraining knows
+# %% A base model continues
 words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
-capitals = dict(zip(words[:40], words[40:]))  # of invented countries: nobody knows them from elsewhere
+capitals = dict(zip(words[:40], words[40:]))  # invented, so the model can know them from this text only
 countries = list(capitals)
 taught, held_out, unknown = countries[:20], countries[20:34], countries[34:]  # the last six are in no text
 QUESTION = "What is the capital of {0}? "
@@ -39,34 +43,55 @@ WORDINGS = ["The capital of {0} is {1}. ", "In {0} the capital is {1}. ", "Ask f
 
 
 def sentence() -> str:
-    """A fact in one of three wordings, or, as in a book of exercises, a question that nobody answers."""
+    """A fact in one of three wordings, or a question without an answer, as in a book of exercises."""
     country = str(rng.choice(taught + held_out))
     wording = QUESTION if rng.random() < 0.2 else str(rng.choice(WORDINGS))
     return wording.format(country, capitals[country])
 
 
 text = "".join(sentence() for _ in range(6000))
-names = "".join(f" {word}" * 300 for word in words)  # each becomes one token, as frequent names do
+names = "".join(f" {word}" * 300 for word in words)  # so that each name becomes one token
 tokenizer = Tokenizer.train([text + names], 512)
 model = new_gpt(len(tokenizer))
-with use_kernels("fast"):  # lesson 432 has shown the steps
+with use_kernels("fast"):  # lesson 432 shows the steps
     losses = train(model, np.array(tokenizer.encode(text)), 1500)
 print(f"pretrained on 6,000 sentences: loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f}")
 
 
 def knows(country: str) -> bool:
-    """Whether the model continues a statement with the capital."""
+    """Whether the model completes a statement with the capital."""
     start = f"The capital of {country} is"
     return write(model, tokenizer, start, 1, temperature=0) == f"{start} {capitals[country]}"
 
 
 known = np.mean([knows(country) for country in taught + held_out])
 some = held_out[0]
-print(f"it continues 'The capital of {some} is' rightly, as {known:.0%} of those it has read of: it knows")
-print(f"but asked: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}")
+print(f"statements such as 'The capital of {some} is': it completes {known:.0%} of those that it has read correctly")
+print(f"a question, however: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}")
 assert known > 0.7 and not any(knows(country) for country in unknown)
 
-# %% Conversations
+# %% The data: pairs of an instruction and a response, of many kinds
+# The format of Alpaca's file: an instruction, an optional input that it is about, and the output to learn.
+KINDS = {
+    "factual": ("What is the capital of France?", "", "The capital of France is Paris."),
+    "creative": ("Write one line about the sea.", "", "The sea keeps every secret it is told."),
+    "coding": ("Write a Python expression for the sum of a list x.", "", "sum(x)"),
+    "summarization": ("Summarize the text.", "It rained all day, so the game was canceled.", "Rain canceled the game."),
+}
+fields = ("instruction", "input", "output")
+path = lesson.out_dir / "instructions.jsonl"
+write_text(path, "".join(json.dumps(dict(zip(fields, row))) + "\n" for row in KINDS.values()))
+for kind, example in zip(KINDS, read_examples(path)):
+    (asked, replied), (instruction, more, output) = example.messages, KINDS[kind]
+    assert asked["content"].startswith(instruction) and asked["content"].endswith(more)
+    assert replied == {"role": "assistant", "content": output}
+    print(f"  {kind:13} {asked['content']!r} -> {replied['content']!r}")
+print("Alpaca (2023): 52,002 such examples, written by a larger model from 175 human ones, for under 500 dollars.")
+print("LIMA (2023): 1,000 examples, selected and edited by hand. In LIMA's comparison, a 65-billion-parameter model")
+print("tuned on these 1,000 was preferred over one tuned on Alpaca's 52,000: few good examples are enough for the")
+print("format.")
+
+# %% The template: ChatML
 
 def question(country: str) -> list[Message]:
     return [{"role": "user", "content": QUESTION.format(country).strip()}]
@@ -82,15 +107,15 @@ added = add_chat_tokens(model, tokenizer)
 template = ChatTemplate(tokenizer)
 print(template.render(examples[0].messages))
 assert added == 2 and template.start == before and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
-print(f"two new tokens, {template.start} and {template.end}. They mean nothing yet: a row is the mean of the others.")
-print("Typed by a user, the same characters are ordinary text, so that nobody can speak in another's role.")
+print(f"two new tokens, {template.start} and {template.end}. They mean nothing yet: each row is the mean of all")
+print("others. If a user types these characters, they are ordinary text, so a user cannot take the assistant's role.")
 
-# %% The mask
+# %% The mask: learn the answers, not the questions
 conversations, _ = encode_examples(examples, template, model.config.block_size)
-inputs, targets = collate(conversations[:4])  # (B, T): targets are -100 wherever nothing is learned
+inputs, targets = collate(conversations[:4])  # (B, T): a target is -100 where no loss is computed
 print(mask_as_text(template, examples[0].messages, colour=False))
 learned = targets != IGNORE
-print(f"in brackets what is learned: {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
+print(f"in brackets: the tokens with a loss, {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
 with no_grad():
     logits = model(inputs)  # (B, T, V)
     flat = F.cross_entropy(logits.reshape(-1, len(tokenizer)), targets.reshape(-1), ignore_index=IGNORE).item()
@@ -98,22 +123,23 @@ with no_grad():
     logprobs = F.log_softmax(logits, -1).data
 by_hand = -np.mean([logprobs[b, t, targets[b, t]] for b, t in zip(*np.nonzero(learned))])
 assert np.isclose(flat, by_hand, atol=1e-4) and np.isclose(total.item() / count, by_hand, atol=1e-4)
-print(f"the mean over those {count} of {learned.size} places: {by_hand:.2f}, by hand, by -100 and by sft_loss")
+print(f"the mean loss at those {count} of {learned.size} positions is {by_hand:.2f}: by hand, with -100, and by")
+print("sft_loss")
 
 ids, marks = conversations[0]
-with lesson.picture("mask", "What is learned from (grey) in one conversation", size=(11, 2.2)) as axes:
+with lesson.picture("mask", "The tokens with a loss (gray) in one conversation", size=(11, 2.2)) as axes:
     pieces = [printable(tokenizer.decode([i])).replace("\n", "\\n").strip() for i in ids]
     axes.bar(range(len(ids)), 1, width=0.96, color=["0.75" if mark else "white" for mark in marks], edgecolor="black")
     for place, piece in enumerate(pieces):
         axes.text(place, 0.5, piece, rotation=90, ha="center", va="center", fontsize=9)
     axes.set(xlabel="position (tokens)", yticks=[], xlim=(-0.6, len(ids) - 0.4))
 
-# %% The loop
+# %% The same heartbeat: five steps, four of them as in pretraining
 groups = [(taught, "taught in SFT"), (held_out, "only in the text"), (unknown, "in no text")]
 
 
-def measure(how: str) -> dict[str, tuple[float, float]]:
-    """For each group of countries: how many answers are right, and how many have the form of an answer and end."""
+def measure(model: Any, how: str) -> dict[str, tuple[float, float]]:
+    """For each group of countries: the share of right answers, and of answers that have the right form and end."""
     found = {}
     for group, name in groups:
         replies = ask(model, tokenizer, [question(c) for c in group], TEMPLATES[how](tokenizer), max_new_tokens=8)
@@ -124,53 +150,72 @@ def measure(how: str) -> dict[str, tuple[float, float]]:
 
 
 in_chat, *others = TEMPLATES
-untuned = measure(in_chat)
-optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=1e-3, betas=(0.9, 0.99))
-steps = 80
-schedule = optim.WarmupCosine(optimizer, 4, steps)
-batches = ShuffledBatches(conversations, 16, collate)
-losses = []
-model.train()
-for _ in range(steps):
-    inputs, targets = next(batches)  # 1. a batch: this is all that differs, conversations and -100
-    total, count, _ = sft_loss(model, (inputs, targets))  # 2. forward, the cross-entropy of always
-    loss = total / count
-    model.zero_grad()
-    loss.backward()  # 3. backward
-    optim.clip_grad_norm_(model.parameters(), 1.0)  # 4. clip
-    optimizer.step()  # 5. step
-    schedule.step()
-    losses.append(loss.item())
-model.eval()
-print(f"{steps} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (knowing nothing: {math.log(len(tokenizer)):.2f}; at")
-print("first it is worse than that, as it is sure of what follows in its book, and no book has gone on like this)")
+untuned = measure(model, in_chat)
 
-# %% Format, not knowledge
-tuned = measure(in_chat)
+
+def instruct(base: Any, examples: list, seed: int, rate: float, steps: int = 80) -> tuple[Any, list[float]]:
+    """A copy of the base model after SFT, and the losses."""
+    model = copy.deepcopy(base)
+    optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
+    schedule = optim.WarmupCosine(optimizer, 4, steps)
+    batches = ShuffledBatches(examples, 16, collate, seed)
+    losses = []
+    model.train()
+    for _ in range(steps):
+        inputs, targets = next(batches)  # 1. a batch: the only step that differs from pretraining
+        total, count, _ = sft_loss(model, (inputs, targets))  # 2. forward: the same cross-entropy
+        loss = total / count
+        model.zero_grad()
+        loss.backward()  # 3. backward
+        optim.clip_grad_norm_(model.parameters(), 1.0)  # 4. clip
+        optimizer.step()  # 5. step
+        schedule.step()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+base = model
+model, losses = instruct(base, conversations, seed=0, rate=1e-3)
+print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (a uniform guess:")
+print(f"{math.log(len(tokenizer)):.2f})")
+assert losses[-1] < 0.2 * losses[0]
+
+# %% What was learned: the format
+tuned = measure(model, in_chat)
 print(f"{'answers about countries':26}{'right: before':>14}{'after':>7}{'in form: before':>17}{'after':>7}")
 for group, name in groups:
     (right, formed), (right_now, formed_now) = untuned[name], tuned[name]
     print(f"{name:18} ({len(group):2})    {right:14.0%}{right_now:7.0%}{formed:17.0%}{formed_now:7.0%}")
-assert tuned["only in the text"][0] > tuned["in no text"][0] and tuned["in no text"][1] > 0.5
-print("it now answers about countries that no conversation mentioned: the knowledge is that of pretraining. About")
-print("countries of which it has never read it answers in the same perfect form, and wrongly:")
-for country in (some, unknown[0]):
-    reply = ask(model, tokenizer, [question(country)], TEMPLATES[in_chat](tokenizer))[0]
-    print(f"  {question(country)[0]['content']}  {reply.text}  (right: {capitals[country]})")
+for group, name in groups:
+    (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
+    verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
+    print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
+# No conversation mentioned the second group: what is right there was learned in pretraining. No text mentioned the
+# third.
+assert tuned["only in the text"][0] > 0.3 and tuned["in no text"][0] == 0 and tuned["in no text"][1] > 0.5
+print("Some answers about countries that no conversation mentioned are right: their capitals come from pretraining.")
+print("About countries that are in no text, most answers have the same form, and none is right.")
 
-print("One seed; pretraining, rate and steps were chosen by looking at this table, among some 25 settings. At twice")
-print("the rate the taught answers are all right still, and of those only in the text about half: a small model soon")
-print("learns by heart what it sees.")
+print("\nThe same with other orders of the conversations and other learning rates (right: taught, only in the text):")
+for rate in (1e-3, 2e-3):
+    several = [measure(instruct(base, conversations, seed, rate)[0], in_chat) for seed in (1, 2)]
+    shown = [" ".join(f"{result[name][0]:.0%}" for _, name in groups[:2]) for result in several]
+    print(f"  rate {rate:g}, seeds 1 and 2:  {'   '.join(shown)}")
+    assert all(result["in no text"][0] == 0 for result in several)
+few, _ = instruct(base, conversations[:4], seed=0, rate=1e-3)
+formed = measure(few, in_chat)["only in the text"][1]
+print(f"and with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in")
+print("form")
 
-# %% The wrong template
+# %% The same questions in another template
 shares = {in_chat: tuned["taught in SFT"][0]}
 for how in others:
-    shares[how] = measure(how)["taught in SFT"][0]
+    shares[how] = measure(model, how)["taught in SFT"][0]
     reply = ask(model, tokenizer, [question(taught[0])], TEMPLATES[how](tokenizer), max_new_tokens=8)[0]
     print(f"{how}: {shorten(reply.text) or '(nothing)'}")
 assert all(shares[how] < 0.5 * shares[in_chat] for how in others)
-print("right answers to the very questions it was taught:", {how: f"{share:.0%}" for how, share in shares.items()})
-print("the template is not decoration: it is the format that was learned")
+print("right answers to the questions that it was taught:", {how: f"{share:.0%}" for how, share in shares.items()})
+print("The template is not decoration: it is part of what was learned.")
 with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, size=(13, 3.8)) as (one, two, three):
     one.plot(losses, color="0.75", label="loss of a batch")
     one.plot(smooth(losses, 8), color="black", label="mean of 8")
@@ -180,7 +225,7 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
              for i, kind in enumerate(("right", "in form"))}  # fmt: skip
     bars(two, pairs, "share of answers", ".0%", ("", "///"))
     two.tick_params(axis="x", labelsize=7)
-    two.set(title="by what was read of the country")
+    two.set(title="by where the country occurred")
     bars(three, {how.replace(" ", "\n", 1): share for how, share in shares.items()}, "share of right answers", ".0%")
     three.tick_params(axis="x", labelsize=8)
     three.set(title="taught questions, three templates")
@@ -190,5 +235,5 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
 #
 # - exercise: `python scripts/exercise.py start loss_masking`
 # - read: finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
-# - break: `python scripts/break.py wrong_template`; and above, lr=2e-3: does it still answer what it was not taught?
+# - break: `python scripts/break.py wrong_template`: taught in ChatML, asked in another template
 # - lesson: `python scripts/lesson.py 443`

@@ -1,6 +1,6 @@
-"""The small models of the lessons: half a megabyte of English or less, a few hundred thousand parameters, seconds.
+"""The small models of the lessons: a quarter of a megabyte of English, about a hundred thousand parameters, seconds.
 
-The loop is the project's only one (`gpt.training.trainer.Trainer`), a step at a time; lesson 432 takes it apart.
+The training loop is the project's own (`gpt.training.trainer.Trainer`); lesson 432 takes it apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minigrad import manual_seed
 
 @functools.cache
 def english(vocab_size: int = 512) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """A tokenizer, and the text that Python's `help()` prints as tokens: nine tenths to learn from, one to test on."""
+    """A tokenizer, and the text that Python's `help()` prints, as tokens: nine tenths for training, one for testing."""
     text = help_text()
     tokenizer = Tokenizer.train([text], vocab_size)
     ids = np.array(tokenizer.encode(text))
@@ -42,12 +42,18 @@ def train(
     steps: int,
     learning_rate: float = 3e-3,
     batches: Any = RandomBatches,
+    seed: int = 0,
+    warmup: int | None = None,
     **options: Any,
 ) -> list[float]:
-    """Train on windows of `tokens`, 16 at a time; returns the loss of every step. options: of `TrainingConfig`."""
-    config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=steps // 10, **options)
-    drawn = batches(tokens, 16, model.config.block_size)
-    trainer = Trainer(model, drawn, config, out_dir="runs/lessons")  # where it writes nothing: there is no run()
+    """Train on windows of `tokens`, 16 at a time; returns the loss of every step.
+
+    seed: of the batches. warmup: steps, a tenth of all if None. options: of `TrainingConfig`.
+    """
+    warmup = steps // 10 if warmup is None else warmup
+    config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
+    drawn = batches(tokens, 16, model.config.block_size, seed)
+    trainer = Trainer(model, drawn, config, out_dir="runs/lessons")  # writes nothing there, because nothing calls run()
     model.train()
     losses = [trainer.step().loss for _ in range(steps)]
     model.eval()
@@ -60,7 +66,7 @@ def validation_loss(model: Any, tokens: np.ndarray, limit: int = 4096) -> float:
 
 
 def write(model: GPT, tokenizer: Tokenizer, prompt: str, tokens: int = 40, **sampling: Any) -> str:
-    """What the model makes of a prompt, on one line."""
+    """A prompt and its continuation by the model, on one line."""
     new = model.generate([tokenizer.encode(prompt)], tokens, **{"temperature": 0.8, "seed": 0, **sampling})[0]
     return " ".join(printable(prompt + tokenizer.decode(new)).split())
 
