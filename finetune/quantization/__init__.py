@@ -1,16 +1,16 @@
-"""Quantization: how do a model's weights fit into 8 or 4 bits?
+"""How do a model's weights fit into 8 or 4 bits?
 
     array.py              QuantizedArray: small integers, and the scales that turn them back into numbers
-    rounding.py           absmax and zero-point: round to nearest; LLM.int8(): inputs in 8 bits as well
+    rounding.py           absmax and zero-point: round to nearest; LLM.int8(): 8-bit inputs
     nf4.py                QLoRA's 4-bit number and its double quantization
-    quantized_layers.py   QuantizedLinear and QuantizedEmbedding: computing with quantized weights
-    calibration.py        what the inputs of each layer look like, from some text
-    gptq.py               GPTQ: the columns still to be rounded make up for the error
-    awq.py                AWQ: scale up the weights that meet large inputs
+    quantized_layers.py   QuantizedLinear and QuantizedEmbedding: compute with quantized weights
+    calibration.py        measure the inputs of each layer on some text
+    gptq.py               GPTQ: correct the columns that are not yet rounded for the error
+    awq.py                AWQ: scale up the weights that have large inputs
     convert.py            quantize(model, config): a whole model, in place
-    folder.py             saving and loading a quantized model
-    blocks.py             the 32-number blocks of GGUF files, computed with as they are
-    packed.py             the model in a GGUF file, with its 4 and 8 bits kept
+    folder.py             save and load a quantized model
+    blocks.py             compute with the 32-number blocks of GGUF files as they are
+    packed.py             load a GGUF file and keep its 4 and 8 bits
     on_gpu.py             the same products by CUDA kernels
 """
 

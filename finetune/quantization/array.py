@@ -1,13 +1,13 @@
-"""What every quantizer here returns: small integers, and what they stand for.
+"""QuantizedArray, the result of every quantizer here: small integers, and the scales that turn them into numbers.
 
     value = scale · (level - zero)
 
-A *level* is a small integer, or for NF4 one of 16 chosen numbers; a *scale* is shared by a group of neighbours in a
-row, by a row, or by the whole array; a *zero* is the level that stands for 0 where the levels are not symmetric
-(Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
-section 2.1). Levels of 8 bits are stored as int8. Those of 4 bits are two codes in a byte, really in memory.
+A *level* is a small integer, or for NF4 one of 16 chosen numbers. A *scale* is shared by a group of neighbors in a row,
+by a whole row, or by the whole array. A *zero* is the level that represents 0 if the levels are not symmetric (Jacob et
+al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference", section 2.1).
+8-bit levels are stored as int8. 4-bit levels are stored as codes, two in each byte of memory.
 
-Simplified: 8 and 4 bits only, and scales are float32, where libraries for GPUs take float16.
+Simplified: there are only 8 and 4 bits, and scales are float32, where libraries for GPUs use float16.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; -1 is what GPTQ's files say, too
-FEW_ROWS = 8  # of x, in a product: more are better multiplied with exact floats, made once for all of them
-INT4 = np.arange(-8, 8, dtype=np.float32)  # what the codes 0..15 stand for, unless somebody chose other numbers
+WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; GPTQ's files also use -1 for a whole row
+FEW_ROWS = 8  # a product with more rows of x is faster with dequantized weights, which then serve all rows
+INT4 = np.arange(-8, 8, dtype=np.float32)  # the levels of the codes 0..15 if there is no other codebook
 
 Rows = slice | Array  # which rows: a slice, or an array of numbers
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
-    """Two codes of 4 bits per byte, the first one in the upper half: (R, K) -> (R, K/2) uint8.
+    """Store two 4-bit codes per byte, the first one in the upper half: (R, K) -> (R, K/2) uint8.
 
     >>> pack(np.array([[1, 2, 15, 0]]))
     array([[ 18, 240]], dtype=uint8)
@@ -46,17 +46,17 @@ def unpack(packed: np.ndarray) -> np.ndarray:
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), 2 * packed.shape[1])
 
 
-EVERY_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None])  # (256, 2): its two codes
+EVERY_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None])  # (256, 2): the two codes of each byte
 
 
 class QuantizedArray(nn.Module):
-    """A matrix (R, K) in 8 or 4 bits per number. It is not learned: its arrays are buffers, which move and are saved.
+    """A matrix (R, K) with 8 or 4 bits per number. It is not trained: its arrays are buffers, which move and are saved.
 
-    levels: whole numbers (R, K) from -2^(bits-1) to 2^(bits-1) - 1; or, with a `codebook`, the codes 0..15 themselves.
-    scales: (R, G) with G groups of K / G numbers in each row, or (1, 1) for the whole array; an array, or NF4's
-    `QuantizedScales`. zeros: levels like scales, or None where 0 is 0. codebook: the 16 numbers that 4-bit codes stand
-    for. order: stored column j is column `order[j]` of the array (GPTQ's act-order); None: they stand as they are.
-    Raises ValueError where the sizes do not fit.
+    levels: integers (R, K) from -2^(bits-1) to 2^(bits-1) - 1, or, with a `codebook`, the codes 0..15. scales: (R, G)
+    with G groups of K / G numbers in each row, or (1, 1) for the whole array; an array, or NF4's `QuantizedScales`.
+    zeros: the level of 0, in the shape of scales; None if it is 0. codebook: the 16 numbers that the 4-bit codes
+    represent. order: stored column j is column `order[j]` of the matrix (GPTQ's act-order); None: no permutation.
+    Raises ValueError if the sizes do not fit together.
     """
 
     codes: Array
@@ -64,7 +64,7 @@ class QuantizedArray(nn.Module):
     zeros: Array | None
     order: Array | None
     codebook: Array
-    in_one_piece = 256 * 1024  # numbers: more of them are shared out among threads
+    in_one_piece = 256 * 1024  # numbers: a larger matrix is split among threads
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class QuantizedArray(nn.Module):
         self.groups = scales.shape[1]
         if scales.shape[0] not in (1, rows) or columns % self.groups or (bits == 4 and columns % 2):
             raise ValueError(f"scales of shape {scales.shape} do not fit {bits}-bit codes of shape {levels.shape}")
-        levels = np.ascontiguousarray(levels)  # rows together, as they will be used
+        levels = np.ascontiguousarray(levels)  # row by row, the order in which they will be read
         if bits == 8:
             self.register_buffer("codes", levels.astype(np.int8, copy=False))
         else:
@@ -97,7 +97,7 @@ class QuantizedArray(nn.Module):
             self.register_buffer("order", order.astype(np.int32))
 
     def levels(self, rows: Rows = slice(None)) -> Array:
-        """The levels of some rows as floats (R, K), without scale and zero, in the order in which they are stored."""
+        """The levels of some rows as floats (R, K), without scale and zero, with columns in the stored order."""
         codes = self.codes[rows]
         if self.bits == 8:
             return codes.astype(self.dtype)
@@ -108,17 +108,17 @@ class QuantizedArray(nn.Module):
         return pairs.take(codes, axis=0).reshape(len(codes), self.shape[1])  # (R, K/2, 2) -> (R, K)
 
     def stored_values(self, rows: Rows = slice(None)) -> Array:
-        """scale · (level - zero) of some rows (R, K), in the order in which they are stored."""
+        """scale · (level - zero) of some rows (R, K), with columns in the stored order."""
         values = self.levels(rows)
         size = self.shape[1] // self.groups
-        grouped = values.reshape(len(values), self.groups, size)  # (R, G, K/G), the same numbers
+        grouped = values.reshape(len(values), self.groups, size)  # (R, G, K/G), a view: what changes it changes values
         if self.zeros is not None:
             grouped -= _rows_of(self.zeros, rows)[:, :, None]
         grouped *= self.scale_rows(rows)[:, :, None]
         return values
 
     def dequantize_rows(self, rows: Rows) -> Array:
-        """Some rows as floats (R, K): nothing larger than they are is made on the way."""
+        """Some rows as floats (R, K). No larger array is created on the way."""
         stored = self.stored_values(rows)
         if self.order is None:
             return stored
@@ -131,10 +131,11 @@ class QuantizedArray(nn.Module):
         return self.dequantize_rows(slice(None))
 
     def times_rows(self, x: Array, rows: slice) -> Array:
-        """x (N, K) @ some rows of the weight, transposed: (N, R); x's columns are in the stored order."""
+        """x (N, K) @ rows of the weight, transposed -> (N, R). The columns of x are in the stored order."""
         if self.groups > 1 and (len(x) > FEW_ROWS or module_of(x) is not np):
             return x @ self.stored_values(rows).T
-        # The scales can wait: Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x), in each group.
+        # Multiply the levels and apply the scales afterwards: in each group,
+        # Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
         levels = self.levels(rows)
         size = self.shape[1] // self.groups
         grouped = levels.reshape(len(levels), self.groups, size).transpose(1, 0, 2)  # (G, R, K/G)
@@ -146,12 +147,12 @@ class QuantizedArray(nn.Module):
         return sums.sum(axis=0).T
 
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
-        """The scales of some rows (R, G); (1, 1) if there is one for all."""
+        """The scales of some rows (R, G), or (1, 1) if the whole array has one scale."""
         return self.scales.rows(rows) if hasattr(self.scales, "rows") else _rows_of(self.scales, rows)
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the numbers that `dequantize` gives; `to(np.float64)` changes it, and no code."""
+        """The dtype of the numbers from `dequantize`. `to(np.float64)` changes it, but not the codes."""
         return self.scales.dtype
 
     @property
@@ -165,11 +166,11 @@ class QuantizedArray(nn.Module):
 
 @functools.lru_cache(maxsize=4)
 def _numbers_of_words(codebook: bytes, dtype: str) -> np.ndarray:
-    """The four numbers of every pair of bytes (65536), each four as one item of a table.
+    """A table of all pairs of bytes (65536): each item holds the four numbers of a pair.
 
-    `take` copies an item of 16 bytes as quickly as one of 4: ten times as fast as looking up one number at a time.
+    `take` copies an item of 16 bytes as fast as one of 4, so this is ten times as fast as one lookup per number.
     """
-    words = np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(2**16, 2)  # in the order of this machine's memory
+    words = np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(2**16, 2)  # in this machine's byte order
     numbers = np.frombuffer(codebook, dtype)[unpack(words)]  # (65536, 4)
     return numbers.view(f"V{4 * numbers.itemsize}").reshape(-1)
 
@@ -179,15 +180,15 @@ def _rows_of(per_row: Array, rows: Rows) -> Array:
 
 
 def check_bits(bits: int) -> None:
-    """Raise ValueError for anything but 8 and 4."""
+    """Raise ValueError unless `bits` is 8 or 4."""
     if bits not in (4, 8) or isinstance(bits, bool):
-        raise ValueError(f"{bits!r} bits are not supported; there are 8 and 4")
+        raise ValueError(f"{bits!r} bits are not supported; choose 8 or 4")
 
 
 def number_of_groups(shape: tuple[int, ...], bits: int, group_size: int) -> int:
-    """Groups per row: K / group_size; 1 where a whole row or the whole array has one scale.
+    """The number of groups per row: K / group_size, or 1 if a whole row or the whole array has one scale.
 
-    Raises ValueError for what is no matrix, and for a group size that does not divide the row.
+    Raises ValueError if `shape` is not that of a matrix, or if the group size does not divide the row.
 
     >>> number_of_groups((2, 12), bits=4, group_size=4)
     3
@@ -197,19 +198,19 @@ def number_of_groups(shape: tuple[int, ...], bits: int, group_size: int) -> int:
         raise ValueError(f"only matrices with numbers in them are quantized, not shape {shape}")
     columns = shape[1]
     if bits == 4 and columns % 2:
-        raise ValueError(f"4-bit codes are stored in pairs, and rows of {columns} cannot be paired; take 8 bits")
+        raise ValueError(f"4-bit codes are stored in pairs, and rows of {columns} cannot be paired; use 8 bits")
     if group_size in (WHOLE_ROW, WHOLE_ARRAY):
         return 1
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1 or columns % group_size:
         raise ValueError(
-            f"group_size {group_size} does not divide rows of {columns}; take a divisor, {WHOLE_ROW} (a whole row) or "
+            f"group_size {group_size} does not divide rows of {columns}; use a divisor, {WHOLE_ROW} (a whole row) or "
             f"{WHOLE_ARRAY} (the whole array)"
         )
     return columns // group_size
 
 
 def as_matrix(values: Any, what: str = "the array to quantize") -> np.ndarray:
-    """A finite floating-point matrix as float32, or ValueError."""
+    """`values` as a float32 matrix. Raises ValueError unless it is a finite floating-point matrix."""
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind != "f":
         raise ValueError(f"{what} must be a matrix of floats, got {values.dtype} of shape {values.shape}")

@@ -1,17 +1,17 @@
-"""AWQ: weights that meet large inputs matter more; scale them up before rounding, and their inputs down.
+"""AWQ: weights with large inputs matter more, so scale them up before rounding and their inputs down.
 
 Lin et al. 2023, "AWQ: Activation-aware weight quantization for LLM compression and acceleration", section 3.
 
     x Wᵀ = (x / s) (W diag(s))ᵀ        exactly, for any s > 0 per input (I)
 
-A weight's rounding error depends on the step of its group, not on the weight; so a column that is scaled up by s and
-whose input is scaled down by s has an error s times smaller in the output. Scaling all columns up would only widen the
-steps. The paper takes s from how large the inputs are, s = mean |x|^α, and tries α from 0 (no scaling) to 1 [equations
-4 and 5]. No arithmetic is added, because the division is folded into whatever made the input: a norm's weight and bias,
-or the rows of a linear layer.
+The rounding error of a weight depends on the step size of its group, not on the weight. If a column is scaled up by s
+and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would only increase the
+step size, so the paper derives s from the size of the inputs, s = mean |x|^α, and tries values of α from 0 (no scaling)
+to 1 [equations 4 and 5]. The division costs nothing at run time, because it is folded into the module that produces the
+input: the weight and bias of a norm, or the rows of a linear layer.
 
-The second half of the method is clipping: in each group the largest weight sets the step, and it may pay to cut it off
-for finer steps for all others. How far is searched for as well.
+The second half of the method is clipping. The largest weight of a group determines the step size, and cutting it off
+gives finer steps to all others. The best cut is also found by search.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .array import QuantizedArray
 from .calibration import InputMoments
 from .gptq import output_error
 
-STEPS = 20  # of the search for α
-SHRINK = np.linspace(1, 0.5, 11)  # of the search for the clipping
+STEPS = 20  # the search tries α = 0, 1/20, ..., 1
+SHRINK = np.linspace(1, 0.5, 11)  # the search clips at these shares of a group's largest magnitude
 
 Rounding = Callable[[np.ndarray], QuantizedArray]
 
@@ -37,10 +37,10 @@ Rounding = Callable[[np.ndarray], QuantizedArray]
 def search_scales(
     weight: np.ndarray, gram: np.ndarray, magnitude: np.ndarray, rounding: Rounding
 ) -> tuple[np.ndarray, float]:
-    """The scales s (I) with which `rounding` disturbs the outputs of a weight (O, I) least, and their α.
+    """The scales s (I) that minimize the output error of a rounded weight (O, I), and their α.
 
-    gram: Σ x xᵀ (I, I) over the layer's inputs. magnitude: mean |x| (I). α = 0 is among the candidates, so that the
-    error is never larger than that of rounding the weight as it is.
+    gram: Σ x xᵀ (I, I) over the layer's inputs. magnitude: mean |x| (I). α = 0 is one of the candidates, so the error
+    is never larger than without scaling.
 
     >>> from finetune.quantization import absmax
     >>> weight, gram = np.array([[1.0, 0.4]], np.float32), np.diag([0.01, 4.0])
@@ -60,9 +60,10 @@ def search_scales(
 
 
 def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: int) -> np.ndarray:
-    """The weight (O, I) with each group cut off at that share of its largest magnitude which disturbs outputs least.
+    """The weight (O, I) with each group clipped at the share of its largest magnitude that minimizes the output error.
 
-    A group is judged by its own part of the output: its rounding error d gives d G dᵀ, with G the gram of its inputs.
+    Each group is judged by its own part of the output: a rounding error d costs d G dᵀ, where G is the gram of its
+    inputs.
     """
     rows, columns = weight.shape
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
@@ -87,12 +88,12 @@ def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: in
 def scale_block(
     block: nn.Module, parts: Architecture, moments: Mapping[str, InputMoments], rounding: Rounding
 ) -> dict[str, float]:
-    """Scale the layers of a pre-norm block for rounding, without changing what the block computes; returns each α.
+    """Scale the layers of a pre-norm block for rounding, without changing what the block computes. Returns each α.
 
-    `moments` of the layers' inputs are scaled along. `parts.inputs` says which layers share their input, and so their
-    scales, and where the division by s goes: into the weight and bias of a norm, or into the rows of a linear layer.
-    From back to front, so that a layer is divided before its own scales are looked for. Where there is nothing to
-    divide (behind GPT-2's GELU; where heads of values are shared) the weights are clipped only.
+    The `moments` of the layers' inputs are scaled too. `parts.inputs` lists which layers share their input, and
+    therefore their scales, and which module takes the division by s: the weight and bias of a norm, or the rows of a
+    linear layer. We go from back to front, so a layer has been divided before its own scales are searched for. Without
+    such a module (behind GPT-2's GELU, or with shared value heads) the weights are only clipped.
     """
     alphas = {}
     for shared in reversed(parts.inputs):
@@ -110,7 +111,7 @@ def scale_block(
         for parameter in (before.weight, getattr(before, "bias", None)):
             if parameter is not None:
                 divided = parameter.data.copy()
-                divided[-inputs:] = (divided[-inputs:].T / scales).T  # of a matrix the rows, of a vector the elements
+                divided[-inputs:] = (divided[-inputs:].T / scales).T  # rows of a matrix, or elements of a vector
                 _set(parameter, divided)
         its.gram /= np.outer(scales, scales)
         its.magnitude /= scales

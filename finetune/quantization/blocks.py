@@ -1,21 +1,24 @@
-"""The blocks of a GGUF file, used as they are: a weight that never becomes floats as a whole, bit for bit the file's.
+"""Compute with the blocks of a GGUF file as they are: the weights are exactly those of the file and never exist as
+floats all at once.
 
-    number = scale · code + minimum      one scale and one minimum (Q4_1; else 0) for 32 neighbours of a row
+    number = scale · code + minimum      32 neighbors in a row share one scale and one minimum (in Q4_1; 0 otherwise)
 
-A product with a few rows x, which is what writing a text is made of, needs each number once. So all depends on how fast
-a code becomes a float that the matrix library can multiply. Three ideas, in the order of what they bring:
+Generating text multiplies the weight by one row x, or a few, so each number is used once or a few times. The time
+therefore depends on how fast a code becomes a float that the matrix library can multiply. Three ideas, the most
+effective first:
 
-1. *The scales wait.* Σ_j x_j (s_b c_j + m_b), over the numbers j of a block b, is s_b Σ_j x_j c_j + m_b Σ_j x_j: the
-   codes are multiplied as they are, and s and m enter once per block.
-2. *Blocks outside, rows inside.* The codes are kept as (B, 32, R): the 32 of a block, each for all R rows of the
-   weight. Then all loops run along whole rows of memory, and the sums come out side by side with their scales.
-3. *Four codes at a time.* A 16-bit number w = a + 16 b + 256 c + 4096 d holds four codes. What it costs is turning
-   numbers into floats, and w itself is one number. With the floats w, w mod 4096, w mod 256 and w mod 16,
+1. *Apply the scales afterwards.* For the numbers j of a block b, Σ_j x_j (s_b c_j + m_b) = s_b Σ_j x_j c_j + m_b Σ_j
+   x_j. The codes are multiplied as they are, and s and m are applied once per block.
+2. *Blocks outside, rows inside.* The codes are stored as (B, 32, R): for each of the 32 places in a block, the codes of
+   all R rows of the weight. Then all loops run along contiguous memory, and the sums have the layout of the scales.
+3. *Four codes at a time.* A 16-bit number w = a + 16 b + 256 c + 4096 d holds four codes. The expensive step is the
+   conversion to float, and w is only one number. With the floats w, w mod 4096, w mod 256 and w mod 16,
 
        x_a a + x_b b + x_c c + x_d d
            = (w mod 16) (x_a - x_b/16) + (w mod 256) (x_b/16 - x_c/256) + (w mod 4096) (x_c/256 - x_d/4096) + w x_d/4096
 
-   no code has to be shifted into its place; a mask is cheaper. All are whole numbers below 2^16, exact as floats.
+   so no code has to be shifted, and masks are cheaper than shifts. All are integers below 2^16, which floats hold
+   exactly.
 
 The formats are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); see
 `gpt.weights.gguf_file`.
@@ -30,16 +33,16 @@ from minigrad.backend import Array, module_of
 
 from .array import FEW_ROWS
 
-BLOCK = 32  # numbers with one scale
-QUADS = 8  # 16-bit numbers of four codes in a block
-WEIGHTS = np.array([1, 16, 256, 4096])  # of a, b, c, d in w
+BLOCK = 32  # numbers that share a scale
+QUADS = 8  # 16-bit numbers per block, with four codes each
+WEIGHTS = np.array([1, 16, 256, 4096])  # the factors of a, b, c, d in w
 
 
 class BlockArray(nn.Module):
-    """A matrix (R, K) of 4 or 8 bits, in B = K / 32 blocks per row. It is not learned: its arrays are buffers.
+    """A matrix (R, K) with 4 or 8 bits per number, in B = K / 32 blocks per row. Its arrays are buffers: not trained.
 
-    codes (R, K): int8 of 8 bits, or 0..15. scales, minimums: (R, B). zero: the code that stands for 0, for codes that
-    are stored without a sign (8 in Q4_0). Raises ValueError where the sizes do not fit.
+    codes (R, K): int8 for 8 bits, 0..15 for 4 bits. scales, minimums: (R, B). zero: the code that represents 0 if
+    codes are stored without a sign (8 in Q4_0). Raises ValueError if the sizes do not fit together.
 
     >>> codes = np.arange(64, dtype=np.uint8).reshape(2, 32) % 16
     >>> array = BlockArray(codes, np.array([[0.5], [2.0]]), np.array([[-1.0], [0.0]]), bits=4)
@@ -51,8 +54,8 @@ class BlockArray(nn.Module):
     codes: Array  # 4 bits: (B, 8, R) uint16, of the codes j, j + 8, j + 16, j + 24 of a block; 8 bits: (B, 32, R) int8
     scales: Array  # (B, R)
     minimums: Array | None  # (B, R)
-    order = None  # the columns stand as they are
-    in_one_piece = 2 * 1024 * 1024  # numbers: more of them are shared out among threads
+    order = None  # the columns are not permuted
+    in_one_piece = 2 * 1024 * 1024  # numbers: a larger matrix is split among threads
 
     def __init__(
         self, codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray | None = None, bits: int = 8, zero: int = 0
@@ -68,7 +71,7 @@ class BlockArray(nn.Module):
             self.register_buffer("minimums", np.ascontiguousarray(minimums.T, dtype=np.float32))
 
     def dequantize_rows(self, rows: slice | Array) -> Array:
-        """Some rows as floats (R, K): nothing larger than they are is made on the way."""
+        """Some rows as floats (R, K). No larger array is created on the way."""
         codes, scales = self.codes[:, :, rows], self.scales[:, rows]
         xp = module_of(codes)
         values = xp.empty((self.groups, BLOCK, codes.shape[2]), self.dtype)
@@ -89,7 +92,7 @@ class BlockArray(nn.Module):
         return self.dequantize_rows(slice(None))
 
     def times_rows(self, x: Array, rows: slice) -> Array:
-        """x (N, K) @ some rows of the weight, transposed: (N, R)."""
+        """x (N, K) @ rows of the weight, transposed -> (N, R)."""
         if len(x) > FEW_ROWS or module_of(x) is not np:
             return x @ self.dequantize_rows(rows).T
         blocks = x.reshape(len(x), self.groups, BLOCK).swapaxes(0, 1)  # (B, N, 32)
@@ -106,7 +109,7 @@ class BlockArray(nn.Module):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the numbers that `dequantize` gives; `to(np.float64)` changes it, and no code."""
+        """The dtype of the numbers from `dequantize`. `to(np.float64)` changes it, but not the codes."""
         return self.scales.dtype
 
     @property
@@ -119,7 +122,7 @@ class BlockArray(nn.Module):
 
 
 def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes (R, K) as they are kept: see `BlockArray`."""
+    """Codes (R, K) in the stored layout: see `BlockArray`."""
     blocks = codes.T.reshape(-1, BLOCK, len(codes))  # (B, 32, R)
     if bits == 8:
         return np.ascontiguousarray(blocks.astype(np.int8, copy=False))

@@ -1,7 +1,7 @@
-"""Calibration: what a layer's inputs look like, found by letting a model read some text.
+"""Calibration: measure the inputs of each layer while the model reads some text.
 
-GPTQ and AWQ need two things of the inputs x (I) of a layer: the sum of x xᵀ, which says how large each is and which
-go together, and the mean of |x|. Both are sums, so that the inputs themselves need not be kept.
+GPTQ and AWQ need two statistics of the inputs x (I) of a layer: the sum of x xᵀ, which shows how large the inputs are
+and which of them are correlated, and the mean of |x|. Both are sums, so the inputs themselves need not be stored.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from minigrad import Tensor, nn, no_grad
 
 from .. import architectures
 
-BATCH_TOKENS = 4096  # read at a time
+BATCH_TOKENS = 4096  # tokens per batch
 
 
 @dataclasses.dataclass
 class InputMoments:
-    """Sums over all inputs of a layer with I inputs: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and how many they are."""
+    """Sums over all input vectors of a layer: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and the count of vectors."""
 
     gram: np.ndarray
     magnitude: np.ndarray
@@ -30,7 +30,7 @@ class InputMoments:
 
     @classmethod
     def empty(cls, size: int) -> InputMoments:
-        """Of no inputs yet."""
+        """The sums before the first input."""
         return cls(np.zeros((size, size), np.float32), np.zeros(size, np.float32))
 
     @property
@@ -39,7 +39,7 @@ class InputMoments:
         return self.magnitude / max(self.count, 1)
 
     def add(self, x: np.ndarray) -> None:
-        """Count inputs (..., I)."""
+        """Add inputs (..., I) to the sums."""
         flat = x.reshape(-1, x.shape[-1])
         self.gram += flat.T @ flat
         self.magnitude += np.abs(flat).sum(axis=0)
@@ -47,11 +47,11 @@ class InputMoments:
 
 
 class _Enough(Exception):
-    """All layers that are watched have been given their inputs."""
+    """Raised to stop the forward pass when all watched layers have received their inputs."""
 
 
 class Reader:
-    """Reads the calibration text one block of the model at a time; in between it keeps the hidden states (N, T, C)."""
+    """Reads the calibration text one block of the model at a time and keeps the hidden states (N, T, C) in between."""
 
     def __init__(self, model: Any, ids: np.ndarray):
         parts = architectures.of(model)
@@ -66,7 +66,7 @@ class Reader:
 
     @no_grad()
     def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
-        """What the layers of a block, in the order in which they compute, are given, as things stand."""
+        """The moments of the inputs of a block's layers, with the block as it is now. `layers`: in computing order."""
         moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
         *_, last = layers
 
@@ -74,7 +74,7 @@ class Reader:
             def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
                 moments[name].add(inputs[0].data)
                 if name == last:
-                    raise _Enough  # what comes after it need not be computed
+                    raise _Enough  # the rest of the block is not needed
 
             return hook
 
@@ -90,7 +90,7 @@ class Reader:
 
     @no_grad()
     def pass_through(self, block: nn.Module) -> None:
-        """Go on to the next block: hidden states become what this one makes of them."""
+        """Replace the hidden states by the output of `block`, the input of the next block."""
         for rows in self._batches():
             self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.block_arguments).data
 
@@ -100,7 +100,7 @@ class Reader:
 
 
 def check_ids(ids: Any, config: architectures.Config) -> None:
-    """Raise ValueError for what is no calibration text: ids (N, T) of the vocabulary, T at most the block size."""
+    """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
         raise ValueError(
@@ -112,7 +112,7 @@ def check_ids(ids: Any, config: architectures.Config) -> None:
 
 
 def check_reads(model: Any, ids: np.ndarray) -> None:
-    """Raise ValueError if the model, as it is, makes numbers of the text that are not finite."""
+    """Raise ValueError if the model has activations on this text that are not finite."""
     reader = Reader(model, ids)
     for index, block in enumerate(architectures.of(model).blocks_of(model)):
         reader.pass_through(block)

@@ -1,12 +1,12 @@
-"""A whole model, quantized: layer by layer, each in the place of the float layer that it was.
+"""Quantize a whole model: replace each float layer by a quantized layer.
 
-Rounding looks at one weight at a time. GPTQ and AWQ also look at the inputs of each layer: some text is read, block by
-block, and what a block is given has passed all blocks before it as they are by then, quantized. So later layers make
-up for what earlier ones lost (Frantar et al. 2022, section 4, "Setup"). GPTQ keeps to that inside a block as well; AWQ
-chooses a block's scales together, from the block as it was.
+Rounding needs only the weight. GPTQ and AWQ also need the inputs of each layer, so the model reads some text, block by
+block. The input of a block has passed through all earlier blocks in their quantized form, so later layers can
+compensate for the errors of earlier ones (Frantar et al. 2022, section 4, "Setup"). GPTQ does the same inside a block.
+AWQ chooses all scales of a block together, from the float block.
 
-A float layer is let go as soon as its quantized form is in its place, so that memory never holds the model twice.
-Everything that can be wrong with the arguments is looked for before the first change.
+Each float layer is freed as soon as its quantized layer has replaced it, so memory never holds the model twice. All
+arguments are checked before the first change.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .quantized_layers import QuantizedLinear, put_embedding
 from .rounding import absmax, round_to_nearest
 
 METHODS = ("absmax", "zeropoint", "nf4", "gptq", "awq")
-CALIBRATED = ("gptq", "awq")  # these look at a layer's inputs
+CALIBRATED = ("gptq", "awq")  # these need the inputs of each layer
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationConfig:
-    """How the layers of a GPT's blocks are quantized. Norms, biases and positions stay as they are.
+    """How the linear layers of a model's blocks are quantized. Norms, biases and positions are not changed.
 
-    method: "absmax" and "zeropoint" round to nearest, "nf4" to the quantiles of a normal distribution; "gptq" and
-    "awq" look at the inputs that the layers get. bits: 8 or 4; None: 8 for absmax and zeropoint, 4 for the others.
-    group_size: numbers of a row that share a scale, -1 for a whole row, 0 for the whole matrix; None: a row with 8
-    bits, 64 with 4. zero_point: for gptq and awq, a grid that need not be symmetric. desc_act: gptq's act-order.
-    double_quant: nf4's scales in 8 bits. embedding: the token embedding, which is the output layer too, with 8 bits
-    and a scale per row. Raises ValueError for what does not exist, or is an option of another method.
+    method: "absmax" and "zeropoint" round to the nearest level, "nf4" to quantiles of a normal distribution; "gptq" and
+    "awq" use the inputs of each layer. bits: 8 or 4; None: 8 for absmax and zeropoint, 4 for the others. group_size:
+    numbers in a row that share a scale, -1 for a whole row, 0 for the whole matrix; None: a row for 8 bits, 64 for 4
+    bits. zero_point: a grid that may be asymmetric, for gptq and awq. desc_act: GPTQ's act-order. double_quant: NF4's
+    scales in 8 bits. embedding: also quantize the token embedding, which is usually the output layer too, with 8 bits
+    and a scale per row. Raises ValueError for an unknown value, or for an option of another method.
 
     >>> config = QuantizationConfig("nf4")
     >>> config.bits, config.group_size
@@ -85,19 +85,19 @@ class QuantizationConfig:
 
     @property
     def rounding(self) -> Callable[[np.ndarray], QuantizedArray]:
-        """Rounding to this grid without a look at the inputs: what nf4, absmax and zeropoint are."""
+        """Round a weight to this grid without using its inputs, as nf4, absmax and zeropoint do."""
         if self.method == "nf4":
             return lambda weight: nf4(weight, self.group_size, self.double_quant)
         return lambda weight: round_to_nearest(weight, self.bits, self.group_size, symmetric=not self.zero_point)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `quantization_config` in a model's config.json."""
+        """The contents of `quantization_config` in a model's config.json."""
         values = dataclasses.asdict(self)
         return {"quant_method": values.pop("method"), **values, "sym": not self.zero_point}
 
     @classmethod
     def from_dict(cls, values: Any) -> QuantizationConfig:
-        """The reverse of `to_dict`. Raises ValueError for what `to_dict` never makes."""
+        """The inverse of `to_dict`. Raises ValueError for values that `to_dict` cannot produce."""
         if not isinstance(values, dict):
             raise ValueError(f"quantization_config must be an object, got {values!r:.80}")
         settings = dict(values)
@@ -112,9 +112,10 @@ class QuantizationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """What became of a layer. Errors are shares of its output on the calibration text (`output_error`); None without.
+    """The result for one layer. Errors are relative to its output on the calibration text (`output_error`), or None.
 
-    error: as it is now. nearest_error: had its weight been rounded to nearest on the same kind of grid. alpha: AWQ's.
+    error: with the quantized weight. nearest_error: with the weight rounded to nearest on the same kind of grid. alpha:
+    the α that AWQ chose.
     """
 
     name: str
@@ -126,7 +127,7 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationReport:
-    """What became of a model: its layers, and the bytes of its weights before and after."""
+    """The result for a model: its layers, and the bytes of its weights before and after."""
 
     layers: list[LayerReport]
     bytes_before: int
@@ -138,16 +139,16 @@ def quantize(
 ) -> QuantizationReport:
     """Quantize the linear layers of a model's blocks, and its embedding, in place.
 
-    model: a GPT or a Llama, with any head. calibration: ids (N, T) of text to read; GPTQ and AWQ need it,
-    and with it the report tells each layer's error. Raises ValueError, with the model as it was, for what cannot be
-    quantized: a group size that does not divide a layer's inputs, weights or activations that are not finite, a model
-    that is quantized, adapted or on a GPU, missing calibration. (If it is interrupted, the model is half done: load it
-    again.)
+    model: a GPT or a Llama, with any head. calibration: ids (N, T) of text to read. GPTQ and AWQ need it; for the other
+    methods it adds the error of each layer to the report. Raises ValueError, before the model is changed, for a group
+    size that does not divide a layer's inputs, weights or activations that are not finite, a model that is already
+    quantized, adapted or on a GPU, and missing calibration. After an interruption the model is partly quantized: load
+    it again.
     """
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
     before = memory(model)
-    with evaluating(model):  # text is read without dropout
+    with evaluating(model):  # read the text without dropout
         reports = _quantize(model, config, None if calibration is None else np.asarray(calibration))
     return QuantizationReport(reports, before, memory(model))
 
@@ -162,7 +163,7 @@ def memory(model: nn.Module) -> int:
 
 
 def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
-    """Raise ValueError for whatever `quantize` could stumble over."""
+    """Raise ValueError for anything that `quantize` cannot handle."""
     parts = architectures.of(model)
     body = parts.body_of(model)
     float_layers: list[tuple[str, Any, Any]] = [(parts.embedding_name, parts.embedding_of(model), nn.Embedding)]
@@ -172,8 +173,8 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
     for name, layer, kind in float_layers:
         if type(layer) is not kind:
             raise ValueError(
-                f"{name} is a {type(layer).__name__}, not a float {kind.__name__}: quantize a model once, and merge "
-                "its adapters before"
+                f"{name} is a {type(layer).__name__}, not a float {kind.__name__}: a model can be quantized only once, "
+                "and its adapters must be merged first"
             )
         weight = layer.weight.data
         if not isinstance(weight, np.ndarray):
@@ -186,10 +187,10 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
     if config.method == "awq" and getattr(body.config, "norm", "pre") != "pre":
-        raise ValueError("AWQ folds scales into the norm before a layer, and a post-norm model has none there")
+        raise ValueError("AWQ folds scales into the norm before a layer, but a post-norm model has no norm there")
     if calibration is None:
         if config.method in CALIBRATED:
-            raise ValueError(f"{config.method} looks at a layer's inputs: give it text to read (calibration)")
+            raise ValueError(f"{config.method} needs the inputs of each layer: give it text to read (calibration)")
         return
     check_ids(calibration, body.config)
     check_reads(model, np.asarray(calibration))
@@ -199,7 +200,7 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
 
 
 def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
-    """The embedding, then block after block, which read the text as far as they are."""
+    """Quantize the embedding, then one block after the other; the text is read along the way."""
     parts = architectures.of(model)
     if config.embedding:
         table = parts.embedding_of(model).weight
@@ -230,7 +231,7 @@ def _quantize_block(
 def _quantize_layers(
     block: nn.Module, shared: SharedInput, config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
-    """Round layers that share their input, to nearest or with GPTQ, on inputs that have passed the layers before."""
+    """Quantize layers that share their input, to nearest or with GPTQ, on inputs from the quantized layers before."""
     moments = _moments(block, (shared,), reader) if reader is not None else {}
     reports = []
     for name in shared.layers:
@@ -247,13 +248,13 @@ def _quantize_layers(
 
 
 def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
-    """The inputs of a block's layers, by layer: those that share them have one `InputMoments` in common."""
+    """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
     found = reader.inputs_of(block, {shared.layers[0]: block.get_submodule(shared.layers[0]) for shared in inputs})
     return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
 def _awq_block(block: nn.Module, parts: Architecture, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
-    """Scale, clip and round all layers of a block, on the inputs that they have in the float block."""
+    """Scale, clip and round all layers of a block, using their inputs in the float block."""
     moments = _moments(block, parts.inputs, reader)
     weights: dict[str, Any] = {name: block.get_submodule(name).weight for name in parts.layers}  # type: ignore[attr-defined]
     nearest = {name: _nearest_error(weight.data, moments[name], config) for name, weight in weights.items()}

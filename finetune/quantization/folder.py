@@ -1,18 +1,17 @@
-"""Quantized models on disk: a folder like that of a training run (`gpt.training.checkpoint`), with the codes as they
-are.
+"""Save and load quantized models: a folder like that of a training run (`gpt.training.checkpoint`), with the codes.
 
-config.json has `quantization_config` with the names of the field (`quant_method`, `bits`, `group_size`, `sym`, ...).
-model.safetensors has, for a quantized layer NAME of R outputs and K inputs in G groups per row,
+config.json has `quantization_config` with the usual names (`quant_method`, `bits`, `group_size`, `sym`, ...). For a
+quantized layer NAME with R outputs and K inputs in G groups per row, model.safetensors has
 
     NAME.weight.codes    (R, K) int8, or (R, K/2) uint8 with two 4-bit codes per byte, the first in the upper half
-    NAME.weight.scales   (R, G) float32; (1, 1) for one scale in all
-    NAME.weight.zeros    like scales, int8; only where the grid is not symmetric
-    NAME.weight.order    (K) int32: the input that stored column j is for; only with act-order
+    NAME.weight.scales   (R, G) float32, or (1, 1) for a single scale
+    NAME.weight.zeros    int8 in the shape of scales, if the grid is asymmetric
+    NAME.weight.order    (K) int32, the input of each stored column, with act-order
     NAME.bias            (R) float32
 
-where value = scale · (level - zero), and the level of a 4-bit code is code - 8, or NF4's number. Double quantization
-has `scales.codes` (R, G) uint8, `scales.absmax` (R G / 256) and `scales.offset` () in the place of scales (see
-nf4.py). A tied output layer is the token embedding, and is not stored again.
+where value = scale · (level - zero), and the level of a 4-bit code is code - 8, or NF4's number. With double
+quantization, `scales.codes` (R, G) uint8, `scales.absmax` (R G / 256) and `scales.offset` () replace the scales (see
+nf4.py). A tied output layer is the token embedding and is not stored a second time.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ NAME = "minigrad-gpt-quantized"
 def save_quantized(
     folder: str | os.PathLike[str], model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
 ) -> None:
-    """Write a model that `quantize` has changed, with the config it was given; all of it, or nothing.
+    """Save a model that `quantize` has changed, with its config. The folder is written as a whole or not at all.
 
-    Raises ValueError for a model that is not quantized that way, FileExistsError where the folder is in use, OSError.
+    Raises ValueError if the model was not quantized with this config, FileExistsError if the folder is in use, OSError.
     """
     check_unused(Path(folder))
     expected = expected_arrays(model.config, config)
@@ -77,7 +76,7 @@ def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Token
 
 
 def is_quantized(folder: str | os.PathLike[str]) -> bool:
-    """Whether `load_quantized` is the way to load this folder."""
+    """Whether the folder holds a quantized model, which `load_quantized` loads."""
     if not has_checkpoint(folder):
         return False
     try:
@@ -99,14 +98,14 @@ def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tupl
 
 
 def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[int, ...]]:
-    """The matrices of a model that are quantized: name of the layer -> (R, K)."""
+    """The matrices of a model that are quantized: layer name -> (R, K)."""
     parts = architectures.of_config(model)
     found = {parts.embedding_name: (model.vocab_size, model.n_embd)} if config.embedding else {}
     return found | parts.matrices(model)
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a layer's full name is that of a token embedding."""
+    """Whether this is the full name of a token embedding."""
     return any(name == parts.embedding_name for parts in architectures.ALL)
 
 
@@ -133,13 +132,13 @@ def _arrays_of(
 
 
 def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
-    """A quantized model to fill. Raises ValueError, before memory is asked for, if `shapes` are not those of one."""
+    """An empty quantized model. Raises ValueError, before memory is allocated, if `shapes` do not fit the settings."""
     config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
     parts, model_config = from_settings(settings)
     expected = expected_arrays(model_config, config)
     for name, (shape, _) in expected.items():
         if shapes.get(name) != shape:
-            raise ValueError(f"{name} must have shape {shape}, and has {shapes.get(name, 'none: it is missing')}")
+            raise ValueError(f"{name} must have shape {shape}, but has {shapes.get(name, 'none: it is missing')}")
     quantized = sum(math.prod(shape) for shape in matrices(model_config, config).values())
     check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
     with nn.init.skipped():
@@ -166,11 +165,11 @@ def _blank(shape: tuple[int, ...], config: QuantizationConfig, embedding: bool) 
 
 
 def _check_arrays(model: LanguageModel, config: QuantizationConfig, path: Path) -> None:
-    """Raise CheckpointError for arrays of another type than ours, and for an order that is none."""
+    """Raise CheckpointError for an array with the wrong dtype, or an `order` that is not a permutation."""
     expected = expected_arrays(model.config, config)
     for name, array in model.state_dict().items():
         _, dtype = expected.get(name, ((), np.dtype(np.float32)))
         if array.dtype != dtype:
             raise CheckpointError(f"{path}: {name} is {array.dtype}, not {dtype}")
         if name.endswith(".order") and not (np.sort(array) == np.arange(len(array))).all():
-            raise CheckpointError(f"{path}: {name} is no order of {len(array)} columns")
+            raise CheckpointError(f"{path}: {name} is not a permutation of {len(array)} columns")

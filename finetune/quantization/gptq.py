@@ -1,16 +1,16 @@
-"""GPTQ: round one column after the other, and let the columns still to come make up for the error.
+"""GPTQ: round one column after the other, and correct the columns that are not yet rounded for the error.
 
 Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers".
 
-Rounding to nearest minimises the error of each weight; what counts is the error of the layer's output, over inputs x
-as they really come. With the rounding error D of the weights (O, I) that is
+Rounding to nearest minimizes the error of each weight. What matters is the error of the layer's output on real inputs
+x. For a rounding error D of the weights (O, I) it is
 
     Σ_x |D x|² = tr(D H Dᵀ),    H = Σ x xᵀ  (I, I), the Hessian (up to a factor 2) of each row's error
 
-If two inputs usually agree, then what one weight is rounded up, the other should be lowered. The best correction of
-the columns F not yet rounded, after column q got the error e (per row), is e times the row q of H_F⁻¹ over its
-diagonal element [equation 2]. All those inverses, of one column fewer each time, are the rows of one upper triangular
-matrix U with H⁻¹ = Uᵀ U [section 3.3, step 3]: row q of H_F⁻¹ is U[q, q] · U[q, q:].
+If two inputs are usually equal and one weight is rounded up, the other weight should be lowered. Let F be the columns
+that are not yet rounded, and e the error (per row) of rounding column q. The best correction of F is e times row q of
+H_F⁻¹, divided by its diagonal element [equation 2]. There is no need to invert H_F for every column: with the upper
+triangular matrix U for which H⁻¹ = Uᵀ U [section 3.3, step 3], row q of H_F⁻¹ is U[q, q] · U[q, q:].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, as_matrix, number_of_groups
 from .rounding import grid, to_levels
 
-COLUMNS = 128  # corrected one by one; those after them, once per so many
+COLUMNS = 128  # columns of a block: inside it each column is corrected at once, the columns after it once per block
 MOST_DAMPING = 1.0
 
 
@@ -35,13 +35,13 @@ def gptq(
 ) -> QuantizedArray:
     """Round a weight (O, I) so that its outputs change little on inputs with this `hessian` Σ x xᵀ (I, I).
 
-    group_size: as in `absmax`; a group's scale is set when its first column is reached, from weights that are corrected
-    by then. act_order: start with the columns whose inputs are largest, which then are rounded with most columns left
-    to make up for them. damping: this share of the mean of the diagonal is added to it, and ten times as much each
-    time the matrix turns out to be singular. Raises ValueError for what is not finite, sizes that do not fit, and a
-    matrix that no damping makes positive definite (it is no sum of x xᵀ then).
+    group_size: as in `absmax`. The scale of a group is computed when its first column is reached, from weights that
+    have been corrected by then. act_order: round the columns with the largest inputs first, when most columns are left
+    to correct for them. damping: this share of the diagonal's mean is added to the diagonal, and ten times as much each
+    time the matrix is singular. Raises ValueError for numbers that are not finite, sizes that do not fit, and a matrix
+    that no damping makes positive definite, because it is not a sum of x xᵀ.
 
-    Of two equal inputs, one weight rounded up is made up for by the other:
+    The two middle inputs are nearly equal. One weight is rounded down to 0, so the other is rounded up to 1:
 
     >>> weight, hessian = np.array([[7.0, 0.4, 0.4, 0.0]]), np.diag([1.0, 1.0, 1.0, 1.0])
     >>> hessian[1, 2] = hessian[2, 1] = 0.99
@@ -53,8 +53,8 @@ def gptq(
     hessian = checked_gram(hessian, weight.shape[1])
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(weight.shape[1])
     hessian = hessian[np.ix_(order, order)]
-    unused = np.diag(hessian) == 0  # inputs that are always 0: whatever their weights are, 0 is as good
-    left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I), corrected as we go
+    unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
+    left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I): weights with all corrections so far
     factor = _inverse_factor(hessian, damping)  # U
     one_grid = None
     if group_size in (WHOLE_ROW, WHOLE_ARRAY):
@@ -66,8 +66,8 @@ def gptq(
         scales, zeros = one_grid or grid(left[:, columns], bits, symmetric)  # (O), or (1) for the whole array
         grids.append((scales, zeros))
         levels[:, columns], errors = _round_columns(left[:, columns], factor[columns, columns], scales, zeros, bits)
-        left[:, columns.stop :] -= errors @ factor[columns, columns.stop :]
-    grids = grids[:groups]  # one grid for all columns was used, and noted, several times
+        left[:, columns.stop :] -= errors @ factor[columns, columns.stop :]  # correct all later columns at once
+    grids = grids[:groups]  # a single grid was appended once per block of columns
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)
     zeros = np.stack([zeros for _, zeros in grids if zeros is not None], axis=1) if not symmetric else None
     return QuantizedArray(levels, scales, zeros, bits, order=order if act_order else None)
@@ -76,9 +76,9 @@ def gptq(
 def _round_columns(
     block: np.ndarray, factor: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Round a block's columns from left to right, each error passed on to those after it; `block` is written to.
+    """Round the columns of a block from left to right and correct the columns after each one. Changes `block`.
 
-    Returns levels and errors over the diagonal of U, (O, columns) each.
+    Returns the levels, and the errors divided by the diagonal of U, (O, columns) each.
     """
     levels, errors = np.empty_like(block), np.empty_like(block)
     for q in range(block.shape[1]):
@@ -90,10 +90,10 @@ def _round_columns(
 
 
 def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
-    """U, upper triangular, with H⁻¹ = Uᵀ U, of the damped H.
+    """The upper triangular U with H⁻¹ = Uᵀ U, for the damped H.
 
-    Cholesky's factor of H with rows and columns reversed, reversed again, is an upper triangular R with H = R Rᵀ. So
-    H⁻¹ = R⁻ᵀ R⁻¹, and U = R⁻¹.
+    Reverse the rows and columns of H, take the Cholesky factor, and reverse it again: this gives an upper triangular R
+    with H = R Rᵀ. So H⁻¹ = R⁻ᵀ R⁻¹, and U = R⁻¹.
     """
     diagonal = np.diag(hessian)
     mean = diagonal.mean() or 1.0
@@ -113,7 +113,7 @@ def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
 
 
 def checked_gram(gram: np.ndarray, columns: int) -> np.ndarray:
-    """The sum of x xᵀ over inputs x, if it can be one for a weight with so many columns; or ValueError."""
+    """`gram`, if it can be a sum of x xᵀ for a weight with this number of columns; raises ValueError otherwise."""
     gram = np.asarray(gram)
     if gram.shape != (columns, columns) or gram.dtype.kind != "f":
         raise ValueError(f"the Hessian must be floats of shape {(columns, columns)}, got {gram.dtype} {gram.shape}")
@@ -123,9 +123,9 @@ def checked_gram(gram: np.ndarray, columns: int) -> np.ndarray:
 
 
 def output_error(weight: np.ndarray, approximation: np.ndarray, gram: np.ndarray) -> float:
-    """How far a layer's outputs are off, over how large they are: Σ |x (W - A)ᵀ|² / Σ |x Wᵀ|² over all inputs x.
+    """The relative error of a layer's outputs, Σ |x (W - A)ᵀ|² / Σ |x Wᵀ|² over all inputs x.
 
-    gram: Σ x xᵀ (I, I), from which both sums follow without the inputs.
+    gram: Σ x xᵀ (I, I), which determines both sums without the inputs.
 
     >>> output_error(np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), np.eye(2))
     0.2

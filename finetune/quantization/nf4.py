@@ -1,14 +1,15 @@
 """NF4, the 4-bit number for normally distributed weights. Dettmers et al. 2023, "QLoRA", section 3 and appendix E.
 
-Trained weights look like a bell curve, so equally spaced levels waste codes on its thin ends. NF4's 16 levels are
-quantiles of the normal distribution instead: each is used about equally often, as each cuts off an equal share of the
-bell's area. They are scaled to [-1, 1], and a block of 64 weights is scaled to fit by its largest magnitude.
+Trained weights are distributed like a bell curve, so equally spaced levels waste codes on its thin ends. NF4's 16
+levels are quantiles of the normal distribution instead. Each level stands for an equal share of the area under the
+bell, so all levels are used about equally often. The levels are scaled to [-1, 1], and each block of 64 weights is
+divided by its largest magnitude.
 
-*Double quantization*: the scales are quantized as well. In blocks of 64 numbers a float32 scale costs 32 / 64 = 0.5 bit
-per number. Most scales are close to each other, so their mean is subtracted and the rest is stored in 8 bits, in blocks
-of 256 with a scale of their own: 8 / 64 + 32 / (64 · 256) = 0.127 bit. The 8 bits are a small floating-point number,
-whose levels lie closer together near 0 (Dettmers 2016, "8-bit approximations for parallelism in deep learning"); the
-table is the one of bitsandbytes.
+*Double quantization* also quantizes the scales. With blocks of 64 numbers, a float32 scale costs 32 / 64 = 0.5 bit per
+number. Most scales are close to each other, so their mean is subtracted and the rest is stored in 8 bits, in blocks of
+256 that have a scale of their own: 8 / 64 + 32 / (64 · 256) = 0.127 bit. The 8 bits are a small floating-point number
+whose levels are closer together near 0 (Dettmers 2016, "8-bit approximations for parallelism in deep learning"). The
+table is that of bitsandbytes.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ SCALES_PER_BLOCK = 256
 
 
 def nf4_levels() -> np.ndarray:
-    """The 16 levels, sorted, float32: 8 above 0, 7 below, and 0 itself, so that 0 is exact.
+    """The 16 levels, sorted, float32: 8 above 0, 7 below, and 0 itself, which makes 0 exact.
 
-    With Q the inverse of the normal distribution function and p running in equal steps from 1/2 to `outermost` (in 8
-    steps for the positive half, 7 for the negative), levels are Q(p) / Q(outermost), with the sign of the half. At
-    p = 1 Q is infinite; `outermost` is the mean of 1 - 1/30 and 1 - 1/32, half a step before that in each half.
+    Let Q be the inverse of the normal distribution function, and let p run in equal steps from 1/2 to `outermost`, in 8
+    steps for the positive half and 7 for the negative. The levels are ±Q(p) / Q(outermost). Because Q(1) is infinite,
+    `outermost` is half a step below 1: the mean of 1 - 1/30 and 1 - 1/32.
 
     >>> print(nf4_levels().round(3))
     [-1.    -0.696 -0.525 -0.395 -0.284 -0.185 -0.091  0.     0.08   0.161
@@ -45,10 +46,10 @@ def nf4_levels() -> np.ndarray:
 
 
 def nf4(values: np.ndarray, group_size: int = BLOCK, double_quant: bool = True) -> QuantizedArray:
-    """The nearest of the 16 levels, for each number divided by the largest magnitude of its group.
+    """Divide each number by the largest magnitude of its group, and round it to the nearest of the 16 levels.
 
-    double_quant: store the scales in 8 bits as well (`quantize_scales`). Raises ValueError for numbers that are not
-    finite and for a group size that does not divide the row.
+    double_quant: also store the scales in 8 bits (`quantize_scales`). Raises ValueError for numbers that are not finite
+    and for a group size that does not divide the row.
 
     >>> q = nf4(np.array([[2.0, -1.0, 0.1, 0.0]]), group_size=4, double_quant=False)
     >>> print(q.codes, q.dequantize().round(3))  # codes 15 and 2, 8 and 7, two in a byte
@@ -65,7 +66,7 @@ def nf4(values: np.ndarray, group_size: int = BLOCK, double_quant: bool = True) 
 
 
 def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The position of the nearest of the sorted levels, for each value; in the middle between two, the lower one.
+    """The index of the nearest of the sorted levels for each value. Halfway between two levels, the lower one.
 
     >>> nearest(np.array([-3.0, 0.1, 0.5, 0.6]), np.array([-1.0, 0.0, 1.0])).tolist()
     [0, 1, 1, 2]
@@ -79,8 +80,8 @@ def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def dynamic_levels() -> np.ndarray:
     """The 256 levels of the 8-bit "dynamic" number, sorted, float32.
 
-    Leading zero bits are a decimal exponent, the bits after the first 1 a fraction: 2^e equal steps of [0.1, 1] at
-    the scale 10^(e - 6), for e = 0 .. 6, with either sign; and 0 and 1.
+    The number of leading zero bits is a decimal exponent, and the bits after the first 1 are a fraction. For e = 0 .. 6
+    this gives 2^e equal steps of [0.1, 1] times 10^(e - 6), with either sign. The last two levels are 0 and 1.
 
     >>> levels = dynamic_levels()
     >>> print(len(levels), levels[-3:].round(4), (levels[127:130] * 1e6).round(2))
@@ -98,10 +99,10 @@ DYNAMIC_LEVELS = dynamic_levels()
 
 
 class QuantizedScales(nn.Module):
-    """Scales (R, G) in 8 bits each: offset + absmax of the block · level. See `quantize_scales`."""
+    """Scales (R, G) in 8 bits: scale = offset + absmax of the block · level. See `quantize_scales`."""
 
     codes: Array  # (R, G) uint8
-    absmax: Array  # (blocks), of SCALES_PER_BLOCK scales each, row after row
+    absmax: Array  # (blocks): each of SCALES_PER_BLOCK scales, row after row
     offset: Array  # ()
 
     def __init__(self, codes: np.ndarray, absmax: np.ndarray, offset: np.ndarray):
@@ -121,13 +122,13 @@ class QuantizedScales(nn.Module):
         """The scales of some rows as floats (R, G)."""
         xp = module_of(self.codes)
         R, G = self.codes.shape
-        position = xp.arange(R)[rows, None] * G + xp.arange(G)  # where each stands, counted along the rows
+        position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
         levels = xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
         return levels[self.codes[rows]] * self.absmax[position // SCALES_PER_BLOCK] + self.offset
 
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:
-    """Quantize scales (R, G) to 8 bits each, to within about 1 % of the largest difference from their mean."""
+    """Quantize scales (R, G) to 8 bits. The error is about 1 % of the largest difference from their mean."""
     offset = scales.mean(dtype=np.float32)
     flat = (scales - offset).reshape(-1)
     starts = np.arange(0, flat.size, SCALES_PER_BLOCK)

@@ -1,7 +1,7 @@
-"""Quantized weights on a GPU: their arrays are handed to the kernels of minigrad/kernels/cuda/quantized.py.
+"""Quantized weights on a GPU: their arrays are passed to the kernels of minigrad/kernels/cuda/quantized.py.
 
-minigrad knows nothing of quantizers, so a weight goes there as plain arrays. What the kernels do not take (float64,
-rows whose length is no multiple of 4) is computed as on the CPU, and so is all if textbook kernels are chosen.
+minigrad does not know quantizers, so it gets a weight as plain arrays. Cases that the kernels do not support (float64,
+rows whose length is not a multiple of 4) are computed as on the CPU, and so is everything with textbook kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Weight = QuantizedArray | BlockArray
 
 
 def times(x: Array, weight: Weight) -> Array | None:
-    """x (N, K) @ the weight, transposed: (N, R); x's columns are in the stored order. None where no kernel does it."""
+    """x (N, K), columns in the stored order, @ the weight, transposed: (N, R), or None if no kernel supports it."""
     matrix = _for_kernels(x, weight)
     if matrix is None:
         return None
@@ -33,7 +33,7 @@ def times(x: Array, weight: Weight) -> Array | None:
 
 
 def times_transposed(x: Array, weight: Weight) -> Array | None:
-    """x (N, R) @ the weight: (N, K). None where no kernel does it."""
+    """x (N, R) @ the weight: (N, K), or None if no kernel supports it."""
     matrix = _for_kernels(x, weight)
     if matrix is None:
         return None
@@ -67,10 +67,10 @@ def _quantized_matrix(weight: QuantizedArray) -> QuantizedMatrix:
 
 @functools.cache
 def _levels(device: str) -> Array:
-    """The table of all quantized scales, brought to a GPU once."""
+    """The table of the 256 levels of quantized scales, copied to each GPU once."""
     return to_device(DYNAMIC_LEVELS, device)
 
 
 def _floats(matrix: QuantizedMatrix | BlockMatrix, weight: Weight) -> Array:
-    """The weight (R, K) in the stored order, made for this product only."""
+    """The weight (R, K) as floats in the stored order, for this product only."""
     return dequantize(matrix) if isinstance(matrix, QuantizedMatrix) else weight.dequantize()

@@ -1,7 +1,8 @@
-"""A GGUF file's model with its 4 and 8 bits kept in memory: the packed form of `gpt.weights.llama_gguf.load`.
+"""Load a GGUF file and keep its 4-bit and 8-bit weights in memory: the packed form of `gpt.weights.llama_gguf.load`.
 
-What the file holds in blocks becomes a `QuantizedLinear` or a `QuantizedEmbedding` around it, exactly; norms, and what
-else is stored in floats, are as in the float model. A tied output layer is the embedding's array, used both ways.
+Each tensor that the file stores in blocks becomes a `QuantizedLinear` or a `QuantizedEmbedding` with exactly the same
+codes. Norms and other tensors stored as floats are loaded as in the float model. A tied output layer uses the array of
+the embedding.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def load_packed(file: GGUFFile) -> Llama:
         if match.problem:
             raise ValueError(f"{file.path} does not fit {source.described_in}: {match.name} {match.problem}")
     with nn.init.skipped():
-        model = Llama(config)  # its float weights take no memory before something is written to them
+        model = Llama(config)  # its float weights take no memory until something is written to them
     for row in gguf_rows(config):
         tensor = file.tensors[row.theirs]
         if tensor.kind in BLOCKS:
@@ -46,7 +47,7 @@ def load_packed(file: GGUFFile) -> Llama:
 
 
 def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
-    """A tensor of the file at `path` in blocks, with its rows in our order. Raises GGUFError for scales that are not
+    """The blocks of a tensor, with its rows in our order. Raises GGUFError, naming `path`, for scales that are not
     finite.
     """
     codes, scales, minimums = unpack(tensor)
@@ -58,12 +59,12 @@ def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
         minimums = None if minimums is None else unpermute(minimums, n_head)
     if tensor.kind == "Q8_0":
         return BlockArray(codes, scales)
-    zero = 8 if tensor.kind == "Q4_0" else 0  # Q4_0's codes are given from -8 to 7, and kept from 0 to 15
+    zero = 8 if tensor.kind == "Q4_0" else 0  # Q4_0 has codes from -8 to 7; we store them as 0 to 15
     return BlockArray((codes + zero).astype(np.uint8), scales, minimums, bits=4, zero=zero)
 
 
 def _read(model: Llama, row: Row, source: GGUFWeights) -> None:
-    """Fill a parameter that the file holds in floats."""
+    """Fill a parameter that the file stores as floats."""
     name, _, attribute = row.ours.rpartition(".")
     parameter: Any = getattr(model.get_submodule(name), attribute)
     parameter.data[...] = source.read(row.theirs)

@@ -1,8 +1,8 @@
-"""Layers whose weight is quantized. They compute with a tile of it at a time, so that the floats never exist at once.
+"""Layers with a quantized weight. They dequantize one tile of it at a time, so it never exists as floats as a whole.
 
-A weight in 8 or 4 bits saves memory because the floats are made where they are used, some rows at a time, and thrown
-away. It is frozen: rounding has no useful slope. The gradient flows through it to its input, which is all that LoRA on
-top of it needs (Dettmers et al. 2023, "QLoRA", equation 5).
+A weight in 8 or 4 bits saves memory because the floats are computed where they are needed, some rows at a time, and
+then discarded. The weight is frozen, because rounding has no useful derivative. The gradient still flows through it to
+its input, which is all that LoRA needs (Dettmers et al. 2023, "QLoRA", equation 5).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from . import on_gpu
 from .array import QuantizedArray
 from .blocks import BlockArray
 
-TILE = 1024 * 1024  # numbers of the weight that are floats at a time, per thread: 4 MB
+TILE = 1024 * 1024  # numbers of the weight that each thread dequantizes at a time: 4 MB
 Weight = QuantizedArray | BlockArray
 
 
 class QuantizedProduct(Function):
-    """out = x @ Wᵀ + bias,  dx = dout @ W,  dbias = Σ dout, where W are the values that `weight` (O, I) stands for.
+    """out = x @ Wᵀ + bias,  dx = dout @ W,  dbias = Σ dout, where W (O, I) is the dequantized `weight`.
 
-    With textbook kernels the tiles come one after the other, with fast ones the threads share them out.
+    With textbook kernels the tiles are computed one after the other, with fast kernels by several threads.
     """
 
     dtype_rule = "same"
@@ -74,22 +74,22 @@ def _tile_by_tile(x: Array, weight: Weight) -> Array:
 
     if module_of(x) is np:
         parallel(multiply, _tiles(weight))
-    else:  # a GPU shares out the work by itself
+    else:  # a GPU distributes the work by itself
         for rows in _tiles(weight):
             multiply(rows)
     return out
 
 
 def _tiles(weight: Weight) -> Iterable[slice]:
-    """The weight's rows in pieces of at most TILE numbers; a small one in one piece, not worth waking a thread."""
+    """The rows of the weight in pieces of at most TILE numbers. A small weight is not worth waking a thread for."""
     rows, columns = weight.shape
     return [slice(0, rows)] if rows * columns <= weight.in_one_piece else row_blocks(rows, columns, TILE)
 
 
 class QuantizedLinear(nn.Module):
-    """x @ Wᵀ + bias with a quantized W (out, in): in the place of an `nn.Linear`, to be used and not to be learned.
+    """x @ Wᵀ + bias with a quantized, frozen W (out, in). It replaces an `nn.Linear` and keeps its bias parameter.
 
-    The bias is the parameter that it was. Arrays of the model move with it; `to(np.float64)` computes in float64.
+    `to` moves its arrays like those of other modules; `to(np.float64)` makes it compute in float64.
     """
 
     def __init__(self, weight: Weight, bias: nn.Parameter | None = None):
@@ -103,14 +103,14 @@ class QuantizedLinear(nn.Module):
         return activate(QuantizedProduct.apply(x, self.bias, weight=self.weight), activation)
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """As `nn.Linear.cross_entropy`; the logits are computed as a whole."""
+        """Like `nn.Linear.cross_entropy`, but all logits exist at once."""
         return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 
 
 class QuantizedEmbedding(nn.Module):
-    """A quantized table (V, C) with one row per id: ids (...) -> (..., C). Only the rows asked for become floats.
+    """A quantized table (V, C) with one row per id: ids (...) -> (..., C). Only the requested rows are dequantized.
 
-    `QuantizedLinear(embedding.weight)` is the output layer tied to it: one array, used both ways.
+    `QuantizedLinear(embedding.weight)` is the output layer tied to it. Both use one array.
     """
 
     def __init__(self, weight: Weight):
@@ -125,7 +125,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 def put_embedding(model: Any, name: str, weight: Weight) -> None:
-    """Put a quantized table in the place of the token embedding `name`, and of the output layer if it is tied to it."""
+    """Replace the token embedding `name` by a quantized one, and also the output layer if it is tied to it."""
     head = getattr(model, "lm_head", None)
     if head is not None and head.weight is model.get_submodule(name).weight:
         model.lm_head = QuantizedLinear(weight, head.bias)
@@ -133,7 +133,7 @@ def put_embedding(model: Any, name: str, weight: Weight) -> None:
 
 
 def dequantized(layer: QuantizedLinear) -> nn.Linear:
-    """The float `nn.Linear` that computes the same, with the rounded weight: to be merged with, or saved as such."""
+    """A float `nn.Linear` with the rounded weight, which computes the same. Use it to merge adapters, or to save it."""
     with nn.init.skipped():
         linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
     weight = layer.weight.dequantize()

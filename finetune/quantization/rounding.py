@@ -1,9 +1,10 @@
-"""Round to nearest: a grid of equally spaced levels is laid over the numbers, and each goes to the closest.
+"""Round to nearest: lay a grid of equally spaced levels over the numbers, and round each number to the closest level.
 
-*Absmax* stretches a grid symmetric around 0 to the largest magnitude; *zero-point* stretches it from the smallest to
-the largest number, which is finer where they lie to one side. Either way one outlier makes the steps wide for all that
-share its scale: hence scales per row, or per small group. If a layer's inputs are rounded as well, groups do not
-help, and columns with outliers are left in floating point (`int8_product`).
+*Absmax* uses a grid that is symmetric around 0 and reaches the largest magnitude. *Zero-point* uses a grid from the
+smallest to the largest number, which has finer steps if most numbers have the same sign. In both, one outlier makes the
+steps wide for all numbers that share its scale; therefore each row, or each small group, has a scale of its own. If the
+inputs of a layer are rounded too, groups do not help, and columns with outliers stay in floating point
+(`int8_product`).
 
 Dettmers et al. 2022, "LLM.int8(): 8-bit matrix multiplication for transformers at scale", sections 2 and 3; Jacob et
 al. 2018, section 2.1.
@@ -17,19 +18,19 @@ from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, as_matrix, number_of_
 
 
 def absmax(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -> QuantizedArray:
-    """scale = max |value| / (2^(bits-1) - 1),  level = round(value / scale); one scale per group along a row.
+    """scale = max |value| / (2^(bits-1) - 1),  level = round(value / scale), with one scale per group in a row.
 
-    group_size: numbers that share a scale; -1 a whole row, 0 the whole array. Raises ValueError for numbers that are
-    not finite, other bits than 8 and 4, and a group size that does not divide the row.
+    group_size: numbers that share a scale; -1 for a whole row, 0 for the whole array. Raises ValueError for numbers
+    that are not finite, bits other than 8 and 4, and a group size that does not divide the row.
 
-    The largest magnitude becomes 127, and 2.4 / 127 is the step:
+    The largest magnitude becomes 127, so the step is 2.4 / 127:
 
     >>> weights = np.array([[0.5, -1.3, 2.4, -0.1]])
     >>> q = absmax(weights)
     >>> print(q.codes, q.scales.round(4), q.dequantize().round(3))
     [[ 26 -69 127  -5]] [[0.0189]] [[ 0.491 -1.304  2.4   -0.094]]
 
-    An outlier takes all levels for itself, and groups keep it to itself:
+    An outlier leaves almost no levels for the other numbers. With groups, only its own group suffers:
 
     >>> weights = np.array([[0.5, -1.3, 2.4, -0.1, 0.3, 240.0]])
     >>> print(absmax(weights).dequantize().round(2))
@@ -43,7 +44,7 @@ def absmax(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -> Qu
 def zero_point(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -> QuantizedArray:
     """scale = (max - min) / (2^bits - 1),  zero = the level of 0,  level = round(value / scale) + zero.
 
-    The range is widened to hold 0, so that 0 stays exactly 0. Arguments and errors as in `absmax`.
+    The range is widened to include 0, so 0 stays exactly 0. Arguments and errors are those of `absmax`.
 
     >>> q = zero_point(np.array([[0.0, 1.0, 2.0, 5.1]]))
     >>> print(q.codes, q.zeros, q.dequantize().round(2))
@@ -63,7 +64,7 @@ def round_to_nearest(values: np.ndarray, bits: int, group_size: int, symmetric: 
 
 
 def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Scales and zeros (None if symmetric) for the numbers along the last axis: (..., K) -> (...) each, float32."""
+    """The scales, and the zeros (None if symmetric), of the numbers along the last axis: (..., K) -> (...), float32."""
     top, steps = 2 ** (bits - 1) - 1, 2**bits - 1
     smallest = np.finfo(np.float32).smallest_subnormal  # in place of 0, where all numbers are
     if symmetric:
@@ -77,7 +78,7 @@ def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np
 
 
 def to_levels(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int) -> np.ndarray:
-    """round(value / scale) + zero, within what `bits` can hold; the arguments broadcast.
+    """round(value / scale) + zero, clipped to the range of `bits`. The arguments broadcast.
 
     >>> to_levels(np.array([0.24, 0.26, -9.0]), np.array(0.5), None, bits=4)
     array([ 0.,  1., -8.])
@@ -89,19 +90,19 @@ def to_levels(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, 
 
 
 # --- LLM.int8(): inputs in 8 bits as well -----------------------------------------------------------------------------
-# If inputs are rounded as well, the product is one of integers, which special hardware computes faster. But large
+# If the inputs are rounded too, the product is one of integers, which special hardware computes faster. But large
 # language models have a few features (columns of the input) that are 20 times as large as the others in nearly every
-# token. One such number sets the step for its whole token, and everything else in it is rounded to almost nothing.
-# Fewer than one column in a hundred are like that: they are multiplied in floating point, and the rest in 8 bits.
+# token. Such a number determines the step of its whole token, and all other numbers are rounded to almost nothing.
+# Fewer than one column in a hundred is like that. These are multiplied in floating point, the rest in 8 bits.
 #
-# Simplified: NumPy has no fast integer product. Integers below 2²⁴ are exact in float32, so small ones are multiplied
-# as float32: the results are those of integers, without the speed.
+# Simplified: NumPy has no fast integer product. Integers below 2²⁴ are exact in float32, so we multiply them as
+# float32: the result is the same, without the speed.
 
 THRESHOLD = 6.0  # the paper's
 
 
 def outlier_columns(x: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
-    """The columns of x (N, I) in which some number is at least `threshold` in magnitude.
+    """The columns of x (N, I) that have a number with a magnitude of at least `threshold`.
 
     >>> outlier_columns(np.array([[0.5, -8.0, 1.0], [0.2, -7.0, 5.9]]))
     array([1])
@@ -110,14 +111,14 @@ def outlier_columns(x: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
 
 
 def int8_product(x: np.ndarray, weight: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
-    """x (N, I) @ weightᵀ (I, O) in 8 bits: a scale per row of x (token) and per row of the weight (output).
+    """x (N, I) @ weightᵀ (I, O) in 8 bits, with one scale per row of x (token) and per row of the weight (output).
 
         out = x[:, outliers] @ weight[:, outliers]ᵀ + scale_x · scale_w · (levels of the rest's product)
 
-    threshold: from where on a column is an outlier; np.inf rounds all columns, which is the naive method. Raises
-    ValueError for numbers that are not finite.
+    threshold: a column with a magnitude of at least this is an outlier. np.inf rounds all columns, which is the naive
+    method. Raises ValueError for numbers that are not finite.
 
-    The outlier -60 would leave the other numbers of its token 1 / 127 of it as a step:
+    Without the split, the outlier -60 makes the step of its token 60 / 127, too coarse for the other numbers:
 
     >>> x, weight = np.array([[0.5, -60.0, 0.2]]), np.array([[1.0, 0.1, 1.0]])
     >>> exact = x @ weight.T

@@ -179,10 +179,10 @@ def quantize_twice(model):
     ("change", "config", "calibration", "words"),
     [
         (None, QuantizationConfig("absmax", 4), None, r"h.0.attn.c_attn: group_size 64 does not divide rows of 8"),
-        (None, QuantizationConfig("gptq", group_size=8), None, "gptq looks at a layer's inputs: give it text"),
+        (None, QuantizationConfig("gptq", group_size=8), None, "gptq needs the inputs of each layer: give it text"),
         (break_weight, SOME, None, "transformer.h.1.mlp.c_proj has weights that are not finite"),
         (break_norm, QuantizationConfig("gptq", group_size=8), IDS, "calibration text, block 0 gives numbers that are"),
-        (quantize_twice, SOME, None, "is a Quantized.*, not a float .*: quantize a model once"),
+        (quantize_twice, SOME, None, "is a Quantized.*, not a float .*: a model can be quantized only once"),
         (None, SOME, IDS + 100, "ids outside the vocabulary of 37 tokens"),
         (None, SOME, random_ids((2, 13)), "with T at most 12, got int64 of shape .2, 13."),
         (None, SOME, IDS * 1.0, "calibration must be token ids"),
@@ -204,7 +204,7 @@ def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words
 def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
     with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
         quantize(nn.Linear(4, 4), SOME)
-    with pytest.raises(ValueError, match="a post-norm model has none there"):
+    with pytest.raises(ValueError, match="a post-norm model has no norm there"):
         quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)
     quantize(small_gpt(norm="post", positions="sinusoidal"), QuantizationConfig("gptq", group_size=8), IDS)
 
@@ -307,7 +307,7 @@ FIRST = "transformer.h.0.attn.c_attn.weight"
         (lambda s: s | {f"{FIRST}.scales": s[f"{FIRST}.scales"][:5]}, None, r"scales must have shape \(24, 1\)"),
         (lambda s: {n: a for n, a in s.items() if n != f"{FIRST}.codes"}, None, "none: it is missing"),
         (lambda s: {n: a for n, a in s.items() if n != "transformer.ln_f.bias"}, None, "numbers, but .* are stored"),
-        (lambda s: s | {f"{FIRST}.order": np.zeros(8, np.int32)}, None, "order is no order of 8 columns"),
+        (lambda s: s | {f"{FIRST}.order": np.zeros(8, np.int32)}, None, "order is not a permutation of 8 columns"),
         (None, {"bits": 8}, "codes must have shape"),
         (None, {"bits": 5}, "5 bits are not supported"),
         (None, {"quant_method": "magic"}, "there is no quantization method 'magic'"),
