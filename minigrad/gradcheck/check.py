@@ -1,13 +1,13 @@
-"""Is a gradient right? Move each input a little, and see whether the outputs move as backward says.
+"""Is a gradient right? Move each input a little, and check that the outputs move as backward predicts.
 
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
-The differences are computed in float64 for each input element, and compared with every row of the Jacobian that
-backward gives (jacobian.py, comparison.py). Where the two differ, diagnosis.py finds out why. The bands of the relative
-error are those of Stanford's CS231n, "Gradient checks".
+The differences are computed in float64 for each input element and compared with every row of the Jacobian that backward
+gives (jacobian.py, comparison.py). If the two differ, diagnosis.py finds out why. The bands of the relative error are
+those of Stanford's CS231n, "Gradient checks".
 
-A kink is a point where the slope jumps, as in relu(x) at 0: from the left it is 0, from the right 1. There is no
-derivative there, and backward may return any number between the two.
+A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
+There is no derivative at a kink, and backward may return any number between the two slopes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def band(error: float) -> str:
 class GradcheckError(AssertionError):
     """A gradient is wrong, or cannot be checked; `diagnosis` says why.
 
-    Where one number is to blame: `analytic` and `numeric` at `element` of input `input_index`, for `output_element`
-    (None: a random mixture of the elements) of output `output_index`.
+    If a single number is wrong, the attributes locate it: `analytic` and `numeric` are the derivatives of
+    `output_element` (None: a random mixture of the elements) of output `output_index` with respect to `element` of
+    input `input_index`.
     """
 
     def __init__(self, message: str, diagnosis: Diagnosis):
@@ -59,9 +60,9 @@ class GradcheckError(AssertionError):
 
 @dataclass
 class InputReport:
-    """One input: its largest relative error, and the rows (R, *shape) of the Jacobian from both sides.
+    """One input: its largest relative error, and the rows (R, *shape) of both Jacobians.
 
-    `numeric` is None where the input is so large that only directions were checked.
+    `numeric` is None if the input is so large that only random directions were checked.
     """
 
     name: str
@@ -74,7 +75,7 @@ class InputReport:
 
 @dataclass
 class Report:
-    """A check that found nothing wrong."""
+    """The result of a check that found nothing wrong."""
 
     name: str
     method: str
@@ -84,7 +85,7 @@ class Report:
 
     @property
     def max_error(self) -> float:
-        """The largest relative error of all."""
+        """The largest relative error of all inputs."""
         return max((x.max_error for x in self.inputs), default=0.0)
 
     def __str__(self) -> str:
@@ -107,19 +108,19 @@ def gradcheck(
     rtol: float = 1e-5,
     method: str = "central",
 ) -> Report:
-    """Compare the gradient that backward computes for `fn` with differences; raise GradcheckError, with a diagnosis,
-    if they differ.
+    """Compare the gradient that backward computes for `fn` with finite differences. Raises GradcheckError, with a
+    diagnosis, if they differ.
 
-    fn: takes Tensors, returns a Tensor or a tuple of them. inputs: a Tensor or array, or a sequence; those that ask
-    for a gradient are checked, or all floating-point ones if none does, in float64; everything else is handed to fn
-    as it is. eps: the step, by default 6e-6 max(1, |x|). An element passes where |analytic - numeric| <= max(atol,
-    rtol * the larger of the two); atol is by default a little above rounding. method: "central", or "complex" for the
-    complex step (Squire & Trapp 1998), which has no rounding error, and falls back on "central" (with a note in the
-    report) where an op is not analytic.
+    fn: takes Tensors and returns a Tensor or a tuple of them. inputs: a Tensor or array, or a sequence of them. The
+    inputs that require a gradient are checked, or all floating-point inputs if none does, in float64. Other inputs are
+    passed to fn unchanged. eps: the step, by default 6e-6 max(1, |x|). An element passes if |analytic - numeric| <=
+    max(atol, rtol * the larger of the two); the default atol is a little above rounding. method: "central", or
+    "complex" for the complex step (Squire & Trapp 1998), which has no rounding error. If an op is not analytic, the
+    complex step is replaced by "central", with a note in the report.
 
-    Up to 200 output and 1000 input elements the whole Jacobian is compared; beyond that, random mixtures of outputs
-    and random directions of the input. At a kink (relu at 0, equal maxima) any slope between the two one-sided ones
-    passes, and the report names it.
+    With up to 200 output and 1000 input elements the whole Jacobian is compared, otherwise random mixtures of outputs
+    and random directions of the input. At a kink (relu at 0, equal maxima) any slope between the left and the right one
+    passes, and the report lists the kink.
 
     >>> import minigrad.functional as F
     >>> print(gradcheck(F.relu, np.array([-1.0, 0.0, 2.0])))  # doctest: +ELLIPSIS
@@ -148,9 +149,9 @@ def gradcheck(
             raise _error(name, Diagnosis("non-finite", str(problem))) from None
         for k in range(len(comparison.columns)):  # for each input
             if comparison.wrong_columns(k):
-                _check_deterministic(comparison, name, calls=5)  # else the diagnosis would be about noise
+                _check_deterministic(comparison, name, calls=5)  # otherwise we would diagnose noise
                 _fail(comparison, name, k)
-        # All rows are right. Is backward right for other cotangents as well? (dout * dout is right for 0 and 1.)
+        # All rows are right. Is backward also right for other values of dout? (dout * dout is right for 0 and 1.)
         for k, i, analytic, numeric in comparison.not_linear():
             _fail_not_linear(comparison, name, k, i, analytic, numeric)
         return _report(comparison, name, method)
@@ -158,7 +159,7 @@ def gradcheck(
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Record gradients and compute in float64, whatever is switched on around the call."""
+    """Record gradients and compute in float64, regardless of no_grad and autocast around the call."""
     kept = switches.grad_enabled, switches.autocast
     switches.grad_enabled, switches.autocast = True, None
     try:
@@ -204,27 +205,27 @@ def _check_deterministic(comparison: Comparison, name: str, calls: int) -> None:
     for _ in range(calls):
         again = comparison.subject.again()
         if again.shape != first.shape or not np.allclose(again, first, rtol=1e-9, atol=0):
-            sentence = "fn returns something else each time it is called"
+            sentence = "fn returns a different result each time it is called"
             advice = "call manual_seed(0) inside fn, or switch dropout off"
             raise _error(name, Diagnosis("non-deterministic", f"{sentence}; {advice}"))
 
 
 def _run_backward(comparison: Comparison, name: str) -> None:
-    """Run backward. A gradient of the wrong shape is a finding; what else backward raises is passed on."""
+    """Run backward. A gradient of the wrong shape is diagnosed; other exceptions from backward are passed on."""
     try:
         comparison.backward()
     except NotFinite:
         raise
     except Exception as error:
         if not _is_from_engine(error):
-            error.add_note(f"(raised in backward, while gradcheck looked at {name})")
+            error.add_note(f"(raised in backward while gradcheck was checking {name})")
             raise
         diagnosis = diagnose_shape(comparison)
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
 
 
 def _is_from_engine(error: Exception) -> bool:
-    """Was it raised by the engine's own check of what a backward returned?"""
+    """Whether the engine's own check of the returned gradients raised this error."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -252,7 +253,7 @@ def _report(comparison: Comparison, name: str, method: str) -> Report:
     if comparison.given_up:
         notes.append(f"{comparison.given_up} directions have so many kinks that they were not checked")
     if comparison.kinks and len(comparison.kinks) == sum(map(len, comparison.columns)):
-        notes.append("every element lies on a kink, so that little was proved: choose other inputs")
+        notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = [_input_report(comparison, k) for k in range(len(comparison.columns))]
     return Report(name, method, inputs, list(comparison.kinks.values()), notes)
 
@@ -306,7 +307,7 @@ def _fail_not_linear(comparison: Comparison, name: str, k: int, i: int, analytic
 def _located(
     comparison: Comparison, k: int, i: int, analytic: float, numeric: float, diagnosis: Diagnosis
 ) -> GradcheckError:
-    """An error about element i of variable k, whose message is still to come."""
+    """An error about element i of variable k. The caller adds the message."""
     error, variable = GradcheckError("", diagnosis), comparison.subject.variables[k]
     error.input_index, error.element = variable.position, place(variable.value.shape, i)
     error.analytic, error.numeric = float(analytic), float(numeric)
@@ -316,13 +317,13 @@ def _located(
 
 
 def _output(comparison: Comparison, output: int, element: tuple[int, ...] | None) -> str:
-    """ "output[0, 2]", with the output's number where there are several."""
+    """ "output[0, 2]", with the number of the output if there are several."""
     number = f" {output}" if len(comparison.graph.outputs) > 1 else ""
     return f"(a random mixture of output{number})" if element is None else f"output{number}{in_brackets(element)}"
 
 
 def _overview(comparison: Comparison) -> str:
-    """How much is wrong, and what is right."""
+    """How many elements are wrong, and which inputs are right."""
     wrong, right = [], []
     for k, variable in enumerate(comparison.subject.variables):
         what = "elements" if comparison.is_dense(k) else "directions"

@@ -1,4 +1,4 @@
-"""The two Jacobians of jacobian.py side by side: is a difference rounding, a kink, or a wrong gradient?"""
+"""Compare the two Jacobians of jacobian.py: is a difference rounding, a kink, or a wrong gradient?"""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .jacobian import (
     slopes,
 )
 
-MOST_SPLITS = 400  # how often directions through kinks are cut in two before the rest is given up
-PRECISE = 1e-8  # a relative error that needs no better differences
+MOST_SPLITS = 400  # directions through kinks are halved at most this often
+PRECISE = 1e-8  # with a relative error below this, the differences are precise enough
 
 
 class Kink(NamedTuple):
-    """Where the slopes from the left and from the right differ, so that backward may return anything between them."""
+    """A place where left and right slopes differ, so backward may return anything between them."""
 
     input: str
     element: tuple[int, ...]
@@ -45,17 +45,17 @@ class Kink(NamedTuple):
 
 
 class NotFinite(Exception):
-    """A nan or infinity makes the comparison impossible; says where, in a sentence."""
+    """A nan or infinity makes the comparison impossible. The message says where."""
 
 
 @dataclass
 class Column:
-    """The slopes of all R rows along one probe, from both sides."""
+    """The slopes of all R rows along one probe, from backward and from differences."""
 
     probe: Probe
     analytic: Array
     numeric: Array
-    noise: Array  # what rounding may have added to `numeric`
+    noise: Array  # a bound of the rounding error in `numeric`
     known: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
     slopes: Slopes | None = None  # of all outputs, if they were measured by central differences
 
@@ -73,7 +73,7 @@ class Comparison:
         subject.base = flat(self.graph.outputs)
         self.rows = Rows(self.graph.outputs, self.rng)
         self.kinks: dict[tuple[int, int], Kink] = {}
-        self.given_up = 0  # directions
+        self.given_up = 0  # directions that were not checked because of their many kinks
         self._splits = 0
 
     # --- the two sides ---
@@ -90,14 +90,14 @@ class Comparison:
                 self._complain_of_gradient(k)
 
     def central(self) -> None:
-        """Measure every probe by central differences; where these look odd, look closer."""
+        """Measure every probe by central differences, and look closer at those that may be imprecise or at a kink."""
         self._measure(self._central_column)
         for k, columns in enumerate(self.columns):
             self.columns[k] = [settled for column in columns for settled in self._settle(k, column)]
 
     def complex_step(self) -> None:
-        """Measure every probe by a complex step. Raises NotAnalytic where fn takes no complex numbers."""
-        rounding = 8 * EPSILON * np.abs(self.subject.base)  # slopes that cancel, as in x / x, leave several roundings
+        """Measure every probe by a complex step. Raises NotAnalytic if fn does not accept complex numbers."""
+        rounding = 8 * EPSILON * np.abs(self.subject.base)  # slopes that cancel, as in x / x, leave rounding errors
         self._measure(lambda k, probe: self._column(k, probe, complex_slope(self.subject, k, probe), rounding))
 
     def _measure(self, column: Callable[[int, Probe], Column]) -> None:
@@ -131,7 +131,7 @@ class Comparison:
 
     def _complain_of_gradient(self, k: int) -> None:
         gradients = as_matrix(self.analytic[k])
-        # Infinity before nan: an infinite slope also makes nan (0 * inf) of the rows that it does not belong to.
+        # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
         bad = np.isinf(gradients)
         row, i = (int(n) for n in np.argwhere(bad if bad.any() else np.isnan(gradients))[0])
         step = self.step or STEP * max(1.0, abs(float(self.subject.variables[k].value.flat[i])))
@@ -146,7 +146,7 @@ class Comparison:
     # --- the comparison ---
 
     def _set_floors(self) -> None:
-        """Per variable and row: the size that smaller values are taken for, lest rounding count as a large error."""
+        """Per variable and row, the smallest size for relative errors, so rounding does not count as a large error."""
         self.floors = []
         for k in range(len(self.columns)):
             floors, numeric = np.zeros((len(self.rows), 1)), self.numeric(k)
@@ -187,14 +187,14 @@ class Comparison:
         return np.stack(columns, axis=1) if columns else np.zeros((len(self.rows), 0))
 
     def is_dense(self, k: int) -> bool:
-        """Was each element of variable k moved on its own, in order?"""
+        """Whether each element of variable k was moved separately."""
         return len(self.columns[k]) == self.subject.variables[k].value.size
 
     def not_linear(self) -> Iterator[tuple[int, int, float, float]]:
-        """(variable, element, its gradient, what it should be) where backward of a mixture of rows is not the mixture
-        of their gradients.
+        """(variable, element, its gradient, the right one) where backward is not linear in dout.
 
-        dout² is right for each row on its own, where dout is 1 or 0.
+        A mixture of rows must give the mixture of their gradients. dout² would be right for each single row, because
+        there dout is 1 or 0.
         """
         coefficients = self.rng.standard_normal(len(self.rows))
         for k, mixed in enumerate(self.graph.dense_vjp(self.rows.cotangents(coefficients))):
@@ -209,11 +209,11 @@ class Comparison:
     # --- a closer look ---
 
     def _settle(self, k: int, column: Column) -> list[Column]:
-        """Look closer where the differences are not precise, or where there may be a kink.
+        """Look closer at a column that is not precise, or that may have a kink.
 
-        A kink is found by looking at f alone (`kinks`), and then allows only slopes between the one-sided ones: it
-        never excuses a gradient that is wrong for another reason. A direction through a kink is cut in two until the
-        element with the kink is alone.
+        Kinks are found from f alone (`kinks`), and a kink allows only slopes between the left and the right one, so it
+        never excuses a gradient that is wrong for another reason. A direction through a kink is halved until only the
+        element with the kink is left.
         """
         wide, probe = column.slopes, column.probe
         assert wide is not None
@@ -234,10 +234,10 @@ class Comparison:
         return [column]
 
     def _take_nearest(self, k: int, column: Column, tiny: Slopes) -> None:
-        """Of several estimates take the one nearest to the gradient: which of them is best depends on the function.
+        """Use the estimate that is nearest to the gradient, because the function decides which estimate is best.
 
-        Large steps extrapolated are the most precise where f is smooth; small steps stay clear of a kink or an edge
-        beside x. A wrong gradient will not be near any of them.
+        Extrapolation from large steps is the most precise if f is smooth. Small steps avoid a kink or an edge beside x.
+        A wrong gradient is not near any of them.
         """
         estimates = [tiny.central, self._slopes(k, column.probe, 1e-3).central]
         large, half = (slopes(self.subject, k, column.probe, factor) for factor in (300, 150))
@@ -249,7 +249,7 @@ class Comparison:
             column.numeric = np.where(nearer, numeric, column.numeric)
 
     def _allow_kinks(self, k: int, column: Column, at: Array, tiny: Slopes) -> None:
-        """Any slope between those on the left and on the right is right for the outputs that have a kink."""
+        """Accept any slope between the left and the right one for outputs that have a kink."""
         i, first = int(column.probe.places[0]), int(at.argmax())
         variable = self.subject.variables[k]
         left, right = float(tiny.left[first]), float(tiny.right[first])
@@ -261,8 +261,7 @@ class Comparison:
         column.numeric = np.where(column.known, column.numeric, allowed)
 
     def worst_element(self, k: int) -> Column:
-        """The column of the single element of variable k that is most wrong: a direction is cut in two until it is
-        found."""
+        """The column of the element of variable k with the largest error. A direction is halved until it is found."""
 
         def difference(column: Column) -> float:
             return float(np.abs(column.analytic - column.numeric).max())

@@ -1,10 +1,10 @@
-"""The Jacobian J[i, j] = d output_i / d input_j of a function, found in two ways that share no code.
+"""The Jacobian J[i, j] = d output_i / d input_j of a function, computed in two ways that share no code.
 
-By rows: backward. Reverse mode never builds J; it multiplies it from the left with a vector v, which has one number for
-each output element. v is called the cotangent (`dout`, the gradient that arrives), vᵀJ the vector-Jacobian product, or
-vjp. With a 1 for one output element and 0 elsewhere, vᵀJ is a row of J (`Graph`, `Rows`).
+By rows, with backward. Reverse mode does not build J. It multiplies J from the left by a vector v, which has one number
+per output element. v is called the cotangent (`dout`, the incoming gradient), and vᵀJ the vector-Jacobian product or
+vjp. If v is 1 for one output element and 0 elsewhere, vᵀJ is a row of J (`Graph`, `Rows`).
 
-By columns: differences. Move one element of an input, and see how all outputs move (`slopes`).
+By columns, with differences. Move one element of an input, and measure how all outputs move (`slopes`).
 
 comparison.py compares the two.
 """
@@ -27,11 +27,11 @@ from ..switches import no_grad
 from ..tensor import Tensor
 
 EPSILON = float(np.finfo(np.float64).eps)
-STEP = EPSILON ** (1 / 3)  # 6e-6: here rounding (EPSILON / step) and the neglected term (step²) are about equal
-COMPLEX_STEP = 1e-30  # nothing is subtracted, so it may be as small as it likes
-DENSE_OUTPUT = 200  # up to this size each output element is checked on its own, beyond it random mixtures of them
+STEP = EPSILON ** (1 / 3)  # 6e-6, where the rounding error (EPSILON / step) is about as large as the O(step²) term
+COMPLEX_STEP = 1e-30  # there is no subtraction, so the step may be very small
+DENSE_OUTPUT = 200  # up to this size each output element is checked separately, beyond it random mixtures
 MIXTURES = 4
-DENSE_INPUT = 1000  # up to this size each input element is moved on its own, beyond it all in random directions
+DENSE_INPUT = 1000  # up to this size each input element is moved separately, beyond it all in random directions
 DIRECTIONS = 6
 
 
@@ -39,7 +39,7 @@ DIRECTIONS = 6
 
 
 class Variable(NamedTuple):
-    """An input that is differentiated: its value is a read-only float64 array on the host."""
+    """An input that we differentiate with respect to. Its value is a read-only float64 array on the host."""
 
     position: int  # among the inputs
     name: str
@@ -48,10 +48,10 @@ class Variable(NamedTuple):
 
 
 class Subject:
-    """A function of Tensors seen as one of `variables`, with all its floating-point outputs as one flat vector.
+    """The function under test, as a function from its `variables` to one flat vector of all floating-point outputs.
 
-    The variables are the inputs that ask for a gradient, or all floating-point ones if none does. One tensor given
-    twice is one variable.
+    The variables are the inputs that require a gradient, or all floating-point inputs if none does. A tensor that is
+    passed twice is one variable.
     """
 
     def __init__(self, fn: Callable[..., Any], inputs: Any):
@@ -60,7 +60,7 @@ class Subject:
         self.fn = fn
         self.variables: list[Variable] = []
         self.notes: list[str] = []
-        self._arguments: list[tuple[str, Any]] = []  # ("variable", its number) or ("constant", what fn gets)
+        self._arguments: list[tuple[str, Any]] = []  # ("variable", its number) or ("constant", the argument itself)
         numbers: dict[int, int] = {}
         for index, (item, name) in enumerate(zip(items, _input_names(fn, len(items)), strict=True)):
             array = item.data if isinstance(item, Tensor) else item
@@ -82,10 +82,10 @@ class Subject:
             raise ValueError(
                 "gradcheck: no input is a floating-point tensor or array, so there is nothing to differentiate"
             )
-        self.base = np.zeros(0)  # the flat outputs at the variables' values, from the recorded call
+        self.base = np.zeros(0)  # the flat outputs of the recorded call, with no variable moved
 
     def call(self, leaves: list[Tensor]) -> list[Tensor]:
-        """fn's floating-point outputs, with `leaves` in the variables' places; TypeError where there are none."""
+        """The floating-point outputs of fn, called with `leaves` as the variables. Raises TypeError if it has none."""
         dtype = leaves[0].dtype
         arguments = []
         for kind, what in self._arguments:
@@ -101,8 +101,8 @@ class Subject:
                 )
             if output.dtype.kind == "f" and output.dtype != np.float64:
                 raise TypeError(
-                    f"gradcheck: fn makes {output.dtype} of float64, too coarse to see a derivative; look for a .to(), "
-                    ".astype() or dtype= in it"
+                    f"gradcheck: fn turns float64 into {output.dtype}, too coarse to measure a derivative; look for a "
+                    ".to(), .astype() or dtype= in it"
                 )
         outputs = [output for output in outputs if is_floating(output.dtype)]
         if not outputs:
@@ -116,7 +116,7 @@ class Subject:
             return flat(self.call(leaves))
 
     def again(self) -> Array:
-        """The flat outputs once more, nothing moved."""
+        """The flat outputs of another call, with no variable moved."""
         return self.values([np.array(variable.value) for variable in self.variables])
 
     def moved(self, number: int, probe: Probe, distance: complex) -> Array:
@@ -134,7 +134,7 @@ def flat(outputs: list[Tensor]) -> Array:
 
 
 def _input_names(fn: Callable[..., Any], count: int) -> list[str]:
-    """ "input 0 (x)", with fn's own parameter names where it has them; those of forward for `SomeFunction.apply`."""
+    """ "input 0 (x)", with the parameter name from the signature of fn, or of forward for `SomeFunction.apply`."""
     names: list[str] = []
     function: Any = getattr(fn, "__self__", None)
     is_op = isinstance(function, type) and issubclass(function, Function)
@@ -150,7 +150,7 @@ def _input_names(fn: Callable[..., Any], count: int) -> list[str]:
 
 
 def _frozen(array: Array, dtype: Any = None) -> Array:
-    """`array` read-only, and in `dtype`: the caller's own memory, strides and all, where it has that dtype already."""
+    """A read-only view of `array` in `dtype`. It shares the caller's memory and strides if the dtype is the same."""
     value = array.astype(dtype or array.dtype, copy=False).view()
     if isinstance(value, np.ndarray):  # CuPy has no read-only arrays
         value.flags.writeable = False
@@ -161,7 +161,7 @@ def _frozen(array: Array, dtype: Any = None) -> Array:
 
 
 class _Seed(Function):
-    """Σ_o out_o · v_o: its backward gives each output o its cotangent v_o, so that one walk serves several outputs."""
+    """Σ_o out_o · v_o. Its backward gives each output o its cotangent v_o, so one walk serves all outputs."""
 
     @staticmethod
     def forward(ctx: Any, *outputs: Any, cotangents: Any) -> Any:
@@ -186,7 +186,7 @@ class Graph:
 
     @property
     def name(self) -> str:
-        """The op that made the first output."""
+        """The op that computed the first output."""
         node = self.outputs[0].grad_fn
         return op_name(node.function) if node is not None else "fn"
 
@@ -194,9 +194,9 @@ class Graph:
         return _Seed.apply(*self.outputs, cotangents=cotangents)
 
     def vjp(self, cotangents: list[Array]) -> list[Array | None]:
-        """vᵀJ for the cotangents v: one array per variable, None where no gradient arrived.
+        """vᵀJ for the cotangents v: one array per variable, or None if no gradient arrived.
 
-        Tensors that fn uses besides its inputs keep their `.grad`.
+        Other tensors that fn uses keep their `.grad`.
         """
         kept = [(stranger, stranger.grad) for stranger in self._strangers.values()]
         try:
@@ -211,13 +211,13 @@ class Graph:
                 stranger.grad = gradient
 
     def dense_vjp(self, cotangents: list[Array]) -> list[Array]:
-        """As `vjp`, with zeros where no gradient arrived."""
+        """Like `vjp`, with zeros if no gradient arrived."""
         pairs = zip(self.vjp(cotangents), self.leaves, strict=True)
         return [np.zeros(leaf.shape) if gradient is None else gradient for gradient, leaf in pairs]
 
 
 class Rows:
-    """The rows of J that are looked at: one per element of a small output, random mixtures of those of a large one."""
+    """The rows of J that are compared: one per element of a small output, random mixtures for a large output."""
 
     def __init__(self, outputs: list[Tensor], rng: np.random.Generator):
         self.shapes = [output.shape for output in outputs]
@@ -232,11 +232,11 @@ class Rows:
         return self.spans[-1].stop
 
     def owner(self, row: int) -> int:
-        """The output that a row belongs to."""
+        """The number of the output that a row belongs to."""
         return next(o for o, span in enumerate(self.spans) if row < span.stop)
 
     def element(self, row: int) -> tuple[int, ...] | None:
-        """The output element that a row is about; None for a mixture of several."""
+        """The output element of a row, or None for a random mixture."""
         o = self.owner(row)
         return place(self.shapes[o], row - self.spans[o].start) if self.dense[o] else None
 
@@ -254,7 +254,7 @@ class Rows:
         return np.concatenate([matrix @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
     def reach(self, vector: Array) -> Array:
-        """How far the rows' numbers may move if each output moves by up to `vector`, either way."""
+        """The largest change of each row's number if each output changes by up to `vector` in either direction."""
         parts = np.split(np.nan_to_num(vector, posinf=0), self.cuts)
         return np.concatenate([np.abs(matrix) @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
@@ -263,7 +263,7 @@ class Rows:
 
 
 class Probe(NamedTuple):
-    """A direction to move a variable in: `weights` at the flat `places`; for a single element one place of weight 1."""
+    """A direction in which to move a variable: `weights` at flat `places`. One place with weight 1 is one element."""
 
     places: Array
     weights: Array
@@ -285,7 +285,7 @@ class Probe(NamedTuple):
 
 
 def probes_of(value: Array, step: float | None, rng: np.random.Generator) -> list[Probe]:
-    """Each element of a small array, random directions through all of a large one; large values get larger steps."""
+    """Each element of a small array, or random directions through a large one. Larger values get larger steps."""
     sizes = np.maximum(1, np.abs(value.ravel())) if step is None else np.ones(value.size)
     step = STEP if step is None else step
     if value.size <= DENSE_INPUT:
@@ -296,7 +296,7 @@ def probes_of(value: Array, step: float | None, rng: np.random.Generator) -> lis
 
 
 class Slopes(NamedTuple):
-    """One column of J by differences, all outputs at once; `noise` is what rounding may have added."""
+    """One column of J by differences, for all outputs. `noise` is a bound of the rounding error."""
 
     left: Array
     central: Array
@@ -310,7 +310,7 @@ class Slopes(NamedTuple):
 
     @property
     def may_have_kinks(self) -> bool:
-        """A first look: do left and right differ by more than rounding, and by much of their size?"""
+        """A first look: whether left and right differ by more than rounding, relative to their size."""
         gap, size = np.abs(self.right - self.left), np.maximum(np.abs(self.left), np.abs(self.right))
         return bool((gap > np.maximum(1e-3 * size, 5 * np.nan_to_num(self.noise))).any())
 
@@ -341,11 +341,11 @@ def extrapolated(wide: Slopes, narrow: Slopes) -> Array:
 
 
 def kinks(wide: Slopes, narrow: Slopes) -> Array:
-    """Where the outputs have a kink: where left and right slopes differ, and still do so for a step ten times smaller.
+    """Which outputs have a kink: those whose left and right slopes still differ for a step ten times smaller.
 
-    Where f is smooth they differ by h f'', ten times less for the smaller step; rounding makes them differ ten times
-    more. A kink a little beside x looks weaker from close by, so a fifth is enough. Only f is looked at, not its
-    gradient.
+    If f is smooth, the slopes differ by h f'', which is ten times less for the smaller step; rounding makes them differ
+    ten times more. A kink a little beside x appears weaker from close by, so a fifth is enough. This uses only f, not
+    its gradient.
     """
     gap, narrow_gap = wide.right - wide.left, narrow.right - narrow.left
     ratio = np.divide(narrow_gap, gap, out=np.zeros_like(gap), where=gap != 0)
@@ -357,13 +357,12 @@ class NotAnalytic(Exception):
 
 
 def complex_slope(subject: Subject, number: int, probe: Probe) -> Array:
-    """Im f(x + ih) / h: as f(x + ih) = f(x) + ih f'(x) + O(h²), exact to rounding. Squire & Trapp 1998.
+    """Im f(x + ih) / h. Because f(x + ih) = f(x) + ih f'(x) + O(h²), it is exact up to rounding. Squire & Trapp 1998.
 
-    Only right where f is the restriction of an analytic function; |x|, for one, is not. Raises NotAnalytic where fn
-    says so itself.
+    This is right only if f is analytic; |x|, for example, is not. Raises NotAnalytic if fn rejects complex numbers.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", np.exceptions.ComplexWarning)  # an imaginary part was thrown away
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)  # an imaginary part was discarded
         try:
             moved = subject.moved(number, probe, 1j * COMPLEX_STEP)
         except (TypeError, ValueError, np.exceptions.ComplexWarning) as error:

@@ -1,4 +1,4 @@
-"""A gradient of the wrong shape, which the engine refuses: what would make it fit, and would it then be right?"""
+"""A gradient of the wrong shape, which the engine rejects: which change makes it fit, and is it right then?"""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 
 Gradients = list[Any]
-# A node and what its backward returned -> gradients that fit, and what was wrong; None where it cannot be repaired so.
+# A node and the gradients from its backward -> gradients that fit, and what was wrong; None if this repair fails.
 Repair = Callable[[Context, Any], tuple[Gradients, str] | None]
 # The same for one gradient and the shape that it should have.
 Fit = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
 
 
 def diagnose_shape(comparison: Comparison) -> Diagnosis:
-    """Which change makes the gradient fit, and is it then right?
+    """Which change makes the gradient fit, and is it right then?
 
-    Each repair is put behind the op's backward, in this graph only, and the whole comparison made again.
+    Each repair is applied after the op's backward, in this graph only, and the whole comparison is repeated.
     """
     graph, rows = comparison.graph, comparison.rows
     last = _LastBackward()
@@ -45,7 +45,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
-        with contextlib.suppress(ValueError, TypeError, NotFinite):  # another gradient has a wrong shape too
+        with contextlib.suppress(ValueError, TypeError, NotFinite):  # another gradient may have a wrong shape too
             try:
                 for other in nodes:
                     other.function = _with_repair(original, repair)
@@ -58,12 +58,12 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
                     other.function = original
     if not fitting:
         return Diagnosis("shape", "each gradient must have the shape of its input")
-    but = "but with the shape put right, the values are wrong too"
+    but = "but even with the right shape the values are wrong"
     return Diagnosis(fitting[0].kind, f"it looks as if {fitting[0].sentence}; {but}")
 
 
 class _LastBackward(switches.Observer):
-    """Remembers the last backward that ran, and what it returned."""
+    """Remembers the last backward that ran, and the gradients it returned."""
 
     node: Context | None = None
     results: tuple[Any, ...] = ()
@@ -83,7 +83,7 @@ def _with_repair(function: type[Any], repair: Repair) -> type[Any]:
 
 
 def _each(fit: Fit) -> Repair:
-    """The repair that makes each gradient of a wrong shape fit on its own."""
+    """A repair that applies `fit` to each gradient with a wrong shape."""
 
     def repair(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
         repaired, words = list(gradients), ""
@@ -99,7 +99,7 @@ def _each(fit: Fit) -> Repair:
 
 
 def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int, ...]]]:
-    """(input, gradient, shape that it should have) for each that has another."""
+    """(input, gradient, the right shape) for each gradient with a wrong shape."""
     found = []
     for i, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
         if edge is not None and gradient is not None:
