@@ -10,7 +10,7 @@ embedding and mean nothing before fine-tuning. Most of what instruction tuning t
 speaks" and "that was all". Some models were tuned with a default system message before every conversation that has
 none. `chatml.py` reads it from the model's files, and it is added here as well.
 
-Simplified: three roles, text only; no tools and no images.
+Simplified: text only, no images. What a tool answers is a message like the user's, read and not learned from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.files import shortened
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of
@@ -29,7 +30,7 @@ from minigrad.backend import module_of
 from .. import architectures
 from .chatml import CHATML, IM_END, IM_START, UnknownTemplate, default_system
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class Message(TypedDict):
@@ -144,14 +145,14 @@ def _default_system(template: str | None) -> str | None:
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raise ValueError, naming the message, unless each has a role (of ROLES) and a content, a system one first."""
-    if isinstance(messages, str | dict) or not messages:
-        raise ValueError(f"a conversation is a list of messages with role and content, got {messages!r:.60}")
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError(f"a conversation is a list of messages with role and content, got {shortened(messages)}")
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
-            raise ValueError(f"message {number} must be an object with role and content, got {message!r:.60}")
+            raise ValueError(f"message {number} must be an object with role and content, got {shortened(message)}")
         for field in ("role", "content"):
             if not isinstance(message.get(field), str):
-                found = repr(message[field])[:60] if field in message else "none"
+                found = shortened(message[field]) if field in message else "none"
                 raise ValueError(f"message {number}: {field} must be a text, got {found}")
         if message["role"] not in ROLES:
             raise ValueError(f"message {number}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.60}")

@@ -17,7 +17,7 @@ from gpt.tokenizer.token_view import TextStream
 
 from .chat_template import IM_END, IM_START, ChatTemplate, Message, check_messages, without_oldest_turn
 
-SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
+SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": "", "tool": "Tool: "}
 
 
 class Transcript:

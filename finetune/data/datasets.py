@@ -3,12 +3,14 @@
 The formats are the common ones: one JSON object per line, or a JSON array of objects, as in Alpaca's file:
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+    {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}        ShareGPT
     {"prompt": "...", "completion": "..."}
     {"instruction": "...", "input": "", "output": "..."}            Alpaca (Taori et al. 2023)
     {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
     {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
 
-A file comes from outside: anything that does not fit raises a ValueError that names file, line and field.
+A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields that
+are not read are named once per file.
 """
 
 from __future__ import annotations
@@ -24,13 +26,26 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from gpt.files import read_text, write_text
+from gpt.console import show
+from gpt.files import read_text, shortened, write_text
 
 from .chat_template import Message, check_messages
 
 IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
 
 T = TypeVar("T")
+
+# The fields of each format of conversations, by the field that tells the format.
+FORMATS = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "prompt": ("prompt", "completion"),
+    "instruction": ("instruction", "input", "output"),
+}
+PREFERENCE_FIELDS = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps")
+MESSAGE_FIELDS = ("role", "content", "tool_calls", "from", "value")
+# What ShareGPT calls the roles; "developer" is OpenAI's newer name for "system".
+ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "developer": "system"}
 
 
 class Item:
@@ -72,16 +87,22 @@ class Labelled(Item):
 
 
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
-    """Read conversations in any of the three formats, which may be mixed, from a JSON Lines file or a JSON array.
+    """Read conversations in any of the four formats, which may be mixed, from a JSON Lines file or a JSON array.
 
     An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
     """
-    return [Example(_within(place, _conversation, row), place) for place, row in _rows(path)]
+    rows = list(read_rows(path))
+    examples = [Example(_within(place, _conversation, row), place) for place, row in rows]
+    _name_ignored(path, [(row, FORMATS[_format(row)]) for _, row in rows])
+    return examples
 
 
 def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
-    return [Preference(*_within(place, _preference, row), place) for place, row in _rows(path)]
+    rows = list(read_rows(path))
+    preferences = [Preference(*_within(place, _preference, row), place) for place, row in rows]
+    _name_ignored(path, [(row, PREFERENCE_FIELDS) for _, row in rows])
+    return preferences
 
 
 def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
@@ -89,8 +110,10 @@ def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
 
     Raises ValueError naming file, line and field.
     """
-    rows = _table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else _rows(path)
-    return [Labelled(*_within(place, _labelled, row), place) for place, row in rows]
+    rows = list(_table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path))
+    items = [Labelled(*_within(place, _labelled, row), place) for place, row in rows]
+    _name_ignored(path, [(row, ("text", "label")) for _, row in rows])
+    return items
 
 
 def write_jsonl(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
@@ -106,25 +129,42 @@ def _within(place: str, parse: Callable[[Any], T], value: Any) -> T:
         raise ValueError(f"{place}: {error}") from None
 
 
+def _name_ignored(path: str | os.PathLike[str], rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
+    """Show which fields of rows, and of the messages in them, are not read; each row comes with those that are."""
+    ignored: dict[str, None] = {}
+    for row, read in rows:
+        ignored |= dict.fromkeys(name for name in row if name not in read)
+        for field in read:
+            for message in row[field] if isinstance(row.get(field), list) else ():
+                ignored |= dict.fromkeys(f"{field}.{name}" for name in message if name not in MESSAGE_FIELDS)
+    if ignored:
+        show(f"{os.fspath(path)}: fields that are not read: {_names(ignored)}")
+
+
+def _format(row: dict[str, Any]) -> str:
+    """Which of FORMATS a row is in."""
+    found = next((name for name in FORMATS if name in row), None)
+    if found is None:
+        known = "; or ".join(" and ".join(fields) for fields in FORMATS.values())
+        raise ValueError(f"expected the fields {known}; got {_names(row)}")
+    return found
+
+
 def _conversation(row: dict[str, Any]) -> list[Message]:
-    if "messages" in row:
-        messages = _checked(row["messages"])
-    elif "prompt" in row:
+    kind = _format(row)
+    if kind in ("messages", "conversations"):
+        messages = _checked(row[kind])
+    elif kind == "prompt":
         messages = [*_as_messages(row, "prompt", "user"), *_as_messages(row, "completion", "assistant")]
         check_messages(messages)
-    elif "instruction" in row:
+    else:
         question = _text(row, "instruction")
         if row.get("input"):
             question += "\n\n" + _text(row, "input")
         messages = [Message(role="user", content=question), Message(role="assistant", content=_text(row, "output"))]
-    else:
-        raise ValueError(
-            "expected the fields messages; or prompt and completion; or instruction, input and output; "
-            f"got {_names(row)}"
-        )
     if messages[-1]["role"] != "assistant":
         raise ValueError("the last message must be the assistant's: it is what to learn")
-    if len(messages) < 2 or messages[-2]["role"] != "user":
+    if len(messages) < 2 or messages[-2]["role"] not in ("user", "tool"):
         raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
     if not messages[-1]["content"].strip():
         raise ValueError("the assistant's last message is empty: there is nothing to learn from")
@@ -167,34 +207,60 @@ def _as_messages(row: dict[str, Any], field: str, role: str) -> list[Message]:
 
 
 def _checked(messages: Any) -> list[Message]:
-    """Messages that `check_messages` accepts, with role and content alone."""
+    """Messages of any of the forms above, as `check_messages` accepts them, with role and content alone."""
+    if isinstance(messages, list):
+        messages = [_message(m, f"message {i}") if isinstance(m, dict) else m for i, m in enumerate(messages, 1)]
     check_messages(messages)
-    return [Message(role=m["role"], content=m["content"]) for m in messages]
+    return messages
+
+
+def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
+    """A message in OpenAI's form or ShareGPT's, with a role of ours and a text: parts are joined, and calls of tools
+    are written after it, as Hermes and Qwen do.
+    """
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or not isinstance(part.get("text"), str) for part in content):
+            raise ValueError(f"{place}: only texts are read, and its content has other parts: {shortened(content)}")
+        content = "".join(part["text"] for part in content)
+    if (calls := message.get("tool_calls")) and isinstance(content, str | None):
+        try:
+            written = [json.dumps({key: call["function"][key] for key in ("name", "arguments")}) for call in calls]
+        except (KeyError, TypeError):
+            raise ValueError(f"{place}: tool_calls must be functions with name and arguments") from None
+        texts = [] if content is None else [content]
+        content = "\n".join([*texts, *(f"<tool_call>\n{call}\n</tool_call>" for call in written)])
+    found = {"role": ROLE_NAMES.get(role, role) if isinstance(role, str) else role, "content": content}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _text(row: dict[str, Any], field: str) -> str:
     if field not in row:
         raise ValueError(f"there is no field {field!r}, only {_names(row)}")
     if not isinstance(row[field], str):
-        raise ValueError(f"the field {field!r} must be a text, got {row[field]!r:.60}")
+        raise ValueError(f"the field {field!r} must be a text, got {shortened(row[field])}")
     return row[field]
 
 
-def _names(row: dict[str, Any]) -> str:
+def _names(row: Iterable[Any]) -> str:
     return ", ".join(repr(str(name)[:40]) for name in list(row)[:8]) or "none"
 
 
-def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each object in a file of JSON lines, or in one JSON array."""
     text = read_text(path)
-    if not text.strip():
-        raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
-    numbered = _array(text, path) if text.lstrip().startswith("[") else _lines(text, path)
-    for line, row in numbered:
-        place = f"{os.fspath(path)}, line {line}"
+    empty = True
+    for line, row in _array(text, path) if text.lstrip().startswith("[") else _lines(text, path):
+        place, empty = f"{os.fspath(path)}, line {line}", False
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: expected a JSON object, got {row!r:.60}")
+            raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")
+        try:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise ValueError(f"{place}: this is not text, or nested too deeply ({error})") from None
         yield place, row
+    if empty:
+        raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
 
 
 def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
@@ -226,6 +292,9 @@ def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]
                 position = after_space(position + 1)
             elif text[position : position + 1] != "]":
                 raise ValueError("expected a comma or the array's end")
+        if after_space(position + 1) < len(text):
+            position = after_space(position + 1)
+            raise ValueError("something follows the array's end")
     except (ValueError, RecursionError) as error:
         line += text.count("\n", counted, position)
         raise ValueError(f"{os.fspath(path)}, line {line}: this is no JSON array ({error})") from None

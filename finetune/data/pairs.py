@@ -6,16 +6,13 @@ A batch holds the better replies first and then the worse ones: one forward pass
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from gpt.files import read_text
-
 from .chat_template import ChatTemplate, Message, without_oldest_turn
-from .datasets import IGNORE, Preference, pad_right, read_preferences
+from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
@@ -154,8 +151,7 @@ def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> li
 def read_referenced(path: str | os.PathLike[str]) -> list[ReferencedPreference]:
     """Preferences with the log-probabilities that were stored with them; ValueError where these are missing."""
     preferences = []
-    for p, line in zip(read_preferences(path), read_text(path).splitlines(), strict=True):
-        row = json.loads(line)
+    for p, (_, row) in zip(read_preferences(path), read_rows(path), strict=True):
         try:
             reference = float(row["ref_chosen_logps"]), float(row["ref_rejected_logps"])
         except (KeyError, TypeError, ValueError):

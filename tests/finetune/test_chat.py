@@ -98,7 +98,7 @@ def test_a_tokenizer_without_the_tokens_is_refused():
         (["hello"], "message 1 must be an object"),
         ([{"role": "user"}], "message 1: content must be a text, got none"),
         ([{"role": "user", "content": 3}], "message 1: content must be a text, got 3"),
-        ([{"role": "bot", "content": "x"}], "message 1: role must be one of system, user, assistant, got 'bot'"),
+        ([{"role": "bot", "content": "x"}], "message 1: role must be one of system, user, assistant, tool, got 'bot'"),
         ([TALK[1], TALK[0]], "message 2: a system message must be the first one"),
     ],
 )

@@ -29,6 +29,10 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL, PART = {"role": "tool", "content": "42"}, {"type": "text", "text": "a"}
+
+
 def file(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -47,6 +51,18 @@ def path(tmp_path):
     [
         ({"messages": [user("a"), assistant("b")], "source": "x"}, [user("a"), assistant("b")]),
         ({"messages": [{**user("a"), "id": 7}, assistant("b")]}, [user("a"), assistant("b")]),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 1}]},
+            [user("a"), assistant("b")],
+        ),
+        (
+            {"messages": [{"role": "developer", "content": "s"}, user([PART]), assistant("b")]},
+            [{"role": "system", "content": "s"}, user("a"), assistant("b")],
+        ),
+        (
+            {"messages": [user("a"), {**assistant(None), "tool_calls": [CALL]}, TOOL, assistant("b")]},
+            [user("a"), assistant('<tool_call>\n{"name": "f", "arguments": "{}"}\n</tool_call>'), TOOL, assistant("b")],
+        ),
         ({"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
         ({"prompt": [user("a")], "completion": [assistant("b")]}, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
@@ -68,12 +84,16 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
     ("row", "words"),
     [
         ([1], "expected a JSON object, got [1]"),
-        ({"text": "a"}, "expected the fields messages; or prompt and completion; or instruction"),
+        ({"text": "a"}, "expected the fields messages; or conversations; or prompt and completion; or instruction"),
+        ({"messages": [user([{"type": "image_url"}]), assistant("b")]}, "message 1: only texts are read"),
+        ({"messages": [user("a"), {**assistant(""), "tool_calls": [5]}]}, "message 2: tool_calls must be functions"),
         ({"prompt": "a"}, "there is no field 'completion', only 'prompt'"),
         ({"prompt": 3, "completion": "b"}, "the field 'prompt' must be a text, got 3"),
         ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
         ({"instruction": "a", "input": 3, "output": "b"}, "the field 'input' must be a text, got 3"),
         ({"messages": "hi"}, "a conversation is a list of messages"),
+        ({"messages": 5}, "a conversation is a list of messages with role and content, got 5"),
+        ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
         ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
         ({"messages": [user("a")]}, "the last message must be the assistant's"),
         ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
@@ -99,6 +119,8 @@ def test_errors_name_file_line_and_field(row, words, path):
         ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "line 3: this is no JSON array"),
         ('[{"prompt": "a", "completion": "b"},', "this is no JSON array"),
         ("[\n3]", "line 2: expected a JSON object, got 3"),
+        ("[]", "is empty: there is nothing to learn from"),
+        ('[{"prompt": "a", "completion": "b"}]\n{}', "line 2: this is no JSON array (something follows"),
     ],
 )
 def test_damaged_files_are_refused_in_one_sentence(text, words, path):
@@ -114,6 +136,26 @@ def test_bytes_that_are_no_text_are_refused(path):
         read_examples(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_examples(path.with_name("nowhere"))
+
+
+KEYS = ["role", "content", "from", "value", "tool_calls", "function", "text"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 5) | st.floats() | st.sampled_from(["", "a", "user", "assistant"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=8,
+)
+FIELDS = ["messages", "conversations", "prompt", "completion", "instruction", "input", "output"]
+FIELDS += ["chosen", "rejected", "text", "label"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, row):
+    path = file(tmp_path_factory.getbasetemp() / "any.jsonl", row)
+    for read in (read_examples, read_preferences, read_labelled):
+        try:
+            assert len(read(path)) == 1
+        except ValueError as error:
+            assert str(error).startswith(f"{path}, line 1: ") and "\n" not in str(error) and len(str(error)) < 400
 
 
 # --- preferences ------------------------------------------------------------------------------------------------------
@@ -145,6 +187,17 @@ def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path)
 def test_errors_of_preferences(row, words, path):
     with pytest.raises(ValueError, match=f"line 1: {words}"):
         read_preferences(file(path, row))
+
+
+def test_fields_that_are_not_read_are_named_once(path, capsys):
+    row = {"messages": [{**user("a"), "weight": 0}, assistant("b")], "source": "x"}
+    read_examples(file(path, row, {**row, "id": 3}))
+    assert capsys.readouterr().out == f"{path}: fields that are not read: 'source', 'messages.weight', 'id'\n"
+    read_preferences(file(path, {"prompt": "a", "chosen": "b", "rejected": "c", "score": 1}))
+    assert "not read: 'score'\n" in capsys.readouterr().out
+    write_jsonl(path, read_examples(file(path, {"prompt": "a", "completion": "b"})))
+    read_examples(path)
+    assert capsys.readouterr().out == ""
 
 
 # --- labelled texts ---------------------------------------------------------------------------------------------------
