@@ -7,6 +7,7 @@
     architectures.py   where the layers of a GPT-2 or a Llama are, for adapters, quantization and new heads
     loading.py         any model that can write, quantized ones too
     evaluation/        how good are the answers?
+    export.py          a run as a folder for transformers, or a GGUF file
     stages/            a run of each stage, and the pipeline of all of them
 """
 

@@ -8,14 +8,18 @@ from pathlib import Path
 from gpt import Tokenizer
 from gpt.files import read_json
 from gpt.model.language_model import LanguageModel
+from gpt.tokenizer.vocabulary_files import has_tokenizer
 from gpt.training import loading as base
 from gpt.training.checkpoint import CONFIG, has_checkpoint
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFFile, is_gguf
 
+from .adapters.adapter_files import load_adapter
+from .data.chat_template import resize_token_embeddings
 from .quantization.folder import is_quantized, load_quantized
 from .quantization.packed import load_packed
 
+ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 ADAPTER_RUNS = ("minigrad-lora", "minigrad-qlora")  # in config.json, as `adaptation.kind_of` writes it
 
 
@@ -44,6 +48,29 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
         file = GGUFFile(place)
         return load_packed(file), Tokenizer.from_gguf(file.metadata, str(place))
     return load_quantized(place) if is_quantized(place) else base.load_model(source)
+
+
+def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: str | os.PathLike[str]) -> Tokenizer:
+    """Attach a LoRA adapter, in the folder of PEFT or of a run, to its base model; returns the tokenizer to use.
+
+    That is the adapter's own if it has more tokens; the model gets rows for them. Raises what `load_adapter` raises.
+    """
+    folder = Path(source)
+    if (folder / ADAPTER).is_dir():  # a run, whose tokenizer is beside the adapter
+        folder = folder / ADAPTER
+    for place in (folder, folder.parent):
+        if has_tokenizer(place) and len(own := Tokenizer.load(place)) > len(tokenizer):
+            tokenizer = own
+            add_rows(model, tokenizer)
+            break
+    load_adapter(model, folder)
+    return tokenizer
+
+
+def add_rows(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Give a model rows for tokens that it does not have yet."""
+    if len(tokenizer) > model.config.vocab_size:
+        resize_token_embeddings(model, len(tokenizer))
 
 
 def holds_adapters_only(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from ..data.chat_template import IM_END, IM_START, resize_token_embeddings
 from ..data.datasets import read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
-from ..loading import load_model
+from ..loading import ADAPTER, load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .sft import load_data
 from .stage import Data, Stage, claim, settings_of
@@ -36,7 +36,6 @@ from .stage import Data, Stage, claim, settings_of
 METHODS = ("full", "lora", "qlora")
 LONGEST = 1024  # tokens of a sequence, for models that could read more
 REPLY_TOKENS = 40  # of what is shown
-ADAPTER = "adapter"  # the folder, in that of the run, for PEFT and for `load_adapter`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,20 +185,28 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
     config = settings_of(Adaptation, run)
     if config.method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
-    check_unused(out_dir)
-    trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
-    model = trained
-    if config.method == "qlora" or config.packed:
-        model, _ = load_model(config.init_from)
-        _prepare_model(model, dataclasses.replace(config, method="lora"), trained.config.vocab_size)
-        learned = dict(trained.named_parameters())
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.data = learned[name].data
+    check_unused(out_dir, can_resume=False)
+    model = float_model_of(run)
     merge_lora(model)
     save_checkpoint(out_dir, model)
     Tokenizer.load(run).save(out_dir)
-    return "" if model is trained else "the adapters were trained beside 4-bit weights, and are now in the float ones"
+    few_bits = config.method == "qlora" or config.packed
+    return "the adapters were trained beside 4-bit weights, and are now in the float ones" if few_bits else ""
+
+
+def float_model_of(run: str) -> LanguageModel:
+    """The model of a run with its adapters beside float weights, even if they were trained beside few bits."""
+    config = settings_of(Adaptation, run)
+    trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
+    if config.method != "qlora" and not config.packed:
+        return trained
+    model, _ = load_model(config.init_from)
+    _prepare_model(model, dataclasses.replace(config, method="lora"), trained.config.vocab_size)
+    learned = dict(trained.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = learned[name].data
+    return model
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def _read_chat_template(folder: Path) -> str | None:
 
 
 # What a GGUF file calls the ways to cut a text into words, and its numbers for kinds of tokens.
-_GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm"}
+GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm"}
 _GGUF_SPECIAL = (3, 4)  # control tokens, and tokens that a user has added; 1: ordinary
 
 
@@ -144,8 +144,8 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
     if (model := entry("ggml.model", str)) != "gpt2":
         raise ValueError(f"{name}: its tokenizer is {model!r:.60}, and only byte-level BPE ('gpt2') is known here")
     pre = entry("ggml.pre", str, "gpt-2")
-    if pre not in _GGUF_PATTERNS:
-        known = ", ".join(_GGUF_PATTERNS)
+    if pre not in GGUF_PATTERNS:
+        known = ", ".join(GGUF_PATTERNS)
         raise ValueError(f"{name}: its pre-tokenizer {pre!r:.60} is not known here; known are {known}")
     tokens, kinds = entries("ggml.tokens", str), entries("ggml.token_type", int)
     if len(kinds) != len(tokens):
@@ -160,7 +160,7 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
     added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
     roles = {} if eos is None else {"eos_token": tokens[eos]}
     vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name)
-    return vocabulary._replace(pattern=_GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
+    return vocabulary._replace(pattern=GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ..model.language_model import LanguageModel
 from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
-from ..weights import hub, llama_gguf, pretrained
+from ..weights import gpt2_gguf, hub, llama_gguf, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run
 
@@ -29,7 +29,8 @@ def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer
         return model.eval(), tokenizer
     if is_gguf(place):
         file = GGUFFile(place)
-        model = llama_gguf.load(file, Llama)
+        is_gpt2 = file.metadata.get("general.architecture") == gpt2_gguf.ARCHITECTURE
+        model = gpt2_gguf.load(file, GPT) if is_gpt2 else llama_gguf.load(file, Llama)
         tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
     else:
         model = pretrained.load(place, {GPT.model_type: GPT, Llama.model_type: Llama})

@@ -125,12 +125,14 @@ def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
 # --- preparing --------------------------------------------------------------------------------------------------------
 
 
-def check_unused(out_dir: Path) -> None:
-    """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started."""
+def check_unused(out_dir: Path, can_resume: bool = True) -> None:
+    """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started.
+
+    can_resume: whether to advise going on with the run that is there.
+    """
     if has_checkpoint(out_dir):
-        raise FileExistsError(
-            f"{out_dir} holds a run already: go on with --init-from resume, choose another --out-dir, or delete it"
-        )
+        resume = "go on with --init-from resume, " if can_resume else ""
+        raise FileExistsError(f"{out_dir} holds a run already: {resume}choose another --out-dir, or delete it")
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "log.jsonl").exists():
         raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
 

@@ -6,7 +6,9 @@
     tensor_table.py        which tensor there is which of ours: compare, read, write
     safetensors_file.py    the safetensors format
     llama_gguf.py          Llama as llama.cpp stores it
-    gguf_file.py           the GGUF format
+    gpt2_gguf.py           GPT-2 as llama.cpp stores it
+    gguf_file.py           the GGUF format, read
+    gguf_writing.py        the GGUF format, written
     hub.py                 resolve a model name to a local path, downloading the model if necessary
     verification.py        is it the same function? every activation and gradient beside a reference's
 """

@@ -72,6 +72,16 @@ def unpermute(array: Array, n_head: int) -> Array:
     return heads.swapaxes(1, 2).reshape(array.shape)
 
 
+def permute(array: Array, n_head: int) -> Array:
+    """The reverse of `unpermute`: rows in llama.cpp's order.
+
+    >>> permute(np.arange(8), n_head=2)
+    array([0, 2, 1, 3, 4, 6, 5, 7])
+    """
+    heads = array.reshape(n_head, 2, -1, *array.shape[1:])  # (heads, 2, D/2, ...)
+    return heads.swapaxes(1, 2).reshape(array.shape)
+
+
 def heads_permuted(name: str, config: LlamaConfig) -> int:
     """How many heads' rows are in the other order in the tensor `name`, by its name there; 0 for most."""
     part = name.split(".")[-2]
@@ -100,6 +110,22 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     except ValueError as error:
         raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
     return config
+
+
+def settings(config: LlamaConfig) -> dict[str, Any]:
+    """What a GGUF file says of the model: the reverse of `config_from_gguf`."""
+    return {
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.block_size,
+        "llama.block_count": config.n_layer,
+        "llama.attention.head_count": config.n_head,
+        "llama.attention.head_count_kv": config.n_kv_head,
+        "llama.embedding_length": config.n_embd,
+        "llama.feed_forward_length": config.n_inner,
+        "llama.rope.freq_base": float(config.rope_theta),
+        "llama.rope.dimension_count": config.head_size,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_epsilon),
+    }
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:

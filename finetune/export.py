@@ -1,0 +1,93 @@
+"""Export a run for other people's software: a folder for transformers (and PEFT), or a GGUF file for llama.cpp.
+
+    a language model     config.json, model.safetensors, the tokenizer
+    a classifier         the same, with the classes' names
+    adapters             the adapter, with its base model in the folder `base`, which adapter_config.json names
+
+A model that was tuned on conversations also says so: its chat template is in tokenizer_config.json, and the token that
+ends an answer in generation_config.json. Without it, the model's answers would not stop there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from gpt import LanguageModel, Tokenizer
+from gpt.files import read_json, write_text
+from gpt.training.checkpoint import CONFIG, has_checkpoint, load_checkpoint
+from gpt.weights import hub
+from gpt.weights.gguf_writing import write_gguf
+
+from .adapters.adapter_files import save_adapter
+from .adapters.lora import merge_lora
+from .data.chat_template import ChatTemplate
+from .data.chatml import IM_END, IM_START
+from .loading import add_rows, holds_adapters_only, load_model
+from .objectives.gpt_with_head import HEAD_KIND, save_classifier
+from .quantization.folder import is_quantized
+from .stages.adaptation import Adaptation, float_model_of
+from .stages.stage import settings_of
+
+BASE = "base"  # the folder of the base model, in that of an adapter
+GGUF = "model.gguf"
+
+
+def export(source: str | os.PathLike[str], folder: str | os.PathLike[str], gguf_kind: str | None = None) -> str:
+    """Write the model of a run, or any other that `load_model` takes, into a new folder; says what was written.
+
+    gguf_kind: write a GGUF file with matrices in that kind of number ("F32", "F16", "Q8_0") instead; adapters are then
+    merged. Raises FileExistsError where the folder is not empty, ValueError for what cannot be exported.
+    """
+    place, folder = hub.find(source), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not an empty folder: choose another one")
+    if is_quantized(place):
+        raise ValueError(f"{source} is quantized in a format of our own: export the model that it was made from")
+    if holds_adapters_only(place):
+        return _export_adapters(str(place), folder, gguf_kind)
+    if has_checkpoint(place) and read_json(place / CONFIG).get("model_type") == HEAD_KIND.name:
+        if gguf_kind is not None:
+            raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
+        model = load_checkpoint(place, with_optimizer=False, kind=HEAD_KIND).model
+        save_classifier(model, folder, Tokenizer.load(place))
+        return f"a classifier for AutoModelForSequenceClassification, in {folder}"
+    return _export(*load_model(source), folder, gguf_kind)
+
+
+def _export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, gguf_kind: str | None) -> str:
+    if gguf_kind is not None:
+        write_gguf(folder / GGUF, model, tokenizer, gguf_kind)
+        return f"a GGUF file, {folder / GGUF}"
+    model.save_pretrained(folder, tokenizer)
+    _describe_chat(folder, tokenizer)
+    return f"a model for AutoModelForCausalLM, in {folder}"
+
+
+def _export_adapters(run: str, folder: Path, gguf_kind: str | None) -> str:
+    model, tokenizer, config = float_model_of(run), Tokenizer.load(run), settings_of(Adaptation, run)
+    if gguf_kind is not None:
+        merge_lora(model)
+        return _export(model, tokenizer, folder, gguf_kind)
+    base, _ = load_model(config.init_from)
+    add_rows(base, tokenizer)
+    _export(base, tokenizer, folder / BASE, None)
+    save_adapter(model, folder, str((folder / BASE).resolve()))
+    tokenizer.save(folder)
+    _describe_chat(folder, tokenizer)
+    few_bits = config.method == "qlora" or config.packed
+    note = "; they were trained beside 4-bit weights, and are now beside float ones" if few_bits else ""
+    return f"adapters for AutoPeftModelForCausalLM, in {folder}, which names its base by its full path{note}"
+
+
+def _describe_chat(folder: Path, tokenizer: Tokenizer) -> None:
+    """Add the chat template, and the tokens that end an answer, where transformers looks for them."""
+    if tokenizer.chat_template is not None:
+        _change(folder / "tokenizer_config.json", chat_template=tokenizer.chat_template)
+    if {IM_START, IM_END} <= tokenizer.special_tokens.keys() and (folder / "generation_config.json").exists():
+        _change(folder / "generation_config.json", eos_token_id=ChatTemplate(tokenizer).stop_tokens)
+
+
+def _change(path: Path, **values: object) -> None:
+    write_text(path, json.dumps({**read_json(path), **values}, indent=2) + "\n")

@@ -1,0 +1,117 @@
+"""Write a model and its tokenizer as a GGUF file, for llama.cpp and whatever is built on it.
+
+The library gguf writes the file. What is ours: which setting and which tensor is called what there (gpt2_gguf.py,
+llama_gguf.py), and in which kind of number each is stored. Matrices are F32, F16 or Q8_0; biases and norms, which are
+small, stay F32, as llama.cpp wants them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import to_numpy
+
+from ..model.language_model import LanguageModel
+from ..tokenizer.tokenizer import Tokenizer
+from ..tokenizer.tokenizer_json import tokenizer_json
+from ..tokenizer.vocabulary import Vocabulary
+from ..tokenizer.vocabulary_files import GGUF_PATTERNS
+from . import gpt2_gguf, llama_gguf
+from .gguf_file import BLOCK, GGUFError
+
+KINDS = ("F32", "F16", "Q8_0")
+ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
+
+
+def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, kind: str = "F32") -> None:
+    """Write a GPT-2 or a Llama. kind: of the matrices, one of KINDS; a matrix whose rows are not whole blocks of 32
+    numbers is F16 in the place of Q8_0.
+
+    Raises GGUFError without the library gguf, ValueError for a model that is not a plain one or whose weights are not
+    finite in that kind of number, FileExistsError, OSError.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise GGUFError("a GGUF file is written with the library gguf, which is missing: pip install gguf") from None
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: choose another name, or delete it")
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    entries = {**_settings(model), **_vocabulary(tokenizer, model.config.vocab_size)}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer: Any = gguf.GGUFWriter(str(unfinished), model.model_type)
+    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+    try:
+        for name, value in entries.items():
+            add.get(type(value), writer.add_array)(name, value)
+        for name, array in _tensors(model):
+            stored = gguf.GGMLQuantizationType[_kind(array, kind)]
+            with np.errstate(over="ignore", invalid="ignore"):
+                numbers = gguf.quants.quantize(array, stored)
+                if not np.isfinite(gguf.quants.dequantize(numbers, stored)).all():
+                    raise ValueError(f"{name} holds numbers that are not finite as {stored.name}; nothing was written")
+            writer.add_tensor(name, numbers, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _kind(array: np.ndarray, kind: str) -> str:
+    """The kind of number that a tensor is stored in."""
+    if array.ndim == 1:
+        return "F32"
+    return "F16" if kind == "Q8_0" and array.shape[-1] % BLOCK else kind
+
+
+def _settings(model: LanguageModel) -> dict[str, Any]:
+    described = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
+    return described.settings(model.config)
+
+
+def _tensors(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters by their names in the file; rows of a Llama's queries and keys in llama.cpp's order."""
+    is_llama = model.model_type == llama_gguf.ARCHITECTURE
+    described = llama_gguf if is_llama else gpt2_gguf
+    arrays = model.state_dict()
+    table = {row.ours: row.theirs for row in described.gguf_rows(model.config)}
+    if unknown := arrays.keys() ^ table.keys():
+        raise ValueError(f"only a plain model can be written: {min(unknown)} is missing, or is none of its tensors")
+    for ours, theirs in table.items():
+        array = to_numpy(arrays[ours]).astype(np.float32)
+        n_head = llama_gguf.heads_permuted(theirs, model.config) if is_llama else 0
+        yield theirs, np.ascontiguousarray(llama_gguf.permute(array, n_head) if n_head else array)
+
+
+def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """The tokenizer as settings; a model that has more rows than there are tokens gets tokens that nothing makes."""
+    special = tokenizer.special_tokens
+    said = Vocabulary(tokenizer.vocab, tokenizer.merges, list(special), tokenizer.eos_token, tokenizer.pattern)
+    model = tokenizer_json(said)["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    padding = [f"[PAD{number}]" for number in range(len(tokens), vocab_size)]
+    kinds = [CONTROL if token in special else ORDINARY for token in tokens]
+    entries: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",  # byte-level BPE
+        "tokenizer.ggml.pre": next(name for name, pattern in GGUF_PATTERNS.items() if pattern == tokenizer.pattern),
+        "tokenizer.ggml.tokens": tokens + padding,
+        "tokenizer.ggml.token_type": kinds + [UNUSED] * len(padding),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    if tokenizer.eos_token_id is not None:
+        entries |= {f"tokenizer.ggml.{role}_token_id": tokenizer.eos_token_id for role in ("bos", "eos")}
+    if tokenizer.chat_template is not None:
+        entries["tokenizer.chat_template"] = tokenizer.chat_template
+    return entries
