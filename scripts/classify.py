@@ -1,4 +1,4 @@
-"""Classification: put a head on a trained model, train it with some or all of the model, and see what is forgotten."""
+"""Train a classifier: a new head on a trained model, alone or with some or all of the model's blocks."""
 
 from __future__ import annotations
 
@@ -17,71 +17,78 @@ from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import show_next_steps
 
 EXAMPLES = """examples:
-  python scripts/classify.py                                          the demo's model, frozen; Python's documentation
-  python scripts/classify.py --train 1 --out-dir runs/last-block      the last block learns, too
-  python scripts/classify.py --compare --out-dir runs/compared        head only, last block, everything: side by side
+  python scripts/classify.py                                          the demo's frozen model; Python's documentation
+  python scripts/classify.py --train 1 --out-dir runs/last-block      train the last block as well
+  python scripts/classify.py --compare --out-dir runs/compared        head only, last block, whole model: side by side
   python scripts/classify.py --init-from gpt2 --data reviews.csv --learning-rate 1e-3 --out-dir runs/reviews
   python scripts/classify.py --model runs/classify --predict "The event loop runs the coroutine."
-  python scripts/classify.py --model runs/classify --export classifier        a folder for transformers
+  python scripts/classify.py --model runs/classify --export classifier        write a folder for transformers
 """
 WAYS = {"head": 0, "all": None}
-SCRIPT, ADVICE = "classify", 'to use it:\n  python scripts/classify.py --predict "some text" --model {folder}'
+SCRIPT = "classify"
+ADVICE = 'to classify a text with it:\n  python scripts/classify.py --predict "some text" --model {folder}'
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
+    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
     add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
     add("--data", default="python-docs", help="python-docs, questions, or a CSV, TSV or JSON Lines file")
-    add("--out-dir", default="runs/classify", help="the run's folder: checkpoint, tokenizer, data, log, pictures")
-    text = "what learns beside the head: nothing (head), the last N blocks, or all of the model"
+    add("--out-dir", default="runs/classify", help="the run's folder (checkpoint, tokenizer, data, log, pictures)")
+    text = "what is trained: the head only, the head and the last N blocks, or the whole model"
     add("--train", dest="trained_blocks", type=_blocks, default="head", metavar="head|N|all", help=text)
-    add("--compare", action="store_true", help="train all three ways, in folders below --out-dir")
-    add("--language", default="english", help="corpus or text file on whose last tenth forgetting is measured")
+    add("--compare", action="store_true", help="train in all three ways, each in a subfolder of --out-dir")
+    add("--language", default="english", help="corpus or text file whose last tenth measures what the model forgets")
     add("--batch-size", type=number(1), default=16, help="texts per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
-    add("--max-iters", type=number(1), default=300, help="steps")
-    text = "at its peak; by default 3e-3 for the head alone, else 1e-3"
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
+    add("--max-iters", type=number(1), default=300, help="training steps")
+    text = "peak learning rate (3e-3 for the head alone, else 1e-3)"
     add("--learning-rate", type=float, default=None, help=text)
-    add("--warmup-iters", type=number(0), default=20, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.01, help="per unit of learning rate, of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--warmup-iters", type=number(0), default=20, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=0.01, help="weight decay of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
     add("--eval-interval", type=number(0), default=50, help="steps between validations, each with a checkpoint")
-    add("--log-interval", type=number(1), default=10, help="steps between lines")
+    add("--log-interval", type=number(1), default=10, help="steps between log lines")
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
     add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict and --export")
-    add("--predict", default=None, metavar="TEXT", help="which class is this text of?")
-    add("--export", default=None, metavar="FOLDER", help="write --model as transformers reads it")
+    add("--predict", default=None, metavar="TEXT", help="print the class probabilities of this text")
+    add("--export", default=None, metavar="FOLDER", help="write --model as a folder for transformers")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
     if arguments.model or arguments.predict is not None or arguments.export:
         if not arguments.model or (arguments.predict is None and not arguments.export):
-            parser.error("--model goes with --predict or --export, and they with it")
+            parser.error("--predict and --export need --model, and --model needs one of them")
+        others = given.keys() - {"model", "predict", "export", "kernels"}
+        command_line.refuse(parser, given, others, "does not go with --model, which trains nothing")
         command_line.set_up(arguments)
         _use(arguments)
         return 0
     if arguments.compare:
+        command_line.refuse(parser, given, ["trained_blocks"], "does not go with --compare: it trains all three ways")
+        if arguments.init_from == "resume":
+            parser.error("--compare does not resume: go on with one of its runs by --out-dir, without --compare")
         return _compare(arguments, command_line.set_up(arguments))
     return stage_options.run(parser, argv, Classification, SCRIPT, ADVICE, _as_settings)
 
 
 def _blocks(text: str) -> int | None:
-    """How many blocks are trained: none, all (None), or that many."""
+    """The number of trained blocks: 0 for "head", None (the whole model) for "all"."""
     return WAYS[text] if text in WAYS else command_line.whole_number(0)(text)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the learning rate that suits a new head alone, or together with the model's own weights."""
+    """The options, with the default learning rate for the head alone or for more than the head."""
     if options.get("learning_rate", 0) is None:
         return {**options, "learning_rate": 3e-3 if options["trained_blocks"] == 0 else 1e-3}
     return options
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:
-    """Three runs, and what they came to in one table."""
+    """Train in three ways and print the results as one table."""
     trainers: dict[str, Trainer] = {}
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")

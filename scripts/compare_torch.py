@@ -1,7 +1,6 @@
-"""Compute the same model on the same batch here and in PyTorch (transformers): compare every activation and gradient.
+"""Run the same model on the same batch here and in PyTorch (transformers), and compare every activation and gradient.
 
-PyTorch's weights are carried over in memory, so that only the computation is compared. `verify_gpt2.py` compares with
-the files too.
+The weights are copied in memory, so only the computation is compared. verify_gpt2.py also checks the files.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from scripts.shared import command_line
 EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64
   python scripts/compare_torch.py --kernels fast --dtype float32
-  python scripts/compare_torch.py --model runs/demo            a model of yours
+  python scripts/compare_torch.py --model runs/demo            your own model
   python scripts/compare_torch.py --model smollm2              SmolLM2 (a Llama)
 """
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
@@ -34,10 +33,10 @@ GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default=None, help="a folder or a name; without one, a small model with random weights")
-    add("--batch-size", type=number(1), default=2, help="sequences")
-    add("--tokens", type=number(1), default=24, help="per sequence")
-    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="of both sides")
+    add("--model", default=None, help="a folder or a name; by default a small model with random weights")
+    add("--batch-size", type=number(1), default=2, help="sequences per batch")
+    add("--tokens", type=number(1), default=None, help="tokens per sequence (24, or the context if that is shorter)")
+    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
     command_line.add_kernels(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
@@ -47,8 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     model = random_model() if arguments.model is None else load_model(arguments.model)[0]
     model.to(arguments.dtype)
     config = model.config
-    shape = (arguments.batch_size, min(arguments.tokens, config.block_size))
-    ids, targets = generator().integers(0, config.vocab_size, (2, *shape))
+    tokens = min(24, config.block_size) if arguments.tokens is None else arguments.tokens
+    if tokens > config.block_size:
+        raise ValueError(f"--tokens {tokens} is longer than the model's context: use {config.block_size} or less")
+    ids, targets = generator().integers(0, config.vocab_size, (2, arguments.batch_size, tokens))
 
     ours = verification.trace(model, ids, targets)
     reference = torch_trace(carried_over(model), config, ids, targets)
@@ -56,12 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     print(comparison.text())
     if problem := comparison.problem():
         raise ValueError(problem)
-    print(f"\nThe same everywhere, to {comparison.tolerance:.0e} of each array's spread.")
+    print(f"\nThe same everywhere: no array differs by more than {comparison.tolerance:.0e} of its standard deviation.")
     return 0
 
 
 def random_model() -> GPT:
-    """A small GPT of which no weight, bias or norm is 0 or 1, so that each of them counts."""
+    """A small GPT with random biases and norms as well, so that each of them changes the result."""
     model = GPT(GPTConfig(vocab_size=512, block_size=64, n_layer=2, n_head=4, n_embd=32))
     for name, parameter in model.named_parameters():
         mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
@@ -77,15 +78,15 @@ def require_torch() -> None:
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so that there is nothing "
-            "to compare with: pip install -e '.[oracle]' brings what is needed"
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so there is nothing to "
+            "compare with: pip install -e '.[oracle]' installs what is needed"
         )
 
 
 def carried_over(model: LanguageModel) -> Any:
-    """The model of transformers with the same shape and weights: Llama, GPT-2, or GPT-1 for post-norm.
+    """A model of transformers with the same shape and weights: Llama, GPT-2, or GPT-1 for post-norm.
 
-    Raises ValueError for a model that has no counterpart there.
+    Raises ValueError for a model that transformers does not have.
     """
     import torch
 
@@ -99,7 +100,7 @@ def carried_over(model: LanguageModel) -> Any:
 
 
 def untrained_llama(model: Llama) -> Any:
-    """A Llama of transformers. It takes angles and norms in float32 always: for a float64 model, they are replaced."""
+    """A Llama of transformers. Its angles and norms are always float32, so they are replaced for a float64 model."""
     import torch
     import transformers
 
@@ -126,7 +127,7 @@ def untrained_llama(model: Llama) -> Any:
 
 
 def untrained_gpt(config: GPTConfig) -> Any:
-    """A GPT-2 of transformers, or a GPT-1. Raises ValueError for what it does not have."""
+    """A GPT-2 or GPT-1 of transformers. Raises ValueError for a shape that it does not have."""
     import transformers
 
     if config.positions != "learned":
@@ -154,7 +155,7 @@ def from_folder(folder: Path, dtype: str) -> Any:
 def torch_trace(
     model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8
 ) -> Trace:
-    """`verification.trace`, of a model of transformers."""
+    """`verification.trace` for a model of transformers."""
     import torch
 
     found: dict[str, np.ndarray] = {}
@@ -187,7 +188,7 @@ def torch_trace(
 
 
 def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, new_tokens: int) -> list[list[int]]:
-    """The tokens that transformers' own `generate` writes after ids (B, T)."""
+    """The tokens that transformers' own `generate` appends to ids (B, T)."""
     import torch
 
     new_tokens = min(new_tokens, config.block_size - ids.shape[1])
@@ -201,14 +202,14 @@ def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, new_tok
 
 
 def our_name(name: str) -> str:
-    """GPT-1 calls its embeddings otherwise."""
+    """Our name of a parameter; GPT-1's embeddings have other names there."""
     for ours, theirs in GPT1_NAMES.items():
         name = name.replace(theirs, ours)
     return name
 
 
 def _turned(name: str, array: np.ndarray) -> np.ndarray:
-    """A matrix of a Conv1D from one layout to the other."""
+    """Transpose the matrices of Conv1D layers."""
     return array.T if name.endswith(CONV1D) else array
 
 

@@ -1,17 +1,19 @@
-"""Train a GPT on real English, from random numbers to text, in one to three minutes on two cores."""
+"""Train a GPT on real English, from random weights to readable text, in one to three minutes on two cores."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
-from gpt.training.pretraining import demo_config, pretrain, run_config
+from gpt.training.pretraining import check_unused, demo_config, pretrain, run_config
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "")
-    parser.add_argument("--short", action="store_true", help="a smaller model for half a minute: does everything work?")
-    parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo in it is replaced")
+    parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
+    parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
@@ -23,9 +25,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _forget_earlier_demo(out_dir: str) -> None:
-    """Make room for this demo where an earlier one was; any other run stays, and is reported by `pretrain`."""
+    """Remove an earlier demo; raise FileExistsError for any other run or files in the folder."""
     if has_checkpoint(out_dir) and run_config(load_state(out_dir), out_dir).made_by == "demo":
         remove_checkpoint(out_dir)
+    check_unused(Path(out_dir), can_resume=False)
 
 
 if __name__ == "__main__":

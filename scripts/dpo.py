@@ -1,4 +1,4 @@
-"""Direct preference optimization: teach a model what is preferred, from pairs of replies, without a reward model."""
+"""Direct preference optimization (DPO): tune a model on preference pairs, without a reward model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py
-  python scripts/dpo.py --data mypairs.jsonl --out-dir runs/mydpo    your own prompt, chosen, rejected
+  python scripts/dpo.py --data mypairs.jsonl --out-dir runs/mydpo    your own pairs (prompt, chosen, rejected)
   python scripts/dpo.py --loss-type ipo --out-dir runs/ipo
-  python scripts/dpo.py --init-from resume                           go on where it stopped
+  python scripts/dpo.py --init-from resume                           resume the run
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/dpo", "prompt, chosen and rejected")
+    stage_options.add_run(parser, "runs/sft", "runs/dpo", "preference pairs (prompt, chosen, rejected)")
     add = parser.add_argument
-    add("--beta", type=float, default=0.5, help="how dear distance from the starting model is: smaller goes further")
-    add("--loss-type", choices=KINDS, default="sigmoid", help="which loss; see finetune/objectives/dpo.py")
-    add("--label-smoothing", type=float, default=0.0, help="share of wrong labels that --loss-type robust expects")
+    add("--beta", type=float, default=0.5, help="strength of the penalty for moving away from the reference model")
+    add("--loss-type", choices=KINDS, default="sigmoid", help="loss function; see finetune/objectives/dpo.py")
+    add("--label-smoothing", type=float, default=0.0, help="expected share of wrong labels, for --loss-type robust")
     stage_options.add_pairs(parser, max_iters=60)
     stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
     return stage_options.run(parser, argv, PreferenceOptimization, "dpo", TALK_TO_IT)

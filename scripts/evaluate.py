@@ -1,17 +1,17 @@
-"""How well does a model predict a text? Loss, perplexity and bits per byte, and the surprise at each token.
+"""Measure how well a model predicts a text: loss, perplexity, bits per byte, and the surprise at each token.
 
-The model reads the text with a window of its block size that moves by --stride tokens, and each token is counted once,
-with at least block size - stride tokens before it.
+The model reads the text through a window of its block size that moves by --stride tokens. Each token counts once, and
+(except at the start) has at least block size - stride tokens before it.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.loading import load_model
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
 from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_html, to_terminal
@@ -21,13 +21,14 @@ from scripts.shared import command_line
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt
   python scripts/evaluate.py --model gpt2 --data book.txt --stride 64       slower, and a little better
-  python scripts/evaluate.py --model smollm2 --packed --data book.txt       from weights of 4 bits
-  python scripts/evaluate.py --model gpt2 --data poem.txt --show            what surprises it, in colours
-  python scripts/evaluate.py --model gpt2 --data poem.txt --html poem.html  and what it had expected
+  python scripts/evaluate.py --model smollm2 --packed --data book.txt       with 4-bit weights
+  python scripts/evaluate.py --model gpt2 --data poem.txt --show            show what surprises it, in colors
+  python scripts/evaluate.py --model gpt2 --data poem.txt --html poem.html  also show what it expected instead
 """
 BITS = (1, 3, 6, 10)  # where the levels of surprise begin: one of 2, of 8, of 64, of 1024 equally likely tokens
 LEGEND = ["expected: below 1 bit", "1 to 3 bits", "3 to 6", "6 to 10", "10 or more: a surprise"]
 ALTERNATIVES = 5
+TOKENS = 100_000  # a few minutes for GPT-2 on two cores
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,18 +36,23 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
     command_line.add_packed(parser)
-    add("--data", required=True, metavar="FILE", help="a UTF-8 text")
-    add("--stride", type=number(1), default=None, help="tokens by which the window moves; else half the block size")
+    command_line.add_adapter(parser)
+    add("--data", required=True, metavar="FILE", help="a UTF-8 text file")
+    add("--stride", type=number(1), default=None, help="tokens by which the window moves (half the block size)")
+    add("--tokens", type=number(0), default=TOKENS, help="read only so many tokens from the start; 0: all")
     add("--show", action="store_true", help="print the text with the surprise at each token")
-    add("--html", default=None, metavar="FILE", help="write that as a page, with what the model had expected")
+    add("--html", default=None, metavar="FILE", help="write an HTML page that also shows what the model expected")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model, tokenizer = load_model(arguments.model, arguments.packed)
-    model.to(device)
-    score = score_text(model, tokenizer, read_pieces(arguments.data), arguments.stride)
+    model, tokenizer = command_line.load(arguments, device)
+    pieces = read_pieces(arguments.data)
+    score = score_text(model, tokenizer, pieces, arguments.stride, arguments.tokens or None)
     facts = summary(score, model.config.vocab_size)
+    if len(score.ids) == arguments.tokens:
+        share = score.n_bytes / Path(arguments.data).stat().st_size
+        facts.insert(1, ("read", f"the first {share:.0%} of the text (--tokens 0 reads all of it, which takes longer)"))
     for name, value in facts:
         print(f"{name:15} {value}")
     if arguments.show:
@@ -56,28 +62,28 @@ def main(argv: list[str] | None = None) -> int:
         best = likely_tokens(model, score.ids, ALTERNATIVES, arguments.stride)
         title = f"How surprising is {arguments.data} to {arguments.model}?"
         write_text(arguments.html, to_html(marked(score, tokenizer, best), title, LEGEND, facts))
-        print(f"\nthe page is {arguments.html}")
+        print(f"\nthe page is in {arguments.html}")
     return 0
 
 
 def summary(score: TextScore, vocab_size: int) -> list[tuple[str, str]]:
-    """The figures, each with what it means."""
-    chance = f"knowing nothing: {math.log(vocab_size):.4f}"
+    """The figures, each with its meaning."""
+    chance = f"a uniform guess: {math.log(vocab_size):.4f}"
     return [
         ("tokens", f"{len(score.ids):,}, all but the first predicted ({score.n_bytes:,} bytes)"),
-        ("loss", f"{score.loss:.4f} nats per token ({chance})"),
-        ("perplexity", f"{score.perplexity:,.2f}: as if it chose among so many equally likely tokens"),
-        ("bits per byte", f"{score.bits_per_byte:.4f} (compares with other tokenizers, too)"),
+        ("loss", f"{score.loss:.4f} nats per token, standard error {score.standard_error:.4f} ({chance})"),
+        ("perplexity", f"{score.perplexity:,.2f}: as uncertain as a choice among that many equally likely tokens"),
+        ("bits per byte", f"{score.bits_per_byte:.4f} (comparable across tokenizers)"),
     ]
 
 
 def marked(
     score: TextScore, tokenizer: Tokenizer, best: tuple[np.ndarray, np.ndarray] | None = None
 ) -> list[MarkedToken]:
-    """The text in pieces, each with its level of surprise and a note; `best` is from `likely_tokens`."""
+    """The text in pieces, each with its level of surprise and a note. best: the result of `likely_tokens`."""
     tokens = []
     for start, stop, text in readable_pieces(tokenizer, score.ids.tolist()):
-        predicted = range(max(start, 1), stop)  # the first token of all is given
+        predicted = range(max(start, 1), stop)  # the first token has nothing before it
         bits = sum(score.losses[t - 1] for t in predicted) / math.log(2)
         level = sum(bits >= least for least in BITS)
         notes = [_note(score, tokenizer, t, best) for t in predicted]
@@ -86,7 +92,7 @@ def marked(
 
 
 def _note(score: TextScore, tokenizer: Tokenizer, t: int, best: Any) -> str:
-    """What the model made of token t, and what it had expected instead."""
+    """The surprise at token t, and the tokens that the model expected in its place."""
     loss = score.losses[t - 1]
     note = f"{_quoted(tokenizer, score.ids[t])}: {loss / math.log(2):.2f} bits, probability {math.exp(-loss):.2%}"
     if best is None:

@@ -1,7 +1,7 @@
-"""Exercises in which you write the mathematics, and the machine tells you precisely what is wrong.
+"""Exercises: you implement the mathematics, and a checker says exactly what is wrong.
 
-python scripts/exercise.py shows where you are and watches the current exercise: it checks again whenever you save. Your
-files are in --workspace, the library is the answer key. scripts/exercises/README.md tells more, for teachers, too.
+python scripts/exercise.py shows your progress and watches the current exercise: it checks your file whenever you save
+it. Your files are in --workspace. See scripts/exercises/README.md, also for teachers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scripts.shared import command_line
 
 EXAMPLES = """commands:
   (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit
-  list              all exercises, and which are passed
-  start NAME        make it the current one, and write its file
-  check [NAME]      check it once; --all: every file that there is
-  hint [NAME]       the next of three hints: the idea, the shapes, the line
-  solution NAME     the library's own implementation, once yours passes
-  reset NAME        the stub again; your file is kept beside it
-  run [NAME]        train the GPT with your part in it; --all: with every part that you passed, and a page about it
+  list              list all exercises and those that you passed
+  start NAME        make an exercise the current one, and write its file
+  check [NAME]      check an exercise once; --all: check every file in the workspace
+  hint [NAME]       show the next of three hints: the idea, the shapes, the line
+  solution NAME     show the library's implementation, once yours passes
+  reset NAME        restore the stub; your file is kept beside it
+  run [NAME]        train the GPT with your part; --all: with every part that you passed, and write a page about it
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
@@ -39,24 +39,28 @@ exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="see below")
-    add("name", nargs="?", default=None, metavar="NAME", help="an exercise; by default the current one")
-    add("--workspace", default="my_exercises", metavar="DIR", help="where your files are")
-    add("--exercises", default=None, metavar="DIR", help="a folder with other exercises, such as a teacher's")
-    add("--all", action="store_true", help="check: every file; run: every part that passed")
-    add("--json", action="store_true", help="the result as JSON, for programs")
-    add("--manual", action="store_true", help="the loop checks when you press Enter, and not on save")
+    add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
+    add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
+    add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
+    add("--exercises", default=None, metavar="DIR", help="folder with other exercises, for example a teacher's")
+    add("--all", action="store_true", help="check: every file; run: every part that you passed")
+    add("--json", action="store_true", help="print the result as JSON")
+    add("--manual", action="store_true", help="the loop checks when you press Enter, not on save")
     add("--yes", action="store_true", help="reset without asking")
-    add("--seed", type=number(0), default=0, help="of the cases: the same file and seed get the same verdict")
-    add("--out-dir", default=None, metavar="DIR", help="where run and mark write; by default below runs/")
-    add("--jobs", type=number(1), default=None, help="mark: submissions at the same time; by default one per core")
-    add("--timeout", type=number(1), default=20, help="mark: seconds for each exercise of a submission")
-    add("--memory", type=number(64), default=2048, help="mark: megabytes for each (not on Windows)")
+    add("--seed", type=number(0), default=0, help="the same file and seed give the same verdict")
+    add("--out-dir", default=None, metavar="DIR", help="output folder of run and mark (below runs/)")
+    add("--jobs", type=number(1), default=None, help="mark: number of submissions marked in parallel (one per core)")
+    add("--timeout", type=number(1), default=20, help="mark: time limit per exercise, in seconds")
+    add("--memory", type=number(64), default=2048, help="mark: megabytes per exercise (not on Windows)")
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("hypothesis") is None:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
     if arguments.command in ("solution", "start", "mark") and arguments.name is None:
         parser.error(f"{arguments.command} needs a {'folder' if arguments.command == 'mark' else 'name'}")
+    given, used = command_line.given(parser, argv), {"command", "exercises", "seed", *USED[arguments.command]}
+    command_line.refuse(parser, given, given.keys() - used, f"does not go with {arguments.command}")
+    if arguments.all and arguments.name is not None:
+        parser.error(f"{arguments.command} takes a NAME or --all, not both")
     return COMMANDS[arguments.command](arguments)
 
 
@@ -69,18 +73,18 @@ def workspace_of(arguments: Any) -> Any:
 
 
 def name_in(workspace: Any, arguments: Any) -> str:
-    """The exercise that was named, or the current one; raises ValueError where there is none."""
+    """The named exercise, or the current one. Raises ValueError if there is none."""
     from scripts.exercises import catalogue
 
     name = arguments.name or workspace.current()
     if name is None:
-        raise ValueError("every exercise is passed: name one")
+        raise ValueError("every exercise is passed: give a name")
     catalogue.path_of(name, workspace.paths)
     return str(name)
 
 
 def say(arguments: Any, facts: dict[str, Any], text: str) -> None:
-    """Print a result as text, or with --json as an object."""
+    """Print a result as text, or as a JSON object with --json."""
     print(json.dumps(facts) if arguments.json else text)
 
 
@@ -143,8 +147,8 @@ def solution(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
     if not workspace.has_passed(name):
-        raise ValueError(f"the library's {name} is shown once yours passes: check {name} first (hint {name} helps)")
-    text = workspace.exercise(name).solution() or "The library has no such op: yours is the solution."
+        raise ValueError(f"the library's {name} is shown once yours passes: run check {name}, or hint {name} for help")
+    text = workspace.exercise(name).solution() or "The library has no such op: your file is the solution."
     say(arguments, {"name": name, "solution": text}, text)
     return 0
 
@@ -154,9 +158,9 @@ def reset(arguments: Any) -> int:
     name = name_in(workspace, arguments)
     if not arguments.yes:
         try:
-            answer = input(f"Put {name} back to its stub? Your file is kept beside it. y or n: ")
+            answer = input(f"Reset {name} to its stub? Your file is kept beside it. y or n: ")
         except EOFError:
-            raise ValueError("reset asks, and nobody answers: add --yes") from None
+            raise ValueError("reset needs an answer, and there is no input: add --yes") from None
         if answer.strip().lower()[:1] != "y":
             print("Nothing was changed.")
             return 1
@@ -195,6 +199,18 @@ COMMANDS = {
     "reset": reset,
     "run": run,
     "mark": mark,
+}
+# The options of each command, beside --exercises and --seed.
+USED = {
+    "watch": ("workspace", "manual"),
+    "list": ("workspace", "json"),
+    "start": ("workspace", "json", "name"),
+    "check": ("workspace", "json", "name", "all"),
+    "hint": ("workspace", "json", "name"),
+    "solution": ("workspace", "json", "name"),
+    "reset": ("workspace", "json", "name", "yes"),
+    "run": ("workspace", "name", "all", "out_dir"),
+    "mark": ("name", "out_dir", "jobs", "timeout", "memory"),
 }
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
-"""Let a trained model write."""
+"""Generate text with a trained model."""
 
 from __future__ import annotations
 
-from finetune.adapters.adapter_files import load_adapter
-from finetune.loading import load_model
 from gpt import Tokenizer
 from gpt.console import printable, progress_bar
 from gpt.tokenizer.token_view import TextStream
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
-  python scripts/generate.py --prompt "The"                       the model that the demo has trained
+  python scripts/generate.py --prompt "The"                       the model of the demo
   python scripts/generate.py --model runs/book --prompt "It was" --temperature 0 --max-new-tokens 50
   python scripts/generate.py --model gpt2 --prompt "Alan Turing"  OpenAI's GPT-2: a download of 0.5 GB, once
   python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2, 135 million parameters, on any laptop
   python scripts/generate.py --model ../gpt2-medium               a folder with config.json and model.safetensors
-  python scripts/generate.py --model runs/demo --adapter runs/lora/adapter    with what LoRA has learned beside it
+  python scripts/generate.py --model runs/demo --adapter runs/lora     a base model with a LoRA adapter
 """
 
 
@@ -24,21 +22,17 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
     command_line.add_packed(parser)
-    add("--adapter", default=None, metavar="FOLDER", help="a LoRA adapter for that model, of scripts/lora.py or PEFT")
-    add("--prompt", default="The", help="what to continue")
-    add("--num-samples", type=number(1), default=1, help="texts, written at once")
+    command_line.add_adapter(parser)
+    add("--prompt", default="The", help="the text to continue")
+    add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     command_line.add_sampling(parser)
-    add("--stop", default=None, metavar="TOKEN", help="end at this token, besides the tokenizer's end of text")
+    add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    model, tokenizer = load_model(arguments.model, arguments.packed)
-    if arguments.adapter is not None:
-        load_adapter(model, arguments.adapter)
-    model.to(device)
-
+    model, tokenizer = command_line.load(arguments, device)
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")

@@ -1,7 +1,7 @@
-"""Check the gradient of every op, or of one in detail, by central differences and by the complex step.
+"""Check the gradients of all ops, or of one in detail, with central differences and with the complex step.
 
 python scripts/gradcheck.py             a table of all ops
-python scripts/gradcheck.py softmax     one op, with an example: what backward says next to what differences say
+python scripts/gradcheck.py softmax     one op, with an example: the gradient of backward beside finite differences
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scripts.shared import command_line
 
 
 class Sample(NamedTuple):
-    """An op at one set of inputs."""
+    """An op with one set of inputs."""
 
     fn: Callable[..., Any]
     inputs: list[Any]
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
-    """Every differentiable function of `minigrad.functional`, away from its kinks and the edges of its domain."""
+    """Samples of every differentiable function of `minigrad.functional`, away from kinks and domain boundaries."""
     rng = np.random.default_rng(seed)
 
     def some(*shape: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         return rng.uniform(0.5, 2, shape)
 
     def distinct(*shape: int) -> np.ndarray:
-        """At least 0.1 from 0 and from each other: no element ties with another one."""
+        """Numbers at least 0.1 away from 0 and from each other, so there are no ties."""
         return (rng.permutation(int(np.prod(shape))).reshape(shape) - np.prod(shape) / 2 + 0.25) * 0.2
 
     def ids(below: int, *shape: int) -> Tensor:
@@ -174,7 +174,7 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", "exit code: 0 all right, 1 a gradient is wrong, 2 wrong arguments")
-    parser.add_argument("op", nargs="?", help="a function of minigrad.functional; without it, all of them")
+    parser.add_argument("op", nargs="?", help="a function of minigrad.functional (all of them)")
     command_line.add_seed(parser, default=0)
     arguments = parser.parse_args(argv)
     samples = op_samples(arguments.seed)
@@ -226,7 +226,7 @@ def print_table(samples: dict[str, list[Sample]]) -> int:
 
 
 def print_details(op: str, of_op: list[Sample]) -> int:
-    """Both reports of each sample, and an example of the first one."""
+    """Print both reports of each sample, and an example from the first one."""
     summary = (getattr(F, op).__doc__ or "").split("\n\n")[0]
     print(f"{op}: {' '.join(summary.split())}\n")
     reports = []
@@ -243,7 +243,7 @@ def print_details(op: str, of_op: list[Sample]) -> int:
 
 
 def print_example(report: Report) -> None:
-    """Of the first input, the row of the Jacobian with most to see."""
+    """Print the row of the first input's Jacobian that has the most nonzero elements."""
     first = report.inputs[0]
     if first.numeric is None or first.numeric.size == 0:
         return

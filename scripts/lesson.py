@@ -1,8 +1,10 @@
-"""The course as running lessons: show the path, run one or all, or find where a concept is taught."""
+"""Run the lessons of the course: list them, run one or all, or find where a concept is taught."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +17,20 @@ from scripts.lessons.notebook import write_notebook
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
-  python scripts/lesson.py               the path: lessons and exercises in order, what is done, what comes next
+  python scripts/lesson.py               list lessons and exercises in order, with what is done and what is next
   python scripts/lesson.py 421           read a lesson while it runs (its pictures: runs/lessons/421_raw_attention)
-  python scripts/lesson.py all           all of them, one after the other
+  python scripts/lesson.py all           all lessons, one after the other
   python scripts/lesson.py 421 --html    as a page with code, output and pictures: runs/lessons/421_raw_attention.html
   python scripts/lesson.py all --html    all pages, and an index
   python scripts/lesson.py 421 --notebook
                                          as a Jupyter notebook to work in (needs nbformat)
-  python scripts/lesson.py find cache    where the KV cache is taught, written, tested and practised
+  python scripts/lesson.py find cache    where the KV cache is taught, implemented, tested and practiced
 """
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
 MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
-# Exercises that practise no row of the concept table, but what a lesson stands on.
+# Exercises on what a lesson builds on, without a row of their own in the concept table.
 MORE_EXERCISES = {
     "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
     "411_next_token.py": ["log_softmax"],
@@ -40,14 +42,17 @@ MORE_EXERCISES = {
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
-    parser.add_argument("word", nargs="*", help="after find: what to look for")
-    parser.add_argument("--out-dir", default="runs/lessons", help="a folder for each lesson's pictures goes in here")
+    parser.add_argument("word", nargs="*", help="after find: the concept to look for")
+    parser.add_argument("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")
     parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
-    parser.add_argument("--notebook", action="store_true", help="write a notebook; one that you worked in stays")
-    parser.add_argument("--measure", action="store_true", help="measure again the figures that take minutes")
+    parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
+    parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
+    if arguments.what in ("path", "find"):
+        given = command_line.given(parser, argv)
+        command_line.refuse(parser, given, ("html", "notebook", "measure"), "needs a lesson, or all")
     if arguments.what == "path":
         show_path(Path(arguments.out_dir))
         return 0
@@ -67,12 +72,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def lesson_called(name: str) -> Path:
-    """The lesson with that number or name, or that beginning. Raises ValueError where there is none, or several."""
-    found = [path for path in lessons() if path.stem.startswith(name.replace(".", "").removesuffix("py"))]
+    """The lesson whose number or name starts like that. Raises ValueError, with suggestions, for none or several."""
+    wanted = name.replace(".", "").removesuffix("py").lower()
+    stems = {path.stem: path for path in lessons()}
+    found = [stem for stem in stems if stem.startswith(wanted)]
     if len(found) != 1:
-        names = ", ".join(path.stem for path in found or lessons())
-        raise ValueError(f"{name!r} is {'more than one lesson' if found else 'no lesson'}: take one of {names}")
-    return found[0]
+        near = found or [stem for stem in stems if wanted in stem.partition("_")[2]]
+        if not found and wanted.isdigit() and 1 <= int(wanted) <= len(stems):
+            near = [list(stems)[int(wanted) - 1]]  # the first one, the second one, ...
+        near = near or difflib.get_close_matches(wanted, [*stems, *(stem.partition("_")[2] for stem in stems)])
+        meant = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(stems)}"
+        raise ValueError(f"{name!r} is {'more than one lesson' if found else 'not a lesson'}: {meant}")
+    return stems[found[0]]
 
 
 def one(lesson: Path, arguments: argparse.Namespace) -> None:
@@ -152,15 +163,15 @@ def exercises(lesson: Path) -> list[str]:
 
 
 def passed_exercises() -> set[str]:
-    """What scripts/exercise.py has noted as passed in its usual folder."""
+    """The exercises that are noted as passed in the default workspace of scripts/exercise.py."""
     record = ROOT / "my_exercises" / "progress.json"
     return set(read_json(record).get("passed", {})) if record.exists() else set()
 
 
 def find(word: str) -> int:
-    """Print where a concept is taught, written, tested and practised; 1 where nothing has that word."""
+    """Print where a concept is taught, implemented, tested and practiced; returns 1 if nothing is found."""
     if not word:
-        raise ValueError("find what? Give a word, as in: python scripts/lesson.py find cache")
+        raise ValueError("find needs a word, for example: python scripts/lesson.py find cache")
     found = [row for row in concepts() if word.lower() in row.name.lower()]
     found = found or [row for row in concepts() if any(word.lower() in place.name.lower() for place in row.code)]
     for row in found:
@@ -172,9 +183,12 @@ def find(word: str) -> int:
         if line.startswith(("# %%", "# ## ", '"""')) and word.lower() in line.lower()
     ]
     for place in places:
-        print(f"in the lessons: {place}")
+        print(f"in a lesson: {place}")
     if not found and not places:
-        print(f"nothing in the concept table or the headings of the lessons has {word!r}", file=sys.stderr)
+        known = {part for row in concepts() for part in re.findall(r"\w+", row.name.lower())}
+        near = [match for part in word.lower().split() for match in difflib.get_close_matches(part, known, 2)]
+        meant = f": did you mean {' or '.join(near)}?" if near else ""
+        print(f"{word!r} is not in the concept table or the lessons' headings{meant}", file=sys.stderr)
         return 1
     return 0
 

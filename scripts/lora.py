@@ -1,4 +1,4 @@
-"""Fine-tune a model with LoRA or QLoRA, and compare them with training all weights."""
+"""Fine-tune a model with LoRA or QLoRA, or compare both with training all weights."""
 
 from __future__ import annotations
 
@@ -7,76 +7,87 @@ from pathlib import Path
 from typing import Any
 
 from finetune.stages.adaptation import METHODS, Adaptation, AdaptationConfig, merge_run
+from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
 from finetune.stages.stage import settings_of
 from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
-  python scripts/lora.py                                            the demo's model learns Python, with LoRA
-  python scripts/lora.py --method qlora --data mybook.txt --out-dir runs/book     on your text, beside 4-bit weights
-  python scripts/lora.py --init-from runs/sft --data chats.jsonl --out-dir runs/chats      on conversations
+  python scripts/lora.py                                            the demo's model learns Python code with LoRA
+  python scripts/lora.py --method qlora --data mybook.txt --out-dir runs/book     your text, with 4-bit base weights
+  python scripts/lora.py --init-from runs/sft --data chats.jsonl --out-dir runs/chats      conversations
   python scripts/lora.py --init-from smollm2 --data tasks --method qlora --out-dir runs/smollm2-qlora
-  python scripts/lora.py --init-from resume --out-dir runs/chats    go on where it stopped
-  python scripts/lora.py --merge runs/chats --out-dir runs/chats-merged     a model like any other, adapters included
+  python scripts/lora.py --init-from resume --out-dir runs/chats    resume the run
+  python scripts/lora.py --merge runs/chats --out-dir runs/chats-merged     merge the adapters into the base model
   python scripts/lora.py --compare --out-dir runs/methods           full, lora and qlora on the same data, in one table
 """
-LET_IT_WRITE = "to let it write:\n  python scripts/generate.py --model {folder}"
-MERGE_IT = "to merge it into the model:\n  python scripts/lora.py --merge {folder} --out-dir {folder}-merged"
-LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and can take larger steps
+LET_IT_WRITE = "to generate text with it:\n  python scripts/generate.py --model {folder}"
+MERGE_IT = "to merge the adapters into the model:\n  python scripts/lora.py --merge {folder} --out-dir {folder}-merged"
+ADAPTERS = ("r", "alpha", "dropout", "target_modules", "slices", "use_rslora")  # options of adapters alone
+LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and tolerate larger steps
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    text = "the model to start from: a run, a folder, or a name (gpt2); resume: go on with the run in --out-dir"
+    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
     add("--init-from", default="runs/demo", metavar="resume|MODEL", help=text)
     text = "english, python (code), a text file, a .jsonl or .json file of conversations, or tasks (built-in questions)"
     add("--data", default="python", help=text)
-    add("--out-dir", default="runs/lora", help="the run's folder: adapters, log, picture; no copy of the base model")
+    add("--out-dir", default="runs/lora", help="the run's folder, for adapters, log and picture")
     add(
         "--method",
         choices=METHODS,
         default="lora",
-        help="full trains all weights; qlora: adapters beside 4-bit weights",
+        help="full trains all weights, lora adapters, qlora adapters on 4-bit weights",
     )
-    text = "keep the 4 and 8 bits of a GGUF file, as smollm2 is, and put adapters beside them"
+    text = "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits"
     add("--packed", action="store_true", help=text)
-    add("--compare", action="store_true", help="all three methods, each in its own folder in --out-dir, and a table")
-    add("--merge", default=None, metavar="RUN", help="write that run's model with its adapters merged into --out-dir")
-    add("--r", type=number(1), default=8, help="the rank of the adapters")
+    add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
+    add("--merge", default=None, metavar="RUN", help="write that run's model, adapters merged, into --out-dir")
+    add("--r", type=number(1), default=8, help="rank of the adapters")
     add("--alpha", type=float, default=16, help="adapters are scaled by alpha / r")
-    text = "probability, on what enters an adapter"
+    text = "dropout probability on the input of an adapter"
     add("--lora-dropout", dest="dropout", type=float, default=0.0, help=text)
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers to adapt, or all-linear")
-    add("--slices", nargs="+", default=[], choices=["q", "k", "v"], help="of c_attn only these, as in the paper: q v")
+    add("--slices", nargs="+", default=[], choices=["q", "k", "v"], help="adapt only these parts of c_attn")
     add("--use-rslora", action="store_true", help="scale by alpha / sqrt(r)")
     add("--batch-size", type=number(1), default=12, help="sequences per batch")
-    add("--max-iters", type=number(1), default=300, help="steps")
-    text = "at its peak (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
+    add("--max-iters", type=number(1), default=300, help="training steps")
+    text = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
     add("--learning-rate", type=float, default=None, help=text)
-    add("--warmup-iters", type=number(0), default=20, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")
+    add("--warmup-iters", type=number(0), default=20, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
     add("--eval-interval", type=number(0), default=50, help="steps between validations, each with a checkpoint")
-    add("--sample-interval", type=number(0), default=0, help="steps between samples; 0: none")
-    add("--log-interval", type=number(1), default=10, help="steps between lines")
+    add("--sample-interval", type=number(0), default=0, help="steps between text samples; 0: none")
+    add("--log-interval", type=number(1), default=10, help="steps between log lines")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
+    given = command_line.given(parser, argv)
     if arguments.merge is not None:
+        command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
         return _merge(arguments.merge, arguments.out_dir)
-    if arguments.compare and arguments.init_from != "resume":
+    if is_conversations(arguments.data):
+        command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
+    if arguments.compare:
+        command_line.refuse(parser, given, ["method"], "does not go with --compare, which runs all methods")
+        if arguments.init_from == "resume":
+            parser.error("--compare goes on by itself: give the options that it was started with")
         return _compare(vars(arguments), command_line.set_up(arguments))
     method = arguments.method
     if arguments.init_from == "resume":
         method = settings_of(Adaptation, arguments.out_dir).method
+    if method == "full":
+        command_line.refuse(parser, given, ADAPTERS, "sets up adapters, which --method full does not have")
     advice = LET_IT_WRITE if method == "full" else MERGE_IT
     return stage_options.run(parser, argv, Adaptation, "lora", advice, _as_settings)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options as `AdaptationConfig` and `LoRAConfig` take them, with the learning rate that suits the method."""
+    """The options as `AdaptationConfig` and `LoRAConfig` take them, with the method's learning rate."""
     settings = dict(options)
     settings |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
     if settings.get("learning_rate", 0) is None:

@@ -1,7 +1,7 @@
-"""The whole road: tokenizer, pretraining, instruction tuning, reward model, DPO; and a table of what each changed.
+"""The whole pipeline: tokenizer, pretraining, instruction tuning, reward model, DPO, LoRA, 4 bits, and a final table.
 
-About eight minutes on two cores. A stage that is finished is kept; call it again after Ctrl-C and it goes on. With
---init-from a model that somebody has trained goes the same way, without the first two steps.
+About eight minutes on two cores. Finished stages are kept: after Ctrl-C, the same command resumes. With --init-from,
+the pipeline starts from a model that is already trained and skips pretraining.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/pipeline.py
-  python scripts/pipeline.py --ppo            reinforcement from the reward model, too; what is finished is kept
+  python scripts/pipeline.py --ppo            also PPO against the reward model; finished stages are kept
   python scripts/pipeline.py --init-from smollm2 --out-dir runs/smollm2       a real model (tens of minutes, gigabytes)
-  python scripts/pipeline.py --short --out-dir runs/short      a small model and few steps: does everything work?
+  python scripts/pipeline.py --short --out-dir runs/short      a small model and few steps, to see whether all works
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("--out-dir", default="runs/pipeline", help="the folder of all stages, each in a folder of its own")
+    add("--out-dir", default="runs/pipeline", help="the folder for all stages, each in its own subfolder")
     text = "start from this model instead of pretraining one: a run, a folder, a GGUF file, or a name (gpt2, smollm2)"
     add("--init-from", default=None, metavar="MODEL", help=text)
-    add("--ppo", action="store_true", help="reinforce the model with the reward model, too")
-    add("--short", action="store_true", help="a small model and few steps, for a minute: does everything work?")
+    add("--ppo", action="store_true", help="also train the model against the reward model (PPO)")
+    add("--short", action="store_true", help="a small model and few steps, to see whether everything works")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)

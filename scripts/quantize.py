@@ -1,4 +1,4 @@
-"""Quantize a trained model: its weights in 8 or 4 bits, in a folder of their own, and what that costs."""
+"""Quantize a trained model to 8 or 4 bits, save it in a new folder, and measure what that costs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ EXAMPLES = """examples:
   python scripts/quantize.py --method gptq --out-dir runs/demo-gptq      in 4 bits, with GPTQ
   python scripts/quantize.py --method nf4 --double-quant --model gpt2 --out-dir runs/gpt2-nf4
   python scripts/quantize.py --compare --model smollm2 --sequences 16 --out-dir runs/smollm2-quantized    all methods
-  python scripts/generate.py --model runs/demo-quantized                 let the quantized model write
+  python scripts/generate.py --model runs/demo-quantized                 generate text with the quantized model
 """
-SHARE_TO_READ = 0.9  # of the text; perplexity is measured on what comes after it, as in training
-READ_CHARACTERS = 4_000_000  # of it, at most
-LONGEST = 1024  # tokens that are read at a time, by models that can read more
+SHARE_TO_READ = 0.9  # of the text is for calibration; perplexity is measured on the rest, as in training
+READ_CHARACTERS = 4_000_000  # at most, of each part
+LONGEST = 1024  # tokens per sequence, for models with a longer context
 EVAL_TOKENS = 16_384
-WRITTEN_TOKENS = 64  # to measure the speed
-# What --compare compares, by name.
+WRITTEN_TOKENS = 64  # generated to measure the speed
+# The configurations of --compare, by name.
 COMPARED = {
     "int8": QuantizationConfig("absmax"),
     "int4": QuantizationConfig("absmax", bits=4),
@@ -50,17 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
     add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
-    add("--bits", type=int, choices=(8, 4), help="per weight; without it 8 for absmax and zeropoint, 4 for the others")
-    add("--group-size", type=number(-1), help="weights that share a scale; -1: a row, 0: the matrix; 64 for 4 bits")
-    add("--zero-point", action="store_true", help="gptq, awq: a grid that need not be symmetric around 0")
-    add("--desc-act", action="store_true", help="gptq: start with the inputs that are largest")
-    add("--double-quant", action="store_true", help="nf4: the scales in 8 bits, too")
-    add("--float-embedding", action="store_true", help="leave the token embedding as it is")
-    add("--calibration", default="english", help="text for gptq and awq to read, whose last tenth measures perplexity")
-    add("--sequences", type=number(1), default=128, help="how much gptq and awq read, in blocks of the model")
-    text = f"quantize with {', '.join(COMPARED)}, each in its own folder in --out-dir, and print one table"
+    add("--bits", type=int, choices=(8, 4), help="bits per weight (8 for absmax and zeropoint, 4 for the others)")
+    add("--group-size", type=number(-1), help="weights per scale; -1: a row, 0: the matrix; 64 for 4 bits")
+    add("--zero-point", action="store_true", help="gptq, awq: use an asymmetric grid")
+    add("--desc-act", action="store_true", help="gptq: quantize columns in order of decreasing activation")
+    add("--double-quant", action="store_true", help="nf4: also quantize the scales, to 8 bits")
+    add("--float-embedding", action="store_true", help="do not quantize the token embedding")
+    add("--calibration", default="english", help="text to calibrate on; its last tenth measures perplexity")
+    add("--sequences", type=number(1), default=128, help="number of calibration sequences for gptq and awq")
+    text = f"quantize with {', '.join(COMPARED)}, each in a subfolder of --out-dir, and print one table"
     add("--compare", action="store_true", help=text)
-    add("--out-dir", default="runs/demo-quantized", help="where the quantized model goes")
+    add("--out-dir", default="runs/demo-quantized", help="folder for the quantized model")
     command_line.add_kernels(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
@@ -69,9 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     command_line.set_up(arguments)
     if arguments.compare:
         own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
-        if chosen := [name for name in own if name in given]:
-            parser.error(f"--compare has settings of its own, without --{chosen[0].replace('_', '-')}")
+        command_line.refuse(parser, given, own, "does not go with --compare, which has settings of its own")
         return _compare(arguments)
+    if arguments.method not in CALIBRATED:
+        command_line.refuse(parser, given, ["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
     config = QuantizationConfig(
         arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
         arguments.double_quant, not arguments.float_embedding,
@@ -80,20 +81,21 @@ def main(argv: list[str] | None = None) -> int:
     _show_layers(made.report)
     print(
         f"took {made.seconds:.1f} s and at most {_megabytes(made.peak)} of memory, {_megabytes(made.more)} more than "
-        f"before (the float model is {_megabytes(made.report.bytes_before)})"
+        f"before (the float model has {_megabytes(made.report.bytes_before)})"
     )
     after = _measure(made.model, made.to_test, arguments.out_dir)
     del made
     _show(_measure_float(arguments), after)
-    print(f"saved in {arguments.out_dir}; to let it write:\n  python scripts/generate.py --model {arguments.out_dir}")
+    folder = arguments.out_dir
+    print(f"saved in {folder}; to generate text with it:\n  python scripts/generate.py --model {folder}")
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Every method of COMPARED, measured on the same text; and the float model, which is what they start from."""
+    """Measure the float model and every configuration of COMPARED on the same text."""
     folders = {name: Path(arguments.out_dir) / name for name in COMPARED}
     for folder in folders.values():
-        check_unused(folder)
+        check_unused(folder, can_resume=False)
     rows = {"float32": _measure_float(arguments)}
     for name, config in COMPARED.items():
         made = _make(arguments, config, folders[name].as_posix())
@@ -114,7 +116,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 class Made(NamedTuple):
-    """A quantized model, what became of its layers, and what it took: seconds, and bytes at most and beyond before."""
+    """A quantized model with a report on its layers; seconds taken, peak bytes, and peak bytes beyond those before."""
 
     model: LanguageModel
     report: QuantizationReport
@@ -126,7 +128,7 @@ class Made(NamedTuple):
 
 def _make(arguments: argparse.Namespace, config: QuantizationConfig, out_dir: str) -> Made:
     """Load the float model, quantize it, and save it in `out_dir`."""
-    check_unused(Path(out_dir))
+    check_unused(Path(out_dir), can_resume=False)
     tracemalloc.start()
     model, tokenizer = load_model(arguments.model)
     length = min(model.config.block_size, LONGEST)
@@ -147,14 +149,14 @@ def _make(arguments: argparse.Namespace, config: QuantizationConfig, out_dir: st
 
 
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
-    """The model as it was."""
+    """Measure the model before quantization."""
     model, tokenizer = load_model(arguments.model)
     _, to_test = _tokens(arguments.calibration, tokenizer, min(model.config.block_size, LONGEST))
     return _measure(model, to_test, hub.find(arguments.model))
 
 
 def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens to read, and those to test on, of a corpus or file."""
+    """The tokens of a corpus or file to calibrate on, and those to test on."""
     corpus = load_corpus(text)
     split = int(len(corpus.text) * SHARE_TO_READ)
     parts = corpus.text[:split][:READ_CHARACTERS], corpus.text[split:][:READ_CHARACTERS]
@@ -165,7 +167,7 @@ def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarra
 
 
 def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
-    """What a model costs and is worth; bytes, and tokens per second."""
+    """A model's perplexity, its sizes in bytes, and its speed in tokens per second."""
     block_size = min(model.config.block_size, LONGEST)
     prompt = tokens[: max(1, min(block_size // 4, len(tokens)))]
     loss = mean_loss(model, sequential_batches(tokens, max(1, 2048 // block_size), block_size))
@@ -181,13 +183,13 @@ def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
         "perplexity": perplexity(loss),
         "size on disk": _size_on_disk(Path(folder)),
         "weights in memory": memory(model),
-        "memory in all, writing": memory(model) + working,
+        "memory while generating": memory(model) + working,
         "tokens/s": WRITTEN_TOKENS / seconds,
     }
 
 
 def _size_on_disk(place: Path) -> int:
-    """Bytes of a model's weights: of a folder's files, or of a GGUF file."""
+    """The size of a model's weights in bytes, in a folder or a GGUF file."""
     return place.stat().st_size if place.is_file() else sum(f.stat().st_size for f in place.glob("model*.safetensors"))
 
 
@@ -202,7 +204,7 @@ def _show(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def _show_layers(report: QuantizationReport) -> None:
-    """How much of each layer's output is lost, beside rounding to nearest; nothing where that was not measured."""
+    """Print each layer's output error beside that of rounding to nearest, where it was measured."""
     measured = [layer for layer in report.layers if layer.error is not None and layer.nearest_error]
     if measured:
         print(f"\n{'layer':<32}{'error of its output':>20}{'rounded to nearest':>20}{'ratio':>8}")

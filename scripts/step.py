@@ -1,4 +1,4 @@
-"""One training step of a GPT whose every array fits on the screen. Run it in a debugger and step into the marked lines.
+"""One training step of a GPT so small that every array fits on the screen. Step into the marked lines in a debugger.
 
 VS Code: open this file, set a breakpoint below "# forward", press F5; F11 steps into a call, F10 over, Shift+F11 out.
 pdb:     python -m pdb scripts/step.py   then: b 32 (a breakpoint), c (go there), s (into), n (over), r (out), p x
@@ -12,7 +12,7 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig
 from minigrad import manual_seed, optim
 
-if len(sys.argv) > 1:  # there is nothing to choose
+if len(sys.argv) > 1:  # the script has no options
     print(__doc__)
     sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
 
@@ -30,25 +30,25 @@ targets = np.array([[1, 4, 1]])  # (1, 3): the same text, one token later
 
 # forward
 block = model.transformer.h[0]
-x = model.transformer.wte(ids)  # (1, 3, 4): row 3, row 1, row 4 of the table. Step in: Embedding.forward is one line
-x = x + model.transformer.wpe(np.arange(3))  # where each token stands. Step in: x + y is F.add, which records it
-x = x + block.attn(block.ln_1(x))  # tokens look at each other. Step in, down to ScaledDotProductAttention
-x = x + block.mlp(block.ln_2(x))  # each token by itself. Step in: Linear, then Gelu
-x = model.transformer.ln_f(x)  # Step in: LayerNorm.forward, and its backward just below it
-logits = model.lm_head(x)  # (1, 3, 8): a score for each of the 8 tokens, at each of the 3 positions
+x = model.transformer.wte(ids)  # (1, 3, 4): rows 3, 1 and 4 of the table. Step in: Embedding.forward is one line
+x = x + model.transformer.wpe(np.arange(3))  # position embeddings. Step in: x + y is F.add, which records the op
+x = x + block.attn(block.ln_1(x))  # tokens attend to each other. Step in, down to ScaledDotProductAttention
+x = x + block.mlp(block.ln_2(x))  # each token separately. Step in: Linear, then Gelu
+x = model.transformer.ln_f(x)  # Step in: LayerNorm.forward, with its backward directly below
+logits = model.lm_head(x)  # (1, 3, 8): a logit for each of the 8 tokens, at each of the 3 positions
 loss = F.cross_entropy(logits.reshape(3, 8), targets.reshape(3))  # Step in: -ln(softmax[target]), as log-softmax
 print("logits", logits)
-print("loss", loss, " knowing nothing would be ln 8 =", np.log(8).round(4))
+print("loss", loss, " a uniform guess has ln 8 =", np.log(8).round(4))
 
 # backward
-loss.backward()  # Step in: the walk over the graph, and each Function.backward as its turn comes
-wte = model.transformer.wte.weight  # used twice, as embedding and as head: its gradient is the sum of both
-print("\nd loss / d wte, a row for each token: token 3 was only read, token 2 only competed in the softmax\n", wte.grad)
+loss.backward()  # Step in: the walk over the graph, which calls each Function.backward in turn
+wte = model.transformer.wte.weight  # used as embedding and as head: its gradient is the sum of both
+print("\nd loss / d wte, a row per token: token 3 was only an input, token 2 only one of the logits\n", wte.grad)
 
 # step
 before = wte.data.copy()
-norm = optim.clip_grad_norm_(model.parameters(), 1.0)  # Step in: one factor for all gradients
-optimizer.step()  # Step in: Adam.update. In its first step every number moves by about lr, whatever its gradient
+norm = optim.clip_grad_norm_(model.parameters(), 1.0)  # Step in: one factor scales all gradients
+optimizer.step()  # Step in: Adam.update. Its first step changes every number by about lr, whatever its gradient
 print("\ngradient norm", norm, "\nwte moved by\n", wte.data - before)
 
 # Did it help?

@@ -1,4 +1,4 @@
-"""Train a GPT on a text."""
+"""Train a GPT on a text, or continue training a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 EXAMPLES = """examples:
-  python scripts/train.py                                          the built-in English, a small model
+  python scripts/train.py                                          a small model on the built-in English
   python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
-  python scripts/train.py --init-from resume --out-dir runs/book   go on where it stopped, with the run's own settings
-  python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     another text, a trained model
-  mpiexec -n 2 python scripts/train.py --data-parallel             two processes, which share each batch
+  python scripts/train.py --init-from resume --out-dir runs/book   resume the run, with its own settings
+  python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
+  mpiexec -n 2 python scripts/train.py --data-parallel             two processes that share each batch
 """
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "vocab_size")
 
@@ -27,28 +27,28 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     add("--data", default="english", help="english, python (code), shakespeare (a download), or a UTF-8 text file")
-    add("--out-dir", default="runs/train", help="the run's folder: checkpoint, tokenizer, log, picture")
-    text = "resume: go on with the run in --out-dir; MODEL: start from the weights of a run, a folder, a GGUF file, or "
-    text += "a name (gpt2, smollm2)"
+    add("--out-dir", default="runs/train", help="the run's folder, for checkpoint, tokenizer, log and picture")
+    text = "scratch: random weights; resume: continue the run in --out-dir; MODEL: weights of a run, a Hugging Face "
+    text += "folder, a GGUF file, or a name (gpt2, smollm2)"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
-    add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257 is single bytes, 50257 GPT-2's own")
-    add("--n-layer", type=number(1), default=4, help="blocks")
-    add("--n-head", type=number(1), default=4, help="attention heads")
-    add("--n-embd", type=number(1), default=128, help="numbers per token")
-    add("--block-size", type=number(1), default=64, help="tokens of context")
-    add("--dropout", type=float, default=0.0, help="probability, in training")
+    add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257: single bytes; 50257: GPT-2's own")
+    add("--n-layer", type=number(1), default=4, help="number of blocks")
+    add("--n-head", type=number(1), default=4, help="number of attention heads")
+    add("--n-embd", type=number(1), default=128, help="width: numbers per token")
+    add("--block-size", type=number(1), default=64, help="context length in tokens")
+    add("--dropout", type=float, default=0.0, help="dropout probability")
     add("--batch-size", type=number(1), default=16, help="sequences per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
-    add("--max-iters", type=number(1), default=1000, help="steps")
-    add("--learning-rate", type=float, default=1e-3, help="at its peak")
-    add("--warmup-iters", type=number(0), default=50, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.1, help="per unit of learning rate, of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
+    add("--max-iters", type=number(1), default=1000, help="training steps")
+    add("--learning-rate", type=float, default=1e-3, help="peak learning rate")
+    add("--warmup-iters", type=number(0), default=50, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=0.1, help="weight decay of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
     add("--eval-interval", type=number(0), default=100, help="steps between validations, each with a checkpoint")
-    add("--sample-interval", type=number(0), default=200, help="steps between samples; 0: none")
-    add("--log-interval", type=number(1), default=10, help="steps between lines")
-    add("--precision", choices=PRECISIONS, default="float32", help="of matrix products; tf32: on a GPU only")
-    text = "share each batch among the processes that mpiexec has started (needs mpi4py)"
+    add("--sample-interval", type=number(0), default=200, help="steps between text samples; 0: none")
+    add("--log-interval", type=number(1), default=10, help="steps between log lines")
+    add("--precision", choices=PRECISIONS, default="float32", help="of matrix products; tf32 needs a GPU")
+    text = "share each batch among the processes that mpiexec started (needs mpi4py)"
     add("--data-parallel", action="store_true", help=text)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Trainer:
     device = command_line.set_up(arguments)
+    if arguments.precision == "tf32" and device == "cpu":
+        raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
         run = dataclasses.asdict(run_config(load_state(arguments.out_dir), arguments.out_dir))
         command_line.refuse_contradictions(given, {**run, **run["model"], **run["training"]}, arguments.out_dir)
@@ -73,7 +75,7 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Tr
 
 
 def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
-    """The options as settings; of the model's shape those that are named."""
+    """The settings of a run. shape: the options of the model's shape to include."""
     names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
     training = TrainingConfig(**{name: options[name] for name in names})
     run = {name: options[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}

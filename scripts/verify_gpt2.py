@@ -1,11 +1,11 @@
-"""Prove that a GPT-2 is right: its structure (1), its computation (2), its behaviour (3).
+"""Verify a GPT-2 at three levels: its structure (1), its computation (2), its behavior (3).
 
-(1) Every tensor of the folder finds its place, and the parameters add up to the closed formula; (2) each activation and
-each gradient equals a reference's, layer by layer; (3) it continues a text, and knows better than chance what comes
-next. Each says what the one before cannot: sizes may be right and numbers wrong. The exit code is 1 if one fails.
+(1) Every tensor of the folder has a place in the model, and the parameter count equals the closed formula. (2) Each
+activation and each gradient equals that of a reference, layer by layer. (3) The model continues a text, and predicts it
+better than chance. Each level finds errors that the one before cannot. The exit code is 1 if one of them fails.
 
-The reference is transformers, where it is installed, or what it computed elsewhere (--save-reference there,
---reference here).
+The reference is transformers where it is installed. Elsewhere it is a file: write it with --save-reference where
+transformers is installed, and read it with --reference.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from scripts.shared import command_line
 EXAMPLES = """examples:
   python scripts/verify_gpt2.py --model gpt2                       OpenAI's weights
   python scripts/verify_gpt2.py --model FOLDER --text book.txt
-  python scripts/verify_gpt2.py --model gpt2 --save-reference gpt2.npz        where transformers is
-  python scripts/verify_gpt2.py --model gpt2 --reference gpt2.npz             where it is not
+  python scripts/verify_gpt2.py --model gpt2 --save-reference gpt2.npz        where transformers is installed
+  python scripts/verify_gpt2.py --model gpt2 --reference gpt2.npz             where it is not installed
 """
 # The opening of "Alice's Adventures in Wonderland" (Lewis Carroll, 1865).
 PASSAGE = (
@@ -45,25 +45,27 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     add("--model", default="gpt2", help="a Hugging Face folder, a run's folder, or a name (gpt2, owner/name)")
-    add("--text", default=None, metavar="FILE", help="the text whose perplexity is measured; else a passage of Alice")
-    add("--prompt", default="Alan Turing theorized that computers would one day become", help="what it continues")
-    add("--max-new-tokens", type=number(0), default=24, help="of that continuation")
-    add("--reference", default=None, metavar="FILE", help="compare with this file of --save-reference")
-    add("--save-reference", default=None, metavar="FILE", help="write what transformers computes (.npz)")
-    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="in which both sides compute")
+    add("--text", default=None, metavar="FILE", help="text to measure the perplexity on (a passage of Alice)")
+    add("--prompt", default="Alan Turing theorized that computers would one day become", help="text to continue")
+    add("--max-new-tokens", type=number(0), default=24, help="length of the continuation")
+    add("--reference", default=None, metavar="FILE", help="compare with a file that --save-reference wrote")
+    add("--save-reference", default=None, metavar="FILE", help="save the results of transformers (.npz)")
+    add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
     command_line.add_kernels(parser)
     arguments = parser.parse_args(argv)
+    if arguments.reference is not None and arguments.save_reference is not None:
+        parser.error("--save-reference does not go with --reference, which is such a file already")
     arguments.device = "cpu"
     command_line.set_up(arguments)
     folder = hub.find(arguments.model)
 
-    print("(1) structure: is every part there, and of the right size?\n")
+    print("(1) structure: is every part present, with the right size?\n")
     problems = check_tensors(folder)
-    if problems:  # nothing to go on with
+    if problems:  # the model cannot be built
         raise ValueError(f"structure: {problems[0]}")
     model, tokenizer = load_model(folder)
     if not isinstance(model, GPT):
-        raise ValueError(f"{arguments.model} is a {type(model).__name__}; what is verified here is a GPT-2")
+        raise ValueError(f"{arguments.model} is a {type(model).__name__}, but this script verifies a GPT-2")
     problems = check_count(model)
 
     print("\n(2) computation: does every layer compute what the reference computes?\n")
@@ -74,11 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     elif find_torch():
         reference = live_reference(folder, model, batch(tokenizer, model.config), arguments.dtype)
     elif arguments.save_reference is not None:
-        raise ValueError("--save-reference needs transformers: pip install -e '.[oracle]' brings it")
+        raise ValueError("--save-reference needs transformers: pip install -e '.[oracle]'")
     if reference is None:
         print(
-            "Not checked: there is no reference. Install transformers (pip install -e '.[oracle]'), or give the file "
-            "that --save-reference writes where it is installed (--reference FILE)."
+            "Not checked: there is no reference. Install transformers (pip install -e '.[oracle]'), or pass a file "
+            "that --save-reference wrote where it is installed (--reference FILE)."
         )
     else:
         problems += check_computation(model, reference, arguments.dtype)
@@ -86,13 +88,13 @@ def main(argv: list[str] | None = None) -> int:
             verification.save_trace(arguments.save_reference, reference, model.config)
             print(f"\nthe reference is in {arguments.save_reference}")
 
-    print("\n(3) behaviour: what does it write, and how surprised is it by a text?\n")
+    print("\n(3) behavior: what does it write, and how well does it predict a text?\n")
     write(model, tokenizer, arguments.prompt, arguments.max_new_tokens)
     text = PASSAGE if arguments.text is None else read_text(arguments.text)
     problems += check_perplexity(model, tokenizer, text, proven=reference is not None and not problems)
     if problems:
         raise ValueError(problems[0])
-    print("\nverified" if reference is not None else "\nverified, but for the computation (2)")
+    print("\nverified" if reference is not None else "\nverified, except for the computation (2)")
     return 0
 
 
@@ -102,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_tensors(folder: Path) -> list[str]:
     """Print the tensors of a Hugging Face folder with their places in our model; returns what does not fit."""
     if has_checkpoint(folder):
-        print(f"{folder} is a run's own folder: its tensors have the model's names and shapes.")
+        print(f"{folder} is a run's folder: its tensors have the model's own names and shapes.")
         return []
     matches = list(pretrained.report(folder))
     print(*matches, sep="\n")
@@ -110,7 +112,7 @@ def check_tensors(folder: Path) -> list[str]:
 
 
 def check_count(model: GPT) -> list[str]:
-    """Print parameters per component, and compare them with the closed formula; returns what differs."""
+    """Print the parameters per component and compare them with the closed formula; returns the differences."""
     config, problems = model.config, []
     expected = accounting.parameters(config)
     counted = dict.fromkeys(expected, 0)
@@ -123,7 +125,7 @@ def check_count(model: GPT) -> list[str]:
             problems.append(f"structure: {name} has {counted[name]:,} parameters, not {expected[name]:,}")
     print(f"{'all':20} {config.num_parameters():14,} {sum(counted.values()):14,} {1:7.1%}")
     if config.num_parameters() == PUBLISHED:
-        print(f"{PUBLISHED:,} is what OpenAI's smallest GPT-2 has.")
+        print(f"{PUBLISHED:,} is the size of OpenAI's smallest GPT-2.")
     return problems
 
 
@@ -142,7 +144,7 @@ def batch(tokenizer: Tokenizer, config: GPTConfig) -> np.ndarray:
 
 
 def live_reference(folder: Path, model: GPT, ids_and_targets: np.ndarray, dtype: str) -> Trace:
-    """What transformers computes; from the folder's own files where it can read them."""
+    """The results of transformers, computed from the folder's own files where it can read them."""
     from scripts import compare_torch
 
     if has_checkpoint(folder):
@@ -154,7 +156,7 @@ def live_reference(folder: Path, model: GPT, ids_and_targets: np.ndarray, dtype:
 
 
 def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) -> None:
-    """Raise ValueError unless a reference is of a GPT of the same size."""
+    """Raise ValueError unless the reference is of a GPT of the same size."""
     if not isinstance(of, GPTConfig):
         raise ValueError(f"{path} is the reference of a Llama; this one is a GPT")
     for name in ("n_layer", "n_embd", "vocab_size", "block_size"):
@@ -166,7 +168,7 @@ def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) 
 
 
 def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
-    """Print every activation and gradient beside the reference's; returns what differs first. Back in float32."""
+    """Print every activation and gradient beside the reference's; returns the first difference. Leaves float32."""
     model.to(dtype)
     comparison = Comparison(
         verification.trace(model, reference.ids, reference.targets),
@@ -181,7 +183,7 @@ def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
     return [f"computation: {problem}"] if problem else []
 
 
-# --- (3) behaviour ----------------------------------------------------------------------------------------------------
+# --- (3) behavior -----------------------------------------------------------------------------------------------------
 
 
 def write(model: GPT, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
@@ -197,11 +199,11 @@ def check_perplexity(model: GPT, tokenizer: Tokenizer, text: str, proven: bool) 
     """Print the perplexity of a text; returns a complaint if it is that of chance, unless the computation is proven."""
     score = score_text(model, tokenizer, text)
     chance = model.config.vocab_size
-    print(f"\nperplexity {score.perplexity:,.1f} on {len(score.ids):,} tokens; knowing nothing: {chance:,}")
+    print(f"\nperplexity {score.perplexity:,.1f} on {len(score.ids):,} tokens; a uniform guess: {chance:,}")
     if score.perplexity < chance:
         return []
     print("That is no better than chance: the model has learned nothing, or its weights are in the wrong places.")
-    return [] if proven else ["behaviour: the model's perplexity is no better than chance"]
+    return [] if proven else ["behavior: the model's perplexity is no better than chance"]
 
 
 if __name__ == "__main__":

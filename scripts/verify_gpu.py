@@ -1,7 +1,7 @@
-"""Prove on a GPU what other machines can only prove of a stand-in, and measure how fast it is.
+"""Verify minigrad on a real GPU, which other machines only emulate, and measure its speed.
 
-suite: the tests for the device "cuda". kernels: each beside NumPy. training: a small GPT on CPU and GPU, with the same
-losses. speed: GPT-2's training step and generation beside PyTorch. The exit code is 1 if something is wrong.
+suite: the tests for the device "cuda". kernels: each compared with NumPy. training: a small GPT on CPU and GPU, with
+equal losses. speed: GPT-2's training step and generation beside PyTorch. The exit code is 1 if a part fails.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": spee
 EXAMPLES = """examples:
   python scripts/verify_gpu.py                       everything, and a report
   python scripts/verify_gpu.py --only kernels
-With PyTorch for CUDA and transformers installed, the speed is compared with theirs.
+If PyTorch for CUDA and transformers are installed, the speed is compared with theirs.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--only", action="append", choices=list(PARTS), metavar="PART", help="may be repeated")
-    parser.add_argument("--out", default="runs/verify_gpu.json", help="where the report goes")
+    parser.add_argument("--out", default="runs/verify_gpu.json", help="file for the report")
     arguments = parser.parse_args(argv)
     resolve_device("cuda")  # raises with the reason where there is no GPU
     report: dict[str, Any] = {"machine": describe_machine(), "parts": {}}
@@ -43,13 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nreport in {arguments.out}")
     wrong = [name for name, result in report["parts"].items() if not result["passed"]]
     if wrong:
-        raise ValueError(f"this GPU does not compute what it should: see {', '.join(wrong)} above")
+        raise ValueError(f"this GPU gives wrong results: see {', '.join(wrong)} above")
     print("verified")
     return 0
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The facts that the figures depend on."""
     cupy = module_of(to_device(np.zeros(1), "cuda"))
     found = {"CuPy": cupy.__version__, "NumPy": np.__version__}
     if shutil.which("nvidia-smi"):

@@ -115,7 +115,7 @@ def test_a_half_made_environment_is_made_again(machine, capsys, interruption):
     assert machine.call("test") == 0
     assert machine.done == ["venv", "pip"]
     assert not (machine.venv / "half a package").exists()
-    assert ".venv is made again: the last installation did not finish" in capsys.readouterr().out
+    assert "Making .venv again: the last installation did not finish" in capsys.readouterr().out
 
 
 def test_an_interrupted_update_is_made_again(machine):
@@ -292,7 +292,7 @@ def test_a_full_disk_is_said(machine, monkeypatch, capsys):
 
 def test_an_unknown_extra_is_refused(machine, capsys):
     assert machine.call("--with", "orcale", "test") == 1
-    assert "no extra called orcale: choose from all, dev, oracle" in capsys.readouterr().err
+    assert "no extra orcale: choose from all, dev, oracle" in capsys.readouterr().err
     assert machine.done == []
 
 

@@ -130,7 +130,11 @@ class Notes:
                 raise ValueError(
                     f"{folder} is of a pipeline with {notes.get('settings')}, not {settings}: choose another --out-dir"
                 )
-            self.stages = notes["stages"]
+            self.stages = notes.get("stages", {})
+            if not isinstance(self.stages, dict) or not all(isinstance(stage, dict) for stage in self.stages.values()):
+                raise ValueError(f"{path} is damaged: its stages must be an object of objects")
+        elif folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
 
     def origin_of(self, needs: tuple[str, ...]) -> dict[str, str]:
         """The fingerprints of stages."""
@@ -143,7 +147,7 @@ class Notes:
     def is_finished(self, name: str, origin: dict[str, str]) -> bool:
         """Whether a stage was finished, from this origin, and is still there."""
         stage = self.stages.get(name, {})
-        return "row" in stage and stage["origin"] == origin and has_checkpoint(self.folder / name)
+        return "row" in stage and stage.get("origin") == origin and has_checkpoint(self.folder / name)
 
     def begin(self, name: str, origin: dict[str, str]) -> None:
         """Note where a stage starts from."""

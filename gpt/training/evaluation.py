@@ -7,6 +7,7 @@ at the start of a window has little to go by, so that cutting a text into blocks
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -96,6 +97,11 @@ class TextScore:
         return float(self.losses.mean())
 
     @property
+    def standard_error(self) -> float:
+        """Of `loss`, as an estimate from so many tokens."""
+        return float(self.losses.std() / math.sqrt(len(self.losses)))
+
+    @property
     def perplexity(self) -> float:
         return perplexity(self.loss)
 
@@ -104,13 +110,20 @@ class TextScore:
         return bits_per_byte(self.loss, len(self.losses), self.n_bytes)
 
 
-def score_text(model: Any, tokenizer: Tokenizer, text: str | Iterable[str], stride: int | None = None) -> TextScore:
+def score_text(
+    model: Any,
+    tokenizer: Tokenizer,
+    text: str | Iterable[str],
+    stride: int | None = None,
+    max_tokens: int | None = None,
+) -> TextScore:
     """Predict every token of a text (a string, or a stream of strings) but the first; see `token_losses` for `stride`.
 
-    Raises ValueError for fewer than two tokens, and where a loss is not finite.
+    max_tokens: read only so many, from the start. Raises ValueError for fewer than two tokens, and where a loss is not
+    finite.
     """
     pieces = [text] if isinstance(text, str) else text
-    ids = np.fromiter(tokenizer.encode_iterable(pieces), np.int64)
+    ids = np.fromiter(itertools.islice(tokenizer.encode_iterable(pieces), max_tokens), np.int64)
     if len(ids) < 2:
         raise ValueError(f"a text of {len(ids)} tokens has nothing to predict: give at least two")
     losses = token_losses(model, ids, stride)

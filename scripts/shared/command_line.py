@@ -1,34 +1,39 @@
-"""What every script needs: options with the same names everywhere, and errors as one sentence."""
+"""What all scripts share: options with the same names and meanings, and errors reported in one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from finetune.loading import AdaptersOnlyError
+from finetune.loading import AdaptersOnlyError, add_adapter_to, load_model
+from gpt import LanguageModel, Tokenizer
 from gpt.training.data_parallel import Team, start_team
 from gpt.weights.hub import NoRunError
-from minigrad import manual_seed, use_kernels
+from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
 
-# Which script helps, for errors of libraries that know of no scripts.
+# The packages do not know the scripts, so the script that helps is named here.
 ADVICE: dict[type[BaseException], str] = {
-    NoRunError: "scripts/train.py makes one, scripts/demo.py runs/demo",
-    AdaptersOnlyError: "scripts/lora.py --merge {folder} makes a model of both",
+    NoRunError: "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
+    AdaptersOnlyError: "scripts/lora.py --merge {folder} makes a model of both, --adapter {folder} uses both",
 }
-# What bad input and a bad environment raise. Anything else is our mistake, and its traceback is wanted.
+# What other projects call our options.
+SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
+SPELLINGS |= {"--steps": "--max-iters", "--output-dir": "--out-dir", "--rank": "--r", "--lora-alpha": "--alpha"}
+# Errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Short names for values (N and X for numbers), the description's own line breaks, defaults where there are any."""
+    """Help text with N and X for numbers, the description's own line breaks, and default values."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34)
@@ -41,30 +46,67 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that refuses unknown options with a suggestion, and empty values."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown[0])}")
+        for action in self._actions:
+            if getattr(found, action.dest, None) == "" and action.dest != "system":  # "" is a system message, too
+                self.error(f"{flag(action)} is empty")
+        return found
+
+    def _suggestion(self, unknown: str) -> str:
+        name = "--" + unknown.partition("=")[0].lstrip("-").replace("_", "-")
+        known = list(self._option_string_actions)
+        near = [SPELLINGS[name]] if SPELLINGS.get(name) in known else difflib.get_close_matches(name, known, 1, 0.75)
+        return f"; did you mean {near[0]}?" if near else ""
+
     def error(self, message: str) -> NoReturn:
-        """One sentence, and where to find more, in place of the whole list of options."""
+        """Print one sentence that points to --help, instead of the whole list of options."""
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
+def flag(action: argparse.Action) -> str:
+    """How an option is written on the command line."""
+    return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
+
+
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
-    """A parser for one script, which refuses abbreviated options."""
+    """The parser of a script. Abbreviated options are refused."""
     usage = f"python {sys.argv[0].replace('%', '%%')} [options]"
-    return _Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
+    made = _Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
+    made.add_argument("--version", action="version", version=f"minigrad {__version__}")
+    return made
 
 
 def add_model(options: argparse.ArgumentParser) -> None:
-    """--model of a script that uses a model and does not train it."""
+    """--model, for scripts that use a model without training it."""
     text = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
     options.add_argument("--model", default="runs/demo", help=text)
 
 
 def add_packed(options: argparse.ArgumentParser) -> None:
-    text = "keep the 4 and 8 bits of a GGUF file (smollm2): less memory, slower"
+    text = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
     options.add_argument("--packed", action="store_true", help=text)
 
 
+def add_adapter(options: argparse.ArgumentParser) -> None:
+    text = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
+    options.add_argument("--adapter", default=None, metavar="FOLDER", help=text)
+
+
+def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tokenizer]:
+    """The model of --model, --packed and --adapter, on a device, with its tokenizer."""
+    model, tokenizer = load_model(arguments.model, arguments.packed)
+    if arguments.adapter is not None:
+        tokenizer = add_adapter_to(model, tokenizer, arguments.adapter)
+    return model.to(device), tokenizer
+
+
 def add_device(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to compute")
+    options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="the device to compute on")
 
 
 def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> None:
@@ -72,28 +114,28 @@ def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> No
 
 
 def add_kernels(options: argparse.ArgumentParser) -> None:
-    text = "textbook: the forms to step through; the same results to rounding"
+    text = "fast kernels, or the textbook forms to step through; results agree to rounding"
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
 def add_sampling(options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8) -> None:
-    """How a model writes: the settings of `gpt.model.generation.generate`."""
+    """How a model samples tokens: the settings of `gpt.model.generation.generate`."""
     add, number = options.add_argument, whole_number
-    add("--max-new-tokens", type=number(0), default=max_new_tokens, help="per text")
-    add("--temperature", type=float, default=temperature, help="0: always the most likely token")
-    add("--top-k", type=number(1), default=None, help="only among the k most likely")
-    add("--top-p", type=float, default=0.95, help="only among the most likely that have this probability together")
-    add("--repetition-penalty", type=float, default=1.0, help="above 1: avoid what is there already")
+    add("--max-new-tokens", type=number(0), default=max_new_tokens, help="number of tokens to generate per text")
+    add("--temperature", type=float, default=temperature, help="0 always takes the most likely token")
+    add("--top-k", type=number(1), default=None, help="sample only from the k most likely tokens")
+    add("--top-p", type=float, default=0.95, help="sample from the most likely tokens with this total probability")
+    add("--repetition-penalty", type=float, default=1.0, help="above 1: tokens already in the text become less likely")
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `add_sampling` and `add_seed` have read, as arguments of `generate`."""
+    """The options of `add_sampling` and `add_seed` as arguments of `generate`."""
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
     return {name: getattr(arguments, name) for name in names}
 
 
 def set_up(arguments: argparse.Namespace) -> str:
-    """Apply --kernels and --seed; returns the device that --device means."""
+    """Apply --kernels and --seed. Returns the device that --device stands for."""
     use_kernels(arguments.kernels)
     seed = getattr(arguments, "seed", None)
     manual_seed(secrets.randbits(32) if seed is None else seed)
@@ -101,26 +143,40 @@ def set_up(arguments: argparse.Namespace) -> str:
 
 
 def given(options: argparse.ArgumentParser, argv: list[str] | None) -> dict[str, Any]:
-    """Of all options, those that the user gave, with their values."""
-    absent = object()
-    namespace = argparse.Namespace(**{name: absent for name in vars(options.parse_args([]))})
-    return {name: value for name, value in vars(options.parse_args(argv, namespace)).items() if value is not absent}
+    """The options that the user gave, with their values."""
+    absent, defaults = object(), vars(options.parse_args([]))
+    found = vars(options.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, absent))))
+    positional = {action.dest for action in options._actions if not action.option_strings}  # these get their defaults
+    return {
+        name: value
+        for name, value in found.items()
+        if value is not absent and not (name in positional and value == defaults[name])
+    }
+
+
+def refuse(options: argparse.ArgumentParser, given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
+    """End with an error if the user gave an option of these names, which would be ignored for this `reason`."""
+    names = set(names)
+    for action in options._actions:
+        if action.dest in given and action.dest in names:
+            options.error(f"{flag(action)} {reason}")
 
 
 def refuse_contradictions(given: Mapping[str, Any], settings: Mapping[str, Any], out_dir: str) -> None:
-    """A run goes on as it began: raise ValueError for an option that says otherwise than its settings."""
+    """Raise ValueError for an option that contradicts the settings of a run that is to be resumed."""
     for name, value in given.items():
         if settings.get(name, value) != value:
             raise ValueError(
-                f"the run in {out_dir} has {name} {settings[name]}, not {value}: resume goes on with its own settings; "
-                f"with others, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
+                f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
             )
 
 
 @contextlib.contextmanager
 def team(data_parallel: bool) -> Iterator[Team]:
-    """The processes that train together (`data_parallel.start_team`). What goes wrong in one of them ends all of them,
-    with one message: the others would wait for it for ever.
+    """The processes that train together (`data_parallel.start_team`).
+
+    An error in one process ends all of them with one message, because the others would wait for it forever.
     """
     with start_team(data_parallel, "mpiexec -n 2 python scripts/train.py --data-parallel") as processes:
         try:
@@ -129,7 +185,7 @@ def team(data_parallel: bool) -> Iterator[Team]:
             if processes.size == 1:
                 raise
             if processes.rank > 0:
-                time.sleep(1)  # if process 0 has the same problem, it will have ended all by then
+                time.sleep(1)  # if process 0 has the same problem, it ends all processes by then
             if isinstance(error, USER_ERRORS) and not _wants_traceback():
                 where = f" in process {processes.rank}" if processes.rank > 0 else ""
                 print(f"error{where}: {_sentence(error)}", file=sys.stderr, flush=True)
@@ -152,9 +208,9 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Run a script's `main` and exit: with what it returns, with 1 after one sentence, with 130 after Ctrl-C.
+    """Run a script's `main` and exit with its result, with 1 after an error in one sentence, or with 130 after Ctrl-C.
 
-    MINIGRAD_TRACEBACK=1 shows the whole traceback. Characters that the terminal does not know are shown as "?".
+    MINIGRAD_TRACEBACK=1 shows the whole traceback. Characters that the terminal cannot show are printed as "?".
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -165,9 +221,9 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush has a place to go
-        code = 141  # what a shell reports for a program that a closed pipe ended
+    except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more on exit
+        code = 141  # what a shell reports for a program that was ended by a closed pipe
     except USER_ERRORS as error:
         if _wants_traceback():
             raise

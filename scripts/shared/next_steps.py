@@ -1,4 +1,4 @@
-"""What to type next: how an interrupted run goes on, and what a finished one is good for."""
+"""What to type next: how to resume an interrupted run, and how to use a finished one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shlex
 from gpt.console import show
 from gpt.training.trainer import Trainer
 
-LET_IT_WRITE = 'to let it write:\n  python scripts/generate.py --model {folder} --prompt "The"'
-TALK_TO_IT = "to talk to it:\n  python scripts/chat.py --model {folder}"
+LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "The"'
+TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
 def show_next_steps(trainer: Trainer, script: str, advice: str) -> int:
-    """Show how the run of `script` goes on, if it was interrupted, or `advice`, with the folder for {folder}.
+    """Show how to resume the run of `script` if it was interrupted, else `advice` with the folder in place of {folder}.
 
     Returns the script's exit status.
     """
@@ -23,6 +23,6 @@ def show_next_steps(trainer: Trainer, script: str, advice: str) -> int:
     start, end = "", ""
     if trainer.team.size > 1:
         start, end = f"mpiexec -n {trainer.team.size} ", " --data-parallel"
-    show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to go on:")
+    show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to resume:")
     show(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}")
     return 130

@@ -1,4 +1,4 @@
-"""What the scripts of the stages share: the options of a run, and starting it or going on with it."""
+"""What the scripts of the stages share: the options of a run, and how it is started or resumed."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from scripts.shared.next_steps import show_next_steps
 
 
 def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str) -> None:
-    """--init-from, --out-dir, and --data, which `data` explains."""
-    text = "resume: go on with the run in --out-dir; MODEL: a run's folder, a GPT-2 folder, or a name"
+    """--init-from, --data and --out-dir. data: what a file for --data contains."""
+    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
     parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
-    parser.add_argument("--data", default="tasks", help=f"tasks (built in), or a file of {data}")
-    text = "the run's folder: checkpoint, tokenizer, data, log, picture"
+    parser.add_argument("--data", default="tasks", help=f"tasks (built-in questions), or a file of {data}")
+    text = "the run's folder, for checkpoint, tokenizer, data, log and picture"
     parser.add_argument("--out-dir", default=out_dir, help=text)
 
 
 def add_training(parser: argparse.ArgumentParser, learning_rate: float, warmup_iters: int, eval_interval: int) -> None:
-    """The options of the optimiser, and those of every script."""
+    """The options of the optimizer, and those that every script has."""
     add, number = parser.add_argument, command_line.whole_number
-    add("--learning-rate", type=float, default=learning_rate, help="at its peak; for a large model, 1e-6")
-    add("--warmup-iters", type=number(0), default=warmup_iters, help="steps to reach the peak")
-    add("--weight-decay", type=float, default=0.0, help="per unit of learning rate, of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0: any")
-    add("--eval-interval", type=number(0), default=eval_interval, help="between validations, each with a checkpoint")
+    add("--learning-rate", type=float, default=learning_rate, help="peak learning rate; 1e-6 for a large model")
+    add("--warmup-iters", type=number(0), default=warmup_iters, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
+    add("--eval-interval", type=number(0), default=eval_interval, help="steps between validations and checkpoints")
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser)
 
 
 def add_pairs(parser: argparse.ArgumentParser, max_iters: int) -> None:
-    """The options of stages that learn from pairs in the usual loop."""
+    """The options of stages that train on preference pairs."""
     add, number = parser.add_argument, command_line.whole_number
     add("--batch-size", type=number(1), default=32, help="pairs per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches per step")
-    add("--max-iters", type=number(1), default=max_iters, help="steps")
-    add("--log-interval", type=number(1), default=10, help="steps between lines")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
+    add("--max-iters", type=number(1), default=max_iters, help="training steps")
+    add("--log-interval", type=number(1), default=10, help="steps between log lines")
 
 
 def run(
@@ -51,9 +51,9 @@ def run(
     advice: str,
     as_settings: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> int:
-    """Parse the command line, start the run or go on with it; returns the exit status.
+    """Parse the command line, then start the run or resume it; returns the exit status.
 
-    advice: see `show_next_steps`. as_settings: turns options, all or some, into settings of the same names.
+    advice: see `show_next_steps`. as_settings: converts options (all of them, or some) to settings of the same names.
     """
     arguments = parser.parse_args(argv)
     given = as_settings(command_line.given(parser, argv))
@@ -69,7 +69,7 @@ def run(
 
 
 def build(config_class: Any, options: dict[str, Any]) -> Any:
-    """A configuration, with those inside it, from the options of the same names."""
+    """A configuration, including those nested in it, made of the options of the same names."""
     values = {}
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(field.default_factory):

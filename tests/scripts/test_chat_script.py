@@ -44,7 +44,7 @@ def said(capsys, monkeypatch, model, lines, *arguments):
 
 def test_it_says_how_the_conversation_is_written(capsys, monkeypatch, base, tuned):
     assert "was not tuned on conversations (it has no token <|im_start|>)" in said(capsys, monkeypatch, base, "")
-    assert "was tuned on conversations, in the template ChatML" in said(capsys, monkeypatch, tuned, "")
+    assert "was tuned on conversations with the template ChatML" in said(capsys, monkeypatch, tuned, "")
 
 
 def llama_folder(folder, block_size=256):
@@ -62,11 +62,11 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
     folder = llama_folder(tmp_path)
     talk = "What is 12 + 30?\nand then?\n"
     out = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9)
-    assert "was tuned on conversations, in the template ChatML" in out
-    assert 'It is told first: "You are a helpful AI assistant" (--system tells it something else).' in out
+    assert "was tuned on conversations with the template ChatML" in out
+    assert 'Its system message is "You are a helpful AI assistant" (--system replaces it).' in out
     assert out == said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--seed", 2)  # the most likely, always
     same = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "You are a helpful AI assistant")
-    assert out.split("model> ")[1:] == same.split("model> ")[1:] and "It is told first" not in same
+    assert out.split("model> ")[1:] == same.split("model> ")[1:] and "Its system message" not in same
     other = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "5")
     assert out.split("model> ")[1:] != other.split("model> ")[1:]
     warm = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--temperature", 1)
@@ -80,7 +80,7 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
 def test_smollm2_knows_the_capital_of_france(capsys, monkeypatch):
     talk = "What is the capital of France?\nAnd what language do they speak there?\n"
     out = said(capsys, monkeypatch, "smollm2", talk, "--max-new-tokens", 20)
-    assert 'It is told first: "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
+    assert 'Its system message is "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
     first, second = (answer.splitlines()[0] for answer in out.split("model> ")[1:])
     assert first == "The capital of France is Paris." and "French" in second
 
@@ -89,9 +89,7 @@ def test_it_says_once_that_it_forgets(capsys, monkeypatch, tmp_path):
     folder = llama_folder(tmp_path, block_size=128)
     out = said(capsys, monkeypatch, folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
     assert out.count("model> ") == 8 and "too long" not in out
-    assert (
-        out.count("(the conversation is longer now than the 128 tokens that the model can read: from here on it") == 1
-    )
+    assert out.count("(the conversation is now longer than the model's context of 128 tokens: from here on") == 1
 
 
 @pytest.mark.parametrize("kind", ["base", "tuned"])
@@ -106,7 +104,7 @@ def test_commands(capsys, monkeypatch, base):
     options = ["--temperature", 0, "--max-new-tokens", 9]
     out = said(capsys, monkeypatch, base, "the cat\n/reset\nthe cat\n/what now\n/quit\nthe dog\n", *options)
     first, second = (part.splitlines()[0] for part in out.split("model> ")[1:])
-    assert first == second and "(forgotten)" in out and "(there is no command /what: /reset, /quit)" in out
+    assert first == second and "(forgotten)" in out and "(there is no command /what: /help, /reset, /quit)" in out
     assert out.count("model> ") == 2
 
 

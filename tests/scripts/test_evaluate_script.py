@@ -46,7 +46,7 @@ def test_the_figures_are_those_of_the_whole_text(capsys, model, text):
         numbers = [float(number.replace(",", "")) for number in found]
         assert numbers == [pytest.approx(x, rel=1e-3) for x in (score.loss, score.perplexity, score.bits_per_byte)]
         assert f"{len(score.ids)}, all but the first predicted ({score.n_bytes} bytes)" in out
-        assert f"knowing nothing: {math.log(280):.4f}" in out
+        assert f"a uniform guess: {math.log(280):.4f}" in out
 
 
 def test_a_long_text_in_many_windows(capsys, model, tmp_path):
@@ -56,6 +56,16 @@ def test_a_long_text_in_many_windows(capsys, model, tmp_path):
         out = evaluated(capsys, model, path, "--kernels", kernels)
         losses.append(float(re.search(r"loss +([\d.]+)", out)[1]))
     assert losses[0] == pytest.approx(losses[1], abs=2e-4) and losses[0] > 1
+
+
+def test_of_a_long_text_only_the_beginning_is_read(capsys, model, tmp_path):
+    path = write_text(tmp_path / "long.txt", words=3000)
+    out = evaluated(capsys, model, path, "--tokens", 500)
+    assert "tokens          500, all but" in out and re.search(r"read +the first \d+% of the text \(--tokens 0", out)
+    assert "--tokens 0" not in evaluated(capsys, model, path, "--tokens", 0)
+    gpt, tokenizer = load_model(model)
+    beginning = tokenizer.decode(tokenizer.encode((tmp_path / "long.txt").read_text(encoding="utf-8"))[:500])
+    assert f"{score_text(gpt, tokenizer, beginning).loss:.4f} nats per token, standard error 0." in out
 
 
 def test_the_text_is_shown_with_marks(capsys, model, text):
@@ -69,7 +79,7 @@ def test_the_text_is_shown_with_marks(capsys, model, text):
 def test_a_page_is_written(capsys, model, text, tmp_path):
     out = evaluated(capsys, model, text, "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "the page is" in out and "<b>" not in page and "\x1b" not in page
+    assert "the page is in" in out and "<b>" not in page and "\x1b" not in page
     assert page.count("expected:&#10;") == page.count("probability") > 20
     assert "the first token is given" in page and "perplexity" in page
     for _, percent in re.findall(r"(probability|bits,) (\d+\.\d+)%", page):

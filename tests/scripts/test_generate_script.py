@@ -75,7 +75,7 @@ def test_control_characters_never_reach_the_terminal(model, capsys):
     ("arguments", "words"),
     [
         (["--model", "nowhere"], "there is no folder nowhere; names that need none are gpt2,"),
-        (["--prompt", ""], "--prompt is empty: give at least one character to continue"),
+        (["--prompt", ""], "--prompt is empty"),
         (["--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
         (["--temperature", "-1"], "temperature must be a number >= 0, got -1.0"),
         (["--temperature", "inf"], "temperature must be a number >= 0, got inf"),
@@ -101,7 +101,7 @@ def test_a_damaged_model_is_refused_in_one_sentence(model, capsys, tmp_path):
 
 
 def test_where_there_is_no_run_the_scripts_that_make_one_are_named(capsys):
-    words = "error: there is no run in runs/none: scripts/train.py makes one, scripts/demo.py runs/demo"
+    words = "error: there is no run in runs/none: scripts/train.py makes one, and scripts/demo.py makes runs/demo"
     assert words in refusal(generate.main, capsys, "--model", "runs/none")
 
 

@@ -132,7 +132,7 @@ def test_what_is_not_there_is_said(capsys):
     assert run_here(lesson.main, "find", "zeppelin") == 1
     assert "zeppelin" in refusal(lesson.main, capsys, "zeppelin")
     assert "more than one lesson" in refusal(lesson.main, capsys, "41")
-    assert "find what" in refusal(lesson.main, capsys, "find")
+    assert "find needs a word" in refusal(lesson.main, capsys, "find")
     assert "no further words" in refusal(lesson.main, capsys, "421", "422")
 
 

@@ -106,7 +106,7 @@ def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, caps
         (["--method", "dora"], "invalid choice: 'dora'"),
         (["--rank", "8"], "unrecognized arguments: --rank 8"),
         (["--data", "nowhere.txt"], "there is no corpus or file 'nowhere.txt'"),
-        (["--merge", "nowhere"], "there is no checkpoint in nowhere"),
+        (["--merge", "nowhere"], "--init-from does not go with --merge"),
         (["--init-from", "nowhere"], "nowhere"),
     ],
 )

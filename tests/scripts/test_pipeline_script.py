@@ -154,6 +154,10 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
 
 def test_a_run_of_something_else_in_a_stages_folder_is_not_touched(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "sft", tmp_path / "pretrained")
+    sentence = refusal(script.main, capsys, "--short", "--out-dir", tmp_path)
+    assert f"{tmp_path} holds files that are not of a pipeline" in sentence
+    notes = {"settings": {"short": True, "seed": 1337}, "stages": {}}
+    (tmp_path / "pipeline.json").write_text(json.dumps(notes), encoding="utf-8")
     message = refusal(script.main, capsys, "--short", "--out-dir", tmp_path)
     assert f"{tmp_path / 'pretrained'} holds a run that is not of this pipeline" in message
 

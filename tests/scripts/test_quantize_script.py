@@ -33,7 +33,7 @@ def test_every_method_says_what_it_cost_and_leaves_a_model_that_writes(source, t
     assert quantized(source, tmp_path / "q", "--method", method, *more) == 0
     text = capsys.readouterr().out
     rows = {match[0].strip(): float(match[1]) for match in re.findall(r"^([a-z/, ]+?)  .* (\d+\.\d{3})$", text, re.M)}
-    names = ["perplexity", "size on disk", "weights in memory", "memory in all, writing", "tokens/s"]
+    names = ["perplexity", "size on disk", "weights in memory", "memory while generating", "tokens/s"]
     assert list(rows) == names
     assert rows["perplexity"] == pytest.approx(1, abs=0.02)
     assert rows["size on disk"] < 0.5 and rows["weights in memory"] < 0.5
@@ -91,7 +91,7 @@ def test_all_methods_in_one_table(source, family, tmp_path, capsys):
         assert float(rows[name][1]) < 0.5 * float(rows["float32"][1])
         assert type(load_quantized(tmp_path / "all" / name)[0]) is (GPT if family == "gpt" else Llama)
     assert "choose another --out-dir" in refusal(quantize.main, capsys, *options)
-    assert "--compare has settings of its own, without --bits" in refusal(quantize.main, capsys, *options, "--bits", 4)
+    assert "--bits does not go with --compare" in refusal(quantize.main, capsys, *options, "--bits", 4)
 
 
 def test_an_existing_model_is_never_overwritten(source, capsys):

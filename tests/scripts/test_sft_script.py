@@ -68,15 +68,16 @@ def test_a_file_of_ones_own_and_going_on(base, talks, tmp_path, capsys):
     assert run_here(sft.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert "resuming" in capsys.readouterr().out
     error = refusal(sft.main, capsys, "--init-from", "resume", "--out-dir", folder, "--batch-size", "8")
-    assert "has batch_size 4, not 8: resume goes on with its own settings" in error
+    assert "has batch_size 4, not 8: a resumed run keeps its settings" in error
     assert "holds a run already" in refusal(sft.main, capsys, *start, *QUICK)
 
 
 def test_the_mask_is_shown_and_nothing_is_trained(base, talks, tmp_path, capsys):
-    arguments = ["--init-from", base, "--data", talks, "--out-dir", tmp_path / "run", "--show-mask", "2"]
+    arguments = ["--init-from", base, "--data", talks, "--show-mask", "2"]
     assert run_here(sft.main, *arguments, "--html", tmp_path / "mask.html") == 0
     output = capsys.readouterr().out
-    assert output.count("<|im_start|>user") == 2 and "[<|im_end|>]" in output and not (tmp_path / "run").exists()
+    assert output.count("<|im_start|>user") == 2 and "[<|im_end|>]" in output
+    assert list(tmp_path.iterdir()) == [tmp_path / "mask.html"]
     assert "learned: the model is to write this" in (tmp_path / "mask.html").read_text(encoding="utf-8")
 
 

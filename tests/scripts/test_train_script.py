@@ -176,7 +176,7 @@ def test_resume_refuses_what_contradicts_the_run(finished, capsys):
     before = files_of(folder)
     resume = ["--init-from", "resume", "--out-dir", folder]
     words = {
-        "--n-layer 3": "n_layer 1, not 3: resume goes on with its own settings",
+        "--n-layer 3": "n_layer 1, not 3: a resumed run keeps its settings",
         "--max-iters 50": "max_iters 12, not 50",
         "--data other.txt": "data ",
         "--learning-rate 0.5": "learning_rate 0.001, not 0.5",

@@ -70,7 +70,7 @@ def test_without_a_reference_it_says_what_was_not_checked(capsys, without_torch,
     knowing = changed_folder(tmp_path / "m", lambda tensors: [array.__imul__(0) for array in tensors.values()])
     out, error = failure(capsys, "--model", knowing)
     assert "Not checked: there is no reference" in out
-    assert "behaviour: the model's perplexity is no better than chance" in error  # it knows nothing at all
+    assert "behavior: the model's perplexity is no better than chance" in error  # it knows nothing at all
     assert "--save-reference needs transformers" in refusal(
         verify_gpt2.main, capsys, "--model", FOLDER, "--save-reference", tmp_path / "r.npz"
     )
@@ -111,7 +111,7 @@ def test_a_wrong_folder_fails_and_the_sentence_says_where(capsys, without_torch,
     out, error = failure(capsys, "--model", folder, "--reference", REFERENCE)
     assert f"computation: the first activation that differs is {place}" in error
     assert out.count("<-- the first that differs") == 2  # of activations and of gradients
-    assert "(3) behaviour" in out  # all is shown
+    assert "(3) behavior" in out  # all is shown
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_runs_folder_is_verified_too(capsys, tmp_path):
     tokenizer = Tokenizer.train(STORY, vocab_size=270)
     save_model(tmp_path, GPT(GPTConfig(270, block_size=16, n_layer=1, n_head=2, n_embd=16)), tokenizer)
     out = verified(capsys, "--model", tmp_path)
-    assert "a run's own folder" in out and "the same everywhere" in out
+    assert "is a run's folder" in out and "the same everywhere" in out
 
 
 @pytest.mark.oracle

@@ -1,0 +1,92 @@
+"""An answer in the terminal: lines break between words, dots while nothing comes, what is typed meanwhile waits."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterator
+
+
+class WrappedText:
+    """Prints a text that comes in pieces, with line breaks between words where the terminal ends.
+
+    The last word is held back until its end is known. Where standard output is not a terminal, nothing is changed.
+    """
+
+    def __init__(self, column: int):
+        """column: where the first piece is printed."""
+        self.column, self.held = column, ""
+        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+    def write(self, piece: str) -> None:
+        """Print the words that are complete."""
+        if self.width is None:
+            print(piece, end="", flush=True)
+            return
+        *words, self.held = re.split(r"(?<=\s)", self.held + piece)
+        for word in words:
+            self._print(word)
+
+    def end(self) -> None:
+        """Print what is held back."""
+        self._print(self.held)
+        self.held = ""
+
+    def _print(self, word: str) -> None:
+        if self.width is None:
+            return
+        length = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in word.rstrip())
+        if self.column > 0 and self.column + length > self.width:
+            print()
+            self.column = 0
+        print(word, end="", flush=True)
+        self.column = 0 if word.endswith("\n") else self.column + length + len(word) - len(word.rstrip())
+
+
+@contextlib.contextmanager
+def dots() -> Iterator[None]:
+    """On a terminal, print a dot each second inside the block, and erase them after it: a sign of life."""
+    done = threading.Event()
+    printed = 0
+
+    def print_dots() -> None:
+        nonlocal printed
+        while printed < 40 and not done.wait(1.0):
+            print(".", end="", flush=True)
+            printed += 1
+
+    thread = threading.Thread(target=print_dots, daemon=True)
+    if sys.stdout.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident is not None:
+            thread.join()
+        print("\b \b" * printed, end="", flush=True)
+
+
+@contextlib.contextmanager
+def typing_unseen() -> Iterator[None]:
+    """What is typed inside the block is not shown there: it waits for the next question."""
+    try:
+        import termios
+    except ImportError:  # on Windows nothing is shown anyway
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)

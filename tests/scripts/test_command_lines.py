@@ -1,0 +1,105 @@
+"""Command lines that are absurd, or with options that would be ignored: each is refused in a sentence."""
+
+import importlib
+
+import pytest
+
+from minigrad import __version__
+from scripts import lesson
+from tests.finetune.small import small_chat_model
+from tests.gpt.small import save_model
+from tests.scripts.running import refusal, run_here, write_text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folder")
+    save_model(folder / "base", *small_chat_model(n_layer=1, n_embd=64, block_size=32))
+    write_text(folder / "text.txt", words=1500)
+    return folder
+
+
+REFUSED = [
+    # options that would be ignored
+    ("lora", "--compare --merge {}/run", "--compare does not go with --merge"),
+    ("lora", "--merge {}/run --r 4", "--r does not go with --merge"),
+    ("lora", "--compare --method lora", "--method does not go with --compare"),
+    ("lora", "--compare --init-from resume", "--compare goes on by itself"),
+    ("lora", "--method full --r 4", "--r sets up adapters, which --method full does not have"),
+    ("lora", "--method full --lora-dropout 0.1", "--lora-dropout sets up adapters"),
+    ("lora", "--data tasks --sample-interval 5", "--sample-interval is for texts"),
+    ("quantize", "--compare --bits 4", "--bits does not go with --compare"),
+    ("quantize", "--method nf4 --sequences 4", "--sequences is for gptq and awq"),
+    ("classify", "--compare --train all", "--train does not go with --compare"),
+    ("classify", "--compare --init-from resume", "--compare does not resume"),
+    ("classify", "--model {}/base --predict x --max-iters 5", "--max-iters does not go with --model"),
+    ("sft", "--show-mask 1 --max-iters 5", "--max-iters does not go with --show-mask"),
+    ("sft", "--html page.html", "--html needs --show-mask"),
+    ("lesson", "find cache --html", "--html needs a lesson, or all"),
+    ("exercise", "list --jobs 2", "--jobs does not go with list"),
+    ("exercise", "check mul --all", "check takes a NAME or --all, not both"),
+    ("verify_gpt2", "--reference a.npz --save-reference b.npz", "--save-reference does not go with --reference"),
+    # what is not there, or cannot be
+    ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
+    ("classify", "--model {}/base --predict x", "does not describe a minigrad-gpt-with-head"),
+    ("ppo", "--beside {}/absent", "there is no checkpoint in {}/absent"),
+    ("ppo", "--beside {}/base", "is of pretraining, not of 'ppo'"),
+    ("train", "--precision tf32 --device cpu --out-dir {}/new", "--precision tf32 needs a GPU"),
+    ("generate", "--model {}/base --adapter {}/absent", "there is no adapter in {}/absent"),
+    ("pipeline", "--short --out-dir {}", "holds files that are not of a pipeline"),
+    # empty values
+    ("train", "--out-dir=", "--out-dir is empty"),
+    ("evaluate", "--data=", "--data is empty"),
+    ("export", "--gguf F16", "the following arguments are required: RUN, FOLDER"),
+    # other people's spellings, and slips
+    ("train", "--lr 1e-3", "unrecognized arguments: --lr 1e-3; did you mean --learning-rate?"),
+    ("train", "--max_iters=100", "did you mean --max-iters?"),
+    ("train", "--dataset shakespeare", "did you mean --data?"),
+    ("train", "--batchsize 4", "did you mean --batch-size?"),
+    ("generate", "--start x", "did you mean --prompt?"),
+    ("lora", "--rank 8", "did you mean --r?"),
+    ("chat", "--temprature 1", "did you mean --temperature?"),
+    ("break", "", "name a bug: no_mask, no_scale"),
+    ("lesson", "1", "'1' is not a lesson: did you mean 00_gradients?"),
+    ("lesson", "atention", "did you mean raw_attention"),
+    ("lesson", "attention", "did you mean 421_raw_attention?"),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "words"), REFUSED)
+def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, capsys):
+    main = importlib.import_module(f"scripts.{script}").main
+    assert words.replace("{}", str(folder)) in refusal(main, capsys, *arguments.replace("{}", str(folder)).split())
+
+
+@pytest.mark.oracle
+def test_more_tokens_than_the_context_are_refused(folder, capsys):
+    from scripts import compare_torch
+
+    for model in ([], ["--model", folder / "base"]):
+        sentence = refusal(compare_torch.main, capsys, "--tokens", "1000000", *model)
+        assert "--tokens 1000000 is longer than the model's context: use" in sentence
+
+
+def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, tmp_path, capsys):
+    from scripts import demo, lora, quantize
+
+    text = ["--calibration", folder / "text.txt"]
+    for main, arguments in (
+        (quantize.main, ["--model", folder / "base", *text, "--out-dir", folder / "base"]),
+        (lora.main, ["--merge", folder / "base", "--out-dir", folder / "base"]),
+    ):
+        assert "--init-from resume" not in refusal(main, capsys, *arguments)
+    assert "--init-from resume" in refusal(lora.main, capsys, "--out-dir", folder / "base")
+    assert "--init-from resume" not in refusal(demo.main, capsys, "--out-dir", folder / "base")
+
+
+def test_a_word_that_is_nowhere_gets_a_suggestion(capsys):
+    assert run_here(lesson.main, "find", "tempertaure") == 1
+    assert "did you mean temperature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train", "chat", "export"])
+def test_the_version_is_told(script, capsys):
+    assert run_here(importlib.import_module(f"scripts.{script}").main, "--version") == 0
+    assert capsys.readouterr().out == f"minigrad {__version__}\n"
