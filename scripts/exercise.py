@@ -18,11 +18,12 @@ EXAMPLES = """commands:
   (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit
   list              list all exercises and those that you passed
   start NAME        make an exercise the current one, and write its file
-  check [NAME]      check an exercise once; --all: check every file in the workspace
+  check [NAME]      check an exercise once; --all: check every file in the workspace; --debug: also run the failing
+                    case in this process, where breakpoint() and an editor's debugger work
   hint [NAME]       show the next of three hints: the idea, the shapes, the line
   solution NAME     show the library's implementation, once yours passes
   reset NAME        restore the stub; your file is kept beside it
-  run [NAME]        train the GPT with your part; --all: with every part that you passed, and write a page about it
+  run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
@@ -44,14 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
     add("--exercises", default=None, metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")
+    add("--debug", action="store_true", help="check: also run the failing case in this process")
     add("--json", action="store_true", help="print the result as JSON")
     add("--manual", action="store_true", help="the loop checks when you press Enter, not on save")
     add("--yes", action="store_true", help="reset without asking")
     add("--seed", type=number(0), default=0, help="the same file and seed give the same verdict")
     add("--out-dir", default=None, metavar="DIR", help="output folder of run and mark (below runs/)")
-    add("--jobs", type=number(1), default=None, help="mark: number of submissions marked in parallel (one per core)")
-    add("--timeout", type=number(1), default=20, help="mark: time limit per exercise, in seconds")
-    add("--memory", type=number(64), default=2048, help="mark: megabytes per exercise (not on Windows)")
+    add("--jobs", type=number(1), default=None, help="mark: number of files judged in parallel (one per core)")
+    add("--timeout", type=number(1), default=5, help="mark: seconds of computing (not waiting) for each file")
+    add("--memory", type=number(64), default=2048, help="mark: megabytes for each file (not on Windows)")
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("hypothesis") is None:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
@@ -100,8 +102,10 @@ def show_list(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     if arguments.json:
         passed = set(workspace.passed)
-        titles = {name: workspace.exercise(name).title for name in workspace.paths}
-        print(json.dumps([{"name": name, "title": title, "passed": name in passed} for name, title in titles.items()]))
+        exercises = {name: workspace.exercise(name) for name in workspace.paths}
+        hints = workspace.state["hints"]
+        print(json.dumps([{"name": name, "title": exercise.title, "effort": exercise.effort, "passed": name in passed,
+                           "hints": hints.get(name, 0)} for name, exercise in exercises.items()]))  # fmt: skip
     else:
         print(showing.list_text(workspace))
     return 0
@@ -130,7 +134,7 @@ def check(arguments: Any) -> int:
     name = name_in(workspace, arguments)
     if not arguments.json:
         print(f"Checking {name} ...", flush=True)
-    verdict = workspace.check(name)
+    verdict = workspace.check(name, arguments.debug)
     say(arguments, {"name": name, **asdict(verdict)}, showing.verdict_text(name, verdict, workspace.file(name)))
     return 0 if verdict.passed else 1
 
@@ -184,9 +188,9 @@ def mark(arguments: Any) -> int:
     from scripts.exercises import catalogue, marking
 
     folder = catalogue.ASSESSMENT if arguments.exercises is None else Path(arguments.exercises)
-    limits = marking.Limits(arguments.timeout, arguments.memory, arguments.jobs)
+    limits = marking.Limits(arguments.timeout, arguments.memory)
     return marking.mark(Path(arguments.name), catalogue.paths([folder]), Path(arguments.out_dir or "runs/marks"),
-                        arguments.seed, limits)  # fmt: skip
+                        arguments.seed, limits, arguments.jobs)  # fmt: skip
 
 
 COMMANDS = {

@@ -37,7 +37,7 @@ class Mul(Function):
 
 EXERCISE = Exercise(
     title="one flipped sign, to meet the checker",
-    group="Engine",
+    group="Engine", effort="2 min, easy",
     stub=STUB,
     hints=(
         "Read the diagnosis: it names the input whose gradient is wrong, and what would make it right.",

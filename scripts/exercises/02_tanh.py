@@ -37,7 +37,7 @@ class Tanh(Function):
 
 EXERCISE = Exercise(
     title="a first backward, from the output alone",
-    group="Engine",
+    group="Engine", effort="5 min, easy",
     stub=STUB,
     hints=(
         "tanh x = (e^x - e^-x) / (e^x + e^-x). Differentiate the quotient, and look for tanh x in what comes out.",

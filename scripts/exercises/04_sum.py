@@ -55,7 +55,7 @@ def by_einsum(x: np.ndarray, dims: tuple[int, ...], keepdim: bool) -> np.ndarray
 
 EXERCISE = Exercise(
     title="a reduction forward, a repetition backward",
-    group="Engine",
+    group="Engine", effort="10 min, easy",
     stub=STUB,
     hints=(
         "Move one element by h: its sum moves by h, all others stay. So the slope is 1, and dout comes back unchanged.",

@@ -52,7 +52,7 @@ def by_weights(x: np.ndarray, dims: tuple[int, ...], keepdim: bool) -> np.ndarra
 
 EXERCISE = Exercise(
     title="a sum whose gradient is shared out",
-    group="Engine",
+    group="Engine", effort="10 min, easy",
     stub=STUB,
     hints=(
         "A mean is a sum times 1/n, and a constant factor forward is the same factor backward.",

@@ -59,7 +59,7 @@ def first_copy(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="what was repeated forward is summed backward",
-    group="Engine",
+    group="Engine", effort="20 min, medium",
     stub=STUB,
     hints=(
         "Where forward repeats, backward adds up; where forward adds up, backward repeats. This is sum, mirrored.",

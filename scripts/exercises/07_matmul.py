@@ -62,7 +62,7 @@ def matrices(x: np.ndarray, y: np.ndarray) -> bool:
 
 EXERCISE = Exercise(
     title="two more products backward",
-    group="Engine",
+    group="Engine", effort="15 min, medium",
     stub=STUB,
     hints=(
         "x[i, k] goes into out[i, j] for every j, with slope y[k, j]. So dx[i, k] = sum over j of dout[i, j] y[k, j].",

@@ -36,7 +36,7 @@ class Relu(Function):
 
 EXERCISE = Exercise(
     title="a gate",
-    group="MLP",
+    group="MLP", effort="5 min, easy",
     stub=STUB,
     hints=(
         "Where the gate was open, dout passes; where it was closed, nothing does.",

@@ -61,7 +61,7 @@ def full(x: np.ndarray) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="GPT-2's smooth gate: product and chain rule",
-    group="MLP",
+    group="MLP", effort="20 min, medium",
     stub=STUB,
     hints=(
         "d(fg) = df g + f dg with f = x/2 and g = 1 + tanh u. And d tanh u = (1 - tanh^2 u) du.",

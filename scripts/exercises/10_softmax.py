@@ -80,7 +80,7 @@ def outer_factor_missing(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.
 
 EXERCISE = Exercise(
     title="scores into probabilities; every output depends on every input",
-    group="Attention",
+    group="Attention", effort="20 min, medium",
     stub=STUB,
     hints=(
         "dx_i = sum over j of dout_j out_j ((1 if i = j) - out_i). Take the sum apart: what does each of the two "

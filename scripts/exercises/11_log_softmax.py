@@ -61,7 +61,7 @@ def softmax_gradient(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndar
 
 EXERCISE = Exercise(
     title="exact where the probability rounds to 0",
-    group="Loss",
+    group="Loss", effort="20 min, medium",
     stub=STUB,
     hints=(
         "x_i reaches out_i directly, and every out_j of the row through the logarithm of the sum.",

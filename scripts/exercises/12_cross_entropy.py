@@ -85,7 +85,7 @@ def counted(kept: np.ndarray) -> float:
 
 EXERCISE = Exercise(
     title="what a language model is trained with",
-    group="Loss",
+    group="Loss", effort="30 min, hard",
     stub=STUB,
     hints=(
         "Per row, loss = ln(sum of e^logits) - logits[target]. The first term's derivative is softmax, the "

@@ -63,7 +63,7 @@ def averaged(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray) -> Any:
 
 EXERCISE = Exercise(
     title="a look-up, and ids that occur twice",
-    group="Embedding",
+    group="Embedding", effort="10 min, medium",
     stub=STUB,
     hints=(
         "A look-up is a product with one-hot rows. Its transpose scatters: rows of dout are added where they "

@@ -80,7 +80,7 @@ def backward(mean: float, projection: float, scaled: bool = True, divided: bool 
 
 EXERCISE = Exercise(
     title="three ways from x to the output",
-    group="Norms",
+    group="Norms", effort="40 min, hard",
     stub=STUB,
     hints=(
         "Adding a constant to x changes nothing, and neither does (eps aside) stretching x: dx must be free of "

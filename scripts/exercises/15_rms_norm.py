@@ -63,7 +63,7 @@ def backward(projection: float, scaled: bool = True, mean: bool = False, total: 
 
 EXERCISE = Exercise(
     title="layer norm without the mean",
-    group="Norms",
+    group="Norms", effort="25 min, medium",
     stub=STUB,
     hints=(
         "Compare with layer_norm: the term through the mean falls away, the one through the root stays.",

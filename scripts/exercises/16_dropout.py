@@ -61,7 +61,7 @@ UNIFORM = np.array([[0.9, 0.1, 0.5, 0.7], [0.2, 0.3, 0.8, 0.6], [0.4, 0.95, 0.05
 
 EXERCISE = Exercise(
     title="one mask, both ways",
-    group="Embedding",
+    group="Embedding", effort="10 min, easy",
     stub=STUB,
     hints=(
         "out is x times a number that does not depend on x: 0 or 1/(1-p). The same number takes dout back.",

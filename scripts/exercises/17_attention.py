@@ -91,7 +91,7 @@ def backward(diagonal: bool = False, scale_q: bool = True, scale_k: bool = True,
 
 EXERCISE = Exercise(
     title="scaled dot-product attention, both ways",
-    group="Attention",
+    group="Attention", effort="40 min, hard",
     stub=STUB,
     hints=(
         "Three steps forward, three steps back: matmul, softmax, matmul. You have solved each of them.",

@@ -40,7 +40,7 @@ def by_pairs(queries: int, keys: int) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="who may look at whom",
-    group="Attention",
+    group="Attention", effort="5 min, easy",
     stub=STUB,
     hints=(
         "Number the queries as tokens: the last T of S. Then compare two numbers, who asks and who is seen.",

@@ -89,7 +89,7 @@ def strided(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
 
 EXERCISE = Exercise(
     title="multi-head split and merge",
-    group="Attention",
+    group="Attention", effort="20 min, medium",
     stub=STUB,
     hints=(
         "A reshape cuts or joins neighbouring axes; only a transpose may change their order. Merge is split, "

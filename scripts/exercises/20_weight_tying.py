@@ -68,7 +68,7 @@ def as_embedding(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray, repeated
 
 EXERCISE = Exercise(
     title="one matrix used twice: its gradients add up",
-    group="Embedding",
+    group="Embedding", effort="20 min, medium",
     stub=STUB,
     hints=(
         "This is the diamond again: weight is used twice, so its gradient is the sum over both uses.",

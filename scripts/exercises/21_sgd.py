@@ -60,7 +60,7 @@ def variant(sign: float = -1, dampening: bool = False, decay: float = 1.0, neste
 
 EXERCISE = Exercise(
     title="downhill, with momentum",
-    group="Optimiser",
+    group="Optimiser", effort="10 min, easy",
     stub=STUB,
     hints=(
         "The velocity is a memory of past gradients that fades by `momentum` in each step. The step follows it.",

@@ -78,7 +78,7 @@ TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2
 
 EXERCISE = Exercise(
     title="each parameter's own step size",
-    group="Optimiser",
+    group="Optimiser", effort="15 min, medium",
     stub=STUB,
     hints=(
         "m says where to go, sqrt(v) how far gradients usually reach: their quotient is about 1, so a step is "

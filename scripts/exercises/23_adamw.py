@@ -73,7 +73,7 @@ def variant(coupled: bool = False, decay: float = 1.0, with_lr: bool = True, aft
 
 EXERCISE = Exercise(
     title="weight decay that Adam does not divide away",
-    group="Optimiser",
+    group="Optimiser", effort="10 min, easy",
     stub=STUB,
     hints=(
         "The decay never meets the gradient: it shrinks p itself.",

@@ -62,7 +62,7 @@ def without_root(gradients: list[np.ndarray], max_norm: float) -> Any:
 
 EXERCISE = Exercise(
     title="bound the length of a step, keep its direction",
-    group="Optimiser",
+    group="Optimiser", effort="15 min, medium",
     stub=STUB,
     hints=(
         "All gradients together are one long vector. How long is it, and by what must it be multiplied?",

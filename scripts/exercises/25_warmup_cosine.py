@@ -60,11 +60,15 @@ def variant(
     return formula
 
 
+def at_steps(ratio: Any, steps: list[Any]) -> list[float]:
+    return [float(ratio(*step)) for step in steps]
+
+
 STEPS = [(step, 3, 9, 0.1) for step in range(11)]
 
 EXERCISE = Exercise(
     title="the learning rate over a training run",
-    group="Optimiser",
+    group="Optimiser", effort="15 min, medium",
     stub=STUB,
     hints=(
         "Three cases. Where the line ends and the cosine begins, both give 1.",
@@ -77,7 +81,7 @@ EXERCISE = Exercise(
             cases().map(lambda case: Case([case.arguments])),
             lambda steps: [by_angle(*step) for step in steps],
             Case(STEPS),
-            call=lambda ratio, steps: [float(ratio(*step)) for step in steps],
+            call=at_steps,
             slips=tuple(
                 Slip(lambda steps, formula=formula: [formula(*step) for step in steps], sentence)
                 for formula, sentence in (

@@ -70,7 +70,7 @@ def from_the_right(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes
 
 EXERCISE = Exercise(
     title="one step of learning a vocabulary",
-    group="Tokenizer",
+    group="Tokenizer", effort="15 min, easy",
     stub=STUB,
     hints=(
         "Walk along the list with an index: where the pair stands, take both; else take one.",

@@ -83,7 +83,7 @@ RANKS = {(b"b", b"c"): 0, (b"a", b"b"): 1, (b"a", b"bc"): 2, (b"c", b"abc"): 3, 
 
 EXERCISE = Exercise(
     title="a word into tokens, by the merges that were learned",
-    group="Tokenizer",
+    group="Tokenizer", effort="25 min, medium",
     stub=STUB,
     hints=(
         "Repeat what training did, but only what this word needs: the lowest rank among the pairs that are there.",

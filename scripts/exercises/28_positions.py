@@ -57,7 +57,7 @@ def halves(length: int, size: int) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="the hands of a clock, as a code of places",
-    group="Embedding",
+    group="Embedding", effort="15 min, medium",
     stub=STUB,
     hints=(
         "One angle for each place and pair of columns: place times speed. Then sine in even columns, cosine in "

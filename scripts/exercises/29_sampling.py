@@ -80,7 +80,7 @@ def p_before_temperature(logits: np.ndarray, temperature: float, top_k: int | No
 
 EXERCISE = Exercise(
     title="temperature, top-k and top-p",
-    group="Writing",
+    group="Writing", effort="30 min, hard",
     stub=STUB,
     hints=(
         "Set what is cut by top_k to -inf before the softmax. For top_p, sort, and look at what the better ones have.",

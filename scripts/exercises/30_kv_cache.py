@@ -78,7 +78,7 @@ def exchanged(chunks: list[np.ndarray]) -> list[Any]:
 
 EXERCISE = Exercise(
     title="what was computed once is not computed again",
-    group="Writing",
+    group="Writing", effort="10 min, easy",
     stub=STUB,
     hints=(
         "Hold what there is, put the new behind it, return all of it. The first append has nothing to put it behind.",

@@ -66,7 +66,7 @@ def variant(
 
 EXERCISE = Exercise(
     title="learn the answers, not the questions",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="20 min, medium",
     stub=STUB,
     hints=(
         "Shift by one, mask by the flag of the token that is predicted, then pad.",

@@ -56,7 +56,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="the reward model's loss",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="15 min, medium",
     stub=STUB,
     hints=(
         "d(-ln sigmoid(x)) = -(1 - sigmoid(x)) dx = -sigmoid(-x) dx: the less likely the right order, the larger.",

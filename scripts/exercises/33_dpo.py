@@ -77,7 +77,7 @@ def backward(factor: Any, sign: float = 1, opposite: float = -1) -> Any:
 
 EXERCISE = Exercise(
     title="preferences without a reward model",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
     hints=(
         "It is bradley_terry with beta h for the difference of scores; one factor more in the chain rule.",

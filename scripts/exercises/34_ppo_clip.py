@@ -78,7 +78,7 @@ def right(ratio: Any, advantages: Any, eps: float) -> Any:
 
 EXERCISE = Exercise(
     title="small steps, by clipping what there is to win",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
     hints=(
         "Which of the two products is the smaller one? Only where it is the unclipped one does logprobs matter.",

@@ -64,7 +64,7 @@ def variant(
 
 EXERCISE = Exercise(
     title="what each token contributed",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
     hints=(
         "A_t needs A_{t+1}: go backwards, and carry it along.",

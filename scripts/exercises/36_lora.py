@@ -76,7 +76,7 @@ TELLING = Case(some(2, 5), some(4, 5), some(3, 5, seed=1), some(4, 3, seed=2), s
 
 EXERCISE = Exercise(
     title="the detour of low rank, and the merge",
-    group="Fine-tuning",
+    group="Fine-tuning", effort="30 min, hard",
     stub=STUB,
     hints=(
         "Two paths from x to out; gradients of both add up in dx. Each path consists of linear layers only.",

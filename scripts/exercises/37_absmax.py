@@ -67,7 +67,7 @@ def cases(draw: Any) -> Case:
 
 EXERCISE = Exercise(
     title="32 bits into 8",
-    group="Quantization",
+    group="Quantization", effort="15 min, medium",
     stub=STUB,
     hints=(
         "Stretch a grid of 255 levels to the largest magnitude of the row, and round to it.",

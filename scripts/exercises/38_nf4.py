@@ -61,7 +61,7 @@ def variant(
 
 EXERCISE = Exercise(
     title="16 levels where the numbers are",
-    group="Quantization",
+    group="Quantization", effort="20 min, medium",
     stub=STUB,
     hints=(
         "Scale each block into [-1, 1], then look which of 16 numbers is nearest.",

@@ -76,7 +76,7 @@ def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: 
 
 EXERCISE = Exercise(
     title="attention without ever holding all scores",
-    group="Attention",
+    group="Attention", effort="40 min, hard",
     stub=STUB,
     hints=(
         "A sum of e^(s - m) becomes one of e^(s - m_new) by one factor, e^(m - m_new). That is the whole trick.",

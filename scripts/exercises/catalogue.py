@@ -30,9 +30,10 @@ find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's fu
 class Exercise:
     """One exercise.
 
-    title: half a sentence. group: the part of the GPT that it belongs to. stub: the file that the learner completes.
-    hints: the idea, the shapes, the line. checks: what is tested, in this order. answer: dotted names of library
-    objects. adapt: the library objects, by their last names -> what the stub asks for, where names or arguments differ.
+    title: half a sentence. group: the part of the GPT that it belongs to. effort: minutes and difficulty, "10 min,
+    easy". stub: the file that the learner completes. hints: the idea, the shapes, the line. checks: what is tested, in
+    this order. answer: dotted names of library objects. adapt: the library objects, by their last names -> what the
+    stub asks for, where names or arguments differ.
     place: how it gets into the GPT (places.py), if it does.
     """
 
@@ -43,6 +44,7 @@ class Exercise:
     checks: tuple[Check, ...]
     answer: tuple[str, ...] = ()
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    effort: str = ""
     place: Any = None
     name: str = ""
     path: Path = Path()

@@ -78,7 +78,8 @@ class Verdict:
 
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
     library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
-    first. details: arrays, as text.
+    first. details: arrays, as text. printed: the first lines that the file prints in this case. parts: what is right
+    ("forward", "backward", ...), where credit is given for parts.
     """
 
     status: str
@@ -89,6 +90,9 @@ class Verdict:
     code: str = ""
     cases: int = 0
     seconds: float = 0.0
+    printed: list[str] = dataclasses.field(default_factory=list)
+    parts: dict[str, bool] = dataclasses.field(default_factory=dict)
+    shown = None  # (check, case) that `details` are about; no field, as it is not told to anybody
 
     @property
     def passed(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from . import comparing, source
 from .checks import Case, Check, FunctionCheck, OpCheck, Verdict
 
 SHRINKS = 80  # cases tried to make a failing one smaller
+EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
+QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, path: str, seed: int = 0) -> Verdict:
@@ -43,6 +46,38 @@ def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, pa
     return verdict
 
 
+def parts(checks: Sequence[Check], definitions: Mapping[str, Any], seed: int, passed: bool) -> dict[str, bool]:
+    """Which parts are right, each judged without the others: backward also where forward is wrong, for one."""
+    right: dict[str, bool] = {}
+    for check in checks:
+        trial = Trial(check, definitions, "", "")
+        for case in (check.telling, *drawn(check.cases, check.examples, seed)):
+            for part, test in trial.parts(case).items():
+                right[part] = passed or (right.get(part, True) and test())
+    return right
+
+
+@functools.cache
+def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
+    """The cases that a check draws, nothing failing."""
+    cases: list[Case] = []
+    search = hypothesis.given(strategy)(lambda case: cases.append(case))
+    hypothesis.seed(seed)(hypothesis.settings(max_examples=count, phases=[Phase.generate], **QUIET)(search))()
+    return cases
+
+
+def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
+    """Forward and backward of one case, or a call: for what they print, and to step through."""
+    written, arguments = definitions.get(check.name), [_frozen(argument) for argument in case.arguments]
+    with contextlib.suppress(Exception), np.errstate(all="ignore"):
+        if isinstance(check, FunctionCheck):
+            Trial(check, definitions, "", "").run(case)
+        else:
+            ctx = Context()
+            out = written.forward(ctx, *arguments, **case.options)
+            written.backward(ctx, *map(np.ones_like, out if isinstance(out, tuple) else [out]))
+
+
 class Trial:
     """One check of one file."""
 
@@ -56,6 +91,7 @@ class Trial:
             return refusal
         first = self.test(self.check.telling)
         if first is not None and first.status != "wrong":
+            first.shown = (self.check, self.check.telling)
             return first
         smallest, count = self._smallest_failing(seed, first)
         if first is None and smallest is None:
@@ -67,7 +103,7 @@ class Trial:
             is_backward = found.where.startswith("backward of")
             slip = self._backward_slip() if is_backward else self._slip([self.check.telling, case])
             found.diagnosis = slip or (found if first is None else first).diagnosis
-        found.cases = count + 1
+        found.cases, found.shown = count + 1, (self.check, case)
         return found
 
     def _not_there(self) -> Verdict | None:
@@ -139,14 +175,44 @@ class Trial:
         verdict.code = source.code_at(self.text, verdict.line)
         return verdict if verdict.line is not None else self._located(verdict)
 
+    def parts(self, case: Case) -> dict[str, Callable[[], bool]]:
+        """The tests of each part that this case belongs to."""
+
+        def forward() -> bool:
+            with contextlib.suppress(Exception), np.errstate(all="ignore"):
+                return comparing.same(self.run(case), self.expected(case), self.tolerance)
+            return False
+
+        def backward() -> bool:
+            with contextlib.suppress(Exception), np.errstate(all="ignore"):
+                return _passes(*self._as_gradcheck_wants(case))
+            return False
+
+        is_op = isinstance(self.check, OpCheck)
+        arrays = [np.asarray(number) for argument in case.arguments for number in _arrays(argument)]
+        if any(array.dtype.kind == "f" and (np.abs(array) >= EXTREME).any() for array in arrays):
+            return {"extremes": lambda: forward() and (not is_op or backward())}
+        return {"forward": forward, "backward": backward} if is_op else {"result": forward}
+
     def _as_gradcheck_wants(self, case: Case) -> tuple[Callable[..., Any], list[Any]]:
+        """The learner's op with the expected forward: differences are then those of the right formula."""
         assert isinstance(self.check, OpCheck)
-        op, wanted = self.written, self.check.differentiate
+        written, expected, wanted = self.written, self.check.expected, self.check.differentiate
+
+        class Mixed(Function):
+            @staticmethod
+            def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+                if any(ctx.needs_grad):  # for backward; its result was compared before
+                    written.forward(ctx, *arrays, **copy.deepcopy(options))
+                out = expected(*arrays, **options)
+                return tuple(map(np.asarray, out)) if isinstance(out, list | tuple) else np.asarray(out)
+
+            backward = staticmethod(written.backward)
 
         def fn(*tensors: Any) -> Any:
-            return op.apply(*tensors, **copy.deepcopy(case.options))
+            return Mixed.apply(*tensors, **copy.deepcopy(case.options))
 
-        parameters = list(inspect.signature(op.forward).parameters.values())[1 : len(case.arguments) + 1]
+        parameters = list(inspect.signature(written.forward).parameters.values())[1 : len(case.arguments) + 1]
         fn.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # so that gradcheck says "x"
         fn.__name__ = self.check.name
         inputs: list[Any] = list(case.arguments)
@@ -174,6 +240,9 @@ class Trial:
 
     def _smallest_failing(self, seed: int, first: Verdict | None) -> tuple[Case | None, int]:
         """The smallest failing case of those that Hypothesis tries, and how many it tried."""
+        cases = drawn(self.check.cases, self.check.examples, seed)
+        if first is None and all(self.test_quickly(case) is None for case in cases):
+            return None, len(cases)  # the search below would try the same ones
         failing: list[Case] = []
         where: list[str] = []  # of each failing case, what is wrong with it
         forward = "forward of " + self.check.name
@@ -182,11 +251,9 @@ class Trial:
         @hypothesis.seed(seed)
         @hypothesis.settings(
             max_examples=self.check.examples,
-            database=None,
-            deadline=None,
             report_multiple_bugs=False,
             phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
+            **QUIET,
         )
         @hypothesis.given(self.check.cases)
         def search(case: Case) -> None:
@@ -257,6 +324,8 @@ class Trial:
             verdict = Verdict("unfinished", where, f"a TODO is still open: {error}" if str(error) else "a TODO is open")
         elif isinstance(error, source.UsesLibrary):
             verdict = Verdict("refused", where, str(error))
+        elif isinstance(error, MemoryError):
+            verdict = Verdict("memory", where, "it needs more memory than it may have", self._shown(case, {}))
         elif isinstance(error, ValueError) and "read-only" in str(error):
             sentence = "it writes to its input, which belongs to somebody else: compute into a new array"
             verdict = Verdict("wrong", where, sentence)

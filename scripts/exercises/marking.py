@@ -1,90 +1,104 @@
-"""For teachers: a folder of submissions in, marks.csv and a feedback page per student out.
+"""For teachers: a folder of submissions in; marks.csv, a summary of the class and a feedback page per student out.
 
 A submission is a subfolder or a zip, named after the student; in it, anywhere, are files named like the exercises
-("01_softplus.py" or "softplus.py"). Every file is judged in a process of its own with limits for time and memory, with
-the teacher's exercises and seed, never with what the submission brings along. One that breaks stops nothing.
+("01_softplus.py" or "softplus.py"). Every file runs in a process of its own (worker.py), and is judged outside of it
+with the teacher's exercises and seed, never with what the submission brings along. One that breaks stops nothing.
 
-This is no sandbox: a submission runs as you, and can read your files and use your network. Mark what you do not trust
-in a container or under an account that has nothing to lose.
+Each verdict is written to results.jsonl at once. The same command continues an interrupted run, and after new
+submissions judges only what has changed.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import difflib
+import functools
+import hashlib
 import io
-import shutil
-import tempfile
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from gpt.console import printable, progress_bar
+from gpt.console import printable
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 
-from . import processes
+from . import catalogue, processes
 from .checks import Verdict
+from .processes import Limits
 
-LARGEST_FILE = 2**20  # bytes; a solution is a page of text
-NO_SANDBOX = (
-    "Submissions were run as ordinary programs, with limits for time and memory only. This is no sandbox: mark "
-    "what you "
-    "do not trust in a container or under an account that has nothing to lose."
+LARGEST_FILE = 2**18  # bytes; a solution is a page of text
+LARGEST_ZIP = 2**25
+SPARE = re.compile(r"(backup|old|copy|archive|trash|\.|__)", re.IGNORECASE)  # folders whose files come last
+SECONDS_BETWEEN_LINES = 10
+NOT_CONFINED = (
+    "On this system a submission can reach your files and your network. Mark what you do not trust in a container, or "
+    "under an account that has nothing to lose."
 )
+PARTS = ("forward", "backward", "result", "extremes")
+
+Results = dict[str, dict[str, Verdict]]  # by student and exercise
 
 
-class Limits(NamedTuple):
-    """Of one file: seconds, megabytes; jobs: how many at the same time (None: one per core)."""
+class File(NamedTuple):
+    """One student's file for one exercise: its name and content, or why there is none."""
 
-    seconds: float = 20
-    megabytes: int = 2048
-    jobs: int | None = None
+    student: str
+    exercise: str
+    name: str
+    content: bytes
+    problem: str = ""
 
 
-def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, limits: Limits) -> int:
-    """Mark every submission in `folder`. Returns 0: that submissions are wrong is no failure of marking them."""
+def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, limits: Limits, jobs: int | None) -> int:
+    """Mark every submission in `folder`. Returns 0: a wrong submission is not a failure of marking it."""
     submissions = find_submissions(folder, out_dir)
+    files = [file for submission in submissions for file in collect(submission, exercises)]
     out_dir.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, Verdict]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        jobs = []
-        for number, submission in enumerate(submissions):
-            files, problem = unpack(submission, exercises, Path(temporary) / str(number))
-            jobs += [(submission, name, files.get(name), problem) for name in exercises]
-
-        def judge(job: tuple[Path, str, Path | None, str]) -> Verdict:
-            submission, name, file, problem = job
-            if file is None:
-                return Verdict("missing", name, problem or f"there is no file {exercises[name].name} (or {name}.py)")
-            return processes.judge_file(exercises[name], file, seed, limits.seconds, limits.megabytes, cwd=file.parent)
-
-        workers = limits.jobs or usable_cores()
-        with ThreadPoolExecutor(workers) as pool, progress_bar(len(jobs), "marking", "file") as bar:
-            for (submission, name, *_), verdict in zip(jobs, pool.map(judge, jobs), strict=True):
-                results.setdefault(student(submission), {})[name] = verdict
-                bar.update(1)
-    write_marks(results, exercises, out_dir)
+    with Record(out_dir / "results.jsonl", exercises, (seed, *limits)) as record:
+        waiting = [file for file in files if record.verdict(file) is None]
+        print(f"Marking {len(files)} files of {len(submissions)} students; {len(files) - len(waiting)} have a verdict "
+              "from before.", flush=True)  # fmt: skip
+        if not processes.is_confined():
+            print(NOT_CONFINED, flush=True)
+        judge_all(waiting, exercises, seed, limits, jobs or usable_cores(), record)
+        results: Results = {}
+        for file in files:
+            results.setdefault(file.student, {})[file.exercise] = record.verdict(file) or Verdict("missing")
+    write_text(out_dir / "marks.csv", table(results, exercises))
+    write_text(out_dir / "summary.txt", summary(results, exercises))
     for who, verdicts in results.items():
         write_text(out_dir / f"{who}.md", page(who, verdicts, seed))
-    right = sum(all(v.passed for v in verdicts.values()) for verdicts in results.values())
-    print(f"{len(results)} submissions, {right} of them right in everything: {out_dir / 'marks.csv'}, a page for each")
-    print(NO_SANDBOX)
+    print(summary(results, exercises))
+    print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
     return 0
+
+
+# --- what was handed in -----------------------------------------------------------------------------------------------
 
 
 def find_submissions(folder: Path, out_dir: Path) -> list[Path]:
     """Subfolders and zips, sorted by name. Raises ValueError where there are none, or two for one student."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: mark needs one with a subfolder or a zip for each student")
+        raise ValueError(f"{folder} is not a folder: mark needs one with a subfolder or a zip for each student")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "__"))]
     found = [path for path in entries if path.is_dir() or path.suffix.lower() == ".zip"]
     found = [path for path in found if path.resolve() != out_dir.resolve()]
     if not found:
         raise ValueError(f"{folder} has no subfolders and no zips, so there is nothing to mark")
-    names = [student(path) for path in found]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(map(student, found)).items():
+        if count > 1:
             raise ValueError(f"{folder} has two submissions of {name}, a folder and a zip: remove one of them")
     return found
 
@@ -93,69 +107,233 @@ def student(submission: Path) -> str:
     return submission.name if submission.is_dir() else submission.stem
 
 
-def unpack(submission: Path, exercises: dict[str, Path], target: Path) -> tuple[dict[str, Path], str]:
-    """Copy the files that are asked for, and only them, each into a folder of its own; by exercise, and a problem."""
-    wanted = {file: name for name, path in exercises.items() for file in (path.name, f"{name}.py")}
-    files: dict[str, Path] = {}
-
-    def keep(file_name: str, content: bytes) -> None:
-        place = target / wanted[file_name]
-        place.mkdir(parents=True, exist_ok=True)
-        files[wanted[file_name]] = place / file_name
-        files[wanted[file_name]].write_bytes(content)
-
+def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
+    """For each exercise the student's file. Of several the one nearest to the top, those in a backup folder last."""
     try:
-        if submission.is_dir():
-            for path in sorted(submission.rglob("*.py")):
-                if path.name in wanted and path.is_file() and path.stat().st_size <= LARGEST_FILE:
-                    keep(path.name, path.read_bytes())
-        else:
-            with zipfile.ZipFile(submission) as archive:
-                for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                    name = Path(entry.filename).name
-                    if name in wanted and "__MACOSX" not in entry.filename and entry.file_size <= LARGEST_FILE:
-                        keep(name, archive.read(entry))
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        return {}, f"the submission cannot be opened: {error}"
-    return files, ""
+        contents, problem = entries_of(submission), ""
+    except Exception as error:  # a zip may be damaged in any way
+        contents, problem = {}, f"the submission cannot be opened: {error}"
+    files = []
+    known = {name for exercise, path in exercises.items() for name in (path.name, f"{exercise}.py")}
+    others = [entry.name for entry in contents if entry.suffix == ".py" and entry.name not in known]
+    for exercise, path in exercises.items():
+        names = (path.name, f"{exercise}.py")
+        found = [entry for entry in contents if entry.name in names]
+        entry = min(found, key=lambda e: (any(map(SPARE.match, e.parts[:-1])), len(e.parts), e.name != names[0], e),
+                    default=None)  # fmt: skip
+        name, content, missing = path.name, b"", problem
+        if entry is not None:
+            name = entry.name
+            try:
+                content = contents[entry]()
+            except Exception as error:
+                missing = f"{entry} cannot be read: {error}"
+        elif not problem:
+            missing = f"there is no file {names[0]} (or {names[1]})"
+            if close := difflib.get_close_matches(names[1], others, 1):
+                missing += f", but there is {close[0]!r}: if that is it, rename it"
+        files.append(File(student(submission), exercise, name, content, missing))
+    return files
 
 
-def write_marks(results: dict[str, dict[str, Verdict]], exercises: dict[str, Path], out_dir: Path) -> None:
-    """One row per student: 1 or 0 for each exercise, their sum, and what is wrong."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["student", *exercises, "passed", "of", *(f"{name}_verdict" for name in exercises)])
+def entries_of(submission: Path) -> dict[PurePosixPath, Callable[[], bytes]]:
+    """The files in a submission, and for each a function that reads it. Links are left out: they lead elsewhere."""
+    if submission.is_symlink():
+        raise ValueError("it is a link")
+    entries: dict[PurePosixPath, Callable[[], bytes]] = {}
+    if submission.is_dir():
+        for folder, _, names in os.walk(submission):
+            for path in (Path(folder, name) for name in names):
+                if path.is_file() and not path.is_symlink():
+                    place = PurePosixPath(path.relative_to(submission).as_posix())
+                    entries[place] = functools.partial(read_limited, path.stat().st_size, path.read_bytes)
+        return entries
+    if submission.stat().st_size > LARGEST_ZIP:
+        raise ValueError(f"it has more than {LARGEST_ZIP // 2**20} MB")
+    archive = zipfile.ZipFile(submission)
+    for entry in archive.infolist():
+        place = PurePosixPath(entry.filename.replace("\\", "/"))
+        if not entry.is_dir() and not place.is_absolute() and ".." not in place.parts:
+            entries[place] = functools.partial(read_limited, entry.file_size, functools.partial(archive.read, entry))
+    return entries
+
+
+def read_limited(size: int, read: Callable[[], bytes]) -> bytes:
+    if size > LARGEST_FILE:
+        raise ValueError(f"it has {size:,} bytes, and {LARGEST_FILE:,} are the most")
+    return read()
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+class Record:
+    """results.jsonl: a line for each verdict, with a fingerprint of everything that it depends on."""
+
+    def __init__(self, path: Path, exercises: dict[str, Path], settings: tuple[int, ...]):
+        ours = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+        self.base = {name: hashlib.sha256(b"".join([file.read_bytes(), *ours])).hexdigest()
+                     for name, file in exercises.items()}  # fmt: skip
+        self.settings = settings
+        self.verdicts: dict[str, Verdict] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                entry = json.loads(line)
+                self.verdicts[entry["fingerprint"]] = Verdict(**entry["verdict"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a run that was killed
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+        self.file.write("\n")
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def fingerprint(self, file: File) -> str:
+        parts = (file.student, file.exercise, file.name, file.problem, self.base[file.exercise], *self.settings)
+        return hashlib.sha256(json.dumps(parts).encode() + file.content).hexdigest()
+
+    def verdict(self, file: File) -> Verdict | None:
+        return self.verdicts.get(self.fingerprint(file))
+
+    def add(self, file: File, verdict: Verdict) -> None:
+        entry = {"student": file.student, "exercise": file.exercise, "fingerprint": self.fingerprint(file),
+                 "verdict": dataclasses.asdict(verdict)}  # fmt: skip
+        self.verdicts[self.fingerprint(file)] = verdict
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+
+
+def judge_all(
+    files: list[File], exercises: dict[str, Path], seed: int, limits: Limits, jobs: int, record: Record
+) -> None:
+    """Judge files, some at the same time. One that exceeds its time is judged once more, with nothing beside it."""
+    pool = ProcessPoolExecutor(min(jobs, max(len(files), 1)), initializer=end_with_parent)
+    alone: list[File] = []
+    shown = time.monotonic()
+    try:
+        futures = {pool.submit(judge, file, exercises[file.exercise], seed, limits): file for file in files}
+        for done, future in enumerate(as_completed(futures), 1):
+            file, verdict = futures[future], future.result()
+            if verdict.status == "timeout":
+                alone.append(file)
+            else:
+                record.add(file, verdict)
+            if time.monotonic() - shown > SECONDS_BETWEEN_LINES or done == len(files):
+                shown = time.monotonic()
+                print(f"{done} of {len(files)} judged", flush=True)
+        for i, file in enumerate(alone):
+            print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
+            record.add(file, pool.submit(judge, file, exercises[file.exercise], seed, limits).result())
+    except BaseException:
+        print("Stopped. The verdicts so far are kept: the same command goes on from there.", flush=True)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
+    """In a process of the pool: the verdict on one file."""
+    if file.problem:
+        return Verdict("missing", file.exercise, file.problem)
+    try:
+        verdict = processes.judge(load(exercise), file.content, Path(file.name), seed, limits, credit=True)
+        verdict.shown = None  # it cannot be sent to another process
+        return verdict
+    except Exception as error:  # a mistake of ours must not stop the others
+        sentence = f"the checker itself failed ({type(error).__name__}: {error}): tell your teacher"
+        return Verdict("error", file.exercise, sentence)
+
+
+load = functools.cache(catalogue.load)
+
+
+def end_with_parent() -> None:
+    """Prepare a process of the pool: Ctrl-C is for its parent, and without a parent there is nothing to do."""
+    parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=lambda: (parent and parent.join(), os._exit(1)), daemon=True).start()
+
+
+# --- what the teacher and the students read ---------------------------------------------------------------------------
+
+
+def points(verdict: Verdict) -> float:
+    """1 for a file that passed; else the share of its parts (forward, backward, ...) that are right."""
+    return 1.0 if verdict.passed else sum(verdict.parts.values()) / max(len(verdict.parts), 1)
+
+
+def table(results: Results, exercises: dict[str, Path]) -> str:
+    """marks.csv: a row for each student, with the points of each exercise and its parts, the sum, and what is wrong."""
+    parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
+             for name in exercises}  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [column for name in exercises for column in (name, *(f"{name}_{part}" for part in parts[name]))]
+    writer.writerow(["student", *columns, "points", "of", "percent", *(f"{name}_verdict" for name in exercises)])
     for who, verdicts in results.items():
-        points = [int(verdicts[name].passed) for name in exercises]
+        row: list[Any] = []
+        for name in exercises:
+            row += [f"{points(verdicts[name]):.3g}", *(int(verdicts[name].parts.get(p, False)) for p in parts[name])]
+        total = sum(map(points, verdicts.values()))
         reasons = [_cell(verdicts[name]) for name in exercises]
-        writer.writerow([_harmless(who), *points, sum(points), len(points), *reasons])
-    write_text(out_dir / "marks.csv", table.getvalue())
+        writer.writerow([_harmless(_text(who)), *row, f"{total:.3g}", len(exercises),
+                         f"{100 * total / len(exercises):.3g}", *reasons])  # fmt: skip
+    return text.getvalue()
 
 
 def _cell(verdict: Verdict) -> str:
     text = verdict.status if verdict.passed else f"{verdict.status}: {verdict.diagnosis}"
-    return _harmless(printable(" ".join(text.split())))
+    return _harmless(" ".join(_text(text).split()))
 
 
 def _harmless(text: str) -> str:
     """A spreadsheet takes a cell that begins with one of these for a formula."""
-    return "'" + text if text[:1] in "=+-@" else text
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
+
+
+def _text(text: str) -> str:
+    """Without control characters, and without what UTF-8 cannot hold (names of folders may have it)."""
+    return printable(text.encode("utf-8", "replace").decode())
+
+
+def summary(results: Results, exercises: dict[str, Path]) -> str:
+    """How many passed each exercise, and how often each diagnosis was given."""
+    lines = []
+    for name in exercises:
+        verdicts = [of_student[name] for of_student in results.values()]
+        lines.append(f"{name}: {sum(v.passed for v in verdicts)} of {len(verdicts)} passed")
+        # Sentences that differ only in numbers are one diagnosis: the first of them is shown.
+        sentences: dict[str, list[str]] = {}
+        for verdict in verdicts:
+            if not verdict.passed:
+                sentence = " ".join(_text(verdict.diagnosis or verdict.status).split())
+                sentences.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", sentence), []).append(sentence)
+        for same in sorted(sentences.values(), key=len, reverse=True):
+            lines.append(f"  {len(same):4} of {len(verdicts)}: {same[0]}")
+    perfect = sum(all(v.passed for v in verdicts.values()) for verdicts in results.values())
+    return "\n".join([*lines, f"{perfect} of {len(results)} students passed everything", ""])
 
 
 def page(who: str, verdicts: dict[str, Verdict], seed: int) -> str:
     """A student's feedback, in Markdown."""
     passed = sum(verdict.passed for verdict in verdicts.values())
-    lines = [f"# {printable(who)}: {passed} of {len(verdicts)} passed", ""]
+    lines = [f"# {_text(who)}: {passed} of {len(verdicts)} passed", ""]
     for name, verdict in verdicts.items():
         lines += [f"## {name}: {'passed' if verdict.passed else verdict.status}", ""]
         if verdict.passed:
             lines += [f"Right in all {verdict.cases} cases.", ""]
             continue
-        lines += [printable(f"{verdict.where}: {verdict.diagnosis}"), ""]
+        lines += [_text(f"{verdict.where}: {verdict.diagnosis}"), ""]
+        if verdict.parts:
+            parts = [f"{part} {'right' if verdict.parts[part] else 'wrong'}" for part in PARTS if part in verdict.parts]
+            lines += [f"{points(verdict):.3g} of 1 point: {', '.join(parts)}.", ""]
         if verdict.line is not None:
-            lines += ["```python", f"{printable(verdict.code)}  # line {verdict.line}", "```", ""]
-        if verdict.details:
-            lines += ["A small case that fails:", "", "```", printable(verdict.details), "```", ""]
-    lines += ["---", f"Marked with seed {seed}: the same file gets the same verdict. {NO_SANDBOX}", ""]
+            lines += ["```python", f"{_text(verdict.code)}  # line {verdict.line}", "```", ""]
+        for title, text in (("A small case that fails:", verdict.details), ("It prints:", "\n".join(verdict.printed))):
+            if text:
+                lines += [title, "", *(f"    {line}" for line in _text(text).split("\n")), ""]
+    lines += ["---", f"Marked with seed {seed}: the same file gets the same verdict.", ""]
     return "\n".join(lines)

@@ -38,7 +38,7 @@ def html(
     rows = []
     for group in groups:
         parts = [(name, e) for name, e in exercises if e.group == group]
-        boxes = [_box(name, e.title, name in passed, name in used) for name, e in parts]
+        boxes = [_box(name, f"{e.title} ({e.effort})", name in passed, name in used) for name, e in parts]
         if boxes:
             rows.append(f'<div class="row"><b>{escaping.escape(group)}</b>{"".join(boxes)}</div>')
     return f"""<!doctype html>

@@ -1,43 +1,269 @@
-"""Judging a file in a process with a time limit, so that an infinite loop ends, too."""
+"""The judge's side of a submission: its process (worker.py), and what it defines as if it were here.
+
+The judge calls `definitions` like any Function or function; the call travels to the worker and the result back. Nothing
+else does, so a submission can change its answers and nothing more.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import inspect
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from .checks import Verdict
+import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name("worker.py")
-SECONDS = 20.0
+from minigrad.autograd import Function
+
+from . import judging, source, worker
+from .catalogue import Exercise
+from .checks import Check, FunctionCheck, OpCheck, Verdict
+
+START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
+HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
+PATIENCE = 10  # seconds in which a worker that is asked something must use the processor at all
+LINES_SHOWN = 10
+MOST_ROWS = 64
+
+
+class Limits(NamedTuple):
+    """Of one file: seconds of the processor's time, megabytes."""
+
+    seconds: int = 5
+    megabytes: int = 2048
+
+
+LIMITS = Limits()
+
+
+class Ended(BaseException):
+    """The worker is gone. No Exception: no part of a judgement may take it for something that the learner raised."""
+
+    def __init__(self, verdict: Verdict):
+        super().__init__(verdict.diagnosis)
+        self.verdict = verdict
+
+
+class Submission:
+    """A learner's file, running in a worker of its own (a context manager).
+
+    printed: what the file has printed, in pieces.
+    """
+
+    def __init__(self, text: str, path: Path, limits: Limits):
+        self.path, self.limits, self.text = path, limits, text
+        self.printed: list[str] = []
+        self.released: list[int] = []  # contexts that the worker need not keep
+        self.count = 0
+        self.asked: float | None = None  # since when an answer is awaited
+        self.verdict_at_end: Verdict | None = None
+        folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", START, *folders, str(limits.seconds), str(limits.megabytes)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
+        )  # fmt: skip
+        self.over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> Submission:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.over.set()
+        self.process.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.asked = time.monotonic()
+        try:
+            released = [self.released.pop() for _ in range(len(self.released))]
+            self.process.stdin.write(worker.pack((request, arguments, released)))
+            self.process.stdin.flush()
+            reply = worker.read(self.process.stdout)
+            error = reply.get("error")
+        except (OSError, EOFError):
+            raise Ended(self._how_it_ended()) from None
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise Ended(Verdict("error", self.path.name, f"its process gave no proper answer: {problem}")) from None
+        finally:
+            self.asked = None
+        if reply.get("printed"):
+            self.printed.append(str(reply["printed"]))
+        if error is not None:
+            raise _exception(error, str(reply.get("message")), reply.get("line"))
+        return reply.get("result")
+
+    def _how_it_ended(self) -> Verdict:
+        code = self.process.wait()
+        if self.verdict_at_end is not None:
+            return self.verdict_at_end
+        if code in (-24, -9):  # SIGXCPU, SIGKILL
+            sentence = f"no end after {self.limits.seconds} seconds of computing: is there a loop that never ends?"
+            return Verdict("timeout", self.path.name, sentence, seconds=self.limits.seconds)
+        return Verdict("error", self.path.name, f"the process that ran it broke off (exit status {code})")
+
+    def _watch(self) -> None:
+        """End a worker that is asked something and waits, instead of computing; without a clock, one that is slow."""
+        patience = PATIENCE if sys.platform == "linux" else 10 * self.limits.seconds
+        before, since = -1.0, time.monotonic()
+        while not self.over.wait(0.5):
+            used, asked, now = processor_time(self.process.pid), self.asked, time.monotonic()
+            if asked is None or used > before + 0.01:
+                before, since = used, now
+            elif now - max(since, asked) > patience:
+                sentence = f"no answer after {patience} seconds of waiting: does it wait for something?"
+                self.verdict_at_end = Verdict("timeout", self.path.name, sentence, seconds=patience)
+                self.process.kill()
+
+    # --- what it defines ---
+
+    def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
+        """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
+        calls = [check.call for check in checks if isinstance(check, FunctionCheck) and check.call is not None]
+        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.whole, calls)))
+        definitions: dict[str, Any] = {}
+        for check in checks:
+            kind, parameters = kinds.get(check.name, (None, []))
+            through = check.call if isinstance(check, FunctionCheck) else None
+            if kind == "op" and isinstance(check, OpCheck):
+                definitions[check.name] = self._op(check.name, parameters)
+            elif kind in ("op", "callable"):
+                names = [*inspect.signature(through).parameters][1:] if through else parameters
+                definitions[check.name] = self._function(check.name, through, names)
+            elif kind is not None:
+                definitions[check.name] = kind
+        without_calls = [replace(check, call=None) if isinstance(check, FunctionCheck) else check for check in checks]
+        return without_calls, definitions
+
+    def _op(self, name: str, parameters: list[str]) -> type[Function]:
+        submission = self
+
+        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+            ctx.kept = Kept(submission)
+            needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
+            return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
+
+        def backward(ctx: Any, *douts: Any) -> Any:
+            return ctx.kept.backward(name, douts)
+
+        forward.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
+        return type(name, (Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+
+    def _function(self, name: str, through: Callable[..., Any] | None, parameters: list[str]) -> Callable[..., Any]:
+        def function(*arguments: Any, **options: Any) -> Any:
+            return self.ask("call", name, through.__name__ if through else "", arguments, options)
+
+        function.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
+        return function
+
+
+class Kept:
+    """What an op's forward left in its ctx: it stays in the worker as long as this is here."""
+
+    def __init__(self, submission: Submission):
+        submission.count += 1
+        self.number, self.submission = submission.count, submission
+        self.rows: dict[bytes, Any] = {}
+
+    def backward(self, name: str, douts: tuple[Any, ...]) -> Any:
+        """The gradients for `douts`. Who asks for one row of a Jacobian will ask for all: they come in one message."""
+        key, sizes = b"".join(dout.tobytes() for dout in douts), [dout.size for dout in douts]
+        if key not in self.rows:
+            wanted = [douts]
+            flat = np.concatenate([dout.ravel() for dout in douts])
+            if flat.size <= MOST_ROWS and np.count_nonzero(flat) == 1 and flat.max() == 1:
+                rows = [np.split(row, np.cumsum(sizes)[:-1]) for row in np.eye(flat.size, dtype=flat.dtype)]
+                wanted = [tuple(part.reshape(d.shape) for part, d in zip(row, douts, strict=True)) for row in rows]
+            answers = self.submission.ask("backward", name, self.number, wanted)
+            for row, gradients in zip(wanted, answers, strict=True):
+                self.rows[b"".join(part.tobytes() for part in row)] = gradients
+        return self.rows.pop(key)
+
+    def __del__(self) -> None:
+        self.submission.released.append(self.number)
+
+
+# Exceptions that the judge tells apart.
+RAISED = {kind.__name__: kind for kind in (AttributeError, IndexError, MemoryError, NotImplementedError, TypeError,
+                                           ValueError, source.UsesLibrary)}  # fmt: skip
+
+
+def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
+    """What the file raised: by name, with its message, as one of the kinds that the judge tells apart."""
+    base: Any = next((RAISED[kind] for kind in kinds if kind in RAISED), RuntimeError)
+    name = str(kinds[0]) if str(kinds[0]).isidentifier() else "Exception"
+    error: Exception = type(name, (base,), {"__str__": lambda self: message})()
+    error.line = line if isinstance(line, int) else None  # type: ignore[attr-defined]
+    return error
+
+
+def _signature(parameters: list[str]) -> inspect.Signature:
+    names = [str(name) for name in parameters if str(name).isidentifier()]
+    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+
+def processor_time(process: int) -> float:
+    """Seconds for which a process has used a processor; 0 where the system does not tell (only Linux does)."""
+    with contextlib.suppress(OSError, AttributeError):
+        return time.clock_gettime(~process << 3 | 2) if sys.platform == "linux" else 0.0
+    return 0.0
 
 
 def environment() -> dict[str, str]:
-    """One thread each: arrays are small, and several may run side by side."""
+    """Of a worker: one thread, as arrays are small and several workers may run side by side."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **threads, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
 
 
-def judge_file(
-    exercise: Path, path: Path, seed: int = 0, seconds: float = SECONDS, megabytes: int = 0, cwd: Path | None = None
+def judge(
+    exercise: Exercise, content: bytes, path: Path, seed: int = 0, limits: Limits = LIMITS, credit: bool = False
 ) -> Verdict:
-    """The verdict on a learner's file; never raises for what the file does."""
-    command = [sys.executable, str(WORKER), str(exercise.resolve()), str(path.resolve()), str(seed), str(megabytes)]
+    """The verdict on the content of a learner's file; never raises for what the file does. credit: with its parts."""
+    text, refusal = source.read(content, path)
+    if refusal is not None:
+        return refusal
+    verdict = None
     try:
-        done = subprocess.run(command, env=environment(), capture_output=True, timeout=seconds, cwd=cwd,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        sentence = f"no end after {seconds:g} seconds: is there a loop that never ends?"
-        return Verdict("timeout", path.name, sentence, seconds=seconds)
-    try:
-        return Verdict(**json.loads(done.stdout))
-    except (ValueError, TypeError):
-        if b"MemoryError" in done.stderr:
-            return Verdict("memory", path.name, f"it needs more than the {megabytes} MB that it may have")
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        sentence = f"the process that ran it broke off (exit status {done.returncode}){': ' + last if last else ''}"
-        return Verdict("error", path.name, sentence)
+        with Submission(text, path, limits) as submission:
+            try:
+                checks, definitions = submission.definitions(exercise.checks)
+            except Exception as error:
+                return source.verdict_of(error, text, path)
+            verdict = judging.judge(checks, definitions, text, str(path), seed)
+            if credit:
+                verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
+            if verdict.shown is not None:
+                submission.printed.clear()
+                judging.run_once(*verdict.shown, definitions)
+                verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
+    except Ended as ended:
+        return verdict or ended.verdict
+    return verdict
+
+
+def is_confined() -> bool:
+    """Does this system keep a submission away from files and other processes?"""
+    with Submission("", Path(), LIMITS) as submission:
+        submission.ask("define", "", "", "")
+        return bool(submission.ask("is_confined"))
+
+
+def debug(exercise: Exercise, verdict: Verdict, content: bytes, path: Path) -> None:
+    """Run the case that a verdict is about in this process, where `breakpoint()` and an editor's debugger work."""
+    definitions, problem = source.define(content.decode("utf-8-sig"), path)
+    if problem is None:
+        check, case = verdict.shown or (exercise.checks[0], exercise.checks[0].telling)
+        judging.run_once(check, case, definitions)

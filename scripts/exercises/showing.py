@@ -33,18 +33,22 @@ def verdict_text(name: str, verdict: Verdict, file: Path) -> str:
     if verdict.details:
         title = "The smallest case that fails:" if verdict.cases else "The case:"
         lines += ["", f"  {title}", textwrap.indent(verdict.details, "    ")]
+    if verdict.printed:
+        lines += ["", "  In this case it prints:", textwrap.indent("\n".join(verdict.printed), "    ")]
     return printable("\n".join(lines))
 
 
 def list_text(workspace: Workspace) -> str:
-    """All exercises, [x] where passed, > at the current one."""
+    """All exercises, [x] where passed, > at the current one, with their minutes, difficulty and the hints used."""
     current, passed = workspace.current(), set(workspace.passed)
     width = max(map(len, workspace.paths))
     rows = []
     for name in workspace.paths:
         exercise = workspace.exercise(name)
         mark, arrow = "x" if name in passed else " ", ">" if name == current else " "
-        rows.append(f"{arrow} [{mark}] {name:{width}}  {exercise.title}")
+        hints = workspace.state["hints"].get(name, 0)
+        used = f" ({hints} hint{'s' * (hints > 1)})" if hints else ""
+        rows.append(f"{arrow} [{mark}] {name:{width}}  {exercise.effort:14}  {exercise.title}{used}")
     return "\n".join([*rows, "", progress_text(len(passed), len(workspace.paths))])
 
 
@@ -58,4 +62,5 @@ def progress_text(done: int, total: int) -> str:
 
 
 def start_text(exercise: Exercise, file: Path) -> str:
-    return f"{exercise.name}: {exercise.title}\nThe exercise is in {file}: read it, and complete its TODO."
+    effort = f" ({exercise.effort})" if exercise.effort else ""
+    return f"{exercise.name}: {exercise.title}{effort}\nThe exercise is in {file}: read it, and complete its TODO."

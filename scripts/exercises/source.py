@@ -5,31 +5,27 @@ from __future__ import annotations
 import ast
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .checks import Verdict
+from .worker import LIBRARIES, UsesLibrary
 
-ALLOWED = {"__future__", "bisect", "collections", "copy", "dataclasses", "functools", "heapq", "itertools", "math",
-           "numpy", "operator", "statistics", "string", "typing"}  # fmt: skip
+ALLOWED = {"__future__", *LIBRARIES}
 FUNCTION = "minigrad.autograd", {"Function"}
 HIDDEN_WAYS = {"__import__", "__subclasses__", "__globals__", "__builtins__", "eval", "exec", "globals", "importlib"}
 
 
-class UsesLibrary(RuntimeError):
-    """Somebody called what the exercise asks for."""
-
-
-def read(path: Path) -> tuple[str, Verdict | None]:
-    """The file's text, and why it cannot be run, if so."""
+def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
+    """The text of the file at `path`, and why it cannot be run, if so."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         return "", Verdict("syntax", path.name, "the file is not UTF-8 text: save it as UTF-8 in your editor")
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         sentence = f"Python cannot read the file: {getattr(error, 'msg', None) or error}"
         return text, Verdict("syntax", path.name, sentence, line=line, code=code_at(text, line))
@@ -70,45 +66,40 @@ def define(text: str, path: Path) -> tuple[dict[str, Any], Verdict | None]:
     module.__file__ = str(path)
     try:
         exec(compile(text, str(path), "exec"), vars(module))
-    except NotImplementedError as error:
-        return {}, _verdict_of(error, "unfinished", f"a TODO is still open: {error}", text, path)
-    except UsesLibrary as error:
-        return {}, _verdict_of(error, "refused", str(error), text, path)
     except (Exception, SystemExit) as error:
-        return {}, _verdict_of(error, "error", f"{type(error).__name__}: {error}", text, path)
+        return {}, verdict_of(error, text, path)
     return vars(module), None
 
 
-def _verdict_of(error: BaseException, status: str, sentence: str, text: str, path: Path) -> Verdict:
+def verdict_of(error: BaseException, text: str, path: Path) -> Verdict:
+    """The verdict on a file that raises this when it is run."""
     line = line_of(error, str(path))
-    return Verdict(status, path.name, sentence, line=line, code=code_at(text, line))
+    if isinstance(error, NotImplementedError):
+        verdict = Verdict("unfinished", path.name, f"a TODO is still open: {error}")
+    elif isinstance(error, UsesLibrary):
+        verdict = Verdict("refused", path.name, str(error))
+    elif isinstance(error, MemoryError):
+        verdict = Verdict("memory", path.name, "it needs more memory than it may have")
+    else:
+        verdict = Verdict("error", path.name, f"{type(error).__name__}: {error}")
+    verdict.line, verdict.code = line, code_at(text, line)
+    return verdict
 
 
-def refuse(answers: Iterable[Any]) -> None:
-    """From now on, in this process, the library's own answers refuse to run, however they are reached."""
-    for answer in answers:
-        name = answer.__qualname__
-        if isinstance(answer, type):
-            for method in ("forward", "backward"):
-                if method in vars(answer):
-                    setattr(answer, method, staticmethod(_refusing(name)))
-        elif isinstance(answer, types.FunctionType) and not answer.__code__.co_freevars:
-            answer.__code__ = _refused.__code__
-            answer.__kwdefaults__ = {"name": name}
-
-
-def _refusing(name: str) -> Any:
-    def refused(*arguments: Any, **options: Any) -> Any:
-        raise UsesLibrary(f"it calls the library's own {name}; write the arithmetic yourself, with NumPy")
-
-    return refused
-
-
-def _refused(*arguments: Any, name: str = "", **options: Any) -> Any:
-    import importlib  # this code runs in the place of another module's function, which knows none of our names
-
-    refusal = importlib.import_module("scripts.exercises.source").UsesLibrary
-    raise refusal(f"it calls the library's own {name}; write the arithmetic yourself, with NumPy")
+def whole(function: Callable[..., Any]) -> str:
+    """The source of a function, together with everything in its file that it uses."""
+    tree = ast.parse(Path(function.__code__.co_filename).read_text(encoding="utf-8"))
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    needed: dict[str, str] = {}
+    waiting = [function.__name__]
+    while waiting:
+        name = waiting.pop()
+        if name in definitions and name not in needed:
+            needed[name] = ast.unparse(definitions[name])
+            nodes = list(ast.walk(definitions[name]))
+            parameters = {node.arg for node in nodes if isinstance(node, ast.arg)}  # not what else has their names
+            waiting += [node.id for node in nodes if isinstance(node, ast.Name) and node.id not in parameters]
+    return "\n\n".join(needed.values())
 
 
 # --- which line -------------------------------------------------------------------------------------------------------
@@ -116,6 +107,8 @@ def _refused(*arguments: Any, name: str = "", **options: Any) -> Any:
 
 def line_of(error: BaseException, path: str) -> int | None:
     """The last line of the learner's file that an exception went through."""
+    if hasattr(error, "line"):  # it comes from a worker, which has looked
+        return error.line
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return lines[-1] if lines else None
 

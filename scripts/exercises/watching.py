@@ -75,8 +75,9 @@ class Session:
         verdict = self.workspace.check(self.name)
         self.say(showing.verdict_text(self.name, verdict, self.workspace.file(self.name)))
         if verdict.passed:
-            self.say(f"n goes on; python scripts/exercise.py solution {self.name} shows the library's way,")
-            self.say(f"and python scripts/exercise.py run {self.name} puts yours into the GPT.")
+            self.say(f"n: the next one. python scripts/exercise.py solution {self.name} shows the library's way.")
+            if self.workspace.exercise(self.name).place is not None:
+                self.say(f"python scripts/exercise.py run {self.name} puts yours into the GPT.")
         self.say(f"\n{KEYS}")
 
     def press(self, key: str) -> bool:

@@ -1,61 +1,307 @@
-"""Judges one file, in a process of its own, and prints the verdict as JSON: what it runs may do anything.
+"""The process that a submission runs in. It answers requests with arrays, and knows nothing that helps to cheat.
 
-python scripts/exercises/worker.py EXERCISE_FILE LEARNERS_FILE SEED MEMORY_MB
+The judge (processes.py) sends the submission's text, then the arguments of one call at a time; what comes back is the
+result. The judge draws the cases, holds the right answers and compares, in another process that never runs a line of
+the submission. Here are only NumPy and the standard library: no minigrad, no reference, no check. Neither side
+unpickles anything: a message is JSON, followed by the raw bytes of its arrays.
+
+Before the submission runs, this process gives up what it does not need (`confine`). On Linux that is every system call
+but those for memory, time and the two pipes: no file, no network, no other process can be reached.
+
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import ctypes
+import importlib
+import inspect
 import io
 import json
+import math
 import os
+import platform
+import struct
 import sys
-from pathlib import Path
+import types
+from typing import Any, BinaryIO
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import numpy as np
 
-from scripts.exercises import catalogue, judging, source  # noqa: E402
-from scripts.exercises.checks import Verdict  # noqa: E402
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
-
-def verdict_on(exercise: catalogue.Exercise, path: Path, seed: int, guard: bool = True) -> Verdict:
-    """Read, run and check a learner's file; `guard` makes the library's own answer refuse to run, for good."""
-    text, refusal = source.read(path)
-    if refusal is not None:
-        return refusal
-    if guard:
-        source.refuse(exercise.library_objects().values())
-    definitions, refusal = source.define(text, path)
-    if refusal is not None:
-        return refusal
-    return judging.judge(exercise.checks, definitions, text, str(path), seed)
+LIBRARIES = ("bisect", "collections", "copy", "dataclasses", "functools", "heapq", "itertools", "math", "numpy",
+             "operator", "statistics", "string", "typing")  # fmt: skip
+PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
+LARGEST_MESSAGE = 4 * 2**20  # bytes
+MOST_PRINTED = 2000  # characters of each call
+DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+          "float64", "complex64", "complex128"}  # fmt: skip
+LENGTHS = struct.Struct("<II")  # of a message's JSON, and of the bytes behind it
 
 
-def limit_memory(megabytes: int) -> None:
-    """Refuse more memory than that, where the system can (not on Windows)."""
+class UsesLibrary(ImportError):
+    """A submission wants a module that would give it the answer."""
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def pack(value: Any) -> bytes:
+    """A message: arrays, numbers, strings, bytes, None, and lists, tuples and dicts of those. Of anything else, only
+    the name of its type is sent.
+    """
+    body: list[bytes] = []
+
+    def tree(part: Any) -> Any:
+        if part is None or type(part) in (bool, int, float, str):
+            return part
+        if isinstance(part, np.ndarray | np.generic) and part.dtype.name in DTYPES:
+            body.append(np.asarray(part, part.dtype.name).tobytes())  # in this machine's byte order
+            return {"array": part.dtype.name, "shape": part.shape, "scalar": isinstance(part, np.generic)}
+        if isinstance(part, list | tuple):
+            return {"tuple" if isinstance(part, tuple) else "list": [tree(item) for item in part]}
+        if isinstance(part, dict):
+            return {"dict": [[tree(key), tree(item)] for key, item in part.items()]}
+        if isinstance(part, bytes):
+            return {"bytes": part.hex()}
+        return {"other": type(part).__name__}
+
+    head = json.dumps(tree(value)).encode()
+    size = sum(map(len, body))
+    if len(head) + size > LARGEST_MESSAGE:
+        raise ValueError(f"the result takes {len(head) + size:,} bytes; {LARGEST_MESSAGE:,} are the most")
+    return b"".join([LENGTHS.pack(len(head), size), head, *body])
+
+
+def read(stream: BinaryIO, writeable: bool = True) -> Any:
+    """The next message of a stream, in which nothing is believed. Raises EOFError at its end, and ValueError."""
+    lengths = stream.read(LENGTHS.size)
+    if len(lengths) < LENGTHS.size:
+        raise EOFError
+    head_size, size = LENGTHS.unpack(lengths)
+    if head_size + size > LARGEST_MESSAGE:
+        raise ValueError("the message is too large")
+    head, body = stream.read(head_size), stream.read(size)
+    if len(head) < head_size or len(body) < size:
+        raise EOFError
     try:
-        import resource
-    except ImportError:
+        return _unpack(json.loads(head), memoryview(body), writeable)
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the message is not as it should be: {error}") from None
+
+
+def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
+    taken = 0
+
+    def value(node: Any) -> Any:
+        nonlocal taken
+        if isinstance(node, str):
+            return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
+        if not isinstance(node, dict):
+            if isinstance(node, list):
+                raise ValueError("a list without its type")
+            return node
+        if "array" in node:
+            name, shape = node["array"], node["shape"]
+            if name not in DTYPES or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
+                raise ValueError(f"no array of {name} with shape {shape} may be sent")
+            start, taken = taken, taken + math.prod(shape) * np.dtype(name).itemsize
+            if taken > len(body):
+                raise ValueError("there are fewer bytes than the arrays need")
+            array = np.ndarray(shape, name, bytes(body[start:taken])).copy()
+            array.flags.writeable = writeable
+            return array[()] if node["scalar"] is True else array
+        if "dict" in node:
+            return {value(key): value(item) for key, item in node["dict"]}
+        if "bytes" in node:
+            return bytes.fromhex(node["bytes"])
+        if "other" in node:
+            name = str(node["other"])
+            return type(name if name.isidentifier() else "object", (), {})()
+        return tuple(map(value, node["tuple"])) if "tuple" in node else [value(item) for item in node["list"]]
+
+    return value(head)
+
+
+# --- the submission ---------------------------------------------------------------------------------------------------
+
+
+class Function:
+    """What a submission derives its op from: minigrad's Function without the engine."""
+
+
+class Solution:
+    """What a submission defines. Each public method is a request that it answers."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.names: dict[str, Any] = {}
+        self.harness: dict[str, Any] = {}
+        self.contexts: dict[int, Any] = {}
+
+    def define(self, text: str, path: str, harness: str) -> dict[str, Any]:
+        """Run the file; of each name that it defines, what it is and its parameters. `harness`: see Submission."""
+        module = types.ModuleType("submission")
+        sys.modules["submission"] = module
+        self.path, self.names = path, vars(module)
+        exec(harness, self.harness)
+        exec(compile(text, path, "exec"), self.names)
+        return {name: _kind(thing) for name, thing in list(self.names.items()) if not name.startswith("__")}
+
+    def forward(self, name: str, number: int, needs_grad: list[bool], arguments: Any, options: Any) -> Any:
+        """Forward of an op; what it leaves in ctx stays here, under `number`."""
+        ctx = self.contexts[number] = types.SimpleNamespace(needs_grad=needs_grad)
+        return _call(self.names[name].forward, (ctx, *arguments), options)
+
+    def backward(self, name: str, number: int, rows: list[Any]) -> list[Any]:
+        """Backward for several douts, one after the other."""
+        return [_call(self.names[name].backward, (self.contexts[number], *douts), {}) for douts in rows]
+
+    def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
+        """A function, or a function of the harness with what the submission defines as its first argument."""
+        if through:
+            return _call(self.harness[through], (self.names[name], *arguments), options)
+        return _call(self.names[name], arguments, options)
+
+    def is_confined(self) -> bool:
+        """Can files not be reached? Asked before any submission is."""
+        try:
+            return not os.listdir(os.sep)
+        except OSError as error:
+            return isinstance(error, PermissionError)
+
+    def answer(self, request: str, arguments: Any) -> dict[str, Any]:
+        """The result of a request or what it raised, and what was printed meanwhile."""
+        printed = _FewLines()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                reply = {"result": getattr(self, request)(*arguments)}
+                pack(reply)
+            except BaseException as error:  # SystemExit as well
+                kinds = [kind.__name__ for kind in type(error).__mro__]
+                reply = {"error": kinds, "message": str(error)[:1000], "line": self._line(error)}
+        return {**reply, "printed": printed.getvalue()} if printed.tell() else reply
+
+    def _line(self, error: BaseException) -> int | None:
+        """The last line of the submission that an exception went through."""
+        line, frame = None, error.__traceback__
+        while frame is not None:
+            line = frame.tb_lineno if frame.tb_frame.f_code.co_filename == self.path else line
+            frame = frame.tb_next
+        return line
+
+
+def _call(function: Any, arguments: Any, options: Any) -> Any:
+    """Call with arrays that cannot be written to. A list or dict that was changed is an error as well."""
+    given = [value for value in (*arguments, *options.values()) if isinstance(value, list | dict)]
+    before = [pack(value) for value in given]
+    result = function(*arguments, **options)
+    if [pack(value) for value in given] != before:
+        raise ValueError("an input was changed, which is read-only")
+    return result
+
+
+def _kind(thing: Any) -> tuple[str, list[str]]:
+    is_op = isinstance(thing, type) and issubclass(thing, Function)
+    try:
+        parameters = [*inspect.signature(thing.forward if is_op else thing).parameters]
+    except (TypeError, ValueError, AttributeError):
+        parameters = []
+    return "op" if is_op else "callable" if callable(thing) else "other", parameters
+
+
+class _FewLines(io.StringIO):
+    """Takes what is printed, and keeps the beginning of it."""
+
+    def write(self, text: str) -> int:
+        super().write(text[: max(MOST_PRINTED - self.tell(), 0)])
+        return len(text)
+
+
+# --- giving up rights -------------------------------------------------------------------------------------------------
+
+
+def confine(seconds: int, megabytes: int) -> None:
+    """Limit time and memory, and give up files, network and other processes, as far as the system can. For good."""
+    limit_resources(seconds, megabytes)
+    sys.path.clear()
+    sys.meta_path[:] = [_NothingMore]  # type: ignore[list-item]
+    if sys.platform == "linux":
+        allow_system_calls()
+
+
+class _NothingMore:
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        raise UsesLibrary(f"it imports {name}: this exercise is yours to write, with NumPy and math only", name=name)
+
+
+def limit_resources(seconds: int, megabytes: int) -> None:
+    """Of the processor's time and of memory so much; no new files, no other processes (not on Windows)."""
+    if resource is None:
         return
-    if megabytes:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
+    used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    limits = {"CPU": used + seconds, "AS": megabytes * 2**20, "FSIZE": 0, "CORE": 0, "NPROC": 0, "NOFILE": 5}
+    for name, most in limits.items():
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most + (name == "CPU")))
+
+
+# Of each system call its number on x86-64 and on 64-bit ARM (Linux: arch/x86/entry/syscalls/syscall_64.tbl and
+# include/uapi/asm-generic/unistd.h). All but these fail with EPERM.
+SYSTEM_CALLS = {
+    "read": (0, 63), "write": (1, 64), "fstat": (5, 80), "lseek": (8, 62), "mmap": (9, 222), "mprotect": (10, 226),
+    "munmap": (11, 215), "brk": (12, 214), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139), "sched_yield": (24, 124), "mremap": (25, 216), "madvise": (28, 233), "exit": (60, 93),
+    "futex": (202, 98), "clock_gettime": (228, 113), "exit_group": (231, 94), "getrandom": (318, 278),
+}  # fmt: skip
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH, and the column above
+
+
+def allow_system_calls() -> bool:
+    """Install a seccomp filter for this process (Linux: Documentation/userspace-api/seccomp_filter.rst); False where
+    that is not possible.
+    """
+    if platform.machine() not in MACHINES:
+        return False
+    architecture, column = MACHINES[platform.machine()]
+    load, equal, give = 0x20, 0x15, 0x06  # BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
+    numbers = [numbers[column] for numbers in SYSTEM_CALLS.values()]
+    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, 0x80000000), (load, 0, 0, 0)]
+    program += [(equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
+    program += [(give, 0, 0, 0x00050001), (give, 0, 0, 0x7FFF0000)]  # EPERM; allow
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    filter_ = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+    return prctl(38, 1, None, None, None) == 0 and prctl(22, 2, ctypes.addressof(filter_), None, None) == 0
 
 
 def main() -> None:
-    exercise_path, path, seed, megabytes = sys.argv[1:]
-    limit_memory(int(megabytes))
-    answers = os.dup(1)  # what the file prints goes to nobody, whichever way it prints
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            verdict = verdict_on(catalogue.load(Path(exercise_path)), Path(path), int(seed))
-    except MemoryError:
-        verdict = Verdict("memory", Path(path).name, f"it needs more than the {megabytes} MB that it may have")
-    os.write(answers, json.dumps(dataclasses.asdict(verdict)).encode())
-    os._exit(0)  # no waiting for threads that the file may have started
-
-
-if __name__ == "__main__":
-    main()
+    """Serve the requests that arrive at standard input. Arguments: seconds, megabytes."""
+    seconds, megabytes = map(int, sys.argv[-2:])
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+    np.seterr(all="ignore")
+    engine = types.ModuleType("minigrad.autograd")
+    engine.Function = Function  # type: ignore[attr-defined]
+    sys.modules |= {"minigrad": types.ModuleType("minigrad"), "minigrad.autograd": engine}
+    solution = Solution()
+    while True:
+        request, arguments, released = read(requests, writeable=False)
+        for number in released:
+            solution.contexts.pop(number, None)
+        if request == "define":
+            for name in (*LIBRARIES, *(f"numpy.{part}" for part in PARTS_OF_NUMPY)):
+                if name.rpartition(".")[2] in arguments[0]:
+                    importlib.import_module(name)
+            confine(seconds, megabytes)
+        answers.write(pack(solution.answer(request, arguments)))
+        answers.flush()

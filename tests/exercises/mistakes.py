@@ -142,7 +142,7 @@ MISTAKES = {
          "dout - module_of(dout).exp(ctx.out) * dout", "summed"),
         (".exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)", ".exp(ctx.out)", "row's sum of dout"),
         ("module_of(dout).exp(ctx.out)", "ctx.out", "logarithm"),
-        ("shifted = x - x.max(axis=dim, keepdims=True)", "shifted = x", "no gradient"),  # overflows unseen
+        ("shifted = x - x.max(axis=dim, keepdims=True)", "shifted = x", "overflow"),
     ),
     "cross_entropy": edits(
         ("dlogits[ctx.rows, ctx.targets] -= dlosses", "pass", "truth is missing"),

@@ -35,7 +35,7 @@ class Softplus(Function):
 
 EXERCISE = Exercise(
     title="a smooth relu, exact for large numbers",
-    group="Assessment",
+    group="Assessment", effort="10 min, easy",
     stub=STUB,
     hints=(
         "The derivative of ln(1 + e^x) is a function you know well.",

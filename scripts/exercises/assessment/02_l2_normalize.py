@@ -59,7 +59,7 @@ def backward(projection: float, mean: bool = False, divided: bool = True) -> Any
 
 EXERCISE = Exercise(
     title="vectors of length 1",
-    group="Assessment",
+    group="Assessment", effort="20 min, medium",
     stub=STUB,
     hints=(
         "x acts itself, and through the length. Stretching x changes nothing (eps aside): that direction falls "

@@ -75,7 +75,7 @@ def backward(mean: float, projection: float, scaled: bool = True, all_channels: 
 
 EXERCISE = Exercise(
     title="layer norm within groups of channels",
-    group="Assessment",
+    group="Assessment", effort="40 min, hard",
     stub=STUB,
     hints=(
         "Reshape to (N, groups, C / groups): then it is layer norm over the last axis.",

@@ -33,7 +33,7 @@ class SquaredRelu(Function):
 
 EXERCISE = Exercise(
     title="a relu without a corner",
-    group="Assessment",
+    group="Assessment", effort="5 min, easy",
     stub=STUB,
     hints=(
         "Chain rule through the square, then through relu.",

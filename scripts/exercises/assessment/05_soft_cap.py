@@ -46,7 +46,7 @@ def slope(x: np.ndarray, cap: float) -> np.ndarray:
 
 EXERCISE = Exercise(
     title="logits that cannot run away",
-    group="Assessment",
+    group="Assessment", effort="10 min, easy",
     stub=STUB,
     hints=(
         "Chain rule: the factor cap outside, 1/cap inside.",

@@ -69,7 +69,7 @@ def backward(through_weight: bool = True, through_log: bool = True, mean: bool =
 
 EXERCISE = Exercise(
     title="cross-entropy that cares about what is hard",
-    group="Assessment",
+    group="Assessment", effort="40 min, hard",
     stub=STUB,
     hints=(
         "Product rule in p: (1 - p)^gamma depends on it as well as ln p. Then d p / d logits, which is softmax's row.",

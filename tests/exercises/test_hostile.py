@@ -1,0 +1,128 @@
+"""The threat model of marking as files that try: none changes a verdict or touches what is outside its process."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.exercises import processes
+from tests.exercises import planting
+
+RIGHT = planting.reference_text("softplus")
+SOFTPLUS = planting.exercise_named("softplus")
+FAST = processes.Limits(seconds=1, megabytes=1024)
+# Modules that a submission may import lead to all others.
+REACH = "import dataclasses\nsys = dataclasses.sys\nos = sys.modules['os']\n"
+IS_CONFINED = sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64")
+
+
+def verdict_on(text, limits=FAST):
+    return processes.judge(SOFTPLUS, text.encode(), Path("softplus.py"), 0, limits)
+
+
+def wrong(text):
+    """The reference with a wrong derivative, after `text`."""
+    return REACH + text + "\n" + RIGHT.replace("0.5 *", "0.25 *")
+
+
+def in_forward(text):
+    return REACH + RIGHT.replace("        ctx.x = x\n", f"        ctx.x = x\n        {text}\n")
+
+
+def test_the_reference_passes():
+    assert verdict_on(RIGHT).passed and verdict_on(in_forward("pass")).passed
+
+
+CHEATS = {
+    "import": "from tests.exercises.references.softplus import Softplus",
+    "hidden import": "Softplus = getattr(sys, 'modules')['builtins'].__dict__['__imp' + 'ort__']('torch')",
+    "the path": "sys.path.append({root!r}); sys.modules['importlib'].import_module('finetune')",
+    "frames": "f = sys._getframe()\n"
+              "while f: answer = f.f_globals.get('expected') or f.f_locals.get('check'); f = f.f_back\n"
+              "Softplus = answer.expected",
+    "another comparison": "import numpy as np\nnp.allclose = np.array_equal = np.isclose = lambda *a, **k: True",
+    "a verdict": "os.write(4, b'{{\"status\": \"passed\"}}' * 100)",
+    "an answer in advance": "os.write(4, b'\\x0e\\0\\0\\0\\0\\0\\0\\0{{\"result\": {{}}}}')",
+    "exit": "sys.exit(0)",
+    "hard exit": "os._exit(0)",
+    "at exit": "os.register_at_fork(before=print)\nos._exit(0)",
+    "no pipes": "for n in range(20): sys.modules['io'].FileIO(n).close()",
+    "threads": "sys.modules['_thread'].start_new_thread(print, ())",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_no_cheat_passes(name):
+    verdict = verdict_on(wrong(CHEATS[name].format(root=str(Path(__file__).resolve().parents[2]))))
+    assert not verdict.passed
+    if name in ("import", "hidden import", "the path"):
+        assert verdict.status == "refused" and "import" in verdict.diagnosis, verdict
+
+
+@pytest.mark.skipif(not IS_CONFINED, reason="only Linux has seccomp; elsewhere the README advises a container")
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "open({outside!r}, 'w').write('changed')",
+        "open({outside!r}).read()",
+        "os.remove({outside!r})",
+        "os.rename({outside!r}, {outside!r} + '2')",
+        "os.symlink({outside!r}, {outside!r} + '3')",
+        "os.listdir('/')",
+        "os.chdir('/')",
+        "os.kill(os.getppid(), 9)",
+        "os.fork()",
+        "os.execv('/bin/sh', ['sh', '-c', 'echo > {outside}'])",
+        "os.posix_spawn('/bin/sh', ['sh'], {{}})",
+    ],
+)
+def test_nothing_outside_is_touched(tmp_path, attack):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("as it was", encoding="utf-8")
+    verdict = verdict_on(in_forward(attack.format(outside=str(outside))))
+    assert verdict.status == "error" and "PermissionError" in verdict.diagnosis, verdict
+    assert [path.name for path in tmp_path.iterdir()] == ["outside.txt"]
+    assert outside.read_text(encoding="utf-8") == "as it was"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("while True: pass", "timeout"),
+        ("while True: print('x' * 10**6)", "timeout"),
+        ("sys.modules['_signal'].signal(24, lambda *a: None)\n        while True: pass", "timeout"),
+        ("np.ones((10**6, 10**4))", "memory"),
+        ("x = np.ones(10**6); return x", "error"),
+        ("return np.array([None, print])", "wrong"),
+        ("return type('Anything', (), {'__eq__': lambda *a: True, '__array__': lambda *a: 1 / 0})()", "wrong"),
+        ("x = []; x.append(x); return x", "error"),
+        ("raise type('\\ud800', (Exception,), {'__str__': lambda self: '\\ud800' * 10**6})", "error"),
+        ("raise BaseException", "error"),
+        ("os.read(3, 1)", "timeout"),
+    ],
+)
+def test_what_does_not_end_or_answer_gets_its_verdict(monkeypatch, text, status):
+    monkeypatch.setattr(processes, "PATIENCE", 2)
+    verdict = verdict_on(in_forward(text))
+    assert verdict.status == status, verdict
+    assert len(verdict.diagnosis) < 2000
+    verdict.diagnosis.encode("utf-8")
+
+
+def test_whether_submissions_are_confined_is_known(monkeypatch):
+    assert processes.is_confined() == IS_CONFINED
+    monkeypatch.setattr(processes, "START", processes.START.replace("worker.main", "worker.MACHINES = {}; worker.main"))
+    assert not processes.is_confined()
+
+
+def test_the_worker_holds_no_answer():
+    """What can be found from inside: no module of ours but the worker, and no path to any."""
+    text = "names = [n for n in sys.modules if n.split('.')[0] in ('minigrad', 'gpt', 'scripts', 'tests')]\n"
+    verdict = verdict_on(REACH + text + "raise ValueError(f'{sorted(names)} {sys.path}')")
+    assert verdict.diagnosis == "ValueError: ['minigrad', 'minigrad.autograd'] []"
+
+
+def test_an_input_cannot_be_written_to():
+    assert "writes to its input" in verdict_on(in_forward("x[...] = 0")).diagnosis
