@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt.files import read_json, read_text, write_text
+from gpt.files import read_text, write_text
+from scripts.exercises.workspace import read_progress
 from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
 from scripts.lessons.lesson_page import record, write_page
@@ -165,7 +166,7 @@ def exercises(lesson: Path) -> list[str]:
 def passed_exercises() -> set[str]:
     """The exercises that are noted as passed in the default workspace of scripts/exercise.py."""
     record = ROOT / "my_exercises" / "progress.json"
-    return set(read_json(record).get("passed", {})) if record.exists() else set()
+    return set(read_progress(record).get("passed", {})) if record.exists() else set()
 
 
 def find(word: str) -> int:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt.files import read_json, write_text
+from gpt.files import read_json, shortened, write_text
 
 from . import catalogue, processes
 from .catalogue import Exercise
@@ -24,7 +24,7 @@ class Workspace:
         self.folder, self.paths, self.seed = folder, paths, seed
         self.state: dict[str, Any] = {"passed": {}, "hints": {}, "current": None}
         if self.record.exists():
-            self.state |= read_json(self.record)
+            self.state |= read_progress(self.record)
 
     @property
     def record(self) -> Path:
@@ -104,6 +104,18 @@ class Workspace:
         self.state["hints"].pop(name, None)
         self.start(name)
         return kept
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """What progress.json says. Raises ValueError for one that was edited into something else."""
+    state = read_json(path)
+    kinds = {"passed": (dict, str), "hints": (dict, int), "current": (str | None, None)}
+    for name, (kind, part) in kinds.items():
+        value = state.get(name)
+        fits = name not in state or isinstance(value, kind)
+        if not fits or (part and value and not all(type(one) is part for one in value.values())):
+            raise ValueError(f"{path} is damaged: {name} is {shortened(value)}; correct it, or delete the file")
+    return state
 
 
 def fingerprint(file: Path) -> str:

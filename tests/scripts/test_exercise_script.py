@@ -125,6 +125,15 @@ def test_what_is_refused(tmp_path, capsys, arguments, words):
     assert words in refusal(exercise.main, capsys, *arguments, "--workspace", tmp_path / "new")
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("passed", 5), ("passed", {"mul": 1}), ("hints", {"mul": "x"}), ("current", ["mul"])]
+)
+def test_a_record_that_was_edited_is_refused_in_one_sentence(tmp_path, capsys, name, wrong):
+    (tmp_path / "progress.json").write_text(json.dumps({name: wrong}), encoding="utf-8")
+    error = refusal(exercise.main, capsys, "list", "--workspace", tmp_path)
+    assert f"{tmp_path / 'progress.json'} is damaged: {name} is " in error
+
+
 def test_the_loop_checks_when_the_file_is_saved(tmp_path):
     said = []
     workspace = Workspace(tmp_path, catalogue.paths())
