@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 from gpt import Tokenizer
-from gpt.files import read_json
 from gpt.model.language_model import LanguageModel
 from gpt.tokenizer.vocabulary_files import has_tokenizer
 from gpt.training import loading as base
-from gpt.training.checkpoint import CONFIG, has_checkpoint
+from gpt.training.checkpoint import has_checkpoint, load_config
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFFile, is_gguf
 
@@ -76,6 +75,6 @@ def add_rows(model: LanguageModel, tokenizer: Tokenizer) -> None:
 def holds_adapters_only(folder: Path) -> bool:
     """Whether this is the folder of a run that trained adapters, and therefore saves nothing else."""
     try:
-        return has_checkpoint(folder) and read_json(folder / CONFIG).get("model_type") in ADAPTER_RUNS
-    except (OSError, ValueError):  # raised again, and shown, when the folder is read
+        return has_checkpoint(folder) and load_config(folder).get("model_type") in ADAPTER_RUNS
+    except ValueError:  # raised again, and shown, when the folder is read
         return False

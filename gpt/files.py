@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 30_000_000  # several times what the largest vocabularies take
+UNFINISHED = ".unfinished"  # how the name of a file ends that `atomic_write` has not finished
 
 
 def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Iterator[str]:
@@ -114,9 +115,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
-        with open(unfinished, "wb") as file:
+        with naming(path), open(unfinished, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -124,6 +125,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an OSError inside the block name this file if it names none: a full disk does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

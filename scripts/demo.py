@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
 from gpt.training.pretraining import check_unused, demo_config, pretrain, run_config
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
@@ -19,8 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    _forget_earlier_demo(arguments.out_dir)
-    trainer = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
+    with writing(arguments.out_dir):
+        _forget_earlier_demo(arguments.out_dir)
+        trainer = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
     return show_next_steps(trainer, "train", LET_IT_WRITE)
 
 

@@ -16,6 +16,7 @@ from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.model.language_model import LanguageModel
 from gpt.training.batches import sequential_batches
+from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.loading import load_model
@@ -33,7 +34,7 @@ EXAMPLES = """examples:
 SHARE_TO_READ = 0.9  # of the text is for calibration; perplexity is measured on the rest, as in training
 READ_CHARACTERS = 4_000_000  # at most, of each part
 LONGEST = 1024  # tokens per sequence, for models with a longer context
-EVAL_TOKENS = 16_384
+EVAL_TOKENS = 16_384  # of that rest, at most: each method is measured twice
 WRITTEN_TOKENS = 64  # generated to measure the speed
 # The configurations of --compare, by name.
 COMPARED = {
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
         arguments.double_quant, not arguments.float_embedding,
     )  # fmt: skip
-    made = _make(arguments, config, arguments.out_dir)
+    with writing(arguments.out_dir):
+        made = _make(arguments, config, arguments.out_dir)
     _show_layers(made.report)
     print(
         f"took {made.seconds:.1f} s and at most {_megabytes(made.peak)} of memory, {_megabytes(made.more)} more than "
@@ -98,7 +100,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         check_unused(folder, can_resume=False)
     rows = {"float32": _measure_float(arguments)}
     for name, config in COMPARED.items():
-        made = _make(arguments, config, folders[name].as_posix())
+        with writing(folders[name]):
+            made = _make(arguments, config, folders[name].as_posix())
         print(f"took {made.seconds:.1f} s")
         rows[name] = _measure(made.model, made.to_test, folders[name])
         del made
@@ -110,7 +113,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         change = 100 * (row["perplexity"] / rows["float32"]["perplexity"] - 1)
         print(f"{name:<10}{''.join(f'{cell:>14}' for cell in cells)}{row['tokens/s']:>12.1f}{change:>+25.2f} %")
     print(
-        f"\nperplexity per token, on the last tenth of {arguments.calibration}; the folders are in {arguments.out_dir}"
+        f"\nperplexity per token, on at most {EVAL_TOKENS:,} tokens of the last tenth of {arguments.calibration}; "
+        f"the folders are in {arguments.out_dir}"
     )
     return 0
 
@@ -200,7 +204,7 @@ def _show(before: dict[str, float], after: dict[str, float]) -> None:
         shown = [_megabytes(value) if is_bytes else f"{value:,.2f}" for value in (old, after[name])]
         print(f"{name:<24}{shown[0]:>12}{shown[1]:>12}{after[name] / old:>9.3f}")
     change = 100 * (after["perplexity"] / before["perplexity"] - 1)
-    print(f"perplexity changed by {change:+.2f} %\n")
+    print(f"perplexity, on at most {EVAL_TOKENS:,} held-out tokens, changed by {change:+.2f} %\n")
 
 
 def _show_layers(report: QuantizationReport) -> None:

@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Trainer:
+    team.check_same({**vars(arguments), "options": sorted(given)})
     device = command_line.set_up(arguments)
     if arguments.precision == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")

@@ -24,7 +24,7 @@ from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import Places, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, show_replies
 
-ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation
+ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation, as the stages' legends say
 
 
 class Verdict(NamedTuple):

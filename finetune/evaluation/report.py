@@ -18,11 +18,11 @@ from ..quantization import memory
 from .answering import ask, chat_template, scores, shorten
 from .judge import judge, qualities, sampled, shares
 
-TEXT_TOKENS = 4096
+TEXT_TOKENS = 4096  # as COLUMNS says
 
 COLUMNS = """\
     seconds  of training
-  text loss  nats per token on text like that of pretraining: what is forgotten shows here
+  text loss  nats per token on the first 4,096 tokens of pretraining's held-out text: what is forgotten shows here
      format  share of held-out questions answered in the form that was taught, right or wrong (most likely reply)
       right  share answered rightly (most likely reply)
   courteous  share answered rightly and courteously, which is what was preferred (replies at temperature 1)

@@ -24,10 +24,8 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer, save_checkpoint
-from gpt.files import read_json
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import (
-    CONFIG,
     WEIGHTS,
     CheckpointError,
     ModelKind,
@@ -35,8 +33,10 @@ from gpt.training.checkpoint import (
     check_size,
     has_checkpoint,
     load_checkpoint,
+    load_config,
+    writing,
 )
-from gpt.training.pretraining import check_unused
+from gpt.training.pretraining import check_unused, claim
 from minigrad import nn
 
 from .. import architectures
@@ -56,21 +56,23 @@ def save_quantized(
 
     Raises ValueError if the model was not quantized with this config, FileExistsError if the folder is in use, OSError.
     """
-    check_unused(Path(folder))
     expected = expected_arrays(model.config, config)
     stored = {name: (array.shape, array.dtype) for name, array in model.state_dict().items() if ".weight." in name}
     if stored != expected:
         raise ValueError("the model was not quantized with this config, or is not in float32")
     settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
-    if tokenizer is not None:
-        tokenizer.save(folder)
-    save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
+    with writing(folder):
+        check_unused(Path(folder))
+        claim(folder)
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
 
 
 def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
     model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
-    config = QuantizationConfig.from_dict(read_json(Path(folder) / CONFIG)["quantization_config"])
+    config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
     _check_arrays(model, config, Path(folder) / WEIGHTS)
     return model.eval(), Tokenizer.load(folder)
 
@@ -80,8 +82,8 @@ def is_quantized(folder: str | os.PathLike[str]) -> bool:
     if not has_checkpoint(folder):
         return False
     try:
-        return read_json(Path(folder) / CONFIG).get("model_type") == NAME
-    except (OSError, ValueError):
+        return load_config(folder).get("model_type") == NAME
+    except ValueError:  # raised again, and shown, when the folder is read
         return False
 
 

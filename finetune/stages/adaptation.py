@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
+from gpt.accounting import training_memory
 from gpt.console import show
 from gpt.model.language_model import LanguageModel
-from gpt.training.checkpoint import ModelKind, Shapes, load_checkpoint, save_checkpoint
-from gpt.training.pretraining import check_unused, show_sample
+from gpt.training.checkpoint import ModelKind, Shapes, load_checkpoint, save_checkpoint, writing
+from gpt.training.pretraining import check_unused, claim, show_sample
 from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor
 
 from .. import architectures
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
-from ..adapters.lora import LoRAConfig, apply_lora, merge_lora
+from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, merge_lora
 from ..adapters.qlora import apply_qlora
+from ..adapters.targets import target_names
 from ..data.chat_template import IM_END, IM_START, resize_token_embeddings
 from ..data.datasets import read_examples
 from ..data.tasks import TASKS
@@ -31,7 +33,7 @@ from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
 from ..loading import ADAPTER, load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .sft import load_data
-from .stage import Data, Stage, claim, settings_of
+from .stage import Data, Stage, settings_of
 
 METHODS = ("full", "lora", "qlora")
 LONGEST = 1024  # tokens of a sequence, for models that could read more
@@ -116,8 +118,8 @@ class Adaptation(Stage):
 
     def _measure(self) -> dict[str, float]:
         """The validation, and the loss on the base model's own text, under "own_text", if there is any."""
-        own = loss_on_own_text(self.model, self.config.init_from, self.tokenizer)
-        return {**self.validate(), **({} if own is None else {"own_text": own})}
+        own = loss_on_own_text(self.model, self.config.init_from)
+        return {**self.task.validate(self.model, True), **({} if own is None else {"own_text": own})}
 
     def _replies(self) -> dict[str, str]:
         """The most likely replies to some held-out questions, by question; none where the data are plain text."""
@@ -143,7 +145,7 @@ class Adaptation(Stage):
         return self.task.loss_fn(model, batch)
 
     def validate(self) -> dict[str, float]:
-        return self.task.validate(self.model)
+        return self.task.validate(self.model, False)
 
     def report(self, trainer: Trainer) -> None:
         """What training changed: figures, and replies to questions that were not learned from."""
@@ -185,11 +187,13 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
     config = settings_of(Adaptation, run)
     if config.method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
-    check_unused(out_dir, can_resume=False)
-    model = float_model_of(run)
-    merge_lora(model)
-    save_checkpoint(out_dir, model)
-    Tokenizer.load(run).save(out_dir)
+    with writing(out_dir):
+        check_unused(out_dir, can_resume=False)
+        model = float_model_of(run)
+        merge_lora(model)
+        claim(out_dir)
+        Tokenizer.load(run).save(out_dir)
+        save_checkpoint(out_dir, model)
     few_bits = config.method == "qlora" or config.packed
     return "the adapters were trained beside 4-bit weights, and are now in the float ones" if few_bits else ""
 
@@ -217,12 +221,27 @@ def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: i
     if model.config.vocab_size < vocab_size:
         resize_token_embeddings(model, vocab_size)
     total = model.num_parameters()
+    if config.method != "full":
+        _check_rank(model, config.lora)
     if config.method == "lora":
         apply_lora(model, config.lora)
     elif config.method == "qlora":
         apply_qlora(model, config.lora)
     trained = model.num_parameters(trainable_only=True)
     return f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
+
+
+def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
+    """Refuse a rank above that of every matrix, before memory is asked for."""
+    layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
+    useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
+    if lora.r > useful:
+        numbers = sum(adapter_parameters(layer.in_features, layer.out_features, lora.r) for layer in layers)
+        needed = sum(training_memory(numbers).values()) / 1e9
+        raise ValueError(
+            f"adapters of rank {lora.r:,} need {needed:,.1f} GB of memory, and a rank above {useful:,}, the largest "
+            "that a matrix of this model can have, learns no more: take a smaller one"
+        )
 
 
 def kind_of(config: AdaptationConfig) -> ModelKind | None:

@@ -14,10 +14,9 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.training.batches import RandomBatches, get_batch, open_tokens, prepare, sequential_batches
+from gpt.training.batches import RandomBatches, get_batch, open_tokens, prepare
 from gpt.training.corpora import load_corpus
-from gpt.training.evaluation import LossFunction, language_model_loss, mean_loss, perplexity
-from gpt.training.pretraining import EVAL_TOKENS
+from gpt.training.evaluation import LossFunction, evaluated, held_out_loss, language_model_loss, perplexity
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches
@@ -29,14 +28,15 @@ from .stage import Data
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Batches for the Trainer, with the loss for them; validate(model) gives "val_loss" and other metrics.
+    """Batches for the Trainer, with the loss for them; validate(model, whole) gives "val_loss" and other metrics.
 
+    whole: whether all held-out data have to be evaluated, or a sample of a long text is enough.
     size: how much there is to learn from, in words.
     """
 
     batches: Any
     loss_fn: LossFunction
-    validate: Callable[[Any], dict[str, float]]
+    validate: Callable[[Any, bool], dict[str, float]]
     size: str
 
 
@@ -54,15 +54,16 @@ def write_corpus(data: str, tokenizer: Tokenizer, folder: Path) -> None:
 
 def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
     """What `write_corpus` has written, for a model that reads `block_size` tokens. Raises ValueError for too few."""
-    train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")[:EVAL_TOKENS]
+    train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
     get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged
 
-    def validate(model: Any) -> dict[str, float]:
-        loss = mean_loss(model, sequential_batches(validation, batch_size, block_size, vocab_size))
-        return {"val_loss": loss, "perplexity": perplexity(loss)}
+    def validate(model: Any, whole: bool) -> dict[str, float]:
+        found = held_out_loss(model, validation, batch_size, block_size, whole)
+        return {**found, "perplexity": perplexity(found["val_loss"])}
 
     batches = RandomBatches(train, batch_size, block_size, seed, vocab_size)
-    return Task(batches, language_model_loss, validate, f"{len(train):,} tokens to learn from")
+    size = f"{len(train):,} tokens to learn from, {evaluated(validation, block_size)}"
+    return Task(batches, language_model_loss, validate, size)
 
 
 def conversations_task(
@@ -74,14 +75,14 @@ def conversations_task(
     items = instruction_tasks("test", ASKED_ON_THE_WAY, seed) if built_in else []
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
 
-    def validate(model: Any) -> dict[str, float]:
+    def validate(model: Any, whole: bool) -> dict[str, float]:
         return validate_answers(model, tokenizer, tests, items, batch_size)
 
     batches = ShuffledBatches(train, batch_size, collate, seed)
     return Task(batches, sft_loss, validate, f"{len(train):,} conversations to learn from{note}")
 
 
-def loss_on_own_text(model: Any, source: str, tokenizer: Tokenizer) -> float | None:
+def loss_on_own_text(model: Any, source: str) -> float | None:
     """The loss on text like that which the base model was trained on: what it may forget. None if there is none here.
 
     source: the base model's run folder, which holds the text that it was validated on.
@@ -89,6 +90,4 @@ def loss_on_own_text(model: Any, source: str, tokenizer: Tokenizer) -> float | N
     path = Path(source) / "data" / "val.bin"
     if not path.is_file():
         return None
-    return mean_loss(
-        model, sequential_batches(open_tokens(path)[:EVAL_TOKENS], 16, model.config.block_size, len(tokenizer))
-    )
+    return held_out_loss(model, open_tokens(path), 16, model.config.block_size, whole=False)["val_loss"]

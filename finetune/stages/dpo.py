@@ -61,7 +61,7 @@ class PreferenceOptimization(Stage):
     rewards/margins  by how much more than the reference it prefers the better reply: beta times nats
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
-              right  share of held-out questions answered rightly, at temperature 1
+              right  share of 100 held-out questions answered rightly, at temperature 1
           courteous  share of them answered rightly and courteously: what is preferred"""
     title = "Learning to prefer"
     shares = ("rewards/accuracies", "right", "courteous")

@@ -18,7 +18,7 @@ from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.model.language_model import LanguageModel
 from gpt.training.batches import open_tokens
-from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint
+from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
 from gpt.training.loading import load_model
 from gpt.weights import hub
 
@@ -39,7 +39,20 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     given = {} if config.init_from is None else {"init_from": config.init_from}
     if config.init_from is not None:
         hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
-    notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
+    with writing(config.out_dir):
+        notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
+        rows = _run_stages(config, notes, device)
+    if rows is None:
+        show("\nthe pipeline stopped here; call it again and it goes on")
+        return False
+    show(f"\n=== what each stage changed ({time.perf_counter() - started:.0f} s for this call)\n\n{COLUMNS}\n")
+    show_table(rows)
+    show_samples(rows)
+    return True
+
+
+def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, dict[str, Any]] | None:
+    """Run the stages; returns the rows of the table, or None if Ctrl-C stopped one of them."""
     for number, stage in enumerate(stages := parts_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
         origin = notes.origin_of(stage.needs)
@@ -47,18 +60,13 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
             show(f"finished earlier, and kept (to do it again, delete {notes.folder / stage.name})")
             continue
         if not _run_stage(stage, notes, origin):
-            show("\nthe pipeline stopped here; call it again and it goes on")
-            return False
+            return None
         notes.finish(
             stage.name,
             origin,
             {"seconds": seconds_of(notes.folder / stage.name)} | _measured(stage.name, notes, config),
         )
-    show(f"\n=== what each stage changed ({time.perf_counter() - started:.0f} s for this call)\n\n{COLUMNS}\n")
-    rows = notes.rows([stage.name for stage in stages])
-    show_table(rows)
-    show_samples(rows)
-    return True
+    return notes.rows([stage.name for stage in stages])
 
 
 def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:

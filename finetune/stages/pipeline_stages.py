@@ -12,7 +12,7 @@ from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.corpora import load_corpus
 from gpt.training.loading import load_model
-from gpt.training.pretraining import demo_config, pretrain
+from gpt.training.pretraining import claim, demo_config, pretrain
 from gpt.training.trainer import TrainingConfig
 
 from ..data import pairs
@@ -26,7 +26,7 @@ from .ppo import PPORunConfig, Reinforcement
 from .ppo_loop import PPOConfig
 from .reward import RewardConfig, RewardModelling
 from .sft import InstructionTuning, SFTConfig
-from .stage import Stage, claim, resume, start
+from .stage import Stage, resume, start
 
 MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged

@@ -58,7 +58,7 @@ class Reinforcement(Stage):
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximised
      objective/kl  how far the policy has moved from the reference, in nats per reply: what that costs
-            right  share of replies that are really right, which the reward model does not know
+            right  share of replies that are really right, which the reward model does not know (100 at an evaluation)
         courteous  share of them that are right and courteous: what was preferred"""
     read = staticmethod(read_examples)
     config: PPORunConfig

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from gpt.model.language_model import LanguageModel
-from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, kind_of
+from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, check_like, kind_of
 from gpt.training.steps import Step
 from gpt.training.trainer import Trainer, TrainingConfig, due
 from minigrad import Tensor, backend
@@ -238,7 +238,9 @@ class PPOTrainer(Trainer):
         try:
             head = checkpoint.state["extra"]["value_head"]
             dtype = self.model.value_head.weight.dtype
-            self.model.value_head.load_state_dict({name: np.array(rows, dtype) for name, rows in head.items()})
+            arrays = {name: np.array(rows, dtype) for name, rows in head.items()}
+            check_like(arrays, self.model.value_head.state_dict(), "the value head")
+            self.model.value_head.load_state_dict(arrays)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a PPO run: {error}") from None
         return super().resume(checkpoint)

@@ -27,7 +27,7 @@ from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .stage import Data, Stage
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
-ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation
+ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class InstructionTuning(Stage):
                  loss  of the assistant's tokens only; all others are masked
   mean_token_accuracy  how often the most likely token is the right one
              tokens/s  tokens learned from, per second: a few of each conversation
-          exact match  share of held-out questions answered with the right words, nothing more, and then <|im_end|>
+          exact match  share of 80 held-out questions answered with the right words, nothing more, and then <|im_end|>
                format  share of replies that look like an answer, right or wrong, and then end"""
     title = "Learning to answer"
     read = staticmethod(read_examples)

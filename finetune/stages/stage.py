@@ -22,15 +22,15 @@ from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.files import write_text
-from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, load_checkpoint, load_state
+from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, load_checkpoint, load_state, writing
 from gpt.training.plots import plot_run
-from gpt.training.pretraining import check_unused
+from gpt.training.pretraining import check_memory, check_types, check_unused, claim
 from gpt.training.trainer import Trainer
 from minigrad import Tensor, manual_seed
 
 from ..data.datasets import write_jsonl
 
+SMALLEST_ITEM = 1000  # bytes that an item of a batch takes, at least
 Data = Mapping[str, Sequence[Any]]  # items by the name of their file: "train" and "test"
 
 
@@ -122,30 +122,35 @@ class Stage:
 def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
     """Run a stage from its beginning; after Ctrl-C, which saves, the trainer's `interrupted` is set.
 
-    Raises FileExistsError where `config.out_dir` is in use, and what the stage's `prepare` and `Trainer.run` raise.
+    Raises FileExistsError where `config.out_dir` holds a run, BlockingIOError where one is running, and what the
+    stage's `prepare` and `Trainer.run` raise.
     """
-    check_unused(Path(config.out_dir))
-    manual_seed(config.seed)
-    stage = kind(config, device)
-    data = stage.prepare()
-    stage.model.to(device)
-    stage.encode(data)
-    claim(config.out_dir)
-    stage.tokenizer.save(config.out_dir)
-    for name, items in data.items():
-        write_jsonl(Path(config.out_dir) / "data" / f"{name}.jsonl", items)
-    return _train(stage)
+    with writing(config.out_dir):
+        check_unused(Path(config.out_dir))
+        _check_memory(config)
+        manual_seed(config.seed)
+        stage = kind(config, device)
+        data = stage.prepare()
+        stage.model.to(device)
+        stage.encode(data)
+        claim(config.out_dir)
+        stage.tokenizer.save(config.out_dir)
+        for name, items in data.items():
+            write_jsonl(Path(config.out_dir) / "data" / f"{name}.jsonl", items)
+        return _train(stage)
 
 
 def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
     """Go on with the run in `out_dir`, with its own settings and data. Raises CheckpointError where there is none."""
-    stage = kind(settings_of(kind, out_dir), device)
-    checkpoint = load_checkpoint(out_dir, kind=stage.kind())
-    stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
-    stage.model.to(device)
-    files = sorted((Path(out_dir) / "data").glob("*.jsonl"))
-    stage.encode({path.stem: kind.read(path) for path in files})
-    return _train(stage, checkpoint)
+    with writing(out_dir):
+        stage = kind(settings_of(kind, out_dir), device)
+        _check_memory(stage.config)
+        checkpoint = load_checkpoint(out_dir, kind=stage.kind())
+        stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
+        stage.model.to(device)
+        files = sorted((Path(out_dir) / "data").glob("*.jsonl"))
+        stage.encode({path.stem: kind.read(path) for path in files})
+        return _train(stage, checkpoint)
 
 
 def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
@@ -161,14 +166,28 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
         show(f"resuming {trainer.out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
     trainer.run()
     if not trainer.interrupted:
-        stage.report(trainer)
-        stage.finish(trainer)
+        _report(stage, trainer, resumed=checkpoint is not None)
     return trainer
 
 
-def claim(out_dir: str | Path) -> None:
-    """Mark a folder as that of a run, by an empty log."""
-    write_text(Path(out_dir) / "log.jsonl", "")
+def _check_memory(config: Any) -> None:
+    """Refuse batches that fit into no machine; of a stage that has no batch size, those of its loop (PPO)."""
+    size = getattr(config, "batch_size", 0) or getattr(getattr(config, "ppo", None), "batch_size", 0)
+    batches = getattr(config.training, "gradient_accumulation_steps", 1)
+    check_memory(SMALLEST_ITEM * size * batches, f"a step on {batches:,} batches of {size:,}")
+
+
+def _report(stage: Stage, trainer: Trainer, resumed: bool) -> None:
+    try:
+        stage.report(trainer)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        if not resumed:
+            raise
+        raise CheckpointError(
+            f"the run in {trainer.out_dir} is complete, but what its checkpoint says of the model before training is "
+            f"damaged ({error!r}): nothing can be compared with it"
+        ) from error
+    stage.finish(trainer)
 
 
 def settings_of(kind: type[Stage], out_dir: str) -> Any:
@@ -176,7 +195,8 @@ def settings_of(kind: type[Stage], out_dir: str) -> Any:
 
     Raises CheckpointError for a run of another stage, and where there is none.
     """
-    extra = load_state(out_dir).get("extra", {})
+    extra = load_state(out_dir).get("extra")
+    extra = extra if isinstance(extra, dict) else {}
     if extra.get("stage") != kind.name:
         of = f"of the stage {extra['stage']!r}" if "stage" in extra else "of pretraining"
         raise CheckpointError(f"the run in {out_dir} is {of}, not of {kind.name!r}: it goes on with its own script")
@@ -185,6 +205,6 @@ def settings_of(kind: type[Stage], out_dir: str) -> Any:
         for field in dataclasses.fields(kind.config_class):
             if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
                 settings[field.name] = field.default_factory(**settings[field.name])
-        return kind.config_class(**settings)
+        return check_types(kind.config_class(**settings))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None

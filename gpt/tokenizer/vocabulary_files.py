@@ -23,6 +23,7 @@ TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 # The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
 NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+FILES = (*NAMES[0], *NAMES[1], TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading.

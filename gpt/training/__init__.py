@@ -6,6 +6,7 @@
     steps.py           the numbers of a step, which are read late on a GPU
     trainer.py         the training loop around the step: evaluations, checkpoints, Ctrl-C, resuming
     evaluation.py      how good is it? losses on text that it was not trained on
+    folder_lock.py     one writer per folder
     checkpoint.py      saving a run so that it can continue exactly where it was
     log.py             what a run says: lines on the screen and in log.jsonl
     plots.py           pictures of a run

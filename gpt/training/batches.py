@@ -207,26 +207,32 @@ class RandomBatches:
 
 
 def sequential_batches(
-    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None = None
+    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None = None, sample: int | None = None
 ) -> Iterator[Batch]:
     """Go through the tokens once, in windows that follow each other: every token but the first is a target once.
 
-    Batches are (B, T); the last ones may be (b, T) with b < B, and (1, t) with t < T for what remains. Raises
-    ValueError for fewer than two tokens.
+    Batches are (B, T); the last ones may be (b, T) with b < B, and (1, t) with t < T for what remains. sample: take
+    that many of the full windows only, drawn at random and always the same ones. Raises ValueError for fewer than two
+    tokens.
 
     >>> [targets.tolist() for _, targets in sequential_batches(np.arange(10), batch_size=2, block_size=2)]
     [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9]]]
     """
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; take more text")
-    return _sequential_batches(tokens, batch_size, block_size, vocab_size)
+    return _sequential_batches(tokens, batch_size, block_size, vocab_size, sample)
 
 
-def _sequential_batches(tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None) -> Iterator[Batch]:
+def _sequential_batches(
+    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None, sample: int | None
+) -> Iterator[Batch]:
     whole = (len(tokens) - 1) // block_size  # windows of full length
-    starts = np.arange(whole) * block_size
-    for i in range(0, whole, batch_size):
-        yield _shifted(tokens[starts[i : i + batch_size, None] + np.arange(block_size + 1)], vocab_size)
+    windows = np.arange(whole)
+    if sample is not None:
+        windows = np.random.default_rng(0).choice(windows, sample, replace=False)
+    for i in range(0, len(windows), batch_size):
+        starts = windows[i : i + batch_size, None] * block_size
+        yield _shifted(tokens[starts + np.arange(block_size + 1)], vocab_size)
     rest = tokens[whole * block_size :]
-    if len(rest) > 1:
+    if len(rest) > 1 and sample is None:
         yield _shifted(rest[None, :], vocab_size)

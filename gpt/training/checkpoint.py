@@ -10,8 +10,9 @@ A run's folder holds
 
 Four files cannot be renamed in one instant, but one file can. So everything is written beside its target, as NAME.new,
 and flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it
-the old checkpoint counts, after it the new one. The other files are renamed last; if the machine dies before that, the
-next save does it. Loading changes nothing, so a model can be tried out while it is being trained.
+the old checkpoint counts, after it the new one. The other files are renamed last; if the machine dies before that,
+whoever opens the folder next does it. While a run writes into the folder (see folder_lock.py), loading changes nothing,
+so a model can be tried out while it is being trained.
 
 A `ModelKind` says what a folder holds of a model: all of a GPT or a Llama; of a model with adapters, perhaps only
 these.
@@ -38,13 +39,16 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import read_json
+from ..files import naming, read_json, shortened
 from ..model.config import GPTConfig, LlamaConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
-from ..weights.safetensors_file import Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
+from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
+from ..weights.safetensors_file import DTYPES, Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
+from .data_parallel import ALONE, Team
+from .folder_lock import locked
 
 CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "trainer_state.json"
@@ -131,10 +135,29 @@ def save_checkpoint(
     Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or
     not writable.
     """
-    kind = kind_of(model) if kind is None else kind
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _finish_commit(folder)
+    with writing(folder):
+        _save(Path(folder), model, optimizer, state, kind_of(model) if kind is None else kind)
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike[str], team: Team = ALONE) -> Iterator[None]:
+    """Write into a run's folder inside the block, as the only one, after a commit that was interrupted is completed.
+
+    Process 0 does it for its whole team. Raises what `locked` raises.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(locked(folder))
+            _finish_commit(Path(folder))
+
+        team.once(begin)
+        yield
+
+
+def _save(
+    folder: Path, model: nn.Module, optimizer: Optimizer | None, state: Mapping[str, Any] | None, kind: ModelKind
+) -> None:
     content: dict[str, Iterable[Chunk]] = {
         CONFIG: _json({"model_type": kind.name, **kind.config(model)}),
         WEIGHTS: safetensors_chunks(kind.tensors(model)),
@@ -155,8 +178,9 @@ def save_checkpoint(
         for name in [*content, STATE]:
             (folder / f"{name}.new").unlink(missing_ok=True)
         if isinstance(error, OSError):
-            reason = f"the checkpoint could not be saved: {error.strerror or error}; the one before it is intact"
-            raise OSError(error.errno, reason, str(folder)) from error
+            before = "the one before it is intact" if has_checkpoint(folder) else "there is none from before"
+            reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
+            raise OSError(error.errno, reason, error.filename or str(folder)) from error
         raise
     _sync_folder(folder)
     with contextlib.suppress(PermissionError):  # on Windows, if somebody is reading; the next save makes up for it
@@ -197,7 +221,7 @@ def _json(content: Any) -> Iterator[Chunk]:
 def _write(path: Path, chunks: Iterable[Chunk]) -> str:
     """Write a file, have it on the disk, and return its SHA-256."""
     digest = hashlib.sha256()
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
@@ -239,6 +263,12 @@ def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_record(_record_path(Path(folder)))["state"]
 
 
+def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config.json of the checkpoint in `folder`. Raises CheckpointError."""
+    record_path = _record_path(Path(folder))
+    return _read_json(_verified(Path(folder), CONFIG, _read_record(record_path)["files"].get(CONFIG), record_path))
+
+
 def load_checkpoint(
     folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
 ) -> Checkpoint:
@@ -264,13 +294,66 @@ def load_checkpoint(
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
     """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError."""
-    model = load_checkpoint(folder, with_optimizer=False).model
-    tokenizer = Tokenizer.load(folder)
+    checkpoint = load_checkpoint(folder, with_optimizer=False)
+    check_inputs(folder, checkpoint.state, data=False)
+    model, tokenizer = checkpoint.model, Tokenizer.load(folder)
     if len(tokenizer) > model.config.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"
         )
     return model, tokenizer
+
+
+# --- what a run was started with --------------------------------------------------------------------------------------
+
+
+def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
+    """The SHA-256 of each file of a run's tokenizer and data, by its name in the run's folder."""
+    folder = Path(folder)
+    paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
+    hashes = {}
+    for path in paths:
+        if path.is_file():
+            with open(path, "rb") as file:
+                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def check_inputs(folder: str | os.PathLike[str], state: Mapping[str, Any], data: bool = True) -> None:
+    """Raise CheckpointError where a file of the tokenizer (or of the data) is not the one the run was started with."""
+    then, now = state.get("inputs", {}), inputs(folder, data)
+    if not isinstance(then, dict):
+        raise CheckpointError(f"the state of the checkpoint in {folder} is damaged: inputs is {shortened(then)}")
+    for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
+        if then.get(name) != now.get(name) and (data or not name.startswith("data/")):
+            raise CheckpointError(f"{Path(folder) / name} was altered since the run started: put the old file back")
+
+
+def check_like(found: Any, expected: Any, name: str) -> None:
+    """Raise CheckpointError, with its name, for a value that has not the form of the one that is expected.
+
+    That is: the same keys, lengths, types and shapes; numbers that are finite, and not negative if they are integers.
+    None may be None or a number.
+    """
+    if isinstance(expected, dict):
+        fits = isinstance(found, dict) and found.keys() == expected.keys()
+        parts = [(found[key], expected[key], f"{name}.{key}") for key in expected] if fits else []
+    elif isinstance(expected, list | tuple):
+        fits = isinstance(found, list | tuple) and len(found) == len(expected)
+        parts = [(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(found, expected, strict=True))] if fits else []
+    else:
+        parts = []
+        if hasattr(expected, "shape"):
+            same = isinstance(found, np.ndarray) and found.shape == expected.shape and found.dtype == expected.dtype
+            fits = same and bool(np.isfinite(found).all())
+        elif isinstance(expected, bool | int | str):
+            fits = type(found) is type(expected) and (type(found) is not int or found >= 0)
+        else:
+            fits = (found is None and expected is None) or (type(found) in (int, float) and abs(found) < math.inf)
+    if not fits:
+        raise CheckpointError(f"{name} is damaged: {shortened(found)}")
+    for part in parts:
+        check_like(*part)
 
 
 def _files_there(folder: Path) -> list[tuple[int, int] | None]:
@@ -313,6 +396,13 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
 
 
 def _record_path(folder: Path) -> Path:
+    """The file that says what counts. A commit that was interrupted is completed, unless this folder cannot be written
+    or somebody else is writing there.
+    """
+    if (folder / COMMIT).exists():
+        with contextlib.suppress(OSError), locked(folder) as certain:
+            if certain:
+                _finish_commit(folder)
     return folder / COMMIT if (folder / COMMIT).exists() else folder / STATE
 
 
@@ -321,7 +411,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     expected = record.pop("sha256", None)
     if set(record) != {"files", "optimizer", "state"}:
         raise CheckpointError(f"{path} is not from minigrad")
-    if expected != _hash_of_record(record) or not isinstance(record["files"], dict):
+    if expected != _hash_of_record(record) or not all(isinstance(record[name], dict) for name in ("files", "state")):
         raise CheckpointError(f"{path} was altered since it was saved")
     return record
 
@@ -355,13 +445,26 @@ def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
     if missing := [name for name in wanted if name not in file.entries]:
         raise CheckpointError(f"{file.path}: {missing[0]} is missing")
     parameters = dict(model.named_parameters())
+    if len(stored := {file.entries[name].dtype for name in wanted if name in parameters}) > 1:
+        raise CheckpointError(f"{file.path}: the parameters are of several types, {' and '.join(sorted(stored))}")
     for name in wanted:
         if name in parameters:
-            parameters[name].data = file.read(name, out=parameters[name].data)
+            parameters[name].data = _read(file, name, parameters[name].data)
         else:  # a buffer
             owner, _, attribute = name.rpartition(".")
             module = model.get_submodule(owner)
-            setattr(module, attribute, file.read(name, out=getattr(module, attribute)))
+            setattr(module, attribute, _read(file, name, getattr(module, attribute)))
+
+
+def _read(file: SafetensorsFile, name: str, out: Array) -> np.ndarray:
+    """A tensor for the place of `out`: of its type, or of the other floating type, and finite."""
+    dtype = np.dtype(DTYPES[file.entries[name].dtype])
+    if dtype != out.dtype and not {dtype, out.dtype} <= {np.dtype(np.float32), np.dtype(np.float64)}:
+        raise CheckpointError(f"{file.path}: {name} is {dtype}, not {out.dtype}")
+    array = file.read(name, out)
+    if not np.isfinite(array).all():
+        raise CheckpointError(f"{file.path}: {name} holds numbers that are not finite")
+    return array
 
 
 def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:

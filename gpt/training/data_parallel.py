@@ -21,7 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -80,6 +80,17 @@ class Team:
         if self.rank > 0:
             state = random_state()
             set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
+
+    def check_same(self, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError in all processes, naming the setting, unless all of them have the same settings."""
+        first, *others = self.gather(dict(settings))
+        for rank, theirs in enumerate(others, start=1):
+            for name in [*first, *theirs]:
+                if first.get(name) != theirs.get(name):
+                    raise ValueError(
+                        f"process {rank} has {name} {theirs.get(name)}, and process 0 {first.get(name)}: all of them "
+                        "need the same options"
+                    )
 
     def check_same_start(self, parameters: Sequence[Tensor]) -> None:
         """Raise ValueError in all processes unless they all have the same weights, on the same kind of device."""

@@ -21,11 +21,13 @@ from minigrad.nn.module import evaluating
 
 from ..console import progress_bar
 from ..tokenizer.tokenizer import Tokenizer
+from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
 from .steps import add_up, as_numbers
 from .training_step import LossFunction
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
+SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated
 
 
 def language_model_loss(
@@ -65,6 +67,45 @@ def evaluate(
 def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
     """Mean cross-entropy in nats per token over all batches of (ids, targets). exp of it is the perplexity."""
     return evaluate(model, batches, team=team)["loss"]
+
+
+def held_out_loss(
+    model: Any, tokens: Tokens, batch_size: int, block_size: int, whole: bool = True, team: Team = ALONE
+) -> dict[str, float]:
+    """Mean cross-entropy over all tokens of a held-out text but the first, as "val_loss".
+
+    Unless `whole`, over a random sample of windows if the text is longer than SAMPLED_TOKENS, with its
+    "standard_error": that of a mean of n of N windows, s sqrt((1 - n / N) / n), from their means' deviation s.
+    """
+    vocab_size, sample = model.config.vocab_size, sampled_windows(tokens, block_size)
+    if whole or sample is None:
+        return {"val_loss": mean_loss(model, sequential_batches(tokens, batch_size, block_size, vocab_size), team)}
+    batches = sequential_batches(tokens, batch_size, block_size, vocab_size, sample)
+    found = evaluate(model, batches, _window_losses, team)
+    variance = max(found["square"] - found["loss"] ** 2, 0) / (sample - 1)
+    finite = 1 - sample / ((len(tokens) - 1) // block_size)
+    return {"val_loss": found["loss"], "standard_error": math.sqrt(variance * finite)}
+
+
+def sampled_windows(tokens: Tokens, block_size: int) -> int | None:
+    """How many windows `held_out_loss` samples from a text; None: it is short enough to be evaluated whole."""
+    n = max(SAMPLED_TOKENS // block_size, 2)
+    return n if len(tokens) > SAMPLED_TOKENS and n * block_size < len(tokens) else None
+
+
+def evaluated(tokens: Tokens, block_size: int) -> str:
+    """What `held_out_loss` evaluates, in words."""
+    sample = sampled_windows(tokens, block_size)
+    if sample is None:
+        return f"{len(tokens):,} to test on, all of them at each evaluation"
+    return f"{len(tokens):,} to test on: {sample * block_size:,} in windows drawn at random, and at the end all of them"
+
+
+def _window_losses(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
+    """The loss of full windows, and the squares of their means; both summed over all tokens."""
+    losses = model.loss(*batch, reduction="none")  # (B, T)
+    means = losses.data.mean(-1, keepdims=True)
+    return losses.sum(), losses.data.size, {"square": (means * means).sum() * losses.shape[-1]}
 
 
 def perplexity(loss: float) -> float:

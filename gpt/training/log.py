@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import show
-from ..files import write_text
+from ..files import naming, write_text
 from .steps import Step
 
 COLUMNS = """\
@@ -79,12 +79,9 @@ class RunLog:
     def _append(self, row: dict[str, Any]) -> None:
         # JSON has no nan.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(finite) + "\n")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error  # a full disk does not say where
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(finite) + "\n")
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

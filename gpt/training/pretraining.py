@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import shlex
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from minigrad import backend, manual_seed
 
+from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
-from ..files import write_text
+from ..files import UNFINISHED, shortened, write_text
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from .batches import RandomBatches, Tokens, get_batch, open_tokens, prepare, sequential_batches
-from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
+from . import folder_lock
+from .batches import RandomBatches, Tokens, get_batch, open_tokens, prepare
+from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint, writing
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
-from .evaluation import baseline_losses, bits_per_byte, mean_loss, perplexity
+from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, perplexity
 from .loading import load_model
 from .log import COLUMNS
 from .plots import plot_run
 from .trainer import Trainer, TrainingConfig
 
-EVAL_TOKENS = 16_384  # of the validation text, always the same ones
+T = TypeVar("T")
+# What a value may be by its annotation.
+TYPES: dict[str, list[type]] = {
+    "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
+}  # fmt: skip
+SHOWN_TOKENS = 16_384  # of the training text, whose length in characters is shown
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 LONGEST_CONTEXT = 1024  # tokens that a model which can read more is trained on at once, unless it is said
 
@@ -79,25 +88,30 @@ def pretrain(
     """Train a GPT from random weights, or a GPT or Llama from the weights of the model `init_from`, with its tokenizer.
 
     team: the processes that train together; all call this. Ctrl-C saves; the returned trainer's `interrupted` says so.
-    Raises FileExistsError where `config.out_dir` is in use, ValueError where `config.model` is not a possible shape or
-    not the shape of `init_from`, and whatever `load_corpus` and `Trainer.run` raise.
+    Raises FileExistsError where `config.out_dir` holds a run, BlockingIOError where one is running, ValueError where
+    `config.model` is not a possible shape or not the shape of `init_from`, and whatever `load_corpus` and `Trainer.run`
+    raise.
     """
     out_dir = Path(config.out_dir)
-    team.once(lambda: check_unused(out_dir))
-    manual_seed(config.seed)
-    if init_from is None:
-        context = GPTConfig(**config.model).block_size  # raises for an impossible shape, before any work
-        corpus = team.once(lambda: _begin(config))
-        model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(Tokenizer.load(out_dir))))
-    else:
-        model, its_tokenizer = load_model(init_from)
-        context = _checked_context(model.config, config.model, init_from)
-        show(f"starting from the weights in {init_from}")
-        corpus = team.once(lambda: _begin(config, its_tokenizer))
-    shape = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
-    shape["block_size"] = context
-    config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=shape)
-    return _train(config, model, corpus, device, team)
+    with writing(out_dir, team):
+        team.once(lambda: check_unused(out_dir))
+        manual_seed(config.seed)
+        if init_from is None:
+            shape = GPTConfig(**{**config.model, "vocab_size": 257})  # raises if it is impossible, before any work
+            context = shape.block_size
+            _check_memory(shape, config.batch_size, context, config.training, team)
+            corpus = team.once(lambda: _begin(config))
+            model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(Tokenizer.load(out_dir))))
+        else:
+            model, its_tokenizer = load_model(init_from)
+            context = _checked_context(model.config, config.model, init_from)
+            _check_memory(model.config, config.batch_size, context, config.training, team)
+            show(f"starting from the weights in {init_from}")
+            corpus = team.once(lambda: _begin(config, its_tokenizer))
+        settings = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
+        settings["block_size"] = context
+        config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=settings)
+        return _train(config, model, corpus, device, team)
 
 
 def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
@@ -105,21 +119,38 @@ def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
 
     Raises CheckpointError if there is no run that can be continued.
     """
-    checkpoint = load_checkpoint(out_dir)
-    config = run_config(checkpoint.state, out_dir)
-    corpus = {name: checkpoint.state["extra"][name] for name in ("corpus", "corpus_sha256")}
-    return _train(config, checkpoint.model, corpus, device, team, checkpoint)
+    with writing(out_dir, team):
+        checkpoint = load_checkpoint(out_dir)
+        config = run_config(checkpoint.state, out_dir)
+        corpus = {name: str(checkpoint.state["extra"].get(name)) for name in ("corpus", "corpus_sha256")}
+        block_size, longest = config.model.get("block_size"), checkpoint.model.config.block_size
+        if type(block_size) is not int or not 1 <= block_size <= longest:
+            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: block_size {shortened(block_size)}")
+        _check_memory(checkpoint.model.config, config.batch_size, block_size, config.training, team)
+        return _train(config, checkpoint.model, corpus, device, team, checkpoint)
 
 
 def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
     """The settings of the run whose checkpoint has this `state`. Raises CheckpointError for a run of another kind."""
     try:
         settings = state["extra"]["run"]
-        return PretrainingConfig(**{**settings, "out_dir": out_dir, "training": TrainingConfig(**settings["training"])})
+        training = TrainingConfig(**settings["training"])
+        return check_types(PretrainingConfig(**{**settings, "out_dir": out_dir, "training": training}))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint in {out_dir} is of no such run, or of another version: {error}"
         ) from None
+
+
+def check_types(config: T) -> T:
+    """Return settings from a file. Raises ValueError for one of another type than its annotation says."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, kinds = getattr(config, field.name), str(field.type).split(" | ")
+        if dataclasses.is_dataclass(value):
+            check_types(value)
+        elif TYPES.keys() >= set(kinds) and type(value) not in [kind for name in kinds for kind in TYPES[name]]:
+            raise ValueError(f"{field.name} must be {field.type}, got {shortened(value)}")
+    return config
 
 
 # --- preparing --------------------------------------------------------------------------------------------------------
@@ -133,8 +164,35 @@ def check_unused(out_dir: Path, can_resume: bool = True) -> None:
     if has_checkpoint(out_dir):
         resume = "go on with --init-from resume, " if can_resume else ""
         raise FileExistsError(f"{out_dir} holds a run already: {resume}choose another --out-dir, or delete it")
-    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "log.jsonl").exists():
+    found = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
+    found -= {name for name in found if name == folder_lock.NAME or name.endswith(UNFINISHED)}
+    if found and "log.jsonl" not in found:
         raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Raise ValueError for a run that needs more bytes than this machine has, before any work is done."""
+    there = 1 << 42  # more than machines have, where the system does not say
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        sizes = f"{needed / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f} GB"
+        raise ValueError(f"{what} needs at least {sizes}: make it smaller")
+
+
+def _check_memory(shape: Any, batch_size: int, block_size: int, training: TrainingConfig, team: Team) -> None:
+    """Check the memory for weights, gradients and moments, and for a step's batches."""
+    n, rows = shape.num_parameters(), batch_size / team.size
+    model = sum(training_memory(n).values())
+    check_memory(model, f"training a model of {n:,} parameters")
+    ids = 16 * rows * block_size * training.gradient_accumulation_steps
+    batch = activation_bytes(shape, math.ceil(rows), block_size, kernels="fast") + ids
+    check_memory(model + batch, f"a step on {batch_size:,} sequences of {block_size:,} tokens")
+
+
+def claim(out_dir: str | os.PathLike[str]) -> None:
+    """Mark a folder as that of a run, by an empty log: what is interrupted before its checkpoint may be begun again."""
+    write_text(Path(out_dir) / "log.jsonl", "")
 
 
 def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
@@ -143,7 +201,7 @@ def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dic
     show(str(corpus))
     if tokenizer is None:
         tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
-    write_text(out_dir / "log.jsonl", "")  # from here on the folder is ours
+    claim(out_dir)
     tokenizer.save(out_dir)
     prepare(corpus.text, tokenizer, out_dir / "data")
     return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
@@ -189,15 +247,23 @@ def _train(
     _introduce(model, tokenizer, train, validation, block_size)
     if team.size > 1:
         show(f"{team.size} processes like this one, which share each batch of {config.batch_size} sequences")
-    validation = validation[:EVAL_TOKENS]
+    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
     baselines = team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
     _show_baselines(baselines)
+
+    def validate() -> dict[str, float]:
+        last = trainer.steps_done == config.training.max_iters
+        found = held_out_loss(model, validation, config.batch_size, block_size, whole=last, team=team)
+        loss = found["val_loss"]
+        bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
+        return {**found, "perplexity": perplexity(loss), "bits_per_byte": bits}
+
     trainer = Trainer(
         model.to(device),
         RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows),
         config.training,
         out_dir,
-        evaluate=lambda: _validate(model, tokenizer, validation, config.batch_size, block_size, team),
+        evaluate=validate,
         on_sample=lambda step: show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed),
         extra_state={"run": dataclasses.asdict(config), **corpus},
         team=team,
@@ -210,23 +276,15 @@ def _train(
     return trainer
 
 
-def _validate(
-    model: LanguageModel, tokenizer: Tokenizer, validation: Tokens, batch_size: int, block_size: int, team: Team
-) -> dict[str, float]:
-    loss = mean_loss(model, sequential_batches(validation, batch_size, block_size, len(tokenizer)), team)
-    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
-    bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
-    return {"val_loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits}
-
-
 # --- talking ----------------------------------------------------------------------------------------------------------
 
 
 def _introduce(model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens, block_size: int) -> None:
     c, cores = model.config, backend.usable_cores()
-    characters = len(tokenizer.decode(train[:EVAL_TOKENS].tolist())) / len(train[:EVAL_TOKENS])
+    characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
     show(
-        f"data: {len(train):,} tokens to learn from, {len(validation):,} to test on, {characters:.1f} characters each\n"
+        f"data: {len(train):,} tokens to learn from, {characters:.1f} characters each; "
+        f"{evaluated(validation, block_size)}\n"
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )

@@ -21,6 +21,8 @@ from minigrad import Tensor, backend
 from minigrad.kernels.cuda.step_when import step_when
 from minigrad.optim import Optimizer
 
+from ..files import naming
+
 
 @dataclasses.dataclass
 class Step:
@@ -112,7 +114,8 @@ def keep_batches(path: Path, batches: list[Any]) -> None:
     """Save the batches of a step that was not finite as arrays that NumPy can read, to be looked at."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = _named_arrays("batch", batches)
-    np.savez(path, **arrays)
+    with naming(path):
+        np.savez(path, **arrays)
 
 
 def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:

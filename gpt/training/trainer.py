@@ -23,7 +23,7 @@ import minigrad
 from minigrad import Tensor, backend, optim, switches
 
 from ..console import progress_bar
-from .checkpoint import Checkpoint, CheckpointError, ModelKind, save_checkpoint
+from .checkpoint import Checkpoint, CheckpointError, ModelKind, check_inputs, check_like, inputs, save_checkpoint
 from .data_parallel import ALONE, Team
 from .evaluation import language_model_loss
 from .log import RunLog
@@ -109,6 +109,7 @@ class Trainer(TrainingStep):
         self.evaluate, self.on_sample = evaluate, on_sample
         self.extra_state = json.loads(json.dumps(extra_state or {}))  # fails now, not at the first checkpoint
         self.out_dir = Path(out_dir)
+        self.inputs = inputs(self.out_dir)
         self.log = RunLog(self.out_dir, unit, silent=team.rank > 0)
         self.steps_done = 0
         self.count = 0  # of tokens (or whatever `unit` is) learned from so far
@@ -176,6 +177,7 @@ class Trainer(TrainingStep):
         """
         config = self.config
         self.model.train()
+        self.team.check_same(dataclasses.asdict(config))
         self.team.check_same_start(self.parameters)
         with self._running("training") as bar:
             stopping = False
@@ -286,6 +288,7 @@ class Trainer(TrainingStep):
             "batches": self.batches.state_dict(),
             "arithmetic": _arithmetic(self.parameters[0], self.team),
             "training": dataclasses.asdict(self.config),
+            "inputs": self.inputs,
             "extra": self.extra_state,
         }
 
@@ -307,7 +310,14 @@ class Trainer(TrainingStep):
         if checkpoint.optimizer_state is None:
             raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
         state = checkpoint.state
+        check_inputs(self.out_dir, state)
         try:
+            free = ("arithmetic", "inputs", "extra")
+            expected = {name: value for name, value in self.state_dict().items() if name not in free}
+            check_like({name: state[name] for name in expected}, expected, "the state")
+            if state["step"] > self.config.max_iters:
+                raise ValueError(f"it is at step {state['step']} of {self.config.max_iters}")
+            self._check_moments(checkpoint.optimizer_state)
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
             backend.set_random_state(state["random"])
@@ -317,7 +327,7 @@ class Trainer(TrainingStep):
             self.skipped_in_a_row = state["skipped_in_a_row"]
             self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
             then, now = {"processes": 1, **state["arithmetic"]}, _arithmetic(self.parameters[0], self.team)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
         self.saved_step = self.steps_done
         self.log.rewind(self.steps_done)
@@ -328,6 +338,19 @@ class Trainer(TrainingStep):
             f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will "
             "equal an uninterrupted one to rounding, not bit by bit"
         )
+
+    def _check_moments(self, saved: dict[str, Any]) -> None:
+        """Raise CheckpointError for an optimizer's state that AdamW cannot have left for these parameters."""
+        ours = self.optimizer.state_dict()["param_groups"]
+        if [len(group["params"]) for group in ours] == [len(group["params"]) for group in saved["param_groups"]]:
+            check_like(saved["param_groups"], ours, "the optimizer's settings")  # if not, load_state_dict says so
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for position, state in saved["state"].items():
+            if position < len(parameters):
+                p, name = parameters[position], f"the optimizer's state {position}"
+                check_like(state, {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, name)
+                if (state["exp_avg_sq"] < 0).any():
+                    raise CheckpointError(f"{name}.exp_avg_sq is negative")
 
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:

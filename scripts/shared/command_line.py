@@ -240,4 +240,6 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     sentence = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
     return f"{sentence}: {ADVICE[type(error)].format(**vars(error))}" if type(error) in ADVICE else sentence

@@ -1,5 +1,6 @@
 """Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -288,6 +289,18 @@ def count_operations(folder, run):
     return save_on_failing_disk(copy, run, 10**9, Crash())[1]
 
 
+@contextlib.contextmanager
+def locked_elsewhere(folder):
+    """As if another process were writing there."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(module, "locked", refuse)
+        yield
+
+
+def refuse(folder):
+    raise BlockingIOError("in use")
+
+
 def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
     runs = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}
     save_checkpoint(tmp_path / "start", *runs[1])
@@ -298,9 +311,14 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
         caught, _ = save_on_failing_disk(folder, runs[2], fail_at, Crash())
         assert isinstance(caught, Crash)
         before = content_of(folder)
-        found.append(number_of(folder))
-        assert content_of(folder) == before  # loading changes nothing
+        with locked_elsewhere(folder):
+            found.append(number_of(folder))
+            assert content_of(folder) == before  # while somebody writes there, loading changes nothing
         assert has_checkpoint(folder)
+        pending = "trainer_state.json.commit" in before
+        assert number_of(folder) == found[-1]
+        assert "trainer_state.json.commit" not in content_of(folder)  # whoever comes next completes it
+        assert not pending or not any(name.endswith(".new") for name in content_of(folder))
         again = shutil.copytree(folder, tmp_path / f"again-{fail_at}")
         save_checkpoint(again, *runs[3])
         assert number_of(again) == 3
@@ -453,6 +471,13 @@ def test_a_full_disk_at_any_moment_leaves_a_checkpoint_and_no_rubbish(tmp_path):
         assert number_of(folder) == 2
 
 
+def test_without_an_earlier_checkpoint_none_is_said_to_be_intact(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    caught, _ = save_on_failing_disk(tmp_path, a_run(1, n_layer=1), 4, full)
+    assert caught.filename == str(tmp_path / "config.json.new")
+    assert caught.strerror == "the checkpoint could not be saved: No space left on device; there is none from before"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 def test_a_disk_that_is_really_full(tmp_path):
     import resource
@@ -587,6 +612,19 @@ def test_weights_with_other_names_or_no_weights_at_all_are_refused(tmp_path):
     forge(tmp_path, "model.safetensors", b"\xff" * 100)
     with pytest.raises(CheckpointError, match="model.safetensors is truncated, or no safetensors file"):
         load_checkpoint(tmp_path)
+    for changed, dtype, value, words in (
+        ("", np.float16, 1, "wte.weight is float16, not float32"),
+        ("", np.int32, 1, "wte.weight is int32, not float32"),
+        ("wpe", np.float64, 1, "the parameters are of several types, F32 and F64"),
+        ("wpe", np.float32, np.nan, "wpe.weight holds numbers that are not finite"),
+        ("wpe", np.float32, -np.inf, "wpe.weight holds numbers that are not finite"),
+    ):
+        weights = model.state_dict()
+        weights |= {name: (array * 0 + value).astype(dtype) for name, array in weights.items() if changed in name}
+        save_file(weights, tmp_path / "other.safetensors")
+        forge(tmp_path, "model.safetensors", (tmp_path / "other.safetensors").read_bytes())
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(tmp_path)
     save_checkpoint(tmp_path, model, optimizer, state)
     forge(tmp_path, "optimizer.safetensors", (tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="describes no optimiser that fits"):

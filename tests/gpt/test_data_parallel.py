@@ -194,6 +194,26 @@ def test_what_is_wrong_in_all_of_them_is_said_once(text, alone, tmp_path):
 
 
 @with_mpi
+@pytest.mark.parametrize(
+    ("option", "theirs"),
+    [
+        ("learning-rate", 0.02), ("gradient-accumulation-steps", 1), ("dropout", 0.5), ("weight-decay", 0.5),
+        ("max-iters", 9), ("eval-interval", 3), ("kernels", "textbook"), ("out-dir", "elsewhere"),
+    ],
+)  # fmt: skip
+def test_other_options_in_one_process_are_refused_at_the_start(text, tmp_path, option, theirs):
+    ours = [*script(), "--data-parallel", *options(text, tmp_path / "run")]
+    theirs = str(tmp_path / theirs if option == "out-dir" else theirs)
+    command = [*mpiexec(1), *ours, ":", "-n", "1", *ours, f"--{option}", theirs]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=120
+    )
+    words = f"error: process 1 has {option.replace('-', '_')} {theirs}, and process 0 "
+    assert done.returncode == 1 and done.stderr.count(words) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@with_mpi
 def test_alone_there_is_nothing_to_share(text, tmp_path):
     done = run_process("train", "--data-parallel", *options(text, tmp_path / "run"), **MPI)
     words = "needs several processes: mpiexec -n 2 python scripts/train.py --data-parallel\n"
@@ -304,6 +324,17 @@ def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
     for p, expected in zip(parameters, (1.5, 1.5, 1.5, 0.0)):
         assert backend.device_of(p.grad) == where and p.grad.dtype == np.float32
         np.testing.assert_array_equal(backend.to_numpy(p.grad), np.full(p.shape, expected))
+
+
+def test_settings_that_differ_are_named():
+    def gathering(value):
+        return [{"lr": 0.1, "steps": 5}, {"lr": 0.1, "steps": 5}, {"lr": 0.1, "steps": 6}]
+
+    made = team(1, 3)
+    made.gather = gathering
+    with pytest.raises(ValueError, match="process 2 has steps 6, and process 0 5: all of them need the same options"):
+        made.check_same({"lr": 0.1, "steps": 5})
+    ALONE.check_same({"lr": 0.1})
 
 
 def test_a_team_of_one_changes_nothing():

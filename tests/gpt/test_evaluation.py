@@ -8,15 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt import Tokenizer
+from gpt.training import evaluation
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import (
     baseline_losses,
     bits_per_byte,
     evaluate,
+    evaluated,
+    held_out_loss,
     language_model_loss,
     likely_tokens,
     mean_loss,
     perplexity,
+    sampled_windows,
     score_text,
     sliding_windows,
     token_losses,
@@ -66,6 +70,31 @@ def test_the_mode_comes_back_after_an_error_and_nothing_is_recorded():
     with pytest.raises(KeyError):
         evaluate(model, [(random_ids((1, 3)), random_ids((1, 3)))], loss_fn)
     assert model.training
+
+
+def test_a_held_out_text_is_evaluated_whole_or_as_a_sample_that_says_how_sure_it_is(monkeypatch):
+    model, tokens = small_gpt(), random_ids(3000)
+    exact = float(token_losses_of_windows(model, tokens).mean())
+    assert held_out_loss(model, tokens, 4, 8, whole=False) == {"val_loss": pytest.approx(exact, rel=1e-6)}
+    assert "3,000 to test on, all of them at each evaluation" in evaluated(tokens, 8)
+    monkeypatch.setattr(evaluation, "SAMPLED_TOKENS", 800)
+    assert held_out_loss(model, tokens, 4, 8) == {"val_loss": pytest.approx(exact, rel=1e-6)}
+    assert sampled_windows(tokens, 8) == 100
+    assert "3,000 to test on: 800 in windows drawn at random, and at the end all of them" in evaluated(tokens, 8)
+    found = held_out_loss(model, tokens, 4, 8, whole=False)
+    assert found == held_out_loss(model, tokens, 7, 8, whole=False) | {
+        "standard_error": pytest.approx(found["standard_error"], rel=1e-3), "val_loss": pytest.approx(found["val_loss"])
+    }  # fmt: skip
+    assert 0 < abs(found["val_loss"] - exact) < 4 * found["standard_error"]
+    means = token_losses_of_windows(model, tokens)[: 374 * 8].reshape(374, 8).mean(1)
+    assert found["standard_error"] == pytest.approx(means.std() * math.sqrt((1 - 100 / 374) / 100), rel=0.25)
+
+
+def token_losses_of_windows(model, tokens):
+    """The loss of each token but the first, read in windows of 8."""
+    with no_grad():
+        parts = [model.loss(*batch, reduction="none").data.reshape(-1) for batch in sequential_batches(tokens, 9, 8)]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def test_perplexity_and_bits_per_byte():

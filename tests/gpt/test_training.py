@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import math
 import signal
@@ -343,6 +344,62 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
     trainer.save()
     with pytest.raises(CheckpointError, match="not of a run like this: the optimiser has groups of"):
         a_trainer(tmp_path, changes={"positions": "sinusoidal"}).resume(load_checkpoint(tmp_path))
+
+
+def places_of(value, path=()):
+    """The path of each number, text and None in a checkpoint's state."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None:
+        return [path]
+    return [place for key, part in parts for place in places_of(part, (*path, key))]
+
+
+def forged(value, path, wrong):
+    """A copy in which one place holds something else."""
+    if not path:
+        return wrong
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[path[0]] = forged(value[path[0]], path[1:], wrong)
+    return copy
+
+
+def test_a_state_whose_entries_have_another_form_is_refused(tmp_path):
+    a_trainer(tmp_path).run()
+    good = load_checkpoint(tmp_path)
+    state = {name: value for name, value in good.state.items() if name not in ("extra", "arithmetic")}
+    trainer = a_trainer(tmp_path)
+    for path in places_of(state):
+        kind = type(functools.reduce(lambda part, key: part[key], path, state))
+        for wrong in (-1, -(2**70), math.nan, math.inf, "7", [], {}, [1], None, True):
+            fits = {float: (-1, -(2**70)), str: ("7",)}.get(kind, ())  # such as a smaller loss, or another precision
+            if wrong in fits or (path == ("best_loss",) and wrong is None):
+                continue
+            with pytest.raises(CheckpointError):
+                trainer.resume(dataclasses.replace(good, state=forged(good.state, path, wrong)))
+    trainer.resume(good)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("exp_avg", lambda array: array.astype(np.float64), r"the optimizer's state 3.exp_avg is damaged"),
+        ("exp_avg", lambda array: array.astype(np.int32), "exp_avg is damaged"),
+        ("exp_avg", lambda array: array[None], "exp_avg is damaged"),
+        ("exp_avg", lambda array: array * np.nan, "exp_avg is damaged"),
+        ("exp_avg_sq", lambda array: array + np.inf, "exp_avg_sq is damaged"),
+        ("exp_avg_sq", lambda array: array - 1, "exp_avg_sq is negative"),
+        ("step", float, "step is damaged: 12.0"),
+        ("step", lambda step: -step, "step is damaged: -12"),
+        ("step", lambda step: np.array(step), "step is damaged"),
+    ],
+)
+def test_moments_of_another_form_are_refused(tmp_path, name, change, words):
+    a_trainer(tmp_path).run()
+    checkpoint = load_checkpoint(tmp_path)
+    moments = checkpoint.optimizer_state["state"][3]
+    moments[name] = change(moments[name])
+    with pytest.raises(CheckpointError, match=words):
+        a_trainer(tmp_path).resume(checkpoint)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -1,6 +1,10 @@
 """scripts/train.py as its users meet it."""
 
+import contextlib
 import errno
+import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +17,7 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from minigrad import backend
-from scripts import train
+from scripts import demo, generate, lora, pipeline, quantize, sft, train
 from scripts.shared import command_line
 from tests.scripts.running import (
     ROOT,
@@ -210,6 +214,106 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_can_go_on(finished, tex
     assert_same_run(tmp_path, finished[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("data/train.bin", lambda content: content[:1000] + content[1002:1004] + content[1000:1002] + content[1004:]),
+        ("data/val.bin", lambda content: content[:-2] + b"\0\0"),
+        ("vocab.json", lambda content: re.sub(b": ([56]),", lambda id: b": %d," % (11 - int(id[1])), content)),
+    ],
+)
+def test_data_and_tokenizer_that_were_edited_in_place_are_noticed(finished, tmp_path, capsys, name, change):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    content = change((folder / name).read_bytes())
+    assert content != (folder / name).read_bytes() and len(content) == (folder / name).stat().st_size
+    (folder / name).write_bytes(content)
+    error = refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
+    assert f"{folder / name} was altered since the run started: put the old file back" in error
+    if name == "vocab.json":
+        with pytest.raises(checkpoint.CheckpointError, match="vocab.json was altered"):
+            checkpoint.load_run(folder)
+
+
+def forge(folder, path, wrong):
+    """Put `wrong` in a place of a checkpoint's record, and make the record say that this is right."""
+    record = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
+    del record["sha256"]
+    *way, last = path
+    part = record
+    for key in way:
+        part = part[key]
+    part[last] = wrong
+    text = json.dumps({"sha256": checkpoint._hash_of_record(record), **record})
+    (folder / checkpoint.STATE).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("wrong", ["x", -1, [], None])
+@pytest.mark.parametrize("setting", ["batch_size", "model", "data", "training", "model.block_size", "training.beta1"])
+def test_a_forged_setting_is_refused_in_one_sentence(finished, tmp_path, capsys, setting, wrong):
+    if (setting, wrong) in (("data", "x"), ("training.beta1", -1)):
+        return  # of the right type
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    forge(folder, ("state", "extra", "run", *setting.split(".")), wrong)
+    assert refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
+
+
+@pytest.mark.parametrize("place", [("extra",), ("extra", "run"), ("inputs",), ("batches",)])
+def test_a_forged_state_is_refused_in_one_sentence(finished, tmp_path, capsys, place):
+    for wrong in ("x", 5, [1], None):
+        folder = shutil.copytree(finished[0], tmp_path / f"run-{wrong}")
+        forge(folder, ("state", *place), wrong)
+        refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
+
+
+# --- one run per folder -----------------------------------------------------------------------------------------------
+
+
+def test_of_two_runs_started_together_one_runs_and_the_other_says_who_does(text, tmp_path):
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        both = [
+            subprocess.Popen(
+                command("train", *options(text, folder, "--seed", seed, max_iters=200)),
+                cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            )
+            for seed in (1, 2)
+        ]  # fmt: skip
+        ends = [(run.pid, *run.communicate(), run.returncode) for run in both]
+        (winner, _, _, code), (_, _, error, other) = sorted(ends, key=lambda end: end[-1])
+        assert (code, other) == (0, 1) and "Traceback" not in error and error.count("\n") == 1
+        assert f"{folder} is being written by process {winner} on" in error or "holds a run already" in error
+        assert checkpoint.load_state(folder)["step"] == 200 and not (folder / ".lock").exists()
+
+
+def test_what_writes_into_a_folder_where_a_run_is_running_is_refused(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = files_of(folder)
+    with writer_elsewhere(folder):
+        for main, arguments in (
+            (train.main, ["--init-from", "resume"]),
+            (train.main, ["--max-iters", "1"]),
+            (demo.main, ["--short"]),
+            (quantize.main, ["--model", finished[0]]),
+            (sft.main, ["--init-from", finished[0]]),
+            (lora.main, ["--init-from", finished[0]]),
+            (pipeline.main, ["--short"]),
+        ):
+            error = refusal(main, capsys, *arguments, "--out-dir", folder)
+            assert f"{folder} is being written by process" in error, main
+        assert {name: content for name, content in files_of(folder).items() if name != ".lock"} == before
+        assert run_here(generate.main, "--model", folder, "--max-new-tokens", "2") == 0
+
+
+@contextlib.contextmanager
+def writer_elsewhere(folder):
+    code = "import sys, time; from gpt.training.folder_lock import locked\n"
+    code += "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().strip() == b"locked"
+        yield
+        process.kill()
+
+
 # --- nothing is overwritten -------------------------------------------------------------------------------------------
 
 
@@ -266,6 +370,10 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
     [
         ("--n-embd 10 --n-head 3", "n_embd 10 cannot be divided among 3 heads"),
         ("--max-iters 0", "argument --max-iters: must be an integer >= 1, got 0"),
+        ("--n-layer 1000000000", "parameters needs at least 3,172,352 GB of memory, and this machine has "),
+        ("--n-embd 4000000", "parameters needs at least"),
+        ("--batch-size 10000000000000", "a step on 10,000,000,000,000 sequences of 64 tokens needs at least"),
+        ("--gradient-accumulation-steps 10000000000000", "sequences of 64 tokens needs at least"),
         ("--n-layer x", "argument --n-layer: invalid integer value: 'x'"),
         ("--learning-rate nan", "learning_rate must be a number >= 0, got nan"),
         ("--dropout 1", "dropout must be a number in [0, 1), got 1.0"),

@@ -1,0 +1,111 @@
+"""One writer per folder: two runs that write into one folder would mix their weights, tokens and logs.
+
+A lock that the operating system keeps, and releases when the process ends, however it ends: so no lock is left over by
+a run that was killed. Readers take no lock: a model can be tried out while it is being trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..console import printable, show
+
+NAME = ".lock"  # in the folder, while somebody writes there; who that is stands in it
+LOCKED_BYTE = 1 << 30  # on Windows; far behind the text, because a locked byte cannot be read there
+PATIENCE = 20  # attempts, 0.05 s apart: somebody may only look, or be about to say who it is
+
+_held = threading.local()  # the folders that this thread has locked: functions that lock may call each other
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[bool]:
+    """Let no other process, and no other thread, write into `folder` inside the block; the folder is made if needed.
+
+    On a file system without locks a note is shown, and the block runs with False in place of True. Raises
+    BlockingIOError, which names who is writing there; OSError for a folder that cannot be written.
+    """
+    folder = Path(folder)
+    created = not folder.exists()
+    held = _held.__dict__
+    key = str(folder.resolve())
+    if key in held:
+        yield held[key]
+        return
+    file, held[key] = _lock(folder)
+    with file:  # closing it releases the lock
+        try:
+            yield held[key]
+        finally:
+            del held[key]
+            with contextlib.suppress(OSError):  # full, or no longer there; Windows does not delete a file that is open
+                file.truncate(0)
+                os.unlink(folder / NAME)
+                if created:
+                    folder.rmdir()  # succeeds if nothing was written
+
+
+def _lock(folder: Path) -> tuple[Any, bool]:
+    """The lock file, open, and whether it could be locked."""
+    path, owner = folder / NAME, ""
+    for _ in range(PATIENCE):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `locked`)
+        except FileNotFoundError:  # the folder was removed again by somebody who has written nothing
+            continue
+        except OSError as error:
+            raise OSError(error.errno, f"the run's folder cannot be written: {error.strerror}", str(folder)) from None
+        try:
+            _lock_file(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                _introduce(file)
+                return file, True
+        except (BlockingIOError, PermissionError):
+            owner = _owner(path) or owner
+        except FileNotFoundError:  # whoever had it has just deleted it
+            pass
+        except OSError as error:
+            show(f"note: {folder} cannot be locked ({error.strerror}): do not start a second run in it")
+            return file, False
+        file.close()
+        time.sleep(0.05)
+    raise BlockingIOError(
+        f"{folder} is being written by {owner or 'another process'}: wait until it ends, or choose another --out-dir"
+    )
+
+
+def _lock_file(file: Any) -> None:
+    """Lock a file, or raise BlockingIOError (PermissionError on Windows) at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _introduce(file: Any) -> None:
+    """Write into the lock file who has it."""
+    who = f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv):.200}), since "
+    with contextlib.suppress(OSError):  # a full disk
+        file.truncate(0)
+        file.write((who + time.strftime("%Y-%m-%d %H:%M:%S")).encode("utf-8", errors="replace"))
+
+
+def _owner(path: Path) -> str:
+    try:
+        return printable(path.read_text(encoding="utf-8", errors="replace")[:500]).replace("\n", " ")
+    except OSError:
+        return ""

@@ -1,0 +1,138 @@
+"""One writer per folder: a second one is refused with the first one's name, and a lock never outlives its process."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt import load_checkpoint, save_checkpoint
+from gpt.training import folder_lock
+from gpt.training.folder_lock import NAME, locked
+from tests.gpt.small import small_gpt
+from tests.scripts.running import ROOT, environment
+
+HOLDER = """
+import sys, time
+from gpt.training.folder_lock import locked
+with locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder `tmp_path / "run"`."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_is_told_who_the_first_is(tmp_path, holder):
+    with pytest.raises(BlockingIOError) as caught, locked(tmp_path / "run"):
+        pass
+    words = f"{tmp_path / 'run'} is being written by process {holder.pid} on "
+    assert words in str(caught.value) and "since 20" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_reader_is_not_blocked(tmp_path, holder):
+    model = small_gpt()
+    save_checkpoint(tmp_path / "copy", model)
+    for path in (tmp_path / "copy").iterdir():
+        path.rename(tmp_path / "run" / path.name)
+    assert load_checkpoint(tmp_path / "run").model.config == model.config
+    with pytest.raises(BlockingIOError):
+        save_checkpoint(tmp_path / "run", model)
+
+
+def test_a_process_that_is_killed_holds_nothing(tmp_path, holder):
+    holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    holder.wait()
+    with locked(tmp_path / "run") as certain:
+        assert certain and f"process {os.getpid()} on" in (tmp_path / "run" / NAME).read_text(encoding="utf-8")
+    assert not (tmp_path / "run" / NAME).exists()
+
+
+def test_the_thread_that_holds_it_may_ask_again_and_no_other(tmp_path):
+    refused = []
+
+    def ask():
+        try:
+            with locked(tmp_path):
+                pass
+        except BlockingIOError as error:
+            refused.append(error)
+
+    with locked(tmp_path), locked(tmp_path):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        assert len(refused) == 1
+    ask()
+    assert len(refused) == 1
+
+
+def test_many_at_once_go_one_after_the_other(tmp_path):
+    inside, most, done = [], [], []
+
+    def work():
+        while True:
+            try:
+                with locked(tmp_path / "run"):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.001)
+                    inside.pop()
+                done.append(1)
+                return
+            except BlockingIOError:
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 8 and max(most) == 1
+
+
+def test_nothing_is_left_of_a_folder_in_which_nothing_was_written(tmp_path):
+    with pytest.raises(ValueError, match="impossible"), locked(tmp_path / "new"):
+        raise ValueError("impossible")
+    assert not (tmp_path / "new").exists()
+    with locked(tmp_path / "new"):
+        (tmp_path / "new" / "file").write_bytes(b"x")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def unsupported(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock, "_lock_file", unsupported)
+    with locked(tmp_path) as certain:
+        assert not certain
+    assert "cannot be locked (No locks available): do not start a second run in it" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def read_only(path, *rest, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(folder_lock, "open", read_only, raising=False)
+    words = "the run's folder cannot be written: Read-only file system"
+    with pytest.raises(OSError, match=words) as caught, locked(tmp_path):
+        pass
+    assert caught.value.filename == str(tmp_path)
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="cannot be written"), locked(Path(tmp_path / "file")):
+        pass
