@@ -35,7 +35,8 @@ def rounded(values: Any) -> Any:
 
 
 def token_texts(tokenizer: Tokenizer, ids: Any) -> list[str]:
-    return [tokenizer.decode([int(id)]) for id in ids]
+    """Tokens as text; bytes that are not a whole character as \\x and two digits."""
+    return [tokenizer.decode([int(id)], errors="backslashreplace") for id in ids]
 
 
 def sampling(model: Any, tokenizer: Tokenizer, name: str, prompts: list[str]) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def example(model_and_tokenizer, tmp_path_factory):
     data = {
         "sampling": widget_data.sampling(model, tokenizer, "a small model", ["the cat", "on"]),
         "bpe": widget_data.bpe(tokenizer, "the cat sat"),
-        "attention": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, head) for head in (0, 1)],
+        "attention": {
+            "sentences": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, head) for head in (0, 1)]
+        },
         "gpt": widget_data.gpt(model, tokenizer, "a small model", "the cat"),
     }
     printed = []
@@ -87,13 +89,13 @@ def test_temperature_by_keyboard(chromium, example):
         assert [widget.locator("output").nth(i).inner_text() for i in range(3)] == ["0.60", "10", "0.90"]
         logits = np.array(data["sampling"]["prompts"][0]["logits"])
         probs = Sampling(0.6, 10, 0.9).probabilities(logits)
-        shown = widget.locator("svg text:not(.token)").all_inner_texts()
+        shown = widget.locator("svg text:not(.token)").all_text_contents()
         for text, p in zip(shown, probs[np.argsort(-logits)], strict=False):
             assert text == ("0" if p == 0 else "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %")
         assert f"{(probs > 0).sum()} of {len(probs)} tokens" in widget.inner_text()
         widget.locator("button").focus()
         press(tab, "Enter")
-        drawn = widget.locator("p").last.inner_text().split("  ")
+        drawn = widget.locator(".drawn .token").all_inner_texts()
         texts = {data["sampling"]["tokens"][i].replace(" ", "·") for i in np.flatnonzero(probs)}
         assert len(drawn) == 20 and set(drawn) <= texts
 
@@ -131,7 +133,7 @@ def test_attention_by_keyboard(chromium, example):
                 if box.is_checked() != wanted:
                     box.focus()
                     press(tab, "Space")
-            case = {name: np.array(data["attention"][0][name]) for name in ("x", "wq", "wk", "bq")}
+            case = {name: np.array(data["attention"]["sentences"][0][name]) for name in ("x", "wq", "wk", "bq")}
             q = case["x"] @ case["wq"] + case["bq"] if projections else case["x"]
             k = case["x"] @ case["wk"] if projections else case["x"]
             scores = q @ k.T / (np.sqrt(q.shape[1]) if scale else 1)
@@ -142,9 +144,8 @@ def test_attention_by_keyboard(chromium, example):
             assert np.allclose([float(cell or 0) for cell in cells], weights.ravel(), atol=0.0051)
         widget.locator("tr button").nth(1).focus()
         press(tab, "Enter")
-        assert widget.locator("tr button[aria-pressed=true]").inner_text() == data["attention"][0]["words"][1].replace(
-            " ", "·"
-        )
+        word = data["attention"]["sentences"][0]["words"][1].replace(" ", "·")
+        assert widget.locator("tr button[aria-pressed=true]").inner_text() == word
         assert tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 

@@ -1,5 +1,5 @@
 // The attention matrix of a sentence, with and without projections, scale and mask.
-// data: [{name, words, x: (T, C), wq: (C, D), bq: (D), wk: (C, D)}, ...]
+// data: {sentences: [{name, words, x: (T, C), wq: (C, D), bq: (D), wk: (C, D)}, ...]}
 
 const product = (a, b) => a.map((row) => b[0].map((_, j) => row.reduce((sum, v, k) => sum + v * b[k][j], 0)));
 const transposed = (a) => a[0].map((_, j) => a.map((row) => row[j]));
@@ -14,7 +14,7 @@ function attentionWeights({ x, wq, bq, wk }, { projections, scale, mask }) {
 }
 
 widgets.attention = (place, data) => {
-  const sentence = choice("Sentence", data.map((d) => d.name), update);
+  const sentence = choice("Sentence", data.sentences.map((s) => s.name), update);
   const projections = checkbox("queries and keys (Q = X W_Q, K = X W_K)", true, update);
   const scale = checkbox("divide by the square root of their size", true, update);
   const mask = checkbox("causal mask", false, update);
@@ -23,14 +23,14 @@ widgets.attention = (place, data) => {
   let chosen = 0;
 
   function update() {
-    const example = data[sentence.get()];
+    const example = data.sentences[sentence.get()];
     chosen = Math.min(chosen, example.words.length - 1);
     const options = { projections: projections.get(), scale: scale.get(), mask: mask.get() };
     const weights = attentionWeights(example, options);
     const head = element("tr", {}, element("td"), ...example.words.map((word) => element("th", { scope: "col" }, visible(word))));
     const rows = weights.map((row, i) => element("tr", { class: i === chosen ? "chosen" : "" },
       element("th", { scope: "row" }, element("button", {
-        type: "button", "aria-pressed": i === chosen, onclick: () => choose(i),
+        type: "button", "aria-pressed": String(i === chosen), onclick: () => choose(i),
       }, visible(example.words[i]))),
       ...row.map((w) => element("td", { style: shade(w) }, w === 0 ? "" : w.toFixed(2)))));
     const hadFocus = table.contains(document.activeElement);

@@ -39,7 +39,7 @@ widgets.sampling = (place, data) => {
   const topP = slider("Top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (v) => v.toFixed(2), update);
   const drawing = element("svg", { viewBox: `0 0 480 ${shown * 22 + 6}`, role: "img" });
   const facts = element("p", { "aria-live": "polite" });
-  const drawn = element("p", { "aria-live": "polite" });
+  const drawn = element("p", { class: "drawn", "aria-live": "polite" });
   const draw = element("button", { type: "button", onclick: sample }, "Draw 20 times");
   let probs = [];
 
@@ -69,14 +69,14 @@ widgets.sampling = (place, data) => {
   const percent = (p) => (p === 0 ? "0" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
   function sample() {
-    const texts = [];
+    const tokens = [];
     for (let i = 0; i < 20; i += 1) {
       let left = Math.random();
       let id = probs.findIndex((p) => (left -= p) < 0);
       if (id < 0) id = probs.findLastIndex((p) => p > 0); // the sum of the probabilities may be 0.9999...
-      texts.push(visible(data.tokens[id]));
+      tokens.push(element("span", { class: "token" }, visible(data.tokens[id])), " ");
     }
-    drawn.textContent = texts.join("  ");
+    drawn.replaceChildren(...tokens);
   }
 
   place.append(
