@@ -16,6 +16,7 @@ import minigrad.functional as F
 from gpt.model.generation import Sampling
 from gpt.training.standard_library import help_text
 from minigrad import nn, optim
+from scripts.lessons import widget_data
 from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("411_next_token", __doc__)
@@ -123,6 +124,16 @@ filled = len({text[i : i + 10] for i in range(len(text) - 10)})
 print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
 print("Counting has nothing to say about a context that it has never seen. A neural network can generalize, but it")
 print("needs vectors for tokens (lesson 4.1.3). And letters may not be the best tokens to start with (lesson 4.1.2).")
+
+# %% [markdown]
+# ## Temperature, top-k and top-p on a real model
+#
+# The same settings, on a GPT. Top-k keeps the k most likely tokens. Top-p keeps the most likely tokens that have the
+# probability p together. On the page of this lesson you can move them (`python scripts/lesson.py 411 --html`).
+
+# %%
+prompts = ["The value of the", "This function returns", "If the object is not", "import", "class"]
+lesson.widget("sampling", widget_data.sampling(*widget_data.demo_model(), prompts))
 
 # %% [markdown]
 # ## What next

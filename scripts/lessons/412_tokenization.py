@@ -16,6 +16,7 @@ from gpt import Tokenizer
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
 from gpt.training.standard_library import help_text
 from minigrad import nn
+from scripts.lessons import widget_data
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, train
 
@@ -179,6 +180,15 @@ for tied, what in ((False, "used as an input only       "), (True, "tied: also s
 print("   As an input it has no gradient: only weight decay shrinks it, so it stays random noise. In a tied model,")
 print("   such as GPT-2, every training step also says that this token is not the next one, and pushes the row away.")
 print("   So it learns when not to be written, and still nothing about what it means when it is read.")
+
+# %% [markdown]
+# ## Your own text
+#
+# On the page of this lesson (`python scripts/lesson.py 412 --html`) you can type a text and see it cut into tokens, one
+# merge after the other: by the merges learned above, or by merges that are learned from what you type.
+
+# %%
+lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates strawberry expressions."))
 
 # %% [markdown]
 # ## What next

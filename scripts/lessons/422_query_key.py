@@ -11,6 +11,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, nn, optim
+from scripts.lessons import widget_data
 from scripts.lessons.pictures import Lesson, bars, heatmap
 
 lesson = Lesson("422_query_key", __doc__)
@@ -123,6 +124,19 @@ print("lesson 4.2.1:  softmax(X X^T) X")
 print("now:           softmax(Q K^T / sqrt(d_k)) X        Q = X W_Q, K = X W_K")
 print("Two additions: projections and a scale. The average is still one of X: what gets a token noticed is also what")
 print("it passes on. The next lesson separates the two.")
+
+# %% [markdown]
+# ## With and without
+#
+# On the page of this lesson (`python scripts/lesson.py 422 --html`) you can switch projections, scale and mask on and
+# off: for the four words above, and for heads of a trained GPT.
+
+# %%
+model, tokenizer, _ = widget_data.demo_model()
+sentence = "If the value is not a string, it is returned."
+heads = [widget_data.sentence_of(model, tokenizer, sentence, layer, 0) for layer in range(2)]
+made_up = widget_data.made_up_sentence("cats chase small mice (made up, see above)", words, X, W_Q, W_K)
+lesson.widget("attention", {"sentences": [made_up, *heads]})
 
 # %% [markdown]
 # ## What next

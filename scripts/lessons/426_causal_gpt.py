@@ -14,6 +14,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, no_grad
+from scripts.lessons import widget_data
 from scripts.lessons.pictures import Lesson, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
 
@@ -139,6 +140,17 @@ with lesson.picture("variants", "Who sees whom (dark: seen)", columns=3, size=(1
         axes.set(title=title, xlabel="looked at", ylabel="looking")
 print("'decoder-only' means this mask, and not that it can only decode. It won because one simple thing, to predict")
 print("the next token, can be trained on any text, does every task that can be written down, and scales.")
+
+# %% [markdown]
+# ## One token, from its id to a probability
+#
+# On the page of this lesson (`python scripts/lesson.py 426 --html`) the whole model is a drawing. The arrows carry
+# shapes, the boxes have their parameters, and you can follow a token of a trained GPT through all of them. At the end is
+# a probability for every token that may come next.
+
+# %%
+model, tokenizer, name = widget_data.demo_model()
+lesson.widget("gpt", widget_data.gpt(model, tokenizer, name, "The value of the"))
 
 # %% [markdown]
 # ## What next

@@ -64,7 +64,7 @@ class Lesson:
         write_text(path, json.dumps(data))
         print(f"widget: {path.as_posix()} (on the page: python scripts/lesson.py {self.number} --html)")
         if "ipykernel" in sys.modules:
-            from IPython.display import HTML, display  # type: ignore[import-not-found]
+            from IPython.display import HTML, display
 
             display(HTML(widget_html(name, data, alone=True)))
 
@@ -110,7 +110,7 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
     figure.savefig(path, dpi=120)
     print(f"picture: {path.as_posix()} ({title})")
     if "ipykernel" in sys.modules:
-        from IPython.display import Image, display  # type: ignore[import-not-found]
+        from IPython.display import Image, display
 
         display(Image(filename=path))
 

@@ -204,9 +204,11 @@ def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lesson", [path.stem for path in lessons()])
-def test_every_lesson_becomes_a_page_that_works(chromium, lesson, tmp_path):
+def test_every_lesson_becomes_a_page_that_works(lesson, tmp_path, request):
     done = run_process("lesson", lesson, "--html", "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / lesson / "done.txt").exists()
+    chromium = request.getfixturevalue("chromium")  # only now, so that a lesson is run without a browser as well
     with opened(chromium, tmp_path / f"{lesson}.html", viewport=PHONE) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert tab.locator("h1").count() == 1 and tab.locator("pre.code").count() > 3

@@ -32,7 +32,7 @@ function gptParameters(config) {
 }
 
 widgets.gpt = (place, data) => {
-  const HEIGHT = 32, GAP = 26, LEFT = 60, WIDTH = 250;
+  const HEIGHT = 32, GAP = 26, BORDER = 18, LEFT = 60, WIDTH = 250; // BORDER: more space where the block begins and ends
   const grouped = (n) => n.toLocaleString("en-US");
   const preset = choice("Model", data.presets.map((p) => p.name), update);
   const drawing = element("svg", { role: "group", "aria-label": "data flow of the model", onkeydown: onKey });
@@ -45,17 +45,18 @@ widgets.gpt = (place, data) => {
 
   function update() {
     const boxes = gptBoxes(config());
-    const y = (i) => 12 + i * (HEIGHT + GAP);
+    const borders = (i) => boxes.slice(1, i + 1).filter((box, j) => box.inBlock !== boxes[j].inBlock).length;
+    const y = (i) => 12 + i * (HEIGHT + GAP) + borders(i) * BORDER;
     const at = Object.fromEntries(boxes.map((box, i) => [box.id, y(i)]));
     drawing.setAttribute("viewBox", `0 0 480 ${y(boxes.length - 1) + HEIGHT + 12}`);
-    const frameTop = at.ln_1 - GAP + 12;
+    const frameTop = at.ln_1 - BORDER, frameBottom = at.add_2 + HEIGHT + 10;
     drawing.replaceChildren(
       element("defs", {}, element("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
         element("path", { d: "M0 0 L8 4 L0 8 z", class: "tip" }))),
-      element("rect", { x: 8, y: frameTop, width: 464, height: at.ln_f - GAP + 6 - frameTop, rx: 10, class: "frame" }),
+      element("rect", { x: 8, y: frameTop, width: 464, height: frameBottom - frameTop, rx: 10, class: "frame" }),
       element("text", { x: 464, y: frameTop + 20, "text-anchor": "end", class: "strong" }, `block × ${config().L}`),
       around(at.ln_1, at.add_1), around(at.ln_2, at.add_2),
-      ...boxes.flatMap((box, i) => drawBox(box, y(i), i + 1 < boxes.length)),
+      ...boxes.flatMap((box, i) => drawBox(box, y(i), y(i + 1), i + 1 < boxes.length)),
     );
     facts.textContent = `${grouped(gptParameters(config()))} parameters, ${config().t} tokens read. On the arrows: shapes.`;
     show();
@@ -63,11 +64,11 @@ widgets.gpt = (place, data) => {
 
   // The residual connection, on the left of what it goes around.
   function around(top, bottom) {
-    const x = LEFT - 26, from = top - GAP + 9, to = bottom + HEIGHT / 2;
+    const x = LEFT - 26, from = top - 12, to = bottom + HEIGHT / 2;
     return element("path", { d: `M${LEFT + WIDTH / 2} ${from} H${x} V${to} H${LEFT - 2}`, class: "flow", "marker-end": "url(#tip)" });
   }
 
-  function drawBox(box, y, hasNext) {
+  function drawBox(box, y, nextY, hasNext) {
     const label = box.parameters ? `${box.name}: ${grouped(box.parameters)} parameters` : box.name;
     const group = element("g", {
       class: `box${box.parameters ? " learned" : ""}`, tabindex: 0, role: "button", "data-box": box.id, "aria-label": label,
@@ -78,8 +79,9 @@ widgets.gpt = (place, data) => {
     if (box.parameters) parts.push(element("text", { x: LEFT + WIDTH + 8, y: y + 21, class: "count" }, grouped(box.parameters)));
     if (hasNext) {
       const x = LEFT + WIDTH / 2, end = y + HEIGHT;
-      parts.push(element("path", { d: `M${x} ${end} V${end + GAP - 2}`, class: "flow", "marker-end": "url(#tip)" }));
-      parts.push(element("text", { x: x + 8, y: end + 17, class: "shape" }, `(${box.shape.map(grouped).join(", ")})`));
+      const labelY = box.id === "add_2" ? nextY - 9 : end + 15;
+      parts.push(element("path", { d: `M${x} ${end} V${nextY - 2}`, class: "flow", "marker-end": "url(#tip)" }));
+      parts.push(element("text", { x: x + 8, y: labelY, class: "shape" }, `(${box.shape.map(grouped).join(", ")})`));
     }
     return parts;
   }
@@ -111,7 +113,7 @@ widgets.gpt = (place, data) => {
     for (const group of drawing.querySelectorAll("[data-box]")) group.classList.toggle("chosen", group.dataset.box === id);
     const where = box.inBlock ? `Block ${block + 1} of ${data.presets[0].L}: ` : "";
     const largest = Math.max(...values.map(Math.abs), 1e-9);
-    const cells = values.map((v) => element("td", { style: shade(v / largest) }, Number.isInteger(v) ? String(v) : v.toFixed(2)));
+    const cells = values.map((v) => element("td", { style: id === "ids" ? "" : shade(v / largest) }, Number.isInteger(v) ? String(v) : v.toFixed(2)));
     panel.replaceChildren(
       element("p", {}, element("strong", {}, `${step + 1} of ${steps.length}. ${where}${box.name}`)),
       element("p", {}, box.does),

@@ -49,19 +49,20 @@ widgets.sampling = (place, data) => {
     const k = topK.get() > 50 ? 0 : topK.get();
     probs = probabilities(logits, temperature.get(), k, topP.get());
     const order = logits.map((_, i) => i).sort((a, b) => logits[b] - logits[a]).slice(0, shown);
-    drawing.replaceChildren(...order.flatMap((id, row) => bar(id, row, plain[id])));
+    const scale = 290 / Math.max(plain[order[0]], probs[order[0]]);
+    drawing.replaceChildren(...order.flatMap((id, row) => bar(id, row, plain[id], scale)));
     drawing.setAttribute("aria-label", order.slice(0, 5).map((id) => `${data.tokens[id]} ${percent(probs[id])}`).join(", "));
     const kept = probs.filter((p) => p > 0).length;
     facts.textContent = `${kept} of ${probs.length} tokens can be drawn. Entropy: ${entropy(probs).toFixed(3)} nats.`;
     drawn.textContent = "";
   }
 
-  function bar(id, row, plain) {
+  function bar(id, row, plain, scale) {
     const y = row * 22 + 4;
     return [
       element("text", { x: 112, y: y + 13, "text-anchor": "end", class: "token" }, visible(data.tokens[id])),
-      element("rect", { x: 120, y, width: 290 * probs[id], height: 16, class: "bar" }),
-      element("rect", { x: 120, y, width: 290 * plain, height: 16, class: "outline" }),
+      element("rect", { x: 120, y, width: scale * probs[id], height: 16, class: "bar" }),
+      element("rect", { x: 120, y, width: scale * plain, height: 16, class: "outline" }),
       element("text", { x: 416, y: y + 13 }, percent(probs[id])),
     ];
   }
