@@ -145,7 +145,7 @@ print("the next token, can be trained on any text, does every task that can be w
 # ## One token, from its id to a probability
 #
 # On the page of this lesson (`python scripts/lesson.py 426 --html`) the whole model is a drawing. The arrows carry
-# shapes, the boxes have their parameters, and you can follow a token of a trained GPT through all of them. At the end is
+# shapes, the boxes have their parameters, and you can follow a token of a trained GPT through all of them. The end is
 # a probability for every token that may come next.
 
 # %%
