@@ -21,6 +21,7 @@ lesson = Lesson("00_gradients", __doc__)
 
 # %% A slope, by nudging
 
+
 def f(x: float) -> float:
     return x * math.sin(x)
 
@@ -73,6 +74,7 @@ assert abs((nudged - loss) / 1e-6 - dw) < 1e-4
 print(f"nudging w agrees: {(nudged - loss) / 1e-6:.3f}")
 
 # %% A scalar autograd
+
 
 class Value:
     """A number that remembers how it was computed: the whole idea of autograd."""

@@ -28,8 +28,7 @@ words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
 print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: the text is long, and a letter has no meaning")
-print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens, but {unknown:.1%} of the words in new text are")
-print("unknown")
+print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens; {unknown:.1%} of the words in new text are new")
 
 # %% Byte-pair encoding
 # The example from the paper: four words and how often each occurs.
@@ -118,6 +117,7 @@ with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9
     axes.set_ylim(-0.6, max(p[2] for p in pieces) + 0.6)
 
 # %% What a model cannot see
+
 
 def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
     return [by.decode([i]) for i in by.encode(word)]

@@ -208,8 +208,7 @@ for word in ("shore", "vault", "bank"):
     else:
         assert max(shown.values()) > 0.95
 print("'river bank' and 'money bank' are clear to us. The lookup gives 'bank' the same row in both, a compromise")
-print("between 'shore' and 'vault'. What a word means depends on its neighbors: the next lessons let rows look at each")
-print("other.")
+print("between 'shore' and 'vault'. But the meaning of a word depends on its neighbors. The next lessons add that.")
 
 # %% [markdown]
 # ## What next

@@ -117,8 +117,7 @@ with lesson.picture("notes", "How much each of the first 8 layers adds to each t
 
 # %% The limitation: one softmax, one question
 print("'The animal did not cross the street because it was tired.' What is 'it', and how was it? These are two")
-print("questions, with answers at two tokens. But a head has one set of weights with sum 1, so more for one token is")
-print("less for the other.")
+print("questions, with answers at two tokens. But one set of weights sums to 1: more for one is less for the other.")
 
 # %% [markdown]
 # ## What next

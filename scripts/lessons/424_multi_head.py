@@ -1,8 +1,8 @@
 """Lesson 4.2.4: many heads
 
-One head has one set of weights, and can ask one question. So cut the channels among several heads, each with lenses of
-its own, and let one more layer mix what they found: as much arithmetic as before, several questions at once. Then take
-heads out of a trained model, one by one, and see which it misses.
+A head has one set of attention weights, so it can ask one question. Split the channels among several heads, each with
+its own projections, and let one more layer mix their outputs: several questions for the same arithmetic. Then remove
+heads from a trained model, one by one, and see which of them it needs.
 Vaswani et al. 2017, section 3.2.2; Michel et al. 2019, "Are sixteen heads really better than one?", section 3.
 """
 
@@ -21,55 +21,68 @@ from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
 lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(0)
 
-# %% One head, two questions
-# 'it' should take in all of "animal" (what it is) and all of "tired" (how it is): 1 and 1. Weights of a softmax sum
-# to 1: the best that one head can do is 0.5 and 0.5, which is also what it would give to two halves of one thing.
-values = np.array([[1.0, 0], [0, 1.0]])  # animal, tired
-one_head = np.array([0.5, 0.5]) @ values
-two_heads = np.concatenate([np.array([1.0, 0]) @ values[:, :1], np.array([0, 1.0]) @ values[:, 1:]])
-print("one head:", one_head, "  two heads, side by side:", two_heads)
-assert one_head.sum() == 1 and two_heads.sum() == 2
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    return F.softmax(Tensor(scores), -1).data
+
+
+# %% What one head cannot do
+# 'it' needs two things: what "animal" is, and how "tired" is. A token carries both numbers: (what, how). A head takes
+# one weighted average m = w animal + (1 - w) tired, and everything after it (W_V, W_O) is a linear map of m: the noise
+# that the other token carries is mixed in. Two heads take two averages.
+animal, tired = rng.standard_normal((2, 2000, 2))  # 2,000 examples of (what, how) for each of the two tokens
+wanted = np.column_stack([animal[:, 0], tired[:, 1]])
+
+
+def error(found: np.ndarray) -> float:
+    """The mean squared error of the best linear map from what attention found to what was wanted; 2 at most."""
+    best = np.linalg.lstsq(found, wanted, rcond=None)[0]
+    return float(((found @ best - wanted) ** 2).sum(axis=1).mean())
+
+
+one_head = {w: error(w * animal + (1 - w) * tired) for w in (0.0, 0.25, 0.5, 0.75, 1.0)}
+larger_values = error((0.5 * animal + 0.5 * tired) @ (2 * np.eye(2)))  # twice the W_V
+two_heads = error(np.concatenate([animal, tired], axis=1))  # head 0 with weights (1, 0), head 1 with (0, 1)
+print("error of one head, by its weight on 'animal':", ", ".join(f"{w:g}: {e:.2f}" for w, e in one_head.items()))
+print(f"with W_V doubled, weight 0.5: {larger_values:.2f};  two heads: {two_heads:.2f}")
+assert min(one_head.values()) > 0.9 and np.isclose(larger_values, one_head[0.5]) and two_heads < 1e-9
 
 # %% Split, not multiplied
 B, T, C, H = 1, 6, 16, 4
 D = C // H
 x = Tensor(rng.standard_normal((B, T, 3 * C)).astype(np.float32))
 q, k, v = F.split_heads(x, H, parts=3)
-print(f"(B={B}, T={T}, 3 x C={3 * C}) -> three times (B, H={H}, T, D={D}): the same numbers, another order")
+print(f"(B={B}, T={T}, 3 x C={3 * C}) -> three times (B, H={H}, T, D={D}): the same numbers in another order")
 assert q.shape == (B, H, T, D)
-assert np.array_equal(q.data[0, 1], x.data[0, :, D : 2 * D])  # head 1 has the second D of the queries' channels
+assert np.array_equal(q.data[0, 1], x.data[0, :, D : 2 * D])  # head 1 gets the second D channels of the queries
 flops = {}
 for heads in (1, 2, 4, 8):
     parts = F.split_heads(x, heads, parts=3)
     with profile() as report:
         F.scaled_dot_product_attention(*parts)
     flops[heads] = report.total.flops
-print("FLOPs of the products, by heads:", flops)
-assert len(set(flops.values())) == 1  # 4 T T C, however it is cut
+print("FLOPs of the matrix products, by number of heads:", flops)
+assert len(set(flops.values())) == 1  # 4 T T C for any number of heads
 
-# %% Heads are isolated; W_O mixes
+# %% Heads, concatenation and W_O by hand
 attention = CausalSelfAttention(GPTConfig(n_embd=C, n_head=H, block_size=T, vocab_size=10, n_layer=1))
-heard = np.zeros((2, H, C))  # how much the outputs depend on each head, before and after W_O
-base = rng.standard_normal((1, T, C)).astype(np.float32)
-for head in range(H):
-    found = Tensor(base.copy(), requires_grad=True)  # what the heads found, side by side
-    mixed = attention.c_proj(found)
-    for channel in range(C):
-        heard[0, head, channel] = float(channel // D == head)
-        found.zero_grad()
-        mixed[0, 0, channel].backward(retain_graph=True)
-        heard[1, head, channel] = np.abs(found.grad[0, 0, head * D : (head + 1) * D]).sum()
-with lesson.picture("mixing", "Which head does an output channel hear?", columns=2, size=(11, 3)) as (left, right):
-    names = [f"head {h}" for h in range(H)]
-    for axes, matrix, title in ((left, heard[0], "side by side"), (right, heard[1], "after W_O")):
-        heatmap(axes, matrix, names, [str(c) for c in range(C)], "")
-        axes.set(title=title, xlabel="output channel")
-apart, together = ((matrix > 0).sum(axis=0) for matrix in heard)
-print(f"side by side, a channel hears {apart.max()} head; after W_O all {together.min()}")
-assert (heard[1] > 0).all()
-print(f"W_O is a layer of C x C = {C * C} learned weights; without it, heads would never meet")
+stream = rng.standard_normal((T, C)).astype(np.float32)
+Q, K, V = np.split(stream @ attention.c_attn.weight.data.T + attention.c_attn.bias.data, 3, axis=1)  # (T, C) each
+future = np.triu(np.ones((T, T), bool), 1)
+heads = []
+for h in range(H):
+    mine = slice(h * D, (h + 1) * D)  # the channels of this head
+    scores = Q[:, mine] @ K[:, mine].T / np.sqrt(D)  # (T, T)
+    heads.append(softmax(np.where(future, -np.inf, scores)) @ V[:, mine])  # (T, D)
+side_by_side = np.concatenate(heads, axis=1)  # (T, C)
+by_hand = side_by_side @ attention.c_proj.weight.data.T + attention.c_proj.bias.data
+with no_grad():
+    difference = np.abs(by_hand - attention(Tensor(stream[None])).data[0]).max()
+print(f"{H} heads of (T={T}, D={D}), side by side (T, C={C}), times W_O; difference from CausalSelfAttention")
+print(f"{difference:.0e}. Side by side, each channel comes from one head. W_O, C x C weights, mixes them.")
+assert difference < 1e-5
 
-# %% Which heads does a model need?
+# %% W_O in a trained model
 tokenizer, train_ids, val_ids = english()
 model = new_gpt(len(tokenizer), n_layer=2, n_head=4)
 losses = train(model, train_ids, 400)
@@ -78,10 +91,40 @@ D = model.config.n_embd // model.config.n_head
 print(f"2 layers of 4 heads, 400 steps: validation loss {whole:.3f}")
 
 
+def heads_heard(weight: np.ndarray) -> np.ndarray:
+    """How many heads each output channel listens to: 1 for one head only, 4 for all equally (e^entropy). (C,)"""
+    shares = (weight.reshape(len(weight), 4, D) ** 2).sum(axis=2)  # (C, heads)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return np.exp(-(shares * np.log(shares + 1e-30)).sum(axis=1))
+
+
+projections = [block.attn.c_proj.weight for block in model.transformer.h]
+learned = [weight.data.copy() for weight in projections]
+for weight, kept in zip(projections, learned):
+    weight.data[...] = np.eye(len(kept)) * np.sqrt((kept**2).sum() / len(kept))  # no mixing, the same total size
+    heard = heads_heard(kept)
+    print(f"an output channel of W_O hears {heard.mean():.2f} of 4 heads; if heads were only concatenated, 1 head")
+    assert heard.min() > heads_heard(weight.data).max()
+unmixed = validation_loss(model, val_ids)
+for weight, kept in zip(projections, learned):
+    weight.data[...] = kept
+print(f"validation loss with the learned W_O {whole:.3f}; with heads that are only concatenated {unmixed:.3f}")
+assert unmixed > whole + 0.03
+with lesson.picture(
+    "mixing", "How strongly an output channel hears each head (layer 0, trained)", size=(11, 3)
+) as axes:
+    norms = np.sqrt((projections[0].data.reshape(-1, 4, D) ** 2).sum(axis=2)).T  # (heads, C)
+    heatmap(axes, norms, [f"head {h}" for h in range(4)], [str(c) for c in range(norms.shape[1])], "")
+    axes.set(xlabel="output channel")
+    axes.tick_params(axis="x", labelsize=6)
+
+# %% Removing heads from a trained model
+
+
 def without_head(layer: int, head: int) -> float:
-    """The validation loss when what one head found is set to 0 before W_O."""
+    """The validation loss when the output of one head is set to 0 before W_O."""
     weight = model.transformer.h[layer].attn.c_proj.weight
-    columns = slice(head * D, (head + 1) * D)  # what W_O multiplies this head's channels with
+    columns = slice(head * D, (head + 1) * D)  # the weights of W_O for this head's channels
     saved = weight.data[:, columns].copy()
     weight.data[:, columns] = 0
     try:
@@ -91,12 +134,15 @@ def without_head(layer: int, head: int) -> float:
 
 
 costs = np.array([[without_head(layer, head) - whole for head in range(4)] for layer in range(2)])
-assert validation_loss(model, val_ids) == whole  # nothing was left changed
+assert validation_loss(model, val_ids) == whole  # all weights are back in place
 for layer, row in enumerate(costs):
     print(f"  loss without one head of layer {layer}: " + "  ".join(f"{cost:+.3f}" for cost in row))
 cheap = int((costs < 0.01 * whole).sum())
-print(f"{cheap} of {costs.size} heads cost less than 1 % of the loss, one at a time. The course reports 20-40 %")
-print("for large, long-trained models: a capacity that training fills unevenly, not a plan with a job for each head.")
+print(
+    f"{cheap} of {costs.size} heads cost less than 1 % of the loss when removed alone. Nobody assigned jobs to heads;"
+)
+print("training uses their capacity unevenly. (The course: in large models, 20 to 40 % of the heads can be removed.)")
+assert costs.max() > 2 * np.median(costs)
 
 ids = np.array(tokenizer.encode(" The value of the object is the value of the name."))[None]
 seen: list[np.ndarray] = []
@@ -128,5 +174,5 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
 #
 # - exercise: `python scripts/exercise.py start heads`
 # - read: gpt/model/gpt2.py: CausalSelfAttention; minigrad/functional/attention.py: SplitHeads
-# - break: n_head=3 with n_embd=64 (GPTConfig): what does it say, and why must it?
+# - break: GPTConfig(n_head=3, n_embd=64): what does it say, and why?
 # - lesson: `python scripts/lesson.py 425`

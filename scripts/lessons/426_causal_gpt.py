@@ -1,8 +1,9 @@
 """Lesson 4.2.6: the causal mask, and the whole GPT
 
-A model that is to say the next token must not look at it. One triangle of minus infinity before the softmax prevents
-that, and lets a text of T tokens be T lessons at once. With it, everything is there: the GPT is put together, and each
-of its 124,439,808 parameters accounted for. Radford et al. 2019; Brown et al. 2020 (GPT-3), table 2.1.
+A model that predicts the next token must not see it. A triangle of minus infinity before the softmax prevents that, so
+one pass over T tokens trains T predictions. This is the last missing part. The lesson then puts the whole GPT together,
+accounts for each of its 124,439,808 parameters, and follows one text from ids to probabilities.
+Radford et al. 2019; Brown et al. 2020 (GPT-3), table 2.1; Raffel et al. 2020 (T5); Wang et al. 2022 (architectures).
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
+from gpt.training.batches import RandomBatches
 from minigrad import Tensor, no_grad
 from scripts.lessons import widget_data
 from scripts.lessons.pictures import Lesson, heatmap
-from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
+from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
 
 lesson = Lesson("426_causal_gpt", __doc__)
 rng = np.random.default_rng(0)
 
-# %% The cheating problem
-tokenizer, train_ids, _ = english()
+# %% Without a mask, the answer is in the question
+tokenizer, train_ids, val_ids = english()
 causal_attention = F.scaled_dot_product_attention
 
 
 def unmasked(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> Tensor:
-    """Attention that sees everything, also what comes later."""
+    """Attention that sees everything, later tokens included."""
     return causal_attention(query, key, value)
 
 
@@ -44,7 +46,7 @@ finally:
 with_mask, without = np.mean(honest_losses[-15:]), np.mean(cheat_losses[-15:])
 print(f"loss after 400 steps: with the mask {with_mask:.2f}, without {without:.2f}")
 assert without < 0.2 * with_mask
-print("without it the loss is far too good: position t copies from t + 1. When writing there is no t + 1:")
+print("Without it the loss is far too good: position t copies token t + 1. In generation there is no token t + 1:")
 print(f"  no mask: {cheated}\n  mask:    {write(honest, tokenizer, 'The value', 25)}")
 with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.plot(smooth(honest_losses), "-", color="black", label="causal mask")
@@ -52,7 +54,7 @@ with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
     axes.legend(frameon=False)
 
-# %% The mask
+# %% Minus infinity before the softmax
 T, D = 5, 8
 q, k, v = (Tensor(rng.standard_normal((1, T, D))) for _ in range(3))
 scores = q.data[0] @ k.data[0].T / np.sqrt(D)
@@ -61,22 +63,23 @@ masked = np.where(future, -np.inf, scores)
 weights = F.softmax(Tensor(masked), -1).data
 assert (weights[future] == 0).all() and np.allclose(weights.sum(axis=1), 1)
 assert np.allclose(weights @ v.data[0], F.scaled_dot_product_attention(q, k, v, is_causal=True).data[0])
-wrong = F.softmax(Tensor(scores), -1).data * ~future  # zero after the softmax: the rows no longer sum to 1
+wrong = F.softmax(Tensor(scores), -1).data * ~future  # zeroed after the softmax: rows no longer sum to 1
+assert wrong.sum(axis=1)[:-1].max() < 1
 print("set to -inf before the softmax, rows sum to", weights.sum(axis=1))
 print("set to 0 after it, they sum to             ", wrong.sum(axis=1))
 names = [f"token {t}" for t in range(T)]
 with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as (left, right):
     heatmap(left, np.where(future, np.nan, scores), names, names)
-    left.set(title="scores; blank: minus infinity", xlabel="looked at", ylabel="looking")
+    left.set(title="scores; blank: minus infinity", xlabel="key (looked at)", ylabel="query (looking)")
     heatmap(right, weights, names, names)
-    right.set(title="weights", xlabel="looked at", ylabel="looking")
+    right.set(title="weights", xlabel="key (looked at)", ylabel="query (looking)")
 
-# %% Training is parallel, writing is not
+# %% One pass, T predictions
 ids = train_ids[None, :12]
 with no_grad():
     at_once = honest(ids).data[0]  # (T, V): one pass
-    one_by_one = np.array([honest(ids[:, : t + 1]).data[0, -1] for t in range(12)])  # 12 passes, as in writing
-print(f"12 predictions in one pass, and in 12 passes: they differ by {np.abs(at_once - one_by_one).max():.0e}")
+    one_by_one = np.array([honest(ids[:, : t + 1]).data[0, -1] for t in range(12)])  # 12 passes, as in generation
+print(f"12 predictions in one pass and in 12 passes differ by {np.abs(at_once - one_by_one).max():.0e}")
 assert np.allclose(at_once, one_by_one, atol=1e-4)
 changed = ids.copy()
 changed[0, 8] = (changed[0, 8] + 1) % len(tokenizer)
@@ -84,9 +87,9 @@ with no_grad():
     moved = np.abs(honest(changed).data[0] - at_once).max(axis=1)
 print("change token 8: the predictions at 0 to 7 move by", moved[:8].max(), "and at 8 by", moved[8].round(2))
 assert moved[:8].max() == 0 < moved[8]
-print("so the mask is no trick of training: it makes training ask what writing will ask")
+print("So the mask makes training ask exactly what generation will ask.")
 
-# %% The whole GPT
+# %% Assembly, not invention
 config = GPTConfig()  # GPT-2
 counts = accounting.parameters(config)
 V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
@@ -123,23 +126,75 @@ with lesson.picture("architecture", "GPT-2, from ids to logits (124,439,808 para
         axes.text(millions + 0.8, height, f"{name}   {size}", va="center", fontsize=10)
     axes.set(xlabel="parameters (millions)", ylabel="from bottom to top", xlim=(0, 90), yticks=[])
 
-# %% The family
+# %% One text, from ids to probabilities
+prompt = "The value of the"
+ids = np.array(tokenizer.encode(prompt))
+weights = honest.transformer
+with no_grad():
+    x = weights.wte(ids[None]) + weights.wpe(np.arange(len(ids)))  # (1, T, C)
+    print(f"{prompt!r} -> ids {ids.tolist()}\n-> token + position embeddings {x.shape}")
+    for number, block in enumerate(weights.h):
+        x = x + block.attn(block.ln_1(x))
+        x = x + block.mlp(block.ln_2(x))
+        print(f"-> block {number} {x.shape}, {block.num_parameters():,} parameters")
+    hidden = weights.ln_f(x).data[0]  # (T, C)
+    logits = hidden @ weights.wte.weight.data.T  # (T, V): the output layer is the transposed embedding
+    probs = F.softmax(Tensor(logits), -1).data
+    whole = honest(ids[None]).data[0]
+print(f"-> last norm {hidden.shape} -> times the embedding, transposed: logits {logits.shape} -> softmax")
+assert np.allclose(logits, whole, atol=1e-4) and np.allclose(probs.sum(axis=1), 1, atol=1e-5)
+top = np.argsort(-probs[-1])[:5]
+assert np.isclose(logits[-1, top[0]], hidden[-1] @ weights.wte.weight.data[top[0]], atol=1e-5)  # one logit, by hand
+print("the five most likely next tokens:", {tokenizer.decode([i]): round(float(probs[-1, i]), 3) for i in top})
+
+# %% The same blueprint, other numbers, other masks
 gpt3 = GPTConfig(n_layer=96, n_head=96, n_embd=12_288, block_size=2048)
-print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: only the config differs")
+times = gpt3.num_parameters() / config.num_parameters()
+print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: {times:,.0f} times the")
+print("size, and only the numbers in the configuration differ (GPT-3 also alternates dense and sparse attention)")
 assert round(gpt3.num_parameters() / 1e9) == 175
-everything, nothing = np.ones((6, 6)), np.zeros((6, 6))
-split = 3
-encoder_decoder = np.block([[np.ones((3, 3)), np.zeros((3, 3))], [np.ones((3, 3)), np.tri(3)]])
+half = np.tri(6)
+half[:3, :3], half[3:, :3] = 1, 1  # the encoder sees all that was read; the decoder sees it and what it has written
+variants = {
+    "encoder (BERT): all": np.ones((6, 6)),
+    "encoder-decoder (T5):\n3 read, 3 written": half,
+    "decoder (GPT): causal": np.tri(6),
+}
 with lesson.picture("variants", "Who sees whom (dark: seen)", columns=3, size=(11, 3.8)) as panels:
-    for axes, matrix, title in zip(
-        panels,
-        (everything, encoder_decoder, np.tri(6)),
-        ("encoder (BERT): all", "encoder-decoder (T5):\n3 read, 3 written", "decoder (GPT): causal"),
-    ):
+    for axes, (title, matrix) in zip(panels, variants.items()):
         heatmap(axes, matrix, [str(i) for i in range(6)], [str(i) for i in range(6)], "")
-        axes.set(title=title, xlabel="looked at", ylabel="looking")
-print("'decoder-only' means this mask, and not that it can only decode. It won because one simple thing, to predict")
-print("the next token, can be trained on any text, does every task that can be written down, and scales.")
+        axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
+print("'Decoder-only' means the causal mask. It does not mean that the model can only decode.")
+
+# %% Why decoder-only won
+# 1. One kind of block. An encoder-decoder needs a second stack with an attention of its own to what was read.
+decoder_only, cross = 12 * C * C, 4 * C * C  # matrices of a block: attention 4 C^2 and MLP 8 C^2; cross-attention 4 C^2
+print("1. simplicity: one stack of one kind of block. T5 has two stacks, and cross-attention in each block of the")
+print(f"   second: {cross:,} weights beside {decoder_only:,}, at GPT-2's width")
+# 2. Every position is a training example. BERT predicts 15 % of its tokens, T5 too (Devlin et al. 2019; Raffel et al.).
+
+
+class SomeTargets(RandomBatches):
+    """Windows in which only 15 % of the positions have a target."""
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        inputs, targets = super().__next__()
+        return inputs, np.where(rng.random(targets.shape) < 0.15, targets, -100)
+
+
+ends = {"all positions": [], "15 % of them": []}  # type: dict[str, list[float]]
+for seed in (0, 1, 2):
+    for name, batches in (("all positions", RandomBatches), ("15 % of them", SomeTargets)):
+        model = new_gpt(len(tokenizer), seed, **shape)
+        train(model, train_ids, 250, batches=batches)
+        ends[name].append(validation_loss(model, val_ids))
+print("2. signal: our model after 250 steps, seeds 0, 1 and 2, with a loss at")
+for name, losses in ends.items():
+    print(f"   {name:13}  validation loss " + ", ".join(f"{loss:.2f}" for loss in losses))
+assert max(ends["all positions"]) < min(ends["15 % of them"])
+print("3. generality: every task that can be written as text is a next-token task, with no new head (GPT-3: few-shot).")
+print("Not everything speaks for it: at equal compute, T5's authors found encoder-decoders better after fine-tuning.")
+print("Wang et al. 2022 found causal decoders best at new tasks without fine-tuning, when trained on plain text only.")
 
 # %% [markdown]
 # ## One token, from its id to a probability
@@ -157,5 +212,5 @@ lesson.widget("gpt", widget_data.gpt(model, tokenizer, name, "The value of the")
 #
 # - exercise: `python scripts/exercise.py start causal_mask`
 # - read: gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
-# - break: `python scripts/break.py no_mask, no_positions, no_tying`
+# - break: `python scripts/break.py no_mask`, no_positions, no_tying
 # - lesson: `python scripts/lesson.py 431`

@@ -87,11 +87,11 @@ for kind, example in zip(KINDS, read_examples(path)):
     assert replied == {"role": "assistant", "content": output}
     print(f"  {kind:13} {asked['content']!r} -> {replied['content']!r}")
 print("Alpaca (2023): 52,002 such examples, written by a larger model from 175 human ones, for under 500 dollars.")
-print("LIMA (2023): 1,000 examples, selected and edited by hand. In LIMA's comparison, a 65-billion-parameter model")
-print("tuned on these 1,000 was preferred over one tuned on Alpaca's 52,000: few good examples are enough for the")
-print("format.")
+print("LIMA (2023): 1,000 examples, 750 from forums and 250 written by the authors. In their comparison, a model")
+print("of 65 billion parameters tuned on these 1,000 was preferred to one tuned on Alpaca's 52,002.")
 
 # %% The template: ChatML
+
 
 def question(country: str) -> list[Message]:
     return [{"role": "user", "content": QUESTION.format(country).strip()}]
@@ -123,8 +123,7 @@ with no_grad():
     logprobs = F.log_softmax(logits, -1).data
 by_hand = -np.mean([logprobs[b, t, targets[b, t]] for b, t in zip(*np.nonzero(learned))])
 assert np.isclose(flat, by_hand, atol=1e-4) and np.isclose(total.item() / count, by_hand, atol=1e-4)
-print(f"the mean loss at those {count} of {learned.size} positions is {by_hand:.2f}: by hand, with -100, and by")
-print("sft_loss")
+print(f"the mean loss at those {count} of {learned.size} positions is {by_hand:.2f}: by hand, with -100, by sft_loss")
 
 ids, marks = conversations[0]
 with lesson.picture("mask", "The tokens with a loss (gray) in one conversation", size=(11, 2.2)) as axes:
@@ -176,8 +175,7 @@ def instruct(base: Any, examples: list, seed: int, rate: float, steps: int = 80)
 
 base = model
 model, losses = instruct(base, conversations, seed=0, rate=1e-3)
-print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (a uniform guess:")
-print(f"{math.log(len(tokenizer)):.2f})")
+print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
 assert losses[-1] < 0.2 * losses[0]
 
 # %% What was learned: the format
@@ -190,8 +188,7 @@ for group, name in groups:
     (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
     verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
-# No conversation mentioned the second group: what is right there was learned in pretraining. No text mentioned the
-# third.
+# No conversation mentioned the second group, so right answers come from pretraining. No text mentioned the third group.
 assert tuned["only in the text"][0] > 0.3 and tuned["in no text"][0] == 0 and tuned["in no text"][1] > 0.5
 print("Some answers about countries that no conversation mentioned are right: their capitals come from pretraining.")
 print("About countries that are in no text, most answers have the same form, and none is right.")
@@ -204,8 +201,7 @@ for rate in (1e-3, 2e-3):
     assert all(result["in no text"][0] == 0 for result in several)
 few, _ = instruct(base, conversations[:4], seed=0, rate=1e-3)
 formed = measure(few, in_chat)["only in the text"][1]
-print(f"and with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in")
-print("form")
+print(f"with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in form")
 
 # %% The same questions in another template
 shares = {in_chat: tuned["taught in SFT"][0]}
