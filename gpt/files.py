@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,24 +13,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAX_JSON_BYTES = 30_000_000  # several times what the largest vocabularies take
+MAX_MODEL_TEXT = 50_000_000  # bytes of a text file that belongs to a model; the largest vocabularies take 30 million
 UNFINISHED = ".unfinished"  # how the name of a file ends that `atomic_write` has not finished
 
 
-def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Iterator[str]:
+def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> BinaryIO:
+    """Open a file for reading bytes, if it is a regular one: reading a pipe or a device might never end.
+
+    Raises FileNotFoundError, IsADirectoryError, ValueError (not a regular file, or more than `max_bytes`), each naming
+    the file, or another OSError.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of one file in it")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file, but a pipe or a device, which might never end: give a file")
+    # If a pipe has taken the file's place since, then opening it must not wait for somebody who writes into it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > max_bytes:
+        os.close(descriptor)
+        raise ValueError(f"{path} has {found.st_size:,} bytes, and more than {max_bytes:,} are not expected there")
+    return open(descriptor, "rb")
+
+
+def read_pieces(
+    path: str | os.PathLike[str], piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize
+) -> Iterator[str]:
     """Read a UTF-8 file as a stream of strings, so that it need not fit into memory.
 
     Line ends stay as they are in the file; a byte order mark at the start is dropped.
-    Raises FileNotFoundError, IsADirectoryError, or ValueError (not UTF-8), each naming the file.
+    Raises what `open_regular` raises, and ValueError for what is not UTF-8, each naming the file.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the path of one UTF-8 text file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the path of a UTF-8 text file")
     decoder = codecs.getincrementaldecoder("utf-8")()
     start = 0  # how many of the file's bytes have been decoded
-    with open(path, "rb") as file:
+    with open_regular(path, max_bytes) as file:
         while True:
             piece = file.read(piece_bytes)
             try:
@@ -46,16 +66,14 @@ def read_pieces(path: str | os.PathLike[str], piece_bytes: int = 1 << 20) -> Ite
             start += len(text.encode("utf-8"))
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> str:
     """Read a whole UTF-8 file; raises what `read_pieces` raises."""
-    return "".join(read_pieces(path))
+    return "".join(read_pieces(path, max_bytes=max_bytes))
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object in a JSON file, which may come from anybody; raises what `read_pieces` and `parse_json` raise."""
-    if os.path.isfile(path) and os.path.getsize(path) > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is damaged: a JSON file of more than {MAX_JSON_BYTES:,} bytes is not expected here")
-    return parse_json(read_text(path), str(path))
+    return parse_json(read_text(path, MAX_MODEL_TEXT), str(path))
 
 
 def parse_json(text: str, name: str) -> dict[str, Any]:

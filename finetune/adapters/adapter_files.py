@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.files import parse_json, read_text, write_text
+from gpt.files import read_json, write_text
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
@@ -165,7 +165,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     try:
-        return parse_json(read_text(folder / CONFIG), str(folder / CONFIG))
+        return read_json(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing") from None
 

@@ -67,7 +67,15 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 # SmolLM's: each digit is a word of its own, without the space before it, so that a number is spelled and not learned by
 # heart. Spaces before a digit then stand alone, all of them: (?![^\s\p{N}]) is "not before a sign that takes a space".
 SMOLLM_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-PATTERNS = {"gpt2": GPT2_PATTERN, "smollm": SMOLLM_PATTERN}
+# Llama 3's and Qwen2's: any one sign may begin a word, signs take the line breaks behind them along, and numbers are
+# cut after three digits, or after each.
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN2_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
+NORMALIZED = {"qwen2": "NFC"}  # é, written as e and an accent, becomes one character first
+PATTERNS = {"gpt2": GPT2_PATTERN, "smollm": SMOLLM_PATTERN, "llama3": LLAMA3_PATTERN, "qwen2": QWEN2_PATTERN}
 # `regex`, because the standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number)
 _WORD = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
 
@@ -127,12 +135,15 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
 def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
     """The last position where no continuation of `text` can change what the words are; 0 if there is none.
 
-    That is between a word and a space: the patterns take a space only at the start of a word. A special token that
-    began before the cut must be complete, because it goes first.
+    That is between a word and a space, or between a letter or digit and a line break: the patterns take a space only at
+    the start of a word, and line breaks only behind other signs. A special token that began before the cut must be
+    complete, because it goes first.
     """
     longest = max(map(len, special_tokens), default=0)
     cut = len(text) - max(longest, 1)
-    while cut > 0 and not (text[cut] in " \n" and not text[cut - 1].isspace()):
+    while cut > 0 and not (
+        text[cut] == " " and not text[cut - 1].isspace() or text[cut] == "\n" and text[cut - 1].isalnum()
+    ):
         cut -= 1
     end = 0
     for part in split_special(text, special_tokens):

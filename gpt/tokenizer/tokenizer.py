@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ import tiktoken.load
 
 from ..files import read_pieces
 from .bpe import (
+    NORMALIZED,
     PATTERNS,
     Pair,
     checked_special_tokens,
@@ -54,8 +56,10 @@ class Tokenizer:
 
     A special token that `vocab` lacks is added at its end. `eos_token` is the special token that ends a text, if it is
     among them. `pattern` says how a text is cut into words: "gpt2", or "smollm" with each digit by itself.
-    `chat_template` is how a model was told to write conversations, in Jinja (see `finetune.data.chat_template`). Raises
-    ValueError for a vocabulary that does not fit together.
+    `chat_template` is how a model was told to write conversations, in Jinja (see `finetune.data.chat_template`), and
+    `roles` are the special tokens that it knows by name (bos_token, ...). `around` are the special tokens that `encode`
+    puts before and after a text, and with `ignore_merges` a word that is a token is not cut (both as in Llama 3).
+    Raises ValueError for a vocabulary that does not fit together.
 
     Decoding gives back every text exactly, unless the vocabulary has no token for some byte (SmolLM2's lacks 21: six
     control characters, and bytes of unassigned characters). Encoding leaves such bytes out, as `tokenizers` does.
@@ -77,6 +81,9 @@ class Tokenizer:
         eos_token: str | None = ENDOFTEXT,
         pattern: str = "gpt2",
         chat_template: str | None = None,
+        roles: Mapping[str, str] | None = None,
+        around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+        ignore_merges: bool = False,
     ) -> None:
         if pattern not in PATTERNS:
             raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {pattern!r}")
@@ -86,8 +93,15 @@ class Tokenizer:
         self.add_special_tokens(special_tokens or ())
         check_tokens(self.vocab)
         check_merges(self.merges, self.vocab.values())
+        if eos_token not in (None, ENDOFTEXT, *self.special_tokens):
+            raise ValueError(f"the eos_token {eos_token!r:.60} is not one of the special tokens")
         self.eos_token = eos_token if eos_token in self.special_tokens else None
+        self.roles = ({} if self.eos_token is None else {"eos_token": self.eos_token}) | dict(roles or {})
+        self.around, self.ignore_merges = around, ignore_merges
+        self._begin, self._end = ([self.special_tokens[text] for text in part] for part in around)
         ordinary = {bytes([byte]) for byte in range(256)} | {first + second for first, second in self.merges}
+        if ignore_merges:
+            ordinary |= set(self.vocab.values()) - {text.encode("utf-8") for text in self.special_tokens}
         self.pattern, self.chat_template = pattern, chat_template
         self._ids = {token: id for id, token in self.vocab.items() if token in ordinary}
         self._tokenless = bytes(byte for byte in range(256) if bytes([byte]) not in self._ids)
@@ -158,7 +172,7 @@ class Tokenizer:
         """
         special = list(self.special_tokens)
         said = Vocabulary(self.vocab, self.merges, special, self.eos_token, self.pattern, self.chat_template)
-        write_vocabulary(folder, said)
+        write_vocabulary(folder, said._replace(roles=self.roles, around=self.around, ignore_merges=self.ignore_merges))
 
     # -- the vocabulary -----------------------------------------------------------------------------------------------
 
@@ -216,8 +230,15 @@ class Tokenizer:
 
     # -- text to ids --------------------------------------------------------------------------------------------------
 
-    def encode(self, text: str, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
-        """The token ids of a text.
+    def encode(
+        self,
+        text: str,
+        allowed_special: AllowedSpecial = "all",
+        textbook: bool = False,
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """The token ids of a text, with the special tokens that belong `around` a text unless it is only a part of one
+        (`add_special_tokens=False`).
 
         `allowed_special` says which special tokens are recognised: "all", or a collection such as (); others are
         encoded as ordinary text. `textbook` takes the readable encoder. Lone surrogates, which are no text, become
@@ -226,9 +247,9 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        if textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text):
-            return self._encode(text, allowed_special, self._encode_words)
-        return self._encode(text, allowed_special, self.fast.encode_ordinary)
+        slow = textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text)
+        ids = self._encode(text, allowed_special, self._encode_words if slow else self.fast.encode_ordinary)
+        return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
         """The token ids of any bytes, text or not: `decode_bytes` gives back the same bytes.
@@ -241,15 +262,18 @@ class Tokenizer:
             return self.encode(data.decode("utf-8"), allowed_special, textbook)
         except UnicodeDecodeError:
             # A byte that is no UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
-            return self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
+            ids = self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
+            return [*self._begin, *ids, *self._end]
 
     def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
         """The token ids of a stream of strings, as of an open file, in little memory.
 
         The same ids as those of the strings joined, wherever the stream is cut.
         """
+        yield from self._begin
         for chunk in independent_chunks(pieces, self._allowed(allowed_special)):
-            yield from self.encode(chunk, allowed_special)
+            yield from self.encode(chunk, allowed_special, add_special_tokens=False)
+        yield from self._end
 
     def _allowed(self, allowed_special: AllowedSpecial) -> Collection[str]:
         if allowed_special == "all":
@@ -265,6 +289,8 @@ class Tokenizer:
         """The ids of a text, whose parts between special tokens `encode_ordinary` encodes."""
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
+            if i % 2 == 0 and self.pattern in NORMALIZED:
+                part = unicodedata.normalize("NFC", part)
             ids += [self.special_tokens[part]] if i % 2 else encode_ordinary(part)
         return ids
 
@@ -278,7 +304,7 @@ class Tokenizer:
             if len(self._encoded_words) >= _CACHED_WORDS:
                 self._encoded_words.clear()
             known = word.encode("utf-8", "surrogateescape").translate(None, delete=self._tokenless)
-            tokens = encode_word(known, self._ranks)
+            tokens = [known] if self.ignore_merges and known in self._ids else encode_word(known, self._ranks)
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]
 

@@ -1,60 +1,104 @@
 """tokenizer.json, the one file in which Hugging Face's library `tokenizers` keeps a whole tokenizer.
 
 It describes a pipeline: a normalizer changes the text, a pre-tokenizer cuts it into words, a model cuts words into
-tokens, added tokens are found before all that. Every step may be of many kinds; known here are byte-level BPE without a
-normalizer, and the two ways to cut that GPT-2 and SmolLM2 use. Whatever else a file asks for is refused by name, since
-a tokenizer that is nearly the same gives a model other ids than it was trained on.
+tokens, added tokens are found before all that, and a post-processor puts special tokens around the result. Every step
+may be of many kinds; known here are byte-level BPE, and the ways to cut that GPT-2, SmolLM2, Llama 3 and Qwen2 use.
+Whatever else a file asks for is refused by name, since a tokenizer that is nearly the same gives a model other ids than
+it was trained on.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from .bpe import visible
-from .vocabulary import Vocabulary
+from .bpe import NORMALIZED, PATTERNS, visible
+from .vocabulary import Vocabulary, assemble, check_added_token
 
-# How a pre-tokenizer cuts a text into words: by GPT-2's pattern; and before that, each digit by itself.
+# How a pre-tokenizer cuts a text into words: by GPT-2's pattern; and before that, each digit by itself; or by a pattern
+# that the file spells out.
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _DIGITS = {"type": "Digits", "individual_digits": True}
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "gpt2": _BYTE_LEVEL,
     "smollm": {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]},
 }
-# What makes `tokenizers` merge otherwise than by the list of merges alone.
-_UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+for _name in ("llama3", "qwen2"):
+    _split = {"type": "Split", "pattern": {"Regex": PATTERNS[_name]}, "behavior": "Isolated", "invert": False}
+    PRE_TOKENIZERS[_name] = {"type": "Sequence", "pretokenizers": [_split, {**_BYTE_LEVEL, "use_regex": False}]}
+# What makes `tokenizers` merge otherwise than by the list of merges alone, or cut off and fill up the result.
+_UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+_UNKNOWN_STEPS = ("truncation", "padding")
 
 
-def parse_tokenizer_json(content: dict[str, Any], name: str) -> tuple[dict[str, int], list[str], dict[str, int], str]:
-    """Ids, merges as lines of merges.txt, added tokens and pattern (a name in `bpe.PATTERNS`).
+def parse_tokenizer_json(
+    content: dict[str, Any], added: Mapping[str, int], roles: Mapping[str, Any], name: str
+) -> Vocabulary:
+    """The vocabulary in a tokenizer.json; `added` and `roles` are what other files say (see `vocabulary.assemble`).
 
     Raises ValueError, with the file's `name`, for what is damaged and for steps that are not known here.
     """
     try:
-        model, normalizer = content["model"], content.get("normalizer")
+        model = content["model"]
         if model["type"] != "BPE":
             raise ValueError(f"{name}: its model is {model['type']!r:.60}, and only byte-level BPE is known here")
-        if normalizer:
-            raise ValueError(f"{name}: its normalizer {_short(normalizer)} is not known here; GPT-2 has none")
-        if option := next((option for option in _UNKNOWN_OPTIONS if model.get(option)), None):
-            raise ValueError(f"{name}: its model has the option {option}, which is not known here")
-        pattern = _pattern(content["pre_tokenizer"], name)
+        for part, options in ((model, _UNKNOWN_OPTIONS), (content, _UNKNOWN_STEPS)):
+            if option := next((option for option in options if part.get(option)), None):
+                raise ValueError(f"{name}: its option {option} is {_short(part[option])}, and only null is known here")
+        pattern = _pattern(content["pre_tokenizer"], content.get("normalizer"), name)
         lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-        return {**model["vocab"]}, lines, added, pattern
-    except (AttributeError, KeyError, TypeError) as error:
+        for entry in content.get("added_tokens") or []:
+            check_added_token(entry, name)
+            if entry.get("normalized") and pattern in NORMALIZED:
+                raise ValueError(f"{name}: the option normalized of {entry['content']!r:.60} is not supported here")
+            added = {**added, entry["content"]: entry["id"]}
+        vocabulary = assemble(model["vocab"], lines, added, roles, name, ignore_merges=bool(model.get("ignore_merges")))
+        around = _around(content.get("post_processor"), vocabulary, name)
+        return vocabulary._replace(pattern=pattern, around=around)
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{name} is damaged: it lacks a part, or has one of the wrong type ({error!r})") from None
 
 
-def _pattern(pre_tokenizer: Any, name: str) -> str:
+def _pattern(pre_tokenizer: Any, normalizer: Any, name: str) -> str:
     """The pattern that cuts a text as this pre-tokenizer does."""
     for pattern, known in PRE_TOKENIZERS.items():
         if _steps(pre_tokenizer) == _steps(known):
+            expected = {"type": NORMALIZED[pattern]} if pattern in NORMALIZED else None
+            if (normalizer or None) != expected:
+                raise ValueError(f"{name}: its normalizer {_short(normalizer)} is not known here; {expected} would be")
             return pattern
     raise ValueError(
-        f"{name}: its pre-tokenizer {_short(pre_tokenizer)} is not known here; known are ByteLevel as GPT-2 uses it, "
-        "and Digits before that as SmolLM2 does"
+        f"{name}: its pre-tokenizer {_short(pre_tokenizer)} is not known here; known are those of GPT-2 (ByteLevel), "
+        "SmolLM2 (Digits before that), Llama 3 and Qwen2"
     )
+
+
+def _around(step: Any, vocabulary: Vocabulary, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The special tokens that a post-processor puts before and after a text."""
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    kind = None if step is None else step["type"]
+    if kind == "Sequence":
+        for part in step["processors"]:
+            found = _around(part, vocabulary, name)
+            if any(found) and (before or after):
+                raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
+            before, after = found if any(found) else (before, after)
+    elif kind in ("RobertaProcessing", "BertProcessing"):
+        before, after = (step["cls"][0],), (step["sep"][0],)
+    elif kind == "TemplateProcessing":
+        texts = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in step["single"]]
+        place = texts.index(None) if texts.count(None) == 1 else len(texts)
+        before, after = tuple(texts[:place]), tuple(texts[place + 1 :])
+        ids = [id for text in before + after for id in step["special_tokens"][text]["ids"]]
+        if place == len(texts) or any(vocabulary.tokens[id].decode() != t for id, t in zip(ids, before + after)):
+            raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
+    elif kind not in (None, "ByteLevel"):  # that one is about places, not about ids
+        raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
+    if unknown := next((text for text in before + after if text not in vocabulary.special_tokens), None):
+        raise ValueError(f"{name}: its post_processor adds {unknown!r:.60}, which is not one of its special tokens")
+    return before, after
 
 
 def _steps(pre_tokenizer: Any) -> list[Any]:
@@ -72,6 +116,20 @@ def _short(part: Any) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
+def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """The reverse of `_around`."""
+    if not any(vocabulary.around):
+        return None
+    ids = {token: id for id, token in vocabulary.tokens.items()}
+    before, after = ([{"SpecialToken": {"id": text, "type_id": 0}} for text in part] for part in vocabulary.around)
+    single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    special = {
+        text: {"id": text, "ids": [ids[text.encode("utf-8")]], "tokens": [text]} for text in sum(vocabulary.around, ())
+    }
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}, *after]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+
+
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """The content of tokenizer.json for a vocabulary; `tokenizers` encodes and decodes with it as we do."""
     ids = {token: id for id, token in sorted(vocabulary.tokens.items())}
@@ -80,14 +138,17 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     added = [{"id": id, "content": special[token], **flags} for token, id in ids.items() if token in special]
     return {
         "version": "1.0",
-        **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
+        **dict.fromkeys(("truncation", "padding")),
+        "normalizer": {"type": NORMALIZED[vocabulary.pattern]} if vocabulary.pattern in NORMALIZED else None,
+        "post_processor": _post_processor(vocabulary),
         "added_tokens": added,
         "pre_tokenizer": PRE_TOKENIZERS[vocabulary.pattern],
         "decoder": _BYTE_LEVEL,
         "model": {
             "type": "BPE",
             **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
-            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+            **dict.fromkeys(("fuse_unk", "byte_fallback"), False),
+            "ignore_merges": vocabulary.ignore_merges,
             "vocab": {special.get(token) or visible(token): id for token, id in ids.items()},
             "merges": [[visible(first), visible(second)] for first, second in vocabulary.merges],
         },

@@ -22,7 +22,12 @@ _INDISPENSABLE = b"\n" + bytes(range(0x20, 0x7F))
 
 
 class Vocabulary(NamedTuple):
-    """What a tokenizer's files say; `pattern` is one of `bpe.PATTERNS`, `chat_template` a text in Jinja."""
+    """What a tokenizer's files say.
+
+    pattern: one of `bpe.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by what they are for, such as
+    bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a token
+    is not cut, whatever the merges make of it.
+    """
 
     tokens: dict[int, bytes]
     merges: list[Pair]
@@ -30,6 +35,9 @@ class Vocabulary(NamedTuple):
     eos_token: str | None
     pattern: str = "gpt2"
     chat_template: str | None = None
+    roles: Mapping[str, str] = {}
+    around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    ignore_merges: bool = False
 
 
 def assemble(
@@ -39,6 +47,7 @@ def assemble(
     roles: Mapping[str, Any],
     name: str,
     place: Callable[[int], str] | None = None,
+    ignore_merges: bool = False,
 ) -> Vocabulary:
     """From spellings to bytes: put together what the files say, and check that it fits.
 
@@ -49,7 +58,7 @@ def assemble(
     place = place or (lambda i: f"{name}, merge {i + 1}")
     merges = [parse_pair(line, place(i)) for i, line in enumerate(lines)]
     made = {first + second for first, second in merges}
-    special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles)]))
+    special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles, name)]))
     special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
     try:
         special_tokens = checked_special_tokens(special_tokens)
@@ -64,28 +73,49 @@ def assemble(
         tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
     # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
     known = set(tokens.values())
+    named = {role: token for role in roles for token in tokens_with_roles({role: roles[role]}, name)}
+    for role in ("bos_token", "eos_token"):
+        if role in named and named[role].encode("utf-8", "replace") not in known:
+            raise ValueError(f"{name} or a file beside it: the {role} {named[role]!r:.60} is not in the vocabulary")
     for text in special_tokens:
         if text.encode("utf-8") not in known:
             tokens[len(tokens)] = text.encode("utf-8")
     check_merges(merges, tokens.values(), place)
     try:
         check_tokens(tokens)
-        check_all_made(tokens, merges, special_tokens)
+        if not ignore_merges:
+            check_all_made(tokens, merges, special_tokens)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    eos = next(iter(tokens_with_roles({"eos_token": roles.get("eos_token", ENDOFTEXT)})), None)
-    return Vocabulary(tokens, merges, special_tokens, eos if eos in special_tokens else None)
+    named = {role: token for role, token in named.items() if role.endswith("_token")}
+    eos = named.get("eos_token", None if "eos_token" in roles else ENDOFTEXT)
+    eos = eos if eos in special_tokens else None
+    return Vocabulary(tokens, merges, special_tokens, eos, roles=named, ignore_merges=ignore_merges)
 
 
-def tokens_with_roles(roles: Mapping[str, Any]) -> list[str]:
-    """The tokens of special_tokens_map.json: each value is a token, or a list of them; a token may be an object."""
+def tokens_with_roles(roles: Mapping[str, Any], name: str) -> list[str]:
+    """The tokens of special_tokens_map.json: each value is a token, or a list of them; a token may be an object.
+
+    Raises ValueError, with the file's `name`, for other values, and for tokens that take more than themselves.
+    """
     tokens = []
-    for value in roles.values():
+    for role, value in roles.items():
         for token in value if isinstance(value, list) else [value]:
-            text = token.get("content") if isinstance(token, dict) else token
-            if isinstance(text, str) and text:
-                tokens.append(text)
+            if isinstance(token, dict):
+                check_added_token(token, name)
+                token = token.get("content")
+            if not isinstance(token, str | None):
+                raise ValueError(f"{name} or a file beside it is damaged: {role} must be a token, got {token!r:.60}")
+            if token:
+                tokens.append(token)
     return tokens
+
+
+def check_added_token(token: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError, with the file's `name`, for an option by which a token takes more than itself, or less."""
+    for option in ("lstrip", "rstrip", "single_word"):
+        if token.get(option):
+            raise ValueError(f"{name}: the option {option} of {token.get('content')!r:.60} is not supported here")
 
 
 def _is_undeclared_special(text: str, made: set[bytes]) -> bool:

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import parse_json, read_json, read_text, write_text
+from ..files import MAX_MODEL_TEXT, parse_json, read_json, read_text, write_text
 from .tokenizer_json import parse_tokenizer_json, tokenizer_json
-from .vocabulary import Vocabulary, assemble
+from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, tokens_with_roles
 
 TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+MAX_TEMPLATE = 1_000_000  # bytes; the longest known chat templates have 20,000
 # The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
 NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = (*NAMES[0], *NAMES[1], TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE)
@@ -42,18 +43,43 @@ def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     """
     folder = Path(folder)
     added, roles = _declared_special_tokens(folder)
-    return _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
+    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
+    path = folder / TOKENIZER_CONFIG
+    return _with_options(vocabulary, read_json(path) if path.exists() else {}, path)
+
+
+def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], path: Path) -> Vocabulary:
+    """The vocabulary, with the options of tokenizer_config.json that change ids followed, or refused by name."""
+    for option in ("add_prefix_space", "split_special_tokens"):
+        if options.get(option):
+            raise ValueError(f"{path}: the option {option} is not supported here")
+    wanted = [role for role in ("bos_token", "eos_token") if options.get(f"add_{role}")]
+    if not wanted:
+        return vocabulary
+    if (path.parent / TOKENIZER_JSON).exists():
+        if any(vocabulary.around):
+            return vocabulary
+        raise ValueError(f"{path} says add_{wanted[0]}, but {TOKENIZER_JSON} beside it adds none: change one of them")
+    tokens = {role: (vocabulary.roles.get(role, ENDOFTEXT),) for role in wanted}
+    if missing := [role for role, (token,) in tokens.items() if token not in vocabulary.special_tokens]:
+        raise ValueError(f"{path} says add_{missing[0]}, but there is no such token")
+    return vocabulary._replace(around=(tokens.get("bos_token", ()), tokens.get("eos_token", ())))
 
 
 def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
     path = folder / TOKENIZER_JSON
     if path.exists():  # goes first: the other files do not say how a text is cut into words
-        ids, merges, more, pattern = parse_tokenizer_json(read_json(path), str(path))
-        return assemble(ids, merges, {**added, **more}, roles, str(path))._replace(pattern=pattern)
+        return parse_tokenizer_json(read_json(path), added, roles, str(path))
     for names in NAMES:
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
-            return parse_vocabulary(read_text(vocab), read_text(merges_txt), str(vocab), str(merges_txt), added, roles)
+            texts = [read_text(path, MAX_MODEL_TEXT) for path in (vocab, merges_txt)]
+            vocabulary = parse_vocabulary(*texts, str(vocab), str(merges_txt), added, roles)
+            # As in transformers, where this is GPT-2's tokenizer.
+            default = [role for role in ("bos_token", "eos_token", "unk_token") if role not in roles]
+            if ENDOFTEXT in vocabulary.special_tokens:
+                vocabulary = vocabulary._replace(roles={**dict.fromkeys(default, ENDOFTEXT), **vocabulary.roles})
+            return vocabulary
         if vocab.exists() or merges_txt.exists():
             raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
     raise FileNotFoundError(
@@ -97,10 +123,19 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
         if name == ADDED_TOKENS:
             added |= content
             continue
-        roles |= {key: value for key, value in content.items() if key.endswith(("_token", "_special_tokens"))}
+        for key, value in content.items():
+            if not key.endswith(("_token", "_special_tokens")) or type(value) is bool:
+                continue
+            if key.endswith("_token") and roles.get(key) and value:
+                one, other = tokens_with_roles({key: roles[key]}, str(path)), tokens_with_roles({key: value}, str(path))
+                if one != other:
+                    raise ValueError(f"{path}: {key} is {other}, but {TOKENIZER_CONFIG} beside it says {one}")
+            roles[key] = value
         try:
-            added |= {entry["content"]: int(id) for id, entry in content.get("added_tokens_decoder", {}).items()}
-        except (AttributeError, KeyError, TypeError, ValueError):
+            for id, entry in content.get("added_tokens_decoder", {}).items():
+                check_added_token(entry, str(path))
+                added[entry["content"]] = int(id)
+        except (AttributeError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: added_tokens_decoder must map ids to tokens") from None
     return added, roles
 
@@ -108,7 +143,7 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
 def _read_chat_template(folder: Path) -> str | None:
     """How conversations are written, in Jinja: chat_template.jinja, or else an entry of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).exists():
-        return read_text(folder / CHAT_TEMPLATE)
+        return read_text(folder / CHAT_TEMPLATE, MAX_TEMPLATE)
     path = folder / TOKENIZER_CONFIG
     template = read_json(path).get("chat_template") if path.exists() else None
     if isinstance(template, list):  # several, with names
@@ -120,8 +155,10 @@ def _read_chat_template(folder: Path) -> str | None:
 
 
 # What a GGUF file calls the ways to cut a text into words, and its numbers for kinds of tokens.
-GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm"}
+GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm", "llama-bpe": "llama3", "qwen2": "qwen2"}
 _GGUF_SPECIAL = (3, 4)  # control tokens, and tokens that a user has added; 1: ordinary
+_GGUF_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_GGUF_UNKNOWN = ("add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap")
 
 
 def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file") -> Vocabulary:
@@ -153,15 +190,33 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
         raise ValueError(f"{name}: it has {len(tokens)} tokens, but {len(kinds)} kinds of tokens")
     if len(set(tokens)) < len(tokens):
         raise ValueError(f"{name}: {Counter(tokens).most_common(1)[0][0]!r:.60} is the token of several ids")
-    eos = entry("ggml.eos_token_id", int)
-    if eos is not None and not 0 <= eos < len(tokens):
-        raise ValueError(f"{name}: tokenizer.ggml.eos_token_id is {eos}, but there are {len(tokens)} tokens")
+    for option in _GGUF_UNKNOWN:
+        if metadata.get(f"tokenizer.ggml.{option}"):
+            raise ValueError(f"{name}: tokenizer.ggml.{option} is not supported here")
+    roles = {}
+    for role, word in _GGUF_ROLES.items():
+        id = entry(f"ggml.{word}_token_id", int)
+        if id is None:
+            continue
+        if not 0 <= id < len(tokens):
+            raise ValueError(f"{name}: tokenizer.ggml.{word}_token_id is {id}, but there are {len(tokens)} tokens")
+        if kinds[id] in _GGUF_SPECIAL:
+            roles[role] = tokens[id]
+        elif role in ("bos_token", "eos_token"):
+            raise ValueError(f"{name}: its {role} is {tokens[id]!r:.60}, which is an ordinary token")
+    # llama.cpp has two defaults, and so have we.
+    wanted = {"bos_token": entry("ggml.add_bos_token", bool, pre == "llama-bpe"),
+              "eos_token": entry("ggml.add_eos_token", bool, False)}  # fmt: skip
+    if missing := [role for role, add in wanted.items() if add and role not in roles]:
+        raise ValueError(f"{name}: it says add_{missing[0]}, but there is no such token")
+    begin, end = (tuple(roles[role] for role in (each,) if wanted[each]) for each in wanted)
 
     ids = {token: id for id, token in enumerate(tokens)}
     added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
-    roles = {} if eos is None else {"eos_token": tokens[eos]}
-    vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name)
-    return vocabulary._replace(pattern=GGUF_PATTERNS[pre], chat_template=entry("chat_template", str))
+    pattern = GGUF_PATTERNS[pre]
+    vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name, ignore_merges=pattern == "llama3")
+    template = entry("chat_template", str)
+    return vocabulary._replace(pattern=pattern, around=(begin, end), chat_template=template)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,17 +226,19 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
 def write_vocabulary(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
     """Write the vocabulary, and the files from which transformers learns what is special and how to chat.
 
-    vocab.json and merges.txt mean GPT-2's pattern; for another one there is tokenizer.json instead.
+    vocab.json and merges.txt mean GPT-2's pattern and nothing around a text; otherwise there is tokenizer.json instead.
     """
     folder = Path(folder)
     # Without an explicit null, transformers would add <|endoftext|> in these roles to a vocabulary that lacks it.
     roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.eos_token)
-    roles["additional_special_tokens"] = [text for text in vocabulary.special_tokens if text != vocabulary.eos_token]
+    roles |= vocabulary.roles
+    others = [text for text in vocabulary.special_tokens if text not in roles.values()]
+    roles["additional_special_tokens"] = others
     flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
     content = tokenizer_json(vocabulary)
     ids = content["model"]["vocab"]
     decoder = {str(ids[text]): {"content": text, **flags} for text in vocabulary.special_tokens}
-    two_files = vocabulary.pattern == "gpt2"
+    two_files = vocabulary.pattern == "gpt2" and not any(vocabulary.around) and not vocabulary.ignore_merges
     kind = "GPT2Tokenizer" if two_files else "PreTrainedTokenizerFast"  # whose words follow tokenizer.json
     config = {"tokenizer_class": kind, "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}
     files = {

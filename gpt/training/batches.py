@@ -96,7 +96,8 @@ def prepare(
         encoded = []
         with progress_bar(len(part), f"encoding {name}.bin", "char") as bar:
             for chunk in independent_chunks([part], tokenizer.special_tokens):
-                encoded.append(np.array(tokenizer.encode(chunk), dtype=token_dtype(len(tokenizer))))
+                ids = tokenizer.encode(chunk, add_special_tokens=False)
+                encoded.append(np.array(ids, dtype=token_dtype(len(tokenizer))))
                 bar.update(len(chunk))
         write_tokens(folder / f"{name}.bin", np.concatenate(encoded), len(tokenizer))
     return open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")

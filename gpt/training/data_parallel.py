@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+import threadpoolctl
 
 from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
@@ -195,7 +196,4 @@ def _share_the_machine(neighbours: Any) -> None:
         place = rivals.index(neighbours.rank)
         mine = cores[place :: len(rivals)] or [cores[place % len(cores)]]
         os.sched_setaffinity(0, mine)
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
-
-            threadpool_limits(len(mine), user_api="blas")
+        threadpoolctl.threadpool_limits(len(mine), user_api="blas")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import show
-from ..files import naming, write_text
+from ..files import naming, open_regular, write_text
 from .steps import Step
 
 COLUMNS = """\
@@ -89,7 +89,9 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not Path(path).exists():
         return []
     rows = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    with open_regular(path) as file:
+        text = file.read().decode("utf-8", errors="replace")
+    for line in text.splitlines():
         try:
             row = json.loads(line)
             row["step"] + 0

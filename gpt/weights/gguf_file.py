@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import open_regular
+
 BLOCK = 32  # numbers
 # How a block lies in the file. A byte with two codes has that of number i below, and that of number i + 16 above.
 BLOCKS = {
@@ -70,17 +72,17 @@ class GGUFFile:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-        if not self.path.is_file():  # reading a pipe would wait for ever
-            raise GGUFError(f"{path} is no file")
+        try:
+            open_regular(path).close()
+        except (ValueError, IsADirectoryError) as error:
+            raise GGUFError(str(error)) from None
         try:
             reader = _open(self.path)
             self.metadata = {
                 name: _value(field) for name, field in reader.fields.items() if not name.startswith("GGUF.")
             }
             self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
-            _check_places(reader)
+            _check_sizes(reader)
         except (GGUFError, OSError):
             raise
         except Exception as error:  # of the reader, for which a damaged file is no case of its own
@@ -139,13 +141,23 @@ def _tensor(found: Any) -> GGUFTensor:
     return GGUFTensor(found.name, shape, found.tensor_type.name, found.data)
 
 
-def _check_places(reader: Any) -> None:
-    """Raise ValueError for tensors that lie within the header or over each other."""
-    end, before = reader.data_offset, "the header"
+def _check_sizes(reader: Any) -> None:
+    """Raise ValueError unless the header and the tensors are the whole file, but for the zeros that align each of them:
+    bytes that were inserted or lost would make other numbers of all that follows.
+    """
+    fields = [tensor.field for tensor in reader.tensors] or list(reader.fields.values())
+    alignment = int(reader.alignment)
+    end, before = max(field.offset + sum(part.nbytes for part in field.parts) for field in fields), "the header"
     for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
-        if tensor.data_offset < end:
+        start = end + -end % alignment
+        if tensor.data_offset < start:
             raise ValueError(f"{tensor.name} starts within {before}")
-        end, before = tensor.data_offset + tensor.n_bytes, tensor.name
+        if tensor.data_offset > start or reader.data[end:start].any():
+            raise ValueError(f"between {before} and {tensor.name} there are bytes that belong to neither")
+        end, before = start + tensor.n_bytes, tensor.name
+    rest = reader.data[end:]
+    if len(rest) not in (0, -end % alignment) or rest.any():
+        raise ValueError(f"{len(rest):,} bytes follow the last tensor, {before}, and belong to none")
 
 
 def _reason(error: Exception) -> str:

@@ -102,7 +102,7 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
         raise FileNotFoundError(f"{folder} is no folder, as a model of the type {' or '.join(model_types)} is")
     if (folder / "adapter_config.json").exists() and not path.exists():
         raise ValueError(f"{folder} holds an adapter (adapter_config.json), for a base model that comes first")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no model in {folder}: {CONFIG} is missing")
     values = {"model_type": "gpt2", **read_json(path)}  # old folders of GPT-2 do not say it
     model_type = values["model_type"]

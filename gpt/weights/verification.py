@@ -26,7 +26,7 @@ from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..files import atomic_write
+from ..files import atomic_write, open_regular
 from ..model.config import GPTConfig, LlamaConfig
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
@@ -284,7 +284,7 @@ def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | L
 def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaConfig]:
     """Read what `save_trace` wrote. Raises ValueError for a file that is something else, or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
         settings = json.loads(str(arrays["config"]))
         config_class: type[GPTConfig | LlamaConfig] = LlamaConfig if "rope_theta" in settings else GPTConfig

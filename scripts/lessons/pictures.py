@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed
@@ -134,13 +135,8 @@ def widget_scripts(names: Sequence[str]) -> str:
 
 def use_one_core() -> None:
     """Multiply on one core: for matrices as small as those of the lessons, sharing the work takes longer than doing it.
-
-    Without threadpoolctl the lessons are slower, where other programs want the cores, too.
     """
-    with contextlib.suppress(ImportError):
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(limits=1, user_api="blas")
+    threadpool_limits(limits=1, user_api="blas")
 
 
 class _Nothing:

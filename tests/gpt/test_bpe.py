@@ -181,7 +181,7 @@ def test_errors_of_training(tmp_path):
         train_bpe_from_text(END * 3, 300, [END])
     with pytest.raises(FileNotFoundError, match=r"missing\.txt does not exist"):
         train_bpe(tmp_path / "missing.txt", 300)
-    with pytest.raises(IsADirectoryError, match="is a folder; give the path of one UTF-8 text file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of one file in it"):
         train_bpe(tmp_path, 300)
     with pytest.raises(ValueError, match="vocab_size 256 is too small: the 256 bytes and 1 special tokens need 257"):
         train_bpe_from_text("text", 256, [END])

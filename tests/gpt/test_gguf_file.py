@@ -229,7 +229,7 @@ def tensor(name="w", dims=(32,), kind=0, offset=0):
 
 
 def made(settings=(), tensors=(), n_settings=None, n_tensors=None, magic=b"GGUF", version=3, data=bytes(4096)):
-    """A GGUF file byte by byte."""
+    """A GGUF file byte by byte; `data` follows the header."""
     n_settings = len(settings) if n_settings is None else n_settings
     n_tensors = len(tensors) if n_tensors is None else n_tensors
     header = magic + struct.pack("<IQQ", version, n_tensors, n_settings) + b"".join([*settings, *tensors])
@@ -250,7 +250,7 @@ def nested(depth):
 @needs_gguf
 def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
     path = tmp_path / "model.gguf"
-    path.write_bytes(made([setting("s", STRING, text("t"))], [tensor(dims=(32, 2), kind=2)]))
+    path.write_bytes(made([setting("s", STRING, text("t"))], [tensor(dims=(32, 2), kind=2)], data=bytes(36)))
     file = GGUFFile(path)
     assert file.metadata == {"s": "t"} and file.tensors["w"].shape == (2, 32) and file.tensors["w"].kind == "Q4_0"
     assert not dequantize(file.tensors["w"]).any()
@@ -322,7 +322,7 @@ def test_big_endian_files_are_refused(tmp_path):
 def test_what_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.gguf does not exist"):
         GGUFFile(tmp_path / "nowhere.gguf")
-    with pytest.raises(GGUFError, match="is no file"):
+    with pytest.raises(GGUFError, match="is a folder"):
         GGUFFile(tmp_path)
 
 

@@ -156,7 +156,12 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
 @pytest.mark.parametrize(("changes", "message"), [
     ({"ggml__model": "llama"}, "its tokenizer is 'llama', and only byte-level BPE"),
     ({"ggml__model": None}, "its tokenizer is None, and only byte-level BPE"),
-    ({"ggml__pre": "llama-bpe"}, "its pre-tokenizer 'llama-bpe' is not known here; known are gpt-2, smollm"),
+    ({"ggml__pre": "gpt-4o"}, "its pre-tokenizer 'gpt-4o' is not known here; known are gpt-2, smollm, llama-"),
+    ({"ggml__pre": "llama-bpe"}, "it says add_bos_token, but there is no such token"),
+    ({"ggml__add_eos_token": 1}, "tokenizer.ggml.add_eos_token must be of type bool, got 1"),
+    ({"ggml__add_space_prefix": True}, "tokenizer.ggml.add_space_prefix is not supported here"),
+    ({"ggml__bos_token_id": 9}, "its bos_token is .*, which is an ordinary token"),
+    ({"ggml__eos_token_id": 9}, "its eos_token is .*, which is an ordinary token"),
     ({"ggml__pre": 3}, "tokenizer.ggml.pre must be of type str, got 3"),
     ({"ggml__tokens": None}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
     ({"ggml__tokens": []}, "tokenizer.ggml.tokens must be a list of str, and not empty"),

@@ -324,9 +324,11 @@ def test_merges_cut_off(tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"model": {"type": "WordPiece"}}, "its model is 'WordPiece', and only byte-level BPE is known"),
-    ({"model": {"type": "BPE", "ignore_merges": True}}, "its model has the option ignore_merges, which is not known"),
-    ({"normalizer": {"type": "NFC"}}, 'its normalizer {"type": "NFC"} is not known here; GPT-2 has none'),
-    ({"pre_tokenizer": None}, "its pre-tokenizer null is not known here; known are ByteLevel as GPT-2"),
+    ({"model": {"type": "BPE", "dropout": 0.1}}, "its option dropout is 0.1, and only null is known here"),
+    ({"truncation": {"max_length": 5}}, 'its option truncation is {"max_length": 5}, and only null is known here'),
+    ({"padding": {"pad_id": 5}}, 'its option padding is {"pad_id": 5}, and only null is known here'),
+    ({"normalizer": {"type": "NFC"}}, 'its normalizer {"type": "NFC"} is not known here; None would be'),
+    ({"pre_tokenizer": None}, "its pre-tokenizer null is not known here; known are those of GPT-2"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, 'its pre-tokenizer {"type": "Whitespace"} is not known here'),
     ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, 'its pre-tokenizer .*_space": true'),
     ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, "its pre-tokenizer .*B"),
@@ -387,7 +389,7 @@ def test_errors_of_use():
         TOKENIZER.encode("text", END)
     with pytest.raises(ValueError, match="'é' cannot be a special token: vocab.json spells"):
         Tokenizer.train("x", 300, ["é"])
-    with pytest.raises(ValueError, match="pattern must be one of gpt2, smollm, got 'gpt4'"):
+    with pytest.raises(ValueError, match="pattern must be one of gpt2, smollm, llama3, qwen2, got 'gpt4'"):
         Tokenizer(BYTES, [], pattern="gpt4")
     with pytest.raises(ValueError, match="ids 0 and 256 are the same token '!'"):
         Tokenizer({**BYTES, 256: b"!"}, [])

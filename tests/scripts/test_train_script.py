@@ -383,7 +383,7 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
         ("--precision float16", "invalid choice: 'float16'"),
         ("--seed -1", "must be an integer >= 0"),
         ("--data nowhere.txt", "there is no corpus or file 'nowhere.txt'"),
-        ("--data {folder}", "is a folder; give the path of one UTF-8 text file"),
+        ("--data {folder}", "is a folder; give the path of one file in it"),
         ("--data {empty}", "holds no text"),
         ("--data {short}", "are too few for block_size"),
         ("--data {binary}", "is not UTF-8 text"),

@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from ...backend import Array, usable_cores
 
@@ -51,11 +52,8 @@ def start() -> None:
         _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
         _keep_freed_memory()
     if _blas_limit is None:
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import ThreadpoolController
-
-            controller = ThreadpoolController().select(user_api="blas")
-            _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
+        controller = ThreadpoolController().select(user_api="blas")
+        _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 
 
 def stop() -> None:

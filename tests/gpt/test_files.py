@@ -1,0 +1,156 @@
+"""Files from strangers: pipes, devices and gigabytes of nothing in the place of a model's files are refused at once."""
+
+import os
+import shutil
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.adapters.adapter_files import load_adapter
+from gpt.files import open_regular, read_text
+from gpt.tokenizer.tokenizer import Tokenizer
+from gpt.training.checkpoint import save_checkpoint
+from gpt.training.loading import load_model
+from gpt.weights.gguf_file import GGUFFile
+from gpt.weights.verification import load_trace
+from tests.gpt.small import GOLDEN, golden, small_gpt
+
+PEFT = Path(__file__).parents[1] / "finetune" / "golden" / "peft" / "attention"
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices as files, as POSIX has them")
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path):
+    with open(path, "wb") as file:
+        file.truncate(20_000_000_000)  # takes no room on the disk
+
+
+def folder(path):
+    path.mkdir()
+
+
+def loop(path):
+    path.symlink_to(path)
+
+
+def hugging_face(place):
+    shutil.copytree(GOLDEN / "gpt2-folder", place)
+
+
+def two_files(place):
+    hugging_face(place)
+    tokenizer = Tokenizer.load(place)
+    (place / "tokenizer.json").unlink()
+    tokenizer.save(place)
+    (place / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        (place / name).write_text("{}", encoding="utf-8")
+
+
+def sharded(place):
+    hugging_face(place)
+    (place / "model.safetensors").rename(place / "model-1.safetensors")
+    index = '{"weight_map": {"a": "model-1.safetensors"}}'
+    (place / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+
+def run(place):
+    model = small_gpt(vocab_size=300)
+    save_checkpoint(place, model)
+    Tokenizer.load(GOLDEN / "gpt2-folder").save(place)
+
+
+def adapter(place):
+    shutil.copytree(PEFT, place)
+
+
+def adapter_of_gpt2(place):
+    return load_adapter(golden("gpt2")[0], place)
+
+
+def gguf(place):
+    return GGUFFile(place / "model.gguf")
+
+
+def trace(place):
+    return load_trace(place / "trace.npz")
+
+
+# What makes a folder, what reads it, and which of its files is something else.
+CASES = [
+    (make, read, name)
+    for make, read, names in [
+        (hugging_face, load_model, "config.json model.safetensors tokenizer.json tokenizer_config.json"),
+        (two_files, load_model, "vocab.json merges.txt special_tokens_map.json added_tokens.json chat_template.jinja"),
+        (sharded, load_model, "model-1.safetensors model.safetensors.index.json"),
+        (run, load_model, "config.json model.safetensors trainer_state.json vocab.json"),
+        (adapter, adapter_of_gpt2, "adapter_config.json adapter_model.safetensors"),
+        (Path.mkdir, gguf, "model.gguf"),
+        (Path.mkdir, trace, "trace.npz"),
+    ]
+    for name in names.split()
+]
+
+
+def within_seconds(function):
+    """What `function` raises; a failure if it has not ended after a while (its thread is given up)."""
+    raised = []
+
+    def call():
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "it waits for ever"
+    return raised[0] if raised else None
+
+
+@pytest.mark.parametrize("strange", [fifo, device, sparse, folder, loop])
+@pytest.mark.parametrize(("make", "read", "name"), CASES)
+def test_what_is_not_a_file_of_a_sensible_size_is_refused_in_one_sentence(tmp_path, make, read, name, strange):
+    place = tmp_path / "model"
+    make(place)
+    path = place / name
+    path.unlink(missing_ok=True)
+    strange(path)
+    tracemalloc.start()
+    try:
+        error = within_seconds(lambda: read(place))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    if strange is loop and error is None:  # as if it were not there
+        return
+    assert isinstance(error, (ValueError, OSError)), error
+    assert "\n" not in str(error) and str(place) in str(error)
+
+
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    error = within_seconds(lambda: open_regular(tmp_path / "pipe"))
+    assert isinstance(error, ValueError)
+
+
+def test_a_limit_of_bytes(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("four", encoding="utf-8")
+    assert read_text(path, max_bytes=4) == "four"
+    with pytest.raises(ValueError, match="text has 4 bytes, and more than 3 are not expected there"):
+        read_text(path, max_bytes=3)
+    assert np.fromfile(path, np.uint8).size == 4

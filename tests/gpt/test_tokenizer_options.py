@@ -1,0 +1,252 @@
+"""What a tokenizer's files ask for beside vocabulary and merges: the ids of `tokenizers`, or a refusal by name."""
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt.tokenizer.bpe import LLAMA3_PATTERN, NORMALIZED, PATTERNS, QWEN2_PATTERN, independent_chunks
+from gpt.tokenizer.tokenizer import Tokenizer
+from gpt.tokenizer.tokenizer_json import tokenizer_json
+from gpt.tokenizer.vocabulary import Vocabulary
+from tests.gpt.smollm import metadata
+
+CORPUS = (
+    "We'll see: the quick brown fox DOESN'T jump over the lazy dog, and the dog doesn't mind the fox.\n\n"
+    "In 1984 and 2024 the café's naïve owners said “déjà vu” — 日本語 too, 😀😀!\r\n"
+    "    if x == 10:\n        return the_quick_fox(x)  # the end\n"
+) * 3
+BOS, EOS, END = "<|begin|>", "<|end|>", "<|endoftext|>"
+# As old as Unicode 3.2: the newest characters differ between the tables of tiktoken, regex, tokenizers and Python.
+OLD = st.characters(exclude_categories=["Cs"]).filter(lambda c: unicodedata.ucd_3_2_0.category(c) != "Cn")
+PARTS = st.sampled_from([*CORPUS[:160].split(" "), BOS, EOS, " ", "  ", "\n", "!\n\n", "'LL", "12345", "e\u0301", "\t"])
+TEXT = st.text(OLD) | st.lists(PARTS).map("".join)
+
+
+def tokenizer(pattern="gpt2", around=((), ()), ignore_merges=False):
+    base = Tokenizer.train(CORPUS, 370, [BOS, EOS, END])
+    roles = {"bos_token": BOS, "eos_token": EOS}
+    options = {"roles": roles, "around": around, "ignore_merges": ignore_merges}
+    return Tokenizer(base.vocab, base.merges, base.special_tokens, EOS, pattern, **options)
+
+
+def content_of(t):
+    """Its tokenizer.json, as it is written."""
+    special = list(t.special_tokens)
+    return tokenizer_json(
+        Vocabulary(t.vocab, t.merges, special, t.eos_token, t.pattern, None, t.roles, t.around, t.ignore_merges)
+    )
+
+
+def reference(content):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+# --- honoured ---------------------------------------------------------------------------------------------------------
+
+AROUND = [((), ()), ((BOS,), ()), ((BOS, BOS), (EOS,))]
+ALL = [(pattern, around, ignore) for pattern in PATTERNS for around in AROUND[:2] for ignore in (False, True)]
+
+
+@pytest.mark.oracle("tokenizers")
+@pytest.mark.parametrize(("pattern", "around", "ignore_merges"), [*ALL, ("gpt2", AROUND[2], False)])
+def test_tokenizers_makes_the_same_ids_of_what_is_written(pattern, around, ignore_merges):
+    ours = tokenizer(pattern, around, ignore_merges)
+    theirs = reference(content_of(ours))
+
+    @given(text=TEXT)
+    def same(text):
+        ids = theirs.encode(text).ids
+        assert ours.encode(text) == ours.encode(text, textbook=True) == list(ours.encode_iterable([text])) == ids
+        part = ours.encode(text, add_special_tokens=False)
+        assert part == theirs.encode(text, add_special_tokens=False).ids
+        assert ids == [ours.special_tokens[t] for t in around[0]] + part + [ours.special_tokens[t] for t in around[1]]
+        whole = unicodedata.normalize("NFC", text) if pattern in NORMALIZED else text
+        assert ours.decode(part) == whole or any(token in text for token in (BOS, EOS))
+
+    same()
+
+
+@pytest.mark.parametrize(("pattern", "around", "ignore_merges"), ALL)
+def test_what_is_saved_loads_as_the_same(tmp_path, pattern, around, ignore_merges):
+    ours = tokenizer(pattern, around, ignore_merges)
+    ours.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    for name in ("vocab", "merges", "special_tokens", "pattern", "around", "ignore_merges", "eos_token"):
+        assert getattr(again, name) == getattr(ours, name)
+    assert {role: again.roles[role] for role in ours.roles} == ours.roles
+
+
+@pytest.mark.oracle("transformers")
+def test_the_patterns_are_those_of_transformers():
+    import importlib.util
+
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    assert QWEN2_PATTERN == PRETOKENIZE_REGEX
+    source = Path(importlib.util.find_spec("transformers.convert_slow_tokenizer").origin)
+    assert f'r"""{LLAMA3_PATTERN}"""' in source.read_text(encoding="utf-8")
+
+
+@given(pieces=st.lists(TEXT), size=st.integers(1, 30), pattern=st.sampled_from(["llama3", "qwen2"]))
+def test_a_stream_has_the_ids_of_the_whole(pieces, size, pattern):
+    ours, text = tokenizer(pattern), "".join(pieces)
+    assert list(ours.encode_iterable(pieces)) == ours.encode(text)
+    chunks = independent_chunks(pieces, ours.special_tokens, size)
+    assert [id for chunk in chunks for id in ours.encode(chunk)] == ours.encode(text)
+
+
+def test_a_word_that_is_a_token_is_not_cut_whatever_the_merges_make_of_it():
+    base = tokenizer()
+    vocab = {**base.vocab, len(base): b" quickest"}  # which no merge makes
+    with pytest.raises(ValueError, match="no merge makes"):
+        from gpt.tokenizer.vocabulary import check_all_made
+
+        check_all_made(vocab, base.merges, base.special_tokens)
+    ours = Tokenizer(vocab, base.merges, base.special_tokens, EOS, ignore_merges=True)
+    assert ours.encode(" quickest") == [len(base)] and len(ours.encode(" quickests")) > 1
+
+
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+def special(token):
+    return {"SpecialToken": {"id": token, "type_id": 0}}
+
+
+def template(single, ids=None):
+    named = {part["SpecialToken"]["id"] for part in single if "SpecialToken" in part}
+    known = tokenizer().special_tokens
+    tokens = {t: {"id": t, "ids": ids or [known.get(t, 0)], "tokens": [t]} for t in named}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+ROBERTA = {"type": "RobertaProcessing", "sep": [EOS, 368], "cls": [BOS, 367], "trim_offsets": True}
+HONOURED = {
+    "none": None,
+    "byte level": BYTE_LEVEL,
+    "a template": template([special(BOS), SEQUENCE]),
+    "at the end": template([SEQUENCE, special(EOS), special(EOS)]),
+    "nothing around": template([SEQUENCE]),
+    "Llama 3": {"type": "Sequence", "processors": [BYTE_LEVEL, template([special(BOS), SEQUENCE])]},
+    "Roberta": ROBERTA,
+    "Bert": {**ROBERTA, "type": "BertProcessing"},
+}
+REFUSED = {
+    "two": {"type": "Sequence", "processors": [template([special(BOS), SEQUENCE]), template([SEQUENCE, special(EOS)])]},
+    "twice the text": template([SEQUENCE, special(BOS), SEQUENCE]),
+    "no text": template([special(BOS)]),
+    "other ids": template([special(BOS), SEQUENCE], ids=[5]),
+    "unknown token": template([special("<x>"), SEQUENCE]),
+    "unknown kind": {"type": "Other"},
+    "no kind": {},
+    "a text": "ByteLevel",
+}
+
+
+@pytest.mark.oracle("tokenizers")
+@pytest.mark.parametrize("name", HONOURED)
+def test_what_a_post_processor_puts_around_a_text(tmp_path, name):
+    content = {**content_of(tokenizer()), "post_processor": HONOURED[name]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    text = "the fox"
+    assert Tokenizer.load(tmp_path).encode(text) == reference(content).encode(text).ids
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_post_processors_are_refused(tmp_path, name):
+    content = {**content_of(tokenizer()), "post_processor": REFUSED[name]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer\.json(: its post_processor| is damaged)"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.oracle("transformers")
+@pytest.mark.parametrize("options", [{"add_bos_token": True}, {"add_eos_token": True, "add_bos_token": True}])
+def test_options_beside_two_files(tmp_path, options):
+    import transformers
+
+    tokenizer().save(tmp_path)
+    change(tmp_path / "tokenizer_config.json", options)
+    theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
+    assert Tokenizer.load(tmp_path).encode("the fox") == theirs("the fox")["input_ids"]
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+def change(path, options):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | options), encoding="utf-8")
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "qwen2"])
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("tokenizer_config.json", {"add_prefix_space": True}, "option add_prefix_space is not supported"),
+        ("tokenizer_config.json", {"split_special_tokens": True}, "option split_special_tokens is not supported"),
+        ("tokenizer_config.json", {"eos_token": "</s>"}, r"eos_token is \['<|end|>'\], but .* says \['</s>'\]"),
+        ("special_tokens_map.json", {"bos_token": {"content": "<s>"}}, r"bos_token is \['<s>'\], but"),
+        ("special_tokens_map.json", {"eos_token": 3}, "eos_token must be a token, got 3"),
+        ("special_tokens_map.json", {"pad_token": {"content": "<p>", "rstrip": True}}, "option rstrip of '<p>' is not"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"367": {"content": BOS, "lstrip": True}}}, "option lstrip"),
+    ],
+)
+def test_options_of_the_other_files(tmp_path, pattern, name, options, words):
+    tokenizer(pattern).save(tmp_path)
+    change(tmp_path / name, options)
+    with pytest.raises(ValueError, match=words):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_a_role_of_a_token_that_nobody_knows(tmp_path, role):
+    tokenizer().save(tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        change(tmp_path / name, {role: "</s>"})
+    with pytest.raises(ValueError, match=f"the {role} '</s>' is not in the vocabulary"):
+        Tokenizer.load(tmp_path)
+
+
+def test_two_files_that_disagree_about_what_is_put_before_a_text(tmp_path):
+    tokenizer("qwen2").save(tmp_path)
+    change(tmp_path / "tokenizer_config.json", {"add_bos_token": True})
+    with pytest.raises(ValueError, match=r"says add_bos_token, but tokenizer.json beside it adds none"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["lstrip", "rstrip", "single_word", "normalized"])
+def test_options_of_added_tokens(tmp_path, option):
+    content = content_of(tokenizer("qwen2"))
+    content["added_tokens"][1][option] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"tokenizer.json: the option {option} of '<|end|>' is not supported here"):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_eos_token_that_is_not_special():
+    base = tokenizer()
+    with pytest.raises(ValueError, match="the eos_token 'the' is not one of the special tokens"):
+        Tokenizer(base.vocab, base.merges, base.special_tokens, "the")
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gguf_file_says_what_is_put_around_a_text():
+    plain = Tokenizer.from_gguf(metadata(ggml__bos_token_id=1))
+    both = Tokenizer.from_gguf(metadata(ggml__bos_token_id=1, ggml__add_bos_token=True, ggml__add_eos_token=True))
+    assert both.encode("a fox") == [1, *plain.encode("a fox"), 2]
+    assert both.roles["bos_token"] == "<|im_start|>" and both.roles["eos_token"] == "<|im_end|>"
+    llama = Tokenizer.from_gguf(metadata(ggml__bos_token_id=1, ggml__pre="llama-bpe"))
+    assert llama.ignore_merges and llama.pattern == "llama3" and llama.encode("a fox")[0] == 1
+    without = Tokenizer.from_gguf(metadata(ggml__bos_token_id=1, ggml__pre="llama-bpe", ggml__add_bos_token=False))
+    assert without.encode("a fox") == llama.encode("a fox")[1:]
