@@ -50,13 +50,13 @@ def main(argv: list[str] | None = None) -> int:
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     if conversation.knows_chat:
-        print(f"{arguments.model} was tuned on conversations with the template ChatML.")
+        print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
         told = conversation.template.default_system
         if told is not None and arguments.system is None:
             print(f'Its system message is "{printable(told)}" (--system replaces it).')
     else:
         print(
-            f"{arguments.model} was not tuned on conversations (it has no token <|im_start|>): it continues a "
+            f"{arguments.model} was not tuned on conversations (it has no chat template): it continues a "
             'transcript with "User:" and "Assistant:".'
         )
     print(f"{HELP}\n")

@@ -5,10 +5,10 @@
     <|im_start|>assistant
     Hello!<|im_end|>
 
-This is ChatML (OpenAI 2023). The two special tokens are new to a pretrained model: they get rows of their own in its
-embedding and mean nothing before fine-tuning. Most of what instruction tuning teaches is their meaning: "now somebody
-speaks" and "that was all". Some models were tuned with a default system message before every conversation that has
-none. `chatml.py` reads it from the model's files, and it is added here as well.
+This is ChatML (OpenAI 2023), in which models are tuned here. The two special tokens are new to a pretrained model: they
+get rows of their own in its embedding and mean nothing before fine-tuning. Most of what instruction tuning teaches is
+their meaning: "now somebody speaks" and "that was all". A model that was tuned elsewhere brings a template of its own,
+which is followed (jinja_template.py).
 
 Simplified: text only, no images. What a tool answers is a message like the user's, read and not learned from.
 """
@@ -21,16 +21,22 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
-from gpt.console import show
 from gpt.files import shortened
+from gpt.tokenizer.bpe import split_special
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of
 
 from .. import architectures
-from .chatml import CHATML, IM_END, IM_START, UnknownTemplate, default_system
+from .jinja_template import program
 
 ROLES = ("system", "user", "assistant", "tool")
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # "im": input message
+# `chatml`, below, in Jinja: other programs learn from it how to talk with a model that was tuned here.
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 class Message(TypedDict):
@@ -40,60 +46,131 @@ class Message(TypedDict):
     content: str
 
 
-class ChatTemplate:
-    """Writes conversations in ChatML, as text or as tokens, like transformers' `apply_chat_template`.
+def chatml(messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """A conversation in ChatML."""
+    text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
+    return text + f"{IM_START}assistant\n" if add_generation_prompt else text
 
-    default_system: the system message of conversations that have none, if the model's own template has one.
-    Raises ValueError for a tokenizer without the two special tokens; `add_chat_tokens` adds them.
+
+class ChatTemplate:
+    """Writes conversations as the model was told to, as text or as tokens, like transformers' `apply_chat_template`.
+
+    The tokenizer's own template is followed; without one it is ChatML. Raises ValueError for a tokenizer without the
+    special tokens of ChatML (`add_chat_tokens` adds them), and for a template that cannot be run.
     """
 
     def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        if tokenizer.chat_template not in (None, CHATML):
+            self.name, self._write = "its own chat template", program(tokenizer.chat_template, tokenizer.roles)
+            return
+        self.name, self._write = "the template ChatML", chatml
         for token in (IM_START, IM_END):
             if token not in tokenizer.special_tokens:
                 raise ValueError(
-                    f"the tokenizer has no special token {token}, so that its model knows no chat template: "
+                    f"the tokenizer has no special token {token}, so its model does not know a chat template: "
                     "fine-tune the model on conversations first"
                 )
-        self.tokenizer = tokenizer
-        self.start, self.end = (tokenizer.special_tokens[token] for token in (IM_START, IM_END))
-        self.default_system = _default_system(tokenizer.chat_template)
-
-    @property
-    def stop_tokens(self) -> list[int]:
-        """The tokens that end an answer: <|im_end|>, and the tokenizer's end of text if it has one."""
-        ends = (self.end, self.tokenizer.eos_token_id, self.tokenizer.special_tokens.get(ENDOFTEXT))
-        return list(dict.fromkeys(id for id in ends if id is not None))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The conversation as text; `add_generation_prompt` opens the assistant's answer, for the model to write it."""
-        text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in self._complete(messages))
-        return text + f"{IM_START}assistant\n" if add_generation_prompt else text
+        """The conversation as text; `add_generation_prompt` opens the assistant's answer, for the model to write it.
+
+        Raises ValueError for messages that are invalid, or that the template refuses.
+        """
+        check_messages(messages)
+        return self._write(messages, add_generation_prompt)
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[bool]]:
         """The conversation as token ids, and for each id whether a model should learn to write it.
 
-        The model learns what the assistant says and the <|im_end|> after it; the rest is given when the model is used.
-        An answer always begins with a new token, as when the model writes it, even if its first character and the line
-        break before it could be one token. Special tokens inside a message are ordinary text: nobody can speak in
-        another role by writing one. Raises ValueError for invalid messages.
+        The model learns what the assistant says and the special token that ends it; the rest is given when the model is
+        used, and so is everything with `add_generation_prompt`. An answer begins with a new token, as when the model
+        writes it, even if its first character and the one before could be one token. Special tokens inside a message
+        are ordinary text: nobody can speak in another role by writing one. Raises ValueError for what `render` refuses,
+        and for a template in which the answers or their ends cannot be told from the rest.
         """
+        plain = self.render(messages, add_generation_prompt)
+        # Two characters that do not occur. One is put between the letters of special tokens in messages, which makes
+        # ordinary text of them until it is taken out again; the other will stand in for an answer.
+        free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in plain)
+        seam, mark = next(free), next(free)
+        sewn = [Message(role=m["role"], content=self._sewn(m["content"], seam)) for m in messages]
+        text = self._write(sewn, add_generation_prompt)
+        if text.replace(seam, "") != plain:
+            raise ValueError("the model's chat template takes special tokens inside messages apart: leave them out")
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and not add_generation_prompt]
         ids: list[int] = []
         learned: list[bool] = []
-
-        def add(tokens: list[int], learn: bool) -> None:
-            ids.extend(tokens)
-            learned.extend([learn] * len(tokens))
-
-        for message in self._complete(messages):
-            if message["role"] == "assistant":
-                add(self._opening, False)
-                add([*self._plain(message["content"]), self.end], True)
-            else:
-                add([self.start, *self._plain(f"{message['role']}\n{message['content']}"), self.end], False)
-            add(self._plain("\n"), False)
-        if add_generation_prompt:
-            add(self._opening, False)
+        end = 0
+        for start, stop in [*(self._answer(sewn, i, text, mark) for i in answers), (len(text), len(text))]:
+            for part, learn in ((text[end:start], False), (text[start:stop], True)):
+                tokens = self._tokens(part, seam)
+                ids += tokens
+                learned += [learn] * len(tokens)
+            end = stop
         return ids, learned
+
+    def _sewn(self, content: str, seam: str) -> str:
+        parts = split_special(content, self.tokenizer.special_tokens)
+        return "".join(seam.join(part) if i % 2 else part for i, part in enumerate(parts))
+
+    def _tokens(self, text: str, seam: str) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate(split_special(text, self.tokenizer.special_tokens)):
+            if i % 2:
+                ids.append(self.tokenizer.special_tokens[part])
+            else:
+                ids += self.tokenizer.encode(part.replace(seam, ""), (), add_special_tokens=False)
+        return ids
+
+    def _answer(self, messages: Sequence[Message], index: int, text: str, mark: str) -> tuple[int, int]:
+        """The places in `text` where the answer `messages[index]` begins and where it has ended.
+
+        It begins where the prompt for it ends. Its content is where a template puts the mark instead of it.
+        """
+        prompt = self._write(messages[:index], True)
+        marked = [*messages[:index], Message(role="assistant", content=mark), *messages[index + 1 :]]
+        before, _, after = self._write(marked, False).partition(mark)
+        content = messages[index]["content"]
+        said = next((said for said in (content, content.strip()) if text == before + said + after), None)
+        if said is None or not before.startswith(prompt):
+            raise ValueError(
+                f"message {index + 1}: the model's chat template writes other things around this answer than when it "
+                "asks for it, so it cannot be told what there is to learn"
+            )
+        space, *rest = split_special(after, self.tokenizer.special_tokens)
+        if not rest or space.strip():
+            raise ValueError("the model's chat template ends answers with no special token: it cannot teach to stop")
+        return len(prompt), len(before + said + space + rest[0])
+
+    @functools.cached_property
+    def end(self) -> int | None:
+        """The special token that ends an answer; None if the template has none."""
+        try:
+            ids, learned = self.encode([Message(role="user", content="?"), Message(role="assistant", content="!")])
+        except ValueError:
+            return None
+        return ids[needed(learned) - 1]
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """The tokens that end an answer: the template's, and the tokenizer's end of text if it has one."""
+        ends = (self.end, self.tokenizer.eos_token_id, self.tokenizer.special_tokens.get(ENDOFTEXT))
+        return list(dict.fromkeys(id for id in ends if id is not None))
+
+    @property
+    def default_system(self) -> str | None:
+        """The system message that the template adds to conversations that have none; None if it adds nothing."""
+        question = Message(role="user", content="?")
+        try:
+            before, _, after = self.render([Message(role="system", content="\U000f0000"), question]).partition(
+                "\U000f0000"
+            )
+            text = self.render([question])
+        except ValueError:  # there are templates without system messages
+            return None
+        inside = text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)
+        return (text[len(before) : len(text) - len(after)] or None) if inside else None
 
     def encode_to_fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], list[bool], bool]:
         """`encode` for a model that reads at most `max_tokens`; also returns whether something was left out to fit.
@@ -103,11 +180,10 @@ class ChatTemplate:
         """
         kept = list(messages)
         ids, learned = self.encode(kept)
-        # The line break after the last <|im_end|> only belongs to a next turn.
-        while len(ids) - 1 > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
+        while needed(learned) > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
             kept = shorter
             ids, learned = self.encode(kept)
-        cut = len(ids) - 1 > max_tokens or len(kept) < len(messages)
+        cut = needed(learned) > max_tokens or len(kept) < len(messages)
         if not any(learned[:max_tokens]):
             raise ValueError(
                 f"there is nothing to learn from: the answer begins only after the {max_tokens} tokens that the model "
@@ -117,30 +193,14 @@ class ChatTemplate:
             )
         return ids[:max_tokens], learned[:max_tokens], cut
 
-    def _complete(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages; the default system message, if there is one, comes before messages that have none."""
-        check_messages(messages)
-        if self.default_system is None or messages[0]["role"] == "system":
-            return messages
-        return [Message(role="system", content=self.default_system), *messages]
 
-    @property
-    def _opening(self) -> list[int]:
-        """The tokens before an answer."""
-        return [self.start, *self._plain("assistant\n")]
+def needed(learned: Sequence[bool]) -> int:
+    """How many tokens a model must read: all but those after the last one that is learned from.
 
-    def _plain(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, allowed_special=())
-
-
-@functools.cache  # its warning is shown once
-def _default_system(template: str | None) -> str | None:
-    """The system message that a Jinja template adds by itself. None, with a warning, if it is not ChatML."""
-    try:
-        return None if template is None else default_system(template)
-    except UnknownTemplate as error:
-        show(f"{error}: conversations are written in plain ChatML, which the model may not know as well")
-        return None
+    >>> needed([False, True, True, False])
+    3
+    """
+    return len(learned) - learned[::-1].index(True) if True in learned else len(learned)
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -176,23 +236,31 @@ def without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
-    """Add ChatML's two special tokens to the tokenizer and to the model; returns how many were new.
+    """Give the model a chat template, if it has none: ChatML, with its two special tokens; returns how many were new.
 
     A new token's row in the embedding is the mean of the old rows. The output layer is the same matrix, so the model
     finds the token as likely as an average one, and its other predictions hardly change (Hewitt 2021, "Initializing new
     word embeddings for pretrained language models").
     """
     known = len(tokenizer)
-    new = tokenizer.add_special_tokens([IM_START, IM_END])
+    new = add_chatml(tokenizer)
     if not new:
         return 0
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHATML
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))
     embedding = architectures.of(model).embedding_of(model)
     for weight in {id(layer.weight): layer.weight for layer in (embedding, model.lm_head)}.values():
         weight.data[known : known + new] = weight.data[:known].mean(axis=0)
+    return new
+
+
+def add_chatml(tokenizer: Tokenizer) -> int:
+    """Give the tokenizer ChatML and its special tokens, unless it brings another template; returns how many are new."""
+    if tokenizer.chat_template not in (None, CHATML):
+        return 0
+    new = tokenizer.add_special_tokens([IM_START, IM_END])
+    if new:
+        tokenizer.chat_template = CHATML
     return new
 
 

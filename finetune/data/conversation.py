@@ -28,7 +28,7 @@ class Transcript:
     'User: Hello!\\nAssistant:'
     """
 
-    stop_text = "\nUser:"
+    name, stop_text = "a plain transcript", "\nUser:"
     default_system: str | None = None
 
     def __init__(self, tokenizer: Tokenizer):
@@ -53,15 +53,16 @@ class Transcript:
 class Conversation:
     """The messages so far, and the model that answers them.
 
-    system: what the model is told before everything else; it is never forgotten. template: ChatML if the tokenizer has
-    its special tokens, else a `Transcript`. forgotten: how many messages no longer fit into the context.
+    system: what the model is told before everything else; it is never forgotten. template: the tokenizer's, or ChatML
+    if it has the special tokens, else a `Transcript`. forgotten: how many messages no longer fit into the context.
 
     The prompt of an answer is the whole conversation; the part that the model has read before is in its KV cache.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, system: str | None = None):
         self.model, self.tokenizer = model, tokenizer
-        self.knows_chat = all(token in tokenizer.special_tokens for token in (IM_START, IM_END))
+        has_chatml = all(token in tokenizer.special_tokens for token in (IM_START, IM_END))
+        self.knows_chat = has_chatml or tokenizer.chat_template is not None
         self.template: ChatTemplate | Transcript = ChatTemplate(tokenizer) if self.knows_chat else Transcript(tokenizer)
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[Message] = list(self.system)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .chat_template import ChatTemplate, Message, without_oldest_turn
+from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
 
@@ -60,9 +60,9 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
 def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
     prompt, cut = list(preference.prompt), False
     longer = max(
-        preference.chosen, preference.rejected, key=lambda reply: len(template.encode(_talk(prompt, reply))[0])
+        preference.chosen, preference.rejected, key=lambda reply: needed(template.encode(_talk(prompt, reply))[1])
     )
-    while len(template.encode(_talk(prompt, longer))[0]) - 1 > max_tokens:
+    while needed(template.encode(_talk(prompt, longer))[1]) > max_tokens:
         shorter = without_oldest_turn(prompt)
         if shorter is None:
             break
@@ -70,7 +70,7 @@ def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> 
     replies = []
     for reply in (preference.chosen, preference.rejected):
         ids, learned, was_cut = template.encode_to_fit(_talk(prompt, reply), max_tokens)
-        end = len(learned) - learned[::-1].index(True)  # behind the reply's <|im_end|>: its last token is its summary
+        end = needed(learned)  # behind the token that ends the reply, which is its summary
         replies.append(Reply(ids[:end], learned[:end]))
         cut = cut or was_cut
     if replies[0].ids == replies[1].ids:

@@ -12,7 +12,7 @@ from gpt.console import show
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import mean_loss
 
-from ..data.chat_template import IM_START, add_chat_tokens
+from ..data.chat_template import add_chat_tokens
 from ..data.tasks import instruction_tasks
 from ..quantization import memory
 from .answering import ask, chat_template, scores, shorten
@@ -36,8 +36,7 @@ def measure(
 ) -> dict[str, Any]:
     """A row of the table, JSON-able; reference: the model before preferences, or None for the stages up to it."""
     text_loss = mean_loss(model, sequential_batches(tokens[:TEXT_TOKENS], 16, model.config.block_size))
-    if IM_START not in tokenizer.special_tokens:  # a base model
-        add_chat_tokens(model, tokenizer)
+    add_chat_tokens(model, tokenizer)  # to a base model
     items = instruction_tasks("test", questions, seed)
     replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
     found = scores(items, replies)

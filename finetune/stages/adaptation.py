@@ -26,7 +26,7 @@ from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
 from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..adapters.targets import target_names
-from ..data.chat_template import IM_END, IM_START, resize_token_embeddings
+from ..data.chat_template import add_chatml, resize_token_embeddings
 from ..data.datasets import read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
@@ -83,7 +83,7 @@ class Adaptation(Stage):
         """Set the model, adapters attached. A corpus is written into the run's folder here, as token files."""
         config = self.config
         self.model, self.tokenizer = load_model(config.init_from, config.packed)
-        if is_conversations(config.data) and self.tokenizer.add_special_tokens([IM_START, IM_END]):
+        if is_conversations(config.data) and add_chatml(self.tokenizer):
             # New tokens are learned in the embedding, or nowhere.
             embedding = architectures.of(self.model).embedding, "lm_head"  # one matrix under two names
             whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))

@@ -106,8 +106,8 @@ before = len(tokenizer)
 added = add_chat_tokens(model, tokenizer)
 template = ChatTemplate(tokenizer)
 print(template.render(examples[0].messages))
-assert added == 2 and template.start == before and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
-print(f"two new tokens, {template.start} and {template.end}. They mean nothing yet: each row is the mean of all")
+assert added == 2 and template.end == before + 1 and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
+print(f"two new tokens, {before} and {template.end}. They mean nothing yet: each row is the mean of all")
 print("others. If a user types these characters, they are ordinary text, so a user cannot take the assistant's role.")
 
 # %% The mask: learn the answers, not the questions

@@ -43,7 +43,7 @@ def said(capsys, monkeypatch, model, lines, *arguments):
 
 
 def test_it_says_how_the_conversation_is_written(capsys, monkeypatch, base, tuned):
-    assert "was not tuned on conversations (it has no token <|im_start|>)" in said(capsys, monkeypatch, base, "")
+    assert "was not tuned on conversations (it has no chat template)" in said(capsys, monkeypatch, base, "")
     assert "was tuned on conversations with the template ChatML" in said(capsys, monkeypatch, tuned, "")
 
 
@@ -62,7 +62,7 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
     folder = llama_folder(tmp_path)
     talk = "What is 12 + 30?\nand then?\n"
     out = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9)
-    assert "was tuned on conversations with the template ChatML" in out
+    assert "was tuned on conversations with its own chat template" in out
     assert 'Its system message is "You are a helpful AI assistant" (--system replaces it).' in out
     assert out == said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--seed", 2)  # the most likely, always
     same = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "You are a helpful AI assistant")

@@ -28,7 +28,7 @@ CPU_ONLY = {
         for file in (
             *("gpt/test_bpe", "gpt/test_tokenizer", "gpt/test_smollm_tokenizer", "gpt/test_token_view"),
             *("gpt/test_data", "gpt/test_hub", "gpt/test_source_code", "gpt/test_gguf_file"),
-            *("finetune/test_chat", "finetune/test_chatml", "finetune/test_datasets", "finetune/test_tasks"),
+            *("finetune/test_chat", "finetune/test_jinja_template", "finetune/test_datasets", "finetune/test_tasks"),
         )
     },
     # about NumPy's arrays: shared, read-only, or at an address

@@ -1,0 +1,97 @@
+"""Chat templates as models bring them: small programs in the language Jinja.
+
+A model's files say how conversations were written when it was tuned. Llama 3 as an example:
+
+    {{ bos_token }}{% for message in messages %}
+    {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+    {% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}
+
+The template is a stranger's program, so it runs in Jinja's sandbox, in which it can read the conversation and write
+text, and nothing else. The settings, filters and functions are those that transformers gives to templates
+(`_compile_jinja_template` in transformers/utils/chat_template_utils.py). Simplified: no tools and no documents.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+LONGEST = 1_000_000  # characters of a conversation as text
+
+
+def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequence[Any], bool], str]:
+    """The function (messages, add_generation_prompt) -> text that a template is.
+
+    special_tokens: what the names bos_token, eos_token, ... mean in it. Raises ValueError, also when it is called, for
+    a template that is damaged or refuses the conversation, and where the library jinja2 is missing.
+    """
+    template = _compiled(source)
+
+    def write(messages: Sequence[Any], add_generation_prompt: bool) -> str:
+        values = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt, **special_tokens}
+        pieces, length = [], 0
+        try:
+            for piece in template.generate(messages=[dict(message) for message in messages], **values):
+                pieces.append(piece)
+                length += len(piece)
+                if length > LONGEST:
+                    raise OverflowError(f"it writes more than {LONGEST:,} characters")
+        except Exception as error:  # whatever a stranger's program does wrong
+            raise ValueError(f"the model's chat template refuses this conversation: {_reason(error)}") from None
+        return "".join(pieces)
+
+    return write
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(source: str) -> Any:
+    try:
+        import jinja2.ext
+        import jinja2.sandbox
+    except ImportError:
+        raise ValueError(
+            "the model brings its own chat template, and the library that runs such templates is missing: "
+            "pip install jinja2"
+        ) from None
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} ... {% endgeneration %} marks an answer, and writes what stands in it."""
+
+        tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body, lineno=line)
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": _strftime_now}
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise ValueError(f"the model's chat template is damaged: {_reason(error)}") from None
+
+
+def _tojson(
+    x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own filter would escape <, > and & for web pages."""
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(format: str) -> str:
+    """Today's date, which some templates tell the model."""
+    return datetime.datetime.now().strftime(format)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
