@@ -213,6 +213,6 @@ else:
 # %% [markdown]
 # ## What next
 #
-# - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; gpt/weights/gguf_file.py; finetune/data/jinja_template.py
+# - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; finetune/data/jinja_template.py
 # - try: `python scripts/chat.py --model smollm2`
 # - break: turn the values as well as queries and keys, or set rope_theta to 10: what happens to the loss?
