@@ -22,8 +22,7 @@ from gpt.weights.gguf_writing import write_gguf
 
 from .adapters.adapter_files import save_adapter
 from .adapters.lora import merge_lora
-from .data.chat_template import ChatTemplate
-from .data.chatml import IM_END, IM_START
+from .data.chat_template import IM_END, IM_START, ChatTemplate
 from .loading import add_rows, holds_adapters_only, load_model
 from .objectives.gpt_with_head import HEAD_KIND, save_classifier
 from .quantization.folder import is_quantized
@@ -85,7 +84,8 @@ def _describe_chat(folder: Path, tokenizer: Tokenizer) -> None:
     """Add the chat template, and the tokens that end an answer, where transformers looks for them."""
     if tokenizer.chat_template is not None:
         _change(folder / "tokenizer_config.json", chat_template=tokenizer.chat_template)
-    if {IM_START, IM_END} <= tokenizer.special_tokens.keys() and (folder / "generation_config.json").exists():
+    chats = tokenizer.chat_template is not None or {IM_START, IM_END} <= tokenizer.special_tokens.keys()
+    if chats and (folder / "generation_config.json").exists():
         _change(folder / "generation_config.json", eos_token_id=ChatTemplate(tokenizer).stop_tokens)
 
 

@@ -108,10 +108,14 @@ def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.tokens": tokens + padding,
         "tokenizer.ggml.token_type": kinds + [UNUSED] * len(padding),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
-        "tokenizer.ggml.add_bos_token": False,
     }
-    if tokenizer.eos_token_id is not None:
-        entries |= {f"tokenizer.ggml.{role}_token_id": tokenizer.eos_token_id for role in ("bos", "eos")}
+    for role, around in zip(("bos", "eos"), tokenizer.around):
+        text = tokenizer.roles.get(f"{role}_token", tokenizer.eos_token)
+        if around not in ((), (text,)):
+            raise ValueError(f"GGUF files cannot say that {', '.join(around)} is put around a text")
+        entries[f"tokenizer.ggml.add_{role}_token"] = around != ()
+        if text is not None:
+            entries[f"tokenizer.ggml.{role}_token_id"] = special[text]
     if tokenizer.chat_template is not None:
         entries["tokenizer.chat_template"] = tokenizer.chat_template
     return entries
