@@ -1,13 +1,13 @@
-"""What a GPT or a Llama costs before it is built: parameters, arithmetic, memory, and what its size is worth.
+"""The cost of a GPT or a Llama before it is built: parameters, arithmetic, memory, and the loss to expect.
 
-Everything here is a formula of the configuration, so that a model of 175 billion parameters is as quick to account for
-as a small one. Symbols: V vocabulary, T block size (or tokens read), L layers, C channels (n_embd), H heads, B batch,
-N parameters, D training tokens. Where a Llama differs: G channels of keys, C K / H with K heads of keys and values (in
-a GPT, G = C); I inner channels (4 C). Memory is in bytes (GB = 10^9), arithmetic in FLOPs: a multiply-add is two.
+Everything here is a formula of the configuration, so a model of 175 billion parameters is as easy to count as a small
+one. Symbols: V vocabulary, T block size (or tokens read), L layers, C channels (n_embd), H heads, B batch, N
+parameters, D training tokens. For a Llama also G, the channels of keys: C K / H with K heads of keys and values (in a
+GPT, G = C), and I, the inner channels (4 C in a GPT). Memory is in bytes (GB = 10^9), arithmetic in FLOPs, where a
+multiply-add counts as two.
 
-Simplified: only matrix products are counted as arithmetic, which is nearly all of it (`minigrad.inspection.profile`
-counts them in the same way); a causal mask halves nothing; of memory, what is held is counted, not what is needed for a
-moment.
+Simplified: only matrix products count as arithmetic, because they are nearly all of it (`minigrad.inspection.profile`
+counts them in the same way). A causal mask does not halve the count. Temporary memory is not counted.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "in
 
 
 def parameters(config: Config) -> dict[str, int]:
-    """How many numbers each kind of component learns; together `config.num_parameters()`.
+    """The number of parameters of each kind of component. Their sum is `config.num_parameters()`.
 
         token embedding V C  (the output layer is the same matrix)     position embedding T C
         attention  L (4 C² + 4 C): C -> 3C and C -> C, with biases     MLP  L (8 C² + 5 C): C -> 4C -> C, with biases
         layer norms  2 C each: 2 L in the blocks, and the last one
 
-    In a Llama, nothing has a bias and positions are not learned:
+    A Llama has no biases, and its positions are not learned:
 
         attention  L (2 C² + 2 C G)     MLP  L (3 C I)     RMS norms  C each     output layer  V C, where it is not tied
 
@@ -45,7 +45,7 @@ def parameters(config: Config) -> dict[str, int]:
         in_blocks = {name: L * weights for name, weights in block_weights(config).items()}
         output = {} if config.tied else {"output layer": V * C}
         return {"token embedding": V * C, **in_blocks, "RMS norms": (2 * L + 1) * C, **output}
-    norms = 2 * L + (1 if config.norm == "pre" else 0)  # post-norm has none at the end
+    norms = 2 * L + (1 if config.norm == "pre" else 0)  # a post-norm model has no final norm
     return {
         "token embedding": V * C,
         "position embedding": T * C if config.positions == "learned" else 0,
@@ -56,7 +56,7 @@ def parameters(config: Config) -> dict[str, int]:
 
 
 def component_of(name: str) -> str:
-    """Which row of `parameters` a parameter counts for, by its name.
+    """The row of `parameters` to which a parameter with this name belongs.
 
     >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("model.layers.3.self_attn.q_proj.weight")
     ('attention', 'attention')
@@ -67,11 +67,11 @@ def component_of(name: str) -> str:
     for part, component in parts.items():
         if part in f".{name}":
             return component
-    raise ValueError(f"{name} is no parameter of a GPT or a Llama")
+    raise ValueError(f"{name} is not a parameter of a GPT or a Llama")
 
 
 def shares(amounts: Mapping[str, float]) -> dict[str, float]:
-    """Each amount as a part of their sum.
+    """Each amount as a share of their sum.
 
     GPT-2's attention is famous, and less than a quarter of it:
 
@@ -104,30 +104,31 @@ def block_weights(config: Config) -> dict[str, int]:
 
 
 def matrix_weights(config: Config) -> int:
-    """The weights that every token is multiplied with: 12 L C² in the blocks of a GPT, V C in the output layer.
+    """The number of weights that every token is multiplied with: 12 L C² in a GPT's blocks, V C in the output layer.
 
-    Looking up an embedding multiplies nothing.
+    An embedding lookup needs no multiplication.
     """
     return config.n_layer * sum(block_weights(config).values()) + config.vocab_size * config.n_embd
 
 
 def token_flops(config: Config, context: int) -> int:
-    """FLOPs of one token's way through the model that sees `context` tokens, itself included.
+    """FLOPs of the forward pass of one token that attends to `context` tokens, including itself.
 
         2 (12 L C² + V C)  +  4 L C context          the first part is 2 `matrix_weights`
 
-    A multiply-add per weight; and per layer the products of its query with each key, and of each weight with a value.
+    One multiply-add per weight, and in each layer the products of the query with each key and of each attention weight
+    with its value.
     """
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
 
 
 def forward_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of reading B sequences of T tokens; every query is multiplied with all T keys, hidden ones included."""
+    """FLOPs of a forward pass of B sequences of T tokens. Every query is multiplied with all T keys, masked or not."""
     return batch * time * token_flops(config, time)
 
 
 def training_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a training step: 3 times forward, as backward makes two products of each (for dx and for dweight).
+    """FLOPs of a training step: 3 times forward, because backward needs two products for each (for dx and dweight).
 
     For N parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
     """
@@ -135,15 +136,16 @@ def training_flops(config: Config, batch: int, time: int) -> int:
 
 
 def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:
-    """How many tokens the model reads to write `new_tokens` after a prompt: why there is a KV cache.
+    """The number of tokens that the model reads to generate `new_tokens` after a prompt. It explains the KV cache.
 
-    Without a cache the whole text again for each new token, n²/2 of them; with it each token once:
+    Without a cache the whole text is read again for each new token, about n²/2 tokens; with a cache each token is read
+    once:
 
     >>> [round(tokens_read(10, n, cached=False) / tokens_read(10, n, cached=True)) for n in (100, 1000)]
     [55, 505]
     """
     if cached:
-        return prompt + max(new_tokens - 1, 0)  # the last new token is written, not read
+        return prompt + max(new_tokens - 1, 0)  # the last new token is never read
     return new_tokens * prompt + new_tokens * (new_tokens - 1) // 2
 
 
@@ -151,7 +153,7 @@ def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:
 
 
 def weight_bytes(parameters: int, dtype: str = "float32") -> int:
-    """Bytes of that many weights.
+    """Bytes of a number of weights.
 
     >>> weight_bytes(7_000_000_000, "bfloat16") / 1e9, weight_bytes(7_000_000_000, "int4") / 1e9
     (14.0, 3.5)
@@ -166,12 +168,12 @@ def training_memory(
     gradients: str = "float32",
     moments: str = "float32",
 ) -> dict[str, int]:
-    """Bytes that training with Adam holds all the time, for N parameters of which `trainable` (all) are learned.
+    """Bytes that training with Adam holds all the time, for N parameters of which `trainable` (or all) are trained.
 
         weights N · bytes     gradients trainable · bytes     optimizer 2 · trainable · bytes  (two moments)
 
-    With bfloat16 weights and gradients, and float32 moments, 2 + 2 + 8 = 12 bytes a parameter: a model of 7 billion
-    needs 84 GB, two thirds of it for the optimiser.
+    With bfloat16 weights and gradients and float32 moments, a parameter needs 2 + 2 + 8 = 12 bytes. A model of 7
+    billion parameters needs 84 GB, two thirds of it for the optimizer.
 
     >>> memory = training_memory(7_000_000_000, weights="bfloat16", gradients="bfloat16")
     >>> {name: round(size / 1e9) for name, size in memory.items()}, sum(memory.values()) / 7_000_000_000
@@ -186,20 +188,21 @@ def training_memory(
 
 
 def activation_bytes(config: Config, batch: int, time: int, dtype: str = "float32", kernels: str = "textbook") -> int:
-    """Bytes that forward saves for backward, in a step on B sequences of T tokens, without dropout.
+    """Bytes that forward saves for backward in a step on B sequences of T tokens, without dropout.
 
-    Per token and block, the textbook forms keep
+    Per token and block, the textbook forms save
 
         the inputs of four linear layers C + C + C + 4C     q, k, v 3C       the normalized 2C, their deviations 2
         GELU's input and its tanh 4C + 4C                   attention's weights H T
 
-    and at the end 2C + 1 and the log-probabilities V. That is 20 C + H T + 2 per block. The fast kernels keep GELU's
-    slope in place of input and tanh, a sum per head and query in place of attention's weights, and no logits (but the
-    output layer's gradient, V C): 16 C + H + 2. Like Korthikanti et al. 2022, section 4.1, for other kernels.
+    and at the end 2C + 1 and the log-probabilities V. That is 20 C + H T + 2 per block. The fast kernels save the slope
+    of GELU instead of its input and tanh, one number per head and query instead of the attention weights, and no logits
+    (but the gradient of the output layer, V C): 16 C + H + 2. Korthikanti et al. 2022, section 4.1, count the same for
+    other kernels.
 
-    A Llama keeps 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; what goes into its seven
-    matrices C + C + C + I, as three of them read the same; the normalized 2 C and their scale 2; gate, its sigmoid and
-    up 3 I. Fast, there is no sigmoid, and H for H T.
+    A Llama saves 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; the inputs of its seven
+    matrices C + C + C + I, because three of them share one input; the normalized 2 C and their scale 2; gate, its
+    sigmoid and up 3 I. The fast kernels save no sigmoid, and H instead of H T.
     """
     if kernels not in ("textbook", "fast"):
         raise ValueError(f"kernels must be 'textbook' or 'fast', got {kernels!r}")
@@ -222,7 +225,7 @@ def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float3
     >>> kv_cache_bytes(GPTConfig(), batch=1, tokens=1024)  # 72 MiB, for a model of 475 MiB
     75497472
 
-    SmolLM2's 3 heads of keys and values at its full block, and what 9 would need:
+    SmolLM2's 3 heads of keys and values with its full block, and 9 heads for comparison:
 
     >>> [kv_cache_bytes(LlamaConfig(n_kv_head=heads), 1, 8192) / 2**20 for heads in (3, 9)]
     [360.0, 1080.0]
@@ -231,7 +234,7 @@ def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float3
 
 
 def attention_bytes(n_head: int, time: int, dtype: str = "bfloat16", tiled: bool = False) -> int:
-    """Bytes of one layer's T x T attention weights; `tiled`: of flash attention's running maximum and sum instead.
+    """Bytes of one layer's T x T attention weights, or, with `tiled`, of flash attention's running maximum and sum.
 
         H T² · bytes     tiled: H T · 2 · 4  (in float32)                      Dao et al. 2022, section 3.1
 
@@ -244,7 +247,7 @@ def attention_bytes(n_head: int, time: int, dtype: str = "bfloat16", tiled: bool
 
 
 def bytes_per_number(dtype: str) -> float:
-    """Bytes of a number of that type. Raises ValueError for a type that is not in BYTES."""
+    """Bytes of a number of type `dtype`. Raises ValueError for a type that is not in BYTES."""
     if dtype not in BYTES:
         raise ValueError(f"unknown type {dtype!r}; known are {', '.join(BYTES)}")
     return BYTES[dtype]
@@ -253,11 +256,11 @@ def bytes_per_number(dtype: str) -> float:
 # --- memory of adapters (finetune/adapters/lora.py, finetune/adapters/qlora.py) ---------------------------------------
 
 LAYERS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}  # (in, out) / C
-LOOKUP_TABLES = 64  # bytes beside each matrix in NF4: the 16 numbers that its codes stand for
+LOOKUP_TABLES = 64  # bytes beside each matrix in NF4: the 16 numbers that its codes represent
 
 
 def lora_parameters(config: GPTConfig, r: int, layers: Collection[str] = ("attn.c_attn",)) -> int:
-    """How many numbers adapters of rank r have, beside some of LAYERS in every block: L Σ r (in + out).
+    """The number of parameters in adapters of rank r on some of LAYERS in every block: L Σ r (in + out).
 
     >>> lora_parameters(GPTConfig(), r=8)  # 12 · 8 · (768 + 2304), of 124 million
     294912
@@ -266,7 +269,7 @@ def lora_parameters(config: GPTConfig, r: int, layers: Collection[str] = ("attn.
 
 
 def nf4_bits(group_size: int = 64, double_quant: bool = True) -> float:
-    """Bits per weight of the 4-bit numbers of QLoRA, scales included.
+    """Bits per weight of QLoRA's 4-bit numbers, including scales.
 
         4 + 32 / group      with double quantization 4 + 8 / group + 32 / (256 group)
 
@@ -279,11 +282,11 @@ def nf4_bits(group_size: int = 64, double_quant: bool = True) -> float:
 
 
 def quantized_bytes(config: GPTConfig, bits: float, embedding: bool = True) -> int:
-    """Bytes of a GPT whose blocks' matrices have `bits` bits per weight, and the rest float32.
+    """Bytes of a GPT with `bits` bits per weight in the matrices of its blocks, and float32 elsewhere.
 
         12 L C² · bits / 8  +  V C + 4 V  +  4 · (positions, biases, norms)
 
-    The token embedding has 8 bits and a scale per token if `embedding`, else it is float32, too.
+    With `embedding`, the token embedding has 8 bits and a scale per token; otherwise it is float32 as well.
     """
     V, L, C = config.vocab_size, config.n_layer, config.n_embd
     matrices, table = 12 * L * C * C, V * C
@@ -293,10 +296,10 @@ def quantized_bytes(config: GPTConfig, bits: float, embedding: bool = True) -> i
 
 
 def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", moments: str = "float32") -> dict[str, int]:
-    """Bytes that QLoRA training holds all the time: a base that is only read, and all that Adam needs for the adapters.
+    """Bytes that QLoRA training holds all the time: the frozen base, and everything that Adam needs for the adapters.
 
-    With 7 billion weights in NF4 and bfloat16 adapters of rank 16 beside every layer it is 4 GB, where full fine-tuning
-    needs 84 (`training_memory`): 21 times less.
+    With 7 billion weights in NF4 and bfloat16 adapters of rank 16 on every layer this is 4 GB. Full fine-tuning needs
+    84 GB (`training_memory`), 21 times as much.
 
     >>> adapter = lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), r=16, layers=LAYERS)
     >>> memory = qlora_memory(7e9 * nf4_bits() / 8, adapter, "bfloat16")
@@ -313,7 +316,7 @@ def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", mome
 def matmul_intensity(m: int, k: int, n: int, dtype: str = "float32") -> float:
     """FLOPs per byte moved of an (m, k) @ (k, n) product: 2 m k n / (bytes (m k + k n + m n)).
 
-    A layer 768 -> 768 for one token, and for a thousand:
+    A layer 768 -> 768 for one token, and for 1,024 tokens:
 
     >>> [round(matmul_intensity(m, 768, 768, "bfloat16"), 1) for m in (1, 1024)]
     [1.0, 279.3]
@@ -322,7 +325,7 @@ def matmul_intensity(m: int, k: int, n: int, dtype: str = "float32") -> float:
 
 
 def ridge_point(flops_per_second: float, bytes_per_second: float) -> float:
-    """The arithmetic intensity below which a machine waits for memory, and above which for arithmetic.
+    """The arithmetic intensity below which memory limits a machine, and above which arithmetic does.
 
     The roofline model (Williams et al. 2009). An A100: 312 TFLOP/s in bfloat16, 2 TB/s:
 
@@ -333,7 +336,7 @@ def ridge_point(flops_per_second: float, bytes_per_second: float) -> float:
 
 
 def generation_bound(config: Config, bytes_per_second: float, dtype: str = "float32", context: int = 0) -> float:
-    """The most tokens per second that one sequence can be written at: each reads all weights, and the KV cache.
+    """An upper bound of the tokens per second for one sequence: each token reads all weights and the KV cache.
 
     >>> round(generation_bound(GPTConfig(), 68e9))  # two cores of a server
     138
@@ -346,10 +349,10 @@ def generation_bound(config: Config, bytes_per_second: float, dtype: str = "floa
 
 
 def chinchilla_optimal(flops: float) -> tuple[float, float]:
-    """For a budget of training FLOPs, the best (parameters N, tokens D): 6 N D = budget, and D = 20 N.
+    """The best (parameters N, tokens D) for a budget of training FLOPs: 6 N D = budget, and D = 20 N.
 
-    Both grow with the square root of the budget: "scale both, not just one" (Hoffmann et al. 2022, table 3).
-    With Gopher's budget, which went into 280 billion parameters, they trained one of a quarter of its size, on more:
+    Both grow with the square root of the budget: "scale both, not just one" (Hoffmann et al. 2022, table 3). Gopher
+    spent its budget on 280 billion parameters. With the same budget they trained a quarter of that size on more tokens:
 
     >>> parameters, tokens = chinchilla_optimal(5.76e23)
     >>> f"{parameters / 1e9:.0f} billion parameters, {tokens / 1e12:.1f} trillion tokens"
@@ -362,8 +365,8 @@ def chinchilla_optimal(flops: float) -> tuple[float, float]:
 def chinchilla_loss(parameters: float, tokens: float) -> float:
     """The loss that N parameters reach on D tokens: 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28, in nats per token.
 
-    What no model can know, what a small model misses, what few tokens do not tell (Hoffmann et al. 2022, equation 10;
-    fitted to their data and tokenizer).
+    The terms are the entropy of text, the cost of a finite model and the cost of finite data (Hoffmann et al. 2022,
+    equation 10; fitted to their data and tokenizer).
 
     >>> f"Gopher {chinchilla_loss(280e9, 300e9):.3f}, Chinchilla {chinchilla_loss(70e9, 1.4e12):.3f}"
     'Gopher 1.993, Chinchilla 1.937'
@@ -372,9 +375,10 @@ def chinchilla_loss(parameters: float, tokens: float) -> float:
 
 
 def compute_loss(flops: float) -> float:
-    """The loss that a budget of training FLOPs reaches if it is well spent: (3.1e8 PF-days / budget)^0.050.
+    """The loss that an optimally spent budget of training FLOPs reaches: (3.1e8 PF-days / budget)^0.050.
 
-    A power law: ten times the compute takes 11 % off the loss (Kaplan et al. 2020, figure 1; their data and tokenizer).
+    This is a power law: ten times the compute reduces the loss by 11 % (Kaplan et al. 2020, figure 1; their data and
+    tokenizer).
 
     >>> f"{1 - compute_loss(1e21) / compute_loss(1e20):.0%}"
     '11%'

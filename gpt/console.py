@@ -1,4 +1,4 @@
-"""The one place that writes to the screen: lines, and a progress bar for whatever takes longer than a few seconds."""
+"""The only place that writes to the screen: lines, and a progress bar for work that takes more than a few seconds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def show(text: str = "") -> None:
 
 
 def printable(text: str) -> str:
-    """Text as a terminal may be given it: a model can write any bytes, and control characters move cursors and worse.
+    """Text that is safe to print. A model can write any bytes, and control characters move the cursor, or do worse.
 
     >>> printable("one\\ttwo \\x1b[2J three")
     'one\\ttwo �[2J three'
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
     """A tqdm bar on standard error (`with progress_bar(...) as bar: bar.update(n)`).
 
-    Silent without tqdm (the extra `progress`) and where standard error is not a terminal. `total` None: length unknown.
+    Silent without tqdm (the extra `progress`), and if standard error is not a terminal. total None: unknown length.
     """
     try:
         from tqdm import tqdm
@@ -58,7 +58,7 @@ def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
 
 
 class _NoBar:
-    """What stands in for a tqdm bar."""
+    """A replacement for a tqdm bar that shows nothing."""
 
     def __enter__(self) -> _NoBar:
         return self

@@ -1,10 +1,10 @@
 """Generation: sample a token, append it, repeat. The model's output becomes its input.
 
-The model gives a distribution over the next token. The settings here reshape it before a token is drawn: they change
-what is picked, not what the model knows.
+The model gives a distribution over the next token. The settings here reshape it before a token is sampled. They change
+which token is picked, not what the model knows.
 
-The prompt is read in one pass. From then on the KV cache makes a new token cost one token's work. Simplified: where a
-sequence of a batch has ended, it is computed along until all have.
+The prompt is read in one pass. After that, the KV cache makes each new token cost the work of one token. Simplified: a
+sequence that has ended is still computed until all sequences of its batch have ended.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from .kv_cache import KVCache
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from the model's logits.
+    """How to sample a token from the model's logits.
 
-    temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 always takes the most likely ("greedy").
-    top_k: only the k most likely. top_p: only the most likely ones that together have probability p (nucleus sampling;
-    Holtzman et al. 2020). repetition_penalty: divides positive and multiplies negative logits of tokens that are in the
-    text already (Keskar et al. 2019, section 4.1). Raises ValueError for a number outside its range.
+    temperature: divides the logits. Below 1 sharpens the distribution, above 1 flattens it, 0 always takes the most
+    likely token (greedy). top_k: sample only from the k most likely tokens. top_p: sample only from the most likely
+    tokens that together have probability p (nucleus sampling; Holtzman et al. 2020). repetition_penalty: for tokens
+    that are already in the text, divides positive logits and multiplies negative ones (Keskar et al. 2019, section
+    4.1). Raises ValueError for a number outside its range.
     """
 
     temperature: float = 1.0
@@ -50,19 +51,19 @@ class Sampling:
             raise ValueError(f"repetition_penalty must be a number > 0, got {self.repetition_penalty}")
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
-        """Draw one token from logits (V,) according to the settings; raises what `probabilities` raises."""
+        """Sample one token from logits (V,). Raises ValueError if the logits are not finite."""
         if self.temperature == 0:
             return int(self._scores(logits, seen).argmax())
         probs = self.probabilities(logits, seen)
         kept = np.flatnonzero(probs)
-        # The token at which the running sum passes a uniform number; the last sum may be 0.99999...
+        # The first token at which the running sum exceeds a uniform number. The last sum may be 0.99999...
         place = np.searchsorted(np.cumsum(probs[kept]), rng.random(), side="right")
         return int(kept[min(int(place), len(kept) - 1)])
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
-        """logits (V,) -> float64 probabilities (V,), after the settings; `seen` are the tokens that are there already.
+        """logits (V,) -> float64 probabilities (V,) after all settings. `seen`: the tokens that are in the text.
 
-        Raises ValueError where the logits are not finite.
+        Raises ValueError if the logits are not finite.
 
         >>> Sampling(top_k=2).probabilities(np.log([0.1, 0.6, 0.3])).round(3).tolist()
         [0.0, 0.667, 0.333]
@@ -74,16 +75,16 @@ class Sampling:
         if self.top_k is not None and self.top_k < scores.size:
             kth = scores.size - self.top_k
             scores[scores < np.partition(scores, kth)[kth]] = -np.inf
-        with np.errstate(over="ignore"):  # at a tiny temperature all but the best may become -inf
+        with np.errstate(over="ignore"):  # with a tiny temperature all other tokens may become -inf
             probs = np.exp((scores - best) / self.temperature)
         probs /= probs.sum()
         return probs if self.top_p == 1 else _nucleus(probs, self.top_p)
 
     def _scores(self, logits: np.ndarray, seen: Iterable[int]) -> np.ndarray:
-        """The logits, with what is there already penalized."""
+        """The logits after the repetition penalty."""
         if not np.isfinite(logits.max()):  # max lets nan through
             raise ValueError(
-                "the model's scores are not finite (nan or inf): its weights are damaged or its training diverged"
+                "the model's logits are not finite (nan or inf): its weights are damaged or its training diverged"
             )
         if self.repetition_penalty == 1:
             return logits
@@ -95,11 +96,11 @@ class Sampling:
 
 
 def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
-    """Keep the most likely tokens until they have `top_p` together; the one that gets there is kept too."""
-    # What is less likely than (1 - p) / V need not be sorted: all of that together has less than 1 - p.
+    """Keep the most likely tokens until their sum reaches `top_p`, including the token that reaches it."""
+    # Tokens less likely than (1 - p) / V need not be sorted: together they have less than 1 - p.
     likely = np.flatnonzero(probs >= (1 - top_p) / probs.size)
     order = likely[np.argsort(-probs[likely], kind="stable")]
-    before = np.cumsum(probs[order]) - probs[order]  # what the better ones have
+    before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens
     kept = order[before < top_p]
     nucleus = np.zeros_like(probs)
     nucleus[kept] = probs[kept]
@@ -107,9 +108,9 @@ def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
 
 
 class Memory:
-    """What a model has read of one text, so that another one that begins the same need not be read from its start.
+    """The tokens that a model has read, with their KV cache, so a text with the same beginning need not be read again.
 
-    `stream` takes from it what is common to both, and leaves in it what it has read itself.
+    `stream` reuses the common beginning, and then stores here what it has read.
     """
 
     def __init__(self) -> None:
@@ -117,7 +118,7 @@ class Memory:
         self.cache: KVCache | None = None
 
     def common(self, ids: np.ndarray) -> int:
-        """How many tokens of `ids` (T) are known already.
+        """The number of tokens at the beginning of `ids` (T) that are already in the cache.
 
         >>> memory = Memory()
         >>> memory.ids = np.array([7, 8, 9])
@@ -143,19 +144,19 @@ def generate(
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt by up to `max_new_tokens`; returns the new tokens of each, without the prompt.
+    """Continue each prompt by up to `max_new_tokens`. Returns the new tokens of each prompt.
 
-    ids: prompts (B, T); or lists of different lengths, which are padded on the left. Where they are padded already,
-    `attention_mask` (B, T) is 0 on the padding. A sequence ends with a stop token (which is returned). `on_token` is
-    called with the batch's new tokens as they come, -1 for sequences that have ended (streaming; `stream` is the same
-    as an iterator). The same seed gives the same text; without one, `manual_seed` decides. `use_cache=False` reads the
-    whole context again for every token: slower, the same result.
+    ids: prompts (B, T), or lists of different lengths, which are padded on the left. attention_mask (B, T): 0 on the
+    padding of prompts that are already padded. A sequence ends with a stop token, which is returned. on_token: called
+    with each step's new tokens, with -1 for sequences that have ended (`stream` does the same as an iterator). seed:
+    the same seed gives the same text; without one, `manual_seed` decides. use_cache=False reads the whole context again
+    for every token, which is slower and gives the same result.
 
-    Of a prompt longer than the block size, the last block is read. From then on, as with every text that outgrows the
-    block, the model forgets: its context is cut to the newer half, read anew from position 0, and may grow again.
+    If a prompt is longer than the block size, only its last block is read. When a text outgrows the block, the model
+    forgets: the context is cut to its newer half, is read again from position 0, and can grow again.
 
-    Raises ValueError for settings out of range, an empty prompt, and scores that are not finite; IndexError for
-    unknown ids.
+    Raises ValueError for settings out of range, an empty prompt, and logits that are not finite; IndexError for unknown
+    ids.
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     new: list[list[int]] = []
@@ -180,10 +181,10 @@ def stream(
     use_cache: bool = True,
     memory: Memory | None = None,
 ) -> Generator[list[int], None, None]:
-    """The same as an iterator over steps: the batch's new tokens, -1 for sequences that have ended.
+    """`generate` as an iterator over steps. Each step gives the batch's new tokens, -1 for sequences that have ended.
 
-    Stop iterating to stop writing. The model is in inference mode until the iterator ends or is closed. `memory`, for
-    one sequence: what was read before, as in the earlier turns of a conversation, is not read again.
+    Stop iterating to stop generation. The model is in evaluation mode until the iterator ends or is closed. memory, for
+    one sequence: text that was read before, as in the earlier turns of a conversation, is not read again.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
@@ -192,7 +193,7 @@ def stream(
         text.remember(memory)
     if seed is None:
         seed = int(generator().integers(2**63))
-    rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row draws the same in every batch
+    rngs = [np.random.default_rng([seed, row]) for row in range(text.batch)]  # a row does not depend on the batch
     ended = [False] * text.batch
     try:
         with evaluating(model):
@@ -213,7 +214,7 @@ def stream(
 
 
 class _Text:
-    """The tokens so far of each sequence of a batch, and the logits of the next ones, with or without a cache."""
+    """The tokens so far of each sequence in a batch, and the logits of the next token, with or without a cache."""
 
     def __init__(self, model: Any, ids: Any, attention_mask: Any, use_cache: bool, max_new_tokens: int):
         self.model, self.block = model, model.config.block_size
@@ -225,22 +226,22 @@ class _Text:
         self._start_with(ids[:, -self.block :].astype(np.int64), real[:, -self.block :])
 
     def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:
-        """Take ids (B, T) as the context, of which the model has read nothing; `real` is False on padding."""
+        """Make ids (B, T) the context, with nothing read yet. `real` is False on padding."""
         self.ids, self.real, self.read = ids, real, 0
         if self.cache is not None:
             self.cache.cut(0)
 
     def remember(self, memory: Memory) -> None:
-        """Go on where the memory's text and this one part, in its cache, which has room for the whole block."""
+        """Continue with the memory's cache, from the first token that differs from the memory's text."""
         if self.batch > 1 or self.cache is None or not self.real.all():
             raise ValueError("a memory is for one sequence without padding, and for generation with a cache")
         self.cache = memory.cache or KVCache.for_model(self.model)
-        # The last token is read again even if it is known, since its logits are needed.
+        # The last token is always read again, because its logits are needed.
         self.read = min(memory.common(self.ids[0]), self.ids.shape[1] - 1)
         self.cache.cut(self.read)
 
     def append(self, tokens: list[int]) -> None:
-        """Add a token to each sequence; where the context is full, forget its older half."""
+        """Add a token to each sequence. If the context is full, forget its older half."""
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
         if self.ids.shape[1] == self.block:
@@ -256,11 +257,11 @@ class _Text:
             hidden = self.model.hidden_states(self.ids[:, self.read :], self.cache, mask)
             if self.cache is not None:
                 self.read = self.ids.shape[1]
-            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # the last position only
+            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position
 
 
 def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts as an array (B, T), lists of different lengths padded on the left with 0, and where it is real (B, T).
+    """Prompts as an array (B, T), padded on the left with 0, and a mask (B, T) that is False on the padding.
 
     >>> ids, real = _prompts([[5, 6, 7], [8]])
     >>> ids.tolist(), real.tolist()
@@ -278,8 +279,8 @@ def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
     if real.shape != ids.shape or not real[:, -1].all():
         raise ValueError(
-            "each prompt needs a token, and padding stands on the left: attention_mask must have the shape "
-            f"{ids.shape} and end in ones"
+            f"attention_mask must have the shape {ids.shape} and end in ones: each prompt needs a token, and padding "
+            "belongs on the left"
         )
     return ids, real
 

@@ -10,10 +10,10 @@ the V tokens; softmax turns them into probabilities of the next token. Parameter
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
     transformer.ln_f  final layer norm              lm_head                      language-model head, tied to wte
 
-`cache`, `layer` and `mask` serve generation and padded batches; in training, all T tokens are read at once and the
-cache and the mask are None. A KV cache holds the keys and values of the tokens read in earlier calls, so that they are
-not computed again (kv_cache.py). A mask says which token may attend to which: it is needed to hide padding, and behind
-a cache.
+`cache`, `layer` and `mask` are for generation and padded batches. In training all T tokens are read at once, and cache
+and mask are None. A KV cache holds the keys and values of the tokens from earlier calls, so they are not computed again
+(kv_cache.py). A mask says which token may attend to which. It hides padding, and it is needed when several tokens
+follow a cache.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). mask: True where query t may attend to key s; None is the causal rule."""
-        # A token's row holds its query, key and value for all heads: (B, T, 3C) -> three times (B, H, T, D).
+        # The row of a token holds its query, key and value for all heads: (B, T, 3C) -> three times (B, H, T, D).
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
         if cache is not None:
-            k, v = cache.append(layer, k, v)  # (B, H, S, D): of all S tokens read so far
-        # Causal: a token does not see later ones. A single token is the last one so far, and sees all S. Several tokens
-        # behind a cache come with a mask (positions_and_mask).
+            k, v = cache.append(layer, k, v)  # (B, H, S, D): those of all S tokens read so far
+        # Causal: a token does not see later tokens. A single token is the last one so far and sees all S tokens.
+        # Several tokens that follow a cache come with a mask (positions_and_mask).
         is_causal = mask is None and x.shape[1] > 1
-        dropout_p = self.dropout_p if self.training else 0.0  # of the weights that softmax gives
+        dropout_p = self.dropout_p if self.training else 0.0  # dropout on the attention weights
         # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
-        out = F.merge_heads(out)  # (B, T, C): the heads side by side again
-        return self.resid_dropout(self.c_proj(out))  # (B, T, C): W_O mixes what the heads found
+        out = F.merge_heads(out)  # (B, T, C): concatenate the heads
+        return self.resid_dropout(self.c_proj(out))  # (B, T, C): W_O combines the results of the heads
 
 
 class MLP(nn.Module):
@@ -74,16 +74,16 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU stands between the two matrix products
+        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU, between the two matrix products
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 
 class Block(nn.Module):
     """Attention, then the MLP. Each reads x and adds its result to it.
 
-    x is called the residual stream: a sum that runs through all blocks, to which each adds something. Gradients flow
-    back through these additions unchanged, so they reach the first block even in a deep model. Pre-norm: a sub-layer
-    reads a normalized copy of the stream, and the stream itself is not normalized.
+    x is called the residual stream: a sum that runs through all blocks, and each block adds to it. Gradients flow back
+    through these additions unchanged, so they reach the first block even in a deep model. Pre-norm means that a
+    sub-layer reads a normalized copy of the stream, while the stream itself is not normalized.
     """
 
     def __init__(self, config: GPTConfig):
@@ -94,11 +94,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), layer, cache, mask)  # (B, T, C): tokens exchange information
-        return x + self.mlp(self.ln_2(x))  # (B, T, C): each token works on what it has
+        return x + self.mlp(self.ln_2(x))  # (B, T, C): each token processes what it has gathered
 
 
 class Transformer(nn.Module):
-    """Everything below the head: ids in, hidden states out, which are one vector of C numbers for each token."""
+    """Everything below the head: from ids to hidden states, which are one vector of C numbers per token."""
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -111,12 +111,12 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
-        # positions (T): 0, 1, ... T - 1, or from the length of the cache on
-        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what a token is, and where it stands
+        # positions (T): 0, 1, ..., T - 1; with a cache they start at its length
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what the token is, plus where it is
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)  # (B, T, C)
         if cache is not None:
-            cache.advance(ids.shape[1])  # every layer has stored T tokens more
+            cache.advance(ids.shape[1])  # every layer has stored T more tokens
         return self.ln_f(x)  # (B, T, C)
 
 
@@ -132,17 +132,18 @@ class GPT(LanguageModel):
 
     def __init__(self, config: GPTConfig):
         self.config = config
-        with nn.init.skipped():  # init_weights, below, sets them all
+        with nn.init.skipped():  # init_weights, below, sets all weights
             self.transformer = Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        # Tied: one matrix, used twice. A token's row is its input vector, and a logit is a dot product with that row.
+        # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
+        # product of a hidden state with the same row.
         self.lm_head.weight = self.transformer.wte.weight
-        # Both sub-layers end in a c_proj, whose output is added to the residual stream: these weights start smaller, so
-        # that the stream does not grow with the number of layers.
+        # Both sub-layers end in a c_proj, whose output is added to the residual stream. These weights start smaller, so
+        # the stream does not grow with the number of layers.
         init_weights(self, residual_projections=("c_proj.weight",))
 
     def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
+        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the token at t + 1."""
         hidden = self.hidden_states(ids, cache, attention_mask)  # (B, T, C): checks the ids, then calls `body`
         return self.lm_head(hidden)  # (B, T, V)
 

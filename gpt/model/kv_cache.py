@@ -1,7 +1,7 @@
-"""The keys and values of the tokens read so far, so that a new token costs one token's work and not the whole text's.
+"""The KV cache: the keys and values of all tokens read so far, so each new token needs the work of one token.
 
-A token's keys and values depend only on the tokens before it, so once computed they stay. Without the cache, generating
-the n-th token reads n tokens again; with it, one: n²/2 against n in all.
+The keys and values of a token depend only on the token itself and on earlier tokens, so they never change. Without a
+cache, generating the n-th token reads n tokens again; with a cache it reads one. For n tokens this is n²/2 against n.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from minigrad.backend import module_of
 
 
 class KVCache:
-    """Room for `capacity` tokens of each of `batch` sequences, in every layer; `model(ids, cache=cache)` fills it.
+    """Keys and values of up to `capacity` tokens for each of `batch` sequences, in every layer.
 
-    Only keys and values are kept. Where several heads of queries share one of keys and values (grouped-query attention;
-    Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than it has room for.
+    `model(ids, cache=cache)` fills it. If several query heads share a head of keys and values (grouped-query attention;
+    Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than its capacity.
     """
 
     def __init__(self, n_layer: int, batch: int, n_kv_head: int, capacity: int, head_size: int, xp: Any, dtype: Any):
         self.capacity = capacity
-        self.length = 0  # tokens read
+        self.length = 0  # tokens read so far
         self.keys = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
         self.values = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
 
     @classmethod
     def for_model(cls, model: Any, batch: int = 1, capacity: int | None = None) -> KVCache:
-        """A cache for `model` (a `LanguageModel`), with room for its whole block unless `capacity` says less."""
+        """An empty cache for `model` (a `LanguageModel`). The default capacity is the model's block size."""
         config = model.config
         like = next(model.parameters()).data
         capacity = config.block_size if capacity is None else capacity
@@ -35,7 +35,7 @@ class KVCache:
         return cls(config.n_layer, batch, config.n_kv_head, capacity, head_size, module_of(like), like.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values (B, H, T, D) behind those it has; returns all, (B, H, length + T, D)."""
+        """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""
         if keys.requires_grad:
             raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
         start, stop = self.length, self.length + keys.shape[2]
@@ -48,7 +48,7 @@ class KVCache:
         return Tensor(self.keys[layer][:, :, :stop]), Tensor(self.values[layer][:, :, :stop])
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` more as read, once every layer has stored them."""
+        """Add `tokens` to the length, after every layer has stored them."""
         self.length += tokens
 
     def cut(self, length: int) -> None:

@@ -1,8 +1,8 @@
-"""What every language model here can do, whatever it is made of: measure its loss, write, be loaded and saved.
+"""What all language models here have in common: the loss, generation, loading and saving.
 
-A language model is a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
-as the next one. `GPT` (gpt2.py) and `Llama` (llama.py) differ in their bodies; training, generation, evaluation and
-fine-tuning see only what is here.
+A language model has a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
+as the next token. `GPT` (gpt2.py) and `Llama` (llama.py) differ in their bodies. Training, generation, evaluation and
+fine-tuning use only the methods in this file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(nn.Module):
-    """A body and `lm_head`: `model(ids)` gives, at every position, the logits of the next token.
+    """A body and `lm_head`. `model(ids)` gives the logits of the next token at every position.
 
     Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd) and `lm_head`, and define
-    `forward` and `body`. model_type: the architecture's name in a config.json of Hugging Face.
+    `forward` and `body`. model_type: the name of the architecture in Hugging Face's config.json.
     """
 
     model_type: ClassVar[str]
@@ -41,9 +41,9 @@ class LanguageModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define body(ids, cache, attention_mask)")
 
     def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """What the last block makes of each token: ids (B, T), or (T) for one sequence, -> (B, T, C).
+        """The output of the body: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
-        cache: read `ids` as the continuation of what it holds, and add them (without gradients). attention_mask
+        cache: read `ids` as the continuation of the cached tokens, and append them (without gradients). attention_mask
         (B, tokens so far): 0 is padding. Raises IndexError for ids outside the vocabulary, ValueError for more tokens
         than the block size.
         """
@@ -51,7 +51,10 @@ class LanguageModel(nn.Module):
         return self.body(self._ids(ids, "ids"), cache, mask)
 
     def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """Cross-entropy of targets (B, T), nats per token; `ignore_index` does not count; "none" gives (B, T)."""
+        """Cross-entropy of targets (B, T) in nats per token, without targets equal to `ignore_index`.
+
+        reduction: "mean" and "sum" give one number, "none" gives (B, T).
+        """
         hidden = self.hidden_states(ids)  # (B, T, C)
         targets = self._ids(targets, "targets", ignore_index)
         if targets.shape != hidden.shape[:2]:
@@ -73,16 +76,13 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
-        """A model in evaluation mode, from a Hugging Face folder or by name ("gpt2", "smollm2").
-
-        A Llama may also be in a GGUF file.
-        """
+        """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file (Llama), or by name ("gpt2")."""
         from ..weights import hub, pretrained
 
         return pretrained.load(hub.find(source), {cls.model_type: cls})
 
     def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers loads, with the tokenizer if it is given."""
+        """Save the model as a folder that transformers can load, with the tokenizer if one is given."""
         from ..weights import pretrained
 
         pretrained.save(self, folder, tokenizer)
@@ -107,11 +107,11 @@ class LanguageModel(nn.Module):
 
 
 def init_weights(model: LanguageModel, residual_projections: tuple[str, ...]) -> None:
-    """How a language model starts: matrices normal with INIT_STD, biases 0, norms the identity.
+    """Initialize a language model: matrices from a normal distribution with INIT_STD, biases 0, norms the identity.
 
-    residual_projections: the ends of the names of those weights whose output is added to the residual stream. That
-    happens 2 n_layer times, so they are smaller by 1/sqrt(2 n_layer), and the sum does not grow with depth. Radford et
-    al. 2019, section 2.3.
+    residual_projections: name endings of the weights whose output is added to the residual stream. There are
+    2 n_layer such additions, so these weights are smaller by 1/sqrt(2 n_layer), and the sum does not grow with depth.
+    Radford et al. 2019, section 2.3.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(residual_projections):

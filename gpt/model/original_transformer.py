@@ -1,7 +1,7 @@
-"""Two choices of the original Transformer that GPT-2 made differently: post-norm, and positions that are not learned.
+"""Two choices of the original Transformer that GPT-2 changed: post-norm, and positions that are not learned.
 
-`GPTConfig(norm="post")` and `GPTConfig(positions="sinusoidal")` ask for them. GPT-1 has post-norm and learned
-positions. Vaswani et al. 2017, "Attention is all you need".
+`GPTConfig(norm="post")` and `GPTConfig(positions="sinusoidal")` select them. GPT-1 has post-norm and learned positions.
+Vaswani et al. 2017, "Attention is all you need".
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .config import INIT_STD
 
 
 def apply_original_design(transformer: Any) -> None:
-    """Exchange the parts of a `gpt2.Transformer` for those that its config asks for; they keep their names."""
+    """Replace parts of a `gpt2.Transformer` by those that its config selects. Their names stay the same."""
     config = transformer.config
     if config.positions == "sinusoidal":
         transformer.wpe = SinusoidalPositions(config.block_size, config.n_embd)
     if config.norm == "post":
         for layer, block in enumerate(transformer.h):
             transformer.h[layer] = PostNormBlock(block)
-        transformer.ln_f = nn.Sequential()  # no layers, so x as it is: the last block has normalized it
+        transformer.ln_f = nn.Sequential()  # without layers it returns x, which the last block has normalized
 
 
 class PostNormBlock(nn.Module):
-    """A block's parts in another order: not what a sub-layer reads is normalized, but the sum that it leaves.
+    """A block that normalizes after each sub-layer: the sum x + sub-layer(x) is normalized, not the input.
 
-    Every block normalizes the residual stream itself, twice, and its gradient passes through all these norms. Deep
+    Every block normalizes the residual stream itself, twice, and the gradient passes through all these norms. Deep
     post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
     """
 
@@ -44,10 +44,11 @@ class PostNormBlock(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """The rows of `sinusoidal_table` for given positions: used like an embedding, but fixed.
+    """The rows of `sinusoidal_table` for given positions. It is used like an embedding, but it is fixed.
 
-    The paper adds them to token embeddings of standard deviation 1. Ours start at INIT_STD, so the table is scaled down
-    by the same factor: at full size it drowns the tokens, and the model learns little more than their frequencies.
+    The paper adds them to token embeddings with standard deviation 1. Ours start at INIT_STD, so the table is scaled by
+    the same factor. At full size it would drown the tokens, and the model would learn little more than their
+    frequencies.
     """
 
     table: Array
@@ -65,8 +66,8 @@ def sinusoidal_table(length: int, size: int) -> np.ndarray:
 
         PE(t, 2i) = sin(t / 10000^(2i/C)),   PE(t, 2i+1) = cos(t / 10000^(2i/C))
 
-    Each pair of columns turns at its own speed, like the hands of a clock: the first once in 6.3 tokens, the last once
-    in 63,000. A step of k tokens is the same rotation everywhere, so distances can be read off.
+    Each pair of columns rotates at its own speed, like the hands of a clock: the first pair once in 6.3 tokens, the
+    last once in 63,000. A step of k tokens is the same rotation everywhere, so distances are easy to compute.
 
     >>> print(sinusoidal_table(3, 4).round(2))
     [[ 0.    1.    0.    1.  ]

@@ -1,8 +1,8 @@
-"""Where each token stands, and which tokens it may attend to.
+"""The position of each token, and which tokens it may attend to.
 
-Without positions, attention sees a bag of words ("dog bites man" = "man bites dog"). GPT-2 learns a vector per position
-(`wpe` in gpt2.py), Llama turns queries and keys by their positions (`rotations` in llama.py), and the original
-Transformer adds sines and cosines (original_transformer.py).
+Without positions, attention sees a bag of words: "dog bites man" equals "man bites dog". GPT-2 learns a vector per
+position (`wpe` in gpt2.py), Llama rotates queries and keys by their positions (`rotations` in llama.py), and the
+original Transformer adds sines and cosines (original_transformer.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .kv_cache import KVCache
 def positions_and_mask(
     ids: Array, cache: KVCache | None, attention_mask: Array | None, block_size: int
 ) -> tuple[Array, Tensor | None]:
-    """The positions of the tokens ids (B, T), which follow those in the cache, and what each may attend to.
+    """The positions of ids (B, T), which follow the tokens in the cache, and the mask of what each may attend to.
 
-    Positions are (T). The mask is None where the causal rule of attention says it all: without a cache, or for a single
-    token; else (T, S), S counting the tokens in the cache too. With an attention_mask (B, S), 0 for padding, positions
-    are (B, T), as padding takes no place, and the mask is (B, 1, T, S). Raises ValueError for more tokens than the
-    block size.
+    Positions are (T). The mask is (T, S), where S includes the tokens in the cache; it is None if the causal rule of
+    attention is enough, which is so without a cache and for a single token. With an attention_mask (B, S), 0 for
+    padding, positions are (B, T), because padding is not counted, and the mask is (B, 1, T, S). Raises ValueError for
+    more tokens than the block size.
     """
     xp = module_of(ids)
     B, T = ids.shape
@@ -41,5 +41,5 @@ def positions_and_mask(
 
 
 def causal_mask(xp: Any, queries: int, keys: int) -> Array:
-    """(T, S): the T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
+    """A boolean mask (T, S). The T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
     return xp.tril(xp.ones((queries, keys), dtype=bool), keys - queries)

@@ -61,7 +61,7 @@ def test_a_llama_spends_its_parameters_otherwise():
 
 
 def test_a_name_that_belongs_nowhere_is_refused():
-    with pytest.raises(ValueError, match=r"score\.weight is no parameter of a GPT or a Llama"):
+    with pytest.raises(ValueError, match=r"score\.weight is not a parameter of a GPT or a Llama"):
         accounting.component_of("score.weight")
 
 

@@ -298,7 +298,7 @@ def test_a_tiny_temperature_is_greedy_and_no_overflow(temperature):
 def test_scores_that_are_not_finite_are_an_error(temperature, bad):
     model = small_gpt()
     model.transformer.ln_f.bias.data[2] = bad
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="scores are not finite"):
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="logits are not finite"):
         model.generate([[1, 2]], 3, temperature=temperature)
 
 
@@ -317,7 +317,7 @@ def test_scores_that_are_not_finite_are_an_error(temperature, bad):
         ({"ids": []}, "prompts must be integers"),
         ({"ids": [[1], []]}, "each prompt needs a token"),
         ({"ids": [[1.5]]}, "prompts must be integers"),
-        ({"attention_mask": [[1, 0]]}, "padding stands on the left"),
+        ({"attention_mask": [[1, 0]]}, "padding belongs on the left"),
         ({"attention_mask": [[1]]}, r"must have the shape \(1, 2\)"),
     ],
 )
