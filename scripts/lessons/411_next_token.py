@@ -16,7 +16,7 @@ import minigrad.functional as F
 from gpt.model.generation import Sampling
 from gpt.training.standard_library import help_text
 from minigrad import nn, optim
-from scripts.lessons import widget_data
+from scripts.lessons import drawings, widget_data
 from scripts.lessons.pictures import Lesson, bars
 
 lesson = Lesson("411_next_token", __doc__)
@@ -94,6 +94,17 @@ for seed, written in texts.items():
     print(f"seed {seed}: {written}")
 assert texts[0] != texts[1]
 print("the same model and the same start: sampling makes the texts differ")
+
+# %%
+rng, text_so_far, steps = np.random.default_rng(0), "t", []
+for _ in range(6):
+    probs = Sampling(1.0).probabilities(logits[number[text_so_far[-1]]])
+    drawn = letters[rng.choice(V, p=probs)]
+    steps.append((text_so_far, dict(zip(letters, probs.tolist())), drawn))
+    text_so_far += drawn
+assert texts[0].startswith(text_so_far)  # the same draws as in write()
+with lesson.picture("loop", "Sample, append, repeat: six steps of the model above", size=(10, 3.6)) as axes:
+    drawings.generation_loop(axes, steps)
 
 # %% Temperature changes sampling, not knowledge
 scores = logits[number["t"]]

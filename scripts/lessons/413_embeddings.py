@@ -35,6 +35,9 @@ print(f"GPT-2: 50,257 tokens x 768 numbers = {gpt2 / 1e6:.1f}M parameters, learn
 tokenizer, train_ids, _ = english()
 model = new_gpt(len(tokenizer))
 before = model.transformer.wte.weight.data.copy()
+early = new_gpt(len(tokenizer))  # the same weights at first
+train(early, train_ids, 40)
+during = early.transformer.wte.weight.data
 losses = train(model, train_ids, 300)
 after = model.transformer.wte.weight.data.copy()
 print(f"a small GPT, 300 steps: loss {losses[0]:.2f} -> {np.mean(losses[-20:]):.2f}")
@@ -64,11 +67,11 @@ def togetherness(rows: np.ndarray) -> tuple[float, float]:
 
 
 gaps = []
-for when, rows in (("before", before), ("after", after)):
+for when, rows in (("before", before), ("during", during), ("after", after)):
     inside, between = togetherness(rows - rows.mean(axis=0))
     gaps.append(inside - between)
     print(f"{when:>6}: mean cosine within a group {inside:5.2f}, between groups {between:5.2f}")
-assert gaps[1] > gaps[0] + 0.05
+assert gaps[2] > gaps[0] + 0.05
 
 
 def two_dimensions(rows: np.ndarray) -> np.ndarray:
@@ -78,8 +81,8 @@ def two_dimensions(rows: np.ndarray) -> np.ndarray:
     return centred @ directions[:2].T
 
 
-with lesson.picture("clusters", "Rows of the embedding, in the plane of most variance", 2, size=(11, 4.8)) as panels:
-    for axes, when, rows in zip(panels, ("before training", "after"), (before, after)):
+with lesson.picture("clusters", "Rows of the embedding, in the plane of most variance", 3, size=(15, 4.8)) as panels:
+    for axes, when, rows in zip(panels, ("before training", "after 40 steps", "after 300"), (before, during, after)):
         flat = two_dimensions(rows[[i for _, _, i in chosen]])
         for marker, name in zip("os^D", found):
             places = np.array([p for p, (group, _, _) in zip(flat, chosen) if group == name])
@@ -88,7 +91,7 @@ with lesson.picture("clusters", "Rows of the embedding, in the plane of most var
             axes.annotate(word.strip(), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=when, xlabel="first component", ylabel="second component")
         axes.margins(0.12)
-        if when == "after":
+        if when == "after 300":
             axes.legend(frameon=False, fontsize=8)
 
 # %% Without positions: a bag of words
