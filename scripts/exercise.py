@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def check(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     if arguments.all and arguments.json:
         verdicts = {name: workspace.check(name) for name in workspace.paths if workspace.file(name).exists()}
-        print(json.dumps({name: asdict(verdict) for name, verdict in verdicts.items()}))
+        print(json.dumps({name: verdict.facts() for name, verdict in verdicts.items()}))
         return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
     if arguments.all:
         return 0 if watching.check_all(workspace, lambda text: print(text, flush=True)) else 1
@@ -135,7 +134,7 @@ def check(arguments: Any) -> int:
     if not arguments.json:
         print(f"Checking {name} ...", flush=True)
     verdict = workspace.check(name, arguments.debug)
-    say(arguments, {"name": name, **asdict(verdict)}, showing.verdict_text(name, verdict, workspace.file(name)))
+    say(arguments, {"name": name, **verdict.facts()}, showing.verdict_text(name, verdict, workspace.file(name)))
     return 0 if verdict.passed else 1
 
 

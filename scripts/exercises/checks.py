@@ -79,7 +79,7 @@ class Verdict:
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
     library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
     first. details: arrays, as text. printed: the first lines that the file prints in this case. parts: what is right
-    ("forward", "backward", ...), where credit is given for parts.
+    ("forward", "backward", ...), where credit is given for parts. shown: (check, case) that the details are about.
     """
 
     status: str
@@ -92,11 +92,15 @@ class Verdict:
     seconds: float = 0.0
     printed: list[str] = dataclasses.field(default_factory=list)
     parts: dict[str, bool] = dataclasses.field(default_factory=dict)
-    shown = None  # (check, case) that `details` are about; no field, as it is not told to anybody
+    shown: Any = None
 
     @property
     def passed(self) -> bool:
         return self.status == "passed"
+
+    def facts(self) -> dict[str, Any]:
+        """What can be written as JSON."""
+        return {name: value for name, value in vars(self).items() if name != "shown"}
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

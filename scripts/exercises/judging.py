@@ -68,7 +68,7 @@ def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
 
 def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
     """Forward and backward of one case, or a call: for what they print, and to step through."""
-    written, arguments = definitions.get(check.name), [_frozen(argument) for argument in case.arguments]
+    written, arguments = definitions[check.name], [_frozen(argument) for argument in case.arguments]
     with contextlib.suppress(Exception), np.errstate(all="ignore"):
         if isinstance(check, FunctionCheck):
             Trial(check, definitions, "", "").run(case)

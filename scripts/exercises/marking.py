@@ -11,13 +11,12 @@ submissions judges only what has changed.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import difflib
 import functools
 import hashlib
 import io
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -200,7 +199,7 @@ class Record:
 
     def add(self, file: File, verdict: Verdict) -> None:
         entry = {"student": file.student, "exercise": file.exercise, "fingerprint": self.fingerprint(file),
-                 "verdict": dataclasses.asdict(verdict)}  # fmt: skip
+                 "verdict": verdict.facts()}  # fmt: skip
         self.verdicts[self.fingerprint(file)] = verdict
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
@@ -252,9 +251,13 @@ load = functools.cache(catalogue.load)
 
 def end_with_parent() -> None:
     """Prepare a process of the pool: Ctrl-C is for its parent, and without a parent there is nothing to do."""
-    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=lambda: (parent and parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # --- what the teacher and the students read ---------------------------------------------------------------------------

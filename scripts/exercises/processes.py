@@ -247,7 +247,8 @@ def judge(
                 verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
             if verdict.shown is not None:
                 submission.printed.clear()
-                judging.run_once(*verdict.shown, definitions)
+                check, case = verdict.shown
+                judging.run_once(check, case, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
         return verdict or ended.verdict

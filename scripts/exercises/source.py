@@ -14,7 +14,6 @@ from .worker import LIBRARIES, UsesLibrary
 
 ALLOWED = {"__future__", *LIBRARIES}
 FUNCTION = "minigrad.autograd", {"Function"}
-HIDDEN_WAYS = {"__import__", "__subclasses__", "__globals__", "__builtins__", "eval", "exec", "globals", "importlib"}
 
 
 def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
@@ -32,11 +31,7 @@ def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
     found = _forbidden(tree)
     if found is not None:
         node, what = found
-        sentence = (
-            f"{what}: this exercise is yours to write, with NumPy and math only. `solution "
-            f"{path.stem.partition('_')[2]}` "
-            "shows the library's way once yours passes"
-        )
+        sentence = f"{what}: this exercise is yours to write, with NumPy and math only"
         line = getattr(node, "lineno", None)
         return text, Verdict("refused", path.name, sentence, line=line, code=code_at(text, line))
     return text, None
@@ -53,10 +48,6 @@ def _forbidden(tree: ast.Module) -> tuple[ast.AST, str] | None:
             names = {alias.name for alias in node.names}
             if module.partition(".")[0] not in ALLOWED and not (module == FUNCTION[0] and names <= FUNCTION[1]):
                 return node, f"it imports from {module}"
-        elif isinstance(node, ast.Name) and node.id in HIDDEN_WAYS:
-            return node, f"it uses {node.id}"
-        elif isinstance(node, ast.Attribute) and node.attr in HIDDEN_WAYS:
-            return node, f"it uses {node.attr}"
     return None
 
 

@@ -24,7 +24,7 @@ import platform
 import struct
 import sys
 import types
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ except ImportError:  # Windows
 LIBRARIES = ("bisect", "collections", "copy", "dataclasses", "functools", "heapq", "itertools", "math", "numpy",
              "operator", "statistics", "string", "typing")  # fmt: skip
 PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
-LARGEST_MESSAGE = 4 * 2**20  # bytes
+LARGEST_MESSAGE = 2**20  # bytes
 MOST_PRINTED = 2000  # characters of each call
 DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128"}  # fmt: skip
@@ -77,7 +77,7 @@ def pack(value: Any) -> bytes:
     return b"".join([LENGTHS.pack(len(head), size), head, *body])
 
 
-def read(stream: BinaryIO, writeable: bool = True) -> Any:
+def read(stream: IO[bytes], writeable: bool = True) -> Any:
     """The next message of a stream, in which nothing is believed. Raises EOFError at its end, and ValueError."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
@@ -229,7 +229,7 @@ def confine(seconds: int, megabytes: int) -> None:
     """Limit time and memory, and give up files, network and other processes, as far as the system can. For good."""
     limit_resources(seconds, megabytes)
     sys.path.clear()
-    sys.meta_path[:] = [_NothingMore]  # type: ignore[list-item]
+    sys.meta_path[:] = [_NothingMore]
     if sys.platform == "linux":
         allow_system_calls()
 
