@@ -208,7 +208,7 @@ USED = {
     "watch": ("workspace", "manual"),
     "list": ("workspace", "json"),
     "start": ("workspace", "json", "name"),
-    "check": ("workspace", "json", "name", "all"),
+    "check": ("workspace", "json", "name", "all", "debug"),
     "hint": ("workspace", "json", "name"),
     "solution": ("workspace", "json", "name"),
     "reset": ("workspace", "json", "name", "yes"),
