@@ -52,18 +52,19 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
     Inputs and outputs of matmul, linear, einsum and attention are rounded, and so are the gradients that pass through
     them; the products are summed in float32, and everything else (normalization, softmax, loss, optimiser) stays there.
 
-    "tf32": the fast kernels on a GPU use TF32 while the block runs, backward included. The CPU has none, and computes
-    in float32. Raises ValueError for another dtype.
+    "tf32": the fast kernels on a GPU use TF32 while the block runs, backward included. The CPU has no TF32 and computes
+    in float32. It holds for the thread that enters the block, as in PyTorch. Raises ValueError for another dtype.
     """
     if dtype not in ("bfloat16", "tf32"):
         raise ValueError(f"autocast knows 'bfloat16' and 'tf32', not {dtype!r}")
-    previous = switches.autocast, switches.tf32
-    switches.autocast = _in_bfloat16 if enabled and dtype == "bfloat16" else None
-    switches.tf32 = enabled and dtype == "tf32"
+    previous = switches.autocast.get(), switches.tf32.get()
+    switches.autocast.set(_in_bfloat16 if enabled and dtype == "bfloat16" else None)
+    switches.tf32.set(enabled and dtype == "tf32")
     try:
         yield
     finally:
-        switches.autocast, switches.tf32 = previous
+        switches.autocast.set(previous[0])
+        switches.tf32.set(previous[1])
 
 
 def _in_bfloat16(textbook: Any, chosen: Any) -> Any:

@@ -1,10 +1,15 @@
-"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernel runs, who is watching."""
+"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernel runs, who is watching.
+
+Recording (`no_grad`) and mixed precision (`autocast`) are switched for one thread, as in PyTorch. The choice of kernels
+and the observers hold for all threads of the process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,7 +18,7 @@ from .backend import is_array, module_of
 
 
 class Observer:
-    """What watches every op while it is in `observers`: a profiler, an account of memory, a search for NaN."""
+    """What watches every op of every thread while it is in `observers`: a profiler, an account of memory, ..."""
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         """`phase` is "forward" or "backward"; `arrays` are what the Function is about to be given."""
@@ -22,18 +27,21 @@ class Observer:
         """`results` are the outputs of forward, or the gradients that backward returned."""
 
 
-grad_enabled = True
+# Each thread has values of its own for a ContextVar, and starts with the default.
+recording = ContextVar("recording", default=(True,))  # a stack, whose last entry holds: no_grad pushes False
+# (textbook, chosen Function) -> the one to run; see precision.py
+autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast", default=None)
+tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 10 bits of the mantissa?
+
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
 cuda_kernels: dict[Any, Any] = {}  # the same where the arrays are on a GPU
-autocast: Callable[[type, type], type] | None = None  # (textbook, chosen Function) -> the one to run; see precision.py
-tf32 = False  # do a GPU's products of float32 keep 10 bits of the mantissa? see precision.py
 observers: list[Observer] = []
 
 
 def choose(op: Any, arrays: Sequence[Any]) -> Any:
     """The Function that runs when `op` is called: itself, a kernel in its place, or one that rounds (autocast)."""
-    function = kernel_for(op, arrays)
-    return function if autocast is None else autocast(op, function)
+    function, rounding = kernel_for(op, arrays), autocast.get()
+    return function if rounding is None else rounding(op, function)
 
 
 def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
@@ -56,15 +64,15 @@ def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
 
 def tell_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
     """Tell every observer that it has run: the last one first, so that each sees the op and not the others."""
-    for observer in reversed(observers):
+    for observer in observers[::-1] if observers else ():
         observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
 
 
 class no_grad(contextlib.ContextDecorator):
-    """Compute without recording: `with no_grad(): ...`, or `@no_grad()` before a function."""
+    """Compute without recording: `with no_grad(): ...`, or `@no_grad()` before a function.
 
-    def __init__(self) -> None:
-        self._previous: list[bool] = []  # a stack, as one decorated function may call itself
+    It holds for the thread that enters it. Other threads go on recording.
+    """
 
     def __call__(self, function: Any) -> Any:
         if inspect.isgeneratorfunction(function):  # it would only be called without recording, and run later
@@ -72,10 +80,7 @@ class no_grad(contextlib.ContextDecorator):
         return super().__call__(function)
 
     def __enter__(self) -> None:
-        global grad_enabled
-        self._previous.append(grad_enabled)
-        grad_enabled = False
+        recording.set((*recording.get(), False))
 
     def __exit__(self, *exc: object) -> None:
-        global grad_enabled
-        grad_enabled = self._previous.pop()
+        recording.set(recording.get()[:-1])

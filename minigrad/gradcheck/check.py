@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import graph_checks, switches
 from ..backend import Array, to_numpy
+from ..precision import autocast
 from .comparison import Comparison, Kink, NotFinite, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 from .jacobian import NotAnalytic, Subject, place
@@ -160,13 +161,13 @@ def gradcheck(
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Record gradients and compute in float64, regardless of no_grad and autocast around the call."""
-    kept = switches.grad_enabled, switches.autocast
-    switches.grad_enabled, switches.autocast = True, None
+    kept = switches.recording.get()
+    switches.recording.set((True,))
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), autocast(enabled=False):
             yield
     finally:
-        switches.grad_enabled, switches.autocast = kept
+        switches.recording.set(kept)
 
 
 def _compute(subject: Subject, eps: float | None, atol: float | None, rtol: float) -> Comparison:

@@ -47,7 +47,8 @@ class use_kernels:
     """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current
     choice.
 
-    It takes effect at once; in a `with` statement, only for that block. Raises ValueError for an unknown name.
+    It takes effect at once, for all threads of the process; in a `with` statement, until the block ends. Raises
+    ValueError for an unknown name.
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,18 +21,21 @@ from ..tensor import Tensor
 T = TypeVar("T", bound=Tensor)
 
 _NUMBERS = 2**18  # drawn at once
-_skipping = False
+_skipping = ContextVar("skipping", default=False)
 
 
 @contextlib.contextmanager
 def skipped() -> Iterator[None]:
-    """Leave weights as they were allocated, for models whose weights are about to be loaded or set otherwise."""
-    global _skipping
-    previous, _skipping = _skipping, True
+    """Leave weights as they were allocated, for models whose weights are about to be loaded or set otherwise.
+
+    It holds for the thread that enters the block.
+    """
+    previous = _skipping.get()
+    _skipping.set(True)
     try:
         yield
     finally:
-        _skipping = previous
+        _skipping.set(previous)
 
 
 def _write(tensor: T, values: Any) -> T:
@@ -55,21 +59,21 @@ def _draw(tensor: T, draw: Any, scale: float, shift: float) -> T:
 
 def normal_(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
     """Draw from the normal distribution."""
-    if _skipping:
+    if _skipping.get():
         return tensor
     return _draw(tensor, generator().standard_normal, std, mean)
 
 
 def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
     """Draw uniformly from [a, b)."""
-    if _skipping:
+    if _skipping.get():
         return tensor
     return _draw(tensor, generator().random, b - a, a)
 
 
 def constant_(tensor: T, value: float) -> T:
     """Set every element to `value`."""
-    return tensor if _skipping else _write(tensor, value)
+    return tensor if _skipping.get() else _write(tensor, value)
 
 
 def zeros_(tensor: T) -> T:

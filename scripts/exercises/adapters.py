@@ -21,11 +21,12 @@ def as_function(fn: Callable[..., Any], name: str, differentiate: tuple[int, ...
         @staticmethod
         def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
             ctx.leaves = [_leaf(a, differentiate is None or i in differentiate) for i, a in enumerate(arrays)]
-            kept, switches.grad_enabled = switches.grad_enabled, True
+            kept = switches.recording.get()
+            switches.recording.set((True,))
             try:
                 ctx.out = fn(*ctx.leaves, **options)
             finally:
-                switches.grad_enabled = kept
+                switches.recording.set(kept)
             return ctx.out.data
 
         @staticmethod

@@ -1,6 +1,8 @@
 """The graph and the walk back: order, memory, errors, and that no array is written to that somebody else may hold."""
 
 import gc
+import sys
+import threading
 import tracemalloc
 import weakref
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, nn, no_grad, optim, switches, use_kernels
+from minigrad import Function, Tensor, autocast, manual_seed, nn, no_grad, optim, switches, use_kernels
 from minigrad.accumulation import SparseGradient
 from minigrad.autograd import Context
 from minigrad.kernels.dispatch import FAST
@@ -314,17 +316,17 @@ def test_no_grad_records_nothing_and_nests():
 def test_no_grad_ends_with_an_exception():
     with pytest.raises(KeyError), no_grad():
         raise KeyError
-    assert switches.grad_enabled
+    assert switches.recording.get()[-1]
 
 
 def test_no_grad_as_a_decorator():
     @no_grad()
     def double(x, times):
         """Doubles."""
-        assert not switches.grad_enabled
+        assert not switches.recording.get()[-1]
         return double(x * 2, times - 1) if times else x
 
-    assert not double(leaf([1.0]), 3).requires_grad and switches.grad_enabled
+    assert not double(leaf([1.0]), 3).requires_grad and switches.recording.get()[-1]
     assert double.__doc__ == "Doubles."
     with pytest.raises(TypeError, match="generator rows"):
 
@@ -339,6 +341,63 @@ def test_backward_runs_under_no_grad():
     with no_grad():
         y.backward()
     assert x.grad == 2
+
+
+# --- threads ---
+
+
+def seen_here():
+    """Whether this thread records, what a product is here, whether weights are drawn, and TF32."""
+    manual_seed(0)
+    x = leaf([[1 + 2**-10]], np.float32)
+    product = x @ x
+    return product.requires_grad, product.item(), nn.Linear(100, 1).weight.data.std() > 0.01, switches.tf32.get()
+
+
+@pytest.mark.parametrize("block", [no_grad, autocast, lambda: autocast("tf32"), nn.init.skipped])
+def test_a_block_holds_for_the_thread_that_enters_it(block):
+    inside, done = threading.Event(), threading.Event()
+
+    def enter():
+        with block():
+            inside.set()
+            done.wait(60)
+
+    before = seen_here()
+    other = threading.Thread(target=enter)
+    other.start()
+    try:
+        assert inside.wait(60)
+        assert seen_here() == before
+    finally:
+        done.set()
+        other.join()
+
+
+def test_backward_passes_beside_a_thread_that_does_not_record():
+    @no_grad()
+    def compute(x):  # one decorated function for both threads
+        return x * x
+
+    def go_in_and_out():
+        while not done.is_set():
+            compute(leaf([1.0]))
+
+    done, interval = threading.Event(), sys.getswitchinterval()
+    other = threading.Thread(target=go_in_and_out)
+    sys.setswitchinterval(1e-6)
+    other.start()
+    try:
+        for _ in range(300):
+            x = leaf([1.0, 2.0])
+            assert not compute(x).requires_grad
+            (x * x).sum().backward()
+            np.testing.assert_array_equal(x.grad, [2.0, 4.0])
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        other.join()
+    assert switches.recording.get()[-1]
 
 
 # --- what a backward may not return ---

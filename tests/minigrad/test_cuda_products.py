@@ -214,7 +214,7 @@ def test_tf32_is_asked_for_in_the_block_only(cublas_calls):
             out.sum().backward()
         F.linear(x.to(np.float64), x.to(np.float64))
     assert [compute for *_, compute in cublas_calls] == [68, 77, 68, 77, 77, 70]
-    assert switches.tf32 is False
+    assert switches.tf32.get() is False
     exact = to_numpy(x.data) @ to_numpy(x.data).T
     assert 0 < np.abs(to_numpy(out.data) - exact).max() < 2**-10 * np.abs(exact).max()
 
@@ -229,8 +229,8 @@ def test_tf32_changes_nothing_on_the_cpu():
 def test_precisions_do_not_add_up():
     with autocast():
         with autocast("tf32"):
-            assert switches.tf32 and switches.autocast is None
-        assert not switches.tf32 and switches.autocast is not None
+            assert switches.tf32.get() and switches.autocast.get() is None
+        assert not switches.tf32.get() and switches.autocast.get() is not None
 
 
 def test_a_fused_kernel_that_takes_bfloat16_runs_fused():

@@ -1,6 +1,10 @@
 """Every fast twin against its textbook form, by one test; what only attention promises; and the switch between them."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -490,3 +494,29 @@ def test_every_thread_gets_as_much():
         assert [sum(r.stop - r.start for r in threads.row_blocks(n, 7, 70)) for n in (0, 1, 99)] == [0, 1, 99]
         assert len(list(threads.row_blocks(1000, 1000, 300_000))) % workers == 0
         assert threads.divide_evenly(12, 5, workers) == 5 and 1 <= threads.divide_evenly(0, 5, 1) <= 5
+
+
+FORK = """
+import os, signal
+import numpy as np
+import minigrad
+import minigrad.functional as F
+from minigrad.kernels.cpu import threads
+
+minigrad.use_kernels("fast")
+threads._workers = 2  # on a machine with one core as well
+x = minigrad.Tensor(np.linspace(-3, 3, 2**20).reshape(1024, 1024))
+expected = F.gelu(x).data.sum()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends the child if it hangs
+    os._exit(0 if F.gelu(x).data.sum() == expected else 1)
+_, status = os.waitpid(child, 0)
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_computes_with_threads_of_its_own():
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", FORK], env=environment, timeout=300).returncode == 0

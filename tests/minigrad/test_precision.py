@@ -168,7 +168,7 @@ def test_autocast_nests_can_be_disabled_and_ends_with_an_exception():
         with pytest.raises(KeyError), autocast(enabled=False):
             raise KeyError
         assert rounds()
-    assert not rounds() and switches.autocast is None
+    assert not rounds() and switches.autocast.get() is None
     assert is_bfloat16(autocast()(lambda: x @ x)().data)  # as a decorator
     with pytest.raises(ValueError, match="autocast knows 'bfloat16' and 'tf32', not 'float16'"), autocast("float16"):
         pass

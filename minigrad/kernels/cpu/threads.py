@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,11 +50,26 @@ def start() -> None:
     global _pool, _workers, _blas_limit, _blas_libraries, _blas_threads
     if _pool is None:
         _workers = usable_cores()
-        _pool = ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
+        _pool = _new_pool()
         _keep_freed_memory()
     if _blas_limit is None:
         controller = ThreadpoolController().select(user_api="blas")
         _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
+
+
+def _new_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
+
+
+def _after_fork() -> None:
+    """A forked process has no threads but the one that forked, and would wait for the pool's for ever: a new pool."""
+    global _pool
+    if _pool is not None:
+        _pool = _new_pool()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def stop() -> None:

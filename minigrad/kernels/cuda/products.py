@@ -100,7 +100,7 @@ def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
 def _arithmetic(dtype: np.dtype) -> int:
     if dtype.char == "d":
         return COMPUTE_64F
-    return COMPUTE_32F_FAST_TF32 if switches.tf32 and dtype.char == "f" else COMPUTE_32F
+    return COMPUTE_32F_FAST_TF32 if switches.tf32.get() and dtype.char == "f" else COMPUTE_32F
 
 
 class CudaLinear(Function):
