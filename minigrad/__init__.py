@@ -3,6 +3,7 @@
     autograd.py           Function, Context and the backward walk: the whole idea
     functional/           the ops: forward beside backward (elementwise.py first)
     tensor.py             Tensor: data, grad, operators and methods
+    creation.py           new tensors: tensor, zeros, ones, randn, arange
     nn/                   layers, and models made of them
     optim.py              SGD, Adam, clipping, the schedule (groups of parameters: parameter_groups.py)
     gradcheck/            finite differences, and what is wrong with a gradient
@@ -23,6 +24,7 @@ What these pages call, each in one line:
 from . import functional, inspection, nn, optim
 from .autograd import Function
 from .backend import manual_seed
+from .creation import arange, ones, randn, tensor, zeros
 from .gradcheck.check import GradcheckError, gradcheck
 from .kernels.dispatch import use_kernels
 from .precision import autocast
@@ -35,6 +37,7 @@ __all__ = [
     "Function",
     "GradcheckError",
     "Tensor",
+    "arange",
     "autocast",
     "functional",
     "gradcheck",
@@ -42,6 +45,10 @@ __all__ = [
     "manual_seed",
     "nn",
     "no_grad",
+    "ones",
     "optim",
+    "randn",
+    "tensor",
     "use_kernels",
+    "zeros",
 ]

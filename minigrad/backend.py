@@ -22,6 +22,7 @@ import numpy as np
 Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
 
 DEFAULT_DTYPE = np.dtype(np.float32)
+NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 _cupy: Any = None
@@ -52,19 +53,29 @@ def is_array(value: Any) -> bool:
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A number or a nested list as an array; an array as it is, not copied, if it need not be converted.
 
-    Without a dtype, Python floats become float32. Raises TypeError or ValueError for anything else.
+    Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
+    for anything else that does not consist of numbers.
     """
-    if isinstance(data, np.generic):  # what NumPy's reductions return
-        data = np.asarray(data)
-    elif not is_array(data):
-        what, data = type(data).__name__, np.asarray(data, dtype)
-        if data.dtype == np.float64 and dtype is None:
-            data = data.astype(DEFAULT_DTYPE)
-        if data.dtype.kind not in "biufc":
-            raise TypeError(f"cannot make a tensor of {what}: its elements are not numbers")
+    array = data if is_array(data) else _array_of_numbers(data)
+    what = f"cannot make a tensor of {type(data).__name__}"
+    if isinstance(array, np.matrix):
+        raise TypeError(f"{what}, whose * is a matrix product: pass np.asarray(matrix)")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{what}, because its mask would be lost: pass array.filled(value)")
+    if array.dtype.kind not in NUMBERS and array.dtype.isbuiltin != 2:  # 2: a dtype of a package, such as bfloat16
+        raise TypeError(f"{what}: its elements are not numbers, but of dtype {array.dtype}")
     if dtype is not None:
-        data = data.astype(dtype, copy=False)
-    return data if device is None else to_device(data, device)
+        array = array.astype(dtype, copy=False)
+    elif array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
+        array = array.astype(DEFAULT_DTYPE)
+    return array if device is None else to_device(array, device)
+
+
+def _array_of_numbers(data: Any) -> np.ndarray:
+    try:
+        return np.asarray(data)
+    except ValueError:
+        raise ValueError(f"cannot make a tensor of {type(data).__name__}: its rows differ in length") from None
 
 
 def device_of(array: Any) -> str:

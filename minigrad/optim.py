@@ -49,13 +49,25 @@ class Optimizer(ParameterGroups):
 
 
 class SGD(Optimizer):
-    """p <- p - lr * v,  v <- momentum * v + grad, with grad + weight_decay * p for grad.
+    """p <- p - lr * v,  v <- momentum * v + grad.
 
-    With momentum the step is a sum over past gradients, older ones counting less, which damps zigzags. Polyak 1964.
+    With weight decay, grad + weight_decay * p takes the place of grad. With momentum, the step is a sum over past
+    gradients in which older ones count less; this damps zigzags (Polyak 1964). nesterov: the step is
+    grad + momentum * v instead of v, about the gradient at the place to which v leads (Sutskever et al. 2013).
+    Raises ValueError for nesterov without momentum.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        *,  # in PyTorch, `dampening` comes next, which is not here
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ):
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(params, defaults)
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         if group["weight_decay"]:
@@ -66,7 +78,7 @@ class SGD(Optimizer):
             velocity = state["velocity"]
             velocity *= group["momentum"]
             velocity += grad
-            grad = velocity
+            grad = grad + group["momentum"] * velocity if group["nesterov"] else velocity
         p.data -= group["lr"] * grad
 
 

@@ -115,6 +115,8 @@ def _check_settings(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay", "eps", "momentum"):
         if name in group and not group[name] >= 0:
             raise ValueError(f"{name} must be >= 0, got {group[name]}")
+    if group.get("nesterov") and not group.get("momentum"):
+        raise ValueError("nesterov=True needs a momentum > 0, got 0")
     for beta in group.get("betas", ()):
         if not 0 <= beta < 1:
             raise ValueError(f"betas must be in [0, 1), got {group['betas']}")

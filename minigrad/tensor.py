@@ -10,7 +10,7 @@ import numpy as np
 
 from . import autograd, backend
 from . import functional as F
-from .backend import Array
+from .backend import DEFAULT_DTYPE, NUMBERS, Array
 from .dtypes import agree, is_floating
 from .notebook import tensor_html
 
@@ -22,14 +22,16 @@ _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
-    data: array, Tensor, number or nested list. An array is shared, not copied; Python floats become float32.
+    data: array, Tensor, number or nested list. An array is shared, not copied; Python floats become float32. Raises
+    TypeError for what does not consist of numbers.
     grad: after `backward()`, an array of the same shape and dtype for leaves that asked for it; adds up until zeroed.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        if type(data) is not np.ndarray or dtype is not None or device is not None:
+        usual = type(data) is np.ndarray and (data.dtype is DEFAULT_DTYPE or data.dtype.kind in NUMBERS)
+        if not usual or dtype is not None or device is not None:
             data = backend.as_array(_data(data), dtype, device)
         self.data: Array = data
         self.grad: Array | None = None
@@ -138,26 +140,23 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
     def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
 
-    # --- methods ---
+    # --- methods: functions of F, with the tensor as their first argument ---
+
+    sum, mean, var, std, prod = F.sum, F.mean, F.var, F.std, F.prod
+    max, min, amax, amin, argmax, argmin = F.max, F.min, F.amax, F.amin, F.argmax, F.argmin
+    exp, log, sqrt, abs = F.exp, F.log, F.sqrt, F.abs
+    tanh, sigmoid, relu, softmax = F.tanh, F.sigmoid, F.relu, F.softmax
+    clip, masked_fill, sort, topk = F.clip, F.masked_fill, F.sort, F.topk
+    transpose, squeeze, unsqueeze, flatten = F.transpose, F.squeeze, F.unsqueeze, F.flatten
+    split, chunk, tril, triu = F.split, F.chunk, F.tril, F.triu
+    to = F.to
 
     @property
     def T(self) -> Tensor: return F.permute(self, tuple(range(self.ndim))[::-1])
-    def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, _unpacked(shape))
-    def transpose(self, dim0: int, dim1: int) -> Tensor: return F.transpose(self, dim0, dim1)
-    def permute(self, *dims: Any) -> Tensor: return F.permute(self, _unpacked(dims))
-    def expand(self, *shape: Any) -> Tensor: return F.expand(self, _unpacked(shape))
-    def sum(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.sum(self, dim, keepdim)
-    def mean(self, dim: F.Dims = None, keepdim: bool = False) -> Tensor: return F.mean(self, dim, keepdim)
-    def var(self, dim: F.Dims = None, **options: Any) -> Tensor: return F.var(self, dim, **options)
-    def max(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.max(self, dim, keepdim)
-    def min(self, dim: int | None = None, keepdim: bool = False) -> Any: return F.min(self, dim, keepdim)
-    def exp(self) -> Tensor: return F.exp(self)
-    def log(self) -> Tensor: return F.log(self)
-    def sqrt(self) -> Tensor: return F.sqrt(self)
-    def tanh(self) -> Tensor: return F.tanh(self)
-    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
-        """On another device or in another dtype: `x.to("cuda")`, `x.to(np.float64)`; gradients flow through."""
-        return F.to(self, *targets, device=device, dtype=dtype)
+    def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, unpacked(shape))
+    def view(self, *shape: Any) -> Tensor: return F.view(self, unpacked(shape))
+    def permute(self, *dims: Any) -> Tensor: return F.permute(self, unpacked(dims))
+    def expand(self, *shape: Any) -> Tensor: return F.expand(self, unpacked(shape))
 
     def __repr__(self) -> str:
         values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100)
@@ -185,7 +184,7 @@ def _data(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
 
-def _unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
     return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int | np.integer) else sizes
 

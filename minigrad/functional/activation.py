@@ -6,13 +6,14 @@ Without a nonlinearity in between, two matrix products in a row are one matrix p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import numpy as np
 
 from ..autograd import Function
 from ..backend import Array, module_of
 from .broadcasting import check_floating, normalize_dim
+from .elementwise import div, mul, neg, where
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -32,7 +33,7 @@ class Relu(Function):
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
+    """max(x, 0), elementwise. Backward: dx = dout where x > 0, else 0."""
     return Relu.apply(x)
 
 
@@ -52,7 +53,7 @@ class Tanh(Function):
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent of x."""
+    """tanh x, elementwise; integers become float32. Backward: dx = dout * (1 - tanh² x)."""
     return Tanh.apply(x)
 
 
@@ -79,7 +80,7 @@ class Sigmoid(Function):
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x)."""
+    """σ(x) = 1 / (1 + e^-x), elementwise; integers become float32. Backward: dx = dout * σ(x) (1 - σ(x))."""
     return Sigmoid.apply(x)
 
 
@@ -100,8 +101,17 @@ class Logsigmoid(Function):
 
 
 def logsigmoid(x: Tensor) -> Tensor:
-    """ln sigmoid(x), exact where the sigmoid itself would round to 0."""
+    """ln σ(x), elementwise, exact where σ(x) itself would round to 0. Backward: dx = dout * σ(-x), σ the sigmoid."""
     return Logsigmoid.apply(x)
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ln(1 + e^(βx)) / β, a smooth max(x, 0), elementwise; x itself where βx > threshold.
+
+    Backward: dx = dout * σ(βx), σ the sigmoid; dx = dout where βx > threshold.
+    """
+    scaled = mul(x, beta)
+    return where(scaled > threshold, x, div(logsigmoid(neg(scaled)), -beta))
 
 
 class Silu(Function):
@@ -120,7 +130,7 @@ class Silu(Function):
 
 
 def silu(x: Tensor) -> Tensor:
-    """x times its sigmoid, also called swish."""
+    """x σ(x), σ the sigmoid, elementwise; also called swish. Backward: dx = dout * σ(x) (1 + x (1 - σ(x)))."""
     return Silu.apply(x)
 
 
@@ -150,7 +160,11 @@ class Swiglu(Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up: the middle of Llama's feed-forward network. Raises ValueError if the shapes differ."""
+    """silu(gate) * up, elementwise: the middle of Llama's feed-forward network.
+
+    Backward: dgate = dout * up * σ(gate) (1 + gate (1 - σ(gate))), dup = dout * silu(gate). Raises ValueError if the
+    shapes differ, TypeError for integers.
+    """
     check_floating("swiglu", gate)
     if gate.shape != up.shape:
         raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
@@ -173,7 +187,7 @@ class Erf(Function):
 
 
 def erf(x: Tensor) -> Tensor:
-    """The error function of x, accurate to rounding in float64."""
+    """erf x = 2/√π ∫₀ˣ e^(-t²) dt, elementwise, accurate to rounding. Backward: dx = dout * 2/√π e^(-x²)."""
     return Erf.apply(x)
 
 
@@ -209,7 +223,11 @@ class Gelu(Function):
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x Φ(x), exactly ("none") or in the form that GPT-2 was trained with ("tanh")."""
+    """x Φ(x), elementwise: exactly ("none") or in the form that GPT-2 was trained with ("tanh").
+
+    Backward: dx = dout * (Φ(x) + x φ(x)), with Φ the normal distribution function and φ its derivative. Raises
+    ValueError for another `approximate`.
+    """
     check_approximate("gelu", approximate)
     return Gelu.apply(x, approximate=approximate)
 
@@ -247,14 +265,18 @@ class Softmax(Function):
         return (ctx.out * (dout - dot),)
 
 
-def softmax(x: Tensor, dim: int) -> Tensor:
-    """e^x, scaled to sum to 1 along `dim`. Where a whole row is -inf, the result is nan, as in PyTorch.
+def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+    """e^x / Σ e^x: positive numbers that sum to 1 along `dim`. Where all of a row is -inf, it is nan, as in PyTorch.
+
+    Backward: dx = out * (dout - Σ dout out), the sum along `dim`. The shape stays; integers become float32. Raises
+    IndexError for an axis that does not exist.
 
     >>> import numpy as np
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
     array([[0.125, 0.25 , 0.625]])
     """
-    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x.ndim) if x.ndim else None)
+    axis = normalize_dim("softmax", dim, x, numpy_names)
+    return Softmax.apply(x, dim=axis if x.ndim else None)
 
 
 class LogSoftmax(Function):
@@ -276,9 +298,13 @@ class LogSoftmax(Function):
         return (dout - module_of(dout).exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True),)
 
 
-def log_softmax(x: Tensor, dim: int) -> Tensor:
-    """ln softmax(x) along `dim`, accurate even where the softmax itself would round to 0."""
-    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x.ndim) if x.ndim else None)
+def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+    """ln softmax(x) = x - ln Σ e^x along `dim`, accurate even where the softmax itself would round to 0.
+
+    Backward: dx = dout - softmax(x) Σ dout, the sum along `dim`. Shape, dtypes and errors as in `softmax`.
+    """
+    axis = normalize_dim("log_softmax", dim, x, numpy_names)
+    return LogSoftmax.apply(x, dim=axis if x.ndim else None)
 
 
 def log_softmax_of_array(x, dim):

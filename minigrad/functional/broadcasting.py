@@ -1,9 +1,13 @@
-"""What ops share: broadcasting and its reverse, the `dim` argument, and checks of what they were given."""
+"""What ops share: broadcasting and its reverse, the `dim` argument, and checks of what they were given.
+
+Functions with a `dim` also have a parameter `**numpy_names`. It catches NumPy's `axis=` and `keepdims=`, so that the
+error can say which name to use (`check_names`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never, TypeAlias
 
 import numpy as np
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 Operand: TypeAlias = "Tensor | Array | float"  # what an elementwise op accepts
 Dims: TypeAlias = int | Sequence[int] | None  # one axis, several, or all of them
+_NO_NAMES: Mapping[str, Never] = {}
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
@@ -27,8 +32,23 @@ def array_of(x: Any) -> Any:
     return x.data if hasattr(x, "requires_grad") else x
 
 
+def check_tensor(op: str, *operands: Any) -> None:
+    """Raise TypeError for what is neither a Tensor nor an array, such as a list."""
+    for x in operands:
+        if not hasattr(x, "ndim"):
+            raise TypeError(f"{op}: expected a tensor, got {type(x).__name__}; make one with minigrad.tensor(...)")
+
+
+def check_names(op: str, numpy_names: Mapping[str, Never]) -> None:
+    """Raise TypeError for an argument that the function does not have, and say which names there are."""
+    if numpy_names:
+        names = "dim (or dims) for NumPy's axis, keepdim for keepdims"
+        raise TypeError(f"{op}: there is no argument {', '.join(numpy_names)!r}; the names are PyTorch's: {names}")
+
+
 def check_floating(op: str, x: Any) -> None:
     """Raise TypeError for integers and booleans."""
+    check_tensor(op, x)
     if not is_floating(x.dtype):
         raise TypeError(f"{op}: needs floating point, got {x.dtype}; convert with .to(np.float32)")
 
@@ -68,28 +88,35 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     return dout.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 
 
-def normalize_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
-    """`dim` as a sorted tuple of axes >= 0; None and () mean all of them.
+def normalize_dims(op: str, dim: Dims, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES) -> tuple[int, ...]:
+    """The axes of x that `dim` names, as a sorted tuple of numbers >= 0; None and () mean all of them.
 
     Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for a dim that is not
-    an integer.
+    an integer, for an x that is not a tensor, and for arguments with NumPy's names.
 
-    >>> normalize_dims("sum", -1, 3), normalize_dims("sum", (2, 0), 3), normalize_dims("sum", None, 3)
+    >>> x = np.zeros((2, 3, 4))
+    >>> normalize_dims("sum", -1, x), normalize_dims("sum", (2, 0), x), normalize_dims("sum", None, x)
     ((2,), (0, 2), (0, 1, 2))
     """
+    check_tensor(op, x)
+    check_names(op, numpy_names)
     if dim is None:
-        return tuple(range(ndim))
-    if type(dim) is int and ndim:
-        return (normalize_dim(op, dim, ndim),)
+        return tuple(range(x.ndim))
     dims = dim if isinstance(dim, tuple | list) else (dim,)
-    axes = sorted([normalize_dim(op, d, ndim) for d in dims])
+    axes = sorted([normalize_dim(op, d, x) for d in dims])
     if len(set(axes)) < len(axes):
         raise ValueError(f"{op}: dim {dim} names an axis twice")
-    return tuple(axes) if axes and ndim else tuple(range(ndim))
+    return tuple(axes) if axes and x.ndim else tuple(range(x.ndim))
 
 
-def normalize_dim(op: str, dim: Any, ndim: int) -> int:
-    """`dim` counted from the front. A tensor of no dimensions accepts 0 and -1, as in PyTorch."""
+def normalize_dim(op: str, dim: Any, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES, new_axes: int = 0) -> int:
+    """The axis of x that `dim` names, counted from the front; errors as above.
+
+    A tensor of no dimensions accepts 0 and -1, as in PyTorch. new_axes: how many axes the result has more than x.
+    """
+    check_tensor(op, x)
+    check_names(op, numpy_names)
+    ndim = x.ndim + new_axes
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
         raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")
     size = ndim or 1

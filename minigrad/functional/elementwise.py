@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import device_of, is_array, module_of, to_device
+from ..backend import device_and_dtype, device_of, is_array, module_of, to_device
 from ..dtypes import promote, result_type
 from .broadcasting import Operand, check_boolean, shape_of, unbroadcast
 
@@ -35,7 +35,10 @@ class Add(Function):
 
 
 def add(x: Operand, y: Operand) -> Tensor:
-    """x + y, broadcast."""
+    """x + y, elementwise, broadcast. Backward: dx = dout, dy = dout, each summed back to the shape of its input.
+
+    Raises ValueError for shapes that cannot be broadcast, as do the other ops of two inputs.
+    """
     return Add.apply(x, y)
 
 
@@ -57,7 +60,10 @@ class Sub(Function):
 
 
 def sub(x: Operand, y: Operand) -> Tensor:
-    """x - y, broadcast."""
+    """x - y, elementwise, broadcast. Backward: dx = dout, dy = -dout, each summed back to its shape.
+
+    Errors as `add`.
+    """
     return Sub.apply(x, y)
 
 
@@ -83,7 +89,10 @@ class Mul(Function):
 
 
 def mul(x: Operand, y: Operand) -> Tensor:
-    """x * y, broadcast."""
+    """x * y, elementwise, broadcast. Backward: dx = dout * y, dy = dout * x, each summed back to its shape.
+
+    Errors as `add`.
+    """
     return Mul.apply(x, y)
 
 
@@ -109,7 +118,10 @@ class Div(Function):
 
 
 def div(x: Operand, y: Operand) -> Tensor:
-    """x / y, broadcast; integers divide to float32."""
+    """x / y, elementwise, broadcast. Backward: dx = dout / y, dy = -dout * x / y², each summed back to its shape.
+
+    Integers divide to float32. Errors as `add`.
+    """
     return Div.apply(x, y)
 
 
@@ -126,7 +138,7 @@ class Neg(Function):
 
 
 def neg(x: Tensor) -> Tensor:
-    """-x."""
+    """-x. Backward: dx = -dout. Raises TypeError for booleans."""
     return Neg.apply(x)
 
 
@@ -164,7 +176,10 @@ class Pow(Function):
 
 
 def pow(x: Operand, y: Operand) -> Tensor:
-    """x to the power y, broadcast."""
+    """x^y, elementwise, broadcast. Backward: dx = dout * y x^(y-1), dy = dout * x^y ln x.
+
+    Each is summed back to the shape of its input. Errors as `add`. Raises ValueError for integers to a negative power.
+    """
     return Pow.apply(x, y)
 
 
@@ -184,7 +199,7 @@ class Exp(Function):
 
 
 def exp(x: Tensor) -> Tensor:
-    """e to the power x."""
+    """e^x, elementwise; integers become float32. Backward: dx = dout * e^x."""
     return Exp.apply(x)
 
 
@@ -204,7 +219,7 @@ class Log(Function):
 
 
 def log(x: Tensor) -> Tensor:
-    """The natural logarithm of x."""
+    """ln x, elementwise; integers become float32. Backward: dx = dout / x. At 0 it is -inf, below 0 nan."""
     return Log.apply(x)
 
 
@@ -224,7 +239,7 @@ class Sqrt(Function):
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """The square root of x."""
+    """√x, elementwise; integers become float32. Backward: dx = dout / (2 √x), infinite at 0. Below 0 it is nan."""
     return Sqrt.apply(x)
 
 
@@ -243,7 +258,7 @@ class Abs(Function):
 
 
 def abs(x: Tensor) -> Tensor:
-    """The absolute value of x."""
+    """|x|, elementwise. Backward: dx = dout * sign(x), which is 0 at x = 0."""
     return Abs.apply(x)
 
 
@@ -263,7 +278,10 @@ class Maximum(Function):
 
 
 def maximum(x: Operand, y: Operand) -> Tensor:
-    """The larger of x and y, elementwise; nan where either is."""
+    """The larger of x and y, elementwise, broadcast; nan where either is nan.
+
+    Backward: dout goes to the larger one. Where they are equal, each gets half. Errors as `add`.
+    """
     return Maximum.apply(x, y)
 
 
@@ -283,7 +301,10 @@ class Minimum(Function):
 
 
 def minimum(x: Operand, y: Operand) -> Tensor:
-    """The smaller of x and y, elementwise; nan where either is."""
+    """The smaller of x and y, elementwise, broadcast; nan where either is nan.
+
+    Backward: dout goes to the smaller one. Where they are equal, each gets half. Errors as `add`.
+    """
     return Minimum.apply(x, y)
 
 
@@ -316,7 +337,10 @@ class Where(Function):
 
 
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:
-    """x where `condition` is True, y elsewhere; all three broadcast. Raises TypeError unless it is boolean.
+    """x where `condition` is True, y elsewhere; all three broadcast.
+
+    Backward: dx = dout where `condition` is True, else 0; dy the reverse. Raises TypeError unless `condition` is
+    boolean, ValueError for shapes that cannot be broadcast.
 
     >>> import numpy as np
     >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data
@@ -354,7 +378,11 @@ class Clip(Function):
 
 
 def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """x, but at least `min` and at most `max`."""
+    """min(max(x, `min`), `max`), elementwise: x, but at least `min` and at most `max`. Bounds may be tensors, or None.
+
+    Backward: dx = dout where x is within the bounds, else 0; a bound that is a tensor gets dout where it is the result.
+    Raises ValueError if both bounds are None.
+    """
     if min is None and max is None:
         raise ValueError("clip: at least one of min and max must be given")
     return Clip.apply(x, min, max)
@@ -375,10 +403,14 @@ class To(Function):
 
 
 def to(x: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
-    """x on another device or in another dtype; each target is a device ("cpu", "cuda", "cuda:1") or a dtype."""
-    for target in targets:
-        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "auto"):
-            device = target
-        else:
-            dtype = target
+    """x on another device or in another dtype; each target is a device ("cpu", "cuda", "cuda:1") or a dtype.
+
+    Backward: dx = dout, back on x's device and in x's dtype. Raises TypeError for a target that is neither.
+    """
+    device, dtype = device_and_dtype(targets, device, dtype)
     return To.apply(x, device=device, dtype=dtype)
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in `dtype`; x itself if `dtype` is None or x has it already."""
+    return x if dtype is None or getattr(x, "dtype", None) == dtype else to(x, dtype=dtype)

@@ -5,15 +5,16 @@ Backward puts each gradient back where its element was, and adds them up where a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 
 from ..autograd import Function
 from ..backend import is_array, module_of, scatter_add
 from ..dtypes import is_floating
-from .broadcasting import array_of, check_boolean, normalize_dim, shape_of
-from .elementwise import Where
+from .broadcasting import array_of, check_boolean, check_tensor, normalize_dim, normalize_dims, shape_of
+from .elementwise import Where, to
 from .shape import reshape
 
 if TYPE_CHECKING:
@@ -41,11 +42,34 @@ class Getitem(Function):
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
 
-    They are PyTorch's too, except for a list that a slice separates from a number: x[0, :, [1, 2]] puts the list's axis
-    first.
+    Backward: dx = 0, then dx[index] += dout. PyTorch has the same rules, with one exception: where a slice separates a
+    list from a number, as in x[0, :, [1, 2]], NumPy puts the list's axis first. Raises IndexError for an index that
+    does not exist.
     """
     index = tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index)
     return Getitem.apply(x, index=index)
+
+
+def flip(x: Tensor, dims: int | Sequence[int], **numpy_names: Never) -> Tensor:
+    """x with the axes `dims` in reverse order. Backward: dx = dout with the same axes reversed.
+
+    The shape stays. Raises IndexError for an axis that does not exist.
+    """
+    axes = () if dims == () or dims == [] else normalize_dims("flip", dims, x, numpy_names)
+    return Getitem.apply(x, index=tuple([slice(None, None, -1 if axis in axes else 1) for axis in range(x.ndim)]))
+
+
+def index_select(x: Tensor, dim: int, index: Any, **numpy_names: Never) -> Tensor:
+    """The slices of x along `dim` that a vector of integers names. Backward: dx = 0, then each slice of dout is added.
+
+    Shape (5, 3) gives (2, 3) for dim=0 and an index (2,). Raises TypeError unless the index holds integers, ValueError
+    if it has more than one dimension, IndexError where it is outside the axis.
+    """
+    axis, index = normalize_dim("index_select", dim, x, numpy_names), array_of(index)
+    check_indices("index_select", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
+    if index.ndim > 1 or (x.ndim == 0 and index.size != 1):
+        raise ValueError(f"index_select: an index of shape {index.shape} does not select from shape {x.shape}")
+    return getitem(x, (*[slice(None)] * axis, index.reshape(-1)) if x.ndim else ())
 
 
 _PICKS_ONCE = (int, np.integer, slice, type(None), type(Ellipsis))
@@ -73,19 +97,22 @@ class Gather(Function):
         return dx, None
 
 
-def gather(x: Tensor, dim: int, index: Any) -> Tensor:
+def gather(x: Tensor, dim: int, index: Any, **numpy_names: Never) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
-    Raises IndexError for an index outside the axis, ValueError for an index of another shape (it may be smaller than
-    x).
+    Backward: dx = 0, then dx[i][index[i][j]] += dout[i][j]. The result has the shape of `index`, which may be shorter
+    than x along any axis, and longer along `dim`. Raises IndexError for an index outside the axis, ValueError for an
+    index that is longer than x along another axis or has another number of dimensions.
 
     >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
     >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
     array([[-2.3],
            [-1.6]])
     """
-    axis, index = normalize_dim("gather", dim, x.ndim), array_of(index)
+    axis, index = normalize_dim("gather", dim, x, numpy_names), array_of(index)
     check_indices("gather", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
+    if index.size == 0 and index.ndim != x.ndim:  # as PyTorch, which looks at no shape then
+        return reshape(getitem(reshape(x, (-1,)), slice(0, 0)), index.shape)
     if x.ndim <= 1 and index.ndim <= 1:  # a number counts as a vector of length 1, as in PyTorch
         out = Gather.apply(x if x.ndim else reshape(x, (1,)), index.reshape(-1), dim=0)
         return out if index.ndim else reshape(out, ())
@@ -123,9 +150,10 @@ class Embedding(Function):
 
 
 def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """The rows `ids` of `weight` (V, C); the row `padding_idx` learns nothing.
+    """The rows `ids` of `weight` (V, C): ids (...) give (..., C). The row `padding_idx` learns nothing.
 
-    Raises IndexError for an id outside 0..V-1; TypeError for ids that are not integers.
+    Backward: dweight[id] = Σ of dout over all places where id occurs. Raises IndexError for an id outside 0..V-1,
+    TypeError for ids that are not integers.
 
     >>> embedding(np.array([2, 0, 2]), np.array([[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]])).data
     array([[2. , 2.1],
@@ -133,6 +161,7 @@ def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tenso
            [2. , 2.1]])
     """
     ids = array_of(ids)
+    check_tensor("embedding", weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (vocabulary, features), got shape {weight.shape}")
     size = weight.shape[0]
@@ -142,8 +171,29 @@ def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tenso
     return Embedding.apply(ids, weight, padding_idx=None if padding_idx is None else padding_idx % size)
 
 
+def one_hot(ids: Any, num_classes: int = -1) -> Tensor:
+    """Vectors of integers that are 1 at the class and 0 elsewhere: ids (...) give (..., num_classes). No gradient.
+
+    num_classes=-1 is one more than the largest id. Raises TypeError for ids that are not integers, IndexError for an id
+    outside 0..num_classes-1.
+
+    >>> one_hot(np.array([2, 0]), 3).data
+    array([[0, 0, 1],
+           [1, 0, 0]])
+    """
+    ids = array_of(ids)
+    check_integers("one_hot", ids)
+    if num_classes == -1:
+        num_classes = int(ids.max()) + 1
+    check_indices("one_hot", ids, num_classes, f"the {num_classes} classes")
+    return to(ids[..., None] == module_of(ids).arange(num_classes), dtype=np.int64)
+
+
 def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
     """x with `value`, a number or a tensor of one element, where the boolean `mask` is True; in x's dtype.
+
+    Backward: dx = 0 where the mask is True, else dout; dvalue = Σ dout where it is True. x and mask are broadcast.
+    Raises TypeError for a mask that is not boolean, ValueError for a value of another shape.
 
     >>> masked_fill(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[False, True], [False, False]]), float("-inf")).data
     array([[  1., -inf],
@@ -151,6 +201,7 @@ def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
     """
     if shape_of(value) != ():
         raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
+    check_tensor("masked_fill", x)
     check_boolean("masked_fill", mask)
     if hasattr(value, "requires_grad"):
         value = value.to(x.dtype)

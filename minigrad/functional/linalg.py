@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import module_of
 from .activation import check_approximate, gelu
-from .broadcasting import check_broadcastable, unbroadcast
+from .broadcasting import check_broadcastable, check_tensor, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -58,6 +58,7 @@ class Matmul(Function):
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """x @ y. Raises ValueError where the inner sizes or the batches do not fit, TypeError where the dtypes differ."""
+    check_tensor("matmul", x, y)
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
@@ -109,6 +110,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
+    check_tensor(op, x, weight)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"{op}: input of shape {x.shape} does not fit a weight (out, in) of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:

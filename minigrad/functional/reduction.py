@@ -1,16 +1,19 @@
 """Reductions: many elements to few (sums, means, extremes).
 
-In backward, each element gets the gradient of the result that it went into.
+In backward, each element gets the gradient of the result that it went into. Where a function takes `dtype`, x is
+converted to it before anything is computed.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from ..autograd import Function
 from ..backend import module_of
 from .broadcasting import Dims, check_floating, normalize_dim, normalize_dims, restore_dims
+from .elementwise import cast
+from .shape import reshape
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -29,9 +32,14 @@ class Sum(Function):
         return (module_of(dout).broadcast_to(restore_dims(dout, ctx.dims, len(ctx.shape)), ctx.shape),)
 
 
-def sum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """The sum over `dim` (an axis, several, or all)."""
-    return Sum.apply(x, dims=normalize_dims("sum", dim, x.ndim), keepdim=keepdim)
+def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+    """Σ x over `dim`: one axis, several, or None for all. Backward: dx = dout, repeated along the summed axes.
+
+    Shape (2, 3) gives (2,) for dim=1, or (2, 1) with keepdim. Integers and booleans add up to int64. Raises IndexError
+    for an axis that does not exist.
+    """
+    x = cast(x, dtype)
+    return cast(Sum.apply(x, dims=normalize_dims("sum", dim, x, numpy_names), keepdim=keepdim), dtype)
 
 
 class Mean(Function):
@@ -48,10 +56,14 @@ class Mean(Function):
         return (module_of(dout).broadcast_to(restore_dims(dout / ctx.n, ctx.dims, len(ctx.shape)), ctx.shape),)
 
 
-def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """The mean over `dim`. Raises TypeError for integers, which have no exact one."""
+def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+    """Σ x / n over the n elements along `dim`. Backward: dx = dout / n, repeated along the averaged axes.
+
+    Shapes as in `sum`. Raises TypeError for integers, whose mean is not an integer: pass dtype=np.float32.
+    """
+    x = cast(x, dtype)
     check_floating("mean", x)
-    return Mean.apply(x, dims=normalize_dims("mean", dim, x.ndim), keepdim=keepdim)
+    return Mean.apply(x, dims=normalize_dims("mean", dim, x, numpy_names), keepdim=keepdim)
 
 
 class Var(Function):
@@ -75,96 +87,231 @@ class Var(Function):
 
 
 def var(
-    x: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None
+    x: Tensor,
+    dim: Dims | bool = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+    **numpy_names: Never,
 ) -> Tensor:
-    """The variance over `dim`, Σ (x - mean)² / (n - correction): correction=1 is unbiased, 0 the mean square.
+    """The variance Σ (x - mean)² / (n - correction) along `dim`. Backward: dx = dout * 2 (x - mean) / (n - correction).
 
-    `unbiased` is PyTorch's older name: True for correction=1, False for 0.
+    correction: 1 estimates the variance of what x was drawn from, 0 is the mean square. `unbiased`, PyTorch's older
+    name, means correction=1 if True, else 0; var(x, False) is over all elements. Shapes as in `sum`. Raises TypeError
+    for integers.
     """
-    check_floating("var", x)
-    correction = correction if unbiased is None else int(unbiased)
-    return Var.apply(x, dims=normalize_dims("var", dim, x.ndim), correction=correction, keepdim=keepdim)
+    return Var.apply(x, **_options_of_var("var", x, dim, unbiased, correction, numpy_names), keepdim=keepdim)
+
+
+class Std(Var):
+    """out = √var;  dx = Var's backward of dout / (2 out). Where out is 0, x is constant, and dx = 0."""
+
+    @staticmethod
+    def forward(ctx, x, dims, correction, keepdim):
+        ctx.out = module_of(x).sqrt(Var.forward(ctx, x, dims, correction, keepdim))
+        return ctx.out
+
+    @staticmethod
+    def backward(ctx, dout):
+        xp, constant = module_of(dout), ctx.out == 0
+        return Var.backward(ctx, xp.where(constant, 0, dout / xp.where(constant, 1, 2 * ctx.out)))
+
+
+def std(
+    x: Tensor,
+    dim: Dims | bool = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+    **numpy_names: Never,
+) -> Tensor:
+    """The standard deviation, √var. Backward: dx = dout * (x - mean) / ((n - correction) out), and 0 where out is 0.
+
+    Arguments, shapes and errors as in `var`. Of a single element it is nan, unless correction is 0.
+    """
+    return Std.apply(x, **_options_of_var("std", x, dim, unbiased, correction, numpy_names), keepdim=keepdim)
+
+
+def _options_of_var(op, x, dim, unbiased, correction, numpy_names):
+    check_floating(op, x)
+    if isinstance(dim, bool):  # var(x, unbiased)
+        dim, unbiased = None, dim
+    dims = normalize_dims(op, dim, x, numpy_names)
+    return {"dims": dims, "correction": int(unbiased) if correction is None else correction}
+
+
+class Prod(Function):
+    """out = Π x;  dx_i = dout * (product of all x but x_i).
+
+    That product is (x_0 ... x_(i-1)) * (x_(i+1) ... x_n), from two cumulative products. Dividing out by x_i would be
+    shorter, but an x_i may be 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x, dim, keepdim):
+        ctx.x, ctx.dim = x, dim
+        return x.prod(axis=dim, keepdims=keepdim, dtype=_unsigned_to_int64(x))
+
+    @staticmethod
+    def backward(ctx, dout):
+        xp = module_of(dout)
+        x = xp.moveaxis(ctx.x, ctx.dim, 0)
+        dout = xp.moveaxis(restore_dims(dout, (ctx.dim,), x.ndim), ctx.dim, 0)
+        one = xp.ones_like(x[:1])
+        before = xp.concatenate([one, x[:-1]]).cumprod(axis=0)
+        behind = xp.flip(xp.concatenate([one, xp.flip(x[1:], 0)]).cumprod(axis=0), 0)
+        return (xp.moveaxis(dout * before * behind, 0, ctx.dim),)
+
+
+def prod(
+    x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never
+) -> Tensor:
+    """Π x along the axis `dim`, or of all elements. Backward: dx_i = dout * (product of the other elements).
+
+    Shapes and dtypes as in `sum`. Raises TypeError for several axes, IndexError for one that does not exist.
+    """
+    x = cast(x, dtype)
+    axis = normalize_dim("prod", 0 if dim is None else dim, x, numpy_names)
+    if dim is None or x.ndim == 0:
+        x, keepdim = reshape(x, (-1,)), False
+    return cast(Prod.apply(x, dim=axis, keepdim=keepdim), dtype)
+
+
+# --- extremes: nan counts as larger and as smaller than any number ---
 
 
 class Max(Function):
-    """out = the largest element; of the whole tensor, or along `dim` together with its index.
+    """The largest element along an axis, and its index;  dout goes to that element, and the others get 0."""
 
-    With `dim`, dout goes to the element that was picked. Over the whole tensor, all elements that are as large get
-    equal shares of it.
+    @staticmethod
+    def forward(ctx, x, dim, keepdim):
+        return _element_and_index(ctx, x, "argmax", dim, keepdim)
+
+    @staticmethod
+    def backward(ctx, dout, dindices=None):
+        xp = module_of(dout)
+        n = ctx.shape[ctx.dim] if ctx.shape else 1
+        places = xp.arange(n).reshape([-1 if axis == ctx.dim else 1 for axis in range(ctx.indices.ndim)])
+        chosen = places == ctx.indices  # one True along dim
+        return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
+
+
+def max(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Any:
+    """The largest element; with `dim`, the pair (values, indices) along that axis. nan is larger than any number.
+
+    Backward: with `dim`, dout goes to the element at the index, the first of several that are as large. Without, all
+    elements that are as large get equal shares, as in `amax`. Shape (2, 3) gives () without `dim`; two tensors (2,) for
+    dim=1, or (2, 1) with keepdim. Raises ValueError where there are no elements; F.maximum compares two tensors.
     """
+    axis = _extreme_axis("max", x, dim, numpy_names)
+    return amax(x) if axis is None else ValuesAndIndices(*Max.apply(x, dim=axis, keepdim=keepdim))
+
+
+class Min(Max):
+    """The smallest element along an axis, and its index; backward as Max's."""
 
     @staticmethod
     def forward(ctx, x, dim, keepdim):
-        return _extreme(ctx, x, dim, keepdim, "max")
+        return _element_and_index(ctx, x, "argmin", dim, keepdim)
+
+
+def min(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Any:
+    """The smallest element; with `dim`, the pair (values, indices) along that axis. nan is smaller than any number.
+
+    Backward, shapes and errors as in `max`; F.minimum compares two tensors.
+    """
+    axis = _extreme_axis("min", x, dim, numpy_names)
+    return amin(x) if axis is None else ValuesAndIndices(*Min.apply(x, dim=axis, keepdim=keepdim))
+
+
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+    """The index of the largest element along `dim`, in int64: the first of several. There is no gradient.
+
+    dim=None counts through all elements, row by row. Shapes and errors as in `max`.
+    """
+    return _index(Max, "argmax", x, dim, keepdim, numpy_names)
+
+
+def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+    """The index of the smallest element along `dim`; as `argmax`."""
+    return _index(Min, "argmin", x, dim, keepdim, numpy_names)
+
+
+class Amax(Function):
+    """out = the largest element over some axes;  dx = dout / k for each of the k elements equal to it, 0 elsewhere."""
 
     @staticmethod
-    def backward(ctx, dout, dindices=None):
-        return _to_extreme(ctx, dout)
-
-
-def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The largest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    dim = _extreme_dim("max", x, dim)
-    result = Max.apply(x, dim=dim, keepdim=keepdim)
-    return result if dim is None else ValuesAndIndices(*result)
-
-
-class Min(Function):
-    """out = the smallest element; as Max."""
-
-    @staticmethod
-    def forward(ctx, x, dim, keepdim):
-        return _extreme(ctx, x, dim, keepdim, "min")
-
-    @staticmethod
-    def backward(ctx, dout, dindices=None):
-        return _to_extreme(ctx, dout)
-
-
-def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The smallest element; with `dim`, the pair (values, indices) along it. nan beats everything."""
-    dim = _extreme_dim("min", x, dim)
-    result = Min.apply(x, dim=dim, keepdim=keepdim)
-    return result if dim is None else ValuesAndIndices(*result)
-
-
-def _extreme_dim(op: str, x: Tensor, dim: Any) -> int | None:
-    if hasattr(dim, "shape"):
-        raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
-    axis = None if dim is None else normalize_dim(op, dim, x.ndim)
-    if 0 in x.shape and (axis is None or x.shape[axis] == 0):
-        along = "" if axis is None else f" along dim {dim}"
-        raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
-    return axis
-
-
-def _extreme(ctx, x, dim, keepdim, which):
-    ctx.dim = dim
-    if dim is None:
-        ctx.x, ctx.out = x, getattr(x, which)()
+    def forward(ctx, x, dims, keepdim):
+        ctx.x, ctx.dims, ctx.out = x, dims, x.max(axis=dims, keepdims=keepdim)
         return ctx.out
-    ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, xp = ctx.x, module_of(dout)
+        dout, out = (restore_dims(array, ctx.dims, x.ndim) for array in (dout, ctx.out))
+        chosen = (x == out) | (x != x)  # an element that is nan is what came out
+        return (xp.where(chosen, dout / chosen.sum(axis=ctx.dims, keepdims=True, dtype=dout.dtype), 0),)
+
+
+def amax(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
+    """The largest element over `dim`: one axis, several, or all. Backward: dx = dout / k for the k that are as large.
+
+    Shapes as in `sum`, errors as in `max`.
+    """
+    return Amax.apply(x, dims=_extreme_axes("amax", x, dim, numpy_names), keepdim=keepdim)
+
+
+class Amin(Amax):
+    """out = the smallest element over some axes; backward as Amax's."""
+
+    @staticmethod
+    def forward(ctx, x, dims, keepdim):
+        ctx.x, ctx.dims, ctx.out = x, dims, x.min(axis=dims, keepdims=keepdim)
+        return ctx.out
+
+
+def amin(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
+    """The smallest element over `dim`; as `amax`."""
+    return Amin.apply(x, dims=_extreme_axes("amin", x, dim, numpy_names), keepdim=keepdim)
+
+
+def _element_and_index(ctx, x, which, dim, keepdim):
+    ctx.dim, ctx.shape = dim, x.shape
     column = x.reshape(1) if x.ndim == 0 else x
-    ctx.indices = getattr(column, "arg" + which)(axis=dim, keepdims=True)
-    values = getattr(column, which)(axis=dim, keepdims=True)
+    ctx.indices = getattr(column, which)(axis=dim, keepdims=True)
+    values = module_of(x).take_along_axis(column, ctx.indices, dim)
     if keepdim and x.ndim:
         return values, ctx.indices
     return values.squeeze(dim), ctx.indices.squeeze(dim)
 
 
-def _to_extreme(ctx, dout):
-    xp = module_of(dout)
-    if ctx.dim is None:
-        chosen = (ctx.x == ctx.out) | (ctx.x != ctx.x)  # an element that is nan is what came out
-        return (xp.where(chosen, dout / chosen.sum(dtype=dout.dtype), 0),)
-    n = ctx.shape[ctx.dim] if ctx.shape else 1
-    places = xp.arange(n).reshape([-1 if axis == ctx.dim else 1 for axis in range(ctx.indices.ndim)])
-    chosen = places == ctx.indices  # one True along dim
-    return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
+def _index(function, op, x, dim, keepdim, numpy_names):
+    axis = _extreme_axis(op, x, dim, numpy_names)
+    if axis is not None:
+        return function.apply(x, dim=axis, keepdim=keepdim)[1]
+    index = function.apply(reshape(x, (-1,)), dim=0, keepdim=False)[1]
+    return reshape(index, (1,) * x.ndim) if keepdim else index
+
+
+def _extreme_axis(op: str, x: Tensor, dim: Any, numpy_names: dict[str, Never]) -> int | None:
+    if hasattr(dim, "shape"):
+        raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
+    axes = _extreme_axes(op, x, None if dim is None else normalize_dim(op, dim, x), numpy_names)
+    return None if dim is None else axes[0] if axes else 0
+
+
+def _extreme_axes(op: str, x: Tensor, dim: Dims, numpy_names: dict[str, Never]) -> tuple[int, ...]:
+    axes = normalize_dims(op, dim, x, numpy_names)
+    if 0 in [x.shape[axis] for axis in axes]:
+        along = "" if dim is None else f" along dim {dim}"
+        raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
+    return axes
 
 
 class ValuesAndIndices(NamedTuple):
-    """What `max(x, dim)` and `min(x, dim)` return."""
+    """What `max(x, dim)`, `min(x, dim)`, `sort` and `topk` return."""
 
     values: Tensor
     indices: Tensor
@@ -195,9 +342,12 @@ class Logsumexp(Function):
         return (restore_dims(dout, ctx.dims, ctx.x.ndim) * xp.exp(ctx.x - shift),)
 
 
-def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
-    """ln Σ e^x over `dim`, without overflow."""
-    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x.ndim), keepdim=keepdim)
+def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+    """ln Σ e^x over `dim`, without overflow. Backward: dx = dout * softmax(x).
+
+    Shapes as in `sum`; integers become float32. Raises IndexError for an axis that does not exist.
+    """
+    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x, numpy_names), keepdim=keepdim)
 
 
 class Cumsum(Function):
@@ -216,11 +366,15 @@ class Cumsum(Function):
         return (xp.flip(xp.flip(dout, ctx.dim).cumsum(axis=ctx.dim), ctx.dim),)
 
 
-def cumsum(x: Tensor, dim: int) -> Tensor:
-    """Running sums along `dim`."""
-    return Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x.ndim))
+def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+    """Running sums along `dim`: out_i = x_0 + ... + x_i. Backward: dx_i = dout_i + dout_(i+1) + ... + dout_n.
+
+    The shape stays; dtypes as in `sum`. Raises IndexError for an axis that does not exist.
+    """
+    x = cast(x, dtype)
+    return cast(Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x, numpy_names)), dtype)
 
 
 def _unsigned_to_int64(x):
-    """The dtype to add up in: int64 for unsigned integers, as in PyTorch; None leaves it to the array library."""
+    """The dtype of sums and products: int64 for unsigned integers, as in PyTorch; None: what NumPy or CuPy chooses."""
     return "int64" if x.dtype.kind == "u" else None

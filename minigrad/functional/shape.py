@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 
 from ..autograd import Function
-from ..backend import module_of
-from .broadcasting import Dims, normalize_dim, normalize_dims, unbroadcast
+from ..backend import Array, module_of
+from .broadcasting import Dims, array_of, check_tensor, normalize_dim, normalize_dims, unbroadcast
+from .elementwise import Where
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -31,7 +32,11 @@ class Reshape(Function):
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The elements of x in `shape`, of which one size may be -1 (whatever is left)."""
+    """The elements of x in `shape`, row by row. One size may be -1: whatever is left. Backward: dx = dout in x's shape.
+
+    Raises ValueError for a shape with another number of elements.
+    """
+    check_tensor("reshape", x)
     return Reshape.apply(x, shape=_filled(x.shape, tuple(shape)))
 
 
@@ -45,15 +50,37 @@ def _filled(old: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def squeeze(x: Tensor, dim: Dims = None) -> Tensor:
-    """x without its axes of length 1, or without those of `dim` that have length 1."""
-    dims = range(x.ndim) if dim is None else normalize_dims("squeeze", dim, x.ndim) if dim != () else ()
+def view(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """`reshape`, under PyTorch's other name. Where x is not contiguous, PyTorch's raises an error; this one copies."""
+    return reshape(x, shape)
+
+
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """x with the axes from start_dim to end_dim as one. Backward: dx = dout in x's shape.
+
+    Shape (2, 3, 4) gives (24,), or (2, 12) for start_dim=1. Raises ValueError if end_dim is before start_dim.
+    """
+    start, end = normalize_dim("flatten", start_dim, x), normalize_dim("flatten", end_dim, x)
+    if start > end:
+        raise ValueError(f"flatten: end_dim {end_dim} is before start_dim {start_dim}")
+    return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+
+
+def squeeze(x: Tensor, dim: Dims = None, **numpy_names: Never) -> Tensor:
+    """x without its axes of length 1, or without those of `dim` that have length 1. Backward: dx = dout in x's shape.
+
+    Shape (2, 1, 3) gives (2, 3). Raises IndexError for an axis that does not exist.
+    """
+    dims = () if dim == () else normalize_dims("squeeze", dim, x, numpy_names)
     return Reshape.apply(x, shape=tuple(n for axis, n in enumerate(x.shape) if n != 1 or axis not in dims))
 
 
-def unsqueeze(x: Tensor, dim: int) -> Tensor:
-    """x with a new axis of length 1 at `dim`."""
-    axis = normalize_dim("unsqueeze", dim, x.ndim + 1)
+def unsqueeze(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+    """x with a new axis of length 1 at `dim`. Backward: dx = dout in x's shape.
+
+    Shape (2, 3) gives (2, 1, 3) for dim=1. Raises IndexError for a `dim` outside -(ndim + 1)..ndim.
+    """
+    axis = normalize_dim("unsqueeze", dim, x, numpy_names, new_axes=1)
     return Reshape.apply(x, shape=(*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -71,18 +98,24 @@ class Permute(Function):
         return (dout.transpose(inverse),)
 
 
-def permute(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """x with its axes in the order `dims`."""
-    axes = tuple(normalize_dim("permute", dim, x.ndim) for dim in dims)
+def permute(x: Tensor, dims: Sequence[int], **numpy_names: Never) -> Tensor:
+    """x with its axes in the order `dims`. Backward: dx = dout with its axes back in x's order.
+
+    Shape (2, 3, 4) gives (4, 2, 3) for dims=(2, 0, 1). Raises ValueError unless `dims` names each axis once.
+    """
+    axes = tuple(normalize_dim("permute", dim, x, numpy_names) for dim in dims)
     if sorted(axes) != list(range(x.ndim)):
         raise ValueError(f"permute: {tuple(dims)} does not name each of the {x.ndim} axes once")
     return Permute.apply(x, dims=axes)
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """x with two axes exchanged."""
+    """x with two axes exchanged. Backward: dx = dout with the same axes exchanged.
+
+    Shape (2, 3, 4) gives (4, 3, 2) for dim0=0, dim1=2. Raises IndexError for an axis that does not exist.
+    """
+    i, j = normalize_dim("transpose", dim0, x), normalize_dim("transpose", dim1, x)
     dims = list(range(x.ndim))
-    i, j = normalize_dim("transpose", dim0, x.ndim), normalize_dim("transpose", dim1, x.ndim)
     if dims:
         dims[i], dims[j] = dims[j], dims[i]
     return Permute.apply(x, dims=tuple(dims))
@@ -102,7 +135,11 @@ class Expand(Function):
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Raises ValueError for axes longer than 1."""
+    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Backward: dx = dout summed over the repeats.
+
+    Shape (3, 1) gives (2, 3, 4) for shape=(2, -1, 4). Raises ValueError for axes longer than 1.
+    """
+    check_tensor("expand", x)
     added = len(shape) - x.ndim
     old = (1,) * added + tuple(x.shape)
     sizes = [old[axis] if size == -1 and axis >= added else size for axis, size in enumerate(shape)]
@@ -126,11 +163,13 @@ class Cat(Function):
         return _pieces(dout, ctx.sizes, ctx.dim)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors one after the other along `dim`; their other axes must agree, but shape (0,) fits any others.
+def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
+    """The tensors one after the other along `dim`. Backward: each gets its part of dout.
 
-    Raises ValueError for shapes that do not fit.
+    Shapes (2, 3) and (4, 3) give (6, 3). The other axes must agree; shape (0,) fits any others. Raises ValueError for
+    shapes that do not fit.
     """
+    check_tensor("cat", *tensors)
     shapes = [x.shape for x in tensors]
     if (0,) in shapes:
         tensors = [x for x in tensors if x.shape != (0,)] or tensors
@@ -139,34 +178,23 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         raise ValueError("cat: needs at least one tensor")
     if shapes[0] == ():
         raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
-    axis = normalize_dim("cat", dim, len(shapes[0]))
+    axis = normalize_dim("cat", dim, tensors[0], numpy_names)
     _check_alike("cat", shapes, axis)
     return Cat.apply(*tensors, dim=axis)
 
 
-class Stack(Function):
-    """Tensors of one shape, side by side along a new axis;  each gets its slice of dout."""
+def stack(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
+    """Tensors of one shape, side by side along a new axis `dim`. Backward: each gets its slice of dout.
 
-    dtype_rule = "promote"
-
-    @staticmethod
-    def forward(ctx, *tensors, dim):
-        ctx.dim = dim
-        return module_of(tensors[0]).stack(tensors, axis=dim)
-
-    @staticmethod
-    def backward(ctx, dout):
-        moved = module_of(dout).moveaxis(dout, ctx.dim, 0)
-        return tuple(moved[i] for i in range(len(moved)))
-
-
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors of one shape along a new axis `dim`."""
+    Two tensors (3, 4) give (2, 3, 4), or (3, 2, 4) for dim=1. Raises ValueError if the shapes differ.
+    """
+    check_tensor("stack", *tensors)
     shapes = [x.shape for x in tensors]
     if not shapes:
         raise ValueError("stack: needs at least one tensor")
     _check_alike("stack", shapes, None)
-    return Stack.apply(*tensors, dim=normalize_dim("stack", dim, len(shapes[0]) + 1))
+    axis = normalize_dim("stack", dim, tensors[0], numpy_names, new_axes=1)
+    return cat([unsqueeze(x, axis) for x in tensors], axis)
 
 
 class Split(Function):
@@ -182,11 +210,17 @@ class Split(Function):
         return (module_of(douts[0]).concatenate(douts, axis=ctx.dim),)
 
 
-def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
-    """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given."""
+def split(
+    x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0, **numpy_names: Never
+) -> tuple[Tensor, ...]:
+    """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given.
+
+    Backward: dx = the pieces' gradients, one after the other. Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for size 2.
+    Raises ValueError for sizes that do not add up to the length of the axis.
+    """
+    axis = normalize_dim("split", dim, x, numpy_names)
     if x.ndim == 0:
         raise ValueError("split: a tensor of no dimensions cannot be cut")
-    axis = normalize_dim("split", dim, x.ndim)
     n = x.shape[axis]
     if isinstance(split_size_or_sections, int | np.integer):
         step = int(split_size_or_sections)
@@ -198,6 +232,17 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
         if any(size < 0 for size in sizes) or sum(sizes) != n:
             raise ValueError(f"split: sizes {sizes} do not add up to the {n} of dim {axis}")
     return Split.apply(x, sizes=sizes, dim=axis)
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0, **numpy_names: Never) -> tuple[Tensor, ...]:
+    """x cut along `dim` into `chunks` pieces, as equal as `split` makes them (there may be fewer). Backward as `split`.
+
+    Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for 3 chunks. Raises ValueError if `chunks` is less than 1.
+    """
+    axis = normalize_dim("chunk", dim, x, numpy_names)
+    if chunks < 1:
+        raise ValueError(f"chunk: needs at least 1 chunk, got {chunks}")
+    return split(x, math.ceil(x.shape[axis] / chunks) or [0] * chunks if x.ndim else 1, axis)
 
 
 def _pieces(x, sizes, dim):
@@ -221,8 +266,10 @@ class Pad(Function):
 def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """x with margins of `value` (0): `pad` = (before, after) of the last axis, then of the one before it, and so on.
 
-    Negative widths cut off. Example: pad=(0, 0, 1, 2) puts 1 row before and 2 rows behind a matrix.
+    Backward: dx = dout without the margins. Negative widths cut off. Shape (3, 4) gives (6, 4) for pad=(0, 0, 1, 2),
+    1 row before and 2 rows behind. Raises ValueError for another mode, and for widths that do not fit.
     """
+    check_tensor("pad", x)
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant'")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
@@ -243,65 +290,30 @@ def _padded(x, widths, value):
     return out
 
 
-class Flip(Function):
-    """x with some axes in reverse order;  dx = dout with the same axes reversed."""
-
-    @staticmethod
-    def forward(ctx, x, dims):
-        ctx.dims = dims
-        return module_of(x).flip(x, dims)
-
-    @staticmethod
-    def backward(ctx, dout):
-        return (module_of(dout).flip(dout, ctx.dims),)
-
-
-def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """x with the axes `dims` in reverse order."""
-    return Flip.apply(x, dims=() if dims == () or dims == [] else normalize_dims("flip", dims, x.ndim))
-
-
-class Tril(Function):
-    """out = x on and below a diagonal, 0 above it;  dx = dout there."""
-
-    @staticmethod
-    def forward(ctx, x, diagonal):
-        ctx.diagonal = diagonal
-        return module_of(x).tril(x, diagonal)
-
-    @staticmethod
-    def backward(ctx, dout):
-        return (module_of(dout).tril(dout, ctx.diagonal),)
-
-
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
-    """The lower triangle of the last two axes; `diagonal` > 0 keeps as many diagonals above the main one."""
-    _check_matrix("tril", x)
-    return Tril.apply(x, diagonal=diagonal)
+    """x on and below a diagonal of the last two axes, 0 above it. Backward: dx = dout on and below it, 0 above.
 
-
-class Triu(Function):
-    """out = x on and above a diagonal, 0 below it;  dx = dout there."""
-
-    @staticmethod
-    def forward(ctx, x, diagonal):
-        ctx.diagonal = diagonal
-        return module_of(x).triu(x, diagonal)
-
-    @staticmethod
-    def backward(ctx, dout):
-        return (module_of(dout).triu(dout, ctx.diagonal),)
+    `diagonal` > 0 keeps as many diagonals above the main one, < 0 drops as many. The shape stays. Raises ValueError for
+    fewer than 2 dimensions.
+    """
+    return Where.apply(_on_or_below("tril", x, diagonal), x, False)  # False, as 0 would make integers of booleans
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
-    """The upper triangle of the last two axes; `diagonal` > 0 drops the main diagonal and as many as that above it."""
-    _check_matrix("triu", x)
-    return Triu.apply(x, diagonal=diagonal)
+    """x on and above a diagonal of the last two axes, 0 below it. Backward: dx = dout on and above it, 0 below.
+
+    `diagonal` > 0 drops the main diagonal and those up to it, < 0 keeps as many below. The shape stays. Raises
+    ValueError for fewer than 2 dimensions.
+    """
+    return Where.apply(_on_or_below("triu", x, diagonal - 1), False, x)
 
 
-def _check_matrix(op: str, x: Tensor) -> None:
+def _on_or_below(op: str, x: Tensor, diagonal: int) -> Array:
+    """A matrix of booleans: column <= row + diagonal."""
+    check_tensor(op, x)
     if x.ndim < 2:
         raise ValueError(f"{op}: needs at least 2 dimensions, got shape {x.shape}")
+    return module_of(array_of(x)).tri(*x.shape[-2:], diagonal, dtype=bool)
 
 
 def _check_alike(op: str, shapes: list[tuple[int, ...]], free_axis: int | None) -> None:

@@ -103,5 +103,5 @@ PRODUCTS: dict[str, Callable[[Call], int | None]] = {
 }
 MOVES = {
     *("Reshape", "Permute", "Expand", "Split", "SplitHeads", "MergeHeads", "To"),
-    *("Cat", "Stack", "Pad", "Flip", "Tril", "Triu", "Where", "Embedding", "Gather", "Getitem"),
+    *("Cat", "Pad", "Where", "Embedding", "Gather", "Getitem", "Sort"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ..tensor import Tensor
 
 M = TypeVar("M", bound="Module")
 L = TypeVar("L", bound="ModuleList")
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Parameter(Tensor):
@@ -40,6 +42,14 @@ class Hook:
         self._hooks.pop(self, None)
 
 
+class _WithForward(Protocol[P, R_co]):
+    """For type checkers: a call of a module takes and returns what its `forward` does."""
+
+    _forward_hooks: Mapping[Hook, Callable]
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 class Module:
     """The base of all layers and models: subclass it, assign parameters and modules to attributes, define `forward`."""
 
@@ -50,15 +60,18 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.forward(*args, **kwargs)
+    def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
+        output: Any = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks.values()):  # a list, as a hook may remove itself
             changed = hook(self, args, output)
             output = output if changed is None else changed
         return output
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Hook:
-        """Call `hook(module, args, output)` after each forward; what it returns, if not None, becomes the output."""
+        """Call `hook(module, args, output)` after each forward, in whatever thread it runs.
+
+        What the hook returns becomes the output, unless it is None.
+        """
         hooks = self.__dict__.setdefault("_forward_hooks", {})  # its own: the class attribute is shared by all modules
         handle = Hook(hooks)
         hooks[handle] = hook
@@ -294,7 +307,10 @@ def evaluating(model: Module) -> Iterator[None]:
 
 def _fitting(name: str, value: Any, own: Array) -> Array:
     """`value` as an array, or ValueError if it cannot be written into `own`."""
-    array = as_array(value.data if isinstance(value, Tensor) else value)
+    try:
+        array = as_array(value.data if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} in the state: {error}") from None
     if array.shape != own.shape:
         raise ValueError(f"{name} has shape {array.shape} in the state, {own.shape} in the model")
     if not np.can_cast(array.dtype, own.dtype, "same_kind"):

@@ -1,5 +1,7 @@
 """What an op refuses: each with one sentence that names the op, what it got, and what to do about it."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -163,7 +165,17 @@ CASES = {
     "permute": (lambda: F.permute(t(2, 3), (0, 0)), ValueError, r"permute: \(0, 0\)"),
     "unsqueeze": (lambda: F.unsqueeze(t(2, 3), 3), IndexError, "unsqueeze: dim 3"),
     "cumsum": (lambda: F.cumsum(t(2, 3), 2), IndexError, "cumsum: dim 2"),
-    "dim as a boolean": (lambda: F.var(t(2, 3), False), TypeError, "var: dim must be an integer, got bool False"),
+    "dim as a boolean": (lambda: F.sum(t(2, 3), False), TypeError, "sum: dim must be an integer, got bool False"),
+    "prod over two axes": (lambda: F.prod(t(2, 3), (0, 1)), TypeError, "prod: dim must be an integer, got tuple"),
+    "amax of nothing": (lambda: F.amax(t(2, 0), 1), ValueError, r"amax: shape \(2, 0\) has no elements"),
+    "argmax of nothing": (lambda: F.argmax(t(0)), ValueError, r"argmax: shape \(0,\) has no elements"),
+    "flatten": (lambda: F.flatten(t(2, 3), 1, 0), ValueError, "flatten: end_dim 0 is before start_dim 1"),
+    "chunk": (lambda: F.chunk(t(2), 0), ValueError, "chunk: needs at least 1 chunk, got 0"),
+    "topk": (lambda: F.topk(t(2, 3), 4), ValueError, r"topk: k must be in 0..3 along dim 1 of shape \(2, 3\), got 4"),
+    "index_select": (lambda: F.index_select(t(2, 3), 1, ids(3)), IndexError, r"index_select: index 3 at \(0,\)"),
+    "index_select, shape": (lambda: F.index_select(t(2, 3), 1, ids([0])), ValueError, r"index_select: .*\(1, 1\)"),
+    "one_hot": (lambda: F.one_hot(ids(0, 3), 3), IndexError, "one_hot: index 3 .* 0..2 of the 3 classes"),
+    "one_hot, floats": (lambda: F.one_hot(t(2)), TypeError, "one_hot: .*integers, got float32"),
     "dim as a number": (lambda: F.sum(t(2, 3), 1.0), TypeError, "sum: dim must be an integer, got float"),
     # --- numbers out of range ---
     "embedding, too large": (
@@ -268,6 +280,29 @@ CASES = {
         "ignore_index is for class numbers",
     ),
 }
+WITH_DIM = [name for name in F.__all__ if {"dim", "dims"} & set(inspect.signature(getattr(F, name)).parameters)]
+REQUIRED = {"split": [1], "chunk": [1], "gather": [0, ids(0)], "index_select": [0, ids(0)], "topk": [1]}
+for name in WITH_DIM:
+    function, first = getattr(F, name), [t(2), t(2)] if name in ("cat", "stack") else t(2)
+    rest = REQUIRED.get(name, [(0,)] if name in ("permute", "flip") else [0])
+    for word in ("axis", "keepdims", "dmi"):
+        CASES[f"{name}, {word}="] = (
+            lambda function=function, first=first, rest=rest, word=word: function(first, *rest, **{word: 0}),
+            TypeError,
+            rf"{name}: there is no argument '{word}'; .* dim \(or dims\) for NumPy's axis, keepdim for keepdims",
+        )
+    CASES[f"{name} of a list"] = (
+        lambda function=function, rest=rest: function([1.0, 2.0], *rest),
+        TypeError,
+        rf"{name}: expected a tensor, got (list|float); make one with minigrad.tensor\(\.\.\.\)",
+    )
+for name, *rest in [("mean",), ("reshape", (1,)), ("tril",), ("matmul", [1.0]), ("linear", [[1.0]]), ("expand", (2,))]:
+    function = getattr(F, name)
+    CASES[f"{name} of a list "] = (
+        lambda function=function, rest=rest: function([1.0], *rest),
+        TypeError,
+        f"{name}: expected a tensor, got list",
+    )
 for loss in ("cross_entropy", "nll_loss", "mse_loss", "binary_cross_entropy_with_logits", "linear_cross_entropy"):
     call = {
         "cross_entropy": lambda: F.cross_entropy(t(2, 3), ids(0, 1), reduction="avg"),

@@ -60,14 +60,84 @@ def along(op):
     return example
 
 
-def var(draw):
-    x = draw(arrays(draw(shapes(min_side=2))))
+def along_or_all(op, low=-2.0, high=2.0):
+    """A reduction along one axis or over all elements."""
+
+    def example(draw):
+        x = draw(arrays(draw(shapes(min_side=1)), low, high))
+        dim, keepdim = draw(st.none() | axis(x.ndim)), draw(st.booleans())
+        return lambda x: op(x, dim, keepdim), [x]
+
+    return example
+
+
+def prod(draw):
+    """Some of the factors are 0."""
+    fn, (x,) = along_or_all(F.prod)(draw)
+    zeros = np.random.default_rng(draw(st.integers(0, 9))).random(x.shape) < 0.3
+    return fn, [np.where(zeros, 0, x)]
+
+
+def times_constant(op):
+    """x times numbers that do not change where x changes a little, such as the index of the largest element."""
+
+    def example(draw):
+        fn, inputs = op(draw)
+        return lambda x: x * fn(x), inputs
+
+    return example
+
+
+def one_hot(draw):
+    ids = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, draw(shapes(max_dims=2)))
+    return lambda x: x * F.one_hot(Tensor(ids), 3), [draw(arrays((*ids.shape, 3)))]
+
+
+def softplus(draw):
+    beta, threshold = draw(st.sampled_from([(1, 20), (0.5, 0.2), (3, 1)]))
+    return lambda x: F.softplus(x, beta, threshold), [draw(arrays(draw(shapes()), -5, 5))]
+
+
+def sort(draw):
+    x = draw(arrays(draw(shapes())))
+    dim, descending = draw(axis(x.ndim)), draw(st.booleans())
+    return lambda x: F.sort(x, dim, descending).values, [x]
+
+
+def topk(draw):
+    x = draw(arrays(draw(shapes())))
+    dim, largest = draw(axis(x.ndim)), draw(st.booleans())
+    k = draw(st.integers(0, x.shape[dim])) if x.ndim else 1
+    return lambda x: F.topk(x, k, dim, largest).values, [x]
+
+
+def index_select(draw):
+    x = draw(arrays(draw(shapes(min_dims=1, min_side=1))))
+    dim = draw(axis(x.ndim))
+    index = np.random.default_rng(0).integers(0, x.shape[dim], draw(st.integers(0, 4)))
+    return lambda x: F.index_select(x, dim, index), [x]
+
+
+def flatten(draw):
+    x = draw(arrays(draw(shapes())))
+    start, end = sorted(draw(st.tuples(*[st.integers(0, max(x.ndim - 1, 0))] * 2)))
+    return lambda x: F.flatten(x, start, end), [x]
+
+
+def chunk(draw):
+    x = draw(arrays(draw(shapes(min_dims=1))))
+    dim, chunks = draw(axis(x.ndim)), draw(st.integers(1, 5))
+    return lambda x: F.chunk(x, chunks, dim), [x]
+
+
+def var(draw, op=F.var):
+    x = draw(arrays(draw(shapes(min_side=2, min_dims=op is F.std))))
     dim, correction, keepdim = (
         draw(axes(x.ndim)),
         draw(st.sampled_from([0, 1, 0.5] if x.ndim else [0])),
         draw(st.booleans()),
     )
-    return lambda x: F.var(x, dim, correction=correction, keepdim=keepdim), [x]
+    return lambda x: op(x, dim, correction=correction, keepdim=keepdim), [x]
 
 
 def extreme(op):
@@ -218,13 +288,13 @@ def getitem(draw):
     return lambda x: F.getitem(x, index), [draw(arrays((3, 2)))]
 
 
-def reshape(draw):
+def reshape(draw, op=F.reshape):
     x = draw(arrays(draw(shapes())))
     options = [(x.size,), x.shape[::-1], (*x.shape, 1), (1, *x.shape)] + (
         [(-1,), (x.shape[0], -1)] if x.size and x.ndim else []
     )
     shape = draw(st.sampled_from(options))
-    return lambda x: F.reshape(x, shape), [x]
+    return lambda x: op(x, shape), [x]
 
 
 def transpose(draw):
@@ -433,8 +503,13 @@ def binary_cross_entropy_with_logits(draw):
 CASES = {
     "abs": unary(F.abs),
     "add": binary(F.add),
+    "amax": reduction(F.amax),
+    "amin": reduction(F.amin),
+    "argmax": times_constant(along_or_all(lambda x, dim, _: F.argmax(x, dim, True))),
+    "argmin": times_constant(along_or_all(lambda x, dim, _: F.argmin(x, dim, True))),
     "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
     "cat": cat,
+    "chunk": chunk,
     "clip": clip,
     "cross_entropy": class_loss(F.cross_entropy, label_smoothing=st.sampled_from([0.0, 0.2])),
     "cumsum": along(F.cumsum),
@@ -445,10 +520,12 @@ CASES = {
     "erf": unary(F.erf, -7, 7),
     "exp": unary(F.exp),
     "expand": expand,
+    "flatten": flatten,
     "flip": flip,
     "gather": gather,
     "gelu": gelu,
     "getitem": getitem,
+    "index_select": index_select,
     "kl_div": kl_div,
     "layer_norm": layer_norm,
     "linear": linear(),
@@ -470,9 +547,11 @@ CASES = {
     "mul": binary(F.mul),
     "neg": unary(F.neg),
     "nll_loss": class_loss(F.nll_loss),
+    "one_hot": one_hot,
     "pad": pad,
     "permute": permute,
     "pow": binary(F.pow, low=0.1),
+    "prod": prod,
     "relu": unary(F.relu),
     "reshape": reshape,
     "rms_norm": rms_norm,
@@ -481,25 +560,32 @@ CASES = {
     "sigmoid": unary(F.sigmoid, -5, 5),
     "silu": unary(F.silu, -5, 5),
     "softmax": along(F.softmax),
+    "softplus": softplus,
+    "sort": sort,
     "split": split,
     "split_heads": split_heads,
     "sqrt": unary(F.sqrt, low=0.1),
     "squeeze": squeeze,
     "stack": stack,
+    "std": lambda draw: var(draw, F.std),
     "sub": binary(F.sub),
     "sum": reduction(F.sum),
     "swiglu": swiglu,
     "tanh": unary(F.tanh),
     "to": to,
+    "topk": topk,
     "transpose": transpose,
     "tril": triangle(F.tril),
     "triu": triangle(F.triu),
     "unsqueeze": unsqueeze,
     "var": var,
+    "view": lambda draw: reshape(draw, F.view),
     "where": where,
 }
 NOT_ANALYTIC = {
     "abs",
+    "amax",
+    "amin",
     "max",
     "min",
     "to",

@@ -32,6 +32,11 @@ class Torch:
         raise AttributeError(name)
 
 
+def dtype(f, name):
+    """The dtype of this name in torch or in NumPy."""
+    return getattr(f, name) if isinstance(f, Torch) else np.dtype(name)
+
+
 def randn(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape)
 
@@ -76,6 +81,27 @@ CASES = {
     "max of all, tied": ([A([[3.0, 1.0], [3.0, 3.0]])], lambda f, x: f.max(x)),
     "max of all, with nan": ([A([3.0, NAN, NAN])], lambda f, x: f.max(x)),
     "max along an axis, tied": ([A([[3.0, 3.0, 1.0], [NAN, 3.0, NAN]])], lambda f, x: f.max(x, 1)),
+    "amax, tied": ([A([[3.0, 3.0, 1.0], [-INF, 3.0, INF]])], lambda f, x: f.amax(x, 1)),
+    "amin over two axes, tied": ([A([[[1.0, 2.0]], [[1.0, 0.5]]])], lambda f, x: f.amin(x, (0, 2), True)),
+    "argmax and argmin, tied": (
+        [A([[3.0, 3.0, 1.0], [NAN, 1.0, 1.0]])],
+        lambda f, x: (f.argmax(x), f.argmax(x, 1), f.argmin(x, -1, True), f.argmin(x, 0)),
+    ),
+    "prod with zeros": (
+        [A([[2.0, 0.0, 3.0], [0.0, 0.0, 5.0], [1.0, -2.0, 4.0]])],
+        lambda f, x: (f.prod(x), f.prod(x, 1), f.prod(x, 0, True)),
+    ),
+    "sort, tied": ([A([[2.0, 1.0, 2.0, NAN, 1.0]])], lambda f, x: tuple(f.sort(x, stable=True))),
+    "sort downwards, tied": (
+        [A([[2.0, 1.0, 2.0, NAN, 1.0]])],
+        lambda f, x: tuple(f.sort(x, stable=True, dim=1, descending=True)),
+    ),
+    "topk of the smallest": ([randn(3, 4)], lambda f, x: tuple(f.topk(x, 2, 0, False))),
+    "softplus of extremes": ([EXTREMES], lambda f, x: f.softplus(x)),
+    "softplus, scaled": ([randn(9) * 5], lambda f, x: f.softplus(x, 2, 3)),
+    "std of a constant": ([A([[2.0, 2.0], [1.0, 3.0]])], lambda f, x: f.std(x, 1)),
+    "std of one": ([A([[1.0], [2.0]])], lambda f, x: (f.std(x, 1), f.std(x, 1, False))),
+    "std of all": ([randn(3, 4)], lambda f, x: (f.std(x), f.std(x, False), f.var(x, 0, False, True))),
     "min along an axis, kept": ([randn(3, 4)], lambda f, x: f.min(x, -2, True)),
     "clip at its bounds": ([A([-2.0, -1.0, 0.0, 1.0, 2.0, NAN])], lambda f, x: f.clip(x, -1, 1)),
     "clip with bounds that cross": (
@@ -168,6 +194,21 @@ CASES = {
     "embedding of no ids": ([np.zeros((0, 2), int), randn(5, 4)], lambda f, i, w: f.embedding(i, w)),
     "gather with repeats": ([randn(3, 4), integers(3, 5, 2)], lambda f, x, i: f.gather(x, 0, i)),
     "gather from behind": ([randn(3, 4), integers(4, 2, 6)], lambda f, x, i: f.gather(x, -1, i)),
+    "gather, shorter than x": ([randn(3, 4, 2), integers(4, 2, 6, 1)], lambda f, x, i: f.gather(x, 1, i)),
+    "gather of nothing": ([randn(3, 4), np.zeros((2, 0, 5), int)], lambda f, x, i: f.gather(x, 1, i)),
+    "index_select with repeats": ([randn(3, 4), A([2, 0, 2])], lambda f, x, i: f.index_select(x, 0, i)),
+    "flatten in the middle": ([randn(2, 3, 4, 5)], lambda f, x: f.flatten(x, 1, -2)),
+    "chunk into fewer": ([randn(2, 9)], lambda f, x: f.chunk(x, 4, 1)),
+    "sums in another dtype": (
+        [randn(2, 3), integers(9, 2, 3)],
+        lambda f, x, i: (
+            f.sum(x, dtype=dtype(f, "float32")),
+            f.sum(i, 0, dtype=dtype(f, "float64")),
+            f.mean(i, dtype=dtype(f, "float64")),
+            f.prod(i, 0, dtype=dtype(f, "float64")),
+            f.cumsum(i, 1, dtype=dtype(f, "int32")),
+        ),
+    ),
     "gather of a number": ([A(3.0), A(0)], lambda f, x, i: f.gather(x, 0, i)),
     "expand": (
         [randn(3, 1)],

@@ -13,6 +13,7 @@ SETTINGS = {
     "SGD": dict(lr=0.1),
     "SGD-momentum": dict(lr=0.1, momentum=0.9),
     "SGD-momentum-decay": dict(lr=0.05, momentum=0.5, weight_decay=0.1),
+    "SGD-nesterov": dict(lr=0.05, momentum=0.5, weight_decay=0.1, nesterov=True),
     "Adam": dict(lr=0.01),
     "Adam-decay": dict(lr=0.01, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6),
     "AdamW": dict(lr=0.01),
@@ -162,6 +163,8 @@ P = nn.Parameter([1.0, 2.0])
         (lambda: optim.SGD([P], lr=-1), ValueError, "lr must be >= 0, got -1"),
         (lambda: optim.SGD([P], lr=math.nan), ValueError, "lr must be >= 0, got nan"),
         (lambda: optim.SGD([P], momentum=-0.5), ValueError, "momentum must be >= 0"),
+        (lambda: optim.SGD([P], nesterov=True), ValueError, "nesterov=True needs a momentum > 0, got 0"),
+        (lambda: optim.SGD([P], 0.1, 0.9, 0.1), TypeError, "positional arguments"),  # PyTorch's dampening
         (lambda: optim.AdamW([P], betas=(0.9, 1.0)), ValueError, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
         (lambda: optim.AdamW([P], eps=-1e-8), ValueError, "eps must be >= 0"),
         (lambda: optim.AdamW([{"params": [P], "weight_decay": -1}]), ValueError, "weight_decay must be >= 0"),

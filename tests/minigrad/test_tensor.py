@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import minigrad
 import minigrad.functional as F
 from minigrad import Function, Tensor, nn
 
@@ -74,10 +75,60 @@ def test_a_tensor_of_tensors():
         Tensor([leaf([1.0, 2.0]), leaf([3.0, 4.0])])
 
 
-@pytest.mark.parametrize(("data", "error"), [("text", TypeError), (None, TypeError), ([[1, 2], [3]], ValueError)])
-def test_what_is_no_array_of_numbers(data, error):
-    with pytest.raises(error):
-        Tensor(data)
+NOT_NUMBERS = "its elements are not numbers, but of dtype "
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("text", NOT_NUMBERS + "<U4"),
+        (b"text", NOT_NUMBERS),
+        (None, NOT_NUMBERS + "object"),
+        ({1.0}, "tensor of set: " + NOT_NUMBERS + "object"),
+        ([None, 1.0], "tensor of list: " + NOT_NUMBERS + "object"),
+        (["1", "2"], NOT_NUMBERS),
+        ([[1, 2], [3]], "tensor of list: its rows differ in length"),
+        (np.array([1.0, 2.0], object), "tensor of ndarray: " + NOT_NUMBERS + "object"),
+        (np.array(["1", "2"]), NOT_NUMBERS + "<U1"),
+        (np.array([b"1"]), NOT_NUMBERS),
+        (np.array(["2020-01-01"], "datetime64[D]"), NOT_NUMBERS + r"datetime64\[D\]"),
+        (np.datetime64("2020-01-01"), NOT_NUMBERS),
+        (np.timedelta64(1, "s"), NOT_NUMBERS),
+        (np.zeros(2, [("x", float)]), NOT_NUMBERS),
+        (np.zeros(2, [("x", float)]).view(np.recarray), NOT_NUMBERS),
+        (np.zeros((1, 2)).view(np.matrix), r"whose \* is a matrix product: pass np.asarray\(matrix\)"),
+        (np.ma.array([1.0, 2.0], mask=[True, False]), r"its mask would be lost: pass array.filled\(value\)"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [None, np.float32])
+def test_what_is_no_array_of_numbers(data, message, dtype):
+    for make in (Tensor, nn.Parameter, minigrad.tensor):
+        with pytest.raises((TypeError, ValueError), match=message):
+            make(data) if make is nn.Parameter else make(data, dtype=dtype)
+    layer = nn.Linear(2, 1)
+    with pytest.raises((TypeError, ValueError), match=message):
+        layer.load_state_dict({"weight": data}, strict=False)
+
+
+def test_new_tensors():
+    array = np.arange(3.0)
+    copied = minigrad.tensor(array, requires_grad=True)
+    assert copied.dtype == np.float64 and copied.requires_grad and not np.shares_memory(copied.numpy(), array)
+    assert minigrad.tensor([1.0, 2]).dtype == np.float32 and minigrad.tensor(3).item() == 3
+    assert minigrad.tensor(0.1, dtype=np.float64).item() == 0.1
+    for make in (minigrad.zeros, minigrad.ones, minigrad.randn):
+        assert make(2, 3).shape == make((2, 3)).shape == make([2, 3]).shape == (2, 3) and make().shape == ()
+        assert make(2).dtype == np.float32 and make(2, dtype=np.float64, requires_grad=True).requires_grad
+    assert minigrad.ones(2).numpy().tolist() == [1, 1] and not minigrad.zeros(2, dtype=int).numpy().any()
+    minigrad.manual_seed(1)
+    first = minigrad.randn(100).numpy()
+    minigrad.manual_seed(1)
+    np.testing.assert_array_equal(minigrad.randn(100).numpy(), first)
+    assert abs(first.std() - 1) < 0.3
+    assert minigrad.arange(3).numpy().tolist() == [0, 1, 2] and minigrad.arange(3).dtype == np.int64
+    assert minigrad.arange(1, 2, 0.25).numpy().tolist() == [1, 1.25, 1.5, 1.75]
+    assert minigrad.arange(3.0).dtype == np.float32 and minigrad.arange(3, dtype=np.float64).dtype == np.float64
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
@@ -312,6 +363,32 @@ def test_methods_take_arguments_as_in_pytorch():
         (x.max(dim=1).values, (2,)),
         (x.max(1, keepdim=True)[1], (2, 1)),
         (x.min(0)[0], (3,)),
+        (x.view(3, 2), (3, 2)),
+        (x.view((3, -1)), (3, 2)),
+        (x.flatten(), (6,)),
+        (x[None].squeeze(0), (2, 3)),
+        (x.unsqueeze(-1), (2, 3, 1)),
+        (x.var(1, False), (2,)),
+        (x.std(dim=0, unbiased=False), (3,)),
+        (x.prod(1), (2,)),
+        (x.amax((0, 1)), ()),
+        (x.amin(1, keepdim=True), (2, 1)),
+        (x.argmax(), ()),
+        (x.argmin(1), (2,)),
+        (x.abs(), (2, 3)),
+        (x.sigmoid(), (2, 3)),
+        (x.relu(), (2, 3)),
+        (x.softmax(dim=-1), (2, 3)),
+        (x.clip(2, 3), (2, 3)),
+        (x.clip(max=3), (2, 3)),
+        (x.masked_fill(x > 2, 0.0), (2, 3)),
+        (x.chunk(3, dim=1)[2], (2, 1)),
+        (x.split([1, 2], 1)[1], (2, 2)),
+        (x.topk(2).values, (2, 2)),
+        (x.sort(0, descending=True)[1], (2, 3)),
+        (x.tril(), (2, 3)),
+        (x.triu(1), (2, 3)),
+        (x.sum(1, dtype=np.float64), (2,)),
     ]
     for result, shape in shapes:
         assert type(result) is Tensor and result.shape == shape
@@ -372,7 +449,8 @@ def test_the_core_fits_into_an_evening():
 
 def test_mypy_resolves_operators_and_methods(tmp_path):
     pytest.importorskip("mypy")
-    source = ["from minigrad import Tensor", "x = Tensor([1.0])", "reveal_type(x + x)", "reveal_type(x.sum())"]
+    source = ["from minigrad import Tensor, nn", "x = Tensor([1.0])", "reveal_type(x + x)", "reveal_type(x.sum())"]
+    source += ["reveal_type(nn.Linear(1, 1)(x))", "reveal_type(x.topk(1).values)", "nn.Linear(1, 1)(x, 3)"]
     (tmp_path / "example.py").write_text("\n".join(source), encoding="utf-8")
     options = ["--follow-imports=silent", "--config-file=", "--cache-dir", str(tmp_path / "cache"), "example.py"]
     run = subprocess.run(
@@ -382,4 +460,5 @@ def test_mypy_resolves_operators_and_methods(tmp_path):
         capture_output=True,
         encoding="utf-8",
     )
-    assert len(re.findall(r'Revealed type is "minigrad\.tensor\.Tensor"', run.stdout)) == 2, run.stdout + run.stderr
+    assert len(re.findall(r'Revealed type is "minigrad\.tensor\.Tensor"', run.stdout)) == 4, run.stdout + run.stderr
+    assert 'Argument 2 to "__call__"' in run.stdout  # a call of a layer is checked against its forward

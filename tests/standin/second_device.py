@@ -24,7 +24,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt.training.trainer import Trainer
-from minigrad import Tensor, backend, nn, tensor
+from minigrad import Tensor, backend, nn
 from minigrad.kernels.cuda import CUDA, CUDA_OPTIM
 
 from . import arrays
@@ -36,8 +36,11 @@ TESTS = str(ROOT / "tests") + os.sep
 PROJECT = (TESTS, *[str(ROOT / package) + os.sep for package in ("minigrad", "gpt", "finetune", "scripts")])
 PASSED_THROUGH = (
     str(Path(__file__).parent),
-    str(ROOT / "minigrad" / "tensor.py"),
-)  # `x + y` in a test calls F.add there
+    str(ROOT / "minigrad" / "tensor.py"),  # `x + y` in a test calls F.add there
+    str(ROOT / "minigrad" / "creation.py"),
+)
+TENSOR = sys.modules["minigrad.tensor"]  # `minigrad.tensor` is the function
+METHODS = [name for name in F.__all__ if vars(Tensor).get(name) is getattr(F, name)]
 
 
 def asked_by_test():
@@ -189,14 +192,15 @@ def second_device(test_module):
             (pytest, "approx", _approx),
             (nn.Parameter, "__init__", _moving_parameter),
             (nn.Module, "__call__", _moving_call),
-            (tensor, "_compare", _moving_arguments),
+            (TENSOR, "_compare", _moving_arguments),
             *((test_module, name, wrapper) for name, wrapper in IN_TESTS.items() if hasattr(test_module, name)),
             *((F, name, _moving_arguments) for name in F.__all__),
+            *((Tensor, name, _moving_arguments) for name in METHODS),
             *((kind, "__init__", _moving_module) for kind in _subclasses(nn.Module) if "__init__" in vars(kind)),
         ):
             patches.enter_context(mock.patch.object(thing, name, wrapper(getattr(thing, name))))
         patches.enter_context(
-            mock.patch.dict(tensor._UFUNCS, {n: _moving_arguments(f) for n, f in tensor._UFUNCS.items()})
+            mock.patch.dict(TENSOR._UFUNCS, {n: _moving_arguments(f) for n, f in TENSOR._UFUNCS.items()})
         )
         patches.enter_context(mock.patch.dict(CUDA, clear=True))
         patches.enter_context(mock.patch.dict(CUDA_OPTIM, clear=True))
