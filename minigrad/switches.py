@@ -28,7 +28,8 @@ class Observer:
 
 
 # Each thread has values of its own for a ContextVar, and starts with the default.
-recording = ContextVar("recording", default=(True,))  # a stack, whose last entry holds: no_grad pushes False
+# A stack, whose last entry holds: no_grad pushes False.
+recording: ContextVar[tuple[bool, ...]] = ContextVar("recording", default=(True,))
 # (textbook, chosen Function) -> the one to run; see precision.py
 autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast", default=None)
 tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 10 bits of the mantissa?

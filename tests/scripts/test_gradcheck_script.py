@@ -72,7 +72,7 @@ def test_the_complex_step_is_the_second_witness_of_nearly_all_ops():
 def test_one_op_in_detail(capsys):
     assert main(["softmax"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("softmax: e^x, scaled to sum to 1")
+    assert out.startswith("softmax: e^x / Σ e^x")
     assert "input 0 (x) (3, 4): 12 elements" in out
     assert "complex step" in out
     assert "backward       differences  relative error" in out
