@@ -174,7 +174,7 @@ def _check_memory(config: Any) -> None:
     """Refuse batches that fit into no machine; of a stage that has no batch size, those of its loop (PPO)."""
     size = getattr(config, "batch_size", 0) or getattr(getattr(config, "ppo", None), "batch_size", 0)
     batches = getattr(config.training, "gradient_accumulation_steps", 1)
-    check_memory(SMALLEST_ITEM * size * batches, f"a step on {batches:,} batches of {size:,}")
+    check_memory(SMALLEST_ITEM * size * batches, f"a step on batches of {size:,}")
 
 
 def _report(stage: Stage, trainer: Trainer, resumed: bool) -> None:

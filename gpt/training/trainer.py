@@ -317,7 +317,7 @@ class Trainer(TrainingStep):
             check_like({name: state[name] for name in expected}, expected, "the state")
             if state["step"] > self.config.max_iters:
                 raise ValueError(f"it is at step {state['step']} of {self.config.max_iters}")
-            self._check_moments(checkpoint.optimizer_state)
+            self._check_moments(checkpoint.optimizer_state, state["step"])
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
             backend.set_random_state(state["random"])
@@ -339,18 +339,21 @@ class Trainer(TrainingStep):
             "equal an uninterrupted one to rounding, not bit by bit"
         )
 
-    def _check_moments(self, saved: dict[str, Any]) -> None:
-        """Raise CheckpointError for an optimizer's state that AdamW cannot have left for these parameters."""
-        ours = self.optimizer.state_dict()["param_groups"]
-        if [len(group["params"]) for group in ours] == [len(group["params"]) for group in saved["param_groups"]]:
-            check_like(saved["param_groups"], ours, "the optimizer's settings")  # if not, load_state_dict says so
+    def _check_moments(self, saved: dict[str, Any], steps: int) -> None:
+        """Raise CheckpointError for what AdamW cannot have left for these parameters after that many steps."""
+        ours, theirs = self.optimizer.state_dict()["param_groups"], saved["param_groups"]
+        if [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]:
+            # Otherwise load_state_dict says so. The learning rate is the schedule's.
+            ours, theirs = ([{**group, "lr": 0} for group in groups] for groups in (ours, theirs))
+            if json.loads(json.dumps(ours)) != theirs:
+                raise CheckpointError("the optimizer was saved with other settings")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for position, state in saved["state"].items():
             if position < len(parameters):
                 p, name = parameters[position], f"the optimizer's state {position}"
                 check_like(state, {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, name)
-                if (state["exp_avg_sq"] < 0).any():
-                    raise CheckpointError(f"{name}.exp_avg_sq is negative")
+                if (state["exp_avg_sq"] < 0).any() or state["step"] > steps:
+                    raise CheckpointError(f"{name} cannot be that of step {steps}")
 
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
     folder = tmp_path / "run"
     done = run_together(2, options(text, folder), "ctrl-c:3")
     assert done.returncode == 130 and load_checkpoint(folder).state["step"] == 3, done.stderr
-    assert "interrupted; the checkpoint is of step 3; to go on:\n  mpiexec -n 2 python" in done.stdout
+    assert "interrupted; the checkpoint is of step 3; to resume:\n  mpiexec -n 2 python" in done.stdout
     resume = ["--init-from", "resume", "--out-dir", str(folder)]
     done = run_together(3, resume, "ctrl-c:5")
     assert done.returncode == 130 and "resuming" in done.stdout and "processes 2 -> 3" in done.stdout, done.stderr
@@ -180,7 +180,7 @@ def test_a_signal_to_mpiexec_ends_all_of_them_and_the_last_checkpoint_is_whole(t
     if number == signal.SIGINT:  # mpiexec kills them
         assert step % 2 == 0
     else:
-        assert f"interrupted; the checkpoint is of step {step}; to go on:" in out and run.returncode == 130
+        assert f"interrupted; the checkpoint is of step {step}; to resume:" in out and run.returncode == 130
 
 
 @with_mpi
