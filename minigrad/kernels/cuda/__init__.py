@@ -1,16 +1,16 @@
-"""Fast twins on an NVIDIA GPU: hand-written CUDA, compiled when it is first used.
+"""Fast twins for an NVIDIA GPU: hand-written CUDA, compiled at first use.
 
-`CUDA` and `CUDA_OPTIM` are what `minigrad.kernels.use_kernels("fast")` chooses for CuPy arrays. An op that is not in
-them runs in its textbook form there. In the order in which they are best read:
+`minigrad.kernels.use_kernels("fast")` selects `CUDA` and `CUDA_OPTIM` for CuPy arrays. Other ops run in their textbook
+form. The files, in reading order:
 
-    launch.py           CUDA in ten lines; from a string to a kernel that runs
-    gelu.py, swiglu.py  each number on its own
-    rotary.py           reading where it lies, by strides
-    layer_norm.py       sums over a row, by the lanes of a warp; sums over rows, by blocks
+    launch.py           CUDA in ten lines; how a string becomes a running kernel
+    gelu.py, swiglu.py  elementwise: each number separately
+    rotary.py           read an array in place, by its strides
+    layer_norm.py       sums over a row by the lanes of a warp; sums over rows by blocks
     cross_entropy.py    a row too long for a warp: online softmax
     embedding.py        sums in a fixed order, without atomics
-    many_arrays.py      one launch for all parameters: adam.py; a step that the GPU may leave out: step_when.py
-    products.py         matrix products are cuBLAS's
+    many_arrays.py      one launch for all parameters: adam.py; a step that the GPU may skip: step_when.py
+    products.py         matrix products by cuBLAS
     attention.py, one_query.py, dropout.py, quantized.py
 """
 

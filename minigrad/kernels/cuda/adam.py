@@ -2,9 +2,9 @@
 
     m <- β1 m + (1 - β1) g,   v <- β2 v + (1 - β2) g²,   p <- p - lr m̂ / (√v̂ + eps)
 
-As in optim.Adam, with everything done to a number while it is there: 7 numbers moved for each parameter. Nothing here
-waits for the GPU. What only the GPU knows stays there: how many steps have been taken, by what the gradients are to be
-scaled, and whether the step is to be taken at all (`when`), as a norm that is not finite says no.
+The formula is that of optim.Adam, applied while a number is in a register, so 7 numbers are moved per parameter.
+Nothing here waits for the GPU. The values that only the GPU knows stay there: the count of steps, the factor that
+scales the gradients, and whether to take the step at all (`when`), because a norm that is not finite skips it.
 
 Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2.
 """
@@ -79,7 +79,7 @@ extern "C" __global__ void scale(number* const* arrays, const long long* sizes, 
 def update_all(optimizer, moves, when=None):
     """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place; `when` as in step_when.py.
 
-    Arrays that no kernel is compiled for, or that do not lie in memory row by row, are updated one by one.
+    Arrays with another dtype, or that are not contiguous, are updated one by one.
     """
     xp = module_of(moves[0][1])
     together: dict[Any, Any] = {}
@@ -104,7 +104,7 @@ def update_all(optimizer, moves, when=None):
 
 
 def _counted(step, when, counts, xp):
-    """The count of steps after this one, on the GPU; one array for all parameters that have come equally far."""
+    """The count of steps after this one, on the GPU: one array for all parameters with the same count."""
     on_gpu = is_array(step)
     key = (on_gpu, id(step) if on_gpu else step)
     if key not in counts:

@@ -1,18 +1,18 @@
-"""Attention on a GPU: cuBLAS multiplies, and what stands between the products is one kernel forward and one backward.
+"""Attention on a GPU: cuBLAS multiplies, and one kernel in each direction does everything between the products.
 
     scores = q kᵀ scale,  probs = softmax(scores where seen),  out = probs v        (see functional/attention.py)
 
-* *Tiles.* The scores of some heads and QUERIES queries at a time, so that memory stays bounded however long the text;
-  under a causal mask a tile ends at its last query's own key: nearly half of the work is never done.
-* *Recompute instead of remember.* Forward keeps one number per row, ln Σ e^score. Backward multiplies q kᵀ again, and
-  each weight is e^(score - that number): no weights are kept (Dao et al. 2022, FlashAttention).
-* *Grouped queries.* The G query heads that share a key head are G rows side by side in one product (Ainslie et al.
-  2023): keys are neither copied nor read G times.
-* *Dropout.* The bits of a tile are drawn where they are needed, forward and backward: see dropout.py.
-* *One query*, as there is when a text is generated, has a kernel that does everything at once: see one_query.py.
+* *Tiles.* Only the scores of some heads and QUERIES queries exist at a time, so memory stays bounded for any length of
+  text. With a causal mask a tile ends at the key of its last query, which saves nearly half of the work.
+* *Recompute instead of storing.* Forward saves one number per row, ln Σ e^score. Backward multiplies q kᵀ again, and
+  each weight is e^(score - that number), so no weights are saved (Dao et al. 2022, FlashAttention).
+* *Grouped queries.* The G query heads that share a key head become G adjacent rows of one product (Ainslie et al.
+  2023), so keys are neither copied nor read G times.
+* *Dropout.* The random bits of a tile are drawn where they are needed, in forward and in backward: see dropout.py.
+* *One query*, as in generation, has a kernel that does everything at once: see one_query.py.
 
-Simplified: FlashAttention keeps the scores on the chip. Here a tile of them goes through the GPU's memory, which takes
-time, and in return the products are left to the library that knows the tensor cores.
+Simplified: FlashAttention keeps the scores on the chip. Here a tile of scores goes through the GPU's memory, which
+takes time; in return a library that uses the tensor cores well computes the products.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .dropout import draw_kept, scale_of_kept
 from .launch import WARP, ceil_div, launch, takes
 from .products import multiply
 
-QUERIES = 4 * DROPOUT_ROWS  # of a tile
+QUERIES = 4 * DROPOUT_ROWS  # queries in a tile
 TILE = 64 * 1024 * 1024  # numbers in a tile over all its heads
 WARPS = 4  # of a block
 
 SOURCE = r"""
-// Who sees whom: the mask of a row is a line of booleans, one for each key.
+// Whether a query sees a key. The mask of a row is a line of booleans, one per key.
 __device__ bool sees(const bool* mask, int query, int key) {
     return (!IS_CAUSAL || key <= query) && (!HAS_MASK || mask[key]);
 }
 
-// A tile holds the scores of some heads (heads, rows, columns), and each row is the business of one warp. The rows of a
-// head are its queries, and for each of them the `group` heads that share its keys.
+// A tile holds the scores of some heads (heads, rows, columns), and one warp computes each row. The rows of a head are
+// its queries, and for each query the `group` heads that share its keys.
 struct Row {
     bool exists;
     int query;
@@ -142,7 +142,7 @@ extern "C" __global__ void softmax_backward(const real* scores, const real* ddro
 class CudaAttention(Function):
     """softmax(q kᵀ scale + mask) v, in tiles. See ScaledDotProductAttention for the mathematics.
 
-    A mask of floats, and one that differs from head to head, take the textbook path.
+    A float mask, and a mask that differs between heads, take the textbook path.
     """
 
     takes_bfloat16 = True
@@ -190,7 +190,7 @@ class CudaAttention(Function):
 
 
 def _fits(q: Array, k: Array, v: Array, mask: Array | None) -> bool:
-    """Whether the kernels can do it: float32, float64 or bfloat16, not empty, and one boolean mask for all heads."""
+    """Whether the kernels support it: float32, float64 or bfloat16, not empty, and one boolean mask for all heads."""
     if not takes(q, k, v, bfloat16=True) or 0 in (q.size, k.size, v.size):
         return False
     if mask is None:
@@ -206,14 +206,14 @@ def _without_bfloat16(x: Array) -> Array:
 
 
 def _like_operands(tile: Array, operand: Array) -> Array:
-    """Where a result goes that is multiplied next: in its own place, or in an array of bfloat16."""
+    """The array for a result that is multiplied next: the same array, or a new one in bfloat16."""
     return tile if tile.dtype == operand.dtype else module_of(tile).empty(tile.shape, operand.dtype)
 
 
 class _Heads:
-    """The operands as cuBLAS wants them: N key heads, each with the G query heads that share it.
+    """The operands in the layout for cuBLAS: N key heads, each with the G query heads that share it.
 
-    q (N, T·G, D), the G heads side by side for each query; k (N, S, D); v (N, S, Dv); mask (sequences or 1, T, S).
+    q (N, T·G, D), with the G heads of each query adjacent; k (N, S, D); v (N, S, Dv); mask (sequences or 1, T, S).
     """
 
     def __init__(
@@ -282,13 +282,13 @@ class _Heads:
 
 @functools.cache
 def _complete(source: str, **facts: bool) -> str:
-    """`source` behind the facts that it is compiled for. Kept, as a launch finds a kernel by its source."""
+    """`source` after the constants that it is compiled with. Cached, because a launch finds a kernel by its source."""
     defines = [f"#define {name} {int(value)}\n" for name, value in facts.items()]
     return "".join([*defines, f"#define DROPOUT_ROWS {DROPOUT_ROWS}\n", source])
 
 
 class _Tile:
-    """Some heads and some queries, and the keys that these may see."""
+    """Some heads and some queries, and the keys that these queries may see."""
 
     def __init__(self, whole: _Heads, heads: slice, queries: slice, columns: int):
         self.whole, self.heads, self.queries, self.columns = whole, heads, queries, columns
@@ -306,7 +306,7 @@ class _Tile:
         launch(whole.source(), name, whole.q, grid, WARPS * WARP, args)
 
     def kept(self) -> Array:
-        """The bits of dropout, drawn anew for forward and for backward; without dropout, anything."""
+        """The random bits of dropout, drawn again in backward. Without dropout, any array, which is not read."""
         whole = self.whole
         if whole.stream is None or whole.dropout_p == 0:
             return whole.mask.view(np.uint8)

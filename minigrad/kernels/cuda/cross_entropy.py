@@ -1,19 +1,19 @@
-"""Cross-entropy on a GPU, alone and behind the output projection.
+"""Cross-entropy on a GPU, alone and after the output projection.
 
     loss = logsumexp(logits) - logits[target],  dlogits = dloss * (e^(logits - logsumexp) - onehot(target))
 
-*Online softmax.* A row's logsumexp needs its maximum and its sum, and the row is 50,257 numbers long: it is read once.
-Each thread keeps the largest number it has seen, m, and s = Σ e^(x - m); when a larger one x comes, s shrinks by
-e^(m - x). At the end the threads of the block put theirs together in the same way. Milakov & Gimelshein 2018.
+*Online softmax.* The logsumexp of a row needs its maximum and its sum, and a row has 50,257 numbers, so it should be
+read only once. Each thread keeps the largest number so far, m, and s = Σ e^(x - m). When a larger number x arrives, s
+is multiplied by e^(m - x). At the end the threads of the block combine their results in the same way. Milakov &
+Gimelshein 2018.
 
-*Never all logits.* With the projection x @ weightᵀ, CHUNK rows at a time: logits, losses, and at once the gradient,
-which overwrites the logits where it has their type, and goes into dx and dweight. The CPU's kernel does the same:
-kernels/cpu/cross_entropy.py.
+*Never all logits.* With the projection x @ weightᵀ, CHUNK rows are computed at a time: logits, losses, and at once the
+gradient. It overwrites the logits if it has their type, and goes into dx and dweight. kernels/cpu/cross_entropy.py does
+the same on the CPU.
 
-*No odd sizes.* Tensor cores are fed in pieces of 16 bytes. Were the rows of logits 50,257 numbers long, most of them
-would begin in the middle of a piece, and cuBLAS would have to take slower ways for these products, which are over a
-quarter of GPT-2's arithmetic. So the vocabulary is filled up with tokens whose weights are 0, and which get no
-probability.
+*No odd sizes.* Tensor cores read pieces of 16 bytes. If the rows of logits had 50,257 numbers, most rows would begin
+inside a piece, and cuBLAS would use slower kernels for these products, which are over a quarter of GPT-2's arithmetic.
+So the vocabulary is padded with tokens that have zero weights and get no probability.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CudaCrossEntropy(Function):
 
 
 class CudaLinearCrossEntropy(Function):
-    """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy. Takes bfloat16, sums in float32."""
+    """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy. bfloat16 is summed in float32."""
 
     dtype_rule = "any"
     takes_bfloat16 = True
@@ -107,7 +107,7 @@ class CudaLinearCrossEntropy(Function):
         ctx.x, ctx.weight = xp.ascontiguousarray(x), weight
         ctx.real = real_of(x)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, ctx.real)
-        # Of a mean or a sum the gradient is known up to one factor, dout, so that it can be computed at once.
+        # For a mean or a sum the gradient is known up to one factor, dout, so it can be computed at once.
         at_once = reduction != "none" and (ctx.needs_grad[0] or ctx.needs_grad[1])
         dlosses = _per_row(xp.ones((), ctx.real), ctx.total, x) if at_once else None
         losses, ctx.dx, ctx.dweight = _in_chunks(ctx, dlosses)
@@ -126,7 +126,7 @@ class CudaLinearCrossEntropy(Function):
 
 
 def _in_chunks(ctx, dlosses):
-    """Losses (N), and dx and dweight where there are dlosses (N) and they are wanted."""
+    """Losses (N); also dx and dweight if dlosses (N) are given and the gradients are needed."""
     x, xp, vocabulary = ctx.x, module_of(ctx.x), len(ctx.weight)
     weight = _filled_up(ctx.weight)
     losses = xp.empty(len(x), ctx.real)
@@ -149,7 +149,7 @@ def _in_chunks(ctx, dlosses):
 
 
 def _filled_up(weight):
-    """weight (V, C) with rows of 0 behind it, up to a multiple of EVEN."""
+    """weight (V, C), padded with rows of zeros to a multiple of EVEN."""
     rows = ceil_div(len(weight), EVEN) * EVEN
     if rows == len(weight):
         return weight
@@ -159,7 +159,7 @@ def _filled_up(weight):
 
 
 def _targets(targets, ignore_index, reduction, dtype):
-    """Targets with -1 where a row does not count, and, for a mean, how many rows do."""
+    """Targets with -1 for rows that do not count, and, for a mean, the number of rows that count."""
     xp = module_of(targets)
     kept = targets != ignore_index
     total = nan_if_0(kept.sum().astype(dtype)) if reduction == "mean" else None
@@ -173,7 +173,7 @@ def _per_row(dout, total, rows):
 
 
 def _losses(logits, targets, like, columns):
-    """Losses and logsumexp of the rows of logits (rows, V or more), of which the first `columns` count."""
+    """Losses and logsumexp of logits (rows, V or more), where only the first `columns` count."""
     rows, line = logits.shape
     losses, logsumexp = module_of(logits).empty((2, rows), logits.dtype)
     args = [logits, targets, losses, logsumexp, columns, line]

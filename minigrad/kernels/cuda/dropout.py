@@ -1,13 +1,14 @@
-"""Dropout on a GPU, with the very numbers that NumPy draws on the CPU: the same seed drops the same out on both.
+"""Dropout on a GPU, with the same random numbers that NumPy draws on the CPU: the same seed gives the same mask.
 
-A *counter-based* generator makes this easy. It has no state that changes from number to number: number n is a mixture
-of n and a key, so that each thread computes its own, in any order, and backward computes them again instead of keeping
-them. Philox is one: ten times, two of four 64-bit words are multiplied with a constant, and the halves of the products
-are swapped and combined with the key. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+A *counter-based* generator makes this easy. It has no state that changes from number to number: number n is computed
+from n and a key. So each thread can compute its own numbers in any order, and backward computes them again instead of
+storing them. Philox is such a generator: in each of ten rounds, two of four 64-bit words are multiplied by a constant,
+and the halves of the products are swapped and combined with the key. Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3".
 
-NumPy reads the 256 bits of a counter as eight 32-bit numbers, lower half first, and makes a float of the upper 24 bits
-of each (minigrad.backend.uniform). So a thread is in charge of eight neighbours. (With textbook kernels, a GPU draws
-from CuPy's generator: reproducible, but other numbers.)
+NumPy reads the 256 bits of a counter as eight 32-bit numbers, lower half first, and turns the upper 24 bits of each
+into a float (minigrad.backend.uniform). So each thread computes eight neighbors. With textbook kernels a GPU draws from
+CuPy's generator instead: reproducible, but with other numbers.
 """
 
 from __future__ import annotations
@@ -94,9 +95,10 @@ def _dropped(x: Array, p: float, stream: tuple[int, int]) -> Array:
 
 
 def draw_kept(like: Array, stream: tuple[int, int], p: float, heads: slice, queries: slice, keys: int) -> Array:
-    """What attention keeps, as bits (heads, blocks, DROPOUT_ROWS, keys); a byte has eight neighbours, the first lowest.
+    """Which attention weights are kept, as bits (heads, blocks, DROPOUT_ROWS, keys). A byte holds eight neighbors, the
+    first one in the lowest bit.
 
-    `queries` start where a block does; the last block is drawn whole, whatever is left of it.
+    `queries` start at the start of a block. The last block is always drawn as a whole.
     """
     first_block, blocks = queries.start // DROPOUT_ROWS, ceil_div(queries.stop - queries.start, DROPOUT_ROWS)
     bytes_of_block = DROPOUT_ROWS * keys // 8

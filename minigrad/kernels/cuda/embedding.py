@@ -2,9 +2,9 @@
 
     dweight[id] = Σ of dout over all places where id occurs
 
-Thousands of threads that add to the same row must take turns, and atomicAdd lets them, in the order of arrival. But
-floats added in another order give other last bits, so that no two training runs would be the same. Sorted by id, the
-places of one token stand together: a run. One block adds up each run, first place first, and no row has two authors.
+If thousands of threads add to the same row, they must take turns. atomicAdd does this in the order of arrival, but
+floats added in a different order differ in their last bits, and no two training runs would be equal. After sorting by
+id, the places of a token are adjacent: a run. One block sums each run in order, so each row is written by one block.
 """
 
 from __future__ import annotations

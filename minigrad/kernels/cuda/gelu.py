@@ -1,11 +1,11 @@
-"""GELU on a GPU, alone and behind a linear layer: one pass over memory, and nothing but its input kept for backward.
+"""GELU on a GPU, alone and after a linear layer: one pass over memory, and only the input is saved for backward.
 
     out = h Φ(h),  dh = dout * (Φ(h) + h φ(h)),  h = hidden + bias
 
-Each number is on its own, so that each thread takes a few, and neighbours in a warp take neighbours in memory. The
-bias of the linear layer is added on the way: hidden is read once and out written once, where `linear` and `gelu` apart
-read and write all of it twice. Backward computes Φ again, which is cheaper than to have written it down and to read it.
-The mathematics is in functional/activation.py. Hendrycks & Gimpel 2016.
+The numbers are independent, so each thread takes a few, and neighbors in a warp take neighbors in memory. The bias of
+the linear layer is added in the same pass: hidden is read once and out is written once, whereas separate `linear` and
+`gelu` ops read and write everything twice. Backward computes Φ again, which is cheaper than writing and reading it. The
+mathematics is in functional/activation.py. Hendrycks & Gimpel 2016.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CudaGelu(Function):
 
 
 class CudaLinearGelu(Function):
-    """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu. Of bfloat16 matrices it makes float32 sums."""
+    """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu. bfloat16 products are summed in float32."""
 
     dtype_rule = "same"
     takes_bfloat16 = True
@@ -123,5 +123,5 @@ class CudaLinearGelu(Function):
 
 
 def _bias_or(other, bias):
-    """(bias, True), or (any other array, False): CuPy passes no null pointers."""
+    """(bias, True), or (any other array, False), because CuPy cannot pass null pointers."""
     return (other, False) if bias is None else (module_of(bias).ascontiguousarray(bias), True)

@@ -4,13 +4,12 @@
     dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std,  dx̂ = dout * weight
     dweight = Σ_rows dout * x̂,  dbias = Σ_rows dout
 
-A row is the business of one warp: its sums need no barrier, only the exchange between lanes. The row is read from
-memory once and from the cache after that. For backward two numbers are kept per row, mean and 1 / std, and x̂ is
-computed again.
+One warp computes each row, so its sums need no barrier, only an exchange between lanes. The row is read from memory
+once and later from the cache. Two numbers per row are saved for backward, mean and 1 / std, and x̂ is computed again.
 
-The sums over rows are another matter: they run across the memory. A block takes 32 neighbouring columns and a slice of
-the rows, so that a warp reads 32 neighbours; what the blocks have found is added up at the end, always in the same
-order (atomicAdd would add in the order of arrival: other bits in every run).
+The sums over rows need another layout, because they run across memory. A block takes 32 adjacent columns and a slice of
+the rows, so a warp reads 32 neighbors. The results of the blocks are added at the end, always in the same order
+(atomicAdd would add in the order of arrival and give other bits in every run).
 
 The mathematics is in functional/normalization.py. Ba, Kiros & Hinton 2016; Zhang & Sennrich 2019.
 """
@@ -175,6 +174,6 @@ def _backward(ctx, dout, wants_dbias):
 
 
 def _total(sums, shape, dtype):
-    """Σ over the slices, as an array of its own: of a view of another one the engine would make a copy."""
+    """Σ over the slices, as an array that owns its memory; the engine would have to copy a view."""
     total = sums.sum(axis=0).astype(dtype, copy=False)
     return total if total.shape == shape else total.reshape(shape)

@@ -1,10 +1,9 @@
 """One launch for all parameters of a model.
 
-GPT-2 has 148 parameter arrays, most of them tiny. To launch a kernel takes the host some microseconds, and so does the
-GPU when it has nothing else to do: updating 148 arrays one after the other can take longer than the arithmetic does.
-So one kernel gets tables: where each array begins, how many numbers it has, and for each block of the grid, which piece
-of which array is its own. The tables stay on the GPU, and are sent again only when something has moved; CuPy's memory
-pool gives a training step the same memory again and again.
+GPT-2 has 148 parameter arrays, most of them tiny. A kernel launch takes some microseconds, so 148 launches can take
+longer than the arithmetic. Instead, one kernel gets tables: where each array begins, how many numbers it has, and which
+piece of which array each block of the grid updates. The tables stay on the GPU and are sent again only if an array has
+moved, which is rare, because CuPy's memory pool gives every training step the same memory.
 
 PyTorch calls this multi-tensor apply, or "foreach".
 """
@@ -37,10 +36,10 @@ __device__ Chunk chunk_of_block(const long long* sizes, const int* chunks, int c
 
 
 def tables(*lists: Sequence[Any]) -> tuple[int, list[Any]]:
-    """How many blocks there must be, and the first arguments of a kernel that goes through `lists` of arrays together:
-    a table of addresses for each list, then `sizes`, `chunks` and `chunk_size`.
+    """The number of blocks, and the first arguments of a kernel that works on several `lists` of arrays together: a
+    table of addresses for each list, then `sizes`, `chunks` and `chunk_size`.
 
-    Arrays in the same place of their lists have the same size, and all are contiguous.
+    Arrays at the same place of their lists must have the same size, and all must be contiguous.
     """
     xp, device = module_of(lists[0][0]), lists[0][0].device.id
     addresses = [_on_device(xp, device, tuple([array.data.ptr for array in arrays])) for arrays in lists]

@@ -1,11 +1,10 @@
-"""Attention of a single query on a GPU: what each new token of a text costs, in each head of each layer.
+"""Attention of a single query on a GPU: the cost of each new token in generation, per head and layer.
 
     out = Σ_s e^(q · k_s scale) v_s / Σ_s e^(q · k_s scale)
 
-That is no product of matrices, but one reading of keys and values, and as fast as memory delivers them. So one kernel
-does everything on the way, with an online softmax (Milakov & Gimelshein 2018), which needs no scores of its own. Heads
-are few, and one warp with one key at a time would mostly wait: WARPS warps share out the keys of a head, each with
-several under way.
+This is not a matrix product but one pass over keys and values, limited by memory. So one kernel does everything in that
+pass, with an online softmax (Milakov & Gimelshein 2018) that stores no scores. There are few heads, and a warp that
+reads one key at a time would mostly wait. So WARPS warps split the keys of a head, and each reads several keys ahead.
 """
 
 from __future__ import annotations
@@ -72,8 +71,8 @@ one_query(const number* q, const number* k, const number* v, real* out, const bo
 def attend(q: Array, k: Array, v: Array, mask: Array | None, heads_per_mask: int, scale: float, out: Array) -> None:
     """q (N, G, D), k (N, S, D), v (N, S, Dv) -> out (N, G, Dv): each of the G queries sees the same S keys.
 
-    mask (sequences, 1, S), True where a key is seen; `heads_per_mask` of the N share one. Keys and values may lie with
-    gaps between rows and heads, as in a cache with room for more; other layouts are copied.
+    mask (sequences, 1, S): True where a key is seen; `heads_per_mask` of the N heads share a mask. Keys and values may
+    have gaps between rows and heads, as in a cache that is not full; other layouts are copied.
     """
     k, v = _with_rows_together(k), _with_rows_together(v)
     (N, G, D), (_, S, Dv) = q.shape, v.shape

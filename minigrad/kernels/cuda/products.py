@@ -1,13 +1,13 @@
-"""Matrix products on a GPU: cuBLAS, NVIDIA's own library, does them; here is how it is asked.
+"""Matrix products on a GPU by cuBLAS, NVIDIA's own library, and how to call it.
 
     multiply(x, y):  out = scale · x @ y  (+ out)
 
-One call serves every product of a transformer. A batch of matrices that lie at equal distances in memory is one call
-("strided batched"), so that attention's heads need no loop. A transposed view costs nothing, as cuBLAS reads a matrix
-either way. Operands may be bfloat16, which the tensor cores multiply many times faster, while the sums are float32.
+One function of cuBLAS serves every product of a transformer. A batch of matrices at equal distances in memory needs one
+call ("strided batched"), so there is no loop over attention heads. A transposed view costs nothing, because cuBLAS can
+read a matrix either way. Operands may be bfloat16, which tensor cores multiply many times faster, with float32 sums.
 
-cuBLAS comes from Fortran and takes matrices column by column. Row after row in memory, `out` is outᵀ to it, and
-outᵀ = yᵀ xᵀ: so it is given y and x in this order, each of which it sees transposed as well, and no number moves.
+cuBLAS comes from Fortran and stores matrices column by column, so it sees our row-by-row `out` as outᵀ. Because outᵀ =
+yᵀ xᵀ, we pass y and x in this order. cuBLAS sees both of them transposed as well, and no number has to move.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ DEFAULT_ALGORITHM = -1
 
 
 def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, add: bool = False) -> Array:
-    """scale · x @ y for x (..., M, K) and y (..., K, N), with at most one leading axis; `add`: onto what is in `out`.
+    """scale · x @ y for x (..., M, K) and y (..., K, N), with at most one leading axis. `add`: add the result to `out`.
 
-    Operands are float32, float64 or bfloat16, both the same; the result is float32, or float64 for float64.
+    Both operands are float32, float64 or bfloat16. The result is float64 for float64, and float32 otherwise.
     """
     xp, result = module_of(x), real_of(x)
     if out is None:
@@ -72,7 +72,7 @@ def multiply(x: Array, y: Array, out: Array | None = None, scale: float = 1.0, a
 
 @functools.lru_cache(maxsize=64)
 def _in_memory(number: float, kind: type) -> tuple[int, np.ndarray]:
-    """A factor as cuBLAS takes it: by its address; and what has to be kept there while cuBLAS reads it."""
+    """The address of a factor, which cuBLAS expects, and the object that must stay alive while cuBLAS reads it."""
     factor: np.ndarray = np.array(number, kind)
     return factor.ctypes.data, factor
 
@@ -82,9 +82,9 @@ def _address(x: Any) -> int:
 
 
 def _as_cublas_reads(x: Array) -> tuple[Array, int, int, int]:
-    """x, whether it lies transposed, and how many numbers are from one line (row or column) and matrix to the next.
+    """x, whether it is stored transposed, and the distances in memory from line to line and from matrix to matrix.
 
-    A matrix that lies in neither way, such as every second column of another, is copied.
+    A matrix that is stored in neither way, such as every second column of another, is copied.
     """
     size, shape, strides = x.itemsize, x.shape, x.strides
     rows, columns = shape[-2:]
@@ -104,7 +104,7 @@ def _arithmetic(dtype: np.dtype) -> int:
 
 
 class CudaLinear(Function):
-    """out = x @ weightᵀ + bias. See functional.linalg.Linear. Of bfloat16 matrices it makes float32 sums."""
+    """out = x @ weightᵀ + bias. See functional.linalg.Linear. bfloat16 products are summed in float32."""
 
     dtype_rule = "same"
     takes_bfloat16 = True
@@ -148,7 +148,7 @@ def as_rows(x: Array, dtype: Any) -> Array:
 
 
 def column_sums(x: Array) -> Array:
-    """Σ x over the rows of a matrix (N, O), as a product with ones: summed in float32 and always in the same order."""
+    """Σ x over the rows of a matrix (N, O), as a product with ones: in float32, and always in the same order."""
     sums = module_of(x).empty(x.shape[-1], real_of(x))
     multiply(_ones(module_of(x), device_of(x), len(x), x.dtype), x, out=sums[None])
     return sums
@@ -156,5 +156,5 @@ def column_sums(x: Array) -> Array:
 
 @functools.lru_cache(maxsize=16)
 def _ones(xp: Any, device: str, count: int, dtype: np.dtype) -> Array:
-    """(1, count) ones on the current device, which is `device`. They are kept: all layers with a bias want the same."""
+    """Ones (1, count) on the current device, which is `device`. Cached, because all layers with a bias use them."""
     return xp.ones((1, count), np.float32).astype(dtype, copy=False)

@@ -1,21 +1,22 @@
-"""Products with a weight in 4 or 8 bits on a GPU: the floats exist in registers only.
+"""Products with a weight in 4 or 8 bits on a GPU, where the floats exist only in registers.
 
     out = x @ Wᵀ,   W[row, column] = scale · (level - zero)  or  scale · code + minimum, a scale per group of columns
 
-A model that writes a text multiplies each weight with one vector per token, and waits for the weights to arrive from
-memory: in 4 bits they are there 8 times sooner than in float32, if nothing is written back in between. Neighbours in a
-warp have to read neighbours in memory, so the work is shared out as the codes lie:
+Generation multiplies each weight by one vector per token, and the time is that of reading the weights from memory. In 4
+bits they arrive 8 times sooner than in float32, provided that no floats are written back. Neighbors in a warp must read
+neighbors in memory, so the work is divided according to the layout of the codes:
 
-* `QuantizedMatrix`, codes row after row: a warp takes a row, each lane four columns at a time (their codes are one
-  load, and so are four numbers of x), and at the end the lanes' sums are added up.
-* `BlockMatrix`, codes column after column, as those of GGUF files are kept: each lane takes a row, the warps of a block
-  take every WARPS-th block of 32 columns, and at the end the warps' sums are added up.
+* `QuantizedMatrix` stores codes row by row: a warp takes a row, and each lane four columns at a time (one load for
+their
+  codes, one for four numbers of x). At the end the sums of the lanes are added.
+* `BlockMatrix` stores codes column by column, as we keep those of GGUF files: each lane takes a row, and the warps of a
+  block take every WARPS-th block of 32 columns. At the end the sums of the warps are added.
 
-From 9 rows of x on, the weight would be read over and over: then it is worth making the floats once, with `dequantize`,
-and asking cuBLAS.
+With 9 or more rows of x the weight would be read again and again. Then it is faster to compute the floats once, with
+`dequantize`, and to call cuBLAS.
 
-Which numbers the codes stand for is the business of finetune/quantization; here a weight is a few plain arrays.
-Dettmers et al. 2023, "QLoRA", has the 4-bit numbers and their quantized scales.
+finetune/quantization decides which numbers the codes represent; here a weight is a few plain arrays. The 4-bit numbers
+and their quantized scales are those of Dettmers et al. 2023, "QLoRA".
 """
 
 from __future__ import annotations
@@ -141,10 +142,10 @@ extern "C" __global__ void times_blocks(const float* x, float* out, const codes_
 class QuantizedMatrix(NamedTuple):
     """A weight (R, K) as CuPy arrays, in G groups of K / G columns.
 
-    codes: (R, K) int8, or (R, K / 2) uint8 with two codes in a byte, the first in the upper half. codebook: the 16
-    float32 numbers that 4-bit codes stand for. scales: (R, G) float32, or (1, 1) for all. zeros: int8 like scales.
-    double: where the scales are quantized as well, their codes (R, G) uint8, the 256 levels of these, and what is
-    added, of shape (); `scales` are then one for each 256 codes, row after row.
+    codes: (R, K) int8, or (R, K / 2) uint8 with two codes per byte, the first in the upper half. codebook: the 16
+    float32 numbers that the 4-bit codes represent. scales: (R, G) float32, or (1, 1) for all. zeros: int8, in the shape
+    of scales. double: for quantized scales, their codes (R, G) uint8, the 256 levels of these codes, and an offset of
+    shape (); then `scales` has one number per 256 codes, row after row.
     """
 
     codes: Array
@@ -159,15 +160,15 @@ class QuantizedMatrix(NamedTuple):
         return len(self.codes), self.codes.shape[1] * (1 if self.codebook is None else 2)
 
     def fits(self) -> bool:
-        """Whether the kernels can read it: rows of a multiple of 4 columns, scales in float32."""
+        """Whether the kernels support it: a multiple of 4 columns, and float32 scales."""
         return self.shape[1] % 4 == 0 and self.codes.size > 0 and self.scales.dtype == np.float32
 
 
 class BlockMatrix(NamedTuple):
     """A weight (R, K) as CuPy arrays, in B = K / 32 blocks of 32 columns.
 
-    codes: (B, 32, R) int8, or (B, 8, R) uint16 of four codes, those of the columns j, j + 8, j + 16 and j + 24 of the
-    block, the first in the lowest bits. scales, minimums: (B, R) float32. zero: the code that stands for 0.
+    codes: (B, 32, R) int8, or (B, 8, R) uint16 with four codes each, those of columns j, j + 8, j + 16 and j + 24 of
+    the block, the first in the lowest bits. scales, minimums: (B, R) float32. zero: the code that represents 0.
     """
 
     codes: Array
@@ -181,7 +182,7 @@ class BlockMatrix(NamedTuple):
         return self.codes.shape[2], len(self.codes) * WARP
 
     def fits(self) -> bool:
-        """Whether the kernel can read it: scales in float32."""
+        """Whether the kernel supports it: float32 scales."""
         return self.codes.size > 0 and self.scales.dtype == np.float32
 
 
@@ -232,12 +233,12 @@ def _defines(facts: dict[str, int]) -> str:
 
 
 def _groups(weight: QuantizedMatrix) -> Array:
-    """An array with one entry per group: (R, G), or (1, 1) where all share one."""
+    """An array with one entry per group: (R, G), or (1, 1) if all groups share it."""
     return weight.scales if weight.double is None else weight.double[0]
 
 
 def _arguments(weight: QuantizedMatrix) -> list[Any]:
-    """What the kernels take. For an array that there is not they get another one, and do not read it."""
+    """The arguments of the kernels. A missing array is replaced by another one, which the kernel does not read."""
     codes, scales = weight.codes, weight.scales
     four_codes = codes.view(np.uint32 if weight.codebook is None else np.uint16)  # (R, K / 4)
     zeros = codes.view(np.int8) if weight.zeros is None else weight.zeros

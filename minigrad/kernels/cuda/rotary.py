@@ -1,9 +1,9 @@
-"""Rotary position embedding on a GPU: every pair is read once, turned, and written once.
+"""Rotary position embedding on a GPU: every pair is read once, rotated, and written once.
 
     (x₁, x₂)  ->  (x₁ cos - x₂ sin,  x₂ cos + x₁ sin)
 
-The queries of a head lie in memory with gaps, as they were cut out of longer rows (functional/attention.py). A kernel
-that is told the strides reads them where they are, and saves the copy. The mathematics is in functional/rotary.py.
+The queries of a head have gaps in memory, because they are slices of longer rows (functional/attention.py). A kernel
+that knows the strides reads them in place and saves a copy. The mathematics is in functional/rotary.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROWS = 8  # of a block: as many warps
 
 
 class CudaRotaryEmbedding(Function):
-    """x turned by the angles of `cos` and `sin`. See functional.rotary.RotaryEmbedding."""
+    """x rotated by the angles of `cos` and `sin`. See functional.rotary.RotaryEmbedding."""
 
     dtype_rule = "same"
 

@@ -1,4 +1,4 @@
-"""An optimizer's step that the GPU takes or leaves out: whether is known only there, and nobody waits to hear it."""
+"""An optimizer step that the GPU takes or skips. Only the GPU knows which, and the host does not wait for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...optim import Move, Optimizer
 
 
 def step_when(optimizer: Optimizer, when: Array) -> None:
-    """`optimizer.step()` where `when`, a 0-d array of a bool on the GPU, is True; else parameters and state stay."""
+    """`optimizer.step()` if `when`, a 0-d boolean array on the GPU, is True; otherwise nothing changes."""
     moves = optimizer.moves()
     update_all = switches.kernel_for(type(optimizer), [grad for _, grad, _, _ in moves], update_each_when)
     update_all(optimizer, moves, when)
@@ -17,10 +17,10 @@ def step_when(optimizer: Optimizer, when: Array) -> None:
 
 
 def update_each_when(optimizer: Optimizer, moves: list[Move], when: Array) -> None:
-    """Update one parameter after the other, and undo it where `when` is False."""
+    """Update one parameter after the other, and undo the update if `when` is False."""
     xp = module_of(when)
     for p, grad, state, group in moves:
-        # A count of steps becomes an array: only the GPU knows how many were left out.
+        # The count of steps becomes an array, because only the GPU knows how many were skipped.
         state.update({name: xp.asarray(value) for name, value in state.items()})
         before, state_before = p.data.copy(), {name: value.copy() for name, value in state.items()}
         optimizer.update(p, grad, state, group)

@@ -1,8 +1,8 @@
-"""SwiGLU on a GPU: silu(gate) * up in one pass, where the textbook form makes one for each operation.
+"""SwiGLU on a GPU: silu(gate) * up in one pass, where the textbook form needs one pass per operation.
 
     out = gate σ up,  σ = 1 / (1 + e^-gate),   dgate = dout up σ (1 + gate (1 - σ)),   dup = dout gate σ
 
-Both gradients come out of one kernel, as both need the same three inputs. The mathematics is in
+One kernel computes both gradients, because both need the same three inputs. The mathematics is in
 functional/activation.py. Shazeer 2020.
 """
 
