@@ -1,14 +1,15 @@
 """Lesson 4.4.5: the whole pipeline, from random numbers to an assistant in four bits
 
-Nothing new, and everything at once: pretraining, instruction tuning, preferences, LoRA and quantization, each starting
-from what the one before has left, on a model trained here in seconds. One table tells what each of them changed.
-"Assembly, not invention": the loop is the same throughout; only data, loss, and what may move are others.
+Nothing new, and everything together: pretraining, instruction tuning, preference optimization, LoRA and quantization.
+Each stage starts from the model of the stage before, and one table shows what each stage changed. "Assembly, not
+invention": the training loop stays the same; only the data, the loss and the trained parameters differ.
 Ouyang et al. 2022 (InstructGPT); Rafailov et al. 2023 (DPO); Hu et al. 2022 (LoRA); Dettmers et al. 2023 (QLoRA).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,27 +22,33 @@ from finetune.data.datasets import Example, ShuffledBatches
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.data.tasks import instruction_tasks, preference_pairs
 from finetune.evaluation.answering import ask, chat_template, shorten
+from finetune.objectives.classification import classification_loss
+from finetune.objectives.classification import collate as collate_texts
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
+from finetune.objectives.gpt_with_head import GPTWithHead, freeze
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
+from gpt.training.evaluation import baseline_losses
 from gpt.training.standard_library import python_code
 from gpt.training.trainer import Trainer, TrainingConfig
+from minigrad import use_kernels
+from minigrad.precision import round_bfloat16
 from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
 
 lesson = Lesson("445_pipeline", __doc__)
-STYLE = " Ask again!"  # how our own company wants its answers to end: nothing that the stages before have seen
+STYLE = " Ask again!"  # how answers end in our own company's data: no earlier stage has seen it
 BLOCK = 96
 
-# %% The measuring
+# %% The same questions after every stage
 tokenizer, train_ids, val_ids = english()
-questions = instruction_tasks("test", 100)  # wordings and words that no stage sees
+questions = instruction_tasks("test", 100)  # with wordings and words that are in no training data
 rows: dict[str, dict[str, float]] = {}
 samples: dict[str, str] = {}
 
 
 def measure(stage: str, model: Any, learned: int) -> None:
-    """Add a row to the table: what the model, as this stage has left it, makes of text and of questions."""
+    """Add a row to the table: the model after this stage, on plain text and on the questions."""
     replies = ask(model, tokenizer, [item.question for item in questions], chat_template(tokenizer))
     texts = [reply.text.removesuffix(STYLE) for reply in replies]
     rows[stage] = {
@@ -58,12 +65,13 @@ def measure(stage: str, model: Any, learned: int) -> None:
 
 
 def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any, steps: int, rate: float) -> None:
-    """The project's one training loop, on other data, with another loss."""
+    """The training loop of all lessons, with other data and another loss."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10, weight_decay=0.0)
     trainer = Trainer(model, ShuffledBatches(items, 16, batch), config, "runs/lessons", loss)
     model.train()
-    for _ in range(steps):
-        trainer.step()
+    with use_kernels("fast"):
+        for _ in range(steps):
+            trainer.step()
     model.eval()
 
 
@@ -75,23 +83,25 @@ def change(after: Any, before: Any) -> float:
     return float(np.sqrt(moved / size))
 
 
-print("whether a reply has the form of an answer, is courteous, in our company's style, and right")
+print("For each reply: does it have the form of an answer, is it courteous, is it in our company's style, is it right?")
 
-# %% Five stages
-base = new_gpt(len(tokenizer), block_size=BLOCK)  # 1. the next token, from plain text
-train(base, train_ids, 200)
+# %% Five stages, each starting from the one before
+base = new_gpt(len(tokenizer), block_size=BLOCK)  # 1. predict the next token of plain text
+with use_kernels("fast"):
+    train(base, train_ids, 300)
 add_chat_tokens(base, tokenizer)
 everything = base.num_parameters()
 measure("pretraining", base, everything)
 
 template = ChatTemplate(tokenizer)
-demonstrations = [item.example() for item in instruction_tasks("train", 6000)]
-sft = copy.deepcopy(base)  # 2. to answer, from demonstrations; only the answers are learned from
-tune(sft, encode_examples(demonstrations, template, BLOCK)[0], collate, sft_loss, 400, 2e-3)
+plain = [(ids.tolist(), [True] * 32) for ids in np.split(train_ids[: len(train_ids) // 32 * 32], len(train_ids) // 32)]
+conversations = encode_examples([item.example() for item in instruction_tasks("train", 6000)], template, BLOCK)[0]
+sft = copy.deepcopy(base)  # 2. answer as in demonstrations, with plain text mixed in, so that it keeps its language
+tune(sft, conversations + plain[:1500], collate, sft_loss, 400, 2e-3)
 measure("SFT", sft, everything)
 
 pairs = with_reference(sft, encode_pairs(preference_pairs("train", 640), template, BLOCK)[0])
-dpo = copy.deepcopy(sft)  # 3. to answer as is preferred, from pairs: courteously
+dpo = copy.deepcopy(sft)  # 3. answer as preferred in pairs: courteously
 tune(dpo, pairs, pair_batch, partial(dpo_batch_loss, beta=0.5), 40, 2e-4)
 measure("DPO", dpo, everything)
 
@@ -101,15 +111,15 @@ own = [
 lora = copy.deepcopy(dpo)  # 4. our own style, in an adapter beside frozen weights
 apply_lora(lora, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
 adapter = lora.num_parameters(trainable_only=True)
-tune(lora, encode_examples(own, template, BLOCK)[0], collate, sft_loss, 150, 6e-3)
+tune(lora, encode_examples(own, template, BLOCK)[0] + plain[:400], collate, sft_loss, 150, 6e-3)
 merge_lora(lora)
 measure("LoRA", lora, adapter)
 
-small = copy.deepcopy(lora)  # 5. nothing is learned: four bits for each weight
+small = copy.deepcopy(lora)  # 5. four bits per weight, without training
 quantize(small, QuantizationConfig("nf4", double_quant=True))
 measure("4 bits", small, 0)
 
-# %% What each of them changed
+# %% One table
 columns = list(rows["SFT"])
 print(f"{'':12}" + "".join(f"{name:>11}" for name in columns))
 for stage, row in rows.items():
@@ -120,21 +130,24 @@ assert rows["DPO"]["courteous"] > rows["SFT"]["courteous"] + 0.2
 assert rows["LoRA"]["in style"] > 0.1 and rows["DPO"]["in style"] == 0
 assert rows["4 bits"]["MB"] < rows["LoRA"]["MB"] / 3 and rows["4 bits"]["in style"] > 0.1
 assert abs(rows["4 bits"]["text loss"] - rows["LoRA"]["text loss"]) < 0.2
-print("SFT gives the form, DPO the manners, LoRA the style (at the cost of some form), and four bits take little away.")
-print("Few answers are right: in seconds it learns how to answer and hardly what (scripts/pipeline.py does better).")
-print("And look at the loss on plain text: what is not practised any more is forgotten.")
-print("One seed; steps, rates and LoRA's rank and style were chosen on these same questions, among five settings.")
+unigram = baseline_losses(train_ids, val_ids[:4096], len(tokenizer))["unigram"]
+assert max(row["text loss"] for row in rows.values()) < unigram  # every stage still speaks
+forgetful = copy.deepcopy(base)
+tune(forgetful, conversations, collate, sft_loss, 120, 2e-3)
+print("SFT gives the form, DPO the courtesy, LoRA the style; four bits take little away. After every stage the model")
+print(f"predicts plain text better than token frequencies do ({unigram:.2f}). SFT on conversations alone would")
+print(f"end that: after 120 steps without plain text, the loss is {validation_loss(forgetful, val_ids):.2f}.")
+assert validation_loss(forgetful, val_ids) > rows["SFT"]["text loss"] + 0.5
+print("(Steps and rates were chosen by looking at this table. The model of scripts/pipeline.py is larger.)")
 
 TEACHES = {
     "pretraining": "plain text\nnext token",
     "SFT": "demonstrations\nto answer",
-    "DPO": "pairs of replies\nto be preferred",
+    "DPO": "pairs of replies\nto prefer",
     "LoRA": "own examples\nown style",
-    "4 bits": "no data\nto be small",
+    "4 bits": "no training\nless memory",
 }
-with lesson.picture(
-    "pipeline", "The pipeline: each stage starts from what the one before has left", size=(11, 3)
-) as axes:
+with lesson.picture("pipeline", "The pipeline: each stage starts from the one before", size=(11, 3)) as axes:
     for place, (stage, row) in enumerate(rows.items()):
         axes.text(place, 1.0, stage, ha="center", va="center", fontsize=13,
                   bbox={"boxstyle": "round,pad=0.5", "facecolor": "0.88", "edgecolor": "black"})  # fmt: skip
@@ -146,38 +159,60 @@ with lesson.picture(
     axes.set(xlim=(-0.6, 4.6), ylim=(0.1, 1.65), xticks=[], yticks=[])
     axes.axis("off")
 
-# %% On a model hub
+# %% What fewer bits cost
+calibration = train_ids[: 32 * BLOCK].reshape(32, BLOCK)
+whole = validation_loss(lora, val_ids)
+in_bfloat16 = copy.deepcopy(lora)
+for p in in_bfloat16.parameters():
+    p.data[...] = round_bfloat16(p.data)
+fewer_bits = {"bfloat16": in_bfloat16}
+for name, options in (("int8", {"method": "absmax"}), ("NF4", {"method": "nf4"}), ("GPTQ", {"method": "gptq"}),
+                      ("AWQ", {"method": "awq"})):  # fmt: skip
+    fewer_bits[name] = copy.deepcopy(lora)
+    quantize(fewer_bits[name], QuantizationConfig(**options), calibration)
+print(f"perplexity on plain text, float32: {math.exp(whole):.2f}")
+rise = {name: 100 * (math.exp(validation_loss(m, val_ids) - whole) - 1) for name, m in fewer_bits.items()}
+for name, percent in rise.items():
+    print(f"  {name:9} {percent:+6.2f} %")
+assert abs(rise["bfloat16"]) < 1 and abs(rise["int8"]) < 1 and max(rise.values()) < 5
+print("The course says less than 1 % for GPTQ and AWQ.")
+
+# %% The stages as files on a model hub
 artefacts = [
     ("base", "Meta-Llama-3-8B", "pretraining", memory(base), "scripts/train.py"),
     ("instruct", "Meta-Llama-3-8B-Instruct", "SFT, then DPO", memory(dpo), "scripts/sft.py, scripts/dpo.py"),
-    ("adapter", "a LoRA, to put beside one of these", "LoRA", 4 * adapter, "scripts/lora.py"),
+    ("adapter", "a LoRA for one of these", "LoRA", 4 * adapter, "scripts/lora.py"),
     ("quantized", "...-Instruct-GPTQ, -AWQ, -bnb-4bit", "quantization", memory(small), "scripts/quantize.py"),
 ]
 print(f"{'what':11}{'as in the Llama 3 family':36}{'left by':16}{'ours (bytes)':>13}  written by")
 for what, example, stage, size, script in artefacts:
     print(f"{what:11}{example:36}{stage:16}{size:13,}  {script}")
 assert artefacts[2][3] < artefacts[3][3] < artefacts[0][3]
-print("'Llama 3 70B Instruct, 4-bit GPTQ' is a path through this table, and each word of it a stage.")
-print("One function reads all of ours: load_model in finetune/loading.py.")
+print("In 'Llama 3 70B Instruct, 4-bit GPTQ', Llama 3 70B is the base model, Instruct stands for SFT and alignment,")
+print("and 4-bit GPTQ for the quantization. load_model in finetune/loading.py reads all of our files.")
 
-# %% The adaptation spectrum
+# %% How much to change?
 code = copy.deepcopy(base)  # the far end: all weights, on another kind of text
 train(code, np.array(tokenizer.encode(python_code(100_000))), 100, learning_rate=3e-3)
+classifier = GPTWithHead.from_gpt(copy.deepcopy(base), ["question", "statement"])
+freeze(classifier, 0)
+texts = [(ids[:20], int(kind)) for (ids, _), kind in zip(conversations, np.arange(len(conversations)) % 2)]
+tune(classifier, texts, collate_texts, classification_loss, 20, 1e-2)
 spectrum = {
-    "no adaptation: a prompt": (0, 0.0),
-    "classification head": (2 * base.config.n_embd, 0.0),
+    "classification head": (classifier.num_parameters(trainable_only=True), change(classifier.language_model(), base)),
     "LoRA, rank 8": (adapter, change(lora, dpo)),
     "DPO": (everything, change(dpo, sft)),
     "SFT": (everything, change(sft, base)),
     "full fine-tuning, on code": (everything, change(code, base)),
 }
 for name, (count, moved) in spectrum.items():
-    print(f"  {name:27}{count / everything:7.1%} of the numbers are learned; all weights move by {moved:6.1%}")
-assert spectrum["DPO"][1] < spectrum["SFT"][1]
-print("Freezing, a low rank, a KL penalty: three ways to say 'not too far from what was there'. Take the first that")
-print("does the job. Few numbers may still move far: compare LoRA's 150 large steps with DPO's 40 small ones.")
+    print(f"  {name:27}{count / everything:8.2%} of the parameters are trained; the weights move by {moved:6.1%}")
+assert spectrum["classification head"][0] < spectrum["LoRA, rank 8"][0] < everything
+assert spectrum["classification head"][1] == 0 < spectrum["DPO"][1] < spectrum["SFT"][1]
+print("Freezing, a low rank, a KL penalty: three ways to stay close to the pretrained model. The two columns differ:")
+print("few trained parameters can move the weights far, and DPO trains all of them and moves them little.")
 with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 3.8)) as panels:
-    for axes, which, label in zip(panels, (0, 1), ("numbers that are learned (%)", "change of all weights (%)")):
+    for axes, which, label in zip(panels, (0, 1), ("trained parameters (%)", "change of all weights (%)")):
         values = [100 * (entry[which] / everything if which == 0 else entry[which]) for entry in spectrum.values()]
         axes.barh(list(spectrum), values, color="0.8", edgecolor="black")
         for place, value in enumerate(values):
@@ -189,8 +224,8 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
 # %% [markdown]
 # ## What next
 #
-# - try: `python scripts/pipeline.py`: the same road with a model that gets its answers right; then scripts/chat.py
-# - exercise: `python scripts/exercise.py start loss_masking, dpo, lora, nf4`
+# - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py
+# - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
 # - read: finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
-# - break: leave out the SFT (let `dpo` start from `base`): what does DPO make of a model that cannot answer?
+# - break: leave out the SFT (let `dpo` start from `base`): what does DPO do to a model that cannot answer?
 # - lesson: `python scripts/lesson.py 451`
