@@ -132,6 +132,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     file or the new one, never half of one, whatever is killed or runs full in between.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:

@@ -102,10 +102,10 @@ def questions() -> Iterator[str]:
 def reply(conversation: Conversation, question: str, max_new_tokens: int, sampling: Sampling) -> None:
     """Print the model's answer while it is generated, until it ends or Ctrl-C stops it."""
     answer = conversation.answer(question, max_new_tokens, sampling)
-    print(MODEL, end="", flush=True)
     text = WrappedText(len(MODEL))
     try:
         with typing_unseen(), contextlib.closing(answer), ctrl_c_noted() as stop:
+            print(MODEL, end="", flush=True)
             with dots():  # until the question, and what was said before, has been read
                 first = next(answer, "")
             for piece in itertools.chain([first], answer):

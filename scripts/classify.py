@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blocks(text: str) -> int | None:
     """The number of trained blocks: 0 for "head", None (the whole model) for "all"."""
-    return WAYS[text] if text in WAYS else command_line.whole_number(0)(text)
+    if text not in WAYS and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be head, all, or a number of blocks, got {text!r}")
+    return WAYS[text] if text in WAYS else int(text)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:

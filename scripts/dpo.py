@@ -24,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--label-smoothing", type=float, default=0.0, help="expected share of wrong labels, for --loss-type robust")
     stage_options.add_pairs(parser, max_iters=60)
     stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
+    arguments = parser.parse_args(argv)
+    if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
+        parser.error("--label-smoothing is for --loss-type robust")
     return stage_options.run(parser, argv, PreferenceOptimization, "dpo", TALK_TO_IT)
 
 

@@ -69,6 +69,8 @@ def workspace_of(arguments: Any) -> Any:
     from scripts.exercises import catalogue
     from scripts.exercises.workspace import Workspace
 
+    if Path(arguments.workspace).is_file():
+        raise NotADirectoryError(f"--workspace {arguments.workspace} is a file: give a folder")
     folder = catalogue.HERE if arguments.exercises is None else Path(arguments.exercises)
     return Workspace(Path(arguments.workspace), catalogue.paths([folder]), arguments.seed)
 

@@ -1,6 +1,6 @@
 """The whole pipeline: tokenizer, pretraining, instruction tuning, reward model, DPO, LoRA, 4 bits, and a final table.
 
-About eight minutes on two cores. Finished stages are kept: after Ctrl-C, the same command resumes. With --init-from,
+About four minutes on two cores. Finished stages are kept: after Ctrl-C, the same command resumes. With --init-from,
 the pipeline starts from a model that is already trained and skips pretraining.
 """
 

@@ -78,7 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         "  demo      train a small GPT and generate text (scripts/demo.py; try: demo --help)\n"
-        "  pipeline  pretrain a model, tune it and align it, in eight minutes (scripts/pipeline.py)\n"
+        "  pipeline  pretrain a model, tune it and align it, in four minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
         "  lint      run ruff and mypy\n"

@@ -167,4 +167,6 @@ def _language_ids(corpus: str, tokenizer: Tokenizer) -> np.ndarray:
     """Tokens of the corpus' last tenth, which pretraining on it holds out."""
     text = load_corpus(corpus).text
     ids = tokenizer.encode(text[round(len(text) * 0.9) :], allowed_special=())
+    if len(ids) < 2:
+        raise ValueError(f"{corpus} is too short to measure on its last tenth what is forgotten: take more text")
     return np.array(ids[:LANGUAGE_TOKENS])

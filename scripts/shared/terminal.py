@@ -14,7 +14,8 @@ from collections.abc import Iterator
 class WrappedText:
     """Prints a text that comes in pieces, with line breaks between words where the terminal ends.
 
-    The last word is held back until its end is known. Where standard output is not a terminal, nothing is changed.
+    The last word is held back until its end is known, or it fills a line. Where standard output is not a terminal,
+    nothing is changed.
     """
 
     def __init__(self, column: int):
@@ -27,9 +28,11 @@ class WrappedText:
         if self.width is None:
             print(piece, end="", flush=True)
             return
-        *words, self.held = re.split(r"(?<=\s)", self.held + piece)
+        *words, self.held = re.split(r"(?<=[\s\u2e80-\uffff])", self.held + piece)  # Chinese breaks anywhere
         for word in words:
             self._print(word)
+        if len(self.held) >= self.width:  # it does not fit on any line
+            self.end()
 
     def end(self) -> None:
         """Print what is held back."""
@@ -44,7 +47,8 @@ class WrappedText:
             print()
             self.column = 0
         print(word, end="", flush=True)
-        self.column = 0 if word.endswith("\n") else self.column + length + len(word) - len(word.rstrip())
+        end = self.column + length + len(word) - len(word.rstrip())
+        self.column = 0 if word.endswith("\n") else end % self.width
 
 
 @contextlib.contextmanager

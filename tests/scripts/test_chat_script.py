@@ -1,6 +1,8 @@
 """scripts/chat.py as its users meet it."""
 
 import io
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from finetune.data.chat_template import IM_END, IM_START
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import chat
+from scripts.shared.terminal import WrappedText
 from tests.gpt.small import save_model
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here
@@ -92,6 +95,36 @@ def test_it_says_once_that_it_forgets(capsys, monkeypatch, tmp_path):
     assert out.count("(the conversation is now longer than the model's context of 128 tokens: from here on") == 1
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "/quit", "/exit", "Exit"])
+def test_a_word_leaves_and_help_names_it(capsys, monkeypatch, base, word):
+    out = said(capsys, monkeypatch, base, f"/help\n{word}\nthe cat\n")
+    assert out.count("model> ") == 0 and out.count("exit (or /quit, or Ctrl-D) leaves") == 2
+
+
+TEXTS = ["one two three four five six", "a" * 30 + " b", "x = 1\n    y = 2\n", "猫が好き です " * 4]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((16, 24)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    wrapped = WrappedText(len("model> "))
+    for character in text:
+        wrapped.write(character)
+    wrapped.end()
+    rows, column = [""], 0
+    for character in "model> " + capsys.readouterr().out:
+        width = 2 if ord(character) > 0x2E80 else 1
+        if character == "\n" or column + width > 16:
+            rows, column = [*rows, ""], 0
+        rows[-1] += character.strip("\n")
+        column += 0 if character == "\n" else width
+    words = [word for row in rows for word in row.split()]
+    assert "".join(words) == "model>" + "".join(text.split())
+    if text.isascii() and "a" * 30 not in text:
+        assert words == ["model>", *text.split()]  # none was cut
+
+
 @pytest.mark.parametrize("kind", ["base", "tuned"])
 def test_it_answers_until_the_input_ends(capsys, monkeypatch, kind, request):
     model = request.getfixturevalue(kind)
@@ -163,3 +196,36 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(tmp_path):
     out, error = running.communicate(b"/reset\n", timeout=120)
     assert running.returncode == 0 and error == b""
     assert b" (stopped)\n" in out and b"(forgotten)" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_what_is_typed_during_an_answer_waits_for_the_next_question(tmp_path):
+    model = write_model(tmp_path, block_size=100_000)
+    ours, theirs = os.openpty()
+    running = subprocess.Popen(
+        command("chat", "--model", model, "--max-new-tokens", 10**6),
+        cwd=ROOT, env=environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    seen = b""
+
+    def read_until(text, times):
+        nonlocal seen
+        while seen.count(text) < times:
+            assert select.select([ours], [], [], 120)[0], seen
+            seen += os.read(ours, 1000)
+
+    read_until(b"you> ", 1)
+    os.write(ours, b"the cat\n")
+    read_until(b"model> ", 1)
+    length = len(seen) + 200
+    while len(seen) < length:
+        seen += os.read(ours, 1000)
+    os.write(ours, b"typed ahead\n")
+    running.send_signal(signal.SIGINT)
+    read_until(b"model> ", 2)
+    answer, _, after = seen.partition(b"model> ")[2].partition(b"you> ")
+    assert b"typed" not in answer and b"(stopped)" in answer and after.startswith(b"typed ahead")
+    os.write(ours, b"exit\n")
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=120) == 0
+    os.close(ours), os.close(theirs)

@@ -16,6 +16,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
     save_model(folder / "base", *small_chat_model(n_layer=1, n_embd=64, block_size=32))
     write_text(folder / "text.txt", words=1500)
+    (folder / "tiny.txt").write_text("ab", encoding="utf-8")
+    rows = [f"{'cat' if i % 2 else 'dog'} {i}\t{i % 2}\n" for i in range(20)]
+    (folder / "pets.tsv").write_text("text\tlabel\n" + "".join(rows), encoding="utf-8")
     return folder
 
 
@@ -39,7 +42,12 @@ REFUSED = [
     ("exercise", "list --jobs 2", "--jobs does not go with list"),
     ("exercise", "check mul --all", "check takes a NAME or --all, not both"),
     ("verify_gpt2", "--reference a.npz --save-reference b.npz", "--save-reference does not go with --reference"),
+    ("dpo", "--label-smoothing 0.1", "--label-smoothing is for --loss-type robust"),
     # what is not there, or cannot be
+    ("classify", "--train some", "must be head, all, or a number of blocks, got 'some'"),
+    ("classify", "--init-from {}/base --data {}/pets.tsv --language {}/tiny.txt", "tiny.txt is too short"),
+    ("exercise", "list --workspace {}/text.txt", "text.txt is a file: give a folder"),
+    ("evaluate", "--model {}/base --data {}/text.txt --tokens 20 --html {}", "is a folder: give the path of a file"),
     ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
     ("classify", "--model {}/base --predict x", "does not describe a minigrad-gpt-with-head"),
     ("ppo", "--beside {}/absent", "there is no checkpoint in {}/absent"),
