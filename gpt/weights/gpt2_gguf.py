@@ -66,7 +66,7 @@ def config_of(metadata: Mapping[str, Any], where: str) -> GPTConfig:
     try:
         if unknown := sorted(values.keys() - {*SIZES, INNER, EPSILON}):
             raise ValueError(f"{where}: the setting {unknown[0][:60]!r} may change what the model computes")
-        sizes = {ours: integer_setting(values, theirs, 0, where) for theirs, ours in SIZES.items()}
+        sizes: dict[str, Any] = {ours: integer_setting(values, name, 0, where) for name, ours in SIZES.items()}
         tokens = metadata.get(VOCABULARY)
         epsilon = float(f"{number_setting(values, EPSILON, 1e-5, where):.7g}")  # from float32: the 1e-5 that was meant
         vocab_size = len(tokens) if isinstance(tokens, list) else 0

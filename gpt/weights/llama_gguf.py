@@ -18,7 +18,7 @@ from minigrad import nn
 from minigrad.backend import Array
 
 from ..files import integer_setting, number_setting, shortened
-from ..model.config import LlamaConfig
+from ..model.config import GPTConfig, LlamaConfig
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import rows
 from .safetensors_file import Entry
@@ -82,7 +82,7 @@ def permute(array: Array, n_head: int) -> Array:
     return heads.swapaxes(1, 2).reshape(array.shape)
 
 
-def heads_permuted(name: str, config: LlamaConfig) -> int:
+def heads_permuted(name: str, config: LlamaConfig | GPTConfig) -> int:
     """How many heads' rows are in the other order in the tensor `name`, by its name there; 0 for most."""
     part = name.split(".")[-2]
     return {"attn_q": config.n_head, "attn_k": config.n_kv_head}.get(part, 0)
@@ -189,7 +189,7 @@ class GGUFWeights:
     described_in = "its own metadata"
     kinds: tuple[str, ...] = KINDS
 
-    def __init__(self, file: GGUFFile, config: LlamaConfig):
+    def __init__(self, file: GGUFFile, config: LlamaConfig | GPTConfig):
         self.place = file.path
         self.entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in file.tensors.items()}
         self._file, self._config = file, config
