@@ -78,7 +78,7 @@ class SGD(Optimizer):
             velocity = state["velocity"]
             velocity *= group["momentum"]
             velocity += grad
-            grad = grad + group["momentum"] * velocity if group["nesterov"] else velocity
+            grad = grad + group["momentum"] * velocity if group.get("nesterov") else velocity
         p.data -= group["lr"] * grad
 
 
