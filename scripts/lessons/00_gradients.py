@@ -135,6 +135,8 @@ assert (a.grad, c.grad) == (dw, db)
 
 # %% The diamond: why += and why in order
 # x reaches the end on two paths, and both count. So y may pass on its gradient only after it has received all of it.
+#
+# Predict: y = x² and z = 2 y + y x. What is the slope of z with respect to x at x = 3?
 x_ = Value(3.0)
 y_ = x_ * x_
 z_ = y_ * 2.0 + y_ * x_  # 2 x² + x³
@@ -142,6 +144,9 @@ z_.backward()
 print(f"d (2 x^2 + x^3) / d x at 3: {x_.grad:.0f}, by hand 4 x + 3 x^2 = {4 * 3 + 3 * 9}")
 assert x_.grad == 39
 print("with = instead of +=, one of the paths is lost: python scripts/break.py overwrite shows what that does to a GPT")
+
+# %% [markdown]
+# Answer: z = 2 x² + x³, so the slope is 4 x + 3 x² = 12 + 27 = 39. The paths through y and directly through x add up.
 
 # %% Fitting a line: learning means following slopes downhill
 rng = np.random.default_rng(0)
@@ -194,5 +199,7 @@ print(draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "los
 # - exercise: `python scripts/exercise.py start mul`, then tanh: write forward and backward yourself and have them
 #   checked
 # - read: minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
-# - break: the += in Value.backward above: make it = and see which assert fails first
+# - break: the += in Value.backward above: make it = and see which assert fails first. Expect: the first one, `(a.grad,
+#   c.grad) == (dw, db)`. The error is multiplied by itself, and of its two gradients the second replaces the first, so
+#   both slopes are half of what they should be.
 # - lesson: `python scripts/lesson.py 411`

@@ -50,6 +50,8 @@ print(f"as if it chose among e^loss = {math.exp(loss_of_counting):.1f} equally l
 # %% The same table, learned
 # The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits"),
 # and softmax turns a row into probabilities. Nothing tells it to count, but it learns what counting finds.
+#
+# Predict: all logits are 0 at first. What is the loss before the first step?
 model = nn.Embedding(V, V)
 model.weight.data[...] = 0
 optimizer = optim.Adam(model.parameters(), lr=0.1)
@@ -72,6 +74,10 @@ with lesson.picture("learning", "A table of next letters, learned") as axes:
     axes.axhline(loss_of_counting, linestyle="--", color="0.3", label="counting")
     axes.set(xlabel="step", ylabel="loss (nats per letter)")
     axes.legend(frameon=False)
+
+# %% [markdown]
+# Answer: the logarithm of the number of letters, ln V. Equal logits give every letter the probability 1 / V, and the
+# loss is -ln(1 / V). A model that starts with another loss is confident without a reason.
 
 # %% Writing: sample, append, repeat
 logits = model.weight.data  # (V, V): a row of logits per letter

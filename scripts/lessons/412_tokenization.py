@@ -32,6 +32,8 @@ print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens; {unknown:.1
 
 # %% Byte-pair encoding
 # The example from the paper: four words and how often each occurs.
+#
+# Predict: the words are low (5 times), lower (2), newest (6) and widest (3). Which two letters are joined first?
 counts = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
 cut = {word: single_bytes(word) for word in counts}
 merges: list[tuple[bytes, bytes]] = []
@@ -49,6 +51,10 @@ assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py updates the cou
 ranks = {pair: i for i, pair in enumerate(merges)}
 print("'lowest' was not in the training words, but its pieces were:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
+
+# %% [markdown]
+# Answer: s and t. They stand side by side 9 times, in newest and widest. So do e and s; of equals, the pair that is
+# last in the alphabet is taken.
 
 # %% The merge table is the tokenizer
 tokenizer = Tokenizer.train([text], 1024)
@@ -196,7 +202,9 @@ lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates straw
 # - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
 # - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
 #   tokens, files
-# - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2()
-# - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): apply the last learned merge first, and
-#   encode 'lowest'
+# - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2(). Expect: " strawberry" is one token, 12750 is
+#   " 12" and "750", the Hindi sentence above takes 139 tokens where English takes 13, and " SolidGoldMagikarp" is one.
+# - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): apply the last learned merge first. Expect:
+#   lowest stays low|est, as its merges do not compete. But with the tokenizer above, 7 in 10 words are cut into other
+#   pieces, " returned" into 6, and the text takes 1.8 times as many tokens.
 # - lesson: `python scripts/lesson.py 413`

@@ -95,6 +95,7 @@ with lesson.picture("clusters", "Rows of the embedding, in the plane of most var
             axes.legend(frameon=False, fontsize=8)
 
 # %% Without positions: a bag of words
+# Predict: does attention, without positions, tell 'dog bites man' from 'man bites dog'?
 words = {word: row for word, row in zip(("dog", "bites", "man"), np.eye(3, dtype=np.float32))}
 sentences = [["dog", "bites", "man"], ["man", "bites", "dog"]]
 bags = [np.mean([words[w] for w in sentence], axis=0) for sentence in sentences]
@@ -108,6 +109,10 @@ for sentence in sentences:
     attended.append(dict(zip(sentence, out)))
 assert all(np.allclose(attended[0][w], attended[1][w]) for w in words)
 print("attention without positions: each word has the same output in both sentences")
+
+# %% [markdown]
+# Answer: no. Attention is a sum over tokens, and a sum does not know the order of its terms: each word gets the same
+# output in both sentences.
 
 # %% Sinusoidal positions
 T, C = 128, 64

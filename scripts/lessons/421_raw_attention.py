@@ -51,6 +51,8 @@ print("now river is out of reach: these weights depend on the distance, not on t
 # %% Attempt 3: let the words decide
 # How related are two words? Take their dot product: it is large where both are large in the same columns. Softmax turns
 # each row of products into weights: positive, with sum 1.
+#
+# Predict: in 'the river bank bench', which word does bank look at most?
 X = embed("the river bank bench")
 names = ["the", "river", "bank", "bench"]
 scores = X @ X.T  # (T, T): all pairs
@@ -89,6 +91,9 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
     heatmap(right, weights, names, names)
     right.set(title="weights: softmax of each row", xlabel="key (looked at)", ylabel="query (looking)")
 
+# %% [markdown]
+# Answer: at itself, with a score of 2.25; river follows with 2.1. A row is nearly always most similar to itself.
+
 # %% The limitation: one row, two roles
 assert np.array_equal(scores, scores.T)
 print("X X^T is always symmetric: river matters to bank exactly as much as bank matters to river.")
@@ -102,5 +107,6 @@ print("people like themselves. The next lesson gives each word two cards, one fo
 #
 # - exercise: `python scripts/exercise.py start softmax`, then matmul
 # - read: minigrad/functional/activation.py: Softmax, forward beside backward
-# - try: a sentence in which 'bank' stands beside both river and money
+# - try: a sentence with two banks, "river bank money bank". Expect: both get the same output, [1, 1, 0.36], as much
+#   water as money. Without positions, attention cannot tell which bank stands beside the river.
 # - lesson: `python scripts/lesson.py 422`

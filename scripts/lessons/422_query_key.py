@@ -58,6 +58,8 @@ print(f"loss of 'attend to your successor': similarity {similarity_loss:.2f}, le
 assert loss.item() < 0.1 < similarity_loss
 
 # %% Scores grow with sqrt(d_k)
+# Predict: softmax turns the scores 22, -15, 3 and 8 into weights. How much is left for the last three together? And if
+# all scores are divided by 8?
 widths = [4, 16, 64, 256, 1024]
 spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 
@@ -118,6 +120,9 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.loglog(widths, scaled_slopes, "s--", color="black", label="divided by sqrt(d_k)")
     c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
     c.legend(frameon=False)
+
+# %% [markdown]
+# Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %.
 
 # %% The formula so far
 print("lesson 4.2.1:  softmax(X X^T) X")

@@ -50,6 +50,8 @@ assert (library <= v.max(axis=0)).all() and (library >= v.min(axis=0)).all()
 
 # %% The output replaces the token
 # If a token attends only to others, its output consists of their values only.
+#
+# Predict: 24 layers replace each token by its attention output. What becomes of the differences between tokens?
 elsewhere = np.zeros((T, T))
 elsewhere[np.arange(T), (np.arange(T) + 1) % T] = 1
 replaced = elsewhere @ v
@@ -102,6 +104,10 @@ with lesson.picture("residual", "A stack of 24 attention layers", columns=2, siz
         axes.legend(frameon=False)
     left.set(ylabel="spread among the tokens", title="forward: are the tokens still different?")
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")
+
+# %% [markdown]
+# Answer: they vanish. Every layer averages, so after 24 layers all tokens are the same, and hardly any gradient arrives
+# at the first layer. If each layer adds its output instead, differences and gradient stay.
 
 # %% A shared document
 # After all layers, x is the input plus what each layer wrote. Layers add to the stream and never erase it.

@@ -30,6 +30,8 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 # 'it' needs two things: what "animal" is, and how "tired" is. A token carries both numbers: (what, how). A head takes
 # one weighted average m = w animal + (1 - w) tired, and everything after it (W_V, W_O) is a linear map of m: the noise
 # that the other token carries is mixed in. Two heads take two averages.
+#
+# Predict: would values twice as large (W_V doubled) help the one head?
 animal, tired = rng.standard_normal((2, 2000, 2))  # 2,000 examples of (what, how) for each of the two tokens
 wanted = np.column_stack([animal[:, 0], tired[:, 1]])
 
@@ -46,6 +48,10 @@ two_heads = error(np.concatenate([animal, tired], axis=1))  # head 0 with weight
 print("error of one head, by its weight on 'animal':", ", ".join(f"{w:g}: {e:.2f}" for w, e in one_head.items()))
 print(f"with W_V doubled, weight 0.5: {larger_values:.2f};  two heads: {two_heads:.2f}")
 assert min(one_head.values()) > 0.9 and np.isclose(larger_values, one_head[0.5]) and two_heads < 1e-9
+
+# %% [markdown]
+# Answer: no. Signal and noise are doubled alike, so the best linear map after it does as well as before: it gets about
+# half of what was wanted, whatever the weights. Two heads get everything.
 
 # %% Split, not multiplied
 B, T, C, H = 1, 6, 16, 4
@@ -174,5 +180,6 @@ with lesson.picture("heads", "Where the heads of a small trained GPT look", colu
 #
 # - exercise: `python scripts/exercise.py start heads`
 # - read: gpt/model/gpt2.py: CausalSelfAttention; minigrad/functional/attention.py: SplitHeads
-# - break: GPTConfig(n_head=3, n_embd=64): what does it say, and why?
+# - break: GPTConfig(n_head=3, n_embd=64). Expect: "n_embd 64 cannot be divided among 3 heads; choose a multiple of
+#   n_head". Heads share the channels: each would get 21 1/3.
 # - lesson: `python scripts/lesson.py 425`

@@ -102,6 +102,7 @@ with lesson.picture("gelu", "GELU: x times the probability that a normal number 
     axes.legend(frameon=False)
 
 # %% The block, and how often it is repeated
+# Predict: how much of a block's parameters is attention, and how much is the MLP?
 config = GPTConfig()  # GPT-2
 block = Block(GPTConfig(n_embd=64, n_head=4, vocab_size=2, block_size=6, n_layer=1))
 stream = Tensor(rng.standard_normal((1, 6, 64)).astype(np.float32))
@@ -120,6 +121,10 @@ assert abs(share - 2 / 3) < 0.001
 print(f"{config.n_layer} blocks of 2: {2 * config.n_layer} sub-layers read the stream and add to it")
 with lesson.picture("block", "Parameters of one block of GPT-2", size=(5, 3.6)) as axes:
     bars(axes, {"attention": attention / 1e6, "MLP": feed_forward / 1e6, "2 norms": 4 * C / 1e6}, "millions", ".2f")
+
+# %% [markdown]
+# Answer: one third and two thirds. Attention has 4 matrices of C x C. The MLP has two of C x 4C, which is 8 of that
+# size.
 
 # %% Pre-norm against post-norm
 tokenizer, train_ids, _ = english()

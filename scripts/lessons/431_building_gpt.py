@@ -86,6 +86,7 @@ for module in (CausalSelfAttention(), FeedForward(), Block()):
     print(f"{type(module).__name__}: {x.shape} -> {module(x).shape}, {module.num_parameters():,} parameters")
 
 # %% The GPT
+# Predict: how many parameters will it have, with V = 512, T = 32, L = 3 and C = 64?
 
 
 class MyGPT(nn.Module):
@@ -108,12 +109,15 @@ class MyGPT(nn.Module):
 mine = MyGPT()
 ids = np.arange(2 * T).reshape(2, T)
 assert mine(ids).shape == (2, T, V)
-# Predict the count before you look: 512*64 + 32*64 + 3 (12*64*64 + 13*64) + 2*64.
 expected = V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
 print(f"predicted {expected:,}, counted {mine.num_parameters():,}: no bias is missing and no layer is surplus")
 assert mine.num_parameters() == expected == GPTConfig(V, T, L, H, C).num_parameters()
 print(f"GPT-2: {GPTConfig().num_parameters():,}")
 assert GPTConfig().num_parameters() == 124_439_808
+
+# %% [markdown]
+# Answer: 184,896, which is 512 x 64 + 32 x 64 + 3 x (12 x 64 x 64 + 13 x 64) + 2 x 64. The output layer adds nothing,
+# because its matrix is the token embedding.
 
 # %% Tied weights
 assert np.shares_memory(mine.head.weight.data, mine.tokens.weight.data)

@@ -34,6 +34,9 @@ lesson = Lesson("442_instruction_tuning", __doc__)
 rng = np.random.default_rng(0)
 
 # %% A base model continues
+# Pretrain a small GPT on facts about capitals, and on questions that nobody answers.
+#
+# Predict: the model knows a capital. What will it write after a question for it?
 words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
 capitals = dict(zip(words[:40], words[40:]))  # invented, so the model can know them from this text only
 countries = list(capitals)
@@ -69,6 +72,10 @@ some = held_out[0]
 print(f"statements such as 'The capital of {some} is': it completes {known:.0%} of those that it has read correctly")
 print(f"a question, however: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}")
 assert known > 0.7 and not any(knows(country) for country in unknown)
+
+# %% [markdown]
+# Answer: another sentence of the kind that follows a question in its text, about some other country. It completes the
+# statement correctly, so it has the knowledge; what it lacks is the form of an answer.
 
 # %% The data: pairs of an instruction and a response, of many kinds
 # The format of Alpaca's file: an instruction, an optional input that it is about, and the output to learn.

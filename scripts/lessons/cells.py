@@ -1,7 +1,7 @@
 """A lesson's `# %%` cells: reading them, and running them one after the other.
 
     # %% [markdown]        prose: comment lines in Markdown
-    # %% Title             code, with a heading before it
+    # %% Title             code, with a heading before it; a comment directly below the title is prose, too
     # %%                   code
 
 A paragraph of prose that begins with `Predict:` asks the reader a question. The paragraph that begins with `Answer:`
@@ -74,14 +74,20 @@ def _cell(title: str, lines: list[str], line: int, lesson: Path) -> Iterator[Cel
         wrong = [i for i, text in enumerate(lines) if text.strip() and not text.startswith("#")]
         if wrong:
             raise ValueError(f"{lesson.name}:{line + wrong[0]}: a {PROSE} cell has comment lines only")
-        yield Cell("prose", "\n".join(text.removeprefix("#").removeprefix(" ") for text in lines).strip("\n"), line)
+        yield Cell("prose", _uncommented(lines), line)
         return
     if title:
-        yield Cell("prose", f"## {title}", line - 1)
+        below = next((i for i, text in enumerate(lines) if not text.startswith("#")), len(lines))
+        yield Cell("prose", "\n\n".join([f"## {title}", *[_uncommented(lines[:below])] * (below > 0)]), line - 1)
+        lines, line = lines[below:], line + below
     while lines and not lines[0].strip():
         lines, line = lines[1:], line + 1
     if lines:
         yield Cell("code", "\n".join(lines).rstrip(), line)
+
+
+def _uncommented(lines: list[str]) -> str:
+    return "\n".join(text.removeprefix("#").removeprefix(" ") for text in lines).strip("\n")
 
 
 def _check_questions(cells: list[Cell], lesson: Path) -> None:

@@ -17,10 +17,9 @@ from gpt.files import read_text
 
 STYLE, COLORS = (Path(__file__).with_name(name) for name in ("web_page.css", "web_page_colors.css"))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-# Paper has no buttons: everything that is folded is printed open.
-ON_PRINT = (
-    "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(d => { d.open = true; }));"
-)
+# Paper has no buttons: answers are printed.
+OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
+ON_PRINT = f"addEventListener('beforeprint', () => {OPEN_ANSWERS});"
 
 
 def escaped(text: Any) -> str:

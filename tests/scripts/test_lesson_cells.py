@@ -35,6 +35,8 @@ x + 1
 # Answer: two.
 
 # %% A title
+# More *prose*,
+# in two lines.
 
 # A comment of the code.
 def f(y: Undefined) -> Undefined:
@@ -53,7 +55,7 @@ def test_cells_are_read_in_order(tmp_path):
     assert [cell.kind for cell in cells] == ["prose", "code", "prose", "code", "prose", "prose", "code"]
     assert cells[0].text == "# Lesson 9.9.9: a title\n\nThe introduction."
     assert cells[2].paragraphs() == ["## A heading", "Some *prose*.", "Predict: what is `x + 1`?"]
-    assert cells[5].text == "## A title"
+    assert cells[5].paragraphs() == ["## A title", "More *prose*,\nin two lines."]
     for cell in cells:
         if cell.kind == "code":
             assert LESSON.splitlines()[cell.line - 1] == cell.text.splitlines()[0]

@@ -196,7 +196,7 @@ def test_a_page_fits_its_screen_and_can_be_read(chromium, example, scheme, viewp
 def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
     with opened(chromium, example[0], color_scheme="dark") as tab:
         assert len(tab.pdf()) > 10_000
-        assert tab.locator("details:not([open])").count() == 0
+        assert tab.locator("details.answer:not([open])").count() == 0
         tab.emulate_media(media="print", color_scheme="dark")
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not tab.locator("nav").first.is_visible()
