@@ -315,7 +315,7 @@ def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
     hashes = {}
     for path in paths:
         if path.is_file():
-            with open(path, "rb") as file:
+            with open_regular(path, sys.maxsize if path.parent != folder else MAX_MODEL_TEXT) as file:
                 hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 
