@@ -10,9 +10,9 @@ STUB = '''"""mul: multiply two arrays of one shape. Two minutes: everything is h
     out = x * y,   element by element
 
 If x grows a little, out grows y times as much; if y grows, x times as much. So dx = dout * y and dy = dout * x, where
-dout is the gradient that arrives from whatever out is used for (chain rule).
+dout is the gradient of the loss with respect to out (chain rule).
 
-Shapes: x, y, out, dout, dx and dy are alike.
+Shapes: x, y, out, dout, dx and dy have the same shape.
 Example: x = [2.0], y = [3.0], dout = [10.0]  ->  out = [6.0], dx = [30.0], dy = [20.0]
 
 Check this file as it is, and read the diagnosis. Then repair it.

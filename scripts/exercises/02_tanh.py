@@ -10,10 +10,10 @@ STUB = '''"""tanh: squash every number into (-1, 1).
 
     out = tanh x,   element by element
 
-The derivative of tanh can be written with its output alone, so that is all that forward has to keep: find it, and
-multiply by dout, the gradient that arrives (chain rule).
+The derivative of tanh can be written in terms of its output, so forward has to keep nothing else. Find it, and multiply
+it by dout, the gradient of the loss with respect to out (chain rule).
 
-Shapes: x, out, dout and dx are alike.
+Shapes: x, out, dout and dx have the same shape.
 Example: x = [0.5], dout = [2.0]  ->  out = [0.4621], dx = [1.5729]
 """
 

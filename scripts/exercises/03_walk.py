@@ -16,9 +16,9 @@ Every node knows which nodes it was computed from, and its slope with respect to
 
     node.inputs = [(input node, d node / d input), ...]         a leaf has none
 
-Beginning with root.grad = 1, each node hands to each input its own gradient times that slope. Where two paths meet
-again (the "diamond": c = a * a, or b = 2a, c = 3a, d = b + c) their contributions are added. And a node may pass its
-gradient on only when everything that uses the node has handed over its share: hence the order, consumers first.
+Beginning with root.grad = 1, each node gives each of its inputs its own gradient times that slope. Where two paths
+meet again (the "diamond": c = a * a, or b = 2a, c = 3a, d = b + c) their contributions are added. A node may pass
+its gradient on only when everything that uses the node has given its share: hence the order, consumers first.
 
 Shapes: plain numbers. Every grad is 0.0 when your function is called.
 Example: b = 2a, c = 3a, d = b + c  ->  d.grad = 1, b.grad = c.grad = 1, a.grad = 5

@@ -6,13 +6,13 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
 from scripts.exercises.places import Kernel
 
-STUB = '''"""relu: let through what is positive.
+STUB = '''"""relu: keep positive numbers, and replace the others by 0.
 
     out = max(x, 0),   element by element
 
 Where x > 0 the slope is 1, elsewhere 0: a gate that is open or closed. At x = 0 there is a kink; take 0 there.
 
-Shapes: x, out, dout and dx are alike.
+Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 20.0]
 """
 
@@ -29,7 +29,7 @@ class Relu(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        # TODO: dx; do not write into dout, which belongs to somebody else
+        # TODO: dx; do not write into dout, which other ops may still use
         raise NotImplementedError("dx of relu")
         return (dx,)
 '''

@@ -17,7 +17,7 @@ STUB = '''"""gelu: a smooth relu, in the form that GPT-2 was trained with.
 
 The output is a product of two things that depend on x: product rule first, then the chain rule through tanh and u.
 
-Shapes: x, out, dout and dx are alike.
+Shapes: x, out, dout and dx have the same shape.
 Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
 """
 

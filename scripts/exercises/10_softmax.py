@@ -9,16 +9,17 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
 from scripts.exercises.places import Kernel
 
-STUB = '''"""softmax: scores into probabilities, along one axis.
+STUB = '''"""softmax: turn scores into probabilities along one axis.
 
     out_i = e^(x_i) / sum over j of e^(x_j)
 
-Take the largest x of a row away from all of it first: nothing changes, as e^-max cancels, and e^1000 is never computed.
+Subtract the largest x of each row first: the result stays the same, because e^-max cancels, and e^1000 is never
+computed.
 
-Raise one x_i, and every out_j of its row moves, as they share the sum: d out_j / d x_i = out_j ((1 if i = j) - out_i).
-So dx_i is a sum over j, which can be written without any n x n matrix.
+Raising one x_i changes every out_j of its row, because they share the sum:
+d out_j / d x_i = out_j ((1 if i = j) - out_i). So dx_i is a sum over j, which can be written without any n x n matrix.
 
-Shapes: x, out, dout and dx are alike; the sums run along `dim` (keepdims=True).
+Shapes: x, out, dout and dx have the same shape; the sums run along `dim` (keepdims=True).
 Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]], dx = [[0.1875, -0.1875]]
 """
 

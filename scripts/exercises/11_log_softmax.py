@@ -13,10 +13,10 @@ STUB = '''"""log_softmax: the logarithm of softmax along one axis.
 
     out_i = x_i - ln(sum over j of e^(x_j))
 
-Computed like this, and after x - max, it is exact even where the probability itself would round to 0, whose logarithm
-is -inf.
+Computed in this form, and from x - max, it is exact even where the probability itself would round to 0, which has the
+logarithm -inf.
 
-Shapes: x, out, dout and dx are alike; the sums run along `dim`.
+Shapes: x, out, dout and dx have the same shape; the sums run along `dim`.
 Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[-1.3863, -0.2877]], dx = [[0.75, -0.75]]
 """
 

@@ -10,12 +10,12 @@ from scripts.exercises.catalogue import Exercise, find_object
 from scripts.exercises.checks import Case, OpCheck, Slip, some, values
 from scripts.exercises.places import Kernel
 
-STUB = '''"""cross_entropy: how surprised the model is by what came.
+STUB = '''"""cross_entropy: how surprised the model is by the actual targets.
 
     loss = the mean over the rows that count of  -ln softmax(logits)[target]
 
-Rows whose target is `ignore_index` (padding, prompts) do not count: not in the loss, not in the mean's n, and they get
-gradient 0. The gradient is famous for its simplicity: what was believed minus what was true, over n.
+Rows whose target is `ignore_index` (padding, prompts) do not count: they are left out of the loss and of n, and get
+gradient 0. The gradient is famous for its simplicity: predicted probabilities minus one-hot targets, divided by n.
 
 Shapes: logits (N, C), targets (N) integers, loss (): a number; dout (), dlogits (N, C). targets get no gradient: None.
 At least one row counts.

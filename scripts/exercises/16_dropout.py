@@ -11,7 +11,7 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
 from scripts.exercises.places import Kernel
 
-STUB = '''"""dropout: in training, set each element to 0 with probability p, and make up for it.
+STUB = '''"""dropout: in training, set each element to 0 with probability p, and scale up the others.
 
     keep = (uniform >= p)                  uniform: a random number in [0, 1) for each element, already drawn
     out  = x * keep / (1 - p)
@@ -19,7 +19,7 @@ STUB = '''"""dropout: in training, set each element to 0 with probability p, and
 The division keeps the expected value of out at x, so that nothing has to change when the model is used. Backward must
 use the very same mask.
 
-Shapes: x, uniform, out, dout and dx are alike; 0 <= p < 1. uniform gets no gradient: None.
+Shapes: x, uniform, out, dout and dx have the same shape; 0 <= p < 1. uniform gets no gradient: None.
 Example: x = [1, 2], uniform = [0.9, 0.1], p = 0.5, dout = [1, 1]  ->  out = [2, 0], dx = [2, 0]
 """
 

@@ -9,10 +9,10 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, Slip
 from scripts.exercises.places import Patch
 
-STUB = '''"""causal_mask: a token may look at itself and at what came before it, never at what comes.
+STUB = '''"""causal_mask: a token may attend to itself and to earlier tokens, never to later ones.
 
-While training, all T tokens are there at once, and T = S. While writing with a KV cache there are S tokens in all, and
-only the last T of them ask (often T = 1): query t is token S - T + t.
+While training, all T tokens are present at once, and T = S. While writing with a KV cache there are S tokens in all,
+and only the last T of them are queries (often T = 1): query t is token S - T + t.
 
     mask[t, s] = True where query t may see token s
 

@@ -9,13 +9,13 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, some, values
 from scripts.exercises.places import Kernel
 
-STUB = '''"""heads: cut the channels of each token among H heads, and put them side by side again.
+STUB = '''"""heads: split the channels of each token among H heads, and join them again.
 
 One linear layer gives query, key and value of all heads in one row per token, in this order:
 
     [ q of head 0 | q of head 1 | ... | k of head 0 | ... | v of head 0 | ... ]         P parts, H heads, D numbers each
 
-No arithmetic happens, only numbers change places. So backward only puts them back: the same steps, in reverse.
+No arithmetic happens; numbers only change places. So backward puts them back: the same steps, in reverse.
 
 Shapes: split: x (B, T, P H D) -> a tuple of P arrays (B, H, T, D); merge: x (B, H, T, D) -> (B, T, H D).
 Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]],);  merged: [[[1, 2, 3, 4]]]

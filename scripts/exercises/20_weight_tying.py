@@ -11,12 +11,12 @@ from scripts.exercises.adapters import as_function
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, ids, some, values
 
-STUB = '''"""weight_tying: GPT-2 uses one matrix at both ends: to look tokens up, and to recognise them.
+STUB = '''"""weight_tying: GPT-2 uses one matrix at both ends: to embed tokens, and to score them.
 
     hidden = weight[ids]               the embedding
     logits = hidden @ weight.T         the output layer: how much hidden looks like each token
 
-A model without any layer in between, but the gradient is the real one: weight gets what both uses contribute.
+There is no layer in between here, but the gradient is the real one: weight gets the sum of what both uses contribute.
 
 Shapes: ids (N) integers, weight (V, C), hidden (N, C), logits and dout (N, V), dweight (V, C). ids: None.
 Example: ids = [1], weight = [[1], [2]], dout = [[1, 0]]  ->  logits = [[2, 4]], dweight = [[2], [1]]

@@ -16,9 +16,9 @@ STUB = '''"""sgd: stochastic gradient descent with momentum and weight decay.
     velocity = momentum * velocity + g
     p        = p - lr * velocity
 
-Return new arrays: the ones that come in belong to somebody else.
+Return new arrays, and leave the inputs as they are.
 
-Shapes: p, grad and velocity are alike; returns (p, velocity).
+Shapes: p, grad and velocity have the same shape; returns (p, velocity).
 Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, weight_decay = 0
          -> velocity = [2.3], p = [0.77]
 """

@@ -13,13 +13,13 @@ STUB = '''"""adam: one step. The mean of the gradients over the root of their me
 
     m     = beta1 m + (1 - beta1) grad
     v     = beta2 v + (1 - beta2) grad^2
-    m_hat = m / (1 - beta1^t)            m and v began at 0: this makes up for it; t = 1 in the first step
+    m_hat = m / (1 - beta1^t)            m and v started at 0: this corrects for it; t = 1 at first
     v_hat = v / (1 - beta2^t)
     p     = p - lr m_hat / (sqrt(v_hat) + eps)
 
-Return new arrays, and m and v without the correction: they are what the next step goes on from.
+Return new arrays, with m and v uncorrected: the next step continues from them.
 
-Shapes: p, grad, m and v are alike; returns (p, m, v).
+Shapes: p, grad, m and v have the same shape; returns (p, m, v).
 Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8
          -> m = [0.05], v = [0.00025], p = [0.9]: the first step is lr, whatever the gradient's size
 """

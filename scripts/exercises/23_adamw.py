@@ -13,10 +13,10 @@ STUB = '''"""adamw: Adam with decoupled weight decay.
 
     p = p - lr weight_decay p - lr m_hat / (sqrt(v_hat) + eps)
 
-m, v, m_hat and v_hat as in adam, from the gradient alone. Were the decay added to the gradient, it would be divided by
-sqrt(v_hat) like it, and weights with large gradients would hardly decay.
+m, v, m_hat and v_hat as in adam, from the gradient alone. If the decay were added to the gradient, it would be divided
+by sqrt(v_hat) as well, and weights with large gradients would hardly decay.
 
-Shapes: p, grad, m and v are alike; returns (p, m, v), new arrays.
+Shapes: p, grad, m and v have the same shape; returns (p, m, v), new arrays.
 Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, weight_decay = 0.5 (others as in adam)  ->  p = [0.85]
 """
 

@@ -8,7 +8,7 @@ from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, Slip
 from scripts.exercises.places import Patch
 
-STUB = '''"""bpe_merge: join a pair of neighbours wherever it stands: one step of byte-pair encoding.
+STUB = '''"""bpe_merge: join a pair of neighboring tokens wherever it occurs: one step of byte-pair encoding.
 
 From left to right; a token that was just joined does not take part in the next pair. Return a new list.
 

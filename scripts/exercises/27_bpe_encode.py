@@ -10,8 +10,8 @@ from scripts.exercises.places import Patch
 
 STUB = '''"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
 
-Begin with single bytes. Of all pairs that stand side by side, join the one with the lowest rank, wherever it stands
-(from left to right); look again; stop where no pair has a rank. Not the first pair in the word: the first one learned.
+Start with single bytes. Of all adjacent pairs, join the one with the lowest rank wherever it occurs (from left to
+right), and repeat until no pair has a rank. The pair to join is the one learned first, not the first one in the word.
 
 Shapes: word: bytes; ranks: {(bytes, bytes): rank} -> a list of bytes; joined they are the word
 Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"ow"): 3}

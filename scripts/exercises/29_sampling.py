@@ -16,8 +16,8 @@ STUB = '''"""sampling: reshape the model's distribution before a token is drawn.
     1. temperature   divide the logits by it
     2. top_k         keep the k largest logits only (None: all)
     3. softmax       over what is kept; the others have probability 0
-    4. top_p         keep the most likely tokens until they have top_p together; the one that gets there is kept, too;
-                     scale them to sum to 1 again
+    4. top_p         keep the most likely tokens until they have top_p together; the one that reaches it is
+                     kept as well; scale them to sum to 1 again
 
 Shapes: logits (V), all different; temperature > 0; 1 <= top_k <= V or None; 0 < top_p <= 1 -> probabilities (V)
 Example: logits = [ln 1, ln 6, ln 3], temperature = 1

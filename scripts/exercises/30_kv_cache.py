@@ -13,8 +13,8 @@ from scripts.exercises.places import Patch
 
 STUB = '''"""kv_cache: keep the keys and values of the tokens read so far.
 
-A token's keys and values depend only on what came before it, so once computed they stay. New tokens are appended
-behind the old ones, and their queries see all of them. One layer's cache:
+A token's keys and values depend only on what came before it, so they need not be computed again. New tokens are
+appended behind the old ones, and their queries see all of them. One layer's cache:
 
     append(keys, values)  ->  (all keys so far, all values so far)
 

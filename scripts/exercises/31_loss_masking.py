@@ -10,9 +10,9 @@ from scripts.exercises.checks import Case, FunctionCheck, Slip
 
 STUB = '''"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
 
-Each token is the target of the one before it. So inputs lack the last token, targets the first. A target that is not
-learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with 0,
-targets with -100.
+Each token is the target of the one before it. So inputs leave out the last token, and targets the first. A target that
+is not learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with
+0, targets with -100.
 
 Shapes: conversations: a list of (ids, learned), two lists of one length (>= 2), learned of True and False
         -> (inputs, targets), integer arrays (B, T) with T = the longest length - 1

@@ -9,7 +9,7 @@ from scripts.exercises.adapters import as_function
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, some, values
 
-STUB = '''"""bradley_terry: the loss of a reward model, from which of two replies was preferred.
+STUB = '''"""bradley_terry: the loss of a reward model, given which of two replies was preferred.
 
     loss = -ln sigmoid(chosen - rejected),   per pair
 

@@ -15,8 +15,8 @@ STUB = '''"""ppo_clip: the clipped surrogate of PPO.
     ratio = exp(logprobs - old_logprobs)
     loss  = -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A),   per token; A: advantages
 
-Where the clipped product is the smaller one, there is nothing more to win and no gradient. Elsewhere the loss is
--ratio A, and the derivative of ratio by logprobs is ratio itself. Only logprobs get a gradient.
+Where the clipped product is the smaller one, the objective cannot improve and there is no gradient. Elsewhere the
+loss is -ratio A, and the derivative of ratio by logprobs is ratio itself. Only logprobs get a gradient.
 
 Shapes: logprobs, old_logprobs, advantages, loss, dout and dlogprobs (N); eps a number.
 Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]

@@ -11,7 +11,7 @@ from scripts.exercises.adapters import as_function
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, OpCheck, Slip, some, values
 
-STUB = '''"""lora: fine-tuning through a detour of low rank, beside a frozen weight.
+STUB = '''"""lora: fine-tuning with a trainable low-rank update, added to a frozen weight.
 
     out = x W^T + scaling (x A^T) B^T            merged: W + scaling B A, one matrix again
 

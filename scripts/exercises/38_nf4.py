@@ -9,7 +9,7 @@ from finetune.quantization.nf4 import nf4_levels
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
 
-STUB = '''"""nf4: quantize to 4 bits whose 16 levels lie where normally distributed weights are.
+STUB = '''"""nf4: quantize to 4 bits, with 16 levels placed where normally distributed weights are.
 
 The levels are given, sorted, from -1 to 1. For every block:
 

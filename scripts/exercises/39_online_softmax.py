@@ -13,7 +13,7 @@ STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a fe
 
     for every tile of keys:  s = q k_tile^T / sqrt(D)                           (T, tile)
         m_new = max(m, largest s of each row)
-        shrink = e^(m - m_new)                       what was summed so far was measured from the old maximum
+        shrink = e^(m - m_new)                       the sums so far are relative to the old maximum
         l   = l * shrink + the row sums of e^(s - m_new)
         out = out * shrink + e^(s - m_new) v_tile
     at the end: out / l

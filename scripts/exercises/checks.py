@@ -92,7 +92,7 @@ class Verdict:
     seconds: float = 0.0
     printed: list[str] = dataclasses.field(default_factory=list)
     parts: dict[str, bool] = dataclasses.field(default_factory=dict)
-    shown: Any = None
+    shown: Any = dataclasses.field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:

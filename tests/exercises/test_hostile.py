@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.exercises import processes
+from scripts.exercises import processes, source
 from tests.exercises import planting
 
 RIGHT = planting.reference_text("softplus")
@@ -126,3 +126,19 @@ def test_the_worker_holds_no_answer():
 
 def test_an_input_cannot_be_written_to():
     assert "writes to its input" in verdict_on(in_forward("x[...] = 0")).diagnosis
+
+
+def test_a_call_brings_its_helpers_along_and_no_answer(tmp_path):
+    """`softplus` is a parameter of the call; that a right softplus has the same name must not send it to the worker."""
+    file = tmp_path / "exercise_file.py"
+    file.write_text(
+        "def softplus(x): return 'right'\n"
+        "class Helper: pass\n"
+        "def helper(x): return Helper()\n"
+        "def call(softplus, x): return softplus(helper(x))\n",
+        encoding="utf-8",
+    )
+    names = {}
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
+    sent = source.whole(names["call"])
+    assert "class Helper" in sent and "def helper" in sent and "right" not in sent

@@ -9,9 +9,9 @@ STUB = '''"""softplus: a smooth relu.
 
     out = ln(1 + e^x),   element by element
 
-Forward and backward must be finite and exact for x = 1000 and x = -1000, too.
+Forward and backward must be finite and exact for x = 1000 and x = -1000 as well.
 
-Shapes: x, out, dout and dx are alike.
+Shapes: x, out, dout and dx have the same shape.
 Example: x = [0.0], dout = [1.0]  ->  out = [0.6931], dx = [0.5]
 """
 

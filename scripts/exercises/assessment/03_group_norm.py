@@ -8,9 +8,9 @@ import numpy as np
 from scripts.exercises.catalogue import Exercise
 from scripts.exercises.checks import Case, OpCheck, Slip, some, values
 
-STUB = '''"""group_norm: layer norm within groups of neighbouring channels (Wu & He 2018).
+STUB = '''"""group_norm: layer norm within groups of neighboring channels (Wu & He 2018).
 
-    the C channels of each row form `groups` groups of C / groups neighbours
+    the C channels of each row form `groups` groups of C / groups neighbors
     x_hat = (x - mean) / sqrt(variance + eps)       mean and variance (the mean square) of each group by itself
     out   = x_hat * weight + bias                   weight and bias: one number per channel
 

@@ -9,7 +9,7 @@ STUB = '''"""squared_relu: a relu without a corner (So et al. 2021, Primer).
 
     out = max(x, 0)^2,   element by element
 
-Shapes: x, out, dout and dx are alike.
+Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.0]
 """
 

@@ -12,7 +12,7 @@ STUB = '''"""soft_cap: keep logits within (-cap, cap), smoothly, as in Gemma 2.
 
     out = cap * tanh(x / cap),   element by element
 
-Shapes: x, out, dout and dx are alike; cap a number > 0.
+Shapes: x, out, dout and dx have the same shape; cap a number > 0.
 Example: x = [10.0], cap = 10, dout = [1.0]  ->  out = [7.6159], dx = [0.4200]
 """
 
