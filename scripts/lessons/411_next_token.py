@@ -157,5 +157,6 @@ lesson.widget("sampling", widget_data.sampling(*widget_data.demo_model(), prompt
 #
 # - exercise: `python scripts/exercise.py start softmax`, then cross_entropy
 # - read: gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
-# - break: the targets above: take ids[:-1] for both, and see what is learned (`python scripts/break.py unshifted`)
+# - break: the targets above: take ids[:-1] for both (`python scripts/break.py unshifted` does so with a GPT). Expect: a
+#   loss near 0, and a model that repeats its last token for ever. Nothing is easier to predict than what one has seen.
 # - lesson: `python scripts/lesson.py 412`

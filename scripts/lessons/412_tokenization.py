@@ -200,8 +200,8 @@ lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates straw
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
-# - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special
-#   tokens, files
+# - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special tokens,
+#   files
 # - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2(). Expect: " strawberry" is one token, 12750 is
 #   " 12" and "750", the Hindi sentence above takes 139 tokens where English takes 13, and " SolidGoldMagikarp" is one.
 # - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): apply the last learned merge first. Expect:

@@ -223,5 +223,6 @@ print("between 'shore' and 'vault'. But the meaning of a word depends on its nei
 #
 # - exercise: `python scripts/exercise.py start embedding`, then positions
 # - read: minigrad/functional/indexing.py: Embedding; gpt/model/original_transformer.py
-# - break: `python scripts/break.py no_positions`: the bag of words, trained
+# - break: `python scripts/break.py no_positions`: the bag of words, trained. Expect: after 350 steps the loss hardly
+#   differs from that of the healthy model. The comparison of all activations finds the mistake at once, at wpe.
 # - lesson: `python scripts/lesson.py 421`

@@ -219,5 +219,7 @@ lesson.widget("gpt", widget_data.gpt(model, tokenizer, name, "The value of the")
 #
 # - exercise: `python scripts/exercise.py start causal_mask`
 # - read: gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
-# - break: `python scripts/break.py no_mask`, no_positions, no_tying
+# - break: `python scripts/break.py no_mask`. Expect: a loss of about 1, where the healthy model has 4, and nonsense.
+# - break: `python scripts/break.py no_positions`. Expect: a loss as good as the healthy one after these few steps.
+# - break: `python scripts/break.py no_tying`. Expect: an even better loss, with 166,656 parameters in place of 133,888.
 # - lesson: `python scripts/lesson.py 431`

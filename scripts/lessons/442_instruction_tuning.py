@@ -238,5 +238,6 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
 #
 # - exercise: `python scripts/exercise.py start loss_masking`
 # - read: finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
-# - break: `python scripts/break.py wrong_template`: taught in ChatML, asked in another template
+# - break: `python scripts/break.py wrong_template`: taught in ChatML, asked in another template. Expect: six right
+#   answers in ChatML, and none in the other one. The weights are the same.
 # - lesson: `python scripts/lesson.py 443`
