@@ -1,8 +1,8 @@
-"""Three ways of fine-tuning a model: all its weights ("full"), adapters ("lora"), adapters beside 4 bits ("qlora").
+"""Three ways to fine-tune a model: all weights ("full"), adapters ("lora"), adapters on 4-bit weights ("qlora").
 
-The training loop is that of pretraining, and so are data and loss; what differs is which parameters ask for a gradient,
-and what a checkpoint holds. That of adapters holds only them, with Adam's moments for them, and the SHA-256 of the
-weights beside which they are trained. Who goes on with such a run must still have these.
+The training loop, the data and the loss are those of pretraining. The methods differ in which parameters need a
+gradient, and in what a checkpoint holds. A checkpoint of adapters holds only the adapters, Adam's moments for them, and
+the SHA-256 of the frozen base weights, which must still be there to continue the run.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ REPLY_TOKENS = 40  # of what is shown
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
-    """A run of fine-tuning.
+    """The settings of a fine-tuning run.
 
-    init_from: the base model (`finetune.loading.load_model`); packed: with its 4 and 8 bits kept, if it is a
-    GGUF file. data: a corpus or text file, conversations in a .jsonl or .json file, or "tasks" (see `adaptation_data`).
-    method: one of METHODS; lora: the adapters, if there are any. batch_size: sequences per batch. Raises ValueError for
-    another method, and for one that would change packed weights.
+    init_from: the base model (`finetune.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
+    corpus or text file, conversations in a .jsonl or .json file, or "tasks" (see `adaptation_data`). method: one of
+    METHODS. lora: the settings of the adapters, if there are any. batch_size: sequences per batch. Raises ValueError
+    for another method, and for a method that would change packed weights.
     """
 
     init_from: str = "runs/demo"
@@ -72,7 +72,7 @@ class AdaptationConfig:
 
 
 class Adaptation(Stage):
-    """Fine-tune a model as the settings' `method` says, on a text or on conversations."""
+    """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
 
     name = "adaptation"
     config_class = AdaptationConfig
@@ -80,11 +80,11 @@ class Adaptation(Stage):
     config: AdaptationConfig
 
     def prepare(self) -> Data:
-        """Set the model, adapters attached. A corpus is written into the run's folder here, as token files."""
+        """Set the model, with its adapters attached. A corpus is written into the run's folder as token files."""
         config = self.config
         self.model, self.tokenizer = load_model(config.init_from, config.packed)
         if is_conversations(config.data) and add_chatml(self.tokenizer):
-            # New tokens are learned in the embedding, or nowhere.
+            # New tokens can only be learned in the embedding.
             embedding = architectures.of(self.model).embedding, "lm_head"  # one matrix under two names
             whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
             config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
@@ -117,12 +117,12 @@ class Adaptation(Stage):
         return {"before": self._measure(), "replies": self._replies()}
 
     def _measure(self) -> dict[str, float]:
-        """The validation, and the loss on the base model's own text, under "own_text", if there is any."""
+        """The validation metrics, and "own_text", the loss on the base model's own text, if there is such a text."""
         own = loss_on_own_text(self.model, self.config.init_from)
         return {**self.task.validate(self.model, True), **({} if own is None else {"own_text": own})}
 
     def _replies(self) -> dict[str, str]:
-        """The most likely replies to some held-out questions, by question; none where the data are plain text."""
+        """The most likely replies to some held-out questions: {question: reply}. Empty if the data are plain text."""
         questions = [example.messages[:-1] for example in self.shown_items]
         if not questions:  # and perhaps no chat template
             return {}
@@ -148,7 +148,7 @@ class Adaptation(Stage):
         return self.task.validate(self.model, False)
 
     def report(self, trainer: Trainer) -> None:
-        """What training changed: figures, and replies to questions that were not learned from."""
+        """Show what training changed: figures, and replies to held-out questions."""
         before, after = trainer.extra_state["before"], self._measure()
         trainer.extra_state["after"] = after
         trainer.save()
@@ -178,10 +178,10 @@ LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
 def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> str:
-    """Write the model of a run with its adapters merged into `out_dir`, as a folder like any other; returns a note.
+    """Merge the adapters of a run into its base model and save the result in `out_dir`. Returns a note.
 
-    Adapters beside few bits are merged into the float weights, as 4 bits cannot take them up. Raises CheckpointError
-    where there is no such run, FileExistsError where `out_dir` is in use, ValueError for a run of method "full".
+    Adapters on quantized weights are merged into the float weights, because 4 bits cannot represent the sum. Raises
+    CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full".
     """
     run, out_dir = str(run), Path(out_dir)
     config = settings_of(Adaptation, run)
@@ -199,7 +199,7 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
 
 
 def float_model_of(run: str) -> LanguageModel:
-    """The model of a run with its adapters beside float weights, even if they were trained beside few bits."""
+    """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
     config = settings_of(Adaptation, run)
     trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
     if config.method != "qlora" and not config.packed:
@@ -217,7 +217,7 @@ def float_model_of(run: str) -> LanguageModel:
 
 
 def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> str:
-    """Give the base model rows for new tokens, quantize it, attach adapters; says what is trained of it."""
+    """Add embedding rows for new tokens, quantize the base model, and attach adapters. Shows what is trained."""
     if model.config.vocab_size < vocab_size:
         resize_token_embeddings(model, vocab_size)
     total = model.num_parameters()
@@ -232,7 +232,7 @@ def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: i
 
 
 def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
-    """Refuse a rank above that of every matrix, before memory is asked for."""
+    """Raise ValueError for a rank that is larger than every matrix, before memory is allocated."""
     layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
     useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
     if lora.r > useful:
@@ -245,9 +245,7 @@ def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
 
 
 def kind_of(config: AdaptationConfig) -> ModelKind | None:
-    """What a checkpoint of the run holds: the whole model (None), or what is trained of it, with a fingerprint of the
-    rest.
-    """
+    """What a checkpoint stores: the whole model (None), or the trained parameters and a fingerprint of the others."""
     if config.method == "full":
         return None
     whole = config.lora.modules_to_save

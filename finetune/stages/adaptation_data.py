@@ -1,6 +1,6 @@
-"""What a model is adapted to: a text, to be continued, or conversations, to be answered.
+"""The data for adapting a model: a text to continue, or conversations to answer.
 
-For the training loop both come down to the same: batches, a loss, and a validation.
+The training loop needs the same from both: batches, a loss, and a validation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from .stage import Data
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Batches for the Trainer, with the loss for them; validate(model, whole) gives "val_loss" and other metrics.
+    """Batches for the Trainer and their loss. validate(model, whole) gives "val_loss" and other metrics.
 
-    whole: whether all held-out data have to be evaluated, or a sample of a long text is enough.
-    size: how much there is to learn from, in words.
+    whole: evaluate all held-out data, not only a sample of a long text. size: the amount of training data, in words.
     """
 
     batches: Any
@@ -41,7 +40,7 @@ class Task:
 
 
 def is_conversations(data: str) -> bool:
-    """Whether `data` are conversations ("tasks", a .jsonl or .json file) and not a text (a corpus, any other file)."""
+    """Whether `data` are conversations ("tasks", a .jsonl or .json file) instead of a text (a corpus or other file)."""
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
@@ -53,7 +52,9 @@ def write_corpus(data: str, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
-    """What `write_corpus` has written, for a model that reads `block_size` tokens. Raises ValueError for too few."""
+    """The data that `write_corpus` has written, for a model that reads `block_size` tokens. Raises ValueError if there
+    are too few.
+    """
     train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
     get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged
 
@@ -69,7 +70,7 @@ def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, s
 def conversations_task(
     data: Data, built_in: bool, tokenizer: Tokenizer, block_size: int, batch_size: int, seed: int
 ) -> Task:
-    """Conversations, for a model that reads `block_size` tokens; built_in: those of the built-in questions."""
+    """Conversations for a model that reads `block_size` tokens. built_in: whether they are the built-in questions."""
     template = ChatTemplate(tokenizer)
     (train, shortened), (tests, _) = (encode_examples(data[name], template, block_size) for name in ("train", "test"))
     items = instruction_tasks("test", ASKED_ON_THE_WAY, seed) if built_in else []
@@ -83,9 +84,9 @@ def conversations_task(
 
 
 def loss_on_own_text(model: Any, source: str) -> float | None:
-    """The loss on text like that which the base model was trained on: what it may forget. None if there is none here.
+    """The loss on text of the kind that the base model was trained on, which it may forget. None if there is no text.
 
-    source: the base model's run folder, which holds the text that it was validated on.
+    source: the run folder of the base model, which holds its validation text.
     """
     path = Path(source) / "data" / "val.bin"
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""A run of classification: train a head, and some of the model below it, then say how good it is and what it cost.
+"""A run of classification: train a head, and part of the model below it, and measure the result and its cost.
 
-The cost is what the model forgets: its loss as a language model, on text that it was not trained on, before and after.
+The cost is forgetting: the model's loss as a language model on held-out text, before and after training.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LANGUAGE_TOKENS = 8192  # on which forgetting is measured, as the legend of the 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifyConfig:
-    """A run of classification.
+    """The settings of a classification run.
 
     data: "python-docs", "questions", or a file for `read_labelled`, whose last fifth is held out. trained_blocks:
-    how many of the last blocks learn with the head; None for the whole model. language: a corpus for `load_corpus`, of
-    whose last tenth the language loss is measured.
+    the number of last blocks that are trained with the head; None for the whole model. language: a corpus for
+    `load_corpus`; the language loss is measured on its last tenth.
     """
 
     init_from: str = "runs/demo"
@@ -119,7 +119,7 @@ class Classification(Stage):
         return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss}
 
     def report(self, trainer: Trainer) -> None:
-        """Show the result, and note "accuracy" and "language_after" in the trainer's `extra_state`."""
+        """Show the result, and store "accuracy" and "language_after" in the trainer's `extra_state`."""
         measured = self.validate()
         before, after = trainer.extra_state["language_before"], measured["language_loss"]
         trainer.extra_state |= {"accuracy": measured["accuracy"], "language_after": after}
@@ -149,7 +149,7 @@ class Classification(Stage):
 
 
 def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """Texts to learn from and others: a built-in set's, or a file's, shuffled, with the last fifth held out."""
+    """Training and test texts: those of a built-in set, or those of a file, shuffled, with the last fifth held out."""
     if data == DOCUMENTATION:
         return documentation_texts("train"), documentation_texts("test")
     if data == QUESTIONS:
@@ -164,7 +164,7 @@ def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:
 
 
 def _language_ids(corpus: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Tokens of the corpus' last tenth, which pretraining on it holds out."""
+    """The tokens of the last tenth of a corpus, which pretraining on it holds out."""
     text = load_corpus(corpus).text
     ids = tokenizer.encode(text[round(len(text) * 0.9) :], allowed_special=())
     if len(ids) < 2:

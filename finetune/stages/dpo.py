@@ -1,4 +1,4 @@
-"""A run of direct preference optimization: a model that answers in, one that answers as is preferred out."""
+"""A run of direct preference optimization: from a model that answers to a model that answers as people prefer."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ TEST_ITEMS = 300  # held-out questions
 
 @dataclasses.dataclass(frozen=True)
 class DPOConfig:
-    """A run of DPO. data: "tasks", or a file that `read_preferences` reads, whose last tenth is held out.
+    """The settings of a DPO run. data: "tasks", or a file for `read_preferences`, whose last tenth is held out.
 
-    beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for one that cannot be.
+    beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
     """
 
     init_from: str = "runs/sft"
@@ -52,7 +52,7 @@ class DPOConfig:
 
 
 class PreferenceOptimization(Stage):
-    """Tune a language model with the chat tokens, which is also the reference, on pairs of replies."""
+    """Tune a language model that has the chat tokens on pairs of replies. The untrained model is the reference."""
 
     name = "dpo"
     config_class = DPOConfig

@@ -1,4 +1,4 @@
-"""LoRA against full fine-tuning: what each method reaches, and what it costs, in one table."""
+"""LoRA against full fine-tuning: the result and the cost of each method in one table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPLANATION = """\
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one method reached and cost; sizes in bytes. before, after: the validation, see `Adaptation`."""
+    """The result and the cost of one method; sizes in bytes. before, after: the validation, see `Adaptation`."""
 
     method: str
     trained: int
@@ -46,10 +46,10 @@ class Row:
 
 
 def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Row] | None:
-    """Run the methods one after the other, each in a folder of its own; None if Ctrl-C stopped one of them.
+    """Run the methods one after the other, each in a folder of its own. Returns None if Ctrl-C stopped one of them.
 
-    What is there already is not done again. Raises FileExistsError where a folder holds a run with other settings, and
-    what `start` and `resume` raise.
+    Finished runs are not repeated. Raises FileExistsError if a folder holds a run with other settings, and what `start`
+    and `resume` raise.
     """
     rows = []
     for config in configs:
@@ -95,7 +95,7 @@ def _measured(trainer: Trainer, config: AdaptationConfig) -> Row:
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """The rows as lines of text, under a line of names."""
+    """The rows as a table with a header line."""
     extra = [name for name in LABELS if all(name in row.after for row in rows)]
     heads = ["trained", "before", "after", *(LABELS[name] for name in extra), "weights", "moments", "peak", "ms"]
     base = ["", "", f"{rows[0].before['val_loss']:.3f}", *(f"{rows[0].before[name]:.3f}" for name in extra)]
@@ -115,7 +115,7 @@ LABELS = {"exact_match": "right", "own_text": "old text"}
 
 
 def plot_comparison(configs: Sequence[AdaptationConfig], path: str | os.PathLike[str]) -> Path | None:
-    """Draw the validation losses of all runs into one picture; None without matplotlib."""
+    """Draw the validation losses of all runs in one picture. Returns its path, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

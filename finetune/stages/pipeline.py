@@ -1,8 +1,9 @@
-"""The whole road in one run: tokenizer, pretraining, instruction tuning, reward model, preferences; and what each did.
+"""The whole pipeline in one run: tokenizer, pretraining, instruction tuning, reward model, preferences, and a table of
+what each stage has changed.
 
-Each stage starts from what the one before has left in its folder, and leaves its own. Nothing here is new: a stage is a
-call of a function that its own script calls, too. What is added is that a stage that is finished is kept, that one that
-was interrupted goes on, that all are measured with the same questions and the same text, and a table of that.
+Each stage starts from the folder of an earlier stage and writes its own. A stage is one call of the function that its
+own script also calls. The pipeline adds that finished stages are kept, that an interrupted stage continues, and that
+all stages are measured with the same questions and the same text.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
 
 
 def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
-    """Run all stages that are not finished yet, and print the table; False if Ctrl-C stopped one of them.
+    """Run all stages that are not finished, and print the table. Returns False if Ctrl-C stopped one of them.
 
-    Raises ValueError where the folder is of a pipeline with other settings, and what the stages raise.
+    Raises ValueError if the folder holds a pipeline with other settings, and what the stages raise.
     """
     started = time.perf_counter()
     given = {} if config.init_from is None else {"init_from": config.init_from}
@@ -52,7 +53,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
 
 
 def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, dict[str, Any]] | None:
-    """Run the stages; returns the rows of the table, or None if Ctrl-C stopped one of them."""
+    """Run the stages. Returns the rows of the table, or None if Ctrl-C stopped one of them."""
     for number, stage in enumerate(stages := parts_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
         origin = notes.origin_of(stage.needs)
@@ -84,7 +85,7 @@ def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
 
 
 def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:
-    """A stage's row of the table; a reward model writes nothing, and its row is its accuracy."""
+    """The table row of a stage. A reward model generates no text, so its row is its accuracy."""
     folder = notes.folder / name
     if name == "reward":
         return {"note": reward_note(folder)}
@@ -95,24 +96,24 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
 
 
 def _questions(config: PipelineConfig) -> int:
-    """How many are asked after each stage."""
+    """The number of questions that are asked after each stage."""
     return SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
 
 
 def load_stage(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model that a stage has left."""
+    """The model in the folder of a finished stage."""
     if is_quantized(folder):
         return load_quantized(folder)
     return load_model(folder / MERGED if (folder / MERGED).exists() else folder)
 
 
 def seconds_of(folder: Path) -> float:
-    """How long a stage trained; 0 for one that did not."""
+    """The training time of a stage in seconds; 0 for a stage that does not train."""
     return round(load_state(folder).get("seconds", 0.0), 1)
 
 
 def reward_note(folder: Path) -> str:
-    """How good a finished reward model is, from its log."""
+    """The accuracy of a finished reward model, from its log."""
     rows = [json.loads(line) for line in read_text(folder / "log.jsonl").splitlines()]
     accuracy = [row["accuracy"] for row in rows if "val_loss" in row][-1]
     return f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"
@@ -122,10 +123,11 @@ def reward_note(folder: Path) -> str:
 
 
 class Notes:
-    """What is known of the stages: kept in pipeline.json, so that a later call goes on.
+    """The state of the stages, stored in pipeline.json, so a later call can continue.
 
-    A stage's origin is what the stages it needs held when it began, as fingerprints. If one of them is done again, the
-    stage is no longer finished. Raises ValueError for notes of a pipeline with other settings, or damaged ones.
+    The origin of a stage are the fingerprints, at its start, of the stages that it depends on. If one of them is run
+    again, the stage no longer counts as finished. Raises ValueError if the file is damaged, or belongs to a pipeline
+    with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
@@ -158,12 +160,12 @@ class Notes:
         return "row" in stage and stage.get("origin") == origin and has_checkpoint(self.folder / name)
 
     def begin(self, name: str, origin: dict[str, str]) -> None:
-        """Note where a stage starts from."""
+        """Store the origin of a stage."""
         self.stages[name] = {"origin": origin}
         self._save()
 
     def finish(self, name: str, origin: dict[str, str], row: dict[str, Any]) -> None:
-        """Note that a stage is finished, and its row of the table."""
+        """Mark a stage as finished, with its row of the table."""
         self.stages[name] = {"origin": origin, "row": row}
         self._save()
 
@@ -177,5 +179,5 @@ class Notes:
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes when a stage's checkpoint does."""
+    """A value that changes whenever the checkpoint of a stage changes."""
     return hashlib.sha256(json.dumps(load_state(folder), sort_keys=True).encode("utf-8")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The stages of the pipeline: what is trained with which settings, and what each stage starts from."""
+"""The stages of the pipeline: the settings of each stage, and the stage that it starts from."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapter
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """The pipeline's settings.
+    """The settings of the pipeline.
 
-    init_from: a trained model to start from (`gpt.training.loading.load_model`), in the place of pretraining. short: a
-    small model and few steps, to see whether all works. ppo: reinforce, too.
+    init_from: a trained model to start from instead of pretraining (`gpt.training.loading.load_model`). short: a small
+    model and few steps, to see whether everything works. ppo: also run PPO.
     """
 
     init_from: str | None = None
@@ -49,9 +49,9 @@ class PipelineConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Amount:
-    """How much a pipeline learns from: steps and rate per stage, sequences (or pairs) per step, and the data.
+    """The amount of training: steps and learning rate per stage, sequences (or pairs) per step, and the data.
 
-    examples: conversations and pairs of a smaller set; None: the built-in data as the stages' scripts take them.
+    examples: the number of conversations and pairs; None: all built-in data, as in the scripts of the stages.
     """
 
     sft: tuple[int, float]
@@ -72,9 +72,9 @@ TRAINED = Amount(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of the road: its name and its folder's; what it is made from; what it teaches, for the reader.
+    """One stage: its name and folder, the stages that it depends on, and what it teaches, as a text for the reader.
 
-    run(going_on): run it, from the beginning or from its checkpoint; False if Ctrl-C stopped it.
+    run(going_on): run the stage from the beginning or from its checkpoint. Returns False if Ctrl-C stopped it.
     """
 
     name: str
@@ -167,7 +167,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
 
 
 def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> Part:
-    """Where the road begins: pretraining, or a model that somebody has trained."""
+    """The first stage: pretraining, or a model that is already trained."""
     source = config.init_from
     if source is not None:
         teaches = f"nothing: {source}, as it is"
@@ -182,7 +182,7 @@ def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> P
 
 
 def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
-    """A trained model as the first stage's run, with text to measure it on; and the data for the other stages."""
+    """Save a trained model as the run of the first stage, with a text to measure it on and data for other stages."""
     model, tokenizer = load_model(source)
     tokenizer.save(folder)
     text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
@@ -198,7 +198,7 @@ def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
 
 
 def _adapt(config: AdaptationConfig, amount: Amount, train: Callable[[], bool]) -> bool:
-    """LoRA on the replies that were preferred, without those that were not; and a folder with the merged model."""
+    """Train LoRA on the preferred replies only, and save a folder with the merged model."""
     out_dir = Path(config.out_dir)
     preferences = preference_pairs("train", amount.examples or pairs.TRAIN_PAIRS, config.seed)
     examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
@@ -211,7 +211,7 @@ def _adapt(config: AdaptationConfig, amount: Amount, train: Callable[[], bool]) 
 
 
 def _quantize(source: str, out_dir: str) -> bool:
-    """Round a model's weights to 4 bits (NF4)."""
+    """Quantize the weights of a model to 4 bits (NF4)."""
     model, tokenizer = load_model(source)
     config = QuantizationConfig("nf4")
     quantize(model, config)
@@ -221,6 +221,6 @@ def _quantize(source: str, out_dir: str) -> bool:
 
 
 def _make_room(folder: Path) -> None:
-    """Make room for what a stage writes in one go; the folder is one of the pipeline's."""
+    """Delete a folder of the pipeline, so a stage can write it as a whole."""
     remove_checkpoint(folder)
     claim(folder)

@@ -1,4 +1,4 @@
-"""A run of PPO: a model that answers and a reward model in, a model that answers as is rewarded out."""
+"""A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 
 @dataclasses.dataclass(frozen=True)
 class PPORunConfig:
-    """A run of PPO. data: "tasks", or a file that `read_examples` reads, of which only the questions are used.
+    """The settings of a PPO run. data: "tasks", or a file for `read_examples`, of which only the questions are used.
 
-    reward_model: the folder of a run of reward modelling, with the same tokenizer.
+    reward_model: the folder of a reward modeling run with the same tokenizer.
     """
 
     init_from: str = "runs/sft"
@@ -46,9 +46,9 @@ class PPORunConfig:
 
 
 class Reinforcement(Stage):
-    """Reinforce a language model with the chat tokens, which is also the reference, with a reward model.
+    """Train a language model that has the chat tokens by PPO on a reward model. The untrained model is the reference.
 
-    The loop is its own: see ppo_loop.py. A run goes on only where reference and reward model are still there.
+    PPO has its own loop: see ppo_loop.py. To continue a run, its reference and its reward model must still be there.
     """
 
     name = "ppo"
@@ -103,7 +103,7 @@ class Reinforcement(Stage):
         )
 
     def _check(self, asked: list[TaskItem], replies: list[list[int]]) -> dict[str, float]:
-        """What the reward model does not know: are the replies of a roll-out really right?"""
+        """What the reward model does not know: whether the replies of a rollout are really right."""
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
         ended = [ids[-1] in self.template.stop_tokens for ids in replies]
         return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, ended, replies)]))
@@ -119,7 +119,7 @@ class Reinforcement(Stage):
 
 
 def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> GPTWithHead:
-    """The reward model of a run. Raises for one that cannot read the policy's replies, or is no better than chance."""
+    """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
     model, its_tokenizer = load_reward_model(folder)
     if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
         raise CheckpointError(
@@ -138,7 +138,7 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
 
 
 def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
-    """Conversations to answer in training, and others; their own answers are not learned from."""
+    """Conversations to answer, for training and for tests. Answers that they contain are not used."""
     if data == TASKS:
         return (
             [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed + 1)],
@@ -152,9 +152,9 @@ def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
 def encode_questions(
     examples: Sequence[Example], template: ChatTemplate, block_size: int, response_length: int
 ) -> list[list[int]]:
-    """Prompts as tokens that leave room for a reply; of longer ones the oldest turns are left out.
+    """Prompts as tokens that leave room for a reply. Longer prompts lose their oldest turns.
 
-    Raises ValueError, naming the place, where a single question is too long.
+    Raises ValueError, naming the place, if a single question is too long.
     """
     room = block_size - response_length
     prompts = []

@@ -1,7 +1,7 @@
-"""PPO's loop: generate, score, update; again. Here the training loop changes its shape for the first time.
+"""The loop of PPO: generate, score, update, and again. For the first time the training loop changes its shape.
 
-Every other stage learns from data that somebody has written. This one learns from what the model itself writes, which
-has to be generated anew whenever the model has changed:
+All other stages learn from given data. PPO learns from the model's own replies, which have to be generated again
+whenever the model has changed:
 
     roll out    the policy answers a batch of prompts                          (finetune/objectives/rollout.py)
     score       the reward model scores each reply, and the reference model gives the log-probability of each token
@@ -44,10 +44,11 @@ SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # on the scr
 class PPOConfig:
     """How to reinforce.
 
-    total_iterations: of roll out and update. batch_size: prompts per iteration. num_ppo_epochs: how often each reply is
-    learned from, in num_mini_batches steps each time. kl_coef: strength of the penalty for moving away from the
-    reference model. missing_eos_penalty: subtracted from the score of a reply that does not end within response_length
-    tokens. The others belong to the formulas in finetune/objectives/ppo.py. Raises ValueError for values out of range.
+    total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
+    num_ppo_epochs: how often each reply is used, in num_mini_batches steps each time. kl_coef: strength of the penalty
+    for moving away from the reference model. missing_eos_penalty: subtracted from the score of a reply that does not
+    end within response_length tokens. The other settings belong to the formulas in finetune/objectives/ppo.py. Raises
+    ValueError for values out of range.
     """
 
     total_iterations: int = 16
@@ -81,15 +82,15 @@ class PPOConfig:
 
     @property
     def steps_per_iteration(self) -> int:
-        """Optimizer steps on the replies of one roll-out."""
+        """The number of optimizer steps on the replies of one rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOBatch:
-    """N tokens of some replies, and what was known when they were drawn.
+    """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. places: of the N tokens in these. All others are of shape (N).
+    tokens (B, T): prompts with their replies. places: the places of the N tokens in them. All other arrays are (N).
     """
 
     tokens: np.ndarray
@@ -102,7 +103,7 @@ class PPOBatch:
 
 
 def ppo_batches(rollout: Rollout, config: PPOConfig, rng: np.random.Generator) -> list[PPOBatch]:
-    """The advantages of a roll-out's tokens, and all its tokens dealt to the mini-batches of all epochs."""
+    """Compute the advantages of a rollout's tokens, and divide its tokens into the mini-batches of all epochs."""
     scores = rollout.scores - config.missing_eos_penalty * ~rollout.ended  # (B)
     kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): the estimate k1 for each token
     rewards = token_rewards(scores, kl, rollout.mask, config.kl_coef)
@@ -149,12 +150,12 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 
 
 class PPOTrainer(Trainer):
-    """Reinforces a policy. Optimizer step, log and checkpoints are those of `Trainer`; the loop is its own.
+    """Trains a policy by PPO. Optimizer step, log and checkpoints are those of `Trainer`; the loop is its own.
 
-    model: the policy, which is trained. reference: the model where training starts. reward_model(tokens, lengths) ->
-    scores (B, 1). prompts: a stream of batches of (a prompt's token ids, its subject). judge(subjects, replies): more
-    metrics of a roll-out, such as how many replies are really right. evaluate(): metrics on other prompts, at the
-    start, every `eval_interval` iterations, and at the end. Other options as for `Trainer`.
+    model: the policy, which is trained. reference: the model at the start of training. reward_model(tokens, lengths) ->
+    scores (B, 1). prompts: a stream of batches of (token ids of a prompt, its subject). judge(subjects, replies): more
+    metrics of a rollout, such as the share of replies that are really right. evaluate(): metrics on other prompts, at
+    the start, every `eval_interval` iterations, and at the end. The other options are those of `Trainer`.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class PPOTrainer(Trainer):
         self.stop_tokens, self.judge = list(stop_tokens), judge
 
     def run(self) -> None:
-        """Roll out and update until `total_iterations`, evaluating and saving on the way.
+        """Roll out and update until `total_iterations`, with evaluations and checkpoints.
 
         Ctrl-C finishes the iteration, saves and sets `interrupted`. Raises what `Trainer.run` raises.
         """
@@ -196,7 +197,7 @@ class PPOTrainer(Trainer):
                     self.save()
 
     def _iterate(self) -> None:
-        """Roll out, score, advantage, update."""
+        """One iteration: roll out, score, advantage, update."""
         started = time.perf_counter()
         # Roll out: the policy answers the next prompts. Score: the reward model and the reference evaluate the replies.
         prompts, about = zip(*next(self.batches))
@@ -258,7 +259,7 @@ def policy_kind(model: PolicyWithValue) -> ModelKind:
 
 
 def _summary(steps: Sequence[Step], metrics: dict[str, float], seconds: float) -> Step:
-    """An iteration as one line of the log: means over its steps, weighted by their numbers of tokens."""
+    """One iteration as a line of the log: means over its steps, weighted by their numbers of tokens."""
     count = sum(step.count for step in steps)
 
     def mean(values: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
-"""Reward modelling: a model that answers in, one that scores answers out, and how often it is right.
+"""A run of reward modeling: from a model that answers to a model that scores answers, and how often it is right.
 
-The smallest stage: an example of what a stage has to say (see stage.py).
+This is the smallest stage, an example of what a stage has to define (see stage.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ SHOWN = 6
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """A run of reward modelling. data: "tasks", or a file for `read_preferences`, whose last tenth is held out."""
+    """The settings of a reward modeling run. data: "tasks", or a file for `read_preferences`, whose last tenth is held
+    out.
+    """
 
     init_from: str = "runs/sft"
     data: str = TASKS
@@ -45,7 +47,7 @@ class RewardConfig:
 
 
 class RewardModelling(Stage):
-    """Train a reward model, from a language model with the chat tokens, on pairs of replies."""
+    """Train a reward model on pairs of replies, starting from a language model that has the chat tokens."""
 
     name = "reward"
     config_class = RewardConfig
@@ -106,7 +108,7 @@ class RewardModelling(Stage):
 
 
 def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
-    """A trained reward model and its tokenizer. Raises CheckpointError for a folder of anything else."""
+    """Load a trained reward model and its tokenizer. Raises CheckpointError for any other folder."""
     model = load_checkpoint(folder, with_optimizer=False, kind=HEAD_KIND).model
     if model.labels != LABELS:
         raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
@@ -114,9 +116,9 @@ def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
 
 
 def check_better_than_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str, batch_size: int = 32) -> str:
-    """Say how good a reward model is on held-out pairs; ValueError unless it is better than a coin.
+    """Show the accuracy of a reward model on held-out pairs. Raises ValueError unless it is better than a coin.
 
-    The test is the one-sided binomial test: would a coin get as many right in fewer than 1 % of cases?
+    It is better if a coin would get as many pairs right in less than 1 % of cases (one-sided binomial test).
     """
     right = round(_validate(model, pairs, batch_size)["accuracy"] * len(pairs))
     chance = chance_of(right, len(pairs))

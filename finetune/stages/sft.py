@@ -1,8 +1,8 @@
-"""A run of instruction tuning: a base model in, a model that answers out, and what that changed, measured.
+"""A run of instruction tuning: from a base model to a model that answers, with measurements of what has changed.
 
-Before and after, the model is asked questions that share neither wording nor words with those trained on; the same
-questions without the chat template, and in another model's; and questions of general knowledge, which instruction
-tuning cannot answer for it: it teaches the format, not the knowledge.
+Before and after training, the model is asked held-out questions, which share neither wording nor words with the
+training data; the same questions without the chat template, and in another model's template; and questions of general
+knowledge, which do not improve, because instruction tuning teaches the format and not the knowledge.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation, as the legend of
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig:
-    """A run of instruction tuning. data: "tasks", or a file for `read_examples`, whose last tenth is held out."""
+    """The settings of an instruction-tuning run. data: "tasks", or a file for `read_examples`, whose last tenth is held
+    out.
+    """
 
     init_from: str = "runs/demo"
     data: str = TASKS
@@ -43,7 +45,7 @@ class SFTConfig:
 
 
 class InstructionTuning(Stage):
-    """Tune a language model, which gets the chat tokens, on conversations."""
+    """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
 
     name = "sft"
     config_class = SFTConfig
@@ -91,7 +93,7 @@ class InstructionTuning(Stage):
         return {"before": self._measure()}
 
     def _measure(self) -> dict[str, Any]:
-        """`following` on the built-in questions; of a file's conversations, the replies to the first few."""
+        """`following` on the built-in questions, or the replies to the first few conversations of a file."""
         if self.items:
             return following(self.model, self.tokenizer, self.items)
         questions = [example.messages[:-1] for example in self.held_out[:SHOWN]]
@@ -116,7 +118,7 @@ class InstructionTuning(Stage):
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
-    """Conversations to learn from, and others: the built-in ones of that seed, or a file's, the last tenth held out."""
+    """Training and test conversations: the built-in ones of a seed, or those of a file with the last tenth held out."""
     if data == TASKS:
         return (
             [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed)],
@@ -136,7 +138,7 @@ def validate_answers(
     items: Sequence[TaskItem],
     batch_size: int,
 ) -> dict[str, float]:
-    """The loss on conversations, and how many of the questions, if there are any, are answered rightly."""
+    """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
     measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss)
     metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
     if items:

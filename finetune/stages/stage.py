@@ -1,15 +1,15 @@
-"""One skeleton of a run, for every stage of fine-tuning: `start` it, `resume` it, and what happens in between.
+"""The skeleton of a run, which all stages of fine-tuning share: `start`, `resume`, and the steps in between.
 
-A stage is a class that fills in what differs from other stages: its data, its loss, what is measured. reward.py is the
-smallest example; a new stage is one file like it. The skeleton calls the methods of `Stage` in the order in which they
-stand here:
+A stage is a class that fills in what differs between stages: its data, its loss, and its measurements. reward.py is the
+smallest example, and a new stage is one file like it. The skeleton calls the methods of `Stage` in the order of this
+file:
 
-    start       prepare -> encode -> (the run's folder is written)
+    start       prepare -> encode -> (write the run's folder)
     resume                 encode                (model, tokenizer and data come from the run's folder)
     both        introduce -> measure -> trainer -> loss and validate, again and again -> report -> finish
 
-A run's folder is that of pretraining (see `gpt.training.checkpoint`) with the stage's data as JSON lines in `data/`: a
-run goes on with the same data, wherever they came from, and they can be looked at.
+A run's folder is that of pretraining (see `gpt.training.checkpoint`), with the stage's data as JSON lines in `data/`. A
+resumed run uses these files, so it continues with the same data, and you can look at them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from minigrad import Tensor, manual_seed
 
 from ..data.datasets import write_jsonl
 
-SMALLEST_ITEM = 1000  # bytes that an item of a batch takes, at least
+SMALLEST_ITEM = 1000  # a lower bound of the bytes that an item of a batch takes
 Data = Mapping[str, Sequence[Any]]  # items by the name of their file: "train" and "test"
 
 
 class Stage:
-    """A stage of fine-tuning: what differs between stages, to be filled in by a subclass.
+    """A stage of fine-tuning. Subclasses fill in what differs between stages.
 
-    name: kept in checkpoints. config_class: a frozen dataclass of settings with init_from, out_dir, seed and training.
-    columns: the legend of the log's columns. title, shares: of the picture (see `plot_run`). unit: what is learned
-    from, and counted. shown: the metrics that the screen has room for, if not all. read: reads a file of the data.
+    name: stored in checkpoints. config_class: a frozen dataclass of settings with init_from, out_dir, seed and
+    training. columns: the legend of the log's columns. title, shares: passed to `plot_run`. unit: the items that are
+    counted, such as tokens. shown: the metrics on the screen, if there is no room for all. read: reads a data file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Stage:
     shown: Sequence[str] = ()
     read: Callable[[Path], list[Any]]
 
-    # What `prepare`, or `resume`, and `encode` have to set:
+    # Set by `prepare` or `resume`, and by `encode`:
     model: Any
     tokenizer: Tokenizer
     batches: Any
@@ -60,26 +60,26 @@ class Stage:
         self.config, self.device = config, device
 
     def prepare(self) -> Data:
-        """Set the model to start from and its tokenizer; return the data. Nothing is written yet: this may raise."""
+        """Set the model to start from and its tokenizer, and return the data. May raise: nothing is written yet."""
         raise TypeError(f"{type(self).__name__} must define prepare()")
 
     def encode(self, data: Data) -> None:
-        """Turn the data into tokens: set the batches to train on, and keep what is tested on. This may raise, too."""
+        """Turn the data into tokens: set the batches to train on, and keep the test data. May raise."""
         raise TypeError(f"{type(self).__name__} must define encode()")
 
     def introduce(self) -> None:
-        """Say what there is to learn from."""
+        """Describe the data to the user."""
 
     def measure(self) -> dict[str, Any]:
-        """Measure the model before training. What is returned is JSON-able, and kept in `trainer.extra_state`."""
+        """Measure the model before training. The result must be JSON-able; `trainer.extra_state` keeps it."""
         return {}
 
     def kind(self) -> ModelKind | None:
-        """What a checkpoint holds of the model (see `save_checkpoint`); None: all of a language model."""
+        """What a checkpoint stores of the model (see `save_checkpoint`). None: a whole language model."""
         return None
 
     def trainer(self, extra_state: dict[str, Any]) -> Trainer:
-        """The training loop: the one that all stages share, except where the loop itself is what differs."""
+        """The training loop. All stages share it, except those that have a loop of their own."""
         return Trainer(
             self.model,
             self.batches,
@@ -97,32 +97,32 @@ class Stage:
         raise TypeError(f"{type(self).__name__} must define loss()")
 
     def validate(self) -> dict[str, float]:
-        """What is logged beside the training loss, measured on data that are not learned from; "val_loss" among it."""
+        """Metrics on held-out data, logged beside the training loss. One of them must be "val_loss"."""
         raise TypeError(f"{type(self).__name__} must define validate()")
 
     def report(self, trainer: Trainer) -> None:
-        """Measure the trained model, and show what training changed."""
+        """Measure the trained model and show what training has changed."""
 
     def done(self, trainer: Trainer) -> str:
-        """How much was done, in words."""
+        """The amount of training, in words."""
         return f"trained {trainer.steps_done} steps, {trainer.count:,} {self.unit},"
 
     def plot(self, trainer: Trainer) -> Path | None:
-        """Draw the run; None without matplotlib."""
+        """Draw the run and return the picture's path, or None without matplotlib."""
         unit = self.unit.removesuffix("s")
         return plot_run(trainer.out_dir, {}, title=self.title, unit=unit, shares=self.shares)
 
     def finish(self, trainer: Trainer) -> None:
-        """Draw the run, and say where everything is."""
+        """Draw the run, and show where the results are."""
         picture = self.plot(trainer)
         show(f"\n{self.done(trainer)} in {trainer.seconds:.0f} s; saved in {shlex.quote(trainer.out_dir.as_posix())}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 
 def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
-    """Run a stage from its beginning; after Ctrl-C, which saves, the trainer's `interrupted` is set.
+    """Run a stage from its beginning. Ctrl-C saves, and then `interrupted` of the returned trainer is set.
 
-    Raises FileExistsError where `config.out_dir` holds a run, BlockingIOError where one is running, and what the
+    Raises FileExistsError if `config.out_dir` already holds a run, BlockingIOError if a run is using it, and what the
     stage's `prepare` and `Trainer.run` raise.
     """
     with writing(config.out_dir):
@@ -141,7 +141,7 @@ def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
 
 
 def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
-    """Go on with the run in `out_dir`, with its own settings and data. Raises CheckpointError where there is none."""
+    """Continue the run in `out_dir` with its own settings and data. Raises CheckpointError if there is no run."""
     with writing(out_dir):
         stage = kind(settings_of(kind, out_dir), device)
         _check_memory(stage.config)
@@ -171,7 +171,7 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
 
 
 def _check_memory(config: Any) -> None:
-    """Refuse batches that fit into no machine; of a stage that has no batch size, those of its loop (PPO)."""
+    """Raise ValueError for batches that do not fit into this machine's memory. PPO has its batch size in its loop."""
     size = getattr(config, "batch_size", 0) or getattr(getattr(config, "ppo", None), "batch_size", 0)
     batches = getattr(config.training, "gradient_accumulation_steps", 1)
     check_memory(SMALLEST_ITEM * size * batches, f"a step on batches of {size:,}")
@@ -191,9 +191,9 @@ def _report(stage: Stage, trainer: Trainer, resumed: bool) -> None:
 
 
 def settings_of(kind: type[Stage], out_dir: str) -> Any:
-    """The settings, a `kind.config_class`, of the run in `out_dir`.
+    """The settings of the run in `out_dir`, a `kind.config_class`.
 
-    Raises CheckpointError for a run of another stage, and where there is none.
+    Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
     extra = load_state(out_dir).get("extra")
     extra = extra if isinstance(extra, dict) else {}
