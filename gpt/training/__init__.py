@@ -5,10 +5,10 @@
     training_step.py   forward, loss, backward, clip, step, schedule
     steps.py           the numbers of a step, which are read late on a GPU
     trainer.py         the training loop around the step: evaluations, checkpoints, Ctrl-C, resuming
-    evaluation.py      how good is it? losses on text that it was not trained on
+    evaluation.py      how good is a model? losses on held-out text
     folder_lock.py     one writer per folder
-    checkpoint.py      saving a run so that it can continue exactly where it was
-    log.py             what a run says: lines on the screen and in log.jsonl
+    checkpoint.py      save a run so it can continue exactly where it was
+    log.py             the output of a run: lines on the screen and in log.jsonl
     plots.py           pictures of a run
     data_parallel.py   several processes, one model
     pretraining.py     a whole run: corpus, tokenizer, model, training, samples

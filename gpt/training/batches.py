@@ -1,10 +1,10 @@
-"""From a text to batches: token files on disk, mapped into memory, and windows of them as inputs and targets.
+"""From text to batches: token files on disk, mapped into memory, and windows of them as inputs and targets.
 
-A language model is trained to say the next token at every position, so that the targets are the inputs shifted by one
-(Radford et al. 2019, section 2): the text is its own label. Token files have nanoGPT's format, so that its `train.bin`
-and `val.bin` can be used here and ours there.
+A language model is trained to predict the next token at every position, so the targets are the inputs shifted by one
+(Radford et al. 2019, section 2). The text is its own label. Token files have the format of nanoGPT's `train.bin` and
+`val.bin`, so both programs can use each other's files.
 
-Simplified: windows are drawn anywhere, also across the borders of documents.
+Simplified: windows may start anywhere and cross the borders of documents.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, each 
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The smallest type for ids below `vocab_size`: uint16, or uint32 above 65,536; little-endian on every machine."""
+    """The smallest dtype for ids below `vocab_size`: uint16, or uint32 above 65,536. Little-endian on every machine."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) -> None:
-    """Write token ids as raw integers, as nanoGPT does, and beside them, in `PATH.json`, their number, type and range.
+    """Write token ids as raw integers, as nanoGPT does, and a description in `PATH.json`: count, type and range.
 
-    Each file appears whole or not at all. Raises ValueError for ids outside the vocabulary.
+    Each file is written as a whole or not at all. Raises ValueError for ids outside the vocabulary.
     """
     dtype = token_dtype(vocab_size)
     array = validate_ids(ids, vocab_size).astype(dtype)
@@ -49,10 +49,10 @@ def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) 
 
 
 def open_tokens(path: str | os.PathLike[str]) -> Tokens:
-    """Map a token file into memory: an array (N,) whose parts are read when they are used.
+    """Map a token file into memory: an array (N,) that is read where it is used.
 
-    Without a description beside it, the file is nanoGPT's, of uint16. Raises FileNotFoundError, or ValueError for a
-    file that is empty, cut off or does not fit its description.
+    A file without a description is nanoGPT's, of uint16. Raises FileNotFoundError, or ValueError for a file that is
+    empty, truncated or does not fit its description.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,8 +80,8 @@ def prepare(
 ) -> tuple[Tokens, Tokens]:
     """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory.
 
-    The text is split first, at a position, and then encoded: the last `validation_fraction` of its characters is for
-    validation. Raises ValueError for an empty text and a fraction that leaves one of the two without text.
+    The text is first split and then encoded. The last `validation_fraction` of its characters is for validation. Raises
+    ValueError for an empty text, and for a fraction that leaves one of the two parts empty.
     """
     if not text:
         raise ValueError("the text is empty: there is nothing to train on; give some text")
@@ -108,10 +108,10 @@ def prepare(
 
 
 def validate_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
-    """Return token ids as int64, the same shape, or raise an error that names the first one outside 0..vocab_size-1.
+    """Token ids as int64, in the same shape. Raises ValueError, naming the first id outside 0..vocab_size-1.
 
-    Done where batches are made: an id out of range would read another token's embedding (if negative), or fail deep
-    inside the model. Raises TypeError for anything but integers.
+    Batches are checked when they are made. Otherwise a negative id would read the embedding of another token, and a
+    large id would fail deep inside the model. Raises TypeError for anything but integers.
 
     >>> validate_ids([3, 1, 4], vocab_size=4)
     Traceback (most recent call last):
@@ -135,10 +135,10 @@ def validate_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
 def get_batch(
     tokens: Tokens, batch_size: int, block_size: int, rng: np.random.Generator, vocab_size: int | None = None
 ) -> Batch:
-    """Draw windows of the tokens at random: inputs (B, T) and, shifted by one, targets (B, T), both int64.
+    """Draw random windows of the tokens: inputs (B, T) and targets (B, T), shifted by one, both int64.
 
-    Each of the len(tokens) - T windows is equally likely, and may be drawn twice. With a `vocab_size` the ids are
-    checked. Raises ValueError where the tokens are fewer than one window and its last target.
+    Each of the len(tokens) - T windows is equally likely and may be drawn twice. With a `vocab_size` the ids are
+    checked. Raises ValueError if there are fewer tokens than one window and its last target.
 
     >>> inputs, targets = get_batch(np.arange(6), batch_size=1, block_size=5, rng=np.random.default_rng(0))
     >>> inputs, targets
@@ -154,15 +154,15 @@ def get_batch(
 
 
 def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
-    """(B, T+1) tokens as inputs and targets."""
+    """Split (B, T+1) tokens into inputs and targets."""
     ids = windows.astype(np.int64) if vocab_size is None else validate_ids(windows, vocab_size)
     return ids[:, :-1], ids[:, 1:]
 
 
 class RandomBatches:
-    """An endless, seeded stream of `get_batch`, which goes on exactly where a checkpoint stopped it.
+    """An endless, seeded stream of `get_batch`, which can continue exactly where a checkpoint stopped it.
 
-    rows: which of each batch to return, for one of several processes that share it (see `data_parallel`).
+    rows: the rows of each batch to return, if several processes share it (see `data_parallel`).
 
     >>> batches = RandomBatches(np.arange(100), batch_size=2, block_size=8, seed=1)
     >>> state = batches.state_dict()
@@ -196,11 +196,11 @@ class RandomBatches:
         return inputs[self.rows], targets[self.rows]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as a dictionary that JSON can hold."""
+        """The position of the stream, JSON-able."""
         return {"generator": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`; raises ValueError for anything else."""
+        """Continue from a `state_dict()`. Raises ValueError for anything else."""
         try:
             self.rng.bit_generator.state = state["generator"]
         except (KeyError, TypeError, ValueError) as error:
@@ -210,10 +210,10 @@ class RandomBatches:
 def sequential_batches(
     tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None = None, sample: int | None = None
 ) -> Iterator[Batch]:
-    """Go through the tokens once, in windows that follow each other: every token but the first is a target once.
+    """Go through the tokens once in consecutive windows. Every token but the first is a target exactly once.
 
-    Batches are (B, T); the last ones may be (b, T) with b < B, and (1, t) with t < T for what remains. sample: take
-    that many of the full windows only, drawn at random and always the same ones. Raises ValueError for fewer than two
+    Batches are (B, T). The last ones may be (b, T) with b < B, and (1, t) with t < T for the remaining tokens. sample:
+    use only this number of full windows, drawn at random and always the same ones. Raises ValueError for fewer than two
     tokens.
 
     >>> [targets.tolist() for _, targets in sequential_batches(np.arange(10), batch_size=2, block_size=2)]

@@ -1,4 +1,4 @@
-"""Saving a training run, so that it can continue exactly where it was, whatever happens while it is being saved.
+"""Save a training run so it can continue exactly where it was, whatever happens while it is being saved.
 
 A run's folder holds
 
@@ -8,16 +8,16 @@ A run's folder holds
     trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
     log.jsonl               one line per logged step
 
-Four files cannot be renamed in one instant, but one file can. So everything is written beside its target, as NAME.new,
-and flushed to the disk; then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides. Before it
-the old checkpoint counts, after it the new one. The other files are renamed last; if the machine dies before that,
-whoever opens the folder next does it. While a run writes into the folder (see folder_lock.py), loading changes nothing,
-so a model can be tried out while it is being trained.
+Four files cannot be renamed in one instant, but one file can. So each file is first written as NAME.new and flushed to
+disk. Then one rename, of `trainer_state.json.new` to `trainer_state.json.commit`, decides: before it the old checkpoint
+is valid, after it the new one. The other files are renamed last. If the machine stops before that, the next program
+that opens the folder does it. While a run is writing into the folder (see folder_lock.py), loading changes nothing, so
+you can try out a model while it is being trained.
 
-A `ModelKind` says what a folder holds of a model: all of a GPT or a Llama; of a model with adapters, perhaps only
-these.
+A `ModelKind` says which parts of a model the folder stores: all of a GPT or a Llama, or, for a model with adapters,
+only the adapters.
 
-No pickle: a checkpoint from a stranger is data, and cannot run code.
+There is no pickle, so a checkpoint from a stranger is data and cannot run code.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What a run's folder holds: the model, the optimiser's state (None if there is none), and the rest of the run."""
+    """The contents of a run's folder: the model, the optimizer's state (or None), and the state of the run."""
 
     model: Any
     optimizer_state: dict[str, Any] | None
@@ -73,12 +73,11 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class ModelKind:
-    """How a kind of model becomes config.json and named arrays, and the reverse.
+    """How to turn a kind of model into config.json and named arrays, and back.
 
-    name: config.json's "model_type". config(model): the rest of config.json, JSON-able. build(config, shapes): a model
-    to fill, from what config.json says and the shapes that are stored; it raises ValueError for those that cannot fit,
-    before it asks for memory (see `check_size`). tensors(model): the arrays that are stored and filled, by their names
-    in the model: parameters, or buffers.
+    name: "model_type" in config.json. config(model): the rest of config.json, JSON-able. build(config, shapes): an
+    empty model for the settings in config.json and the stored shapes; raises ValueError before it allocates memory if
+    they do not fit (see `check_size`). tensors(model): the arrays to store and to fill, parameters or buffers, by name.
     """
 
     name: str
@@ -90,7 +89,7 @@ class ModelKind:
 def _plain_kind(
     name: str, model: Callable[[Any], LanguageModel], settings: type[GPTConfig] | type[LlamaConfig]
 ) -> ModelKind:
-    """The kind of models that `model` makes from their settings; everything is stored."""
+    """The kind of models that are stored as a whole. `model` builds one from its settings."""
 
     def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
         config = settings.from_dict(values)
@@ -113,7 +112,7 @@ LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
 
 
 def kind_of(model: nn.Module) -> ModelKind:
-    """The kind of a model all of which is stored. Raises TypeError for one that is neither a GPT nor a Llama."""
+    """The kind of a whole GPT or Llama. Raises TypeError for any other model."""
     for its_class, kind in ((GPT, GPT_KIND), (Llama, LLAMA_KIND)):
         if isinstance(model, its_class):
             return kind
@@ -130,11 +129,10 @@ def save_checkpoint(
     state: Mapping[str, Any] | None = None,
     kind: ModelKind | None = None,
 ) -> None:
-    """Write model, optimiser and JSON-able `state` into `folder`: all of it, or (if anything fails) nothing.
+    """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
 
-    kind: what is stored of the model; without it, all of a GPT or a Llama (`kind_of`).
-    Needs room for two checkpoints at once. Raises OSError, with the old checkpoint intact, where the disk is full or
-    not writable.
+    kind: which parts of the model to store; by default a whole GPT or Llama (`kind_of`). The disk needs room for two
+    checkpoints. Raises OSError, with the old checkpoint intact, if the disk is full or not writable.
     """
     with writing(folder):
         _save(Path(folder), model, optimizer, state, kind_of(model) if kind is None else kind)
@@ -142,9 +140,9 @@ def save_checkpoint(
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str], team: Team = ALONE) -> Iterator[None]:
-    """Write into a run's folder inside the block, as the only one, after a commit that was interrupted is completed.
+    """Lock a run's folder for writing inside the block, and first complete a commit that was interrupted.
 
-    Process 0 does it for its whole team. Raises what `locked` raises.
+    Process 0 does this for its whole team. Raises what `locked` raises.
     """
     with contextlib.ExitStack() as stack:
 
@@ -189,13 +187,13 @@ def _save(
 
 
 def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
-    """Make a run's folder one without a checkpoint, in which a new run may start."""
+    """Remove the checkpoint from a run's folder, so a new run can start there."""
     for name in (STATE, COMMIT):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def _finish_commit(folder: Path) -> None:
-    """Do what is left of a commit: rename every NAME.new, then the record itself. Can be interrupted and done again."""
+    """Finish a commit: rename every NAME.new, then the record itself. It can be interrupted and repeated."""
     if (folder / COMMIT).exists():
         for name in (CONFIG, WEIGHTS, MOMENTS):
             if name in _read_record(folder / COMMIT)["files"] and (folder / f"{name}.new").exists():
@@ -206,7 +204,7 @@ def _finish_commit(folder: Path) -> None:
 
 
 def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """An optimiser's state as what JSON can hold, and arrays named POSITION.NAME."""
+    """Split an optimizer's state into JSON-able values and arrays named POSITION.NAME."""
     numbers: dict[str, dict[str, Any]] = {}
     arrays: dict[str, Array] = {}
     for position, values in state["state"].items():
@@ -220,7 +218,7 @@ def _json(content: Any) -> Iterator[Chunk]:
 
 
 def _write(path: Path, chunks: Iterable[Chunk]) -> str:
-    """Write a file, have it on the disk, and return its SHA-256."""
+    """Write a file, flush it to disk, and return its SHA-256."""
     digest = hashlib.sha256()
     with naming(path), open(path, "wb") as file:
         for chunk in chunks:
@@ -232,7 +230,7 @@ def _write(path: Path, chunks: Iterable[Chunk]) -> str:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename over `target`; with patience on Windows, where a virus scanner may have it open for a moment."""
+    """Rename over `target`, with retries on Windows, where a virus scanner may have the file open for a moment."""
     for pause in (0.01, 0.1, 0.5, 2.0) if os.name == "nt" else ():
         try:
             return os.replace(source, target)
@@ -242,7 +240,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk; only POSIX systems need and offer it."""
+    """Flush the names in a folder to disk. Only POSIX systems need this, and only they offer it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -255,7 +253,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
-    """Whether there is a run to go on with in `folder`."""
+    """Whether `folder` has a checkpoint to continue from."""
     return any((Path(folder) / name).exists() for name in (STATE, COMMIT))
 
 
@@ -273,9 +271,9 @@ def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def load_checkpoint(
     folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
 ) -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises CheckpointError naming the file that is missing or altered.
+    """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
 
-    kind: what the folder holds; without it, all of a GPT or a Llama, whichever config.json says.
+    kind: which parts of a model the folder stores; by default a whole GPT or Llama, as config.json says.
     """
     kinds = (GPT_KIND, LLAMA_KIND) if kind is None else (kind,)
     folder = Path(folder)
@@ -294,7 +292,7 @@ def load_checkpoint(
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
-    """A run's model, without its optimiser, and the tokenizer it was trained with. Raises CheckpointError."""
+    """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
     checkpoint = load_checkpoint(folder, with_optimizer=False)
     check_inputs(folder, checkpoint.state, data=False)
     model, tokenizer = checkpoint.model, Tokenizer.load(folder)
@@ -309,7 +307,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
 
 
 def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
-    """The SHA-256 of each file of a run's tokenizer and data, by its name in the run's folder."""
+    """The SHA-256 of each tokenizer and data file of a run, by its name in the run's folder."""
     folder = Path(folder)
     paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
     hashes = {}
@@ -321,7 +319,7 @@ def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
 
 
 def check_inputs(folder: str | os.PathLike[str], state: Mapping[str, Any], data: bool = True) -> None:
-    """Raise CheckpointError where a file of the tokenizer (or of the data) is not the one the run was started with."""
+    """Raise CheckpointError if a file of the tokenizer (or of the data) has changed since the run was started."""
     then, now = state.get("inputs", {}), inputs(folder, data)
     if not isinstance(then, dict):
         raise CheckpointError(f"the state of the checkpoint in {folder} is damaged: inputs is {shortened(then)}")
@@ -331,10 +329,10 @@ def check_inputs(folder: str | os.PathLike[str], state: Mapping[str, Any], data:
 
 
 def check_like(found: Any, expected: Any, name: str) -> None:
-    """Raise CheckpointError, with its name, for a value that has not the form of the one that is expected.
+    """Raise CheckpointError, naming the value, unless it has the form of the expected one.
 
-    That is: the same keys, lengths, types and shapes; numbers that are finite, and not negative if they are integers.
-    None may be None or a number.
+    The keys, lengths, types and shapes must be equal. Numbers must be finite, and integers not negative. If None is
+    expected, the value may be None or a number.
     """
     if isinstance(expected, dict):
         fits = isinstance(found, dict) and found.keys() == expected.keys()
@@ -358,7 +356,7 @@ def check_like(found: Any, expected: Any, name: str) -> None:
 
 
 def _files_there(folder: Path) -> list[tuple[int, int] | None]:
-    """Something that changes with each commit and with each rename that finishes one."""
+    """A value that changes with each commit, and with each rename that finishes a commit."""
     paths = [folder / name for name in (COMMIT, STATE, CONFIG, WEIGHTS, MOMENTS)]
     marks: list[tuple[int, int] | None] = []
     for path in paths:
@@ -397,8 +395,8 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
 
 
 def _record_path(folder: Path) -> Path:
-    """The file that says what counts. A commit that was interrupted is completed, unless this folder cannot be written
-    or somebody else is writing there.
+    """The file with the valid state. An interrupted commit is completed first, unless the folder is not writable or
+    another process is writing there.
     """
     if (folder / COMMIT).exists():
         with contextlib.suppress(OSError), locked(folder) as certain:
@@ -422,7 +420,7 @@ def _hash_of_record(record: dict[str, Any]) -> str:
 
 
 def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) -> Path:
-    """The file of a checkpoint, which is NAME.new where a commit is not finished."""
+    """A file of the checkpoint. It is NAME.new if the commit is not finished."""
     candidates = [folder / f"{name}.new", folder / name] if record_path.name == COMMIT else [folder / name]
     present = [path for path in candidates if path.exists()]
     for path in present:
@@ -441,7 +439,7 @@ def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) ->
 
 
 def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
-    """Give the model its tensors, read one at a time."""
+    """Read the model's tensors, one at a time."""
     wanted = {name: array.shape for name, array in kind.tensors(model).items()}
     for name, shape in file.shapes.items():
         if wanted.get(name) != shape:
@@ -462,7 +460,7 @@ def _fill(model: nn.Module, kind: ModelKind, file: SafetensorsFile) -> None:
 
 
 def _read(file: SafetensorsFile, name: str, out: Array) -> np.ndarray:
-    """A tensor for the place of `out`: of its type, or of the other floating type, and finite."""
+    """Read a tensor that replaces `out`: finite, with its dtype or the other floating-point dtype."""
     dtype = np.dtype(DTYPES[file.entries[name].dtype])
     if dtype != out.dtype and not {dtype, out.dtype} <= {np.dtype(np.float32), np.dtype(np.float64)}:
         raise CheckpointError(f"{file.path}: {name} is {dtype}, not {out.dtype}")
@@ -479,7 +477,7 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
-    """The reverse of `_take_apart`."""
+    """The inverse of `_take_apart`."""
     try:
         state = {int(position): dict(numbers) for position, numbers in settings["state"].items()}
         for key, array in moments.items():

@@ -22,7 +22,7 @@ NAMES = ("english", "python", "shakespeare")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, where it is from, and the SHA-256 of its UTF-8 bytes, to stand beside every figure published on it."""
+    """A text, its source, and the SHA-256 of its UTF-8 bytes, which belongs beside every published figure."""
 
     name: str
     text: str = field(repr=False)
@@ -38,11 +38,11 @@ class Corpus:
 
 
 def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
-    """The corpus of a name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
+    """Load a corpus by name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
 
-    "english" and "python" are on every Python installation (see standard_library.py);
-    "shakespeare" is downloaded once, from the address in the variable MINIGRAD_SHAKESPEARE_URL if there is one. Raises
-    FileNotFoundError, IsADirectoryError, ValueError for a file that is empty or not UTF-8, and what `download` raises.
+    Every Python installation has "english" and "python" (see standard_library.py). "shakespeare" is downloaded once,
+    from the address in MINIGRAD_SHAKESPEARE_URL if this variable is set. Raises FileNotFoundError, IsADirectoryError,
+    ValueError for a file that is empty or not UTF-8, and what `download` raises.
     """
     if name_or_path == "english":
         return Corpus("english", english_text(), f"the documentation inside Python {platform.python_version()}")
@@ -65,10 +65,10 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
 
 
 def download(url: str, name: str, sha256: str) -> Path:
-    """The path of file `name` in the cache (`files.cache_folder`), fetched from `url` unless it is there already.
+    """The path of file `name` in the cache (`files.cache_folder`). It is downloaded from `url` if it is not there.
 
-    Raises ConnectionError where the network or the server fails, and ValueError where what came does not have the
-    expected SHA-256; nothing is kept then.
+    Raises ConnectionError if the network or the server fails, and ValueError if the file does not have the expected
+    SHA-256; then nothing is kept.
     """
     path = cache_folder() / name
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:

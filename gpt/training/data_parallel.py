@@ -1,18 +1,19 @@
 """Data-parallel training: several processes train one model, each on its share of every batch.
 
-The gradient of a sum is the sum of the gradients. So each process computes those of its own sequences, all add them up
-(an *all-reduce*: everybody contributes, everybody gets the sum), and then everybody takes the same step, from the same
-weights to the same weights. Nothing else has to be sent, and the result is that of one process with the whole batch,
-to rounding. Goyal et al. 2017, section 3.
+The gradient of a sum is the sum of the gradients. So each process computes the gradients of its own sequences, and an
+*all-reduce* adds them up: each process contributes its gradients and receives the sum. Then all processes take the same
+step, from the same weights to the same weights. Nothing else has to be sent, and the result equals that of one process
+with the whole batch, up to rounding. Goyal et al. 2017, section 3.
 
-The processes are a *team*; each has a number, its *rank*. `mpiexec -n 4 PROGRAM` starts four. The messages go through
-MPI, the standard for this, by way of mpi4py. Rank 0 alone writes, to the screen and to the run's folder, which all of
-them read: several machines need a file system that they share. Whatever goes wrong in one process ends all, and the
-last checkpoint stays. So does Ctrl-C, which mpiexec takes as an order to kill; `kill -USR1` of the mpiexec process lets
-them finish the step and save.
+The processes form a *team*, and each has a number, its *rank*. `mpiexec -n 4 PROGRAM` starts four. They exchange
+messages through MPI, the standard for this, with mpi4py. Only rank 0 writes to the screen and to the run's folder. All
+processes read the folder, so several machines need a shared file system. A failure in one process ends all of them, and
+the last checkpoint stays. Ctrl-C has the same effect, because mpiexec then kills the processes. `kill -USR1` of the
+mpiexec process lets them finish the step and save.
 
-Simplified: gradients are sent when all are there, while elsewhere the last layers' travel as the first ones' are
-computed (Li et al. 2020, "PyTorch distributed"); and they go through the host's memory, also from GPU to GPU.
+Simplified: gradients are sent after all of them have been computed. PyTorch sends those of the last layers while it
+computes those of the first ones (Li et al. 2020, "PyTorch distributed"). And gradients always go through the host's
+memory, even from GPU to GPU.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ T = TypeVar("T")
 
 
 class Team:
-    """The processes that train together; this one is number `rank` of `size`. Without MPI: a team of one."""
+    """The processes that train together. This process is number `rank` of `size`; without MPI it is alone."""
 
     rank = 0
     size = 1
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank; all must call this. The values should be small."""
+        """The values of all processes, by rank. All processes must call this. The values should be small."""
         return [value]
 
     def once(self, function: Callable[[], T]) -> T:
-        """What `function()` returns in process 0, which alone calls it; the others wait for it."""
+        """The result of `function()`, which only process 0 calls; the others wait for it."""
         return function()
 
     def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
@@ -55,7 +56,7 @@ class Team:
         return sums, count
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Give each parameter the sum of its gradients over all processes; one that has none counts as zeros."""
+        """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
 
     def stop(self) -> NoReturn:
         """End all processes, with exit code 1."""
@@ -66,7 +67,7 @@ class Team:
         return itertools.islice(items, self.rank, None, self.size)
 
     def rows(self, n: int) -> slice:
-        """This process's share of n rows: neighbours, and as many as the others have, or one less.
+        """This process's share of n rows: adjacent rows, as many as the other processes have, or one less.
 
         Raises ValueError for fewer rows than processes.
         """
@@ -77,13 +78,13 @@ class Team:
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def use_different_dropout(self) -> None:
-        """Let dropout draw different masks in each process; process 0 draws those that it would draw alone."""
+        """Make dropout draw different masks in each process. Process 0 draws the masks that it would draw alone."""
         if self.rank > 0:
             state = random_state()
             set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Raise ValueError in all processes, naming the setting, unless all of them have the same settings."""
+        """Raise ValueError in all processes, naming the setting, unless all have the same settings."""
         first, *others = self.gather(dict(settings))
         for rank, theirs in enumerate(others, start=1):
             for name in [*first, *theirs]:
@@ -94,7 +95,7 @@ class Team:
                     )
 
     def check_same_start(self, parameters: Sequence[Tensor]) -> None:
-        """Raise ValueError in all processes unless they all have the same weights, on the same kind of device."""
+        """Raise ValueError in all processes unless all have the same weights, on the same kind of device."""
         if self.size == 1:
             return
         digest = hashlib.sha256()
@@ -155,11 +156,11 @@ class MPITeam(Team):
 
 @contextlib.contextmanager
 def start_team(wanted: bool = True, example: str = "start several with mpiexec") -> Iterator[Team]:
-    """The team of processes that mpiexec started; if not `wanted`, a team of one.
+    """The team of processes that mpiexec started, or, if not `wanted`, a team of one.
 
-    Inside, only process 0 shows anything, and the processes on one machine share its cores and its GPUs. Raises
-    RuntimeError without mpi4py, where there is only one process (it then quotes `example`, a command that starts
-    several), and where several are not `wanted`.
+    Inside the block only process 0 prints, and the processes on one machine share its cores and its GPUs. Raises
+    RuntimeError without mpi4py, if there is only one process (the message quotes `example`, a command that starts
+    several), and if there are several processes but they are not `wanted`.
     """
     if not wanted:
         started = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or "1"
@@ -181,9 +182,9 @@ def start_team(wanted: bool = True, example: str = "start several with mpiexec")
 
 
 def _share_the_machine(neighbours: Any) -> None:
-    """Give this process its share of the cores (on Linux), and one of the GPUs, of a machine; all on it must call this.
+    """Give this process its share of the machine's cores (on Linux) and one of its GPUs. All processes must call it.
 
-    A thread per core in each process would leave every core with several threads, which wait for each other.
+    With a thread per core in each process, every core would have several threads, which wait for each other.
     """
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # what CuPy, which is loaded when it is first needed, will see
     if gpus is None:

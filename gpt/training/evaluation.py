@@ -1,7 +1,7 @@
-"""How good is a language model? The loss on text that it was not trained on, and what that loss means.
+"""How good is a language model? The loss on held-out text, and the meaning of this loss.
 
-`evaluate` takes batches, as training does. `score_text` reads a whole text with a window that slides over it: a token
-at the start of a window has little to go by, so that cutting a text into blocks makes a model look worse than it is.
+`evaluate` takes batches, as training does. `score_text` reads a whole text with a sliding window. A token at the start
+of a window has little context, so cutting a text into blocks makes a model look worse than it is.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of 
 def language_model_loss(
     model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
 ) -> tuple[Tensor, int, dict[str, Any]]:
-    """Next-token cross-entropy of a batch (ids, targets), summed; how many targets count; no further metrics.
+    """The next-token cross-entropy of a batch (ids, targets), summed; the number of targets that count; no metrics.
 
-    The pattern of all loss functions that `evaluate` and the training loop take: a sum, the number to divide it by, and
-    sums of whatever else is to be reported, to be divided by the same number. Sums are 0-d arrays that nobody has read
-    (see steps.py).
+    All loss functions for `evaluate` and the training loop have this form: a sum of losses, the number to divide it by,
+    and sums of other metrics, to be divided by the same number. Sums are 0-d arrays, which on a GPU have not been read
+    yet (see steps.py).
     """
     ids, targets = batch
     return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
@@ -47,9 +47,9 @@ def language_model_loss(
 def evaluate(
     model: Any, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss, team: Team = ALONE
 ) -> dict[str, float]:
-    """The mean over all batches of the loss, as "loss", and of the other metrics of `loss_fn`; without dropout.
+    """The means over all batches of the loss, as "loss", and of the other metrics of `loss_fn`, without dropout.
 
-    The processes of a team take turns. Raises ValueError if nothing counts.
+    The processes of a team take turns. Raises ValueError if no target counts.
     """
     sums: dict[str, Any] = {}
     count = 0
@@ -65,17 +65,17 @@ def evaluate(
 
 
 def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
-    """Mean cross-entropy in nats per token over all batches of (ids, targets). exp of it is the perplexity."""
+    """The mean cross-entropy in nats per token over all batches of (ids, targets). e^loss is the perplexity."""
     return evaluate(model, batches, team=team)["loss"]
 
 
 def held_out_loss(
     model: Any, tokens: Tokens, batch_size: int, block_size: int, whole: bool = True, team: Team = ALONE
 ) -> dict[str, float]:
-    """Mean cross-entropy over all tokens of a held-out text but the first, as "val_loss".
+    """The mean cross-entropy over all tokens of a held-out text but the first, as "val_loss".
 
-    Unless `whole`, over a random sample of windows if the text is longer than SAMPLED_TOKENS, with its
-    "standard_error": that of a mean of n of N windows, s sqrt((1 - n / N) / n), from their means' deviation s.
+    If the text is longer than SAMPLED_TOKENS, a random sample of windows is used unless `whole`. The result then has a
+    "standard_error": s sqrt((1 - n / N) / n) for n of N windows, where s is the deviation of the windows' means.
     """
     vocab_size, sample = model.config.vocab_size, sampled_windows(tokens, block_size)
     if whole or sample is None:
@@ -88,13 +88,13 @@ def held_out_loss(
 
 
 def sampled_windows(tokens: Tokens, block_size: int) -> int | None:
-    """How many windows `held_out_loss` samples from a text; None: it is short enough to be evaluated whole."""
+    """The number of windows that `held_out_loss` samples from a text, or None if it evaluates the whole text."""
     n = max(SAMPLED_TOKENS // block_size, 2)
     return n if len(tokens) > SAMPLED_TOKENS and n * block_size < len(tokens) else None
 
 
 def evaluated(tokens: Tokens, block_size: int) -> str:
-    """What `held_out_loss` evaluates, in words."""
+    """A description of the tokens that `held_out_loss` evaluates."""
     sample = sampled_windows(tokens, block_size)
     if sample is None:
         return f"{len(tokens):,} to test on, all of them at each evaluation"
@@ -102,19 +102,19 @@ def evaluated(tokens: Tokens, block_size: int) -> str:
 
 
 def _window_losses(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
-    """The loss of full windows, and the squares of their means; both summed over all tokens."""
+    """The losses of full windows, and the squares of their means, both summed over all tokens."""
     losses = model.loss(*batch, reduction="none")  # (B, T)
     means = losses.data.mean(-1, keepdims=True)
     return losses.sum(), losses.data.size, {"square": (means * means).sum() * losses.shape[-1]}
 
 
 def perplexity(loss: float) -> float:
-    """e^loss: among how many equally likely tokens the model seems to choose."""
+    """e^loss: the model is as uncertain as if it chose among this number of equally likely tokens."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
-    """The loss in bits per byte of text, which compares across tokenizers: loss / ln 2 * tokens / bytes."""
+    """The loss in bits per byte of text, loss / ln 2 * tokens / bytes. It is comparable between tokenizers."""
     return loss / math.log(2) * tokens / n_bytes
 
 
@@ -123,9 +123,9 @@ def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TextScore:
-    """How well a model predicts a text: `losses` (N - 1,) in nats, of the tokens ids[1:] (N,).
+    """The losses of a model on a text: `losses` (N - 1,) in nats, of the tokens ids[1:] (N,).
 
-    The first token has nothing before it and is not predicted; its bytes do not count either.
+    The first token has no context, so it is not predicted, and its bytes do not count.
     """
 
     ids: np.ndarray
@@ -158,10 +158,10 @@ def score_text(
     stride: int | None = None,
     max_tokens: int | None = None,
 ) -> TextScore:
-    """Predict every token of a text (a string, or a stream of strings) but the first; see `token_losses` for `stride`.
+    """Predict every token of a text (a string, or a stream of strings) but the first. stride: see `token_losses`.
 
-    max_tokens: read only so many, from the start. Raises ValueError for fewer than two tokens, and where a loss is not
-    finite.
+    max_tokens: read only this number of tokens, from the start. Raises ValueError for fewer than two tokens, and if a
+    loss is not finite.
     """
     pieces = [text] if isinstance(text, str) else text
     ids = np.fromiter(itertools.islice(tokenizer.encode_iterable(pieces), max_tokens), np.int64)
@@ -177,9 +177,10 @@ def score_text(
 def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.ndarray:
     """-ln p(ids[t + 1] | the tokens before it) for each t: ids (N,) -> (N - 1,).
 
-    The model reads windows of its block size T, each `stride` tokens (half of T unless given) after the one before, and
-    of each window only what no earlier one has read is counted: every token once, with at least T - stride + 1 tokens
-    before it (fewer only at the text's start). A small stride costs T / stride times the work.
+    The model reads windows of its block size T. Each window starts `stride` tokens (by default T / 2) after the
+    previous one, and only tokens that no earlier window has predicted are counted. So every token counts once, with at
+    least T - stride + 1 tokens before it (fewer only at the start of the text). A small stride costs T / stride times
+    the work.
     """
     losses = np.empty(len(ids) - 1)
     with evaluating(model), progress_bar(len(losses), "reading", "token") as bar:
@@ -195,7 +196,7 @@ def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.n
 
 @no_grad()
 def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """What the model expected in the place of each token but the first: the `count` most likely, the best first.
+    """The `count` most likely tokens at the place of each token but the first, the most likely one first.
 
     ids (N,) -> token ids and their probabilities, each (N - 1, count). Windows as in `token_losses`.
     """
@@ -214,7 +215,7 @@ def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = 
 
 
 def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, how many at the end count) of windows over n inputs: full ones, each input counted once.
+    """(start, stop, number of last inputs that count) of full windows over n inputs. Each input counts once.
 
     >>> list(sliding_windows(10, block=6, stride=3))
     [(0, 6, 6), (3, 9, 3), (4, 10, 1)]
@@ -231,7 +232,7 @@ def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[t
 
 
 def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list[tuple[int, int, int]]]:
-    """The windows, which have one length, several at a time."""
+    """The windows, which have the same length, in batches."""
     batch: list[tuple[int, int, int]] = []
     for window in sliding_windows(n, block, stride):
         batch.append(window)
@@ -246,11 +247,11 @@ def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list
 
 
 def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> dict[str, float]:
-    """What simple models reach on `validation`, in nats per token: the marks that a loss curve passes.
+    """The losses of simple models on `validation`, in nats per token, to compare a loss curve with.
 
-    "uniform": knowing nothing, ln V. "unigram": knowing how frequent each token is. "bigram": knowing the token
-    before, too. Both count in `train` and are smoothed: the unigram as if every token had been seen once more; the
-    bigram leans on the unigram as if it had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
+    "uniform": all tokens are equally likely, ln V. "unigram": the frequency of each token. "bigram": its frequency
+    after the previous token. Both are counted in `train` and smoothed: the unigram as if every token had been seen once
+    more, the bigram as if the unigram distribution had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
     """
     train, validation = np.asarray(train, np.int64), np.asarray(validation, np.int64)
     unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)

@@ -1,4 +1,4 @@
-"""Load any model that can write, with its tokenizer: what every script's --model and --init-from mean."""
+"""Load any language model with its tokenizer: the meaning of --model and --init-from in every script."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .checkpoint import has_checkpoint, load_run
 
 
 def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
-    """A model in evaluation mode and its tokenizer, from a run's folder, a Hugging Face folder, a GGUF file, or a name
-    like "gpt2" or "smollm2". The folder or file determines whether it is a GPT or a Llama.
+    """Load a model in evaluation mode and its tokenizer from a run's folder, a Hugging Face folder, a GGUF file, or a
+    name like "gpt2" or "smollm2". The folder or file determines whether it is a GPT or a Llama.
 
-    Raises FileNotFoundError, or ValueError for what is damaged or does not fit together, and what `hub.find` raises.
+    Raises FileNotFoundError, ValueError for files that are damaged or do not fit together, and what `hub.find` raises.
     """
     place = hub.find(source)
     if has_checkpoint(place):
@@ -43,7 +43,7 @@ def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer
 
 
 def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer in a folder, or GPT-2's where there is none and it fits."""
+    """The tokenizer in a folder, or GPT-2's if there is none and GPT-2's fits."""
     if has_tokenizer(folder):
         return Tokenizer.load(folder)
     if vocab_size == GPT2_VOCAB_SIZE:

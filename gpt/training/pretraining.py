@@ -157,9 +157,10 @@ def check_types(config: T) -> T:
 
 
 def check_unused(out_dir: Path, can_resume: bool = True) -> None:
-    """Refuse a folder where something might be overwritten: it may be new, empty, or of a run that never started.
+    """Raise FileExistsError for a folder with files that might be overwritten. It may be new, empty, or that of a run
+    that never started.
 
-    can_resume: whether to advise going on with the run that is there.
+    can_resume: whether to suggest resuming the run in the folder.
     """
     if has_checkpoint(out_dir):
         resume = "go on with --init-from resume, " if can_resume else ""
@@ -191,12 +192,12 @@ def _check_memory(shape: Any, batch_size: int, block_size: int, training: Traini
 
 
 def claim(out_dir: str | os.PathLike[str]) -> None:
-    """Mark a folder as that of a run, by an empty log: what is interrupted before its checkpoint may be begun again."""
+    """Mark a folder as that of a run by an empty log. A run that stops before its first checkpoint can start again."""
     write_text(Path(out_dir) / "log.jsonl", "")
 
 
 def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
-    """Fill the run's folder: tokenizer (a new one, unless it is given) and token files. Returns what the text is."""
+    """Write the tokenizer (a new one, unless it is given) and the token files. Returns a description of the text."""
     corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
     show(str(corpus))
     if tokenizer is None:
@@ -208,7 +209,7 @@ def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dic
 
 
 def _checked_context(config: Any, wanted: dict[str, Any], source: str) -> int:
-    """How many tokens of context are trained on. Raises ValueError where the model's shape is not the one wanted."""
+    """The context length for training. Raises ValueError if the model does not have the requested shape."""
     shape = config.to_dict()
     context = wanted.get("block_size", min(config.block_size, LONGEST_CONTEXT))
     for name, value in wanted.items():
@@ -303,7 +304,7 @@ def _show_baselines(baselines: dict[str, float]) -> None:
 
 
 def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
-    """Let the model write, as it is now."""
+    """Show a sample of text from the model as it is now."""
     ids = tokenizer.encode(prompt)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     new = model.generate([ids], tokens, temperature=0.8, top_p=0.95, seed=seed, stop_tokens=end)[0]

@@ -1,13 +1,13 @@
-"""Texts that every Python installation carries: the English inside its standard library, and the library's code.
+"""Texts that every Python installation has: the English inside its standard library, and the library's code.
 
 English: the reference that `help()` prints (`pydoc_data.topics`) and the docstrings of the library's modules, about
 1.5 MB of prose once code, tables and lists of parameters are left out. This is enough to see a small model learn words,
 grammar and a topic, without a network and without a license to think about.
 
-Code: the same modules without docstrings and comments. To a model that has learned the English this is another
-language, with nothing in it that the model has seen: a text to fine-tune it on.
+Code: the same modules without docstrings and comments. For a model that has learned the English this is another
+language, which it has never seen: a text for fine-tuning.
 
-Both depend on the Python version and on which parts of the library are installed; their SHA-256 says which text it is.
+Both depend on the Python version and on the installed parts of the library. Their SHA-256 identifies the text.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _SENTENCE_END = re.compile(r"[.!?:][\"')”]*$")
 def english_text() -> str:
     """The English of the standard library: paragraphs on one line each, with an empty line between them.
 
-    Modules and help topics follow each other in a shuffled order that is the same everywhere, so that the last tenth is
-    a fair sample of the whole. No paragraph occurs twice. Raises FileNotFoundError where the sources are not installed.
+    Modules and help topics are shuffled in the same order everywhere, so the last tenth is a fair sample of the whole.
+    No paragraph occurs twice. Raises FileNotFoundError if the sources are not installed.
     """
     texts = sorted(documents().values(), key=lambda text: hashlib.sha256(text.encode()).digest())
     return "\n\n".join(texts) + "\n"
 
 
 def help_text() -> str:
-    """A sixth of the same text, within a second: only what `help()` prints. All of it where there is no such thing."""
+    """A sixth of the same text, in one second: only what `help()` prints, or everything if there are no help topics."""
     topics = _prose(list(_help_topics().values()), set())
     return topics + "\n" if topics else english_text()
 
 
 @functools.lru_cache(maxsize=1)
 def documents() -> dict[str, str]:
-    """The same text by where it is from: a help topic, as "help/while", or a source file, as "email/charset.py"."""
+    """The same text by its source: a help topic such as "help/while", or a file such as "email/charset.py"."""
     folder, paths = Path(sysconfig.get_path("stdlib")), library_sources()
     seen: set[str] = set()
     found = {f"help/{name}": _prose([text], seen) for name, text in _help_topics().items()}
@@ -73,7 +73,7 @@ def documents() -> dict[str, str]:
 
 
 def _help_topics() -> dict[str, str]:
-    """What `help("topics")` offers; empty where a distribution leaves it out."""
+    """The texts of `help("topics")`. Empty if a distribution leaves them out."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -90,7 +90,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _prose(texts: list[str], seen: set[str]) -> str:
-    """The paragraphs of some texts that read as English and are not in `seen`, which grows by them."""
+    """The paragraphs of some texts that are English prose and not in `seen`. They are added to `seen`."""
     kept = []
     for text in texts:
         for block in re.split(r"\n\s*\n", text):
@@ -103,7 +103,7 @@ def _prose(texts: list[str], seen: set[str]) -> str:
 
 
 def _one_line(paragraph: str) -> str:
-    """A paragraph without line breaks, bullet and markup; a missing full stop is put in.
+    """A paragraph without line breaks, bullet and markup, and with a full stop.
 
     >>> _one_line("* Return the ``name`` of a sub-\\nclass of :class:`Path`")
     'Return the name of a sub-class of Path.'
@@ -137,9 +137,9 @@ def _is_prose(text: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def python_code(characters: int = 1_000_000) -> str:
-    """Modules of the standard library until there are that many characters, shuffled, in the same order everywhere.
+    """Modules of the standard library, shuffled in the same order everywhere, up to a number of characters.
 
-    Raises FileNotFoundError where the sources are not installed.
+    Raises FileNotFoundError if the sources are not installed.
     """
     paths = sorted(library_sources(), key=lambda path: hashlib.sha256("/".join(path.parts[-2:]).encode()).digest())
     modules: list[str] = []
@@ -159,7 +159,7 @@ def python_code(characters: int = 1_000_000) -> str:
 
 
 def _code_only(source: str | bytes) -> str:
-    """A module's code, spelled in one way; empty for what is not Python.
+    """The code of a module in a uniform layout; empty for text that is not Python.
 
     >>> print(_code_only('def f(x):  # doubles\\n    "Twice x."\\n    return (x*2)'))
     def f(x):
@@ -183,7 +183,7 @@ def library_sources() -> list[Path]:
 
 
 def _parsed(source: str | bytes) -> ast.Module:
-    """The syntax tree of a source file, which is not imported; an empty one for what is not Python."""
+    """The syntax tree of a source file, which is not imported; an empty tree for text that is not Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escape sequences are not ours to report

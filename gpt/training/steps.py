@@ -1,8 +1,8 @@
-"""The numbers of a training step, such as its loss: on a GPU they are read late. And batches that went wrong.
+"""The numbers of a training step, such as its loss, which are read late on a GPU; and batches that went wrong.
 
-A GPU works through a queue: it computes while Python appends the next operations. Asking it for a number, such as the
-loss, means waiting until the queue is empty; and then the GPU waits for Python. So a step asks for nothing, and its
-numbers stay on the GPU, as arrays without dimensions, until something is to be logged.
+A GPU works through a queue: it computes while Python appends more operations. To read a number such as the loss, Python
+must wait until the queue is empty, and then the GPU must wait for Python. So a step reads nothing. Its numbers stay on
+the GPU, as arrays without dimensions, until they are logged.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from ..files import naming
 
 @dataclasses.dataclass
 class Step:
-    """What happened in one step; the first three are known at once, the others when they are read.
+    """The result of one step. The first three fields are known at once, the others after they have been read.
 
-    number: of the step in the run, from 1. count: what the loss and the metrics are means over, tokens for a language
-    model. grad_norm: before clipping. skipped: loss or gradient were not finite, and the weights are as before.
-    seconds: for all of it. learned: the counts of all steps so far, but of those that were skipped.
+    number: of the step in the run, from 1. count: number of items that the loss and the metrics are averaged over,
+    which are tokens for a language model. grad_norm: before clipping. skipped: the loss or the gradient was not finite,
+    so the weights did not change. seconds: the time of the step. learned: the sum of the counts of all steps so far
+    that were not skipped.
     """
 
     number: int
@@ -46,7 +47,7 @@ class Step:
 
 @dataclasses.dataclass
 class UnreadStep:
-    """A step whose numbers a GPU may still be computing. sums: of the loss, as "loss", and of the metrics."""
+    """A step whose numbers a GPU may still be computing. sums: the sums of the loss, as "loss", and of the metrics."""
 
     step: Step
     started: float
@@ -56,7 +57,7 @@ class UnreadStep:
 
 
 def read_steps(unread: list[UnreadStep], now: float) -> list[Step]:
-    """Fill in the numbers of these steps, the last of which ended at the time `now`. On a GPU this waits for it."""
+    """Fill in the numbers of steps, the last of which ended at the time `now`. This waits for a GPU."""
     numbers = iter(as_numbers(value for one in unread for value in (one.grad_norm, *one.sums.values())))
     for one in unread:
         step = one.step
@@ -72,7 +73,7 @@ def read_steps(unread: list[UnreadStep], now: float) -> list[Step]:
 
 
 def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Add `more` to `sums`, in float64: as Python numbers, or on the GPU where they are. Returns `sums`.
+    """Add `more` to `sums` in float64, as Python numbers or on their GPU. Returns `sums`.
 
     >>> add_up({"loss": 1.0}, {"loss": np.float32(2), "right": 3})
     {'loss': 3.0, 'right': 3.0}
@@ -83,7 +84,7 @@ def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_numbers(values: Iterable[Any]) -> list[float]:
-    """Numbers and 0-d arrays as numbers; those on a GPU come in one transfer."""
+    """Numbers and 0-d arrays as numbers. Arrays on a GPU are copied in one transfer."""
     values = list(values)
     there = [value.astype(np.float64) for value in values if _on_gpu(value)]
     read = iter(backend.to_numpy(backend.module_of(there[0]).stack(there)).tolist() if there else [])
@@ -95,9 +96,9 @@ def _on_gpu(value: Any) -> bool:
 
 
 def step_if_finite(optimizer: Optimizer, *numbers: Any) -> None:
-    """`optimizer.step()`, unless one of the numbers is NaN or infinite: the parameters would become so, too, for good.
+    """`optimizer.step()`, unless one of the numbers is NaN or infinite, which would spread to all parameters for good.
 
-    Where they are 0-d arrays on a GPU, the GPU decides, and nobody waits for it.
+    For 0-d arrays on a GPU, the GPU decides, and Python does not wait for it.
     """
     if not any(_on_gpu(number) for number in numbers):
         if all(math.isfinite(number) for number in numbers):
@@ -111,7 +112,7 @@ def step_if_finite(optimizer: Optimizer, *numbers: Any) -> None:
 
 
 def keep_batches(path: Path, batches: list[Any]) -> None:
-    """Save the batches of a step that was not finite as arrays that NumPy can read, to be looked at."""
+    """Save the batches of a step that was not finite as arrays for NumPy, so you can examine them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = _named_arrays("batch", batches)
     with naming(path):
@@ -119,7 +120,7 @@ def keep_batches(path: Path, batches: list[Any]) -> None:
 
 
 def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
-    """Whatever a batch is made of, as arrays with names, such as batch_0_1 for the second part of the first batch."""
+    """The parts of a batch as named arrays, such as batch_0_1 for the second part of the first batch."""
     parts: Any = None
     if isinstance(value, Mapping):
         parts = value.items()

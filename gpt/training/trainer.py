@@ -1,7 +1,7 @@
 """The training loop: steps (training_step.py), and around them evaluations, checkpoints, a log, Ctrl-C and resuming.
 
-On a GPU a step does not wait for its own loss, not even to find out whether it has to be skipped: see steps.py. Several
-processes may train one model together, as a team: see data_parallel.py.
+On a GPU a step does not wait for its own loss, not even to decide whether it has to be skipped: see steps.py. Several
+processes can train one model together, as a team: see data_parallel.py.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ MAX_UNREAD = 100  # steps on a GPU
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Intervals are in steps; 0 turns off what they time.
+    """The settings of training. Intervals are in steps; 0 means never.
 
     learning_rate: the peak. The rate rises to it during the warm-up, the first `warmup_iters` steps, and then falls
-    along a cosine to `min_lr_ratio` of it at `max_iters`. grad_clip: the largest gradient norm, over all parameters
-    together (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
-    eval_interval: steps between evaluations, each with a checkpoint; the first and the last step have one anyway.
-    precision: of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises ValueError for a
-    value out of range.
+    along a cosine to `min_lr_ratio` times the peak at `max_iters`. grad_clip: the largest gradient norm over all
+    parameters (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
+    eval_interval: steps between evaluations, each with a checkpoint; the start and the end always have one. precision:
+    of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises ValueError for a value out
+    of range.
     """
 
     max_iters: int = 1000
@@ -75,12 +75,12 @@ class TrainingConfig:
 class Trainer(TrainingStep):
     """Trains `model` on `batches` and keeps a run's folder: checkpoints, log, and batches that went wrong.
 
-    batches: an endless iterator with `state_dict()` (JSON-able) and `load_state_dict()`; a batch is whatever `loss_fn`
-    takes. loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see
-    `evaluation.language_model_loss`. evaluate() -> metrics to log beside the training loss; one of them is "val_loss".
-    on_sample(step): called every `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit:
-    what is counted. kind: what a checkpoint holds of the model (see `save_checkpoint`). team: the processes that train
-    together, each on its own share of the batches; rank 0 alone logs and saves.
+    batches: an endless iterator of batches for `loss_fn`, with `state_dict()` (JSON-able) and `load_state_dict()`.
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
+    evaluate() -> metrics to log beside the training loss; one of them is "val_loss". on_sample(step): called every
+    `sample_interval` steps. extra_state: JSON-able, saved with each checkpoint. unit: the name of the counted items.
+    kind: what a checkpoint stores of the model (see `save_checkpoint`). team: the processes that train together, each
+    on its own share of the batches; only rank 0 logs and saves.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Trainer(TrainingStep):
     def step(self, batches: list[Any] | None = None) -> Step:
         """Learn from these batches; None: draw the next ones.
 
-        On the CPU the Step that is returned has all its numbers. On a GPU they come with the next `read()` (steps.py).
+        On the CPU the returned Step has all its numbers. On a GPU the next `read()` fills them in (steps.py).
         """
         started = time.perf_counter()
         if batches is None:
@@ -145,13 +145,13 @@ class Trainer(TrainingStep):
         return step
 
     def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """The gradients of all processes of the team, added up: together they have the step's batches."""
+        """Sum the gradients of all processes of the team, which together have the batches of the step."""
         sums, count = super().sum_gradients(batches)
         self.team.sum_gradients(self.parameters)
         return self.team.add_up(sums, count)
 
     def read(self) -> None:
-        """Fill in the numbers of the steps since the last call. On a GPU this waits for it."""
+        """Fill in the numbers of the steps since the last call. This waits for a GPU."""
         unread, self._unread = self._unread, []
         for one, step in zip(unread, read_steps(unread, time.perf_counter()), strict=True):
             if step.skipped:
@@ -168,12 +168,11 @@ class Trainer(TrainingStep):
     # --- the run ---
 
     def run(self) -> None:
-        """Train until `max_iters`, evaluating and saving on the way.
+        """Train until `max_iters`, with evaluations and checkpoints.
 
-        Ctrl-C finishes the step, saves and sets `interrupted`; a second one stops at once. Raises FloatingPointError
-        after 10 skipped steps in a row, and where a weight or the validation loss is no longer finite; OSError where
-        the run's folder cannot be written; ValueError where the processes of the team differ. The last good checkpoint
-        stays.
+        Ctrl-C finishes the step, saves and sets `interrupted`; a second Ctrl-C stops at once. Raises FloatingPointError
+        after 10 skipped steps in a row, and if a weight or the validation loss is no longer finite; OSError if the
+        run's folder cannot be written; ValueError if the processes of the team differ. The last good checkpoint stays.
         """
         config = self.config
         self.model.train()
@@ -210,7 +209,7 @@ class Trainer(TrainingStep):
 
     @contextlib.contextmanager
     def _running(self, doing: str) -> Iterator[Any]:
-        """What surrounds the loop: Ctrl-C, a progress bar, and before the first step an evaluation and a checkpoint."""
+        """Around the loop: Ctrl-C, a progress bar, and an evaluation and a checkpoint before the first step."""
         self.interrupted = False
         with self._ctrl_c_finishes_the_step(), progress_bar(self.config.max_iters, doing, "step") as bar:
             if self.steps_done == 0:
@@ -222,7 +221,7 @@ class Trainer(TrainingStep):
         self.interrupted = self.interrupted and self.steps_done < self.config.max_iters
 
     def _read_and_log(self, wanted: Step | None) -> None:
-        """Read the numbers of all steps so far; log those that were skipped, and the one that is `wanted`."""
+        """Read the numbers of all steps so far. Log the skipped steps and the step that is `wanted`."""
         self.read()
         steps, self._to_report = self._to_report, []
         if wanted is not None and not wanted.skipped:
@@ -275,7 +274,7 @@ class Trainer(TrainingStep):
     # --- saving and going on ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights and the optimizer's state, JSON-able."""
+        """Everything except the weights and the optimizer's state, JSON-able."""
         self.read()
         return {
             "step": self.steps_done,
@@ -340,7 +339,7 @@ class Trainer(TrainingStep):
         )
 
     def _check_moments(self, saved: dict[str, Any], steps: int) -> None:
-        """Raise CheckpointError for what AdamW cannot have left for these parameters after that many steps."""
+        """Raise CheckpointError for a state that AdamW cannot have after this number of steps on these parameters."""
         ours, theirs = self.optimizer.state_dict()["param_groups"], saved["param_groups"]
         if [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]:
             # Otherwise load_state_dict says so. The learning rate is the schedule's.
@@ -357,7 +356,7 @@ class Trainer(TrainingStep):
 
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
-    """What decides the last bits of a sum, apart from the processor."""
+    """The versions and settings that decide the last bits of a sum, apart from the processor."""
     kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
     return {
         "cores": backend.usable_cores(),
@@ -370,5 +369,5 @@ def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
 
 
 def due(step: int, interval: int) -> bool:
-    """Whether something that happens every `interval` steps happens after this one; 0: never."""
+    """Whether something that happens every `interval` steps happens after this step. 0 means never."""
     return interval > 0 and step % interval == 0

@@ -1,7 +1,7 @@
 """The training step: forward, loss, backward, clip, step, schedule.
 
-Pretraining, classification, instruction tuning, reward modeling and DPO all use this one; they differ in their batches
-and in their loss function. What surrounds a step (evaluation, checkpoints, a log) is in trainer.py.
+Pretraining, classification, instruction tuning, reward modeling and DPO all use this step. They differ in their batches
+and in their loss function. Evaluation, checkpoints and the log are in trainer.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class TrainingStep:
     """A model, a loss, and an optimizer that lowers it; `learn_from(batches)` is one step.
 
     loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
-    schedule: sets the optimizer's learning rate for each step. max_norm: the norm to which a longer
-    gradient is clipped. accumulates: whether a step has several batches (see `accumulate`), or exactly one.
+    schedule: sets the optimizer's learning rate for each step. max_norm: a longer gradient is clipped to this norm.
+    accumulates: whether a step has several batches (see `accumulate`) or exactly one.
     """
 
     def __init__(
@@ -42,30 +42,30 @@ class TrainingStep:
 
     def learn_from(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int, Any]:
         """Take one step. Returns the sums of "loss" and of the metrics, their count, and the gradient's norm."""
-        self.model.zero_grad()  # because backward() adds to the gradients that are there
+        self.model.zero_grad()  # because backward() adds to existing gradients
         if self.accumulates:
             sums, count = self.accumulate(batches)
         else:
-            # Forward and loss: a sum over `count` tokens, or over whatever else the loss function counts.
+            # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
             loss, count, metrics = self.loss_fn(self.model, batches[0])
             self.check(count)
             # Backward, from the mean: each parameter p gets p.grad = d(loss / count) / dp.
             (loss / count).backward()
             sums = add_up({}, {"loss": loss.data, **metrics})
 
-        # Clip: if all gradients together are longer than max_norm, scale them down to that length.
+        # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
         norm = optim.clip_grad_norm_(self.parameters, self.max_norm)
         # Step: optimizer.step(), unless the loss or a gradient is not finite. One NaN would spread to all weights.
         step_if_finite(self.optimizer, sums["loss"], norm)
-        # Schedule: set the learning rate of the next step, also after one that was left out.
+        # Schedule: set the learning rate of the next step, even after a skipped one.
         self.schedule.step()
         return sums, count, norm
 
     def accumulate(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Gradient accumulation: learn from several batches as from one big batch that would not fit into memory.
+        """Gradient accumulation: learn from several batches as from one large batch that would not fit into memory.
 
-        Batches may have different counts, so the mean of their means would be wrong. The gradients are those of the
-        sum of all losses, and are divided by the count of all batches at the end.
+        Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of
+        all losses and divide them by the count of all batches at the end.
         """
         sums, count = self.sum_gradients(batches)
         self.check(count)
@@ -75,7 +75,7 @@ class TrainingStep:
         return sums, count
 
     def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Forward, loss and backward of each batch; the gradients add up in p.grad."""
+        """Forward, loss and backward of each batch. The gradients accumulate in p.grad."""
         sums: dict[str, Any] = {}
         count = 0
         for batch in batches:
