@@ -25,6 +25,7 @@ import numpy as np
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
+from minigrad.notebook import report_html
 
 from ..files import atomic_write, open_regular
 from ..model.config import GPTConfig, LlamaConfig
@@ -245,6 +246,10 @@ class Comparison:
         for ours, reference in zip(self.ours.continuation, self.reference.continuation):
             parts[-1] += f"\ncontinuation  {ours}   reference {reference}"
         return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return report_html(self.text())
 
     def problem(self) -> str | None:
         """A sentence on the first thing that differs and where to look; None where everything agrees."""

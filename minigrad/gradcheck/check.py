@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import graph_checks, switches
 from ..backend import Array, to_numpy
+from ..notebook import report_html
 from ..precision import autocast
 from .comparison import Comparison, Kink, NotFinite, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
@@ -99,6 +100,10 @@ class Report:
         if len(self.kinks) > 5:
             lines.append(f"  and {len(self.kinks) - 5} more kinks")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return report_html(self)
 
 
 def gradcheck(

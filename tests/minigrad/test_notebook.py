@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from minigrad import Tensor, inspection, nn
+import minigrad.functional as F
+from minigrad import Tensor, gradcheck, inspection, nn
 from minigrad.notebook import outline_html
 
 
@@ -77,3 +78,5 @@ def test_reports_are_their_tables():
     for report in (memory, profile):
         html = report._repr_html_()
         assert "".join(Tags(html).texts) == str(report) and "Exp" in html
+    checked = gradcheck(F.exp, np.array([1.0, 2.0]))
+    assert "".join(Tags(checked._repr_html_()).texts) == str(checked)
