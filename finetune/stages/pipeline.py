@@ -18,6 +18,7 @@ from gpt import Tokenizer
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.model.language_model import LanguageModel
+from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
 from gpt.training.loading import load_model
@@ -143,7 +144,7 @@ class Notes:
             self.stages = notes.get("stages", {})
             if not isinstance(self.stages, dict) or not all(isinstance(stage, dict) for stage in self.stages.values()):
                 raise ValueError(f"{path} is damaged: its stages must be an object of objects")
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
             raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
 
     def origin_of(self, needs: tuple[str, ...]) -> dict[str, str]:
