@@ -45,6 +45,12 @@ def backward(root):
     raise NotImplementedError("the walk")
 '''
 
+BLANKS = '''
+for node in reversed(order):  # consumers first
+    for source, slope in node.inputs:
+        source.grad += node.grad * slope
+'''
+
 
 class Node:
     def __init__(self) -> None:
@@ -92,6 +98,20 @@ def leaves_first(edges: list[tuple[int, int, float]]) -> list[float]:
     for node in nodes:
         for source, slope in node.inputs:
             source.grad += node.grad * slope
+    return [node.grad for node in nodes]
+
+
+def along_every_path(edges: list[tuple[int, int, float]]) -> list[float]:
+    """Each node hands on what it has so far, whenever somebody hands something to it."""
+    nodes = graph(edges)
+    nodes[-1].grad = 1.0
+
+    def push(node: Node) -> None:
+        for source, slope in node.inputs:
+            source.grad += node.grad * slope
+            push(source)
+
+    push(nodes[-1])
     return [node.grad for node in nodes]
 
 
@@ -152,6 +172,7 @@ EXERCISE = Exercise(
     title="the diamond and the topological walk",
     group="Engine", effort="15 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "The list has sources before consumers. Gradients flow the other way, from the root to the leaves.",
         "All numbers. For every (source, slope) of a node, the source receives node.grad * slope, on top of what "
@@ -162,12 +183,16 @@ EXERCISE = Exercise(
         FunctionCheck(
             "backward",
             cases(),
-            over_all_paths,
             Case(DIAMOND),
             call=gradients,
             slips=(
                 Slip(overwriting, "accumulation overwritten: a node that is used twice needs +=, not ="),
                 Slip(leaves_first, "the order is wrong: consumers must come first, so walk the list from its end"),
+                Slip(
+                    along_every_path,
+                    "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: "
+                    "each node must hand on once, when all its consumers have (walk `order` from its end)",
+                ),
                 Slip(without_slopes, "the slope is not used: the chain rule multiplies node.grad by it"),
             ),
         ),

@@ -34,10 +34,18 @@ class Relu(Function):
         return (dx,)
 '''
 
+BLANKS = '''
+ctx.x = x
+return np.maximum(x, 0)
+
+dx = dout * (ctx.x > 0)
+'''
+
 EXERCISE = Exercise(
     title="a gate",
     group="MLP", effort="5 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Where the gate was open, dout passes; where it was closed, nothing does.",
         "Everything has the shape of x: the gate is a mask of booleans, (x > 0) or (out > 0).",
@@ -47,7 +55,6 @@ EXERCISE = Exercise(
         OpCheck(
             "Relu",
             shapes().flatmap(values).map(Case),
-            lambda x: (x + np.abs(x)) / 2,
             Case(some(3, 4)),
             slips=(Slip(lambda x: np.abs(x), "this is |x|: negative numbers become 0, not positive"),),
             backward_slips=(

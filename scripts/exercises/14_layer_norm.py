@@ -43,17 +43,28 @@ class LayerNorm(Function):
         return dx, dweight, dbias
 '''
 
+BLANKS = '''
+mean = x.mean(axis=-1, keepdims=True)
+variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+ctx.std = np.sqrt(variance + eps)
+ctx.x_hat, ctx.weight = (x - mean) / ctx.std, weight
+return ctx.x_hat * weight + bias
+
+tokens = tuple(range(dout.ndim - 1))
+dweight = (dout * ctx.x_hat).sum(axis=tokens)  # over all tokens
+dbias = dout.sum(axis=tokens)  # over all tokens
+dx_hat = dout * ctx.weight
+through_mean = dx_hat.mean(axis=-1, keepdims=True)
+through_std = ctx.x_hat * (dx_hat * ctx.x_hat).mean(axis=-1, keepdims=True)
+dx = (dx_hat - through_mean - through_std) / ctx.std
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     x, weight, bias = draw(values((*lead, channels))), draw(values(channels)), draw(values(channels))
     return Case(x, weight, bias, eps=draw(st.sampled_from([0.1, 0.5])))
-
-
-def by_rows(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
-    rows = [(row - np.mean(row)) / np.sqrt(np.var(row) + eps) * weight + bias for row in x.reshape(-1, x.shape[-1])]
-    return np.reshape(rows, x.shape)
 
 
 def variant(ddof: int = 0, inside: bool = True, axis: int = -1) -> Any:
@@ -82,6 +93,7 @@ EXERCISE = Exercise(
     title="three ways from x to the output",
     group="Norms", effort="40 min, hard",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Adding a constant to x changes nothing, and neither does (eps aside) stretching x: dx must be free of "
         "both directions.",
@@ -94,7 +106,6 @@ EXERCISE = Exercise(
         OpCheck(
             "LayerNorm",
             cases(),
-            by_rows,
             Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1),
             slips=(
                 Slip(variant(ddof=1), "the variance divides by C - 1: layer norm divides by C (ddof=0)"),

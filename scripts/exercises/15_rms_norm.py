@@ -38,16 +38,22 @@ class RmsNorm(Function):
         return dx, dweight
 '''
 
+BLANKS = '''
+ctx.rms = np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)
+ctx.x_hat, ctx.weight = x / ctx.rms, weight
+return ctx.x_hat * weight
+
+dweight = (dout * ctx.x_hat).sum(axis=tuple(range(dout.ndim - 1)))  # over all tokens
+dx_hat = dout * ctx.weight
+through_rms = ctx.x_hat * (dx_hat * ctx.x_hat).mean(axis=-1, keepdims=True)
+dx = (dx_hat - through_rms) / ctx.rms
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     return Case(draw(values((*lead, channels))), draw(values(channels)), eps=draw(st.sampled_from([0.1, 0.5])))
-
-
-def by_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x * weight / np.sqrt(length**2 / x.shape[-1] + eps)
 
 
 def backward(projection: float, scaled: bool = True, mean: bool = False, total: bool = False) -> Any:
@@ -65,6 +71,7 @@ EXERCISE = Exercise(
     title="layer norm without the mean",
     group="Norms", effort="25 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Compare with layer_norm: the term through the mean falls away, the one through the root stays.",
         "rms is (..., 1), one number per token. dweight = (dout * x_hat) summed over all axes but the last.",
@@ -74,7 +81,6 @@ EXERCISE = Exercise(
         OpCheck(
             "RmsNorm",
             cases(),
-            by_norm,
             Case(some(2, 3, 5), some(5), eps=0.1),
             slips=(
                 Slip(

@@ -48,6 +48,23 @@ class Attention(Function):
         return dq, dk, dv, None
 '''
 
+BLANKS = '''
+scale = 1 / math.sqrt(q.shape[-1])  # the scale 1 / sqrt(D)
+scores = q @ k.swapaxes(-1, -2) * scale + mask
+shifted = scores - scores.max(axis=-1, keepdims=True)  # so that exp cannot overflow
+e = np.exp(shifted)
+probs = e / e.sum(axis=-1, keepdims=True)  # softmax over the keys of each query
+ctx.q, ctx.k, ctx.v, ctx.probs, ctx.scale = q, k, v, probs, scale
+return probs @ v
+
+dv = ctx.probs.swapaxes(-1, -2) @ dout
+dprobs = dout @ ctx.v.swapaxes(-1, -2)
+dot = (dprobs * ctx.probs).sum(axis=-1, keepdims=True)  # softmax's dot product, one number per row
+dscores = ctx.probs * (dprobs - dot)  # softmax backward
+dq = dscores @ ctx.k * ctx.scale
+dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -56,21 +73,17 @@ def cases(draw: Any) -> Case:
     seen = draw(st.booleans())
     mask = np.where(np.tri(t, s) > 0, 0.0, -np.inf) if seen else np.zeros((t, s))
     q, k, v = (draw(values((*lead, n, d), -2, 2)) for n in (t, s, s))
-    return Case(q, k, v, mask)
-
-
-def by_queries(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    out = np.zeros((*q.shape[:-1], v.shape[-1]))
-    for place in np.ndindex(q.shape[:-1]):
-        lead, t = place[:-1], place[-1]
-        weights = np.exp(k[lead] @ q[place] / math.sqrt(q.shape[-1]) + mask[t])
-        out[place] = weights / weights.sum() @ v[lead]
-    return out
+    return Case(q * draw(st.sampled_from([1.0, 1.0, 1000.0])), k, v, mask)
 
 
 def probabilities(q: np.ndarray, k: np.ndarray, mask: Any, scale: float, axis: int = -1) -> np.ndarray:
     weights = np.exp(q @ k.swapaxes(-1, -2) * scale + mask)
     return weights / weights.sum(axis=axis, keepdims=True)
+
+
+def without_infinity(q: np.ndarray, k: np.ndarray, mask: Any) -> np.ndarray:
+    weights = np.exp(np.where(mask == 0, q @ k.swapaxes(-1, -2) * root(q), 0))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def root(q: np.ndarray) -> float:
@@ -93,6 +106,7 @@ EXERCISE = Exercise(
     title="scaled dot-product attention, both ways",
     group="Attention", effort="40 min, hard",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Three steps forward, three steps back: matmul, softmax, matmul. You have solved each of them.",
         "dv = probs^T dout (S, D); dprobs = dout v^T (T, S); dscores (T, S) by softmax's rule; dq (T, D), dk (S, D).",
@@ -103,7 +117,6 @@ EXERCISE = Exercise(
         OpCheck(
             "Attention",
             cases(),
-            by_queries,
             Case(some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)),
             slips=(
                 Slip(
@@ -115,6 +128,14 @@ EXERCISE = Exercise(
                 ),
                 Slip(
                     lambda q, k, v, mask: probabilities(q, k, 0.0, root(q)) @ v, "the mask is not added to the scores"
+                ),
+                Slip(
+                    lambda q, k, v, mask: np.where(mask == 0, probabilities(q, k, 0.0, root(q)), 0) @ v,
+                    "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1",
+                ),
+                Slip(
+                    lambda q, k, v, mask: without_infinity(q, k, mask) @ v,
+                    "hidden scores are 0 where they must be -inf: e^0 = 1 is a weight as large as others",
                 ),
                 Slip(
                     lambda q, k, v, mask: probabilities(q, k, mask, root(q), axis=-2) @ v,
@@ -134,7 +155,6 @@ EXERCISE = Exercise(
                 Slip(backward(scale_q=False), "dq lacks the scale 1/sqrt(D)"),
                 Slip(backward(without_softmax=True), "softmax is left out on the way back: dscores is not dprobs"),
             ),
-            differentiate=(0, 1, 2),
             examples=12,
         ),
     ),

@@ -29,6 +29,11 @@ def causal_mask(queries, keys):
     raise NotImplementedError("the mask")
 '''
 
+BLANKS = '''
+asking = np.arange(keys - queries, keys)[:, None]  # the queries are the last tokens
+return np.arange(keys) <= asking  # a token sees itself and what came before, not the future
+'''
+
 
 def sizes(numbers: tuple[int, int]) -> Case:
     return Case(min(numbers), max(numbers))
@@ -42,6 +47,7 @@ EXERCISE = Exercise(
     title="who may look at whom",
     group="Attention", effort="5 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Number the queries as tokens: the last T of S. Then compare two numbers, who asks and who is seen.",
         "np.arange(S - T, S)[:, None] is (T, 1), np.arange(S) is (S): comparing them gives (T, S).",
@@ -51,7 +57,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "causal_mask",
             st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes),
-            by_pairs,
             Case(2, 5),
             slips=(
                 Slip(

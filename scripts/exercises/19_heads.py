@@ -54,21 +54,24 @@ class MergeHeads(Function):
         return (dx,)
 '''
 
+BLANKS = '''
+ctx.shape = x.shape
+return tuple(x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4))
+
+dx = np.stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape)
+
+ctx.shape = x.shape
+return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+
+B, H, T, D = ctx.shape
+dx = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)
+'''
+
 
 @st.composite
 def split_cases(draw: Any) -> Case:
     b, t, parts, heads, size = (draw(st.integers(1, 3)) for _ in range(5))
     return Case(draw(values((b, t, parts * heads * size))), n_head=heads, parts=parts)
-
-
-def split_by_slices(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
-    size = x.shape[2] // (parts * n_head)
-    starts = np.arange(0, x.shape[2], size).reshape(parts, n_head)
-    return tuple(np.stack([x[:, :, s : s + size] for s in of_part], axis=1) for of_part in starts)
-
-
-def merge_by_slices(x: np.ndarray) -> np.ndarray:
-    return np.concatenate([x[:, h] for h in range(x.shape[1])], axis=-1)
 
 
 def regrouped(x: np.ndarray, n_head: int, parts: int) -> tuple[np.ndarray, ...]:
@@ -91,6 +94,7 @@ EXERCISE = Exercise(
     title="multi-head split and merge",
     group="Attention", effort="20 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "A reshape cuts or joins neighbouring axes; only a transpose may change their order. Merge is split, "
         "backwards.",
@@ -103,7 +107,6 @@ EXERCISE = Exercise(
         OpCheck(
             "SplitHeads",
             split_cases(),
-            split_by_slices,
             Case(some(2, 3, 24), n_head=4, parts=3),
             slips=(
                 Slip(
@@ -117,7 +120,6 @@ EXERCISE = Exercise(
         OpCheck(
             "MergeHeads",
             st.tuples(*[st.integers(1, 3)] * 4).flatmap(values).map(Case),
-            merge_by_slices,
             Case(some(2, 3, 4, 5)),
             slips=(
                 Slip(

@@ -41,16 +41,19 @@ class Tied(Function):
         return None, dweight
 '''
 
+BLANKS = '''
+dhidden = dout @ ctx.weight
+as_output = dout.T @ ctx.hidden  # one of the two uses: the output layer
+as_embedding = np.zeros_like(ctx.weight)
+np.add.at(as_embedding, ctx.ids, dhidden)  # the other use: the embedding, where ids repeat
+dweight = as_output + as_embedding
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     vocabulary, channels = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     return Case(draw(ids(draw(st.integers(1, 3)), vocabulary)), draw(values((vocabulary, channels))))
-
-
-def by_gram_matrix(ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """How much every token looks like every other, of which the rows of `ids` are picked."""
-    return (weight @ weight.T)[ids]
 
 
 def as_output(dout: np.ndarray, ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -70,6 +73,7 @@ EXERCISE = Exercise(
     title="one matrix used twice: its gradients add up",
     group="Embedding", effort="20 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "This is the diamond again: weight is used twice, so its gradient is the sum over both uses.",
         "As output layer: dout^T (V, N) @ hidden (N, C). As embedding: dhidden = dout @ weight (N, C), scattered "
@@ -80,7 +84,6 @@ EXERCISE = Exercise(
         OpCheck(
             "Tied",
             cases(),
-            by_gram_matrix,
             Case(np.array([2, 0, 2, 4]), some(5, 3)),
             backward_slips=(
                 Slip(

@@ -30,6 +30,12 @@ def sgd(p, grad, velocity, lr, momentum, weight_decay):
     return p, velocity
 '''
 
+BLANKS = '''
+g = grad + weight_decay * p
+velocity = momentum * velocity + g
+p = p - lr * velocity
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -37,14 +43,6 @@ def cases(draw: Any) -> Case:
     numbers = {"lr": draw(st.sampled_from([0.1, 0.5])), "momentum": draw(st.sampled_from([0.0, 0.9]))}
     p, grad, velocity = (draw(values(shape)) for _ in range(3))
     return Case(p, grad, velocity, **numbers, weight_decay=draw(st.sampled_from([0.0, 0.1])))
-
-
-def by_elements(
-    p: np.ndarray, grad: np.ndarray, velocity: np.ndarray, lr: float, momentum: float, weight_decay: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """In one line each, with the brackets multiplied out."""
-    moved = np.vectorize(lambda g, q, v: momentum * v + g + weight_decay * q)(grad, p, velocity)
-    return p - lr * moved, moved
 
 
 def variant(sign: float = -1, dampening: bool = False, decay: float = 1.0, nesterov: bool = False) -> Any:
@@ -62,6 +60,7 @@ EXERCISE = Exercise(
     title="downhill, with momentum",
     group="Optimiser", effort="10 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "The velocity is a memory of past gradients that fades by `momentum` in each step. The step follows it.",
         "Everything is element by element, in the order of the three lines.",
@@ -71,7 +70,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "sgd",
             cases(),
-            by_elements,
             Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), lr=0.1, momentum=0.9, weight_decay=0.2),
             slips=(
                 Slip(variant(sign=1), "the step goes uphill: subtract lr * velocity"),

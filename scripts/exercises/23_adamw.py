@@ -29,6 +29,15 @@ def adamw(p, grad, m, v, t, lr, beta1, beta2, eps, weight_decay):
     return p, m, v
 '''
 
+BLANKS = '''
+m = beta1 * m + (1 - beta1) * grad
+v = beta2 * v + (1 - beta2) * grad**2
+m_hat = m / (1 - beta1**t)  # bias correction
+v_hat = v / (1 - beta2**t)  # bias correction
+decay = lr * weight_decay * p
+p = p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -37,14 +46,6 @@ def cases(draw: Any) -> Case:
     numbers = {"lr": draw(st.sampled_from([0.1, 0.5])), "beta1": 0.9, "beta2": 0.99, "eps": 0.1}
     decay = draw(st.sampled_from([0.0, 0.2]))
     return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers, weight_decay=decay)
-
-
-def by_weights(
-    p: Any, grad: Any, m: Any, v: Any, t: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
-) -> Any:
-    m, v = m + (1 - beta1) * (grad - m), v + (1 - beta2) * (np.square(grad) - v)
-    root = np.sqrt(1 - beta2**t)
-    return (1 - lr * weight_decay) * p - lr * root / (1 - beta1**t) * m / (np.sqrt(v) + eps * root), m, v
 
 
 def variant(coupled: bool = False, decay: float = 1.0, with_lr: bool = True, after: bool = False) -> Any:
@@ -75,6 +76,7 @@ EXERCISE = Exercise(
     title="weight decay that Adam does not divide away",
     group="Optimiser", effort="10 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "The decay never meets the gradient: it shrinks p itself.",
         "One more factor in front of p, a number: 1 - lr * weight_decay.",
@@ -84,14 +86,13 @@ EXERCISE = Exercise(
         FunctionCheck(
             "adamw",
             cases(),
-            by_weights,
             Case(
                 some(2, 3),
                 some(2, 3, seed=1),
                 some(2, 3, seed=2),
                 np.abs(some(2, 3, seed=3)),
                 3,
-                lr=0.1,
+                lr=0.25,
                 beta1=0.9,
                 beta2=0.99,
                 eps=0.01,

@@ -29,6 +29,12 @@ def clip(gradients, max_norm):
     raise NotImplementedError("clipping")
 '''
 
+BLANKS = '''
+norm = np.sqrt(sum((g * g).sum() for g in gradients))  # one norm for all arrays
+factor = min(1, max_norm / norm) if norm > 0 else 1
+return [g * factor for g in gradients], float(norm)
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -64,6 +70,7 @@ EXERCISE = Exercise(
     title="bound the length of a step, keep its direction",
     group="Optimiser", effort="15 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "All gradients together are one long vector. How long is it, and by what must it be multiplied?",
         "norm and factor are two numbers for the whole list.",
@@ -73,7 +80,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "clip",
             cases(),
-            by_one_vector,
             Case([some(2, 3), some(4), some(2, 2)], 1.5),
             slips=(
                 Slip(each_for_itself, "each array is clipped for itself: one norm and one factor for all of them"),

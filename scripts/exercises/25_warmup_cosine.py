@@ -29,20 +29,21 @@ def ratio(step, warmup, total, min_ratio):
     raise NotImplementedError("the schedule")
 '''
 
+BLANKS = '''
+if step < warmup:
+    return (step + 1) / (warmup + 1)
+if step >= total:
+    return min_ratio
+progress = (step - warmup) / (total - warmup)
+return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     warmup = draw(st.integers(0, 5))
     total = warmup + draw(st.integers(1, 8))
     return Case(draw(st.integers(0, total + 2)), warmup, total, draw(st.sampled_from([0.0, 0.1, 0.5])))
-
-
-def by_angle(step: int, warmup: int, total: int, min_ratio: float) -> float:
-    """With cos² of half the angle for (1 + cos) / 2."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    half = math.pi / 2 * min(1.0, (step - warmup) / (total - warmup))
-    return min_ratio * math.sin(half) ** 2 + math.cos(half) ** 2
 
 
 def variant(
@@ -70,6 +71,7 @@ EXERCISE = Exercise(
     title="the learning rate over a training run",
     group="Optimiser", effort="15 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Three cases. Where the line ends and the cosine begins, both give 1.",
         "progress runs from 0 at the end of the warm-up to 1 at `total`; the cosine from 1 to -1.",
@@ -79,7 +81,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "ratio",
             cases().map(lambda case: Case([case.arguments])),
-            lambda steps: [by_angle(*step) for step in steps],
             Case(STEPS),
             call=at_steps,
             slips=tuple(
@@ -92,6 +93,14 @@ EXERCISE = Exercise(
                     (variant(floor=False), "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
                     (variant(half=False), "a whole cosine comes up again: half a wave, cos(pi * progress)"),
                     (variant(from_zero=True), "progress counts from step 0: it must count from the end of the warm-up"),
+                    (
+                        lambda step, warmup, total, low: (
+                            variant()(step, warmup, total, low)
+                            if not warmup <= step < total
+                            else low + (1 - low) * (1 - (step - warmup) / (total - warmup))
+                        ),
+                        "it goes down along a straight line: half a cosine is asked for, (1 + cos(pi progress)) / 2",
+                    ),
                     (variant(forever=True), "after `total` the rate must stay at min_ratio: the cosine rises again"),
                 )
             ),

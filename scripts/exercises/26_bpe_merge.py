@@ -23,6 +23,16 @@ def merge(tokens, pair):
     raise NotImplementedError("the merge")
 '''
 
+BLANKS = '''
+merged = []
+for token in tokens:
+    if merged and (merged[-1], token) == pair:
+        merged[-1] = pair[0] + pair[1]
+    else:
+        merged.append(token)
+return merged
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -30,10 +40,10 @@ def cases(draw: Any) -> Case:
     return Case(draw(st.lists(letters, max_size=8)), (draw(letters), draw(letters)))
 
 
-def by_recursion(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    if tuple(tokens[:2]) == pair:
-        return [pair[0] + pair[1], *by_recursion(tokens[2:], pair)]
-    return [*tokens[:1], *by_recursion(tokens[1:], pair)] if tokens else []
+def by_recursion(tokens: list[bytes], pair: tuple[bytes, bytes], either_way: bool = False) -> list[bytes]:
+    if tuple(tokens[:2]) == pair or (either_way and tuple(tokens[1::-1]) == pair):
+        return [tokens[0] + tokens[1], *by_recursion(tokens[2:], pair, either_way)]
+    return [*tokens[:1], *by_recursion(tokens[1:], pair, either_way)] if tokens else []
 
 
 def only_first(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
@@ -72,6 +82,7 @@ EXERCISE = Exercise(
     title="one step of learning a vocabulary",
     group="Tokenizer", effort="15 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Walk along the list with an index: where the pair stands, take both; else take one.",
         "The last token has no neighbour: look at i + 1 only where i + 1 < len(tokens).",
@@ -81,9 +92,12 @@ EXERCISE = Exercise(
         FunctionCheck(
             "merge",
             cases(),
-            by_recursion,
             Case([b"a", b"a", b"a", b"b", b"a", b"a", b"c"], (b"a", b"a")),
             slips=(
+                Slip(
+                    lambda tokens, pair: by_recursion(tokens, pair, either_way=True),
+                    "the order of the pair is ignored: the first token must be pair[0], the second pair[1]",
+                ),
                 Slip(only_first, "only the first place is joined: the pair must be joined wherever it stands"),
                 Slip(overlapping, "the second token of the pair stays: after a join go on behind both, i += 2"),
                 Slip(last_is_lost, "the last token is lost: it has no neighbour, but belongs to the result"),

@@ -33,11 +33,27 @@ def probabilities(logits, temperature, top_k, top_p):
     raise NotImplementedError("the distribution")
 '''
 
+BLANKS = '''
+logits = logits / temperature
+if top_k is not None:
+    kth = np.sort(logits)[-top_k]
+    logits = np.where(logits >= kth, logits, -np.inf)
+e = np.exp(logits - logits.max())
+probs = e / e.sum()
+order = np.argsort(-probs)
+before = np.cumsum(probs[order]) - probs[order]  # what the more likely tokens have together
+kept = order[before < top_p]  # the one that reaches top_p is kept
+nucleus = np.zeros_like(probs)
+nucleus[kept] = probs[kept]
+return nucleus / nucleus.sum()
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     logits = draw(values(draw(st.integers(1, 5))).map(lambda x: x + np.arange(len(x)) * 0.013))
     top_k = draw(st.none() | st.integers(1, len(logits)))
+    logits = logits * draw(st.sampled_from([1.0, 1.0, 1.0, 1000.0]))
     return Case(logits, draw(st.sampled_from([0.5, 1.0, 2.0])), top_k, draw(st.sampled_from([0.33, 0.61, 0.87, 1.0])))
 
 
@@ -72,6 +88,10 @@ def variant(
     return formula
 
 
+def temperature_after_softmax(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
+    return by_sorting(logits, 1.0, top_k, top_p)  # divided by the temperature, and scaled to sum to 1 again
+
+
 def p_before_temperature(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
     kept = by_sorting(logits, 1.0, top_k, top_p) > 0
     weights = np.where(kept, np.exp((logits - logits.max()) / temperature), 0)
@@ -82,6 +102,7 @@ EXERCISE = Exercise(
     title="temperature, top-k and top-p",
     group="Writing", effort="30 min, hard",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Set what is cut by top_k to -inf before the softmax. For top_p, sort, and look at what the better ones have.",
         "order = np.argsort(-probs) (V); np.cumsum(probs[order]) - probs[order] is what the more likely ones "
@@ -92,9 +113,12 @@ EXERCISE = Exercise(
         FunctionCheck(
             "probabilities",
             cases(),
-            by_sorting,
-            Case(some(6), 0.5, 5, 0.9),
+            Case(some(6), 0.5, 3, 1.0),
             slips=(
+                Slip(
+                    temperature_after_softmax,
+                    "the temperature has no effect: it must divide the logits, before softmax (after it, it cancels)",
+                ),
                 Slip(variant(times=True), "the logits are multiplied by the temperature: divide by it"),
                 Slip(variant(ignore_k=True), "top_k has no effect: only the k largest logits may be kept"),
                 Slip(variant(ignore_p=True), "top_p has no effect"),
@@ -106,7 +130,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "probabilities",
             cases(),
-            by_sorting,
             Case(some(6), 2.0, None, 0.61),
             examples=1,
             slips=(

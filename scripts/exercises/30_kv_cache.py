@@ -37,6 +37,16 @@ class KVCache:
         raise NotImplementedError("append")
 '''
 
+BLANKS = '''
+self.keys, self.values = None, None
+
+if self.keys is not None:
+    keys = np.concatenate([self.keys, keys], axis=2)
+    values = np.concatenate([self.values, values], axis=2)
+self.keys, self.values = keys, values
+return keys, values
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -80,6 +90,7 @@ EXERCISE = Exercise(
     title="what was computed once is not computed again",
     group="Writing", effort="10 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Hold what there is, put the new behind it, return all of it. The first append has nothing to put it behind.",
         "Time is axis 2 of (B, H, T, D).",
@@ -89,7 +100,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "KVCache",
             cases(),
-            by_indexing,
             Case([some(2, 2, 2, 3, 2), some(2, 2, 2, 3, 2, seed=1), some(2, 2, 2, 3, 2, seed=2)]),
             call=reading,
             slips=(

@@ -28,6 +28,16 @@ def collate(conversations):
     raise NotImplementedError("inputs and targets")
 '''
 
+BLANKS = '''
+T = max(len(ids) for ids, _ in conversations) - 1
+inputs = np.zeros((len(conversations), T), int)
+targets = np.full((len(conversations), T), -100)
+for row, (ids, learned) in enumerate(conversations):
+    inputs[row, : len(ids) - 1] = ids[:-1]
+    targets[row, : len(ids) - 1] = np.where(learned[1:], ids[1:], -100)
+return inputs, targets
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -68,6 +78,7 @@ EXERCISE = Exercise(
     title="learn the answers, not the questions",
     group="Fine-tuning", effort="20 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Shift by one, mask by the flag of the token that is predicted, then pad.",
         "ids[:-1] are inputs, ids[1:] targets, and learned[1:] belongs to the targets.",
@@ -77,7 +88,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "collate",
             cases(),
-            by_places,
             Case([([5, 6, 7, 8, 9], [False, False, True, True, False]), ([3, 4, 2], [True, False, True])]),
             slips=(
                 Slip(variant(shift=0), "targets are not shifted: each token must predict the next one, ids[1:]"),

@@ -41,6 +41,16 @@ class PolicyLoss(Function):
         return dlogprobs, None, None
 '''
 
+BLANKS = '''
+ratio = np.exp(logprobs - old_logprobs)
+plain = ratio * advantages
+clipped = np.clip(ratio, 1 - eps, 1 + eps) * advantages
+ctx.ratio, ctx.advantages, ctx.unclipped = ratio, advantages, plain <= clipped
+return -np.minimum(plain, clipped)
+
+dlogprobs = -dout * ctx.ratio * ctx.advantages * ctx.unclipped  # no gradient where the clipped product is the smaller
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -48,12 +58,6 @@ def cases(draw: Any) -> Case:
     return Case(
         draw(values(n, -1, 1)), draw(values(n, -1, 1)), draw(values(n)), eps=draw(st.sampled_from([0.15, 0.25]))
     )
-
-
-def by_sign(logprobs: np.ndarray, old_logprobs: np.ndarray, advantages: np.ndarray, eps: float) -> np.ndarray:
-    """min(ratio A, bound A), where only the bound on A's side can matter."""
-    ratio = np.exp(logprobs) / np.exp(old_logprobs)
-    return -advantages * np.where(advantages > 0, np.minimum(ratio, 1 + eps), np.maximum(ratio, 1 - eps))
 
 
 def variant(choose: Any, sign: float = -1, swap: bool = False) -> Any:
@@ -80,6 +84,7 @@ EXERCISE = Exercise(
     title="small steps, by clipping what there is to win",
     group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Which of the two products is the smaller one? Only where it is the unclipped one does logprobs matter.",
         "A mask (N): ratio A <= clipped ratio A. There dlogprobs = -dout ratio A, elsewhere 0.",
@@ -89,7 +94,6 @@ EXERCISE = Exercise(
         OpCheck(
             "PolicyLoss",
             cases(),
-            by_sign,
             Case(
                 np.log([1.5, 1.5, 0.5, 0.5, 1.1, 0.95]),
                 np.zeros(6),
@@ -117,8 +121,7 @@ EXERCISE = Exercise(
                 ),
                 Slip(backward(right, lambda ratio: 1), "the derivative of exp is missing: multiply by ratio"),
             ),
-            differentiate=(0,),
-        ),
+            ),
     ),
     adapt=lambda library: {"PolicyLoss": with_library(library["policy_loss"])},
     answer=("finetune.objectives.ppo.policy_loss",),

@@ -28,20 +28,23 @@ def gae(rewards, values, gamma, lam):
     raise NotImplementedError("advantages and returns")
 '''
 
+BLANKS = '''
+advantages = np.zeros(len(rewards))
+following, next_value = 0.0, 0.0
+for t in reversed(range(len(rewards))):
+    delta = rewards[t] + gamma * next_value - values[t]
+    following = delta + gamma * lam * following
+    advantages[t] = following
+    next_value = values[t]
+return advantages, advantages + values
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     n = draw(st.integers(1, 5))
     numbers = {"gamma": draw(st.sampled_from([0.9, 1.0])), "lam": draw(st.sampled_from([0.0, 0.5, 1.0]))}
     return Case(draw(values(n)), draw(values(n)), **numbers)
-
-
-def by_sums(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> Any:
-    """A_t = Σ_k (gamma lam)^k delta_(t+k), written out."""
-    n = len(rewards)
-    delta = rewards + gamma * np.append(values[1:], 0) - values
-    advantages = np.array([sum((gamma * lam) ** k * delta[t + k] for k in range(n - t)) for t in range(n)])
-    return advantages, advantages + values
 
 
 def variant(
@@ -66,6 +69,7 @@ EXERCISE = Exercise(
     title="what each token contributed",
     group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "A_t needs A_{t+1}: go backwards, and carry it along.",
         "All (R); after the last token both V and A are 0, so the last A is r - V.",
@@ -75,7 +79,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "gae",
             cases(),
-            by_sums,
             Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5),
             slips=(
                 Slip(variant(next_value=False), "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),

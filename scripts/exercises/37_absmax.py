@@ -28,32 +28,31 @@ def absmax(values):
     raise NotImplementedError("codes and scales")
 '''
 
-
-def by_numbers(values: np.ndarray) -> list[np.ndarray]:
-    """What the codes stand for, and the codes."""
-    codes = np.zeros(values.shape, int)
-    scales = np.zeros((len(values), 1))
-    for r, row in enumerate(values):
-        scales[r] = np.linalg.norm(row, np.inf) / 127
-        if scales[r] > 0:
-            codes[r] = [int(np.rint(value * 127 / np.linalg.norm(row, np.inf))) for value in row]
-    return [codes, codes * scales]
+BLANKS = '''
+largest = np.abs(values).max(axis=1, keepdims=True)
+scales = np.where(largest > 0, largest, 1) / 127  # a row of zeros must not divide 0 by 0
+return np.rint(values / scales).astype(np.int8), scales
+'''
 
 
 def variant(top: float = 127, rounding: Any = np.rint, axis: Any = -1, largest: Any = np.abs) -> Any:
     def formula(values: np.ndarray) -> list[np.ndarray]:
         scales = np.maximum(largest(values).max(axis=axis, keepdims=True) / top, 1e-30)
         scales = np.broadcast_to(scales, (len(values), 1)) if axis is None else scales
-        return [rounding(values / scales).astype(np.int8), rounding(values / scales).astype(np.int8) * scales]
+        scales_of_zeros = np.where(np.any(values, axis=1, keepdims=True), scales, 0)
+        return [rounding(values / scales).astype(np.int8), scales_of_zeros, "int8"]
 
     return formula
 
 
 def quantized(absmax: Any, values: np.ndarray) -> list[Any]:
-    codes, scales = absmax(values)
-    if np.asarray(codes).dtype != np.int8:
-        raise TypeError(f"codes must be np.int8, they are {np.asarray(codes).dtype}")
-    return [codes.astype(int), codes * np.where(np.any(values, axis=1, keepdims=True), scales, 0)]
+    result = absmax(values)
+    if not isinstance(result, tuple) or len(result) != 2:
+        return [result]
+    codes, scales = map(np.asarray, result)
+    if scales.shape == (len(values), 1):
+        scales = np.where(np.any(values, axis=1, keepdims=True), scales, 0)  # of a row of zeros any scale is right
+    return [codes, scales, str(codes.dtype)]
 
 
 @st.composite
@@ -69,6 +68,7 @@ EXERCISE = Exercise(
     title="32 bits into 8",
     group="Quantization", effort="15 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Stretch a grid of 255 levels to the largest magnitude of the row, and round to it.",
         "np.abs(values).max(axis=1, keepdims=True) is (R, 1).",
@@ -79,7 +79,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "absmax",
             cases(),
-            by_numbers,
             Case(some(3, 5)),
             call=quantized,
             slips=(

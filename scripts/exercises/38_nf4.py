@@ -27,6 +27,15 @@ def nf4(values, block, levels):
     # TODO; a block of zeros has codes of the level 0
     raise NotImplementedError("codes and scales")
 '''
+
+BLANKS = '''
+blocks = values.reshape(-1, block)
+scales = np.abs(blocks).max(axis=1)
+safe = np.where(scales > 0, scales, 1)  # a block of zeros must not divide 0 by 0
+scaled = (blocks / safe[:, None]).reshape(-1)
+codes = np.abs(scaled[:, None] - levels).argmin(axis=1)
+return codes, scales
+'''
 LEVELS = nf4_levels().astype(np.float64)
 
 
@@ -34,12 +43,6 @@ LEVELS = nf4_levels().astype(np.float64)
 def cases(draw: Any) -> Case:
     block, blocks = draw(st.sampled_from([2, 4])), draw(st.integers(1, 3))
     return Case(draw(values(block * blocks)), block, LEVELS)
-
-
-def by_distances(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
-    scales = np.array([max(abs(v) for v in values[i : i + block]) for i in range(0, len(values), block)])
-    scaled = values / np.repeat(np.where(scales > 0, scales, 1), block)
-    return np.abs(scaled[:, None] - levels).argmin(axis=1), scales
 
 
 def variant(
@@ -63,6 +66,7 @@ EXERCISE = Exercise(
     title="16 levels where the numbers are",
     group="Quantization", effort="20 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "Scale each block into [-1, 1], then look which of 16 numbers is nearest.",
         "values.reshape(-1, block) is (blocks, block); distances to all levels: (N, 1) - (16) -> (N, 16), argmin "
@@ -73,7 +77,6 @@ EXERCISE = Exercise(
         FunctionCheck(
             "nf4",
             cases(),
-            by_distances,
             Case(some(12), 4, LEVELS),
             slips=(
                 Slip(variant(below=True), "the level below is taken: the nearest one may be above"),

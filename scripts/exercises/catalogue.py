@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ class Exercise:
     """One exercise.
 
     title: half a sentence. group: the part of the GPT that it belongs to. effort: minutes and difficulty, "10 min,
-    easy". stub: the file that the learner completes. hints: the idea, the shapes, the line. checks: what is tested, in
-    this order. answer: dotted names of library objects. adapt: the library objects, by their last names -> what the
-    stub asks for, where names or arguments differ.
+    easy". stub: the file that the learner completes. blanks: what completes it, one block of lines for each TODO that
+    raises, with an empty line between two blocks; a comment in it explains a mistake in its line. hints: the idea, the
+    shapes, the line. checks: what is tested, in this order. answer: dotted names of library objects. adapt: the library
+    objects, by their last names -> what the stub asks for, where names or arguments differ.
     place: how it gets into the GPT (places.py), if it does.
     """
 
     title: str
     group: str
     stub: str
+    blanks: str
     hints: tuple[str, str, str]
     checks: tuple[Check, ...]
     answer: tuple[str, ...] = ()
@@ -59,6 +62,14 @@ class Exercise:
     def reference(self) -> dict[str, Any]:
         """What a learner's file that is right defines, made of the library's own objects."""
         return self.adapt(self.library_objects())
+
+    def completed(self) -> str:
+        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it."""
+        blocks, lines = iter(self.blanks.strip("\n").split("\n\n")), []
+        for line in self.stub.splitlines():
+            indent, todo, _ = line.partition("raise NotImplementedError")
+            lines.append(textwrap.indent(next(blocks), indent) if todo else line)
+        return "\n".join(lines) + "\n" if list(blocks) == [] else self.blanks
 
     def solution(self) -> str:
         """The library's source of the answer, with the place where it stands."""
@@ -82,7 +93,9 @@ def load(path: Path) -> Exercise:
     exercise = getattr(module, "EXERCISE", None)
     if not isinstance(exercise, Exercise):
         raise ValueError(f"{path} defines no EXERCISE: see scripts/exercises/README.md")
-    return dataclasses.replace(exercise, name=name_of(path), path=path)
+    text = exercise.completed()
+    checks = tuple(dataclasses.replace(c, reference=(text, getattr(c, "call", None))) for c in exercise.checks)
+    return dataclasses.replace(exercise, name=name_of(path), path=path, checks=checks)
 
 
 def name_of(path: Path) -> str:

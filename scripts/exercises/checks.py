@@ -1,7 +1,7 @@
 """What is tested of a solution, and what a test finds: the vocabulary of every exercise file.
 
-A check names what the learner writes, draws cases for it (Hypothesis: shapes and values), and has an independent
-formula for the result. `telling` is one case more, with a different length for every axis, from which a diagnosis can
+A check names what the learner writes and draws cases for it (Hypothesis: shapes and values); the exercise's completed
+stub says what is right. `telling` is one case more, with a different length for every axis, from which a diagnosis can
 be read; the smallest failing case, which Hypothesis looks for, is what the learner gets to see.
 """
 
@@ -36,37 +36,38 @@ class Slip:
 
 @dataclasses.dataclass(frozen=True)
 class OpCheck:
-    """A Function: forward against `expected(*arrays, **options)`, backward against finite differences.
+    """A Function: forward and backward against the completed stub's, for drawn `cases` and for the `telling` one.
 
-    differentiate: the inputs whose gradients are wanted; by default all floating-point arrays. slips: of forward.
-    backward_slips: formulas of (dout, *arrays, **options) for gradients that gradcheck would not recognise, a tuple.
+    slips: of forward. backward_slips: formulas of (dout, *arrays, **options) for the gradients, as a tuple. in_float32:
+    results must be float32 where the inputs are. reference: the completed stub and `call`; `catalogue.load` adds it.
     """
 
     name: str
     cases: st.SearchStrategy[Case]
-    expected: Callable[..., Any]
     telling: Case
     slips: tuple[Slip, ...] = ()
     backward_slips: tuple[Slip, ...] = ()
-    differentiate: tuple[int, ...] | None = None
-    examples: int = 25
+    in_float32: bool = False
+    examples: int = 40
+    tolerance: float = 1e-6
+    reference: tuple[str, Any] = ("", None)
 
 
 @dataclasses.dataclass(frozen=True)
 class FunctionCheck:
-    """A plain function (or class): what it returns against `expected(*arguments, **options)`.
+    """A plain function (or class): what it returns against what the completed stub's returns.
 
     call: how a case becomes a call of what the learner wrote; by default directly. tolerance: relative.
     """
 
     name: str
     cases: st.SearchStrategy[Case]
-    expected: Callable[..., Any]
     telling: Case
     slips: tuple[Slip, ...] = ()
     call: Callable[..., Any] | None = None
     examples: int = 100
     tolerance: float = 1e-6
+    reference: tuple[str, Any] = ("", None)
 
 
 Check = OpCheck | FunctionCheck

@@ -15,8 +15,13 @@ import numpy as np
 ATOL = 1e-9
 
 
-def difference(got: Any, expected: Any, tolerance: float = 1e-6, what: str = "the result") -> str | None:
-    """One sentence on how `got` differs from `expected`: arrays, numbers, texts, and sequences or mappings of those."""
+def difference(
+    got: Any, expected: Any, tolerance: float = 1e-6, what: str = "the result", guess: bool = True
+) -> str | None:
+    """One sentence on how `got` differs from `expected`: arrays, numbers, texts, and sequences or mappings of those.
+
+    guess: try what would make the numbers right (a sign, a factor), which needs more than a few numbers.
+    """
     if got is None and expected is not None:
         return f"{what} is None: is a `return` missing?"
     if isinstance(expected, str | bytes | bool):
@@ -32,8 +37,9 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-6, what: str = "th
             return f"{what} must be {len(expected)} values in a {type(expected).__name__}, got {_in_words(got)}"
         parts = [(g, e, f"{what}[{i}]") for i, (g, e) in enumerate(zip(got, expected, strict=True))]
     else:
-        return _of_arrays(got, expected, tolerance, what)
-    return next((found for part in parts if (found := difference(part[0], part[1], tolerance, part[2]))), None)
+        return _of_arrays(got, expected, tolerance, what, guess)
+    found = (difference(g, e, tolerance, name, guess) for g, e, name in parts)
+    return next(filter(None, found), None)
 
 
 def same(got: Any, expected: Any, tolerance: float = 1e-6) -> bool:
@@ -45,7 +51,7 @@ def same(got: Any, expected: Any, tolerance: float = 1e-6) -> bool:
     return difference(got, expected, tolerance) is None
 
 
-def _of_arrays(got: Any, expected: Any, tolerance: float, what: str) -> str | None:
+def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool) -> str | None:
     if not isinstance(got, np.ndarray | np.generic | int | float):
         return f"{what} must be an array or a number, got {_in_words(got)}"
     got, expected = np.asarray(got), np.asarray(expected)
@@ -54,15 +60,17 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str) -> str | No
             f"{what} has shape {got.shape}, and should have {expected.shape}{_about_shapes(got, expected, tolerance)}"
         )
     if expected.dtype.kind in "iub":
-        if got.dtype.kind not in "iubf" or not np.array_equal(got, expected):
+        if not np.array_equal(got, expected):
             return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
-        return None
+        kind = "boolean" if expected.dtype.kind == "b" else "integers"
+        alike = got.dtype.kind == expected.dtype.kind or {got.dtype.kind, expected.dtype.kind} <= set("iu")
+        return None if alike else f"{what} must be {kind}, it is {got.dtype}"
     if got.dtype.kind not in "fiu":
         return f"{what} must be of floating-point numbers, got {got.dtype}"
     got = got.astype(np.float64)
     if close(got, expected, tolerance):
         return None
-    return f"{what} {_about_values(got, expected, tolerance)}"
+    return f"{what} {_about_values(got, expected, tolerance, guess)}"
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
@@ -79,7 +87,7 @@ def _about_shapes(got: np.ndarray, expected: np.ndarray, tolerance: float) -> st
     return ""
 
 
-def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
+def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess: bool) -> str:
     bad = ~np.isfinite(got) & np.isfinite(expected)
     if bad.any():
         kind = "nan" if np.isnan(got[bad]).any() else "inf"
@@ -87,6 +95,8 @@ def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float) -> st
     finite = np.isfinite(expected) & np.isfinite(got)
     if (np.isfinite(expected) != np.isfinite(got)).any():
         return "is finite where it should be -inf (a masked place?), or the other way round"
+    if not guess:
+        return f"has wrong values{_whereabouts(got, expected, tolerance)}"
     if close(-got, expected, tolerance):
         return "has its sign flipped: times -1 it is right"
     if (

@@ -1,16 +1,15 @@
-"""From a learner's definitions to a verdict: the telling case first, then whatever Hypothesis draws.
+"""From a learner's definitions to a verdict: cases, a diagnosis that holds in all of them, the smallest that fails.
 
-Where a check fails, Hypothesis looks for the smallest case that fails, too, because three numbers are easier to follow
-by hand than thirty. The diagnosis comes from the telling case, whose axes all differ in length. The search is bounded
-by counts and never by the clock, so that the same file gets the same verdict everywhere.
+Right is what the exercise's completed stub gives, forward and backward. Where a learner's result differs,
+diagnosing.py looks for the reason. Hypothesis looks for the smallest case that fails, because three numbers are easier
+to follow by hand than thirty. The search is bounded by counts and never by the clock: the same file gets the same
+verdict everywhere.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
+import dataclasses
 import functools
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,26 +18,23 @@ import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase
 
-from minigrad import Tensor
-from minigrad.autograd import Context, Function
-from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.comparison import Comparison
-from minigrad.gradcheck.jacobian import Subject
+from minigrad.autograd import Function
 
-from . import comparing, source
-from .checks import Case, Check, FunctionCheck, OpCheck, Verdict
+from . import comparing, diagnosing, source
+from .answering import Answer, answer, douts_for
+from .checks import Case, Check, OpCheck, Verdict
 
 SHRINKS = 80  # cases tried to make a failing one smaller
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+WITNESSES = 6  # cases, besides the telling and the smallest one, in which a diagnosis must hold
 
 
 def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, path: str, seed: int = 0) -> Verdict:
     """The verdict on a learner's `definitions`, which came from the program `text` in the file `path`."""
     started, cases = time.perf_counter(), 0
     for check in checks:
-        with np.errstate(all="ignore"):
-            verdict = Trial(check, definitions, text, path).verdict(seed)
+        verdict = Trial(check, definitions, text, path).verdict(seed)
         cases += verdict.cases
         if not verdict.passed:
             break
@@ -68,14 +64,25 @@ def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
 
 def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
     """Forward and backward of one case, or a call: for what they print, and to step through."""
-    written, arguments = definitions[check.name], [_frozen(argument) for argument in case.arguments]
-    with contextlib.suppress(Exception), np.errstate(all="ignore"):
-        if isinstance(check, FunctionCheck):
-            Trial(check, definitions, "", "").run(case)
-        else:
-            ctx = Context()
-            out = written.forward(ctx, *arguments, **case.options)
-            written.backward(ctx, *map(np.ones_like, out if isinstance(out, tuple) else [out]))
+    trial = Trial(check, definitions, "", "")
+    trial.run(case, trial.douts(case))
+
+
+@dataclasses.dataclass
+class Finding:
+    """That one case is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
+    simple does; plain: what they are. number: of several results the one that is wrong; gradient: its name in backward.
+    """
+
+    kind: str
+    where: str
+    sentence: str
+    answer: Answer
+    shown: dict[str, Any]
+    number: int = 0
+    gradient: str = ""
+    plain: str = ""
+    wrong: Any = None  # which elements
 
 
 class Trial:
@@ -84,27 +91,29 @@ class Trial:
     def __init__(self, check: Check, definitions: Mapping[str, Any], text: str, path: str):
         self.check, self.text, self.path = check, text, path
         self.written: Any = definitions.get(check.name)
-        self.tolerance = check.tolerance if isinstance(check, FunctionCheck) else 1e-6
+        self.reference = diagnosing.Reference(check)
 
     def verdict(self, seed: int) -> Verdict:
         if (refusal := self._not_there()) is not None:
             return refusal
         first = self.test(self.check.telling)
-        if first is not None and first.status != "wrong":
-            first.shown = (self.check, self.check.telling)
-            return first
-        smallest, count = self._smallest_failing(seed, first)
-        if first is None and smallest is None:
-            return self._in_float32() or Verdict("passed", self.check.name, cases=count + 1)
-        case = self.check.telling if smallest is None else smallest
-        found = (first if smallest is None else self.test(smallest)) or first
+        smallest, failing, tried = self._smallest_failing(seed, first)
+        if first is None and failing is None:
+            return Verdict("passed", self.check.name, cases=len(tried) + 1)
+        found = failing if failing is not None else first
         assert found is not None
-        if found.status == "wrong":
-            is_backward = found.where.startswith("backward of")
-            slip = self._backward_slip() if is_backward else self._slip([self.check.telling, case])
-            found.diagnosis = slip or (found if first is None else first).diagnosis
-        found.cases, found.shown = count + 1, (self.check, case)
-        return found
+        case = self.check.telling if failing is None else smallest
+        assert case is not None
+        verdict = Verdict(STATUS.get(found.kind, "wrong"), found.where, found.sentence, cases=len(tried) + 1)
+        if found.kind in ("values", "shape", "error", "non-finite"):
+            witnesses = [self.check.telling, case, *tried[:WITNESSES]]
+            reason, case = diagnosing.reason(self, found, case, first, witnesses)
+            found = self.test(case) or found
+            verdict.diagnosis = reason
+        verdict.details, verdict.shown = self.details(case, found.shown), (self.check, case)
+        verdict.line = found.answer.line or self._line(found)
+        verdict.code = source.code_at(self.text, verdict.line)
+        return verdict
 
     def _not_there(self) -> Verdict | None:
         name, written = self.check.name, self.written
@@ -113,80 +122,43 @@ class Trial:
         if isinstance(self.check, OpCheck):
             if not (isinstance(written, type) and issubclass(written, Function)):
                 return Verdict("wrong", name, f"{name} must be a class that is derived from Function, as in the stub")
+            if missing := [part for part in ("forward", "backward") if not callable(getattr(written, part, None))]:
+                return Verdict("wrong", name, f"{name} has no {missing[0]}: its name must stay as it was in the stub")
         elif not callable(written):
             return Verdict("wrong", name, f"{name} must be a function, as in the stub")
         return None
 
     # --- one case ---
 
-    def test(self, case: Case) -> Verdict | None:
+    def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
+        return answer(self.written, self.path, self.check, case, douts)
+
+    def test(self, case: Case) -> Finding | None:
         """What is wrong with this case; None if nothing is."""
-        where = "forward of " + self.check.name if isinstance(self.check, OpCheck) else self.check.name
-        try:
-            got = self.run(case)
-        except Exception as error:
-            return self._exception(error, where, case)
-        expected = self.expected(case)
-        sentence = comparing.difference(got, expected, self.tolerance)
-        if sentence is not None:
-            details = self._shown(case, {"yours": got, "right": expected})
-            return self._located(Verdict("wrong", where, sentence, details))
-        return self._test_backward(case) if isinstance(self.check, OpCheck) else None
+        is_op = isinstance(self.check, OpCheck)
+        where = "forward of " + self.check.name if is_op else self.check.name
+        got, right = self.run(case), self.reference.run(case)
+        if (finding := self._failed(got, where, {})) is not None:
+            return finding
+        if (sentence := comparing.difference(got.value, right.value, self.check.tolerance)) is not None:
+            shown = {"yours": got.value, "right": right.value}
+            finding = Finding(_kind_of(got.value, right.value), where, sentence, got, shown)
+            return self._described(finding, got.value, right.value, "the result")
+        return self._test_backward(case, right.value) if is_op else None
 
-    def run(self, case: Case) -> Any:
-        """What the learner's forward or function gives; it gets arrays that cannot be written to, and copies else."""
-        arguments = [_frozen(argument) for argument in case.arguments]
-        options = copy.deepcopy(case.options)
-        if isinstance(self.check, OpCheck):
-            return self.written.forward(Context(), *arguments, **options)
-        if self.check.call is not None:
-            return self.check.call(self.written, *arguments, **options)
-        return self.written(*arguments, **options)
-
-    def expected(self, case: Case) -> Any:
-        return self.check.expected(*[_frozen(argument) for argument in case.arguments], **copy.deepcopy(case.options))
-
-    def _test_backward(self, case: Case) -> Verdict | None:
-        where = "backward of " + self.check.name
-        fn, inputs = self._as_gradcheck_wants(case)
-        with contextlib.suppress(Exception):  # gradcheck meets the same exception, and says more about it
-            if _passes(fn, inputs):
-                return None
-        try:
-            gradcheck(fn, inputs)
-        except GradcheckError as error:
-            lines = str(error).split("\n")
-            arrays = [line for line in lines[1:] if not line.startswith(("diagnosis", "wrong:"))]
-            numbers = lines[0].partition(": ")[2]
-            details = "\n".join(filter(None, [self._shown(case, {}), numbers, *arrays]))
-            return self._blamed(Verdict("wrong", where, str(error.diagnosis), details), error)
-        except Exception as error:
-            return self._exception(error, where, case)
-        return None
-
-    def _blamed(self, verdict: Verdict, error: GradcheckError) -> Verdict:
-        """With the input whose gradient is wrong, and the line that computes it: `dx = ...`, or the return."""
-        if error.input_index is None:
-            return self._located(verdict)
-        names = [*inspect.signature(self.written.forward).parameters][1:]
-        gradient = f"d{names[error.input_index]}"
-        verdict.diagnosis = f"{gradient}: {verdict.diagnosis}"
-        verdict.line = source.last_assignment(self.text, self.check.name, gradient)
-        verdict.code = source.code_at(self.text, verdict.line)
-        return verdict if verdict.line is not None else self._located(verdict)
+    def douts(self, case: Case) -> list[np.ndarray] | None:
+        """The gradients that arrive at an op; None for a function."""
+        return douts_for(self.reference.run(case).value) if isinstance(self.check, OpCheck) else None
 
     def parts(self, case: Case) -> dict[str, Callable[[], bool]]:
         """The tests of each part that this case belongs to."""
 
         def forward() -> bool:
-            with contextlib.suppress(Exception), np.errstate(all="ignore"):
-                return comparing.same(self.run(case), self.expected(case), self.tolerance)
-            return False
+            got = self.run(case)
+            return got.raised is None and comparing.same(got.value, self.reference.run(case).value, self.check.tolerance)
 
         def backward() -> bool:
-            with contextlib.suppress(Exception), np.errstate(all="ignore"):
-                return _passes(*self._as_gradcheck_wants(case))
-            return False
+            return self._test_backward(case, self.reference.run(case).value) is None
 
         is_op = isinstance(self.check, OpCheck)
         arrays = [np.asarray(number) for argument in case.arguments for number in _arrays(argument)]
@@ -194,59 +166,81 @@ class Trial:
             return {"extremes": lambda: forward() and (not is_op or backward())}
         return {"forward": forward, "backward": backward} if is_op else {"result": forward}
 
-    def _as_gradcheck_wants(self, case: Case) -> tuple[Callable[..., Any], list[Any]]:
-        """The learner's op with the expected forward: differences are then those of the right formula."""
-        assert isinstance(self.check, OpCheck)
-        written, expected, wanted = self.written, self.check.expected, self.check.differentiate
-
-        class Mixed(Function):
-            @staticmethod
-            def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-                if any(ctx.needs_grad):  # for backward; its result was compared before
-                    written.forward(ctx, *arrays, **copy.deepcopy(options))
-                out = expected(*arrays, **options)
-                return tuple(map(np.asarray, out)) if isinstance(out, list | tuple) else np.asarray(out)
-
-            backward = staticmethod(written.backward)
-
-        def fn(*tensors: Any) -> Any:
-            return Mixed.apply(*tensors, **copy.deepcopy(case.options))
-
-        parameters = list(inspect.signature(written.forward).parameters.values())[1 : len(case.arguments) + 1]
-        fn.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # so that gradcheck says "x"
-        fn.__name__ = self.check.name
-        inputs: list[Any] = list(case.arguments)
-        for i, argument in enumerate(inputs):
-            if wanted is not None and isinstance(argument, np.ndarray):
-                inputs[i] = Tensor(argument, requires_grad=i in wanted)
-        return fn, inputs
-
-    def _in_float32(self) -> Verdict | None:
-        """Models train in float32: an op must not make float64 of it."""
-        if not isinstance(self.check, OpCheck):
+    def _failed(self, got: Answer, where: str, shown: dict[str, Any]) -> Finding | None:
+        """Was something raised, or an input changed?"""
+        error = got.raised
+        if error is None and not got.changed:
             return None
-        telling = self.check.telling
-        case = Case(*[_to_float32(argument) for argument in telling.arguments], **telling.options)
-        got = self.run(case)
-        for array in got if isinstance(got, tuple | list) else [got]:
-            if np.asarray(array).dtype == np.float64:
-                sentence = (
-                    "forward makes float64 of float32, and models train in float32: look for a float64 array in it"
-                )
-                return self._located(Verdict("wrong", f"forward of {self.check.name}", sentence))
+        if error is None or (isinstance(error, ValueError) and "read-only" in str(error)):
+            what = "dout or another array" if where.startswith("backward") else "its input"
+            sentence = f"it writes to {what}, which belongs to somebody else: compute into a new array, or copy first"
+            return Finding("changed", where, sentence, got, shown)
+        if isinstance(error, NotImplementedError):
+            return Finding("unfinished", where, f"a TODO is still open: {error}".rstrip(": "), got, shown)
+        if isinstance(error, source.UsesLibrary):
+            return Finding("refused", where, str(error), got, shown)
+        if isinstance(error, MemoryError):
+            return Finding("memory", where, "it needs more memory than it may have", got, shown)
+        return Finding("error", where, diagnosing.in_plain_words(got, self.names()), got, shown)
+
+    def _test_backward(self, case: Case, out: Any) -> Finding | None:
+        where, names = "backward of " + self.check.name, self.names()
+        douts = douts_for(out)
+        got, right = self.run(case, douts), self.reference.run(case, douts)
+        shown: dict[str, Any] = {"dout": douts if len(douts) > 1 else douts[0]}
+        if (finding := self._failed(got, where, shown)) is not None:
+            return finding
+        if not isinstance(got.value, tuple) or len(got.value) != len(right.value):
+            sentence = f"backward must return a tuple of {len(right.value)}, one gradient per input of forward"
+            advice = ": `return (dx,)` where there is one" if len(right.value) == 1 else ", None where there is none"
+            return Finding("shape", where, sentence + advice, got, shown)
+        for i, (g, r) in enumerate(zip(got.value, right.value, strict=True)):
+            name = f"d{names[i] if i < len(names) else i}"
+            if r is None and g is not None:
+                sentence = f"the gradient of {name[1:]} must be None: by the stub it gets no gradient"
+                return Finding("not None", where, sentence, got, shown)
+            if r is None:
+                continue
+            g = np.asarray(g) if isinstance(g, np.generic | int | float) else g
+            sentence = comparing.difference(g, np.asarray(r), self.check.tolerance, name)
+            if sentence is not None:
+                if g is None:
+                    sentence = f"{name} is None: no gradient reaches {name[1:]}"
+                shown |= {f"your {name}": g, f"right {name}": r}
+                return self._described(Finding(_kind_of(g, r), where, sentence, got, shown, i, name), g, r, name)
+        return self._in_float32(case) if isinstance(self.check, OpCheck) and self.check.in_float32 else None
+
+    def _described(self, finding: Finding, got: Any, right: Any, what: str) -> Finding:
+        finding.plain = comparing.difference(got, right, self.check.tolerance, what, guess=False) or ""
+        if isinstance(got, tuple | list) and isinstance(right, tuple | list) and len(got) == len(right):
+            pairs = enumerate(zip(got, right, strict=True))
+            finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
+        elif np.shape(got) == np.shape(right) and np.asarray(right).dtype.kind == "f":
+            finding.wrong = ~np.isclose(got, right, rtol=self.check.tolerance, equal_nan=True)
+        return finding
+
+    def _in_float32(self, case: Case) -> Finding | None:
+        """Models train in float32: where the stub asks for that dtype, a result must not be float64."""
+        case = Case(*[_to_float32(argument) for argument in case.arguments], **case.options)
+        out = self.run(case)
+        for where, got in (("forward", out), ("backward", self.run(case, douts_for(self.reference.run(case).value)))):
+            for array in got.value if isinstance(got.value, tuple) else [got.value]:
+                if array is not None and np.asarray(array).dtype == np.float64:
+                    sentence = f"{where} makes float64 of float32: the result must have the dtype of the input"
+                    advice = "np.zeros(shape) and a mask divided by a number are float64; pass dtype, or astype"
+                    return Finding("dtype", f"{where} of {self.check.name}", f"{sentence} ({advice})", got, {})
         return None
 
     # --- the smallest case ---
 
-    def _smallest_failing(self, seed: int, first: Verdict | None) -> tuple[Case | None, int]:
-        """The smallest failing case of those that Hypothesis tries, and how many it tried."""
+    def _smallest_failing(self, seed: int, first: Finding | None) -> tuple[Case | None, Finding | None, list[Case]]:
+        """The smallest failing case of those that Hypothesis tries, what is wrong with it, and the cases drawn."""
         cases = drawn(self.check.cases, self.check.examples, seed)
-        if first is None and all(self.test_quickly(case) is None for case in cases):
-            return None, len(cases)  # the search below would try the same ones
-        failing: list[Case] = []
-        where: list[str] = []  # of each failing case, what is wrong with it
-        forward = "forward of " + self.check.name
-        tried = after = 0
+        if first is None and all(self.test(case) is None for case in cases):
+            return None, None, cases  # the search below would try the same ones
+        failing: list[tuple[Case, Finding]] = []
+        wanted = [] if first is None else [(first.kind, first.where)]
+        after = 0
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
@@ -257,99 +251,38 @@ class Trial:
         )
         @hypothesis.given(self.check.cases)
         def search(case: Case) -> None:
-            nonlocal tried, after
-            tried += 1
+            nonlocal after
             after += bool(failing)
             if after > SHRINKS:
                 return
-            found = self.test_quickly(case)
-            wanted = first.where if first is not None else where[0] if where else found
-            if found is not None and found in (wanted, forward):  # a wrong forward is the better thing to show
-                where.append(found)
-                failing.append(case)
+            found = self.test(case)
+            if found is not None and (found.kind, found.where) in (wanted or [(found.kind, found.where)]):
+                wanted.append((found.kind, found.where))
+                failing.append((case, found))
                 raise _Failing
 
         try:
             search()
-        except Exception as error:
+        except Exception:
             if not failing:
-                raise
-            del error  # the search was cut short, or ended with the case that is in `failing`
-        shown = [case for case, place in zip(failing, where, strict=True) if place == forward] or failing
-        return min(shown, key=_size, default=None), tried
-
-    def test_quickly(self, case: Case) -> str | None:
-        """Where this case fails, without finding out why; None if it passes."""
-        if isinstance(self.check, FunctionCheck):
-            found = self.test(case)
-            return None if found is None else found.where
-        where = "forward of " + self.check.name
-        with contextlib.suppress(Exception):
-            if comparing.same(self.run(case), self.expected(case)):
-                where = "backward of " + self.check.name
-                if _passes(*self._as_gradcheck_wants(case)):
-                    return None
-        return where
+                raise  # a mistake of ours
+        smallest, found = min(failing, key=lambda pair: _size(pair[0]), default=(None, None))
+        return smallest, found, cases
 
     # --- words ---
 
-    def _slip(self, cases: list[Case]) -> str | None:
-        """The sentence of the well-known slip that gives what the learner's gives, in all cases."""
-        for slip in self.check.slips:
-            with contextlib.suppress(Exception):
-                pairs = [(self.run(case), slip.formula(*case.arguments, **case.options)) for case in cases]
-                if all(comparing.same(got, slipped, self.tolerance) for got, slipped in pairs):
-                    return slip.sentence
-        return None
+    def names(self) -> list[str]:
+        """Of the inputs, as the stub calls them."""
+        return self.reference.names
 
-    def _backward_slip(self) -> str | None:
-        """The same for the gradients of the telling case, for some dout."""
-        assert isinstance(self.check, OpCheck)
-        case, op = self.check.telling, self.written
-        for slip in self.check.backward_slips:
-            with contextlib.suppress(Exception):
-                ctx = Context()
-                out = op.forward(ctx, *[_frozen(argument) for argument in case.arguments], **case.options)
-                dout = np.random.default_rng(1).standard_normal(np.shape(out))
-                wanted = slip.formula(dout, *case.arguments, **case.options)
-                got = op.backward(ctx, dout)
-                pairs = [(g, w) for g, w in zip(got, wanted, strict=True) if w is not None]
-                if all(comparing.same(g, w) for g, w in pairs):
-                    return slip.sentence
-        return None
+    def _line(self, finding: Finding) -> int | None:
+        """The line that computes what is wrong: `dx = ...`, or the return."""
+        line = source.last_assignment(self.text, self.check.name, finding.gradient) if finding.gradient else None
+        part, _, name = finding.where.rpartition(" of ")
+        return line or source.last_return(self.text, name, part)
 
-    def _exception(self, error: Exception, where: str, case: Case) -> Verdict:
-        line = source.line_of(error, self.path)
-        if isinstance(error, NotImplementedError):
-            verdict = Verdict("unfinished", where, f"a TODO is still open: {error}" if str(error) else "a TODO is open")
-        elif isinstance(error, source.UsesLibrary):
-            verdict = Verdict("refused", where, str(error))
-        elif isinstance(error, MemoryError):
-            verdict = Verdict("memory", where, "it needs more memory than it may have", self._shown(case, {}))
-        elif isinstance(error, ValueError) and "read-only" in str(error):
-            sentence = "it writes to its input, which belongs to somebody else: compute into a new array"
-            verdict = Verdict("wrong", where, sentence)
-        else:
-            sentence = f"{type(error).__name__}: {error}"
-            verdict = Verdict("error", where, sentence, self._shown(case, {}))
-        verdict.line, verdict.code = line, source.code_at(self.text, line)
-        return verdict
-
-    def _located(self, verdict: Verdict) -> Verdict:
-        """With the line that returned what is wrong."""
-        part, _, name = verdict.where.rpartition(" of ")
-        verdict.line = source.last_return(self.text, name, part)
-        verdict.code = source.code_at(self.text, verdict.line)
-        return verdict
-
-    def _shown(self, case: Case, more: dict[str, Any]) -> str:
-        try:
-            written: Any = self.written.forward if isinstance(self.check, OpCheck) else self.written
-            names = [*inspect.signature(written).parameters][isinstance(self.check, OpCheck) :]
-        except (TypeError, ValueError):
-            names = []
-        if isinstance(self.check, FunctionCheck) and self.check.call is not None:
-            names = [*inspect.signature(self.check.call).parameters][1:]
+    def details(self, case: Case, more: dict[str, Any]) -> str:
+        names = list(self.names())
         names += [f"argument {i}" for i in range(len(names), len(case.arguments))]
         rows = {**dict(zip(names, case.arguments, strict=False)), **case.options, **more}
         width = max(map(len, rows), default=0)
@@ -358,26 +291,25 @@ class Trial:
         )
 
 
+STATUS = {"unfinished": "unfinished", "refused": "refused", "error": "error", "memory": "memory"}
+
+
 class _Failing(Exception):
     pass
 
 
-def _passes(fn: Callable[..., Any], inputs: list[Any]) -> bool:
-    """Whether gradcheck would pass, without its search for a diagnosis."""
-    comparison = Comparison(Subject(fn, inputs), None, None, 1e-5)
-    comparison.backward()
-    comparison.central()
-    return not comparison.is_wrong and not list(comparison.not_linear())
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        view = value.copy()
-        view.flags.writeable = False
-        return view
-    if isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value):
-        return type(value)(_frozen(part) for part in value)
-    return copy.deepcopy(value)
+def _kind_of(got: Any, right: Any) -> str:
+    """Shapes are looked at before numbers, and both before nan."""
+    several = isinstance(got, tuple) and isinstance(right, tuple)
+    pairs = list(zip(got, right, strict=False)) if several else [(got, right)]
+    try:
+        if any(np.shape(g) != np.shape(r) for g, r in pairs):
+            return "shape"
+        if any((~np.isfinite(g) & np.isfinite(r)).any() for g, r in pairs):
+            return "non-finite"
+    except (TypeError, ValueError):
+        pass  # texts, lists of several lengths
+    return "values"
 
 
 def _to_float32(value: Any) -> Any:

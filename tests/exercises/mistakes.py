@@ -98,9 +98,9 @@ MISTAKES = {
         ("x.sum(axis=dims", "x.mean(axis=dims", "mean"),
     ),
     "mean": edits(
-        ("dout / ctx.n", "dout", "divided by 15"),
+        ("dout / ctx.n", "dout", "not divided by `n`"),
         ("dout / ctx.n", "dout / ctx.shape[-1]", "too large"),
-        ("dout / ctx.n", "dout * ctx.n", "too large"),
+        ("dout / ctx.n", "dout * ctx.n", "must be divided"),
         ("keepdims=keepdim) / ctx.n", "keepdims=keepdim)", "sum"),
     ),
     "unbroadcast": edits(
@@ -166,7 +166,7 @@ MISTAKES = {
         (NORM, "dx = dnormalized - mean - ctx.normalized * projection", "1 / std"),
         ("dout if ctx.weight is None else dout * ctx.weight", "dout", "weight is missing"),
         ("xp.sqrt(variance + eps)", "xp.sqrt(variance) + eps", "inside the root"),
-        ("dbias = dout.sum(axis=leading)", "dbias = dout.mean(axis=leading)", "gradient of a mean"),
+        ("dbias = dout.sum(axis=leading)", "dbias = dout.mean(axis=leading)", "`mean` stands"),
         ("dweight = (dout * ctx.normalized).sum(axis=leading)", "dweight = (dout * ctx.normalized)", "sum over"),
     ),
     "rms_norm": edits(
@@ -210,7 +210,7 @@ MISTAKES = {
         stub(TIED.replace("return None, dweight", "return None, dweight / 2"), "mean"),
     ],
     "sgd": edits(
-        ("p.data -= group", "p.data += group", "wrong values"),
+        ("p.data -= group", "p.data += group", "uphill"),
         ("grad + group[\"weight_decay\"]", "grad - group[\"weight_decay\"]", "wrong sign"),
         ("velocity += grad", "velocity += (1 - group['momentum']) * grad", "damped"),
         ("        grad = velocity\n", "", "not the velocity"),

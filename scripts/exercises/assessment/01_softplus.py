@@ -1,5 +1,6 @@
 """The assessment exercise "softplus": a smooth relu, exact for large numbers."""
 
+import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
@@ -33,10 +34,19 @@ class Softplus(Function):
         return (dx,)
 '''
 
+BLANKS = '''
+ctx.x = x
+return np.logaddexp(0, x)
+
+sigmoid = 0.5 * (1 + np.tanh(ctx.x / 2))
+dx = dout * sigmoid
+'''
+
 EXERCISE = Exercise(
     title="a smooth relu, exact for large numbers",
     group="Assessment", effort="10 min, easy",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "The derivative of ln(1 + e^x) is a function you know well.",
         "Element by element. np.logaddexp(0, x) is ln(e^0 + e^x).",
@@ -45,8 +55,7 @@ EXERCISE = Exercise(
     checks=(
         OpCheck(
             "Softplus",
-            shapes().flatmap(values).map(Case),
-            lambda x: np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0),
+            st.builds(lambda x, scale: Case(x * scale), shapes().flatmap(values), st.sampled_from([1, 1, 1000])),
             Case(np.concatenate([some(4), [1000.0, -1000.0]])),
             slips=(
                 Slip(lambda x: np.log(1 + np.exp(x)), "overflow: e^1000 is inf; use np.logaddexp(0, x)"),

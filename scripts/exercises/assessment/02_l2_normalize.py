@@ -34,16 +34,20 @@ class L2Normalize(Function):
         return (dx,)
 '''
 
+BLANKS = '''
+ctx.length = np.sqrt((x**2).sum(axis=-1, keepdims=True) + eps)
+ctx.out = x / ctx.length
+return ctx.out
+
+through_length = ctx.out * (dout * ctx.out).sum(axis=-1, keepdims=True)
+dx = (dout - through_length) / ctx.length
+'''
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     return Case(draw(values((*lead, channels))), eps=draw(st.sampled_from([0.1, 0.5])))
-
-
-def by_rows(x: np.ndarray, eps: float) -> np.ndarray:
-    rows = x.reshape(-1, x.shape[-1])
-    return np.reshape([row / np.sqrt(row @ row + eps) for row in rows], x.shape)
 
 
 def backward(projection: float, mean: bool = False, divided: bool = True) -> Any:
@@ -61,6 +65,7 @@ EXERCISE = Exercise(
     title="vectors of length 1",
     group="Assessment", effort="20 min, medium",
     stub=STUB,
+    blanks=BLANKS,
     hints=(
         "x acts itself, and through the length. Stretching x changes nothing (eps aside): that direction falls "
         "out of dx.",
@@ -71,7 +76,6 @@ EXERCISE = Exercise(
         OpCheck(
             "L2Normalize",
             cases(),
-            by_rows,
             Case(some(2, 3, 5), eps=0.1),
             slips=(
                 Slip(

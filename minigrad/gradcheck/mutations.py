@@ -1,0 +1,449 @@
+"""Mistakes made on purpose: every small change of a function that somebody might have written by mistake.
+
+Two searches use them. An exercise changes the right formula until it gives a learner's wrong numbers: the change is
+what the learner did. `gradcheck` changes an op's own backward until the gradient is right: the change is the repair.
+
+Most changes are a table of patterns, `RULES`. In a pattern a single letter stands for any expression (the same letter
+twice: the same expression), and `*r`, `**k` for any arguments.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Change(NamedTuple):
+    """`new` stands where `old` stood, in the statement that assigns `target` ("" where none is assigned).
+
+    sentence: what is wrong with `new`, if `old` is right. rank: the lower, the more often people do it.
+    """
+
+    old: str
+    new: str
+    target: str
+    line: int
+    sentence: str
+    rank: int
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+TERMS = [
+    ("1 - a", "a", "{a} stands where {old} belongs"),
+    ("a + b", "a", "a term is missing: {b}"),
+    ("a + b", "b", "a term is missing: {a}"),
+    ("a + b", "a - b", "the sign of {b} is flipped: it must be added"),
+    ("a + b", "b - a", "the sign of {a} is flipped: it must be added"),
+    ("a + b", "a * b", "{a} and {b} are multiplied: they must be added"),
+    ("a + b", "a + b + b", "{b} is added twice"),
+    ("a + b", "a + a + b", "{a} is added twice"),
+    ("a - b", "a", "a term is missing: {b} must be subtracted"),
+    ("a - b", "-b", "a term is missing: {a}"),
+    ("a - b", "b", "{b} stands where {old} belongs"),
+    ("a - b", "a + b", "the sign of {b} is flipped: it must be subtracted"),
+    ("a - b", "b - a", "the difference is the wrong way round: its operands are exchanged, {old} is right"),
+    ("-a", "a", "the sign is flipped: the minus in front of {a} is missing"),
+]
+FACTORS = [
+    ("a * a", "a", "the square is missing: {a} stands where {a}^2 belongs"),
+    ("a ** 2", "a", "the square is missing: {a} stands where {a}^2 belongs"),
+    ("a ** 2", "np.abs(a)", "the magnitude of {a} stands where its square belongs"),
+    ("a * a", "np.abs(a)", "the magnitude of {a} stands where its square belongs"),
+    ("a ** 2", "2 * a", "2 * {a} stands where the square of {a} belongs"),
+    ("a * b", "a", "a factor is missing: {b}"),
+    ("a * b", "b", "a factor is missing: {a}"),
+    ("a * b", "a / b", "it is divided by {b}: it must be multiplied by it"),
+    ("a * b", "a + b", "{a} and {b} are added: they must be multiplied"),
+    ("a * b", "a * b * b", "the factor {b} is applied twice"),
+    ("a * b", "a * a * b", "the factor {a} is applied twice"),
+    ("a * b", "2 * a * b", "it is counted twice: a factor 2 is too much in {old}"),
+    ("a / b", "a", "not divided by {b}: the division is missing"),
+    ("a / b", "a * b", "it is multiplied by {b}: it must be divided by it"),
+    ("a / b", "a / b / b", "it is divided by {b} twice"),
+    ("a / b", "b / a", "the fraction is upside down: {old} is right"),
+    ("1 / a", "a", "{a} stands where {old} belongs"),
+    ("a ** b", "a", "the power {b} of {a} is missing"),
+    ("a ** b", "a * b", "{a} is multiplied by {b}: {old} is a power"),
+    ("a ** b", "a ** (b + 1)", "the power of {a} is one too large: {old} is right"),
+    ("a ** b", "a ** (b - 1)", "the power of {a} is one too small: {old} is right"),
+    ("a @ b", "b @ a", "the factors of the matrix product are exchanged: {old} is right"),
+    ("a @ b", "a * b", "element by element where a matrix product belongs: {old}"),
+    ("a @ b", "a.swapaxes(-1, -2) @ b", "{a} is transposed, or a transpose of it is missing: {old} is right"),
+    ("a @ b", "a @ b.swapaxes(-1, -2)", "{b} is transposed, or a transpose of it is missing: {old} is right"),
+    ("a @ b", "(a @ b).swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
+    ("a @ b", "b.swapaxes(-1, -2) @ a.swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
+]
+CHOICES = [
+    ("not a", "a", "the condition {a} is the wrong way round: `not` is missing"),
+    ("~a", "a", "the mask {a} is the wrong way round: `~` is missing"),
+    ("a and b", "a", "the condition {b} is missing"),
+    ("a and b", "b", "the condition {a} is missing"),
+    ("a or b", "a", "the condition {b} is missing"),
+    ("a if b else c", "a", "the case where {b} does not hold is forgotten"),
+    ("a if b else c", "c", "the case where {b} holds is forgotten"),
+    ("np.where(a, b, c)", "np.where(a, c, b)", "the condition {a} is the wrong way round"),
+    ("np.where(a, b, c)", "b", "the condition {a} is ignored: where it does not hold, {c} belongs"),
+    ("np.where(a, b, c)", "c", "the condition {a} is ignored: where it holds, {b} belongs"),
+    ("np.clip(a, b, c)", "a", "the clipping of {a} is missing"),
+    ("np.clip(a, b, c)", "np.minimum(a, c)", "{a} is clipped from above only: the lower bound {b} is missing"),
+    ("np.clip(a, b, c)", "np.maximum(a, b)", "{a} is clipped from below only: the upper bound {c} is missing"),
+    ("reversed(a)", "a", "the order is wrong: it goes forwards, and must go backwards (reversed)"),
+    ("sorted(a, **k)", "a", "the order is wrong: {a} is not sorted"),
+    ("set(a)", "a", "repeated entries of {a} are not removed"),
+] + [
+    (f"{f}(a, b)", new, f"{{{lost}}} is missing in {{old}}: the {word} of both is needed")
+    for f, word in (("np.minimum", "smaller"), ("np.maximum", "larger"), ("min", "smaller"), ("max", "larger"))
+    for new, lost in (("a", "b"), ("b", "a"))
+]
+AXES = [
+    ("a.T", "a", "the transpose of {a} is missing"),
+    ("a.swapaxes(-1, -2)", "a", "the transpose of {a} is missing"),
+    ("a.swapaxes(-1, -2)", "a.T", "`.T` of a batch reverses all axes: use {a}.swapaxes(-1, -2)"),
+    ("a.transpose(*r)", "a", "the transpose of {a} is missing: reshape alone mixes its axes"),
+    ("a[1:]", "a[:-1]", "{a} is shifted the wrong way: [1:] leaves out the first, [:-1] the last"),
+    ("a[:-1]", "a[1:]", "{a} is shifted the wrong way: [:-1] leaves out the last, [1:] the first"),
+    ("a[1:]", "a", "{a} is not shifted by one: [1:] leaves out the first"),
+    ("a[:-1]", "a", "the last of {a} must be left out: [:-1]"),
+    ("np.concatenate([a, b], **k)", "np.concatenate([b, a], **k)", "{a} must come before {b}: the order is exchanged"),
+    ("np.concatenate([a, b], **k)", "b", "{a}, what there was so far, is lost: {b} must be appended to it"),
+    ("np.concatenate([a, b], **k)", "a", "{b} is not appended"),
+    ("np.repeat(a, b, **k)", "np.tile(a, b)", "np.tile repeats the whole array, np.repeat each element"),
+]
+
+_REDUCTIONS = ("sum", "mean", "max", "min", "var", "prod", "any", "all")
+_WORDS = {"sqrt": "the root", "exp": "the exponential", "log": "the logarithm", "abs": "the magnitude", "tanh": "tanh"}
+_INSTEAD = {
+    "sum": ("mean", "max"), "mean": ("sum", "max"), "max": ("min", "mean", "sum"), "min": ("max",), "var": ("std",),
+    "maximum": ("minimum", "add"), "minimum": ("maximum",), "argmax": ("argmin",), "argmin": ("argmax",),
+    "cos": ("sin",), "sin": ("cos",), "rint": ("trunc", "floor", "ceil"), "tril": ("triu",), "any": ("all",),
+    "all": ("any",), "exp": ("expm1",), "log": ("log2", "log10", "log1p"), "tanh": ("sin", "arctan"),
+    "zeros": ("ones",), "concatenate": ("stack",), "sqrt": ("square",), "abs": ("square",),
+}  # fmt: skip
+
+
+def _of_functions() -> Iterator[tuple[str, str, str]]:
+    """Functions left out, exchanged for others, and what stands inside them for what stands outside."""
+    for name, others in _INSTEAD.items():
+        for other in others:
+            sentence = f"`{other}` stands where `{name}` belongs, in {{old}}"
+            yield f"np.{name}(*r, **k)", f"np.{other}(*r, **k)", sentence
+            if name in _REDUCTIONS:
+                yield f"a.{name}(*r, **k)", f"a.{other}(*r, **k)", sentence
+    for name in _REDUCTIONS:
+        yield f"a.{name}(*r, **k)", "a", f"the {name} is missing: {{a}} stands where {{old}} belongs"
+    for one, other in (("min", "max"), ("max", "min")):
+        yield f"{one}(*r, **k)", f"{other}(*r, **k)", f"`{other}` stands where `{one}` belongs: {{old}}"
+    functions = [(f"np.{name}", words) for name, words in _WORDS.items()]
+    functions += [("math.sqrt", "the root"), ("math.exp", "the exponential"), ("np.log1p", "the logarithm")]
+    for f, words in functions:
+        yield f"{f}(a)", "a", f"{words} is missing: {{a}} stands where {{old}} belongs"
+        yield f"{f}(a)", f"{f}({f}(a))", f"{words} is taken twice"
+        yield f"{f}(a)", "1 / (1 + np.exp(-a))", f"the sigmoid stands where {words} belongs"
+    for f in [*(f for f, _ in functions), "np.logaddexp(0, {})", "math.cos", "np.cos", "np.sin"]:
+        of = f if "{}" in f else f + "({})"
+        name = f"`{f.partition('(')[0].rpartition('.')[2]}`"
+        for op in "+-*/":
+            inside, left, right = of.format(f"a {op} b"), f"{of.format('a')} {op} b", f"a {op} {of.format('b')}"
+            yield inside, left, f"{{b}} stands outside {name}: it belongs inside, {{old}}"
+            yield inside, right, f"{{a}} stands outside {name}: it belongs inside, {{old}}"
+            yield left, inside, f"{{b}} stands inside {name}: it belongs outside, {{old}}"
+            yield right, inside, f"{{a}} stands inside {name}: it belongs outside, {{old}}"
+    for name in ("sum", "mean"):
+        inside = f"(a * b).{name}(*r, **k)"
+        yield inside, f"a * b.{name}(*r, **k)", f"{{a}} stands outside the {name}: it belongs inside, {{old}}"
+        yield inside, f"a.{name}(*r, **k) * b", f"{{b}} stands outside the {name}: it belongs inside, {{old}}"
+        yield inside, f"a.{name}(*r, **k) * b.{name}(*r, **k)", f"a product of {name}s for the {name} of the products"
+        yield f"(a ** 2).{name}(*r, **k)", f"a.{name}(*r, **k) ** 2", f"the square stands outside the {name}"
+        yield f"a * b.{name}(*r, **k)", inside, f"{{a}} stands inside the {name}: it belongs outside, {{old}}"
+
+
+def _of_comparisons() -> Iterator[tuple[str, str, str]]:
+    for a, b in (("<", "<="), (">", ">="), ("==", "!="), ("in", "not in"), ("is", "is not")):
+        opposite = {"<": (">", ">="), ">": ("<", "<=")}.get(a, (b, a))
+        for one, other in ((a, b), (b, a)):
+            if a in "<>":
+                yield f"a {one} b", f"a {other} b", "at the border, {a} = {b}, the wrong side is taken: {old}"
+            for against in opposite:
+                yield f"a {one} b", f"a {against} b", "the comparison {old} is the wrong way round"
+        for one in (a, b):
+            yield f"a {one} b", "True", "the condition {old} is ignored"
+            yield f"a {one} b", "False", "nothing is done where {old} holds"
+
+
+# --- patterns ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str]]]:
+    """The table as syntax trees, by the type of what they match."""
+    found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str]]] = {}
+    for old, new, sentence in [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_functions(), *_of_comparisons()]:
+        pattern = _expression(old)
+        found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence))
+    return found
+
+
+def _expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _match(pattern: Any, node: Any, found: dict[str, Any]) -> bool:
+    """Does `node` look like `pattern`? What its letters stand for is added to `found`."""
+    if isinstance(pattern, ast.Name) and len(pattern.id) == 1:
+        if pattern.id in found:
+            return same_tree(found[pattern.id], node)
+        found[pattern.id] = node
+        return isinstance(node, ast.expr)
+    if type(pattern) is not type(node):
+        return False
+    if isinstance(pattern, ast.AST):
+        fields = [field for field in pattern._fields if field not in ("ctx", "kind")]
+        return all(_match(getattr(pattern, field), getattr(node, field), found) for field in fields)
+    if isinstance(pattern, list):
+        for letter, wanted in (("r", ast.Starred), ("k", ast.keyword)):
+            if len(pattern) == 1 and isinstance(pattern[0], wanted) and getattr(pattern[0], "arg", None) is None:
+                found[letter] = node
+                return True
+        return len(pattern) == len(node) and all(_match(p, n, found) for p, n in zip(pattern, node, strict=True))
+    return bool(pattern == node)
+
+
+def _filled(template: Any, found: dict[str, Any]) -> Any:
+    """`template` with its letters replaced by what they stand for."""
+    if isinstance(template, ast.Name) and template.id in found:
+        return found[template.id]
+    if isinstance(template, list):
+        rest = {ast.Starred: "r", ast.keyword: "k"}
+        if len(template) == 1 and type(template[0]) in rest and getattr(template[0], "arg", None) is None:
+            return found.get(rest[type(template[0])], [])
+        return [_filled(part, found) for part in template]
+    if isinstance(template, ast.AST):
+        return type(template)(**{name: _filled(getattr(template, name), found) for name in template._fields})
+    return template
+
+
+def same_tree(a: Any, b: Any) -> bool:
+    return isinstance(a, ast.AST) and isinstance(b, ast.AST) and ast.dump(a) == ast.dump(b)
+
+
+def in_words(node: Any) -> str:
+    """An expression as a formula.
+
+    >>> in_words(_expression("np.sqrt(ctx.x ** 2).mean(axis=-1, keepdims=True)"))
+    '`sqrt(x^2).mean(axis=-1)`'
+    """
+    text = re.sub(r"\b(ctx|np|math)\.|, keepdims=True|, dtype=\w+", "", ast.unparse(node))
+    text = text.replace(" ** ", "^").replace(".swapaxes(-1, -2)", "^T").replace(".T", "^T")
+    return f"`{text if len(text) < 70 else text[:66] + ' ...'}`"
+
+
+# --- changes that need more than a pattern ----------------------------------------------------------------------------
+
+New = tuple[Any, str, int]  # a replacement, the sentence, the rank
+
+
+def _changes_of(node: ast.AST, names: list[ast.expr]) -> Iterator[New]:
+    """All replacements of one expression."""
+    for pattern, template, sentence in rules().get(type(node), ()):
+        found: dict[str, Any] = {}
+        if _match(pattern, node, found):
+            new = _filled(template, found)
+            words = {letter: in_words(part) for letter, part in found.items() if isinstance(part, ast.AST)}
+            yield new, sentence.format(old=in_words(node), new=in_words(new), **words), 0
+    if isinstance(node, ast.Call):
+        yield from _of_axes(node)
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        for value in dict.fromkeys([node.value + 1, node.value - 1, -node.value, 0, 1, node.value * 2]):
+            if value != node.value:
+                yield ast.Constant(value), f"{value} stands where {node.value} belongs", 1
+    if isinstance(node, ast.Name | ast.Attribute) and any(same_tree(node, name) for name in names):
+        for name in names:
+            if not same_tree(node, name):
+                yield name, f"{in_words(name)} stands where {in_words(node)} belongs", 2
+        for sign, words in (("+", "large"), ("-", "small")):
+            new = _filled(_expression(f"a {sign} 1"), {"a": node})
+            yield new, f"it is off by one: {in_words(node)} is taken 1 too {words}", 2
+    if isinstance(node, ast.Slice) and (node.lower is None) != (node.upper is None):
+        end = node.lower or node.upper
+        words = f"{in_words(node)} is right: the other end is taken (left and right, first and last)"
+        minus = ast.UnaryOp(ast.USub(), end)
+        yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), words, 0
+    if isinstance(node, ast.Tuple) and len(node.elts) > 1:
+        for i, j in itertools.combinations(range(len(node.elts)), 2):
+            parts = list(node.elts)
+            parts[i], parts[j] = parts[j], parts[i]
+            words = f"{in_words(parts[j])} and {in_words(parts[i])} are exchanged: {in_words(node)} is the order"
+            yield ast.Tuple(parts, ast.Load()), words, 0
+
+
+def _of_axes(node: ast.Call) -> Iterator[New]:
+    """Other axes of a reduction, keepdims and ddof; other orders of transpose and reshape."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+    is_reduction = name in (*_REDUCTIONS, "argmax", "argmin", "cumsum")
+
+    def with_keywords(**changed: Any) -> ast.Call:
+        merged = {**keywords, **{key: None if v is None else ast.Constant(v) for key, v in changed.items()}}
+        return ast.Call(node.func, node.args, [ast.keyword(key, value) for key, value in merged.items() if value])
+
+    if "axis" in keywords:
+        right = in_words(keywords["axis"]).strip("`")
+        for axis in ("None", "0", "1", "2", "3", "-1", "-2"):
+            if axis != right:
+                where = "over everything" if axis == "None" else f"along axis {axis}"
+                new = ast.Call(node.func, node.args, [
+                    ast.keyword(k.arg, _expression(axis) if k.arg == "axis" else k.value) for k in node.keywords
+                ])  # fmt: skip
+                yield new, f"`{name}` runs {where}: it must run along axis={right}", 0
+    if "keepdims" in keywords:
+        yield with_keywords(keepdims=None), f"keepdims=True is missing in {in_words(node)}: its axis must stay", 0
+    elif is_reduction and "axis" in keywords:
+        yield with_keywords(keepdims=True), f"the axis must go: keepdims=True is too much in {in_words(node)}", 1
+    if name == "var":
+        yield with_keywords(ddof=1), "the variance divides by n - 1: it must divide by n (ddof=0)", 0
+    if name in ("transpose", "reshape") and isinstance(node.func, ast.Attribute) and 1 < len(node.args) < 6:
+        for i, j in itertools.combinations(range(len(node.args)), 2):
+            arguments = list(node.args)
+            arguments[i], arguments[j] = arguments[j], arguments[i]
+            new = ast.Call(node.func, arguments, node.keywords)
+            yield new, f"two axes are exchanged in `{name}`: {in_words(node)} is right, not {in_words(new)}", 0
+
+
+class _Site(NamedTuple):
+    """A place of a tree: a field of `parent`, or one of its entries."""
+
+    parent: ast.AST
+    field: str
+    index: int | None
+    statement: ast.stmt
+
+    def get(self) -> Any:
+        value = getattr(self.parent, self.field)
+        return value if self.index is None else value[self.index]
+
+    def put(self, node: Any) -> None:
+        if self.index is None:
+            setattr(self.parent, self.field, node)
+        elif isinstance(node, list):  # statements in the place of one
+            getattr(self.parent, self.field)[self.index : self.index + 1] = node
+        else:
+            getattr(self.parent, self.field)[self.index] = node
+
+
+def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site]:
+    """Every expression and statement in the body of a function, outermost first."""
+    for field, value in ast.iter_fields(parent):
+        if statement is None and field != "body":
+            continue  # not arguments, decorators and annotations
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            is_target = isinstance(getattr(node, "ctx", None), ast.Store)
+            if isinstance(node, ast.stmt | ast.expr | ast.Slice) and not is_target:
+                site = _Site(parent, field, index, node if isinstance(node, ast.stmt) else statement)  # type: ignore[arg-type]
+                if not _is_docstring(node):
+                    yield site
+                    yield from _sites(node, site.statement)
+            elif isinstance(node, ast.AST) and statement is not None:  # keywords, slices, comprehensions
+                yield from _sites(node, statement)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _changes_of_statement(site: _Site) -> Iterator[New]:
+    node, words = site.get(), in_words(site.get()).splitlines()[0].rstrip("`") + "`"
+    if isinstance(node, ast.AugAssign):
+        sentence = "accumulation overwritten: = where += belongs, so only the last one counts and nothing adds up"
+        yield ast.Assign([node.target], node.value, lineno=0), sentence, 0
+        opposite: ast.operator = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+        yield ast.AugAssign(node.target, opposite, node.value), f"the sign is flipped in {words}", 0
+    found: dict[str, Any] = {}
+    if isinstance(node, ast.Expr) and _match(_expression("np.add.at(a, b, c)"), node.value, found):
+        target = ast.Subscript(found["a"], found["b"], ast.Store())
+        sentence = f"accumulation overwritten: where an index repeats only one place counts, {words} adds them all up"
+        yield ast.AugAssign(target, ast.Add(), found["c"]), sentence, 0
+        yield ast.Assign([target], found["c"], lineno=0), sentence, 0
+    if isinstance(node, ast.If):
+        test = in_words(node.test)
+        yield node.body, f"the condition {test} is ignored", 0
+        yield node.orelse or ast.Pass(), f"the case {test} is not treated", 0
+    elif isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.For):
+        yield ast.Pass(), f"the step {words} is missing", 1
+    if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and not isinstance(node.value, ast.Tuple | None):
+        changed = copy.copy(node)
+        changed.value = ast.UnaryOp(ast.USub(), node.value)  # type: ignore[arg-type]
+        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", 0
+    if isinstance(node, ast.For):
+        yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
+    body = getattr(site.parent, site.field)
+    if site.index is not None and site.index + 1 < len(body) and not isinstance(body[site.index + 1], ast.Return):
+        following = in_words(body[site.index + 1]).splitlines()[0].rstrip("`") + "`"
+        yield None, f"the order of the steps is wrong: {words} must come before {following}", 2
+
+
+def target_of(statement: ast.stmt) -> str:
+    targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+    return "" if targets[0] is None or isinstance(statement, ast.For) else in_words(targets[0]).strip("`()")
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def mutants(function: ast.AST) -> Iterator[Change]:
+    """Change the tree of a function or class in one way after the other; each holds until the next is asked for.
+
+    First single places; then, where the same piece stands in several places, all of them at once.
+    """
+    together: dict[str, list[tuple[_Site, Any, Change]]] = {}
+    for method in [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef)]:
+        names = list(_names(method))
+        for site in list(_sites(method)):
+            old = site.get()
+            is_statement = isinstance(old, ast.stmt)
+            for new, sentence, rank in _changes_of_statement(site) if is_statement else _changes_of(old, names):
+                target = "" if is_statement else target_of(site.statement)
+                change = Change(in_words(old), in_words(new) if new else "", target, old.lineno, sentence, rank)
+                if is_statement:
+                    body = getattr(site.parent, site.field)
+                    kept = list(body)
+                    if new is None:
+                        body[site.index : site.index + 2] = body[site.index : site.index + 2][::-1]  # type: ignore[operator, misc]
+                    else:
+                        site.put(new)
+                    yield change
+                    body[:] = kept
+                else:
+                    together.setdefault(f"{method.name} {change.old} {change.new}", []).append((site, new, change))
+                    site.put(new)
+                    yield change
+                    site.put(old)
+    for group in together.values():
+        sites = {(id(site.parent), site.field, site.index): (site, site.get(), new) for site, new, _ in group}
+        if len(sites) > 1:
+            for site, _, new in sites.values():
+                site.put(new)
+            yield group[0][2]
+            for site, old, _ in sites.values():
+                site.put(old)
+
+
+def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
+    """What a formula in `method` may name: its arguments, its variables and what it or forward has put into ctx."""
+    names = {argument.arg for argument in method.args.args} - {"ctx", "self"}
+    names |= {node.id for node in ast.walk(method) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    yield from (ast.Name(name, ast.Load()) for name in sorted(names))
+    saved = {ast.unparse(node) for node in ast.walk(method) if isinstance(node, ast.Attribute)}
+    yield from (_expression(name) for name in sorted(saved) if name.startswith(("ctx.", "self.")))
+
+
+def compiled(tree: ast.Module, namespace: dict[str, Any], path: str = "<mutant>") -> dict[str, Any]:
+    """What the program defines, besides the names in `namespace`."""
+    made = dict(namespace)
+    exec(compile(ast.fix_missing_locations(tree), path, "exec"), made)
+    return made

@@ -1,0 +1,269 @@
+"""Why a result is wrong: slips that an exercise names, then every small change of the right solution, then gradcheck.
+
+The right solution is the completed stub. A change of it (minigrad/gradcheck/mutations.py) that gives exactly the
+learner's numbers in every case is what the learner did, in whatever form. Where nothing explains the numbers, the
+smallest failing case is shown, and said to be no more than that: a vague diagnosis is better than a wrong one.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import dataclasses
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigrad import Tensor
+from minigrad.autograd import Function
+from minigrad.gradcheck.check import GradcheckError, gradcheck
+from minigrad.gradcheck.mutations import Change, compiled, mutants
+
+from . import comparing
+from .answering import Answer, answer, douts_for
+from .checks import Case, Check, OpCheck
+
+if TYPE_CHECKING:
+    from .judging import Finding, Trial
+
+MOST_LINES = 5000  # that a changed solution may run in one case
+SURE = {"cut off", "upstream", "sign", "exchanged", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's
+UNEXPLAINED = "no single slip explains it: follow this small case by hand"
+
+
+class Reference:
+    """The completed stub: what is right, and what each small change of it gives."""
+
+    def __init__(self, check: Check):
+        text, call = check.reference
+        self.check: Check = check if isinstance(check, OpCheck) else dataclasses.replace(check, call=call)
+        self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in text.splitlines()), 1))
+        self.namespace = compiled(ast.parse(text), {"np": np, "math": math})
+        self.node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == check.name)
+        written = self.namespace[check.name]
+        signature = written.forward if isinstance(check, OpCheck) else call or written
+        self.names = [*inspect.signature(signature).parameters][isinstance(check, OpCheck) or call is not None :]
+
+    def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
+        right = answer(self.namespace[self.check.name], "", self.check, case, douts)
+        if right.raised is not None:
+            raise right.raised  # a mistake of ours: it must not be taken for the learner's
+        return right
+
+    def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
+        """What the name stands for after each change of the function, or of the method `part`."""
+        methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
+        for change in mutants(methods[0] if methods else self.node):
+            with contextlib.suppress(SyntaxError, ValueError, TypeError):
+                module = ast.Module([self.node], [])  # type: ignore[list-item]
+                yield compiled(module, self.namespace)[self.check.name], change
+
+
+def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
+    """The diagnosis, and the case to show with it, in which it holds: `case` if possible, else the telling one."""
+    telling = trial.check.telling
+    search = Search(trial, found, witnesses if first is not None else [case, *witnesses])
+    search.in_telling = first is not None
+    in_backward = first is not None and first.where.startswith("backward")
+    kind, by_gradcheck = ask_gradcheck(trial, first) if in_backward and first is not None else ("", "")
+    if kind in SURE and search.slip() is None:
+        return by_gradcheck, telling
+    sentence = search.slip() or search.change()
+    said = f" ({found.sentence})" if found.kind == "error" else ""
+    if sentence is not None:
+        return sentence + said, case if search.holds_in(case) else telling
+    if found.kind == "error":
+        return found.sentence, case
+    if by_gradcheck:
+        return by_gradcheck, telling
+    if first is not None and "values: " not in first.sentence:
+        same = without_numbers(first.sentence) == without_numbers(found.sentence)
+        return (found.sentence, case) if same else (first.sentence, telling)
+    return f"{found.plain}{whereabouts(trial, first)}; {UNEXPLAINED}", case
+
+
+def whereabouts(trial: Trial, first: Finding | None) -> str:
+    """What the wrong elements of the telling case have in common."""
+    case = trial.check.telling
+    if first is None or not isinstance(first.wrong, np.ndarray):
+        return ""
+    for name, x in zip(trial.names(), case.arguments, strict=False):
+        if isinstance(x, np.ndarray) and x.shape == first.wrong.shape:
+            for words, there in ((f"negative ({name} < 0)", x < 0), (f"positive ({name} > 0)", x > 0)):
+                if np.array_equal(first.wrong, there):
+                    return f" (in a larger case exactly where {name} is {words})"
+    return ""
+
+
+def without_numbers(sentence: str) -> str:
+    return re.sub(r"[-+]?\d[\d.e+-]*|\(.*?\)|\[.*?\]", "#", sentence)
+
+
+class Search:
+    """For something that gives in every case what the learner's gives; the first case decides."""
+
+    def __init__(self, trial: Trial, found: Finding, cases: list[Case]):
+        self.trial, self.found, self.cases = trial, found, cases
+        self.part = found.where.partition(" of ")[0]
+        self.is_backward = found.where.startswith("backward of")
+        self.observed: dict[int, Answer] = {}
+        self.in_telling = False  # is the telling case wrong, too?
+        self.explanation: Callable[[Case], Answer] | None = None
+
+    def douts(self, case: Case) -> list[np.ndarray] | None:
+        return douts_for(self.trial.reference.run(case).value) if self.is_backward else None
+
+    def learner(self, case: Case) -> Answer:
+        if id(case) not in self.observed:
+            self.observed[id(case)] = self.trial.run(case, self.douts(case))
+        return self.observed[id(case)]
+
+    def fit(self, explanation: Callable[[Case], Answer]) -> tuple[bool, float]:
+        """Does it give all of the learner's results, not only the one that is looked at; in which part of the cases?
+        Zero if not in the first and the telling case.
+        """
+        self.explanation = explanation
+        first = self.agreement(self.cases[0])
+        if not first or not self.agreement(self.trial.check.telling):
+            return False, 0.0
+        return first > 1, sum(self.agreement(case) >= first for case in self.cases) / len(self.cases)
+
+    def agreement(self, case: Case) -> int:
+        """2 if all results are the learner's, 1 if the one that is looked at is, else 0."""
+        with contextlib.suppress(Exception):
+            assert self.explanation is not None
+            got, wanted = self.learner(case), self.explanation(case)
+            if got.raised is not None or wanted.raised is not None:
+                return 2 * (got.error == wanted.error)
+            if _same(got.value, wanted.value, self.trial.check.tolerance):
+                return 2
+            g, w = got.value[self.found.number], wanted.value[self.found.number]
+            return int(w is not None and _same(g, w, self.trial.check.tolerance))
+        return 0
+
+    def slip(self) -> str | None:
+        """The sentence of the well-known slip that gives what the learner's gives, in the telling case at least: a
+        slip's formula need not hold for extreme numbers.
+        """
+        check, fits = self.trial.check, []
+        for slip in check.backward_slips if self.is_backward and isinstance(check, OpCheck) else check.slips:
+
+            def formula(case: Case, slip: Any = slip) -> Answer:
+                arguments = [*(self.douts(case) or []), *case.arguments]
+                with np.errstate(all="ignore"):
+                    return Answer(slip.formula(*arguments, **copy.deepcopy(case.options)))
+
+            fits.append((self.fit(formula), slip.sentence, formula))
+        (_, share), sentence, self.explanation = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None))
+        return sentence if share >= (0.1 if self.in_telling else 0.75) else None
+
+    def change(self) -> str | None:
+        """What has to be changed in the right solution to get the learner's: of several changes the most usual one."""
+        reference, fits = self.trial.reference, []
+        for written, change in reference.mutants(self.part):
+
+            def mutant(case: Case, written: Any = written) -> Answer:
+                if self.is_backward:
+                    written = _with_backward(reference.namespace[reference.check.name], written)
+                with _bounded():
+                    return answer(written, "", reference.check, case, self.douts(case))
+
+            whole, share = self.fit(mutant)
+            if share >= 0.75:
+                fits.append(((not whole, change.rank, -share, len(change.sentence)), change, mutant))
+        if not fits:
+            return None
+        _, change, self.explanation = min(fits, key=lambda fit: fit[0])
+        gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
+        where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
+        return (f"{gradient}: " if gradient else "") + where + change.sentence + (f" ({comment})" if comment else "")
+
+    def holds_in(self, case: Case) -> bool:
+        return self.agreement(case) > 0
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """End a changed loop that would never end, after many lines."""
+    lines, before = 0, sys.gettrace()
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != "<mutant>":
+            return None
+        lines += 1
+        if lines > MOST_LINES:
+            raise RuntimeError("it does not end")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _with_backward(right: Any, changed: Any) -> type[Function]:
+    methods = {"forward": staticmethod(right.forward), "backward": staticmethod(changed.backward)}
+    return type(right.__name__, (Function,), methods)
+
+
+def _same(got: Any, wanted: Any, tolerance: float) -> bool:
+    if got is None or wanted is None:
+        return got is wanted
+    if isinstance(got, tuple) and isinstance(wanted, tuple) and len(got) == len(wanted):
+        return all(w is None or _same(g, w, tolerance) for g, w in zip(got, wanted, strict=True))
+    return comparing.same(got, wanted, tolerance)
+
+
+def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
+    """What gradcheck finds in the telling case: the kind and the sentence, empty if nothing."""
+    case, op = trial.check.telling, trial.written
+    douts = douts_for(trial.reference.run(case).value)
+    wanted = [gradient is not None for gradient in trial.reference.run(case, douts).value]
+
+    def fn(*tensors: Any) -> Any:
+        return op.apply(*tensors, **copy.deepcopy(case.options))
+
+    names = trial.names()[: len(case.arguments)]
+    fn.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names])  # type: ignore[attr-defined]
+    inputs = [Tensor(a, requires_grad=True) if wanted[i] else a for i, a in enumerate(case.arguments)]
+    try:
+        gradcheck(fn, inputs)
+    except GradcheckError as error:
+        kind = error.diagnosis.kind
+        gradient = first.gradient if error.input_index is None else f"d{names[error.input_index]}"
+        return kind, "" if kind == "unknown" else f"{gradient}: {error.diagnosis}".removeprefix(": ")
+    except Exception:
+        return "", ""  # what the learner's code raised has been reported already
+    return "", ""
+
+
+# --- exceptions -------------------------------------------------------------------------------------------------------
+
+
+def in_plain_words(got: Answer, names: list[str]) -> str:
+    """What was raised; NumPy's messages about shapes in words."""
+    message = str(got.raised)
+    if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
+        if isinstance(got.raised, TypeError) and "argument" in message:
+            return f"it cannot be called with ({', '.join(names)}), as the stub has it: {message}"
+        return f"what it returns cannot be read: {got.error}"
+    return got.error + "".join(f": {words}" for pattern, words in SHAPES if re.search(pattern, message))
+
+
+SHAPES = [
+    ("gufunc signature|not aligned",
+     "the shapes of a matrix product do not fit: the last axis of the left factor must be as long as the last but one "
+     "of the right. `.T` of a batch reverses all axes: use swapaxes(-1, -2)"),
+    ("could not be broadcast|do not broadcast",
+     "NumPy aligns the last axes of two shapes, and lengths must be equal or 1; does a keepdims=True miss?"),
+    ("cannot reshape", "a reshape must keep the number of elements"),
+    ("ambiguous", "a condition on arrays, which have many truth values: use np.where, or a mask"),
+]  # fmt: skip
