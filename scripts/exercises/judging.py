@@ -154,8 +154,8 @@ class Trial:
         """The tests of each part that this case belongs to."""
 
         def forward() -> bool:
-            got = self.run(case)
-            return got.raised is None and comparing.same(got.value, self.reference.run(case).value, self.check.tolerance)
+            got, right = self.run(case), self.reference.run(case)
+            return got.raised is None and comparing.same(got.value, right.value, self.check.tolerance)
 
         def backward() -> bool:
             return self._test_backward(case, self.reference.run(case).value) is None
