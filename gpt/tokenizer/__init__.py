@@ -1,8 +1,8 @@
 """How does text become numbers?
 
-    bpe.py                byte-pair encoding from scratch: learning merges, and cutting words with them
-    tokenizer.py          Tokenizer: text to ids and back, with a vocabulary of ours or GPT-2's
-    vocabulary.py         what a vocabulary is, and what must be true of it wherever it comes from
+    bpe.py                byte-pair encoding from scratch: learn merges, and cut words with them
+    tokenizer.py          Tokenizer: text to ids and back, with our own vocabulary or GPT-2's
+    vocabulary.py         build a vocabulary from any file format, and check it
     vocabulary_files.py   vocab.json and merges.txt, and the vocabulary of a GGUF file
     tokenizer_json.py     tokenizer.json, the format of Hugging Face's `tokenizers`
     token_view.py         ids to text while they arrive; marked tokens, in the terminal or as HTML

@@ -1,10 +1,10 @@
-"""Byte-pair encoding: how a vocabulary of subwords is learned from text, and how a word is cut into it.
+"""Byte-pair encoding: learn a vocabulary of subwords from text, and cut words into these subwords.
 
-Read it top to bottom: bytes, words, one merge, the training loop (first as the textbook has it, then the same result
-without looking at every word in every round), and the encoder. "The merge table is the tokenizer": everything else
-about it follows from the list of merges that `train_bpe` returns.
+Read it from top to bottom: bytes, words, one merge, the training loop (first the textbook form, then the same result
+without visiting every word in every round), and the encoder. "The merge table is the tokenizer": everything else
+follows from the list of merges that `train_bpe` returns.
 
-Simplified: one process, and the distinct words of the corpus are held in memory (the corpus itself is not).
+Simplified: there is one process, and the distinct words of the corpus (but not the corpus) must fit into memory.
 
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3 (the algorithm);
 Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.2 (bytes, and the pattern).
@@ -27,7 +27,7 @@ from ..files import read_pieces
 Pair = tuple[bytes, bytes]
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Bytes. The first 256 tokens are the 256 bytes, so that no text, and no binary file either, is ever out of vocabulary.
+# Bytes. The first 256 tokens are the 256 bytes, so the vocabulary can represent any text, and even any binary file.
 
 # GPT-2 numbers the bytes that are visible characters in Latin-1 first ('!' is token 0), then the others.
 _VISIBLE = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
@@ -50,7 +50,7 @@ def visible(token: bytes) -> str:
 
 
 def from_visible(text: str) -> bytes:
-    """The inverse of `visible`; raises KeyError for a character that stands for no byte.
+    """The inverse of `visible`. Raises KeyError for a character that does not represent a byte.
 
     >>> from_visible("Ġthe")
     b' the'
@@ -59,7 +59,7 @@ def from_visible(text: str) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Words. No token crosses the border of a word, so that merges need not see the text, only its words and their counts.
+# Words. No token crosses the border between words, so merges depend only on the words of a text and their counts.
 
 # GPT-2's pattern: contractions; a run of letters, of digits or of other signs, each with the space before it; spaces.
 # The last space before a word belongs to the word: that is what (?!\S) leaves behind.
@@ -81,7 +81,7 @@ _WORD = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
 def split_words(text: str, pattern: str = "gpt2") -> list[str]:
-    """Cut a text into words (pre-tokens) by one of PATTERNS; joined again they are the text.
+    """Cut a text into words (pre-tokens) with one of PATTERNS. Joined together, they are the text again.
 
     >>> split_words("He's 42,  isn't  he?")
     ['He', "'s", ' 42', ',', ' ', ' isn', "'t", ' ', ' he', '?']
@@ -92,9 +92,9 @@ def split_words(text: str, pattern: str = "gpt2") -> list[str]:
 
 
 def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
-    """Cut a text at its special tokens: entries 0, 2, 4, ... are text, entries 1, 3, 5, ... special tokens.
+    """Cut a text at its special tokens: entries 0, 2, 4, ... are text, entries 1, 3, 5, ... are special tokens.
 
-    Where two special tokens begin at the same place, the longer one is taken.
+    If two special tokens begin at the same place, the longer one wins.
 
     >>> split_special("one<|end|>two", ["<|end|>"])
     ['one', '<|end|>', 'two']
@@ -106,9 +106,9 @@ def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
 
 
 def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = (), size: int = 1 << 16) -> Iterator[str]:
-    """Regroup a stream of strings, cut anywhere, into chunks that can be split into words each on its own.
+    """Regroup a stream of strings, which may be cut anywhere, into chunks that can be split into words independently.
 
-    Chunks have about `size` characters, more only where there is no place to cut. Joined they are the stream.
+    Chunks have about `size` characters, or more if there is no place to cut. Joined together, they are the stream.
 
     >>> list(independent_chunks(["to be o", "r not to", " be"], size=8))
     ['to be or not', ' to be']
@@ -133,11 +133,11 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
 
 
 def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
-    """The last position where no continuation of `text` can change what the words are; 0 if there is none.
+    """The last position where the text after it cannot change the words before it; 0 if there is none.
 
-    That is between a word and a space, or between a letter or digit and a line break: the patterns take a space only at
-    the start of a word, and line breaks only behind other signs. A special token that began before the cut must be
-    complete, because it goes first.
+    Such a position is between a word and a space, or between a letter or digit and a line break: in the patterns a
+    space is only at the start of a word, and a line break only follows other signs. A special token that began before
+    the cut must be complete, because special tokens are cut first.
     """
     longest = max(map(len, special_tokens), default=0)
     cut = len(text) - max(longest, 1)
@@ -154,7 +154,7 @@ def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
 
 
 def without_surrogates(text: str) -> str:
-    """Join surrogate pairs, and put U+FFFD for lone surrogates, which no UTF-8 text can hold (as tiktoken does)."""
+    """Join surrogate pairs, and replace lone surrogates, which UTF-8 cannot encode, by U+FFFD (as tiktoken does)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -163,7 +163,7 @@ def without_surrogates(text: str) -> str:
 
 
 def count_words(pieces: Iterable[str], special_tokens: Iterable[str] = ()) -> Counter[bytes]:
-    """Count the words of a stream of text, as UTF-8 bytes; special tokens separate words and are not counted.
+    """Count the words of a stream of text, as UTF-8 bytes. Special tokens separate words and are not counted.
 
     >>> count_words(["low low", "er<|end|>low"], ["<|end|>"])
     Counter({b'low': 2, b' lower': 1})
@@ -177,11 +177,11 @@ def count_words(pieces: Iterable[str], special_tokens: Iterable[str] = ()) -> Co
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The textbook. A word is a list of tokens, at first its bytes; one step joins one pair wherever it stands.
+# The textbook form. A word is a list of tokens, at first its bytes. Each step joins one pair wherever it occurs.
 
 
 def single_bytes(word: bytes) -> list[bytes]:
-    """The tokens before any merge.
+    """The tokens of a word before any merge.
 
     >>> single_bytes(b"low")
     [b'l', b'o', b'w']
@@ -210,10 +210,10 @@ def merge(tokens: list[bytes], pair: Pair) -> list[bytes]:
 
 
 def learn_merges_textbook(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
-    """Learn merges: again and again, join the most frequent pair of neighbours.
+    """Learn merges: again and again, join the most frequent pair of neighbors.
 
-    Ties go to the lexicographically greatest pair. Slow, because every round counts every word: `learn_merges` is the
-    same without that. The example of Sennrich et al. (algorithm 1):
+    Ties go to the lexicographically greatest pair. This is slow, because every round counts all words; `learn_merges`
+    gives the same result faster. The example of Sennrich et al. (algorithm 1):
 
     >>> words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
     >>> learn_merges_textbook(words, 4)
@@ -235,7 +235,7 @@ def learn_merges_textbook(word_counts: Mapping[bytes, int], wanted: int) -> list
 
 
 def encode_word(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
-    """Cut one word into tokens: of the pairs that stand side by side, join the one that was learned first.
+    """Cut one word into tokens: of all pairs of neighbors, join the pair that was learned first, and repeat.
 
     `ranks` numbers the merges in the order in which they were learned.
 
@@ -253,12 +253,12 @@ def encode_word(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The same merges, faster. A merge changes few words: count their pairs anew, leave all other counts as they are.
+# The same merges, faster. A merge changes few words, so only their pairs have to be counted again.
 
 
 @dataclass(slots=True)
 class _Candidate:
-    """A pair and the count it had when it went onto the heap."""
+    """A pair, with its count at the time when it was put on the heap."""
 
     count: int
     pair: Pair
@@ -268,7 +268,7 @@ class _Candidate:
 
 
 def learn_merges(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
-    """What `learn_merges_textbook` returns, by updating the counts of pairs only in words that a merge changed.
+    """The result of `learn_merges_textbook`, but pairs are counted again only in words that a merge has changed.
 
     >>> words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
     >>> learn_merges(words, 4)
@@ -323,9 +323,9 @@ def train_bpe(
     """Learn a byte-level BPE vocabulary from a UTF-8 file, which is read piece by piece.
 
     Returns `vocab` (id -> bytes: the 256 bytes in GPT-2's order, one token per merge, the special tokens) and `merges`
-    in the order in which they were learned. Special tokens separate words and are never merged into others. Between
-    pairs of the same count the lexicographically greatest (as a tuple of bytes) is merged. When every word of a small
-    corpus has become one token there is nothing left to merge, and the vocabulary stays smaller than `vocab_size`.
+    in the order in which they were learned. Special tokens separate words and are never part of other tokens. If
+    several pairs have the same count, the lexicographically greatest one (as a tuple of bytes) is merged. When every
+    word of a small corpus is one token, nothing is left to merge, and the vocabulary is smaller than `vocab_size`.
 
     Raises ValueError for a vocabulary that is too small, an unusable special token, and a text that is empty or not
     UTF-8, and FileNotFoundError.
@@ -336,7 +336,7 @@ def train_bpe(
 def train_bpe_from_text(
     text: str | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), source: str = "the text"
 ) -> tuple[dict[int, bytes], list[Pair]]:
-    """`train_bpe` on a string, or on a stream of strings that is cut anywhere; `source` names it in errors.
+    """`train_bpe` on a string, or on a stream of strings that may be cut anywhere. `source` names it in errors.
 
     >>> vocab, merges = train_bpe_from_text("low low lower", 259, ["<|end|>"])
     >>> merges
@@ -359,7 +359,7 @@ def train_bpe_from_text(
 
 
 def build_vocabulary(merges: Iterable[Pair], special_tokens: Iterable[str] = ()) -> dict[int, bytes]:
-    """Number the tokens as GPT-2 does: bytes, results of merges, special tokens; equal bytes get one id.
+    """Number the tokens as GPT-2 does: bytes, results of merges, special tokens. Tokens with equal bytes share an id.
 
     >>> vocab = build_vocabulary([(b"o", b"w"), (b"l", b"ow")], ["<|end|>"])
     >>> len(vocab), vocab[257]
@@ -372,7 +372,7 @@ def build_vocabulary(merges: Iterable[Pair], special_tokens: Iterable[str] = ())
 
 
 def checked_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
-    """Special tokens as a list without repetitions; raises TypeError or ValueError for what cannot be one."""
+    """Special tokens as a list without repetitions. Raises TypeError or ValueError for an unusable token."""
     if isinstance(special_tokens, (str, bytes)):
         raise TypeError(f"special_tokens must be a list of strings, as in [{special_tokens!r}]; got one string")
     tokens = list(dict.fromkeys(special_tokens or ()))

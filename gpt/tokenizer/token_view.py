@@ -51,19 +51,19 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def text(self, token: int) -> str:
-        """What can be shown now that `token` has come; -1, for no token, is nothing."""
+        """The text that can be shown after `token` has arrived. -1, which means no token, gives ""."""
         if token < 0 or token in self.tokenizer.special_tokens.values():
             return ""
         return printable(self._decoder.decode(self.tokenizer.decode_bytes([token])))
 
     def rest(self) -> str:
-        """What is left at the end: "\ufffd" for a character that was not finished."""
+        """The remaining text at the end: "\ufffd" for an unfinished character."""
         return self._decoder.decode(b"", final=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class MarkedToken:
-    """A piece of text, its level (0 to 4), and a note that the page shows when the mouse is over it."""
+    """A piece of text, its level (0 to 4), and a note that the page shows when you point at it."""
 
     text: str
     level: int = 0
@@ -71,10 +71,9 @@ class MarkedToken:
 
 
 def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
-    """(start, stop, text) for each run ids[start:stop] that is text: mostly one token.
+    """(start, stop, text) for each run ids[start:stop] that can be shown as text, usually a single token.
 
-    A character whose bytes are spread over several tokens makes one piece of them; bytes that are no text become
-    U+FFFD.
+    Tokens that share a character form one piece. Bytes that are not text become U+FFFD.
 
     >>> tokenizer = Tokenizer.train("a", vocab_size=257)
     >>> list(readable_pieces(tokenizer, tokenizer.encode("aé!")))
@@ -95,7 +94,7 @@ def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
 
 
 def to_terminal(tokens: Iterable[MarkedToken], colour: bool | None = None) -> str:
-    """The tokens with colours (None: if standard output is a terminal and NO_COLOR is not set), or with brackets.
+    """The tokens in color, or with brackets. None: in color if standard output is a terminal and NO_COLOR is not set.
 
     >>> print(to_terminal([MarkedToken("the"), MarkedToken(" cat", 3), MarkedToken(" flew", 4)], colour=False))
     the[ cat][[ flew]]
@@ -121,9 +120,9 @@ def _in_colour(token: MarkedToken) -> str:
 def to_html(
     tokens: Iterable[MarkedToken], title: str, legend: Sequence[str], facts: Sequence[tuple[str, Any]] = ()
 ) -> str:
-    """A page that needs nothing else: `facts` (name, value) on top, what each level means, the tokens with their notes.
+    """A self-contained page: `facts` (name, value), the meaning of each level, and the tokens with their notes.
 
-    Whatever the tokens contain is shown as text, and none of it is markup.
+    The tokens are escaped, so they are shown as text and never as markup.
     """
     rows = "".join(f"<tr><td>{_escaped(name)}</td><td>{_escaped(str(value))}</td></tr>" for name, value in facts)
     keys = "".join(f'<span class="l{level}">{_escaped(text)}</span>' for level, text in enumerate(legend) if text)
@@ -145,5 +144,5 @@ def _span(token: MarkedToken) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As HTML that shows just this text; what UTF-8 cannot hold (half a surrogate pair, in a file's name) as "?"."""
+    """HTML that shows this text. Characters that UTF-8 cannot encode (half a surrogate pair) become "?"."""
     return html.escape(printable(text).encode("utf-8", "replace").decode("utf-8"))

