@@ -141,7 +141,7 @@ ALL = (GPT2, LLAMA)
 
 
 def _rotations(config: LlamaConfig, T: int, dtype: Any) -> Any:
-    return rotations(np.arange(T), config.head_size, config.rope_theta, dtype)
+    return rotations(np.arange(T), config.head_size, config.rope_theta, dtype, config.rope_scaling)
 
 
 def of(model: Any) -> Architecture:

@@ -41,17 +41,21 @@ def parameters(config: Config) -> dict[str, int]:
     (124439808, 134515008)
     """
     V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
+    output = {} if config.tied else {"output layer": V * C}
     if isinstance(config, LlamaConfig):
         in_blocks = {name: L * weights for name, weights in block_weights(config).items()}
-        output = {} if config.tied else {"output layer": V * C}
-        return {"token embedding": V * C, **in_blocks, "RMS norms": (2 * L + 1) * C, **output}
+        if config.qkv_bias:
+            in_blocks["attention"] += L * (config.n_head + 2 * config.n_kv_head) * config.head_size
+        norms = (2 * L + 1) * C + (2 * L * config.head_size if config.qk_norm else 0)
+        return {"token embedding": V * C, **in_blocks, "RMS norms": norms, **output}
     norms = 2 * L + (1 if config.norm == "pre" else 0)  # a post-norm model has no final norm
     return {
         "token embedding": V * C,
         "position embedding": T * C if config.positions == "learned" else 0,
         "attention": L * (4 * C * C + 4 * C),
-        "MLP": L * (8 * C * C + 5 * C),
+        "MLP": L * (2 * C * config.n_inner + config.n_inner + C),
         "layer norms": norms * 2 * C,
+        **output,
     }
 
 
@@ -62,7 +66,7 @@ def component_of(name: str) -> str:
     ('attention', 'attention')
     """
     parts = {".wte.": "token embedding", ".wpe.": "position embedding", ".embed_tokens.": "token embedding"}
-    parts |= {"attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms"}
+    parts |= {"_norm.": "RMS norms", "attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms"}
     parts |= {"lm_head.": "output layer"}
     for part, component in parts.items():
         if part in f".{name}":
@@ -91,7 +95,7 @@ def key_channels(config: Config) -> int:
     >>> key_channels(GPTConfig()), key_channels(LlamaConfig())
     (768, 192)
     """
-    return config.n_embd // config.n_head * config.n_kv_head
+    return config.head_size * config.n_kv_head
 
 
 def block_weights(config: Config) -> dict[str, int]:
@@ -100,7 +104,8 @@ def block_weights(config: Config) -> dict[str, int]:
     In a GPT that is 4 C² and 8 C².
     """
     C, matrices = config.n_embd, 3 if isinstance(config, LlamaConfig) else 2
-    return {"attention": 2 * C * C + 2 * C * key_channels(config), "MLP": matrices * C * config.n_inner}
+    channels = config.n_head * config.head_size  # C, mostly
+    return {"attention": 2 * C * (channels + key_channels(config)), "MLP": matrices * C * config.n_inner}
 
 
 def matrix_weights(config: Config) -> int:

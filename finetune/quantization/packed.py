@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt.model.llama import Llama
-from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, unpack
+from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, unpack
 from gpt.weights.llama_gguf import GGUFWeights, config_of, gguf_rows, heads_permuted, unpermute
 from gpt.weights.tensor_table import Row, matches
 from minigrad import nn
@@ -34,13 +34,16 @@ def load_packed(file: GGUFFile) -> Llama:
         model = Llama(config)  # its float weights take no memory until something is written to them
     for row in gguf_rows(config):
         tensor = file.tensors[row.theirs]
+        if tensor.kind in K_QUANTS:
+            raise GGUFError(f"{file.path}: {row.theirs} is {tensor.kind}; packed, only {', '.join(BLOCKS)} can be kept")
         if tensor.kind in BLOCKS:
             name = row.ours.removesuffix(".weight")
             array = _array(tensor, heads_permuted(row.theirs, config), file.path)
             if name == LLAMA.embedding_name:
                 put_embedding(model, name, array)
             else:
-                model.set_submodule(name, QuantizedLinear(array))
+                bias = getattr(model.get_submodule(name), "bias", None)
+                model.set_submodule(name, QuantizedLinear(array, bias))
         else:
             _read(model, row, source)
     return model.eval()

@@ -71,10 +71,11 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         self.c_fc = nn.Linear(config.n_embd, config.n_inner)  # "fully connected"
         self.c_proj = nn.Linear(config.n_inner, config.n_embd)
+        self.activation = config.activation
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.c_fc(x, activation="gelu_tanh")  # (B, T, 4C): GELU, between the two matrix products
+        hidden = self.c_fc(x, activation=self.activation)  # (B, T, 4C): GELU, between the two matrix products
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 
@@ -137,7 +138,8 @@ class GPT(LanguageModel):
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
         # product of a hidden state with the same row.
-        self.lm_head.weight = self.transformer.wte.weight
+        if config.tied:
+            self.lm_head.weight = self.transformer.wte.weight
         # Both sub-layers end in a c_proj, whose output is added to the residual stream. These weights start smaller, so
         # the stream does not grow with the number of layers.
         init_weights(self, residual_projections=("c_proj.weight",))

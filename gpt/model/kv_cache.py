@@ -31,8 +31,8 @@ class KVCache:
         config = model.config
         like = next(model.parameters()).data
         capacity = config.block_size if capacity is None else capacity
-        head_size = config.n_embd // config.n_head
-        return cls(config.n_layer, batch, config.n_kv_head, capacity, head_size, module_of(like), like.dtype)
+        shape = config.n_layer, batch, config.n_kv_head, capacity, config.head_size
+        return cls(*shape, module_of(like), like.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""

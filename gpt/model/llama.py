@@ -10,10 +10,10 @@ models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
     Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
 
 In addition, no linear layer has a bias. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm blocks,
-causal attention, the head (here tied or not). Simplified: no dropout, and no stretched rotations, which Llama 3.1 uses
-to read longer texts.
+causal attention, the head (here tied or not). Mistral has this shape too, and so have Qwen2 and Qwen3 with one
+difference each: biases of queries, keys and values, and a norm of queries and keys. Simplified: no dropout.
 
-Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D = C / H head size,
+Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D head size, mostly C / H,
 I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that its weights fit:
 
     model.embed_tokens                          token embedding; tied, it is the head too, and stored under this name
@@ -32,15 +32,17 @@ import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
-from .config import LlamaConfig
+from .config import LlamaConfig, RopeScaling
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
-from .positions import positions_and_mask
+from .positions import positions_and_mask, slowed
 
 Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
 
 
-def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> Rotation:
+def rotations(
+    positions: Array, head_size: int, theta: float, dtype: object, scaling: RopeScaling | None = None
+) -> Rotation:
     """Cosine and sine of the angles t / theta^(2i/D), by which pair i of a query or key at position t is turned.
 
     positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
@@ -57,6 +59,8 @@ def rotations(positions: Array, head_size: int, theta: float, dtype: object) -> 
     """
     xp = module_of(positions)
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
+    if scaling is not None:
+        speeds = slowed(speeds, scaling)
     angles = positions[..., None] * speeds
     if positions.ndim == 2:
         angles = angles[:, None]
@@ -90,10 +94,14 @@ class LlamaAttention(nn.Module):
 
     def __init__(self, config: LlamaConfig):
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.q_proj = nn.Linear(config.n_embd, config.n_head * config.head_size, bias=False)
-        self.k_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=False)
-        self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=False)
+        self.q_proj = nn.Linear(config.n_embd, config.n_head * config.head_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.n_head * config.head_size, config.n_embd, bias=False)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_size, config.rms_norm_epsilon)
+            self.k_norm = nn.RMSNorm(config.head_size, config.rms_norm_epsilon)
 
     def forward(
         self, x: Tensor, rotation: Rotation, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None
@@ -101,6 +109,8 @@ class LlamaAttention(nn.Module):
         q = F.split_heads(self.q_proj(x), self.n_head)  # (B, H, T, D)
         k = F.split_heads(self.k_proj(x), self.n_kv_head)  # (B, K, T, D)
         v = F.split_heads(self.v_proj(x), self.n_kv_head)  # (B, K, T, D)
+        if self.qk_norm:  # of each head's D numbers (Qwen3)
+            q, k = self.q_norm(q), self.k_norm(k)
         # Values are not turned: a position decides who attends to a token, not what the token says.
         q, k = F.rotary_embedding(q, *rotation), F.rotary_embedding(k, *rotation)
         if cache is not None:
@@ -139,7 +149,8 @@ class LlamaTransformer(nn.Module):
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
         x = self.embed_tokens(ids)  # (B, T, C): no positions are added
-        rotation = rotations(positions, self.config.head_size, self.config.rope_theta, x.dtype)
+        config = self.config
+        rotation = rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
         for layer, block in enumerate(self.layers):
             x = block(x, rotation, layer, cache, mask)  # (B, T, C)
         if cache is not None:

@@ -7,11 +7,13 @@ original Transformer adds sines and cosines (original_transformer.py).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minigrad import Tensor
 from minigrad.backend import Array, module_of
 
+from .config import RopeScaling
 from .kv_cache import KVCache
 
 
@@ -43,3 +45,17 @@ def positions_and_mask(
 def causal_mask(xp: Any, queries: int, keys: int) -> Array:
     """A boolean mask (T, S). The T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
     return xp.tril(xp.ones((queries, keys), dtype=bool), keys - queries)
+
+
+def slowed(speeds: Array, scaling: RopeScaling) -> Array:
+    """Slower hands, for a longer day: how a model learns to read longer texts than it was first trained on.
+
+    Chen et al. 2023, "Extending context window of large language models via positional interpolation", slow all of them
+    down by one factor. Llama 3.1 keeps those that turn often in the original context, which tell neighbors apart.
+    """
+    if scaling.original_context is None:
+        return speeds / scaling.factor
+    turns = scaling.original_context * speeds / (2 * math.pi)  # in the whole original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
+    return speeds * (kept + (1 - kept) / scaling.factor)

@@ -15,8 +15,8 @@ a whole number per number, its code:
 Reading the header is left to the library gguf, which maps the file: its numbers are read when they are used. The file
 may come from anybody; the library follows every length that stands in it, so it is not let out of the file here.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Left out: the other twenty kinds of blocks, and big-endian
-files.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Q4_K, Q5_K and Q6_K are left to the library as well. Left
+out: the other kinds of blocks, and big-endian files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ BLOCKS = {
     "Q4_0": np.dtype([("scale", "<f2"), ("codes", "u1", 16)]),
     "Q4_1": np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)]),
 }
-KINDS = ("F32", "F16", "BF16", *BLOCKS)  # what `dequantize` reads
+# Larger blocks, of 256 numbers with scales of scales: the library dequantizes them.
+K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
+KINDS = ("F32", "F16", "BF16", *BLOCKS, *K_QUANTS)  # what `dequantize` reads
 # The reader makes an array of each word of the vocabulary. Room for vocabularies of 250,000 tokens and their merges.
 MAX_PIECES = 1_500_000
 _PIECE = 1 << 20  # numbers
@@ -190,6 +192,10 @@ def _numbers(raw: np.ndarray, kind: str) -> np.ndarray:
         return raw
     if kind == "BF16":  # the upper half of a float32
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if kind in K_QUANTS:
+        import gguf
+
+        return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
     codes, scales, minimums = _unpack(raw, kind)
     numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
     if minimums is not None:

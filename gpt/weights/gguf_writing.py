@@ -47,7 +47,7 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
     entries = {**_settings(model), **_vocabulary(tokenizer, model.config.vocab_size)}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer: Any = gguf.GGUFWriter(str(unfinished), model.model_type)
+    writer: Any = gguf.GGUFWriter(str(unfinished), next(iter(entries)).partition(".")[0])
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
     try:
         for name, value in entries.items():

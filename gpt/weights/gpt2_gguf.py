@@ -11,7 +11,7 @@ from ..files import integer_setting, number_setting
 from ..model.config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
-from .llama_gguf import GGUFWeights
+from .llama_gguf import HEAD_THERE, GGUFWeights
 from .tensor_table import Row, fill
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,7 +23,7 @@ NAMES = {
     "transformer.wte": "token_embd",     "transformer.h": "blk",       "attn.c_attn": "attn_qkv",
     "transformer.wpe": "position_embd",  "ln_1": "attn_norm",          "attn.c_proj": "attn_output",
     "transformer.ln_f": "output_norm",   "ln_2": "ffn_norm",           "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
+    "mlp.c_proj": "ffn_down",            "lm_head": "output",
 }
 # fmt: on
 # The settings there, and ours.
@@ -54,14 +54,19 @@ def gguf_rows(config: GPTConfig) -> Iterator[Row]:
 
 def settings(config: GPTConfig) -> dict[str, Any]:
     """What the file says of the model. Raises ValueError for a GPT that is not a GPT-2."""
+    if config.activation != "gelu_tanh":
+        raise ValueError(f"GGUF knows GPT-2 with gelu_tanh only, not with {config.activation}")
     if (config.norm, config.positions) != ("pre", "learned"):
         raise ValueError(f"GGUF knows GPT-2 only, not norm {config.norm} and {config.positions} positions")
     sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
     return {**sizes, INNER: config.n_inner, EPSILON: config.layer_norm_epsilon}
 
 
-def config_of(metadata: Mapping[str, Any], where: str) -> GPTConfig:
-    """Our configuration, from a GGUF file's metadata. Raises GGUFError naming the setting that is wrong or unknown."""
+def config_of(metadata: Mapping[str, Any], where: str, tied: bool = True) -> GPTConfig:
+    """Our configuration, from a GGUF file's metadata; tied: does it lack HEAD_THERE?
+
+    Raises GGUFError naming the setting that is wrong or unknown.
+    """
     values = {name: value for name, value in metadata.items() if name.startswith("gpt2.")}
     try:
         if unknown := sorted(values.keys() - {*SIZES, INNER, EPSILON}):
@@ -70,9 +75,8 @@ def config_of(metadata: Mapping[str, Any], where: str) -> GPTConfig:
         tokens = metadata.get(VOCABULARY)
         epsilon = float(f"{number_setting(values, EPSILON, 1e-5, where):.7g}")  # from float32: the 1e-5 that was meant
         vocab_size = len(tokens) if isinstance(tokens, list) else 0
-        config = GPTConfig(vocab_size=vocab_size, layer_norm_epsilon=epsilon, **sizes)
-        if values.get(INNER, config.n_inner) != config.n_inner:
-            raise ValueError(f"{where}: {INNER} is {values[INNER]}; only {config.n_inner} is supported here")
+        inner = integer_setting(values, INNER, 4 * sizes["n_embd"], where)
+        config = GPTConfig(vocab_size=vocab_size, layer_norm_epsilon=epsilon, n_inner=inner, tied=tied, **sizes)
     except ValueError as error:
         raise GGUFError(str(error)) from None
     return config
@@ -80,5 +84,5 @@ def config_of(metadata: Mapping[str, Any], where: str) -> GPTConfig:
 
 def load(file: GGUFFile, build: Callable[[GPTConfig], M]) -> M:
     """The GPT-2 in a GGUF file, as `build` makes one of a configuration; raises what `llama_gguf.load` raises."""
-    config = config_of(file.metadata, str(file.path))
+    config = config_of(file.metadata, str(file.path), HEAD_THERE not in file.tensors)
     return fill(lambda: build(config), GGUFWeights(file, config), gguf_rows(config), "").eval()

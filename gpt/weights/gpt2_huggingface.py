@@ -21,7 +21,7 @@ from typing import Any
 
 from ..files import check_settings, integer_setting, number_setting, shortened
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
-from .tensor_table import Row
+from .tensor_table import HEAD, Row
 
 NAME = "GPT-2"
 
@@ -32,7 +32,8 @@ PREFIX = "transformer."  # before our names; theirs may have it
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 EMBEDDING = "wte.weight"
 # fmt: off
-# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels.
+# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels, I
+# inner channels, 4C but for exceptions.
 EMBEDDINGS = (
     ("wte.weight",         ("V", "C"),  False),
     ("wpe.weight",         ("T", "C"),  False),
@@ -46,9 +47,9 @@ BLOCK = (  # after "h.0.", "h.1.", ...
     ("attn.c_proj.bias",   ("C",),      False),
     ("ln_2.weight",        ("C",),      False),
     ("ln_2.bias",          ("C",),      False),
-    ("mlp.c_fc.weight",    ("4C", "C"), True),
-    ("mlp.c_fc.bias",      ("4C",),     False),
-    ("mlp.c_proj.weight",  ("C", "4C"), True),
+    ("mlp.c_fc.weight",    ("I", "C"),  True),
+    ("mlp.c_fc.bias",      ("I",),      False),
+    ("mlp.c_proj.weight",  ("C", "I"),  True),
     ("mlp.c_proj.bias",    ("C",),      False),
 )
 LAST = (
@@ -67,7 +68,7 @@ def rows(config: GPTConfig) -> Iterator[Row]:
         ours='transformer.h.0.attn.c_attn.weight', our_shape=(24, 8), transposed=True)
     """
     C = config.n_embd
-    sizes = {"V": config.vocab_size, "T": config.block_size, "C": C, "3C": 3 * C, "4C": 4 * C}
+    sizes = {"V": config.vocab_size, "T": config.block_size, "C": C, "3C": 3 * C, "I": config.n_inner}
 
     def row(prefix: str, name: str, letters: tuple[str, ...], transposed: bool) -> Row:
         shape = tuple(sizes[letter] for letter in letters)
@@ -78,6 +79,8 @@ def rows(config: GPTConfig) -> Iterator[Row]:
     for layer in range(config.n_layer):
         yield from (row(f"h.{layer}.", *line) for line in BLOCK)
     yield from (row("", *line) for line in LAST)
+    if not config.tied:
+        yield Row(HEAD, (sizes["V"], C), HEAD, (sizes["V"], C), False)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -91,8 +94,11 @@ SIZES = (
     ("n_embd", "n_embd", 768),
 )
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
-# Names for one formula: GELU by way of tanh (Hendrycks and Gimpel 2016). "gelu" would be another, by way of erf.
-TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+# Their activation functions, and ours. Three names for one formula: GELU by way of tanh (Hendrycks and Gimpel 2016).
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+    "silu": "silu", "swish": "silu",
+}  # fmt: skip
 # What our model does, and cannot do otherwise.
 FIXED = {
     "scale_attn_weights": True,  # by 1 / sqrt(D)
@@ -110,14 +116,16 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
     """
     sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
     check_settings(values, FIXED, where)
-    activation = values.get("activation_function", TANH_GELU[0])
-    if activation not in TANH_GELU:
-        given, supported = shortened(activation), ", ".join(TANH_GELU)
+    activation = values.get("activation_function", "gelu_new")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        given, supported = shortened(activation), ", ".join(ACTIVATIONS)
         raise ValueError(f"{where}: activation_function is {given}; only {supported} are supported here")
-    inner = 4 * sizes["n_embd"]
-    if values.get("n_inner") not in (None, inner):
-        given = shortened(values["n_inner"])
-        raise ValueError(f"{where}: n_inner is {given}; only 4 n_embd = {inner} is supported here")
+    if values.get("n_inner") is not None:
+        sizes["n_inner"] = integer_setting(values, "n_inner", 0, where)
+    tied = values.get("tie_word_embeddings", True)
+    if type(tied) is not bool:
+        raise ValueError(f"{where}: tie_word_embeddings must be true or false, got {shortened(tied)}")
+    sizes |= {"activation": ACTIVATIONS[activation], "tied": tied}
     dropouts = {name: number_setting(values, name, 0.1, where) for name in DROPOUTS}
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:
@@ -147,12 +155,12 @@ def to_json(
         "architectures": [architecture],
         **{theirs: getattr(config, ours) for theirs, ours, _ in SIZES},
         "n_ctx": config.block_size,
-        "n_inner": None,
-        "activation_function": TANH_GELU[0],
+        "n_inner": None if config.n_inner == 4 * config.n_embd else config.n_inner,
+        "activation_function": next(name for name, ours in ACTIVATIONS.items() if ours == config.activation),
         "layer_norm_epsilon": config.layer_norm_epsilon,
         **dict.fromkeys(DROPOUTS, config.dropout),
         "bos_token_id": end,
         "eos_token_id": end,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tied,
         **more,
     }

@@ -1,13 +1,14 @@
-"""Llama as llama.cpp keeps it: a GGUF file becomes our model.
+"""Llama, Qwen2 and Qwen3 as llama.cpp keeps them: a GGUF file becomes our model.
 
 The same tensors as in a Hugging Face folder, under shorter names, and mostly quantized (`gpt.weights.gguf_file`). One
 point would go unnoticed, as every shape fits: llama.cpp turns neighbours (2i, 2i + 1) of a head by its rotary
 positions, Hugging Face and we turn (i, i + D/2). The rows of the query and key matrices were put in the other order
-when the file was made; here they are put back.
+when the file was made; here they are put back. (Those of Qwen stayed as they were.)
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,33 +19,36 @@ from minigrad import nn
 from minigrad.backend import Array
 
 from ..files import integer_setting, number_setting, shortened
-from ..model.config import GPTConfig, LlamaConfig
+from ..model.config import GPTConfig, LlamaConfig, RopeScaling
+from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
-from .llama_huggingface import rows
+from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
 from .tensor_table import Row, fill
 
 M = TypeVar("M", bound=nn.Module)
 
 ARCHITECTURE = "llama"
+ARCHITECTURES = (ARCHITECTURE, "qwen2", "qwen3")
 HEAD_THERE = "output.weight"  # absent where it is tied
+ROPE_FREQS = "rope_freqs.weight"  # by what each pair of the rotary positions is slowed down, in Llama 3.1 and later
 # fmt: off
 # The parts of our names, and what they are called there.
 NAMES = {
     "model.embed_tokens": "token_embd",  "self_attn.q_proj": "attn_q",       "mlp.gate_proj": "ffn_gate",
     "model.layers": "blk",               "self_attn.k_proj": "attn_k",       "mlp.up_proj": "ffn_up",
     "model.norm": "output_norm",         "self_attn.v_proj": "attn_v",       "mlp.down_proj": "ffn_down",
-    "lm_head": "output",                 "self_attn.o_proj": "attn_output",
-    "input_layernorm": "attn_norm",      "post_attention_layernorm": "ffn_norm",
+    "lm_head": "output",                 "self_attn.o_proj": "attn_output",  "self_attn.q_norm": "attn_q_norm",
+    "input_layernorm": "attn_norm",      "post_attention_layernorm": "ffn_norm", "self_attn.k_norm": "attn_k_norm",
 }
 # Settings that change nothing for us, or that are looked at below. Any other might make another model of it.
 KNOWN = {
-    "llama.block_count",           "llama.attention.head_count",               "llama.rope.freq_base",
-    "llama.context_length",        "llama.attention.head_count_kv",            "llama.rope.dimension_count",
-    "llama.embedding_length",      "llama.attention.key_length",               "llama.rope.scaling.type",
-    "llama.feed_forward_length",   "llama.attention.value_length",             "llama.expert_count",
-    "llama.vocab_size",            "llama.attention.layer_norm_rms_epsilon",   "llama.expert_used_count",
-    "llama.tensor_data_layout",
+    "block_count",           "attention.head_count",               "rope.freq_base",
+    "context_length",        "attention.head_count_kv",            "rope.dimension_count",
+    "embedding_length",      "attention.key_length",               "rope.scaling.type",
+    "feed_forward_length",   "attention.value_length",             "rope.scaling.factor",
+    "vocab_size",            "attention.layer_norm_rms_epsilon",   "expert_count",
+    "tensor_data_layout",                                          "expert_used_count",
 }
 # fmt: on
 
@@ -84,8 +88,8 @@ def permute(array: Array, n_head: int) -> Array:
 
 def heads_permuted(name: str, config: LlamaConfig | GPTConfig) -> int:
     """How many heads' rows are in the other order in the tensor `name`, by its name there; 0 for most."""
-    part = name.split(".")[-2]
-    return {"attn_q": config.n_head, "attn_k": config.n_kv_head}.get(part, 0)
+    heads = {"attn_q": config.n_head, "attn_k": config.n_kv_head}.get(name.split(".")[-2], 0)
+    return heads if heads and isinstance(config, LlamaConfig) and model_type_of(config) == ARCHITECTURE else 0
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -97,57 +101,87 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     Raises GGUFError, naming the setting, for another architecture and for what our model cannot follow.
     """
     architecture = metadata.get("general.architecture")
-    if architecture != ARCHITECTURE:
-        raise GGUFError(f"{where} holds a model of the architecture {shortened(architecture)}; only llama is supported")
-    values = {name: value for name, value in metadata.items() if name.startswith("llama.")}
+    if architecture not in ARCHITECTURES:
+        given, known = shortened(architecture), ", ".join(ARCHITECTURES)
+        raise GGUFError(f"{where} holds a model of the architecture {given}; known are {known}")
+    prefix = f"{architecture}."
+    values = {name: value for name, value in metadata.items() if name.startswith(prefix)}
     try:
-        _check_followed(values)
-        config = _config(values, metadata.get("tokenizer.ggml.tokens"), where, tied)
-        for name in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
-            if values.get(name, config.head_size) != config.head_size:
-                given = shortened(values[name])
-                raise ValueError(f"{name} is {given}; only the size of a head, {config.head_size}, is supported here")
+        _check_followed(values, prefix)
+        config = _config(values, metadata.get("tokenizer.ggml.tokens"), prefix, where, tied)
+        for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+            if values.get(prefix + name, config.head_size) != config.head_size:
+                given = shortened(values[prefix + name])
+                raise ValueError(f"{prefix}{name} is {given}, but a head has {config.head_size} numbers")
     except ValueError as error:
         raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
     return config
 
 
 def settings(config: LlamaConfig) -> dict[str, Any]:
-    """What a GGUF file says of the model: the reverse of `config_from_gguf`."""
-    return {
-        "llama.vocab_size": config.vocab_size,
-        "llama.context_length": config.block_size,
-        "llama.block_count": config.n_layer,
-        "llama.attention.head_count": config.n_head,
-        "llama.attention.head_count_kv": config.n_kv_head,
-        "llama.embedding_length": config.n_embd,
-        "llama.feed_forward_length": config.n_inner,
-        "llama.rope.freq_base": float(config.rope_theta),
-        "llama.rope.dimension_count": config.head_size,
-        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_epsilon),
+    """What a GGUF file says of the model: the reverse of `config_from_gguf`. Raises ValueError for what it cannot."""
+    numbers = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.block_size,
+        "block_count": config.n_layer,
+        "attention.head_count": config.n_head,
+        "attention.head_count_kv": config.n_kv_head,
+        "embedding_length": config.n_embd,
+        "feed_forward_length": config.n_inner,
+        "rope.freq_base": float(config.rope_theta),
+        "rope.dimension_count": config.head_size,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_epsilon),
     }
+    if config.head_size * config.n_head != config.n_embd:
+        numbers |= {"attention.key_length": config.head_size, "attention.value_length": config.head_size}
+    if config.rope_scaling is not None:
+        if config.rope_scaling.original_context is not None:
+            raise ValueError("rotary positions that are slowed down as in Llama 3.1 are not written to GGUF files here")
+        numbers |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope_scaling.factor)}
+    return {f"{model_type_of(config)}.{name}": number for name, number in numbers.items()}
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
     """The configuration of the Llama in a GGUF file; raises GGUFError as `config_from_gguf`."""
-    if "rope_freqs.weight" in file.tensors:
-        raise GGUFError(f"{file.path}: rope_freqs.weight scales rotary positions; only plain ones are supported here")
-    return config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    if ROPE_FREQS not in file.tensors:
+        return config
+    # The file has the result of Llama 3.1's formula. Its numbers are those of all models so far, but for the factor.
+    slower = dequantize(file.tensors[ROPE_FREQS]).reshape(-1)
+    speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
+    try:
+        scaling = RopeScaling(round(float(slower.max()), 3), 1.0, 4.0, 8192)
+        if config.rope_scaling or not np.allclose(speeds / slowed(speeds, scaling), slower, rtol=1e-4, atol=0):
+            raise ValueError("not Llama 3.1's")
+    except ValueError:
+        raise GGUFError(f"{file.path}: {ROPE_FREQS} is not the scaling of Llama 3.1, and no other is known") from None
+    return dataclasses.replace(config, rope_scaling=scaling)
 
 
-def _config(values: dict[str, Any], tokens: Any, where: str, tied: bool) -> LlamaConfig:
-    n_head = integer_setting(values, "llama.attention.head_count", 0, where)
+def _config(values: dict[str, Any], tokens: Any, prefix: str, where: str, tied: bool) -> LlamaConfig:
+    def integer(name: str, default: int = 0) -> int:
+        return integer_setting(values, prefix + name, default, where)
+
+    def number(name: str, default: float) -> float:
+        return _float32(number_setting(values, prefix + name, default, where))
+
+    n_head, n_embd = integer("attention.head_count"), integer("embedding_length")
+    has_size = f"{prefix}attention.key_length" in values
+    is_linear = values.get(f"{prefix}rope.scaling.type") == "linear"
     return LlamaConfig(
-        vocab_size=integer_setting(values, "llama.vocab_size", len(tokens) if isinstance(tokens, list) else 0, where),
-        block_size=integer_setting(values, "llama.context_length", 0, where),
-        n_layer=integer_setting(values, "llama.block_count", 0, where),
+        vocab_size=integer("vocab_size", len(tokens) if isinstance(tokens, list) else 0),
+        block_size=integer("context_length"),
+        n_layer=integer("block_count"),
         n_head=n_head,
-        n_kv_head=integer_setting(values, "llama.attention.head_count_kv", n_head, where),
-        n_embd=integer_setting(values, "llama.embedding_length", 0, where),
-        n_inner=integer_setting(values, "llama.feed_forward_length", 0, where),
-        rope_theta=_float32(number_setting(values, "llama.rope.freq_base", 10000.0, where)),
-        rms_norm_epsilon=_float32(number_setting(values, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
+        n_kv_head=integer("attention.head_count_kv", n_head),
+        n_embd=n_embd,
+        n_inner=integer("feed_forward_length"),
+        rope_theta=number("rope.freq_base", 10000.0),
+        rms_norm_epsilon=number("attention.layer_norm_rms_epsilon", 1e-5),
         tied=tied,
+        head_size=integer("attention.key_length") if has_size else None,  # type: ignore[arg-type]
+        rope_scaling=RopeScaling(number("rope.scaling.factor", 0.0)) if is_linear else None,
+        **MODEL_TYPES[prefix[:-1]],
     )
 
 
@@ -160,17 +194,19 @@ def _float32(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _check_followed(values: dict[str, Any]) -> None:
+def _check_followed(values: dict[str, Any], prefix: str) -> None:
     """Raise ValueError for a setting that would make another model of it."""
-    if "llama.attention.layer_norm_rms_epsilon" not in values:
-        raise ValueError("llama.attention.layer_norm_rms_epsilon is missing; only norms by RMSNorm are supported here")
-    scaling = values.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
+    if f"{prefix}attention.layer_norm_rms_epsilon" not in values:
+        name = f"{prefix}attention.layer_norm_rms_epsilon"
+        raise ValueError(f"{name} is missing; only norms by RMSNorm are supported here")
+    scaling = values.get(f"{prefix}rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
         given = shortened(scaling)
-        raise ValueError(f"llama.rope.scaling.type is {given}; only plain rotary positions are supported here")
-    if values.get("llama.expert_count", 0) != 0:
-        raise ValueError(f"llama.expert_count is {shortened(values['llama.expert_count'])}; only 0 is supported here")
-    if unknown := sorted(values.keys() - KNOWN):
+        raise ValueError(f"{prefix}rope.scaling.type is {given}; only none and linear are supported here")
+    if values.get(f"{prefix}expert_count", 0) != 0:
+        given = shortened(values[f"{prefix}expert_count"])
+        raise ValueError(f"{prefix}expert_count is {given}; only 0 is supported here")
+    if unknown := sorted(name for name in values if name.removeprefix(prefix) not in KNOWN):
         name = shortened(unknown[0])
         raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
 
@@ -191,7 +227,9 @@ class GGUFWeights:
 
     def __init__(self, file: GGUFFile, config: LlamaConfig | GPTConfig):
         self.place = file.path
-        self.entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in file.tensors.items()}
+        self.entries = {
+            name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in file.tensors.items() if name != ROPE_FREQS
+        }
         self._file, self._config = file, config
 
     def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Llama as Hugging Face stores it: which setting of config.json, and which tensor, is which of ours.
+"""Llama and its relatives as Hugging Face stores them: which setting of config.json and which tensor is which of ours.
 
 Names and layouts of the tensors are ours: nothing is transposed. What takes care is config.json, since transformers
-knows many variations of Llama under one name. A setting that would change what the model computes is refused by name.
+knows many variations of Llama. A setting that would change what the model computes is refused by name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..files import check_settings, integer_setting, number_setting, shortened
-from ..model.config import LlamaConfig
+from ..model.config import LlamaConfig, RopeScaling
 from .tensor_table import HEAD, Row
 
 NAME = "Llama"
+# The types of models that have this shape, and what is ours of that by which they differ.
+MODEL_TYPES: dict[str, dict[str, bool]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+}
+CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
@@ -23,18 +31,28 @@ PREFIX = "model."  # before our names; theirs may have it
 # The angles' speeds, which old versions of transformers stored beside the weights.
 BUFFERS = re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 # fmt: off
-# Name and shape. V vocabulary, C channels, KD heads of keys and values times their size, I inner channels.
+# Name and shape. V vocabulary, C channels, D head size, HD that times the heads of queries, KD times those of keys and
+# values, I inner channels.
 EMBEDDING = "embed_tokens.weight"
 BLOCK = (  # after "layers.0.", "layers.1.", ...
     ("input_layernorm.weight",          ("C",)),
-    ("self_attn.q_proj.weight",         ("C", "C")),
+    ("self_attn.q_proj.weight",         ("HD", "C")),
     ("self_attn.k_proj.weight",         ("KD", "C")),
     ("self_attn.v_proj.weight",         ("KD", "C")),
-    ("self_attn.o_proj.weight",         ("C", "C")),
+    ("self_attn.o_proj.weight",         ("C", "HD")),
     ("post_attention_layernorm.weight", ("C",)),
     ("mlp.gate_proj.weight",            ("I", "C")),
     ("mlp.up_proj.weight",              ("I", "C")),
     ("mlp.down_proj.weight",            ("C", "I")),
+)
+QKV_BIAS = (
+    ("self_attn.q_proj.bias",           ("HD",)),
+    ("self_attn.k_proj.bias",           ("KD",)),
+    ("self_attn.v_proj.bias",           ("KD",)),
+)
+QK_NORM = (
+    ("self_attn.q_norm.weight",         ("D",)),
+    ("self_attn.k_norm.weight",         ("D",)),
 )
 # fmt: on
 
@@ -47,7 +65,9 @@ def rows(config: LlamaConfig) -> Iterator[Row]:
     Row(theirs='layers.0.self_attn.k_proj.weight', their_shape=(4, 8),
         ours='model.layers.0.self_attn.k_proj.weight', our_shape=(4, 8), transposed=False)
     """
-    sizes = {"C": config.n_embd, "KD": config.n_kv_head * config.head_size, "I": config.n_inner}
+    D = config.head_size
+    sizes = {"C": config.n_embd, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": config.n_inner}
+    block = BLOCK + (QKV_BIAS if config.qkv_bias else ()) + (QK_NORM if config.qk_norm else ())
     table = (config.vocab_size, config.n_embd)
 
     def row(name: str, shape: tuple[int, ...]) -> Row:
@@ -55,7 +75,7 @@ def rows(config: LlamaConfig) -> Iterator[Row]:
 
     yield row(EMBEDDING, table)
     for layer in range(config.n_layer):
-        yield from (row(f"layers.{layer}.{name}", tuple(sizes[s] for s in shape)) for name, shape in BLOCK)
+        yield from (row(f"layers.{layer}.{name}", tuple(sizes[s] for s in shape)) for name, shape in block)
     yield row("norm.weight", (config.n_embd,))
     if not config.tied:
         yield Row(HEAD, table, HEAD, table, False)
@@ -63,7 +83,7 @@ def rows(config: LlamaConfig) -> Iterator[Row]:
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
-# Their name, ours, and what transformers takes where config.json does not say it.
+# Their name, ours, and what transformers takes where the config.json of a Llama does not say it.
 SIZES = (
     ("vocab_size", "vocab_size", 32000),
     ("max_position_embeddings", "block_size", 2048),
@@ -75,8 +95,9 @@ SIZES = (
 SILU = ("silu", "swish")  # two names for x * sigmoid(x)
 # What our model does, and cannot do otherwise.
 FIXED = {
-    "attention_bias": False,
+    "attention_bias": False,  # of all four layers
     "mlp_bias": False,
+    "use_sliding_window": False,
     "rope_interleaved": False,  # pairs are (i, i + D/2), not (2i, 2i + 1)
     "is_encoder_decoder": False,
     "add_cross_attention": False,
@@ -89,33 +110,60 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
     Raises ValueError, naming the setting, for one that is damaged or that our model cannot follow. Warns of dropout,
     which our model does not have.
     """
-    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
+    model_type = values.get("model_type", "llama")
+    sizes: dict[str, Any] = {  # the others have other defaults, but always say it
+        ours: integer_setting(values, theirs, default if model_type == "llama" else 0, where)
+        for theirs, ours, default in SIZES
+    }
     not_null = {name: value for name, value in values.items() if value is not None}  # a null means the default
     sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"], where)
+    if model_type == "qwen3" or "head_dim" in not_null:
+        sizes["head_size"] = integer_setting(values, "head_dim", 128, where)
     check_settings(values, FIXED, where)
+    _check_attention(values, model_type, sizes["block_size"], where)
     activation = values.get("hidden_act", SILU[0])
     if activation not in SILU:
         raise ValueError(f"{where}: hidden_act is {shortened(activation)}; only {SILU[0]} is supported here")
-    if values.get("head_dim") not in (None, sizes["n_embd"] / sizes["n_head"]):
-        given = shortened(values["head_dim"])
-        raise ValueError(f"{where}: head_dim is {given}; only hidden_size / num_attention_heads is supported here")
     tied = values.get("tie_word_embeddings", False)
     if type(tied) is not bool:
         raise ValueError(f"{where}: tie_word_embeddings must be true or false, got {shortened(tied)}")
     if dropout := number_setting(not_null, "attention_dropout", 0.0, where):
         warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=2)
     epsilon = number_setting(values, "rms_norm_eps", 1e-6, where)
-    theta = _rope_theta(values, where)
+    theta, scaling = _rotary_positions(values, where)
+    sizes |= MODEL_TYPES[model_type]
     try:
-        return LlamaConfig(**sizes, rope_theta=theta, rms_norm_epsilon=epsilon, tied=tied)
+        return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon, tied=tied)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _rope_theta(values: dict[str, Any], where: str) -> float:
-    """The base of the rotary positions, wherever the version of transformers that wrote config.json put it.
+def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
+    """Raise ValueError where tokens see only some of those before them, in all layers or in some."""
+    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
+    if model_type == "mistral" and window is not None and not (type(window) is int and window >= block_size):
+        given = shortened(window)
+        raise ValueError(f"{where}: sliding_window is {given}; only null, or the whole context, is supported here")
+    kinds = values.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        raise ValueError(f"{where}: layer_types is {shortened(kinds)}; only full_attention is supported here")
 
-    Raises ValueError for positions that are scaled, by which models are made to read longer texts than they learned on.
+
+# Settings of rotary positions: their names, and ours in RopeScaling.
+SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "original_context",
+}
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
+
+
+def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """The base of the rotary positions and how they are slowed down, wherever the version of transformers that wrote
+    config.json put it.
+
+    Raises ValueError for other ways to read longer texts than "linear" and "llama3".
     """
     given = {"rope_theta": values.get("rope_theta", 10000.0)}
     for name in ("rope_scaling", "rope_parameters"):  # of versions 4 and 5
@@ -124,31 +172,55 @@ def _rope_theta(values: dict[str, Any], where: str) -> float:
             continue
         if not isinstance(settings, dict):
             raise ValueError(f"{where}: {name} must be an object, got {shortened(settings)}")
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        if kind != "default":
-            raise ValueError(f"{where}: {name} is of the type {shortened(kind)}; only 'default' is supported here")
+        if unknown := settings.keys() - _ROPE:
+            raise ValueError(f"{where}: {name} has {shortened(min(unknown))}, which is not known here")
         given |= settings
     for part in (given, values):
         if part.get("partial_rotary_factor", 1) != 1:
             factor = shortened(part["partial_rotary_factor"])
             raise ValueError(f"{where}: partial_rotary_factor is {factor}; only 1 is supported here")
-    return float(number_setting(given, "rope_theta", 10000.0, where))
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in ("default", "linear", "llama3"):
+        raise ValueError(f"{where}: rotary positions of the type {shortened(kind)} are not known here")
+    wanted = {"linear": ["factor"], "llama3": list(SCALING)}.get(kind, [])
+    if missing := [name for name in wanted if given.get(name) is None]:
+        raise ValueError(f"{where}: rotary positions of the type {kind} need {', '.join(missing)}")
+    theta = float(number_setting(given, "rope_theta", 10000.0, where))
+    try:
+        return theta, RopeScaling(**{SCALING[name]: given.get(name) for name in wanted}) if wanted else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def model_type_of(config: LlamaConfig) -> str:
+    """The type that has a configuration's biases and norms. Raises ValueError where none has."""
+    found = {name: value for name in ("qkv_bias", "qk_norm") if (value := getattr(config, name))}
+    for model_type, settings in MODEL_TYPES.items():
+        if settings == found:
+            return model_type
+    raise ValueError("no model of Hugging Face has biases and norms of queries and keys like this one")
 
 
 def to_json(
     config: LlamaConfig, architecture: str = "LlamaForCausalLM", end: int | None = None, **more: Any
 ) -> dict[str, Any]:
     """What config.json says of our model. `end` is the id of the token that ends a text."""
+    model_type = model_type_of(config)
+    scaling = config.rope_scaling
+    if scaling is not None:
+        kind = "linear" if scaling.original_context is None else "llama3"
+        numbers = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
+        scaling = {"rope_type": kind, **{name: value for name, value in numbers.items() if value is not None}}
     return {
-        "model_type": "llama",
-        "architectures": [architecture],
+        "model_type": model_type,
+        "architectures": [architecture.replace("Llama", CLASSES[model_type])],
         **{theirs: getattr(config, ours) for theirs, ours, _ in SIZES},
         "num_key_value_heads": config.n_kv_head,
         "head_dim": config.head_size,
         "hidden_act": SILU[0],
         "rms_norm_eps": config.rms_norm_epsilon,
         "rope_theta": config.rope_theta,
-        "rope_scaling": None,
+        "rope_scaling": scaling,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "mlp_bias": False,

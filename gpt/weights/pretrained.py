@@ -31,7 +31,7 @@ from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
 from .safetensors_file import Entry, SafetensorsFile, write_safetensors
-from .tensor_table import HEAD, Match, fill, matches, their_tensors
+from .tensor_table import Match, fill, matches, their_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,7 +39,10 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # By model_type in config.json. Each module has PREFIX, BUFFERS, EMBEDDING, rows, from_json and to_json.
-ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2_huggingface, "llama": llama_huggingface}
+ARCHITECTURES: dict[str, Any] = {
+    "gpt2": gpt2_huggingface,
+    **dict.fromkeys(llama_huggingface.MODEL_TYPES, llama_huggingface),
+}
 
 
 def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]]) -> M:
@@ -54,13 +57,11 @@ def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]])
     values = read_config(path, *models)
     model_type = values["model_type"]
     architecture = ARCHITECTURES[model_type]
+    build = next(build for name, build in models.items() if ARCHITECTURES[name] is architecture)
     config = architecture.from_json(values, str(Path(path) / CONFIG))
     with Weights(path, model_type) as weights:
-        if config.tied and HEAD not in weights.entries and values.get("tie_word_embeddings", True) is not True:
-            tied = values["tie_word_embeddings"]
-            raise ValueError(f"{weights.place / CONFIG} says tie_word_embeddings {tied}, but {HEAD} is missing")
         tied_to = architecture.EMBEDDING if config.tied else ""
-        return fill(lambda: models[model_type](config), weights, architecture.rows(config), tied_to).eval()
+        return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
 
 
 def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
@@ -106,7 +107,8 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
         raise FileNotFoundError(f"there is no model in {folder}: {CONFIG} is missing")
     values = {"model_type": "gpt2", **read_json(path)}  # old folders of GPT-2 do not say it
     model_type = values["model_type"]
-    if model_type not in model_types:
+    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    if architecture is None or architecture not in [ARCHITECTURES[name] for name in model_types]:
         known = " or ".join(map(repr, model_types))
         raise ValueError(f"{path} describes a model of the type {shortened(model_type)}, not {known}")
     if values.get("quantization_config") is not None:

@@ -13,6 +13,7 @@ from . import init
 from .module import Module, Parameter, empty_parameter
 
 GELU_FORMS = {"gelu": "none", "gelu_tanh": "tanh"}  # the activation functions of `Linear`, by F.gelu's `approximate`
+OTHER_ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
 
 
 class Linear(Module):
@@ -31,10 +32,12 @@ class Linear(Module):
             self.bias = init.uniform_(empty_parameter(out_features), -bound, bound)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """activation: None, "gelu", or "gelu_tanh" for GPT-2's form of it; computed in one op with the product."""
-        if activation is None:
-            return F.linear(x, self.weight, self.bias)
-        return F.linear_gelu(x, self.weight, self.bias, _gelu_form(activation))
+        """activation: None, "gelu", or "gelu_tanh" for GPT-2's form of it, computed in one op with the product; or
+        "relu" or "silu".
+        """
+        if activation in GELU_FORMS:
+            return F.linear_gelu(x, self.weight, self.bias, GELU_FORMS[activation])
+        return activate(F.linear(x, self.weight, self.bias), activation)
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """The cross-entropy of targets (N), where this layer's outputs for x (N, in) are the logits (N, out).
@@ -48,13 +51,14 @@ class Linear(Module):
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
     """Apply an activation function by its name in `Linear.forward`: for layers that take the place of a Linear."""
-    return x if activation is None else F.gelu(x, _gelu_form(activation))
-
-
-def _gelu_form(activation: str) -> str:
-    if activation not in GELU_FORMS:
-        raise ValueError(f"activation must be None, {' or '.join(map(repr, GELU_FORMS))}, got {activation!r}")
-    return GELU_FORMS[activation]
+    if activation is None:
+        return x
+    if activation in GELU_FORMS:
+        return F.gelu(x, GELU_FORMS[activation])
+    if activation not in OTHER_ACTIVATIONS:
+        known = " or ".join(map(repr, [*GELU_FORMS, *OTHER_ACTIVATIONS]))
+        raise ValueError(f"activation must be None, {known}, got {activation!r}")
+    return OTHER_ACTIVATIONS[activation](x)
 
 
 class Embedding(Module):

@@ -168,9 +168,11 @@ def test_a_linear_layer_applies_an_activation_function_and_computes_a_loss_on_re
         for reduction in ("mean", "none"):
             expected = F.cross_entropy(logits, targets, ignore_index=-1, reduction=reduction).data
             np.testing.assert_allclose(layer.cross_entropy(x, targets, -1, reduction).data, expected, atol=1e-14)
+        for activation, function in (("relu", F.relu), ("silu", F.silu)):
+            np.testing.assert_array_equal(layer(x, activation).data, function(logits).data)
     assert activate(x, None) is x
-    with pytest.raises(ValueError, match="activation must be None, 'gelu' or 'gelu_tanh', got 'relu'"):
-        layer(x, "relu")
+    with pytest.raises(ValueError, match="'gelu' or 'gelu_tanh' or 'relu' or 'silu', got 'elu'"):
+        layer(x, "elu")
 
 
 def test_keyword_arguments_reach_forward():

@@ -1,0 +1,288 @@
+"""The models that people have: every variation that is supported computes what transformers computes, both ways.
+
+Small random folders, made here by transformers; what is not supported is refused by name.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gpt import GPT, GPTConfig, Llama, LlamaConfig
+from gpt.model.config import RopeScaling
+from gpt.training.loading import load_model
+from gpt.weights.gguf_file import K_QUANTS, GGUFError
+from gpt.weights.gguf_writing import _settings, _tensors
+from tests.gpt.gguf_files import write_gguf
+from tests.gpt.small import random_ids
+
+V = 60
+LLAMA = {
+    "vocab_size": V, "max_position_embeddings": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+GPT2 = {"vocab_size": V, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+GPT2 |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+
+
+def rope(**settings):
+    return {"rope_parameters": {"rope_theta": 100.0, **settings}}
+
+
+# The type, and what differs from the small model above.
+VARIANTS = {
+    "llama": ("llama", {}),
+    "untied": ("llama", {"tie_word_embeddings": False}),
+    "larger heads": ("llama", {"head_dim": 16}),
+    "smaller heads": ("llama", {"head_dim": 2}),
+    "linear scaling": ("llama", rope(rope_type="linear", factor=4.0)),
+    "Llama 3 scaling": ("llama", rope(**LLAMA3)),
+    "Llama 3 scaling, head size": ("llama", {**rope(**LLAMA3), "head_dim": 32, "tie_word_embeddings": False}),
+    "mistral": ("mistral", {"sliding_window": None, "head_dim": None}),
+    "mistral, whole window": ("mistral", {"sliding_window": 64, "head_dim": 16, "tie_word_embeddings": False}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, untied": ("qwen2", {"tie_word_embeddings": False, **rope(rope_type="default")}),
+    "qwen2, scaled": ("qwen2", rope(rope_type="linear", factor=2.0)),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3, untied": ("qwen3", {"head_dim": 8, "tie_word_embeddings": False}),
+    "gpt2": ("gpt2", {}),
+    "gpt2, erf": ("gpt2", {"activation_function": "gelu"}),
+    "gpt2, relu": ("gpt2", {"activation_function": "relu"}),
+    "gpt2, silu": ("gpt2", {"activation_function": "silu"}),
+    "gpt2, inner": ("gpt2", {"n_inner": 40}),
+    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2, all": ("gpt2", {"tie_word_embeddings": False, "n_inner": 200, "activation_function": "swish"}),
+}
+
+
+def reference(kind, changes):
+    """A random model of transformers, in float32, with random norms and biases."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **{**(GPT2 if kind == "gpt2" else LLAMA), **changes})
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(4.0)
+    return model
+
+
+def outputs(model, ids):
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids)).logits.numpy()
+        greedy = model.generate(torch.from_numpy(ids), max_new_tokens=12, do_sample=False, eos_token_id=None)
+    return logits, greedy[:, ids.shape[1] :].tolist()
+
+
+def assert_same(model, ids, expected):
+    logits, greedy = expected
+    np.testing.assert_allclose(model(ids).data, logits, rtol=0, atol=2e-5 * max(1.0, np.abs(logits).max()))
+    assert model.generate(ids, 12, temperature=0) == greedy
+
+
+def block_model(name):
+    """A model of ours of that variant whose rows are whole blocks, for GGUF files."""
+    kind, changes = VARIANTS[name]
+    import transformers
+
+    from gpt.weights.pretrained import ARCHITECTURES
+
+    shape = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
+    shape = {} if kind == "gpt2" else {**LLAMA, **shape}
+    config = transformers.AutoConfig.for_model(kind, **{**shape, **(GPT2 if kind == "gpt2" else {}), **changes})
+    ours = ARCHITECTURES[kind].from_json(config.to_dict())
+    return (Llama if isinstance(ours, LlamaConfig) else GPT)(ours).eval()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_computes_what_transformers_computes_and_is_saved_as_such(tmp_path, name):
+    import transformers
+
+    theirs = reference(*VARIANTS[name])
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = (GPT if VARIANTS[name][0] == "gpt2" else Llama).from_pretrained(tmp_path / "theirs")
+    ids = random_ids((2, 40), vocab_size=V)
+    expected = outputs(theirs, ids)
+    assert_same(model, ids, expected)
+    assert model.num_parameters() == model.config.num_parameters()
+    model.save_pretrained(tmp_path / "ours")
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    same_type = "llama" if VARIANTS[name][0] == "mistral" else VARIANTS[name][0]  # which compute the same
+    assert again.config.model_type == same_type and not any(info.values())
+    assert_same(model, ids, outputs(again.float().eval(), ids))
+    back = type(model).from_pretrained(tmp_path / "ours")
+    assert back.config == model.config
+    assert all(np.array_equal(a, b) for a, b in zip(back.state_dict().values(), model.state_dict().values()))
+
+
+@pytest.mark.oracle
+def test_the_old_spelling_of_scaling(tmp_path):
+    theirs = reference("llama", rope(**LLAMA3))
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["rope_parameters"]
+    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": LLAMA3}), encoding="utf-8")
+    ids = random_ids((1, 40), vocab_size=V)
+    assert_same(Llama.from_pretrained(tmp_path), ids, outputs(theirs, ids))
+    scaling = {"type": "linear", "factor": 2.0}
+    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": scaling}), encoding="utf-8")
+    assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
+
+
+
+
+@pytest.mark.oracle("gguf")
+@pytest.mark.parametrize("name", [n for n, (kind, _) in VARIANTS.items() if kind != "mistral" and n != "gpt2, erf"])
+def test_a_variant_in_a_gguf_file(tmp_path, name):
+    model = block_model(name)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * np.random.default_rng(0).standard_normal(parameter.shape).astype(np.float32)
+    scaling = getattr(model.config, "rope_scaling", None)
+    if scaling is not None and scaling.original_context is not None:
+        with pytest.raises(ValueError, match="as in Llama 3.1 are not written to GGUF files here"):
+            _settings(model)
+        return
+    if getattr(model.config, "activation", "gelu_tanh") != "gelu_tanh":
+        with pytest.raises(ValueError, match="GGUF knows GPT-2 with gelu_tanh only"):
+            _settings(model)
+        return
+    arch = next(iter(_settings(model))).partition(".")[0]
+    extra = {"tokenizer.ggml.tokens": ["a"] * V} if arch == "gpt2" else {}
+    metadata = {"general.architecture": arch, **_settings(model), **extra}
+    path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)))
+    loaded = load(path)
+    assert loaded.config == model.config
+    assert all(np.array_equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+
+
+def load(path):
+    from gpt.weights import gpt2_gguf, llama_gguf
+    from gpt.weights.gguf_file import GGUFFile
+
+    file = GGUFFile(path)
+    is_gpt2 = file.metadata["general.architecture"] == "gpt2"
+    return gpt2_gguf.load(file, GPT) if is_gpt2 else llama_gguf.load(file, Llama)
+
+
+@pytest.mark.oracle("gguf", "transformers")
+def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
+    import torch
+    import transformers
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    model = block_model("llama")
+    settings = {**LLAMA3, "factor": 32.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}
+    shape = {**LLAMA, "hidden_size": 256, "num_attention_heads": 8}
+    config = transformers.LlamaConfig(**shape, rope_parameters=settings)
+    speeds = 500000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    slower = (speeds / ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]).float().numpy()
+    metadata = {"general.architecture": "llama", **_settings(model), "llama.rope.freq_base": 500000.0}
+    tensors = {**dict(_tensors(model)), "rope_freqs.weight": slower}
+    found = load(write_gguf(tmp_path / "model.gguf", metadata, tensors)).config
+    assert found.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192) and found.rope_theta == 500000.0
+    tensors["rope_freqs.weight"] = slower[::-1].copy()
+    with pytest.raises(GGUFError, match=r"rope_freqs.weight is not the scaling of Llama 3.1"):
+        load(write_gguf(tmp_path / "other.gguf", metadata, tensors))
+
+
+@pytest.mark.oracle("gguf")
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
+    import gguf
+
+    model = block_model("llama")
+    metadata = {"general.architecture": "llama", **_settings(model)}
+    path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)), "Q8_0")
+    # gguf writes no K-quants: random blocks take the place of one matrix.
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    raw = np.random.default_rng(0).integers(0, 256, (256, size), np.uint8)
+    half = {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}[kind]
+    for place in half:  # the scales: finite numbers
+        raw[:, place : place + 2] = np.full((256, 1), 0.01, np.float16).view(np.uint8)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, value in metadata.items():
+        if name != "general.architecture":
+            (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(name, value)
+    for name, array in dict(_tensors(model)).items():
+        if name == "blk.1.ffn_up.weight":
+            writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = load(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
+    from finetune.loading import load_packed
+    from gpt.weights.gguf_file import GGUFFile
+
+    with pytest.raises(GGUFError, match=f"blk.1.ffn_up.weight is {kind}; packed, only Q8_0, Q4_0, Q4_1 can be kept"):
+        load_packed(GGUFFile(path))
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("llama", {"attention_bias": True}, "attention_bias is True"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True"),
+        ("mistral", {"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
+        ("qwen2", {"hidden_size": None}, "hidden_size must be an integer"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "positions of the type linear need factor"),
+        ("llama", {"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a num"),
+        ("llama", {"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "type llama3 need low_freq_factor"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "has 'full_attention', which is not"),
+        ("llama", {"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
+        ("gpt2", {"activation_function": "tanh"}, "activation_function is 'tanh'; only gelu_new"),
+        ("gpt2", {"n_inner": 0}, "n_inner must be an integer >= 1"),
+    ],
+)
+def test_other_variations_are_refused_by_name(tmp_path, name, changes, words):
+    reference(*VARIANTS[name]).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        load_model(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+
+
+def test_what_no_model_of_hugging_face_has(tmp_path):
+    shape = {"vocab_size": 9, "block_size": 8, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 8, "n_inner": 8}
+    model = Llama(LlamaConfig(**shape, qkv_bias=True, qk_norm=True))
+    with pytest.raises(ValueError, match="no model of Hugging Face has biases and norms"):
+        model.save_pretrained(tmp_path)
+
+
+def test_the_numbers_of_a_model_are_counted_without_building_it():
+    shape = {"vocab_size": 9, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    for changes in ({"n_inner": 5}, {"tied": False}, {"n_inner": 40, "tied": False, "activation": "relu"}):
+        config = GPTConfig(**shape, **changes)
+        assert GPT(config).num_parameters() == config.num_parameters()
+    for changes in ({"head_size": 6}, {"qkv_bias": True}, {"qk_norm": True, "head_size": 2}, {"tied": False}):
+        config = LlamaConfig(**shape, n_kv_head=1, n_inner=12, **changes)
+        assert Llama(config).num_parameters() == config.num_parameters()
