@@ -1,9 +1,9 @@
 """Where gradients meet, they add up: sums[edge] += gradient.
 
-A gradient is added in place where that is possible, because a new array for each sum would cost a training step much of
-its time. But nothing is ever written into an array that somebody else holds. A backward may return its `dout` itself
-(`x + y` returns it twice), a view of it, or an array that it keeps; and a user may hold a `.grad`. Python counts the
-references to each array: where the list here has the only one, the array may be written to.
+Gradients are added in place where possible, because a new array for each sum would slow a training step down. But we
+never write into an array that somebody else holds. A backward may return `dout` itself (`x + y` returns it twice), a
+view of it, or an array that it keeps; and a user may hold a `.grad`. Python counts the references to each array: if the
+list here has the only one, we may write to the array.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Edge = tuple[Any, int]  # where an input came from: see Context
 
 
 class GradientSums:
-    """The gradients that have arrived: a list per node, with an entry per output. A leaf has its own in `.grad`."""
+    """The gradients that have arrived: for each node, a list with one entry per output; for a leaf, its `.grad`."""
 
     def __init__(self) -> None:
         self.arrays: dict[Context, list[Any]] = {}
 
     def add(self, edges: Sequence[Edge | None], gradients: list[Any]) -> None:
-        """Add each gradient to what has arrived at its edge, and take it out of the list."""
+        """Add each gradient to what has arrived at its edge, and remove it from the list."""
         for i, edge in enumerate(edges):
             if edge is not None and gradients[i] is not None:
                 target, index = edge
@@ -37,10 +37,10 @@ class GradientSums:
                     add_to_grad(target, gradients, i)
                 else:
                     add(self.arrays.setdefault(target, [None] * len(target.outputs)), index, gradients, i)
-                gradients[i] = None  # drop this reference, so that the count shows who else has the array
+                gradients[i] = None  # drop this reference: the count then shows whether anybody else has the array
 
     def pop(self, node: Context) -> list[Any] | None:
-        """One gradient per output of `node`: zeros where none arrived (None for integers). None if none did."""
+        """One gradient per output of `node`: zeros where none arrived, or None for integers. None if none arrived."""
         sums = self.arrays.pop(node, None)
         if sums is None:
             return None
@@ -52,7 +52,7 @@ class GradientSums:
 
 
 def add(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
-    """sums[index] += gradients[i], in the memory of one of the two where nobody else holds it."""
+    """sums[index] += gradients[i], in the memory of one of the two if nobody else holds it."""
     if isinstance(gradients[i], SparseGradient):
         if sums[index] is None:
             sums[index] = gradients[i].dense()
@@ -73,7 +73,7 @@ def add(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
 
 
 def add_to_grad(tensor: Tensor, gradients: list[Any], i: int) -> None:
-    """tensor.grad += gradients[i]. Afterwards the tensor owns its gradient: nobody else writes to it or reads it."""
+    """tensor.grad += gradients[i]. Afterwards the tensor owns its gradient: nobody else reads it or writes to it."""
     sums = [tensor.grad]
     tensor.grad = None
     if sums[0] is None and not isinstance(gradients[i], SparseGradient) and not _only_here(gradients, i):
@@ -83,11 +83,11 @@ def add_to_grad(tensor: Tensor, gradients: list[Any], i: int) -> None:
 
 
 class SparseGradient:
-    """What a backward may return in place of an array that is zero nearly everywhere.
+    """A gradient that is zero nearly everywhere; a backward may return it instead of an array.
 
-    An embedding of 50,000 rows gets gradients for the few hundred that occurred. Where the weight has a gradient
-    already, as in a model whose output layer is tied to its embedding, these rows are added to it: a second array of
-    50,000 rows never exists.
+    An embedding of 50,000 rows gets gradients for the few hundred rows that occurred. If the weight has a gradient
+    already, as in a model whose output layer shares its weight, these rows are added to it. A second array of 50,000
+    rows is never made.
 
     values: the numbers that are not zero. add_to(array): adds them, in their places, to an array of `shape`.
     """
@@ -103,11 +103,11 @@ class SparseGradient:
 
 
 _probe = [object()]
-_ONE_REFERENCE = sys.getrefcount(_probe[0])  # what Python counts where only a list has the object
+_ONE_REFERENCE = sys.getrefcount(_probe[0])  # what Python counts if only a list holds the object
 
 
 def _only_here(arrays: list[Any], index: int) -> bool:
-    """Is this list the only one that holds `arrays[index]`, and does the array own its memory?"""
+    """Does only this list hold `arrays[index]`, and does the array own its memory?"""
     if sys.getrefcount(arrays[index]) != _ONE_REFERENCE:
         return False
     flags = arrays[index].flags

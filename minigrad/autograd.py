@@ -3,8 +3,8 @@
 Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was
 computed, from what, and what backward will need. The contexts form a graph. `backward` walks it from the result to the
 leaves: the tensors that were not computed from others, such as parameters. At each context it applies the chain rule:
-it gives the Function the gradient of its output and gets the gradients of its inputs. Where several gradients meet,
-because a tensor was used several times, they add up.
+it gives the Function the gradient of its output and gets back the gradients of its inputs. Where several gradients
+meet, because a tensor was used several times, they add up.
 
 A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half can be called and stepped through alone:
 
@@ -18,7 +18,7 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-To see the idea first, read on at `backward`; `Function.apply` records the graph that it walks through.
+To see the idea first, read `backward`, below; `Function.apply` records the graph that it walks.
 
 This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
@@ -35,15 +35,15 @@ from .accumulation import Edge, GradientSums, add_to_grad
 from .backend import Array
 from .dtypes import agree, is_floating
 
-if TYPE_CHECKING:  # for annotations only: tensor.py stands on this file
+if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
     from .tensor import Tensor
 
 
-tensor_class: Any = None  # what results are wrapped in: Tensor, which tensor.py puts here
+tensor_class: Any = None  # the class of results: Tensor, which tensor.py sets here
 
 
 class _Everything:
-    """The `needs_grad` of a context made by hand: True for every input."""
+    """The `needs_grad` of a context that was made by hand: True for every input."""
 
     def __getitem__(self, index: int) -> bool:
         return True
@@ -52,19 +52,19 @@ class _Everything:
 class Context:
     """One call of a Function: a node of the graph.
 
-    Forward leaves here, as named attributes, what backward will need: `ctx.x = x`. `needs_grad[i]` says whether the
-    gradient of input i is wanted. A context made by hand (`Context()`) wants them all.
+    Forward saves what backward will need as named attributes: `ctx.x = x`. `needs_grad[i]` tells whether the gradient
+    of input i is wanted. A context made by hand, `Context()`, wants all of them.
     """
 
-    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # other attributes are forward's
+    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # what forward saves is not in here
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    # Where each input came from: (the Context that made it, which of its outputs), or for a leaf (the Tensor itself,
-    # its version, which counts changes in place). None if its gradient is not wanted. `is_leaf` tells the two apart.
+    # Where each input came from: (the Context that made it, the number of its output). For a leaf: (the Tensor, its
+    # version, which counts changes in place). None if no gradient is wanted. `is_leaf` tells the two kinds apart.
     edges: Sequence[Edge | None] = ()
-    outputs: list[tuple[tuple[int, ...], np.dtype]]  # of each output, its shape and dtype
-    released = False  # has backward gone through here and freed what forward left?
+    outputs: list[tuple[tuple[int, ...], np.dtype]]  # the shape and dtype of each output
+    released = False  # has backward been here and freed what forward saved?
     retained: dict[int, Tensor] | None = None  # outputs whose gradient is kept; see Tensor.retain_grad
     is_leaf = False
 
@@ -75,11 +75,11 @@ class Context:
                 yield edge[0]
 
     def saved(self) -> dict[str, Any]:
-        """What forward left for backward, by name."""
+        """What forward saved for backward, by name."""
         return {name: value for name, value in vars(self).items() if name not in self._node}
 
     def release(self) -> None:
-        """Free what forward left: this is where a training step gives its memory back."""
+        """Free what forward saved: this is where a training step gives its memory back."""
         for name in self.saved():
             delattr(self, name)
         self.released = True
@@ -92,14 +92,14 @@ class Function:
     """A differentiable operation: `forward` and `backward` on arrays, side by side.
 
     forward(ctx, *arrays, **options) -> array, or tuple of arrays
-    backward(ctx, dout, ...) -> tuple: one gradient per input (None where there is none), from one dout per output
+    backward(ctx, dout, ...) -> tuple of one gradient per input, or None where there is none; one dout per output
     """
 
-    # The inputs' dtypes. "any": as they are; "same": must be equal; "promote": cast to a common one, as PyTorch does;
-    # "float": the same, and integers become floats.
+    # What happens to the inputs' dtypes. "any": nothing; "same": they must be equal; "promote": all are cast to a
+    # common one, as in PyTorch; "float": as "promote", and integers become floats.
     dtype_rule = "any"
-    autocast = False  # True for matrix products, which mixed precision computes from rounded inputs
-    compose: Callable[..., Tensor] | None = None  # of a fused op: its textbook form, made of other ops
+    autocast = False  # True for matrix products: mixed precision rounds their inputs
+    compose: Callable[..., Tensor] | None = None  # the textbook form of a fused op, made of other ops
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
@@ -113,14 +113,14 @@ class Function:
             needs_grad.append(wanted)
             edges.append(edge_to(x) if wanted else None)
 
-        function = switches.choose(cls, arrays)  # this class, or a faster one that computes the same
+        function = switches.choose(cls, arrays)  # this class, or a faster one that computes the same result
         if function.compose is not None:  # a fused op without a kernel: run the ops that it consists of
             return function.compose(*inputs, **options)
-        arrays = agree(cls, arrays)  # cast as dtype_rule says
+        arrays = agree(cls, arrays)  # cast the arrays as dtype_rule says
 
         ctx = Context()
         ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges
-        switches.tell_before("forward", ctx, arrays)  # tells a profiler, say, if one is at work
+        switches.tell_before("forward", ctx, arrays)  # tells a profiler, if one is running
         result = function.forward(ctx, *arrays, **options)
         switches.tell_after("forward", ctx, arrays, result)
 
@@ -132,7 +132,7 @@ class Function:
 
 
 def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
-    """Make `ctx` the origin of its outputs, through which backward will find it."""
+    """Make `ctx` the `grad_fn` of its outputs, where backward will find it."""
     ctx.outputs = []
     for index, tensor in enumerate(outputs):
         shape, dtype = tensor.data.shape, tensor.data.dtype
@@ -146,18 +146,18 @@ def edge_to(x: Tensor) -> Edge:
     return (x, x.version) if x.grad_fn is None else (x.grad_fn, x.output_index)
 
 
-# --- the way back ----------------------------------------------------------------------------------------------------
+# --- backward --------------------------------------------------------------------------------------------------------
 
 
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """Add dL/dleaf to the `.grad` of every leaf that `root` was computed from, where `gradient` is dL/droot.
 
-    A node runs when every node that used its outputs has run, because only then is the gradient of its outputs
-    complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before anything is
-    changed, if the graph was already walked, or if a saved parameter was changed in place after it was saved.
+    A node runs when all nodes that used its outputs have run, because only then the gradient of its outputs is
+    complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before it changes
+    anything, if the graph was already walked, or if a saved parameter was changed in place after it was saved.
     """
-    ready = [] if root.grad_fn is None else [root.grad_fn]
-    waiting_for = count_consumers(ready)
+    ready = [] if root.grad_fn is None else [root.grad_fn]  # nodes that can run
+    waiting_for = count_consumers(ready)  # node -> how many nodes must run before it
     graph_checks.check_graph(waiting_for)
 
     sums = GradientSums()  # the gradients that have arrived so far
@@ -165,8 +165,8 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     while ready:
         node = ready.pop()
         douts = sums.pop(node)
-        dinputs = run_backward(node, douts)
-        sums.add(node.edges, dinputs)  # += into the .grad of a leaf, or into what has arrived at another node
+        dinputs = run_backward(node, douts)  # the chain rule
+        sums.add(node.edges, dinputs)  # adds to the .grad of a leaf, or to what has arrived at another node
         for source in node.sources():
             waiting_for[source] -= 1
             if waiting_for[source] == 0:
@@ -176,9 +176,9 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
 
 def count_consumers(roots: list[Context]) -> dict[Context, int]:
-    """Every node that `roots` depend on, and how often those nodes use its outputs.
+    """Every node that `roots` depend on, with the number of times that these nodes use its outputs.
 
-    No recursion: a graph may be 100,000 ops deep.
+    There is no recursion, because a graph may be 100,000 ops deep.
     """
     consumers = dict.fromkeys(roots, 0)
     stack = list(roots)
@@ -193,7 +193,7 @@ def count_consumers(roots: list[Context]) -> dict[Context, int]:
 
 def run_backward(node: Context, douts: list[Array] | None) -> list[Any]:
     """The gradients of the node's inputs from those of its outputs: one call of the Function's backward."""
-    if douts is None:  # no gradient has come this far
+    if douts is None:  # no gradient has arrived
         return [None] * len(node.edges)
     for index, tensor in (node.retained or {}).items():
         add_to_grad(tensor, douts, index)

@@ -1,13 +1,13 @@
-"""Arrays and devices: the one file that knows there is more than NumPy.
+"""Arrays and devices: the only file that knows that there is CuPy beside NumPy.
 
-The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so one source serves NumPy on the CPU and CuPy
-on CUDA. Nothing here converts silently: arrays move when `to_device` says so, and come back through `to_numpy`.
+The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so the same source works with NumPy on the CPU
+and with CuPy on CUDA. Nothing is converted silently: arrays move with `to_device` and come back with `to_numpy`.
 
-It also holds what the two libraries do differently (scatter-add) and the random streams, of which there are two kinds:
+The file also holds what the two libraries do differently (scatter-add) and the random streams. There are two kinds:
 
-* `generator()`, one seeded host stream for whatever happens in a fixed order: initial weights, batches, sampling;
-* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that any order
-  of evaluation (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
+* `generator()`, one seeded stream on the host, for what happens in a fixed order: initial weights, batches, sampling;
+* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that every
+  order of evaluation (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
 
 [1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
 """
@@ -51,7 +51,7 @@ def is_array(value: Any) -> bool:
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
-    """A number or a nested list as an array; an array as it is, not copied, if it need not be converted.
+    """A number or a nested list as an array. An array is returned as it is, not copied, unless it must be converted.
 
     Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
     for anything else that does not consist of numbers.
@@ -88,7 +88,8 @@ def device_of(array: Any) -> str:
 def cuda_problem() -> str | None:
     """Why CUDA cannot be used here, in one sentence, or None if it can.
 
-    "Can be used" is found by trying: CuPy's wheels import without a GPU, and its libraries may be missing with one.
+    This is found out by trying: CuPy can be imported without a GPU, and its libraries may be missing although there is
+    one.
     """
     global _cuda_problem
     if _cuda_problem == _NOT_LOOKED_YET:
@@ -104,7 +105,7 @@ def _find_cuda_problem() -> str | None:
         ones = xp.ones((2, 2), dtype=np.float32)
         (ones @ ones + xp.random.random((2, 2))).sum().item()  # cuBLAS, NVRTC and cuRAND, or an exception
         return None
-    except Exception as error:  # whatever it is, the answer is the same: not usable, and why
+    except Exception as error:  # whatever it is, CUDA cannot be used, and the error says why
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return "CuPy is not installed (pip install -e '.[cuda12]' or '.[cuda13]')"
         return f"CuPy is installed, but a first computation failed: {type(error).__name__}: {error}"
@@ -113,7 +114,7 @@ def _find_cuda_problem() -> str | None:
 def resolve_device(device: str) -> str:
     """Turn what a user asked for ("auto", "cpu", "cuda", "cuda:1") into a device that works.
 
-    Raises ValueError for an unknown name, RuntimeError with the reason where CUDA is asked for and cannot be used.
+    Raises ValueError for an unknown name, RuntimeError with the reason if CUDA cannot be used.
     """
     if device == "cpu" or (device == "auto" and cuda_problem() is not None):
         return "cpu"
@@ -149,9 +150,9 @@ def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -
 
 
 def to_device(array: Array, device: str) -> Array:
-    """`array` on `device`: the same array if it is there already, a copy otherwise.
+    """`array` on `device`: the same array if it is there already, else a copy.
 
-    The GPU that was last copied to becomes the current one, on which CUDA makes new arrays and runs kernels.
+    The GPU of the last copy becomes the current one: CUDA makes new arrays and runs kernels there.
     """
     device = resolve_device(device)
     if device_of(array) == device:
@@ -182,7 +183,7 @@ def _load_cupy() -> Any:
 
 
 def scatter_add(target: Array, index: Any, values: Any) -> None:
-    """`target[index] += values` in place, where an index that occurs twice is added twice (which `+=` does not do)."""
+    """`target[index] += values` in place, but an index that occurs twice is added twice, which `+=` does not do."""
     module_of(target).add.at(target, index, values)
 
 
@@ -190,7 +191,7 @@ def scatter_add(target: Array, index: Any, values: Any) -> None:
 
 
 class _RandomState:
-    """The seed, the host generator that it started, and how many keyed streams have been handed out."""
+    """The seed, the host generator that started from it, and the number of keyed streams that were handed out."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -202,7 +203,7 @@ _random = _RandomState(0)
 
 
 def manual_seed(seed: int) -> None:
-    """Start all of minigrad's randomness (initial weights, dropout, sampling) from `seed`, an integer >= 0."""
+    """Start all random numbers of minigrad (initial weights, dropout, sampling) from `seed`, an integer >= 0."""
     global _random
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
@@ -210,7 +211,7 @@ def manual_seed(seed: int) -> None:
 
 
 def generator() -> np.random.Generator:
-    """The seeded host generator that everything drawn in a fixed order shares."""
+    """The seeded host generator, for everything that is drawn in a fixed order."""
     return _random.host
 
 
@@ -231,12 +232,12 @@ def uniform(xp: Any, stream: tuple[int, int], shape: tuple[int, ...], head: int 
 
 
 def random_state() -> dict[str, Any]:
-    """All of the above as a JSON-able dictionary, for checkpoints."""
+    """The state of all random numbers as a dictionary that JSON can hold, for checkpoints."""
     return {"seed": _random.seed, "streams_used": _random.streams_used, "host": _random.host.bit_generator.state}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from what `random_state` returned. Nothing is changed if `state` is not that."""
+    """Continue from what `random_state` returned. For anything else, an error, and nothing changes."""
     global _random
     restored = _RandomState(state["seed"])
     restored.streams_used = int(state["streams_used"])

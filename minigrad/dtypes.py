@@ -1,7 +1,7 @@
 """Which dtype a result has, by PyTorch's rules.
 
-NumPy would turn int32 + float32 into float64, and lets a float64 array of no dimensions widen a whole float32
-activation. PyTorch does neither, and neither do we, because a training run in float32 must stay in float32.
+In NumPy, int32 + float32 is float64, and one float64 number in an array without dimensions turns a float32 array into
+float64. PyTorch does neither, and neither do we: a training run in float32 must stay in float32.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: DEFAULT_DTYPE,
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Can a tensor of this dtype have a gradient? (True for complex too, which complex-step differentiation uses.)"""
+    """Can a tensor of this dtype have a gradient? (Complex ones can, for complex-step differentiation.)"""
     return dtype.kind not in _EXACT
 
 
 def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
     """Cast the arrays among `operands` to the dtype that PyTorch would compute in; Python numbers stay as they are.
 
-    Arrays with dimensions decide before those without, and both before Python numbers; a weaker operand counts only
-    where it is of a higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which make float32
-    of integers.
+    Arrays with dimensions come before arrays without, and both before Python numbers. An operand that comes later
+    counts only if it is of a higher kind (bool < integer < float). `to_float=True` is for ops such as `exp`, which turn
+    integers into float32.
 
     >>> x, y = promote([np.zeros(3, np.float32), np.array(2.0)])
     >>> x.dtype, y.dtype
@@ -59,7 +59,7 @@ def result_type(operands: Sequence[Any]) -> np.dtype:
             continue
         current = tiers[tier]
         tiers[tier] = dtype if current is None else _common(current, dtype)
-    # the highest kind decides; of equal kinds the first, as max() returns the first of several largest
+    # the highest kind decides, and among equal kinds the first: max() returns the first of several largest
     return max([dtype for dtype in tiers if dtype is not None], key=_rank, default=DEFAULT_DTYPE)
 
 
@@ -74,9 +74,10 @@ def _rank(dtype: np.dtype) -> int:
 
 
 def agree(function: Any, operands: list[Any]) -> list[Any]:
-    """The operands of an op, in dtypes that its `dtype_rule` makes agree.
+    """The operands of an op, cast as its `dtype_rule` says.
 
-    Raises RuntimeError for two devices, TypeError for dtypes that must not mix and for anything that is not an operand.
+    Raises RuntimeError for operands on two devices, TypeError for dtypes that must not be mixed and for anything that
+    is not a tensor, an array or a number.
     """
     first, alike = None, True
     for operand in operands:
@@ -88,7 +89,7 @@ def agree(function: Any, operands: list[Any]) -> list[Any]:
                 alike = False
         elif kind is not float and kind is not int and operand is not None:
             break
-    else:  # the usual case: on the CPU, and of one dtype or free to differ
+    else:  # the usual case: all on the CPU, and of one dtype or free to differ
         rule = function.dtype_rule
         if rule == "any" or (alike and (first is None or first.kind == "f" or rule == "same")):
             return operands

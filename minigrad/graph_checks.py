@@ -1,4 +1,4 @@
-"""Mistakes in a graph, and in what a backward returns: found before they do harm, each named in a sentence."""
+"""Checks of a graph before backward runs, and of what each backward returns. Each mistake gets an error of its own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:  # for annotations only
 
 
 def check_graph(nodes: Iterable[Context]) -> None:
-    """Raise RuntimeError if backward cannot run: an earlier one has freed what a node saved, or it was overwritten.
+    """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
 
-    What writes to a leaf in place (an optimizer, `load_state_dict`) counts up its `version`. An edge has the version
-    that the op has seen; where the two differ, an array that the op saved may hold other numbers now.
+    Whatever writes to a leaf in place (an optimizer, `load_state_dict`) increments its `version`. An edge holds the
+    version that the op saw. Where the two differ, an array that the op saved may hold other numbers by now.
     """
     changed: list[Tensor] = []
     for ctx in nodes:
         if ctx.released:
             raise RuntimeError(
-                f"backward() reached {ctx}, through which an earlier backward() has gone, so that what it had saved is "
-                "freed. Compute the forward pass again, or keep the graph the first time: backward(retain_graph=True)"
+                f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
+                "again, or keep the graph the first time with backward(retain_graph=True)"
             )
         for source, version in filter(None, ctx.edges):
             if source.is_leaf and source.version != version:
@@ -38,12 +38,12 @@ def check_graph(nodes: Iterable[Context]) -> None:
 def _check_not_overwritten(ctx: Context, changed: list[Tensor]) -> None:
     for leaf in changed:
         if any(edge is not None and edge[0] is leaf and edge[1] == leaf.version for edge in ctx.edges):
-            continue  # it ran after the change
+            continue  # the op ran after the change
         for name, array in _saved_arrays(ctx):
             if module_of(array) is module_of(leaf.data) and module_of(array).may_share_memory(array, leaf.data):
                 raise RuntimeError(
-                    f"{ctx} saved a tensor of shape {leaf.shape} as ctx.{name}, which was changed in place before "
-                    "backward() (an optimiser step? weights loaded?). Run the forward pass again after the change"
+                    f"{ctx} saved a tensor of shape {leaf.shape} as ctx.{name}, and it was changed in place before "
+                    "backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
                 )
 
 

@@ -17,21 +17,21 @@ Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its 
 
 
 class Optimizer(ParameterGroups):
-    """A rule that moves parameters by their gradients; each subclass has its own, in `update`.
+    """A rule that changes parameters by their gradients. Each subclass has its own rule, in `update`.
 
-    `param_groups` is a list of {"params": [tensors], "lr": ..., other settings}; `state` holds what a rule remembers of
-    each parameter. See ParameterGroups.
+    `param_groups` is a list of {"params": [tensors], "lr": ..., other settings}; `state` holds what the rule remembers
+    about each parameter. See ParameterGroups.
     """
 
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         moves = self.moves()
         gradients = [grad for _, grad, _, _ in moves]
-        # `update_each`, unless a fast kernel is selected, which updates all parameters at once.
+        # a fast kernel that updates all parameters at once, if one is selected; else `update_each`
         update_all = switches.kernel_for(type(self), gradients, Optimizer.update_each)
         update_all(self, moves)
         for p, *_ in moves:
-            p.version += 1  # counts changes in place: a later backward() that needs the old values raises an error
+            p.version += 1  # counts changes in place: a backward() that needs the old values will raise an error
 
     def moves(self) -> list[Move]:
         """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
@@ -44,7 +44,7 @@ class Optimizer(ParameterGroups):
             self.update(p, grad, state, group)
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `p.data` in place; leave `grad` as it is. `state` is empty in the first step."""
+        """Change `p.data` in place, and do not change `grad`. `state` is empty in the first step."""
         raise TypeError(f"{type(self).__name__} must define update")
 
 
@@ -83,18 +83,18 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Each parameter's own step size: the mean of its gradients divided by the root of their mean square.
+    """A step size for each parameter: the mean of its gradients, divided by the root of their mean square.
 
         m <- β1 m + (1 - β1) grad              the mean, over about 1 / (1 - β1) steps
         v <- β2 v + (1 - β2) grad²             the mean square
         p <- p - lr * m̂ / (√v̂ + eps)           m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
 
-    m and v start at 0, so after t steps their weights add up to only 1 - β^t: m̂ and v̂ correct for that. The step is
-    about lr whatever the scale of the gradients. weight_decay is added to the gradient.
-    Kingma & Ba 2015, algorithm 1.
+    m and v start at 0, so after t steps the weights of the gradients in them add up to only 1 - β^t; m̂ and v̂ correct
+    for that. The size of a step is about lr, whatever the scale of the gradients. weight_decay * p is added to the
+    gradient. Kingma & Ba 2015, algorithm 1.
     """
 
-    decoupled = False  # is the weight decay a step of its own (AdamW), or a part of the gradient?
+    decoupled = False  # True: weight decay is a step of its own (AdamW); False: it is a part of the gradient
 
     def __init__(
         self,
@@ -129,9 +129,9 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose weight decay shrinks the parameters directly: p <- p - lr * weight_decay * p, beside the step.
+    """Adam with weight decay that shrinks the parameters directly: p <- p - lr * weight_decay * p, before Adam's step.
 
-    In Adam the decay is divided by √v̂ like the gradient, so that weights with large gradients hardly decay.
+    In Adam, the decay is divided by √v̂ like the gradient, so weights with large gradients hardly decay.
     Loshchilov & Hutter 2019, algorithm 2.
     """
 
@@ -149,9 +149,9 @@ class AdamW(Adam):
 
 
 def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:
-    """The usual two groups: matrices and embeddings decay; biases and normalization scales, which are vectors, do not.
+    """The usual two groups: matrices and embeddings decay; biases and normalization weights, which are vectors, do not.
 
-    Frozen parameters are in neither.
+    Frozen parameters are in neither group.
     """
     trainable = [p for _, p in named_parameters if p.requires_grad]
     return [
@@ -161,10 +161,10 @@ def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: f
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> Array:
-    """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`; returns the norm before.
+    """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`. Returns the norm before.
 
-    One factor for all keeps the direction of the step and bounds its length. If the norm is not finite, nothing is
-    scaled, and the step can be skipped and looked into.
+    One factor for all keeps the direction of the step and limits its length. If the norm is not finite, nothing is
+    scaled, and the caller can skip the step. Raises ValueError for a max_norm below 0.
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
     """
     if not max_norm >= 0:
@@ -194,11 +194,11 @@ def scale(arrays: list[Array], factor: Array) -> None:
 
 
 class WarmupCosine:
-    """Learning rate: up in a line for `warmup_steps`, then half a cosine down to `min_ratio` of the peak.
+    """Learning rate: linear warm-up for `warmup_steps`, then half a cosine down to `min_ratio` of the peak.
 
-    The peak is the optimizer's lr. A fresh Adam has poor estimates of the gradients' scale, so large first steps can do
-    lasting harm: hence the warm-up. Large steps keep jumping around a minimum; small last steps get closer. Loshchilov
-    & Hutter 2017 (SGDR), equation 5; Goyal et al. 2017, section 2.2.
+    The peak is the optimizer's lr. Adam's first estimates of the gradients' scale are poor, so large first steps can do
+    lasting harm: hence the warm-up. Large steps jump around a minimum; small last steps get closer to it. Loshchilov &
+    Hutter 2017 (SGDR), equation 5; Goyal et al. 2017, section 2.2.
 
     Call `step()` after each `optimizer.step()`. Raises ValueError if the warm-up is longer than `total_steps`.
     """

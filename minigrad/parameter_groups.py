@@ -1,6 +1,6 @@
-"""What every optimizer keeps: groups of parameters with their settings, and a state per parameter; how it is saved.
+"""What every optimizer keeps: groups of parameters with their settings, and a state for each parameter; how to save it.
 
-Nothing here moves a parameter: for that, see optim.py.
+The rules that change the parameters are in optim.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ParameterGroups:
     """Parameters in groups, each with its own settings ("lr", "weight_decay", ...), and a state for each parameter.
 
     params: tensors, or dictionaries with "params" and settings that differ from the defaults. Raises ValueError for
-    settings out of range, a parameter given twice, or none at all; TypeError for what is no leaf tensor.
+    settings out of range, a parameter given twice, or no parameters; TypeError for anything that is not a leaf tensor.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
@@ -29,10 +29,10 @@ class ParameterGroups:
         for group in groups:
             self.add_param_group(group)
         if not self._parameters():
-            raise ValueError("the optimiser got no parameters")
+            raise ValueError("the optimizer got no parameters")
 
     def add_param_group(self, group: dict[str, Any]) -> None:
-        """More parameters, with settings of their own."""
+        """Add parameters with settings of their own."""
         self._check_names(group)
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         group = {**self.defaults, **group, "params": params}
@@ -41,7 +41,7 @@ class ParameterGroups:
         for p in params:
             if not isinstance(p, Tensor) or not p.is_leaf:
                 what = "the result of an op" if isinstance(p, Tensor) else type(p).__name__
-                raise TypeError(f"an optimiser updates leaf tensors, not {what}")
+                raise TypeError(f"an optimizer updates leaf tensors, not {what}")
             if id(p) in known:
                 raise ValueError(f"a parameter of shape {p.shape} is given twice")
             known.add(id(p))
@@ -62,7 +62,7 @@ class ParameterGroups:
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": {position: {name: array or number}}, "param_groups": settings, with positions for parameters}."""
+        """{"state": {position: {name: array or number}}, "param_groups": settings with parameters' positions}."""
         groups, position = [], 0
         for group in self.param_groups:
             positions = list(range(position, position + len(group["params"])))
@@ -75,14 +75,14 @@ class ParameterGroups:
         return {"state": states, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over settings and state, as copies.
+        """Copy settings and state from `state_dict`.
 
-        Raises ValueError where groups, settings or shapes differ, and then changes nothing.
+        Raises ValueError where groups, settings or shapes differ, before it changes anything.
         """
         groups = state_dict["param_groups"]
         ours, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
         if ours != theirs:
-            raise ValueError(f"the optimiser has groups of {ours} parameters, its saved state of {theirs}")
+            raise ValueError(f"the optimizer has groups of {ours} parameters, its saved state of {theirs}")
         for group in groups:
             self._check_names(group)
             _check_settings(group)
@@ -90,7 +90,7 @@ class ParameterGroups:
         loaded: dict[int, dict[str, Any]] = {}
         for key, saved in state_dict["state"].items():
             if int(key) not in parameters:
-                raise ValueError(f"the optimiser has {len(parameters)} parameters, its saved state names number {key}")
+                raise ValueError(f"the optimizer has {len(parameters)} parameters, its saved state names {key}")
             loaded[int(key)] = {name: _loaded(name, value, parameters[int(key)]) for name, value in saved.items()}
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
@@ -98,12 +98,12 @@ class ParameterGroups:
 
 
 def _as_number(value: Any) -> Any:
-    """What counts steps as an integer, also where the device has counted them; an array as it is."""
+    """An integer array without dimensions, which counts steps on a device, as a Python number; others as they are."""
     return value.item() if is_array(value) and value.ndim == 0 and value.dtype.kind == "i" else value
 
 
 def _loaded(name: str, value: Any, p: Tensor) -> Any:
-    """A number as it is; an array as a copy of p's dtype and on p's device."""
+    """A number as it is; an array as a copy in p's dtype and on p's device."""
     if not hasattr(value, "shape"):
         return value
     if tuple(value.shape) != p.shape:

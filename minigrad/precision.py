@@ -1,16 +1,16 @@
-"""Mixed precision: matrix products from bfloat16 numbers, sums and weights in float32.
+"""Mixed precision: matrix products of bfloat16 numbers; sums and weights in float32.
 
-bfloat16 is the upper half of a float32: the same sign and 8 bits of exponent, so the same range (no loss scaling is
-needed), but 7 bits of mantissa instead of 23. Hardware that has it moves half as many bytes. NumPy does not have it, so
-on the CPU the numbers are *exactly* those of bfloat16, kept in float32 arrays: you see what the precision does to
-training, not what it does to speed. On a GPU the fast kernels are given real bfloat16 arrays, which its tensor cores
-multiply many times faster; the results are sums in float32.
+bfloat16 is the upper half of a float32. It has the same sign bit and 8 bits of exponent, so the same range (no loss
+scaling is needed), but 7 bits of mantissa instead of 23. Hardware that supports it moves half as many bytes. NumPy does
+not support it. So on the CPU, float32 arrays hold *exactly* the numbers of bfloat16: you see what the precision does to
+training, not what it does to speed. On a GPU, the fast kernels get real bfloat16 arrays. Its tensor cores multiply them
+many times faster and add up in float32.
 
 TF32 is a way in which a GPU multiplies float32 arrays: with 10 bits of mantissa, and sums in float32.
 
-Weights stay in float32 ("master weights"): at a weight of 1, bfloat16's next number is 1.0078, and steps of 1e-4 would
-all round to 0. Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16 for
-deep learning training".
+Weights stay in float32 ("master weights"): next to 1, bfloat16's next larger number is 1.0078, and steps of 1e-4 would
+all be rounded away. Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of bfloat16
+for deep learning training".
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .backend import Array, is_array, module_of
 def round_bfloat16(x: Array) -> Array:
     """float32 rounded to the nearest bfloat16, ties to even, as a float32 array. Raises TypeError for another dtype.
 
-    A float32's bits, read as an integer, grow with the number. So rounding is adding just under half of the last kept
-    bit's worth (exactly half where that bit is odd, so that a tie becomes even) and cutting off what is below it.
+    The bits of a float32, read as an integer, grow with the number. So to round, add a little less than half of what
+    the last kept bit is worth (exactly half if that bit is 1, so that ties go to even), and clear the bits below it.
 
     >>> round_bfloat16(np.array([1.0, 1.00390625, 1.01171875, 3.14159265], np.float32))
     array([1.      , 1.      , 1.015625, 3.140625], dtype=float32)
@@ -50,7 +50,7 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
     """Compute the matrix products of the block, and later their gradients, from bfloat16 numbers.
 
     Inputs and outputs of matmul, linear, einsum and attention are rounded, and so are the gradients that pass through
-    them; the products are summed in float32, and everything else (normalization, softmax, loss, optimiser) stays there.
+    them. Sums and everything else (normalization, softmax, loss, optimizer) stay in float32.
 
     "tf32": the fast kernels on a GPU use TF32 while the block runs, backward included. The CPU has no TF32 and computes
     in float32. It holds for the thread that enters the block, as in PyTorch. Raises ValueError for another dtype.
@@ -68,8 +68,10 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
 
 
 def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
-    """What runs in place of `chosen`. A fused op runs as its parts, so that their results are rounded in between; but a
-    kernel that computes from bfloat16 arrays itself runs as it is.
+    """What runs in place of `chosen`.
+
+    A fused op runs as the ops that it consists of, so that the results in between are rounded. A kernel that takes
+    bfloat16 arrays runs as it is.
     """
     if getattr(chosen, "takes_bfloat16", False):
         return _twin(chosen, _narrow, _unchanged)
@@ -99,7 +101,7 @@ def _round(array: Any) -> Any:
 
 
 def _narrow(array: Any) -> Any:
-    """A float32 matrix as bfloat16. A vector (a bias, a loss per row) is added, not multiplied, and stays exact."""
+    """A float32 matrix as bfloat16. A vector (a bias, losses of rows) is added, not multiplied, and stays as it is."""
     if not (is_array(array) and array.dtype == np.float32 and array.ndim > 1):
         return array
     return array.astype(bfloat16(), order="C")
@@ -111,7 +113,7 @@ def _unchanged(array: Any) -> Any:
 
 @functools.cache
 def bfloat16() -> np.dtype:
-    """The dtype of real bfloat16 arrays, which CuPy knows through the package ml_dtypes."""
+    """The dtype of real bfloat16 arrays; CuPy gets it from the package ml_dtypes."""
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)

@@ -18,17 +18,17 @@ from .backend import is_array, module_of
 
 
 class Observer:
-    """What watches every op of every thread while it is in `observers`: a profiler, an account of memory, ..."""
+    """Base of what watches every op of all threads while it is in `observers`: a profiler, an account of memory, ..."""
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
-        """`phase` is "forward" or "backward"; `arrays` are what the Function is about to be given."""
+        """`phase` is "forward" or "backward"; `arrays` are what the Function is about to get."""
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         """`results` are the outputs of forward, or the gradients that backward returned."""
 
 
-# Each thread has values of its own for a ContextVar, and starts with the default.
-# A stack, whose last entry holds: no_grad pushes False.
+# Each thread has its own value of a ContextVar, and starts with the default.
+# `recording` is a stack, and its last entry counts: no_grad pushes False.
 recording: ContextVar[tuple[bool, ...]] = ContextVar("recording", default=(True,))
 # (textbook, chosen Function) -> the one to run; see precision.py
 autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast", default=None)
@@ -40,13 +40,13 @@ observers: list[Observer] = []
 
 
 def choose(op: Any, arrays: Sequence[Any]) -> Any:
-    """The Function that runs when `op` is called: itself, a kernel in its place, or one that rounds (autocast)."""
+    """The Function that runs when `op` is called: itself, a kernel instead, or one that rounds (autocast)."""
     function, rounding = kernel_for(op, arrays), autocast.get()
     return function if rounding is None else rounding(op, function)
 
 
 def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
-    """What runs in place of `op` on the device of `operands`: a fast twin, else `otherwise`, else `op` itself."""
+    """What runs for `op` on the device of `operands`: a fast kernel, else `otherwise`, else `op` itself."""
     chosen = kernels
     for operand in operands:
         if type(operand) is np.ndarray:  # nearly always
@@ -64,7 +64,7 @@ def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
 
 
 def tell_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
-    """Tell every observer that it has run: the last one first, so that each sees the op and not the others."""
+    """Tell every observer that it has run. The last one is told first, so that each measures the op, not the others."""
     for observer in observers[::-1] if observers else ():
         observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
 
@@ -76,7 +76,7 @@ class no_grad(contextlib.ContextDecorator):
     """
 
     def __call__(self, function: Any) -> Any:
-        if inspect.isgeneratorfunction(function):  # it would only be called without recording, and run later
+        if inspect.isgeneratorfunction(function):  # calling it only makes the generator, which runs later
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)
 

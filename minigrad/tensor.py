@@ -1,4 +1,4 @@
-"""Tensor: an array, its gradient, and where it came from. Each operator is one function of `minigrad.functional`."""
+"""Tensor: an array, its gradient, and where it came from. Its operators and methods are functions of F."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
-    data: array, Tensor, number or nested list. An array is shared, not copied; Python floats become float32. Raises
-    TypeError for what does not consist of numbers.
-    grad: after `backward()`, an array of the same shape and dtype for leaves that asked for it; adds up until zeroed.
+    data: an array, a Tensor, a number or a nested list. An array is shared, not copied; Python floats become float32.
+    grad: after `backward()`, an array of the same shape and dtype, if requires_grad is True; it adds up until zeroed.
+    Raises TypeError for data that does not consist of numbers, ValueError for a list whose rows differ in length.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
@@ -35,9 +35,9 @@ class Tensor:
             data = backend.as_array(_data(data), dtype, device)
         self.data: Array = data
         self.grad: Array | None = None
-        self.grad_fn: autograd.Context | None = None  # the call that made it, None for a leaf
+        self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
         self.output_index = 0
-        self.version = 0  # counts the library's writes to data in place
+        self.version = 0  # how often the library has written to data in place
         self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
@@ -51,11 +51,15 @@ class Tensor:
     # --- gradients ---
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Add d self / d leaf to the `.grad` of every leaf. `gradient` is what arrives here: for a scalar, 1."""
+        """Add the gradient of this tensor to the `.grad` of every leaf that it was computed from.
+
+        gradient: of the loss with respect to this tensor; for a scalar, 1. retain_graph: allow a second backward().
+        Raises RuntimeError if no gradient was asked for, or for a gradient of another shape.
+        """
         if not self.requires_grad:
-            raise RuntimeError("backward() on a tensor computed from none with requires_grad=True, or under no_grad")
+            raise RuntimeError("backward() on a tensor computed under no_grad, or from none with requires_grad=True")
         if gradient is None and self.data.size != 1:
-            raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape} pass the gradient of it")
+            raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape}, pass its gradient")
         ones = backend.module_of(self.data).ones_like
         gradient = ones(self.data) if gradient is None else backend.as_array(_data(gradient), self.dtype)
         if gradient.shape != self.shape or backend.device_of(gradient) != self.device:
@@ -68,12 +72,12 @@ class Tensor:
         if requires_grad and not is_floating(self.dtype):
             raise RuntimeError(f"only floating-point tensors can have gradients, not {self.dtype}")
         if self.grad_fn is not None and not requires_grad:
-            raise RuntimeError("a result of other tensors has a gradient if they have; use detach()")
+            raise RuntimeError("the result of an op cannot stop asking for a gradient; use detach()")
         self.requires_grad = requires_grad
         return self
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this intermediate result in its `.grad`, as if it were a leaf."""
+        """Keep the gradient of this intermediate result in its `.grad`, as for a leaf."""
         if self.grad_fn is not None:
             self.grad_fn.retained = {**(self.grad_fn.retained or {}), self.output_index: self}
 
@@ -82,7 +86,7 @@ class Tensor:
     # --- leaving the graph ---
 
     def detach(self) -> Tensor:
-        """The same data, as a leaf without gradient."""
+        """A leaf with the same data, without a gradient."""
         return Tensor(self.data)
 
     def item(self) -> Any:

@@ -28,29 +28,13 @@ from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu,
 from .attention import merge_heads, scaled_dot_product_attention, split_heads
 from .broadcasting import Dims as Dims
 from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, to, where
-from .indexing import embedding, flip, gather, getitem, index_select, masked_fill, one_hot
+from .indexing import embedding, flip, gather, getitem, index_select, masked_fill, one_hot, tril, triu
 from .linalg import einsum, linear, linear_gelu, matmul
 from .loss import binary_cross_entropy_with_logits, cross_entropy, kl_div, linear_cross_entropy, mse_loss, nll_loss
 from .normalization import layer_norm, rms_norm
 from .reduction import amax, amin, argmax, argmin, cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from .rotary import rotary_embedding
-from .shape import (
-    cat,
-    chunk,
-    expand,
-    flatten,
-    pad,
-    permute,
-    reshape,
-    split,
-    squeeze,
-    stack,
-    transpose,
-    tril,
-    triu,
-    unsqueeze,
-    view,
-)
+from .shape import cat, chunk, expand, flatten, pad, permute, reshape, split, squeeze, stack, transpose, unsqueeze, view
 from .sorting import sort, topk
 from .stochastic import dropout
 

@@ -2,10 +2,10 @@
 
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
-The product of a query and a key sums D products. Dividing by √D keeps its size independent of D.
+The product of a query and a key is a sum of D products. Dividing by √D makes its size independent of D.
 
-Here the whole matrix of weights, T queries x S keys, is in memory, so that you can look at it. The fast kernel
-(kernels/cpu/attention.py) computes the same piece by piece.
+Here the whole matrix of weights, T queries x S keys, is in memory, where you can look at it. The fast kernel
+(kernels/cpu/attention.py) computes the same result piece by piece.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class ScaledDotProductAttention(Function):
         scores = q kᵀ scale + mask       dq = dscores k scale,  dk = dscoresᵀ q scale,  dmask = dscores
 
     Dropout sets some of the probs to 0 and scales up the others, before the product with v. It multiplies by constants,
-    so its backward is the same multiplication. Where the mask is -inf, probs is 0, so dscores is 0: a key that a query
-    cannot see gets no gradient from it.
+    so its backward is the same multiplication. Where the mask is -inf, probs is 0, and so is dscores: a key gets no
+    gradient from a query that cannot see it.
     """
 
     dtype_rule = "any"
@@ -81,8 +81,9 @@ def scaled_dot_product_attention(
     attn_mask broadcasts to (..., T, S). Where a boolean mask is True, the query may look at the key; a mask of numbers
     is added to the scores. `is_causal` lets query i look at the keys 0..i. A query that may look at no key gets zeros.
     scale=None is 1/√D. `enable_gqa` is grouped-query attention (Ainslie et al. 2023): key and value have fewer heads
-    (the axis before T) than query, and neighboring query heads share a key and value head. Raises ValueError for shapes
-    that do not fit.
+    (the axis before T) than query, and neighboring query heads share a head of keys and values. Backward: see
+    ScaledDotProductAttention. Raises ValueError for shapes that do not fit, TypeError for mixed dtypes and for a mask
+    of integers.
     """
     check_probability("scaled_dot_product_attention", dropout_p)
     if enable_gqa:
@@ -129,7 +130,7 @@ DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together, so that a kernel
 
 
 def attention_dropout(q, shape, p, stream):
-    """The dropout scales of all heads (..., T, S), drawn a head and DROPOUT_ROWS rows at a time; None if p is 0."""
+    """The dropout scales (..., T, S), drawn for one head and DROPOUT_ROWS rows at a time; None if p is 0."""
     if p == 0:
         return None
     xp, heads = module_of(q), math.prod(shape[:-2])
@@ -190,10 +191,10 @@ def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
         raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {wanted}")
 
 
-# --- multi-head attention: the channels of a token, shared out among H heads ---
+# --- multi-head attention: the channels of a token, divided among H heads ---
 #
-# A head is attention on its own D channels. With the heads as an axis before T, attention treats each head like one
-# more sequence of the batch. No arithmetic happens here: the same numbers in another order.
+# A head is attention on its own D channels. With the heads as an axis before T, attention treats each head like another
+# sequence of the batch. Nothing is computed here: the same numbers take another order.
 # Vaswani et al. 2017, section 3.2.2.
 
 
@@ -216,7 +217,7 @@ class SplitHeads(Function):
 def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
     """Cut the channels (B, T, parts * n_head * D) into `parts` tensors (B, n_head, T, D): one Tensor, or a tuple.
 
-    Raises ValueError for channels that cannot be cut so.
+    Backward: dinput = the parts' gradients side by side. Raises ValueError for channels that cannot be divided so.
     """
     if input.ndim != 3 or n_head < 1 or parts < 1 or input.shape[2] % (parts * n_head):
         raise ValueError(
@@ -243,7 +244,10 @@ class MergeHeads(Function):
 
 
 def merge_heads(input: Tensor) -> Tensor:
-    """(B, H, T, D) -> (B, T, H * D), the reverse of `split_heads`. Raises ValueError for other than four axes."""
+    """(B, H, T, D) -> (B, T, H * D), the reverse of `split_heads`. Backward: dinput = dout, split into heads.
+
+    Raises ValueError unless there are four axes.
+    """
     if input.ndim != 4:
         raise ValueError(f"merge_heads: {input.shape} is not (batch, heads, time, head size)")
     return MergeHeads.apply(input)

@@ -71,9 +71,9 @@ def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
-    """Sum `dout` down to `shape`: where forward repeated a value, backward adds up what all its copies received.
+    """Sum `dout` down to `shape`: where forward repeated a value, backward adds up the gradients of its copies.
 
-    A (3,) bias added to a (2, 3) activation was used by both rows:
+    Both rows used a (3,) bias that was added to a (2, 3) activation:
 
     >>> unbroadcast(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), (3,))
     array([11., 22., 33.])
@@ -127,5 +127,5 @@ def normalize_dim(op: str, dim: Any, x: Any, numpy_names: Mapping[str, Never] = 
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:
-    """Give a reduced array its reduced axes back, with length 1."""
+    """A reduced array with its reduced axes put back, with length 1."""
     return reduced if reduced.ndim == ndim else module_of(reduced).expand_dims(reduced, dims)

@@ -318,7 +318,7 @@ def _to_winner(ctx, dout, x_wins, y_wins):
 
 
 class Where(Function):
-    """out = x where condition, else y;  dout goes to the one that was chosen."""
+    """out = x where condition is True, else y;  dout goes to the one that was chosen."""
 
     @staticmethod
     def forward(ctx, condition, x, y):
@@ -389,7 +389,7 @@ def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> T
 
 
 class To(Function):
-    """out = x in another dtype or on another device;  dx = dout on x's device (backward casts it)."""
+    """out = x in another dtype or on another device;  dx = dout on x's device (the engine casts it back)."""
 
     @staticmethod
     def forward(ctx, x, device, dtype):

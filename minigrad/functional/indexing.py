@@ -1,6 +1,6 @@
 """Indexing: picking elements.
 
-Backward puts each gradient back where its element was, and adds them up where an element was picked several times.
+Backward puts each gradient back where its element was. Where an element was picked several times, its gradients add up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 import numpy as np
 
 from ..autograd import Function
-from ..backend import is_array, module_of, scatter_add
+from ..backend import Array, is_array, module_of, scatter_add
 from ..dtypes import is_floating
 from .broadcasting import array_of, check_boolean, check_tensor, normalize_dim, normalize_dims, shape_of
 from .elementwise import Where, to
@@ -208,6 +208,32 @@ def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
     elif type(value) is not float or not is_floating(x.dtype):
         value = x.dtype.type(value).item()  # 2.9 is 2 among integers
     return Where.apply(mask, value, x)
+
+
+def tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    """x on and below a diagonal of the last two axes, 0 above it. Backward: dx = dout on and below it, 0 above.
+
+    `diagonal` > 0 keeps as many diagonals above the main one, < 0 drops as many. The shape stays. Raises ValueError for
+    fewer than 2 dimensions.
+    """
+    return Where.apply(_on_or_below("tril", x, diagonal), x, False)  # False, as 0 would make integers of booleans
+
+
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    """x on and above a diagonal of the last two axes, 0 below it. Backward: dx = dout on and above it, 0 below.
+
+    `diagonal` > 0 drops the main diagonal and those up to it, < 0 keeps as many below. The shape stays. Raises
+    ValueError for fewer than 2 dimensions.
+    """
+    return Where.apply(_on_or_below("triu", x, diagonal - 1), False, x)
+
+
+def _on_or_below(op: str, x: Tensor, diagonal: int) -> Array:
+    """A matrix of booleans: column <= row + diagonal."""
+    check_tensor(op, x)
+    if x.ndim < 2:
+        raise ValueError(f"{op}: needs at least 2 dimensions, got shape {x.shape}")
+    return module_of(array_of(x)).tri(*x.shape[-2:], diagonal, dtype=bool)
 
 
 def check_integers(op: str, indices: Any) -> None:

@@ -18,7 +18,7 @@ class Matmul(Function):
     """out = x @ y;  dx = dout @ yᵀ,  dy = xᵀ @ dout.
 
     Leading axes are a batch, and broadcast. A vector counts as a row on the left and as a column on the right. Where y
-    is a single matrix, all leading axes of x are rows of one matrix, so that each product is a single one.
+    is a single matrix, the leading axes of x become rows of one matrix, so that one product does the work.
     """
 
     dtype_rule = "same"
@@ -57,7 +57,12 @@ class Matmul(Function):
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y. Raises ValueError where the inner sizes or the batches do not fit, TypeError where the dtypes differ."""
+    """x @ y: (..., M, K) and (..., K, N) give (..., M, N); leading axes are broadcast.
+
+    Backward: dx = dout @ yᵀ, dy = xᵀ @ dout, each summed back to the shape of its input. A vector (K) is a row on the
+    left and a column on the right. Raises ValueError where inner sizes or leading axes do not fit, TypeError where the
+    dtypes differ.
+    """
     check_tensor("matmul", x, y)
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError(f"matmul: needs at least one dimension, got shapes {x.shape} and {y.shape}; to scale, use *")
@@ -71,7 +76,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 class Linear(Function):
     """out = x @ weightᵀ + bias;  dx = dout @ weight,  dweight = doutᵀ @ x,  dbias = Σ dout.
 
-    All leading axes of x are rows of one matrix, so that each of the three products is a single 2-D one.
+    The leading axes of x become rows of one matrix, so that each of the three products is one product of matrices.
     """
 
     dtype_rule = "same"
@@ -104,7 +109,11 @@ class Linear(Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weightᵀ + bias, with x (..., I), weight (O, I), bias (O). Raises ValueError where the sizes do not fit."""
+    """x @ weightᵀ + bias: x (..., I), weight (O, I) and bias (O) give (..., O).
+
+    Backward: dx = dout @ weight, dweight = doutᵀ @ x, dbias = Σ dout over the rows. Raises ValueError where the sizes
+    do not fit, TypeError where the dtypes differ.
+    """
     check_linear("linear", x, weight, bias)
     return Linear.apply(x, weight, bias)
 
@@ -125,8 +134,8 @@ def _rows(x):
 class LinearGelu(Function):
     """gelu(x @ weightᵀ + bias), as one fused op.
 
-    A fused op does the work of several ops in one go. Its textbook form is `compose`: the ops that it consists of. A
-    fast kernel has a forward and a backward of its own, and runs in their place: kernels/cpu/linear.py.
+    A fused op does the work of several ops at once. Its textbook form is `compose`: the ops that it consists of. A fast
+    kernel with a forward and a backward of its own can run in their place: kernels/cpu/linear.py.
     """
 
     @staticmethod
@@ -135,18 +144,22 @@ class LinearGelu(Function):
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
-    """gelu(linear(x, weight, bias)): the first half of a transformer's feed-forward network."""
+    """gelu(x @ weightᵀ + bias): the first half of a transformer's feed-forward network.
+
+    Shapes and errors as in `linear`; backward through `gelu`, then `linear`. Raises ValueError for another
+    `approximate` than "none" and "tanh".
+    """
     check_linear("linear_gelu", x, weight, bias)
     check_approximate("linear_gelu", approximate)
     return LinearGelu.apply(x, weight, bias, approximate=approximate)
 
 
 class Einsum(Function):
-    """out = a sum of products written with indices, "bij,bjk->bik".
+    """out = a sum of products, written with indices: "bij,bjk->bik".
 
-    The gradient of an operand is also an einsum: of dout and the other operands, with that operand's indices as the
+    The gradient of an operand is an einsum too: of dout and the other operands, with that operand's indices as the
     result. Two cases need a second step. An index that occurs in this operand only was summed, so its gradient is
-    repeated. An index that this operand names twice picked its diagonal, so only the diagonal gets a gradient.
+    repeated. An index that occurs twice in this operand picked its diagonal, so only the diagonal gets a gradient.
     """
 
     dtype_rule = "same"
@@ -163,10 +176,11 @@ class Einsum(Function):
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """Einstein's summation: each letter is an axis; those missing after "->" are summed; "..." stands for leading axes.
+    """Einstein summation: each letter is an axis; letters missing after "->" are summed; "..." stands for leading axes.
 
-    Example: einsum("bthd,bshd->bhts", q, k) is every query with every key. Raises ValueError for an equation that does
-    not fit.
+    Example: einsum("bthd,bshd->bhts", q, k) is the product of every query with every key. Backward: the gradient of an
+    operand is the einsum of dout and the other operands; see Einsum. Raises ValueError for an equation that does not
+    fit, TypeError where the dtypes differ.
     """
     terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
     return Einsum.apply(*operands, terms=terms, out=out)
@@ -198,7 +212,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _parse(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with "..." spelled out in letters that are not in use.
+    """The letters of each operand and of the result, with "..." replaced by letters that are not in use.
 
     >>> _parse("...ij,jk", [(5, 2, 3), (3, 4)])
     (['aij', 'jk'], 'aik')

@@ -1,4 +1,4 @@
-"""Losses: how wrong a prediction is, as one number to make smaller."""
+"""Losses: how wrong a prediction is, as one number to minimize."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Function):
-    """loss = -ln softmax(logits)[target] for each row; then the mean or the sum over the rows.
+    """loss = -ln softmax(logits)[target] for each row, then the mean or the sum over the rows.
 
     For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
     is softmax(logits). That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
@@ -75,11 +75,12 @@ def cross_entropy(
         logits (C)               targets ()
         logits (N, C, d1, ...)   targets (N, d1, ...)
 
-    Targets may also be probabilities: floats in the shape of the logits. `weight` (C) multiplies the loss of each
-    class. Label smoothing e takes e of the probability from the target and gives e/C to every class. reduction: "mean"
-    divides the sum by the number of rows that count (by the sum of their class weights); "sum"; "none". If all rows are
-    ignored, the mean is nan, as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`,
-    ValueError for shapes that do not fit.
+    Backward: dlogits = dloss * (softmax(logits) - onehot(target)). Targets may also be probabilities: floats in the
+    shape of the logits. `weight` (C) multiplies the loss of each class. Label smoothing e moves e of the probability
+    from the target to all classes, e/C to each. reduction: "mean" divides the sum by the number of rows that count (by
+    the sum of their class weights); "sum"; "none" gives a loss for each row. If all rows are ignored, the mean is nan,
+    as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that
+    do not fit, TypeError for logits that are integers.
 
     With two equally likely classes, either one is a surprise of ln 2:
 
@@ -129,9 +130,9 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
 class LinearCrossEntropy(Function):
     """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op.
 
-    A fused op does the work of several ops in one go. It has no forward and backward of its own here. `compose` says
-    which ops it consists of, and those run in its place, unless a fast kernel is selected for it. The fast kernel has
-    both halves, and never holds all logits (N, V): see kernels/cpu/cross_entropy.py.
+    A fused op does the work of several ops at once. Here it has no forward and backward of its own: `compose` runs the
+    ops that it consists of. A fast kernel, where one is selected, has both halves and never holds all logits (N, V):
+    see kernels/cpu/cross_entropy.py.
     """
 
     @staticmethod
@@ -142,7 +143,11 @@ class LinearCrossEntropy(Function):
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N). Errors as `cross_entropy`."""
+    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
+
+    Backward: dlogits as in `cross_entropy`, then dx = dlogits @ weight and dweight = dlogitsᵀ @ x. Errors as in
+    `cross_entropy`, and ValueError for an x that is not a matrix.
+    """
     op, targets = "linear_cross_entropy", array_of(targets)
     check_reduction(op, reduction)
     check_linear(op, x, weight, None)
@@ -155,7 +160,11 @@ def linear_cross_entropy(
 def nll_loss(
     log_probs: Tensor, targets: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """-log_probs[target]: cross-entropy after the log-softmax. Shapes, weights and errors as `cross_entropy`."""
+    """-log_probs[target] for each row: cross-entropy after the log-softmax.
+
+    Backward: dlog_probs = -dloss at the target, 0 elsewhere. Shapes, weights, reduction and errors as in
+    `cross_entropy`.
+    """
     check_reduction("nll_loss", reduction)
     check_floating("nll_loss", log_probs)
     class_dim = 1 if log_probs.ndim > 1 else 0
@@ -166,7 +175,7 @@ def nll_loss(
 
 
 def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim):
-    """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, with label smoothing e."""
+    """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, where e is the label smoothing."""
     xp, weight = module_of(targets), array_of(weight)
     kept = xp.asarray(targets != ignore_index)
     safe = xp.where(kept, targets, 0)  # ignore_index is not a class
@@ -187,7 +196,10 @@ def _times_class_weight(log_probs, weight, class_dim):
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(x - target)². Raises ValueError if the shapes differ, as broadcasting would then compare all pairs."""
+    """(x - target)², then the mean or the sum; "none" keeps the shape. Backward: dx = dloss * 2 (x - target).
+
+    Raises ValueError if the shapes differ, because broadcasting would compare all pairs.
+    """
     check_reduction("mse_loss", reduction)
     if x.shape != target.shape:
         raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
@@ -202,7 +214,11 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """-(pos_weight target ln σ(logits) + (1 - target) ln(1 - σ(logits))), σ the sigmoid; exact for large logits."""
+    """-(pos_weight target ln σ(logits) + (1 - target) ln(1 - σ(logits))), σ the sigmoid; exact for large logits.
+
+    Backward, without weights: dlogits = dloss * (σ(logits) - target). `weight` multiplies each loss. Raises ValueError
+    if target and logits differ in shape, or for an unknown reduction.
+    """
     check_reduction("binary_cross_entropy_with_logits", reduction)
     if target.shape != logits.shape:
         raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
@@ -216,8 +232,9 @@ def binary_cross_entropy_with_logits(
 def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """KL(target || probs) elementwise: target * (ln target - log_probs), where 0 ln 0 = 0.
 
-    reduction "batchmean" divides the sum by the first axis, which is the mathematical KL of a batch; "mean" divides by
-    all elements.
+    Backward: dlog_probs = -dloss * target. log_target: `target` holds logarithms. The reduction "batchmean" divides the
+    sum by the size of the first axis and gives the mean KL divergence of a batch; "mean" divides by the number of all
+    elements. Raises ValueError for an unknown reduction.
     """
     check_reduction("kl_div", reduction, "batchmean")
     if log_target:
@@ -234,7 +251,7 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
 
 
 def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
-    """Raise TypeError, ValueError or IndexError unless `targets` has a class number for each row of scores."""
+    """Raise TypeError, ValueError or IndexError unless `targets` has one class number for each row of scores."""
     check_integers(op, targets)
     if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:
         raise ValueError(
@@ -262,7 +279,7 @@ def check_reduction(op: str, reduction: str, *others: str) -> None:
 
 
 def nan_if_0(total: Array) -> Array:
-    """The divisor of a mean: nan in place of 0, as the mean over no rows is nan. (0 / 0 would make NumPy warn.)"""
+    """The divisor of a mean: nan instead of 0, because the mean over no rows is nan. (At 0 / 0, NumPy would warn.)"""
     return module_of(total).where(total == 0, math.nan, total)
 
 

@@ -1,4 +1,4 @@
-"""Normalization: bring the features of each token to one scale, independently of the other tokens in the batch."""
+"""Normalization: bring the features of each token to the same scale, independently of the other tokens in the batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class LayerNorm(Function):
            - mean(dx̂) / std               through the mean: dmean / dx = 1 / n
            - x̂ mean(dx̂ x̂) / std           through the std: dstd / dx = x̂ / n
 
-    Adding a number to all of x, or stretching x, does not change x̂. So what dx̂ would do of either is subtracted.
+    Adding a number to all of x, or scaling x, does not change x̂. The two subtracted terms remove these directions from
+    dx̂.
     Ba, Kiros & Hinton 2016.
     """
 
@@ -70,7 +71,12 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Layer normalization over the last axes, of sizes `normalized_shape`; weight and bias have that shape."""
+    """(x - mean) / √(variance + eps) * weight + bias, over the last axes, whose sizes are `normalized_shape`.
+
+    Backward: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std with dx̂ = dout * weight; see LayerNorm. weight and bias have the
+    shape `normalized_shape`, or are None; the result has the shape of x. Raises ValueError for shapes that do not fit,
+    TypeError for integers and for mixed dtypes.
+    """
     axes = _last_axes("layer_norm", x, normalized_shape, weight=weight, bias=bias)
     return LayerNorm.apply(x, weight, bias, axes=axes, eps=eps)
 
@@ -107,7 +113,11 @@ class RmsNorm(Function):
 def rms_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """Root-mean-square normalization over the last axes; eps=None is the dtype's rounding step, as in PyTorch."""
+    """x / √(mean(x²) + eps) * weight, over the last axes, whose sizes are `normalized_shape`.
+
+    Backward: dx = (dx̂ - x̂ mean(dx̂ x̂)) / rms with dx̂ = dout * weight. eps=None is the machine epsilon of x's dtype,
+    as in PyTorch. Shapes and errors as in `layer_norm`.
+    """
     axes = _last_axes("rms_norm", x, normalized_shape, weight=weight)
     return RmsNorm.apply(x, weight, axes=axes, eps=float(np.finfo(x.dtype).eps) if eps is None else eps)
 

@@ -2,9 +2,9 @@
 
     (x₁, x₂) at position t  ->  (x₁ cos θt - x₂ sin θt,  x₁ sin θt + x₂ cos θt)
 
-A vector of D numbers is taken as D/2 points of the plane. Each is turned about the origin by an angle that grows with
-the position, at its own speed θ. Turning a query and a key by the same angle does not change their product. So the
-product depends only on the difference of their positions: attention sees distances, wherever the text begins.
+A vector of D numbers is treated as D/2 points in the plane. Each is rotated about the origin by an angle that grows
+with the position, at its own speed θ. Rotating a query and a key by the same angle does not change their product. So
+the product depends only on the difference of their positions: attention sees distances, wherever the text begins.
 
 Simplified: of the two layouts in use, this is Hugging Face's, in which point i is (x[i], x[i + D/2]); the paper has
 (x[2i], x[2i + 1]). Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", section 3.2.2.
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class RotaryEmbedding(Function):
-    """out = [x₁ cos - x₂ sin, x₂ cos + x₁ sin],  x = [x₁, x₂] cut in the middle of its last axis.
+    """out = [x₁ cos - x₂ sin, x₂ cos + x₁ sin],  where x = [x₁, x₂] is cut in the middle of its last axis.
 
-    The gradient is rotated by the opposite angle, as a rotation's matrix is orthogonal (Rᵀ = R⁻¹):
+    The gradient is rotated by the opposite angle, because the matrix of a rotation is orthogonal (Rᵀ = R⁻¹):
 
         dx = [dout₁ cos + dout₂ sin, dout₂ cos - dout₁ sin]
     """
@@ -43,17 +43,17 @@ class RotaryEmbedding(Function):
 
 
 def rotate(x, cos, sin):
-    """Turn the points (x₁, x₂) of an array by the angles whose cosine and sine are given."""
+    """Rotate the points (x₁, x₂) of an array by the angles whose cosine and sine are given."""
     half = x.shape[-1] // 2
     x1, x2 = x[..., :half], x[..., half:]
     return module_of(x).concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
 
 
 def rotary_embedding(x: Tensor, cos: Tensor | Array, sin: Tensor | Array) -> Tensor:
-    """Turn each pair (x[..., i], x[..., i + D/2]) by an angle: x (..., T, D), its cos and sin (..., T, D/2).
+    """Rotate each pair (x[..., i], x[..., i + D/2]) by an angle: x (..., T, D), its cos and sin (..., T, D/2).
 
-    The leading axes of cos and sin broadcast to those of x. They are constants: no gradient reaches them. Raises
-    ValueError for an odd D and for shapes that do not fit.
+    Backward: dx = dout, rotated by the opposite angle. The leading axes of cos and sin broadcast to those of x. They
+    are constants: no gradient reaches them. Raises ValueError for an odd D and for shapes that do not fit.
 
     >>> import numpy as np
     >>> quarter = np.array([np.pi / 2])

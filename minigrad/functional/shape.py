@@ -1,4 +1,4 @@
-"""Shape operations: the same elements in another arrangement. Backward puts the gradient back into the old one."""
+"""Shape operations: the same elements in another arrangement. Backward puts gradients back into the old arrangement."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Never
 import numpy as np
 
 from ..autograd import Function
-from ..backend import Array, module_of
-from .broadcasting import Dims, array_of, check_tensor, normalize_dim, normalize_dims, unbroadcast
-from .elementwise import Where
+from ..backend import module_of
+from .broadcasting import Dims, check_tensor, normalize_dim, normalize_dims, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -149,7 +148,7 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class Cat(Function):
-    """Tensors one after the other along an axis;  each gets its part of dout."""
+    """Tensors joined one after the other along an axis;  each gets its part of dout."""
 
     dtype_rule = "promote"
 
@@ -288,32 +287,6 @@ def _padded(x, widths, value):
     out = module_of(x).full(sizes, value, x.dtype)
     out[inside] = x[kept]
     return out
-
-
-def tril(x: Tensor, diagonal: int = 0) -> Tensor:
-    """x on and below a diagonal of the last two axes, 0 above it. Backward: dx = dout on and below it, 0 above.
-
-    `diagonal` > 0 keeps as many diagonals above the main one, < 0 drops as many. The shape stays. Raises ValueError for
-    fewer than 2 dimensions.
-    """
-    return Where.apply(_on_or_below("tril", x, diagonal), x, False)  # False, as 0 would make integers of booleans
-
-
-def triu(x: Tensor, diagonal: int = 0) -> Tensor:
-    """x on and above a diagonal of the last two axes, 0 below it. Backward: dx = dout on and above it, 0 below.
-
-    `diagonal` > 0 drops the main diagonal and those up to it, < 0 keeps as many below. The shape stays. Raises
-    ValueError for fewer than 2 dimensions.
-    """
-    return Where.apply(_on_or_below("triu", x, diagonal - 1), False, x)
-
-
-def _on_or_below(op: str, x: Tensor, diagonal: int) -> Array:
-    """A matrix of booleans: column <= row + diagonal."""
-    check_tensor(op, x)
-    if x.ndim < 2:
-        raise ValueError(f"{op}: needs at least 2 dimensions, got shape {x.shape}")
-    return module_of(array_of(x)).tri(*x.shape[-2:], diagonal, dtype=bool)
 
 
 def _check_alike(op: str, shapes: list[tuple[int, ...]], free_axis: int | None) -> None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Dropout(Function):
-    """out = x * keep / (1 - p), where keep is 1 with probability 1 - p and else 0;  dx = dout * keep / (1 - p).
+    """out = x * keep / (1 - p), where keep is 1 with probability 1 - p, else 0;  dx = dout * keep / (1 - p).
 
-    The division keeps the expected value of each element as it was, so inference can leave dropout out.
+    The division leaves the expected value of each element unchanged, so that inference needs no dropout.
     Srivastava et al. 2014.
     """
 
@@ -31,7 +31,10 @@ class Dropout(Function):
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Set each element to 0 with probability p and scale the others by 1 / (1 - p); x itself unless `training`."""
+    """Set each element to 0 with probability p, and scale the others by 1 / (1 - p); without `training`, x itself.
+
+    Backward: dx = dout / (1 - p) where x was kept, else 0. Elementwise. Raises ValueError for a p outside 0..1.
+    """
     check_probability("dropout", p)
     if not training or p == 0:
         return x
@@ -39,7 +42,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 
 def keep_scale(xp, stream, shape, p, head=0, block=0):
-    """1 / (1 - p) for elements that stay and 0 for the others: a pure function of (stream, head, block), in float32."""
+    """1 / (1 - p) for elements that are kept, else 0, in float32: a pure function of (stream, head, block)."""
     keep = uniform(xp, stream, shape, head, block) >= p
     return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
 

@@ -127,7 +127,7 @@ class Profile(switches.Observer):
         lines += [_line(row, width, wall) for row in self.rows[:limit]]
         lines += ["-" * len(header), _line(total, width, wall)]
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
-        lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimiser, printing")
+        lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
         lines.append(f"{'wall':{width}}  {'':8} {'':6} {wall * 1e3:10.2f}")
         unknown = sorted({row.op for row in self._rows.values() if row.flops is None})
         if unknown:

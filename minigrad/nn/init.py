@@ -1,8 +1,8 @@
 """Initial weights, written in place, from the seeded host generator: the same on every device.
 
-A weight matrix of standard deviation s makes activations of about s * sqrt(fan_in) times the size of its inputs. Too
-large and the signal explodes from layer to layer, too small and it dies; each rule below picks s for a different idea
-of "just right".
+A weight matrix of standard deviation s makes activations about s * sqrt(fan_in) times as large as its inputs. If s is
+too large, activations explode from layer to layer; if it is too small, they vanish. Each rule below chooses s by a
+different criterion.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _skipping = ContextVar("skipping", default=False)
 
 @contextlib.contextmanager
 def skipped() -> Iterator[None]:
-    """Leave weights as they were allocated, for models whose weights are about to be loaded or set otherwise.
+    """Leave weights as they were allocated, for models whose weights will be loaded or set in another way.
 
-    It holds for the thread that enters the block.
+    This holds for the thread that enters the block.
     """
     previous = _skipping.get()
     _skipping.set(True)
@@ -45,7 +45,7 @@ def _write(tensor: T, values: Any) -> T:
 
 
 def _draw(tensor: T, draw: Any, scale: float, shift: float) -> T:
-    """scale * (numbers of `draw`) + shift, a few rows at a time: the weights need no second copy of themselves."""
+    """scale * (numbers from `draw`) + shift, a few rows at a time, to avoid a second copy of the weights."""
     data = tensor.data
     rows = max(1, _NUMBERS // max(data[:1].size, 1)) if data.ndim else 1
     for part in [data[i : i + rows] for i in range(0, len(data), rows)] if data.ndim else [data]:
@@ -89,7 +89,7 @@ def ones_(tensor: T) -> T:
 def kaiming_uniform_(tensor: T, a: float = 0.0) -> T:
     """Uniform in ±sqrt(6 / ((1 + a²) fan_in)) for a weight (out, in).
 
-    Keeps the variance through a leaky ReLU of slope `a`. a = sqrt(5) gives ±1/sqrt(fan_in), the default of `Linear`.
+    It preserves the variance through a leaky ReLU of slope `a`. a = sqrt(5) gives ±1/sqrt(fan_in), as in `Linear`.
     He et al. 2015, "Delving deep into rectifiers", section 2.2.
     """
     bound = math.sqrt(6 / ((1 + a * a) * max(tensor.shape[-1], 1)))

@@ -19,8 +19,8 @@ OTHER_ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
 class Linear(Module):
     """x @ weightᵀ + bias: (..., in) -> (..., out). On request, an activation function or a loss follows.
 
-    weight (out, in), bias (out), both uniform in ±1/sqrt(in) at first. A layer that takes the place of a Linear, such
-    as an adapter or a quantized layer, defines `forward` and `cross_entropy` with the same arguments.
+    weight (out, in) and bias (out) are initialized uniformly in ±1/sqrt(in). A layer that replaces a Linear, such as an
+    adapter or a quantized layer, defines `forward` and `cross_entropy` with the same arguments.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
@@ -40,9 +40,9 @@ class Linear(Module):
         return activate(F.linear(x, self.weight, self.bias), activation)
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """The cross-entropy of targets (N), where this layer's outputs for x (N, in) are the logits (N, out).
+        """The cross-entropy of targets (N), with this layer's outputs for x (N, in) as the logits (N, out).
 
-        In one op, for which a fast kernel never holds all logits; but not where a bias or a hook has a part in them.
+        It is one op, for which a fast kernel never holds all logits, unless a bias or a hook changes the logits.
         """
         if self.bias is not None or self._forward_hooks:
             return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
@@ -50,7 +50,7 @@ class Linear(Module):
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
-    """Apply an activation function by its name in `Linear.forward`: for layers that take the place of a Linear."""
+    """Apply an activation function by its name in `Linear.forward`; for layers that replace a Linear."""
     if activation is None:
         return x
     if activation in GELU_FORMS:
@@ -64,7 +64,7 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
 class Embedding(Module):
     """A table with one row per id: ids (...) -> (..., embedding_dim).
 
-    weight (num_embeddings, embedding_dim), normal at first; the row `padding_idx` is 0 and stays so.
+    weight (num_embeddings, embedding_dim) is initialized from the normal distribution; the row `padding_idx` stays 0.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None):
@@ -78,7 +78,7 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Each token's features to mean 0 and variance 1, then a learned scale (1 at first) and shift (0 at first)."""
+    """Scale each token's features to mean 0 and variance 1; then apply a learned weight (1 at first) and bias (0)."""
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, *, bias: bool = True):
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -91,7 +91,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Each token's features to mean square 1, then a learned scale (1 at first)."""
+    """Scale each token's features to mean square 1; then apply a learned weight (1 at first)."""
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None):
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -103,7 +103,7 @@ class RMSNorm(Module):
 
 
 class Dropout(Module):
-    """In training, zero each element with probability p and scale the rest by 1 / (1 - p); nothing otherwise."""
+    """In training, set each element to 0 with probability p and scale the others by 1 / (1 - p); else do nothing."""
 
     def __init__(self, p: float = 0.5):
         check_probability("Dropout", p)

@@ -1,7 +1,7 @@
 """Module: a tree of parameters with a forward pass.
 
-A module's parameters, buffers and children are its attributes, found by looking through `vars(module)` in order of
-assignment. Their dotted names, "transformer.h.0.attn.c_attn.weight", are the path from the root to the attribute.
+The parameters, buffers and children of a module are its attributes. They are found in `vars(module)`, in the order of
+assignment. A dotted name, "transformer.h.0.attn.c_attn.weight", is the path from the root to the attribute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: found by `parameters()`, updated by optimisers."""
+    """A tensor that a module learns: found by `parameters()`, updated by optimizers."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Parameter(Tensor):
 
 
 class Hook:
-    """What `register_forward_hook` returns; `remove()` unregisters."""
+    """What `register_forward_hook` returns; `remove()` unregisters the hook."""
 
     def __init__(self, hooks: dict[Hook, Callable]):
         self._hooks = hooks
@@ -62,7 +62,7 @@ class Module:
 
     def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
         output: Any = self.forward(*args, **kwargs)
-        for hook in list(self._forward_hooks.values()):  # a list, as a hook may remove itself
+        for hook in list(self._forward_hooks.values()):  # a list, because a hook may remove itself
             changed = hook(self, args, output)
             output = output if changed is None else changed
         return output
@@ -120,11 +120,11 @@ class Module:
         """All buffers, or those that are saved, with their dotted names."""
         for prefix, module in self.named_modules():
             for name, persistent in module._buffers.items():
-                if hasattr(module, name) and (persistent or not persistent_only):  # it may have been deleted
+                if hasattr(module, name) and (persistent or not persistent_only):  # somebody may have deleted it
                     yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
 
     def register_buffer(self, name: str, array: Array, persistent: bool = True) -> None:
-        """An array that moves and (if `persistent`) is saved with the module, but is not learned."""
+        """Add an array that moves with the module and (if `persistent`) is saved with it, but is not learned."""
         if not is_array(array):
             raise TypeError(f"a buffer is an array, not a {type(array).__name__}; of a Tensor, pass tensor.data")
         self.__dict__.setdefault("_buffers", {})[name] = persistent
@@ -158,13 +158,13 @@ class Module:
     # --- switches ---
 
     def train(self: M, mode: bool = True) -> M:
-        """Training mode, in which dropout drops."""
+        """Switch to training mode, in which dropout is active."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self: M) -> M:
-        """Inference mode: `train(False)`."""
+        """Switch to inference mode, without dropout: `train(False)`."""
         return self.train(False)
 
     def requires_grad_(self: M, requires_grad: bool = True) -> M:
@@ -174,12 +174,12 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def to(self: M, *targets: Any, device: str | None = None, dtype: Any = None) -> M:
-        """Move to a device and cast what is floating-point to a dtype, in place: `model.to("cuda", np.float64)`."""
+        """Move to a device, and cast floating-point arrays to a dtype, in place: `model.to("cuda", np.float64)`."""
         device, dtype = device_and_dtype(targets, device, dtype)
         if dtype is not None and not is_floating(dtype):
             raise TypeError(f"a module can only be cast to a floating-point dtype, not {dtype}")
@@ -220,7 +220,7 @@ class Module:
         values = {name: _fitting(name, state[name], array) for name, array in own.items() if name in state}
         parameters = dict(self.named_parameters())
         for name, array in values.items():
-            # In place: the optimizer, tied modules and views keep the arrays that they hold.
+            # In place, so that the optimizer, tied modules and views keep the arrays that they hold.
             own[name][...] = to_device(array, device_of(own[name])).astype(own[name].dtype, copy=False)
             if name in parameters:
                 parameters[name].version += 1
@@ -233,7 +233,7 @@ class Module:
         return sum(p.data.size for p in self.parameters() if p.requires_grad or not trainable_only)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows of this module beside its parameters."""
+        """What `print(model)` shows for this module beside its parameters."""
         return ""
 
     def __repr__(self) -> str:
@@ -296,7 +296,7 @@ class Sequential(ModuleList):
 
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """Inside the `with`, a model is in inference mode, without dropout; then it is in the mode that it was in."""
+    """In the `with` block, the model is in inference mode, without dropout; afterwards in the mode that it was in."""
     was_training = model.training
     model.eval()
     try:
@@ -339,5 +339,5 @@ def _describe(module: Module, label: str, depth: int, seen: set[int]) -> list[st
 
 
 def empty_parameter(*shape: int) -> Parameter:
-    """A parameter whose values an initialiser will write: allocated, not filled."""
+    """A parameter that is allocated but not filled: an initializer will write its values."""
     return Parameter(np.empty(shape, dtype=np.float32))

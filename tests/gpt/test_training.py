@@ -342,7 +342,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not of a run like this"):
         trainer.resume(load_checkpoint(tmp_path))
     trainer.save()
-    with pytest.raises(CheckpointError, match="not of a run like this: the optimiser has groups of"):
+    with pytest.raises(CheckpointError, match="not of a run like this: the optimizer has groups of"):
         a_trainer(tmp_path, changes={"positions": "sinusoidal"}).resume(load_checkpoint(tmp_path))
 
 

@@ -240,7 +240,7 @@ def broken(change):
         (lambda s: s["param_groups"].__setitem__(1, {"params": [0, 1], "lr": -1.0}), "lr must be >= 0"),
         (lambda s: s["param_groups"].__setitem__(1, {"params": [0, 1], "momentum": 0}), "no setting momentum"),
         (lambda s: s["state"][3].update(exp_avg=np.zeros(2)), r"exp_avg has shape \(2,\), its parameter \(0, 2\)"),
-        (lambda s: s["state"].update({4: {}}), "has 4 parameters, its saved state names number 4"),
+        (lambda s: s["state"].update({4: {}}), "has 4 parameters, its saved state names 4"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
