@@ -1,9 +1,9 @@
 """Lesson 4.3.4: loading real weights, and the chain of evidence
 
-Your code, their weights. Loading is translation: names, and a layout that is transposed in OpenAI's files. How do you
-know that the result is right? Three questions, each stricter than the one before: do the parts have the right sizes, do
-they compute the right numbers, does it write sense? The folder here is a tiny GPT-2 that the transformers library
-saved; for the real one: python scripts/verify_gpt2.py --model gpt2.
+Your code, their weights. Loading is translation: of names, and of a layout that is transposed in OpenAI's files. How do
+you know that the result is right? By a chain of evidence: the parts have the right sizes, they compute the right
+numbers, and the model writes sensible text. The folder used here is a tiny GPT-2 with random weights that Hugging
+Face's transformers library saved. For the real one: python scripts/verify_gpt2.py --model gpt2.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig
-from gpt.training.checkpoint import load_run
+from gpt.console import printable
+from gpt.training.evaluation import token_losses
+from gpt.training.loading import load_model
 from gpt.weights import pretrained
 from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
 from scripts.lessons.pictures import Lesson
-from scripts.lessons.small_gpt import english, new_gpt, train, write
+from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss, write
 
 lesson = Lesson("434_real_weights", __doc__)
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER, REFERENCE = ROOT / "tests/gpt/golden/gpt2-folder", ROOT / "tests/gpt/golden/gpt2-folder-trace.npz"
 
-# %% The mapping
+# %% Names and shapes: the mapping is the verification
 matches = list(pretrained.report(FOLDER))
 for match in matches[:6]:
     print(match)
 print(f"... {len(matches)} tensors, {sum(not m.problem for m in matches)} fit")
 assert all(not match.problem for match in matches)
-print("each shape that fits is a component verified: a wrong number of heads' channels, a missing bias would show here")
+print("each shape that fits verifies a component: a missing bias or a wrong width would show here")
 
-# %% Conv1D
-there = np.arange(12.0).reshape(3, 4)  # a Conv1D of theirs: x (.., 3) @ there -> (.., 4)
+# %% Transposed: (in, out) there, (out, in) here
+there = np.arange(12.0).reshape(3, 4)  # the weight of a Conv1D in transformers: x (.., 3) @ there -> (.., 4)
 layer = nn.Linear(3, 4, bias=False)
 layer.weight.data[...] = there.T
 x = np.ones((1, 3), np.float32)
@@ -46,16 +48,16 @@ square = [
     for m in matches
     if m.expected and m.expected.transposed and m.expected.our_shape[0] == m.expected.our_shape[1]
 ]
-print(f"beware of {square[0]}: it is square, and fits untransposed, too")
+print(f"beware of {square[0]}: it is square, so it also fits without transposing")
 
-# %% Structure
+# %% Evidence 1, structure: the parameter count
 model = GPT.from_pretrained(FOLDER)
 print(f"this model: {model.num_parameters():,} by counting, {model.config.num_parameters():,} by the formula")
 assert model.num_parameters() == model.config.num_parameters()
 assert GPTConfig().num_parameters() == 124_439_808
 print(f"the real GPT-2: {GPTConfig().num_parameters():,}")
 
-# %% Computation
+# %% Evidence 2, computation: the same numbers at every layer
 reference, config = load_trace(REFERENCE)  # made by transformers, in float64
 model.to(np.float64)
 comparison = Comparison(trace(model, reference.ids, reference.targets), reference, config, tolerance=1e-7)
@@ -64,53 +66,90 @@ print(f"logits differ by at most {logits.largest:.0e}; problem: {comparison.prob
 assert comparison.problem() is None
 right = comparison.activations()
 
-# Now the mistake that the shapes cannot see.
+# Now the mistake that shapes cannot show.
 weight = model.transformer.h[0].attn.c_proj.weight
 weight.data[...] = weight.data.T.copy()
 broken = Comparison(trace(model, reference.ids, reference.targets), reference, config, tolerance=1e-7)
-print(f"c_proj of block 0 untransposed: {model.num_parameters():,} parameters, as before, but")
+print(f"with c_proj of block 0 not transposed there are {model.num_parameters():,} parameters, as before, but")
 print(f"  {broken.problem()}")
 assert broken.problem() is not None and "h.0.attn " in f"{broken.problem()} "
 wrong = broken.activations()
 weight.data[...] = weight.data.T.copy()
-with lesson.picture("difference", "Where two computations part: difference from the reference", size=(11, 4.2)) as axes:
+with lesson.picture("difference", "Difference from the reference, activation by activation", size=(11, 4.2)) as axes:
     names = [row.name for row in right]
     axes.semilogy([max(row.relative, 1e-17) for row in right], "o", color="black", markersize=4, label="as loaded")
     axes.semilogy([max(row.relative, 1e-17) for row in wrong], "x", color="black", label="one matrix not transposed")
     axes.axhline(1e-7, linestyle=":", color="0.3", label="tolerance")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set(ylabel="largest difference, of the spread", xlabel="activation, in the order of computing")
+    axes.set(ylabel="largest difference (in standard deviations)", xlabel="activation, in the order of computation")
     axes.legend(frameon=False)
-print("the count verifies the structure, the logits verify the computation; agreeing texts alone would verify neither")
+print("The parameter count verifies the structure; the logits verify the computation.")
 
-# %% Behaviour
+# %% The transformers library, as the source of weights
+try:
+    import torch
+    from transformers import GPT2LMHeadModel
+except ImportError:
+    print("(transformers is not installed: pip install transformers torch; then this part compares it with ours, live)")
+else:
+    theirs = GPT2LMHeadModel.from_pretrained(FOLDER)  # the same call with "gpt2" downloads the real weights
+    state = theirs.state_dict()
+    for name in ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"):
+        ours_shape = dict(model.named_parameters())[name].shape
+        print(f"  {name:36} theirs {tuple(state[name].shape)}, ours {ours_shape}")
+    assert state["transformer.h.0.attn.c_attn.weight"].T.shape == model.transformer.h[0].attn.c_attn.weight.shape
+    with torch.no_grad():
+        their_logits = theirs(torch.tensor(reference.ids)).logits.numpy()
+    with no_grad():
+        our_logits = GPT.from_pretrained(FOLDER)(reference.ids).data
+    print(f"  logits {our_logits.shape}: ours and theirs differ by at most")
+    print(f"  {np.abs(our_logits - their_logits).max():.0e}")
+    assert np.allclose(our_logits, their_logits, rtol=1e-4, atol=1e-4)
+
+# %% Evidence 3, behavior: what it writes
 ours = model.generate(reference.ids, len(reference.continuation[0]), temperature=0)
 print("greedy continuation, ours:        ", ours[0])
 print("greedy continuation, transformers:", reference.continuation[0])
 assert ours == reference.continuation
 
-# %% The vessel and the knowledge
-demo = ROOT / "runs/demo"
-tokenizer, train_ids, _ = english()
-empty = new_gpt(len(tokenizer))
-print(f"random weights: {write(empty, tokenizer, 'The', 20)}")
-if (demo / "config.json").exists():
-    full, its_tokenizer = load_run(demo)
-    print(f"runs/demo:      {write(full, its_tokenizer, 'The', 30)}")
+# %% The architecture is the vessel, the weights are the knowledge
+tokenizer, train_ids, val_ids = english()
+vessel = new_gpt(len(tokenizer))
+print(f"the same code with random weights: {write(vessel, tokenizer, 'The', 20)}")
+random_loss = validation_loss(vessel, val_ids)
+train(vessel, train_ids, 400)
+print(f"after 400 steps of training:       {write(vessel, tokenizer, 'The', 30)}")
+print(f"loss on text that it has not seen: {random_loss:.2f} -> {validation_loss(vessel, val_ids):.2f}")
+assert validation_loss(vessel, val_ids) < random_loss - 1.5
+
+# %% Coherent text: a real model, if it is installed
+try:
+    real, its_tokenizer = load_model("smollm2")
+except (FileNotFoundError, ValueError) as error:  # without the package, or without the library that reads its file
+    print(f"({error})")
+    print("(so the last link of the chain, coherent generation, is missing in this run)")
 else:
-    train(empty, train_ids, 400)
-    print(f"400 steps:      {write(empty, tokenizer, 'The', 30)}")
-    print("(python scripts/demo.py trains a better one in three minutes)")
-with no_grad():
-    assert empty(train_ids[None, :4]).shape == (1, 4, len(tokenizer))
-print("the same lines of code; only the numbers differ. With GPT-2's, it writes as GPT-2 does:")
+    assert real.num_parameters() == real.config.num_parameters()  # structure
+    for prompt, expected in (("The capital of France is", "Paris"), ("The opposite of hot is", "cold")):
+        new = real.generate([its_tokenizer.encode(prompt)], 16, temperature=0)[0]
+        text = its_tokenizer.decode(new)
+        print(f"SmolLM2, {real.num_parameters():,} parameters: {prompt}{' '.join(printable(text).split())!r}")
+        assert expected in text, "the weights are loaded wrongly, or the text is not what this model writes"
+    sentence = "The cat sat on the mat and looked out of the window at the birds in the garden."
+    words = sentence.split()
+    shuffled = " ".join(np.random.default_rng(0).permutation(words))
+    losses = [token_losses(real, np.array(its_tokenizer.encode(text))).mean() for text in (sentence, shuffled)]
+    print(f"its loss on an English sentence is {losses[0]:.2f}, and on the same words shuffled {losses[1]:.2f}")
+    assert losses[0] < losses[1] - 1
+print("\nThe architecture is the vessel, the weights are the knowledge. With GPT-2's weights:")
 print('  python scripts/generate.py --model gpt2 --prompt "The"')
 
 # %% [markdown]
 # ## What next
 #
+# - exercise: `python scripts/exercise.py start attention`: which of your mistakes would the parameter count notice?
 # - read: gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
-#   part
+#   differ first
 # - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`
 # - break: swap two blocks after loading, or set layer_norm_epsilon to 1e-3: what does problem() say?
 # - lesson: `python scripts/lesson.py 441`
