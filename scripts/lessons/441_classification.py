@@ -1,9 +1,9 @@
-"""Lesson 4.4.1: classification, or what a pretrained model is good for besides writing
+"""Lesson 4.4.1: classification with a pretrained model
 
-A language model answers in tokens; a classifier has to answer with a class. So its last layer is replaced: one small
-matrix turns the hidden state of the last token into a score per class. All the rest is there already, and the question
-is how much of it to train: nothing, a part, or everything, which is more accurate and forgets how to write. The task:
-which part of Python's documentation is a paragraph from? Radford et al. 2018 (GPT-1), section 3.2.
+A language model outputs tokens; a classifier has to output a class. So the output layer is replaced: one small matrix
+turns the hidden state of the last token into a logit per class. The rest of the model is pretrained. How much of it
+should be trained: nothing, a part, or everything? This lesson measures what each choice gains and what it forgets.
+The task: which part of Python's documentation does a paragraph come from? Radford et al. 2018 (GPT-1), section 3.2.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validatio
 
 lesson = Lesson("441_classification", __doc__)
 
-# %% A pretrained model
+# %% A pretrained model continues text
 tokenizer, train_ids, val_ids = english()
 pretrained = new_gpt(len(tokenizer), block_size=48)
-with use_kernels("fast"):  # lesson 432 has shown the steps
+with use_kernels("fast"):  # lesson 432 shows the steps
     train(pretrained, train_ids, 500)
 language_before = validation_loss(pretrained, val_ids)
 texts = {split: documentation_texts(split) for split in ("train", "test")}
 labels = sorted({text.label for text in texts["train"]})
 first = next(text for text in texts["test"] if len(text.text) > 100)
 print(f"a paragraph on {first.label}: {first.text[:80]}...")
-print("asked for its subject, a language model goes on writing:")
+print("asked about the subject of a text, a language model just continues:")
 print(" ", write(pretrained, tokenizer, "This text is about", 20))
 
-# %% A head on the last token
+# %% One matrix, (classes, C)
 items = {name: encode_texts(part, labels, tokenizer, pretrained.config.block_size)[0] for name, part in texts.items()}
 classifier = GPTWithHead.from_gpt(pretrained, labels)
 ids, lengths, classes = collate(items["test"][:4])  # (4, T), padded on the right
@@ -61,25 +61,26 @@ changed[:, 0] = (changed[:, 0] + 1) % len(tokenizer)
 with no_grad():
     moved = np.abs(pretrained.hidden_states(changed).data - hidden).max(axis=2)
 assert all(moved[b, lengths[b] - 1] > 0 for b in range(4))
-print("and why the last one: it alone has seen every other. Change the first token, and the last one's state moves.")
+print("Only the last token has seen all others: change the first token, and the state of the last one changes.")
 
 gpt2 = GPTConfig()
 head = nn.Linear(gpt2.n_embd, 2, bias=False).weight.data.size
 assert head == 2 * 768 == 1_536 and gpt2.num_parameters() == 124_439_808
 print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.num_parameters():.4%} of the model")
 
-# %% How much to train?
+# %% Frozen, partial, full
+
 
 def fine_tune(model: GPT, blocks: int | None, data: list, steps: int = 150) -> tuple[GPTWithHead, list[float]]:
     """A head on a copy of the model, and the losses. blocks: how many to train; None: everything."""
     manual_seed(1)
     classifier = GPTWithHead.from_gpt(copy.deepcopy(model), labels)
     freeze(classifier, blocks)  # requires_grad = False: no gradient is computed, and none is applied
-    rate = 1e-2 if blocks == 0 else 2e-3  # a head alone starts from nothing and may run
+    rate = 1e-2 if blocks == 0 else 2e-3  # a new head alone can take larger steps
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
     trainer = Trainer(classifier, ShuffledBatches(data, 16, collate), config, "runs/lessons", classification_loss)
     classifier.train()
-    losses = [trainer.step().loss for _ in range(steps)]  # the loop of pretraining, another loss
+    losses = [trainer.step().loss for _ in range(steps)]  # the loop of pretraining with another loss
     classifier.eval()
     return classifier, losses
 
@@ -105,42 +106,44 @@ for name, blocks in ways.items():
 assert tuned["head only"].num_parameters(trainable_only=True) == len(labels) * pretrained.config.n_embd
 assert min(right.values()) > baseline
 
-# %% Is it the pretraining?
+# %% The same head on an untrained model
 untrained, _ = fine_tune(new_gpt(len(tokenizer), seed=3, block_size=48), 0, items["train"])
 nothing = accuracy(untrained, items["test"])
 cut_short = {name: [(text[:1], c) for text, c in part] for name, part in items.items()}
 on_the_first, _ = fine_tune(pretrained, 0, cut_short["train"])
 short = accuracy(on_the_first, cut_short["test"])
-print(f"head on a pretrained model {right['head only']:.0%}, on random weights {nothing:.0%}")
-print(f"head on the first token instead of the last: {short:.0%}; it has seen one token only")
+print(
+    f"head on a pretrained model {right['head only']:.0%}, on random weights {nothing:.0%}: reading made the features"
+)
+print(f"head on the first token instead of the last: {short:.0%}, because the first token has seen only itself")
 assert right["head only"] > max(nothing, short)
 
 test_ids, true = zip(*items["test"])
 taken_for = predict(tuned["everything"], test_ids).argmax(axis=1)
 counts = confusion_matrix(true, taken_for, len(labels))
-print("\nwhat is taken for what, by the model that was trained as a whole:\n" + confusion_as_text(counts, labels))
-with lesson.picture("classes", "Which part of the documentation?", columns=2, size=(11, 4)) as (one, two):
+print("\nconfusion matrix of the fully trained model:\n" + confusion_as_text(counts, labels))
+with lesson.picture("classes", "From which part of the documentation?", columns=2, size=(11, 4)) as (one, two):
     for (name, curve), line in zip(curves.items(), LINES):
         one.plot(smooth(curve), line, color="black", label=name)
     one.set(xlabel="step", ylabel="loss (nats per text), smoothed", title="learning to classify", ylim=(0, None))
     one.legend(frameon=False)
     heatmap(two, counts, labels, labels, ".0f")
-    two.set(title="test texts, everything trained", xlabel="taken for", ylabel="true")
+    two.set(title="test texts, everything trained", xlabel="predicted", ylabel="true")
 
-# %% Forgetting
-assert np.isclose(language["head only"], language_before, atol=1e-6)  # to the last digit
+# %% Catastrophic forgetting
+assert np.isclose(language["head only"], language_before, atol=1e-6)  # a frozen model forgets nothing
 assert language["everything"] > language_before + 0.3
-print("nothing in the new loss asks the model to go on speaking:")
+print("nothing in the new loss asks the model to keep its language:")
 for name, classifier in tuned.items():
     sample = write(classifier.language_model(), tokenizer, "The value of", 20)
     print(f"  {name:11} loss +{language[name] - language_before:.2f}: {sample}")
-with lesson.picture("forgetting", "What each way gains, and what it loses", columns=2, size=(10, 3.8)) as (one, two):
-    bars(one, {"majority": baseline, "random\nweights": nothing, **right}, "right (share of test texts)", ".0%")
+with lesson.picture("forgetting", "What each choice gains and forgets", columns=2, size=(10, 3.8)) as (one, two):
+    bars(one, {"majority": baseline, "random\nweights": nothing, **right}, "accuracy on test texts", ".0%")
     bars(two, {"before": language_before, **language}, "loss in writing (nats per token)", ".2f")
     one.set(title="the task")
     two.set(title="the language: lower is better")
 
-# %% Few texts
+# %% Why freeze at all? Few texts and many parameters
 few = items["train"][::50]
 learned, on_others = {}, {}
 print(f"{len(few)} texts:      right of these  right of others")
@@ -150,14 +153,16 @@ for name, blocks in ways.items():
     print(f"  {name:12}{learned[name]:14.0%}{on_others[name]:17.0%}")
 assert learned["everything"] > on_others["everything"] + 0.2
 gain, gain_few = (100 * (r["everything"] - r["head only"]) for r in (right, on_others))
-print(f"so few texts are learned by heart. To train everything gained {gain:.0f} points where there was much to learn")
-print(f"from, and {gain_few:.0f} here, and it forgets the language in either case:")
-print("frozen is fast, safe and small; full is slow, risky and better where there is much to learn from.")
+print("The fully trained model has learned these few texts by heart. Compared with the head alone, full training")
+print(f"gained {gain:+.0f} points with all {len(items['train'])} texts and {gain_few:+.0f} points with {len(few)}, and")
+print("it forgets the language in both cases. Frozen: fast, small, nothing is forgotten. Full: slower, more memory,")
+print("and only worth it with enough texts.")
+assert gain > gain_few
 
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start cross_entropy`: it is this lesson's loss, too
+# - exercise: `python scripts/exercise.py start cross_entropy`: the loss of this lesson
 # - read: finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
 # - break: take the first token, or lengths instead of lengths - 1, in finetune/objectives/gpt_with_head.py; set rate
 #   = 1e-2 for all
