@@ -87,7 +87,6 @@ print("The parameter count verifies the structure; the logits verify the computa
 
 # %% The transformers library, as the source of weights
 try:
-    import torch
     from transformers import GPT2LMHeadModel
 except ImportError:
     print("(transformers is not installed: pip install transformers torch; then this part compares it with ours, live)")
@@ -98,8 +97,8 @@ else:
         ours_shape = dict(model.named_parameters())[name].shape
         print(f"  {name:36} theirs {tuple(state[name].shape)}, ours {ours_shape}")
     assert state["transformer.h.0.attn.c_attn.weight"].T.shape == model.transformer.h[0].attn.c_attn.weight.shape
-    with torch.no_grad():
-        their_logits = theirs(torch.tensor(reference.ids)).logits.numpy()
+    their_ids = theirs.dummy_inputs["input_ids"].new_tensor(reference.ids)  # their kind of tensor, PyTorch's
+    their_logits = theirs(their_ids).logits.detach().numpy()
     with no_grad():
         our_logits = GPT.from_pretrained(FOLDER)(reference.ids).data
     print(f"  logits {our_logits.shape}: ours and theirs differ by at most")
