@@ -190,8 +190,12 @@ for _ in range(60):
     bias.data -= 0.2 * bias.grad
 print(f"minigrad finds y = {weight.item():.3f} x {bias.item():+.3f}")
 assert abs(weight.item() - slope.data) < 1e-4 and abs(bias.item() - offset.data) < 1e-4
-print("\nthe recorded graph of the last step (forward goes down, backward goes up):\n")
-print(draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"}))
+
+# %% [markdown]
+# The recorded graph of the last step. Forward goes down, backward goes up:
+
+# %%
+draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"})
 
 # %% [markdown]
 # ## What next

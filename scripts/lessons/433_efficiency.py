@@ -21,6 +21,7 @@ from gpt.training.standard_library import english_text
 from minigrad import Tensor
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
+from scripts.lessons import drawings
 from scripts.lessons.pictures import LINES, Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
 
@@ -96,6 +97,9 @@ for precision in ("float32", "bfloat16"):
 assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:])) < 0.15
 
 # %% The KV cache: keep the keys and values of earlier tokens
+# Without a cache, the whole text is read again for every new token.
+#
+# Predict: a prompt of 10 tokens is continued by 1,000. How many times fewer tokens are read with a cache?
 read = {
     n: (accounting.tokens_read(10, n, cached=False), accounting.tokens_read(10, n, cached=True)) for n in (100, 1000)
 }
@@ -128,6 +132,17 @@ with lesson.picture("kv-cache", "What the KV cache saves and costs", columns=2, 
         right.plot(n, sizes, line, color="black", label=name)
     right.set(xlabel="tokens in the text", ylabel="cache (MB, bfloat16)")
     right.legend(frameon=False)
+
+# %%
+counts = {cached: drawings.tokens_computed(model, [1, 2, 3, 4], 12, cached) for cached in (False, True)}
+assert counts == {False: list(range(4, 16)), True: [4] + 11 * [1]}
+title = "Twelve tokens after a prompt of four: keys and values computed (dark) and kept (light)"
+with lesson.picture("cache-steps", title, columns=2, size=(11, 3.8)) as (left, right):
+    drawings.cache_filling(left, counts[False], 4, "without a cache")
+    drawings.cache_filling(right, counts[True], 4, "with a cache")
+
+# %% [markdown]
+# Answer: 505 times. Without a cache it is the sum of 10, 11, 12, ..., which grows with the square of the length.
 
 # %% Flash attention: never the whole T x T matrix
 
@@ -256,6 +271,8 @@ with lesson.picture("scaling", "Published laws, and ours", columns=2, size=(10, 
 #
 # - exercise: `python scripts/exercise.py start kv_cache`, then online_softmax
 # - read: minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
-# - try: `python scripts/benchmark.py`: the fast kernels beside PyTorch
-# - break: the line `out = out * shrink ...` above: leave out shrink
+# - try: `python scripts/benchmark.py`: the fast kernels. Expect: a table with their times, the textbook's beside them,
+#   and PyTorch's where it is installed.
+# - break: the line `out = out * shrink ...` above: leave out shrink. Expect: `assert difference < 1e-12` fails; the
+#   results are off by about 1, as the sums of earlier tiles still refer to a smaller maximum.
 # - lesson: `python scripts/lesson.py 434`

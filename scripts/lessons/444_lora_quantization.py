@@ -30,6 +30,7 @@ from finetune.quantization.rounding import relative_error
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
 from minigrad import no_grad
+from scripts.lessons import drawings
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss
 
@@ -46,6 +47,7 @@ assert total == 84e9
 print(f"together {total / 1e9:.0f} GB, {full['optimizer'] / total:.0%} of it Adam's moments; a consumer GPU has 24 GB")
 
 # %% A large matrix as the product of two thin ones
+# Predict: a matrix of 768 x 768 is replaced by (768, 8) @ (8, 768). How many times fewer numbers are that?
 thin = adapter_parameters(768, 768, r=8)
 print(
     f"a 768 x 768 matrix has {768 * 768:,} numbers; as (768, 8) @ (8, 768) {thin:,}, {768 * 768 / thin:.0f} times fewer"
@@ -55,6 +57,9 @@ B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 assert np.linalg.matrix_rank(B @ A) == 2
 print("(6, 2) @ (2, 6) is a 6 x 6 matrix of rank 2 only. LoRA's assumption: the change that fine-tuning makes to a")
 print("weight matrix needs few directions.")
+
+# %% [markdown]
+# Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most.
 
 # %% A frozen model with a trainable low-rank update
 tokenizer, train_ids, val_ids = english()
@@ -116,6 +121,10 @@ with lesson.picture("lora", "Full fine-tuning and LoRA on Python code", columns=
     right.axvline(8, color="0.6")
     right.text(9, 0.08, "rank 8")
     right.set(xlabel="directions kept", ylabel="share of the change (squared)", title="the change of full fine-tuning")
+
+# %%
+with lesson.picture("rank", "How well a matrix of low rank can be the change of a weight", size=(7, 3.8)) as axes:
+    drawings.rank_error(axes, spectra, 64)
 
 # %% LoRA against full fine-tuning, with few examples
 METHODS: dict[str, tuple[LoRAConfig | None, tuple[float, ...]]] = {  # and the learning rates that are tried
@@ -228,6 +237,13 @@ with lesson.picture("rounding", "Rounding, outliers and NF4", columns=3, size=(1
     )
     right.legend(frameon=False, loc="upper right", ncols=2, fontsize=8)
 
+# %%
+few = row[:, :12].copy()
+grids = {"no outlier": few, "one weight is 0.5": np.where(np.arange(12) == 5, np.float32(0.5), few)}
+drawn = {name: (w[0], absmax(w, 4).dequantize()[0], np.abs(w).max() / 7) for name, w in grids.items()}
+with lesson.picture("grid", "Twelve weights (dots) rounded to 4 bits (squares)", size=(10, 4)) as axes:
+    drawings.quantization_grid(axes, drawn)
+
 # %% A whole model in fewer bits; GPTQ and AWQ look at the inputs
 calibration = train_ids[: 64 * 32].reshape(64, 32)
 plain = validation_loss(base, val_ids)
@@ -286,6 +302,7 @@ with lesson.picture("memory", "Training memory of 7 billion parameters, without 
 #
 # - exercise: `python scripts/exercise.py start lora`, absmax, nf4
 # - read: finetune/adapters/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/adapters/qlora.py
-# - try: `python scripts/lora.py --help and python scripts/quantize.py --help`, on a model that you trained
-# - break: in finetune/adapters/lora.py let lora_B start like lora_A: which assert of this lesson fails?
+# - read: `python scripts/lora.py --help` and `python scripts/quantize.py --help`, for a model that you trained
+# - break: in finetune/adapters/lora.py let lora_B start like lora_A. Expect: `assert untouched == 0` fails: the
+#   adapters change the model before they have learned anything.
 # - lesson: `python scripts/lesson.py 445`

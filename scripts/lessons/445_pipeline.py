@@ -86,6 +86,7 @@ def change(after: Any, before: Any) -> float:
 print("For each reply: does it have the form of an answer, is it courteous, is it in our company's style, is it right?")
 
 # %% Five stages, each starting from the one before
+# Predict: which of the stages makes the model answer at all, and which makes it courteous?
 base = new_gpt(len(tokenizer), block_size=BLOCK)  # 1. predict the next token of plain text
 with use_kernels("fast"):
     train(base, train_ids, 300)
@@ -159,6 +160,10 @@ with lesson.picture("pipeline", "The pipeline: each stage starts from the one be
     axes.set(xlim=(-0.6, 4.6), ylim=(0.1, 1.65), xticks=[], yticks=[])
     axes.axis("off")
 
+# %% [markdown]
+# Answer: SFT makes it answer, by showing answers. DPO makes it courteous, by showing pairs of them. Each stage adds one
+# thing, and needs what the stages before it have left.
+
 # %% What fewer bits cost
 calibration = train_ids[: 32 * BLOCK].reshape(32, BLOCK)
 whole = validation_loss(lora, val_ids)
@@ -224,8 +229,10 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
 # %% [markdown]
 # ## What next
 #
-# - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py
+# - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
+#   minutes, and a model whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
 # - read: finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
-# - break: leave out the SFT (let `dpo` start from `base`): what does DPO do to a model that cannot answer?
+# - break: leave out the SFT (let `dpo` start from `base`). Expect: the model still writes empty lines after DPO. DPO
+#   chooses among replies that the model can give, and this one can give none.
 # - lesson: `python scripts/lesson.py 451`

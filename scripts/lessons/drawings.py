@@ -54,18 +54,17 @@ def cache_filling(axes: Any, computed: Sequence[int], prompt: int, title: str) -
 
 
 def quantization_grid(axes: Any, rows: dict[str, tuple[np.ndarray, np.ndarray, float]]) -> None:
-    """Weights above, and where rounding moves them below. rows: name -> (weights, after rounding, step of the grid)."""
+    """Where rounding to 4 bits, a grid of 15 levels, moves weights. rows: name -> (weights, after rounding, step)."""
     limit = 1.15 * max(np.abs(weights).max() for weights, _, _ in rows.values())
     for row, (name, (weights, after, step)) in enumerate(rows.items()):
         y = -2.2 * row
-        levels = np.arange(-np.floor(limit / step), np.floor(limit / step) + 1) * step
-        axes.vlines(levels, y - 0.25, y + 0.05, color="0.75", linewidth=0.8)
+        axes.vlines(np.arange(-7, 8) * step, y - 0.25, y + 0.05, color="0.75", linewidth=0.8)
         axes.plot(weights, np.full(weights.size, y + 1), "o", color="black", markersize=4)
         axes.plot(after, np.full(after.size, y), "s", color="0.4", markersize=4)
         axes.plot(np.stack([weights, after]), np.stack([np.full(weights.size, y + 1.0), np.full(after.size, y)]),
                   color="0.6", linewidth=0.6)  # fmt: skip
-        axes.text(-limit, y + 1.25, f"{name}: steps of {step:.3f}, {len(np.unique(after))} levels used")
-    axes.set(xlim=(-1.05 * limit, 1.05 * limit), yticks=[], xlabel="weight")
+        axes.text(-limit, y + 1.25, f"{name}: steps of {step:.3f}, {len(np.unique(after))} of 15 levels used")
+    axes.set(xlim=(-1.05 * limit, 1.05 * limit), ylim=(0.8 - 2.2 * len(rows) + 0.9, 1.8), yticks=[], xlabel="weight")
 
 
 def rank_error(axes: Any, changes: Sequence[np.ndarray], size: int) -> None:
