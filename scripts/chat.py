@@ -1,5 +1,7 @@
 """Chat with a model in the terminal. It remembers the conversation as far as it fits into its context.
 
+By default, a model that was tuned on conversations answers at temperature 0.2, another one at 0.8. Without the
+repetition penalty, a small model soon repeats itself: 1.0 turns it off.
 Commands: /help, /reset (forget the conversation), exit or /quit or Ctrl-D (leave); Ctrl-C stops an answer.
 """
 
@@ -21,7 +23,8 @@ EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop
   python scripts/chat.py --model smollm2 --packed                    the same with less memory, but slower
   python scripts/chat.py --model runs/sft                            a model tuned on conversations
-  python scripts/chat.py --model runs/sft --system "Answer in one word." --temperature 0.5
+  python scripts/chat.py --model runs/sft --temperature 0 --repetition-penalty 1     always the most likely answer
+  python scripts/chat.py --model runs/sft --system "Answer in one word."
   python scripts/chat.py --model gpt2                                an untuned model: it continues a transcript
 """
 YOU, MODEL = "you> ", "model> "
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_packed(parser)
     command_line.add_adapter(parser)
     add("--system", default=None, help="system message at the start, in place of the model's own")
-    command_line.add_sampling(parser, max_new_tokens=400, temperature=None)
+    command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.1)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser, default=None)
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
     conversation = Conversation(model, tokenizer, arguments.system)
     if arguments.temperature is None:
-        arguments.temperature = 0.0 if conversation.knows_chat else 0.8
+        arguments.temperature = 0.2 if conversation.knows_chat else 0.8
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     if conversation.knows_chat:

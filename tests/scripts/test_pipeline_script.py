@@ -43,6 +43,8 @@ def small(tmp_path_factory):
         patch.setattr(pipeline_stages, "demo_config", small_config)
         patch.setattr(pipeline_stages, "PPOConfig", small_ppo)
         patch.setattr(pipeline, "SHORT_QUESTIONS", 4)
+        few_steps = {"sft": (12, 1e-3), "reward": (5, 5e-4), "dpo": (3, 1e-4), "lora": (5, 2e-3)}
+        patch.setattr(pipeline_stages, "SHORT", dataclasses.replace(pipeline_stages.SHORT, **few_steps))
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
         few = {sft: (40, 4), pairs: (24, 6), ppo: (12, 3), dpo: (None, 3)}
         for module, (train, test) in few.items():
@@ -89,8 +91,8 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     manual_seed(0)
     shape = {"block_size": 192, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 128}
     save_model(tmp_path / "base", Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
-    less = dataclasses.replace(pipeline_stages.TRAINED, batch_size=2, examples=30)
-    monkeypatch.setattr(pipeline_stages, "TRAINED", less)
+    less = dataclasses.replace(pipeline_stages.SHORT_TRAINED, batch_size=2, examples=30)
+    monkeypatch.setattr(pipeline_stages, "SHORT_TRAINED", less)
     monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
     out = tmp_path / "pipeline"
     arguments = "--init-from", tmp_path / "base", "--out-dir", out
