@@ -7,7 +7,6 @@ else does, so a submission can change its answers and nothing more.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import subprocess
 import sys
@@ -31,7 +30,6 @@ START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
 HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
 PATIENCE = 10  # seconds in which a worker that is asked something must use the processor at all
 LINES_SHOWN = 10
-MOST_ROWS = 64
 
 
 class Limits(NamedTuple):
@@ -136,38 +134,32 @@ class Submission:
         kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.whole, calls)))
         definitions: dict[str, Any] = {}
         for check in checks:
-            kind, parameters = kinds.get(check.name, (None, []))
-            through = check.call if isinstance(check, FunctionCheck) else None
-            if kind == "op" and isinstance(check, OpCheck):
-                definitions[check.name] = self._op(check.name, parameters)
-            elif kind in ("op", "callable"):
-                names = [*inspect.signature(through).parameters][1:] if through else parameters
-                definitions[check.name] = self._function(check.name, through, names)
+            if (kind := kinds.get(check.name)) == "op" and isinstance(check, OpCheck):
+                definitions[check.name] = self._op(check.name)
             elif kind is not None:
-                definitions[check.name] = kind
+                definitions[check.name] = kind if kind == "other" else self._function(check)
         without_calls = [replace(check, call=None) if isinstance(check, FunctionCheck) else check for check in checks]
         return without_calls, definitions
 
-    def _op(self, name: str, parameters: list[str]) -> type[Function]:
+    def _op(self, name: str) -> type[Function]:
         submission = self
 
-        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            ctx.kept = Kept(submission)
-            needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
-            return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
+        class Remote(Function):
+            @staticmethod
+            def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+                ctx.kept = Kept(submission)
+                needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
+                return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
 
-        def backward(ctx: Any, *douts: Any) -> Any:
-            return ctx.kept.backward(name, douts)
+            @staticmethod
+            def backward(ctx: Any, *douts: Any) -> Any:
+                return submission.ask("backward", name, ctx.kept.number, douts)
 
-        forward.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
-        return type(name, (Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+        return Remote
 
-    def _function(self, name: str, through: Callable[..., Any] | None, parameters: list[str]) -> Callable[..., Any]:
-        def function(*arguments: Any, **options: Any) -> Any:
-            return self.ask("call", name, through.__name__ if through else "", arguments, options)
-
-        function.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
-        return function
+    def _function(self, check: Check) -> Callable[..., Any]:
+        through = check.call.__name__ if isinstance(check, FunctionCheck) and check.call is not None else ""
+        return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
 
 
 class Kept:
@@ -175,25 +167,10 @@ class Kept:
 
     def __init__(self, submission: Submission):
         submission.count += 1
-        self.number, self.submission = submission.count, submission
-        self.rows: dict[bytes, Any] = {}
-
-    def backward(self, name: str, douts: tuple[Any, ...]) -> Any:
-        """The gradients for `douts`. Who asks for one row of a Jacobian will ask for all: they come in one message."""
-        key, sizes = b"".join(dout.tobytes() for dout in douts), [dout.size for dout in douts]
-        if key not in self.rows:
-            wanted = [douts]
-            flat = np.concatenate([dout.ravel() for dout in douts])
-            if flat.size <= MOST_ROWS and np.count_nonzero(flat) == 1 and flat.max() == 1:
-                rows = [np.split(row, np.cumsum(sizes)[:-1]) for row in np.eye(flat.size, dtype=flat.dtype)]
-                wanted = [tuple(part.reshape(d.shape) for part, d in zip(row, douts, strict=True)) for row in rows]
-            answers = self.submission.ask("backward", name, self.number, wanted)
-            for row, gradients in zip(wanted, answers, strict=True):
-                self.rows[b"".join(part.tobytes() for part in row)] = gradients
-        return self.rows.pop(key)
+        self.number, self.released = submission.count, submission.released
 
     def __del__(self) -> None:
-        self.submission.released.append(self.number)
+        self.released.append(self.number)
 
 
 # Exceptions that the judge tells apart.
@@ -208,11 +185,6 @@ def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
     error: Exception = type(name, (base,), {"__str__": lambda self: message})()
     error.line = line if isinstance(line, int) else None  # type: ignore[attr-defined]
     return error
-
-
-def _signature(parameters: list[str]) -> inspect.Signature:
-    names = [str(name) for name in parameters if str(name).isidentifier()]
-    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
 
 def processor_time(process: int) -> float:

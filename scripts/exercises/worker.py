@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import inspect
 import io
 import json
 import math
@@ -143,8 +142,8 @@ class Solution:
         self.harness: dict[str, Any] = {}
         self.contexts: dict[int, Any] = {}
 
-    def define(self, text: str, path: str, harness: str) -> dict[str, Any]:
-        """Run the file; of each name that it defines, what it is and its parameters. `harness`: see Submission."""
+    def define(self, text: str, path: str, harness: str) -> dict[str, str]:
+        """Run the file; of each name that it defines, what it is. harness: functions of the exercise that call it."""
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
         self.path, self.names = path, vars(module)
@@ -157,9 +156,8 @@ class Solution:
         ctx = self.contexts[number] = types.SimpleNamespace(needs_grad=needs_grad)
         return _call(self.names[name].forward, (ctx, *arguments), options)
 
-    def backward(self, name: str, number: int, rows: list[Any]) -> list[Any]:
-        """Backward for several douts, one after the other."""
-        return [_call(self.names[name].backward, (self.contexts[number], *douts), {}) for douts in rows]
+    def backward(self, name: str, number: int, douts: Any) -> Any:
+        return _call(self.names[name].backward, (self.contexts[number], *douts), {})
 
     def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
         """A function, or a function of the harness with what the submission defines as its first argument."""
@@ -205,13 +203,10 @@ def _call(function: Any, arguments: Any, options: Any) -> Any:
     return result
 
 
-def _kind(thing: Any) -> tuple[str, list[str]]:
-    is_op = isinstance(thing, type) and issubclass(thing, Function)
-    try:
-        parameters = [*inspect.signature(thing.forward if is_op else thing).parameters]
-    except (TypeError, ValueError, AttributeError):
-        parameters = []
-    return "op" if is_op else "callable" if callable(thing) else "other", parameters
+def _kind(thing: Any) -> str:
+    if isinstance(thing, type) and issubclass(thing, Function):
+        return "op"
+    return "callable" if callable(thing) else "other"
 
 
 class _FewLines(io.StringIO):
