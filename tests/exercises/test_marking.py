@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from scripts import exercise
-from scripts.exercises import catalogue, marking
+from scripts.exercises import catalogue, marking, processes
 from scripts.exercises.checks import Verdict
 from tests.exercises.planting import reference_text as reference
 from tests.scripts.running import run_here
@@ -147,6 +147,18 @@ def test_what_is_too_large_is_not_read(tmp_path, monkeypatch):
     assert "are the most" in found(tmp_path, "ada.zip")["softplus"]
     monkeypatch.setattr(marking, "LARGEST_ZIP", 10)
     assert "cannot be opened" in found(tmp_path, "ada.zip")["softplus"]
+
+
+def test_the_readmes_example_is_an_exercise(tmp_path):
+    text = (catalogue.HERE / "README.md").read_text(encoding="utf-8")
+    file = tmp_path / "01_swish.py"
+    file.write_text(text.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    swish = catalogue.load(catalogue.paths([tmp_path])["swish"])
+    right = swish.completed()
+    assert processes.judge(swish, right.encode(), file).passed
+    verdict = processes.judge(swish, right.replace("s + ctx.x * s * (1 - s)", "s").encode(), file, credit=True)
+    assert verdict.parts == {"extremes": False, "forward": True, "backward": False}
+    assert "product rule" in verdict.diagnosis
 
 
 def test_a_mistake_of_the_checker_stops_nothing(monkeypatch):
