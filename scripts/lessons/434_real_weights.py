@@ -88,10 +88,11 @@ print("The parameter count verifies the structure; the logits verify the computa
 # %% The transformers library, as the source of weights
 try:
     from transformers import GPT2LMHeadModel
-except ImportError:
+
+    theirs = GPT2LMHeadModel.from_pretrained(FOLDER)  # the same call with "gpt2" downloads the real weights
+except ImportError:  # of transformers, or of torch, which it needs
     print("(transformers is not installed: pip install transformers torch; then this part compares it with ours, live)")
 else:
-    theirs = GPT2LMHeadModel.from_pretrained(FOLDER)  # the same call with "gpt2" downloads the real weights
     state = theirs.state_dict()
     for name in ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"):
         ours_shape = dict(model.named_parameters())[name].shape

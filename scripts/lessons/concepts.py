@@ -1,4 +1,7 @@
-"""The concept table of README.md, as rows: where each idea of the course is taught, written, tested and practised."""
+"""The tables of README.md: where each idea is taught, written, tested and practiced, and what shows each mental model.
+
+python scripts/lessons/concepts.py      the mental models, each with the line that shows it
+"""
 
 from __future__ import annotations
 
@@ -71,3 +74,31 @@ def concepts() -> list[Concept]:
 def _places(cell: str) -> list[Place]:
     """The links of a cell: [`name`](../../path)."""
     return [Place(path.removeprefix("../../"), name) for name, path in _LINK.findall(cell)]
+
+
+class MentalModel(NamedTuple):
+    """A sentence of the course. lesson: a file name in scripts/lessons. shown_by: a line of it, without its comment."""
+
+    sentence: str
+    lesson: str
+    shown_by: str
+
+    def lines(self) -> list[int]:
+        """The numbers of the lines of the lesson that are `shown_by`."""
+        lines = read_text(FOLDER / self.lesson).splitlines()
+        return [number for number, line in enumerate(lines, 1) if line.partition("  # ")[0].strip() == self.shown_by]
+
+
+def mental_models() -> list[MentalModel]:
+    """All rows of the table of mental models, in their order."""
+    found = []
+    for line in read_text(README).splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip("| "))]
+        if line.startswith("|") and len(cells) == 4 and cells[0].isdigit():
+            found.append(MentalModel(cells[1], _LINK.findall(cells[2])[0][1], cells[3].strip("`")))
+    return found
+
+
+if __name__ == "__main__":
+    for i, model in enumerate(mental_models(), 1):
+        print(f"{i:2} {model.sentence}\n   scripts/lessons/{model.lesson}:{model.lines()[0]}  {model.shown_by}")

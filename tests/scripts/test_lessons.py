@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import lesson
-from scripts.lessons.concepts import Place, concepts
+from scripts.lessons.concepts import Place, concepts, mental_models
 from tests.scripts.running import ROOT, refusal, run_here, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
@@ -76,6 +76,19 @@ def test_a_name_that_is_not_there_is_noticed():
     assert Place("gpt/model/gpt2.py", "gpt2.py").line() == 1
     for wrong in ("Gpt", "GPT.backward", "forward"):
         assert Place("gpt/model/gpt2.py", wrong).line() is None
+
+
+def test_every_mental_model_is_shown_by_an_assertion_of_a_lesson():
+    models = mental_models()
+    assert len(models) == len({model.sentence for model in models}) == 42
+    for model in models:
+        assert model.shown_by.startswith("assert "), model
+        assert len(model.lines()) == 1, model
+    assert not models[0]._replace(shown_by="assert True").lines()
+
+
+def test_every_concept_has_a_test():
+    assert [row.name for row in concepts() if not row.tests] == []
 
 
 def test_lessons_send_to_exercises_and_bugs_that_exist():
