@@ -74,6 +74,9 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: st
     conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
     settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
     settings["modules_to_save"] = _for_peft(model, config.modules_to_save) or None
+    alphas = {n: to_peft(layer.config, rank, (), "", "")["lora_alpha"] for n, layer in layers.items()}
+    if others := {name: alpha for name, alpha in alphas.items() if alpha != settings["lora_alpha"]}:
+        settings["alpha_pattern"] = others
     tensors = _pairs(layers, rank)
     for name, parameter in _parameters(model, config.modules_to_save).items():
         tensors[PREFIX + name] = as_stored(name, to_numpy(parameter.data)).astype(np.float32)
@@ -191,8 +194,12 @@ def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile)
         layer: Any = modules.get(name)
         if layer is None or not is_linear(layer):
             raise AdapterError(f"it adapts {name}, and here is no linear layer of that name")
-        places[PREFIX + name + A] = (config.r, layer.in_features)
-        places[PREFIX + name + B] = (layer.out_features, config.r)
+        r = config.for_layer(name).r
+        places[PREFIX + name + A] = (r, layer.in_features)
+        places[PREFIX + name + B] = (layer.out_features, r)
+    for end in (*config.rank_pattern, *config.alpha_pattern):
+        if not any(ends_with(name, end) for name in adapted):
+            raise AdapterError(f"its rank_pattern or alpha_pattern names {end[:50]!r}, which is none of its layers")
     for key in [*shapes, *places]:
         if key not in places:
             raise AdapterError(f"its tensor {key} has no place here")

@@ -13,8 +13,7 @@ small memory. After training, W + scaling * B A can be merged into one matrix, a
 The model does not know that it is adapted: its `Linear` layers are replaced from outside by a `LoRALinear` around each.
 A `LoRALinear` around a quantized layer is QLoRA (qlora.py).
 
-Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model, and
-one rank for all its layers.
+Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
 
 from .. import architectures
-from .targets import check_modules_to_save, full_names, holders, is_inside, target_names
+from .targets import check_modules_to_save, ends_with, full_names, holders, is_inside, target_names
 
 FUSED = "c_attn"  # the layer that computes query, key and value in one product, each a third of its outputs
 SLICES = ("q", "k", "v")  # in this order
@@ -50,7 +49,8 @@ class LoRAConfig:
     one string: "all-linear" for all but the output layer, or a regular expression for whole names. None: the layers
     that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: which outputs of
     `c_attn` to adapt, ("q", "v") in the paper; () means all. modules_to_save: modules that are trained as a whole
-    beside the adapters, such as a new head ("score"). Raises ValueError for settings out of range.
+    beside the adapters, such as a new head ("score"). rank_pattern, alpha_pattern: other ranks and alphas, by the ends
+    of layers' names. Raises ValueError for settings out of range.
 
     >>> LoRAConfig(r=8, alpha=16).scaling, LoRAConfig(r=16, alpha=16, use_rslora=True).scaling
     (2.0, 4.0)
@@ -63,6 +63,8 @@ class LoRAConfig:
     slices: tuple[str, ...] = ()
     use_rslora: bool = False
     modules_to_save: tuple[str, ...] = ()
+    rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
@@ -78,6 +80,12 @@ class LoRAConfig:
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
         if not set(self.slices) <= set(SLICES) or len(set(self.slices)) < len(self.slices):
             raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
+
+    def for_layer(self, name: str) -> LoRAConfig:
+        """The settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
+        r = next((r for end, r in self.rank_pattern.items() if ends_with(name, end)), self.r)
+        alpha = next((alpha for end, alpha in self.alpha_pattern.items() if ends_with(name, end)), self.alpha)
+        return dataclasses.replace(self, r=r, alpha=alpha)
 
     @property
     def scaling(self) -> float:
@@ -195,7 +203,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
         if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         slices = config.slices if name.rpartition(".")[2] == FUSED else ()
-        layers[name] = LoRALinear(model.get_submodule(name), config, slices)
+        layers[name] = LoRALinear(model.get_submodule(name), config.for_layer(name), slices)
     if config.slices and not any(layer.slices for layer in layers.values()):
         raise ValueError(f"slices {', '.join(config.slices)} are of {FUSED}, which is not in target_modules")
     return layers

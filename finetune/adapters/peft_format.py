@@ -8,14 +8,15 @@ PEFT wraps a model twice, hence the prefix; what follows are the model's own nam
 layers of the blocks are `Conv1D`, with weights (in, out): to A and B it makes no difference, but a layer of the blocks
 that was trained as a whole is transposed.
 
-What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, ranks that differ between
-layers, initialisations that change the base model, and every setting that is on and unknown here.
+What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, initialisations that
+change the base model, and every setting that is on and unknown here.
 
 https://huggingface.co/docs/peft, "PEFT checkpoint format" and "LoRA".
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,10 @@ _SETTINGS: dict[str, tuple[str, tuple[type, ...], str]] = {
     "use_rslora": ("use_rslora", (bool,), "true or false"),
     "modules_to_save": ("modules_to_save", (list,), "a list of names"),
 }
+_PATTERNS: dict[str, tuple[type, ...]] = {"rank_pattern": (int,), "alpha_pattern": (int, float)}
 # What changes no number: notes, the layout of a Conv1D, where adapters are (the tensors' names say it), and details of
 # methods that have a switch of their own.
-_HARMLESS = set(_SETTINGS) | {
+_HARMLESS = set(_SETTINGS) | set(_PATTERNS) | {
     "peft_type", "bias", "init_lora_weights", "target_modules", "layers_to_transform", "layers_pattern",
     "exclude_modules", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version",
     "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
@@ -94,10 +96,26 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
         if type(value) not in types or (types == (list,) and not all(isinstance(part, str) for part in value)):
             raise AdapterError(f"{path}: {theirs} must be {meaning}, got {_short(value)}")
         ours[name] = value
+    for name, types in _PATTERNS.items():
+        ours[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
     try:
         return LoRAConfig(**ours)
     except ValueError as error:
         raise AdapterError(f"{path}: {error}") from None
+
+
+def _pattern(pattern: Any, types: tuple[type, ...], where: str) -> dict[str, Any]:
+    """Ranks or alphas by the ends of layers' names. (In PEFT these may be regular expressions; a stranger's are not run
+    here.) Raises AdapterError, with the place `where`.
+    """
+    if not isinstance(pattern, dict):
+        raise AdapterError(f"{where} must be an object, got {_short(pattern)}")
+    for name, value in pattern.items():
+        if not re.fullmatch(r"\w+(\.\w+)*", name):
+            raise AdapterError(f"{where} has {_short(name)}, which is not a plain name of layers")
+        if type(value) not in types or not 0 < value < 2**31:
+            raise AdapterError(f"{where} has {_short(value)} for {_short(name)}, which is not a number > 0")
+    return dict(pattern)
 
 
 def as_stored(name: str, array: np.ndarray) -> np.ndarray:

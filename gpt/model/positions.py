@@ -53,9 +53,9 @@ def slowed(speeds: Array, scaling: RopeScaling) -> Array:
     Chen et al. 2023, "Extending context window of large language models via positional interpolation", slow all of them
     down by one factor. Llama 3.1 keeps those that turn often in the original context, which tell neighbors apart.
     """
-    if scaling.original_context is None:
+    low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
+    if low is None or high is None or context is None:
         return speeds / scaling.factor
-    turns = scaling.original_context * speeds / (2 * math.pi)  # in the whole original context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = context * speeds / (2 * math.pi)  # in the whole original context
     kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
     return speeds * (kept + (1 - kept) / scaling.factor)

@@ -247,8 +247,10 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        slow = textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text)
-        ids = self._encode(text, allowed_special, self._encode_words if slow else self.fast.encode_ordinary)
+        encode_ordinary = self._encode_words
+        if not (textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text)):
+            encode_ordinary = self.fast.encode_ordinary
+        ids = self._encode(text, allowed_special, encode_ordinary)
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:

@@ -88,7 +88,7 @@ def _around(step: Any, vocabulary: Vocabulary, name: str) -> tuple[tuple[str, ..
     elif kind in ("RobertaProcessing", "BertProcessing"):
         before, after = (step["cls"][0],), (step["sep"][0],)
     elif kind == "TemplateProcessing":
-        texts = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in step["single"]]
+        texts: list[Any] = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in step["single"]]
         place = texts.index(None) if texts.count(None) == 1 else len(texts)
         before, after = tuple(texts[:place]), tuple(texts[place + 1 :])
         ids = [id for text in before + after for id in step["special_tokens"][text]["ids"]]

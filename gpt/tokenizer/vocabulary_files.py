@@ -73,8 +73,8 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
     for names in NAMES:
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
-            texts = [read_text(path, MAX_MODEL_TEXT) for path in (vocab, merges_txt)]
-            vocabulary = parse_vocabulary(*texts, str(vocab), str(merges_txt), added, roles)
+            ids, lines = read_text(vocab, MAX_MODEL_TEXT), read_text(merges_txt, MAX_MODEL_TEXT)
+            vocabulary = parse_vocabulary(ids, lines, str(vocab), str(merges_txt), added, roles)
             # As in transformers, where this is GPT-2's tokenizer.
             default = [role for role in ("bos_token", "eos_token", "unk_token") if role not in roles]
             if ENDOFTEXT in vocabulary.special_tokens:

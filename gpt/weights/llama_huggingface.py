@@ -186,8 +186,9 @@ def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeSc
     if missing := [name for name in wanted if given.get(name) is None]:
         raise ValueError(f"{where}: rotary positions of the type {kind} need {', '.join(missing)}")
     theta = float(number_setting(given, "rope_theta", 10000.0, where))
+    numbers: dict[str, Any] = {SCALING[name]: given[name] for name in wanted}
     try:
-        return theta, RopeScaling(**{SCALING[name]: given.get(name) for name in wanted}) if wanted else None
+        return theta, RopeScaling(**numbers) if wanted else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -206,10 +207,10 @@ def to_json(
 ) -> dict[str, Any]:
     """What config.json says of our model. `end` is the id of the token that ends a text."""
     model_type = model_type_of(config)
-    scaling = config.rope_scaling
-    if scaling is not None:
-        kind = "linear" if scaling.original_context is None else "llama3"
-        numbers = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
+    scaling: dict[str, Any] | None = None
+    if config.rope_scaling is not None:
+        kind = "linear" if config.rope_scaling.original_context is None else "llama3"
+        numbers = {theirs: getattr(config.rope_scaling, ours) for theirs, ours in SCALING.items()}
         scaling = {"rope_type": kind, **{name: value for name, value in numbers.items() if value is not None}}
     return {
         "model_type": model_type,

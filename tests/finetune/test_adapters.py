@@ -280,8 +280,13 @@ def change(folder, **settings):
     ("settings", "match"),
     [
         ({"use_dora": True}, "use_dora is True, which is not supported"),
-        ({"rank_pattern": {"c_attn": 4}}, "rank_pattern is {'c_attn': 4}, which is not supported"),
-        ({"alpha_pattern": {"c_attn": 4}}, "alpha_pattern is .*not supported"),
+        ({"rank_pattern": {"c_attn": 4}}, r"is F32 of shape \(2, 8\).* numbers of shape \(4, 8\) would fit"),
+        ({"rank_pattern": {"c_attn": 0}}, "rank_pattern has 0 for 'c_attn', which is not a number > 0"),
+        ({"rank_pattern": {"c_attn": 2.0}}, "rank_pattern has 2.0 for"),
+        ({"rank_pattern": [1]}, r"rank_pattern must be an object, got \[1\]"),
+        ({"alpha_pattern": {"c_attn": "4"}}, "alpha_pattern has '4' for 'c_attn'"),
+        ({"alpha_pattern": {".*c_attn": 4}}, r"alpha_pattern has '\.\*c_attn', which is not a plain name of layers"),
+        ({"alpha_pattern": {"c_fc": 4}}, "alpha_pattern names 'c_fc', which is none of its layers"),
         ({"lora_bias": True}, "lora_bias is True, which is not supported"),
         ({"layer_replication": [[0, 2]]}, "layer_replication is .*not supported"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices is .*not supported"),
@@ -310,6 +315,32 @@ def change(folder, **settings):
 def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folder):
     change(folder, **settings)
     refuse(golden("gpt2")[0], folder, match)
+
+
+@pytest.mark.oracle("torch", "transformers", "peft")
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
+    import peft
+    import torch
+
+    from tests.finetune.golden.make_peft import adapted as adapted_by_peft
+    from tests.finetune.golden.make_peft import base as reference
+
+    patterns = {"rank_pattern": {"h.1.attn.c_attn": 5, "c_fc": 1}, "alpha_pattern": {"c_fc": 9, "mlp.c_proj": 3}}
+    targets = ["c_attn", "c_fc", "c_proj"]
+    theirs = adapted_by_peft(
+        reference(), {"r": 2, "lora_alpha": 6, "target_modules": targets, "use_rslora": use_rslora, **patterns}
+    )
+    theirs.save_pretrained(tmp_path / "theirs")
+    ids = random_ids((2, 7))
+    wanted = theirs(torch.from_numpy(ids)).logits.detach().numpy()
+    model = golden("gpt2")[0].eval()
+    load_adapter(model, tmp_path / "theirs")
+    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-6, atol=1e-6)
+    save_adapter(model, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(reference(), tmp_path / "ours").double().eval()
+    np.testing.assert_allclose(again(torch.from_numpy(ids)).logits.detach().numpy(), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_regular_expression_from_a_stranger_is_not_run(folder):
