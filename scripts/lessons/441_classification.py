@@ -41,6 +41,9 @@ print("asked about the subject of a text, a language model just continues:")
 print(" ", write(pretrained, tokenizer, "This text is about", 20))
 
 # %% One matrix, (classes, C)
+# Every token of a text has a state of C numbers. The class is read off one of them.
+#
+# Predict: off which token, and why?
 items = {name: encode_texts(part, labels, tokenizer, pretrained.config.block_size)[0] for name, part in texts.items()}
 classifier = GPTWithHead.from_gpt(pretrained, labels)
 ids, lengths, classes = collate(items["test"][:4])  # (4, T), padded on the right
@@ -67,6 +70,9 @@ gpt2 = GPTConfig()
 head = nn.Linear(gpt2.n_embd, 2, bias=False).weight.data.size
 assert head == 2 * 768 == 1_536 and gpt2.num_parameters() == 124_439_808
 print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.num_parameters():.4%} of the model")
+
+# %% [markdown]
+# Answer: off the last one. With a causal mask, it is the only token that has seen all others.
 
 # %% Frozen, partial, full
 
@@ -164,6 +170,6 @@ assert gain > gain_few
 #
 # - exercise: `python scripts/exercise.py start cross_entropy`: the loss of this lesson
 # - read: finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
-# - break: take the first token, or lengths instead of lengths - 1, in finetune/objectives/gpt_with_head.py; set rate
-#   = 1e-2 for all
+# - break: take the first token in finetune/objectives/gpt_with_head.py, 0 for lengths - 1. Expect: `assert
+#   np.allclose(by_hand, scores)` fails. What it would cost is measured above, in the section on the untrained model.
 # - lesson: `python scripts/lesson.py 442`

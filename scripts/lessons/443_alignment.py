@@ -41,6 +41,9 @@ lesson = Lesson("443_alignment", __doc__)
 rng = np.random.default_rng(0)
 
 # %% A model that imitates: honest, flattering, rude
+# Somebody makes a wrong claim. Of the demonstrations, 40 % correct it, 40 % agree with it, and 20 % are rude.
+#
+# Predict: what will the model do after instruction tuning, with claims that it has not seen?
 FACTS = {
     "grass": "green", "snow": "white", "coal": "black", "blood": "red", "gold": "yellow", "sky": "blue",
     "milk": "white", "lava": "red", "ink": "blue", "lemon": "yellow", "moss": "green", "soot": "black",
@@ -101,6 +104,10 @@ print("  imitated  " + "".join(f"{share:12.0%}" for share in before.values()) + 
 assert before["flattering"] > 0.2
 print("All replies have the right format. Nothing in the loss said which of them we prefer.")
 print("A false claim that it repeats is also an example of the other two failures: wrong, and said with confidence.")
+
+# %% [markdown]
+# Answer: about the same mixture. The loss of instruction tuning is lowest for a model that imitates its demonstrations,
+# the bad ones too. To prefer one reply over another, it needs another kind of data.
 
 # %% Comparisons against ratings
 
@@ -321,5 +328,6 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (
 # - exercise: `python scripts/exercise.py start bradley_terry`, dpo, ppo_clip, gae
 # - read: finetune/objectives/dpo.py and finetune/objectives/reward.py: a page each; finetune/objectives/ppo.py; then
 #   scripts/dpo.py, scripts/ppo.py
-# - break: set beta = 1 in DPO: how far does the policy move? Swap chosen and rejected in preferences()
+# - break: swap r["honest"] and r[worse] in preferences(). Expect: reward model and PPO learn what they are shown. With
+#   a KL penalty of 1, flattering replies rise from about 40 % to 70 %, and the assert on honest ones fails.
 # - lesson: `python scripts/lesson.py 444`
