@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .broadcasting import array_of, check_broadcastable, check_floating, shape_of, unbroadcast
+from .broadcasting import array_of, check_broadcastable, check_floating, check_tensor, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
 from .stochastic import check_probability, keep_scale
 
@@ -219,6 +219,7 @@ def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
 
     Backward: dinput = the parts' gradients side by side. Raises ValueError for channels that cannot be divided so.
     """
+    check_tensor("split_heads", input)
     if input.ndim != 3 or n_head < 1 or parts < 1 or input.shape[2] % (parts * n_head):
         raise ValueError(
             f"split_heads: {input.shape} is not (batch, time, channels) with channels that {parts} x {n_head} heads "
@@ -248,6 +249,7 @@ def merge_heads(input: Tensor) -> Tensor:
 
     Raises ValueError unless there are four axes.
     """
+    check_tensor("merge_heads", input)
     if input.ndim != 4:
         raise ValueError(f"merge_heads: {input.shape} is not (batch, heads, time, head size)")
     return MergeHeads.apply(input)

@@ -182,6 +182,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     operand is the einsum of dout and the other operands; see Einsum. Raises ValueError for an equation that does not
     fit, TypeError where the dtypes differ.
     """
+    check_tensor("einsum", *operands)
     terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])
     return Einsum.apply(*operands, terms=terms, out=out)
 

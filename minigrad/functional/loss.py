@@ -9,7 +9,7 @@ from ..autograd import Function
 from ..backend import Array, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .broadcasting import array_of, check_floating
+from .broadcasting import array_of, check_floating, check_tensor
 from .elementwise import exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear
@@ -201,6 +201,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     Raises ValueError if the shapes differ, because broadcasting would compare all pairs.
     """
     check_reduction("mse_loss", reduction)
+    check_tensor("mse_loss", x, target)
     if x.shape != target.shape:
         raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
     difference = x - target
@@ -220,6 +221,7 @@ def binary_cross_entropy_with_logits(
     if target and logits differ in shape, or for an unknown reduction.
     """
     check_reduction("binary_cross_entropy_with_logits", reduction)
+    check_tensor("binary_cross_entropy_with_logits", logits, target)
     if target.shape != logits.shape:
         raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
     positive = target * logsigmoid(logits)
@@ -237,6 +239,7 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
     elements. Raises ValueError for an unknown reduction.
     """
     check_reduction("kl_div", reduction, "batchmean")
+    check_tensor("kl_div", log_probs, target)
     if log_target:
         loss = exp(target) * (target - log_probs)
     else:

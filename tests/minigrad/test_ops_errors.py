@@ -296,7 +296,12 @@ for name in WITH_DIM:
         TypeError,
         rf"{name}: expected a tensor, got (list|float); make one with minigrad.tensor\(\.\.\.\)",
     )
-for name, *rest in [("mean",), ("reshape", (1,)), ("tril",), ("matmul", [1.0]), ("linear", [[1.0]]), ("expand", (2,))]:
+WITHOUT_DIM = [
+    *[("mean",), ("reshape", (1,)), ("tril",), ("matmul", [1.0]), ("linear", [[1.0]]), ("expand", (2,))],
+    *[("mse_loss", [1.0]), ("binary_cross_entropy_with_logits", [1.0]), ("kl_div", [1.0]), ("split_heads", 1)],
+    *[("merge_heads",), ("pad", (1, 1)), ("layer_norm", 1), ("cross_entropy", [0])],
+]
+for name, *rest in WITHOUT_DIM:
     function = getattr(F, name)
     CASES[f"{name} of a list "] = (
         lambda function=function, rest=rest: function([1.0], *rest),
