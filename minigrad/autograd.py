@@ -105,10 +105,9 @@ class Function:
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
         arrays, needs_grad, edges = [], [], []
-        recording = switches.recording.get()[-1]
         for x in inputs:
             is_tensor = isinstance(x, tensor_class)
-            wanted = is_tensor and x.requires_grad and recording
+            wanted = is_tensor and x.requires_grad and switches.recording.get()[-1]
             arrays.append(x.data if is_tensor else x)
             needs_grad.append(wanted)
             edges.append(edge_to(x) if wanted else None)

@@ -275,8 +275,7 @@ def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
     array([[0.125, 0.25 , 0.625]])
     """
-    axis = normalize_dim("softmax", dim, x, numpy_names)
-    return Softmax.apply(x, dim=axis if x.ndim else None)
+    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x, numpy_names) if np.ndim(x) else None)
 
 
 class LogSoftmax(Function):
@@ -303,8 +302,7 @@ def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
 
     Backward: dx = dout - softmax(x) Σ dout, the sum along `dim`. Shape, dtypes and errors as in `softmax`.
     """
-    axis = normalize_dim("log_softmax", dim, x, numpy_names)
-    return LogSoftmax.apply(x, dim=axis if x.ndim else None)
+    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x, numpy_names) if np.ndim(x) else None)
 
 
 def log_softmax_of_array(x, dim):
