@@ -239,4 +239,5 @@ def debug(exercise: Exercise, verdict: Verdict, content: bytes, path: Path) -> N
     definitions, problem = source.define(content.decode("utf-8-sig"), path)
     if problem is None:
         check, case = verdict.shown or (exercise.checks[0], exercise.checks[0].telling)
-        judging.run_once(check, case, definitions)
+        whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
+        judging.run_once(whole, case, definitions)

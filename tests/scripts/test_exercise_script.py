@@ -69,12 +69,21 @@ def test_what_the_failing_case_prints_is_shown(tmp_path, capfd):
     assert "In this case it prints:" in capfd.readouterr().out
 
 
-def test_debug_runs_the_failing_case_here(tmp_path, capfd, monkeypatch):
+WALK = "    breakpoint()\n    for source, slope in root.inputs:\n        source.grad = slope\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "seen"),
+    [("tanh", "        breakpoint()\n        return (dout * (1 - ctx.out),)\n", "dout"), ("walk", WALK, "root")],
+)
+def test_debug_runs_the_failing_case_here(tmp_path, monkeypatch, name, body, seen):
     stops = []
-    monkeypatch.setattr(sys, "breakpointhook", lambda: stops.append(sys._getframe(1).f_locals["dout"]))
-    file = write_tanh(tmp_path, "        breakpoint()\n        return (dout * (1 - ctx.out),)\n")
-    assert run_here(exercise.main, "check", "tanh", "--workspace", tmp_path, "--debug") == 1
-    assert len(stops) == 1 and stops[0].size == 1, (stops, file)
+    monkeypatch.setattr(sys, "breakpointhook", lambda: stops.append(sys._getframe(1).f_locals[seen]))
+    exercise_ = catalogue.load(catalogue.paths()[name])
+    text = exercise_.stub.partition("        # TODO" if name == "tanh" else "    # TODO")[0] + body
+    (tmp_path / exercise_.file_name).write_text(text, encoding="utf-8")
+    assert run_here(exercise.main, "check", name, "--workspace", tmp_path, "--debug") == 1
+    assert len(stops) == 1 and (name == "walk" or stops[0].size == 1)
 
 
 def test_the_same_file_gets_the_same_verdict(tmp_path, capsys):
