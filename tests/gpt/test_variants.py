@@ -15,7 +15,7 @@ from gpt.training.loading import load_model
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from gpt.weights.gguf_writing import _settings, _tensors
 from tests.gpt.gguf_files import write_gguf
-from tests.gpt.small import random_ids
+from tests.gpt.small import GOLDEN, random_ids
 
 V = 60
 LLAMA = {
@@ -58,6 +58,14 @@ VARIANTS = {
     "gpt2, untied": ("gpt2", {"tie_word_embeddings": False}),
     "gpt2, all": ("gpt2", {"tie_word_embeddings": False, "n_inner": 200, "activation_function": "swish"}),
 }
+
+
+GOLDEN_VARIANTS = ["qwen3", "qwen2, scaled", "Llama 3 scaling, head size"]
+
+
+def golden_name(name):
+    """What is a variant called in golden/variants, which every machine can compare with."""
+    return name.replace(",", "").replace(" ", "-")
 
 
 def reference(kind, changes):
@@ -104,6 +112,14 @@ def block_model(name):
     config = transformers.AutoConfig.for_model(kind, **{**shape, **(GPT2 if kind == "gpt2" else {}), **changes})
     ours = ARCHITECTURES[kind].from_json(config.to_dict())
     return (Llama if isinstance(ours, LlamaConfig) else GPT)(ours).eval()
+
+
+@pytest.mark.parametrize("name", GOLDEN_VARIANTS)
+def test_golden_logits_of_transformers(name):
+    place = GOLDEN / "variants" / golden_name(name)
+    with np.load(f"{place}.npz") as file:
+        expected = file["logits"], file["greedy"].tolist()
+        assert_same(Llama.from_pretrained(place), file["ids"], expected)
 
 
 @pytest.mark.oracle
