@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   python scripts/sft.py --init-from gpt2 --data alpaca.json --out-dir runs/alpaca       your own conversations
   python scripts/sft.py --init-from resume --out-dir runs/sft        resume the run
   python scripts/sft.py --show-mask 3                                which tokens are learned from; no training
+--data takes JSON Lines, or one JSON array, of messages (OpenAI), conversations (ShareGPT), prompt and completion, or
+instruction, input and output (Alpaca).
 """
 
 
