@@ -149,6 +149,5 @@ lesson.widget("attention", {"sentences": [made_up, *heads]})
 # - exercise: `python scripts/exercise.py start softmax`: look at your Jacobian where the scores are large
 # - read: minigrad/functional/attention.py: scale, and how its backward uses it
 # - break: `python scripts/break.py no_scale`: a GPT trained without sqrt(d_k). Expect: with 16 numbers per key the loss
-#   hardly differs. The comparison of all activations finds the mistake: the weights of the heads are the first to
-#   differ.
+#   hardly differs. The comparison of all activations finds the mistake: the output of the heads is the first to differ.
 # - lesson: `python scripts/lesson.py 423`

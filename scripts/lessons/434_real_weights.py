@@ -58,6 +58,9 @@ assert GPTConfig().num_parameters() == 124_439_808
 print(f"the real GPT-2: {GPTConfig().num_parameters():,}")
 
 # %% Evidence 2, computation: the same numbers at every layer
+# One matrix, c_proj of block 0, is square. Suppose that a loader forgets to transpose it.
+#
+# Predict: which notices, the parameter count or the comparison of activations?
 reference, config = load_trace(REFERENCE)  # made by transformers, in float64
 model.to(np.float64)
 comparison = Comparison(trace(model, reference.ids, reference.targets), reference, config, tolerance=1e-7)
@@ -84,6 +87,9 @@ with lesson.picture("difference", "Difference from the reference, activation by 
     axes.set(ylabel="largest difference (in standard deviations)", xlabel="activation, in the order of computation")
     axes.legend(frameon=False)
 print("The parameter count verifies the structure; the logits verify the computation.")
+
+# %% [markdown]
+# Answer: only the comparison, and it says where: the attention of block 0 is the first activation that differs.
 
 # %% The transformers library, as the source of weights
 try:
@@ -150,6 +156,8 @@ print('  python scripts/generate.py --model gpt2 --prompt "The"')
 # - exercise: `python scripts/exercise.py start attention`: which of your mistakes would the parameter count notice?
 # - read: gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
 #   differ first
-# - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`
-# - break: swap two blocks after loading, or set layer_norm_epsilon to 1e-3: what does problem() say?
+# - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`. Expect: "verified". The perplexity is
+#   worse than chance, as it should be: these weights are random numbers in GPT-2's format.
+# - break: swap two blocks after loading. Expect: problem() names h.0.ln_1, the first layer norm, as the first
+#   activation that differs, and tells you to look at its weight, its bias, epsilon and the order of the blocks.
 # - lesson: `python scripts/lesson.py 441`
