@@ -39,11 +39,11 @@ class Sort(Function):
 
 
 def sort(
-    x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True, **numpy_names: Never
+    x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, **numpy_names: Never
 ) -> ValuesAndIndices:
     """x in order along `dim`, and the index in x of each element. Backward: dx[index] = dout.
 
-    Both have x's shape. nan is larger than any number. The order is always stable: equal elements stay in theirs.
+    Both have x's shape. nan is larger than any number. Equal elements always stay in their order, as with stable=True.
     Raises IndexError for an axis that does not exist.
     """
     axis = normalize_dim("sort", dim, x, numpy_names)
