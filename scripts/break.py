@@ -95,6 +95,7 @@ class Bug:
 
     title: what is wrong. check: returns a sentence about the bug, or "" if it finds nothing. change: applied to a new
     model. patch: active while the model trains, generates and is checked. batches: the class that makes batches.
+    shape: of the model, where SHAPE would hide the bug. scale: of attention's scores; None: 1 / sqrt(D).
     """
 
     title: str
@@ -102,9 +103,11 @@ class Bug:
     change: Callable[[GPT], None] = lambda model: None
     patch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     batches: Any = RandomBatches
+    shape: tuple[tuple[str, int], ...] = tuple(SHAPE.items())
+    scale: float | None = None
 
     def model(self) -> GPT:
-        model = new_gpt(len(english()[0]), **SHAPE)
+        model = new_gpt(len(english()[0]), **dict(self.shape))
         self.change(model)
         return model
 
@@ -176,6 +179,8 @@ BUGS = {
         "attention scores are not divided by sqrt(D)",
         same_as_reference,
         patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
+        shape=tuple({**SHAPE, "n_head": 1, "n_embd": 128}.items()),  # D = 128: with 16, the scores stay small
+        scale=1.0,
     ),
     "no_residual": Bug(
         "sub-layers replace x instead of adding to it",
@@ -206,37 +211,60 @@ class Result(NamedTuple):
 
     loss: float
     healthy_loss: float
+    entropy: float
+    healthy_entropy: float
     text: str
     healthy_text: str
     found: str
     check: str
 
 
-def learn(bug: Bug) -> tuple[np.ndarray, str]:
-    """Train with a bug. Returns the smoothed loss of each step, and a text that the model then generates."""
+def attention_entropy(model: GPT, scale: float | None) -> float:
+    """The mean entropy of the attention weights, in nats: how widely attention looks. 0: at one token only."""
+    found = []
+
+    def look(layer: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        q, k, _ = (part.data for part in F.split_heads(output, model.config.n_head, parts=3))  # (B, H, T, D)
+        scores = q @ k.swapaxes(-1, -2) * (scale or q.shape[-1] ** -0.5)
+        future = np.triu(np.ones(scores.shape[-2:], bool), 1)
+        weights = F.softmax(Tensor(np.where(future, -np.inf, scores)), -1).data
+        found.append(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
+
+    hooks = [block.attn.c_attn.register_forward_hook(look) for block in model.transformer.h]
+    with no_grad():
+        model(english()[2][:160].reshape(-1, 16))
+    for hook in hooks:
+        hook.remove()
+    return float(np.mean(found))
+
+
+def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
+    """Train with a bug: the smoothed loss of each step, what the model then writes, and its attention's entropy."""
     tokenizer, tokens, _ = english()
     model = bug.model()
     with bug.patch():
         losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches)
-        return smooth(losses), write(model, tokenizer, "The value", 24)
+        text = write(model, tokenizer, "The value", 24)
+        return smooth(losses), text, attention_entropy(model, bug.scale)
 
 
 @functools.cache
-def healthy() -> tuple[np.ndarray, str]:
-    return learn(HEALTHY)
+def healthy(shape: tuple[tuple[str, int], ...] = HEALTHY.shape) -> tuple[np.ndarray, str, float]:
+    return learn(dataclasses.replace(HEALTHY, shape=shape))
 
 
 def run_bug(name: str, out_dir: Path) -> Result:
     bug = BUGS[name]
-    curve, text = learn(bug)
-    healthy_curve, healthy_text = healthy()
+    curve, text, entropy = learn(bug)
+    healthy_curve, healthy_text, healthy_entropy = healthy(bug.shape)
     with picture(out_dir, name, f"{name}: {bug.title}") as axes:
         axes.plot(healthy_curve, "-", color="black", label="healthy")
         axes.plot(curve, "--", color="black", label=name)
         axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
         axes.legend(frameon=False)
     where = (bug.check.__doc__ or "").partition(":")[0]
-    return Result(curve[-1], healthy_curve[-1], text, healthy_text, bug.check(bug), where)
+    ends = curve[-1], healthy_curve[-1], entropy, healthy_entropy
+    return Result(*ends, text, healthy_text, bug.check(bug), where)
 
 
 FACTS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "gold": "yellow", "sky": "blue"}
@@ -271,7 +299,8 @@ def run_wrong_template(out_dir: Path) -> Result:
     if trained_on[: len(wrong)] != wrong:
         found = "the prompt does not start like the training data"
     check = "tests/finetune/test_chat.py"
-    return Result(curve[-1], curve[-1], " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
+    nan = float("nan")  # the same model is asked twice
+    return Result(curve[-1], curve[-1], nan, nan, " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
 
 
 def conversation(question: str, answer: str = "") -> list[Message]:
@@ -296,6 +325,8 @@ def main(argv: list[str] | None = None) -> int:
         title = BUGS[name].title if name in BUGS else "asked in a template that it was not trained on"
         print(f"\n{name}: {title}")
         print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
+        if name in BUGS:
+            print(f"  attention entropy {result.entropy:.2f} nats, healthy {result.healthy_entropy:.2f}")
         print(f"  writes    {result.text}\n  healthy   {result.healthy_text}")
         print(f"  found by  {result.check}: {result.found or 'NOT FOUND'}", flush=True)
     if arguments.name == "all":

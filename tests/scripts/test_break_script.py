@@ -33,6 +33,16 @@ def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch, capsys
     broken.healthy.cache_clear()
 
 
+def test_attention_that_looks_at_one_token_has_no_entropy():
+    bug = broken.BUGS["no_scale"]
+    model = bug.model()
+    spread = broken.attention_entropy(model, None)
+    assert spread > 1.5  # at first it looks at all of up to 16 tokens
+    for block in model.transformer.h:
+        block.attn.c_attn.weight.data *= 20
+    assert broken.attention_entropy(model, bug.scale) < broken.attention_entropy(model, None) < spread
+
+
 @pytest.mark.slow
 def test_all_bugs_do_what_they_are_known_for(tmp_path, capsys):
     assert run_here(broken.main, "all", "--out-dir", tmp_path) == 0
@@ -40,7 +50,7 @@ def test_all_bugs_do_what_they_are_known_for(tmp_path, capsys):
     losses = {name: (float(row[1]), float(row[2])) for name, row in table.items()}
     for cheat in ("no_mask", "unshifted"):
         assert losses[cheat][0] < 0.5 * losses[cheat][1]
-    for harm in ("no_residual", "flipped_sign"):
+    for harm in ("no_residual", "flipped_sign", "no_scale"):
         assert losses[harm][0] > losses[harm][1]
 
 
