@@ -315,7 +315,7 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
                 sentence = " ".join(_text(verdict.diagnosis or verdict.status).split())
                 sentences.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", sentence), []).append(sentence)
         for same in sorted(sentences.values(), key=len, reverse=True):
-            lines.append(f"  {len(same):4} of {len(verdicts)}: {same[0]}")
+            lines.append(f"  {len(same):4} of {len(verdicts)}: {same[0][:200]}")
     perfect = sum(all(v.passed for v in verdicts.values()) for verdicts in results.values())
     return "\n".join([*lines, f"{perfect} of {len(results)} students passed everything", ""])
 
