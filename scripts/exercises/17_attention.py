@@ -165,7 +165,7 @@ EXERCISE = Exercise(
 
 
 def with_a_mask(library: Any) -> Any:
-    methods = {
+    methods: dict[str, Any] = {
         "forward": lambda ctx, q, k, v, mask: library.forward(ctx, q, k, v, mask, False, root(q), 0.0, None),
         "backward": lambda ctx, dout: (*library.backward(ctx, dout)[:3], None),
     }

@@ -62,7 +62,7 @@ def variant(
     shrink_sum: bool = True, shrink_out: bool = True, shift: bool = True, scale: bool = True, last: bool = True,
     sum_only_last: bool = False, inverse: bool = False,
 ) -> Any:  # fmt: skip
-    def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> np.ndarray:
+    def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> list[Any]:
         m, total, out = np.full((len(q), 1), -np.inf), np.zeros((len(q), 1)), np.zeros((len(q), v.shape[1]))
         for start in range(0, len(k) if last else len(k) // tile * tile, tile):
             s = q @ k[start : start + tile].T / (math.sqrt(q.shape[1]) if scale else 1)

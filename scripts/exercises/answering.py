@@ -1,6 +1,6 @@
 """One case, put to what a learner wrote (or to a right solution): what came of it, as plain values.
 
-This is the only place where a learner's code runs. The judge asks one case at a time, and nothing is kept in between.
+A learner's ops and functions are stand-ins here (processes.py): the learner's own code runs in a process of its own.
 """
 
 from __future__ import annotations

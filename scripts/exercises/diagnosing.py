@@ -61,7 +61,7 @@ class Reference:
         methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
         for change in mutants(methods[0] if methods else self.node):
             with contextlib.suppress(SyntaxError, ValueError, TypeError):
-                module = ast.Module([self.node], [])  # type: ignore[list-item]
+                module = ast.Module([self.node], [])
                 yield compiled(module, self.namespace)[self.check.name], change
 
 

@@ -191,14 +191,14 @@ class Trial:
         if (finding := self._failed(got, where, shown)) is not None:
             return finding
         if not isinstance(got.value, tuple) or len(got.value) != len(right.value):
-            sentence = f"backward must return a tuple of {len(right.value)}, one gradient per input of forward"
+            refusal = f"backward must return a tuple of {len(right.value)}, one gradient per input of forward"
             advice = ": `return (dx,)` where there is one" if len(right.value) == 1 else ", None where there is none"
-            return Finding("shape", where, sentence + advice, got, shown)
+            return Finding("shape", where, refusal + advice, got, shown)
         for i, (g, r) in enumerate(zip(got.value, right.value, strict=True)):
             name = f"d{names[i] if i < len(names) else i}"
             if r is None and g is not None:
-                sentence = f"the gradient of {name[1:]} must be None: by the stub it gets no gradient"
-                return Finding("not None", where, sentence, got, shown)
+                refusal = f"the gradient of {name[1:]} must be None: by the stub it gets no gradient"
+                return Finding("not None", where, refusal, got, shown)
             if r is None:
                 continue
             g = np.asarray(g) if isinstance(g, np.generic | int | float) else g
