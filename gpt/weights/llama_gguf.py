@@ -120,7 +120,7 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
 
 def settings(config: LlamaConfig) -> dict[str, Any]:
     """What a GGUF file says of the model: the reverse of `config_from_gguf`. Raises ValueError for what it cannot."""
-    numbers = {
+    numbers: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "context_length": config.block_size,
         "block_count": config.n_layer,
