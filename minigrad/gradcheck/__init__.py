@@ -5,6 +5,7 @@
     comparison.py        compare the two: is a difference rounding, a kink, or a wrong gradient?
     diagnosis.py         find out what is wrong by trying: sign, factor, transposition, a missing sum, ...
     shape_diagnosis.py   a gradient of the wrong shape: which change would make it fit?
+    source_repair.py     which small change of an op's source would make its gradient right?
     mutations.py         every small mistake that somebody might make in a formula, one after the other
 """
 

@@ -94,6 +94,9 @@ class Comparison:
         self._measure(self._central_column)
         for k, columns in enumerate(self.columns):
             self.columns[k] = [settled for column in columns for settled in self._settle(k, column)]
+        before = self.floors
+        self._set_floors()  # a closer look may have found more rounding noise
+        self.floors = [np.maximum(*floors) for floors in zip(before, self.floors, strict=True)]
 
     def complex_step(self) -> None:
         """Measure every probe by a complex step. Raises NotAnalytic if fn does not accept complex numbers."""
@@ -229,6 +232,11 @@ class Comparison:
             return [settled for half in halves for settled in self._settle(k, half)]
         tiny = self._slopes(k, probe, 1e-2)
         self._take_nearest(k, column, tiny)
+        # Noise grows as the step shrinks. Where terms cancel inside fn, there is more of it than fn's size suggests.
+        scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.subject.base))
+        rounds = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
+        growth = self.rows.reach(np.where(rounds, np.abs(tiny.central - wide.central), 0)) / 100
+        column.noise = np.maximum(column.noise, 16 * growth)
         if at.any():
             self._allow_kinks(k, column, at, tiny)
         return [column]

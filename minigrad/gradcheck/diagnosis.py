@@ -22,6 +22,7 @@ from ..backend import Array, module_of, to_numpy
 from ..inspection.observers import watching
 from .comparison import Comparison
 from .jacobian import Graph
+from .source_repair import repaired_by
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Diagnosis:
 
     `kind` names it for programs: "sign" "factor" "transposed" "reversed" "exchanged" "missing sum" "missing repeat"
     "upstream" "diagonal" "missing term" "missing factor" "incomplete" "partial" "overwritten" "in place" "cut off"
-    "shape" "non-finite" "non-deterministic" "unknown".
+    "source" "shape" "non-finite" "non-deterministic" "unknown".
     """
 
     kind: str
@@ -104,10 +105,13 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
         fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
         if fitting:
             return Diagnosis(fitting[0].kind, fitting[0].sentence, fitting[0].factor, tuple(fitting[1:]))
+    found = None
     if case.jacobians is not None:
-        for pattern in _OF_JACOBIAN:
-            if (found := pattern(case, case.jacobians)) is not None:
-                return found
+        found = next(filter(None, (pattern(case, case.jacobians) for pattern in _OF_JACOBIAN)), None)
+    if (found is None or found.kind in ("incomplete", "partial")) and (sentence := repaired_by(comparison)):
+        return Diagnosis("source", sentence)
+    if found is not None:
+        return found
     tried = "sign, factor, transposition, missing sum, ignored dout and others were tried"
     return Diagnosis("unknown", f"no single slip explains it ({tried})")
 
@@ -129,6 +133,14 @@ def _cut_off(case: Case) -> Diagnosis | None:
     if arrived is None:
         reason = "backward returns None for it, or fn leaves the graph (.data, .detach(), .numpy())"
     return Diagnosis("cut off", f"no gradient reaches {case.name}: {reason}")
+
+
+def _random(case: Case) -> Diagnosis | None:
+    ones = np.ones(len(case.rows))
+    if np.array_equal(case.vjp(ones), case.vjp(ones), equal_nan=True):
+        return None
+    sentence = "backward gives something else each time it is called, as it draws new random numbers"
+    return Diagnosis("non-deterministic", f"{sentence}: it must use what forward drew (keep the mask in ctx)")
 
 
 def _upstream(case: Case) -> Diagnosis | None:
@@ -261,7 +273,7 @@ def order_in_words(order: tuple[int, ...]) -> str:
 
 def _factor(case: Case) -> Diagnosis | None:
     factor, informative = case.ratio()
-    is_sign = abs(factor + 1) < 1e-6
+    is_sign = abs(factor + 1) < 1e-4
     if factor == 0 or not math.isfinite(factor) or is_sign or not case.agrees(case.gradient / factor):
         return None
     size = abs(factor)
@@ -385,6 +397,21 @@ def _indices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(axis, i) for axis, length in enumerate(shape) for i in range(length if length > 1 else 0)]
 
 
+def _too_much(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+    """Right wherever there is a derivative, but not 0 where there is none: a mask is missing, or inverted."""
+    needed = np.abs(jacobians.numeric) > jacobians.tolerance
+    given = np.abs(jacobians.analytic) > jacobians.tolerance
+    if needed.any() and given.any() and not (needed & given).any():
+        sentence = "backward gives 0 where there is a derivative, and a gradient where there is none"
+        return Diagnosis("partial", f"{sentence}: a mask is the wrong way round, or an index is a wrong one")
+    extra = given & ~needed
+    if not extra.any() or not jacobians.agree(jacobians.analytic[~extra], jacobians.numeric[~extra]):
+        return None
+    wrong = extra.any(axis=0)
+    sentence = f"{wrong.sum()} of {wrong.size} elements of {case.name} are wrong{_whereabouts(case, wrong)}"
+    return Diagnosis("partial", f"{sentence}: they get a gradient from outputs that do not depend on them (a mask?)")
+
+
 def _operand_transposed(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     """dout @ y for dout @ yᵀ: in the Jacobian, an axis of the output and one of the input have changed places."""
     tensor, ndim = jacobians.analytic.reshape(case.out.shape + case.shape), case.out.ndim
@@ -452,9 +479,10 @@ def _whereabouts(case: Case, wrong: Array) -> str:
 
 _OF_GRADIENT: list[tuple[Callable[[Case], Diagnosis | None], ...]] = [
     (_cut_off,),
+    (_random,),
     (_upstream,),
     (_overwritten,),
     (_sign, _exchanged, _transposed, _factor),
     (_of_another_input, _missing_factor),
 ]
-_OF_JACOBIAN = [_diagonal, _incomplete, _operand_transposed, _missing_term, _partial]
+_OF_JACOBIAN = [_diagonal, _incomplete, _operand_transposed, _missing_term, _too_much, _partial]

@@ -14,7 +14,7 @@ import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 
@@ -395,14 +395,15 @@ def target_of(statement: ast.stmt) -> str:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
-def mutants(function: ast.AST) -> Iterator[Change]:
+def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
     """Change the tree of a function or class in one way after the other; each holds until the next is asked for.
 
-    First single places; then, where the same piece stands in several places, all of them at once.
+    First single places; then, where the same piece stands in several places, all of them at once. extra: expressions
+    that a name may be exchanged for, besides the names in the function.
     """
     together: dict[str, list[tuple[_Site, Any, Change]]] = {}
     for method in [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef)]:
-        names = list(_names(method))
+        names = [*_names(method), *map(_expression, extra)]
         for site in list(_sites(method)):
             old = site.get()
             is_statement = isinstance(old, ast.stmt)

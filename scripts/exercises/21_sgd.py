@@ -40,7 +40,7 @@ p = p - lr * velocity
 @st.composite
 def cases(draw: Any) -> Case:
     shape = draw(shapes(1, 2))
-    numbers = {"lr": draw(st.sampled_from([0.1, 0.5])), "momentum": draw(st.sampled_from([0.0, 0.9]))}
+    numbers = {"lr": draw(st.sampled_from([0.2, 0.5])), "momentum": draw(st.sampled_from([0.0, 0.9]))}
     p, grad, velocity = (draw(values(shape)) for _ in range(3))
     return Case(p, grad, velocity, **numbers, weight_decay=draw(st.sampled_from([0.0, 0.1])))
 
@@ -70,7 +70,7 @@ EXERCISE = Exercise(
         FunctionCheck(
             "sgd",
             cases(),
-            Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), lr=0.1, momentum=0.9, weight_decay=0.2),
+            Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), lr=0.3, momentum=0.9, weight_decay=0.2),
             slips=(
                 Slip(variant(sign=1), "the step goes uphill: subtract lr * velocity"),
                 Slip(

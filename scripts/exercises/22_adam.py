@@ -47,7 +47,7 @@ def cases(draw: Any) -> Case:
     shape = draw(shapes(1, 2))
     p, grad, m = (draw(values(shape)) for _ in range(3))
     numbers = {
-        "lr": draw(st.sampled_from([0.1, 0.5])),
+        "lr": draw(st.sampled_from([0.2, 0.5])),
         "beta1": 0.9,
         "beta2": 0.99,
         "eps": draw(st.sampled_from([1e-8, 0.1])),

@@ -43,7 +43,7 @@ p = p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)
 def cases(draw: Any) -> Case:
     shape = draw(shapes(1, 2))
     p, grad, m = (draw(values(shape)) for _ in range(3))
-    numbers = {"lr": draw(st.sampled_from([0.1, 0.5])), "beta1": 0.9, "beta2": 0.99, "eps": 0.1}
+    numbers = {"lr": draw(st.sampled_from([0.3, 0.5])), "beta1": 0.9, "beta2": 0.99, "eps": 0.1}
     decay = draw(st.sampled_from([0.0, 0.2]))
     return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers, weight_decay=decay)
 

@@ -120,6 +120,10 @@ EXERCISE = Exercise(
                     "it stops after one merge: go on until no pair has a rank",
                 ),
                 Slip(lambda word, ranks: singles(word), "nothing is joined: these are the single bytes"),
+                Slip(
+                    choosing(lambda pairs, ranks: min(pairs, key=[*ranks].index)),
+                    "the order of the dict is taken for the ranks: the lowest ranks[pair] decides",
+                ),
                 Slip(longest_token_first, "the longest token is taken greedily: BPE repeats its merges instead"),
             ),
         ),

@@ -68,6 +68,8 @@ class Reference:
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
     """The diagnosis, and the case to show with it, in which it holds: `case` if possible, else the telling one."""
     telling = trial.check.telling
+    if found.kind == "shape" and first is not None and "right" in first.sentence:
+        return first.sentence, telling
     search = Search(trial, found, witnesses if first is not None else [case, *witnesses])
     search.in_telling = first is not None
     in_backward = first is not None and first.where.startswith("backward")
@@ -143,6 +145,8 @@ class Search:
                 return 2 * (got.error == wanted.error)
             if _same(got.value, wanted.value, self.trial.check.tolerance):
                 return 2
+            if not isinstance(got.value, tuple):
+                return 0
             g, w = got.value[self.found.number], wanted.value[self.found.number]
             return int(w is not None and _same(g, w, self.trial.check.tolerance))
         return 0
@@ -176,7 +180,7 @@ class Search:
 
             whole, share = self.fit(mutant)
             if share >= 0.75:
-                fits.append(((not whole, change.rank, -share, len(change.sentence)), change, mutant))
+                fits.append(((not whole, change.rank, -share), change, mutant))
         if not fits:
             return None
         _, change, self.explanation = min(fits, key=lambda fit: fit[0])

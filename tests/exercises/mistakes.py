@@ -213,7 +213,7 @@ MISTAKES = {
         ("p.data -= group", "p.data += group", "uphill"),
         ("grad + group[\"weight_decay\"]", "grad - group[\"weight_decay\"]", "wrong sign"),
         ("velocity += grad", "velocity += (1 - group['momentum']) * grad", "damped"),
-        ("        grad = velocity\n", "", "not the velocity"),
+        ("else velocity", "else grad", "not the velocity"),
     ),
     "adam": edits(
         ("v / (1 - beta2**t)", "v", "v lacks"),

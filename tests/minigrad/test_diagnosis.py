@@ -440,3 +440,80 @@ def test_names_come_from_forward_for_a_bare_function():
         backward = staticmethod(lambda ctx, dout: (None, None))
 
     assert "no gradient reaches input 0 (features)" in str(failure(Weighted.apply, [X, Y]))
+
+
+# An op of one's own, whose source can be read
+
+
+class OwnSoftmax(Function):
+    @staticmethod
+    def forward(ctx, x):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        ctx.out = e / e.sum(axis=1, keepdims=True)
+        return ctx.out
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (ctx.out * (dout - (dout * ctx.out).sum(axis=0, keepdims=True)),)
+
+
+class OwnRelu(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return np.maximum(x, 0)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (ctx.x < 0),)
+
+
+class OwnTanh(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return np.tanh(x)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (1 - ctx.x**2),)
+
+
+class OwnDropout(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * np.array([[1, 0, 1, 0, 1]])
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * (np.random.random(dout.shape) > 0.5),)  # noqa: NPY002
+
+
+class OwnMax(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape = x.shape
+        return x.max(axis=1)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (np.broadcast_to(dout[:, None], ctx.shape),)
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [
+        (OwnSoftmax, r"sum\(axis=1\)` in place of .*sum\(axis=0\)`"),
+        (OwnRelu, "`x > 0` in place of `x < 0`"),
+        (OwnTanh, r"`tanh\(x\)` in place of `x`"),
+        (OwnDropout, "draws new random numbers"),
+        (OwnMax, "12 of 15 elements .* outputs that do not depend on them"),
+    ],
+)
+def test_the_repair_of_an_op_of_ones_own(op, words):
+    with pytest.raises(GradcheckError, match=words):
+        gradcheck(op.apply, X)
+
+
+def test_rounding_noise_where_the_derivative_is_0_is_no_error():
+    gradcheck(lambda x: F.sum(x - F.mean(x)), 1000 * X)
