@@ -148,6 +148,6 @@ lesson.widget("attention", {"sentences": [made_up, *heads]})
 #
 # - exercise: `python scripts/exercise.py start softmax`: look at your Jacobian where the scores are large
 # - read: minigrad/functional/attention.py: scale, and how its backward uses it
-# - break: `python scripts/break.py no_scale`: a GPT trained without sqrt(d_k). Expect: with 16 numbers per key the loss
-#   hardly differs. The comparison of all activations finds the mistake: the output of the heads is the first to differ.
+# - break: `python scripts/break.py no_scale`: a GPT with one head of 128 numbers per key, trained without sqrt(d_k).
+#   Expect: a higher loss, and attention that looks at about one token: an entropy near 0.1 nats, healthy about 1.7.
 # - lesson: `python scripts/lesson.py 423`

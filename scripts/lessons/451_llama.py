@@ -226,5 +226,6 @@ else:
 #
 # - exercise: `python scripts/exercise.py start rms_norm`
 # - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; finetune/data/jinja_template.py
-# - try: `python scripts/chat.py --model smollm2`
-# - break: rotate the values as well as queries and keys, or set rope_theta to 10: what happens to the loss?
+# - try: `python scripts/chat.py --model smollm2`. Expect: answers in sentences, or how to install the package.
+# - break: in the section on rotary positions, rotate the query only: `@ key` in place of `@ turned(key, n)`. Expect:
+#   `assert np.allclose(scores, scores[0])` fails, because the score now depends on the position of the query.
