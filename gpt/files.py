@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ MAX_MODEL_TEXT = 50_000_000  # bytes of a text file that belongs to a model; the
 UNFINISHED = ".unfinished"  # how the name of a file ends that `atomic_write` has not finished
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> io.BufferedReader:
     """Open a file for reading bytes, if it is a regular one: reading a pipe or a device might never end.
 
     Raises FileNotFoundError, IsADirectoryError, ValueError (not a regular file, or more than `max_bytes`), each naming

@@ -104,7 +104,7 @@ def test_going_on(base, data, tmp_path, capsys):
     ("arguments", "words"),
     [
         ("--data nowhere.csv", "nowhere.csv does not exist"),
-        ("--train some", "argument --train: invalid"),
+        ("--train some", "argument --train: must be head, all, or a number of blocks"),
         ("--train 2", "the model has 1 blocks: 2 of them cannot be trained"),
         ("--predict x", "--predict and --export need --model"),
         ("--model {base}", "--model needs one of them"),
