@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gpt import Tokenizer
 from gpt.accounting import training_memory
 from gpt.console import show
 from gpt.model.language_model import LanguageModel
-from gpt.training.checkpoint import ModelKind, Shapes, load_checkpoint, save_checkpoint, writing
+from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
 from gpt.training.pretraining import check_unused, claim, show_sample
 from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor
@@ -116,6 +117,13 @@ class Adaptation(Stage):
     def measure(self) -> dict[str, Any]:
         return {"before": self._measure(), "replies": self._replies()}
 
+    def check_measured(self, found: Mapping[str, Any]) -> None:
+        before = found.get("before")
+        own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
+        replies = dict.fromkeys((example.messages[-2]["content"] for example in self.shown_items), "")
+        form = {"before": dict.fromkeys([*self.task.metrics, *own], 0.0), "replies": replies}
+        check_like({name: found.get(name) for name in form}, form, "the state")
+
     def _measure(self) -> dict[str, float]:
         """The validation metrics, and "own_text", the loss on the base model's own text, if there is such a text."""
         own = loss_on_own_text(self.model, self.config.init_from)
@@ -155,10 +163,11 @@ class Adaptation(Stage):
         if replies := self._replies():
             show("\nReplies before and after (the most likely ones):")
             right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in self.shown_items}
-            show_replies(trainer.extra_state.get("replies", {}), replies, right)
+            show_replies(trainer.extra_state["replies"], replies, right)
         show(f"\n{'':>24}{'before':>10}{'after':>10}")
-        for name, value in after.items():
-            show(f"{LABELS.get(name, name.replace('_', ' ')):>24}{before[name]:>10.3f}{value:>10.3f}")
+        for name in [name for name in after if name in before]:
+            label = LABELS.get(name, name.replace("_", " "))
+            show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
     def done(self, trainer: Trainer) -> str:
         return f"trained {trainer.steps_done} steps"

@@ -6,7 +6,7 @@ The training loop needs the same from both: batches, a loss, and a validation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from .stage import Data
 class Task:
     """Batches for the Trainer and their loss. validate(model, whole) gives "val_loss" and other metrics.
 
-    whole: evaluate all held-out data, not only a sample of a long text. size: the amount of training data, in words.
+    whole: evaluate all held-out data, not only a sample of a long text. metrics: the names of what it gives then.
+    size: the amount of training data, in words.
     """
 
     batches: Any
     loss_fn: LossFunction
     validate: Callable[[Any, bool], dict[str, float]]
+    metrics: Sequence[str]
     size: str
 
 
@@ -64,7 +66,7 @@ def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, s
 
     batches = RandomBatches(train, batch_size, block_size, seed, vocab_size)
     size = f"{len(train):,} tokens to learn from, {evaluated(validation, block_size)}"
-    return Task(batches, language_model_loss, validate, size)
+    return Task(batches, language_model_loss, validate, ("val_loss", "perplexity"), size)
 
 
 def conversations_task(
@@ -80,7 +82,8 @@ def conversations_task(
         return validate_answers(model, tokenizer, tests, items, batch_size)
 
     batches = ShuffledBatches(train, batch_size, collate, seed)
-    return Task(batches, sft_loss, validate, f"{len(train):,} conversations to learn from{note}")
+    metrics = ["val_loss", "mean_token_accuracy", *(("exact_match", "format") if built_in else ())]
+    return Task(batches, sft_loss, validate, metrics, f"{len(train):,} conversations to learn from{note}")
 
 
 def loss_on_own_text(model: Any, source: str) -> float | None:

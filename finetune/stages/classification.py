@@ -6,6 +6,7 @@ The cost is forgetting: the model's loss as a language model on held-out text, b
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.training.batches import sequential_batches
-from gpt.training.checkpoint import ModelKind
+from gpt.training.checkpoint import ModelKind, check_like
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
@@ -103,6 +104,9 @@ class Classification(Stage):
 
     def measure(self) -> dict[str, Any]:
         return {"language_before": self._language_loss()}
+
+    def check_measured(self, found: Mapping[str, Any]) -> None:
+        check_like(found.get("language_before"), 0.0, "the state's language_before")
 
     def _language_loss(self) -> float:
         batches = sequential_batches(self.language, 16, self.model.config.block_size)

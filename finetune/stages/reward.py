@@ -6,12 +6,12 @@ This is the smallest stage, an example of what a stage has to define (see stage.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.training.checkpoint import CheckpointError, ModelKind, load_checkpoint
+from gpt.training.checkpoint import CheckpointError, ModelKind, check_like, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.trainer import Trainer, TrainingConfig
@@ -85,6 +85,9 @@ class RewardModelling(Stage):
     def measure(self) -> dict[str, Any]:
         return {"scores": _scores(self.model, self.tests[:SHOWN])}
 
+    def check_measured(self, found: Mapping[str, Any]) -> None:
+        check_like(found.get("scores"), [(0.0, 0.0)] * len(self.tests[:SHOWN]), "the state's scores")
+
     def kind(self) -> ModelKind:
         return HEAD_KIND
 
@@ -95,7 +98,7 @@ class RewardModelling(Stage):
 
     def report(self, trainer: Trainer) -> None:
         after = _scores(self.model, self.tests[:SHOWN])
-        _show_replies(self.tokenizer, self.tests[:SHOWN], trainer.extra_state.get("scores", after), after)
+        _show_replies(self.tokenizer, self.tests[:SHOWN], trainer.extra_state["scores"], after)
         try:
             show(f"\n{check_better_than_chance(self.model, self.tests, self.config.out_dir)}")
         except ValueError as error:

@@ -8,12 +8,13 @@ knowledge, which do not improve, because instruction tuning teaches the format a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.model.language_model import LanguageModel
+from gpt.training.checkpoint import check_like
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.trainer import Trainer, TrainingConfig
@@ -22,7 +23,16 @@ from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..data.mask_view import mask_as_text
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
-from ..evaluation.answering import SHOWN, ask, chat_template, following, scores, show_replies, show_scores
+from ..evaluation.answering import (
+    SHOWN,
+    ask,
+    chat_template,
+    following,
+    following_form,
+    scores,
+    show_replies,
+    show_scores,
+)
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .stage import Data, Stage
 
@@ -99,6 +109,11 @@ class InstructionTuning(Stage):
         questions = [example.messages[:-1] for example in self.held_out[:SHOWN]]
         replies = ask(self.model, self.tokenizer, questions, chat_template(self.tokenizer), max_new_tokens=60)
         return {"replies": {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}}
+
+    def check_measured(self, found: Mapping[str, Any]) -> None:
+        replies = {"replies": dict.fromkeys((example.messages[-2]["content"] for example in self.held_out[:SHOWN]), "")}
+        form = following_form(self.items) if self.items else replies
+        check_like(found.get("before"), form, "the state's before")
 
     loss = staticmethod(sft_loss)
 

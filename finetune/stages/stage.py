@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
+from gpt.accounting import activation_bytes
 from gpt.console import show
 from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, load_checkpoint, load_state, writing
 from gpt.training.plots import plot_run
@@ -31,6 +32,7 @@ from minigrad import Tensor, manual_seed
 from ..data.datasets import write_jsonl
 
 SMALLEST_ITEM = 1000  # a lower bound of the bytes that an item of a batch takes
+SHORTEST_ITEM = 8  # tokens of an item: fewer than in any realistic data
 Data = Mapping[str, Sequence[Any]]  # items by the name of their file: "train" and "test"
 
 
@@ -73,6 +75,9 @@ class Stage:
     def measure(self) -> dict[str, Any]:
         """Measure the model before training. The result must be JSON-able; `trainer.extra_state` keeps it."""
         return {}
+
+    def check_measured(self, found: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless the `extra_state` of a checkpoint has what `measure` returns."""
 
     def kind(self) -> ModelKind | None:
         """What a checkpoint stores of the model (see `save_checkpoint`). None: a whole language model."""
@@ -132,6 +137,7 @@ def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
         stage = kind(config, device)
         data = stage.prepare()
         stage.model.to(device)
+        _check_step(stage)
         stage.encode(data)
         claim(config.out_dir)
         stage.tokenizer.save(config.out_dir)
@@ -148,6 +154,7 @@ def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
         checkpoint = load_checkpoint(out_dir, kind=stage.kind())
         stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
         stage.model.to(device)
+        _check_step(stage)
         files = sorted((Path(out_dir) / "data").glob("*.jsonl"))
         stage.encode({path.stem: kind.read(path) for path in files})
         return _train(stage, checkpoint)
@@ -157,7 +164,11 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
     stage.introduce()
     if stage.columns:
         show(f"\nWhat the columns mean:\n{stage.columns}\n")
-    before = checkpoint.state["extra"] if checkpoint else stage.measure()
+    if checkpoint is None:
+        before = stage.measure()
+    else:
+        before = checkpoint.state["extra"]
+        stage.check_measured(before)
     trainer = stage.trainer({**before, "stage": stage.name, "run": dataclasses.asdict(stage.config)})
     if stage.shown:
         trainer.log.shown = stage.shown
@@ -166,28 +177,30 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
         show(f"resuming {trainer.out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
     trainer.run()
     if not trainer.interrupted:
-        _report(stage, trainer, resumed=checkpoint is not None)
+        stage.report(trainer)
+        stage.finish(trainer)
     return trainer
 
 
+def _batch_size(config: Any) -> int:
+    return config.ppo.batch_size if hasattr(config, "ppo") else config.batch_size
+
+
 def _check_memory(config: Any) -> None:
-    """Raise ValueError for batches that do not fit into this machine's memory. PPO has its batch size in its loop."""
-    size = getattr(config, "batch_size", 0) or getattr(getattr(config, "ppo", None), "batch_size", 0)
-    batches = getattr(config.training, "gradient_accumulation_steps", 1)
+    """Raise ValueError, before the model is known, for batches that do not fit into this machine's memory."""
+    size = _batch_size(config)
+    batches = config.training.gradient_accumulation_steps
     check_memory(SMALLEST_ITEM * size * batches, f"a step on batches of {size:,}")
 
 
-def _report(stage: Stage, trainer: Trainer, resumed: bool) -> None:
-    try:
-        stage.report(trainer)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        if not resumed:
-            raise
-        raise CheckpointError(
-            f"the run in {trainer.out_dir} is complete, but what its checkpoint says of the model before training is "
-            f"damaged ({error!r}): nothing can be compared with it"
-        ) from error
-    stage.finish(trainer)
+def _check_step(stage: Stage) -> None:
+    """Raise ValueError for batches that do not fit into this machine's memory together with the model."""
+    shape, size = stage.model.config, _batch_size(stage.config)
+    if all(parameter.requires_grad for parameter in stage.model.parameters()):
+        needed = activation_bytes(shape, size, SHORTEST_ITEM, kernels="fast")
+    else:  # some frozen layers save nothing for backward: the tokens' hidden states in one MLP remain
+        needed = 4 * size * SHORTEST_ITEM * (shape.n_embd + shape.n_inner)
+    check_memory(needed, f"a step on batches of {size:,}")
 
 
 def settings_of(kind: type[Stage], out_dir: str) -> Any:

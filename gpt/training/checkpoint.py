@@ -410,13 +410,18 @@ def _read_record(path: Path) -> dict[str, Any]:
     expected = record.pop("sha256", None)
     if set(record) != {"files", "optimizer", "state"}:
         raise CheckpointError(f"{path} is not from minigrad")
-    if expected != _hash_of_record(record) or not all(isinstance(record[name], dict) for name in ("files", "state")):
+    try:
+        found = _hash_of_record(record)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if found != expected or not all(isinstance(record[name], dict) for name in ("files", "state")):
         raise CheckpointError(f"{path} was altered since it was saved")
     return record
 
 
 def _hash_of_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
+    """Raises ValueError for numbers that are not finite, which a checkpoint never has."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()
 
 
 def _verified(folder: Path, name: str, sha256: str | None, record_path: Path) -> Path:

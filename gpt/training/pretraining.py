@@ -24,7 +24,7 @@ from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from . import folder_lock
 from .batches import RandomBatches, Tokens, get_batch, open_tokens, prepare
-from .checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint, writing
+from .checkpoint import Checkpoint, CheckpointError, check_like, has_checkpoint, load_checkpoint, writing
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
 from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, perplexity
@@ -108,9 +108,7 @@ def pretrain(
             _check_memory(model.config, config.batch_size, context, config.training, team)
             show(f"starting from the weights in {init_from}")
             corpus = team.once(lambda: _begin(config, its_tokenizer))
-        settings = {name: value for name, value in model.config.to_dict().items() if name != "vocab_size"}
-        settings["block_size"] = context
-        config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=settings)
+        config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=_shape(model, context))
         return _train(config, model, corpus, device, team)
 
 
@@ -122,12 +120,22 @@ def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
     with writing(out_dir, team):
         checkpoint = load_checkpoint(out_dir)
         config = run_config(checkpoint.state, out_dir)
-        corpus = {name: str(checkpoint.state["extra"].get(name)) for name in ("corpus", "corpus_sha256")}
-        block_size, longest = config.model.get("block_size"), checkpoint.model.config.block_size
-        if type(block_size) is not int or not 1 <= block_size <= longest:
-            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: block_size {shortened(block_size)}")
-        _check_memory(checkpoint.model.config, config.batch_size, block_size, config.training, team)
-        return _train(config, checkpoint.model, corpus, device, team, checkpoint)
+        corpus = {name: checkpoint.state["extra"].get(name) for name in ("corpus", "corpus_sha256")}
+        check_like(corpus, dict.fromkeys(corpus, ""), "the state's extra")
+        model, context = checkpoint.model, config.model.get("block_size")
+        if type(context) is not int or not 1 <= context <= model.config.block_size:
+            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: block_size {shortened(context)}")
+        if (config.model, config.vocab_size) != (_shape(model, context), model.config.vocab_size):
+            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: its settings are those of another model")
+        _check_memory(model.config, config.batch_size, context, config.training, team)
+        return _train(config, model, corpus, device, team, checkpoint)
+
+
+def _shape(model: LanguageModel, context: int) -> dict[str, Any]:
+    """The shape of a model that is trained on sequences of `context` tokens, without vocab_size."""
+    shape = {**model.config.to_dict(), "block_size": context}
+    del shape["vocab_size"]
+    return shape
 
 
 def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
@@ -143,13 +151,15 @@ def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
 
 
 def check_types(config: T) -> T:
-    """Return settings from a file. Raises ValueError for one of another type than its annotation says."""
+    """Return settings from a file. Raises ValueError for one of another type than its annotation, or below 0."""
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value, kinds = getattr(config, field.name), str(field.type).split(" | ")
         if dataclasses.is_dataclass(value):
             check_types(value)
         elif TYPES.keys() >= set(kinds) and type(value) not in [kind for name in kinds for kind in TYPES[name]]:
             raise ValueError(f"{field.name} must be {field.type}, got {shortened(value)}")
+        elif type(value) is int and value < 0:
+            raise ValueError(f"{field.name} must not be negative, got {shortened(value)}")
     return config
 
 

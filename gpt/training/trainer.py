@@ -314,6 +314,9 @@ class Trainer(TrainingStep):
             free = ("arithmetic", "inputs", "extra")
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
             check_like({name: state[name] for name in expected}, expected, "the state")
+            schedule = {**expected["schedule"], "steps_done": state["step"]}
+            if (state["training"], state["schedule"]) != (expected["training"], schedule):
+                raise ValueError("its settings of training, or its learning rates, are those of another run")
             if state["step"] > self.config.max_iters:
                 raise ValueError(f"it is at step {state['step']} of {self.config.max_iters}")
             self._check_moments(checkpoint.optimizer_state, state["step"])

@@ -1,5 +1,6 @@
 """Running the scripts: as a process, as a user does, or in this one, which is quicker."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt.training import checkpoint
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from scripts.shared import command_line
@@ -62,6 +64,19 @@ def log_without_times(folder):
     """The rows of a run's log, but for how long the steps took."""
     rows = read_log(folder / "log.jsonl")
     return [{k: v for k, v in row.items() if k != "ms" and not k.endswith("_per_second")} for row in rows]
+
+
+def forge(folder, path, wrong):
+    """Put `wrong` in a place of a checkpoint's record, and make the record say that this is right."""
+    record = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
+    del record["sha256"]
+    *way, last = path
+    part = record
+    for key in way:
+        part = part[key]
+    part[last] = wrong
+    text = json.dumps({"sha256": checkpoint._hash_of_record(record), **record})
+    (folder / checkpoint.STATE).write_text(text, encoding="utf-8")
 
 
 def assert_same_run(folder, other):

@@ -111,3 +111,10 @@ def test_a_word_that_is_nowhere_gets_a_suggestion(capsys):
 def test_the_version_is_told(script, capsys):
     assert run_here(importlib.import_module(f"scripts.{script}").main, "--version") == 0
     assert capsys.readouterr().out == f"minigrad {__version__}\n"
+
+
+def test_memory_that_ran_out_is_a_sentence(capsys):
+    def main(argv):
+        raise MemoryError
+
+    assert "not enough memory (MemoryError): take a smaller model or batch" in refusal(main, capsys)

@@ -101,6 +101,8 @@ def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, caps
         ),
         (["--target-modules", "c_fc", "--slices", "q"], "slices q are of c_attn, which is not in target_modules"),
         (["--r", "0"], "argument --r: must be an integer >= 1, got 0"),
+        (["--r", "100000"], "adapters of rank 100,000 need "),
+        (["--batch-size", "1000000000"], "a step on batches of 1,000,000,000 needs at least "),
         (["--alpha", "-1"], "alpha must be a number > 0"),
         (["--lora-dropout", "1"], "dropout must be in [0, 1)"),
         (["--method", "dora"], "invalid choice: 'dora'"),

@@ -1,5 +1,6 @@
 """scripts/reward.py as its users meet it."""
 
+import shutil
 
 import pytest
 
@@ -8,7 +9,7 @@ from finetune.stages.reward import load_reward_model
 from gpt.training.log import read_log
 from scripts import reward
 from tests.scripts.preference_files import write_model, write_pairs
-from tests.scripts.running import refusal, run_here, run_process
+from tests.scripts.running import forge, refusal, run_here, run_process
 
 SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
 
@@ -80,3 +81,11 @@ def test_a_run_of_another_stage_is_not_resumed(given, finished, capsys):
     )
     message = refusal(reward.main, capsys, "--init-from", "resume", "--out-dir", given[0])
     assert str(given[0]) in message
+
+
+@pytest.mark.parametrize("place", [("scores",), ("scores", 0), ("scores", 0, 1)])
+@pytest.mark.parametrize("wrong", ["x", None, [1]])
+def test_forged_scores_from_before_training_are_refused_at_the_start(finished, tmp_path, capsys, place, wrong):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    forge(folder, ("state", "extra", *place), wrong)
+    assert "the state's scores" in refusal(reward.main, capsys, "--init-from", "resume", "--out-dir", folder)
