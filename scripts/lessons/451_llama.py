@@ -90,6 +90,8 @@ with lesson.picture("swiglu", "The output of one inner unit", columns=2, size=(9
     right.legend(frameon=False)
 
 # %% 4. grouped-query attention: nine query heads, three heads of keys and values
+# Predict: three query heads share one head of keys and values. Which of these shrink: the scores, the KV cache, the
+# parameters?
 q, k, v = rng.standard_normal((1, H, 5, D)), *rng.standard_normal((2, 1, K, 5, D))
 grouped = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v), is_causal=True, enable_gqa=True)
 copied = [Tensor(np.repeat(each, H // K, axis=1)) for each in (k, v)]
@@ -111,6 +113,10 @@ with lesson.picture("kv-heads", "Grouped against full heads (SmolLM2, float32)",
     for head in range(H):
         right.plot([head, 3 * (head // 3) + 1], [1, 0], color="0.5", marker="o", markerfacecolor="black")
     right.set(xticks=[], yticks=[0, 1], yticklabels=["keys,\nvalues", "queries"], ylim=(-0.3, 1.3))
+
+# %% [markdown]
+# Answer: the cache, to a third, and the parameters a little. There are as many scores as before: every query head still
+# looks for itself.
 
 # %% Together: 134,515,008 parameters
 parts = {

@@ -1,6 +1,7 @@
 """Reading the cells of a lesson, running them, and figures that were measured before."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -96,6 +97,12 @@ def test_every_lesson_is_well_written(name):
     cells = read_cells(ROOT / "scripts" / "lessons" / f"{name}.py")
     assert cells[0].text.startswith("# Lesson ") or name == "00_gradients"
     assert "## What next" in cells[-1].text
+    assert any(p.startswith("Predict:") for cell in cells if cell.kind == "prose" for p in cell.paragraphs())
+    what_next = re.findall(r"^- (\w+): ((?:.|\n  )+)", cells[-1].text, re.MULTILINE)
+    assert "exercise" in dict(what_next)
+    for kind, text in what_next:
+        assert kind in ("exercise", "read", "try", "break", "lesson")
+        assert ("Expect:" in text) == (kind in ("try", "break")), text
     code = "\n".join(cell.text for cell in cells if cell.kind == "code")
     assert f'Lesson("{name}", __doc__)' in code
 
