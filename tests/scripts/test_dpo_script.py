@@ -92,7 +92,7 @@ def test_the_built_in_pairs_are_judged(given, tmp_path, monkeypatch, capsys):
     "more, words",
     [
         (["--beta", "0"], "beta must be a number > 0, got 0.0"),
-        (["--label-smoothing", "0.6"], "label_smoothing must be in [0, 0.5)"),
+        (["--loss-type", "robust", "--label-smoothing", "0.6"], "label_smoothing must be in [0, 0.5)"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--init-from", "resume"], "there is no checkpoint in"),
         (["--loss-type", "dpo"], "invalid choice: 'dpo'"),
