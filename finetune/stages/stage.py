@@ -150,7 +150,6 @@ def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
     """Continue the run in `out_dir` with its own settings and data. Raises CheckpointError if there is no run."""
     with writing(out_dir):
         stage = kind(settings_of(kind, out_dir), device)
-        _check_memory(stage.config)
         checkpoint = load_checkpoint(out_dir, kind=stage.kind())
         stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
         stage.model.to(device)
