@@ -73,34 +73,6 @@ def gradients(backward: Any, edges: list[tuple[int, int, float]]) -> list[float]
     return [float(node.grad) for node in nodes]
 
 
-def over_all_paths(edges: list[tuple[int, int, float]]) -> list[float]:
-    """d last / d node is the sum over all paths between them of the product of slopes: the definition, not a walk."""
-    last = max((j for _, j, _ in edges), default=0)
-
-    def paths(node: int) -> float:
-        return 1.0 if node == last else sum(slope * paths(j) for i, j, slope in edges if i == node)
-
-    return [paths(node) for node in range(last + 1)]
-
-
-def overwriting(edges: list[tuple[int, int, float]]) -> list[float]:
-    nodes = graph(edges)
-    nodes[-1].grad = 1.0
-    for node in reversed(nodes):
-        for source, slope in node.inputs:
-            source.grad = node.grad * slope
-    return [node.grad for node in nodes]
-
-
-def leaves_first(edges: list[tuple[int, int, float]]) -> list[float]:
-    nodes = graph(edges)
-    nodes[-1].grad = 1.0
-    for node in nodes:
-        for source, slope in node.inputs:
-            source.grad += node.grad * slope
-    return [node.grad for node in nodes]
-
-
 def along_every_path(edges: list[tuple[int, int, float]]) -> list[float]:
     """Each node hands on what it has so far, whenever somebody hands something to it."""
     nodes = graph(edges)
@@ -113,10 +85,6 @@ def along_every_path(edges: list[tuple[int, int, float]]) -> list[float]:
 
     push(nodes[-1])
     return [node.grad for node in nodes]
-
-
-def without_slopes(edges: list[tuple[int, int, float]]) -> list[float]:
-    return over_all_paths([(i, j, 1.0) for i, j, _ in edges])
 
 
 @st.composite
@@ -186,15 +154,12 @@ EXERCISE = Exercise(
             Case(DIAMOND),
             call=gradients,
             slips=(
-                Slip(overwriting, "accumulation overwritten: a node that is used twice needs +=, not ="),
-                Slip(leaves_first, "the order is wrong: consumers must come first, so walk the list from its end"),
                 Slip(
                     along_every_path,
                     "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: "
                     "each node must hand on once, when all its consumers have (walk `order` from its end)",
                 ),
-                Slip(without_slopes, "the slope is not used: the chain rule multiplies node.grad by it"),
-            ),
+                ),
         ),
     ),
     adapt=with_library,

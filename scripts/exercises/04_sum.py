@@ -66,7 +66,6 @@ EXERCISE = Exercise(
             cases(),
             Case(some(3, 4, 2), dims=(0, 2), keepdim=False),
             slips=(
-                Slip(lambda x, dims, keepdim: x.mean(axis=dims, keepdims=keepdim), "this is the mean, not the sum"),
                 Slip(lambda x, dims, keepdim: x.sum(), "this is the sum of everything: pass axis=dims"),
             ),
         ),

@@ -44,18 +44,8 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(full)), shape)
 
 
-def by_counting(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Each element of dout goes to the element of the input that it came from."""
-    places = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), dout.shape)
-    return np.bincount(places.ravel(), dout.ravel(), minlength=int(np.prod(shape))).reshape(shape)
-
-
 def only_in_front(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return dout.sum(axis=tuple(range(dout.ndim - len(shape))))
-
-
-def averaged(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return by_counting(dout, shape) * (np.prod(shape) / dout.size)
 
 
 def first_copy(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,7 +70,6 @@ EXERCISE = Exercise(
             Case(some(2, 3, 4), (3, 1)),
             slips=(
                 Slip(only_in_front, "only the axes in front are summed; axes of length 1 were stretched, too"),
-                Slip(averaged, "this is the mean over the copies: backward adds up what they received"),
                 Slip(first_copy, "this is what the first copy received: the sum over the copies is missing"),
             ),
         ),

@@ -62,7 +62,6 @@ EXERCISE = Exercise(
                 Slip(
                     lambda dout, x: (np.maximum(dout, 0),), "the gate is on dout: it must be on x, whatever dout's sign"
                 ),
-                Slip(lambda dout, x: (dout * (x < 0),), "the gate is the wrong way round: open where x is positive"),
                 Slip(lambda dout, x: (dout * np.maximum(x, 0),), "the slope is 1 where x > 0, not x"),
             ),
         ),

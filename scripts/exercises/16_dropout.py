@@ -81,18 +81,11 @@ EXERCISE = Exercise(
             in_float32=True,
             slips=(
                 Slip(lambda x, uniform, p: x * keep(uniform, p), "the scale 1 / (1 - p) is missing"),
-                Slip(
-                    lambda x, uniform, p: x * (uniform < p) / (1 - p),
-                    "the mask is the wrong way round: kept is what is >= p",
                 ),
-                Slip(lambda x, uniform, p: x * keep(uniform, p) / p, "divided by p: the scale is 1 / (1 - p)"),
-                Slip(lambda x, uniform, p: x * keep(uniform, p) * (1 - p), "times 1 - p: it must be divided by it"),
-            ),
             backward_slips=(
                 Slip(lambda dout, x, uniform, p: (dout * keep(uniform, p), None), "dx lacks the scale 1 / (1 - p)"),
                 Slip(lambda dout, x, uniform, p: (dout / (1 - p), None), "dx lacks the mask: what was dropped gets 0"),
-                Slip(lambda dout, x, uniform, p: (dout, None), "dx lacks mask and scale, both"),
-            ),
+                ),
             ),
     ),
     adapt=lambda library: {"Dropout": with_given_numbers(library["Dropout"])},

@@ -61,11 +61,6 @@ def by_value(gradients: list[np.ndarray], max_norm: float) -> Any:
     return [np.clip(g, -max_norm, max_norm) for g in gradients], by_one_vector(gradients, 1)[1]
 
 
-def without_root(gradients: list[np.ndarray], max_norm: float) -> Any:
-    square = by_one_vector(gradients, 1)[1] ** 2
-    return [g * min(1, max_norm / square) if square else g for g in gradients], square
-
-
 EXERCISE = Exercise(
     title="bound the length of a step, keep its direction",
     group="Optimiser", effort="15 min, medium",
@@ -85,7 +80,6 @@ EXERCISE = Exercise(
                 Slip(each_for_itself, "each array is clipped for itself: one norm and one factor for all of them"),
                 Slip(always, "small gradients are scaled up: the factor must never be above 1"),
                 Slip(by_value, "each element is clipped: that changes the direction; scale all by one factor"),
-                Slip(without_root, "the root is missing: norm = sqrt(sum of squares)"),
                 Slip(
                     lambda gradients, max_norm: (
                         by_one_vector(gradients, max_norm)[0],

@@ -84,10 +84,6 @@ EXERCISE = Exercise(
                     "the pair is the wrong way round: chosen - rejected must become large",
                 ),
                 Slip(
-                    lambda chosen, rejected: -by_logaddexp(chosen, rejected),
-                    "the sign is flipped: the loss is -ln sigmoid, and never negative",
-                ),
-                Slip(
                     lambda chosen, rejected: -np.log(sigmoid(chosen - rejected)),
                     "overflow: the sigmoid rounds to 0 and its log to -inf; use np.logaddexp(0, rejected - chosen)",
                 ),
@@ -98,15 +94,6 @@ EXERCISE = Exercise(
                 ),
             ),
             backward_slips=(
-                Slip(
-                    lambda dout, c, r: (-dout * sigmoid(c - r), dout * sigmoid(c - r)),
-                    "sigmoid of the wrong sign: the slope is sigmoid(rejected - chosen), large where the order "
-                    "is wrong",
-                ),
-                Slip(
-                    lambda dout, c, r: (-dout * sigmoid(r - c), -dout * sigmoid(r - c)),
-                    "the sign of drejected is flipped: rejected enters with a minus sign",
-                ),
                 Slip(
                     lambda dout, c, r: (
                         -dout * sigmoid(r - c) * sigmoid(c - r),

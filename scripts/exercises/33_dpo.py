@@ -63,14 +63,6 @@ def margin(pc: Any, pr: Any, rc: Any, rr: Any) -> Any:
     return (pc - rc) - (pr - rr)
 
 
-def by_rewards(
-    policy_chosen: Any, policy_rejected: Any, reference_chosen: Any, reference_rejected: Any, beta: float
-) -> Any:
-    """Bradley-Terry on the implied rewards beta (ln pi - ln rho), as a softmax of two."""
-    chosen, rejected = beta * (policy_chosen - reference_chosen), beta * (policy_rejected - reference_rejected)
-    return np.logaddexp(chosen, rejected) - chosen
-
-
 def variant(h: Any, scaled: bool = True) -> Any:
     def formula(pc: Any, pr: Any, rc: Any, rr: Any, beta: float) -> Any:
         return np.logaddexp(0, -(beta if scaled else 1) * h(pc, pr, rc, rr))
@@ -113,15 +105,10 @@ EXERCISE = Exercise(
                     "the reference has the wrong sign: it is subtracted",
                 ),
                 Slip(variant(lambda pc, pr, rc, rr: (pc - rr) - (pr - rc)), "the two references are exchanged"),
-                Slip(
-                    lambda pc, pr, rc, rr, beta: -by_rewards(pc, pr, rc, rr, beta), "the sign is flipped: -ln sigmoid"
                 ),
-            ),
             backward_slips=(
                 Slip(backward(lambda beta: 1), "beta is missing on the way back (chain rule)"),
-                Slip(backward(lambda beta: beta, sign=-1), "sigmoid of the wrong sign: the slope is sigmoid(-beta h)"),
-                Slip(backward(lambda beta: beta, opposite=1), "the sign of dpolicy_rejected is flipped"),
-            ),
+                ),
             ),
     ),
     adapt=lambda library: {"DPOLoss": as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1))},

@@ -84,7 +84,6 @@ EXERCISE = Exercise(
                 Slip(variant(next_value=False), "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),
                 Slip(variant(bootstrap=True), "after the last token V is 0: it is over"),
                 Slip(variant(discount=lambda gamma, lam: gamma), "lam is missing: A_t = delta_t + gamma lam A_{t+1}"),
-                Slip(variant(discount=lambda gamma, lam: lam), "gamma is missing in gamma lam A_{t+1}"),
                 Slip(
                     variant(discount=lambda gamma, lam: 0),
                     "only delta: what the move led to, gamma lam A_{t+1}, is missing",
@@ -94,8 +93,7 @@ EXERCISE = Exercise(
                     variant(returns=lambda advantages, rewards, values: advantages + rewards),
                     "returns are advantages + values, not + rewards",
                 ),
-                Slip(variant(sign=-1), "the value has the wrong sign in delta: it is subtracted"),
-            ),
+                ),
         ),
     ),
     adapt=lambda library: {"gae": of_one_reply(library["gae"])},
