@@ -39,7 +39,7 @@ def example(model_and_tokenizer, tmp_path_factory):
         "attention": {
             "sentences": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, head) for head in (0, 1)]
         },
-        "gpt": widget_data.gpt(model, tokenizer, "a small model", "the cat"),
+        "gpt": widget_data.gpt(model, tokenizer, "a small model whose name is longer than a phone is wide", "the cat"),
     }
     printed = []
     for name, values in data.items():
