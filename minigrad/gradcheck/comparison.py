@@ -72,6 +72,7 @@ class Comparison:
         self.graph = Graph(subject)
         subject.base = flat(self.graph.outputs)
         self.rows = Rows(self.graph.outputs, self.rng)
+        self.floors: list[Array] = []  # set by _set_floors
         self.kinks: dict[tuple[int, int], Kink] = {}
         self.given_up = 0  # directions that were not checked because of their many kinks
         self._splits = 0

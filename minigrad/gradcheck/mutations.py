@@ -259,27 +259,28 @@ def _changes_of(node: ast.AST, names: list[ast.expr]) -> Iterator[New]:
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        for value in dict.fromkeys([node.value + 1, node.value - 1, -node.value, 0, 1, node.value * 2]):
-            if value != node.value:
-                yield ast.Constant(value), f"{value} stands where {node.value} belongs", 1
+        number: Any = node.value
+        for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2]):
+            if value != number:
+                yield ast.Constant(value), f"{value} stands where {number} belongs", 1
     if isinstance(node, ast.Name | ast.Attribute) and any(same_tree(node, name) for name in names):
         for name in names:
             if not same_tree(node, name):
                 yield name, f"{in_words(name)} stands where {in_words(node)} belongs", 2
-        for sign, words in (("+", "large"), ("-", "small")):
+        for sign, size in (("+", "large"), ("-", "small")):
             new = _filled(_expression(f"a {sign} 1"), {"a": node})
-            yield new, f"it is off by one: {in_words(node)} is taken 1 too {words}", 2
+            yield new, f"it is off by one: {in_words(node)} is taken 1 too {size}", 2
     if isinstance(node, ast.Slice) and (node.lower is None) != (node.upper is None):
-        end = node.lower or node.upper
-        words = f"{in_words(node)} is right: the other end is taken (left and right, first and last)"
+        end: Any = node.lower or node.upper
+        sentence = f"{in_words(node)} is right: the other end is taken (left and right, first and last)"
         minus = ast.UnaryOp(ast.USub(), end)
-        yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), words, 0
+        yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), sentence, 0
     if isinstance(node, ast.Tuple) and len(node.elts) > 1:
         for i, j in itertools.combinations(range(len(node.elts)), 2):
             parts = list(node.elts)
             parts[i], parts[j] = parts[j], parts[i]
-            words = f"{in_words(parts[j])} and {in_words(parts[i])} are exchanged: {in_words(node)} is the order"
-            yield ast.Tuple(parts, ast.Load()), words, 0
+            sentence = f"{in_words(parts[j])} and {in_words(parts[i])} are exchanged: {in_words(node)} is the order"
+            yield ast.Tuple(parts, ast.Load()), sentence, 0
 
 
 def _of_axes(node: ast.Call) -> Iterator[New]:
@@ -289,7 +290,8 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
     is_reduction = name in (*_REDUCTIONS, "argmax", "argmin", "cumsum")
 
     def with_keywords(**changed: Any) -> ast.Call:
-        merged = {**keywords, **{key: None if v is None else ast.Constant(v) for key, v in changed.items()}}
+        merged: dict[str | None, Any] = dict(keywords)
+        merged |= {key: None if v is None else ast.Constant(v) for key, v in changed.items()}
         return ast.Call(node.func, node.args, [ast.keyword(key, value) for key, value in merged.items() if value])
 
     if "axis" in keywords:
@@ -320,20 +322,20 @@ class _Site(NamedTuple):
 
     parent: ast.AST
     field: str
-    index: int | None
+    place: int | None
     statement: ast.stmt
 
     def get(self) -> Any:
         value = getattr(self.parent, self.field)
-        return value if self.index is None else value[self.index]
+        return value if self.place is None else value[self.place]
 
     def put(self, node: Any) -> None:
-        if self.index is None:
+        if self.place is None:
             setattr(self.parent, self.field, node)
         elif isinstance(node, list):  # statements in the place of one
-            getattr(self.parent, self.field)[self.index : self.index + 1] = node
+            getattr(self.parent, self.field)[self.place : self.place + 1] = node
         else:
-            getattr(self.parent, self.field)[self.index] = node
+            getattr(self.parent, self.field)[self.place] = node
 
 
 def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site]:
@@ -377,13 +379,13 @@ def _changes_of_statement(site: _Site) -> Iterator[New]:
         yield ast.Pass(), f"the step {words} is missing", 1
     if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and not isinstance(node.value, ast.Tuple | None):
         changed = copy.copy(node)
-        changed.value = ast.UnaryOp(ast.USub(), node.value)  # type: ignore[arg-type]
+        changed.value = ast.UnaryOp(ast.USub(), node.value)
         yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", 0
     if isinstance(node, ast.For):
         yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
     body = getattr(site.parent, site.field)
-    if site.index is not None and site.index + 1 < len(body) and not isinstance(body[site.index + 1], ast.Return):
-        following = in_words(body[site.index + 1]).splitlines()[0].rstrip("`") + "`"
+    if site.place is not None and site.place + 1 < len(body) and not isinstance(body[site.place + 1], ast.Return):
+        following = in_words(body[site.place + 1]).splitlines()[0].rstrip("`") + "`"
         yield None, f"the order of the steps is wrong: {words} must come before {following}", 2
 
 
@@ -414,7 +416,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
                     body = getattr(site.parent, site.field)
                     kept = list(body)
                     if new is None:
-                        body[site.index : site.index + 2] = body[site.index : site.index + 2][::-1]  # type: ignore[operator, misc]
+                        body[site.place : site.place + 2] = body[site.place : site.place + 2][::-1]  # type: ignore[operator]
                     else:
                         site.put(new)
                     yield change
@@ -425,7 +427,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
                     yield change
                     site.put(old)
     for group in together.values():
-        sites = {(id(site.parent), site.field, site.index): (site, site.get(), new) for site, new, _ in group}
+        sites = {(id(site.parent), site.field, site.place): (site, site.get(), new) for site, new, _ in group}
         if len(sites) > 1:
             for site, _, new in sites.values():
                 site.put(new)
