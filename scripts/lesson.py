@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 """
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
-MODULES = {"0": "0 Gradients", "41": "4.1 Language modelling", "42": "4.2 Attention and the transformer"}
+MODULES = {"0": "0 Gradients", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
 # Exercises on what a lesson builds on, without a row of their own in the concept table.
 MORE_EXERCISES = {

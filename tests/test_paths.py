@@ -25,8 +25,8 @@ def broken(root: Path, path: Path, files: set[str]) -> list[str]:
     text = path.read_text(encoding="utf-8")
     found = [name for name in PATH.findall(text) if "NAME" not in name and not (root / name).exists()]
     found += [link for link in LINK.findall(text) if path.suffix == ".md" and not (path.parent / link).exists()]
-    if path.relative_to(root).parts[0] in LIBRARY:  # a bare name there is that of a neighbour, or of something below
-        files = {neighbour.name for neighbour in path.parent.rglob("*.py")}
+    if path.relative_to(root).parts[0] in LIBRARY:  # a bare name there is that of a neighbor, or of something below
+        files = {neighbor.name for neighbor in path.parent.rglob("*.py")}
     found += [name for name in FILE.findall(text) if name not in files]
     return found + [name for name in NAME.findall(text) if not resolves(name)]
 

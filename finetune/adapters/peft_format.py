@@ -8,7 +8,7 @@ PEFT wraps a model twice, hence the prefix; what follows are the model's own nam
 layers of the blocks are `Conv1D`, with weights (in, out): to A and B it makes no difference, but a layer of the blocks
 that was trained as a whole is transposed.
 
-What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, initialisations that
+What changes the arithmetic and is not supported is refused by name: DoRA, trained biases, initializations that
 change the base model, and every setting that is on and unknown here.
 
 https://huggingface.co/docs/peft, "PEFT checkpoint format" and "LoRA".

@@ -11,9 +11,9 @@ from .chat_template import ChatTemplate, Message
 LEARNED = 3  # the level of the mark, of 0 to 4
 
 
-def mask_as_text(template: ChatTemplate, messages: Sequence[Message], colour: bool | None = None) -> str:
-    """The conversation as the model reads it, what is learned from in colour, or (without colours) in brackets."""
-    return to_terminal(_marked(template, messages), colour).rstrip("\n")
+def mask_as_text(template: ChatTemplate, messages: Sequence[Message], color: bool | None = None) -> str:
+    """The conversation as the model reads it, what is learned from in color, or (without colors) in brackets."""
+    return to_terminal(_marked(template, messages), color).rstrip("\n")
 
 
 def mask_as_html(template: ChatTemplate, conversations: Sequence[Sequence[Message]]) -> str:

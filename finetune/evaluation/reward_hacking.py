@@ -38,7 +38,7 @@ def plot_reinforcement(runs: Mapping[str, str | os.PathLike[str]], path: str | o
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)
     panels[0].set_title("Reinforcement from a reward model", loc="left")
-    panels[-1].set_xlabel("step of the optimiser")
+    panels[-1].set_xlabel("step of the optimizer")
     if any(runs):
         panels[0].legend(frameon=False)
     figure.savefig(path, dpi=120)

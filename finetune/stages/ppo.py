@@ -56,7 +56,7 @@ class Reinforcement(Stage):
     columns = """\
              loss  of policy and value together; it says little, as its aim moves with the policy
          tokens/s  of replies, generated, judged and learned from
- objective/scores  what the reward model gives the replies, on average: what is maximised
+ objective/scores  what the reward model gives the replies, on average: what is maximized
      objective/kl  how far the policy has moved from the reference, in nats per reply: what that costs
             right  share of replies that are really right, which the reward model does not know (100 at an evaluation)
         courteous  share of them that are right and courteous: what was preferred"""

@@ -96,7 +96,7 @@ class InstructionTuning(Stage):
         )
         if self.shortened:
             show(f"{self.shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
-        show("\nThe first one, with what is learned from in colour or in brackets:")
+        show("\nThe first one, with what is learned from in color or in brackets:")
         show(mask_as_text(self.template, self.train[0].messages))
 
     def measure(self) -> dict[str, Any]:

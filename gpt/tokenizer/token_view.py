@@ -93,15 +93,15 @@ def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
         start, pending = stop, b""
 
 
-def to_terminal(tokens: Iterable[MarkedToken], colour: bool | None = None) -> str:
+def to_terminal(tokens: Iterable[MarkedToken], color: bool | None = None) -> str:
     """The tokens in color, or with brackets. None: in color if standard output is a terminal and NO_COLOR is not set.
 
-    >>> print(to_terminal([MarkedToken("the"), MarkedToken(" cat", 3), MarkedToken(" flew", 4)], colour=False))
+    >>> print(to_terminal([MarkedToken("the"), MarkedToken(" cat", 3), MarkedToken(" flew", 4)], color=False))
     the[ cat][[ flew]]
     """
-    if colour is None:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return "".join(_in_colour(token) if colour else _in_brackets(token) for token in tokens)
+    if color is None:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return "".join(_in_color(token) if color else _in_brackets(token) for token in tokens)
 
 
 def _in_brackets(token: MarkedToken) -> str:
@@ -109,11 +109,11 @@ def _in_brackets(token: MarkedToken) -> str:
     return "[" * depth + printable(token.text) + "]" * depth
 
 
-def _in_colour(token: MarkedToken) -> str:
+def _in_color(token: MarkedToken) -> str:
     if token.level == 0:
         return printable(token.text)
     start, end = f"\x1b[{_TERMINAL[token.level]}m", "\x1b[0m"
-    # The colour ends before each line break, lest the terminal fills the rest of the line with it.
+    # The color ends before each line break, lest the terminal fills the rest of the line with it.
     return start + printable(token.text).replace("\n", f"{end}\n{start}") + end
 
 

@@ -490,7 +490,7 @@ def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> 
             state[int(position)][name] = array
         return {"param_groups": settings["param_groups"], "state": state}
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(f"{path} describes no optimiser that fits {MOMENTS}") from None
+        raise CheckpointError(f"{path} describes no optimizer that fits {MOMENTS}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

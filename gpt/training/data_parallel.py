@@ -181,20 +181,20 @@ def start_team(wanted: bool = True, example: str = "start several with mpiexec")
         yield team
 
 
-def _share_the_machine(neighbours: Any) -> None:
+def _share_the_machine(neighbors: Any) -> None:
     """Give this process its share of the machine's cores (on Linux) and one of its GPUs. All processes must call it.
 
     With a thread per core in each process, every core would have several threads, which wait for each other.
     """
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # what CuPy, which is loaded when it is first needed, will see
     if gpus is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(neighbours.rank)
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(neighbors.rank)
     elif "," in gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[neighbours.rank % (gpus.count(",") + 1)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[neighbors.rank % (gpus.count(",") + 1)]
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        rivals = [rank for rank, theirs in enumerate(neighbours.allgather(cores)) if theirs == cores]
-        place = rivals.index(neighbours.rank)
+        rivals = [rank for rank, theirs in enumerate(neighbors.allgather(cores)) if theirs == cores]
+        place = rivals.index(neighbors.rank)
         mine = cores[place :: len(rivals)] or [cores[place % len(cores)]]
         os.sched_setaffinity(0, mine)
         threadpoolctl.threadpool_limits(len(mine), user_api="blas")

@@ -14,7 +14,7 @@ from ..files import naming, open_regular, write_text
 from .steps import Step
 
 COLUMNS = """\
-  step/total  steps of the optimiser so far, and planned
+  step/total  steps of the optimizer so far, and planned
         loss  how surprised the model was by the next token, in nats (e^loss: among how many tokens it wavers)
           lr  learning rate: how far a step goes; up during the warm-up, then down along a cosine
    grad norm  length of the gradient before clipping: a spike means trouble

@@ -1,7 +1,7 @@
 """Llama, Qwen2 and Qwen3 as llama.cpp keeps them: a GGUF file becomes our model.
 
 The same tensors as in a Hugging Face folder, under shorter names, and mostly quantized (`gpt.weights.gguf_file`). One
-point would go unnoticed, as every shape fits: llama.cpp turns neighbours (2i, 2i + 1) of a head by its rotary
+point would go unnoticed, as every shape fits: llama.cpp turns neighbors (2i, 2i + 1) of a head by its rotary
 positions, Hugging Face and we turn (i, i + D/2). The rows of the query and key matrices were put in the other order
 when the file was made; here they are put back. (Those of Qwen stayed as they were.)
 """

@@ -436,7 +436,7 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
             ("the same for all elements, as the gradient through a mean", np.ones(case.shape)),
             ("proportional to the input, as the gradient through a norm or mean square", case.x),
             ("proportional to the input minus its mean, as the gradient through a variance", _centered(case.x, axis)),
-            ("proportional to the output, as the gradient through a normalising sum", case.out),
+            ("proportional to the output, as the gradient through a normalizing sum", case.out),
         ]
         for words, pattern in patterns:
             if pattern.shape == case.shape and _is_multiple(error, pattern, axis):

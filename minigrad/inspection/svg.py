@@ -53,7 +53,7 @@ def svg_of(graph: Graph) -> str:
 
 
 def _title(graph: Graph) -> list[str]:
-    lines = [f"{graph.title} (grey); arrows point forward{', backward has run' * graph.released}"]
+    lines = [f"{graph.title} (gray); arrows point forward{', backward has run' * graph.released}"]
     return lines + [f"{graph.left_out:,} ops before these are not shown"] * (graph.left_out > 0)
 
 

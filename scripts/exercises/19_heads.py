@@ -96,7 +96,7 @@ EXERCISE = Exercise(
     stub=STUB,
     blanks=BLANKS,
     hints=(
-        "A reshape cuts or joins neighbouring axes; only a transpose may change their order. Merge is split, "
+        "A reshape cuts or joins neighboring axes; only a transpose may change their order. Merge is split, "
         "backwards.",
         "(B, T, P H D) -reshape-> (B, T, P, H, D) -transpose(2, 0, 3, 1, 4)-> (P, B, H, T, D). Back: "
         "transpose(1, 3, 0, 2, 4).",
@@ -113,7 +113,7 @@ EXERCISE = Exercise(
                     regrouped, "reshape alone mixes tokens and heads: reshape to (B, T, P, H, D) first, then transpose"
                 ),
                 Slip(interleaved, "parts and heads are exchanged: the parts are the outer ones, (P, H, D)"),
-                Slip(strided, "a head's numbers are neighbours: reshape to (P, H, D), not (P, D, H)"),
+                Slip(strided, "a head's numbers are neighbors: reshape to (P, H, D), not (P, D, H)"),
             ),
             examples=15,
         ),
@@ -128,7 +128,7 @@ EXERCISE = Exercise(
                 ),
                 Slip(
                     lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1),
-                    "a head's numbers must stay neighbours: transpose to (B, T, H, D), not (B, T, D, H)",
+                    "a head's numbers must stay neighbors: transpose to (B, T, H, D), not (B, T, D, H)",
                 ),
             ),
             backward_slips=(

@@ -58,7 +58,7 @@ def variant(sign: float = -1, dampening: bool = False, decay: float = 1.0, neste
 
 EXERCISE = Exercise(
     title="downhill, with momentum",
-    group="Optimiser", effort="10 min, easy",
+    group="Optimizer", effort="10 min, easy",
     stub=STUB,
     blanks=BLANKS,
     hints=(

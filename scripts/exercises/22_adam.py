@@ -79,7 +79,7 @@ TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2
 
 EXERCISE = Exercise(
     title="each parameter's own step size",
-    group="Optimiser", effort="15 min, medium",
+    group="Optimizer", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
     hints=(

@@ -74,7 +74,7 @@ def variant(coupled: bool = False, decay: float = 1.0, with_lr: bool = True, aft
 
 EXERCISE = Exercise(
     title="weight decay that Adam does not divide away",
-    group="Optimiser", effort="10 min, easy",
+    group="Optimizer", effort="10 min, easy",
     stub=STUB,
     blanks=BLANKS,
     hints=(

@@ -63,7 +63,7 @@ def by_value(gradients: list[np.ndarray], max_norm: float) -> Any:
 
 EXERCISE = Exercise(
     title="bound the length of a step, keep its direction",
-    group="Optimiser", effort="15 min, medium",
+    group="Optimizer", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
     hints=(

@@ -69,7 +69,7 @@ STEPS = [(step, 3, 9, 0.1) for step in range(11)]
 
 EXERCISE = Exercise(
     title="the learning rate over a training run",
-    group="Optimiser", effort="15 min, medium",
+    group="Optimizer", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
     hints=(

@@ -85,7 +85,7 @@ EXERCISE = Exercise(
     blanks=BLANKS,
     hints=(
         "Walk along the list with an index: where the pair stands, take both; else take one.",
-        "The last token has no neighbour: look at i + 1 only where i + 1 < len(tokens).",
+        "The last token has no neighbor: look at i + 1 only where i + 1 < len(tokens).",
         "if i + 1 < len(tokens) and (tokens[i], tokens[i + 1]) == pair: append pair[0] + pair[1], i += 2",
     ),
     checks=(
@@ -100,7 +100,7 @@ EXERCISE = Exercise(
                 ),
                 Slip(only_first, "only the first place is joined: the pair must be joined wherever it stands"),
                 Slip(overlapping, "the second token of the pair stays: after a join go on behind both, i += 2"),
-                Slip(last_is_lost, "the last token is lost: it has no neighbour, but belongs to the result"),
+                Slip(last_is_lost, "the last token is lost: it has no neighbor, but belongs to the result"),
                 Slip(from_the_right, "joined from the right: among overlapping places, the left one comes first"),
                 Slip(lambda tokens, pair: list(tokens), "nothing is joined: the list comes back as it was"),
             ),

@@ -1,4 +1,4 @@
-"""The library's optimisers with the arguments of the exercises, and the learner's in the library's place."""
+"""The library's optimizers with the arguments of the exercises, and the learner's in the library's place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .places import Patch
 
 
 def as_update(name: str, optimizer: str) -> Patch:
-    """What the learner wrote as the function `name`, in the place of an optimiser's `update`."""
+    """What the learner wrote as the function `name`, in the place of an optimizer's `update`."""
 
     def adapt(definitions: dict[str, Any]) -> Any:
         step = definitions[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html as escaping
 from typing import Any
 
-GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimiser", "Writing", "Engine",
+GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimizer", "Writing", "Engine",
           "Fine-tuning", "Quantization")  # fmt: skip
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #111; }
@@ -62,7 +62,7 @@ def _box(name: str, title: str, mine: bool, used: bool) -> str:
 
 
 def curve(theirs: list[float], mine: list[float], width: int = 720, height: int = 300) -> str:
-    """Both losses as SVG: the library's a wide grey line, the learner's a thin black one on it."""
+    """Both losses as SVG: the library's a wide gray line, the learner's a thin black one on it."""
     left, bottom, top = 55, 45, 10
     low, high = min(theirs + mine), max(theirs + mine)
     span = (high - low) or 1.0

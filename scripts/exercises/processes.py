@@ -43,7 +43,7 @@ LIMITS = Limits()
 
 
 class Ended(BaseException):
-    """The worker is gone. No Exception: no part of a judgement may take it for something that the learner raised."""
+    """The worker is gone. No Exception: no part of a judgment may take it for something that the learner raised."""
 
     def __init__(self, verdict: Verdict):
         super().__init__(verdict.diagnosis)

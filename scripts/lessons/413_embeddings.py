@@ -76,9 +76,9 @@ assert gaps[2] > gaps[0] + 0.05
 
 def two_dimensions(rows: np.ndarray) -> np.ndarray:
     """Principal components: the plane in which the rows differ most. (n, C) -> (n, 2)."""
-    centred = rows - rows.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    return centred @ directions[:2].T
+    centered = rows - rows.mean(axis=0)
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
+    return centered @ directions[:2].T
 
 
 with lesson.picture("clusters", "Rows of the embedding, in the plane of most variance", 3, size=(15, 4.8)) as panels:

@@ -41,7 +41,7 @@ print("bank now depends on its neighbors, but all words of a sentence have becom
 assert np.allclose((average @ water)[0], (average @ water)[2])
 
 # %% Attempt 2: fixed weights, as in a convolution
-fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])  # a little of the neighbours
+fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])  # a little of the neighbors
 print("bank beside river:", fixed[2] @ water)
 far = embed("river the the bank")
 print("bank, with river three words away:", (np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2)[3] @ far)

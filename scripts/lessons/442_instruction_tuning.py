@@ -120,7 +120,7 @@ print("others. If a user types these characters, they are ordinary text, so a us
 # %% The mask: learn the answers, not the questions
 conversations, _ = encode_examples(examples, template, model.config.block_size)
 inputs, targets = collate(conversations[:4])  # (B, T): a target is -100 where no loss is computed
-print(mask_as_text(template, examples[0].messages, colour=False))
+print(mask_as_text(template, examples[0].messages, color=False))
 learned = targets != IGNORE
 print(f"in brackets: the tokens with a loss, {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
 with no_grad():

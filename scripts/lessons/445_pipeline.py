@@ -183,16 +183,16 @@ assert abs(rise["bfloat16"]) < 1 and abs(rise["int8"]) < 1 and max(rise.values()
 print("The course says less than 1 % for GPTQ and AWQ.")
 
 # %% The stages as files on a model hub
-artefacts = [
+artifacts = [
     ("base", "Meta-Llama-3-8B", "pretraining", memory(base), "scripts/train.py"),
     ("instruct", "Meta-Llama-3-8B-Instruct", "SFT, then DPO", memory(dpo), "scripts/sft.py, scripts/dpo.py"),
     ("adapter", "a LoRA for one of these", "LoRA", 4 * adapter, "scripts/lora.py"),
     ("quantized", "...-Instruct-GPTQ, -AWQ, -bnb-4bit", "quantization", memory(small), "scripts/quantize.py"),
 ]
 print(f"{'what':11}{'as in the Llama 3 family':36}{'left by':16}{'ours (bytes)':>13}  written by")
-for what, example, stage, size, script in artefacts:
+for what, example, stage, size, script in artifacts:
     print(f"{what:11}{example:36}{stage:16}{size:13,}  {script}")
-assert artefacts[2][3] < artefacts[3][3] < artefacts[0][3]
+assert artifacts[2][3] < artifacts[3][3] < artifacts[0][3]
 print("In 'Llama 3 70B Instruct, 4-bit GPTQ', Llama 3 70B is the base model, Instruct stands for SFT and alignment,")
 print("and 4-bit GPTQ for the quantization. load_model in finetune/loading.py reads all of our files.")
 

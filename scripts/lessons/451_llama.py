@@ -34,8 +34,8 @@ C, H, K, D, I = REAL.n_embd, REAL.n_head, REAL.n_kv_head, REAL.head_size, REAL.n
 x = rng.standard_normal((4, C)) + 0.5
 by_hand = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
 assert np.allclose(F.rms_norm(Tensor(x), C, eps=1e-5).data, by_hand)
-centred = x - x.mean(axis=1, keepdims=True)
-assert np.allclose(F.layer_norm(Tensor(x), C).data, F.rms_norm(Tensor(centred), C, eps=1e-5).data)
+centered = x - x.mean(axis=1, keepdims=True)
+assert np.allclose(F.layer_norm(Tensor(x), C).data, F.rms_norm(Tensor(centered), C, eps=1e-5).data)
 print("LayerNorm(x) = RMSNorm(x - mean(x)). RMSNorm keeps the scaling and leaves out the mean. It has no bias either:")
 norms = nn.RMSNorm(C).num_parameters(), nn.LayerNorm(C).num_parameters()
 print(f"it learns {norms[0]} parameters per norm; LayerNorm learns {norms[1]}")

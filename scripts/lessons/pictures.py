@@ -147,7 +147,7 @@ class _Nothing:
 
 
 def heatmap(axes: Any, matrix: Any, rows: Sequence[str], columns: Sequence[str], numbers: str = ".2f") -> None:
-    """A matrix as shades of grey, dark for large, each cell with its number. numbers: their format; "" for none."""
+    """A matrix as shades of gray, dark for large, each cell with its number. numbers: their format; "" for none."""
     matrix = np.asarray(matrix)
     lightest, darkest = min(0.0, float(np.nanmin(matrix))), float(np.nanmax(matrix))
     axes.imshow(matrix, cmap="Greys", aspect="auto", vmin=lightest, vmax=darkest)

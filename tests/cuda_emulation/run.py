@@ -181,7 +181,7 @@ def _forbid(page):
 
 
 class _Region:
-    """Bytes of one allocation, copied to pages whose neighbours nobody may touch."""
+    """Bytes of one allocation, copied to pages whose neighbors nobody may touch."""
 
     def __init__(self, low, high, at_the_end, alignment, pattern=PATTERNS[0]):
         self.pattern = pattern

@@ -77,7 +77,7 @@ extern "C" __global__ void copy(const float* x, float* out, int from, int to) {
 
 extern "C" __global__ void write_after_everything(float* x, int n) { if (threadIdx.x == 0) x[n] = 1; }
 
-extern "C" __global__ void uninitialised(float* out) {
+extern "C" __global__ void uninitialized(float* out) {
     __shared__ float never[64];
     out[threadIdx.x] = never[threadIdx.x];
 }
@@ -186,7 +186,7 @@ extern "C" __global__ void one_too_many(const float* x, float* out) {
 """
 
 
-@pytest.mark.parametrize("kernel", ["uninitialised", "counted_without_a_start"])
+@pytest.mark.parametrize("kernel", ["uninitialized", "counted_without_a_start"])
 def test_shared_memory_that_nobody_wrote_is_not_read(kernel):
     with pytest.raises(KernelError, match="memory that nobody wrote"):
         run(kernel, np.zeros(64, np.float32))

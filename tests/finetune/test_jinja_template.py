@@ -63,7 +63,7 @@ QUESTION = [{"role": "user", "content": "The dog?"}]
 ANSWERED = [*QUESTION, {"role": "assistant", "content": "the fox"}, QUESTION[0], {"role": "assistant", "content": "No"}]
 
 
-# --- honoured ---------------------------------------------------------------------------------------------------------
+# --- honored ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle("transformers", "jinja2")

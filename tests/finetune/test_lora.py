@@ -464,7 +464,7 @@ def test_settings_out_of_range(settings, match):
         LoRAConfig(**settings)
 
 
-def test_an_optimiser_steps_adapters_of_a_merged_and_unmerged_model():
+def test_an_optimizer_steps_adapters_of_a_merged_and_unmerged_model():
     model = adapted(VARIANTS["c_attn"], "float32")
     unmerge_lora(model, merge_lora(model))
     optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)

@@ -189,7 +189,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_memory_is_within_a_tenth_of_what_the_formulas_say(shape, method):
-    """Measured twice: as the arrays of model and optimiser, and as what NumPy has allocated when a step has run.
+    """Measured twice: as the arrays of model and optimizer, and as what NumPy has allocated when a step has run.
 
     At the end of a step's backward all of it is there at once: weights, gradients, and moments of the step before.
     """

@@ -312,7 +312,7 @@ FIRST = "transformer.h.0.attn.c_attn.weight"
         (None, {"bits": 5}, "5 bits are not supported"),
         (None, {"quant_method": "magic"}, "there is no quantization method 'magic'"),
         (None, {"sym": False}, "contradicts itself"),
-        (None, {"colour": "red"}, "quantization_config is not one of ours"),
+        (None, {"color": "red"}, "quantization_config is not one of ours"),
         (None, {"group_size": 3}, "group_size 3 does not divide rows of 8"),
     ],
 )

@@ -282,12 +282,12 @@ def test_replies_do_not_depend_on_who_else_is_asked(chat):
 
 def test_the_mask_as_text_marks_what_is_learned_and_nothing_else(chat):
     _, template = chat
-    plain = mask_as_text(template, TALK, colour=False)
+    plain = mask_as_text(template, TALK, color=False)
     ids, learned = template.encode(TALK)
     marked = "".join(f"[{template.tokenizer.decode([id])}]" for id, learn in zip(ids, learned) if learn)
     assert plain == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"
-    coloured = mask_as_text(template, TALK, colour=True)
-    assert "\x1b[" in coloured and "\x1b[" not in coloured.partition("assistant\n")[0]
+    colored = mask_as_text(template, TALK, color=True)
+    assert "\x1b[" in colored and "\x1b[" not in colored.partition("assistant\n")[0]
 
 
 def test_the_mask_as_a_page_escapes_what_is_said(chat):

@@ -14,7 +14,7 @@ def block_llama(**changes):
 
 
 def permuted(array, n_head):
-    """The rows of a query or key matrix as llama.cpp's converter puts them: halves of a head become neighbours."""
+    """The rows of a query or key matrix as llama.cpp's converter puts them: halves of a head become neighbors."""
     return array.reshape(n_head, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 

@@ -36,7 +36,7 @@ FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_s
 
 
 def a_run(number, **changes):
-    """A model and optimiser in which every number tells which run this is, and a state that does, too."""
+    """A model and optimizer in which every number tells which run this is, and a state that does, too."""
     model = small_gpt(**changes)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=0.1 * number)
     model.loss(random_ids((1, 5)), random_ids((1, 5))).backward()
@@ -627,7 +627,7 @@ def test_weights_with_other_names_or_no_weights_at_all_are_refused(tmp_path):
             load_checkpoint(tmp_path)
     save_checkpoint(tmp_path, model, optimizer, state)
     forge(tmp_path, "optimizer.safetensors", (tmp_path / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match="describes no optimiser that fits"):
+    with pytest.raises(CheckpointError, match="describes no optimizer that fits"):
         load_checkpoint(tmp_path)
 
 

@@ -90,7 +90,7 @@ def turned_backwards(x, cos, sin):
 
 
 def turned_as_in_the_paper(x, cos, sin):
-    """Pairs of neighbours instead of halves."""
+    """Pairs of neighbors instead of halves."""
     x1, x2 = x[..., 0::2], x[..., 1::2]
     return np.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).reshape(x.shape)
 

@@ -57,8 +57,8 @@ def test_a_page_shows_everything_as_text(parts, title):
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(0, LEVELS - 1)), max_size=5))
-def test_colours_end_where_they_should(parts):
-    text = to_terminal([MarkedToken(*part) for part in parts], colour=True)
+def test_colors_end_where_they_should(parts):
+    text = to_terminal([MarkedToken(*part) for part in parts], color=True)
     plain = re.sub("\x1b\\[[0-9;]*m", "", text)
     assert plain == "".join(printable(part[0]) for part in parts) and "\x1b" not in plain
     for line in text.split("\n"):
@@ -67,12 +67,12 @@ def test_colours_end_where_they_should(parts):
         assert len(codes) % 2 == 0
 
 
-def test_levels_differ_in_the_terminal_with_and_without_colours():
-    for colour, different in ((True, 5), (False, 3)):
-        assert len({to_terminal([MarkedToken("x", level)], colour) for level in range(LEVELS)}) == different
+def test_levels_differ_in_the_terminal_with_and_without_colors():
+    for color, different in ((True, 5), (False, 3)):
+        assert len({to_terminal([MarkedToken("x", level)], color) for level in range(LEVELS)}) == different
 
 
-def test_colours_are_for_terminals_that_want_them(monkeypatch):
+def test_colors_are_for_terminals_that_want_them(monkeypatch):
     tokens = [MarkedToken("x", 4)]
     assert to_terminal(tokens) == "[[x]]"  # standard output is no terminal here
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -107,6 +107,6 @@ def test_a_character_of_several_tokens_is_one_piece():
 
 
 @pytest.mark.parametrize("level", range(1, LEVELS))
-def test_every_level_has_a_style_that_shows_without_colour(level):
+def test_every_level_has_a_style_that_shows_without_color(level):
     page = to_html([MarkedToken("x", level)], "t", LEGEND)
     assert f".l{level} {{ background: #" in page and f"border-bottom: {level}px solid" in page

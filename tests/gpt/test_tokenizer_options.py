@@ -47,7 +47,7 @@ def reference(content):
     return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
-# --- honoured ---------------------------------------------------------------------------------------------------------
+# --- honored ---------------------------------------------------------------------------------------------------------
 
 AROUND = [((), ()), ((BOS,), ()), ((BOS, BOS), (EOS,))]
 ALL = [(pattern, around, ignore) for pattern in PATTERNS for around in AROUND[:2] for ignore in (False, True)]

@@ -50,7 +50,7 @@ def not_finite_at(*steps):
 
 
 def everything(trainer):
-    """Weights and moments on the host, and the optimiser's numbers."""
+    """Weights and moments on the host, and the optimizer's numbers."""
     arrays = {name: np.array(backend.to_numpy(array)) for name, array in trainer.model.state_dict().items()}
     numbers = {}
     for position, state in trainer.optimizer.state_dict()["state"].items():
@@ -176,11 +176,11 @@ def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then):
         np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-# --- the optimiser ----------------------------------------------------------------------------------------------------
+# --- the optimizer ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, lambda p: optim.SGD(p, momentum=0.9)])
-def test_an_optimiser_steps_when_it_is_told_to_without_asking(cuda, make):
+def test_an_optimizer_steps_when_it_is_told_to_without_asking(cuda, make):
     xp = backend.module_of(mg.Tensor([1.0], device="cuda").data)
     p, q = mg.Tensor([1.0, -2.0], True, device="cuda"), mg.Tensor([1.0, -2.0], True)
     there, here = make([p]), make([q])

@@ -242,7 +242,7 @@ MUTANTS = {
     ),
     "the largest is not subtracted": (attention, "largest = warp_max(largest);", "largest = 0;"),
     "a lane's sum": (attention, "sum = warp_sum(sum);", ""),
-    "not normalised": (attention, "1 / sum", "1"),
+    "not normalized": (attention, "1 / sum", "1"),
     "the logarithm without the largest": (attention, "largest + log(sum)", "log(sum)"),
     "one row too many": (attention, "number < (long long)heads * rows", "number <= (long long)heads * rows"),
     "one key too many": (attention, "key < columns", "key <= columns"),

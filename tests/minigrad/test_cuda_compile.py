@@ -28,7 +28,7 @@ def floats(*shape, dtype=np.float32):
     return Tensor(np.ones(shape, dtype), True, device="cuda")
 
 
-def optimise(dtype):
+def optimize(dtype):
     parameter = floats(4, dtype=dtype)
     parameter.grad = floats(4, dtype=dtype).data
     optim.clip_grad_norm_(parameter, 1.0)
@@ -62,7 +62,7 @@ CALLS = {
     "linear_cross_entropy": lambda t: F.linear_cross_entropy(
         floats(2, 4, dtype=t), floats(3, 4, dtype=t), to_device(TARGETS, "cuda")
     ),
-    "optimisers": optimise,
+    "optimizers": optimize,
     "attention": lambda t: attend(t, 3),
     "attention, causal": lambda t: attend(t, 3, is_causal=True),
     "attention, dropout": lambda t: attend(t, 3, dropout_p=0.5),
@@ -112,7 +112,7 @@ def test_kernels_compile(call, sources):
     check(sources)
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "optimisers"])
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "optimizers"])
 def test_kernels_compile_for_bfloat16(call, sources):
     with use_kernels("fast"), autocast("bfloat16"):
         out = CALLS[call](np.float32)

@@ -1,4 +1,4 @@
-"""The CUDA kernels for GELU, layer norm, losses and optimisers, each run by the emulation (tests/cuda_emulation), which
+"""The CUDA kernels for GELU, layer norm, losses and optimizers, each run by the emulation (tests/cuda_emulation), which
 is reached as a GPU would be, through the stand-in for CuPy; against the textbook form in float64 on the CPU."""
 
 import numpy as np
@@ -338,7 +338,7 @@ def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():
     launch.launch("not even a source", "nothing", x, (3, 0), 32, [x])
 
 
-# --- optimisers ---
+# --- optimizers ---
 
 SHAPES = [(1,), (31,), (0,), (33, 5), (1025,), (), (16385,)]
 
@@ -495,7 +495,7 @@ FAULTS_OF_ADAM = {
 
 
 @pytest.mark.parametrize("fault", FAULTS_OF_ADAM)
-def test_a_faulty_optimiser_is_noticed(fault, monkeypatch):
+def test_a_faulty_optimizer_is_noticed(fault, monkeypatch):
     module, old, new = FAULTS_OF_ADAM[fault]
     assert old in adam.SOURCE and old in module.SOURCE
     monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace(old, new))

@@ -21,7 +21,7 @@ def test_a_condition_of_one_bool(cuda):
 
 @pytest.mark.parametrize("make", [optim.SGD, lambda p: optim.SGD(p, momentum=0.9), optim.Adam, optim.AdamW])
 @pytest.mark.parametrize("told", [False, True])
-def test_optimisers_stay_in_float32(cuda, monkeypatch, make, told):
+def test_optimizers_stay_in_float32(cuda, monkeypatch, make, told):
     """A number on the GPU is an array without dimensions, and a float64 one would widen all that it meets."""
     p = nn.Parameter(np.ones(3, np.float32)).to("cuda").detach().requires_grad_()
     p.grad = backend.to_device(np.full(3, 0.5, np.float32), "cuda")

@@ -428,7 +428,7 @@ def test_the_seed_decides_the_initial_weights():
     assert not np.array_equal(first["embedding.weight"], Model().embedding.weight.data)
 
 
-def test_initialisers():
+def test_initializers():
     weight = nn.Parameter(np.empty((200, 300)))
     assert nn.init.normal_(weight, mean=3.0, std=0.5) is weight and weight.dtype == np.float64
     assert abs(weight.data.mean() - 3) < 0.02 and abs(weight.data.std() - 0.5) < 0.02

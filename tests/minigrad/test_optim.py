@@ -1,4 +1,4 @@
-"""Optimisers step by step beside PyTorch's, clipping, schedules, and going on from a saved state."""
+"""Optimizers step by step beside PyTorch's, clipping, schedules, and going on from a saved state."""
 
 import json
 import math
@@ -176,7 +176,7 @@ P = nn.Parameter([1.0, 2.0])
         (lambda: optim.SGD([("weight", P)]), TypeError, "updates leaf tensors, not tuple"),
     ],
 )
-def test_what_an_optimiser_refuses(make, error, message):
+def test_what_an_optimizer_refuses(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

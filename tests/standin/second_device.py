@@ -1,6 +1,6 @@
 """The tests a second time, on the stand-in: `pytest --device=cuda tests/minigrad tests/gpt tests/finetune`.
 
-A test says what a user would: it makes tensors, models and optimisers, and looks at numbers. On the second device
+A test says what a user would: it makes tensors, models and optimizers, and looks at numbers. On the second device
 
 * what a test makes (a Tensor, a Module) is on the device at once, as if it had called `.to("cuda")`;
 * arrays that a test hands to an op are moved there first, as a user would have to do;

@@ -16,7 +16,7 @@ from ...functional.rotary import RotaryEmbedding
 from .launch import WARP, ceil_div, launch, takes
 
 SOURCE = r"""
-// A warp for each row: x (A, B, T, 2 half), whose numbers in a row are neighbours; out the same without gaps; cosine
+// A warp for each row: x (A, B, T, 2 half), whose numbers in a row are neighbors; out the same without gaps; cosine
 // and sine (angles, half), where row r has the angles r % angles. direction: 1, or -1 to turn back.
 extern "C" __global__ void rotate(const number* x, const number* cosine, const number* sine, number* out, int rows_a,
                                   int rows_b, int rows_t, long long stride_a, long long stride_b, long long stride_t,

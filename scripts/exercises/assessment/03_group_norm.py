@@ -125,7 +125,7 @@ EXERCISE = Exercise(
                         * weight
                         + bias
                     ),
-                    "groups are of neighbouring channels: reshape to (N, groups, C / groups)",
+                    "groups are of neighboring channels: reshape to (N, groups, C / groups)",
                 ),
                 Slip(
                     lambda x, weight, bias, groups, eps: (

@@ -18,7 +18,7 @@ function mergePair(tokens, first, second) {
   return merged;
 }
 
-function neighbours(words) {
+function neighbors(words) {
   const counts = new Map(); // "first\u0100second" -> how often; no byte is U+0100
   for (const tokens of words) {
     for (let i = 0; i + 1 < tokens.length; i += 1) {
@@ -32,7 +32,7 @@ function neighbours(words) {
 // Encoding: of the pairs that stand side by side, the one that was learned first; null at the end.
 function nextLearned(words, ranks) {
   let best = null;
-  for (const [pair, count] of neighbours(words)) {
+  for (const [pair, count] of neighbors(words)) {
     if (ranks.has(pair) && (!best || ranks.get(pair) < best.rank)) best = { pair, count, rank: ranks.get(pair) };
   }
   return best && { ...best, pair: best.pair.split("\u0100") };
@@ -41,7 +41,7 @@ function nextLearned(words, ranks) {
 // Learning: the most frequent pair; of equally frequent ones the last in the alphabet.
 function nextFrequent(words) {
   let best = null;
-  for (const [key, count] of neighbours(words)) {
+  for (const [key, count] of neighbors(words)) {
     const pair = key.split("\u0100");
     const isLater = () => pair[0] > best.pair[0] || (pair[0] === best.pair[0] && pair[1] > best.pair[1]);
     if (!best || count > best.count || (count === best.count && isLater())) best = { pair, count };
