@@ -1,10 +1,9 @@
-"""tokenizer.json, the one file in which Hugging Face's library `tokenizers` keeps a whole tokenizer.
+"""Read and write tokenizer.json, the file in which Hugging Face's library `tokenizers` stores a whole tokenizer.
 
-It describes a pipeline: a normalizer changes the text, a pre-tokenizer cuts it into words, a model cuts words into
-tokens, added tokens are found before all that, and a post-processor puts special tokens around the result. Every step
-may be of many kinds; known here are byte-level BPE, and the ways to cut that GPT-2, SmolLM2, Llama 3 and Qwen2 use.
-Whatever else a file asks for is refused by name, since a tokenizer that is nearly the same gives a model other ids than
-it was trained on.
+The file describes a pipeline. Added tokens are found first, a normalizer changes the text, a pre-tokenizer cuts it into
+words, a model cuts words into tokens, and a post-processor adds special tokens before and after. There are many kinds
+of each step. We support byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2, Llama 3 and Qwen2. Everything else is
+refused by name, because a tokenizer that is nearly right gives the model ids that it was not trained on.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ _UNKNOWN_STEPS = ("truncation", "padding")
 def parse_tokenizer_json(
     content: dict[str, Any], added: Mapping[str, int], roles: Mapping[str, Any], name: str
 ) -> Vocabulary:
-    """The vocabulary in a tokenizer.json; `added` and `roles` are what other files say (see `vocabulary.assemble`).
+    """The vocabulary in a tokenizer.json. `added` and `roles` come from other files (see `vocabulary.assemble`).
 
-    Raises ValueError, with the file's `name`, for what is damaged and for steps that are not known here.
+    Raises ValueError, naming the file, if it is damaged or has unsupported steps.
     """
     try:
         model = content["model"]
@@ -61,7 +60,7 @@ def parse_tokenizer_json(
 
 
 def _pattern(pre_tokenizer: Any, normalizer: Any, name: str) -> str:
-    """The pattern that cuts a text as this pre-tokenizer does."""
+    """The pattern that cuts a text like this pre-tokenizer."""
     for pattern, known in PRE_TOKENIZERS.items():
         if _steps(pre_tokenizer) == _steps(known):
             expected = {"type": NORMALIZED[pattern]} if pattern in NORMALIZED else None
@@ -102,7 +101,7 @@ def _around(step: Any, vocabulary: Vocabulary, name: str) -> tuple[tuple[str, ..
 
 
 def _steps(pre_tokenizer: Any) -> list[Any]:
-    """A pre-tokenizer as a list of steps, each with all options that change what it does."""
+    """A pre-tokenizer as a list of steps, each with all options that change its result."""
     if not isinstance(pre_tokenizer, dict):
         return [pre_tokenizer]
     if pre_tokenizer["type"] == "Sequence":
@@ -117,7 +116,7 @@ def _short(part: Any) -> str:
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """The reverse of `_around`."""
+    """The inverse of `_around`."""
     if not any(vocabulary.around):
         return None
     ids = {token: id for id, token in vocabulary.tokens.items()}
@@ -131,7 +130,7 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The content of tokenizer.json for a vocabulary; `tokenizers` encodes and decodes with it as we do."""
+    """The contents of tokenizer.json for a vocabulary. `tokenizers` then encodes and decodes as we do."""
     ids = {token: id for id, token in sorted(vocabulary.tokens.items())}
     special = {text.encode("utf-8"): text for text in vocabulary.special_tokens}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}

@@ -1,9 +1,9 @@
 """A BPE vocabulary as files: GPT-2's two text files, Hugging Face's tokenizer.json, and the metadata of a GGUF file.
 
-`vocab.json` says which id a token has, `merges.txt` which pairs are joined, in order. Special tokens stand in
-vocab.json as they are, and three more files may say which tokens those are. `tokenizer.json` holds all of it in one
-file, and also how a text is cut into words. The files are input from outside: whatever is damaged is a ValueError that
-names file and place.
+`vocab.json` has the id of each token, and `merges.txt` the pairs to join, in order. Special tokens are in vocab.json
+too, and three more files may declare which tokens are special. `tokenizer.json` has everything in one file, including
+how to cut a text into words. The files may come from anybody, so a damaged file raises a ValueError that names file and
+place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILES = (*NAMES[0], *NAMES[1], TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS,
 
 
 def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
-    """Whether there are files of a tokenizer in `folder`, whole or damaged."""
+    """Whether `folder` has files of a tokenizer, even damaged ones."""
     return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON))
 
 
@@ -49,7 +49,7 @@ def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
 
 
 def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], path: Path) -> Vocabulary:
-    """The vocabulary, with the options of tokenizer_config.json that change ids followed, or refused by name."""
+    """The vocabulary. Options of tokenizer_config.json that change ids are applied, or refused by name."""
     for option in ("add_prefix_space", "split_special_tokens"):
         if options.get(option):
             raise ValueError(f"{path}: the option {option} is not supported here")
@@ -95,9 +95,9 @@ def parse_vocabulary(
     added: Mapping[str, int] | None = None,
     roles: Mapping[str, Any] | None = None,
 ) -> Vocabulary:
-    """What the texts of vocab.json and merges.txt say; their names stand in errors.
+    """The vocabulary in the texts of vocab.json and merges.txt. Their names are used in errors.
 
-    `added` gives ids of further special tokens, `roles` is what special_tokens_map.json holds.
+    added: ids of further special tokens. roles: the contents of special_tokens_map.json.
     """
     lines = merges.split("\n")  # not splitlines(), which would also cut at some characters of tokens
     first = 1 if lines[0].startswith("#version") else 0  # only there: a "#" may be a token as well
@@ -141,7 +141,7 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
 
 
 def _read_chat_template(folder: Path) -> str | None:
-    """How conversations are written, in Jinja: chat_template.jinja, or else an entry of tokenizer_config.json."""
+    """The chat template, in Jinja: chat_template.jinja, or an entry of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).exists():
         return read_text(folder / CHAT_TEMPLATE, MAX_TEMPLATE)
     path = folder / TOKENIZER_CONFIG
@@ -164,7 +164,7 @@ _GGUF_UNKNOWN = ("add_space_prefix", "remove_extra_whitespaces", "precompiled_ch
 def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file") -> Vocabulary:
     """The vocabulary in the metadata of a GGUF file, under the keys `tokenizer.*`.
 
-    Raises ValueError, with the file's `name`, for a kind of tokenizer that is not known here, and for what is damaged.
+    Raises ValueError, naming the file, for an unknown kind of tokenizer, and for damaged metadata.
     """
 
     def entry(key: str, kind: type, default: Any = None) -> Any:
@@ -224,9 +224,10 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
 
 
 def write_vocabulary(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
-    """Write the vocabulary, and the files from which transformers learns what is special and how to chat.
+    """Write the vocabulary, and the files that tell transformers the special tokens and the chat template.
 
-    vocab.json and merges.txt mean GPT-2's pattern and nothing around a text; otherwise there is tokenizer.json instead.
+    vocab.json and merges.txt imply GPT-2's pattern and no tokens around a text. Other vocabularies are written as
+    tokenizer.json.
     """
     folder = Path(folder)
     # Without an explicit null, transformers would add <|endoftext|> in these roles to a vocabulary that lacks it.

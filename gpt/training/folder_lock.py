@@ -1,7 +1,7 @@
-"""One writer per folder: two runs that write into one folder would mix their weights, tokens and logs.
+"""One writer per folder: two runs that write into the same folder would mix their weights, tokens and logs.
 
-A lock that the operating system keeps, and releases when the process ends, however it ends: so no lock is left over by
-a run that was killed. Readers take no lock: a model can be tried out while it is being trained.
+The operating system keeps the lock and releases it when the process ends for any reason, so a killed run leaves no lock
+behind. Readers need no lock: you can try out a model while it is being trained.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _held = threading.local()  # the folders that this thread has locked: functions 
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[bool]:
-    """Let no other process, and no other thread, write into `folder` inside the block; the folder is made if needed.
+    """Keep other processes and threads from writing into `folder` inside the block. Creates the folder if needed.
 
-    On a file system without locks a note is shown, and the block runs with False in place of True. Raises
-    BlockingIOError, which names who is writing there; OSError for a folder that cannot be written.
+    On a file system without locks a note is shown, and the block gets False instead of True. Raises BlockingIOError,
+    which names the process that is writing there; OSError for a folder that is not writable.
     """
     folder = Path(folder)
     created = not folder.exists()
@@ -54,7 +54,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[bool]:
 
 
 def _lock(folder: Path) -> tuple[Any, bool]:
-    """The lock file, open, and whether it could be locked."""
+    """The open lock file, and whether it could be locked."""
     path, owner = folder / NAME, ""
     for _ in range(PATIENCE):
         try:
@@ -97,7 +97,7 @@ def _lock_file(file: Any) -> None:
 
 
 def _introduce(file: Any) -> None:
-    """Write into the lock file who has it."""
+    """Write the owner of the lock into the lock file."""
     who = f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.argv):.200}), since "
     with contextlib.suppress(OSError):  # a full disk
         file.truncate(0)

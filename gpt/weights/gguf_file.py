@@ -1,22 +1,22 @@
-"""GGUF, the file in which models travel for llama.cpp: settings, vocabulary and weights, mostly of 4 or 8 bits.
+"""Read GGUF, the file format of llama.cpp: settings, vocabulary and weights, usually with 4 or 8 bits.
 
-    "GGUF", version, how many tensors and settings there are
+    "GGUF", version, the number of tensors and of settings
     the settings   {"llama.block_count": 30, "tokenizer.ggml.tokens": ["<|endoftext|>", ...], ...}, each with its type
-    the tensors    name, sizes (the innermost first), kind, where its numbers start
+    the tensors    name, sizes (innermost first), kind, offset of its numbers
     the numbers    of each tensor, row by row
 
 Quantized rows are stored in blocks of 32 numbers. A block has one scale and, in one kind, a minimum (float16 each), and
-a whole number per number, its code:
+an integer code for each number:
 
     Q8_0   number = scale * code              -128 <= code <= 127    34 bytes, 8.5 bits a number
     Q4_0   number = scale * (code - 8)           0 <= code <= 15     18 bytes, 4.5 bits
     Q4_1   number = scale * code + minimum       0 <= code <= 15     20 bytes, 5 bits
 
-Reading the header is left to the library gguf, which maps the file: its numbers are read when they are used. The file
-may come from anybody; the library follows every length that stands in it, so it is not let out of the file here.
+The library gguf reads the header and maps the file, so its numbers are read where they are used. The file may come from
+anybody, and the library trusts every length in it, so we keep the library from reading outside the file.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Q4_K, Q5_K and Q6_K are left to the library as well. Left
-out: the other kinds of blocks, and big-endian files.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The library also dequantizes Q4_K, Q5_K and Q6_K. Other kinds
+of blocks, and big-endian files, are not supported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PIECE = 1 << 20  # numbers
 
 
 class GGUFError(ValueError):
-    """A file that is no sound GGUF file, or one that cannot be read here."""
+    """The file is damaged, or is a kind of GGUF file that we do not support."""
 
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
@@ -54,10 +54,10 @@ def is_gguf(path: str | os.PathLike[str]) -> bool:
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor of the file: its shape as NumPy has it (rows first), its kind, and its bytes, (rows, bytes of a row).
+    """A tensor of the file: its shape in NumPy's order (rows first), its kind, and its bytes, (rows, bytes per row).
 
-    F32 and F16 are there as numbers, not as bytes. `raw` is a view of the mapped file: read-only, and in memory only
-    while it is used.
+    `raw` is a read-only view of the mapped file, which is in memory only while it is used. For F32 and F16 it holds
+    numbers instead of bytes.
     """
 
     name: str
@@ -102,8 +102,8 @@ def _open(path: Path) -> Any:
         raise GGUFError(f"{path} is read with the library gguf, which is missing: pip install gguf") from None
 
     class Reader(gguf.GGUFReader):
-        """The reader, held within the file: a length that leads out of it would be followed for hours, and the empty
-        arrays found there would fill the memory."""
+        """A reader that stays inside the file. Otherwise it would follow a wrong length for hours, and fill the memory
+        with empty arrays."""
 
         data: Any
         pieces = 0
@@ -144,8 +144,9 @@ def _tensor(found: Any) -> GGUFTensor:
 
 
 def _check_sizes(reader: Any) -> None:
-    """Raise ValueError unless the header and the tensors are the whole file, but for the zeros that align each of them:
-    bytes that were inserted or lost would make other numbers of all that follows.
+    """Raise ValueError unless header and tensors fill the whole file, except for zeros that align them.
+
+    Inserted or lost bytes would change all numbers after them.
     """
     fields = [tensor.field for tensor in reader.tensors] or list(reader.fields.values())
     alignment = int(reader.alignment)
@@ -171,9 +172,9 @@ def _reason(error: Exception) -> str:
 
 
 def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
-    """A tensor as float32: in `out`, where that is a C-contiguous float32 array of its shape, else as a new array.
+    """A tensor as float32, written to `out` if that is a C-contiguous float32 array of its shape, or to a new array.
 
-    Row by row, so that there is no second copy of it. Raises GGUFError for a kind of number that is none of KINDS.
+    It is read row by row, so there is no second copy. Raises GGUFError for a kind that is not in KINDS.
     """
     if tensor.kind not in KINDS:
         raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds read here are {', '.join(KINDS)}")
@@ -204,10 +205,10 @@ def _numbers(raw: np.ndarray, kind: str) -> np.ndarray:
 
 
 def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """What a quantized tensor (rows, columns) is made of: its codes (rows, columns), and float32 scales and, for Q4_1,
+    """The parts of a quantized tensor (rows, columns): codes (rows, columns), and float32 scales and, for Q4_1,
     minimums (rows, columns / 32).
 
-    number = scale * code + minimum; codes are int8, of Q4_1 uint8. Raises GGUFError for a tensor that is none of
+    number = scale * code + minimum. Codes are int8, or uint8 for Q4_1. Raises GGUFError for a kind that is not in
     BLOCKS.
 
     >>> block = np.zeros((1, 1), BLOCKS["Q4_1"])  # a row of 32 numbers

@@ -1,8 +1,8 @@
-"""Write a model and its tokenizer as a GGUF file, for llama.cpp and whatever is built on it.
+"""Write a model and its tokenizer as a GGUF file, for llama.cpp and programs that are built on it.
 
-The library gguf writes the file. What is ours: which setting and which tensor is called what there (gpt2_gguf.py,
-llama_gguf.py), and in which kind of number each is stored. Matrices are F32, F16 or Q8_0; biases and norms, which are
-small, stay F32, as llama.cpp wants them.
+The library gguf writes the file. Our part is the names of settings and tensors (gpt2_gguf.py, llama_gguf.py) and the
+kind of number for each tensor. Matrices are F32, F16 or Q8_0. Biases and norms are small and stay F32, as llama.cpp
+expects.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
 
 
 def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, kind: str = "F32") -> None:
-    """Write a GPT-2 or a Llama. kind: of the matrices, one of KINDS; a matrix whose rows are not whole blocks of 32
-    numbers is F16 in the place of Q8_0.
+    """Write a GPT-2 or a Llama. kind: the kind of number for the matrices, one of KINDS. With Q8_0, a matrix whose rows
+    are not whole blocks of 32 numbers is stored as F16.
 
-    Raises GGUFError without the library gguf, ValueError for a model that is not a plain one or whose weights are not
-    finite in that kind of number, FileExistsError, OSError.
+    Raises GGUFError without the library gguf, ValueError for an adapted or quantized model and for weights that are not
+    finite in this kind of number, FileExistsError, OSError.
     """
     try:
         import gguf
@@ -81,7 +81,7 @@ def _settings(model: LanguageModel) -> dict[str, Any]:
 
 
 def _tensors(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
-    """The parameters by their names in the file; rows of a Llama's queries and keys in llama.cpp's order."""
+    """The parameters by their names in the file. A Llama's queries and keys have their rows in llama.cpp's order."""
     is_llama = model.model_type == llama_gguf.ARCHITECTURE
     described = llama_gguf if is_llama else gpt2_gguf
     arrays = model.state_dict()
@@ -95,7 +95,7 @@ def _tensors(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """The tokenizer as settings; a model that has more rows than there are tokens gets tokens that nothing makes."""
+    """The tokenizer as settings. If the model has more rows than the tokenizer has tokens, unused tokens are added."""
     special = tokenizer.special_tokens
     said = Vocabulary(tokenizer.vocab, tokenizer.merges, list(special), tokenizer.eos_token, tokenizer.pattern)
     model = tokenizer_json(said)["model"]

@@ -1,4 +1,4 @@
-"""GPT-2 as llama.cpp keeps it: the same tensors as ours, in our layout, under shorter names."""
+"""GPT-2 as llama.cpp stores it: the same tensors and layout as ours, with shorter names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EPSILON, INNER, VOCABULARY = "gpt2.attention.layer_norm_epsilon", "gpt2.feed_for
 
 
 def name_there(name: str) -> str:
-    """What a parameter of ours is called in a GGUF file.
+    """The name of one of our parameters in a GGUF file.
 
     >>> name_there("transformer.h.3.attn.c_attn.bias")
     'blk.3.attn_qkv.bias'
@@ -48,12 +48,12 @@ def name_there(name: str) -> str:
 
 
 def gguf_rows(config: GPTConfig) -> Iterator[Row]:
-    """The table: each tensor of a GPT-2 by its name there; nothing is transposed."""
+    """The table of a GPT-2's tensors and their names in the file. Nothing is transposed."""
     return (Row(name_there(row.ours), row.our_shape, row.ours, row.our_shape, False) for row in rows(config))
 
 
 def settings(config: GPTConfig) -> dict[str, Any]:
-    """What the file says of the model. Raises ValueError for a GPT that is not a GPT-2."""
+    """The settings of a model for the file. Raises ValueError for a GPT that is not a GPT-2."""
     if config.activation != "gelu_tanh":
         raise ValueError(f"GGUF knows GPT-2 with gelu_tanh only, not with {config.activation}")
     if (config.norm, config.positions) != ("pre", "learned"):

@@ -1,15 +1,16 @@
-"""GPT-2 as Hugging Face stores it: which setting of config.json, and which tensor, is which of ours.
+"""GPT-2 as Hugging Face stores it: a table from the settings in config.json and the tensors to ours.
 
-Tensors have the same names, since ours were chosen so. Their layout differs in one point: OpenAI wrote GPT-2's linear
-layers as convolutions of width 1 (Conv1D), whose weights are stored (in, out); those of our `nn.Linear` are (out, in),
-so each is transposed. That every shape matches (`gpt.weights.tensor_table`) verifies much, but not all: attn.c_proj is
-square, and fits untransposed as well.
+The tensors have the same names, because we chose theirs. Their layout differs in one point. OpenAI wrote GPT-2's linear
+layers as convolutions of width 1 (Conv1D) and stored the weights as (in, out). The weights of our `nn.Linear` are (out,
+in), so each is transposed. Checking every shape (`gpt.weights.tensor_table`) finds most mistakes, but not all:
+attn.c_proj is square and also fits without the transposition.
 
-transformers knows variations of GPT-2 that we do not. A setting that would change what the model computes is refused by
-name: a model that runs and is slightly wrong would be the worst of answers. What changes nothing is passed over.
+transformers has variations of GPT-2 that we do not support. A setting that would change what the model computes is
+refused by name, because a model that runs and is slightly wrong is worse than an error. Settings that change nothing
+are ignored.
 
 Simplified: GPT-2 has three dropout probabilities, for embeddings, attention and residuals, which were equal (0.1) in
-training; we have one.
+training. We have one.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
     "silu": "silu", "swish": "silu",
 }  # fmt: skip
-# What our model does, and cannot do otherwise.
+# Settings that our model supports with one value only.
 FIXED = {
     "scale_attn_weights": True,  # by 1 / sqrt(D)
     "scale_attn_by_inverse_layer_idx": False,  # and not by 1 / (layer + 1)
@@ -109,10 +110,10 @@ FIXED = {
 
 
 def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
-    """Our configuration, from the settings in config.json; `where` stands in errors.
+    """Our configuration from the settings in config.json. `where` names the file in errors.
 
-    Raises ValueError, naming the setting, for one that is damaged or that our model cannot follow. Warns where the
-    three dropouts differ, and takes the largest.
+    Raises ValueError, naming the setting, for a setting that is damaged or not supported. If the three dropouts differ,
+    warns and uses the largest.
     """
     sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
     check_settings(values, FIXED, where)
@@ -141,7 +142,7 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
 def to_json(
     config: GPTConfig, architecture: str = "GPT2LMHeadModel", end: int | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What config.json says of our model. `end` is the id of the token that begins and ends a text.
+    """The settings of our model for config.json. `end`: the id of the token that begins and ends a text.
 
     Raises ValueError for a model that is not a GPT-2.
     """

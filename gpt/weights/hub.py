@@ -30,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class NoRunError(FileNotFoundError):
-    """A name that can only be a training run's, but there is none."""
+    """The name can only be that of a training run, but there is no such run."""
 
 
 def find(source: str | os.PathLike[str]) -> Path:

@@ -1,9 +1,9 @@
-"""Llama, Qwen2 and Qwen3 as llama.cpp keeps them: a GGUF file becomes our model.
+"""Llama, Qwen2 and Qwen3 as llama.cpp stores them: load a GGUF file as our model.
 
-The same tensors as in a Hugging Face folder, under shorter names, and mostly quantized (`gpt.weights.gguf_file`). One
-point would go unnoticed, as every shape fits: llama.cpp turns neighbors (2i, 2i + 1) of a head by its rotary
-positions, Hugging Face and we turn (i, i + D/2). The rows of the query and key matrices were put in the other order
-when the file was made; here they are put back. (Those of Qwen stayed as they were.)
+The file has the same tensors as a Hugging Face folder, with shorter names and mostly quantized
+(`gpt.weights.gguf_file`). One difference is easy to miss, because all shapes fit. Rotary positions in llama.cpp rotate
+the pairs (2i, 2i + 1) of a head; Hugging Face and we rotate (i, i + D/2). So the rows of a Llama's query and key
+matrices were reordered when the file was written, and we undo that here. (The rows of Qwen were not reordered.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KNOWN = {
 
 
 def name_there(name: str) -> str:
-    """What a parameter of ours is called in a GGUF file.
+    """The name of one of our parameters in a GGUF file.
 
     >>> name_there("model.layers.3.mlp.up_proj.weight")
     'blk.3.ffn_up.weight'
@@ -65,9 +65,9 @@ def name_there(name: str) -> str:
 
 
 def unpermute(array: Array, n_head: int) -> Array:
-    """The rows of a query or key matrix in our order: a head's rows 0, 2, 4, ... come first, then 1, 3, 5, ...
+    """The rows of a query or key matrix in our order: rows 0, 2, 4, ... of each head, then 1, 3, 5, ...
 
-    Any array with one entry per row (rows, ...) will do, such as codes or scales. n_head: of queries, or of keys.
+    It accepts any array with one entry per row (rows, ...), such as codes or scales. n_head: of queries, or of keys.
 
     >>> unpermute(np.arange(8), n_head=2)
     array([0, 2, 1, 3, 4, 6, 5, 7])
@@ -77,7 +77,7 @@ def unpermute(array: Array, n_head: int) -> Array:
 
 
 def permute(array: Array, n_head: int) -> Array:
-    """The reverse of `unpermute`: rows in llama.cpp's order.
+    """The inverse of `unpermute`: rows in llama.cpp's order.
 
     >>> permute(np.arange(8), n_head=2)
     array([0, 2, 1, 3, 4, 6, 5, 7])
@@ -87,7 +87,7 @@ def permute(array: Array, n_head: int) -> Array:
 
 
 def heads_permuted(name: str, config: LlamaConfig | GPTConfig) -> int:
-    """How many heads' rows are in the other order in the tensor `name`, by its name there; 0 for most."""
+    """The number of heads whose rows are reordered in the tensor with this name in the file; 0 for most tensors."""
     heads = {"attn_q": config.n_head, "attn_k": config.n_kv_head}.get(name.split(".")[-2], 0)
     return heads if heads and isinstance(config, LlamaConfig) and model_type_of(config) == ARCHITECTURE else 0
 
@@ -96,9 +96,10 @@ def heads_permuted(name: str, config: LlamaConfig | GPTConfig) -> int:
 
 
 def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", tied: bool = True) -> LlamaConfig:
-    """Our configuration, from a GGUF file's metadata; `where` stands in errors, `tied`: does it lack HEAD_THERE?
+    """Our configuration from the metadata of a GGUF file. `where` names the file in errors. tied: whether the file has
+    no tensor HEAD_THERE.
 
-    Raises GGUFError, naming the setting, for another architecture and for what our model cannot follow.
+    Raises GGUFError, naming the setting, for another architecture or an unsupported setting.
     """
     architecture = metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
@@ -119,7 +120,9 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
 
 
 def settings(config: LlamaConfig) -> dict[str, Any]:
-    """What a GGUF file says of the model: the reverse of `config_from_gguf`. Raises ValueError for what it cannot."""
+    """The settings of the model for a GGUF file, the inverse of `config_from_gguf`. Raises ValueError for a model that
+    the format cannot describe.
+    """
     numbers: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "context_length": config.block_size,
@@ -142,7 +145,7 @@ def settings(config: LlamaConfig) -> dict[str, Any]:
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
-    """The configuration of the Llama in a GGUF file; raises GGUFError as `config_from_gguf`."""
+    """The configuration of the Llama in a GGUF file. Raises what `config_from_gguf` raises."""
     config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
     if ROPE_FREQS not in file.tensors:
         return config
@@ -186,7 +189,7 @@ def _config(values: dict[str, Any], tokens: Any, prefix: str, where: str, tied: 
 
 
 def _float32(value: float) -> float:
-    """The shortest number that becomes this one as a float32, which the file has: the 1e-5 that was meant.
+    """The shortest decimal number with this float32 value, such as 1e-5. The file stores float32.
 
     >>> _float32(9.999999747378752e-06)
     1e-05
@@ -195,7 +198,7 @@ def _float32(value: float) -> float:
 
 
 def _check_followed(values: dict[str, Any], prefix: str) -> None:
-    """Raise ValueError for a setting that would make another model of it."""
+    """Raise ValueError for a setting that would change what the model computes."""
     if f"{prefix}attention.layer_norm_rms_epsilon" not in values:
         name = f"{prefix}attention.layer_norm_rms_epsilon"
         raise ValueError(f"{name} is missing; only norms by RMSNorm are supported here")
@@ -215,12 +218,12 @@ def _check_followed(values: dict[str, Any], prefix: str) -> None:
 
 
 def gguf_rows(config: LlamaConfig) -> Iterator[Row]:
-    """The table: each tensor of a Llama by its name there."""
+    """The table of a Llama's tensors and their names in the file."""
     return (row._replace(theirs=name_there(row.ours)) for row in rows(config))
 
 
 class GGUFWeights:
-    """The tensors of a GGUF file as a `tensor_table.Source`: read as float32, with their rows in our order."""
+    """The tensors of a GGUF file as a `tensor_table.Source`, read as float32 with their rows in our order."""
 
     described_in = "its own metadata"
     kinds: tuple[str, ...] = KINDS
@@ -242,10 +245,10 @@ class GGUFWeights:
 
 
 def load(file: GGUFFile, build: Callable[[LlamaConfig], M]) -> M:
-    """The Llama in a GGUF file, as `build` makes one of a configuration; float32, in evaluation mode.
+    """Load the Llama in a GGUF file, in float32 and in evaluation mode. build: makes a model from a configuration.
 
-    Raises GGUFError for a file that holds another model, ValueError naming the tensor that is missing, surplus,
-    misshapen, not finite, or of a kind that is not read here.
+    Raises GGUFError for a file with another model, and ValueError, naming the tensor, if it is missing, unexpected, of
+    a wrong shape, not finite, or of an unsupported kind.
     """
     config = config_of(file)
     return fill(lambda: build(config), GGUFWeights(file, config), gguf_rows(config)).eval()
