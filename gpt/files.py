@@ -1,4 +1,4 @@
-"""Files: text, JSON and settings in with clear errors, files out that are whole or absent, a folder for downloads."""
+"""Files: read text, JSON and settings with clear errors, write files atomically, and a folder for downloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNFINISHED = ".unfinished"  # how the name of a file ends that `atomic_write` ha
 
 
 def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> io.BufferedReader:
-    """Open a file for reading bytes, if it is a regular one: reading a pipe or a device might never end.
+    """Open a regular file for reading bytes. Pipes and devices are refused, because reading them might never end.
 
     Raises FileNotFoundError, IsADirectoryError, ValueError (not a regular file, or more than `max_bytes`), each naming
     the file, or another OSError.
@@ -43,10 +43,10 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> 
 def read_pieces(
     path: str | os.PathLike[str], piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize
 ) -> Iterator[str]:
-    """Read a UTF-8 file as a stream of strings, so that it need not fit into memory.
+    """Read a UTF-8 file as a stream of strings, so it need not fit into memory.
 
-    Line ends stay as they are in the file; a byte order mark at the start is dropped.
-    Raises what `open_regular` raises, and ValueError for what is not UTF-8, each naming the file.
+    Line ends are not changed, and a byte order mark at the start is dropped. Raises what `open_regular` raises, and
+    ValueError, naming the file, if it is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     start = 0  # how many of the file's bytes have been decoded
@@ -68,17 +68,17 @@ def read_pieces(
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> str:
-    """Read a whole UTF-8 file; raises what `read_pieces` raises."""
+    """Read a whole UTF-8 file. Raises what `read_pieces` raises."""
     return "".join(read_pieces(path, max_bytes=max_bytes))
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file, which may come from anybody; raises what `read_pieces` and `parse_json` raise."""
+    """The object in a JSON file, which may come from anybody. Raises what `read_pieces` and `parse_json` raise."""
     return parse_json(read_text(path, MAX_MODEL_TEXT), str(path))
 
 
 def parse_json(text: str, name: str) -> dict[str, Any]:
-    """The object in a JSON file; raises ValueError, also where two entries have one name (JSON would keep the last)."""
+    """The object in a JSON text. Raises ValueError, also if two entries have the same name (JSON keeps the last)."""
 
     def without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(entries)
@@ -97,7 +97,7 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
 
 
 def integer_setting(values: Mapping[str, Any], name: str, default: int, where: str) -> int:
-    """A setting from a file that must be an integer >= 1; `where` stands in the error. Raises ValueError."""
+    """A setting from a file that must be an integer >= 1. Raises ValueError, which names the file `where`."""
     value = values.get(name, default)
     if type(value) is not int or not 1 <= value < 2**31:
         raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {shortened(value)}")
@@ -105,7 +105,7 @@ def integer_setting(values: Mapping[str, Any], name: str, default: int, where: s
 
 
 def number_setting(values: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    """A setting from a file that must be a number; `where` stands in the error. Raises ValueError."""
+    """A setting from a file that must be a number. Raises ValueError, which names the file `where`."""
     value = values.get(name, default)
     if type(value) not in (int, float) or not abs(value) < 2**31:
         raise ValueError(f"{where}: {name} must be a number, got {shortened(value)}")
@@ -113,14 +113,14 @@ def number_setting(values: Mapping[str, Any], name: str, default: float, where: 
 
 
 def check_settings(values: Mapping[str, Any], fixed: Mapping[str, bool], where: str) -> None:
-    """Raise ValueError, naming the setting, unless each of `fixed` has its one supported value, or is not given."""
+    """Raise ValueError, naming the setting, unless each setting of `fixed` has its supported value or is missing."""
     for name, expected in fixed.items():
         if values.get(name, expected) is not expected:
             raise ValueError(f"{where}: {name} is {shortened(values[name])}; only {expected} is supported here")
 
 
 def shortened(value: Any) -> str:
-    """A value from a file, for an error message: at most 60 characters of it."""
+    """A value from a file for an error message: its first 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
@@ -129,8 +129,8 @@ def shortened(value: Any) -> str:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
-    Written beside the target, flushed to the disk, then renamed over it: whoever opens `path` sees the old
-    file or the new one, never half of one, whatever is killed or runs full in between.
+    It is written beside the target, flushed to disk, and then renamed. Any program that opens `path` sees the old file
+    or the new one, never half of one, even if this process is killed or the disk is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -150,7 +150,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let an OSError inside the block name this file if it names none: a full disk does not say where."""
+    """Add the file's name to an OSError inside the block that names no file, as for a full disk."""
     try:
         yield
     except OSError as error:
@@ -160,13 +160,13 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 with the line ends of `text`, the same bytes on every system; atomic."""
+    """Write `text` as UTF-8 atomically. Line ends are not changed, so the bytes are the same on every system."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: the variable MINIGRAD_CACHE, or this system's usual folder for caches."""
+    """The folder for downloads: the variable MINIGRAD_CACHE, or this system's usual folder for caches."""
     if chosen := os.environ.get("MINIGRAD_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":

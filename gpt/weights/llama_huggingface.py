@@ -1,7 +1,7 @@
-"""Llama and its relatives as Hugging Face stores them: which setting of config.json and which tensor is which of ours.
+"""Llama and its relatives as Hugging Face stores them: a table from settings in config.json and tensors to ours.
 
-Names and layouts of the tensors are ours: nothing is transposed. What takes care is config.json, since transformers
-knows many variations of Llama. A setting that would change what the model computes is refused by name.
+The tensors have our names and layouts, and nothing is transposed. config.json needs more care, because transformers has
+many variations of Llama. A setting that would change what the model computes is refused by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..model.config import LlamaConfig, RopeScaling
 from .tensor_table import HEAD, Row
 
 NAME = "Llama"
-# The types of models that have this shape, and what is ours of that by which they differ.
+# The model types with this shape, and our settings in which they differ.
 MODEL_TYPES: dict[str, dict[str, bool]] = {
     "llama": {},
     "mistral": {},
@@ -93,7 +93,7 @@ SIZES = (
     ("intermediate_size", "n_inner", 11008),
 )
 SILU = ("silu", "swish")  # two names for x * sigmoid(x)
-# What our model does, and cannot do otherwise.
+# Settings that our model supports with one value only.
 FIXED = {
     "attention_bias": False,  # of all four layers
     "mlp_bias": False,
@@ -105,10 +105,10 @@ FIXED = {
 
 
 def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig:
-    """Our configuration, from the settings in config.json; `where` stands in errors.
+    """Our configuration from the settings in config.json. `where` names the file in errors.
 
-    Raises ValueError, naming the setting, for one that is damaged or that our model cannot follow. Warns of dropout,
-    which our model does not have.
+    Raises ValueError, naming the setting, for a setting that is damaged or not supported. Warns about dropout, which
+    our model does not have.
     """
     model_type = values.get("model_type", "llama")
     sizes: dict[str, Any] = {  # the others have other defaults, but always say it
@@ -139,7 +139,7 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
 
 
 def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
-    """Raise ValueError where tokens see only some of those before them, in all layers or in some."""
+    """Raise ValueError if tokens attend to only some of the tokens before them, in any layer."""
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if model_type == "mistral" and window is not None and not (type(window) is int and window >= block_size):
         given = shortened(window)
@@ -160,10 +160,9 @@ _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
 
 
 def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """The base of the rotary positions and how they are slowed down, wherever the version of transformers that wrote
-    config.json put it.
+    """The base of the rotary positions and their scaling. Versions of transformers store them in different places.
 
-    Raises ValueError for other ways to read longer texts than "linear" and "llama3".
+    Raises ValueError for scaling other than "linear" and "llama3".
     """
     given = {"rope_theta": values.get("rope_theta", 10000.0)}
     for name in ("rope_scaling", "rope_parameters"):  # of versions 4 and 5
@@ -194,7 +193,7 @@ def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeSc
 
 
 def model_type_of(config: LlamaConfig) -> str:
-    """The type that has a configuration's biases and norms. Raises ValueError where none has."""
+    """The model type with the biases and norms of a configuration. Raises ValueError if there is none."""
     found = {name: value for name in ("qkv_bias", "qk_norm") if (value := getattr(config, name))}
     for model_type, settings in MODEL_TYPES.items():
         if settings == found:
@@ -205,7 +204,7 @@ def model_type_of(config: LlamaConfig) -> str:
 def to_json(
     config: LlamaConfig, architecture: str = "LlamaForCausalLM", end: int | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What config.json says of our model. `end` is the id of the token that ends a text."""
+    """The settings of our model for config.json. `end`: the id of the token that ends a text."""
     model_type = model_type_of(config)
     scaling: dict[str, Any] | None = None
     if config.rope_scaling is not None:

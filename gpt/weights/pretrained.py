@@ -1,14 +1,14 @@
-"""A pretrained model from where it is stored, and back: a Hugging Face folder, or (to read only) a GGUF file.
+"""Load and save pretrained models: a Hugging Face folder, or (loading only) a GGUF file.
 
-A folder holds config.json, mostly a tokenizer, and the tensors, in one safetensors file or in several with an index:
+A folder has config.json, usually a tokenizer, and the tensors, in one safetensors file or in several with an index:
 
-    model.safetensors                    all of them; or
-    model-00001-of-00002.safetensors     some of them ("shards"), and
+    model.safetensors                    all tensors; or
+    model-00001-of-00002.safetensors     some tensors (a "shard"), and
     model.safetensors.index.json         {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
 
-Which setting and which tensor is which of ours is said in gpt2_huggingface.py and llama_huggingface.py.
+gpt2_huggingface.py and llama_huggingface.py have the tables from these settings and tensors to ours.
 
-Pickled weights (pytorch_model.bin) are not read: a pickle is a program, and can do anything when it is loaded.
+Pickled weights (pytorch_model.bin) are not loaded, because a pickle is a program and can do anything when it is loaded.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ ARCHITECTURES: dict[str, Any] = {
 
 
 def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]]) -> M:
-    """The model in a Hugging Face folder or a GGUF file; float32, in evaluation mode.
+    """Load the model in a Hugging Face folder or a GGUF file, in float32 and in evaluation mode.
 
-    models: for each architecture that is wanted ("gpt2", "llama"), what makes a model of a configuration. Raises
-    FileNotFoundError, or ValueError naming the file, the setting or the tensor that is missing, surplus, misshapen, not
-    finite, or damaged.
+    models: {architecture ("gpt2", "llama"): a function from a configuration to a model}. Raises FileNotFoundError, or
+    ValueError, naming the file, setting or tensor that is missing, unexpected, of a wrong shape, not finite, or
+    damaged.
     """
     if is_gguf(path) and "llama" in models:
         return llama_gguf.load(GGUFFile(path), models["llama"])
@@ -65,10 +65,10 @@ def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]])
 
 
 def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-    """Write a language model, and its tokenizer, as a folder that transformers loads.
+    """Save a language model and its tokenizer as a folder that transformers can load.
 
-    Raises ValueError for a model that is not a plain one, such as one with adapters, FileExistsError where the folder
-    holds a training run, OSError.
+    Raises ValueError for a model with adapters or quantized layers, FileExistsError if the folder holds a training run,
+    OSError.
     """
     architecture = ARCHITECTURES[model.model_type]
     config = architecture.to_json(model.config, end=None if tokenizer is None else tokenizer.eos_token_id)
@@ -77,9 +77,9 @@ def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None
 
 
 def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator[Match]:
-    """Compare a folder with our model, tensor by tensor, without reading a number of it; `print` each match.
+    """Compare a folder with our model, tensor by tensor, without reading any numbers. `print` each match.
 
-    Raises what `load` raises for files that are damaged or of another model; what does not fit is in the matches.
+    Raises what `load` raises for files that are damaged or of another model. The matches show tensors that do not fit.
     """
     architecture = ARCHITECTURES[model_type]
     config = architecture.from_json(read_config(folder, model_type), str(Path(folder) / CONFIG))
@@ -93,9 +93,9 @@ def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator
 
 
 def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, Any]:
-    """What config.json in `folder` says of a model of one of these types.
+    """The settings of a model of one of these types in config.json of `folder`.
 
-    Raises FileNotFoundError; ValueError if it is damaged or of another model.
+    Raises FileNotFoundError; ValueError if it is damaged or belongs to another model.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -160,7 +160,7 @@ class Weights:
         self._files.close()
 
     def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """A tensor as it is stored: a new array, or `out`; see `SafetensorsFile.read`."""
+        """Read a tensor as it is stored, into a new array or into `out`: see `SafetensorsFile.read`."""
         file, full_name = self._found[name]
         return file.read(full_name, out)
 
@@ -170,7 +170,7 @@ class Weights:
 
 
 def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
-    """The files with weights, and which tensors each has to hold, if an index says so."""
+    """The weight files, and the tensors that each must have according to the index, if there is one."""
     if (folder / WEIGHTS).exists():
         return {folder / WEIGHTS: None}
     index = folder / INDEX
@@ -199,7 +199,7 @@ def write_folder(
     tensors: Mapping[str, Array],
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write config.json, generation_config.json, model.safetensors and the tokenizer; each file whole or not at all."""
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer, each as a whole or not at all."""
     folder = Path(folder)
     if any(folder.glob("trainer_state.json*")):
         raise FileExistsError(f"{folder} holds a training run, which would be overwritten: choose another folder")

@@ -1,21 +1,21 @@
-"""The safetensors format: named arrays in a file that can be read one by one, and cannot run code.
+"""The safetensors format: a file of named arrays that can be read one at a time and cannot run code.
 
     8 bytes    N, the length of the header, little-endian
     N bytes    the header: {"wte.weight": {"dtype": "F32", "shape": [50257, 768], "data_offsets": [0, 154389504]}, ...}
     the rest   the numbers; offsets count from here, rows come one after the other (C order)
 
-A file from a stranger may lie. The header is therefore believed in nothing: every tensor's bytes must be as many as its
-shape and dtype need, and all tensors together must cover the file, without a hole, an overlap or a byte too many. What
-passes can be read without another check, and never asks for more memory than the file is long (twice that for BF16,
-which NumPy does not have and which becomes float32).
+A file from a stranger may lie, so the header is checked completely: the bytes of every tensor must fit its shape and
+dtype, and all tensors together must cover the file without gaps, overlaps or surplus bytes. A file that passes can be
+read without further checks and needs no more memory than its length (twice that for BF16, which NumPy does not have and
+which becomes float32).
 
-The library `safetensors` writes the files. Reading is ours, because it is better here: 471 MB into the arrays of a
-model take 0.3 s and no other memory, where the library, which returns new arrays, takes 1.2 s and 630 MB more (200 MB
-with its backend "pread"); a file that shrinks while the library has it mapped ends the process; and its NumPy reader
-knows bfloat16 only beside ml_dtypes. Of 4,000 damaged files both refused the same, but for two that the library read
-although a tensor's name held a control character.
+The library `safetensors` writes the files, but we read them ourselves, for three reasons. Reading 471 MB into the
+arrays of a model takes 0.3 s and no other memory; the library returns new arrays and takes 1.2 s and 630 MB more (200
+MB with its backend "pread"). If a file shrinks while the library has mapped it, the process dies. And its NumPy reader
+needs ml_dtypes for bfloat16. Of 4,000 damaged files, both readers refused the same ones, except two that the library
+accepted although the name of a tensor had a control character.
 
-https://huggingface.co/docs/safetensors, section "Format". Left out: types that have less than a byte.
+https://huggingface.co/docs/safetensors, section "Format". Types smaller than a byte are not supported.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _PIECE = 1 << 20  # numbers
 
 
 class SafetensorsError(ValueError):
-    """A file that is no sound safetensors file."""
+    """The file is not a valid safetensors file."""
 
 
 class Entry(NamedTuple):
-    """What the header says of a tensor; its bytes are [start, end) of the file."""
+    """The header's entry for a tensor, whose bytes are [start, end) of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -102,8 +102,8 @@ class SafetensorsFile:
         return {name: entry.shape for name, entry in self.entries.items()}
 
     def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """A tensor as a new array, or in `out` where its shape and type are the tensor's; BF16 becomes float32, without
-        loss. Raises SafetensorsError if the file shrank.
+        """Read a tensor into a new array, or into `out` if it has the tensor's shape and dtype. BF16 becomes float32
+        without loss. Raises SafetensorsError if the file has shrunk.
         """
         dtype, shape, start, end = self.entries[name]
         self._file.seek(start)
@@ -120,7 +120,7 @@ class SafetensorsFile:
         return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape)
 
     def _read_bfloat16(self, name: str, size: int) -> np.ndarray:
-        """Put the 16 bits that are stored before 16 zeros. In pieces, so that no copy of the whole is needed."""
+        """Put 16 zero bits after the 16 stored bits, in pieces, so there is no second copy of the whole."""
         bits = np.empty(size, np.uint32)
         piece = np.empty(min(size, _PIECE), DTYPES["BF16"])
         for start in range(0, size, _PIECE):
@@ -131,7 +131,7 @@ class SafetensorsFile:
         return bits.view(np.float32)
 
     def _fill(self, array: np.ndarray, name: str) -> None:
-        """Read as many bytes as a flat array has."""
+        """Fill a flat array with bytes from the file."""
         wanted = array.view(np.uint8).data
         while len(wanted):
             got = self._file.readinto(wanted)  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ def _entry(value: Any, name: str, path: str, data: int) -> Entry:
 
 
 def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) -> None:
-    """Raise SafetensorsError unless the tensors, one after the other, are the whole file from `data` on."""
+    """Raise SafetensorsError unless the tensors, one after the other, cover the file from `data` on."""
     end, before = data, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != end:
@@ -205,7 +205,7 @@ def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) 
 def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a file with these arrays; atomic. Raises TypeError for a dtype that the format does not have, OSError."""
+    """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
     # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
     host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
     path = Path(path)
@@ -227,10 +227,10 @@ def write_safetensors(
 
 
 def safetensors_chunks(tensors: Mapping[str, Array]) -> Iterator[Chunk]:
-    """The bytes of a safetensors file, piece by piece, for checkpoints: they are hashed while they are written.
+    """The bytes of a safetensors file, piece by piece, for checkpoints, which are hashed while they are written.
 
-    A process that is killed leaves no file behind that nobody knows of, as the library's would be, and of a model on a
-    GPU only a tensor or two at a time are on the host.
+    Unlike the library, this leaves no unknown temporary file behind if the process is killed, and it copies a model
+    from a GPU one or two tensors at a time.
     """
     header: dict[str, Any] = {}
     # The widest numbers first, so that each tensor starts at a multiple of its numbers' size; otherwise as given.

@@ -1,10 +1,10 @@
-"""Load and save weights by a table: which tensor in the file is which of ours, and is it transposed?
+"""Load and save weights with a table: which tensor of the file is which of ours, and is it transposed?
 
-gpt2_huggingface.py, llama_huggingface.py and llama_gguf.py have such tables, one row per tensor. Matching shapes verify
-the architecture, component by component, before a single number is computed.
+gpt2_huggingface.py, llama_huggingface.py and llama_gguf.py have such tables, with one row per tensor. Matching shapes
+verify the architecture, component by component, before a single number is computed.
 
 The files may come from anybody. Names and shapes are compared before memory is allocated, tensors are read one at a
-time, each has to be finite, and an error names the tensor that does not fit.
+time, each must be finite, and an error names the tensor that does not fit.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Row(NamedTuple):
 class Source(Protocol):
     """The tensors of a folder or a file.
 
-    place: the folder or file. described_in: what says which tensors it should have; both are for errors. kinds: the
-    dtypes that can be read.
+    place: the folder or file. described_in: the file that says which tensors there should be. Both are used in errors.
+    kinds: the dtypes that can be read.
     """
 
     place: Path
@@ -49,7 +49,7 @@ class Source(Protocol):
     entries: dict[str, Entry]
 
     def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """A tensor as a new array, or in `out` if it is of its shape and type."""
+        """Read a tensor into a new array, or into `out` if it has the tensor's shape and dtype."""
 
     def path(self, name: str) -> Path:
         """The file that a tensor is in."""
@@ -59,9 +59,9 @@ class Source(Protocol):
 
 
 class Match(NamedTuple):
-    """A row of the report: the tensor expected, what there is for it, and what is wrong, "" if nothing is.
+    """A row of the report: the expected tensor, the tensor found, and the problem, or "".
 
-    expected: None for a tensor that is surplus. found: None for one that is missing.
+    expected: None for an unexpected tensor. found: None for a missing tensor.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Match(NamedTuple):
 
 
 def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Iterator[Match]:
-    """Every expected tensor, in order, and then those that nobody expects.
+    """Every expected tensor, in order, and then the unexpected ones.
 
-    tied_to: the file's name of the embedding, if the file may hold it a second time as HEAD.
+    tied_to: the embedding's name in the file, if the file may hold it a second time as HEAD.
     """
     left = dict(source.entries)
     for row in expected:
@@ -120,10 +120,10 @@ def _surplus(name: str, found: Entry) -> str:
 
 
 def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_to: str = "") -> M:
-    """Build a model and read each of its parameters from `source`, by the table `expected`; `tied_to` as in `matches`.
+    """Build a model and read each of its parameters from `source` with the table `expected`. tied_to: see `matches`.
 
-    Raises ValueError naming the tensor that is missing, surplus, misshapen or not finite, or HEAD where it differs from
-    the embedding that it should be tied to.
+    Raises ValueError, naming the tensor, if it is missing, unexpected, of a wrong shape or not finite, or if HEAD
+    differs from the embedding that it should be tied to.
     """
     table = []
     for match in matches(source, expected, tied_to):
@@ -160,7 +160,7 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
 def their_tensors(model: nn.Module, expected: Iterable[Row], name: str = "GPT-2") -> Mapping[str, Array]:
     """Our parameters under their names and in their layout (as views, not copies).
 
-    Raises ValueError for a model that is no plain one of that `name`.
+    Raises ValueError for a model that has adapters or quantized layers, or is not a `name`.
     """
     parameters = model.state_dict()
     table = {row.ours: row for row in expected}

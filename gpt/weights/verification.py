@@ -1,12 +1,12 @@
-"""Is it the same function? A model's every step beside a reference's, so that a mistake shows where it is.
+"""Is it the same function? Compare every step of a model with a reference, so a mistake shows where it is.
 
-A parameter count says that the parts have the right sizes. It does not see a matrix that was transposed, an epsilon of
-another model, or two blocks that changed places. What they compute does: on the same tokens every activation must be
-the same number, from the embeddings through each block to the logits, and so must the gradient of every parameter.
-The first activation that differs names the part that is wrong, as all that goes into it is right.
+A parameter count shows that the parts have the right sizes. It cannot find a matrix that was transposed, an epsilon of
+another model, or two blocks that were exchanged. The computation shows these: on the same tokens every activation must
+be the same, from the embeddings through each block to the logits, and so must the gradient of every parameter. The
+first activation that differs names the wrong part, because all inputs of that part are right.
 
-A reference is a `Trace` made with other software (scripts/compare_torch.py makes one with transformers), kept in an
-.npz file or computed on the spot. Compare in float64, where rounding hides nothing.
+A reference is a `Trace` from other software (scripts/compare_torch.py makes one with transformers), stored in an .npz
+file or computed on the spot. Compare in float64, where rounding hides nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
 
 
 class Stage(NamedTuple):
-    """A place to look at: what comes out of a module (or goes into it), what that is, and what to suspect there."""
+    """A place to compare: the output (or input) of a module, what it is, and what to suspect if it differs."""
 
     name: str
     module: str
@@ -97,7 +97,7 @@ _LLAMA_NORM = Stage("norm", "model.norm", "last norm", _RMS_NORM)
 
 
 def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
-    """Every place that is compared, by the names of our modules, which are those of GPT-2 or Llama."""
+    """All places to compare, by the names of our modules, which are those of GPT-2 or Llama."""
     if isinstance(config, LlamaConfig):
         start, block, name, last = _LLAMA_START, _LLAMA_BLOCK, "layers", [_LLAMA_NORM]
     else:
@@ -113,11 +113,11 @@ def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
 
 @dataclasses.dataclass
 class Trace:
-    """What a model makes of a batch.
+    """All results of a model for a batch.
 
-    ids, targets: (B, T). activations: by the names of `stages`, in the order in which they were computed. gradients:
-    of the mean cross-entropy by the names of the parameters, in the order of backward. loss: that mean.
-    continuation: the tokens that follow each row of ids, greedily.
+    ids, targets: (B, T). activations: by the names of `stages`, in the order of computation. loss: the mean
+    cross-entropy. gradients: those of the loss, by parameter name, in the order of backward. continuation: the greedy
+    continuation of each row of ids.
     """
 
     ids: np.ndarray
@@ -129,9 +129,10 @@ class Trace:
 
 
 def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
-    """Run a language model on ids (B, T), without dropout: activations by hooks, then loss and gradients without them.
+    """Run a language model on ids (B, T), without dropout: first with hooks for the activations, then without hooks for
+    loss and gradients.
 
-    The second run is the one that training makes, with whatever kernels are selected. Leaves no gradients behind.
+    The second run equals that of training, with the selected kernels. No gradients are left behind.
     """
     with evaluating(model):
         activations = _activations(model, ids)
@@ -169,7 +170,7 @@ def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far an array is from the reference's: the largest difference, and beside the reference's spread (std)."""
+    """The largest difference of an array from the reference, and the standard deviation of the reference."""
 
     name: str
     shape: tuple[int, ...]
@@ -185,7 +186,7 @@ class Difference:
 
 
 def differences(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> list[Difference]:
-    """One row per array of ours, in its order. What the reference lacks, or has in another shape, differs infinitely.
+    """One row per array of ours, in order. An array that the reference lacks, or has in another shape, differs by inf.
 
     >>> row, = differences({"x": np.array([1.0, 2.0, 3.5])}, {"x": np.array([1.0, 2.0, 3.0])})
     >>> row.largest, round(row.relative, 2)
@@ -211,7 +212,7 @@ def first_wrong(rows: list[Difference], tolerance: float) -> Difference | None:
 
 
 def table(rows: list[Difference], tolerance: float) -> str:
-    """The rows as text; what exceeds the tolerance is marked, the first of them twice."""
+    """The rows as text. Rows that exceed the tolerance are marked, the first of them twice."""
     first = first_wrong(rows, tolerance)
     width = max([12, *(len(row.name) for row in rows)])
     lines = [f"{'':{width}}  {'shape':>16}  {'largest difference':>18}  {'of the spread':>13}"]
@@ -224,7 +225,7 @@ def table(rows: list[Difference], tolerance: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A trace beside a reference: `text()` shows every row, `problem()` says what is wrong first, or None."""
+    """A trace compared with a reference. `text()` shows every row; `problem()` describes the first problem, or None."""
 
     ours: Trace
     reference: Trace
@@ -252,7 +253,7 @@ class Comparison:
         return report_html(self.text())
 
     def problem(self) -> str | None:
-        """A sentence on the first thing that differs and where to look; None where everything agrees."""
+        """A sentence about the first difference and where to look, or None if everything agrees."""
         if row := first_wrong(self.activations(), self.tolerance):
             stage = next((stage for stage in stages(self.config) if stage.name == row.name), None)
             if stage is None or not np.isfinite(row.largest):
@@ -287,7 +288,7 @@ def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | L
 
 
 def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaConfig]:
-    """Read what `save_trace` wrote. Raises ValueError for a file that is something else, or damaged."""
+    """Load what `save_trace` has written. Raises ValueError for any other file, or a damaged one."""
     try:
         with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
