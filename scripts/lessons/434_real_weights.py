@@ -8,6 +8,7 @@ Face's transformers library saved. For the real one: python scripts/verify_gpt2.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from gpt.console import printable
 from gpt.training.evaluation import token_losses
 from gpt.training.loading import load_model
 from gpt.weights import pretrained
+from gpt.weights.safetensors_file import SafetensorsFile
 from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
 from scripts.lessons.pictures import Lesson
@@ -25,6 +27,21 @@ from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss, 
 lesson = Lesson("434_real_weights", __doc__)
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER, REFERENCE = ROOT / "tests/gpt/golden/gpt2-folder", ROOT / "tests/gpt/golden/gpt2-folder-trace.npz"
+
+# %% The file: a header, then numbers
+# A safetensors file starts with the length N of its header in 8 bytes. The next N bytes are JSON: for each tensor its
+# dtype, its shape, and where its bytes are. Everything after that is the numbers, row by row. So one tensor can be read
+# without the others, and nothing in the file can run as a program, as a pickle can.
+data = (FOLDER / "model.safetensors").read_bytes()
+size = int.from_bytes(data[:8], "little")
+header = json.loads(data[8 : 8 + size])
+entry = header["transformer.wte.weight"]
+print(f"{len(data):,} bytes, of which {size:,} are the header; the entry of transformer.wte.weight is\n  {entry}")
+start, end = entry["data_offsets"]
+by_hand = np.frombuffer(data[8 + size + start : 8 + size + end], "<f4").reshape(entry["shape"])
+with SafetensorsFile(FOLDER / "model.safetensors") as file:
+    assert np.array_equal(file.read("transformer.wte.weight"), by_hand)
+print(f"read by hand, its first numbers are {by_hand[0, :3]}, as in gpt/weights/safetensors_file.py")
 
 # %% Names and shapes: the mapping is the verification
 matches = list(pretrained.report(FOLDER))
