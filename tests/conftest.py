@@ -42,7 +42,8 @@ def same_start():
     np.random.seed(0)
     minigrad.manual_seed(0)
     minigrad.use_kernels("textbook")
-    yield
+    with np.printoptions():  # a lesson prints arrays with fewer digits
+        yield
     minigrad.use_kernels("textbook")  # fixtures of a module are made between its tests
 
 

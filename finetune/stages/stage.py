@@ -182,7 +182,7 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
 
 
 def _batch_size(config: Any) -> int:
-    return config.ppo.batch_size if hasattr(config, "ppo") else config.batch_size
+    return getattr(getattr(config, "ppo", config), "batch_size", 1)  # a stage may have no such setting
 
 
 def _check_memory(config: Any) -> None:

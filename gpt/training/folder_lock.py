@@ -63,6 +63,8 @@ def _lock(folder: Path) -> tuple[Any, bool]:
         except FileNotFoundError:  # the folder was removed again by somebody who has written nothing
             continue
         except OSError as error:
+            if isinstance(error, FileExistsError) and not folder.exists():  # removed while mkdir was looking at it
+                continue
             raise OSError(error.errno, f"the run's folder cannot be written: {error.strerror}", str(folder)) from None
         try:
             _lock_file(file)

@@ -62,7 +62,7 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(kernels, "run", wrong)
     words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
-    assert words == "error: this GPU does not compute what it should: see kernels above\n"
+    assert words == "error: this GPU gives wrong results: see kernels above\n"
     rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["parts"]["kernels"]["rows"]
     assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["gelu float32"]
 
