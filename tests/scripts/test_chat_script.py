@@ -108,7 +108,7 @@ TEXTS = ["one two three four five six", "a" * 30 + " b", "x = 1\n    y = 2\n", "
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, capsys):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((16, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *fallback, **named: os.terminal_size((16, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     wrapped = WrappedText(len("model> "))
     for character in text:
