@@ -53,9 +53,9 @@ def chatml(messages: Sequence[Message], add_generation_prompt: bool = False) -> 
 
 
 class ChatTemplate:
-    """Writes conversations as the model was told to, as text or as tokens, like transformers' `apply_chat_template`.
+    """Turns conversations into text or tokens, like transformers' `apply_chat_template`.
 
-    The tokenizer's own template is followed; without one it is ChatML. Raises ValueError for a tokenizer without the
+    It uses the tokenizer's own template, or ChatML if there is none. Raises ValueError for a tokenizer without the
     special tokens of ChatML (`add_chat_tokens` adds them), and for a template that cannot be run.
     """
 
@@ -73,7 +73,7 @@ class ChatTemplate:
                 )
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The conversation as text; `add_generation_prompt` opens the assistant's answer, for the model to write it.
+        """The conversation as text. add_generation_prompt: end with the start of an answer, for the model to continue.
 
         Raises ValueError for messages that are invalid, or that the template refuses.
         """
@@ -83,64 +83,64 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[bool]]:
         """The conversation as token ids, and for each id whether a model should learn to write it.
 
-        The model learns what the assistant says and the special token that ends it; the rest is given when the model is
-        used, and so is everything with `add_generation_prompt`. An answer begins with a new token, as when the model
-        writes it, even if its first character and the one before could be one token. Special tokens inside a message
-        are ordinary text: nobody can speak in another role by writing one. Raises ValueError for what `render` refuses,
-        and for a template in which the answers or their ends cannot be told from the rest.
+        The model learns the assistant's answers and the special token that ends each. Nothing is learned with
+        `add_generation_prompt`. An answer always begins with a new token, as it does in generation. Special tokens
+        inside a message are ordinary text, so nobody can speak in another role by writing one. Raises ValueError for
+        what `render` refuses, and for a template in which we cannot find the answers or their ends.
         """
         plain = self.render(messages, add_generation_prompt)
-        # Two characters that do not occur. One is put between the letters of special tokens in messages, which makes
-        # ordinary text of them until it is taken out again; the other will stand in for an answer.
+        # Two characters that do not occur in the text. The separator goes between the letters of special tokens inside
+        # messages, so these stay ordinary text; it is removed again in `_tokens`. The placeholder replaces an answer.
         free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in plain)
-        seam, mark = next(free), next(free)
-        sewn = [Message(role=m["role"], content=self._sewn(m["content"], seam)) for m in messages]
-        text = self._write(sewn, add_generation_prompt)
-        if text.replace(seam, "") != plain:
-            raise ValueError("the model's chat template takes special tokens inside messages apart: leave them out")
+        separator, placeholder = next(free), next(free)
+        safe = [Message(role=m["role"], content=self._separated(m["content"], separator)) for m in messages]
+        text = self._write(safe, add_generation_prompt)
+        if text.replace(separator, "") != plain:
+            raise ValueError("the model's chat template changes special tokens inside messages: leave them out")
         answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and not add_generation_prompt]
         ids: list[int] = []
         learned: list[bool] = []
         end = 0
-        for start, stop in [*(self._answer(sewn, i, text, mark) for i in answers), (len(text), len(text))]:
+        for start, stop in [*(self._answer(safe, i, text, placeholder) for i in answers), (len(text), len(text))]:
             for part, learn in ((text[end:start], False), (text[start:stop], True)):
-                tokens = self._tokens(part, seam)
+                tokens = self._tokens(part, separator)
                 ids += tokens
                 learned += [learn] * len(tokens)
             end = stop
         return ids, learned
 
-    def _sewn(self, content: str, seam: str) -> str:
+    def _separated(self, content: str, separator: str) -> str:
+        """The content with the separator between the letters of its special tokens."""
         parts = split_special(content, self.tokenizer.special_tokens)
-        return "".join(seam.join(part) if i % 2 else part for i, part in enumerate(parts))
+        return "".join(separator.join(part) if i % 2 else part for i, part in enumerate(parts))
 
-    def _tokens(self, text: str, seam: str) -> list[int]:
+    def _tokens(self, text: str, separator: str) -> list[int]:
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self.tokenizer.special_tokens)):
             if i % 2:
                 ids.append(self.tokenizer.special_tokens[part])
             else:
-                ids += self.tokenizer.encode(part.replace(seam, ""), (), add_special_tokens=False)
+                ids += self.tokenizer.encode(part.replace(separator, ""), (), add_special_tokens=False)
         return ids
 
-    def _answer(self, messages: Sequence[Message], index: int, text: str, mark: str) -> tuple[int, int]:
-        """The places in `text` where the answer `messages[index]` begins and where it has ended.
+    def _answer(self, messages: Sequence[Message], index: int, text: str, placeholder: str) -> tuple[int, int]:
+        """The places in `text` where the answer `messages[index]` begins and where it ends.
 
-        It begins where the prompt for it ends. Its content is where a template puts the mark instead of it.
+        It begins at the end of its prompt. Its content is found by writing the conversation with a placeholder instead.
         """
         prompt = self._write(messages[:index], True)
-        marked = [*messages[:index], Message(role="assistant", content=mark), *messages[index + 1 :]]
-        before, _, after = self._write(marked, False).partition(mark)
+        marked = [*messages[:index], Message(role="assistant", content=placeholder), *messages[index + 1 :]]
+        before, _, after = self._write(marked, False).partition(placeholder)
         content = messages[index]["content"]
         said = next((said for said in (content, content.strip()) if text == before + said + after), None)
         if said is None or not before.startswith(prompt):
             raise ValueError(
-                f"message {index + 1}: the model's chat template writes other things around this answer than when it "
-                "asks for it, so it cannot be told what there is to learn"
+                f"message {index + 1}: the model's chat template writes an answer differently from the prompt for it, "
+                "so we cannot find the tokens to learn"
             )
         space, *rest = split_special(after, self.tokenizer.special_tokens)
         if not rest or space.strip():
-            raise ValueError("the model's chat template ends answers with no special token: it cannot teach to stop")
+            raise ValueError("the model's chat template ends answers without a special token: it cannot teach to stop")
         return len(prompt), len(before + said + space + rest[0])
 
     @functools.cached_property

@@ -1,14 +1,14 @@
-"""Chat templates as models bring them: small programs in the language Jinja.
+"""Run the chat template that a model brings: a small program in the language Jinja.
 
-A model's files say how conversations were written when it was tuned. Llama 3 as an example:
+It says how conversations were written when the model was tuned. An example from Llama 3:
 
     {{ bos_token }}{% for message in messages %}
     {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
     {% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}
 
-The template is a stranger's program, so it runs in Jinja's sandbox, in which it can read the conversation and write
-text, and nothing else. The settings, filters and functions are those that transformers gives to templates
-(`_compile_jinja_template` in transformers/utils/chat_template_utils.py). Simplified: no tools and no documents.
+A template is a stranger's program, so it runs in Jinja's sandbox, where it can only read the conversation and write
+text. It gets the same settings, filters and functions as in transformers (`_compile_jinja_template` in
+transformers/utils/chat_template_utils.py). Simplified: there are no tools and no documents, and no limit of time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LONGEST = 1_000_000  # characters of a conversation as text
 
 
 def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequence[Any], bool], str]:
-    """The function (messages, add_generation_prompt) -> text that a template is.
+    """Compile a template to a function (messages, add_generation_prompt) -> text.
 
-    special_tokens: what the names bos_token, eos_token, ... mean in it. Raises ValueError, also when it is called, for
-    a template that is damaged or refuses the conversation, and where the library jinja2 is missing.
+    special_tokens: the tokens that the template names bos_token, eos_token, ... Raises ValueError for a damaged
+    template and without the library jinja2. The function raises ValueError if the template refuses the conversation.
     """
     template = _compiled(source)
 
@@ -58,7 +58,7 @@ def _compiled(source: str) -> Any:
         ) from None
 
     class Generation(jinja2.ext.Extension):
-        """{% generation %} ... {% endgeneration %} marks an answer, and writes what stands in it."""
+        """{% generation %} ... {% endgeneration %} marks an answer. Its contents are written as they are."""
 
         tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
 
@@ -84,7 +84,7 @@ def _compiled(source: str) -> Any:
 def _tojson(
     x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Jinja's own filter would escape <, > and & for web pages."""
+    """JSON without Jinja's own escapes of <, > and &, which are for web pages."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

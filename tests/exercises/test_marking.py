@@ -105,7 +105,7 @@ def found(folder, student="ada"):
 
 def test_the_file_at_the_top_counts_and_a_backup_never_beats_it(tmp_path):
     submit(tmp_path, "ada/backup", **{"01_softplus": "old", "soft_cap": "only"})
-    submit(tmp_path, "ada/work/deep", softplus="mine")
+    submit(tmp_path, "ada/answers/deep", softplus="mine")
     assert found(tmp_path) == {"softplus": "mine", "soft_cap": "only"}
     submit(tmp_path, "ada", softplus="top")
     assert found(tmp_path)["softplus"] == "top"

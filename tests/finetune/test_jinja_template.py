@@ -192,12 +192,12 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(source, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (PLAIN.replace("m.content", "m.content | upper"), "message 2: .* cannot be told what there is to learn"),
-        (PLAIN.replace("m.content", "m.content + m.content"), "message 2: .* cannot be told"),
-        (PLAIN.replace("[assistant]", "[model]"), "message 2: .* cannot be told"),
-        (PLAIN.replace("m.content", "(m.content if loop.last else '')"), "message 2: .* cannot be told"),
-        (PLAIN.replace("</s>", ""), "ends answers with no special token"),
-        (PLAIN.replace("</s>", " end.</s>"), "ends answers with no special token"),
+        (PLAIN.replace("m.content", "m.content | upper"), "message 2: .* find the tokens to learn"),
+        (PLAIN.replace("m.content", "m.content + m.content"), "message 2: .* find the tokens to learn"),
+        (PLAIN.replace("[assistant]", "[model]"), "message 2: .* find the tokens to learn"),
+        (PLAIN.replace("m.content", "(m.content if loop.last else '')"), "message 2: .* find the tokens to learn"),
+        (PLAIN.replace("</s>", ""), "ends answers without a special token"),
+        (PLAIN.replace("</s>", " end.</s>"), "ends answers without a special token"),
     ],
 )
 def test_answers_that_cannot_be_told_from_the_rest_are_not_learned_from(source, words):
@@ -211,7 +211,7 @@ def test_answers_that_cannot_be_told_from_the_rest_are_not_learned_from(source, 
 def test_a_template_that_takes_messages_apart_is_followed_unless_special_tokens_are_at_stake():
     template = template_of(TEMPLATES["qwen3"])
     talk = [*QUESTION, {"role": "assistant", "content": "<think>Hm</think>Yes"}]
-    with pytest.raises(ValueError, match="takes special tokens inside messages apart: leave them out"):
+    with pytest.raises(ValueError, match="changes special tokens inside messages: leave them out"):
         template.encode([*talk, *QUESTION], True)
 
 
