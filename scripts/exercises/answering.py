@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,6 @@ class Answer:
     @property
     def error(self) -> str:
         return f"{type(self.raised).__name__}: {self.raised}" if self.raised is not None else ""
-
-
-Ask = Callable[[Check, Case, Sequence[Any] | None], Answer]
 
 
 def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[Any] | None = None) -> Answer:

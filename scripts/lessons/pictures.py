@@ -24,7 +24,6 @@ from minigrad import manual_seed, use_kernels
 from scripts.shared import command_line
 from scripts.shared.web_page import COLORS, data_script
 
-GREYS = ("black", "0.45", "0.7")
 LINES = ("-", "--", ":", "-.")
 FOLDER = Path(__file__).resolve().parent
 MEASURED, WIDGETS = FOLDER / "measured", FOLDER / "widgets"
