@@ -107,7 +107,7 @@ class GPTConfig(Settings):
     def num_parameters(self) -> int:
         """How many numbers such a model learns, without building it: V C + T C + L (12 C² + 13 C) + 2 C.
 
-        The embeddings of tokens (which is the output layer, too) and positions; per block four matrices (C x 3C, C x C,
+        The embeddings of tokens (also the output layer) and positions; per block four matrices (C x 3C, C x C,
         C x 4C, 4C x C) with their biases and two norms; one norm at the end. Sinusoidal positions are not learned, and
         post-norm has no norm at the end. An inner width I in the place of 4C has 4 C² + 2 C I + 9 C + I in a block, and
         a head that is not tied has V C more.

@@ -15,12 +15,12 @@ from .steps import Step
 
 COLUMNS = """\
   step/total  steps of the optimizer so far, and planned
-        loss  how surprised the model was by the next token, in nats (e^loss: among how many tokens it wavers)
+        loss  how surprised the model was by the next token, in nats (as unsure as among e^loss equally likely tokens)
           lr  learning rate: how far a step goes; up during the warm-up, then down along a cosine
    grad norm  length of the gradient before clipping: a spike means trouble
           ms  milliseconds for the step
     tokens/s  tokens learned from per second
-  validation  the loss on text that it does not learn from; bits per byte compares with other tokenizers, too"""
+  validation  the loss on held-out text; bits per byte is comparable between tokenizers"""
 
 
 class RunLog:

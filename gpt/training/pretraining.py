@@ -305,7 +305,7 @@ def _show_baselines(baselines: dict[str, float]) -> None:
     meaning = {
         "uniform": "knowing nothing: all tokens equally likely (ln V)",
         "unigram": "knowing how frequent each token is",
-        "bigram": "knowing the token before, too",
+        "bigram": "knowing the token before it",
     }
     show(f"\nWhat the columns mean:\n{COLUMNS}\n\nLosses to beat, on the text to test on:")
     for name, loss in baselines.items():

@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown[0])}")
         for action in self._actions:
-            if getattr(found, action.dest, None) == "" and action.dest != "system":  # "" is a system message, too
+            if getattr(found, action.dest, None) == "" and action.dest != "system":  # a system message may be ""
                 self.error(f"{flag(action)} is empty")
         return found
 

@@ -31,7 +31,7 @@ from .launch import THREADS, WARP, ceil_div, launch
 MOST_ROWS = 8  # of x, for which reading the codes again costs less than writing floats
 WARPS = 4  # of a block
 BLOCK_WARPS = 8  # the same where a block has 32 rows of the weight
-SCALES_PER_BLOCK = 256  # that share an `absmax` where the scales are quantized, too
+SCALES_PER_BLOCK = 256  # quantized scales that share an `absmax`
 
 SOURCE = r"""
 // What a group of columns has in common. Where there are no zeros, the pointer leads somewhere else.
