@@ -33,12 +33,9 @@ HELP = "/reset forgets the conversation, exit (or /quit, or Ctrl-D) leaves, Ctrl
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    add = parser.add_argument
-    text = "a run's folder, a Hugging Face folder, a GGUF file, or a name (smollm2, gpt2)"
-    add("--model", default="runs/sft", help=text)
-    command_line.add_packed(parser)
-    command_line.add_adapter(parser)
-    add("--system", default=None, help="system message at the start, in place of the model's own")
+    command_line.add_model(parser, default="runs/sft")
+    command_line.add_model_options(parser)
+    parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
     command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.1)
     command_line.add_kernels(parser)
     command_line.add_device(parser)

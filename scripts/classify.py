@@ -31,32 +31,21 @@ ADVICE = 'to classify a text with it:\n  python scripts/classify.py --predict "s
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    add, number = parser.add_argument, command_line.whole_number
-    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
-    add("--init-from", default="runs/demo", metavar="MODEL|resume", help=text)
-    add("--data", default="python-docs", help="python-docs, questions, or a CSV, TSV or JSON Lines file")
-    add("--out-dir", default="runs/classify", help="the run's folder (checkpoint, tokenizer, data, log, pictures)")
+    add = parser.add_argument
+    data = "python-docs, questions, or a CSV, TSV or JSON Lines file"
+    stage_options.add_run(parser, "runs/demo", "runs/classify", data, default="python-docs")
     text = "what is trained: the head only, the head and the last N blocks, or the whole model"
     add("--train", dest="trained_blocks", type=_blocks, default="head", metavar="head|N|all", help=text)
     add("--compare", action="store_true", help="train in all three ways, each in a subfolder of --out-dir")
     add("--language", default="english", help="corpus or text file whose last tenth measures what the model forgets")
-    add("--batch-size", type=number(1), default=16, help="texts per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
-    add("--max-iters", type=number(1), default=300, help="training steps")
-    text = "peak learning rate (3e-3 for the head alone, else 1e-3)"
-    add("--learning-rate", type=float, default=None, help=text)
-    add("--warmup-iters", type=number(0), default=20, help="warm-up steps until the peak is reached")
-    add("--weight-decay", type=float, default=0.01, help="weight decay of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
-    add("--eval-interval", type=number(0), default=50, help="steps between validations, each with a checkpoint")
-    add("--log-interval", type=number(1), default=10, help="steps between log lines")
-    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    command_line.add_steps(parser, "texts", batch_size=16, max_iters=300)
+    rate = "peak learning rate (3e-3 for the head alone, else 1e-3)"
+    command_line.add_training(
+        parser, learning_rate=None, warmup_iters=20, eval_interval=50, weight_decay=0.01, rate=rate
+    )
     add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict and --export")
     add("--predict", default=None, metavar="TEXT", help="print the class probabilities of this text")
     add("--export", default=None, metavar="FOLDER", help="write --model as a folder for transformers")
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
-    command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     if arguments.model or arguments.predict is not None or arguments.export:

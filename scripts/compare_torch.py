@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_kernels(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
-    arguments.device = "cpu"
     command_line.set_up(arguments)
     require_torch()
     model = random_model() if arguments.model is None else load_model(arguments.model)[0]

@@ -17,13 +17,13 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/dpo", "preference pairs (prompt, chosen, rejected)")
+    stage_options.add_run(parser, "runs/sft", "runs/dpo", stage_options.PAIRS)
     add = parser.add_argument
     add("--beta", type=float, default=0.5, help="strength of the penalty for moving away from the reference model")
     add("--loss-type", choices=KINDS, default="sigmoid", help="loss function; see finetune/objectives/dpo.py")
     add("--label-smoothing", type=float, default=0.0, help="expected share of wrong labels, for --loss-type robust")
-    stage_options.add_pairs(parser, max_iters=60)
-    stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
+    command_line.add_steps(parser, "pairs", batch_size=32, max_iters=60)
+    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20, rate=stage_options.RATE)
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
         parser.error("--label-smoothing is for --loss-type robust")

@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
-    command_line.add_packed(parser)
-    command_line.add_adapter(parser)
+    command_line.add_model_options(parser)
     add("--data", required=True, metavar="FILE", help="a UTF-8 text file")
     add("--stride", type=number(1), default=None, help="tokens by which the window moves (half the block size)")
     add("--tokens", type=number(0), default=TOKENS, help="read only so many tokens from the start; 0: all")

@@ -21,8 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
-    command_line.add_packed(parser)
-    command_line.add_adapter(parser)
+    command_line.add_model_options(parser)
     add("--prompt", default="The", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     command_line.add_sampling(parser)

@@ -30,11 +30,8 @@ LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start a
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
-    add("--init-from", default="runs/demo", metavar="resume|MODEL", help=text)
     text = "english, python (code), a text file, a .jsonl or .json file of conversations, or tasks (built-in questions)"
-    add("--data", default="python", help=text)
-    add("--out-dir", default="runs/lora", help="the run's folder, for adapters, log and picture")
+    stage_options.add_run(parser, "runs/demo", "runs/lora", text, default="python")
     add(
         "--method",
         choices=METHODS,
@@ -52,18 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers to adapt, or all-linear")
     add("--slices", nargs="+", default=[], choices=["q", "k", "v"], help="adapt only these parts of c_attn")
     add("--use-rslora", action="store_true", help="scale by alpha / sqrt(r)")
-    add("--batch-size", type=number(1), default=12, help="sequences per batch")
-    add("--max-iters", type=number(1), default=300, help="training steps")
-    text = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
-    add("--learning-rate", type=float, default=None, help=text)
-    add("--warmup-iters", type=number(0), default=20, help="warm-up steps until the peak is reached")
-    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
-    add("--eval-interval", type=number(0), default=50, help="steps between validations, each with a checkpoint")
+    command_line.add_steps(parser, "sequences", batch_size=12, max_iters=300)
+    rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
+    command_line.add_training(parser, learning_rate=None, warmup_iters=20, eval_interval=50, rate=rate)
     add("--sample-interval", type=number(0), default=0, help="steps between text samples; 0: none")
-    add("--log-interval", type=number(1), default=10, help="steps between log lines")
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
-    command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     if arguments.merge is not None:

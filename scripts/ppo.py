@@ -20,7 +20,8 @@ Reward hacking: larger steps, once with a small KL penalty and once without; the
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/ppo", "conversations, of which only the questions are used")
+    data = "tasks (built-in questions), or a file of conversations, of which only the questions are used"
+    stage_options.add_run(parser, "runs/sft", "runs/ppo", data)
     add, number = parser.add_argument, command_line.whole_number
     add("--reward-model", default="runs/reward", metavar="FOLDER", help="a run of scripts/reward.py")
     add("--total-iterations", type=number(1), default=16, help="number of times to generate, score and update")
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--cliprange", type=float, default=0.2, help="clipping range of the probability ratio")
     add("--cliprange-value", type=float, default=0.2, help="clipping range of the value head")
     add("--vf-coef", type=float, default=0.1, help="weight of the value loss")
-    stage_options.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8)
+    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8, rate=stage_options.RATE)
     add("--beside", default=None, metavar="FOLDER", help="another PPO run to draw in the same picture")
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:

@@ -65,7 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_kernels(parser)
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
-    arguments.device = "cpu"
     given = command_line.given(parser, argv)
     command_line.set_up(arguments)
     if arguments.compare:

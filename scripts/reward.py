@@ -14,9 +14,9 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/reward", "preference pairs (prompt, chosen, rejected)")
-    stage_options.add_pairs(parser, max_iters=100)
-    stage_options.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
+    stage_options.add_run(parser, "runs/sft", "runs/reward", stage_options.PAIRS)
+    command_line.add_steps(parser, "pairs", batch_size=32, max_iters=100)
+    command_line.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50, rate=stage_options.RATE)
     advice = "to train a model against it:\n  python scripts/ppo.py --reward-model {folder}"
     return stage_options.run(parser, argv, RewardModelling, "reward", advice)
 

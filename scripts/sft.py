@@ -26,22 +26,13 @@ instruction, input and output (Alpaca).
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    stage_options.add_run(parser, "runs/demo", "runs/sft", "conversations, in one of four formats")
-    add("--batch-size", type=number(1), default=32, help="conversations per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
-    add("--max-iters", type=number(1), default=800, help="training steps")
-    add("--learning-rate", type=float, default=1e-3, help="peak learning rate; 2e-5 for a large pretrained model")
-    add("--warmup-iters", type=number(0), default=40, help="warm-up steps until the peak is reached")
-    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
-    add("--eval-interval", type=number(0), default=150, help="steps between validations, each with a checkpoint")
-    add("--log-interval", type=number(1), default=20, help="steps between log lines")
-    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    data = "tasks (built-in questions), or a file of conversations, in one of four formats"
+    stage_options.add_run(parser, "runs/demo", "runs/sft", data)
+    command_line.add_steps(parser, "conversations", batch_size=32, max_iters=800, log_interval=20)
+    rate = "peak learning rate; 2e-5 for a large pretrained model"
+    command_line.add_training(parser, learning_rate=1e-3, warmup_iters=40, eval_interval=150, rate=rate)
     add("--show-mask", type=number(1), default=None, metavar="N", help="only show what N conversations teach")
     add("--html", default=None, metavar="FILE", help="with --show-mask: also write an HTML page")
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
-    command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     if arguments.html and not arguments.show_mask:
         parser.error("--html needs --show-mask")

@@ -55,7 +55,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.reference is not None and arguments.save_reference is not None:
         parser.error("--save-reference does not go with --reference, which is such a file already")
-    arguments.device = "cpu"
     command_line.set_up(arguments)
     folder = hub.find(arguments.model)
 

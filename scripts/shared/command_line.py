@@ -81,18 +81,16 @@ def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     return made
 
 
-def add_model(options: argparse.ArgumentParser) -> None:
+def add_model(options: argparse.ArgumentParser, default: str = "runs/demo") -> None:
     """--model, for scripts that use a model without training it."""
     text = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
-    options.add_argument("--model", default="runs/demo", help=text)
+    options.add_argument("--model", default=default, help=text)
 
 
-def add_packed(options: argparse.ArgumentParser) -> None:
+def add_model_options(options: argparse.ArgumentParser) -> None:
+    """--packed and --adapter: what `load` does with the model."""
     text = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
     options.add_argument("--packed", action="store_true", help=text)
-
-
-def add_adapter(options: argparse.ArgumentParser) -> None:
     text = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
     options.add_argument("--adapter", default=None, metavar="FOLDER", help=text)
 
@@ -118,6 +116,44 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
 
 
+def add_steps(
+    options: argparse.ArgumentParser,
+    items: str,
+    batch_size: int,
+    max_iters: int,
+    log_interval: int = 10,
+    precisions: Iterable[str] = ("float32", "bfloat16"),
+) -> None:
+    """How many steps, each on how many `items`, in which precision."""
+    add, number = options.add_argument, whole_number
+    add("--batch-size", type=number(1), default=batch_size, help=f"{items} per batch")
+    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
+    add("--max-iters", type=number(1), default=max_iters, help="training steps")
+    add("--log-interval", type=number(1), default=log_interval, help="steps between log lines")
+    text = "of matrix products; tf32 needs a GPU" if "tf32" in precisions else "of matrix products"
+    add("--precision", choices=precisions, default="float32", help=text)
+
+
+def add_training(
+    options: argparse.ArgumentParser,
+    learning_rate: float | None,
+    warmup_iters: int,
+    eval_interval: int,
+    weight_decay: float = 0.0,
+    rate: str = "peak learning rate",
+) -> None:
+    """The optimizer and its schedule, and --kernels, --device and --seed. rate: the help of --learning-rate."""
+    add, number = options.add_argument, whole_number
+    add("--learning-rate", type=float, default=learning_rate, help=rate)
+    add("--warmup-iters", type=number(0), default=warmup_iters, help="warm-up steps until the peak is reached")
+    add("--weight-decay", type=float, default=weight_decay, help="weight decay of the matrices")
+    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
+    add("--eval-interval", type=number(0), default=eval_interval, help="steps between validations and checkpoints")
+    add_kernels(options)
+    add_device(options)
+    add_seed(options)
+
+
 def add_sampling(
     options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8, penalty: float = 1.0
 ) -> None:
@@ -138,11 +174,11 @@ def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def set_up(arguments: argparse.Namespace) -> str:
-    """Apply --kernels and --seed. Returns the device that --device stands for."""
+    """Apply --kernels and --seed. Returns the device that --device stands for; the CPU without this option."""
     use_kernels(arguments.kernels)
     seed = getattr(arguments, "seed", None)
     manual_seed(secrets.randbits(32) if seed is None else seed)
-    return resolve_device(arguments.device)
+    return resolve_device(getattr(arguments, "device", "cpu"))
 
 
 def given(options: argparse.ArgumentParser, argv: list[str] | None) -> dict[str, Any]:

@@ -11,36 +11,17 @@ from finetune.stages.stage import Stage, resume, settings_of, start
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
 
+PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"
+RATE = "peak learning rate; 1e-6 for a large model"
 
-def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str) -> None:
-    """--init-from, --data and --out-dir. data: what a file for --data contains."""
+
+def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str, default: str = "tasks") -> None:
+    """--init-from, --data and --out-dir. data: the help of --data."""
     text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
     parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
-    parser.add_argument("--data", default="tasks", help=f"tasks (built-in questions), or a file of {data}")
+    parser.add_argument("--data", default=default, help=data)
     text = "the run's folder, for checkpoint, tokenizer, data, log and picture"
     parser.add_argument("--out-dir", default=out_dir, help=text)
-
-
-def add_training(parser: argparse.ArgumentParser, learning_rate: float, warmup_iters: int, eval_interval: int) -> None:
-    """The options of the optimizer, and those that every script has."""
-    add, number = parser.add_argument, command_line.whole_number
-    add("--learning-rate", type=float, default=learning_rate, help="peak learning rate; 1e-6 for a large model")
-    add("--warmup-iters", type=number(0), default=warmup_iters, help="warm-up steps until the peak is reached")
-    add("--weight-decay", type=float, default=0.0, help="weight decay of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
-    add("--eval-interval", type=number(0), default=eval_interval, help="steps between validations and checkpoints")
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
-    command_line.add_seed(parser)
-
-
-def add_pairs(parser: argparse.ArgumentParser, max_iters: int) -> None:
-    """The options of stages that train on preference pairs."""
-    add, number = parser.add_argument, command_line.whole_number
-    add("--batch-size", type=number(1), default=32, help="pairs per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
-    add("--max-iters", type=number(1), default=max_iters, help="training steps")
-    add("--log-interval", type=number(1), default=10, help="steps between log lines")
 
 
 def run(
