@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.evaluation.confusion import predict
-from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier, save_classifier
+from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier
 from finetune.stages.classification import Classification, ClassifyConfig
 from finetune.stages.stage import start
 from gpt import Tokenizer
@@ -22,7 +22,6 @@ EXAMPLES = """examples:
   python scripts/classify.py --compare --out-dir runs/compared        head only, last block, whole model: side by side
   python scripts/classify.py --init-from gpt2 --data reviews.csv --learning-rate 1e-3 --out-dir runs/reviews
   python scripts/classify.py --model runs/classify --predict "The event loop runs the coroutine."
-  python scripts/classify.py --model runs/classify --export classifier        write a folder for transformers
 """
 WAYS = {"head": 0, "all": None}
 SCRIPT = "classify"
@@ -43,18 +42,17 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_training(
         parser, learning_rate=None, warmup_iters=20, eval_interval=50, weight_decay=0.01, rate=rate
     )
-    add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict and --export")
+    add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict")
     add("--predict", default=None, metavar="TEXT", help="print the class probabilities of this text")
-    add("--export", default=None, metavar="FOLDER", help="write --model as a folder for transformers")
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
-    if arguments.model or arguments.predict is not None or arguments.export:
-        if not arguments.model or (arguments.predict is None and not arguments.export):
-            parser.error("--predict and --export need --model, and --model needs one of them")
-        others = given.keys() - {"model", "predict", "export", "kernels"}
+    if arguments.model or arguments.predict is not None:
+        if not arguments.model or arguments.predict is None:
+            parser.error("--predict and --model go together: give both")
+        others = given.keys() - {"model", "predict", "kernels"}
         command_line.refuse(parser, given, others, "does not go with --model, which trains nothing")
         command_line.set_up(arguments)
-        _use(arguments)
+        _predict(arguments.model, arguments.predict)
         return 0
     if arguments.compare:
         command_line.refuse(parser, given, ["trained_blocks"], "does not go with --compare: it trains all three ways")
@@ -97,23 +95,18 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
     return 0
 
 
-def _use(arguments: argparse.Namespace) -> None:
+def _predict(folder: str, text: str) -> None:
     model: GPTWithHead
-    if has_checkpoint(arguments.model):
-        model = load_checkpoint(arguments.model, with_optimizer=False, kind=HEAD_KIND).model
+    if has_checkpoint(folder):
+        model = load_checkpoint(folder, with_optimizer=False, kind=HEAD_KIND).model
     else:
-        model = load_classifier(arguments.model)
-    tokenizer = Tokenizer.load(arguments.model)
-    if arguments.predict is not None:
-        ids = tokenizer.encode(arguments.predict, allowed_special=())[: model.config.block_size]
-        if not ids:
-            raise ValueError("--predict is empty: give a text")
-        probabilities = predict(model, [ids])[0]
-        for place in probabilities.argsort()[::-1]:
-            print(f"{probabilities[place]:7.1%}  {model.labels[place]}")
-    if arguments.export:
-        save_classifier(model, arguments.export, tokenizer)
-        print(f"written: {arguments.export}")
+        model = load_classifier(folder)
+    ids = Tokenizer.load(folder).encode(text, allowed_special=())[: model.config.block_size]
+    if not ids:
+        raise ValueError("--predict is empty: give a text")
+    probabilities = predict(model, [ids])[0]
+    for place in probabilities.argsort()[::-1]:
+        print(f"{probabilities[place]:7.1%}  {model.labels[place]}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
-from scripts import classify
+from scripts import classify, export
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, run_process
@@ -69,7 +69,7 @@ def test_a_text_is_classified(finished, capsys):
 
 
 def test_a_classifier_is_exported_and_used_from_there(finished, tmp_path, capsys):
-    assert run_here(classify.main, "--model", finished[0], "--export", tmp_path / "hf") == 0
+    assert run_here(export.main, finished[0], tmp_path / "hf") == 0
     config = json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["id2label"]["1"] == "dog"
     capsys.readouterr()
@@ -106,8 +106,8 @@ def test_going_on(base, data, tmp_path, capsys):
         ("--data nowhere.csv", "nowhere.csv does not exist"),
         ("--train some", "argument --train: must be head, all, or a number of blocks"),
         ("--train 2", "the model has 1 blocks: 2 of them cannot be trained"),
-        ("--predict x", "--predict and --export need --model"),
-        ("--model {base}", "--model needs one of them"),
+        ("--predict x", "--predict and --model go together"),
+        ("--model {base}", "--predict and --model go together"),
         ("--model {base} --predict x", "--init-from does not go with --model"),
         ("--model {finished} --predict=", "--predict is empty"),
         ("--init-from resume", "there is no checkpoint in"),
