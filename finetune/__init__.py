@@ -1,7 +1,7 @@
 """How does a language model become an assistant? In reading order:
 
     data/              conversations, chat templates, preference pairs, the built-in tasks
-    objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, a page each
+    objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, a page each
     adapters/          LoRA and QLoRA: a model changed without changing its weights
     quantization/      weights in 8 or 4 bits
     architectures.py   where the layers of a GPT-2 or a Llama are, for adapters, quantization and new heads
@@ -18,6 +18,7 @@ from .data.chat_template import ChatTemplate, add_chat_tokens
 from .objectives.classification import classification_loss
 from .objectives.dpo import dpo_loss
 from .objectives.gpt_with_head import GPTWithHead
+from .objectives.grpo import group_advantages, grpo_loss
 from .objectives.logprobs import estimated_kl, exact_kl, sequence_logprobs
 from .objectives.ppo import gae, ppo_loss
 from .objectives.reward import reward_loss
@@ -37,6 +38,8 @@ __all__ = [
     "estimated_kl",
     "exact_kl",
     "gae",
+    "group_advantages",
+    "grpo_loss",
     "load_adapter",
     "merge_lora",
     "ppo_loss",

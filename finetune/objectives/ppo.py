@@ -87,11 +87,17 @@ def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, (x - mean) / np.sqrt(variance + 1e-8), 0.0)
 
 
-def policy_loss(logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float = 0.2) -> Tensor:
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: np.ndarray,
+    advantages: np.ndarray,
+    clip: float = 0.2,
+    clip_high: float | None = None,
+) -> Tensor:
     """The clipped surrogate of N tokens, -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A), ratio = π(token) / π_old(token).
 
     Once a token is 1 + ε times as likely as when it was drawn (1 - ε times if A < 0), a further change gains nothing
-    and the gradient is 0. Schulman et al. 2017, equation 7.
+    and the gradient is 0. Schulman et al. 2017, equation 7. clip_high: the upper ε, if it differs (see grpo.py).
 
     >>> import math
     >>> logprobs = Tensor([math.log(ratio) for ratio in (0.5, 1.1, 1.5)], dtype="float64")
@@ -99,7 +105,8 @@ def policy_loss(logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarr
     [-0.5, -1.1, -1.2]
     """
     ratio, advantage = F.exp(logprobs - _like(old_logprobs, logprobs)), _like(advantages, logprobs)
-    return -F.minimum(ratio * advantage, F.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    clipped = F.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
+    return -F.minimum(ratio * advantage, clipped * advantage)
 
 
 def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip: float = 0.2) -> Tensor:

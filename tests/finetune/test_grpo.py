@@ -1,0 +1,139 @@
+"""GRPO: its formulas against their derivation, PyTorch, and a policy small enough to sum over all of its answers."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad.functional as F
+from finetune.objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
+from minigrad import Tensor, gradcheck
+
+
+def tokens(seed, n=40):
+    """New, old and reference log-probabilities, advantages and weights of n tokens, none of them at the clip's edge."""
+    rng = np.random.default_rng(seed)
+    old = rng.uniform(-3, -0.5, n)
+    log_ratio = rng.choice([-0.6, -0.3, -0.1, 0.1, 0.215, 0.3, 0.6], n) + rng.uniform(-0.01, 0.01, n)
+    return old + log_ratio, old, old + rng.uniform(-1, 1, n), rng.standard_normal(n), rng.uniform(0.1, 1, n)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("method", METHODS)
+@given(st.integers(0, 1000))
+def test_the_gradient_is_the_one_derived_by_hand(method, beta, seed):
+    """d loss / d logprob = weight (-ratio A, or 0 where it is clipped, + beta (1 - exp(ln rho - ln pi)))."""
+    new, old, reference, advantages, weights = tokens(seed)
+    low, high = CLIP[method]
+    ratio = np.exp(new - old)
+    clipped = np.where(advantages > 0, ratio > 1 + high, ratio < 1 - low)
+    expected = weights * (np.where(clipped, 0.0, -ratio * advantages) + beta * (1 - np.exp(reference - new)))
+
+    logprobs = Tensor(new, requires_grad=True)
+    grpo_loss(logprobs, old, advantages, weights, method, reference, beta).sum().backward()
+    np.testing.assert_allclose(logprobs.grad, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_by_finite_differences(method):
+    new, old, reference, advantages, weights = tokens(3)
+    report = gradcheck(lambda x: grpo_loss(x, old, advantages, weights, method, reference, 0.3), new)
+    assert report.max_error < 1e-6
+
+
+@pytest.mark.oracle("torch")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_whole_loss_is_that_of_pytorch(method):
+    """From rewards and padded log-probabilities, written as TRL's GRPOTrainer does (loss_type grpo, dr_grpo, bnpo)."""
+    import torch
+
+    rng = np.random.default_rng(1)
+    Q, G, R = 3, 4, 7
+    rewards, lengths = rng.integers(0, 3, (Q, G)).astype(float), rng.integers(1, R + 1, Q * G)
+    mask = np.arange(R) < lengths[:, None]
+    old = rng.uniform(-3, -0.5, mask.shape)
+    new, reference = old + rng.uniform(-0.5, 0.5, mask.shape), old + rng.uniform(-1, 1, mask.shape)
+
+    r = torch.tensor(rewards)
+    advantages = r - r.mean(dim=1, keepdim=True)
+    if method in ("grpo", "dapo"):
+        advantages = advantages / (r.std(dim=1, keepdim=True, correction=0) + 1e-4)
+    if method == "rloo":
+        advantages = r - (r.sum(dim=1, keepdim=True) - r) / (G - 1)
+    logps, a, m = torch.tensor(new, requires_grad=True), advantages.reshape(-1, 1), torch.tensor(mask)
+    coef_1 = torch.exp(logps - torch.tensor(old))
+    coef_2 = coef_1 if method == "rloo" else torch.clamp(coef_1, 0.8, 1.28 if method == "dapo" else 1.2)
+    difference = torch.tensor(reference) - logps
+    per_token = -torch.min(coef_1 * a, coef_2 * a) + 0.04 * (torch.exp(difference) - difference - 1)
+    loss = {
+        "grpo": lambda: ((per_token * m).sum(-1) / m.sum(-1)).mean(),
+        "dapo": lambda: (per_token * m).sum() / m.sum(),
+    }.get(method, lambda: (per_token * m).sum() / (Q * G * R))()
+    loss.backward()
+
+    rows = np.nonzero(mask)[0]
+    ours = Tensor(new[mask], requires_grad=True)
+    weights = answer_weights(lengths, method, longest=R)[rows]
+    known = group_advantages(rewards, method).reshape(-1)[rows]
+    total = grpo_loss(ours, old[mask], known, weights, method, reference[mask], 0.04).sum() / (Q * G)
+    total.backward()
+    assert total.item() == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(ours.grad, logps.grad.numpy()[mask], atol=1e-14)
+
+
+@pytest.mark.parametrize("method, scale", [("rloo", 1.0), ("dr_grpo", 2 / 3)])
+def test_on_average_it_ascends_the_expected_reward(method, scale):
+    """Summed over all groups of 3 answers: the gradient of the expected reward; without the answer's own reward in the
+    baseline exactly, with it (G - 1) / G of it."""
+    logits, rewards, G = np.array([0.3, -0.5, 1.1]), np.array([1.0, 0.0, 0.5]), 3
+    probs = np.exp(logits) / np.exp(logits).sum()
+    exact = probs * (rewards - probs @ rewards)
+    found = np.zeros(3)
+    for group in itertools.product(range(3), repeat=G):
+        drawn, x = np.array(group), Tensor(logits, requires_grad=True)
+        logprobs = F.log_softmax(x, -1)[drawn]
+        advantages = group_advantages(rewards[drawn][None], method)[0]
+        (grpo_loss(logprobs, logprobs.data, advantages, np.ones(G), method).sum() / G).backward()
+        found -= probs[drawn].prod() * x.grad
+    np.testing.assert_allclose(found, scale * exact, atol=1e-12)
+
+
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_an_advantage_compares_an_answer_with_its_own_group_only(seed, G):
+    rng = np.random.default_rng(seed)
+    rewards = rng.integers(0, 2, (4, G)).astype(float)
+    for method in METHODS:
+        advantages = group_advantages(rewards, method)
+        np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-9)
+        for row, alone in zip(advantages, rewards):
+            np.testing.assert_array_equal(row, group_advantages(alone[None], method)[0])
+            assert row.any() == (len(set(alone)) > 1)  # all right or all wrong: nothing to learn from
+    others = (rewards.sum(axis=1, keepdims=True) - rewards) / (G - 1)
+    np.testing.assert_allclose(group_advantages(rewards, "rloo"), rewards - others, atol=1e-12)
+
+
+def test_only_dapo_lets_a_rare_token_grow_further():
+    slopes = {}
+    for method in METHODS:
+        logprobs = Tensor([np.log(1.25)], dtype="float64", requires_grad=True)
+        grpo_loss(logprobs, np.zeros(1), np.ones(1), np.ones(1), method).sum().backward()
+        slopes[method] = float(logprobs.grad[0])
+    assert slopes == {"grpo": 0, "dr_grpo": 0, "dapo": pytest.approx(-1.25), "rloo": pytest.approx(-1.25)}
+
+
+def test_what_length_costs():
+    """A wrong answer of 8 tokens beside one of 2: with grpo both together count the same, else by their lengths."""
+    lengths = np.array([2, 8])
+    assert (answer_weights(lengths) * lengths).tolist() == [1, 1]
+    for method in ("dr_grpo", "dapo", "rloo"):
+        assert len(set(answer_weights(lengths, method, longest=10))) == 1
+
+
+@pytest.mark.parametrize("call", [group_advantages, answer_weights])
+def test_an_unknown_method_and_a_group_of_one_are_refused(call):
+    with pytest.raises(ValueError, match="there is no method 'ppo': choose from grpo, dr_grpo, dapo, rloo"):
+        call(np.ones((2, 2)), "ppo")
+    with pytest.raises(ValueError, match="at least 2 answers to compare, got 1"):
+        group_advantages(np.ones((5, 1)))
