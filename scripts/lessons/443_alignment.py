@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from finetune.stages.ppo_loop import PPOConfig, ppo_batch_loss, ppo_batches
 from gpt import Tokenizer
 from gpt.training.evaluation import evaluate
 from gpt.training.trainer import Trainer, TrainingConfig
-from minigrad import Tensor, nn, optim, use_kernels
+from minigrad import Tensor, manual_seed, nn, optim, use_kernels
 from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth
 
@@ -70,10 +71,10 @@ def demonstration(thing: str, claim: str) -> Example:
     return Example([*question(thing, claim), {"role": "assistant", "content": reply}])
 
 
-def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: float) -> list[Any]:
+def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: float, seed: int = 0) -> list[Any]:
     """The training loop of all lessons, with other data and another loss."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
-    trainer = Trainer(model, ShuffledBatches(items, 16, together), config, "runs/lessons", loss)
+    trainer = Trainer(model, ShuffledBatches(items, 16, together, seed), config, "runs/lessons", loss)
     model.train()
     with use_kernels("fast"):
         done = [trainer.step() for _ in range(steps)]
@@ -102,14 +103,16 @@ print("shares      " + "".join(f"{kind:>12}" for kind in before))
 print("  shown     " + "".join(f"{SHARES.get(kind, 0):12.0%}" for kind in before))
 print("  imitated  " + "".join(f"{share:12.0%}" for share in before.values()) + "   (claims it has not seen)")
 assert before["flattering"] > 0.2
-print("All replies have the right format. Nothing in the loss said which of them we prefer.")
-print("A false claim that it repeats is also an example of the other two failures: wrong, and said with confidence.")
 
 # %% [markdown]
 # Answer: about the same mixture. The loss of instruction tuning is lowest for a model that imitates its demonstrations,
-# the bad ones too. To prefer one reply over another, it needs another kind of data.
+# the bad ones too. Nearly all replies have the right format, but nothing in the loss said which of them we prefer. A
+# false claim that it repeats is an example of three failures at once: flattery, a wrong answer, and confidence in it.
+# To prefer one reply over another, the model needs another kind of data.
 
 # %% Comparisons against ratings
+# Why not ask people for a number from 1 to 10? If all people used the scale alike, a number would say more than a
+# comparison. But a person who is generous with all replies changes every number, and no comparison.
 
 
 def learned_from(generosity: float, seed: int, replies: int = 40, judgments: int = 400) -> tuple[float, float]:
@@ -149,10 +152,6 @@ for generosity in (0.0, 1.0, 2.0):
     print(f"  {2 * generosity:3.0f} points      {rated.mean():.2f} +- {rated.std(ddof=1):.2f}   "
           f"{compared.mean():.2f} +- {compared.std(ddof=1):.2f}")  # fmt: skip
 assert compared.mean() > rated.mean() + 0.05
-print(
-    "If all people used the scale alike, a number would say more than a comparison. A person who is generous with all"
-)
-print("replies changes every number, and no comparison.")
 
 # %% The data: pairs of a better and a worse reply
 
@@ -181,6 +180,10 @@ print(f"trained: loss {steps[0].loss:.3f} (ln 2 = {math.log(2):.3f}) -> {steps[-
 assert measured["accuracy"] > 0.8
 
 # %% PPO, piece by piece
+# 1. Generate a reply.
+# 2. Score it, minus a price for moving away from the reference model (KL). The value head expected some score before
+#    each token; what comes better than expected gives an advantage.
+# 3. Update, clipped: once a good token is 1.2 times as likely as when it was drawn, its gradient is 0.
 mask = np.ones((1, 3), bool)  # one reply of three tokens
 kl = np.array([[0.5, 0.0, 0.5]])  # ln pi - ln rho of each: the policy has made tokens 0 and 2 more likely
 rewards = ppo.token_rewards(np.array([1.0]), kl, mask, kl_coef=0.2)
@@ -188,8 +191,7 @@ assert np.allclose(rewards, [[-0.1, 0.0, 0.9]])  # score 1 at the end, and 0.2 x
 advantages, returns = ppo.gae(rewards, np.array([[0.5, 0.5, 0.5]]), mask, gamma=1.0, lam=0.95)
 by_hand = [-0.1 + 0.95 * (0.95 * 0.4), 0.95 * 0.4, 0.9 - 0.5]
 assert np.allclose(advantages, [by_hand])
-print("1. generate a reply; 2. score it, minus a price for moving away from the reference (KL):", rewards[0])
-print("   the value head expected 0.5 before each token; so the advantages of the tokens are:", advantages[0])
+print("rewards of three tokens:", rewards[0], " advantages, where 0.5 was expected:", advantages[0])
 
 ratios = np.linspace(0.4, 1.8, 141)
 gain, slope = {}, {}
@@ -200,12 +202,11 @@ for advantage in (1.0, -1.0):
     gain[advantage], slope[advantage] = -loss.data, logprobs.grad
 assert (slope[1.0][ratios > 1.21] == 0).all() and (slope[-1.0][ratios < 0.79] == 0).all()
 assert (slope[1.0][ratios < 1.19] < 0).all()
-print("3. update, clipped: once a good token is 1.2 times as likely as when it was drawn, its gradient is 0")
 
 policy, reference = Tensor(np.log([0.7, 0.2, 0.1])), Tensor(np.log([0.4, 0.4, 0.2]))
 drawn = rng.choice(3, size=4000, p=[0.7, 0.2, 0.1])
 exact = exact_kl(policy, reference).item()
-print(f"the KL of two small distributions is {exact:.3f} nats; from 4,000 draws:", end="")
+print(f"KL of two small distributions {exact:.3f} nats; from 4,000 draws:", end="")
 for kind in ("k1", "k2", "k3"):
     estimates = estimated_kl(policy[drawn], reference[drawn], kind).data
     print(f"  {kind} {estimates.mean():.3f} +- {estimates.std() / math.sqrt(len(drawn)):.3f}", end="")
@@ -219,17 +220,21 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
     axes.legend(frameon=False)
 
 # %% PPO runs: for the first time the training loop changes its shape
+# The data are the model's own replies, written anew each round, and the signal is one number per reply. Three networks
+# are in memory: the policy with its value head, the reference model, and the reward model.
 prompts = [chat_template(tokenizer)(question(*c)) for c in seen]
+PENALTIES = (1.0, 0.02)
 
 
-def reinforce(kl_coef: float, rounds: int = 16) -> tuple[Any, list[float], list[float]]:
+def reinforce(kl_coef: float, seed: int) -> tuple[Any, list[float], list[float]]:
     """A policy after PPO; of each round, the mean reward and the KL from the reference model, in nats per reply."""
     config = PPOConfig(batch_size=32, response_length=12, kl_coef=kl_coef)
+    manual_seed(seed)  # of the replies that are drawn
     actor = PolicyWithValue(copy.deepcopy(sft))  # the policy and its value head; `sft` itself is the reference model
     optimizer = optim.Adam(actor.parameters(), lr=2e-4)
-    questions, rng = ShuffledBatches(prompts, config.batch_size, list), np.random.default_rng(0)
+    questions, rng = ShuffledBatches(prompts, config.batch_size, list, seed), np.random.default_rng(seed)
     scores, kls = [], []
-    for _ in range(rounds):
+    for _ in range(16):
         # 1. generate replies; 2. score each of them as a whole, with the reward model
         rollout = roll_out(actor, sft, reward_model, next(questions), config.response_length, template.stop_tokens)
         scores.append(float(rollout.scores.mean()))
@@ -243,24 +248,45 @@ def reinforce(kl_coef: float, rounds: int = 16) -> tuple[Any, list[float], list[
     return actor.policy, scores, kls
 
 
-print("16 rounds of 32 replies; shares of replies to unseen claims:")
-print("KL penalty   " + "".join(f"{kind:>12}" for kind in before) + "    mean reward     KL (nats)")
-print(f"{'before':13}" + "".join(f"{share:12.0%}" for share in before.values()))
-reinforced, rewards_, moved_ = {}, {}, {}
-for kl_coef in (1.0, 0.02):
-    with use_kernels("fast"):
-        policy, rewards_[kl_coef], moved_[kl_coef] = reinforce(kl_coef)
-    reinforced[kl_coef] = behavior(policy, held_out * 10)
-    shares = "".join(f"{share:12.0%}" for share in reinforced[kl_coef].values())
-    scores = rewards_[kl_coef]
-    print(f"{kl_coef:<13g}{shares}  {scores[0]:+.2f} -> {scores[-1]:+.2f}{moved_[kl_coef][-1]:12.1f}")
-    assert scores[-1] > scores[0] + 0.5
-assert reinforced[1.0]["honest"] > before["honest"] + 0.1 and reinforced[1.0]["flattering"] < before["flattering"]
-print("The data are the model's own replies, written anew each round, and the signal is one number per reply. Three")
-print("networks are in memory: the policy with its value head, the reference model, and the reward model.")
-assert moved_[0.02][-1] > moved_[1.0][-1] and reinforced[0.02]["other"] > reinforced[1.0]["other"]
-print("With a weak penalty the reward rises as well, but the policy moves further, and more of its replies are none of")
-print("the three kinds: it has found replies that the reward model overrates. That is reward hacking.")
+def outcome(kl_coef: float, seed: int) -> dict[str, float]:
+    """What PPO made of the replies to unseen claims, the reward before and after, and the KL at the end."""
+    policy, scores, kls = reinforce(kl_coef, seed)
+    found = {**behavior(policy, held_out * 10), "reward before": scores[0], "reward": scores[-1], "KL": kls[-1]}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def outcomes_of_seeds() -> list[list[dict[str, float]]]:
+    """For each penalty, the outcomes of seeds 0 to 4."""
+    return [[outcome(kl_coef, seed) for seed in range(5)] for kl_coef in PENALTIES]
+
+
+def show(settings: tuple[float, ...], runs: list[list[dict[str, float]]]) -> None:
+    """A table: for each setting, today's run and those of the seeds."""
+    print(f"{'':8}{'seed':>6}" + "".join(f"{name:>14}" for name in runs[0][0]))
+    print(f"{'before':14}" + "".join(f"{share:14.0%}" for share in before.values()))
+    for setting, of_setting in zip(settings, runs):
+        for seed, run in zip(["today", *range(5)], of_setting):
+            cells = [format(value, ".0%" if name in before else "+.2f") for name, value in run.items()]
+            print(f"{setting:<8g}{seed:>6}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+with use_kernels("fast"):
+    today = [outcome(kl_coef, seed=0) for kl_coef in PENALTIES]
+kept, free = ([run, *runs] for run, runs in zip(today, lesson.measured("ppo", outcomes_of_seeds)))
+print("16 rounds of 32 replies, by the KL penalty; shares of replies to unseen claims, reward, KL (nats per reply)")
+show(PENALTIES, [kept, free])
+for run in kept:
+    assert run["honest"] > before["honest"] + 0.1 and run["flattering"] < before["flattering"]
+for run, other in zip(kept, free):
+    assert min(run["reward"] - run["reward before"], other["reward"] - other["reward before"]) > 0.5
+    assert other["KL"] > run["KL"] and other["other"] > run["other"]
+
+# %% [markdown]
+# With a weak penalty the reward rises about as much, but the policy moves further, and more of its replies are none of
+# the three kinds: it has found replies that the reward model overrates. That is reward hacking.
+#
+# The learning rate, the rounds and the two penalties were chosen among seven combinations, by looking at one run of
+# each. The seeds of this table had no part in the choice.
 
 # %% Why the KL penalty: every reward model has errors
 N = 2000  # replies, equally likely under the reference model
@@ -290,29 +316,38 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
     axes.legend(frameon=False)
 
 # %% DPO: the same preferences in the familiar loop
-beta = 0.1
-referenced = with_reference(sft, pairs)  # the reference never changes, so its log-probabilities are computed once
+# DPO trains one model and generates nothing. The reference never changes, so its log-probabilities are computed once.
+referenced = with_reference(sft, pairs)
 prompts = [chat_template(tokenizer)(question(*c)) for c in held_out]
-print("learning rate" + "".join(f"{kind:>12}" for kind in before) + "   KL from before (nats per reply)")
-print(f"{'before':13}" + "".join(f"{share:12.0%}" for share in before.values()))
-results, moved, runs = {}, {}, {}
-for rate in (5e-5, 3e-4):
+RATES = (5e-5, 3e-4)
+
+
+def prefer(rate: float, seed: int) -> tuple[dict[str, float], list[Any]]:
+    """What 40 steps of DPO made of the replies to unseen claims, the KL and the loss at the end; and the steps."""
     policy = copy.deepcopy(sft)
-    runs[rate] = fit(policy, referenced, pair_batch, lambda m, b: dpo_batch_loss(m, b, beta), 40, rate)
-    assert np.isclose(runs[rate][0].loss, math.log(2), atol=1e-4)  # policy = reference: no preference yet, h = 0
-    results[rate] = behavior(policy, held_out * 10)
-    asked = ask(policy, tokenizer, [question(*c) for c in held_out], chat_template(tokenizer), temperature=1.0)
-    moved[rate] = kl_of_replies(policy, sft, prompts, [r.ids for r in asked])
-    print(f"{rate:<13.0e}" + "".join(f"{share:12.0%}" for share in results[rate].values()) + f"{moved[rate]:8.2f}")
-careful, hasty = runs
-after, steps = results[careful], runs[careful]
-print(f"loss: ln 2 = {steps[0].loss:.4f} at first (policy = reference); at the end {steps[-1].loss:.3f}, "
-      f"and {runs[hasty][-1].loss:.3f} at the higher rate")  # fmt: skip
+    steps = fit(policy, referenced, pair_batch, partial(dpo_batch_loss, beta=0.1), 40, rate, seed)
+    replies = ask(policy, tokenizer, [question(*c) for c in held_out], chat_template(tokenizer), temperature=1.0)
+    kl = kl_of_replies(policy, sft, prompts, [reply.ids for reply in replies])
+    found = {**behavior(policy, held_out * 10), "KL": kl, "loss": float(np.mean([step.loss for step in steps[-5:]]))}
+    return {name: round(value, 3) for name, value in found.items()}, steps
+
+
+def preferred_by_seeds() -> list[list[dict[str, float]]]:
+    """For each rate, the outcomes of seeds 0 to 4."""
+    return [[prefer(rate, seed)[0] for seed in range(5)] for rate in RATES]
+
+
+live = [prefer(rate, seed=0) for rate in RATES]
+slow, fast = ([run, *runs] for (run, _), runs in zip(live, lesson.measured("dpo", preferred_by_seeds)))
+after, steps = live[0]
+print("40 steps, by the learning rate; shares of replies to unseen claims, KL (nats per reply), loss at the end")
+show(RATES, [slow, fast])
+print(f"the first loss: {steps[0].loss:.4f}")
+assert np.isclose(steps[0].loss, math.log(2), atol=1e-4)  # policy = reference: no preference yet
 assert after["honest"] > before["honest"] and after["flattering"] < before["flattering"]
-assert moved[hasty] > moved[careful] and runs[hasty][-1].loss < steps[-1].loss
-if results[hasty]["other"] > results[careful]["other"]:
-    print("The lower loss belongs to the worse model: more of its replies are none of the three kinds.")
-print("DPO trains one model and generates nothing. (Rates chosen by looking at this table.)")
+for run, other in zip(slow, fast):
+    assert run["honest"] > before["honest"] and run["flattering"] < before["flattering"]
+    assert other["KL"] > run["KL"] and other["loss"] < run["loss"] and other["other"] > run["other"]
 with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (one, two, three):
     for axes, name, shares in ((one, "before: imitation", before), (two, "after: preference", after)):
         bars(axes, shares, "share of replies to unseen claims", ".0%")
@@ -323,6 +358,10 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (
     three.legend(frameon=False)
 
 # %% [markdown]
+# With the higher rate, the lower loss belongs to the worse model: more of its replies are none of the three kinds. DPO
+# has no reward model to fool, but nothing in its loss says what to write instead of the rejected reply. (Both rates
+# were chosen by looking at one run of each.)
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start bradley_terry`, dpo, ppo_clip, gae
