@@ -40,7 +40,7 @@ assert abs(central_slope - true_slope) < 1e-5 < abs(forward_slope - true_slope)
 nudges = 10.0 ** np.arange(-12, 0.5, 0.25)
 errors = [abs((f(x + e) - f(x - e)) / (2 * e) - true_slope) for e in nudges]
 best = nudges[int(np.argmin(errors))]
-print(f"the best nudge in float64 is about {best:.0e}; gradient checks (gradcheck) use a nudge of similar size")
+print(f"best nudge in float64: about {best:.0e}")
 assert 1e-7 < best < 1e-3
 
 with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) as (left, right):
@@ -54,6 +54,9 @@ with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) a
     right.text(1e-12, 1e-8, "rounding")
     right.text(2e-3, 1e-9, "curvature")
 
+# %% [markdown]
+# Gradient checks (`gradcheck`) use a nudge of about the best size.
+#
 # The limitation: each number needs a run of its own. GPT-2 has 124 million numbers and needs all slopes at every step.
 # The chain rule gives all of them for the price of about two more runs.
 
@@ -143,10 +146,10 @@ z_ = y_ * 2.0 + y_ * x_  # 2 x² + x³
 z_.backward()
 print(f"d (2 x^2 + x^3) / d x at 3: {x_.grad:.0f}, by hand 4 x + 3 x^2 = {4 * 3 + 3 * 9}")
 assert x_.grad == 39
-print("with = instead of +=, one of the paths is lost: python scripts/break.py overwrite shows what that does to a GPT")
 
 # %% [markdown]
 # Answer: z = 2 x² + x³, so the slope is 4 x + 3 x² = 12 + 27 = 39. The paths through y and directly through x add up.
+# With = instead of +=, one of them is lost: `python scripts/break.py overwrite` shows what that does to a GPT.
 
 # %% Fitting a line: learning means following slopes downhill
 rng = np.random.default_rng(0)

@@ -22,20 +22,24 @@ from scripts.lessons.pictures import Lesson, bars
 lesson = Lesson("411_next_token", __doc__)
 
 # %% Text is its own label
+# P(next | all before): every position of a text is a question, and the text has its answer. The targets are the inputs,
+# one position later.
 text = " ".join(help_text().encode("ascii", "ignore").decode().lower().split())[:100_000]
 letters = sorted(set(text))
 number = {letter: i for i, letter in enumerate(letters)}
 ids = np.array([number[letter] for letter in text])
 V = len(letters)
 sentence = "the cat sat"
-print("P(next | all before): every position of a text is a question with its answer")
 for t in (1, 2, 3, 10):
     print(f"  {sentence[:t]!r:>13} -> {sentence[t]!r}")
-inputs, targets = ids[:-1], ids[1:]  # the targets are the inputs, one position later: no labels are needed
+inputs, targets = ids[:-1], ids[1:]
 print(f"{len(inputs):,} pairs from {len(text):,} letters, {V} different ones")
 
 # %% The smallest model counts
 # Use only the last letter: P(next | last). This is a table of V x V counts, each row divided by its sum.
+#
+# The loss is the mean of -ln p, where p is the probability of the letter that really came next. It is as if the model
+# chose among e^loss equally likely letters: this number is the perplexity.
 counts = np.zeros((V, V))
 np.add.at(counts, (inputs, targets), 1)
 table = counts / counts.sum(axis=1, keepdims=True).clip(1)
@@ -43,9 +47,8 @@ after_q = {letters[i]: table[number["q"], i] for i in np.argsort(-table[number["
 print("after q:", ", ".join(f"{letter!r} {p:.0%}" for letter, p in after_q.items()))
 loss_of_nothing = math.log(V)  # all V equally likely: -ln(1 / V)
 loss_of_counting = -np.log(table[inputs, targets]).mean()
-print("the loss is the mean of -ln p, where p is the probability of the letter that really came next:")
-print(f"knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
-print(f"as if it chose among e^loss = {math.exp(loss_of_counting):.1f} equally likely letters instead of {V}")
+print(f"loss: knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
+print(f"perplexity: {V} and {math.exp(loss_of_counting):.1f}")
 
 # %% The same table, learned
 # The usual supervised loop: inputs, targets, a loss, its gradient, a step. The model is a table of scores ("logits"),
@@ -99,7 +102,10 @@ texts = {seed: write(70, 1.0, seed=seed) for seed in (0, 1)}
 for seed, written in texts.items():
     print(f"seed {seed}: {written}")
 assert texts[0] != texts[1]
-print("the same model and the same start: sampling makes the texts differ")
+
+# %% [markdown]
+# The model and the start are the same. The texts differ because letters are sampled, and each one drawn changes what
+# comes after it.
 
 # %%
 rng, text_so_far, steps = np.random.default_rng(0), "t", []
@@ -133,14 +139,18 @@ assert Sampling(0.0).probabilities(scores).max() == 1  # T -> 0: always the most
 assert np.allclose(Sampling(1e6).probabilities(scores), 1 / V, atol=1e-3)  # T -> infinity: uniform
 order = [np.argsort(-Sampling(T).probabilities(scores))[:8].tolist() for T in (0.3, 1.0, 3.0)]
 assert order[0] == order[1] == order[2]
-print("at every temperature the letters keep their order: the model's knowledge has not changed")
+
+# %% [markdown]
+# At every temperature the letters keep their order. The logits are the same, so the model's knowledge has not changed.
 
 # %% The limitation
-print("This model sees one letter. To see two, the table needs V^2 rows; to see ten:")
+# This model sees one letter. To see two, the table needs V² rows; to see ten, V^10.
 filled = len({text[i : i + 10] for i in range(len(text) - 10)})
-print(f"  {V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
-print("Counting has nothing to say about a context that it has never seen. A neural network can generalize, but it")
-print("needs vectors for tokens (lesson 4.1.3). And letters may not be the best tokens to start with (lesson 4.1.2).")
+print(f"{V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}")
+
+# %% [markdown]
+# Counting has nothing to say about a context that it has never seen. A neural network can generalize, but it needs
+# vectors for tokens (lesson 4.1.3). And letters may not be the best tokens to start with (lesson 4.1.2).
 
 # %% [markdown]
 # ## Temperature, top-k and top-p on a real model

@@ -35,18 +35,19 @@ print("bank beside river:", water[2], "  bank beside money:", money[2])
 assert np.array_equal(water[2], money[2])
 
 # %% Attempt 1: average everything
+# Now "bank" depends on its neighbors, but all words of a sentence become the same.
 average = np.full((3, 3), 1 / 3)
 print("bank beside river:", average[2] @ water, "  beside money:", average[2] @ money)
-print("bank now depends on its neighbors, but all words of a sentence have become the same")
 assert np.allclose((average @ water)[0], (average @ water)[2])
 
 # %% Attempt 2: fixed weights, as in a convolution
-fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])  # a little of the neighbors
+# A little of each neighbor. But a word further away is out of reach: these weights depend on the distance, not on the
+# words.
+fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])
 print("bank beside river:", fixed[2] @ water)
 far = embed("river the the bank")
 print("bank, with river three words away:", (np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2)[3] @ far)
 assert np.allclose(0.2 * far[2] + 0.8 * far[3], 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
-print("now river is out of reach: these weights depend on the distance, not on the words")
 
 # %% Attempt 3: let the words decide
 # How related are two words? Take their dot product: it is large where both are large in the same columns. Softmax turns
@@ -75,7 +76,6 @@ def attend(X: np.ndarray) -> np.ndarray:
 
 print("\nbank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
 assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
-print("the same row went in, and a row about water or about money came out. Distance does not matter:")
 print("bank, with river three words away:", attend(far)[3])
 assert attend(far)[3, 0] > attend(far)[3, 1]
 
@@ -93,14 +93,20 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
 
 # %% [markdown]
 # Answer: at itself, with a score of 2.25; river follows with 2.1. A row is nearly always most similar to itself.
+#
+# The same row of "bank" went in, and a row about water or about money came out. Distance does not matter.
 
 # %% The limitation: one row, two roles
+# X X^T is always symmetric: river matters to bank exactly as much as bank matters to river. And river, bank and bench
+# each score highest with themselves. Similarity is not relevance.
 assert np.array_equal(scores, scores.T)
-print("X X^T is always symmetric: river matters to bank exactly as much as bank matters to river.")
 assert (np.argmax(scores, axis=1)[1:] == np.arange(1, 4)).all()
-print("And river, bank and bench each score highest with themselves: similarity is not relevance.")
-print("One row has to say both what its word looks for and what it offers. At a party, people do not only look for")
-print("people like themselves. The next lesson gives each word two cards, one for seeking and one for offering.")
+print("river -> bank", scores[1, 2], "  bank -> river", scores[2, 1])
+print("each word scores highest with:", dict(zip(names, [names[i] for i in np.argmax(scores, axis=1)])))
+
+# %% [markdown]
+# One row has to say both what its word looks for and what it offers. At a party, people do not only look for people
+# like themselves. The next lesson gives each word two cards, one for seeking and one for offering.
 
 # %% [markdown]
 # ## What next

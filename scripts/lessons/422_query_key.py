@@ -106,9 +106,8 @@ for scale in (1.0, 1 / 8):
     s_ = Tensor(example, requires_grad=True)
     F.softmax(s_ * scale, -1)[0].backward()
     grads.append(float(np.abs(s_.grad).max()))
-print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} scaled: a collapsed softmax cannot learn")
+print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} scaled")
 assert grads[0] < 1e-5 < 1e-2 < grads[1]
-print("this is the temperature of lesson 4.1.1, with T = sqrt(d_k)")
 
 with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3, size=(12, 3.6)) as (a, b, c):
     labels = ["22", "-15", "3", "8"]
@@ -122,15 +121,19 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.legend(frameon=False)
 
 # %% [markdown]
-# Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %.
-
-# %% The formula so far
-print("lesson 4.2.1:  softmax(X X^T) X")
-print("now:           softmax(Q K^T / sqrt(d_k)) X        Q = X W_Q, K = X W_K")
-print("Two additions: projections and a scale. The average is still one of X: what gets a token noticed is also what")
-print("it passes on. The next lesson separates the two.")
-
-# %% [markdown]
+# Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %. A collapsed
+# softmax has no gradient, so it cannot learn. Dividing is the temperature of lesson 4.1.1, with T = sqrt(d_k).
+#
+# ## The formula so far
+#
+# | lesson | formula |
+# |---|---|
+# | 4.2.1 | softmax(X X^T) X |
+# | now | softmax(Q K^T / sqrt(d_k)) X, where Q = X W_Q and K = X W_K |
+#
+# Two additions: projections and a scale. The average is still one of X: what gets a token noticed is also what it
+# passes on. The next lesson separates the two.
+#
 # ## With and without
 #
 # On the page of this lesson (`python scripts/lesson.py 422 --html`) you can switch projections, scale and mask on and

@@ -30,11 +30,16 @@ out = weights @ V
 print("small attends to", dict(zip(words, weights[0].round(2).tolist())))
 print("without V its output is", (weights @ X)[0], " with V", out[0])
 assert out[0, 0] == 0 < out[0, 3]
-print("\nlesson 4.2.1  softmax(X X^T) X")
-print("lesson 4.2.2  softmax(Q K^T / sqrt(d_k)) X")
-print("now           softmax(Q K^T / sqrt(d_k)) V")
+
+# %% [markdown]
+# | lesson | formula |
+# |---|---|
+# | 4.2.1 | softmax(X X^T) X |
+# | 4.2.2 | softmax(Q K^T / sqrt(d_k)) X |
+# | now | softmax(Q K^T / sqrt(d_k)) V |
 
 # %% Every token has its own output
+# Attention does not make one summary of the sentence. Each token has weights of its own, and gets its own average.
 T, d_k, d_v = 5, 4, 3
 q, k = rng.standard_normal((2, T, d_k))
 v = rng.standard_normal((T, d_v))
@@ -42,22 +47,20 @@ scores = q @ k.T / np.sqrt(d_k)
 weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
 by_hand = np.array([sum(weights[i, j] * v[j] for j in range(T)) for i in range(T)])
 library = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v)).data
-print(f"{T} tokens in, {len(library)} vectors out: not one summary of the sentence, but one output per token")
-print(f"F.scaled_dot_product_attention agrees with the formula to {np.abs(library - by_hand).max():.0e}")
+print(f"{T} tokens in, {len(library)} vectors out")
+print(f"difference of F.scaled_dot_product_attention from the formula: {np.abs(library - by_hand).max():.0e}")
 assert np.allclose(library, by_hand) and library.shape == (T, d_v)
 # Weights >= 0 that sum to 1 make an average, which stays within the range of the values: attention blends.
 assert (library <= v.max(axis=0)).all() and (library >= v.min(axis=0)).all()
 
 # %% The output replaces the token
-# If a token attends only to others, its output consists of their values only.
+# If token 0 attends only to token 1, its output is the value of token 1, and contains nothing of token 0.
 #
 # Predict: 24 layers replace each token by its attention output. What becomes of the differences between tokens?
 elsewhere = np.zeros((T, T))
 elsewhere[np.arange(T), (np.arange(T) + 1) % T] = 1
 replaced = elsewhere @ v
 assert np.array_equal(replaced[0], v[1])
-print("if token 0 attends only to token 1, its output is the value of token 1 and contains nothing of token 0")
-print("so add: x + attention(x). The token keeps what it was and gets something in addition")
 
 
 def attention_layer(x: Tensor, weights: list[Tensor]) -> Tensor:
@@ -93,8 +96,6 @@ for residual, name in ((False, "replaced"), (True, "added")):
     print(f"  {name:>9}            {d[0]:.2f} -> {d[-1]:.1e}                {g[0] / g[-1]:.1e}")
 assert signal[False][-1] < 1e-3 < 0.1 < signal[True][-1]
 assert gradient[False][0] / gradient[False][-1] < 1e-3 < 0.5 < gradient[True][0] / gradient[True][-1]
-print("Replaced: all tokens become the same, and the gradient vanishes. Added: d(x + f(x))/dx = 1 + f'(x). The 1 is a")
-print("path for the gradient around every layer.")
 
 with lesson.picture("residual", "A stack of 24 attention layers", columns=2, size=(10, 3.8)) as (left, right):
     for axes, curves in ((left, signal), (right, gradient)):
@@ -107,7 +108,8 @@ with lesson.picture("residual", "A stack of 24 attention layers", columns=2, siz
 
 # %% [markdown]
 # Answer: they vanish. Every layer averages, so after 24 layers all tokens are the same, and hardly any gradient arrives
-# at the first layer. If each layer adds its output instead, differences and gradient stay.
+# at the first layer. So add: x + attention(x). Each token keeps what it was, and differences and gradient stay:
+# d(x + f(x))/dx = 1 + f'(x), and the 1 is a path for the gradient around every layer.
 
 # %% A shared document
 # After all layers, x is the input plus what each layer wrote. Layers add to the stream and never erase it.
@@ -115,17 +117,18 @@ x0 = Tensor(rng.standard_normal((1, T, C)))
 states = deep(x0, layers, residual=True)
 written = [after.data - before.data for before, after in zip(states, states[1:])]
 assert np.allclose(x0.data + sum(written), states[-1].data)
-print(f"output = input + {len(written)} notes: every layer reads the document and adds to it")
+print(f"output = input + {len(written)} notes")
 
 sizes = np.array([[np.linalg.norm(note[0, t]) for t in range(T)] for note in written[:8]])
 with lesson.picture("notes", "How much each of the first 8 layers adds to each token", size=(6, 4)) as axes:
     heatmap(axes, sizes, [f"layer {i}" for i in range(8)], [f"token {t}" for t in range(T)], ".1f")
 
-# %% The limitation: one softmax, one question
-print("'The animal did not cross the street because it was tired.' What is 'it', and how was it? These are two")
-print("questions, with answers at two tokens. But one set of weights sums to 1: more for one is less for the other.")
-
 # %% [markdown]
+# ## The limitation: one softmax, one question
+#
+# "The animal did not cross the street because it was tired." What is "it", and how was it? These are two questions,
+# with answers at two tokens. But one set of weights sums to 1: more for one is less for the other.
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start attention`

@@ -8,6 +8,7 @@ Radford et al. 2019; Brown et al. 2020 (GPT-3), table 2.1; Raffel et al. 2020 (T
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,8 +50,7 @@ finally:
 with_mask, without = np.mean(honest_losses[-15:]), np.mean(cheat_losses[-15:])
 print(f"loss after 400 steps: with the mask {with_mask:.2f}, without {without:.2f}")
 assert without < 0.2 * with_mask
-print("Without it the loss is far too good: position t copies token t + 1. In generation there is no token t + 1:")
-print(f"  no mask: {cheated}\n  mask:    {write(honest, tokenizer, 'The value', 25)}")
+print(f"no mask: {cheated}\nmask:    {write(honest, tokenizer, 'The value', 25)}")
 with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.plot(smooth(honest_losses), "-", color="black", label="causal mask")
     axes.plot(smooth(cheat_losses), "--", color="black", label="no mask")
@@ -59,9 +59,10 @@ with lesson.picture("cheating", "A loss that is too good to be true") as axes:
 
 # %% [markdown]
 # Answer: without the mask the loss is far lower and the writing far worse. The target of a token is the next token, and
-# without a mask the model can look at it: it learns to copy. In generation there is nothing to copy.
+# without a mask the model can look at it: position t copies token t + 1. In generation there is no token t + 1 to copy.
 
 # %% Minus infinity before the softmax
+# The weights of later tokens must be 0, and each row must still sum to 1. So the mask comes before the softmax.
 T, D = 5, 8
 q, k, v = (Tensor(rng.standard_normal((1, T, D))) for _ in range(3))
 scores = q.data[0] @ k.data[0].T / np.sqrt(D)
@@ -82,6 +83,8 @@ with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as (le
     right.set(title="weights", xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% One pass, T predictions
+# With the mask, a prediction depends on nothing that comes later. So one pass over a text makes the same predictions as
+# generation does, token by token: training asks exactly what generation will ask.
 ids = train_ids[None, :12]
 with no_grad():
     at_once = honest(ids).data[0]  # (T, V): one pass
@@ -94,9 +97,10 @@ with no_grad():
     moved = np.abs(honest(changed).data[0] - at_once).max(axis=1)
 print("change token 8: the predictions at 0 to 7 move by", moved[:8].max(), "and at 8 by", moved[8].round(2))
 assert moved[:8].max() == 0 < moved[8]
-print("So the mask makes training ask exactly what generation will ask.")
 
 # %% Assembly, not invention
+# Every part is known. What remains is to count. Less than a quarter of the parameters is attention: a transformer is a
+# cycle of reading and processing.
 config = GPTConfig()  # GPT-2
 counts = accounting.parameters(config)
 V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
@@ -110,7 +114,6 @@ for name, count in counts.items():
 print(f"  {'together':20} {sum(counts.values()):12,}")
 shares = {name: round(100 * share) for name, share in accounting.shares(counts).items()}
 assert (shares["attention"], shares["MLP"], shares["token embedding"]) == (23, 46, 31)
-print("less than a quarter is attention: a transformer is a cycle of reading and processing")
 small = GPT(GPTConfig(vocab_size=50, block_size=8, n_layer=2, n_head=2, n_embd=16))
 assert small.num_parameters() == small.config.num_parameters()  # the formula, against a model that was really built
 
@@ -155,10 +158,12 @@ assert np.isclose(logits[-1, top[0]], hidden[-1] @ weights.wte.weight.data[top[0
 print("the five most likely next tokens:", {tokenizer.decode([i]): round(float(probs[-1, i]), 3) for i in top})
 
 # %% The same blueprint, other numbers, other masks
+# Scale, not architecture: between GPT-2 and GPT-3, only the numbers in the configuration differ. (GPT-3 also alternates
+# dense and sparse attention.) And what makes a model an encoder or a decoder is who sees whom. "Decoder-only" means the
+# causal mask. It does not mean that the model can only decode.
 gpt3 = GPTConfig(n_layer=96, n_head=96, n_embd=12_288, block_size=2048)
 times = gpt3.num_parameters() / config.num_parameters()
-print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: {times:,.0f} times the")
-print("size, and only the numbers in the configuration differ (GPT-3 also alternates dense and sparse attention)")
+print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: {times:,.0f} times")
 assert round(gpt3.num_parameters() / 1e9) == 175
 half = np.tri(6)
 half[:3, :3], half[3:, :3] = 1, 1  # the encoder sees all that was read; the decoder sees it and what it has written
@@ -171,14 +176,27 @@ with lesson.picture("variants", "Who sees whom (dark: seen)", columns=3, size=(1
     for axes, (title, matrix) in zip(panels, variants.items()):
         heatmap(axes, matrix, [str(i) for i in range(6)], [str(i) for i in range(6)], "")
         axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
-print("'Decoder-only' means the causal mask. It does not mean that the model can only decode.")
+affected: dict[str, list[int]] = {}  # how many of 6 outputs change when token 1, or token 4, changes
+x = rng.standard_normal((1, 6, D))
+for (title, matrix), token in itertools.product(variants.items(), (1, 4)):
+    changed = x.copy()
+    changed[0, token] += 1
+    before, after = (causal_attention(*[Tensor(v)] * 3, attn_mask=matrix == 1).data[0] for v in (x, changed))
+    affected.setdefault(title.partition(":")[0], []).append(int((np.abs(after - before).max(axis=1) > 0).sum()))
+print("of 6 outputs, change with token 1 and with token 4:", affected)
+assert list(affected.values()) == [[6, 6], [6, 2], [5, 2]]
 
 # %% Why decoder-only won
-# 1. One kind of block. An encoder-decoder needs a second stack with an attention of its own to what was read.
+# 1. Simplicity: one stack of one kind of block. T5 has two stacks, and in each block of the second a cross-attention to
+#    what was read.
+# 2. Signal: every position is a training example. BERT predicts 15 % of its tokens, T5 too (Devlin et al. 2019; Raffel
+#    et al. 2020). Below, our model learns from all positions, and from 15 % of them.
+# 3. Generality: every task that can be written as text is a next-token task, with no new head (GPT-3: few-shot).
+#
+# Not everything speaks for it: at equal compute, T5's authors found encoder-decoders better after fine-tuning. Wang et
+# al. 2022 found causal decoders best at new tasks without fine-tuning, when trained on plain text only.
 decoder_only, cross = 12 * C * C, 4 * C * C  # matrices of a block: attention 4 C^2 and MLP 8 C^2; cross-attention 4 C^2
-print("1. simplicity: one stack of one kind of block. T5 has two stacks, and cross-attention in each block of the")
-print(f"   second: {cross:,} weights beside {decoder_only:,}, at GPT-2's width")
-# 2. Every position is a training example. BERT predicts 15 % of its tokens, T5 too (Devlin et al. 2019; Raffel et al.).
+print(f"1. weights of a block at GPT-2's width: {decoder_only:,}; of cross-attention: {cross:,}")
 
 
 class SomeTargets(RandomBatches):
@@ -195,13 +213,10 @@ for seed in (0, 1, 2):
         model = new_gpt(len(tokenizer), seed, **shape)
         train(model, train_ids, 250, batches=batches)
         ends[name].append(validation_loss(model, val_ids))
-print("2. signal: our model after 250 steps, seeds 0, 1 and 2, with a loss at")
+print("2. validation loss after 250 steps, seeds 0, 1 and 2, with targets at")
 for name, losses in ends.items():
-    print(f"   {name:13}  validation loss " + ", ".join(f"{loss:.2f}" for loss in losses))
+    print(f"   {name:13}  " + ", ".join(f"{loss:.2f}" for loss in losses))
 assert max(ends["all positions"]) < min(ends["15 % of them"])
-print("3. generality: every task that can be written as text is a next-token task, with no new head (GPT-3: few-shot).")
-print("Not everything speaks for it: at equal compute, T5's authors found encoder-decoders better after fine-tuning.")
-print("Wang et al. 2022 found causal decoders best at new tasks without fine-tuning, when trained on plain text only.")
 
 # %% [markdown]
 # ## One token, from its id to a probability

@@ -206,8 +206,8 @@ with lesson.picture("changes", "The same training, change after change", 2, size
 
 # %% [markdown]
 # Differences no larger than those between the seeds mean nothing. Rotary positions help with every seed. RMSNorm changes
-# little, and SwiGLU does not help here. Grouped queries halve the cache, and with most seeds they cost loss: four query
-# heads that share two heads of keys and values are few. In large models the loss is small (Ainslie et al. 2023).
+# little, and SwiGLU does not help here. Grouped queries halve the cache, and with most seeds they raise the loss: two
+# heads of keys and values are few. In large models the cost is small (Ainslie et al. 2023).
 
 # %% Weights in 4 bits: a block of a GGUF file, by hand
 numbers = rng.normal(0, 0.1, 32).astype(np.float32)
