@@ -205,9 +205,9 @@ with lesson.picture("changes", "The same training, change after change", 2, size
     right.tick_params(labelsize=7)
 
 # %% [markdown]
-# Differences no larger than those between the seeds mean nothing. Rotary positions help with every seed. RMSNorm changes
-# little, and SwiGLU does not help here. Grouped queries halve the cache, and with most seeds they raise the loss: two
-# heads of keys and values are few. In large models the cost is small (Ainslie et al. 2023).
+# Differences no larger than those between the seeds mean nothing. Rotary positions help with every seed. RMSNorm
+# changes little, and SwiGLU does not help here. Grouped queries halve the cache, and with most seeds they raise the
+# loss: two heads of keys and values are few. In large models the cost is small (Ainslie et al. 2023).
 
 # %% Weights in 4 bits: a block of a GGUF file, by hand
 numbers = rng.normal(0, 0.1, 32).astype(np.float32)
