@@ -6,6 +6,7 @@
     creation.py           new tensors: tensor, zeros, ones, randn, arange
     nn/                   layers, and models made of them
     optim.py              SGD, Adam, clipping, the schedule (groups of parameters: parameter_groups.py)
+    muon.py               Muon: orthogonalized momentum for hidden matrices
     gradcheck/            finite differences, and what is wrong with a gradient
 
 What these pages call, each in one line:

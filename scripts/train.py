@@ -9,7 +9,7 @@ from typing import Any
 from gpt.training.checkpoint import load_state
 from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, resume, run_config
-from gpt.training.trainer import PRECISIONS, Trainer, TrainingConfig
+from gpt.training.trainer import OPTIMIZERS, PRECISIONS, Trainer, TrainingConfig
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--dropout", type=float, default=0.0, help="dropout probability")
     command_line.add_steps(parser, "sequences", batch_size=16, max_iters=1000, precisions=PRECISIONS)
     command_line.add_training(parser, learning_rate=1e-3, warmup_iters=50, eval_interval=100, weight_decay=0.1)
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: for the blocks' matrices, AdamW for the rest")
     add("--sample-interval", type=number(0), default=200, help="steps between text samples; 0: none")
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"
     add("--data-parallel", action="store_true", help=text)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 import minigrad
-from minigrad import Tensor, backend, optim, switches
+from minigrad import Tensor, backend, nn, optim, switches
+from minigrad.muon import Muon, muon_groups
 
 from ..console import progress_bar
 from .checkpoint import Checkpoint, CheckpointError, ModelKind, check_inputs, check_like, inputs, save_checkpoint
@@ -31,6 +32,7 @@ from .steps import Step, UnreadStep, keep_batches, read_steps
 from .training_step import LossFunction, TrainingStep
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
 MAX_SKIPPED = 10
 MAX_UNREAD = 100  # steps on a GPU
 
@@ -43,8 +45,8 @@ class TrainingConfig:
     along a cosine to `min_lr_ratio` times the peak at `max_iters`. grad_clip: the largest gradient norm over all
     parameters (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
     eval_interval: steps between evaluations, each with a checkpoint; the start and the end always have one. precision:
-    of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). Raises ValueError for a value out
-    of range.
+    of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). optimizer: "adamw", or "muon" for
+    the matrices of the blocks with AdamW for the rest. Raises ValueError for a value out of range.
     """
 
     max_iters: int = 1000
@@ -60,6 +62,7 @@ class TrainingConfig:
     eval_interval: int = 100
     sample_interval: int = 0
     precision: str = "float32"
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("max_iters", "gradient_accumulation_steps", "log_interval"):
@@ -70,6 +73,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
 
 
 class Trainer(TrainingStep):
@@ -99,8 +104,7 @@ class Trainer(TrainingStep):
     ):
         if all(not p.requires_grad for p in model.parameters()):
             raise ValueError("there is nothing to train: all parameters are frozen")
-        groups = optim.decay_groups(model.named_parameters(), config.weight_decay)
-        optimizer = optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+        optimizer = new_optimizer(model, config)
         warmup = min(config.warmup_iters, config.max_iters)
         schedule = optim.WarmupCosine(optimizer, warmup, config.max_iters, config.min_lr_ratio)
         accumulates = config.gradient_accumulation_steps > 1 or team.size > 1
@@ -342,20 +346,32 @@ class Trainer(TrainingStep):
         )
 
     def _check_moments(self, saved: dict[str, Any], steps: int) -> None:
-        """Raise CheckpointError for a state that AdamW cannot have after this number of steps on these parameters."""
+        """Raise CheckpointError for a state that the optimizer cannot have after this number of steps."""
         ours, theirs = self.optimizer.state_dict()["param_groups"], saved["param_groups"]
         if [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]:
             # Otherwise load_state_dict says so. The learning rate is the schedule's.
             ours, theirs = ([{**group, "lr": 0} for group in groups] for groups in (ours, theirs))
             if json.loads(json.dumps(ours)) != theirs:
                 raise CheckpointError("the optimizer was saved with other settings")
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = [(p, group) for group in self.optimizer.param_groups for p in group["params"]]
         for position, state in saved["state"].items():
             if position < len(parameters):
-                p, name = parameters[position], f"the optimizer's state {position}"
-                check_like(state, {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, name)
-                if (state["exp_avg_sq"] < 0).any() or state["step"] > steps:
+                (p, group), name = parameters[position], f"the optimizer's state {position}"
+                is_adams = not group.get("orthogonalize")
+                adams, muons = {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, {"momentum_buffer": p.data}
+                check_like(state, adams if is_adams else muons, name)
+                if is_adams and ((state["exp_avg_sq"] < 0).any() or state["step"] > steps):
                     raise CheckpointError(f"{name} cannot be that of step {steps}")
+
+
+def new_optimizer(model: nn.Module, config: TrainingConfig) -> optim.Optimizer:
+    """The optimizer of a run for all parameters that are not frozen."""
+    named, decay = model.named_parameters(), config.weight_decay
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "adamw":
+        return optim.AdamW(optim.decay_groups(named, decay), lr=config.learning_rate, betas=betas)
+    blocks = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    return Muon(muon_groups(named, blocks.parameters(), decay), lr=config.learning_rate, betas=betas)
 
 
 def _arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:

@@ -226,6 +226,30 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches):
     assert log_of(tmp_path) == log
 
 
+def test_a_run_with_muon_goes_on_bit_by_bit_and_its_state_is_checked(tmp_path):
+    whole, stopped = (a_trainer(tmp_path / name, optimizer="muon") for name in ("whole", "stopped"))
+    assert {id(p) for p in whole.optimizer.param_groups[0]["params"]} == {
+        id(p) for name, p in whole.model.named_parameters() if ".h." in name and p.ndim == 2
+    }
+    whole.run()
+    stopped.batches = StopAt(stopped.batches, 7)
+    with pytest.raises(Stopped):
+        stopped.run()
+    checkpoint = load_checkpoint(tmp_path / "stopped")
+    trainer = a_trainer(tmp_path / "stopped", optimizer="muon")
+    trainer.model.load_state_dict(checkpoint.model.state_dict())
+    assert trainer.resume(checkpoint) is None and trainer.steps_done == 4
+    trainer.run()
+    assert_same(everything(trainer), everything(whole))
+    checkpoint.optimizer_state["state"][0]["momentum_buffer"][0] = np.nan
+    for trainer, words in (
+        (a_trainer(tmp_path / "stopped", optimizer="muon"), "state 0.momentum_buffer is damaged"),
+        (a_trainer(tmp_path / "stopped"), "not of a run like this"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            trainer.resume(checkpoint)
+
+
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 11])
 def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, step):
     kernels, expected, log = uninterrupted
@@ -600,6 +624,7 @@ def test_extra_state_is_saved_and_has_to_be_json(tmp_path):
         ({"grad_clip": math.inf}, "grad_clip"),
         ({"log_interval": 0}, "log_interval"),
         ({"precision": "float16"}, "precision must be one of float32, tf32, bfloat16, got 'float16'"),
+        ({"optimizer": "Muon"}, "optimizer must be one of adamw, muon, got 'Muon'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
