@@ -4,8 +4,9 @@
     with profile() as report: ...         seconds, FLOPs, bytes and arithmetic intensity of each op
     with memory() as report: ...          the memory that the graph holds for backward, now and at its peak
     with detect_anomaly(): ...            stop at the first NaN or infinity and name the line that produced it
+    with record() as recording: ...       every array of a training step, forward and backward
 
-The last three are observers: `Function.apply` and the backward walk call them before and after each op (see `Observer`
+The last four are observers: `Function.apply` and the backward walk call them before and after each op (see `Observer`
 in minigrad/switches.py). Outside their `with` blocks there are no observers, and an op takes its usual time.
 
 The files, in reading order:
@@ -19,11 +20,15 @@ The files, in reading order:
     flops.py        the amount of arithmetic in an op
     held_memory.py  memory
     anomaly.py      detect_anomaly
+    recorder.py     record
 """
 
 from .anomaly import AnomalyError, detect_anomaly
 from .drawing import draw
 from .held_memory import MemoryReport, memory
 from .profiler import Profile, profile
+from .recorder import Recording, record
 
-__all__ = ["AnomalyError", "MemoryReport", "Profile", "detect_anomaly", "draw", "memory", "profile"]
+__all__ = [
+    "AnomalyError", "MemoryReport", "Profile", "Recording", "detect_anomaly", "draw", "memory", "profile", "record",
+]  # fmt: skip

@@ -1,0 +1,260 @@
+"""Record a training step: what every op got and made, forward and backward, and what the optimizer did with it.
+
+    with record() as recording:
+        loss = model.loss(ids, targets)
+        loss.backward()
+    recording.update(optimizer, model, max_norm=1.0)    # clips the gradients, takes the step, records both
+    recording.calls[0].outputs[0].array
+
+Arrays are copied, because optimizers write to parameters in place. A recording holds at most `budget` bytes of them:
+when an array no longer fits, only its shape, its statistics and its first numbers are kept, and `Value.array` is None.
+
+For a small op, the whole Jacobian is recorded as well, row by row: backward of a gradient that is 1 for one output
+number and 0 for the others. This needs nothing but the op's own backward, so it works for every op.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import switches
+from ..accumulation import SparseGradient
+from ..autograd import Function
+from ..backend import is_array, to_numpy
+from ..dtypes import is_floating
+from ..nn import Module
+from ..optim import Optimizer, clip_grad_norm_
+from .observers import input_names, watching
+
+BUDGET = 256 * 2**20  # bytes of arrays in a recording
+JACOBIAN = 20_000  # numbers: the Jacobian of a larger op is not recorded
+CORNER = 8  # of an array that is not kept, the first rows and columns
+_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(eq=False)
+class Value:
+    """An array at the time when it was seen. made_by: (number of the call, number of its output); None for a leaf."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    array: np.ndarray | None  # None if it did not fit into the budget
+    corner: np.ndarray  # the first rows and columns of the first matrix
+    statistics: dict[str, float]  # min, max, mean, norm
+    name: str = ""
+    made_by: tuple[int, int] | None = None
+
+
+class Place(NamedTuple):
+    """A line of code that was running."""
+
+    path: str
+    line: int
+    function: str
+
+
+@dataclass(eq=False)
+class Call:
+    """One op: a call of `function.forward`, and later of `function.backward`. An input that was None is None here.
+
+    where: the lines outside minigrad that led to the call, the innermost first. jacobian: by input, d output / d input
+    of shape (numbers in all outputs, numbers in the input); None for a large op and for one without a gradient.
+    order: the place of backward among all of them, from 0; None if it did not run. douts, dinputs: what backward got
+    and returned.
+    """
+
+    number: int
+    function: Any
+    names: list[str]
+    inputs: list[Value | None]
+    outputs: list[Value]
+    options: dict[str, Any]
+    needs_grad: list[bool]
+    where: list[Place]
+    jacobian: dict[int, np.ndarray] | None
+    order: int | None = None
+    douts: list[Value | None] = field(default_factory=list)
+    dinputs: list[Value | None] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Update:
+    """One parameter in the optimizer's step: before and after, its gradient before and after clipping, the state."""
+
+    name: str
+    before: Value
+    gradient: Value
+    clipped: Value
+    after: Value
+    state: dict[str, Any]  # a Value for an array, such as exp_avg; otherwise a number, such as step
+    settings: dict[str, Any]  # of its group: lr, betas, eps, ...
+
+
+class Recording(switches.Observer):
+    """What `record()` saw: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
+
+    def __init__(self, budget: int = BUDGET, jacobian: int = JACOBIAN, top: Any = None):
+        self.calls: list[Call] = []
+        self.updates: list[Update] = []
+        self.norm = self.max_norm = float("inf")
+        self.optimizer: type[Optimizer] | None = None
+        self.bytes = 0
+        self._budget, self._jacobian, self._top = budget, jacobian, top
+        self._numbers: dict[Any, int] = {}  # Context -> the number of its call
+        self._leaves: dict[tuple[int, int], tuple[Any, Value]] = {}  # (id, version) -> a leaf; it keeps the id taken
+        self._ran_back = 0
+
+    # --- watching ---
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        if phase == "backward":
+            if ctx in self._numbers:
+                call = self.calls[self._numbers[ctx]]
+                call.order, self._ran_back = self._ran_back, self._ran_back + 1
+                call.douts, call.dinputs = self._values(arrays), self._values(results)
+            return
+        number, wanted = len(self.calls), [bool(wanted) for wanted in ctx.needs_grad]
+        options, where = self._call_site()
+        inputs = [self._input(x, edge) for x, edge in zip(arrays, ctx.edges, strict=True)]
+        outputs = [self.value(result) for result in results]
+        for i, output in enumerate(outputs):
+            output.made_by = number, i
+        jacobian = self._jacobian_of(ctx, inputs, outputs, wanted) if any(wanted) else None
+        names = input_names(ctx.function, len(arrays))
+        self.calls.append(Call(number, ctx.function, names, inputs, outputs, options, wanted, where, jacobian))
+        if any(wanted):
+            self._numbers[ctx] = number
+
+    def value(self, x: Any) -> Value:
+        """A copy of an array, or its summary if it does not fit into the budget."""
+        x = x.dense() if isinstance(x, SparseGradient) else x
+        array = to_numpy(x) if is_array(x) else np.asarray(x)
+        corner = array[(0,) * max(0, array.ndim - 2) + (slice(CORNER),) * min(array.ndim, 2)] if array.size else array
+        kept = np.array(array) if self._fits(array.nbytes) else None
+        return Value(array.shape, array.dtype, kept, np.array(corner), _statistics(array))
+
+    def _values(self, arrays: Any) -> list[Value | None]:
+        return [None if x is None else self.value(x) for x in arrays]
+
+    def _fits(self, size: int) -> bool:
+        fits = self.bytes + size <= self._budget
+        self.bytes += size * fits
+        return fits
+
+    def _input(self, x: Any, edge: Any) -> Value | None:
+        """What an op got: an earlier output, a leaf, or something that needs no gradient."""
+        if x is None:
+            return None
+        known: Value | None = None
+        if edge is not None and edge[0].is_leaf:
+            key = id(edge[0]), edge[1]
+            if key not in self._leaves:
+                self._leaves[key] = edge[0], self.value(edge[0].data)
+            known = self._leaves[key][1]
+        elif edge is not None and edge[0] in self._numbers:
+            known = self.calls[self._numbers[edge[0]]].outputs[edge[1]]
+        if known is not None and known.dtype == getattr(x, "dtype", None):
+            return known
+        value = self.value(x)  # a constant, or an input that was cast
+        value.made_by = None if known is None else known.made_by
+        return value
+
+    def _jacobian_of(self, ctx: Any, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:
+        """d outputs / d input by input, one row per output number: vjps of one-hot gradients."""
+        sizes = [int(np.prod(output.shape)) * is_floating(output.dtype) for output in outputs]
+        columns = {i: int(np.prod(x.shape)) for i, x in enumerate(inputs) if wanted[i]}
+        numbers = sum(sizes) * sum(columns.values())
+        if numbers > self._jacobian or any(output.array is None for output in outputs):
+            return None
+        if not self._fits(numbers * outputs[0].dtype.itemsize):
+            return None
+        rows: dict[int, list[np.ndarray]] = {i: [] for i in columns}
+        for which, size in enumerate(sizes):
+            for place in range(size):
+                douts = [np.zeros_like(output.array) for output in outputs]
+                douts[which].flat[place] = 1
+                try:
+                    gradients = ctx.function.backward(copy.copy(ctx), *douts)
+                    found = {i: self._row(gradients[i], inputs[i]) for i in columns}
+                except Exception:  # a learner's wrong backward; the real call, later, shows the error
+                    return None
+                for i in columns:
+                    rows[i].append(found[i])
+        return {i: np.array(rows[i]).reshape(sum(sizes), columns[i]) for i in columns}
+
+    @staticmethod
+    def _row(gradient: Any, x: Value) -> np.ndarray:
+        if gradient is None:
+            return np.zeros(int(np.prod(x.shape)), x.dtype)
+        gradient = gradient.dense() if isinstance(gradient, SparseGradient) else gradient
+        return np.broadcast_to(gradient, x.shape).astype(x.dtype).reshape(-1)
+
+    def _call_site(self) -> tuple[dict[str, Any], list[Place]]:
+        """The options of the call, which only the frame of `Function.apply` knows, and the lines that led to it."""
+        options: dict[str, Any] | None = None
+        where, frame = [], sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if options is None and code is Function.apply.__func__.__code__:  # type: ignore[attr-defined]
+                options = dict(frame.f_locals["options"])  # not those of a fused op that is further out
+            elif not code.co_filename.startswith(_ENGINE):
+                where.append(Place(code.co_filename, frame.f_lineno, code.co_qualname))
+            if frame is self._top:
+                break
+            frame = frame.f_back  # type: ignore[assignment]
+        return options or {}, where
+
+    # --- after the step ---
+
+    def name(self, module: Module) -> None:
+        """Give the recorded parameters the names that they have in a module."""
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        for tensor, value in self._leaves.values():
+            value.name = names.get(id(tensor), value.name)
+
+    def leaf_value(self, tensor: Any) -> Value:
+        """A leaf as the ops saw it, or as it is now if none did."""
+        known = self._leaves.get((id(tensor), tensor.version))
+        return known[1] if known else self.value(tensor.data)
+
+    def update(self, optimizer: Optimizer, module: Module, max_norm: float = float("inf")) -> None:
+        """Clip the gradients, take the optimizer's step, and record what both did to each parameter."""
+        self.name(module)
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        before = [(p, self.leaf_value(p), self.value(grad)) for p, grad, _, _ in optimizer.moves()]
+        self.optimizer, self.max_norm = type(optimizer), max_norm
+        self.norm = float(clip_grad_norm_([p for p, _, _ in before], max_norm))
+        clipped = [self.value(p.grad) for p, _, _ in before]
+        optimizer.step()
+        for (p, old, gradient), scaled, (_, _, state, group) in zip(before, clipped, optimizer.moves(), strict=True):
+            kept = {name: self.value(entry) if is_array(entry) else entry for name, entry in state.items()}
+            settings = {name: entry for name, entry in group.items() if name != "params"}
+            name = names.get(id(p), "")
+            self.updates.append(Update(name, old, gradient, scaled, self.value(p.data), kept, settings))
+
+
+@contextlib.contextmanager
+def record(budget: int = BUDGET, jacobian: int = JACOBIAN) -> Iterator[Recording]:
+    """Record every op in the block.
+
+    budget: bytes of arrays that are kept. jacobian: the largest number of derivatives that are recorded for one op.
+    """
+    recording = Recording(budget, jacobian, top=sys._getframe(2))
+    with watching(recording):
+        yield recording
+
+
+def _statistics(array: np.ndarray) -> dict[str, float]:
+    if not array.size or array.dtype.kind not in "biuf":
+        return {}
+    numbers = array.astype(np.float64)
+    found = {"min": numbers.min(), "max": numbers.max(), "mean": numbers.mean(), "norm": np.sqrt((numbers**2).sum())}
+    return {name: float(number) for name, number in found.items()}

@@ -1,0 +1,149 @@
+"""One training step as one page: every op, forward and back, with its code, its numbers, and what they depend on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.data.datasets import IGNORE
+from finetune.data.pairs import Pair, Reply, pair_batch
+from finetune.loading import load_model
+from finetune.objectives.dpo import dpo_batch_loss, with_reference
+from finetune.objectives.logprobs import selected_logprobs
+from finetune.objectives.ppo import ppo_loss
+from finetune.objectives.rollout import Places, PolicyWithValue
+from finetune.objectives.sft import sft_loss
+from gpt import GPT, GPTConfig
+from gpt.files import read_text, write_text
+from minigrad import manual_seed, no_grad, optim
+from minigrad.inspection import Recording, record
+from scripts.inside.flat_script import flat_script
+from scripts.inside.step_data import step_data
+from scripts.shared import command_line
+from scripts.shared.web_page import data_script, page
+
+EXAMPLES = """examples:
+  python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
+  python scripts/explain.py --as-script                        the same step as a flat NumPy script, without an engine
+  python scripts/explain.py --model runs/demo --text "A function returns"
+  python scripts/explain.py --model runs/sft --stage sft --text "What is 1 + 1?| 2"          prompt|reply
+  python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
+"""
+STAGES = ("pretraining", "sft", "dpo", "ppo")
+PARTS = {"pretraining": 1, "sft": 2, "dpo": 3, "ppo": 2}  # of the text, separated by |
+TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
+TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
+FOLDER = Path(__file__).parent / "inside"
+COMMON = Path(__file__).parent / "lessons" / "widgets" / "common.js"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    text = "a run, a Hugging Face folder, a GGUF file, or a name; without one, the model of scripts/step.py"
+    add("--model", default=None, help=text)
+    add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
+    add("--stage", choices=STAGES, default="pretraining", help="whose loss to take a step on")
+    add("--learning-rate", type=float, default=0.1, help="of AdamW")
+    add("--as-script", action="store_true", help="write a NumPy script instead of a page")
+    add("--out-dir", default="runs/explain", help="folder for the page or the script")
+    arguments = parser.parse_args(argv)
+    if (arguments.model is None) != (arguments.text is None):
+        parser.error("--model and --text go together")
+    if arguments.as_script and (arguments.model is not None or arguments.stage != "pretraining"):
+        parser.error("--as-script is for the step of scripts/step.py")
+    began = time.perf_counter()
+    model: Any
+    if arguments.model is None:
+        model, texts, name = tiny_gpt(), list("01234567"), "a tiny GPT"
+        parts = TINY_TEXT if arguments.stage == "pretraining" else TINY
+    else:
+        model, tokenizer = load_model(arguments.model)
+        parts = [tokenizer.encode(part) for part in split_text(arguments.text, arguments.stage)]
+        texts, name = [tokenizer.decode([i]) for i in range(len(tokenizer))], arguments.model
+    recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
+    seconds = time.perf_counter() - began
+    folder = Path(arguments.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.as_script:
+        write_text(folder / "step.py", flat_script(recording))
+        print(f"script: {(folder / 'step.py').as_posix()}")
+        return 0
+    title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
+    data = step_data(recording, title, [texts[i] for i in ids])
+    path = folder / ("step.html" if arguments.stage == "pretraining" else f"{arguments.stage}.html")
+    write_text(path, step_page(title, data))
+    megabytes = path.stat().st_size / 1e6
+    print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
+    print(f"page: {path.as_posix()} ({megabytes:.1f} MB)")
+    return 0
+
+
+def tiny_gpt() -> GPT:
+    """The model of scripts/step.py, with the same weights."""
+    manual_seed(0)
+    return GPT(GPTConfig(vocab_size=8, n_embd=4, block_size=3, n_layer=1, n_head=2))
+
+
+def split_text(text: str, stage: str) -> list[str]:
+    """The parts of --text. Raises ValueError for another number of them than the stage needs."""
+    parts = text.split("|") if PARTS[stage] > 1 else [text]
+    if len(parts) != PARTS[stage] or not all(parts):
+        form = {2: "prompt|reply", 3: "prompt|better|worse"}.get(PARTS[stage], "some text")
+        raise ValueError(f"--stage {stage} needs --text '{form}', got {text!r}")
+    return parts
+
+
+def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tuple[Recording, list[int]]:
+    """Record one step of AdamW with clipping; returns the recording and the tokens that were read."""
+    prompt, reply, *worse = [*parts, []] if stage == "pretraining" else parts
+    ids = [*prompt, *reply]
+    longest = max(len(ids), len(prompt) + max(map(len, worse), default=0))
+    most = model.config.block_size + (stage != "ppo")  # the last token is not read where it is only a target
+    if len(ids) < 2 or longest > most:
+        raise ValueError(f"the text has {longest} tokens; it must have 2 to {most}")
+    trained = model
+    loss: Any
+    if stage == "dpo":
+        pair = Pair(*(Reply([*prompt, *end], [False] * len(prompt) + [True] * len(end)) for end in (reply, worse[0])))
+        batch = pair_batch(with_reference(model, [pair]))
+    if stage == "ppo":
+        trained = PolicyWithValue(model)
+        places = Places.of(np.array([len(prompt)]), np.ones((1, len(reply)), bool))
+        tokens, drawn = np.array([ids]), np.array(reply)
+        with no_grad():  # the policy that drew the reply is the model before the step
+            old = selected_logprobs(trained(tokens, places)[0], drawn).data
+        advantages = np.linspace(-1, 1, len(reply))  # as if each token was better than the one before it
+    optimizer = optim.AdamW(trained.parameters(), lr=lr)
+    with record() as recording:
+        if stage == "pretraining":
+            loss = model.loss(np.array([ids[:-1]]), np.array([ids[1:]]))
+        elif stage == "sft":
+            targets = np.array([[IGNORE] * (len(prompt) - 1) + reply])
+            total, count, _ = sft_loss(model, (np.array([ids[:-1]]), targets))
+            loss = total / count
+        elif stage == "dpo":
+            total, count, _ = dpo_batch_loss(model, batch)
+            loss = total / count
+        else:
+            logits, values = trained(tokens, places)
+            losses, _, _ = ppo_loss(
+                selected_logprobs(logits, drawn), values, old, np.zeros(len(reply)), advantages, advantages
+            )
+            loss = losses.mean()
+        loss.backward()
+    recording.update(optimizer, trained, max_norm=1.0)
+    return recording, ids
+
+
+def step_page(title: str, data: dict[str, Any]) -> str:
+    """The page, with its data, style and script inside."""
+    html, style, script = (read_text(FOLDER / f"step.{kind}") for kind in ("html", "css", "js"))
+    return page(title, html + data_script(data), [read_text(COMMON), script], [style])
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,202 @@
+"""A recorded training step as data for its page: everything that step.js draws, in a form that JSON can hold.
+
+Arrays of at most `limit` numbers are in the data whole, as base64 of their bytes, so the page shows exactly what the
+run computed. Of larger ones there are the shape, the statistics and the first rows and columns. The limit is as large
+as fits into PAGE bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import itertools
+import linecache
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad.inspection.layout import Box, Edge, place
+from minigrad.inspection.recorder import Call, Place, Recording, Value
+from scripts.inside.formula import formulas
+from scripts.shared.markup import python_to_html
+
+PAGE = 4_000_000  # bytes of numbers
+LIMITS = (65536, 16384, 4096, 1024, 256, 64)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def step_data(recording: Recording, title: str, tokens: list[str]) -> dict[str, Any]:
+    """The whole data of a page. tokens: the texts of the tokens that the model read."""
+    for limit in LIMITS:
+        table = Table(limit)
+        calls = [call_data(call, table) for call in recording.calls]
+        updates = [
+            {
+                "name": update.name,
+                **{name: table.add(getattr(update, name)) for name in ("before", "gradient", "clipped", "after")},
+                "state": {k: table.add(v) for k, v in update.state.items() if isinstance(v, Value)},
+                "t": update.state.get("step"),
+                "settings": update.settings,
+            }
+            for update in recording.updates
+        ]
+        if table.size <= PAGE:
+            break
+    return {
+        "title": title,
+        "tokens": tokens,
+        "calls": calls,
+        "values": table.rows,
+        "functions": {name: function_data(function) for name, function in functions_of(recording).items()},
+        "updates": updates,
+        "optimizer": recording.optimizer.__name__ if recording.optimizer else "",
+        "rule": rule_data(recording.optimizer),
+        "norm": recording.norm,
+        "max_norm": recording.max_norm if np.isfinite(recording.max_norm) else None,
+        "limit": limit,
+        "graph": graph_data(recording),
+    }
+
+
+class Table:
+    """Values, each once; others refer to them by number."""
+
+    def __init__(self, limit: int):
+        self.limit, self.size = limit, 0
+        self.rows: list[dict[str, Any]] = []
+        self.numbers: dict[Value, int] = {}
+
+    def add(self, value: Value | None) -> int | None:
+        if value is None:
+            return None
+        if value not in self.numbers:
+            self.numbers[value] = len(self.rows)
+            whole = value.array is not None and value.array.size <= self.limit
+            row: dict[str, Any] = {
+                "shape": value.shape,
+                "dtype": str(value.dtype),
+                "name": value.name,
+                "made_by": value.made_by,
+            }
+            row |= {"data": self.packed(value.array)} if whole else {"corner": self.packed(value.corner)}
+            row |= {"corner_shape": value.corner.shape, "statistics": _finite(value.statistics)} if not whole else {}
+            self.rows.append(row)
+        return self.numbers[value]
+
+    def packed(self, array: Any) -> str:
+        """The bytes of an array: as float32 if it is, else as float64, in which page scripts can hold any number."""
+        kind = "<f4" if array.dtype == np.float32 else "<f8"
+        text = base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode("ascii")
+        self.size += len(text)
+        return ("4" if kind == "<f4" else "8") + text
+
+
+def _finite(statistics: dict[str, float]) -> dict[str, float | str]:
+    return {name: number if np.isfinite(number) else str(number) for name, number in statistics.items()}
+
+
+def call_data(call: Call, table: Table) -> dict[str, Any]:
+    """One op, with its place in the code, its derivatives, and which of its inputs its output is a sum of."""
+    small = call.jacobian if table.limit > LIMITS[-1] else None
+    jacobian = small and {i: table.packed(rows) for i, rows in small.items()}
+    return {
+        "op": call.function.__name__,
+        "names": call.names,
+        "inputs": [table.add(value) for value in call.inputs],
+        "outputs": [table.add(value) for value in call.outputs],
+        "options": {name: repr(option) for name, option in call.options.items() if option is not None},
+        "where": [place_data(place) for place in call.where],
+        "jacobian": jacobian,
+        "terms": terms(call),
+        "order": call.order,
+        "douts": [table.add(value) for value in call.douts],
+        "dinputs": [table.add(value) for value in call.dinputs],
+    }
+
+
+def terms(call: Call) -> list[int] | None:
+    """The inputs that every output number is a sum of, each number times its derivative: out = Σ d out/d x * x.
+
+    This holds where the op is linear in these inputs together: in x for x * y, in x and bias for x @ weightᵀ + bias.
+    """
+    jacobian: dict[int, np.ndarray] = call.jacobian or {}
+    inputs = {i: call.inputs[i] for i in jacobian}
+    known = [value is not None and value.array is not None for value in (*inputs.values(), *call.outputs)]
+    if not jacobian or not all(known):
+        return None
+    out = np.concatenate([flat(value) for value in call.outputs])
+    parts = {i: jacobian[i].astype(np.float64) @ flat(value) for i, value in inputs.items()}
+    for count in sorted({1, 2, len(parts)} & set(range(len(parts) + 1))):
+        for chosen in itertools.combinations(parts, count):
+            total = sum(parts[i] for i in chosen)
+            if np.isfinite(out).all() and np.allclose(total, out, rtol=1e-4, atol=1e-6 * (1 + np.abs(out).max())):
+                return list(chosen)
+    return None
+
+
+def flat(value: Any) -> np.ndarray:
+    """The numbers of an array that was kept, one after the other."""
+    return value.array.reshape(-1).astype(np.float64)
+
+
+def place_data(place: Place) -> dict[str, Any]:
+    """A line of code with its text."""
+    return {**place._asdict(), "path": shown_path(place.path), "text": linecache.getline(*place[:2]).strip()}
+
+
+def shown_path(path: str) -> str:
+    """Relative to the project if the file is in it."""
+    return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else os.path.basename(path)
+
+
+def functions_of(recording: Recording) -> dict[str, Any]:
+    """The recorded Functions by name, those that were called."""
+    return {call.function.__name__: call.function for call in recording.calls}
+
+
+def function_data(function: Any) -> dict[str, Any]:
+    """Formulas and source of an op."""
+    return {"formulas": formulas(function), "forward": source_data(function.forward)} | {
+        "backward": source_data(function.backward) if hasattr(function, "backward") else None
+    }
+
+
+def rule_data(optimizer: Any) -> dict[str, Any]:
+    """Formulas and source of an optimizer's rule, which AdamW has from Adam."""
+    owner = next((cls for cls in getattr(optimizer, "__mro__", ()) if "update" in vars(cls)), None)
+    return {"formulas": formulas(owner), "update": source_data(owner.update) if owner else None}
+
+
+def source_data(half: Any) -> dict[str, Any] | None:
+    """Where a function is and its lines in color."""
+    try:
+        lines, first = inspect.getsourcelines(half)
+    except (OSError, TypeError):  # typed into a console
+        return None
+    html = python_to_html(inspect.cleandoc("\n" + "".join(lines)))
+    return {"path": shown_path(inspect.getsourcefile(half) or ""), "line": first, "html": html}
+
+
+def graph_data(recording: Recording) -> dict[str, Any]:
+    """The minimap: a box for each op and each parameter, and the arrows between them."""
+    boxes: dict[Any, Box] = {}
+    edges = []
+    for call in recording.calls:
+        sources: list[Any] = []
+        for value in call.inputs:
+            if value is not None and value.made_by is not None:
+                sources.append(value.made_by[0])
+            elif value is not None and value.name:
+                boxes.setdefault(value.name, Box(8.0, 8.0, 0.1))
+                sources.append(value.name)
+        boxes[call.number] = Box(26.0, 12.0, 1.0)
+        edges += [Edge(boxes[source], boxes[call.number]) for source in sources]
+    width, height = place(list(boxes.values()), edges, 6.0, 12.0)
+    lines = [[[round(box.x, 1), round(box.y + box.height / 2, 1)] for box, _ in edge.stops()] for edge in edges]
+    drawn = [
+        {"key": key, "x": round(b.x - b.width / 2, 1), "y": round(b.y, 1), "width": b.width, "height": b.height}
+        for key, b in boxes.items()
+    ]
+    return {"width": width, "height": height, "boxes": drawn, "lines": lines}

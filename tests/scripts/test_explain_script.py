@@ -1,0 +1,177 @@
+"""scripts/explain.py: every number in a page's data is that of the run, and each stage's step becomes a page."""
+
+import base64
+import json
+import re
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from gpt import Llama, LlamaConfig
+from minigrad import optim
+from minigrad.autograd import Context
+from minigrad.kernels.dispatch import textbook_functions
+from scripts import explain
+from scripts.inside.flat_script import flat_script
+from scripts.inside.formula import formulas
+from scripts.inside.step_data import LIMITS, step_data
+from tests.finetune.small import small_chat_model
+from tests.gpt.small import save_model
+from tests.scripts.running import refusal, run_here
+
+
+def data_of(path):
+    text = re.search(r'<script type="application/json">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    return json.loads(text[1])
+
+
+def unpacked(value, key="data", shape="shape"):
+    numbers = np.frombuffer(base64.b64decode(value[key][1:]), {"4": "<f4", "8": "<f8"}[value[key][0]])
+    return numbers.reshape(value[shape])
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    assert run_here(explain.main, "--out-dir", folder) == 0
+    return folder / "step.html"
+
+
+def test_the_page_is_that_of_step_py(page, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    run = runpy.run_path("scripts/step.py")
+    data = data_of(page)
+    assert page.stat().st_size < 5_000_000
+    loss = next(call for call in data["calls"] if call["order"] == 0)
+    assert unpacked(data["values"][loss["outputs"][0]]) == run["loss"].data
+    parameters = dict(run["model"].named_parameters())
+    assert [update["name"] for update in data["updates"]] == list(parameters)
+    assert np.float32(data["norm"]) == run["norm"]
+    for update in data["updates"]:
+        p = parameters[update["name"]]
+        state = run["optimizer"].state[list(parameters).index(update["name"])]
+        for key, wanted in {"after": p.data, "clipped": p.grad}.items():
+            assert np.array_equal(unpacked(data["values"][update[key]]), wanted), (update["name"], key)
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert np.array_equal(unpacked(data["values"][update["state"][key]]), state[key])
+    before = next(update for update in data["updates"] if update["name"] == "transformer.wte.weight")["before"]
+    assert np.array_equal(unpacked(data["values"][before]), run["before"])
+
+
+def test_every_op_of_the_page_can_be_computed_again_from_its_inputs(page):
+    data, functions = data_of(page), {f.__name__: f for f in textbook_functions().values()}
+    recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
+    read = lambda i: None if i is None else unpacked(data["values"][i])  # noqa: E731
+    for call, recorded in zip(data["calls"], recording.calls, strict=True):
+        inputs = [
+            None if x is None else x.astype(value.dtype)
+            for x, value in zip(map(read, call["inputs"]), recorded.inputs, strict=True)
+        ]
+        ctx = Context()
+        out = functions[call["op"]].forward(ctx, *inputs, **recorded.options)
+        outs = out if isinstance(out, tuple) else (out,)
+        assert all(np.array_equal(read(i), o) for i, o in zip(call["outputs"], outs, strict=True))
+        gradients = functions[call["op"]].backward(ctx, *map(read, call["douts"]))
+        for i, gradient in zip(call["dinputs"], gradients, strict=True):
+            assert i is None or np.allclose(read(i), gradient, rtol=1e-5, atol=1e-8), call["op"]
+        assert call["where"][0]["path"].startswith("gpt/model/") and call["where"][0]["text"]
+        assert data["functions"][call["op"]]["forward"]["line"] > 1
+        if call["terms"] is not None:
+            sizes = [unpacked({"d": text, "s": -1}, "d", "s").size for text in call["jacobian"].values()]
+            assert all(size % outs[0].size == 0 for size in sizes)
+    terms = {call["op"]: call["terms"] for call in data["calls"]}
+    assert terms["Add"] == [0, 1] and terms["Linear"] is not None and terms["ScaledDotProductAttention"] == [2]
+    assert terms["Gelu"] is None and terms["CrossEntropy"] is None
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama"])
+def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, tmp_path):
+    shape = {"vocab_size": 8, "n_embd": 8, "block_size": 4, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_inner": 12}
+    model = explain.tiny_gpt() if kind == "gpt" else Llama(LlamaConfig(**shape))
+    recording, _ = explain.take_step(model, "pretraining", explain.TINY_TEXT, 0.1)
+    path = tmp_path / "step.py"
+    if kind == "gpt":
+        assert run_here(explain.main, "--as-script", "--out-dir", tmp_path) == 0
+    else:
+        path.write_text(flat_script(recording), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert "minigrad" not in re.sub(r"#.*", "", text) and "class " not in text
+    found = runpy.run_path(str(path))
+    assert found["loss"] == recording.calls[-1].outputs[0].array
+    assert found["norm"] == np.float32(recording.norm)
+    for update in recording.updates:
+        for name, value in {"gradients": update.gradient, "clipped": update.clipped, "after": update.after}.items():
+            assert np.array_equal(found[name][update.name], value.array), (name, update.name)
+        assert np.array_equal(found["parameters"][update.name], update.before.array)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_model(folder / "base", *small_chat_model(n_layer=2, n_embd=64, block_size=64))
+    return folder / "base"
+
+
+@pytest.mark.parametrize(
+    ("stage", "text", "op"),
+    [
+        ("pretraining", "the cat sat", "CrossEntropy"),
+        ("sft", "the cat| sat", "Div"),
+        ("dpo", "the cat| sat| ran", "Logsigmoid"),
+        ("ppo", "the cat| sat", "Minimum"),
+    ],
+)
+def test_any_model_text_and_stage(stage, text, op, model_folder, tmp_path, capsys):
+    given = ["--model", model_folder, "--text", text]
+    for folder, options in ((tmp_path / "own", given), (tmp_path / "tiny", [])):
+        assert run_here(explain.main, "--stage", stage, "--out-dir", folder, *options) == 0
+        (path,) = folder.iterdir()
+        data = data_of(path)
+        assert path.stat().st_size < 5_000_000 and op in [call["op"] for call in data["calls"]]
+        assert data["updates"] and all(call["order"] is not None for call in data["calls"] if call["jacobian"])
+    assert "MB" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_summarized(model_folder):
+    from finetune.loading import load_model
+
+    model, tokenizer = load_model(model_folder)
+    recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
+    data = step_data(recording, "title", [])
+    assert data["limit"] in LIMITS
+    large = [value for value in data["values"] if np.prod(value["shape"]) > data["limit"]]
+    assert large
+    for value in large:
+        assert (
+            "data" not in value and unpacked(value, "corner", "corner_shape").size and value["statistics"]["norm"] >= 0
+        )
+    shown = sum(np.prod(v["shape"]) for v in data["values"] if "data" in v)
+    assert shown * 16 / 3 < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--text abc", "--model and --text go together"),
+        ("--model {} --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
+        ("--model {} --text " + "the" * 200, "tokens; it must have 2 to 65"),
+        ("--stage sft --as-script", "--as-script is for the step of scripts/step.py"),
+    ],
+)
+def test_what_is_refused(options, words, model_folder, tmp_path, capsys):
+    arguments = options.replace("{}", str(model_folder)).split()
+    assert words in refusal(explain.main, capsys, *arguments, "--out-dir", tmp_path)
+
+
+def test_every_op_with_a_formula_has_it_in_well_formed_mathml():
+    import xml.etree.ElementTree as ElementTree
+
+    found = {name: formulas(function) for name, function in textbook_functions().items()}
+    assert sum(bool(some) for some in found.values()) > 50
+    for some in [*found.values(), formulas(optim.Adam)]:
+        for math in some:
+            ElementTree.fromstring(math)
+    assert "<mfrac><mi>dout</mi><mi>x</mi></mfrac>" in found["log"][1]
+    assert "<msqrt>" in found["layer_norm"][0]

@@ -1,0 +1,126 @@
+"""The page of a recorded step in a headless Chromium: stepping, clicking, searching, and the numbers it shows."""
+
+import re
+
+import numpy as np
+import pytest
+
+from scripts import explain
+from scripts.inside.step_data import step_data
+from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press
+
+_ = chromium  # a fixture
+
+
+def number(text):
+    return float(text.replace("\u2212", "-"))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
+    path = tmp_path_factory.mktemp("inside") / "step.html"
+    path.write_text(explain.step_page("One step", step_data(recording, "One step", list("3141"))), encoding="utf-8")
+    return path, recording
+
+
+def grids(tab):
+    tables = tab.locator("#card figure").all()
+    return [[number(text) for text in table.locator("td").all_inner_texts()] for table in tables]
+
+
+def close(shown, array):
+    return np.allclose(shown, np.asarray(array, np.float64).reshape(-1), rtol=0.006, atol=1e-12)
+
+
+def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
+    path, recording = recorded
+    with opened(chromium, path) as tab:
+        back = sorted(recording.calls, key=lambda call: call.order)
+        for call in recording.calls:
+            wanted = [value for value in (*call.inputs, *call.outputs) if value is not None]
+            for shown, value in zip(grids(tab), wanted, strict=True):
+                assert close(shown, value.array), call.function
+            press(tab, "ArrowRight")
+        for call in back:
+            assert ": backward" in tab.locator("#card h2").inner_text()
+            wanted = [value for value in (*call.douts, *call.dinputs) if value is not None]
+            for shown, value in zip(grids(tab), wanted, strict=True):
+                assert close(shown, value.array), call.function
+            press(tab, "ArrowRight")
+        for update in recording.updates:
+            assert update.name in tab.locator("#card h2").inner_text()
+            state = [update.state["exp_avg"], update.state["exp_avg_sq"]]
+            for shown, value in zip(grids(tab), [update.before, update.gradient, update.clipped, *state, update.after]):
+                assert close(shown, value.array)
+            press(tab, "ArrowRight")
+        press(tab, "Home")
+        assert tab.locator("#card h2").inner_text().startswith("1 of ")
+
+
+def answer_of(tab, figure, place):
+    tab.locator("#card figure").nth(figure).locator("td").nth(place).click()
+    return tab.locator("#answer").inner_text()
+
+
+def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(chromium, recorded):
+    path, recording = recorded
+    call = next(call for call in recording.calls if call.function.__name__ == "Linear")
+    with opened(chromium, path) as tab:
+        tab.locator("#timeline button").nth(call.number).click()
+        text = answer_of(tab, 3, 5)  # out[0,0,5]
+        total, terms = re.search(r"out\[0,0,5\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
+        products = re.findall(r"(\S+) (?:× (\S+) )?\(", terms)
+        assert np.isclose(sum(number(a) * number(b or "1") for a, b in products), number(total), rtol=0.02)
+        lit = tab.locator("#card figure").nth(1).locator("td.lit").count()
+        assert lit == np.count_nonzero(call.jacobian[1][5])
+        # back: the shares of a gradient, exact
+        press(tab, "End")
+        tab.locator("#timeline button.backward", has_text="c_attn").click()
+        text = answer_of(tab, 1, 0)
+        total, terms = re.search(r"dx\[0,0,0\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
+        shares = re.findall(r"(?:^|\+ )(\S+) \((?:\S+) (?:from|more)", terms)
+        assert len(shares) >= 6 and np.isclose(sum(map(number, shares)), number(total), rtol=0.05)
+
+
+def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorded):
+    path, recording = recorded
+    update = next(update for update in recording.updates if update.name == "transformer.wte.weight")
+    with opened(chromium, path) as tab:
+        tab.locator("#timeline button.update", has_text="transformer.wte").click()
+        text = answer_of(tab, 0, 5)
+        assert "(Linear, step" in text and "(Embedding, step" in text
+        after = re.search(r"after = .* = (\S+)$", text, re.MULTILINE)[1]
+        assert close([number(after)], update.after.array.reshape(-1)[5])
+
+
+def test_search_minimap_and_play(chromium, recorded):
+    path, recording = recorded
+    with opened(chromium, path) as tab:
+        press(tab, "/")
+        tab.keyboard.type("attn.c_proj backward")
+        shown = tab.locator("#timeline button:visible").all_inner_texts()
+        assert len(shown) == 1 and "c_proj" in shown[0]
+        press(tab, "Enter")
+        assert "attn.c_proj: backward" in tab.locator("#card h2").inner_text()
+        assert tab.locator("#minimap rect").count() == len(recording.calls) + len(recording.updates)
+        tab.locator("#minimap rect[data-key='0']").click()
+        assert "Embedding" in tab.locator("#card h2").inner_text()
+        press(tab, "Home")
+        tab.get_by_role("button", name="Play").click()
+        tab.locator("#card h2", has_text="LayerNorm").wait_for(timeout=60_000)
+        tab.get_by_role("button", name="Pause").click()
+        assert tab.locator("#card math").count() > 0
+        assert "def forward" in tab.locator("#card pre.code").first.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_the_page_fits_its_screen_and_opens_quickly(chromium, recorded, scheme, viewport):
+    with opened(chromium, recorded[0], viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+        for key in ("Home", "End"):
+            press(tab, key)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        tab.locator("#card td").nth(1).tap()
+        assert "after = before" in tab.locator("#answer").inner_text()
+        assert len(tab.pdf()) > 10_000
