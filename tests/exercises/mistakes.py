@@ -227,6 +227,12 @@ MISTAKES = {
         ("p.data *= 1 - lr * decay", "p.data *= 1 - decay", "factor lr"),
         ("p.data *= 1 - lr * decay", "pass", "no weight decay"),
     ),
+    "newton_schulz": edits(
+        ("b * gram + c * gram @ gram", "b * gram - c * gram @ gram", "sign"),
+        ("xp.sqrt((matrix * matrix).sum())", "(matrix * matrix).sum()", "root"),
+        ("xp.sqrt((matrix * matrix).sum())", "xp.linalg.norm(matrix, 2)", "not by the largest singular value"),
+        ("c * gram @ gram", "c * gram", "A"),
+    ),
     "clipping": edits(
         ("xp.minimum(1.0, max_norm", "(max_norm", "scaled up"),
         ("xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients))",

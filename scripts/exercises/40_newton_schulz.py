@@ -1,0 +1,93 @@
+"""The exercise "newton_schulz": singular values to 1, without an SVD."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+
+STUB = '''"""newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
+
+    X = matrix / sqrt(the sum of the squares of its elements)        no singular value is larger than 1
+
+then, `steps` times, with a, b, c = 3.4445, -4.7750, 2.0315,
+
+    A = X X^T
+    X = a X + (b A + c A A) X          = U (a S + b S^3 + c S^5) V^T, because X X^T X = U S^3 V^T
+
+The singular vectors stay; five steps bring the singular values close to 1.
+
+Shapes: matrix (n, m), not all 0 -> (n, m).
+Example: newton_schulz([[3.0, 0.0], [0.0, 4.0]], 1)  ->  [[1.1933, 0.0], [0.0, 0.9765]]
+"""
+
+import numpy as np
+
+
+def newton_schulz(matrix, steps):
+    a, b, c = 3.4445, -4.7750, 2.0315
+    # TODO
+    raise NotImplementedError("the steps of Newton-Schulz")
+    return X
+'''
+
+BLANKS = '''
+norm = np.sqrt((matrix * matrix).sum())
+X = matrix / norm  # norm is the root of the sum of squares
+for _ in range(steps):
+    A = X @ X.T
+    X = a * X + (b * A + c * A @ A) @ X
+'''
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    return Case(draw(values(shape).filter(np.any)), draw(st.integers(1, 5)))
+
+
+def by_elements(x: np.ndarray, steps: int) -> np.ndarray:
+    for _ in range(steps):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    return x
+
+
+def from_svd(matrix: np.ndarray, steps: int) -> np.ndarray:
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    return u * by_elements(s / s.max(), steps) @ vt
+
+
+def exactly(matrix: np.ndarray, steps: int) -> np.ndarray:
+    u, _, vt = np.linalg.svd(matrix, full_matrices=False)
+    return u @ vt
+
+
+EXERCISE = Exercise(
+    title="singular values to 1, without an SVD",
+    group="Optimizer", effort="15 min, medium",
+    stub=STUB,
+    blanks=BLANKS,
+    hints=(
+        "Only odd powers of X exist: X, X X^T X, X X^T X X^T X. Each acts on the singular values alone.",
+        "A is (n, n), so it stands to the left of X (n, m).",
+        "A = X @ X.T; X = a * X + (b * A + c * A @ A) @ X",
+    ),
+    checks=(
+        FunctionCheck(
+            "newton_schulz",
+            cases(),
+            Case(some(2, 3), 2),
+            slips=(
+                Slip(from_svd, "divide by the root of the sum of squares, not by the largest singular value"),
+                Slip(exactly, "this is U V^T itself, from an SVD, which is slow: take `steps` steps of the polynomial"),
+                Slip(
+                    lambda matrix, steps: by_elements(matrix / np.linalg.norm(matrix), steps),
+                    "these are powers of each element: X X^T X is a product of matrices",
+                ),
+            ),
+        ),
+    ),
+    answer=("minigrad.muon.newton_schulz",),
+)
