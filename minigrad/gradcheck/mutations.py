@@ -35,12 +35,15 @@ class Change(NamedTuple):
 # --- the table --------------------------------------------------------------------------------------------------------
 
 TERMS = [
+    ("a - a.max(*r, **k)", "a", "overflow: the largest of {a} must be subtracted first, {old}"),
     ("1 - a", "a", "{a} stands where {old} belongs"),
     ("a + b", "a", "a term is missing: {b}"),
     ("a + b", "b", "a term is missing: {a}"),
     ("a + b", "a - b", "the sign of {b} is flipped: it must be added"),
     ("a + b", "b - a", "the sign of {a} is flipped: it must be added"),
     ("a + b", "a * b", "{a} and {b} are multiplied: they must be added"),
+    ("a + b", "b + a", "{a} and {b} are joined in the wrong order: {old} is right"),
+    ("a * b + (1 - a) * c", "(1 - a) * b + a * c", "the weights {a} and 1 - {a} are exchanged: {old} is right"),
     ("a + b", "a + b + b", "{b} is added twice"),
     ("a + b", "a + a + b", "{a} is added twice"),
     ("a - b", "a", "a term is missing: {b} must be subtracted"),
@@ -68,6 +71,12 @@ FACTORS = [
     ("a / b", "a / b / b", "it is divided by {b} twice"),
     ("a / b", "b / a", "the fraction is upside down: {old} is right"),
     ("1 / a", "a", "{a} stands where {old} belongs"),
+    ("a * (b - c)", "a * b - c", "{c} lacks the factor {a}: {old} is right"),
+    ("a * (b + c)", "a * b + c", "{c} lacks the factor {a}: {old} is right"),
+    ("(a - b) / c", "a - b / c", "{a} is not divided by {c}: {old} is right"),
+    ("(a - b) / c", "a / c - b", "{b} is not divided by {c}: {old} is right"),
+    ("(a + b) / c", "a + b / c", "{a} is not divided by {c}: {old} is right"),
+    ("(a + b) / c", "a / c + b", "{b} is not divided by {c}: {old} is right"),
     ("a ** b", "a", "the power {b} of {a} is missing"),
     ("a ** b", "a * b", "{a} is multiplied by {b}: {old} is a power"),
     ("a ** b", "a ** (b + 1)", "the power of {a} is one too large: {old} is right"),
@@ -80,6 +89,9 @@ FACTORS = [
     ("a @ b", "b.swapaxes(-1, -2) @ a.swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
 ]
 CHOICES = [
+    ("np.logaddexp(0, a)", "np.log(1 + np.exp(a))", "overflow: e^x is inf for large x; use {old}"),
+    ("np.logaddexp(0, a)", "-np.log(1 / (1 + np.exp(a)))", "overflow: for large x this is log 0; use {old}"),
+    ("0.5 * (1 + np.tanh(a / 2))", "np.exp(a) / (1 + np.exp(a))", "overflow: inf / inf is nan for large x; use {old}"),
     ("not a", "a", "the condition {a} is the wrong way round: `not` is missing"),
     ("~a", "a", "the mask {a} is the wrong way round: `~` is missing"),
     ("a and b", "a", "the condition {b} is missing"),
@@ -133,7 +145,7 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
         for other in others:
             sentence = f"`{other}` stands where `{name}` belongs, in {{old}}"
             yield f"np.{name}(*r, **k)", f"np.{other}(*r, **k)", sentence
-            if name in _REDUCTIONS:
+            if name in _REDUCTIONS or name.startswith("arg"):
                 yield f"a.{name}(*r, **k)", f"a.{other}(*r, **k)", sentence
     for name in _REDUCTIONS:
         yield f"a.{name}(*r, **k)", "a", f"the {name} is missing: {{a}} stands where {{old}} belongs"
@@ -180,12 +192,14 @@ def _of_comparisons() -> Iterator[tuple[str, str, str]]:
 
 
 @functools.cache
-def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str]]]:
-    """The table as syntax trees, by the type of what they match."""
-    found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str]]] = {}
-    for old, new, sentence in [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_functions(), *_of_comparisons()]:
-        pattern = _expression(old)
-        found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence))
+def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]]:
+    """The table as syntax trees, with their ranks, by the type of what they match."""
+    found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]] = {}
+    usual = [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_comparisons()]
+    for rank, table in enumerate((usual, _of_functions())):  # a term is forgotten more often than a function exchanged
+        for old, new, sentence in table:
+            pattern = _expression(old)
+            found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence, rank))
     return found
 
 
@@ -245,42 +259,46 @@ def in_words(node: Any) -> str:
 
 # --- changes that need more than a pattern ----------------------------------------------------------------------------
 
-New = tuple[Any, str, int]  # a replacement, the sentence, the rank
+New = tuple[Any, str, int, str]  # a replacement, the sentence, the rank, the kind of change
 
 
-def _changes_of(node: ast.AST, names: list[ast.expr]) -> Iterator[New]:
-    """All replacements of one expression."""
-    for pattern, template, sentence in rules().get(type(node), ()):
+def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[New]:
+    """All replacements of one expression. smooth: no comparison in the function lets results agree by chance."""
+    for pattern, template, sentence, rank in rules().get(type(node), ()):
         found: dict[str, Any] = {}
         if _match(pattern, node, found):
             new = _filled(template, found)
             words = {letter: in_words(part) for letter, part in found.items() if isinstance(part, ast.AST)}
-            yield new, sentence.format(old=in_words(node), new=in_words(new), **words), 0
+            yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         number: Any = node.value
-        for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2]):
+        tenth = number // 10 if number % 10 == 0 else number / 10
+        for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2, number * 10, tenth]):
             if value != number:
-                yield ast.Constant(value), f"{value} stands where {number} belongs", 1
+                sentence = f"{value} stands where {number} belongs"
+                yield ast.Constant(value), sentence, 1, sentence
     if isinstance(node, ast.Name | ast.Attribute) and any(same_tree(node, name) for name in names):
         for name in names:
             if not same_tree(node, name):
-                yield name, f"{in_words(name)} stands where {in_words(node)} belongs", 2
+                product, quotient = (ast.BinOp(node, op, name) for op in (ast.Mult(), ast.Div()))
+                for new, rank in [(name, 2), (product, 3), (quotient, 3)][: 3 if smooth else 1]:
+                    yield new, f"{in_words(new)} stands where {in_words(node)} belongs", rank, ""
         for sign, size in (("+", "large"), ("-", "small")):
             new = _filled(_expression(f"a {sign} 1"), {"a": node})
-            yield new, f"it is off by one: {in_words(node)} is taken 1 too {size}", 2
+            yield new, f"it is off by one: {in_words(node)} is taken 1 too {size}", 2, size
     if isinstance(node, ast.Slice) and (node.lower is None) != (node.upper is None):
         end: Any = node.lower or node.upper
         sentence = f"{in_words(node)} is right: the other end is taken (left and right, first and last)"
         minus = ast.UnaryOp(ast.USub(), end)
-        yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), sentence, 0
+        yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), sentence, 0, "slice"
     if isinstance(node, ast.Tuple) and len(node.elts) > 1:
         for i, j in itertools.combinations(range(len(node.elts)), 2):
             parts = list(node.elts)
             parts[i], parts[j] = parts[j], parts[i]
             sentence = f"{in_words(parts[j])} and {in_words(parts[i])} are exchanged: {in_words(node)} is the order"
-            yield ast.Tuple(parts, ast.Load()), sentence, 0
+            yield ast.Tuple(parts, ast.Load()), sentence, 0, ""
 
 
 def _of_axes(node: ast.Call) -> Iterator[New]:
@@ -302,19 +320,20 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
                 new = ast.Call(node.func, node.args, [
                     ast.keyword(k.arg, _expression(axis) if k.arg == "axis" else k.value) for k in node.keywords
                 ])  # fmt: skip
-                yield new, f"`{name}` runs {where}: it must run along axis={right}", 0
+                yield new, f"`{name}` runs {where}: it must run along axis={right}", 0, f"{right} {axis}"
     if "keepdims" in keywords:
-        yield with_keywords(keepdims=None), f"keepdims=True is missing in {in_words(node)}: its axis must stay", 0
+        sentence = f"keepdims=True is missing in {in_words(node)}: its axis must stay"
+        yield with_keywords(keepdims=None), sentence, 0, "stay"
     elif is_reduction and "axis" in keywords:
-        yield with_keywords(keepdims=True), f"the axis must go: keepdims=True is too much in {in_words(node)}", 1
+        yield with_keywords(keepdims=True), f"the axis must go: keepdims=True is too much in {in_words(node)}", 1, "go"
     if name == "var":
-        yield with_keywords(ddof=1), "the variance divides by n - 1: it must divide by n (ddof=0)", 0
+        yield with_keywords(ddof=1), "the variance divides by n - 1: it must divide by n (ddof=0)", 0, "ddof"
     if name in ("transpose", "reshape") and isinstance(node.func, ast.Attribute) and 1 < len(node.args) < 6:
         for i, j in itertools.combinations(range(len(node.args)), 2):
             arguments = list(node.args)
             arguments[i], arguments[j] = arguments[j], arguments[i]
             new = ast.Call(node.func, arguments, node.keywords)
-            yield new, f"two axes are exchanged in `{name}`: {in_words(node)} is right, not {in_words(new)}", 0
+            yield new, f"two axes are exchanged in `{name}`: {in_words(node)} is right, not {in_words(new)}", 0, ""
 
 
 class _Site(NamedTuple):
@@ -358,7 +377,7 @@ def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _changes_of_statement(site: _Site) -> Iterator[New]:
+def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:
     node, words = site.get(), in_words(site.get()).splitlines()[0].rstrip("`") + "`"
     if isinstance(node, ast.AugAssign):
         sentence = "accumulation overwritten: = where += belongs, so only the last one counts and nothing adds up"
@@ -400,32 +419,35 @@ def target_of(statement: ast.stmt) -> str:
 def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
     """Change the tree of a function or class in one way after the other; each holds until the next is asked for.
 
-    First single places; then, where the same piece stands in several places, all of them at once. extra: expressions
-    that a name may be exchanged for, besides the names in the function.
+    First single places; then, where the same change is possible in several places, all of them at once: of the same
+    piece, and of the same kind. extra: expressions that a name may be exchanged for, besides the names in the function.
     """
     together: dict[str, list[tuple[_Site, Any, Change]]] = {}
     for method in [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef)]:
         names = [*_names(method), *map(_expression, extra)]
+        smooth = not any(isinstance(node, ast.Compare) for node in ast.walk(method))
         for site in list(_sites(method)):
             old = site.get()
-            is_statement = isinstance(old, ast.stmt)
-            for new, sentence, rank in _changes_of_statement(site) if is_statement else _changes_of(old, names):
-                target = "" if is_statement else target_of(site.statement)
-                change = Change(in_words(old), in_words(new) if new else "", target, old.lineno, sentence, rank)
-                if is_statement:
-                    body = getattr(site.parent, site.field)
-                    kept = list(body)
+            if isinstance(old, ast.stmt):
+                body = getattr(site.parent, site.field)
+                kept = list(body)
+                for new, sentence, rank in _changes_of_statement(site):
                     if new is None:
                         body[site.place : site.place + 2] = body[site.place : site.place + 2][::-1]  # type: ignore[operator]
                     else:
                         site.put(new)
-                    yield change
+                    yield Change(in_words(old), in_words(new) if new else "", "", old.lineno, sentence, rank)
                     body[:] = kept
-                else:
-                    together.setdefault(f"{method.name} {change.old} {change.new}", []).append((site, new, change))
-                    site.put(new)
-                    yield change
-                    site.put(old)
+                continue
+            for new, sentence, rank, kind in _changes_of(old, names, smooth):
+                change = Change(in_words(old), in_words(new), target_of(site.statement), old.lineno, sentence, rank)
+                together.setdefault(f"{method.name} {change.old} {change.new}", []).append((site, new, change))
+                if kind:
+                    everywhere = change._replace(target="", sentence=f"{sentence}, in every place", rank=rank + 1)
+                    together.setdefault(f"{method.name}: {kind}", []).append((site, new, everywhere))
+                site.put(new)
+                yield change
+                site.put(old)
     for group in together.values():
         sites = {(id(site.parent), site.field, site.place): (site, site.get(), new) for site, new, _ in group}
         if len(sites) > 1:

@@ -8,7 +8,7 @@ import numpy as np
 from minigrad import Tensor
 from minigrad.autograd import Function
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.checks import Case, FunctionCheck
 
 STUB = '''"""walk: carry gradients back through a graph, the heart of autograd.
 
@@ -51,6 +51,18 @@ for node in reversed(order):  # consumers first
         source.grad += node.grad * slope
 '''
 
+SLIPS = [
+    (BLANKS, '''
+def push(node):
+    for source, slope in node.inputs:
+        source.grad += node.grad * slope
+        push(source)
+push(root)
+''',
+     "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: each node "
+     "must hand on once, when all its consumers have (walk `order` from its end)"),
+]  # fmt: skip
+
 
 class Node:
     def __init__(self) -> None:
@@ -71,20 +83,6 @@ def gradients(backward: Any, edges: list[tuple[int, int, float]]) -> list[float]
     nodes = graph(edges)
     backward(nodes[-1])
     return [float(node.grad) for node in nodes]
-
-
-def along_every_path(edges: list[tuple[int, int, float]]) -> list[float]:
-    """Each node hands on what it has so far, whenever somebody hands something to it."""
-    nodes = graph(edges)
-    nodes[-1].grad = 1.0
-
-    def push(node: Node) -> None:
-        for source, slope in node.inputs:
-            source.grad += node.grad * slope
-            push(source)
-
-    push(nodes[-1])
-    return [node.grad for node in nodes]
 
 
 @st.composite
@@ -141,6 +139,7 @@ EXERCISE = Exercise(
     group="Engine", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "The list has sources before consumers. Gradients flow the other way, from the root to the leaves.",
         "All numbers. For every (source, slope) of a node, the source receives node.grad * slope, on top of what "
@@ -148,19 +147,7 @@ EXERCISE = Exercise(
         "for node in reversed(order):\n    for source, slope in node.inputs:\n        source.grad += node.grad * slope",
     ),
     checks=(
-        FunctionCheck(
-            "backward",
-            cases(),
-            Case(DIAMOND),
-            call=gradients,
-            slips=(
-                Slip(
-                    along_every_path,
-                    "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: "
-                    "each node must hand on once, when all its consumers have (walk `order` from its end)",
-                ),
-                ),
-        ),
+        FunctionCheck("backward", cases(), Case(DIAMOND), call=gradients),
     ),
     adapt=with_library,
     answer=("minigrad.autograd.backward",),

@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, OpCheck, shapes, some, values
 from scripts.exercises.places import Kernel
 
 STUB = '''"""sum: add up along some axes.
@@ -61,14 +61,7 @@ EXERCISE = Exercise(
         "dout = dout if ctx.keepdim else np.expand_dims(dout, ctx.dims);  dx = np.broadcast_to(dout, ctx.shape)",
     ),
     checks=(
-        OpCheck(
-            "Sum",
-            cases(),
-            Case(some(3, 4, 2), dims=(0, 2), keepdim=False),
-            slips=(
-                Slip(lambda x, dims, keepdim: x.sum(), "this is the sum of everything: pass axis=dims"),
-            ),
-        ),
+        OpCheck("Sum", cases(), Case(some(3, 4, 2), dims=(0, 2), keepdim=False)),
     ),
     place=Kernel("sum", "Sum", takes=("cross_entropy",)),
     answer=("minigrad.functional.reduction.Sum",),

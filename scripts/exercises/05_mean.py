@@ -59,12 +59,7 @@ EXERCISE = Exercise(
         "n = math.prod(ctx.shape[axis] for axis in ctx.dims);  dx = np.broadcast_to(dout / n, ctx.shape), after expand",
     ),
     checks=(
-        OpCheck(
-            "Mean",
-            cases(),
-            Case(some(3, 4, 5), dims=(0, 2), keepdim=False),
-            slips=(),
-        ),
+        OpCheck("Mean", cases(), Case(some(3, 4, 5), dims=(0, 2), keepdim=False)),
     ),
     place=Kernel("mean", "Mean", takes=("layer_norm",)),
     answer=("minigrad.functional.reduction.Mean",),

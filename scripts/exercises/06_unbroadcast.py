@@ -3,10 +3,9 @@
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
 from scripts.exercises.places import Patch
 
 STUB = '''"""unbroadcast: bring a gradient back to the shape of an input that NumPy repeated.
@@ -30,10 +29,18 @@ def unbroadcast(dout, shape):
 '''
 
 BLANKS = '''
-added = dout.ndim - len(shape)  # axes in front
-stretched = [added + axis for axis, length in enumerate(shape) if length == 1]  # axes of length 1
-return dout.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape)
+added = dout.ndim - len(shape)
+dout = dout.sum(axis=tuple(range(added)))  # axes in front
+stretched = tuple(axis for axis, length in enumerate(shape) if length == 1)
+return dout.sum(axis=stretched, keepdims=True)  # axes of length 1
 '''
+
+SLIPS = [
+    ("dout.sum(axis=stretched, keepdims=True)", "dout",
+     "only the axes in front are summed; axes of length 1 were stretched, too"),
+    ("dout.sum(axis=tuple(range(added)))", "dout[(0,) * added][tuple(slice(0, 1 if n == 1 else None) for n in shape)]",
+     "this is what the first copy received: the sum over the copies is missing"),
+]  # fmt: skip
 
 
 @st.composite
@@ -44,35 +51,19 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(full)), shape)
 
 
-def only_in_front(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return dout.sum(axis=tuple(range(dout.ndim - len(shape))))
-
-
-def first_copy(dout: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    picked = dout[(0,) * (dout.ndim - len(shape))]
-    return picked[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
-
-
 EXERCISE = Exercise(
     title="what was repeated forward is summed backward",
     group="Engine", effort="20 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Where forward repeats, backward adds up; where forward adds up, backward repeats. This is sum, mirrored.",
         "There are dout.ndim - len(shape) axes in front. Of the others, those with shape[i] == 1 were stretched.",
         "dout.sum(axis=all these axes, keepdims=True).reshape(shape)",
     ),
     checks=(
-        FunctionCheck(
-            "unbroadcast",
-            cases(),
-            Case(some(2, 3, 4), (3, 1)),
-            slips=(
-                Slip(only_in_front, "only the axes in front are summed; axes of length 1 were stretched, too"),
-                Slip(first_copy, "this is what the first copy received: the sum over the copies is missing"),
-            ),
-        ),
+        FunctionCheck("unbroadcast", cases(), Case(some(2, 3, 4), (3, 1))),
     ),
     place=Patch(
         ("minigrad.functional.elementwise.unbroadcast", "minigrad.functional.linalg.unbroadcast"),

@@ -1,9 +1,7 @@
 """The exercise "relu": a gate."""
 
-import numpy as np
-
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, OpCheck, shapes, some, values
 from scripts.exercises.places import Kernel
 
 STUB = '''"""relu: keep positive numbers, and replace the others by 0.
@@ -41,30 +39,26 @@ return np.maximum(x, 0)
 dx = dout * (ctx.x > 0)
 '''
 
+SLIPS = [
+    ("np.maximum(x, 0)", "np.abs(x)", "this is |x|: negative numbers become 0, not positive"),
+    (" * (ctx.x > 0)", "", "dout passes everywhere: where x was negative, nothing may pass"),
+    ("ctx.x > 0", "dout > 0", "the gate is on dout: it must be on x, whatever dout's sign"),
+    ("(ctx.x > 0)", "np.maximum(ctx.x, 0)", "the slope is 1 where x > 0, not x"),
+]  # fmt: skip
+
 EXERCISE = Exercise(
     title="a gate",
     group="MLP", effort="5 min, easy",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Where the gate was open, dout passes; where it was closed, nothing does.",
         "Everything has the shape of x: the gate is a mask of booleans, (x > 0) or (out > 0).",
         "ctx.out = np.maximum(x, 0), and dx = np.where(ctx.out > 0, dout, 0)",
     ),
     checks=(
-        OpCheck(
-            "Relu",
-            shapes().flatmap(values).map(Case),
-            Case(some(3, 4)),
-            slips=(Slip(lambda x: np.abs(x), "this is |x|: negative numbers become 0, not positive"),),
-            backward_slips=(
-                Slip(lambda dout, x: (dout,), "dout passes everywhere: where x was negative, nothing may pass"),
-                Slip(
-                    lambda dout, x: (np.maximum(dout, 0),), "the gate is on dout: it must be on x, whatever dout's sign"
-                ),
-                Slip(lambda dout, x: (dout * np.maximum(x, 0),), "the slope is 1 where x > 0, not x"),
-            ),
-        ),
+        OpCheck("Relu", shapes().flatmap(values).map(Case), Case(some(3, 4))),
     ),
     place=Kernel("relu", "Relu", takes=("gelu to relu",)),
     answer=("minigrad.functional.activation.Relu",),

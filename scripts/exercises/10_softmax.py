@@ -3,10 +3,9 @@
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, OpCheck, shapes, some, values
 from scripts.exercises.places import Kernel
 
 STUB = '''"""softmax: turn scores into probabilities along one axis.
@@ -51,6 +50,18 @@ dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)  # one per row; without 
 dx = ctx.out * (dout - dot)
 '''
 
+SLIPS = [
+    ("x - x.max(axis=dim, keepdims=True)", "x",
+     "overflow: take the largest score away before np.exp, x - x.max(axis=dim, keepdims=True)"),
+    ("axis=dim, keepdims=True", "", "the sum runs over everything: each row along `dim` must sum to 1 (axis=dim)"),
+    ("axis=dim", "axis=0", "the sum runs along axis 0, not along `dim`"),
+    ("dout * ctx.out", "dout", "in the sum over the row, dout must be multiplied by out"),
+    (").sum(axis=ctx.dim", ").mean(axis=ctx.dim", "the row's dot product dout · out is a sum, not a mean"),
+    ("axis=ctx.dim, keepdims=True", "",
+     "the dot product is taken over everything: it is one number per row (axis=dim)"),
+    ("ctx.out * (dout - dot)", "dout - dot", "the factor out in front is missing: out * (dout - dot)"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -59,41 +70,12 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(shape)) + large, dim=draw(st.integers(0, len(shape) - 1)))
 
 
-def by_differences(x: np.ndarray, dim: int) -> np.ndarray:
-    """1 / Σ_j e^(x_j - x_i): never overflows for scores that lie together."""
-    x = np.moveaxis(x, dim, -1)
-    return np.moveaxis(1 / np.exp(x[..., None, :] - x[..., :, None]).sum(axis=-1), -1, dim)
-
-
-def softmax(x: np.ndarray, dim: int) -> np.ndarray:
-    return by_differences(x, dim)
-
-
-def without_probabilities(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    out = softmax(x, dim)
-    return (out * (dout - dout.sum(axis=dim, keepdims=True)),)
-
-
-def mean_in_place_of_sum(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    out = softmax(x, dim)
-    return (out * (dout - (dout * out).mean(axis=dim, keepdims=True)),)
-
-
-def sum_over_everything(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    out = softmax(x, dim)
-    return (out * (dout - (dout * out).sum()),)
-
-
-def outer_factor_missing(dout: np.ndarray, x: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    out = softmax(x, dim)
-    return (dout - (dout * out).sum(axis=dim, keepdims=True),)
-
-
 EXERCISE = Exercise(
     title="scores into probabilities; every output depends on every input",
     group="Attention", effort="20 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "dx_i = sum over j of dout_j out_j ((1 if i = j) - out_i). Take the sum apart: what does each of the two "
         "terms give?",
@@ -101,30 +83,7 @@ EXERCISE = Exercise(
         "dx = ctx.out * (dout - (dout * ctx.out).sum(axis=ctx.dim, keepdims=True))",
     ),
     checks=(
-        OpCheck(
-            "Softmax",
-            cases(),
-            Case(some(3, 4), dim=1),
-            slips=(
-                Slip(
-                    lambda x, dim: np.exp(x) / np.exp(x).sum(axis=dim, keepdims=True),
-                    "overflow: take the largest score away before np.exp, x - x.max(axis=dim, keepdims=True)",
-                ),
-                Slip(
-                    lambda x, dim: np.exp(x - x.max()) / np.exp(x - x.max()).sum(),
-                    "the sum runs over everything: each row along `dim` must sum to 1 (axis=dim)",
-                ),
-                Slip(lambda x, dim: softmax(x, 0), "the sum runs along axis 0, not along `dim`"),
-            ),
-            backward_slips=(
-                Slip(without_probabilities, "in the sum over the row, dout must be multiplied by out"),
-                Slip(mean_in_place_of_sum, "the row's dot product dout · out is a sum, not a mean"),
-                Slip(
-                    sum_over_everything, "the dot product is taken over everything: it is one number per row (axis=dim)"
-                ),
-                Slip(outer_factor_missing, "the factor out in front is missing: out * (dout - dot)"),
-            ),
-        ),
+        OpCheck("Softmax", cases(), Case(some(3, 4), dim=1)),
     ),
     place=Kernel("softmax", "Softmax", takes=("scaled_dot_product_attention",)),
     answer=("minigrad.functional.activation.Softmax",),

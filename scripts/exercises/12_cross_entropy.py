@@ -7,7 +7,7 @@ import numpy as np
 
 from scripts.exercises.adapters import when
 from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.checks import Case, OpCheck, some, values
 from scripts.exercises.places import Kernel
 
 STUB = '''"""cross_entropy: how surprised the model is by the actual targets.
@@ -56,6 +56,17 @@ onehot[ctx.rows, ctx.classes] = 1  # the truth: 1 at each row's target
 dlogits = (probs - onehot) * ctx.kept[:, None] * dout / ctx.n
 '''
 
+SLIPS = [
+    ("n = kept.sum()", "n = len(targets)", "ignored rows count in the mean: divide by the number of rows that count"),
+    ("(losses * kept).sum() / n", "losses.mean()", "ignored rows are in the loss: targets of ignore_index must give 0"),
+    ("probs - onehot", "probs", "the truth is missing: subtract 1 at each row's target (the one-hot)"),
+    ("(probs - onehot) * ctx.kept[:, None]", "(probs - onehot * ctx.kept[:, None])",
+     "ignored rows get a gradient: it must be 0 there"),
+    (" / ctx.n", "", "not divided by n: loss is a mean over the rows that count"),
+    ("/ ctx.n", "/ len(ctx.kept)", "divided by all rows: n is the number of rows that count"),
+    ("= 1  #", "= -1  #", "the truth is added: it must be subtracted, softmax - onehot"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -67,44 +78,12 @@ def cases(draw: Any) -> Case:
     return Case(draw(values((n, classes))) * scale, np.array(targets), ignore_index=-100)
 
 
-def by_rows(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
-    losses = [np.logaddexp.reduce(row) - row[t] for row, t in zip(logits, targets, strict=True) if t != ignore_index]
-    return np.asarray(sum(losses) / len(losses))
-
-
-def over_all_rows(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
-    return by_rows(logits, targets, ignore_index) * (targets != ignore_index).mean()
-
-
-def nothing_ignored(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> np.ndarray:
-    losses = [np.logaddexp.reduce(row) - row[t if t >= 0 else 0] for row, t in zip(logits, targets, strict=True)]
-    return np.asarray(np.mean(losses))
-
-
-def parts(logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities, one-hot targets, and which rows count (N, 1)."""
-    kept = (targets != ignore_index)[:, None]
-    onehot = (np.arange(logits.shape[1]) == targets[:, None]).astype(float)
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)), onehot, kept
-
-
-def gradient(ignored: float, minus_truth: float, n: Any) -> Any:
-    def formula(dout: Any, logits: np.ndarray, targets: np.ndarray, ignore_index: int) -> Any:
-        probs, onehot, kept = parts(logits, targets, ignore_index)
-        return dout * (probs - minus_truth * onehot) * np.where(kept, 1.0, ignored) / n(kept), None
-
-    return formula
-
-
-def counted(kept: np.ndarray) -> float:
-    return float(kept.sum())
-
-
 EXERCISE = Exercise(
     title="what a language model is trained with",
     group="Loss", effort="30 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Per row, loss = ln(sum of e^logits) - logits[target]. The first term's derivative is softmax, the "
         "second's is one-hot.",
@@ -113,22 +92,7 @@ EXERCISE = Exercise(
         "dlogits = np.exp(log_probs); dlogits[rows, safe_targets] -= 1; dlogits * kept[:, None] * dout / n",
     ),
     checks=(
-        OpCheck(
-            "CrossEntropy",
-            cases(),
-            Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100),
-            slips=(
-                Slip(over_all_rows, "ignored rows count in the mean: divide by the number of rows that count"),
-                Slip(nothing_ignored, "ignored rows are in the loss: targets of ignore_index must give 0"),
-                ),
-            backward_slips=(
-                Slip(gradient(0, 0, counted), "the truth is missing: subtract 1 at each row's target (the one-hot)"),
-                Slip(gradient(1, 1, counted), "ignored rows get a gradient: it must be 0 there"),
-                Slip(gradient(0, 1, lambda kept: 1.0), "not divided by n: loss is a mean over the rows that count"),
-                Slip(gradient(0, 1, len), "divided by all rows: n is the number of rows that count"),
-                Slip(gradient(0, -1, counted), "the truth is added: it must be subtracted, softmax - onehot"),
-            ),
-        ),
+        OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100)),
     ),
     adapt=lambda library: {"CrossEntropy": with_the_mean(library["CrossEntropy"])},
     place=Kernel(

@@ -8,7 +8,7 @@ import numpy as np
 
 from scripts.exercises.adapters import when
 from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.checks import Case, OpCheck, some, values
 from scripts.exercises.places import Kernel
 
 STUB = '''"""attention: each query takes a weighted average of the values.
@@ -65,6 +65,23 @@ dq = dscores @ ctx.k * ctx.scale
 dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale
 '''
 
+SLIPS = [
+    (" * scale + mask", " + mask", "the scale is missing: divide by sqrt(D)"),
+    ("1 / math.sqrt(q.shape[-1])", "1 / q.shape[-1]", "the scores are divided by D: the scale is 1 / sqrt(D)"),
+    (" + mask", "", "the mask is not added to the scores"),
+    ("probs = e /", "e = np.exp(q @ k.swapaxes(-1, -2) * scale)\nprobs = (mask == 0) * e /",
+     "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1"),
+    ("shifted =", "scores = np.where(mask == 0, q @ k.swapaxes(-1, -2) * scale, 0)\nshifted =",
+     "hidden scores are 0 where they must be -inf: e^0 = 1 is a weight as large as others"),
+    ("axis=-1", "axis=-2", "softmax runs along the queries: each query's weights, along the last axis, must sum to 1"),
+    ("(dprobs - dot)", "(1 - ctx.probs) * dprobs",
+     "only the diagonal of softmax's Jacobian: the dot product of the row is missing"),
+    (" * ctx.scale", "", "the scale 1/sqrt(D) is missing on the way back, in dq and dk"),
+    ("@ ctx.q * ctx.scale", "@ ctx.q", "dk lacks the scale 1/sqrt(D)"),
+    ("@ ctx.k * ctx.scale", "@ ctx.k", "dq lacks the scale 1/sqrt(D)"),
+    ("ctx.probs * (dprobs - dot)", "dprobs", "softmax is left out on the way back: dscores is not dprobs"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -76,30 +93,8 @@ def cases(draw: Any) -> Case:
     return Case(q * draw(st.sampled_from([1.0, 1.0, 1000.0])), k, v, mask)
 
 
-def probabilities(q: np.ndarray, k: np.ndarray, mask: Any, scale: float, axis: int = -1) -> np.ndarray:
-    weights = np.exp(q @ k.swapaxes(-1, -2) * scale + mask)
-    return weights / weights.sum(axis=axis, keepdims=True)
-
-
-def without_infinity(q: np.ndarray, k: np.ndarray, mask: Any) -> np.ndarray:
-    weights = np.exp(np.where(mask == 0, q @ k.swapaxes(-1, -2) * root(q), 0))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
 def root(q: np.ndarray) -> float:
     return 1 / math.sqrt(q.shape[-1])
-
-
-def backward(diagonal: bool = False, scale_q: bool = True, scale_k: bool = True, without_softmax: bool = False) -> Any:
-    def formula(dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> Any:
-        scale, probs = root(q), probabilities(q, k, mask, root(q))
-        dprobs = dout @ v.swapaxes(-1, -2)
-        dot = (dprobs * probs).sum(axis=-1, keepdims=True)
-        dscores = dprobs if without_softmax else probs * (1 - probs) * dprobs if diagonal else probs * (dprobs - dot)
-        dq, dk = dscores @ k, dscores.swapaxes(-1, -2) @ q
-        return dq * (scale if scale_q else 1), dk * (scale if scale_k else 1), probs.swapaxes(-1, -2) @ dout, None
-
-    return formula
 
 
 EXERCISE = Exercise(
@@ -107,6 +102,7 @@ EXERCISE = Exercise(
     group="Attention", effort="40 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Three steps forward, three steps back: matmul, softmax, matmul. You have solved each of them.",
         "dv = probs^T dout (S, D); dprobs = dout v^T (T, S); dscores (T, S) by softmax's rule; dq (T, D), dk (S, D).",
@@ -118,43 +114,6 @@ EXERCISE = Exercise(
             "Attention",
             cases(),
             Case(some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)),
-            slips=(
-                Slip(
-                    lambda q, k, v, mask: probabilities(q, k, mask, 1.0) @ v, "the scale is missing: divide by sqrt(D)"
-                ),
-                Slip(
-                    lambda q, k, v, mask: probabilities(q, k, mask, 1 / q.shape[-1]) @ v,
-                    "the scores are divided by D: the scale is 1 / sqrt(D)",
-                ),
-                Slip(
-                    lambda q, k, v, mask: probabilities(q, k, 0.0, root(q)) @ v, "the mask is not added to the scores"
-                ),
-                Slip(
-                    lambda q, k, v, mask: np.where(mask == 0, probabilities(q, k, 0.0, root(q)), 0) @ v,
-                    "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1",
-                ),
-                Slip(
-                    lambda q, k, v, mask: without_infinity(q, k, mask) @ v,
-                    "hidden scores are 0 where they must be -inf: e^0 = 1 is a weight as large as others",
-                ),
-                Slip(
-                    lambda q, k, v, mask: probabilities(q, k, mask, root(q), axis=-2) @ v,
-                    "softmax runs along the queries: each query's weights, along the last axis, must sum to 1",
-                ),
-            ),
-            backward_slips=(
-                Slip(
-                    backward(diagonal=True),
-                    "only the diagonal of softmax's Jacobian: the dot product of the row is missing",
-                ),
-                Slip(
-                    backward(scale_q=False, scale_k=False),
-                    "the scale 1/sqrt(D) is missing on the way back, in dq and dk",
-                ),
-                Slip(backward(scale_k=False), "dk lacks the scale 1/sqrt(D)"),
-                Slip(backward(scale_q=False), "dq lacks the scale 1/sqrt(D)"),
-                Slip(backward(without_softmax=True), "softmax is left out on the way back: dscores is not dprobs"),
-            ),
             examples=12,
         ),
     ),

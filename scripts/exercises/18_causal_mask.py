@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.checks import Case, FunctionCheck
 from scripts.exercises.places import Patch
 
 STUB = '''"""causal_mask: a token may attend to itself and to earlier tokens, never to later ones.
@@ -34,6 +34,11 @@ asking = np.arange(keys - queries, keys)[:, None]  # the queries are the last to
 return np.arange(keys) <= asking  # a token sees itself and what came before, not the future
 '''
 
+SLIPS = [
+    ("keys - queries, keys", "queries",
+     "queries are numbered from token 0, but with a cache they are the last ones of S: offset S - T"),
+]  # fmt: skip
+
 
 def sizes(numbers: tuple[int, int]) -> Case:
     return Case(min(numbers), max(numbers))
@@ -48,36 +53,14 @@ EXERCISE = Exercise(
     group="Attention", effort="5 min, easy",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Number the queries as tokens: the last T of S. Then compare two numbers, who asks and who is seen.",
         "np.arange(S - T, S)[:, None] is (T, 1), np.arange(S) is (S): comparing them gives (T, S).",
         "np.tril(np.ones((queries, keys), dtype=bool), keys - queries)",
     ),
     checks=(
-        FunctionCheck(
-            "causal_mask",
-            st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes),
-            Case(2, 5),
-            slips=(
-                Slip(
-                    lambda queries, keys: np.tril(np.ones((queries, keys), bool)),
-                    "queries are numbered from token 0, but with a cache they are the last ones of S: offset S - T",
-                ),
-                Slip(
-                    lambda queries, keys: np.tril(np.ones((queries, keys), bool), keys - queries - 1),
-                    "a token does not see itself: the diagonal must be True",
-                ),
-                Slip(
-                    lambda queries, keys: np.triu(np.ones((queries, keys), bool), keys - queries),
-                    "the mask is the wrong way round: it shows the future and hides the past",
-                ),
-                Slip(
-                    lambda queries, keys: ~by_pairs(queries, keys),
-                    "True and False are exchanged: True means may be seen",
-                ),
-                Slip(lambda queries, keys: by_pairs(queries, keys).astype(float), "the mask must be boolean"),
-            ),
-        ),
+        FunctionCheck("causal_mask", st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes), Case(2, 5)),
     ),
     adapt=lambda library: {"causal_mask": by_numbers(library["causal_mask"])},
     place=Patch(

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
 from scripts.exercises.optimizers import adam_with_library, as_update
 
 STUB = '''"""adamw: Adam with decoupled weight decay.
@@ -38,6 +38,16 @@ decay = lr * weight_decay * p
 p = p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)
 '''
 
+SLIPS = [
+    ("m = beta1", "grad, weight_decay = grad + weight_decay * p, 0\nm = beta1",
+     "the decay is added to the gradient: that is Adam's, not AdamW's (decoupled)"),
+    ("lr * weight_decay", "weight_decay", "the decay lacks the factor lr"),
+    (" - decay", "", "there is no weight decay: this is Adam"),
+    ("p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)",
+     "(p - lr * m_hat / (np.sqrt(v_hat) + eps)) * (1 - lr * weight_decay)",
+     "the step decays, too: shrink p before the step is taken"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -48,35 +58,12 @@ def cases(draw: Any) -> Case:
     return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers, weight_decay=decay)
 
 
-def variant(coupled: bool = False, decay: float = 1.0, with_lr: bool = True, after: bool = False) -> Any:
-    def formula(
-        p: Any,
-        grad: Any,
-        m: Any,
-        v: Any,
-        t: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-    ) -> Any:
-        grad = grad + weight_decay * p if coupled else grad
-        m, v = beta1 * m + (1 - beta1) * grad, beta2 * v + (1 - beta2) * grad * grad
-        step = lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
-        if coupled:
-            return p - step, m, v
-        rate = decay * weight_decay * (lr if with_lr else 1)
-        return ((p - step) * (1 - rate) if after else p * (1 - rate) - step), m, v
-
-    return formula
-
-
 EXERCISE = Exercise(
     title="weight decay that Adam does not divide away",
     group="Optimizer", effort="10 min, easy",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "The decay never meets the gradient: it shrinks p itself.",
         "One more factor in front of p, a number: 1 - lr * weight_decay.",
@@ -97,15 +84,6 @@ EXERCISE = Exercise(
                 beta2=0.99,
                 eps=0.01,
                 weight_decay=0.3,
-            ),
-            slips=(
-                Slip(
-                    variant(coupled=True), "the decay is added to the gradient: that is Adam's, not AdamW's (decoupled)"
-                ),
-                Slip(variant(with_lr=False), "the decay lacks the factor lr"),
-                Slip(variant(decay=0.0), "there is no weight decay: this is Adam"),
-                Slip(variant(decay=-1.0), "the decay has the wrong sign: weights must shrink"),
-                Slip(variant(after=True), "the step decays, too: shrink p before the step is taken"),
             ),
         ),
     ),

@@ -1,13 +1,12 @@
 """The exercise "warmup_cosine": the learning rate over a training run."""
 
-import math
 import types
 from typing import Any
 
 import hypothesis.strategies as st
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.checks import Case, FunctionCheck
 from scripts.exercises.places import Patch
 
 STUB = '''"""warmup_cosine: the learning rate of each step, as a fraction of its peak.
@@ -38,27 +37,26 @@ progress = (step - warmup) / (total - warmup)
 return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2
 '''
 
+SLIPS = [
+    ("(step + 1) / (warmup + 1)", "step / warmup",
+     "the first step has learning rate 0 and moves nothing: (step + 1) / (warmup + 1)"),
+    ("min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2",
+     "max(min_ratio, (1 + math.cos(math.pi * progress)) / 2)",
+     "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
+    ("math.pi * progress", "2 * math.pi * progress", "a whole cosine comes up again: half a wave, cos(pi * progress)"),
+    ("(step - warmup) / (total - warmup)", "step / total",
+     "progress counts from step 0: it must count from the end of the warm-up"),
+    ("(1 + math.cos(math.pi * progress)) / 2", "(1 - progress)",
+     "it goes down along a straight line: half a cosine is asked for, (1 + cos(pi progress)) / 2"),
+    ("step >= total", "False", "after `total` the rate must stay at min_ratio: the cosine rises again"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     warmup = draw(st.integers(0, 5))
     total = warmup + draw(st.integers(1, 8))
     return Case(draw(st.integers(0, total + 2)), warmup, total, draw(st.sampled_from([0.0, 0.1, 0.5])))
-
-
-def variant(
-    first: int = 1, floor: bool = True, half: bool = True, from_zero: bool = False, forever: bool = False
-) -> Any:
-    def formula(step: int, warmup: int, total: int, min_ratio: float) -> float:
-        if step < warmup:
-            return (step + first) / (warmup + first)
-        if step >= total and not forever:
-            return min_ratio
-        progress = step / total if from_zero else (step - warmup) / (total - warmup)
-        wave = (1 + math.cos(math.pi * progress)) / 2 if half else (1 + math.cos(2 * math.pi * progress)) / 2
-        return min_ratio + (1 - min_ratio) * wave if floor else max(wave, min_ratio)
-
-    return formula
 
 
 def at_steps(ratio: Any, steps: list[Any]) -> list[float]:
@@ -72,39 +70,14 @@ EXERCISE = Exercise(
     group="Optimizer", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Three cases. Where the line ends and the cosine begins, both give 1.",
         "progress runs from 0 at the end of the warm-up to 1 at `total`; the cosine from 1 to -1.",
         "min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))",
     ),
     checks=(
-        FunctionCheck(
-            "ratio",
-            cases().map(lambda case: Case([case.arguments])),
-            Case(STEPS),
-            call=at_steps,
-            slips=tuple(
-                Slip(lambda steps, formula=formula: [formula(*step) for step in steps], sentence)
-                for formula, sentence in (
-                    (
-                        variant(first=0),
-                        "the first step has learning rate 0 and moves nothing: (step + 1) / (warmup + 1)",
-                    ),
-                    (variant(floor=False), "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
-                    (variant(half=False), "a whole cosine comes up again: half a wave, cos(pi * progress)"),
-                    (variant(from_zero=True), "progress counts from step 0: it must count from the end of the warm-up"),
-                    (
-                        lambda step, warmup, total, low: (
-                            variant()(step, warmup, total, low)
-                            if not warmup <= step < total
-                            else low + (1 - low) * (1 - (step - warmup) / (total - warmup))
-                        ),
-                        "it goes down along a straight line: half a cosine is asked for, (1 + cos(pi progress)) / 2",
-                    ),
-                    (variant(forever=True), "after `total` the rate must stay at min_ratio: the cosine rises again"),
-                )
-            ),
-        ),
+        FunctionCheck("ratio", cases().map(lambda case: Case([case.arguments])), Case(STEPS), call=at_steps),
     ),
     adapt=lambda library: {"ratio": with_library(library["ratio"])},
     place=Patch(

@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.checks import Case, FunctionCheck
 from scripts.exercises.places import Patch
 
 STUB = '''"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
@@ -41,6 +41,24 @@ for _ in word:
 return tokens
 '''
 
+SLIPS = [
+    ("min(pairs, key=lambda pair: ranks[pair])", "pairs[0]",
+     "the first pair in the word is joined: take the lowest rank"),
+    ("min(pairs", "max(pairs", "the pair learned last is joined first: take the lowest rank, min and not max"),
+    ("    tokens = merged", "    return merged", "it stops after one merge: go on until no pair has a rank"),
+    ("if not pairs", "if True", "nothing is joined: these are the single bytes"),
+    ("ranks[pair])", "[*ranks].index(pair))",
+     "the order of the dict is taken for the ranks: the lowest ranks[pair] decides"),
+    (BLANKS, '''
+known, i, tokens = {a + b for a, b in ranks}, 0, []
+while i < len(word):
+    end = next((j for j in range(len(word), i + 1, -1) if word[i:j] in known), i + 1)
+    tokens, i = [*tokens, word[i:end]], end
+return tokens
+''',
+     "the longest token is taken greedily: BPE repeats its merges instead"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -55,38 +73,6 @@ def cases(draw: Any) -> Case:
     return Case(word, {pair: rank for rank, pair in reversed([*enumerate(merges)])})  # not in the order of ranks
 
 
-def joined(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    if tuple(tokens[:2]) == pair:
-        return [pair[0] + pair[1], *joined(tokens[2:], pair)]
-    return [*tokens[:1], *joined(tokens[1:], pair)] if tokens else []
-
-
-def singles(word: bytes) -> list[bytes]:
-    return [bytes([byte]) for byte in word]
-
-
-def choosing(chosen: Any, once: bool = False) -> Any:
-    def formula(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
-        tokens = singles(word)
-        while pairs := [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]:
-            tokens = joined(tokens, chosen(pairs, ranks))
-            if once:
-                break
-        return tokens
-
-    return formula
-
-
-def longest_token_first(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
-    known = {a + b for a, b in ranks}
-    tokens, i = [], 0
-    while i < len(word):
-        end = next((j for j in range(len(word), i + 1, -1) if word[i:j] in known), i + 1)
-        tokens.append(word[i:end])
-        i = end
-    return tokens
-
-
 RANKS = {(b"b", b"a"): 6, (b"a", b"b"): 2, (b"c", b"a"): 0, (b"c", b"ab"): 5, (b"ca", b"ca"): 1, (b"caca", b"ba"): 7,
          (b"b", b"c"): 3, (b"b", b"ab"): 4}  # fmt: skip
 
@@ -95,6 +81,7 @@ EXERCISE = Exercise(
     group="Tokenizer", effort="25 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Repeat what training did, but only what this word needs: the lowest rank among the pairs that are there.",
         "zip(tokens, tokens[1:]) are the pairs; ranks.get(pair, infinity) their ranks; min(...) the one to join.",
@@ -102,31 +89,7 @@ EXERCISE = Exercise(
         "bpe_merge",
     ),
     checks=(
-        FunctionCheck(
-            "encode_word",
-            cases(),
-            Case(b"bcababcaabba", RANKS),
-            slips=(
-                Slip(
-                    choosing(lambda pairs, ranks: pairs[0]),
-                    "the first pair in the word is joined: take the lowest rank",
-                ),
-                Slip(
-                    choosing(lambda pairs, ranks: max(pairs, key=ranks.__getitem__)),
-                    "the pair learned last is joined first: take the lowest rank, min and not max",
-                ),
-                Slip(
-                    choosing(lambda pairs, ranks: min(pairs, key=ranks.__getitem__), once=True),
-                    "it stops after one merge: go on until no pair has a rank",
-                ),
-                Slip(lambda word, ranks: singles(word), "nothing is joined: these are the single bytes"),
-                Slip(
-                    choosing(lambda pairs, ranks: min(pairs, key=[*ranks].index)),
-                    "the order of the dict is taken for the ranks: the lowest ranks[pair] decides",
-                ),
-                Slip(longest_token_first, "the longest token is taken greedily: BPE repeats its merges instead"),
-            ),
-        ),
+        FunctionCheck("encode_word", cases(), Case(b"bcababcaabba", RANKS)),
     ),
     place=Patch(("gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"), lambda definitions:
     definitions["encode_word"]), answer=("gpt.tokenizer.bpe.encode_word",),

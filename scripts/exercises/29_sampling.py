@@ -1,6 +1,5 @@
 """The exercise "sampling": temperature, top-k and top-p."""
 
-import math
 from typing import Any
 
 import hypothesis.strategies as st
@@ -8,7 +7,7 @@ import numpy as np
 
 from gpt.model.generation import Sampling
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.checks import Case, FunctionCheck, some, values
 from scripts.exercises.places import Patch
 
 STUB = '''"""sampling: reshape the model's distribution before a token is drawn.
@@ -48,6 +47,21 @@ nucleus[kept] = probs[kept]
 return nucleus / nucleus.sum()
 '''
 
+SLIPS = [
+    (" / temperature", "",
+     "the temperature has no effect: it must divide the logits, before softmax (after it, it cancels)"),
+    ("logits >= kth", "logits >= -np.inf", "top_k has no effect: only the k largest logits may be kept"),
+    ("[-top_k]\n    logits = np.where(logits >= kth", "[top_k - 1]\n    logits = np.where(logits <= kth",
+     "the k smallest logits are kept: top_k keeps the largest"),
+    ("before < top_p", "before < 1", "top_p has no effect"),
+    (" / nucleus.sum()", "", "after top_p the rest must be scaled to sum to 1 again"),
+    (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
+    ("before =",
+     "unscaled = probs**temperature / (probs**temperature).sum()\nbefore = np.cumsum(unscaled[order]) - "
+     "unscaled[order]  #",
+     "top_p is applied before the temperature: divide the logits first"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -57,52 +71,12 @@ def cases(draw: Any) -> Case:
     return Case(logits, draw(st.sampled_from([0.5, 1.0, 2.0])), top_k, draw(st.sampled_from([0.33, 0.61, 0.87, 1.0])))
 
 
-def by_sorting(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
-    """Token after token, from the most likely one on."""
-    order = sorted(range(len(logits)), key=lambda i: -logits[i])[: top_k or len(logits)]
-    weights = [math.exp((logits[i] - max(logits)) / temperature) for i in order]
-    probs, total = np.zeros(len(logits)), sum(weights)
-    so_far = 0.0
-    for i, weight in zip(order, weights, strict=True):
-        if so_far / total < top_p:
-            probs[i] = weight
-        so_far += weight
-    return probs / probs.sum()
-
-
-def variant(
-    times: bool = False, ignore_k: bool = False, ignore_p: bool = False, scaled: bool = True, stop_before: bool = False
-) -> Any:
-    def formula(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
-        t = 1 / temperature if times else temperature
-        probs = by_sorting(logits, t, None if ignore_k else top_k, 1.0)
-        if ignore_p or top_p == 1:
-            return probs
-        order = np.argsort(-probs)
-        cumulative = np.cumsum(probs[order])
-        kept = order[cumulative <= top_p] if stop_before else order[cumulative - probs[order] < top_p]
-        cut = np.zeros_like(probs)
-        cut[kept] = probs[kept]
-        return cut / cut.sum() if scaled else cut
-
-    return formula
-
-
-def temperature_after_softmax(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
-    return by_sorting(logits, 1.0, top_k, top_p)  # divided by the temperature, and scaled to sum to 1 again
-
-
-def p_before_temperature(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float) -> np.ndarray:
-    kept = by_sorting(logits, 1.0, top_k, top_p) > 0
-    weights = np.where(kept, np.exp((logits - logits.max()) / temperature), 0)
-    return weights / weights.sum()
-
-
 EXERCISE = Exercise(
     title="temperature, top-k and top-p",
     group="Writing", effort="30 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Set what is cut by top_k to -inf before the softmax. For top_p, sort, and look at what the better ones have.",
         "order = np.argsort(-probs) (V); np.cumsum(probs[order]) - probs[order] is what the more likely ones "
@@ -110,35 +84,8 @@ EXERCISE = Exercise(
         "kept = order[np.cumsum(probs[order]) - probs[order] < top_p]; everything else 0; divide by the sum",
     ),
     checks=(
-        FunctionCheck(
-            "probabilities",
-            cases(),
-            Case(some(6), 0.5, 3, 1.0),
-            slips=(
-                Slip(
-                    temperature_after_softmax,
-                    "the temperature has no effect: it must divide the logits, before softmax (after it, it cancels)",
-                ),
-                Slip(variant(times=True), "the logits are multiplied by the temperature: divide by it"),
-                Slip(variant(ignore_k=True), "top_k has no effect: only the k largest logits may be kept"),
-                Slip(variant(ignore_p=True), "top_p has no effect"),
-                Slip(variant(scaled=False), "after top_p the rest must be scaled to sum to 1 again"),
-                Slip(variant(stop_before=True), "the token with which top_p is reached must be kept, too"),
-                Slip(p_before_temperature, "top_p is applied before the temperature: divide the logits first"),
-            ),
-        ),
-        FunctionCheck(
-            "probabilities",
-            cases(),
-            Case(some(6), 2.0, None, 0.61),
-            examples=1,
-            slips=(
-                Slip(variant(stop_before=True), "the token with which top_p is reached must be kept, too"),
-                Slip(p_before_temperature, "top_p is applied before the temperature: divide the logits first"),
-                Slip(variant(ignore_p=True), "top_p has no effect"),
-                Slip(variant(scaled=False), "after top_p the rest must be scaled to sum to 1 again"),
-            ),
-        ),
+        FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
+        FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
     ),
     adapt=lambda library: {"probabilities": with_library(library)},
     place=Patch(

@@ -3,10 +3,9 @@
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip
+from scripts.exercises.checks import Case, FunctionCheck
 
 STUB = '''"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
 
@@ -38,6 +37,14 @@ for row, (ids, learned) in enumerate(conversations):
 return inputs, targets
 '''
 
+SLIPS = [
+    (" ids[1:]", " ids[:-1]", "targets are not shifted: each token must predict the next one, ids[1:]"),
+    ("learned[1:]", "learned[:-1]", "the mask is not shifted: learned[1:] belongs to the targets ids[1:]"),
+    ("np.where(learned[1:], ids[1:], -100)", "ids[1:]",
+     "the questions are learned, too: targets that are not learned must be -100"),
+    ("T), -100", "T), 0", "targets are padded with 0, which would be learned: pad with -100"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -49,36 +56,12 @@ def cases(draw: Any) -> Case:
     return Case(conversations)
 
 
-def by_places(conversations: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    shape = len(conversations), max(len(ids) for ids, _ in conversations) - 1
-    inputs, targets = np.zeros(shape, int), np.full(shape, -100)
-    for row, (ids, learned) in enumerate(conversations):
-        for place in range(len(ids) - 1):
-            inputs[row, place] = ids[place]
-            targets[row, place] = ids[place + 1] if learned[place + 1] else -100
-    return inputs, targets
-
-
-def variant(
-    shift: int = 1, mask_shift: int = 1, everything: bool = False, fill: int = -100, flipped: bool = False
-) -> Any:
-    def formula(conversations: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = by_places(conversations)
-        targets = np.full(targets.shape, fill)
-        for row, (ids, learned) in enumerate(conversations):
-            for place in range(len(ids) - 1):
-                counts = everything or learned[place + mask_shift] != flipped
-                targets[row, place] = ids[place + shift] if counts else -100
-        return inputs, targets
-
-    return formula
-
-
 EXERCISE = Exercise(
     title="learn the answers, not the questions",
     group="Fine-tuning", effort="20 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Shift by one, mask by the flag of the token that is predicted, then pad.",
         "ids[:-1] are inputs, ids[1:] targets, and learned[1:] belongs to the targets.",
@@ -89,16 +72,6 @@ EXERCISE = Exercise(
             "collate",
             cases(),
             Case([([5, 6, 7, 8, 9], [False, False, True, True, False]), ([3, 4, 2], [True, False, True])]),
-            slips=(
-                Slip(variant(shift=0), "targets are not shifted: each token must predict the next one, ids[1:]"),
-                Slip(variant(mask_shift=0), "the mask is not shifted: learned[1:] belongs to the targets ids[1:]"),
-                Slip(
-                    variant(everything=True),
-                    "the questions are learned, too: targets that are not learned must be -100",
-                ),
-                Slip(variant(fill=0), "targets are padded with 0, which would be learned: pad with -100"),
-                Slip(variant(flipped=True), "the mask is the wrong way round: True means learned"),
-            ),
         ),
     ),
     answer=("finetune.objectives.sft.collate",),

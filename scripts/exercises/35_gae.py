@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.checks import Case, FunctionCheck, some, values
 
 STUB = '''"""gae: generalized advantage estimation, for one reply of R tokens.
 
@@ -39,6 +39,18 @@ for t in reversed(range(len(rewards))):
 return advantages, advantages + values
 '''
 
+SLIPS = [
+    (" + gamma * next_value", "", "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),
+    ("next_value = 0.0, 0.0", "next_value = 0.0, values[-1]", "after the last token V is 0: it is over"),
+    ("gamma * lam", "gamma", "lam is missing: A_t = delta_t + gamma lam A_{t+1}"),
+    (" + gamma * lam * following", "", "only delta: what the move led to, gamma lam A_{t+1}, is missing"),
+    ("reversed(range(len(rewards))):",
+     "range(len(rewards)):\n    next_value = values[t + 1] if t + 1 < len(values) else 0.0",
+     "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
+    ("= following", "= following\n    following = delta", "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
+    ("advantages + values", "advantages + rewards", "returns are advantages + values, not + rewards"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -47,54 +59,19 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(n)), draw(values(n)), **numbers)
 
 
-def variant(
-    next_value: bool = True, bootstrap: bool = False, discount: Any = lambda gamma, lam: gamma * lam,
-    forwards: bool = False,
-    returns: Any = lambda advantages, rewards, values: advantages + values, sign: float = 1,
-) -> Any:  # fmt: skip
-    def formula(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float) -> Any:
-        n = len(rewards)
-        following = np.append(values[1:], values[-1] if bootstrap else 0)
-        delta = rewards + (gamma * following if next_value else 0) - sign * values
-        advantages, carried = np.zeros(n), 0.0
-        for t in range(n) if forwards else reversed(range(n)):
-            carried = delta[t] + discount(gamma, lam) * carried
-            advantages[t] = carried
-        return advantages, returns(advantages, rewards, values)
-
-    return formula
-
-
 EXERCISE = Exercise(
     title="what each token contributed",
     group="Fine-tuning", effort="25 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "A_t needs A_{t+1}: go backwards, and carry it along.",
         "All (R); after the last token both V and A are 0, so the last A is r - V.",
         "for t in reversed(range(R)): carried = rewards[t] + gamma * next_value - values[t] + gamma * lam * carried",
     ),
     checks=(
-        FunctionCheck(
-            "gae",
-            cases(),
-            Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5),
-            slips=(
-                Slip(variant(next_value=False), "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),
-                Slip(variant(bootstrap=True), "after the last token V is 0: it is over"),
-                Slip(variant(discount=lambda gamma, lam: gamma), "lam is missing: A_t = delta_t + gamma lam A_{t+1}"),
-                Slip(
-                    variant(discount=lambda gamma, lam: 0),
-                    "only delta: what the move led to, gamma lam A_{t+1}, is missing",
-                ),
-                Slip(variant(forwards=True), "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
-                Slip(
-                    variant(returns=lambda advantages, rewards, values: advantages + rewards),
-                    "returns are advantages + values, not + rewards",
-                ),
-                ),
-        ),
+        FunctionCheck("gae", cases(), Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5)),
     ),
     adapt=lambda library: {"gae": of_one_reply(library["gae"])},
     answer=("finetune.objectives.ppo.gae",),

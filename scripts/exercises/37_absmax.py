@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
 
 STUB = '''"""absmax: quantize a matrix to 8-bit integers, row by row.
 
@@ -34,15 +34,14 @@ scales = np.where(largest > 0, largest, 1) / 127  # a row of zeros must not divi
 return np.rint(values / scales).astype(np.int8), scales
 '''
 
-
-def variant(top: float = 127, rounding: Any = np.rint, axis: Any = -1, largest: Any = np.abs) -> Any:
-    def formula(values: np.ndarray) -> list[np.ndarray]:
-        scales = np.maximum(largest(values).max(axis=axis, keepdims=True) / top, 1e-30)
-        scales = np.broadcast_to(scales, (len(values), 1)) if axis is None else scales
-        scales_of_zeros = np.where(np.any(values, axis=1, keepdims=True), scales, 0)
-        return ["int8", rounding(values / scales).astype(np.int8), scales_of_zeros]
-
-    return formula
+SLIPS = [
+    ("np.rint", "np.trunc", "cut off, not rounded: np.rint before astype"),
+    ("np.rint", "np.floor", "rounded down: to the nearest, np.rint"),
+    ("/ 127", "/ 128", "128 does not fit into int8: the largest code is 127"),
+    ("np.abs(values).max(axis=1, keepdims=True)", "np.full((len(values), 1), np.abs(values).max())",
+     "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"),
+    ("/ 127", "/ 7", "these are 4 bits: the largest code of 8 bits is 127"),
+]  # fmt: skip
 
 
 def quantized(absmax: Any, values: np.ndarray) -> list[Any]:
@@ -74,6 +73,7 @@ EXERCISE = Exercise(
     group="Quantization", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Stretch a grid of 255 levels to the largest magnitude of the row, and round to it.",
         "np.abs(values).max(axis=1, keepdims=True) is (R, 1).",
@@ -86,19 +86,6 @@ EXERCISE = Exercise(
             cases(),
             Case(some(3, 5)),
             call=quantized,
-            slips=(
-                Slip(variant(rounding=np.trunc), "cut off, not rounded: np.rint before astype"),
-                Slip(variant(rounding=np.floor), "rounded down: to the nearest, np.rint"),
-                Slip(variant(top=128), "128 does not fit into int8: the largest code is 127"),
-                Slip(
-                    variant(axis=None), "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"
-                ),
-                Slip(
-                    variant(largest=lambda values: values),
-                    "max of the values, not of their magnitudes: take np.abs first",
-                ),
-                Slip(variant(top=7), "these are 4 bits: the largest code of 8 bits is 127"),
-            ),
             tolerance=1e-5,  # the library's scales are float32
         ),
     ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.quantization.nf4 import nf4_levels
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.checks import Case, FunctionCheck, some, values
 
 STUB = '''"""nf4: quantize to 4 bits, with 16 levels placed where normally distributed weights are.
 
@@ -36,6 +36,17 @@ scaled = (blocks / safe[:, None]).reshape(-1)
 codes = np.abs(scaled[:, None] - levels).argmin(axis=1)
 return codes, scales
 '''
+
+SLIPS = [
+    ("np.abs(scaled[:, None] - levels).argmin(axis=1)",
+     "np.clip(np.searchsorted(levels, scaled, side='right') - 1, 0, 15)",
+     "the level below is taken: the nearest one may be above"),
+    ("- levels", "- np.linspace(-1, 1, 16)", "equally spaced levels are used: take the levels that are given"),
+    ("np.abs(blocks).max(axis=1)", "np.full(len(blocks), np.abs(blocks).max())",
+     "one scale for everything: each block has its own"),
+    ("(blocks / safe[:, None])", "values",
+     "the values are not scaled: divide by the block's scale before looking for a level"),
+]  # fmt: skip
 LEVELS = nf4_levels().astype(np.float64)
 
 
@@ -45,28 +56,12 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(block * blocks)), block, LEVELS)
 
 
-def variant(
-    below: bool = False, even: bool = False, one_scale: bool = False, signed: bool = False, first: bool = False
-) -> Any:
-    def formula(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
-        blocks = values.reshape(-1, block)
-        scales = (blocks if signed else np.abs(blocks)).max(axis=1)
-        scales = np.full_like(scales, np.abs(values).max()) if one_scale else scales
-        scaled = values / np.repeat(np.where(scales != 0, scales, 1), block)
-        scaled = values if first else scaled
-        levels = np.linspace(-1, 1, 16) if even else levels
-        if below:
-            return np.clip(np.searchsorted(levels, scaled, side="right") - 1, 0, 15), scales
-        return np.abs(scaled[:, None] - levels).argmin(axis=1), scales
-
-    return formula
-
-
 EXERCISE = Exercise(
     title="16 levels where the numbers are",
     group="Quantization", effort="20 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Scale each block into [-1, 1], then look which of 16 numbers is nearest.",
         "values.reshape(-1, block) is (blocks, block); distances to all levels: (N, 1) - (16) -> (N, 16), argmin "
@@ -74,21 +69,7 @@ EXERCISE = Exercise(
         "codes = np.abs(scaled[:, None] - levels).argmin(axis=1), with scaled = values / np.repeat(scales, block)",
     ),
     checks=(
-        FunctionCheck(
-            "nf4",
-            cases(),
-            Case(some(12), 4, LEVELS),
-            slips=(
-                Slip(variant(below=True), "the level below is taken: the nearest one may be above"),
-                Slip(variant(even=True), "equally spaced levels are used: take the levels that are given"),
-                Slip(variant(one_scale=True), "one scale for everything: each block has its own"),
-                Slip(variant(signed=True), "max of the values, not of their magnitudes: take np.abs first"),
-                Slip(
-                    variant(first=True),
-                    "the values are not scaled: divide by the block's scale before looking for a level",
-                ),
-            ),
-        ),
+        FunctionCheck("nf4", cases(), Case(some(12), 4, LEVELS)),
     ),
     adapt=lambda library: {"nf4": with_library(library["nf4"])},
     answer=("finetune.quantization.nf4.nf4", "finetune.quantization.nf4.nearest"),

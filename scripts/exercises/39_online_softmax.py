@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.checks import Case, FunctionCheck, some, values
 
 STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a few keys at a time, keep running values.
 
@@ -50,33 +50,24 @@ for start in range(0, len(k), tile):
 return out / l
 '''
 
+SLIPS = [
+    ("l = l * shrink", "l = l", "the running sum is not shrunk when the maximum rises"),
+    ("out = out * shrink", "out = out", "the unfinished output is not shrunk when the maximum rises"),
+    ("np.exp(m - m_new)", "1", "nothing is shrunk when the maximum rises: e^(m - m_new)"),
+    ("np.exp(m - m_new)", "np.exp(m_new - m) if start else 0",
+     "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
+    ("np.maximum(m, s.max(axis=1, keepdims=True))", "np.zeros_like(m)", "overflow: the running maximum is not used"),
+    (" / math.sqrt(q.shape[1])", "", "the scale 1 / sqrt(D) is missing"),
+    ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),
+    ("l = l * shrink + ", "l = ", "the sum is that of the last tile only: it must run along"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
     t, s, d = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 2))
     large = draw(st.sampled_from([1.0, 1.0, 1000.0]))
     return Case(draw(values((t, d))) * large, draw(values((s, d))), draw(values((s, d))), draw(st.integers(1, 3)))
-
-
-def variant(
-    shrink_sum: bool = True, shrink_out: bool = True, shift: bool = True, scale: bool = True, last: bool = True,
-    sum_only_last: bool = False, inverse: bool = False,
-) -> Any:  # fmt: skip
-    def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> list[Any]:
-        m, total, out = np.full((len(q), 1), -np.inf), np.zeros((len(q), 1)), np.zeros((len(q), v.shape[1]))
-        for start in range(0, len(k) if last else len(k) // tile * tile, tile):
-            s = q @ k[start : start + tile].T / (math.sqrt(q.shape[1]) if scale else 1)
-            new = np.maximum(m, s.max(axis=1, keepdims=True)) if shift else np.zeros_like(m)
-            shrink = np.exp(m - new) if shift else 1.0
-            shrink = 1 / shrink if inverse and start else shrink
-            p = np.exp(s - new)
-            sums = p.sum(axis=1, keepdims=True)
-            total = sums if sum_only_last else total * (shrink if shrink_sum else 1) + sums
-            out = out * (shrink if shrink_out else 1) + p @ v[start : start + tile]
-            m = new
-        return ["in tiles", out / total]
-
-    return formula
 
 
 def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> Any:
@@ -99,6 +90,7 @@ EXERCISE = Exercise(
     group="Attention", effort="40 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "A sum of e^(s - m) becomes one of e^(s - m_new) by one factor, e^(m - m_new). That is the whole trick.",
         "m and l are (T, 1), out is (T, D); k[start : start + tile] is a tile, also at the end.",
@@ -110,19 +102,6 @@ EXERCISE = Exercise(
             cases(),
             Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2),
             call=in_tiles,
-            slips=(
-                Slip(variant(shrink_sum=False), "the running sum is not shrunk when the maximum rises"),
-                Slip(variant(shrink_out=False), "the unfinished output is not shrunk when the maximum rises"),
-                Slip(
-                    variant(shrink_sum=False, shrink_out=False),
-                    "nothing is shrunk when the maximum rises: e^(m - m_new)",
-                ),
-                Slip(variant(inverse=True), "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
-                Slip(variant(shift=False), "overflow: the running maximum is not used"),
-                Slip(variant(scale=False), "the scale 1 / sqrt(D) is missing"),
-                Slip(variant(last=False), "the last, shorter tile is missing"),
-                Slip(variant(sum_only_last=True), "the sum is that of the last tile only: it must run along"),
-            ),
         ),
     ),
     adapt=lambda library: {"attention": with_library(library["_forward_rows"])},

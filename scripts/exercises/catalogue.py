@@ -14,7 +14,7 @@ import inspect
 import pkgutil
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ class Exercise:
 
     title: half a sentence. group: the part of the GPT that it belongs to. effort: minutes and difficulty, "10 min,
     easy". stub: the file that the learner completes. blanks: what completes it, one block of lines for each TODO that
-    raises, with an empty line between two blocks; a comment in it explains a mistake in its line. hints: the idea, the
-    shapes, the line. checks: what is tested, in this order. answer: dotted names of library objects. adapt: the library
-    objects, by their last names -> what the stub asks for, where names or arguments differ.
+    raises, with an empty line between two blocks; a comment in it explains a mistake in its line. slips: a part of
+    blanks, what stands there in a well-known mistake, and the sentence for it. hints: the idea, the shapes, the line.
+    checks: what is tested, in this order. answer: dotted names of library objects. adapt: the library objects, by their
+    last names -> what the stub asks for, where names or arguments differ.
     place: how it gets into the GPT (places.py), if it does.
     """
 
@@ -45,6 +46,7 @@ class Exercise:
     blanks: str
     hints: tuple[str, str, str]
     checks: tuple[Check, ...]
+    slips: Sequence[tuple[str, str, str]] = ()
     answer: tuple[str, ...] = ()
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
     effort: str = ""
@@ -63,13 +65,16 @@ class Exercise:
         """What a learner's file that is right defines, made of the library's own objects."""
         return self.adapt(self.library_objects())
 
-    def completed(self) -> str:
-        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it."""
-        blocks, lines = iter(self.blanks.strip("\n").split("\n\n")), []
+    def completed(self, old: str = "", new: str = "") -> str:
+        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it; or one in which
+        `new` stands where `old` belongs.
+        """
+        blanks = self.blanks.replace(old, new) if old else self.blanks
+        blocks, lines = iter(blanks.strip("\n").split("\n\n")), []
         for line in self.stub.splitlines():
             indent, todo, _ = line.partition("raise NotImplementedError")
             lines.append(textwrap.indent(next(blocks), indent) if todo else line)
-        return "\n".join(lines) + "\n" if list(blocks) == [] else self.blanks
+        return "\n".join(lines) + "\n" if list(blocks) == [] else blanks
 
     def solution(self) -> str:
         """The library's source of the answer, with the place where it stands."""
@@ -94,8 +99,9 @@ def load(path: Path) -> Exercise:
     if not isinstance(exercise, Exercise):
         raise ValueError(f"{path} defines no EXERCISE: see scripts/exercises/README.md")
     text = exercise.completed()
-    checks = tuple(dataclasses.replace(c, reference=(text, getattr(c, "call", None))) for c in exercise.checks)
-    return dataclasses.replace(exercise, name=name_of(path), path=path, checks=checks)
+    slips = tuple((exercise.completed(old, new), sentence) for old, new, sentence in exercise.slips)
+    made = [dataclasses.replace(c, reference=(text, getattr(c, "call", None)), slips=slips) for c in exercise.checks]
+    return dataclasses.replace(exercise, name=name_of(path), path=path, checks=tuple(made))
 
 
 def name_of(path: Path) -> str:

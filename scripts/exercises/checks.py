@@ -27,30 +27,21 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slip:
-    """A well-known wrong formula: where a solution gives what it gives, `sentence` is the diagnosis."""
-
-    formula: Callable[..., Any]
-    sentence: str
-
-
-@dataclasses.dataclass(frozen=True)
 class OpCheck:
     """A Function: forward and backward against the completed stub's, for drawn `cases` and for the `telling` one.
 
-    slips: of forward. backward_slips: formulas of (dout, *arrays, **options) for the gradients, as a tuple. in_float32:
-    results must be float32 where the inputs are. reference: the completed stub and `call`; `catalogue.load` adds it.
+    in_float32: results must be float32 where the inputs are. reference: the completed stub and `call`, and slips:
+    programs with a well-known mistake and a sentence for each; `catalogue.load` adds them.
     """
 
     name: str
     cases: st.SearchStrategy[Case]
     telling: Case
-    slips: tuple[Slip, ...] = ()
-    backward_slips: tuple[Slip, ...] = ()
     in_float32: bool = False
     examples: int = 40
     tolerance: float = 1e-6
     reference: tuple[str, Any] = ("", None)
+    slips: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +54,11 @@ class FunctionCheck:
     name: str
     cases: st.SearchStrategy[Case]
     telling: Case
-    slips: tuple[Slip, ...] = ()
     call: Callable[..., Any] | None = None
     examples: int = 100
     tolerance: float = 1e-6
     reference: tuple[str, Any] = ("", None)
+    slips: tuple[tuple[str, str], ...] = ()
 
 
 Check = OpCheck | FunctionCheck

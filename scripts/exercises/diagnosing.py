@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import Tensor
-from minigrad.autograd import Function
 from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.mutations import Change, compiled, mutants
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from .judging import Finding, Trial
 
 MOST_LINES = 5000  # that a changed solution may run in one case
-SURE = {"cut off", "upstream", "sign", "exchanged", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's
+SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
 UNEXPLAINED = "no single slip explains it: follow this small case by hand"
 
 
@@ -152,35 +151,36 @@ class Search:
         return 0
 
     def slip(self) -> str | None:
-        """The sentence of the well-known slip that gives what the learner's gives, in the telling case at least: a
-        slip's formula need not hold for extreme numbers.
+        """The sentence of the well-known slip that gives what the learner's gives, in the telling case at least: a slip
+        need not agree with it for extreme numbers. A slip in forward does not explain a wrong backward.
         """
-        check, fits = self.trial.check, []
-        for slip in check.backward_slips if self.is_backward and isinstance(check, OpCheck) else check.slips:
-
-            def formula(case: Case, slip: Any = slip) -> Answer:
-                arguments = [*(self.douts(case) or []), *case.arguments]
-                with np.errstate(all="ignore"):
-                    return Answer(slip.formula(*arguments, **copy.deepcopy(case.options)))
-
-            fits.append((self.fit(formula), slip.sentence, formula))
+        reference, telling, fits = self.trial.reference, self.trial.check.telling, []
+        for program, sentence in reference.check.slips:
+            written = compiled(ast.parse(program), {"np": np, "math": math}, "<mutant>")[reference.check.name]
+            if self.is_backward and not _same(
+                answer(written, "", reference.check, telling).value, reference.run(telling).value, 1e-6
+            ):
+                continue
+            fits.append((self.fit(self.as_answers(written)), sentence, self.explanation))
         (_, share), sentence, self.explanation = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None))
         return sentence if share >= (0.1 if self.in_telling else 0.75) else None
+
+    def as_answers(self, written: Any) -> Callable[[Case], Answer]:
+        """What a changed solution gives."""
+
+        def formula(case: Case) -> Answer:
+            with _bounded():
+                return answer(written, "", self.trial.reference.check, case, self.douts(case))
+
+        return formula
 
     def change(self) -> str | None:
         """What has to be changed in the right solution to get the learner's: of several changes the most usual one."""
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
-
-            def mutant(case: Case, written: Any = written) -> Answer:
-                if self.is_backward:
-                    written = _with_backward(reference.namespace[reference.check.name], written)
-                with _bounded():
-                    return answer(written, "", reference.check, case, self.douts(case))
-
-            whole, share = self.fit(mutant)
+            whole, share = self.fit(self.as_answers(written))
             if share >= 0.75:
-                fits.append(((not whole, change.rank, -share), change, mutant))
+                fits.append(((not whole, change.rank, -share), change, self.explanation))
         if not fits:
             return None
         _, change, self.explanation = min(fits, key=lambda fit: fit[0])
@@ -211,11 +211,6 @@ def _bounded() -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-
-
-def _with_backward(right: Any, changed: Any) -> type[Function]:
-    methods = {"forward": staticmethod(right.forward), "backward": staticmethod(changed.backward)}
-    return type(right.__name__, (Function,), methods)
 
 
 def _same(got: Any, wanted: Any, tolerance: float) -> bool:

@@ -165,7 +165,7 @@ MISTAKES = {
         (NORM, "dx = (dnormalized - ctx.normalized * projection) / ctx.std", "through the mean is missing"),
         (NORM, "dx = dnormalized - mean - ctx.normalized * projection", "1 / std"),
         ("dout if ctx.weight is None else dout * ctx.weight", "dout", "weight is missing"),
-        ("xp.sqrt(variance + eps)", "xp.sqrt(variance) + eps", "inside the root"),
+        ("xp.sqrt(variance + eps)", "xp.sqrt(variance) + eps", "belongs inside"),
         ("dbias = dout.sum(axis=leading)", "dbias = dout.mean(axis=leading)", "`mean` stands"),
         ("dweight = (dout * ctx.normalized).sum(axis=leading)", "dweight = (dout * ctx.normalized)", "sum over"),
     ),
@@ -211,15 +211,15 @@ MISTAKES = {
     ],
     "sgd": edits(
         ("p.data -= group", "p.data += group", "uphill"),
-        ("grad + group[\"weight_decay\"]", "grad - group[\"weight_decay\"]", "wrong sign"),
+        ("grad + group[\"weight_decay\"]", "grad - group[\"weight_decay\"]", "sign of `weight_decay * p`"),
         ("velocity += grad", "velocity += (1 - group['momentum']) * grad", "damped"),
         ("else velocity", "else grad", "not the velocity"),
     ),
     "adam": edits(
         ("v / (1 - beta2**t)", "v", "v lacks"),
         ("m / (1 - beta1**t)", "m", "m lacks"),
-        ("(1 - beta2) * grad * grad", "(1 - beta2) * abs(grad)", "grad²"),
-        ("(xp.sqrt(v_hat) + eps)", "xp.sqrt(v_hat + eps)", "outside the root"),
+        ("(1 - beta2) * grad * grad", "(1 - beta2) * abs(grad)", "magnitude of `grad`"),
+        ("(xp.sqrt(v_hat) + eps)", "xp.sqrt(v_hat + eps)", "belongs outside"),
         ("p.data -= lr * m_hat", "p.data += lr * m_hat", "uphill"),
     ),
     "adamw": edits(
@@ -277,9 +277,9 @@ MISTAKES = {
     ),
     "kv_cache": [
         stub(CACHE.replace("return keys, values", "return values, keys"), "exchanged"),
-        stub(CACHE.replace("axis=2", "axis=1"), "heads"),
+        stub(CACHE.replace("axis=2", "axis=1"), "time is axis 2"),
         stub(CACHE.replace("[self.keys, keys]", "[keys, self.keys]").replace("[self.values, values]",
-             "[values, self.values]"), "appended behind"),
+             "[values, self.values]"), "must come before"),
         stub(CACHE.replace("if self.keys is not None:", "if False:"), "only the new"),
     ],
     "loss_masking": edits(
@@ -322,14 +322,14 @@ MISTAKES = {
     "absmax": [
         stub(ABSMAX.replace("np.rint", "np.trunc"), "cut off"),
         stub(ABSMAX.replace("np.rint", "np.floor"), "rounded down"),
-        stub(ABSMAX.replace("np.abs(values)", "values"), "magnitudes"),
+        stub(ABSMAX.replace("np.abs(values)", "values"), "magnitude"),
         stub(ABSMAX.replace("axis=1", "axis=None"), "whole matrix"),
     ],
     "nf4": [
         stub(NF4.replace("np.abs(scaled[:, None] - levels).argmin(axis=1)", "np.clip(np.searchsorted(levels, "
         "scaled, side='right') - 1, 0, 15)"), "below"),
         stub(NF4.replace("levels)", "np.linspace(-1, 1, 16))"), "equally spaced"),
-        stub(NF4.replace("np.abs(values.reshape(-1, block))", "values.reshape(-1, block)"), "magnitudes"),
+        stub(NF4.replace("np.abs(values.reshape(-1, block))", "values.reshape(-1, block)"), "magnitude"),
         stub(NF4.replace("scaled = values / np.repeat(np.where(scales, scales, 1), "
                          "block)", "scaled = values"), "not scaled"),
     ],
@@ -346,8 +346,8 @@ MISTAKES = {
         ("dout * 0.5", "0.5", "dout"),
     ),
     "l2_normalize": edits(
-        ("(dout - ctx.out * dot) / ctx.length", "dout / ctx.length", "through the length"),
-        ("(dout - ctx.out * dot) / ctx.length", "(dout + ctx.out * dot) / ctx.length", "wrong sign"),
+        ("(dout - ctx.out * dot) / ctx.length", "dout / ctx.length", "through_length"),
+        ("(dout - ctx.out * dot) / ctx.length", "(dout + ctx.out * dot) / ctx.length", "sign of through_length"),
         ("(dout - ctx.out * dot) / ctx.length", "dout - ctx.out * dot", "not divided"),
         ("(x * x).sum", "(x * x).mean", "rms_norm"),
     ),
@@ -364,12 +364,12 @@ MISTAKES = {
     ),
     "soft_cap": edits(
         ("dout * (1 - ctx.tanh * ctx.tanh)", "dout * (1 - ctx.tanh)", "square"),
-        ("cap * ctx.tanh\n", "ctx.tanh\n", "cap in front"),
-        ("np.tanh(x / cap)", "np.tanh(x)", "not divided by cap"),
+        ("cap * ctx.tanh\n", "ctx.tanh\n", "factor is missing: `cap`"),
+        ("np.tanh(x / cap)", "np.tanh(x)", "not divided by `cap`"),
     ),
     "focal_loss": edits(
         ("gamma * (1 - p) ** (gamma - 1) * ctx.ln_p - (1 - p) ** gamma / p", "-(1 - p) ** gamma / p", "product rule"),
-        ("dout / n", "dout", "divided by N"),
+        ("dout / n", "dout", "divided by `n`"),
         ("-((1 - np.exp(ctx.ln_p)) ** gamma)", "-(np.exp(ctx.ln_p) ** gamma)", "p^gamma"),
         (").mean()", ").sum()", "sum"),
     ),

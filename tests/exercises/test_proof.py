@@ -37,5 +37,19 @@ def test_every_mistake_is_rejected_with_the_right_diagnosis(name, number):
     assert mistake.word.lower() in verdict.diagnosis.lower()
 
 
+SLIPS = [(name, number) for name in NAMES for number in range(len(planting.exercise_named(name).slips))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), SLIPS)
+def test_whoever_makes_a_slip_is_told_its_sentence(name, number):
+    exercise = planting.exercise_named(name)
+    old, new, sentence = exercise.slips[number]
+    assert old in exercise.blanks
+    text = exercise.completed(old, new)
+    verdict = planting.verdict_on_definitions(exercise, planting.defined(text), text)
+    assert not verdict.passed and sentence in verdict.diagnosis, verdict
+
+
 def test_every_exercise_has_three_mistakes():
     assert {name for name in NAMES if len(MISTAKES.get(name, [])) < 3} == set()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, Slip, shapes, some, values
+from scripts.exercises.checks import Case, OpCheck, shapes, some, values
 
 STUB = '''"""squared_relu: a relu without a corner (So et al. 2021, Primer).
 
@@ -38,11 +38,20 @@ return np.maximum(x, 0) ** 2
 dx = dout * 2 * np.maximum(ctx.x, 0)
 '''
 
+SLIPS = [
+    ("np.maximum(x, 0)", "x", "negative numbers are squared, too: max(x, 0) first"),
+    ("np.maximum(ctx.x, 0)", "ctx.x", "where x is negative nothing may pass"),
+    ("2 * ", "", "the factor 2 is missing: d r² = 2 r dr"),
+    ("np.maximum(ctx.x, 0)", "(ctx.x > 0)", "the factor max(x, 0) is missing: d r² = 2 r dr"),
+    ("2 * np.maximum(ctx.x, 0)", "(ctx.x > 0)", "this is relu's own gradient: the square's, 2 r, is missing"),
+]  # fmt: skip
+
 EXERCISE = Exercise(
     title="a relu without a corner",
     group="Assessment", effort="5 min, easy",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Chain rule through the square, then through relu.",
         "Element by element: 2 r times the gate, where r = max(x, 0).",
@@ -55,16 +64,6 @@ EXERCISE = Exercise(
             .flatmap(values)
             .map(lambda x: Case(np.where(x == 0, 0.5, x))),  # differences at 0 see the kink of 2r
             Case(some(3, 4)),
-            slips=(
-                Slip(lambda x: x * x, "negative numbers are squared, too: max(x, 0) first"),
-                Slip(lambda x: np.maximum(x, 0), "the square is missing"),
-            ),
-            backward_slips=(
-                Slip(lambda dout, x: (dout * 2 * x,), "where x is negative nothing may pass"),
-                Slip(lambda dout, x: (dout * np.maximum(x, 0),), "the factor 2 is missing: d r² = 2 r dr"),
-                Slip(lambda dout, x: (dout * 2 * (x > 0),), "the factor max(x, 0) is missing: d r² = 2 r dr"),
-                Slip(lambda dout, x: (dout * (x > 0),), "this is relu's own gradient: the square's, 2 r, is missing"),
-            ),
         ),
     ),
 )

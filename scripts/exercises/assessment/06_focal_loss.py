@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, Slip, some, values
+from scripts.exercises.checks import Case, OpCheck, some, values
 
 STUB = '''"""focal_loss: cross-entropy that cares less about what is right already (Lin et al. 2017).
 
@@ -52,6 +52,14 @@ onehot[ctx.rows, ctx.targets] = 1
 dlogits = dout / n * (dp * p)[:, None] * (onehot - ctx.probs)
 '''
 
+SLIPS = [
+    ("-((1 - p) ** gamma) * ln_p", "-ln_p", "(1 - p)^gamma is missing: this is cross-entropy"),
+    ("-((1 - p) ** gamma)", "-(p**gamma)",
+     "the weight is p^gamma: it must be (1 - p)^gamma, small where the model is right already"),
+    ("gamma * (1 - p) ** (gamma - 1) * ctx.ln_p - ", "-",
+     "the weight (1 - p)^gamma depends on p, too: its term is missing (product rule)"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -60,74 +68,18 @@ def cases(draw: Any) -> Case:
     return Case(draw(values((n, classes))), targets, gamma=draw(st.sampled_from([1.0, 2.0, 3.0])))
 
 
-def losses(logits: np.ndarray, targets: np.ndarray, gamma: float) -> np.ndarray:
-    rows = zip(logits, targets, strict=True)
-    ln_p = np.array([row[target] - np.logaddexp.reduce(row) for row, target in rows])
-    return -((-np.expm1(ln_p)) ** gamma) * ln_p
-
-
-def by_rows(logits: np.ndarray, targets: np.ndarray, gamma: float) -> np.ndarray:
-    return np.asarray(losses(logits, targets, gamma).mean())
-
-
-def backward(through_weight: bool = True, through_log: bool = True, mean: bool = True, sign: float = 1) -> Any:
-    """d loss / d p times d p / d logits = p (onehot - softmax)."""
-
-    def formula(dout: Any, logits: np.ndarray, targets: np.ndarray, gamma: float) -> Any:
-        probs = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-        onehot = (np.arange(logits.shape[1]) == targets[:, None]).astype(float)
-        p = (probs * onehot).sum(axis=1, keepdims=True)
-        dp = gamma * (1 - p) ** (gamma - 1) * np.log(p) * through_weight - (1 - p) ** gamma / p * through_log
-        return sign * dout * dp * p * (onehot - probs) / (len(logits) if mean else 1), None
-
-    return formula
-
-
 EXERCISE = Exercise(
     title="cross-entropy that cares about what is hard",
     group="Assessment", effort="40 min, hard",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Product rule in p: (1 - p)^gamma depends on it as well as ln p. Then d p / d logits, which is softmax's row.",
         "dp is one number per row (N, 1); dp / dlogits = p (onehot - softmax) is (N, C).",
         "dp = gamma * (1-p)**(gamma-1) * ln(p) - (1-p)**gamma / p; dlogits = dout / N * dp * p * (onehot - probs)",
     ),
     checks=(
-        OpCheck(
-            "FocalLoss",
-            cases(),
-            Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0),
-            slips=(
-                Slip(
-                    lambda logits, targets, gamma: by_rows(logits, targets, 0.0),
-                    "(1 - p)^gamma is missing: this is cross-entropy",
-                ),
-                Slip(
-                    lambda logits, targets, gamma: losses(logits, targets, gamma).sum(), "this is the sum, not the mean"
-                ),
-                Slip(
-                    lambda logits, targets, gamma: -by_rows(logits, targets, gamma),
-                    "the sign is flipped: -(1 - p)^gamma ln p",
-                ),
-                Slip(
-                    lambda logits, targets, gamma: np.mean(
-                        [
-                            -(np.exp(row[t] - np.logaddexp.reduce(row)) ** gamma) * (row[t] - np.logaddexp.reduce(row))
-                            for row, t in zip(logits, targets, strict=True)
-                        ]
-                    ),
-                    "the weight is p^gamma: it must be (1 - p)^gamma, small where the model is right already",
-                ),
-            ),
-            backward_slips=(
-                Slip(
-                    backward(through_weight=False),
-                    "the weight (1 - p)^gamma depends on p, too: its term is missing (product rule)",
-                ),
-                Slip(backward(through_log=False), "the term of ln p is missing (product rule)"),
-                Slip(backward(mean=False), "not divided by N: loss is a mean over the rows"),
-            ),
-        ),
+        OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0)),
     ),
 )
