@@ -100,7 +100,7 @@ def _finite(statistics: dict[str, float]) -> dict[str, float | str]:
 def call_data(call: Call, table: Table) -> dict[str, Any]:
     """One op, with its place in the code, its derivatives, and which of its inputs its output is a sum of."""
     small = call.jacobian if table.limit > LIMITS[-1] else None
-    jacobian = small and {i: table.packed(rows) for i, rows in small.items()}
+    jacobian = {i: table.packed(rows) for i, rows in small.items()} if small else None
     return {
         "op": call.function.__name__,
         "names": call.names,

@@ -1,0 +1,69 @@
+"""Record what the modules of a model compute, and replace it while the model runs.
+
+    with record(model, ["transformer.h.0.mlp"]) as found:
+        model(ids)
+    found["transformer.h.0.mlp"]                                             # (B, T, C)
+
+    with patched(model, {"transformer.h.0.mlp": lambda x: 0 * x}):
+        logits = model(ids)
+
+Names are those of `model.named_modules()`. Both are made of forward hooks, which a module calls after its forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from minigrad import Tensor, nn
+from minigrad.backend import Array, module_of
+
+Change = Callable[[Any], Any]  # from an output to what takes its place
+
+
+@contextlib.contextmanager
+def record(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Array]]:
+    """In the block, keep the output of each named module, of its latest call. Raises AttributeError for other names."""
+    found: dict[str, Array] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            found[name] = output.data.copy()
+
+        return hook
+
+    with hooked(model, {name: keep(name) for name in names}):
+        yield found
+
+
+@contextlib.contextmanager
+def patched(model: nn.Module, changes: Mapping[str, Array | Change]) -> Iterator[None]:
+    """In the block, let the outputs of the named modules be other ones: an array, or a function of the output.
+
+    A function gets the output as a Tensor, so gradients flow through what it computes. Raises AttributeError for a name
+    that the model does not have, ValueError for an array of another shape than the output.
+    """
+
+    def replace(name: str, change: Array | Change) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            new = change(output) if callable(change) else module_of(output.data).asarray(change, output.dtype)
+            new = new if isinstance(new, Tensor) else Tensor(new)
+            if new.shape != output.shape:
+                raise ValueError(f"{name} computes {output.shape}, and cannot be replaced by {new.shape}")
+            return new
+
+        return hook
+
+    with hooked(model, {name: replace(name, change) for name, change in changes.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def hooked(model: nn.Module, hooks: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """In the block, the named modules call these forward hooks."""
+    modules = {name: model.get_submodule(name) for name in hooks}  # all names are looked up before a hook is set
+    with contextlib.ExitStack() as stack:
+        for name, hook in hooks.items():
+            stack.callback(modules[name].register_forward_hook(hook).remove)
+        yield

@@ -1,0 +1,106 @@
+"""Attention heads: what each looks at, and what the model can no longer do when it is switched off."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad import Tensor, no_grad, switches, use_kernels
+from minigrad.backend import to_numpy
+from minigrad.functional.attention import ScaledDotProductAttention
+from minigrad.inspection.observers import watching
+from minigrad.nn.module import evaluating
+
+from ..model.language_model import LanguageModel
+from .activations import hooked
+
+Head = tuple[int, int]  # layer, number in the layer
+
+
+class BlockNames(NamedTuple):
+    """The names of the modules of one layer, in `model.named_modules()`."""
+
+    block: str
+    attention: str
+    projection: str  # W_O: its input has the heads side by side
+    mlp: str
+
+
+def blocks(model: LanguageModel) -> list[BlockNames]:
+    """The layers of a GPT or a Llama, from first to last."""
+    if model.model_type == "gpt2":
+        stem, attention, projection = "transformer.h", "attn", "c_proj"
+    else:
+        stem, attention, projection = "model.layers", "self_attn", "o_proj"
+    names = [f"{stem}.{layer}" for layer in range(model.config.n_layer)]
+    return [
+        BlockNames(name, f"{name}.{attention}", f"{name}.{attention}.{projection}", f"{name}.mlp") for name in names
+    ]
+
+
+class _Patterns(switches.Observer):
+    """Keeps the attention weights of every layer."""
+
+    def __init__(self) -> None:
+        self.found: list[np.ndarray] = []
+
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+        if phase == "forward" and ctx.function is ScaledDotProductAttention:
+            probs = to_numpy(ctx.probs)  # (B, H, T, S); with grouped queries (B, K, H / K, T, S)
+            self.found.append(probs.reshape(len(probs), -1, *probs.shape[-2:]).copy())
+
+
+def attention_patterns(model: LanguageModel, ids: Any) -> np.ndarray:
+    """The attention weights of all heads: ids (B, T) -> (L, B, H, T, T). Row t is what token t attends to.
+
+    Textbook attention computes them, because the fast kernels never have them as a whole.
+    """
+    watcher = _Patterns()
+    textbook = {"scaled_dot_product_attention": ScaledDotProductAttention}
+    with no_grad(), evaluating(model), use_kernels(textbook), watching(watcher):
+        model.hidden_states(ids)
+    return np.array(watcher.found)
+
+
+@contextlib.contextmanager
+def ablated(
+    model: LanguageModel, heads: Iterable[Head] = (), attention: Iterable[int] = (), mlps: Iterable[int] = ()
+) -> Iterator[None]:
+    """In the block, switch off heads (layer, head), the attention of whole layers, and the MLPs of layers.
+
+    What is switched off adds zeros to the residual stream ("zero ablation"). Raises ValueError for what the model does
+    not have.
+    """
+    names, n_head = blocks(model), model.config.n_head
+    off: dict[int, list[int]] = {}
+    for layer, head in heads:
+        if not 0 <= layer < len(names) or not 0 <= head < n_head:
+            raise ValueError(f"there is no head {layer}.{head}: the model has {len(names)} layers of {n_head} heads")
+        off.setdefault(layer, []).append(head)
+    for layer in (*attention, *mlps):
+        if not 0 <= layer < len(names):
+            raise ValueError(f"there is no layer {layer}: the model has {len(names)}")
+    changes: dict[str, Callable[..., Any]] = {names[layer].projection: _without(off[layer], n_head) for layer in off}
+    changes |= {names[layer].attention: _nothing for layer in attention}
+    changes |= {names[layer].mlp: _nothing for layer in mlps}
+    with hooked(model, changes):
+        yield
+
+
+def _without(off: list[int], n_head: int) -> Callable[..., Tensor]:
+    """A hook of W_O: compute it again, with zeros where these heads are in its input (B, T, H D)."""
+
+    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        keep = np.ones(n_head)
+        keep[off] = 0
+        mask = np.repeat(keep, args[0].shape[-1] // n_head)  # (H D)
+        return module.forward(args[0] * Tensor(mask, dtype=output.dtype, device=output.device))
+
+    return hook
+
+
+def _nothing(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output * 0

@@ -1,0 +1,30 @@
+"""The logit lens: read the residual stream after each layer as if the model ended there.
+
+All layers add to one stream, and the head reads it. So the head can also read what is there after layer 1, 2, ...: how
+the prediction comes about. nostalgebraist 2020, "Interpreting GPT: the logit lens".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, no_grad
+from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
+
+from ..model.language_model import LanguageModel
+from .activations import record
+from .heads import blocks
+
+
+def logit_lens(model: LanguageModel, ids: Any) -> np.ndarray:
+    """Logits after each layer: ids (B, T) -> (L, B, T, V). Those of the last layer are the model's own."""
+    names = [name.block for name in blocks(model)]
+    last_norm = "transformer.ln_f" if model.model_type == "gpt2" else "model.norm"
+    with no_grad(), evaluating(model):
+        with record(model, names) as found:
+            model.hidden_states(ids)
+        norm = model.get_submodule(last_norm)
+        return np.array([to_numpy(model.lm_head(norm(Tensor(found[name]))).data) for name in names])
