@@ -24,10 +24,12 @@ lesson = Lesson("412_tokenization", __doc__)
 text = help_text()
 
 # %% Letters, words, or something between?
+# With letters, texts are long, and a token has no meaning. With words, the vocabulary is endless: new text brings new
+# words.
 words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
-print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens: the text is long, and a letter has no meaning")
+print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens")
 print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens; {unknown:.1%} of the words in new text are new")
 
 # %% Byte-pair encoding
@@ -49,7 +51,7 @@ for step in range(6):
     print(f"{step + 1}. join {best[0].decode():>3} {best[1].decode():<3} ({pairs[best]} times): {shown}")
 assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py updates the counts instead of counting again
 ranks = {pair: i for i, pair in enumerate(merges)}
-print("'lowest' was not in the training words, but its pieces were:", encode_word(b"lowest", ranks))
+print("'lowest', which was not among the training words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 
 # %% [markdown]
@@ -123,6 +125,8 @@ with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9
     axes.set_ylim(-0.6, max(p[2] for p in pieces) + 0.6)
 
 # %% What a model cannot see
+# **Spelling.** Where the word strawberry is frequent, it becomes a few tokens. How many r does it have? The model gets
+# the ids of tokens, not letters, so it has to learn the spelling of each token.
 
 
 def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
@@ -130,18 +134,25 @@ def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
 
 
 many = Tokenizer.train([text + " strawberry" * 500 + " raspberry" * 500], 1024)
-print(f"1. strawberry: where the word is frequent, the model sees {pieces_of(' strawberry', many)}.")
-print("   How many r? The model gets the ids of tokens, not letters. It has to learn the spelling of each token.")
+print("strawberry:", pieces_of(" strawberry", many))
 assert len(many.encode(" strawberry")) < len("strawberry") / 2
 
+# %% [markdown]
+# **Arithmetic.** Numbers are split by how frequent their pieces were, so a digit has no fixed place.
+
+# %%
 rng = np.random.default_rng(0)
 numbers = rng.zipf(1.2, 20_000) % 10_000  # as in real texts, small numbers are frequent and large ones rare
 sums = Tokenizer.train([text + " ".join(map(str, numbers))], 1024)
-print("2. arithmetic: numbers are split by how frequent their pieces were, so a digit has no fixed place:")
 for number in ("12", "127", "1275", "12750"):
-    print(f"   {number:>6} -> {'|'.join(pieces_of(number, sums))}")
+    print(f"{number:>6} -> {'|'.join(pieces_of(number, sums))}")
 assert len({len(piece) for number in range(1000, 1100) for piece in pieces_of(str(number), sums)}) > 1
 
+# %% [markdown]
+# **Languages.** The same sentence needs more tokens in a language that the tokenizer has hardly seen. Its speakers pay
+# more, and fit less into the context.
+
+# %%
 languages = {
     "English": "All human beings are born free and equal in dignity and rights.",
     "German": "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
@@ -149,15 +160,18 @@ languages = {
     "Hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
 }
 cost = {name: len(tokenizer.encode(sentence)) for name, sentence in languages.items()}
-print("3. languages: tokens for the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
+print("tokens for the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
+print(f"Hindi / English: {cost['Hindi'] / cost['English']:.0f}")
 assert cost["English"] == min(cost.values()) and cost["Hindi"] > 4 * cost["English"]
-print(f"   with this vocabulary, Hindi costs {cost['Hindi'] / cost['English']:.0f} times as many tokens as English")
 title = "Tokens for the same sentence, by a vocabulary learned from English"
 with lesson.picture("languages", title, size=(6, 3.6)) as axes:
     bars(axes, {name: float(n) for name, n in cost.items()}, "tokens", ".0f")
 
-# A glitch token: frequent in the text that the tokenizer learned from, absent from the text that the model is trained
-# on (SolidGoldMagikarp was the name of a user of a forum). What does training do to the row of such a token?
+# %% [markdown]
+# **Glitch tokens** are frequent in the text that the tokenizer learned from, and absent from the text that the model
+# is trained on. (SolidGoldMagikarp was a user of a forum.) What does training do to the row of such a token?
+
+# %%
 glitchy = Tokenizer.train([text + " SolidGoldMagikarp" * 2000], 1024)
 (glitch,) = glitchy.encode(" SolidGoldMagikarp")
 ids = np.array(glitchy.encode(text)[:20_000])
@@ -177,17 +191,17 @@ def glitch_row(tied: bool, seed: int) -> tuple[float, float]:
     return float(np.linalg.norm(after - before) / lengths[0]), float(before @ after / lengths[0] / lengths[1])
 
 
-print(f"4. glitch tokens: {glitchy.decode([glitch])!r} is one token, but the training text never contains it.")
-print("   Its row of the embedding after 100 steps, seeds 0, 1 and 2:")
+print(f"the row of {glitchy.decode([glitch])!r}, one token, after 100 steps without it; seeds 0, 1 and 2:")
 for tied, what in ((False, "used as an input only       "), (True, "tied: also scores the output")):
     moved, kept = np.array([glitch_row(tied, seed) for seed in (0, 1, 2)]).T
     print(f"   {what}  moved by {moved.min():.2f} to {moved.max():.2f} lengths, cosine to the start {kept.round(2)}")
     assert (moved.min() > 1 and kept.max() < 0.7) if tied else kept.min() > 0.9999
-print("   As an input it has no gradient: only weight decay shrinks it, so it stays random noise. In a tied model,")
-print("   such as GPT-2, every training step also says that this token is not the next one, and pushes the row away.")
-print("   So it learns when not to be written, and still nothing about what it means when it is read.")
 
 # %% [markdown]
+# As an input it has no gradient: only weight decay shrinks it, so it stays random noise. In a tied model, such as
+# GPT-2, every training step also says that this token is not the next one, and pushes the row away. So it learns when
+# not to be written, and still nothing about what it means when it is read.
+#
 # ## Your own text
 #
 # On the page of this lesson (`python scripts/lesson.py 412 --html`) you can type a text and see it cut into tokens, one

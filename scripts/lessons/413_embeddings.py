@@ -19,12 +19,13 @@ from scripts.lessons.small_gpt import english, new_gpt, train
 lesson = Lesson("413_embeddings", __doc__)
 
 # %% A lookup is a matrix product
+# One-hot rows times a table select rows of the table. So a lookup is a layer, and its table has a gradient.
 table = nn.Embedding(6, 4)
 ids = np.array([3, 1, 3])
 one_hot = Tensor(np.eye(6, dtype=np.float32)[ids])  # (T, V): a 1 at the token's number
 looked_up, multiplied = table(ids), one_hot @ table.weight  # (T, C)
 assert np.array_equal(looked_up.data, multiplied.data)
-print("one-hot (3, 6) @ table (6, 4) = rows 3, 1, 3 of the table. So a lookup is a layer, and it has a gradient:")
+print("one-hot (3, 6) @ table (6, 4) = rows 3, 1, 3 of the table")
 looked_up.sum().backward()
 print("gradient of each row:", table.weight.grad[:, 0], " (row 3 was used twice)")
 assert table.weight.grad[:, 0].tolist() == [0, 1, 0, 2, 0, 0]
@@ -99,25 +100,27 @@ with lesson.picture("clusters", "Rows of the embedding, in the plane of most var
 words = {word: row for word, row in zip(("dog", "bites", "man"), np.eye(3, dtype=np.float32))}
 sentences = [["dog", "bites", "man"], ["man", "bites", "dog"]]
 bags = [np.mean([words[w] for w in sentence], axis=0) for sentence in sentences]
+print("mean of the rows:", *bags)
 assert np.array_equal(*bags)
-print("mean of the rows: 'dog bites man' = 'man bites dog'")
 # Attention alone does not help: without positions, a token's output does not depend on where the token stands.
 attended = []
 for sentence in sentences:
     x = Tensor(np.array([[words[w] for w in sentence]]))  # (1, T, C)
     out = F.scaled_dot_product_attention(x, x, x).data[0]
     attended.append(dict(zip(sentence, out)))
+print("output of 'dog' in both:", *(outputs["dog"] for outputs in attended))
 assert all(np.allclose(attended[0][w], attended[1][w]) for w in words)
-print("attention without positions: each word has the same output in both sentences")
 
 # %% [markdown]
 # Answer: no. Attention is a sum over tokens, and a sum does not know the order of its terms: each word gets the same
 # output in both sentences.
 
 # %% Sinusoidal positions
+# Four requirements for a code of positions: different at every position, bounded, possible for texts of any length, and
+# regular, so that "5 tokens further" is the same everywhere. Sines and cosines of many frequencies have all four: each
+# pair of columns turns like a hand of a clock, the first fast and the last slowly.
 T, C = 128, 64
 code = sinusoidal_table(T, C)  # (T, C)
-# Four requirements for a code of positions:
 distances = np.linalg.norm(code[:, None] - code[None], axis=-1)
 assert distances[~np.eye(T, dtype=bool)].min() > 0.5  # 1. different for every position
 assert np.abs(code).max() <= 1  # 2. bounded, unlike the plain number of the position
@@ -129,9 +132,9 @@ sines, cosines = code[:, 0::2], code[:, 1::2]
 assert np.allclose(sines[:-5] * np.cos(angle) + cosines[:-5] * np.sin(angle), sines[5:], atol=1e-4)
 similarity = code @ code.T
 assert np.allclose(np.diag(similarity, 10), similarity[0, 10], atol=1e-4)
-print("different at each position, bounded, of any length, and 5 tokens further is the same rotation everywhere")
 turns = 2 * np.pi * 5 / angle[[0, -1]]
-print(f"the first pair of columns turns once in {turns[0]:.1f} tokens, the last once in {turns[1]:,.0f}")
+print(f"tokens for a whole turn: first pair of columns {turns[0]:.1f}, last {turns[1]:,.0f}")
+assert np.isclose(turns[0], 2 * np.pi) and turns[1] > 4 * T
 
 with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)) as (left, right):
     left.imshow(code.T, cmap="Greys", aspect="auto", interpolation="nearest")
@@ -142,15 +145,17 @@ with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)
     right.legend(frameon=False)
 
 # %% Learned positions: GPT-2's way
+# A second table of learned rows: row t is added to the row of the token at position t. It is simpler, but a table ends.
 wte, wpe = model.transformer.wte.weight.data, model.transformer.wpe.weight.data  # (512, 64) and (32, 64)
-print(f"a second table, {wpe.shape}: row t is added to the row of the token at position t")
+print(f"the table of positions: {wpe.shape}")
 try:
     model(np.zeros((1, 33), np.int64))
     raise AssertionError("the model accepted a position that it has no row for")
 except ValueError as error:
-    print(f"but a table ends: {error}")
+    print(f"33 tokens: {error}")
 
 # %% Token embedding + position embedding = the model's input
+# A hook catches what the first block of the trained model really gets.
 ids = train_ids[:8]
 inputs: list[np.ndarray] = []
 hook = model.transformer.h[0].register_forward_hook(lambda block, given, output: inputs.append(given[0].data[0]))
@@ -159,38 +164,43 @@ with no_grad():
 hook.remove()
 added = wte[ids] + wpe[:8]  # (T, C)
 assert np.array_equal(inputs[0], added)
-print(f"what the first block of the trained model really got for {tokenizer.decode(ids)!r}: {inputs[0].shape},")
-print("exactly wte[ids] + wpe[:8]")
-# Concatenating, the alternative, makes 2C numbers per token. A matrix that maps them back to C contains the sum as a
-# special case: [token, position] @ [[I], [I]] = token + position.
+print(f"{tokenizer.decode(ids)!r}: the block gets {inputs[0].shape}, which is exactly wte[ids] + wpe[:8]")
+
+# %% [markdown]
+# Why add, and not concatenate? Concatenating makes 2C numbers per token. A matrix that maps them back to C contains the
+# sum as a special case: [token, position] @ [[I], [I]] = token + position. And is anything lost in the sum? The last
+# lines test whether a linear map can find the position in it, on tokens that it was not fitted on.
+
+# %%
 side_by_side = np.concatenate([wte[ids], wpe[:8]], axis=1)  # (T, 2C)
 eye = np.eye(64, dtype=np.float32)
 assert np.allclose(side_by_side @ np.concatenate([eye, eye]), added, atol=1e-6)
 double = GPTConfig(n_embd=2 * 768).num_parameters() / GPTConfig().num_parameters()
-print(f"Concatenated, each token would be {side_by_side.shape[1]} wide instead of {added.shape[1]}. A GPT-2 of twice")
-print(f"the width has {double:.1f} times the parameters.")
-# Is anything lost in the sum? Can a linear map find the position in it, on tokens that it was not fitted on?
+print(f"width: concatenated {side_by_side.shape[1]}, added {added.shape[1]}")
+print(f"a GPT-2 of twice the width has {double:.1f} times the parameters")
 rng = np.random.default_rng(0)
 tokens, places = rng.integers(0, len(wte), 8000), rng.integers(0, 32, 8000)
 mixed = np.column_stack([wte[tokens] + wpe[places], np.ones(8000)])
 probe = np.linalg.lstsq(mixed[:6000], np.eye(32)[places[:6000]], rcond=None)[0]
 hits = float(np.mean((mixed[6000:] @ probe).argmax(axis=1) == places[6000:]))
-print(f"From the sum, a linear map finds the right one of 32 positions in {hits:.0%} of cases (guessing: 3 %).")
+print(f"the right one of 32 positions, found in the sum: {hits:.0%} (guessing: 3 %)")
 assert hits > 0.5
 
 # %% The output layer mirrors the embedding
 # In: id -> row, V -> C. Out: hidden state -> one logit per token, C -> V. GPT-2 uses one matrix for both: the logit of
-# a token is the dot product of the hidden state with the token's row.
+# a token is the dot product of the hidden state with the token's row. Embed a token and unembed it at once: how often
+# does the token itself get the highest logit?
 hidden = Tensor(rng.standard_normal((1, 64)).astype(np.float32))
 logits = model.lm_head(hidden).data[0]  # (V,)
 assert np.allclose(logits, [hidden.data[0] @ row for row in wte], atol=1e-4)
 returned = {}
 for when, rows in (("before training", before), ("after", after)):
     returned[when] = float(np.mean((rows @ rows.T).argmax(axis=1) == np.arange(len(rows))))
-print("Embed a token and unembed it at once: in how many cases does the token itself get the highest logit?")
-print(", ".join(f"{when} {share:.0%}" for when, share in returned.items()))
+print("a token returns to itself: " + ", ".join(f"{when} {share:.0%}" for when, share in returned.items()))
 assert returned["before training"] > 0.9
-print("The blocks between the two have to turn 'which token is this' into 'which token comes next'.")
+
+# %% [markdown]
+# The blocks between the two have to turn "which token is this" into "which token comes next".
 
 # %% The limitation: one row for 'bank'
 # Four pairs of words, read in these sentences only. The smallest language model: a row per word, and a linear output.
@@ -215,10 +225,11 @@ for word in ("shore", "vault", "bank"):
         assert all(0.4 < share < 0.6 for share in shown.values()) and abs(alike["shore"] - alike["vault"]) < 0.4
     else:
         assert max(shown.values()) > 0.95
-print("'river bank' and 'money bank' are clear to us. The lookup gives 'bank' the same row in both, a compromise")
-print("between 'shore' and 'vault'. But the meaning of a word depends on its neighbors. The next lessons add that.")
 
 # %% [markdown]
+# "River bank" and "money bank" are clear to us. The lookup gives "bank" the same row in both, a compromise between
+# "shore" and "vault". But the meaning of a word depends on its neighbors. The next lessons add that.
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start embedding`, then positions

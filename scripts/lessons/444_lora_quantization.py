@@ -38,13 +38,14 @@ lesson = Lesson("444_lora_quantization", __doc__)
 rng = np.random.default_rng(0)
 
 # %% Twelve bytes for each parameter
+# Weights and gradients in bfloat16, Adam's two moments in float32. A consumer GPU has 24 GB.
 N = 7_000_000_000
 full = accounting.training_memory(N, weights="bfloat16", gradients="bfloat16")
 for name, size in full.items():
     print(f"  {name:10} {size / N:2.0f} bytes x 7 billion = {size / 1e9:5.1f} GB")
 total = sum(full.values())
 assert total == 84e9
-print(f"together {total / 1e9:.0f} GB, {full['optimizer'] / total:.0%} of it Adam's moments; a consumer GPU has 24 GB")
+print(f"together {total / 1e9:.0f} GB, {full['optimizer'] / total:.0%} of it Adam's moments")
 
 # %% A large matrix as the product of two thin ones
 # Predict: a matrix of 768 x 768 is replaced by (768, 8) @ (8, 768). How many times fewer numbers are that?
@@ -55,45 +56,43 @@ print(
 assert thin == np.zeros((768, 8)).size + np.zeros((8, 768)).size == 768 * 768 / 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 assert np.linalg.matrix_rank(B @ A) == 2
-print("(6, 2) @ (2, 6) is a 6 x 6 matrix of rank 2 only. LoRA's assumption: the change that fine-tuning makes to a")
-print("weight matrix needs few directions.")
+print(f"rank of (6, 2) @ (2, 6): {np.linalg.matrix_rank(B @ A)}")
 
 # %% [markdown]
-# Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most.
+# Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most. LoRA's assumption:
+# the change that fine-tuning makes to a weight matrix needs few directions.
 
 # %% A frozen model with a trainable low-rank update
+# h = W x + (alpha / r) B A x. W is frozen. B is zero at first, so the adapters change nothing at the start. At the end
+# W + (alpha / r) B A is merged into one matrix: a plain model again, with no extra cost. A small GPT has learned
+# English; now it learns Python code.
 tokenizer, train_ids, val_ids = english()
 base = new_gpt(len(tokenizer))
 train(base, train_ids, 300)
 code = np.array(tokenizer.encode(python_code(150_000)))
 code_train, code_val = code[: len(code) * 9 // 10], code[len(code) * 9 // 10 :]
-print(
-    f"a small GPT has learned English (loss {validation_loss(base, val_ids):.2f}); its loss on Python code is", end=" "
-)
-print(f"{validation_loss(base, code_val):.2f}. Now it learns code.")
+print(f"before: loss on English {validation_loss(base, val_ids):.2f}, on code {validation_loss(base, code_val):.2f}")
 
 x = train_ids[None, :16]
 adapted = copy.deepcopy(base)
 layers = apply_lora(adapted, LoRAConfig(r=8, alpha=16, slices=("q", "v")))  # beside W_Q and W_V
 with no_grad():
     untouched = np.abs(adapted(x).data - base(x).data).max()
-print(f"h = W x + (alpha / r) B A x. B is zero at first, so the adapters change nothing: logits differ by {untouched}")
+print(f"new adapters: logits differ by {untouched}")
 assert untouched == 0 and all((layer.lora_B.data == 0).all() for layer in layers.values())
 
 tuned = copy.deepcopy(base)
 curves = {}
 for name, model, rate in (("full fine-tuning", tuned, 1e-3), ("LoRA, rank 8, W_Q and W_V", adapted, 1e-2)):
     curves[name] = train(model, code_train, 200, learning_rate=rate, weight_decay=0.0)
-    print(
-        f"  {name}: {model.num_parameters(trainable_only=True):,} of {base.num_parameters():,} parameters are trained;",
-        end=" ",
-    )
-    print(f"loss on code {validation_loss(model, code_val):.2f}, on English {validation_loss(model, val_ids):.2f}")
+    share = model.num_parameters(trainable_only=True) / base.num_parameters()
+    print(f"{name}, {share:.1%} of the parameters: loss on code {validation_loss(model, code_val):.2f}, "
+          f"on English {validation_loss(model, val_ids):.2f}")  # fmt: skip
 trained = sum(p.data.size for name, p in adapted.named_parameters() if "lora_" in name)
 assert adapted.num_parameters(trainable_only=True) == trained < 0.1 * base.num_parameters()
 assert validation_loss(adapted, code_val) < validation_loss(base, code_val) - 0.5
 share = accounting.lora_parameters(GPTConfig(), 8, accounting.LAYERS) / GPTConfig().num_parameters()
-print(f"The share is large because this model is tiny. In GPT-2, rank 8 beside every layer is {share:.1%}.")
+print(f"in GPT-2, rank 8 beside every layer is {share:.1%} of the parameters")
 
 with no_grad():
     before = adapted(x).data
@@ -101,7 +100,7 @@ merged = copy.deepcopy(adapted)
 merge_lora(merged)  # W + (alpha / r) B A is one matrix again
 with no_grad():
     difference = np.abs(merged(x).data - before).max()
-print(f"merged, it is a plain model again, with no extra cost; its logits differ by {difference:.0e}")
+print(f"merged: logits differ by {difference:.0e}")
 assert difference < 1e-3 and not any(isinstance(m, LoRALinear) for m in merged.modules())
 
 old, spectra = dict(base.named_parameters()), []
@@ -109,7 +108,7 @@ for name, p in tuned.named_parameters():
     if p.ndim == 2 and ".h." in name:  # the matrices of the blocks
         spectra.append(np.linalg.svd(p.data - old[name].data, compute_uv=False) ** 2)
 kept = np.mean([s[:8].sum() / s.sum() for s in spectra])
-print(f"the change made by full fine-tuning: the 8 strongest of 64 directions hold {kept:.0%} of it (equal: 12 %)")
+print(f"the 8 strongest of 64 directions hold {kept:.0%} of the change made by full fine-tuning (equal shares: 12 %)")
 assert kept > 0.2
 with lesson.picture("lora", "Full fine-tuning and LoRA on Python code", columns=2, size=(10, 3.8)) as (left, right):
     for (name, losses_), line in zip(curves.items(), ("-", "--")):
@@ -179,13 +178,17 @@ same_rate = {
     for method in ("full", "LoRA r = 8, all layers")
 }
 assert same_rate["LoRA r = 8, all layers"] < same_rate["full"] - 0.5
-print("A low rank is a constraint: with every seed, LoRA learns less of these examples by heart. But the course's")
-print("claim that it matches or exceeds full fine-tuning does not hold in this tiny model. Full fine-tuning, at a")
-print("small rate, is better on new code with every seed. Nor does LoRA always forget less: that depends on the rate.")
-print(f"At a rate of 0.001, the loss on English is {same_rate['full']:.2f} after full fine-tuning and", end=" ")
-print(f"{same_rate['LoRA r = 8, all layers']:.2f} after LoRA on all layers.")
+print("at a rate of 0.001, loss on English: " + ", ".join(f"{name} {loss:.2f}" for name, loss in same_rate.items()))
+
+# %% [markdown]
+# A low rank is a constraint: with every seed, LoRA learns less of these examples by heart. But the course's claim that
+# it matches or exceeds full fine-tuning does not hold in this tiny model. Full fine-tuning, at a small rate, is better
+# on new code with every seed. Nor does LoRA always forget less, because that depends on the rate: at the same rate it
+# forgets less, but its best rate is a larger one.
 
 # %% Quantization: the largest absolute value becomes 127
+# An 8-bit number is a level between -127 and 127, times a scale. The error is at most half a step. Where all numbers
+# are positive, this wastes the negative levels; a zero-point puts the grid from the smallest to the largest number.
 weights = np.array([[0.5, -1.3, 2.4, -0.1]], np.float32)
 scale = np.abs(weights).max() / 127
 levels = np.rint(weights / scale)
@@ -194,11 +197,12 @@ assert (levels == absmax(weights).levels()).all() and (levels == [[26, -69, 127,
 assert np.abs(levels * scale - weights).max() <= scale / 2  # the error is at most half a step
 positive = rng.uniform(0, 4, (1, 64)).astype(np.float32)
 errors = {q.__name__: relative_error(q(positive, bits=4).dequantize(), positive) for q in (absmax, zero_point)}
-print(f"64 numbers from 0 to 4, in 4 bits: error {errors['absmax']:.1%} with absmax, which wastes the negative levels,")
-print(f"and {errors['zero_point']:.1%} with a zero-point: a grid from the smallest to the largest number")
+print(f"64 numbers from 0 to 4, in 4 bits: error {errors['absmax']:.1%} absmax, {errors['zero_point']:.1%} zero-point")
 assert errors["zero_point"] < errors["absmax"] / 1.5
 
 # %% One outlier makes all steps large
+# The remedies: a scale for each small group of weights; and, for inputs, LLM.int8(), which keeps the few large columns
+# in floating point. NF4 has its 16 levels where normally distributed weights are.
 row = (0.05 * rng.standard_normal((1, 64))).astype(np.float32)
 spoiled = row.copy()
 spoiled[0, 20] = 8.0
@@ -210,8 +214,8 @@ assert off["no outlier"] < off["outlier, groups"] < off["outlier, one scale"]
 inputs, matrix = rng.standard_normal((32, 128)), rng.standard_normal((64, 128)) / 11
 inputs[:, 5] *= 20  # in large models, some features are this large in nearly every token
 naive, split = (relative_error(int8_product(inputs, matrix, t), inputs @ matrix.T) for t in (np.inf, 6.0))
-print(f"inputs in 8 bits as well: the product has an error of {naive:.2%}; with column {outlier_columns(inputs)[0]}")
-print(f"kept in floating point, as in LLM.int8(), it is {split:.2%}")
+print(f"inputs in 8 bits as well: error of the product {naive:.2%}")
+print(f"with column {outlier_columns(inputs)[0]} in floating point: {split:.2%}")
 assert split < naive / 2
 
 sample = rng.standard_normal((256, 64)).astype(np.float32)
@@ -245,6 +249,9 @@ with lesson.picture("grid", "Twelve weights (dots) rounded to 4 bits (squares)",
     drawings.quantization_grid(axes, drawn)
 
 # %% A whole model in fewer bits; GPTQ and AWQ look at the inputs
+# GPTQ uses the same grid as absmax, but adjusts the weights that are not yet rounded to compensate for the others. AWQ
+# scales the columns with large inputs up before rounding. The loss of such a small model hardly changes; the errors of
+# its layers tell the methods apart. (Perplexities in per cent: lesson 4.4.5.)
 calibration = train_ids[: 64 * 32].reshape(64, 32)
 plain = validation_loss(base, val_ids)
 print(f"{'':14}{'MB':>7}{'loss':>9}{'worst layer output error':>28}")
@@ -263,12 +270,10 @@ for name, config in settings.items():
     quantized[name] = validation_loss(model, val_ids), max(layer.error or 0.0 for layer in report.layers)
     print(f"{name:14}{memory(model) / 1e6:7.2f}{quantized[name][0]:9.4f}{quantized[name][1]:28.3%}")
 assert abs(quantized["absmax, 8 bit"][0] - plain) < 0.01
-print("The loss of such a small model hardly changes; the errors of its layers tell the methods apart.")
 assert quantized["GPTQ, 4 bit"][1] < quantized["absmax, 4 bit"][1]
-print("GPTQ uses the same grid as absmax, but adjusts the weights that are not yet rounded to compensate for the")
-print("others. AWQ scales the columns with large inputs up before rounding. (Perplexities in per cent: lesson 4.4.5.)")
 
 # %% QLoRA: both at once
+# The base model in 4 bits, frozen; adapters beside it, trained.
 adapter = accounting.lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), r=16, layers=accounting.LAYERS)
 lora = accounting.training_memory(N + adapter, adapter, weights="bfloat16", gradients="bfloat16")
 qlora = accounting.qlora_memory(N * accounting.nf4_bits() / 8, adapter, "bfloat16")
@@ -278,11 +283,8 @@ assert round(sum(qlora.values()) / 1e9) == 4 and round(sum(full.values()) / sum(
 small = copy.deepcopy(base)
 apply_qlora(small, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
 train(small, code_train, 100, learning_rate=5e-3, weight_decay=0.0)
-print(
-    f"ours: 100 steps with adapters beside 4-bit weights: loss on code {validation_loss(base, code_val):.2f} ->",
-    end=" ",
-)
-print(f"{validation_loss(small, code_val):.2f}; the model takes {memory(small) / memory(base):.0%} of the bytes")
+print(f"ours, 100 steps: loss on code {validation_loss(base, code_val):.2f} -> {validation_loss(small, code_val):.2f}; "
+      f"the model takes {memory(small) / memory(base):.0%} of the bytes")  # fmt: skip
 assert validation_loss(small, code_val) < validation_loss(base, code_val) - 0.3
 with lesson.picture("memory", "Training memory of 7 billion parameters, without activations", size=(7, 4)) as axes:
     bottom = np.zeros(3)
