@@ -21,8 +21,8 @@ lesson = Lesson("425_block", __doc__)
 rng = np.random.default_rng(0)
 
 # %% Layer norm: each token on its own
-# Each token is shifted to mean 0 and divided by its standard deviation. Nothing else is needed, neither other tokens
-# nor running averages, so layer norm computes the same in training and in use.
+# Each token is shifted to mean 0 and divided by its standard deviation. (A learned scale and shift per channel follow.)
+# Neither other tokens nor running averages are needed, so layer norm computes the same in training and in use.
 #
 # Batch norm has the same formula along another axis: for each channel, over all tokens of the batch. Then the result
 # for a token depends on the rest of the batch, so sentences of different lengths or a batch of one cause trouble.
@@ -156,7 +156,7 @@ def ends_of_seeds() -> dict[str, list[float]]:
 
 with use_kernels("fast"):
     curves = {norm: deep_losses(norm, seed=0) for norm in NORMS}
-ends = lesson.measured("norms", ends_of_seeds)
+ends = lesson.measured("norms", ends_of_seeds, deep_losses)
 print("12 blocks, loss after 250 steps, seeds 0 to 4:")
 for norm, losses in ends.items():
     print(f"  {norm:>4}-norm " + ", ".join(f"{loss:.2f}" for loss in losses))

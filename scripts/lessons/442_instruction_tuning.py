@@ -40,16 +40,17 @@ rng = np.random.default_rng(0)
 words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
 capitals = dict(zip(words[:40], words[40:]))  # invented, so the model can know them from this text only
 countries = list(capitals)
-taught, held_out, unknown = countries[:20], countries[20:34], countries[34:]  # the last six are in no text
+taught, held_out, unknown = countries[:20], countries[20:34], countries[34:]  # capitals of the last six: in no text
 QUESTION = "What is the capital of {0}? "
 WORDINGS = ["The capital of {0} is {1}. ", "In {0} the capital is {1}. ", "Ask for the capital of {0}: it is {1}. "]
 
 
 def sentence() -> str:
     """A fact in one of three wordings, or a question without an answer, as in a book of exercises."""
+    if rng.random() < 0.2:
+        return QUESTION.format(rng.choice(countries))
     country = str(rng.choice(taught + held_out))
-    wording = QUESTION if rng.random() < 0.2 else str(rng.choice(WORDINGS))
-    return wording.format(country, capitals[country])
+    return str(rng.choice(WORDINGS)).format(country, capitals[country])
 
 
 text = "".join(sentence() for _ in range(6000))
@@ -57,7 +58,7 @@ names = "".join(f" {word}" * 300 for word in words)  # so that each name becomes
 tokenizer = Tokenizer.train([text + names], 512)
 model = new_gpt(len(tokenizer))
 with use_kernels("fast"):  # lesson 432 shows the steps
-    losses = train(model, np.array(tokenizer.encode(text)), 1500)
+    losses = train(model, np.array(tokenizer.encode(text)), 1200)
 print(f"pretrained on 6,000 sentences: loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f}")
 
 
@@ -79,6 +80,10 @@ assert known > 0.7 and not any(knows(country) for country in unknown)
 
 # %% The data: pairs of an instruction and a response, of many kinds
 # The format of Alpaca's file: an instruction, an optional input that it is about, and the output to learn.
+#
+# * Alpaca (2023): 52,002 such examples, written by a larger model from 175 human ones, for under 500 dollars.
+# * LIMA (2023): 1,000 examples, 750 from forums and 250 written by the authors. In their comparison, a model of 65
+#   billion parameters tuned on these 1,000 was preferred to one tuned on Alpaca's 52,002.
 KINDS = {
     "factual": ("What is the capital of France?", "", "The capital of France is Paris."),
     "creative": ("Write one line about the sea.", "", "The sea keeps every secret it is told."),
@@ -93,11 +98,10 @@ for kind, example in zip(KINDS, read_examples(path)):
     assert asked["content"].startswith(instruction) and asked["content"].endswith(more)
     assert replied == {"role": "assistant", "content": output}
     print(f"  {kind:13} {asked['content']!r} -> {replied['content']!r}")
-print("Alpaca (2023): 52,002 such examples, written by a larger model from 175 human ones, for under 500 dollars.")
-print("LIMA (2023): 1,000 examples, 750 from forums and 250 written by the authors. In their comparison, a model")
-print("of 65 billion parameters tuned on these 1,000 was preferred to one tuned on Alpaca's 52,002.")
 
 # %% The template: ChatML
+# Two new tokens say who speaks, and where a message ends. They mean nothing at first: each row is the mean of all
+# others. If a user types the same characters, they are ordinary text, so a user cannot take the assistant's role.
 
 
 def question(country: str) -> list[Message]:
@@ -114,8 +118,7 @@ added = add_chat_tokens(model, tokenizer)
 template = ChatTemplate(tokenizer)
 print(template.render(examples[0].messages))
 assert added == 2 and template.end == before + 1 and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
-print(f"two new tokens, {before} and {template.end}. They mean nothing yet: each row is the mean of all")
-print("others. If a user types these characters, they are ordinary text, so a user cannot take the assistant's role.")
+print(f"two new tokens: {before} and {template.end}")
 
 # %% The mask: learn the answers, not the questions
 conversations, _ = encode_examples(examples, template, model.config.block_size)
@@ -130,7 +133,8 @@ with no_grad():
     logprobs = F.log_softmax(logits, -1).data
 by_hand = -np.mean([logprobs[b, t, targets[b, t]] for b, t in zip(*np.nonzero(learned))])
 assert np.isclose(flat, by_hand, atol=1e-4) and np.isclose(total.item() / count, by_hand, atol=1e-4)
-print(f"the mean loss at those {count} of {learned.size} positions is {by_hand:.2f}: by hand, with -100, by sft_loss")
+print(f"mean loss at {count} of {learned.size} positions: by hand {by_hand:.4f}, with -100 {flat:.4f}, "
+      f"by sft_loss {total.item() / count:.4f}")  # fmt: skip
 
 ids, marks = conversations[0]
 with lesson.picture("mask", "The tokens with a loss (gray) in one conversation", size=(11, 2.2)) as axes:
@@ -197,10 +201,14 @@ for group, name in groups:
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
 # No conversation mentioned the second group, so right answers come from pretraining. No text mentioned the third group.
 assert tuned["only in the text"][0] > 0.3 and tuned["in no text"][0] == 0 and tuned["in no text"][1] > 0.5
-print("Some answers about countries that no conversation mentioned are right: their capitals come from pretraining.")
-print("About countries that are in no text, most answers have the same form, and none is right.")
 
-print("\nThe same with other orders of the conversations and other learning rates (right: taught, only in the text):")
+# %% [markdown]
+# Some answers about countries that no conversation mentioned are right: their capitals come from pretraining. Where the
+# capital is in no text, most answers have the same form, and none is right. The same with other orders of the
+# conversations and other learning rates:
+
+# %%
+print("right answers, taught and only in the text:")
 for rate in (1e-3, 2e-3):
     several = [measure(instruct(base, conversations, seed, rate)[0], in_chat) for seed in (1, 2)]
     shown = [" ".join(f"{result[name][0]:.0%}" for _, name in groups[:2]) for result in several]
@@ -211,6 +219,7 @@ formed = measure(few, in_chat)["only in the text"][1]
 print(f"with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in form")
 
 # %% The same questions in another template
+# The template is not decoration: it is part of what was learned.
 shares = {in_chat: tuned["taught in SFT"][0]}
 for how in others:
     shares[how] = measure(model, how)["taught in SFT"][0]
@@ -218,7 +227,6 @@ for how in others:
     print(f"{how}: {shorten(reply.text) or '(nothing)'}")
 assert all(shares[how] < 0.5 * shares[in_chat] for how in others)
 print("right answers to the questions that it was taught:", {how: f"{share:.0%}" for how, share in shares.items()})
-print("The template is not decoration: it is part of what was learned.")
 with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, size=(13, 3.8)) as (one, two, three):
     one.plot(losses, color="0.75", label="loss of a batch")
     one.plot(smooth(losses, 8), color="black", label="mean of 8")

@@ -272,7 +272,7 @@ def show(settings: tuple[float, ...], runs: list[list[dict[str, float]]]) -> Non
 
 with use_kernels("fast"):
     today = [outcome(kl_coef, seed=0) for kl_coef in PENALTIES]
-kept, free = ([run, *runs] for run, runs in zip(today, lesson.measured("ppo", outcomes_of_seeds)))
+kept, free = ([run, *runs] for run, runs in zip(today, lesson.measured("ppo", outcomes_of_seeds, outcome, reinforce)))
 print("16 rounds of 32 replies, by the KL penalty; shares of replies to unseen claims, reward, KL (nats per reply)")
 show(PENALTIES, [kept, free])
 for run in kept:
@@ -338,7 +338,7 @@ def preferred_by_seeds() -> list[list[dict[str, float]]]:
 
 
 live = [prefer(rate, seed=0) for rate in RATES]
-slow, fast = ([run, *runs] for (run, _), runs in zip(live, lesson.measured("dpo", preferred_by_seeds)))
+slow, fast = ([run, *runs] for (run, _), runs in zip(live, lesson.measured("dpo", preferred_by_seeds, prefer, fit)))
 after, steps = live[0]
 print("40 steps, by the learning rate; shares of replies to unseen claims, KL (nats per reply), loss at the end")
 show(RATES, [slow, fast])

@@ -179,7 +179,7 @@ def losses_of_seeds() -> list[list[float]]:
     return [[round(validation_loss(model, val_ids), 4) for model in of_seeds] for of_seeds in models]
 
 
-losses = dict(zip(CHANGES, lesson.measured("changes", losses_of_seeds)))
+losses = dict(zip(CHANGES, lesson.measured("changes", losses_of_seeds, trained)))
 curves = {}
 print(f"{'':25} parameters  cache (bytes/token)  validation loss, seeds 0 to 4")
 for changes, name in enumerate(CHANGES):

@@ -86,12 +86,12 @@ class Body:
         for paragraph in cell.paragraphs():
             if paragraph.startswith(QUESTION):
                 finish()
-                text = markdown_to_html(paragraph.removeprefix(QUESTION).strip(), self.link)
+                text = markdown_to_html(_sentence(paragraph.removeprefix(QUESTION)), self.link)
                 self.html.append(f'<div class="question"><p><strong>Predict before you look.</strong></p>{text}</div>')
                 self.hidden = []
             elif paragraph.startswith(ANSWER) and self.hidden is not None:
                 finish()
-                text = markdown_to_html(paragraph.removeprefix(ANSWER).strip(), self.link)
+                text = markdown_to_html(_sentence(paragraph.removeprefix(ANSWER)), self.link)
                 answer = "\n".join([*self.hidden, text])
                 self.html.append(f'<details class="answer"><summary>Show the answer</summary>{answer}</details>')
                 self.hidden = None
@@ -130,6 +130,12 @@ class Body:
             if path.is_relative_to(ROOT) and path.is_file():
                 return address(path, self.folder)
         return None
+
+
+def _sentence(text: str) -> str:
+    """What stands after "Predict:" or "Answer:", which the page does not show: with a capital at its beginning."""
+    text = text.strip()
+    return text[:1].upper() + text[1:]
 
 
 def address(path: Path, folder: Path) -> str:

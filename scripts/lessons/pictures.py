@@ -68,15 +68,17 @@ class Lesson:
 
             display(HTML(widget_html(name, data, alone=True)))
 
-    def measured(self, name: str, measure: Callable[[], Any]) -> Any:
+    def measured(self, name: str, measure: Callable[[], Any], *helpers: Callable[..., Any]) -> Any:
         """What `measure()` returned when it last ran, and how to run it again: for figures that take minutes.
 
-        The result is anything that JSON can hold, kept in measured/ with the source of `measure`. Raises ValueError
-        where that source has changed since, or nothing was measured yet.
+        helpers: functions of the lesson that `measure` calls. The result is anything that JSON can hold, kept in
+        measured/ with a hash of their sources. Raises ValueError where one of them has changed since, or nothing was
+        measured yet.
         """
         path = MEASURED / f"{self.name}_{name}.json"
         again = f"python scripts/lesson.py {self.number} --measure"
-        code = hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()
+        sources = [inspect.getsource(function) for function in (measure, *helpers)]
+        code = hashlib.sha256("".join(sources).encode()).hexdigest()
         if self.measures:
             start = time.perf_counter()
             with use_kernels("fast"):  # the same numbers up to rounding, in a fraction of the time
@@ -88,7 +90,8 @@ class Lesson:
             raise ValueError(f"nothing has measured {name} yet: {again}")
         record = read_json(path)
         if record["code"] != code:
-            raise ValueError(f"{measure.__name__} has changed since {path.name} was measured with it: {again}")
+            names = ", ".join(function.__name__ for function in (measure, *helpers))
+            raise ValueError(f"{names} changed after {path.name} was measured: {again}")
         print(f"(measured in {record['seconds']} s, and kept; to measure it again: {again})")
         return record["result"]
 

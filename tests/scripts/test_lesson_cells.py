@@ -1,5 +1,7 @@
 """Reading the cells of a lesson, running them, and figures that were measured before."""
 
+import ast
+import hashlib
 import json
 import re
 import sys
@@ -8,7 +10,7 @@ import pytest
 
 from scripts import lesson as lesson_script
 from scripts.lessons import pictures
-from scripts.lessons.cells import Running, read_cells
+from scripts.lessons.cells import Running, lessons, read_cells
 from tests.scripts.test_lessons import LESSONS, ROOT
 
 LESSON = '''\
@@ -125,6 +127,10 @@ def measure():
     return {"seconds": [1, 2.5]}
 
 
+def helper():
+    """A function that another table uses."""
+
+
 def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "MEASURED", tmp_path / "measured")
 
@@ -140,5 +146,25 @@ def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, ca
     path = tmp_path / "measured" / "999_title_figures.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**record, "code": "another"}), encoding="utf-8")
-    with pytest.raises(ValueError, match="measure has changed since 999_title_figures.json was measured"):
+    with pytest.raises(ValueError, match="measure changed after 999_title_figures.json was measured"):
         lesson().measured("figures", measure)
+    lesson("--measure").measured("figures", measure)
+    with pytest.raises(ValueError, match="measure, helper changed after"):
+        lesson().measured("figures", measure, helper)
+
+
+def test_every_measured_table_is_of_the_functions_as_they_are_now():
+    found = set()
+    for path in lessons():
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        functions = {node.name: ast.get_source_segment(source, node) + "\n" for node in tree.body
+                     if isinstance(node, ast.FunctionDef)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "measured":
+                name, *used = node.args
+                code = hashlib.sha256("".join(functions[function.id] for function in used).encode()).hexdigest()
+                kept = pictures.MEASURED / f"{path.stem}_{name.value}.json"
+                assert json.loads(kept.read_text(encoding="utf-8"))["code"] == code, kept.name
+                found.add(kept)
+    assert found == set(pictures.MEASURED.glob("*.json"))

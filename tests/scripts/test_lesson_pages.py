@@ -79,10 +79,10 @@ def test_a_page_has_everything_in_order(made):
         "The introduction",
         "<summary>Imports</summary>",
     ]
-    order += ["<h2>A heading</h2>", "Predict before you look", "&lt;1 + 1&gt;", '<span class="k">with</span> lesson']
+    order += ["<h2>A heading</h2>", "Predict before you look", "<p>What is &lt;1 + 1&gt;", '<span class="k">with</span> lesson']
     order += ['<details class="answer">', ">secret &lt;b&gt;</pre>"]
     order += ['alt="Two dots &amp; more" src="data:image/png;base64,']
-    order += [">after the picture</pre>", "hidden.</p></details>", "Shown again", "<h2>A tensor</h2>"]
+    order += [">after the picture</pre>", "Hidden.</p></details>", "Shown again", "<h2>A tensor</h2>"]
     order += ["<table>", "shape (2,)", "<svg", "Mul", "<h2>What next</h2>", "Exercises"]
     places = [made.find(part) for part in order]
     assert made.count("secret &lt;b&gt;") == 2  # in the code, and in the answer
