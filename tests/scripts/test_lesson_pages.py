@@ -79,7 +79,8 @@ def test_a_page_has_everything_in_order(made):
         "The introduction",
         "<summary>Imports</summary>",
     ]
-    order += ["<h2>A heading</h2>", "Predict before you look", "<p>What is &lt;1 + 1&gt;", '<span class="k">with</span> lesson']
+    order += ["<h2>A heading</h2>", "Predict before you look", "<p>What is &lt;1 + 1&gt;"]
+    order += ['<span class="k">with</span> lesson']
     order += ['<details class="answer">', ">secret &lt;b&gt;</pre>"]
     order += ['alt="Two dots &amp; more" src="data:image/png;base64,']
     order += [">after the picture</pre>", "Hidden.</p></details>", "Shown again", "<h2>A tensor</h2>"]
