@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from gpt import Tokenizer
+from typing import Any
+
+from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar
+from gpt.model.generation import Sampling
+from gpt.model.speculation import speculate
 from gpt.tokenizer.token_view import TextStream
 from scripts.shared import command_line
 
@@ -26,10 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     command_line.add_sampling(parser)
     add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
+    text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
+    add("--speculate", action="store_true", help=text)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
+    if arguments.speculate and arguments.num_samples > 1:
+        parser.error("--speculate is for one text: leave out --num-samples")
     device = command_line.set_up(arguments)
     model, tokenizer = command_line.load(arguments, device)
     prompt = tokenizer.encode(arguments.prompt)
@@ -39,14 +47,28 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.num_samples == 1:
         stream = TextStream(tokenizer)
         print(arguments.prompt, end="", flush=True)
-        model.generate([prompt], on_token=lambda ids: print(stream.text(ids[0]), end="", flush=True), **options)
-        print(stream.rest())
+        if arguments.speculate:
+            _speculate(model, prompt, stream, options)
+        else:
+            model.generate([prompt], on_token=lambda ids: print(stream.text(ids[0]), end="", flush=True), **options)
+            print(stream.rest())
         return 0
     with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
         texts = model.generate([prompt] * arguments.num_samples, on_token=lambda _: bar.update(1), **options)
     for i, ids in enumerate(texts, start=1):
         print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
     return 0
+
+
+def _speculate(model: LanguageModel, prompt: list[int], stream: TextStream, options: dict[str, Any]) -> None:
+    """Write with guesses, and say how many tokens a pass gave."""
+    run = {name: options.pop(name) for name in ("max_new_tokens", "seed", "stop_tokens")}
+    passes, tokens = 0, 0
+    for new in speculate(model, prompt, sampling=Sampling(**options), **run):
+        print("".join(stream.text(token) for token in new), end="", flush=True)
+        passes, tokens = passes + 1, tokens + len(new)
+    print(stream.rest())
+    print(f"({tokens} tokens in {passes} passes: {tokens / max(passes, 1):.2f} tokens per pass)")
 
 
 def _stop_tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:

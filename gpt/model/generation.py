@@ -19,9 +19,17 @@ import numpy as np
 
 from minigrad import Tensor, no_grad
 from minigrad.backend import generator, to_numpy
+from minigrad.kernels.cpu import threads
 from minigrad.nn.module import evaluating
 
 from .kv_cache import KVCache
+
+FEW = 16  # up to this many tokens are read with a faster forward pass, if there is one
+
+
+def forward_for(model: Any) -> Callable[[Any, np.ndarray, KVCache], np.ndarray] | None:
+    """A faster forward pass than the model's own, for the few tokens after a cache; writing.py replaces this."""
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +60,17 @@ class Sampling:
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
         """Sample one token from logits (V,). Raises ValueError if the logits are not finite."""
+        scores = self._scores(logits, seen)
         if self.temperature == 0:
-            return int(self._scores(logits, seen).argmax())
-        probs = self.probabilities(logits, seen)
-        kept = np.flatnonzero(probs)
+            return int(scores.argmax())
+        kept = np.arange(scores.size)
+        if self.top_k is not None and self.top_k < scores.size:  # the others need no probabilities
+            kth = scores.size - self.top_k
+            kept = np.flatnonzero(scores >= np.partition(scores, kth)[kth])
+        probs = dataclasses.replace(self, repetition_penalty=1.0).probabilities(scores[kept])
         # The first token at which the running sum exceeds a uniform number. The last sum may be 0.99999...
-        place = np.searchsorted(np.cumsum(probs[kept]), rng.random(), side="right")
-        return int(kept[min(int(place), len(kept) - 1)])
+        place = int(np.searchsorted(np.cumsum(probs), rng.random(), side="right"))
+        return int(kept[place if place < len(probs) else np.flatnonzero(probs)[-1]])
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
         """logits (V,) -> float64 probabilities (V,) after all settings. `seen`: the tokens that are in the text.
@@ -188,7 +200,7 @@ def stream(
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
-    text = _Text(model, ids, attention_mask, use_cache, max_new_tokens)
+    text = TextSoFar(model, ids, attention_mask, use_cache, max_new_tokens)
     if memory is not None:
         text.remember(memory)
     if seed is None:
@@ -213,7 +225,7 @@ def stream(
             memory.ids, memory.cache = text.ids[0, : text.read].copy(), text.cache
 
 
-class _Text:
+class TextSoFar:
     """The tokens so far of each sequence in a batch, and the logits of the next token, with or without a cache."""
 
     def __init__(self, model: Any, ids: Any, attention_mask: Any, use_cache: bool, max_new_tokens: int):
@@ -223,6 +235,7 @@ class _Text:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         capacity = min(self.block, length + max_new_tokens)
         self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
+        self.forward = forward_for(model)
         self._start_with(ids[:, -self.block :].astype(np.int64), real[:, -self.block :])
 
     def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:
@@ -250,14 +263,31 @@ class _Text:
         self.ids = np.column_stack([self.ids, tokens])
         self.real = np.column_stack([self.real, np.ones(self.batch, bool)])
 
-    def next_logits(self) -> np.ndarray:
-        """(B, V): the logits of the token after the context."""
-        with no_grad():
+    def next_logits(self, guesses: Sequence[int] = ()) -> np.ndarray:
+        """(B, V): the logits of the token after the context.
+
+        guesses, for one sequence: tokens that may come next. Then the logits after each of them follow, (1 + G, V).
+        """
+        new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * self.batch, np.int64)], axis=1)
+        last = slice(-1 - len(guesses), None)  # the positions whose logits are needed
+        with no_grad(), np.errstate(over="ignore"):  # in x / (1 + e^-x), e^-x may be infinite
             mask = None if self.real.all() else self.real
-            hidden = self.model.hidden_states(self.ids[:, self.read :], self.cache, mask)
-            if self.cache is not None:
-                self.read = self.ids.shape[1]
-            return to_numpy(self.model.lm_head(hidden[:, -1]).data)  # only the last position
+            follows = self.read > 0 and new.shape[1] <= FEW
+            if self.forward is not None and self.cache is not None and mask is None and follows:
+                threads.lend_cores()
+                hidden = Tensor(self.forward(self.model, new, self.cache))  # (B, T, C)
+            else:
+                hidden = self.model.hidden_states(new, self.cache, mask)
+            logits = to_numpy(self.model.lm_head(hidden[:, last]).data).reshape(-1, self.model.config.vocab_size)
+        if self.cache is not None:
+            self.read = self.ids.shape[1]
+        return logits
+
+    def forget_guesses(self) -> None:
+        """Forget the guesses that did not come true. The last token is always read again, for its logits."""
+        assert self.cache is not None
+        self.read = min(self.cache.length, self.ids.shape[1] - 1)
+        self.cache.cut(self.read)
 
 
 def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import urllib.request
 from dataclasses import dataclass, field
 from functools import cached_property
-from http.client import HTTPException
 from pathlib import Path
 
 from ..files import atomic_write, cache_folder, read_text
@@ -73,6 +71,9 @@ def download(url: str, name: str, sha256: str) -> Path:
     path = cache_folder() / name
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return path
+    import urllib.request  # only here: loading it takes 20 ms, and most runs download nothing
+    from http.client import HTTPException
+
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read()

@@ -86,6 +86,12 @@ def _select(on_cpu: dict[Any, Any], on_cuda: dict[Any, Any]) -> None:
         threads.stop()
 
 
+def only_fast() -> bool:
+    """Are the fast kernels selected, and nothing else?"""
+    fast: dict[Any, Any] = {**_by_class(FAST), **FAST_OPTIM}
+    return switches.kernels == fast
+
+
 def textbook_functions() -> dict[str, type[Function]]:
     """Every Function of `minigrad.functional` by its op name, such as "layer_norm"."""
     prefix = functional.__name__ + "."

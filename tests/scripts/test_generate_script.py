@@ -52,6 +52,14 @@ def test_several_samples_the_first_of_which_is_the_single_one(model, capsys):
     assert len(parts) == 4 and parts[1] == f"1 ---\n{single}" and parts[1][5:] != parts[2][5:]
 
 
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_guesses_change_nothing_but_the_time(model, capsys, temperature):
+    options = ["--max-new-tokens", 40, "--seed", 1, "--temperature", temperature, "--prompt", "the cat the cat the cat"]
+    text, passes = written(capsys, model, *options, "--speculate").rsplit("(", 1)
+    assert text == written(capsys, model, *options) and passes.startswith("40 tokens in ")
+    assert "--speculate is for one text" in refusal(generate.main, capsys, "--speculate", "--num-samples", 2)
+
+
 def test_it_stops_at_a_token(model, capsys):
     options = ["--max-new-tokens", 300, "--seed", 1, "--temperature", 1]
     everything = written(capsys, model, *options)

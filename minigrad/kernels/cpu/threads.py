@@ -26,13 +26,14 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from ...backend import Array, usable_cores
+
+if TYPE_CHECKING:  # imported where it is used: it takes as long as a quarter of minigrad
+    from concurrent.futures import ThreadPoolExecutor
 
 BLOCK = 256 * 1024  # numbers
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
@@ -53,11 +54,15 @@ def start() -> None:
         _pool = _new_pool()
         _keep_freed_memory()
     if _blas_limit is None:
+        from threadpoolctl import ThreadpoolController
+
         controller = ThreadpoolController().select(user_api="blas")
         _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 
 
 def _new_pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
 
 
@@ -185,8 +190,13 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours."""
-    _give_blas(_workers)
+    lend_cores()
     np.matmul(a, b, out=out)
+
+
+def lend_cores() -> None:
+    """Let the matrix library use all cores, for products with few rows, until `parallel` needs them."""
+    _give_blas(_workers)
 
 
 def _give_blas(count: int) -> None:

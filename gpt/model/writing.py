@@ -1,0 +1,177 @@
+"""The forward pass of a model that writes, in plain NumPy: the formulas of gpt2.py and llama.py without the engine.
+
+To write a token, a model multiplies one row with every weight, and everything between the products works on a few
+hundred numbers. There, what the engine does around an op (a Context, a Tensor, checks) takes about as long as the
+products. Without gradients none of it is needed: arrays go in, arrays come out, and x changes in place.
+
+`forward_for` gives such a function, if fast kernels are selected and the model is made of the ordinary parts. A layer
+in the place of a Linear or Embedding, such as an adapter or a quantized layer, is called as always. In all other cases
+(a replaced block, a hook, an op of your own, an observer, a GPU) it gives None, and the caller runs the model itself.
+
+Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
+tokens so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad import Tensor, nn, switches
+from minigrad.functional.rotary import rotate
+from minigrad.kernels import dispatch
+
+from . import generation, gpt2, llama
+from .kv_cache import KVCache
+from .positions import positions_and_mask
+
+# (model, ids (B, T), cache) -> hidden states (B, T, C)
+Forward = Callable[[Any, np.ndarray, KVCache], np.ndarray]
+
+
+def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
+    """`GPT.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
+    body, H = model.transformer, model.config.n_head
+    positions, mask = positions_and_mask(ids, cache, None, model.config.block_size)
+    x = (body.wte(ids).data + body.wpe(positions).data).reshape(ids.size, -1)  # (R, C)
+    for layer, block in enumerate(body.h):
+        qkv = linear(layer_norm(x, block.ln_1), block.attn.c_attn)  # (R, 3C)
+        x += linear(attention(heads(qkv, ids, 3 * H), H, H, layer, cache, mask), block.attn.c_proj)
+        x += linear(linear(layer_norm(x, block.ln_2), block.mlp.c_fc, block.mlp.activation), block.mlp.c_proj)
+    cache.advance(ids.shape[1])
+    return layer_norm(x, body.ln_f).reshape(*ids.shape, -1)
+
+
+def llama_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
+    """`Llama.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
+    body, config = model.model, model.config
+    H, K = config.n_head, config.n_kv_head
+    positions, mask = positions_and_mask(ids, cache, None, config.block_size)
+    x = body.embed_tokens(ids).data.reshape(ids.size, -1)  # (R, C)
+    cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
+    for layer, block in enumerate(body.layers):
+        attn, mlp = block.self_attn, block.mlp
+        qkv = joined_linear(rms_norm(x, block.input_layernorm), attn.q_proj, attn.k_proj, attn.v_proj)
+        qkv = heads(qkv, ids, H + 2 * K)  # (B, H + 2K, T, D)
+        if attn.qk_norm:
+            qkv[:, :H] = rms_norm(qkv[:, :H], attn.q_norm)
+            qkv[:, H : H + K] = rms_norm(qkv[:, H : H + K], attn.k_norm)
+        qkv[:, : H + K] = rotate(qkv[:, : H + K], cos, sin)
+        x += linear(attention(qkv, H, K, layer, cache, mask), attn.o_proj)
+        gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), mlp.gate_proj, mlp.up_proj)
+        gate, up = gate_up[:, : config.n_inner], gate_up[:, config.n_inner :]  # (R, I)
+        x += linear(gate / (1 + np.exp(-gate)) * up, mlp.down_proj)  # silu(gate) * up
+    cache.advance(ids.shape[1])
+    return rms_norm(x, body.norm).reshape(*ids.shape, -1)
+
+
+def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarray:
+    """(R, in) -> (R, out). What is not an ordinary Linear runs as everywhere else."""
+    if not is_plain(layer):
+        return layer(Tensor(x), activation).data
+    out = x @ layer.weight.data.T
+    if layer.bias is not None:
+        out += layer.bias.data
+    if activation is None:
+        return out
+    if activation == "gelu_tanh":  # h (1 + tanh u) / 2 = h / (1 + exp(-2u)), where u = sqrt(2 / pi) (h + 0.044715 h³)
+        return out / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * out * (1 + 0.044715 * out * out)))
+    return nn.layers.activate(Tensor(out), activation).data
+
+
+def is_plain(layer: Any) -> bool:
+    return type(layer) is nn.Linear and not layer._forward_hooks
+
+
+def joined_linear(x: np.ndarray, *layers: Any) -> np.ndarray:
+    """(R, in) -> the outputs of several layers beside each other, in one product if `join` has joined their weights."""
+    weight = joined_weight(layers)
+    return np.concatenate([linear(x, layer) for layer in layers], axis=-1) if weight is None else x @ weight.T
+
+
+def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
+    x = x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1]
+    x *= 1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
+    x *= norm.weight.data
+    x += norm.bias.data
+    return x
+
+
+def rms_norm(x: np.ndarray, norm: Any) -> np.ndarray:
+    x = x * (1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps))
+    x *= norm.weight.data
+    return x
+
+
+def heads(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """(R, count D) -> (B, count, T, D)."""
+    return x.reshape(*ids.shape, count, -1).swapaxes(1, 2)
+
+
+def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask: Tensor | None) -> np.ndarray:
+    """The T new tokens attend to each other and to the cache: qkv (B, H + 2K, T, D) -> (R, H D)."""
+    B, _, T, D = qkv.shape
+    q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5  # queries that share keys are the rows of one matrix
+    keys, values = cache.append(layer, Tensor(qkv[:, H : H + K]), Tensor(qkv[:, H + K :]))  # (B, K, S, D)
+    scores = q @ keys.data.swapaxes(-1, -2)  # (B, K, H/K T, S)
+    if mask is not None:  # (T, S)
+        each_head = scores.reshape(B, K, H // K, T, -1)
+        each_head += np.where(mask.data, 0, -np.inf)
+    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+    probs = np.exp(scores, out=scores)
+    probs /= np.add.reduce(probs, axis=-1, keepdims=True)
+    return (probs @ values.data).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
+
+
+# Modules that are called as a whole if they are not ordinary: linear layers and embeddings.
+LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
+LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def forward_for(model: Any) -> Forward | None:
+    """The function above that computes the same as `model`, or None if none does."""
+    forwards: dict[type, Forward] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
+    parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
+    parts |= {gpt2.Transformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
+    parts |= {llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP}
+    if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
+        return None
+    for name, module in model.named_modules():
+        ordinary = type(module) in parts and not module._forward_hooks
+        if not ordinary and LAYERS.isdisjoint(name.split(".")):
+            return None
+    if not all(type(parameter.data) is np.ndarray for parameter in model.parameters()):
+        return None
+    if isinstance(model, llama.Llama):
+        for block in model.model.layers:
+            join(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
+            join(block.mlp.gate_proj, block.mlp.up_proj)
+    return forwards[type(model)]
+
+
+def join(*layers: Any) -> None:
+    """Move the weights of layers with the same input into one array, each with its rows: one product instead of three.
+
+    A small product reaches half of the memory's speed, because the threads take as long to start as to multiply.
+    """
+    if joined_weight(layers) is None and all(is_plain(layer) and layer.bias is None for layer in layers):
+        weights = [layer.weight for layer in layers]
+        joined = np.concatenate([weight.data for weight in weights])
+        for weight, end in zip(weights, np.cumsum([len(weight.data) for weight in weights]), strict=True):
+            weight.data = joined[end - len(weight.data) : end]
+
+
+def joined_weight(layers: tuple[Any, ...]) -> np.ndarray | None:
+    """The one array that holds the weights of `layers`, if there is one."""
+    if not all(map(is_plain, layers)) or layers[0].bias is not None:
+        return None
+    base = layers[0].weight.data.base
+    rows = sum(len(layer.weight.data) for layer in layers)
+    together = all(layer.weight.data.base is base for layer in layers)
+    return base if together and base is not None and base.shape == (rows, layers[0].in_features) else None
+
+
+generation.forward_for = forward_for

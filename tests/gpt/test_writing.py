@@ -1,0 +1,117 @@
+"""Writing in plain NumPy and writing with guesses: the same tokens as the model's own forward pass gives."""
+
+import numpy as np
+import pytest
+
+from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
+from gpt import KVCache
+from gpt.model import writing
+from gpt.model.generation import Sampling, generate
+from gpt.model.speculation import guess, speculate
+from minigrad import Function, inspection, nn, no_grad, use_kernels
+from tests.gpt.small import random_ids, small_gpt, small_llama
+
+
+def with_lora(model):
+    apply_lora(model, LoRAConfig(r=2))
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_B.weight"):
+            parameter.data[...] = 0.3
+    return model
+
+
+MODELS = {
+    "gpt": small_gpt,
+    "gpt, other activation, untied": lambda: small_gpt(activation="relu", tied=False, n_inner=12),
+    "llama": small_llama,
+    "llama with biases and norms": lambda: small_llama(qkv_bias=True, qk_norm=True, head_size=6, tied=False),
+    "lora": lambda: with_lora(small_llama()),
+    "int8": lambda: quantized(small_gpt(n_embd=16)),
+}
+
+
+def quantized(model):
+    quantize(model, QuantizationConfig(bits=8))
+    return model
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
+def test_the_plain_forward_equals_the_model(build, pieces):
+    model, ids = build().eval(), random_ids((3, 8))
+    with no_grad(), use_kernels("fast"):
+        expected = model.hidden_states(ids).data
+        forward, cache = writing.forward_for(model), KVCache.for_model(model, 3)
+        assert forward is not None
+        first = pieces[0]
+        model.hidden_states(ids[:, :first], cache)
+        for n in pieces[1:]:
+            hidden = forward(model, ids[:, first : first + n], cache)
+            np.testing.assert_allclose(hidden, expected[:, first : first + n], rtol=0, atol=2e-5)
+            first += n
+
+
+class Mine(Function):
+    forward = staticmethod(lambda ctx, x, *rest: x)
+
+
+def test_it_is_for_ordinary_models_and_fast_kernels_only():
+    model = small_gpt()
+    assert writing.forward_for(model) is None  # textbook kernels
+    with use_kernels("fast"):
+        assert writing.forward_for(model) is not None
+        assert writing.forward_for(small_gpt(norm="post")) is None
+        with use_kernels({"gelu": Mine}):
+            assert writing.forward_for(model) is None
+        with inspection.profile():
+            assert writing.forward_for(model) is None
+        hook = model.transformer.h[0].register_forward_hook(lambda *_: None)
+        assert writing.forward_for(model) is None
+        hook.remove()
+        model.transformer.h[1].mlp = nn.Sequential()
+        assert writing.forward_for(model) is None
+
+
+@pytest.mark.parametrize("build", [small_gpt, small_llama])
+def test_joined_weights_are_the_same_parameters(build):
+    model = build()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    with use_kernels("fast"):
+        generate(model, [[1, 2]], 3, seed=0)
+        after = model.state_dict()
+        assert all((after[name] == before[name]).all() for name in before)
+        model.loss(random_ids((2, 5)), random_ids((2, 5))).backward()
+        assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("build", [small_gpt, small_llama])
+@pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
+@pytest.mark.parametrize("kernels", ["fast", "textbook"])
+def test_speculation_gives_the_same_text(build, temperature, kernels):
+    """Also beyond the block, with a penalty, and up to a stop token."""
+    model = build(block_size=40, dtype="float64")
+    passes = 0
+    for seed in range(4):
+        for stop in ((), (7, 3, 5)):
+            prompt, sampling = random_ids((6,), seed).tolist() * 2, Sampling(temperature, repetition_penalty=1.1)
+            options = {"temperature": temperature, "repetition_penalty": 1.1, "seed": seed, "stop_tokens": stop}
+            with use_kernels(kernels):
+                steps = list(speculate(model, prompt, 90, sampling, seed, stop))
+                assert sum(steps, []) == generate(model, [prompt], 90, **options)[0]
+            passes += sum(len(step) > 1 for step in steps)
+    assert passes > 0 or temperature == 1  # some guesses came true
+
+
+@pytest.mark.parametrize(
+    ("ids", "most", "expected"),
+    [
+        ([1, 2, 3, 4, 1, 2, 3], 9, [4, 1, 2, 3]),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 2, [5, 1]),  # the latest
+        ([7, 7, 7, 7], 3, [7]),  # the places may overlap
+        ([1, 2, 3], 5, []),
+        ([1, 2, 3, 4, 0, 2, 3], 5, []),
+        ([1, 2, 3, 4, 1, 2, 3], 0, []),
+    ],
+)
+def test_a_guess_is_what_followed(ids, most, expected):
+    assert guess(np.array(ids), most) == expected
