@@ -1,0 +1,189 @@
+"""Lesson 20 (4.5.2): what has it learned?
+
+A loss says how well a model predicts, and not how. This lesson looks inside: at what each head attends to, at what the
+model would say after each layer, and at what it can no longer do when a part is switched off. A small model grows an
+induction head before our eyes, the mechanism behind learning from the context: [A] [B] ... [A] -> [B].
+Elhage et al. 2021, "A mathematical framework for transformer circuits"; Olsson et al. 2022, "In-context learning and
+induction heads"; nostalgebraist 2020 (logit lens); Meng et al. 2022 (activation patching).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finetune.loading import load_model
+from gpt import Llama, LlamaConfig
+from gpt.interpretability import (
+    ablated,
+    attention_patterns,
+    induction_scores,
+    logit_lens,
+    patch_effects,
+    record,
+    repeated_tokens,
+)
+from gpt.interpretability.heads import blocks
+from gpt.weights import hub
+from gpt.weights.gguf_file import GGUFError
+from minigrad import manual_seed, no_grad, optim, use_kernels
+from scripts.lessons.pictures import Lesson, heatmap
+
+lesson = Lesson("452_what_has_it_learned", __doc__)
+T, V, STEPS = 32, 32, 500
+
+# %% A task that only copying solves
+# Random tokens, and then the same ones again. Nothing can be learned about the tokens themselves, because each row has
+# others. But once a row repeats, the next token is known: it is the one that followed last time. The rows repeat after
+# different numbers of tokens, so no position is always the right one to copy from.
+test_ids, periods = repeated_tokens(np.random.default_rng(99), 64, T + 1, V)
+known = np.arange(1, T + 1) >= periods[:, None] + 1  # targets that a copy of the context predicts
+print("a row that repeats after", periods[0], "tokens:", test_ids[0, : 2 * periods[0]])
+
+# %% [markdown]
+# Predict: two layers of two heads. Will the loss fall evenly, or will there be a time when little happens, and then a
+# bend?
+
+# %% Growing an induction head
+
+
+def losses_on_test(model: Llama) -> tuple[float, float]:
+    """The mean loss of new tokens, and of tokens that the context predicts."""
+    with no_grad():
+        losses = model.loss(test_ids[:, :-1], test_ids[:, 1:], reduction="none").data
+    return float(losses[~known].mean()), float(losses[known].mean())
+
+
+def grow(seed: int) -> tuple[Llama, list[tuple[int, float, float, float]]]:
+    """A model after STEPS steps; on the way: step, loss of new tokens, of repeated ones, highest induction score."""
+    manual_seed(seed)
+    model = Llama(LlamaConfig(V, T, n_layer=2, n_head=2, n_kv_head=2, n_embd=64, n_inner=128))
+    optimizer = optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = optim.WarmupCosine(optimizer, 30, STEPS)
+    rng, history = np.random.default_rng(seed), []
+    for step in range(STEPS + 1):
+        if step % 25 == 0:
+            history.append((step, *losses_on_test(model), float(induction_scores(model).max())))
+        ids, _ = repeated_tokens(rng, 32, T + 1, V)
+        model.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model, history
+
+
+with use_kernels("fast"):
+    model, history = grow(seed=0)
+for step, new, repeated, score in history[::4]:
+    print(f"step {step:4}  loss of new tokens {new:.2f}, of repeated ones {repeated:.2f}; induction score {score:.2f}")
+steps, new_losses, repeated_losses, best_scores = map(np.array, zip(*history))
+assert abs(new_losses[0] - np.log(V)) < 0.1 and abs(repeated_losses[0] - np.log(V)) < 0.1  # nothing is known
+assert repeated_losses[-1] < 1 and new_losses[-1] > 2.5 and best_scores[-1] > 0.5
+falls = -np.diff(repeated_losses)
+bend = int(falls.argmax())
+assert falls[bend] > 3 * falls[:4].mean()  # slow at first, then fast
+with lesson.picture("bend", "An induction head forms, and the loss bends", 2, size=(10, 3.5)) as (left, right):
+    left.plot(steps, repeated_losses, color="black", label="repeated tokens")
+    left.plot(steps, new_losses, color="black", linestyle=":", label="new tokens")
+    left.set(xlabel="step", ylabel="loss (nats)")
+    left.legend(frameon=False)
+    right.plot(steps, best_scores, color="black")
+    right.set(xlabel="step", ylabel="highest induction score", ylim=(0, 1))
+
+# %% [markdown]
+# Answer: for a while hardly anything happens. Then the loss of the repeated tokens bends downward, and at the same time
+# the induction score of a head rises. Two heads have to work together, and each is useless without the other: this is
+# why it begins so slowly. In large models the same bend is visible in the training loss of real text.
+
+# %% Finding it: a score
+# The score of a head is the attention from a token to the tokens that followed its earlier occurrences.
+scores = induction_scores(model)
+best = np.unravel_index(scores.argmax(), scores.shape)
+print(scores.round(2))
+print(f"the induction head is head {best[1]} of layer {best[0]}")
+assert best[0] == 1  # it needs the layer below
+patterns = attention_patterns(model, test_ids[:1, :-1])[:, 0]  # (L, H, T, T)
+previous = patterns[0][:, np.arange(1, T), np.arange(T - 1)].mean(axis=1)  # attention to the token before
+helper = int(previous.argmax())
+print("attention of layer 0's heads to the previous token:", previous.round(2))
+assert previous.max() > 0.3
+with lesson.picture("heads", "The two heads that copy", 2, size=(10, 5)) as (left, right):
+    for axes, weights, name in (
+        (left, patterns[0, helper], f"layer 0, head {helper}: previous token"),
+        (right, patterns[best], f"layer 1, head {best[1]}: induction"),
+    ):
+        heatmap(axes, weights, [""] * T, [""] * T, numbers="")
+        axes.set(xlabel="attends to", ylabel="token", title=name)
+
+# %% [markdown]
+# Predict: the induction heads are switched off. Which loss suffers, that of new tokens or that of repeated ones? And if
+# only the head that looks at the previous token is switched off?
+
+# %% Taking it out: ablation
+heads = [(int(layer), int(head)) for layer, head in np.ndindex(*scores.shape)]
+inducers = [head for head in heads if scores[head] > 0.3]
+whole = losses_on_test(model)
+with ablated(model, heads=inducers):
+    without = losses_on_test(model)
+with ablated(model, heads=[(0, helper)]):
+    without_helper = losses_on_test(model)
+print(f"whole model:                              new {whole[0]:.2f}, repeated {whole[1]:.2f}")
+print(f"without the induction heads {inducers}: new {without[0]:.2f}, repeated {without[1]:.2f}")
+print(f"without the previous-token head (0, {helper}):   new {without_helper[0]:.2f}, repeated {without_helper[1]:.2f}")
+assert without[1] > whole[1] + 1.5  # copying has vanished
+assert abs(without[0] - whole[0]) < without[1] - whole[1]
+
+# %% [markdown]
+# Answer: that of the repeated tokens, in both cases. Without the induction heads the model cannot copy, and they find
+# nothing without the head below. A score shows where a head looks; ablation shows what that is good for.
+
+# %% The logit lens: what would it say after each layer?
+# Every layer adds to the same stream, so the output layer can read the stream after any of them.
+lens = logit_lens(model, test_ids[:, :-1])  # (L, B, T, V)
+right_token = lens.argmax(axis=-1) == test_ids[:, 1:]
+for layer, right in enumerate(right_token):
+    print(f"after layer {layer}: {right[known].mean():.0%} of the repeated tokens are predicted")
+assert right_token[1][known].mean() > right_token[0][known].mean() + 0.3
+
+# %% Activation patching: where is the answer?
+# Two rows that differ in one token, the one that is to be copied. We run the model on the second row, but with one
+# activation taken from the first, and ask whether it answers as on the first.
+period = 10
+clean = np.resize(np.arange(period), period + 4)  # 0 1 2 3 ... 9 0 1 2 3: next comes 4
+corrupted = clean.copy()
+corrupted[4] = 20  # now next comes 20
+effects = patch_effects(model, clean, corrupted, lambda logits: float(logits[-1, 4] - logits[-1, 20]))
+print("after layer 0, place:", {place: round(float(effect), 2) for place, effect in enumerate(effects[0])})
+assert effects[0].argmax() == 4 and effects[1].argmax() == len(clean) - 1
+with lesson.picture("patching", "How much of the clean answer one activation brings back", size=(9, 2.2)) as axes:
+    heatmap(axes, effects, ["after layer 0", "after layer 1"], [str(token) for token in clean])
+
+# %% [markdown]
+# After the first layer the answer is still at the place of the token itself. The second layer carries it to the last
+# place: that is the induction head at work.
+
+# %% The same in a real model: SmolLM2
+try:
+    hub.find("smollm2")
+except (FileNotFoundError, GGUFError) as error:
+    print(f"({error})")
+else:
+    smol, tokenizer = load_model("smollm2")
+    ids = np.array([tokenizer.encode("The capital of France is")])
+    for layer, logits in list(enumerate(logit_lens(smol, ids)[:, 0, -1]))[4::5]:
+        print(f"after layer {layer:2}: {tokenizer.decode([int(logits.argmax())])!r}")
+    smol_scores = induction_scores(smol, rows=2)
+    strongest = np.unravel_index(smol_scores.argmax(), smol_scores.shape)
+    print(f"strongest induction head: layer {strongest[0]}, head {strongest[1]}, score {smol_scores.max():.2f}")
+    assert smol_scores.max() > 0.3  # real models have them, too
+    with record(smol, [blocks(smol)[0].mlp]) as found:
+        smol(ids)
+    print("what layer 0's MLP adds to the stream:", found[blocks(smol)[0].mlp].shape)
+
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start attention`, the op whose weights you have seen here.
+# - try: `grow(seed=1)`. Expect: the bend is at another step, and perhaps another head of layer 1 has the highest score.
+# - try: `n_layer=1`. Expect: no bend, and repeated tokens stay nearly as surprising as new ones.
+# - break: use the same period for all rows. Expect: the loss falls, but the model has learned a distance.
