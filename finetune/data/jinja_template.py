@@ -8,7 +8,8 @@ It says how conversations were written when the model was tuned. An example from
 
 A template is a stranger's program, so it runs in Jinja's sandbox, where it can only read the conversation and write
 text. It gets the same settings, filters and functions as in transformers (`_compile_jinja_template` in
-transformers/utils/chat_template_utils.py). Simplified: there are no tools and no documents, and no limit of time.
+transformers/utils/chat_template_utils.py). Simplified: there are no tools and no documents. The steps of its loops are
+limited, so a template ends; what a single step may take is not.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 LONGEST = 1_000_000  # characters of a conversation as text
+MOST_STEPS = 1_000_000  # of all loops and calls together: a second
 
 
 def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequence[Any], bool], str]:
@@ -70,15 +72,33 @@ def _compiled(source: str) -> Any:
     def raise_exception(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
+    @jinja2.pass_context
+    def counted(context: Any, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            _count_step(context)
+            yield item
+
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        def call(self, context: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
+            _count_step(context)  # a macro may call itself
+            return super().call(context, function, *arguments, **named)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.filters |= {"tojson": _tojson, "counted": counted}
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": _strftime_now}
     try:
-        return environment.from_string(source)
+        tree = environment.parse(source)
+        for loop in tree.find_all(jinja2.nodes.For):
+            loop.iter = jinja2.nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+        return environment.from_string(tree.set_environment(environment))
     except (jinja2.TemplateError, RecursionError) as error:
         raise ValueError(f"the model's chat template is damaged: {_reason(error)}") from None
+
+
+def _count_step(context: Any) -> None:
+    context.steps = getattr(context, "steps", 0) + 1
+    if context.steps > MOST_STEPS:
+        raise OverflowError(f"it takes more than {MOST_STEPS:,} steps")
 
 
 def _tojson(
