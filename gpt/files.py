@@ -100,7 +100,8 @@ def integer_setting(values: Mapping[str, Any], name: str, default: int, where: s
     """A setting from a file that must be an integer >= 1. Raises ValueError, which names the file `where`."""
     value = values.get(name, default)
     if type(value) is not int or not 1 <= value < 2**31:
-        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {shortened(value)}")
+        given = shortened(values.get(name))
+        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {given}")
     return value
 
 

@@ -12,7 +12,7 @@ from ..model.language_model import LanguageModel
 from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
-from ..weights import gpt2_gguf, hub, llama_gguf, pretrained
+from ..weights import hub, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run
 
@@ -27,13 +27,11 @@ def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer
     if has_checkpoint(place):
         model, tokenizer = load_run(place)
         return model.eval(), tokenizer
-    if is_gguf(place):
-        file = GGUFFile(place)
-        is_gpt2 = file.metadata.get("general.architecture") == gpt2_gguf.ARCHITECTURE
-        model = gpt2_gguf.load(file, GPT) if is_gpt2 else llama_gguf.load(file, Llama)
+    file = GGUFFile(place) if is_gguf(place) else None
+    model = pretrained.load(file or place, {GPT.model_type: GPT, Llama.model_type: Llama})
+    if file is not None:
         tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
     else:
-        model = pretrained.load(place, {GPT.model_type: GPT, Llama.model_type: Llama})
         tokenizer = _tokenizer_of(place, model.config.vocab_size)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(

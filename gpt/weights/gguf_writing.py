@@ -48,6 +48,8 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: Any = gguf.GGUFWriter(str(unfinished), next(iter(entries)).partition(".")[0])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
     try:
         for name, value in entries.items():
@@ -88,6 +90,8 @@ def _tensors(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
     table = {row.ours: row.theirs for row in described.gguf_rows(model.config)}
     if unknown := arrays.keys() ^ table.keys():
         raise ValueError(f"only a plain model can be written: {min(unknown)} is missing, or is none of its tensors")
+    if getattr(model.config, "rope_scaling", None) and model.config.rope_scaling.original_context:
+        yield llama_gguf.ROPE_FREQS, llama_gguf.slower(model.config)
     for ours, theirs in table.items():
         array = to_numpy(arrays[ours]).astype(np.float32)
         n_head = llama_gguf.heads_permuted(theirs, model.config) if is_llama else 0

@@ -94,6 +94,11 @@ SIZES = (
     ("n_head", "n_head", 12),
     ("n_embd", "n_embd", 768),
 )
+# Other names of these settings, which transformers knows too.
+ALIASES = {
+    "hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}  # fmt: skip
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 # Their activation functions, and ours. Three names for one formula: GELU by way of tanh (Hendrycks and Gimpel 2016).
 ACTIVATIONS = {
@@ -104,6 +109,7 @@ ACTIVATIONS = {
 FIXED = {
     "scale_attn_weights": True,  # by 1 / sqrt(D)
     "scale_attn_by_inverse_layer_idx": False,  # and not by 1 / (layer + 1)
+    "is_causal": True,
     "add_cross_attention": False,
     "is_encoder_decoder": False,
 }
@@ -115,6 +121,7 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. If the three dropouts differ,
     warns and uses the largest.
     """
+    values = {**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}
     sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
     check_settings(values, FIXED, where)
     activation = values.get("activation_function", "gelu_new")

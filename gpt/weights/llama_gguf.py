@@ -9,13 +9,13 @@ matrices were reordered when the file was written, and we undo that here. (The r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from minigrad import nn
 from minigrad.backend import Array
 
 from ..files import integer_setting, number_setting, shortened
@@ -24,9 +24,7 @@ from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
-from .tensor_table import Row, fill
-
-M = TypeVar("M", bound=nn.Module)
+from .tensor_table import Row
 
 ARCHITECTURE = "llama"
 ARCHITECTURES = (ARCHITECTURE, "qwen2", "qwen3")
@@ -41,25 +39,29 @@ NAMES = {
     "lm_head": "output",                 "self_attn.o_proj": "attn_output",  "self_attn.q_norm": "attn_q_norm",
     "input_layernorm": "attn_norm",      "post_attention_layernorm": "ffn_norm", "self_attn.k_norm": "attn_k_norm",
 }
-# Settings that change nothing for us, or that are looked at below. Any other might make another model of it.
-KNOWN = {
-    "block_count",           "attention.head_count",               "rope.freq_base",
-    "context_length",        "attention.head_count_kv",            "rope.dimension_count",
-    "embedding_length",      "attention.key_length",               "rope.scaling.type",
-    "feed_forward_length",   "attention.value_length",             "rope.scaling.factor",
-    "vocab_size",            "attention.layer_norm_rms_epsilon",   "expert_count",
-    "tensor_data_layout",                                          "expert_used_count",
+# The settings there, and ours.
+SIZES = {
+    "vocab_size": "vocab_size",          "attention.head_count": "n_head",        "embedding_length": "n_embd",
+    "context_length": "block_size",      "attention.head_count_kv": "n_kv_head",  "feed_forward_length": "n_inner",
+    "block_count": "n_layer",
 }
+NUMBERS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_epsilon"}
+HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+# Settings that are followed with these values only.
+FIXED = {"rope.scaling.type": ("none", "linear"), "expert_count": (0,)}
+# Any other setting might make another model of it.
+KNOWN = {*SIZES, *NUMBERS, *HEAD_SIZES, *FIXED, "rope.scaling.factor", "expert_used_count", "tensor_data_layout"}
 # fmt: on
+LLAMA3 = (1.0, 4.0, 8192)  # the factors and the context of Llama 3.1's scaling, which all models so far share
 
 
-def name_there(name: str) -> str:
+def name_there(name: str, names: Mapping[str, str] = NAMES) -> str:
     """The name of one of our parameters in a GGUF file.
 
     >>> name_there("model.layers.3.mlp.up_proj.weight")
     'blk.3.ffn_up.weight'
     """
-    for ours, theirs in NAMES.items():
+    for ours, theirs in names.items():
         name = name.replace(ours, theirs)
     return name
 
@@ -105,43 +107,72 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     if architecture not in ARCHITECTURES:
         given, known = shortened(architecture), ", ".join(ARCHITECTURES)
         raise GGUFError(f"{where} holds a model of the architecture {given}; known are {known}")
-    prefix = f"{architecture}."
-    values = {name: value for name, value in metadata.items() if name.startswith(prefix)}
     try:
-        _check_followed(values, prefix)
-        config = _config(values, metadata.get("tokenizer.ggml.tokens"), prefix, where, tied)
-        for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-            if values.get(prefix + name, config.head_size) != config.head_size:
-                given = shortened(values[prefix + name])
-                raise ValueError(f"{prefix}{name} is {given}, but a head has {config.head_size} numbers")
+        return _config(metadata, f"{architecture}.", where, tied)
     except ValueError as error:
         raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
+
+
+def _config(metadata: Mapping[str, Any], prefix: str, where: str, tied: bool) -> LlamaConfig:
+    values = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
+    if unknown := sorted(values.keys() - KNOWN):
+        name = shortened(prefix + unknown[0])
+        raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
+    for name, supported in FIXED.items():
+        if (given := values.get(name, supported[0])) not in supported:
+            only = " and ".join(map(str, supported))
+            raise ValueError(f"{prefix}{name} is {shortened(given)}; supported here: {only}")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    defaults = {
+        "vocab_size": len(tokens) if isinstance(tokens, list) else 0,
+        "attention.head_count_kv": values.get("attention.head_count", 0),
+        "rope.freq_base": 10000.0,
+    }
+    values = {prefix + name: value for name, value in {**defaults, **values}.items()}
+    settings: dict[str, Any] = {ours: integer_setting(values, prefix + name, 0, where) for name, ours in SIZES.items()}
+    for name, ours in NUMBERS.items():
+        settings[ours] = float32(number_setting(values, prefix + name, math.nan, where))
+    if f"{prefix}attention.key_length" in values:
+        settings["head_size"] = integer_setting(values, f"{prefix}attention.key_length", 0, where)
+    if values.get(f"{prefix}rope.scaling.type") == "linear":
+        factor = float32(number_setting(values, f"{prefix}rope.scaling.factor", 0.0, where))
+        settings["rope_scaling"] = RopeScaling(factor)
+    config = LlamaConfig(**settings, tied=tied, **MODEL_TYPES[prefix[:-1]])
+    for name in HEAD_SIZES:
+        if (given := values.get(prefix + name, config.head_size)) != config.head_size:
+            raise ValueError(f"{prefix}{name} is {shortened(given)}, but a head has {config.head_size} numbers")
     return config
+
+
+def float32(value: float) -> float:
+    """The shortest decimal number with this float32 value, such as 1e-5. The file stores float32.
+
+    >>> float32(9.999999747378752e-06)
+    1e-05
+    """
+    return float(str(np.float32(value)))
 
 
 def settings(config: LlamaConfig) -> dict[str, Any]:
     """The settings of the model for a GGUF file, the inverse of `config_from_gguf`. Raises ValueError for a model that
     the format cannot describe.
     """
-    numbers: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "context_length": config.block_size,
-        "block_count": config.n_layer,
-        "attention.head_count": config.n_head,
-        "attention.head_count_kv": config.n_kv_head,
-        "embedding_length": config.n_embd,
-        "feed_forward_length": config.n_inner,
-        "rope.freq_base": float(config.rope_theta),
-        "rope.dimension_count": config.head_size,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_epsilon),
-    }
-    if config.head_size * config.n_head != config.n_embd:
-        numbers |= {"attention.key_length": config.head_size, "attention.value_length": config.head_size}
-    if config.rope_scaling is not None:
-        if config.rope_scaling.original_context is not None:
-            raise ValueError("rotary positions that are slowed down as in Llama 3.1 are not written to GGUF files here")
-        numbers |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope_scaling.factor)}
+    numbers: dict[str, Any] = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
+    numbers |= {theirs: float(getattr(config, ours)) for theirs, ours in NUMBERS.items()}
+    is_usual = config.head_size * config.n_head == config.n_embd
+    numbers |= dict.fromkeys(HEAD_SIZES[2:] if is_usual else HEAD_SIZES, config.head_size)
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.original_context is None:
+        numbers |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}
+    elif scaling is not None and scaling != RopeScaling(round(float(slower(config).max()), 3), *LLAMA3):
+        raise ValueError("of scaled rotary positions, GGUF files get only linear ones and those of Llama 3.1")
     return {f"{model_type_of(config)}.{name}": number for name, number in numbers.items()}
+
+
+def slower(config: LlamaConfig) -> np.ndarray:
+    """By what each pair of the rotary positions is slowed down: (D/2), in float32."""
+    speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
+    return (speeds / slowed(speeds, config.rope_scaling)).astype(np.float32)
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
@@ -149,69 +180,14 @@ def config_of(file: GGUFFile) -> LlamaConfig:
     config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
     if ROPE_FREQS not in file.tensors:
         return config
-    # The file has the result of Llama 3.1's formula. Its numbers are those of all models so far, but for the factor.
-    slower = dequantize(file.tensors[ROPE_FREQS]).reshape(-1)
-    speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
+    stored = dequantize(file.tensors[ROPE_FREQS]).reshape(-1)  # the result of Llama 3.1's formula
     try:
-        scaling = RopeScaling(round(float(slower.max()), 3), 1.0, 4.0, 8192)
-        if config.rope_scaling or not np.allclose(speeds / slowed(speeds, scaling), slower, rtol=1e-4, atol=0):
-            raise ValueError("not Llama 3.1's")
-    except ValueError:
-        raise GGUFError(f"{file.path}: {ROPE_FREQS} is not the scaling of Llama 3.1, and no other is known") from None
-    return dataclasses.replace(config, rope_scaling=scaling)
-
-
-def _config(values: dict[str, Any], tokens: Any, prefix: str, where: str, tied: bool) -> LlamaConfig:
-    def integer(name: str, default: int = 0) -> int:
-        return integer_setting(values, prefix + name, default, where)
-
-    def number(name: str, default: float) -> float:
-        return _float32(number_setting(values, prefix + name, default, where))
-
-    n_head, n_embd = integer("attention.head_count"), integer("embedding_length")
-    has_size = f"{prefix}attention.key_length" in values
-    is_linear = values.get(f"{prefix}rope.scaling.type") == "linear"
-    return LlamaConfig(
-        vocab_size=integer("vocab_size", len(tokens) if isinstance(tokens, list) else 0),
-        block_size=integer("context_length"),
-        n_layer=integer("block_count"),
-        n_head=n_head,
-        n_kv_head=integer("attention.head_count_kv", n_head),
-        n_embd=n_embd,
-        n_inner=integer("feed_forward_length"),
-        rope_theta=number("rope.freq_base", 10000.0),
-        rms_norm_epsilon=number("attention.layer_norm_rms_epsilon", 1e-5),
-        tied=tied,
-        head_size=integer("attention.key_length") if has_size else None,  # type: ignore[arg-type]
-        rope_scaling=RopeScaling(number("rope.scaling.factor", 0.0)) if is_linear else None,
-        **MODEL_TYPES[prefix[:-1]],
-    )
-
-
-def _float32(value: float) -> float:
-    """The shortest decimal number with this float32 value, such as 1e-5. The file stores float32.
-
-    >>> _float32(9.999999747378752e-06)
-    1e-05
-    """
-    return float(str(np.float32(value)))
-
-
-def _check_followed(values: dict[str, Any], prefix: str) -> None:
-    """Raise ValueError for a setting that would change what the model computes."""
-    if f"{prefix}attention.layer_norm_rms_epsilon" not in values:
-        name = f"{prefix}attention.layer_norm_rms_epsilon"
-        raise ValueError(f"{name} is missing; only norms by RMSNorm are supported here")
-    scaling = values.get(f"{prefix}rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        given = shortened(scaling)
-        raise ValueError(f"{prefix}rope.scaling.type is {given}; only none and linear are supported here")
-    if values.get(f"{prefix}expert_count", 0) != 0:
-        given = shortened(values[f"{prefix}expert_count"])
-        raise ValueError(f"{prefix}expert_count is {given}; only 0 is supported here")
-    if unknown := sorted(name for name in values if name.removeprefix(prefix) not in KNOWN):
-        name = shortened(unknown[0])
-        raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
+        found = dataclasses.replace(config, rope_scaling=RopeScaling(round(float(stored.max()), 3), *LLAMA3))
+        if config.rope_scaling is None and np.allclose(slower(found), stored, rtol=1e-4, atol=0):
+            return found
+    except ValueError:  # such as another number of pairs
+        pass
+    raise GGUFError(f"{file.path}: {ROPE_FREQS} is not the scaling of Llama 3.1, and no other is known")
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -242,13 +218,3 @@ class GGUFWeights:
 
     def path(self, name: str) -> Path:
         return self.place
-
-
-def load(file: GGUFFile, build: Callable[[LlamaConfig], M]) -> M:
-    """Load the Llama in a GGUF file, in float32 and in evaluation mode. build: makes a model from a configuration.
-
-    Raises GGUFError for a file with another model, and ValueError, naming the tensor, if it is missing, unexpected, of
-    a wrong shape, not finite, or of an unsupported kind.
-    """
-    config = config_of(file)
-    return fill(lambda: build(config), GGUFWeights(file, config), gguf_rows(config)).eval()

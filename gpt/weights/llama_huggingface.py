@@ -98,6 +98,7 @@ FIXED = {
     "attention_bias": False,  # of all four layers
     "mlp_bias": False,
     "use_sliding_window": False,
+    "is_causal": True,
     "rope_interleaved": False,  # pairs are (i, i + D/2), not (2i, 2i + 1)
     "is_encoder_decoder": False,
     "add_cross_attention": False,
@@ -141,7 +142,7 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
 def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
     """Raise ValueError if tokens attend to only some of the tokens before them, in any layer."""
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
-    if model_type == "mistral" and window is not None and not (type(window) is int and window >= block_size):
+    if model_type in ("llama", "mistral") and window is not None and not (type(window) is int and window >= block_size):
         given = shortened(window)
         raise ValueError(f"{where}: sliding_window is {given}; only null, or the whole context, is supported here")
     kinds = values.get("layer_types")
@@ -164,16 +165,13 @@ def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeSc
 
     Raises ValueError for scaling other than "linear" and "llama3".
     """
-    given = {"rope_theta": values.get("rope_theta", 10000.0)}
-    for name in ("rope_scaling", "rope_parameters"):  # of versions 4 and 5
-        settings = values.get(name)
-        if settings is None:
-            continue
-        if not isinstance(settings, dict):
-            raise ValueError(f"{where}: {name} must be an object, got {shortened(settings)}")
-        if unknown := settings.keys() - _ROPE:
-            raise ValueError(f"{where}: {name} has {shortened(min(unknown))}, which is not known here")
-        given |= settings
+    name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"  # of versions 4 and 5; 4's goes first
+    settings = values.get(name) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where}: {name} must be an object, got {shortened(settings)}")
+    if unknown := settings.keys() - _ROPE:
+        raise ValueError(f"{where}: {name} has {shortened(min(unknown))}, which is not known here")
+    given = {"rope_theta": values.get("rope_theta", 10000.0), **settings}
     for part in (given, values):
         if part.get("partial_rotary_factor", 1) != 1:
             factor = shortened(part["partial_rotary_factor"])

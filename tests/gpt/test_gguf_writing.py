@@ -49,6 +49,8 @@ def test_both_readers_give_back_what_was_written(make, kind, tmp_path):
         np.testing.assert_array_equal(array, expected.reshape(array.shape), err_msg=name)
     reader = gguf.GGUFReader(path)
     assert reader.fields["general.architecture"].contents() == model.model_type
+    file_type = gguf.LlamaFileType(reader.fields["general.file_type"].contents())
+    assert file_type.name == ("ALL_F32" if kind == "F32" else f"MOSTLY_{kind}")
     assert len(reader.tensors) == len(arrays) and reader.fields["tokenizer.ggml.tokens"].contents()[5] is not None
     with pytest.raises(FileExistsError, match="exists already"):
         write_gguf(path, model, tokenizer)

@@ -367,7 +367,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"model_type": "llama"}, "describes a model of the type 'llama', not 'gpt2'"),
+        ({"model_type": "llama"}, "describes a model of the type 'llama'; read here: gpt2"),
         ({"model_type": "minigrad-gpt"}, "describes a model of the type 'minigrad-gpt'"),
         ({"model_type": None}, "describes a model of the type None"),
         ({"quantization_config": {"quant_method": "nf4"}}, "describes quantized weights"),

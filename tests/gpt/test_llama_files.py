@@ -114,6 +114,7 @@ def with_the_config_of_transformers_4(tensors, config):
 
 
 def with_scaling_by_nothing(tensors, config):
+    tensors, config = with_the_config_of_transformers_4(tensors, config)  # beside rope_parameters it would replace them
     return tensors, {**config, "rope_scaling": {"type": "default"}, "pretraining_tp": 2, "hidden_act": "swish"}
 
 
@@ -270,8 +271,8 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"model_type": "gemma"}, "describes a model of the type 'gemma', not 'llama'"),
-        ({"model_type": ["llama"]}, "describes a model of the type ['llama'], not 'llama'"),
+        ({"model_type": "gemma"}, "describes a model of the type 'gemma'; read here: llama, mistral, qwen2, qwen3"),
+        ({"model_type": ["llama"]}, "describes a model of the type ['llama']; read here: llama, mistral"),
         ({"quantization_config": {"quant_method": "gptq"}}, "describes quantized weights (quantization_config)"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only silu is supported here"),
         ({"hidden_act": None}, "hidden_act is None"),
@@ -305,11 +306,11 @@ def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
 
 
 def test_each_model_refuses_the_folder_of_the_other(tmp_path):
-    assert "describes a model of the type 'gpt2', not 'llama'" in refused(GOLDEN / "gpt2-folder")
-    with pytest.raises(ValueError, match="describes a model of the type 'llama', not 'gpt2'"):
+    assert "describes a model of the type 'gpt2'; read here: llama, mistral" in refused(GOLDEN / "gpt2-folder")
+    with pytest.raises(ValueError, match="describes a model of the type 'llama'; read here: gpt2"):
         gpt.GPT.from_pretrained(FOLDER)
     write(tmp_path / "other", *with_prefix(stored()[0], {**stored()[1], "model_type": "gemma"}))
-    with pytest.raises(ValueError, match="describes a model of the type 'gemma', not 'gpt2' or 'llama'"):
+    with pytest.raises(ValueError, match="describes a model of the type 'gemma'; read here: gpt2, llama, mistral"):
         load_model(tmp_path / "other")
 
 
@@ -488,17 +489,17 @@ def test_the_settings_decide():
     ("setting", "words"),
     [
         ({"general.architecture": "gemma"}, "holds a model of the architecture 'gemma'; known are llama, qwen2, qwen3"),
-        ({"general.architecture": "qwen2"}, "qwen2.attention.layer_norm_rms_epsilon is missing"),
+        ({"general.architecture": "qwen2"}, "qwen2.vocab_size must be an integer >= 1"),
         ({"general.architecture": None}, "holds a model of the architecture None"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; only none and linear are"),
-        ({"llama.expert_count": 8}, "llama.expert_count is 8; only 0 is supported here"),
-        ({"llama.attention.layer_norm_rms_epsilon": None}, "only norms by RMSNorm are supported here"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; supported here: none and linear"),
+        ({"llama.expert_count": 8}, "llama.expert_count is 8; supported here: 0"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number, got nan"),
         ({"llama.attention.layer_norm_epsilon": 1e-5}, "'llama.attention.layer_norm_epsilon' is not known here"),
         ({"llama.attention.sliding_window": 64}, "setting 'llama.attention.sliding_window' is not known here, and may"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, but a head has 8 numbers"),
         ({"llama.attention.key_length": 16}, "llama.rope.dimension_count is 8, but a head has 16 numbers"),
         ({"llama.attention.value_length": "8"}, "llama.attention.value_length is '8'"),
-        ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got 0"),
+        ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got None"),
         ({"llama.block_count": 2**40}, "llama.block_count must be an integer"),
         ({"llama.block_count": "2"}, "llama.block_count must be an integer"),
         ({"llama.attention.head_count": [4, 4]}, "llama.attention.head_count must be an integer"),

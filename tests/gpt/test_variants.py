@@ -12,6 +12,7 @@ import pytest
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.model.config import RopeScaling
 from gpt.training.loading import load_model
+from gpt.weights import pretrained
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from gpt.weights.gguf_writing import _settings, _tensors
 from tests.gpt.gguf_files import write_gguf
@@ -85,6 +86,12 @@ def reference(kind, changes):
     return model
 
 
+def transformers_model(folder):
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).float().eval()
+
+
 def outputs(model, ids):
     import torch
 
@@ -154,11 +161,24 @@ def test_the_old_spelling_of_scaling(tmp_path):
     path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": LLAMA3}), encoding="utf-8")
     ids = random_ids((1, 40), vocab_size=V)
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(theirs, ids))
+    both = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "rope_scaling": LLAMA3, "rope_theta": 100.0}
+    path.write_text(json.dumps({**config, **both}), encoding="utf-8")
+    assert_same(Llama.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
     scaling = {"type": "linear", "factor": 2.0}
     path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": scaling}), encoding="utf-8")
     assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
 
 
+
+
+@pytest.mark.oracle
+def test_the_other_names_of_gpt2s_settings(tmp_path):
+    reference("gpt2", {}).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "num_attention_heads": 2}), encoding="utf-8")
+    ids = random_ids((1, 40), vocab_size=V)
+    assert_same(GPT.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
 
 
 @pytest.mark.oracle("gguf")
@@ -170,7 +190,7 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
             parameter.data += 0.1 * np.random.default_rng(0).standard_normal(parameter.shape).astype(np.float32)
     scaling = getattr(model.config, "rope_scaling", None)
     if scaling is not None and scaling.original_context is not None:
-        with pytest.raises(ValueError, match="as in Llama 3.1 are not written to GGUF files here"):
+        with pytest.raises(ValueError, match="GGUF files get only linear ones and those of Llama 3.1"):
             _settings(model)
         return
     if getattr(model.config, "activation", "gelu_tanh") != "gelu_tanh":
@@ -187,12 +207,7 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
 
 
 def load(path):
-    from gpt.weights import gpt2_gguf, llama_gguf
-    from gpt.weights.gguf_file import GGUFFile
-
-    file = GGUFFile(path)
-    is_gpt2 = file.metadata["general.architecture"] == "gpt2"
-    return gpt2_gguf.load(file, GPT) if is_gpt2 else llama_gguf.load(file, Llama)
+    return pretrained.load(path, {"gpt2": GPT, "llama": Llama})
 
 
 @pytest.mark.oracle("gguf", "transformers")
@@ -211,6 +226,8 @@ def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
     tensors = {**dict(_tensors(model)), "rope_freqs.weight": slower}
     found = load(write_gguf(tmp_path / "model.gguf", metadata, tensors)).config
     assert found.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192) and found.rope_theta == 500000.0
+    same = Llama(found)
+    assert np.allclose(dict(_tensors(same))["rope_freqs.weight"], slower, rtol=1e-6) and _settings(same)
     tensors["rope_freqs.weight"] = slower[::-1].copy()
     with pytest.raises(GGUFError, match=r"rope_freqs.weight is not the scaling of Llama 3.1"):
         load(write_gguf(tmp_path / "other.gguf", metadata, tensors))
@@ -261,6 +278,10 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     [
         ("llama", {"attention_bias": True}, "attention_bias is True"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
+        ("llama", {"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+        ("llama", {"is_causal": False}, "is_causal is False; only True"),
+        ("gpt2", {"is_causal": False}, "is_causal is False; only True"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
         ("mistral", {"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
