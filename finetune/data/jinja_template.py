@@ -90,7 +90,8 @@ def _compiled(source: str) -> Any:
         tree = environment.parse(source)
         for loop in tree.find_all(jinja2.nodes.For):
             loop.iter = jinja2.nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
-        return environment.from_string(tree.set_environment(environment))
+        tree.set_environment(environment)
+        return environment.from_string(tree)
     except (jinja2.TemplateError, RecursionError) as error:
         raise ValueError(f"the model's chat template is damaged: {_reason(error)}") from None
 

@@ -1,4 +1,4 @@
-"""Load a GGUF file and keep its 4-bit and 8-bit weights in memory: the packed form of `gpt.weights.llama_gguf.load`.
+"""Load a GGUF file and keep its 4-bit and 8-bit weights in memory: the packed form of `gpt.weights.pretrained.load`.
 
 Each tensor that the file stores in blocks becomes a `QuantizedLinear` or a `QuantizedEmbedding` with exactly the same
 codes. Norms and other tensors stored as floats are loaded as in the float model. A tied output layer uses the array of
@@ -24,7 +24,7 @@ from .quantized_layers import QuantizedLinear, put_embedding
 
 
 def load_packed(file: GGUFFile) -> Llama:
-    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.llama_gguf.load` raises."""
+    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.pretrained.load` raises."""
     config = config_of(file)
     source = GGUFWeights(file, config)
     for match in matches(source, gguf_rows(config)):

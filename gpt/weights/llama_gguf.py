@@ -137,7 +137,7 @@ def _config(metadata: Mapping[str, Any], prefix: str, where: str, tied: bool) ->
     if values.get(f"{prefix}rope.scaling.type") == "linear":
         factor = float32(number_setting(values, f"{prefix}rope.scaling.factor", 0.0, where))
         settings["rope_scaling"] = RopeScaling(factor)
-    config = LlamaConfig(**settings, tied=tied, **MODEL_TYPES[prefix[:-1]])
+    config = LlamaConfig(**settings | MODEL_TYPES[prefix[:-1]], tied=tied)
     for name in HEAD_SIZES:
         if (given := values.get(prefix + name, config.head_size)) != config.head_size:
             raise ValueError(f"{prefix}{name} is {shortened(given)}, but a head has {config.head_size} numbers")
@@ -172,7 +172,8 @@ def settings(config: LlamaConfig) -> dict[str, Any]:
 def slower(config: LlamaConfig) -> np.ndarray:
     """By what each pair of the rotary positions is slowed down: (D/2), in float32."""
     speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
-    return (speeds / slowed(speeds, config.rope_scaling)).astype(np.float32)
+    scaling = config.rope_scaling or RopeScaling(1.0)
+    return (speeds / slowed(speeds, scaling)).astype(np.float32)
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
