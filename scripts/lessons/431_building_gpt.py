@@ -110,22 +110,23 @@ mine = MyGPT()
 ids = np.arange(2 * T).reshape(2, T)
 assert mine(ids).shape == (2, T, V)
 expected = V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
-print(f"predicted {expected:,}, counted {mine.num_parameters():,}: no bias is missing and no layer is surplus")
+print(f"predicted {expected:,}, counted {mine.num_parameters():,}")
 assert mine.num_parameters() == expected == GPTConfig(V, T, L, H, C).num_parameters()
 print(f"GPT-2: {GPTConfig().num_parameters():,}")
 assert GPTConfig().num_parameters() == 124_439_808
 
 # %% [markdown]
 # Answer: 184,896, which is 512 x 64 + 32 x 64 + 3 x (12 x 64 x 64 + 13 x 64) + 2 x 64. The output layer adds nothing,
-# because its matrix is the token embedding.
+# because its matrix is the token embedding. A count that agrees says that no bias is missing and no layer is surplus.
 
 # %% Tied weights
+# Output layer and embedding share their memory. Tokens that are not in the input get a gradient too, as outputs.
 assert np.shares_memory(mine.head.weight.data, mine.tokens.weight.data)
 saved = accounting.parameters(GPTConfig())["token embedding"]
-print(f"output layer and embedding share their memory. In GPT-2 this saves {saved / 1e6:.1f}M parameters")
+print(f"parameters that this saves in GPT-2: {saved / 1e6:.1f}M")
 F.cross_entropy(mine(ids).reshape(-1, V), ids.reshape(-1)).backward()
 rows = np.abs(mine.tokens.weight.grad).sum(axis=1)
-print(f"the {(rows[2 * T :] > 0).sum()} tokens that are not in the input have a gradient too, as outputs")
+print(f"tokens with a gradient: {(rows > 0).sum()} of {V}; in the input: {2 * T}")
 assert (rows > 0).all()
 
 # %% Initialization: does the signal keep its size?
@@ -159,8 +160,6 @@ spreads = {kind: spread(shape, kind) for kind in KINDS}
 print("std of the residual stream in 12 blocks of 768 channels, 64 random tokens of std 0.8:")
 for kind, name in KINDS.items():
     print(f"  {name:40} {spreads[kind][0]:.2f} -> {spreads[kind][-1]:.2f}")
-print("The course reports 0.80 to 0.85 for GPT-2's rule, as here, and 0.82 -> 6.55 for 'default init'. PyTorch's")
-print("default for nn.Linear does not grow like that; Kaiming initialization does.")
 ends = {kind: sizes[-1] for kind, sizes in spreads.items()}
 assert 0.80 < ends["scaled"] < 0.88 < ends["unscaled"] < 2 < 5 < ends["kaiming"] and ends["torch"] < 2
 with lesson.picture("initialization", "Does the signal keep its size? (12 blocks, 768 wide)") as axes:
@@ -169,9 +168,13 @@ with lesson.picture("initialization", "Does the signal keep its size? (12 blocks
     axes.set(xlabel="block", ylabel="std of the residual stream")
     axes.legend(frameon=False)
 
+# %% [markdown]
+# The course reports 0.80 to 0.85 for GPT-2's rule, as here, and 0.82 to 6.55 for "default init". PyTorch's default for
+# nn.Linear does not grow like that; Kaiming initialization does.
+
 # %% The first loss is known in advance
 # An untrained model should know nothing: probability 1/V for every token, a loss of ln V. A much larger loss means that
-# it is confident without a reason.
+# it is confident without a reason. The loss below is a little more than ln V, because logits are not quite equal.
 gpt2 = GPT(GPTConfig())  # full size, random weights
 with no_grad():
     tokens = generator().integers(0, 50_257, (1, 129))
@@ -179,10 +182,11 @@ with no_grad():
     first = F.cross_entropy(logits, tokens[0, 1:]).item()
 del gpt2
 print(f"-ln(1 / 50,257) = {math.log(50_257):.2f}; a full-size GPT-2 with random weights, on random tokens: {first:.2f}")
-print(f"(a little more, because its logits are not quite equal: their standard deviation is {logits.data.std():.2f})")
+print(f"standard deviation of its logits: {logits.data.std():.2f}")
 assert abs(first - math.log(50_257)) < 0.4
 
 # %% Your modules, our numbers
+# One product for all heads is faster, and computes the same.
 ours = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C))
 mine.tokens.weight.data[...] = ours.transformer.wte.weight.data
 mine.positions.weight.data[...] = ours.transformer.wpe.weight.data
@@ -199,7 +203,7 @@ for my, our in zip(mine.blocks, ours.transformer.h):
         to.weight.data[...], to.bias.data[...] = source.weight.data, source.bias.data
 with no_grad():
     difference = np.abs(mine(ids).data - ours(ids).data).max()
-print(f"logits differ by at most {difference:.0e}: one product for all heads is faster and computes the same")
+print(f"logits differ by at most {difference:.0e}")
 assert difference < 1e-5
 
 # %% Generation: sample, append, repeat
@@ -228,9 +232,10 @@ for temperature in (0.0, 1.0):
     by_hand = generate(mine, prompt, 20, temperature, rng)
     assert by_hand[len(prompt) :] == ours.generate([prompt], 20, temperature=temperature, seed=0)[0]
     print(f"temperature {temperature:g}, as GPT.generate: {' '.join(printable(tokenizer.decode(by_hand)).split())!r}")
-print("An untrained model writes gibberish: the architecture is an empty vessel. Lesson 4.3.2 fills it.")
 
 # %% [markdown]
+# An untrained model writes gibberish: the architecture is an empty vessel. Lesson 4.3.2 fills it.
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start weight_tying`, then sampling

@@ -43,13 +43,15 @@ print(f"12 predictions, one loss: {flat.item():.3f}; knowing nothing is ln {V} =
 assert abs(flat.item() - math.log(V)) < 0.2
 
 # %% The loop
+# The loop of lesson 4.1.1, or of any network: a batch, forward, loss, backward, step. The text supplies the batches,
+# which is the first addition. The other two are marked.
 
 
 def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[list[float], list[float], list[float]]:
     """Losses, learning rates, and gradient norms of every step."""
     model = new_gpt(V)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=peak, betas=(0.9, 0.99))
-    schedule = optim.WarmupCosine(optimizer, warmup, steps)  # addition 1
+    schedule = optim.WarmupCosine(optimizer, warmup, steps)  # addition: a learning rate that changes
     rng = np.random.default_rng(0)
     losses, rates, norms = [], [], []
     for _ in range(steps):
@@ -57,7 +59,7 @@ def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[list[fl
         loss = model.loss(inputs, targets)  # forward
         model.zero_grad()
         loss.backward()  # backward
-        norm = optim.clip_grad_norm_(model.parameters(), clip)  # addition 2: after backward, before the step
+        norm = optim.clip_grad_norm_(model.parameters(), clip)  # addition: after backward, before the step
         optimizer.step()  # step
         rates.append(schedule.get_last_lr()[0])
         schedule.step()
@@ -72,13 +74,13 @@ losses, rates, norms = pretrain(steps, peak=3e-3, warmup=warmup, clip=1.0)
 print(f"loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f} in {steps} steps of 16 x 32 tokens")
 
 # %% The learning rate: linear warm-up, then cosine decay
+# Why not a constant rate? Early, Adam's estimates are poor and large steps do lasting harm. Late, large steps jump
+# around a minimum. Does it matter here?
 assert np.argmax(rates) == warmup and np.isclose(max(rates), 3e-3)
 assert np.isclose(rates[warmup // 2], 3e-3 * (warmup // 2 + 1) / (warmup + 1))  # a line
 middle = (warmup + steps) // 2
 assert np.isclose(rates[middle], 3e-3 * 0.55, rtol=0.02)  # half way between the peak and a tenth of it
 print(f"first step {rates[0]:.1e}, peak {max(rates):.1e} at step {warmup}, last {rates[-1]:.1e}")
-print("Why not a constant rate? Early, Adam's estimates are poor and large steps do lasting harm. Late, large steps")
-print("jump around a minimum. Does it matter here? Validation loss after 200 steps, seeds 0, 1 and 2:")
 SCHEDULES = {  # warm-up steps of 200, and the last rate as a part of the peak
     "constant": (0, 1.0),
     "cosine": (0, 0.1),
@@ -101,18 +103,20 @@ def schedule_losses() -> dict[str, list[list[float]]]:
 
 
 ends = {name: np.array(losses) for name, losses in lesson.measured("schedules", schedule_losses).items()}
-print(f"{'peak rate':>9}" + "".join(f"{name:>24}" for name in SCHEDULES) + "   (+- standard deviation)")
+print("validation loss after 200 steps, mean and standard deviation of seeds 0, 1 and 2:")
+print(f"{'peak rate':>9}" + "".join(f"{name:>24}" for name in SCHEDULES))
 for i, rate in enumerate(RATES):
     cells = [f"{losses[i].mean():.2f} +- {losses[i].std(ddof=1):.2f}" for losses in ends.values()]
     print(f"{rate:9g}" + "".join(f"{cell:>24}" for cell in cells))
 constant, cosine, warmed = ends.values()  # (rates, seeds) each
 assert constant[0].max() < cosine[0].min() and (warmed.mean(axis=1) >= cosine.mean(axis=1)).all()
-print(
-    "In so short a run of so small a model, a schedule does not help. At the smallest rate the constant one is clearly"
-)
-print("better, because 200 steps are too few to slow down; warming up helps at none of the three rates. The course's")
-print("reason for the schedule, a constant rate that fails, does not show here. Large models do use one.")
 
+# %% [markdown]
+# In so short a run of so small a model, a schedule does not help. At the smallest rate the constant one is clearly
+# better, because 200 steps are too few to slow down; warming up helps at none of the three rates. The course's reason
+# for the schedule, a constant rate that fails, does not show here. Large models do use one.
+
+# %%
 with lesson.picture("schedule", "The learning rate", columns=2, size=(10, 3.6)) as (left, right):
     left.plot(rates, color="black")
     left.set(xlabel="step", ylabel="learning rate", title="linear warm-up, cosine decay", ylim=(0, None))
@@ -136,11 +140,16 @@ print(f"in the run above the median norm was {np.median(norms):.2f} and the larg
       f"{np.mean(np.array(norms) > 1):.0%} of the steps were clipped")  # fmt: skip
 
 # %% Reading a loss curve
+# From step to step the loss varies, because batches differ: look at a mean. And compare it with what simpler models
+# reach, which know only how frequent each token is, or each pair of tokens.
+#
+# Equal distances in loss are not equal distances in quality.
+#
 # Predict: where does the loss fall more, in the first 60 steps, or from step 300 to step 1,000?
 baselines = baseline_losses(train_ids, val_ids[:4096], V)
 noise = np.std(np.array(losses[-60:]) - smooth(losses)[-60:])
-print(f"From step to step the loss varies by about {noise:.2f}, because batches differ: look at a mean.")
-print("What simpler models reach:", {name: round(loss, 2) for name, loss in baselines.items()})
+print(f"from step to step the loss varies by {noise:.2f}")
+print("baselines:", {name: round(loss, 2) for name, loss in baselines.items()})
 with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axes:
     axes.plot(losses, color="0.75", label="loss of a batch")
     axes.plot(smooth(losses), color="black", label="mean of 15")
@@ -149,7 +158,6 @@ with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axe
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.legend(frameon=False, ncols=2)
 
-print("\nEqual distances in loss are not equal distances in quality:")
 curve = []
 for steps_ in (0, 60, 300, 1000):
     model = new_gpt(V)
@@ -162,19 +170,20 @@ for steps_ in (0, 60, 300, 1000):
     print(f"  {steps_:4} steps, validation loss {curve[-1]:.2f}, better than")
     print(f"  {', '.join(better_than) or 'none of them'}: {text}")
 assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] - curve[3]
-print("The first steps gain most of the loss. Sentences that make sense need a larger model: python scripts/demo.py")
 
 # %% [markdown]
 # Answer: in the first 60 steps. There the model learns which tokens are frequent. What comes later costs more and more
-# steps, and is what makes text readable.
-
-# %% What is wrong here?
-print("  flat at ln V                   nothing is learned: the learning rate is 0, or no gradients arrive")
-print("  falls, then jumps and stays    a step was too large: warm up longer, clip, lower the rate")
-print("  near 0 within 400 steps        it sees the answer: a missing mask, or unshifted targets (break.py)")
-print("  training falls, validation up  overfitting: more text, or fewer steps")
-
-# %% [markdown]
+# steps, and is what makes text readable. Sentences that make sense need a larger model: `python scripts/demo.py`.
+#
+# ## What is wrong here?
+#
+# | the curve | the reason |
+# |---|---|
+# | flat at ln V | nothing is learned: the learning rate is 0, or no gradients arrive |
+# | falls, then jumps and stays | a step was too large: warm up longer, clip, lower the rate |
+# | near 0 within 400 steps | it sees the answer: a missing mask, or unshifted targets (`break.py`) |
+# | training falls, validation rises | overfitting: more text, or fewer steps |
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine

@@ -29,9 +29,12 @@ lesson = Lesson("433_efficiency", __doc__)
 rng = np.random.default_rng(0)
 
 # %% Compute-bound or memory-bound?
+# An A100 does 312 TFLOP/s and moves 2 TB/s (published figures). A computation that does fewer FLOPs per byte than the
+# quotient waits for memory: more arithmetic units would change nothing. The bottleneck is the delivery truck, not the
+# chefs.
 ridge = accounting.ridge_point(312e12, 2e12)
 assert ridge == 156
-print(f"an A100 does 312 TFLOP/s and moves 2 TB/s (published figures): {ridge:.0f} FLOPs in the time of one byte")
+print(f"312 TFLOP/s / 2 TB/s = {ridge:.0f} FLOPs in the time of one byte")
 intensity = {rows: accounting.matmul_intensity(rows, 768, 768, "bfloat16") for rows in (1, 1024)}
 for rows, value in intensity.items():
     verdict = "memory-bound" if value < ridge else "compute-bound"
@@ -77,8 +80,10 @@ with lesson.picture(
     axes.legend(frameon=False, loc="lower right")
 
 # %% Bfloat16: half the bytes, the same range
+# Bfloat16 keeps the exponent of float32 and drops 16 bits of precision. Float16, of the same size, would make 0 and inf
+# of the last two numbers below. But adding a small step to a bfloat16 number may change nothing: after 1 comes 1.0078.
 value = np.array([3.14159265, 1e-30, 1e30], np.float32)
-print(f"float32  {value}\nbfloat16 {round_bfloat16(value)} (float16 would make 0 and inf of the last two)")
+print(f"float32  {value}\nbfloat16 {round_bfloat16(value)}")
 with np.errstate(over="ignore"):
     assert value.astype(np.float16)[1] == 0 and np.isinf(value.astype(np.float16)[2])
 weight = np.array([1.0], np.float32)
@@ -86,9 +91,13 @@ in_bfloat16 = in_float32 = weight
 for _ in range(100):
     in_bfloat16 = round_bfloat16(in_bfloat16 + np.float32(1e-3))
     in_float32 = in_float32 + np.float32(1e-3)
-print(f"100 steps of 0.001 from 1: float32 {in_float32[0]:.3f}, bfloat16 {in_bfloat16[0]:.3f}, whose next is 1.0078")
+print(f"100 steps of 0.001 from 1: float32 {in_float32[0]:.3f}, bfloat16 {in_bfloat16[0]:.3f}")
 assert in_bfloat16[0] == 1 and abs(in_float32[0] - 1.1) < 1e-4
-print("So matrix products use bfloat16, and the weights, which add up small steps, stay in float32 ('master weights').")
+
+# %% [markdown]
+# So matrix products use bfloat16, and the weights, which add up small steps, stay in float32 ("master weights").
+
+# %%
 tokenizer, train_ids, val_ids = english()
 curves = {}
 for precision in ("float32", "bfloat16"):
@@ -145,6 +154,8 @@ with lesson.picture("cache-steps", title, columns=2, size=(11, 3.8)) as (left, r
 # Answer: 505 times. Without a cache it is the sum of 10, 11, 12, ..., which grows with the square of the length.
 
 # %% Flash attention: never the whole T x T matrix
+# A tile of keys at a time, with a running maximum and a running sum: the same result, in memory that grows with T and
+# not with its square.
 
 
 def tiled(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int = 16) -> np.ndarray:
@@ -183,17 +194,20 @@ print(f"memory that attention keeps for backward, 4 heads x 512 tokens: textbook
 assert memory["fast"] < memory["textbook"] / 5
 
 # %% How large a model for a given budget?
+# Scale both, not just one: Hoffmann et al. 2022 found that parameters and tokens should grow alike. Chinchilla has a
+# quarter of Gopher's parameters, saw almost five times the tokens, and was measured to be better on nearly all tasks.
 for budget in (1e18, 1e20, 5.76e23):
     N, D = accounting.chinchilla_optimal(budget)
-    print(f"  {budget:.0e} FLOPs: {N / 1e6:12,.0f}M parameters, {D / 1e9:10,.1f}B tokens (Hoffmann et al. 2022)")
+    print(f"  {budget:.0e} FLOPs: {N / 1e6:12,.0f}M parameters, {D / 1e9:10,.1f}B tokens")
 gopher, chinchilla = accounting.chinchilla_loss(280e9, 300e9), accounting.chinchilla_loss(70e9, 1.4e12)
 print(f"their fit: Gopher (280B parameters, 300B tokens) {gopher:.3f}, Chinchilla (70B, 1,400B) {chinchilla:.3f}")
-print("and Chinchilla, the smaller one, was measured to be better on nearly all tasks")
 fall = 1 - accounting.compute_loss(1e21) / accounting.compute_loss(1e20)
 print(f"L ~ C^-0.05 (Kaplan et al. 2020): ten times the compute takes {fall:.0%} off the loss")
 
 
 # %% A scaling law fitted to our own runs
+# A law of small models and little text says nothing about large ones, but it can be tested: fit it without the largest
+# model on the most tokens, and predict that one. For a budget C = 6 N D, the law is smallest at N ~ C^(b / (a + b)).
 def scaling_runs() -> list[dict[str, Any]]:
     """Validation losses by size (parameters without the embeddings, as in Kaplan et al.) and training tokens."""
     text = english_text()
@@ -245,14 +259,13 @@ guess, truth = float(predict(law, N.max(), D.max())), float(L[~seen][0])
 print(f"the largest run: predicted {guess:.2f}, measured {truth:.2f} (seeds differ by {seeds_differ:.2f})")
 within = np.abs(predict(law, N, D) - L)[seen].mean()
 assert abs(guess - truth) < 0.25 and within < 0.1
-# Scale both: for a budget C = 6 N D, the law is smallest at N ~ C^(b / (a + b)).
 share = law[4] / (law[2] + law[4])
 print(f"with this law the best N grows as C^{share:.2f} and the best D as C^{1 - share:.2f}; Hoffmann et al.: 0.5 each")
 assert 0.2 < share < 0.8
 few, many = (L[(n == N) & (d == D)][0] for n, d in ((N.max(), D.min()), (N.min(), D.max())))
 print(f"largest model, fewest tokens: {few:.2f}; smallest model, most tokens: {many:.2f}; both large: {truth:.2f}")
 assert truth < min(few, many)
-print(f"(A law of small models and {runs[0]['available']:,} different tokens: it says nothing about large ones.)")
+print(f"different tokens in the text: {runs[0]['available']:,}")
 with lesson.picture("scaling", "Published laws, and ours", columns=2, size=(10, 3.8)) as (left, right):
     flops = np.logspace(17, 24, 50)
     left.loglog(flops, [accounting.chinchilla_optimal(c)[0] for c in flops], "-", color="black", label="parameters")

@@ -44,14 +44,15 @@ with SafetensorsFile(FOLDER / "model.safetensors") as file:
 print(f"read by hand, its first numbers are {by_hand[0, :3]}, as in gpt/weights/safetensors_file.py")
 
 # %% Names and shapes: the mapping is the verification
+# Each shape that fits verifies a component: a missing bias or a wrong width would show here.
 matches = list(pretrained.report(FOLDER))
 for match in matches[:6]:
     print(match)
 print(f"... {len(matches)} tensors, {sum(not m.problem for m in matches)} fit")
 assert all(not match.problem for match in matches)
-print("each shape that fits verifies a component: a missing bias or a wrong width would show here")
 
 # %% Transposed: (in, out) there, (out, in) here
+# Beware of square matrices: they also fit without transposing.
 there = np.arange(12.0).reshape(3, 4)  # the weight of a Conv1D in transformers: x (.., 3) @ there -> (.., 4)
 layer = nn.Linear(3, 4, bias=False)
 layer.weight.data[...] = there.T
@@ -65,7 +66,7 @@ square = [
     for m in matches
     if m.expected and m.expected.transposed and m.expected.our_shape[0] == m.expected.our_shape[1]
 ]
-print(f"beware of {square[0]}: it is square, so it also fits without transposing")
+print(f"square: {square[0]}")
 
 # %% Evidence 1, structure: the parameter count
 model = GPT.from_pretrained(FOLDER)
@@ -103,10 +104,10 @@ with lesson.picture("difference", "Difference from the reference, activation by 
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set(ylabel="largest difference (in standard deviations)", xlabel="activation, in the order of computation")
     axes.legend(frameon=False)
-print("The parameter count verifies the structure; the logits verify the computation.")
 
 # %% [markdown]
-# Answer: only the comparison, and it says where: the attention of block 0 is the first activation that differs.
+# Answer: only the comparison, and it says where: the attention of block 0 is the first activation that differs. The
+# parameter count verifies the structure; the logits verify the computation.
 
 # %% The transformers library, as the source of weights
 try:
@@ -164,10 +165,11 @@ else:
     losses = [token_losses(real, np.array(its_tokenizer.encode(text))).mean() for text in (sentence, shuffled)]
     print(f"its loss on an English sentence is {losses[0]:.2f}, and on the same words shuffled {losses[1]:.2f}")
     assert losses[0] < losses[1] - 1
-print("\nThe architecture is the vessel, the weights are the knowledge. With GPT-2's weights:")
-print('  python scripts/generate.py --model gpt2 --prompt "The"')
 
 # %% [markdown]
+# The architecture is the vessel, the weights are the knowledge. With GPT-2's weights:
+# `python scripts/generate.py --model gpt2 --prompt "The"`
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start attention`: which of your mistakes would the parameter count notice?

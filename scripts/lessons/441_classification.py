@@ -28,6 +28,7 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validatio
 lesson = Lesson("441_classification", __doc__)
 
 # %% A pretrained model continues text
+# Asked about the subject of a text, it just continues.
 tokenizer, train_ids, val_ids = english()
 pretrained = new_gpt(len(tokenizer), block_size=48)
 with use_kernels("fast"):  # lesson 432 shows the steps
@@ -37,8 +38,7 @@ texts = {split: documentation_texts(split) for split in ("train", "test")}
 labels = sorted({text.label for text in texts["train"]})
 first = next(text for text in texts["test"] if len(text.text) > 100)
 print(f"a paragraph on {first.label}: {first.text[:80]}...")
-print("asked about the subject of a text, a language model just continues:")
-print(" ", write(pretrained, tokenizer, "This text is about", 20))
+print(write(pretrained, tokenizer, "This text is about", 20))
 
 # %% One matrix, (classes, C)
 # Every token of a text has a state of C numbers. The class is read off one of them.
@@ -57,14 +57,13 @@ print(f"hidden states {hidden.shape} -> of the last tokens {last.shape} -> score
 with no_grad():
     longer = np.pad(ids, ((0, 0), (0, pretrained.config.block_size - ids.shape[1])))
     assert np.allclose(classifier(longer, lengths).data, scores, atol=1e-5)
-print("more padding changes nothing: no token looks to its right")
 
 changed = ids.copy()
 changed[:, 0] = (changed[:, 0] + 1) % len(tokenizer)
 with no_grad():
     moved = np.abs(pretrained.hidden_states(changed).data - hidden).max(axis=2)
 assert all(moved[b, lengths[b] - 1] > 0 for b in range(4))
-print("Only the last token has seen all others: change the first token, and the state of the last one changes.")
+print("change the first token; the state of the last one moves by", moved[range(4), lengths - 1])
 
 gpt2 = GPTConfig()
 head = nn.Linear(gpt2.n_embd, 2, bias=False).weight.data.size
@@ -72,7 +71,8 @@ assert head == 2 * 768 == 1_536 and gpt2.num_parameters() == 124_439_808
 print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.num_parameters():.4%} of the model")
 
 # %% [markdown]
-# Answer: off the last one. With a causal mask, it is the only token that has seen all others.
+# Answer: off the last one. With a causal mask, it is the only token that has seen all others. Padding on the right
+# changes nothing, because no token looks to its right.
 
 # %% Frozen, partial, full
 
@@ -97,8 +97,8 @@ def accuracy(classifier: GPTWithHead, data: list) -> float:
 
 ways = {"head only": 0, "last block": 1, "everything": None}
 baseline = majority_baseline([c for _, c in items["train"]], [c for _, c in items["test"]])
-print(f"{len(items['train']):,} paragraphs to learn from, {len(items['test'])} to test on, 4 classes;")
-print(f"always naming the most frequent class is right in {baseline:.0%}; writing, before: {language_before:.2f} nats")
+print(f"{len(items['train']):,} paragraphs to learn from, {len(items['test'])} to test on, 4 classes")
+print(f"always the most frequent class: {baseline:.0%} right; loss in writing, before: {language_before:.2f}")
 print(f"\n{'trained':12}{'parameters':>11}{'seconds':>9}{'right, test':>13}{'loss in writing':>17}")
 tuned, curves, right, language = {}, {}, {}, {}
 for name, blocks in ways.items():
@@ -113,15 +113,15 @@ assert tuned["head only"].num_parameters(trainable_only=True) == len(labels) * p
 assert min(right.values()) > baseline
 
 # %% The same head on an untrained model
+# Is it the head that learns the task, or has reading made the features? And the first token, which has seen only
+# itself: is it worse than the last?
 untrained, _ = fine_tune(new_gpt(len(tokenizer), seed=3, block_size=48), 0, items["train"])
 nothing = accuracy(untrained, items["test"])
 cut_short = {name: [(text[:1], c) for text, c in part] for name, part in items.items()}
 on_the_first, _ = fine_tune(pretrained, 0, cut_short["train"])
 short = accuracy(on_the_first, cut_short["test"])
-print(
-    f"head on a pretrained model {right['head only']:.0%}, on random weights {nothing:.0%}: reading made the features"
-)
-print(f"head on the first token instead of the last: {short:.0%}, because the first token has seen only itself")
+print(f"head on a pretrained model {right['head only']:.0%}, on random weights {nothing:.0%}")
+print(f"head on the first token instead of the last: {short:.0%}")
 assert right["head only"] > max(nothing, short)
 
 test_ids, true = zip(*items["test"])
@@ -137,9 +137,9 @@ with lesson.picture("classes", "From which part of the documentation?", columns=
     two.set(title="test texts, everything trained", xlabel="predicted", ylabel="true")
 
 # %% Catastrophic forgetting
+# Nothing in the new loss asks the model to keep its language.
 assert np.isclose(language["head only"], language_before, atol=1e-6)  # a frozen model forgets nothing
 assert language["everything"] > language_before + 0.3
-print("nothing in the new loss asks the model to keep its language:")
 for name, classifier in tuned.items():
     sample = write(classifier.language_model(), tokenizer, "The value of", 20)
     print(f"  {name:11} loss +{language[name] - language_before:.2f}: {sample}")
@@ -159,13 +159,15 @@ for name, blocks in ways.items():
     print(f"  {name:12}{learned[name]:14.0%}{on_others[name]:17.0%}")
 assert learned["everything"] > on_others["everything"] + 0.2
 gain, gain_few = (100 * (r["everything"] - r["head only"]) for r in (right, on_others))
-print("The fully trained model has learned these few texts by heart. Compared with the head alone, full training")
-print(f"gained {gain:+.0f} points with all {len(items['train'])} texts and {gain_few:+.0f} points with {len(few)}, and")
-print("it forgets the language in both cases. Frozen: fast, small, nothing is forgotten. Full: slower, more memory,")
-print("and only worth it with enough texts.")
+print("points that full training gains over the head alone: "
+      f"{gain:+.0f} with {len(items['train'])} texts, {gain_few:+.0f} with {len(few)}")  # fmt: skip
 assert gain > gain_few
 
 # %% [markdown]
+# The fully trained model has learned the few texts by heart. It gains less from them than from all texts, and forgets
+# the language in both cases. Frozen: fast, small, nothing is forgotten. Full: slower, more memory, and only worth it
+# with enough texts. Training the last block only is a middle way.
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start cross_entropy`: the loss of this lesson
