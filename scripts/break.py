@@ -20,7 +20,9 @@ from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from gpt import GPT, Tokenizer
 from gpt.console import printable
 from gpt.model.gpt2 import Block
+from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
+from gpt.training.evaluation import language_model_loss
 from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, use_kernels
 from minigrad.functional.activation import Gelu
@@ -95,7 +97,8 @@ class Bug:
 
     title: what is wrong. check: returns a sentence about the bug, or "" if it finds nothing. change: applied to a new
     model. patch: active while the model trains, generates and is checked. batches: the class that makes batches.
-    shape: of the model, where SHAPE would hide the bug. scale: of attention's scores; None: 1 / sqrt(D).
+    shape: of the model, where SHAPE would hide the bug. scale: of attention's scores; None: 1 / sqrt(D). loss_fn: what
+    is trained. beside: the same without the mistake; None: HEALTHY in this shape.
     """
 
     title: str
@@ -105,6 +108,8 @@ class Bug:
     batches: Any = RandomBatches
     shape: tuple[tuple[str, int], ...] = tuple(SHAPE.items())
     scale: float | None = None
+    loss_fn: Any = language_model_loss
+    beside: Bug | None = None
 
     def model(self) -> GPT:
         model = new_gpt(len(english()[0]), **dict(self.shape))
@@ -113,6 +118,7 @@ class Bug:
 
 
 HEALTHY = Bug("healthy", lambda bug: "")
+EXPERTS = dataclasses.replace(HEALTHY, change=use_experts, loss_fn=with_balance(language_model_loss))
 
 
 # --- the checks: those of the project's tests, run on the broken model  -----------------------------------------------
@@ -169,6 +175,17 @@ def targets_are_the_next_tokens(bug: Bug) -> str:
     return "targets[:, :-1] are not inputs[:, 1:]" + (": they are the inputs" if (inputs == targets).all() else "")
 
 
+def every_expert_is_used(bug: Bug) -> str:
+    """tests/gpt/test_moe.py: count the choices that fall on each expert, after a few steps of training."""
+    model = bug.model()
+    if not mixtures(model):
+        return ""
+    train(model, english()[1], 60, learning_rate=1.5e-3, loss_fn=bug.loss_fn)
+    counts = np.sort(mixtures(model)[0].counts)
+    share = counts[-2:].sum() / counts.sum()
+    return f"two of {len(counts)} experts get {share:.0%} of the choices" if share > 0.9 else ""
+
+
 BUGS = {
     "no_mask": Bug(
         "attention sees later tokens",
@@ -200,6 +217,13 @@ BUGS = {
         patch=lambda: use_kernels({"gelu": FlippedGelu}),
     ),
     "unshifted": Bug("targets are the inputs, not the next tokens", targets_are_the_next_tokens, batches=Unshifted),
+    "collapsed_router": Bug(
+        "the balancing loss of a mixture of experts has the wrong sign",
+        every_expert_is_used,
+        change=use_experts,
+        loss_fn=with_balance(language_model_loss, -0.01),
+        beside=EXPERTS,
+    ),
 }
 NAMES = [*BUGS, "wrong_template"]
 
@@ -243,20 +267,18 @@ def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
     tokenizer, tokens, _ = english()
     model = bug.model()
     with bug.patch():
-        losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches)
+        losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches, loss_fn=bug.loss_fn)
         text = write(model, tokenizer, "The value", 24)
         return smooth(losses), text, attention_entropy(model, bug.scale)
 
 
-@functools.cache
-def healthy(shape: tuple[tuple[str, int], ...] = HEALTHY.shape) -> tuple[np.ndarray, str, float]:
-    return learn(dataclasses.replace(HEALTHY, shape=shape))
+healthy = functools.cache(learn)  # several bugs have the same model beside them
 
 
 def run_bug(name: str, out_dir: Path) -> Result:
     bug = BUGS[name]
     curve, text, entropy = learn(bug)
-    healthy_curve, healthy_text, healthy_entropy = healthy(bug.shape)
+    healthy_curve, healthy_text, healthy_entropy = healthy(bug.beside or dataclasses.replace(HEALTHY, shape=bug.shape))
     with picture(out_dir, name, f"{name}: {bug.title}") as axes:
         axes.plot(healthy_curve, "-", color="black", label="healthy")
         axes.plot(curve, "--", color="black", label=name)

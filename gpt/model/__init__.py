@@ -3,6 +3,7 @@
     config.py                 the numbers that define a model
     gpt2.py                   GPT-2, on a page: attention, MLP, block, model
     llama.py                  Llama: GPT-2 with four changes
+    moe.py                    a mixture of experts in the place of the MLPs
     language_model.py         what every language model can do: loss, generation, loading, saving
     positions.py              where each token stands, and which tokens it may attend to
     kv_cache.py               keys and values of earlier tokens, computed once

@@ -13,9 +13,10 @@ import numpy as np
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
 from gpt.training.batches import RandomBatches, sequential_batches
-from gpt.training.evaluation import mean_loss
+from gpt.training.evaluation import language_model_loss, mean_loss
 from gpt.training.standard_library import help_text
 from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.training_step import LossFunction
 from minigrad import manual_seed
 
 
@@ -44,6 +45,7 @@ def train(
     batches: Any = RandomBatches,
     seed: int = 0,
     warmup: int | None = None,
+    loss_fn: LossFunction = language_model_loss,
     **options: Any,
 ) -> list[float]:
     """Train on windows of `tokens`, 16 at a time; returns the loss of every step.
@@ -53,7 +55,7 @@ def train(
     warmup = steps // 10 if warmup is None else warmup
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
-    trainer = Trainer(model, drawn, config, out_dir="runs/lessons")  # writes nothing there, because nothing calls run()
+    trainer = Trainer(model, drawn, config, "runs/lessons", loss_fn)  # writes nothing there: nothing calls run()
     model.train()
     losses = [trainer.step().loss for _ in range(steps)]
     model.eval()
