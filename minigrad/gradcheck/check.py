@@ -26,7 +26,7 @@ from ..precision import autocast
 from .comparison import Comparison, Kink, NotFinite, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 from .jacobian import NotAnalytic, Subject, place
-from .shape_diagnosis import diagnose_shape
+from .shape_diagnosis import diagnose_shape, numpy_in_words
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 
@@ -224,7 +224,7 @@ def _run_backward(comparison: Comparison, name: str) -> None:
         raise
     except Exception as error:
         if not _is_from_engine(error):
-            error.add_note(f"(raised in backward while gradcheck was checking {name})")
+            error.add_note(f"(raised in backward while gradcheck was checking {name}){numpy_in_words(str(error))}")
             raise
         diagnosis = diagnose_shape(comparison)
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error

@@ -44,8 +44,6 @@ TERMS = [
     ("a + b", "a * b", "{a} and {b} are multiplied: they must be added"),
     ("a + b", "b + a", "{a} and {b} are joined in the wrong order: {old} is right"),
     ("a * b + (1 - a) * c", "(1 - a) * b + a * c", "the weights {a} and 1 - {a} are exchanged: {old} is right"),
-    ("a + b", "a + b + b", "{b} is added twice"),
-    ("a + b", "a + a + b", "{a} is added twice"),
     ("a - b", "a", "a term is missing: {b} must be subtracted"),
     ("a - b", "-b", "a term is missing: {a}"),
     ("a - b", "b", "{b} stands where {old} belongs"),
@@ -63,12 +61,8 @@ FACTORS = [
     ("a * b", "b", "a factor is missing: {a}"),
     ("a * b", "a / b", "it is divided by {b}: it must be multiplied by it"),
     ("a * b", "a + b", "{a} and {b} are added: they must be multiplied"),
-    ("a * b", "a * b * b", "the factor {b} is applied twice"),
-    ("a * b", "a * a * b", "the factor {a} is applied twice"),
-    ("a * b", "2 * a * b", "it is counted twice: a factor 2 is too much in {old}"),
     ("a / b", "a", "not divided by {b}: the division is missing"),
     ("a / b", "a * b", "it is multiplied by {b}: it must be divided by it"),
-    ("a / b", "a / b / b", "it is divided by {b} twice"),
     ("a / b", "b / a", "the fraction is upside down: {old} is right"),
     ("1 / a", "a", "{a} stands where {old} belongs"),
     ("a * (b - c)", "a * b - c", "{c} lacks the factor {a}: {old} is right"),
@@ -87,6 +81,14 @@ FACTORS = [
     ("a @ b", "a @ b.swapaxes(-1, -2)", "{b} is transposed, or a transpose of it is missing: {old} is right"),
     ("a @ b", "(a @ b).swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
     ("a @ b", "b.swapaxes(-1, -2) @ a.swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
+]
+TWICE = [
+    ("a + b", "a + b + b", "{b} is added twice"),
+    ("a + b", "a + a + b", "{a} is added twice"),
+    ("a * b", "a * b * b", "the factor {b} is applied twice"),
+    ("a * b", "a * a * b", "the factor {a} is applied twice"),
+    ("a * b", "2 * a * b", "it is counted twice: a factor 2 is too much in {old}"),
+    ("a / b", "a / b / b", "it is divided by {b} twice"),
 ]
 CHOICES = [
     ("np.logaddexp(0, a)", "np.log(1 + np.exp(a))", "overflow: e^x is inf for large x; use {old}"),
@@ -196,7 +198,7 @@ def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]]:
     """The table as syntax trees, with their ranks, by the type of what they match."""
     found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]] = {}
     usual = [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_comparisons()]
-    for rank, table in enumerate((usual, _of_functions())):  # a term is forgotten more often than a function exchanged
+    for rank, table in enumerate((usual, [*TWICE, *_of_functions()])):  # more often, a term is forgotten
         for old, new, sentence in table:
             pattern = _expression(old)
             found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence, rank))
@@ -399,7 +401,7 @@ def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:
     if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and not isinstance(node.value, ast.Tuple | None):
         changed = copy.copy(node)
         changed.value = ast.UnaryOp(ast.USub(), node.value)
-        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", 0
+        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", 1
     if isinstance(node, ast.For):
         yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
     body = getattr(site.parent, site.field)
@@ -420,7 +422,8 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
     """Change the tree of a function or class in one way after the other; each holds until the next is asked for.
 
     First single places; then, where the same change is possible in several places, all of them at once: of the same
-    piece, and of the same kind. extra: expressions that a name may be exchanged for, besides the names in the function.
+    piece, in one statement or in all, and of the same kind. extra: expressions that a name may be exchanged for,
+    besides the names in the function.
     """
     together: dict[str, list[tuple[_Site, Any, Change]]] = {}
     for method in [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef)]:
@@ -441,7 +444,8 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
                 continue
             for new, sentence, rank, kind in _changes_of(old, names, smooth):
                 change = Change(in_words(old), in_words(new), target_of(site.statement), old.lineno, sentence, rank)
-                together.setdefault(f"{method.name} {change.old} {change.new}", []).append((site, new, change))
+                for place in (method.name, id(site.statement)):
+                    together.setdefault(f"{place} {change.old} {change.new}", []).append((site, new, change))
                 if kind:
                     everywhere = change._replace(target="", sentence=f"{sentence}, in every place", rank=rank + 1)
                     together.setdefault(f"{method.name}: {kind}", []).append((site, new, everywhere))

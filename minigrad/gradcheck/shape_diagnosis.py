@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -161,3 +162,22 @@ _SHAPE_REPAIRS: list[tuple[str, Repair]] = [
     ("missing repeat", _each(_repeat)),
     ("shape", _each(_reshape)),
 ]
+
+
+# --- NumPy's messages -------------------------------------------------------------------------------------------------
+
+
+def numpy_in_words(message: str) -> str:
+    """What NumPy's message about shapes means, to be added to it; "" for another message."""
+    return "".join(f": {words}" for pattern, words in _NUMPY if re.search(pattern, message))
+
+
+_NUMPY = [
+    ("gufunc signature|not aligned",
+     "the shapes of a matrix product do not fit: the last axis of the left factor must be as long as the last but one "
+     "of the right. `.T` of a batch reverses all axes: use swapaxes(-1, -2)"),
+    ("could not be broadcast|do not broadcast",
+     "NumPy aligns the last axes of two shapes, and lengths must be equal or 1; is keepdims=True missing?"),
+    ("cannot reshape", "a reshape must keep the number of elements"),
+    ("ambiguous", "a condition on arrays, which have many truth values: use np.where, or a mask"),
+]  # fmt: skip

@@ -49,6 +49,8 @@ dx = (dx_hat - through_rms) / ctx.rms
 '''
 
 SLIPS = [
+    ("ctx.rms = np", "x = x - x.mean(axis=-1, keepdims=True)\nctx.rms = np",
+     "the mean is subtracted: that is layer_norm, rms_norm leaves it in"),
     ("(x**2).mean", "(x**2).sum", "this divides by the length: rms is the root of the mean square, not of the sum"),
     ("np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)", "(x**2).mean(axis=-1, keepdims=True) + eps",
      "the root is missing: rms = sqrt(mean(x²) + eps)"),

@@ -38,6 +38,8 @@ p = p - lr * velocity
 SLIPS = [
     ("p - lr * velocity", "p + lr * velocity", "the step goes uphill: subtract lr * velocity"),
     ("+ g\n", "+ (1 - momentum) * g\n", "the gradient is damped by 1 - momentum: here it enters the velocity whole"),
+    ("lr * velocity", "lr * (g + momentum * velocity)",
+     "this is Nesterov's step: here it follows the velocity alone, p - lr * velocity"),
     ("lr * velocity", "lr * g", "the step follows the gradient, not the velocity"),
     ("+ g\np = p - lr * velocity", "+ lr * g\np = p - velocity",
      "lr is in the velocity: it belongs into the step only, p - lr * velocity"),

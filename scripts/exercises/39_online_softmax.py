@@ -18,8 +18,8 @@ STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a fe
         out = out * shrink + e^(s - m_new) v_tile
     at the end: out / l
 
-Begin with m = -inf, l = 0, out = 0. Never make the whole (T, S) matrix: no array may be larger than T x tile, or than
-the inputs.
+Begin with m = -inf, l = 0, out = 0. For each query, read each key only once. Never make the whole (T, S) matrix: no
+array may be larger than T x tile, or than the inputs.
 
 Shapes: q (T, D), k and v (S, D), tile a number (the last tile may be shorter) -> (T, D)
 Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 1, out = 0; then m = ln 3, shrink = 1/3,
@@ -71,17 +71,29 @@ def cases(draw: Any) -> Case:
 
 
 def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> Any:
-    """The result, and whether an array was made that is as large as all scores, where no tile needs one."""
-    largest = 0
+    """The result, and whether the keys were read more often than there are queries, or an array was made that is as
+    large as all scores, where no tile needs one.
+    """
+    largest, reads, before = 0, np.zeros(len(k), int), None
 
     class Watched(np.ndarray):
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal before
+            rows = index[0] if isinstance(index, tuple) else index
+            if self is keys and repr(rows) != before:  # the same tile again, in the next line, is the same reading
+                reads[rows], before = reads[rows] + 1, repr(rows)
+            return super().__getitem__(index)
+
         def __array_finalize__(self, source: Any) -> None:
             nonlocal largest
             largest = max(largest, self.size)
 
-    result = attention(q.view(Watched), k.view(Watched), v.view(Watched), tile)
+    keys = k.view(Watched)
+    result = attention(q.view(Watched), keys, v.view(Watched), tile)
     allowed = max(len(q) * tile * v.shape[1], q.size, k.size, v.size)
     whole = "the whole (T, S) matrix of scores is made: read `tile` keys at a time"
+    if reads.max() > len(q):
+        return ["the keys are read twice: with running values, one pass is enough", np.asarray(result)]
     return [whole if len(q) * len(k) > allowed and largest >= len(q) * len(k) else "in tiles", np.asarray(result)]
 
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, Slip, some, values
+from scripts.exercises.checks import Case, FunctionCheck, some, values
 
 STUB = '''"""newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
 
@@ -41,6 +41,15 @@ for _ in range(steps):
     X = a * X + (b * A + c * A @ A) @ X
 '''
 
+SLIPS = [
+    ("np.sqrt((matrix * matrix).sum())", "np.linalg.norm(matrix, 2)",
+     "divide by the root of the sum of squares, not by the largest singular value"),
+    ("X = matrix / norm", "u, _, vt = np.linalg.svd(matrix, full_matrices=False)\nsteps, X = 0, u @ vt",
+     "this is U V^T itself, from an SVD, which is slow: take `steps` steps of the polynomial"),
+    ("(b * A + c * A @ A) @ X", "b * X**3 + c * X**5",
+     "these are powers of each element: X X^T X is a product of matrices"),
+]  # fmt: skip
+
 
 @st.composite
 def cases(draw: Any) -> Case:
@@ -48,46 +57,19 @@ def cases(draw: Any) -> Case:
     return Case(draw(values(shape).filter(np.any)), draw(st.integers(1, 5)))
 
 
-def by_elements(x: np.ndarray, steps: int) -> np.ndarray:
-    for _ in range(steps):
-        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
-    return x
-
-
-def from_svd(matrix: np.ndarray, steps: int) -> np.ndarray:
-    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return u * by_elements(s / s.max(), steps) @ vt
-
-
-def exactly(matrix: np.ndarray, steps: int) -> np.ndarray:
-    u, _, vt = np.linalg.svd(matrix, full_matrices=False)
-    return u @ vt
-
-
 EXERCISE = Exercise(
     title="singular values to 1, without an SVD",
     group="Optimizer", effort="15 min, medium",
     stub=STUB,
     blanks=BLANKS,
+    slips=SLIPS,
     hints=(
         "Only odd powers of X exist: X, X X^T X, X X^T X X^T X. Each acts on the singular values alone.",
         "A is (n, n), so it stands to the left of X (n, m).",
         "A = X @ X.T; X = a * X + (b * A + c * A @ A) @ X",
     ),
     checks=(
-        FunctionCheck(
-            "newton_schulz",
-            cases(),
-            Case(some(2, 3), 2),
-            slips=(
-                Slip(from_svd, "divide by the root of the sum of squares, not by the largest singular value"),
-                Slip(exactly, "this is U V^T itself, from an SVD, which is slow: take `steps` steps of the polynomial"),
-                Slip(
-                    lambda matrix, steps: by_elements(matrix / np.linalg.norm(matrix), steps),
-                    "these are powers of each element: X X^T X is a product of matrices",
-                ),
-            ),
-        ),
+        FunctionCheck("newton_schulz", cases(), Case(some(2, 3), 2)),
     ),
     answer=("minigrad.muon.newton_schulz",),
 )

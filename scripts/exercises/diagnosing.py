@@ -11,6 +11,7 @@ import ast
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -23,6 +24,7 @@ import numpy as np
 from minigrad import Tensor
 from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.mutations import Change, compiled, mutants
+from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 from . import comparing
 from .answering import Answer, answer, douts_for
@@ -69,6 +71,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     telling = trial.check.telling
     if found.kind == "shape" and first is not None and "right" in first.sentence:
         return first.sentence, telling
+    if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
+        return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)", case
     search = Search(trial, found, witnesses if first is not None else [case, *witnesses])
     search.in_telling = first is not None
     in_backward = first is not None and first.where.startswith("backward")
@@ -117,6 +121,11 @@ class Search:
         self.in_telling = False  # is the telling case wrong, too?
         self.explanation: Callable[[Case], Answer] | None = None
 
+    @functools.cached_property
+    def wrong(self) -> list[bool]:
+        """In which cases the learner is wrong. Elsewhere, whatever has no effect agrees."""
+        return [self.trial.test(case) is not None for case in self.cases]
+
     def douts(self, case: Case) -> list[np.ndarray] | None:
         return douts_for(self.trial.reference.run(case).value) if self.is_backward else None
 
@@ -126,14 +135,16 @@ class Search:
         return self.observed[id(case)]
 
     def fit(self, explanation: Callable[[Case], Answer]) -> tuple[bool, float]:
-        """Does it give all of the learner's results, not only the one that is looked at; in which part of the cases?
-        Zero if not in the first and the telling case.
+        """Does it give all of the learner's results, not only the one that is looked at; in which part of the cases, of
+        those where the learner is wrong and of the others? Zero if not in the first and the telling case.
         """
         self.explanation = explanation
         first = self.agreement(self.cases[0])
         if not first or not self.agreement(self.trial.check.telling):
             return False, 0.0
-        return first > 1, sum(self.agreement(case) >= first for case in self.cases) / len(self.cases)
+        agree = [self.agreement(case) >= first for case in self.cases]
+        groups = [[a for a, w in zip(agree, self.wrong, strict=True) if w is kind] for kind in (True, False)]
+        return first > 1, min(sum(group) / len(group) for group in groups if group)
 
     def agreement(self, case: Case) -> int:
         """2 if all results are the learner's, 1 if the one that is looked at is, else 0."""
@@ -179,7 +190,7 @@ class Search:
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
-            if share >= 0.75:
+            if share >= (0.95 if change.rank else 0.75):
                 fits.append(((not whole, change.rank, -share), change, self.explanation))
         if not fits:
             return None
@@ -254,15 +265,4 @@ def in_plain_words(got: Answer, names: list[str]) -> str:
         if isinstance(got.raised, TypeError) and "argument" in message:
             return f"it cannot be called with ({', '.join(names)}), as the stub has it: {message}"
         return f"what it returns cannot be read: {got.error}"
-    return got.error + "".join(f": {words}" for pattern, words in SHAPES if re.search(pattern, message))
-
-
-SHAPES = [
-    ("gufunc signature|not aligned",
-     "the shapes of a matrix product do not fit: the last axis of the left factor must be as long as the last but one "
-     "of the right. `.T` of a batch reverses all axes: use swapaxes(-1, -2)"),
-    ("could not be broadcast|do not broadcast",
-     "NumPy aligns the last axes of two shapes, and lengths must be equal or 1; does a keepdims=True miss?"),
-    ("cannot reshape", "a reshape must keep the number of elements"),
-    ("ambiguous", "a condition on arrays, which have many truth values: use np.where, or a mask"),
-]  # fmt: skip
+    return got.error + numpy_in_words(message)

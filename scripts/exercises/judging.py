@@ -27,7 +27,7 @@ from .checks import Case, Check, OpCheck, Verdict
 SHRINKS = 80  # cases tried to make a failing one smaller
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
-WITNESSES = 6  # cases, besides the telling and the smallest one, in which a diagnosis must hold
+WITNESSES = 24  # cases, besides the telling and the smallest one, in which a diagnosis must hold
 
 
 def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, path: str, seed: int = 0) -> Verdict:

@@ -303,9 +303,8 @@ MISTAKES = {
     "ppo_clip": edits(
         ("-F.minimum", "-F.maximum", "min"),
         ("-F.minimum", "F.minimum", "sign"),
-        ("F.clip(ratio, 1 - clip, 1 + clip) * advantage", "ratio * advantage", "clipping is missing"),
-        ("-F.minimum(ratio * advantage, F.clip(ratio, 1 - clip, 1 + clip) * advantage)",
-         "-(F.clip(ratio, 1 - clip, 1 + clip) * advantage)", "hides harm"),
+        ("clipped * advantage", "ratio * advantage", "clipping is missing"),
+        ("-F.minimum(ratio * advantage, clipped * advantage)", "-(clipped * advantage)", "hides harm"),
     ),
     "gae": edits(
         ("delta + gamma * lam * following", "delta + gamma * following", "lam is missing"),
@@ -347,7 +346,7 @@ MISTAKES = {
     ),
     "l2_normalize": edits(
         ("(dout - ctx.out * dot) / ctx.length", "dout / ctx.length", "through_length"),
-        ("(dout - ctx.out * dot) / ctx.length", "(dout + ctx.out * dot) / ctx.length", "sign of through_length"),
+        ("(dout - ctx.out * dot) / ctx.length", "(dout + ctx.out * dot) / ctx.length", "sign of `through_length`"),
         ("(dout - ctx.out * dot) / ctx.length", "dout - ctx.out * dot", "not divided"),
         ("(x * x).sum", "(x * x).mean", "rms_norm"),
     ),

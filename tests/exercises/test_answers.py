@@ -13,6 +13,7 @@ from tests.exercises import planting
 PLAIN = """e = np.exp(q @ k.T / math.sqrt(q.shape[1]))
     return e / e.sum(1, keepdims=True) @ v
     m, l ="""
+TWO_PASSES = "for start in range(0, len(k), tile):\n        k[start : start + tile].max()\n    m, l ="
 ORDER = "ranks = {pair: i for i, pair in enumerate(ranks)}\n    for _ in word:"
 WRONG = [
     ("online_softmax", "m, l =", PLAIN, "matrix of scores"),
@@ -33,6 +34,14 @@ WRONG = [
     ("causal_mask", "return np.arange(keys) <= asking", "return (np.arange(keys) <= asking) * 1", "boolean"),
     ("matmul", "ctx.y.swapaxes(-1, -2)", "ctx.y.T", "swapaxes(-1, -2)"),
     ("adam", "beta1**t", "beta1 * t", "bias correction"),
+    ("online_softmax", "m, l =", TWO_PASSES, "read twice"),
+    ("dropout", "dx = dout * ctx.scaled_mask", "dx = dout * np.random.default_rng(0).random(dout.shape)", "random"),
+    ("softmax", "ctx.out * (dout - dot)", "ctx.out * dout - dot", "`dot` lacks the factor `out`"),
+    ("rms_norm", "(dx_hat - through_rms) / ctx.rms", "dx_hat / ctx.rms - through_rms", "is not divided by `rms`"),
+    ("adam", "beta1 * m + (1 - beta1) * grad", "(1 - beta1) * m + beta1 * grad", "1 - `beta1` are exchanged"),
+    ("positions", "10000", "1000", "1000 stands where 10000"),
+    ("unbroadcast", "sum(axis=tuple", "mean(axis=tuple", "`mean` stands where `sum`"),
+    ("warmup_cosine", " / 2", "", "not divided by `2`"),
 ]
 RIGHT = [
     ("attention", "math.sqrt(", "np.sqrt("),

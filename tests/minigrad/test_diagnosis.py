@@ -520,3 +520,13 @@ def test_the_repair_of_an_op_of_ones_own(op, words):
 
 def test_rounding_noise_where_the_derivative_is_0_is_no_error():
     gradcheck(lambda x: F.sum(x - F.mean(x)), 1000 * X)
+
+
+def test_numpys_message_about_shapes_is_explained():
+    def backward(ctx, dout):
+        return (ctx.out * (dout - (dout * ctx.out).sum(axis=1)),)
+
+    op = type("OwnSoftmax", (OwnSoftmax,), {"backward": staticmethod(backward)})
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        gradcheck(op.apply, X)
+    assert "is keepdims=True missing?" in "".join(caught.value.__notes__)
