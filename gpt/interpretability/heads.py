@@ -53,16 +53,22 @@ class _Patterns(switches.Observer):
             self.found.append(probs.reshape(len(probs), -1, *probs.shape[-2:]).copy())
 
 
-def attention_patterns(model: LanguageModel, ids: Any) -> np.ndarray:
-    """The attention weights of all heads: ids (B, T) -> (L, B, H, T, T). Row t is what token t attends to.
+@contextlib.contextmanager
+def recorded_attention() -> Iterator[list[np.ndarray]]:
+    """In the block, append the attention weights (B, H, T, S) of each layer that runs to a list.
 
     Textbook attention computes them, because the fast kernels never have them as a whole.
     """
     watcher = _Patterns()
-    textbook = {"scaled_dot_product_attention": ScaledDotProductAttention}
-    with no_grad(), evaluating(model), use_kernels(textbook), watching(watcher):
+    with use_kernels({"scaled_dot_product_attention": ScaledDotProductAttention}), watching(watcher):
+        yield watcher.found
+
+
+def attention_patterns(model: LanguageModel, ids: Any) -> np.ndarray:
+    """The attention weights of all heads: ids (B, T) -> (L, B, H, T, T). Row t is what token t attends to."""
+    with no_grad(), evaluating(model), recorded_attention() as found:
         model.hidden_states(ids)
-    return np.array(watcher.found)
+    return np.array(found)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor, no_grad
-from minigrad.backend import to_numpy
+from minigrad.backend import Array, to_numpy
 from minigrad.nn.module import evaluating
 
 from ..model.language_model import LanguageModel
@@ -22,9 +22,13 @@ from .heads import blocks
 def logit_lens(model: LanguageModel, ids: Any) -> np.ndarray:
     """Logits after each layer: ids (B, T) -> (L, B, T, V). Those of the last layer are the model's own."""
     names = [name.block for name in blocks(model)]
-    last_norm = "transformer.ln_f" if model.model_type == "gpt2" else "model.norm"
-    with no_grad(), evaluating(model):
-        with record(model, names) as found:
-            model.hidden_states(ids)
-        norm = model.get_submodule(last_norm)
-        return np.array([to_numpy(model.lm_head(norm(Tensor(found[name]))).data) for name in names])
+    with no_grad(), evaluating(model), record(model, names) as found:
+        model.hidden_states(ids)
+    return np.array([read_stream(model, found[name]) for name in names])
+
+
+def read_stream(model: LanguageModel, stream: Array) -> np.ndarray:
+    """The logits that the last norm and the head make of a residual stream: (..., C) -> (..., V)."""
+    norm = model.get_submodule("transformer.ln_f" if model.model_type == "gpt2" else "model.norm")
+    with no_grad():
+        return to_numpy(model.lm_head(norm(Tensor(stream))).data)

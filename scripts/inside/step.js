@@ -35,7 +35,7 @@ function indexText(shape, flat) {
   return index.length ? `[${index.join(",")}]` : "";
 }
 
-const nameAt = (name, id, flat) => `${name}${indexText(data.values[id].shape, flat)}`;
+const nameAt = (made, flat) => `${made.name}${indexText(made.shape, flat)}`;
 
 // --- steps ---
 
@@ -62,7 +62,7 @@ function usesOf(id) {
 
 // --- one card ---
 
-let current = 0, chosen = null; // chosen: {grid, flat}
+let current = 0;
 let grids = []; // {side, index, id, name, cells, table}: side is "in", "out", "din", "dout" or the name of an array
 
 function jumpTo(kind, call, text) {
@@ -74,7 +74,9 @@ function grid(side, index, id, name, note = "") {
   const shape = value.data === undefined ? value.corner_shape : value.shape;
   const columns = shape.at(-1) ?? 1, rows = shape.length > 1 ? shape.at(-2) : 1;
   const largest = numbers.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 0) || 1;
-  const made = { side, index, id, name, cells: [], whole: value.data !== undefined, largest };
+  const whole = value.data !== undefined;
+  const indexed = whole ? shape : [...value.shape.slice(0, -2).map(() => 1), ...shape]; // a corner is of the first matrix
+  const made = { side, index, id, name, shape: indexed, cells: [], whole };
   const isWhole = !value.dtype.startsWith("float"); // ids and masks have no shades
   const tables = [];
   for (let start = 0; start < numbers.length; start += rows * columns) {
@@ -99,7 +101,7 @@ function grid(side, index, id, name, note = "") {
   const caption = element("figcaption", {}, element("strong", {}, name), ` ${facts} `, note);
   if (value.data === undefined) {
     const s = value.statistics;
-    caption.append(` Too large to show: the first ${shapeText(shape)} of ${sizeOf(id)} numbers; min ${s.min}, max ${s.max}, mean ${s.mean}, norm ${s.norm}.`);
+    caption.append(` Too large to show: the first ${shapeText(shape)} of ${sizeOf(id)} numbers; ${Object.entries(s).map(([name, x]) => `${name} ${show(Number(x))}`).join(", ")}.`);
   }
   return element("figure", {}, caption, ...tables);
 }
@@ -197,7 +199,6 @@ function rowOf(made, flat, outputs) { // the row of the Jacobian that belongs to
 }
 
 function choose(made, flat) {
-  chosen = { made, flat };
   for (const other of grids) {
     other.cells.forEach((cell, i) => {
       cell.setAttribute("style", other.base[i]);
@@ -231,10 +232,12 @@ function sumText(total, terms) {
 }
 
 function explainCall(call, kind, made, flat) {
-  const value = `${nameAt(made.name, made.id, flat)} = ${show((numbersOf(made.id) ?? unpack(data.values[made.id].corner))[flat])}`;
+  const value = `${nameAt(made, flat)} = ${show((numbersOf(made.id) ?? unpack(data.values[made.id].corner))[flat])}`;
   if (!made.whole || !call.jacobian) {
     const lines = kind === "backward" && made.whole ? passages(call, made, flat) : [];
-    return [`${value}. The derivatives of this op are not recorded: ${call.jacobian === null ? "it is large, or has no gradient" : "its arrays are too large"}.`, ...lines];
+    const sizes = (ids) => ids.reduce((sum, id) => sum + (id === null ? 0 : sizeOf(id)), 0);
+    const derivatives = sizes(call.outputs) * sizes(call.inputs.filter((_, i) => call.dinputs[i] != null));
+    return [derivatives ? `${value}. This op has ${derivatives.toLocaleString("en-US")} derivatives, too many for a page. They are there in a smaller model.` : `${value}. This op has no gradient.`, ...lines];
   }
   const sides = { forward: ["out", "in"], backward: ["dout", "din"] }[kind];
   const outs = grids.filter((g) => g.side === sides[0]), ins = grids.filter((g) => g.side === sides[1] && g.index in call.jacobian);
@@ -260,7 +263,7 @@ function explainCall(call, kind, made, flat) {
     if (kind === "forward") lines.push(`${value}. Colored: the derivative of each output number with respect to it.`);
     else {
       const terms = parts.flatMap(({ made: g, values }) => values.flatMap((share, i) => (share ? [{ value: share,
-        text: `${show(share)} (${show(weight(g, i))} from ${nameAt(g.name, g.id, i)} × ${show(derivative(rowOf(g, i, call.outputs), made, flat))})` }] : [])));
+        text: `${show(share)} (${show(weight(g, i))} from ${nameAt(g, i)} × ${show(derivative(rowOf(g, i, call.outputs), made, flat))})` }] : [])));
       lines.push(`Made of the gradients that arrived, each times a derivative: ${sumText(value, terms)}`, ...passages(call, made, flat));
     }
   } else lines.push(`${value}. It has no gradient.`);
@@ -272,7 +275,7 @@ function termsText(call, row, ins, value, derivative) {
   const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...numbersOf(g.id)].flatMap((x, i) => {
     const factor = derivative(row, g, i);
     if (!factor) return [];
-    const name = nameAt(g.name, g.id, i);
+    const name = nameAt(g, i);
     return [{ value: x * factor, text: factor === 1 ? `${show(x)} (${name})` : `${show(x)} × ${show(factor)} (${name})` }];
   }));
   return sumText(value, terms);
@@ -289,7 +292,7 @@ function passages(call, made, flat) {
   const name = data.values[id].name || (isDout ? made.name : `the gradient of ${made.name.slice(1)}`);
   const lines = uses.length > 1 || isDout ? [sumText(`${isDout ? "It is the sum of what came back: " : "Gradients add up: "}${name} ${show(total)}`, terms)] : [];
   const update = data.updates.find((u) => u.name && u.name === data.values[id].name);
-  if (update && numbersOf(update.before)) lines.push(`${data.optimizer} changed ${nameAt(update.name, update.before, flat)} from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
+  if (update && numbersOf(update.before)) lines.push(`${data.optimizer} changed ${update.name}${indexText(data.values[update.before].shape, flat)} from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
   return lines;
 }
 
@@ -321,7 +324,6 @@ function go(number) {
   current = Math.max(0, Math.min(steps.length - 1, number));
   const step = steps[current];
   grids = [];
-  chosen = null;
   const body = step.kind === "update" ? updateCard(step) : callCard(step);
   at("card").replaceChildren(element("h2", {}, `${current + 1} of ${steps.length}. ${label(step)}${step.kind === "update" ? "" : `: ${step.kind}`}`), ...body);
   document.querySelectorAll("#timeline button").forEach((button, i) => {

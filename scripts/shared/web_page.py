@@ -27,7 +27,7 @@ def escaped(text: Any) -> str:
     return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
-def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[str] = ()) -> str:
+def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[str] = (), policy: str = POLICY) -> str:
     """A whole page. body: HTML. scripts, styles: JavaScript and CSS, put into the page."""
     style = "\n".join([read_text(COLORS), read_text(STYLE), *styles])
     script = "\n".join([ON_PRINT, *scripts])
@@ -37,7 +37,7 @@ def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[st
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">
 <style>

@@ -1,12 +1,17 @@
-"""The page of a recorded step in a headless Chromium: stepping, clicking, searching, and the numbers it shows."""
+"""The page of a recorded step and the explorer in a headless Chromium: keys, clicks, and the numbers that they show."""
 
 import re
+import threading
 
 import numpy as np
 import pytest
 
 from scripts import explain
+from scripts.explore import explorer_page
+from scripts.inside.local_server import LocalServer
+from scripts.inside.look import Looker
 from scripts.inside.step_data import step_data
+from tests.finetune.small import small_chat_model
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press
 
 _ = chromium  # a fixture
@@ -124,3 +129,63 @@ def test_the_page_fits_its_screen_and_opens_quickly(chromium, recorded, scheme, 
         tab.locator("#card td").nth(1).tap()
         assert "after = before" in tab.locator("#answer").inner_text()
         assert len(tab.pdf()) > 10_000
+
+
+# The explorer.
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    """A running server with a small model, and the model."""
+    model, tokenizer = small_chat_model(n_layer=2, n_embd=32, block_size=32)
+    looker = Looker(model, tokenizer)
+    with LocalServer(explorer_page("a small model", "the cat sat"), looker.look) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server, looker
+        server.shutdown()
+        thread.join()
+
+
+def asked(tab, action):
+    """Do something on the page and wait for the answer that it asks for."""
+    with tab.expect_response("**/look"):
+        action()
+    tab.wait_for_timeout(50)
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium, explorer, viewport):
+    server, looker = explorer
+    with opened(chromium, server.address, viewport=viewport, color_scheme="dark") as tab:
+        tab.locator("#tokens button").first.wait_for()
+        asked(
+            tab, lambda: (tab.fill("#text", "the cat sat on a mat"), tab.get_by_role("button", name="Read it").click())
+        )
+        wanted = looker.look({"text": "the cat sat on a mat"})
+        assert tab.locator("#tokens button").count() == len(wanted["tokens"])
+        asked(tab, lambda: tab.locator("#tokens button").nth(2).click())
+        wanted = looker.look({"text": "the cat sat on a mat", "position": 2})
+        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
+        assert [text.split(" %")[0] for text in shown] == [f"{100 * a['p']:.1f}" for a in wanted["alternatives"]]
+        # a head off: the distribution changes
+        asked(tab, lambda: tab.get_by_role("button", name="head 1.1", exact=True).click())
+        asked(tab, lambda: tab.get_by_role("button", name="Switch head 1.1 off").click())
+        off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]]})
+        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
+        assert "(was" in shown[0] and shown[0].startswith(f"{100 * off['alternatives'][0]['p']:.1f} %")
+        assert tab.locator("#changes span").count() == len(off["change"])
+        # another continuation
+        first = off["alternatives"][0]
+        asked(tab, lambda: tab.locator("#alternatives button").first.click())
+        assert tab.locator("#tokens button").count() == 4
+        assert tab.locator("#text").input_value() == looker.tokenizer.decode([*wanted["ids"][:3], first["id"]])
+        # a number changed
+        asked(tab, lambda: tab.get_by_role("button", name="All on").click())
+        asked(tab, lambda: tab.get_by_role("button", name="Change it").click())
+        assert tab.locator("#changes span").count() == 4
+        assert tab.locator("#number").inner_text() == "10.0000"
+        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        # what cannot be answered is said
+        asked(tab, lambda: (tab.fill("#text", "the " * 60), tab.get_by_role("button", name="Read it").click()))
+        assert "the model reads 1 to 32" in tab.locator("#state").inner_text()

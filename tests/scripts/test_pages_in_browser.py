@@ -56,12 +56,12 @@ def example(model_and_tokenizer, tmp_path_factory):
 
 @contextlib.contextmanager
 def opened(chromium, path, **options):
-    """A tab with the page; at the end there must have been no error, and no request but for the page itself."""
+    """A tab with a page, a file or an address; at the end no error, and no request but to the page itself."""
     context = chromium.new_context(**{"viewport": DESKTOP, **options})
     tab, problems = context.new_page(), []
     tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: problems.append(str(error)))
-    address = path.resolve().as_uri()
+    address = path if isinstance(path, str) else path.resolve().as_uri()
     allowed = (address, "data:")
     tab.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
     tab.goto(address)

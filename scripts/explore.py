@@ -1,0 +1,51 @@
+"""Look inside a model while it reads your text: a local page, which asks the model for every number that it shows."""
+
+from __future__ import annotations
+
+import webbrowser
+
+from gpt.files import read_text
+from minigrad import use_kernels
+from scripts.explain import COMMON, FOLDER
+from scripts.inside.local_server import LocalServer
+from scripts.inside.look import Looker
+from scripts.shared import command_line
+from scripts.shared.web_page import POLICY, data_script, page
+
+EXAMPLES = """examples:
+  python scripts/explore.py                      runs/demo; prints the page's address and opens it
+  python scripts/explore.py --model smollm2 --text "The capital of France is"
+The page shows the surprise at each token, what else could follow (click to go on with it), attention per head, the
+prediction after each layer, and what changes if heads or layers are switched off or a number is changed.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    command_line.add_model(parser)
+    command_line.add_model_options(parser)
+    parser.add_argument("--text", default="The function returns the value of the", help="the text at the start")
+    parser.add_argument("--port", type=command_line.whole_number(0), default=0, help="0 takes any free port")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    arguments = parser.parse_args(argv)
+    use_kernels("fast")
+    looker = Looker(*command_line.load(arguments, "cpu"))
+    looker.look({"text": arguments.text})  # raises where the text does not fit
+    with LocalServer(explorer_page(arguments.model, arguments.text), looker.look, arguments.port) as server:
+        print(f"open {server.address}   (only this machine can reach it; Ctrl-C ends)", flush=True)
+        if not arguments.no_browser:
+            webbrowser.open(server.address)
+        server.serve_forever()
+    return 0
+
+
+def explorer_page(model: str, text: str) -> str:
+    """The page, whose script asks the server where it came from, and nobody else."""
+    html, style, script = (read_text(FOLDER / f"explore.{kind}") for kind in ("html", "css", "js"))
+    policy = f"{POLICY}; connect-src 'self'"
+    data = data_script({"model": model, "text": text})
+    return page(f"Explore {model}", html + data, [read_text(COMMON), script], [style], policy)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

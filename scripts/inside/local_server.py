@@ -1,0 +1,75 @@
+"""A web server for one reader on this machine: a page, and a function that answers its questions.
+
+It listens on 127.0.0.1 only. Other programs and other users of the machine can reach that too, and so can pages from
+elsewhere in the reader's browser. Therefore every address begins with a random token, and a request that names another
+host (DNS rebinding) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LONGEST = 1_000_000  # bytes of a question
+
+
+class LocalServer(ThreadingHTTPServer):
+    """Serves `page` at `address`, and `answer(question)` at `address` + "look". `answer` runs in one thread at a time.
+
+    A ValueError of `answer` becomes {"error": its sentence}.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, page: str, answer: Callable[[dict[str, Any]], dict[str, Any]], port: int = 0):
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.page, self.answer, self.lock = page.encode("utf-8"), answer, threading.Lock()
+        self.path = f"/{secrets.token_urlsafe(16)}/"
+        self.host = f"127.0.0.1:{self.server_address[1]}"
+        self.address = f"http://{self.host}{self.path}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: LocalServer
+
+    def do_GET(self) -> None:
+        if self._allowed(""):
+            self._send(200, "text/html; charset=utf-8", self.server.page)
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        size = self.headers.get("Content-Length", "")
+        if not self._allowed("look") or self.headers.get_content_type() != "application/json":
+            self.send_error(404)
+        elif not size.isdigit() or int(size) > LONGEST:
+            self.send_error(413)
+        else:
+            try:
+                question = json.loads(self.rfile.read(int(size)))
+                if not isinstance(question, dict):
+                    raise ValueError("a question is a JSON object")
+                with self.server.lock:
+                    answer = json.dumps(self.server.answer(question), allow_nan=False)
+            except (ValueError, RecursionError) as error:
+                answer = json.dumps({"error": str(error)})
+            self._send(200, "application/json", answer.encode("utf-8"))
+
+    def _allowed(self, name: str) -> bool:
+        right_path = secrets.compare_digest(self.path.encode("utf-8"), (self.server.path + name).encode("utf-8"))
+        return right_path and self.headers.get("Host") == self.server.host
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")):
+            self.send_header(name, value)
+        self.send_header("Referrer-Policy", "no-referrer")  # the address holds the token
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing: the terminal shows the address only."""

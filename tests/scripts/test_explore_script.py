@@ -1,0 +1,147 @@
+"""scripts/explore.py: its answers are what the model computes, and its server answers only the reader's page."""
+
+import http.client
+import json
+import signal
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from gpt.interpretability import ablated, attention_patterns, logit_lens
+from scripts import explore
+from scripts.inside.local_server import LocalServer
+from scripts.inside.look import Looker
+from tests.finetune.small import small_chat_model
+from tests.gpt.small import save_model
+from tests.scripts.running import command, environment, refusal
+
+
+@pytest.fixture(scope="module")
+def looker():
+    return Looker(*small_chat_model(n_layer=2, n_embd=32, block_size=32))
+
+
+TEXT = "the cat sat on a mat"
+
+
+def test_an_answer_is_what_the_model_computes(looker):
+    answer = looker.look({"text": TEXT, "position": 2, "layer": 1, "head": 1})
+    ids, model = np.array([answer["ids"]]), looker.model
+    log_probs = F.log_softmax(model(ids), -1).data[0]
+    assert answer["text"] == TEXT and "".join(answer["tokens"]) == TEXT and answer["surprise"][0] is None
+    wanted = -log_probs[np.arange(ids.size - 1), ids[0, 1:]]
+    assert np.allclose(answer["surprise"][1:], wanted, atol=1e-4)
+    best = np.argsort(-log_probs[2])[:10]
+    assert [a["id"] for a in answer["alternatives"]] == best.tolist()
+    assert np.allclose([a["p"] for a in answer["alternatives"]], np.exp(log_probs[2][best]), atol=1e-5)
+    assert np.allclose(answer["attention"], attention_patterns(model, ids)[1, 0, 1], atol=1e-4)
+    lens = logit_lens(model, ids)[:, 0, 2]
+    assert [layer[0]["id"] for layer in answer["lens"]] == lens.argmax(-1).tolist()
+    assert "change" not in answer
+
+
+def test_switching_off_is_ablation_and_the_change_is_a_divergence(looker):
+    off = {"heads": [[0, 1]], "attention": [1], "mlps": [0]}
+    answer = looker.look({"text": TEXT, **off})
+    ids = np.array([answer["ids"]])
+    before = F.log_softmax(looker.model(ids), -1).data[0].astype(np.float64)
+    with ablated(looker.model, [(0, 1)], [1], [0]):
+        after = F.log_softmax(looker.model(ids), -1).data[0].astype(np.float64)
+    assert np.allclose(answer["change"], (np.exp(before) * (before - after)).sum(1), atol=1e-5)
+    assert max(answer["change"]) > 0 and min(answer["change"]) > -1e-6
+    for entry in answer["alternatives"]:
+        assert np.isclose(entry["p"], np.exp(after[-1, entry["id"]]), atol=1e-5)
+        assert np.isclose(entry["before"], np.exp(before[-1, entry["id"]]), atol=1e-5)
+    assert looker.look({"text": TEXT})["alternatives"] == looker.look({"ids": answer["ids"]})["alternatives"]
+
+
+def test_a_changed_number_is_there_and_changes_no_earlier_token(looker):
+    edit = {"layer": 0, "position": 3, "channel": 5, "value": 40.0}
+    answer = looker.look({"text": TEXT, "position": 3, "layer": 0, "edit": edit})
+    assert answer["numbers"][5] == 40
+    assert np.allclose(answer["change"][:3], 0, atol=1e-6) and answer["change"][3] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({"text": ""}, "the text has 0 tokens"),
+        ({"text": "the " * 50}, "the model reads 1 to 32"),
+        ({"ids": [10**6]}, "numbered from 0"),
+        ({"text": TEXT, "position": 99}, "position must be 0 to"),
+        ({"text": TEXT, "layer": 2}, "layer must be 0 to 1, got 2"),
+        ({"text": TEXT, "heads": [[0, 9]]}, "there is no head 0.9"),
+        ({"text": TEXT, "heads": [3]}, "cannot be read"),
+        ({"text": TEXT, "edit": 3}, "cannot be read"),
+        ({"ids": [float("inf")]}, "cannot be read"),
+        ({"text": TEXT, "edit": {"layer": 0, "position": 0, "channel": 0}}, "cannot be read"),
+        ({"text": TEXT, "edit": {"value": float("nan")}}, "finite"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_and_leaves_the_model_whole(looker, question, words):
+    with pytest.raises(ValueError, match=words):
+        looker.look(question)
+    assert not any(module._forward_hooks for module in looker.model.modules())
+
+
+@pytest.fixture(scope="module")
+def server(looker):
+    with LocalServer("<p>the page</p>", looker.look) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def request(server, method, path, body=None, host=None, kind="application/json", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+    connection.request(method, path, body, {"Host": host or server.host, "Content-Type": kind, **headers})
+    response = connection.getresponse()
+    found = response.status, response.read().decode("utf-8")
+    connection.close()
+    return found
+
+
+def test_the_server_is_for_this_machine_and_for_who_knows_the_address(server):
+    assert server.server_address[0] == "127.0.0.1"
+    question = json.dumps({"text": TEXT})
+    assert request(server, "GET", server.path) == (200, "<p>the page</p>")
+    status, text = request(server, "POST", server.path + "look", question)
+    assert status == 200 and json.loads(text)["text"] == TEXT
+    for path in ("/", "/look", server.path[:-2] + "/", server.path + "other", "/x"):
+        assert request(server, "GET", path)[0] == request(server, "POST", path, question)[0] == 404
+    assert request(server, "GET", server.path, host="evil.example")[0] == 404
+    assert request(server, "POST", server.path + "look", question, host="evil.example")[0] == 404
+    assert request(server, "POST", server.path + "look", question, kind="text/plain")[0] == 404  # what a form can send
+    assert request(server, "POST", server.path + "look", **{"Content-Length": "1000001"})[0] == 413
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{", '{"text": ""}', '{"ids": "abc"}', '{"ids": [[]]}', '{"ids": 5}', "[" * 99_999]
+)
+def test_a_bad_question_gets_a_sentence(server, body):
+    status, text = request(server, "POST", server.path + "look", body)
+    assert status == 200 and json.loads(text)["error"]
+
+
+def test_the_script_prints_its_address_and_ends_with_ctrl_c(tmp_path):
+    save_model(tmp_path / "model", *small_chat_model(n_layer=1, n_embd=16, block_size=32))
+    options = ["--model", tmp_path / "model", "--text", TEXT, "--no-browser"]
+    process = subprocess.Popen(command("explore", *options), stdout=subprocess.PIPE, env=environment(), text=True)
+    try:
+        assert "open http://127.0.0.1:" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_a_text_that_does_not_fit_is_refused_before_the_page_opens(tmp_path, capsys):
+    save_model(tmp_path / "model", *small_chat_model(n_layer=1, n_embd=16, block_size=32))
+    given = ["--model", tmp_path / "model", "--text", "the " * 60]
+    assert "the model reads 1 to 32" in refusal(explore.main, capsys, *given)
