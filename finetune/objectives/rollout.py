@@ -77,28 +77,36 @@ class Places:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout:
+class Replies:
     """B replies to B prompts. R is the length of the longest reply, T that of the longest prompt with its reply.
 
     tokens (B, T): prompts and replies, padded on the right. starts (B): the columns where the replies begin. mask
-    (B, R): True where a reply has a token. logprobs, reference_logprobs (B, R): of the tokens under policy and
-    reference. values (B, R): before each token. All three are 0 outside the mask. scores (B): from the reward model.
-    ended (B): whether the reply ends with a stop token.
+    (B, R): True where a reply has a token. ended (B): whether the reply ends with a stop token.
     """
 
     tokens: np.ndarray
     starts: np.ndarray
     mask: np.ndarray
-    logprobs: np.ndarray
-    reference_logprobs: np.ndarray
-    values: np.ndarray
-    scores: np.ndarray
     ended: np.ndarray
 
     def replies(self) -> list[list[int]]:
         """The tokens of each reply."""
         ends = self.starts + self.mask.sum(axis=1)
         return [self.tokens[row, start:end].tolist() for row, (start, end) in enumerate(zip(self.starts, ends))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Replies):
+    """Replies, and what PPO's models say about them.
+
+    logprobs, reference_logprobs (B, R): of the tokens under policy and reference. values (B, R): before each token. All
+    three are 0 outside the mask. scores (B): from the reward model.
+    """
+
+    logprobs: np.ndarray
+    reference_logprobs: np.ndarray
+    values: np.ndarray
+    scores: np.ndarray
 
 
 def prompts_with_replies(
@@ -111,6 +119,30 @@ def prompts_with_replies(
     return tokens, lengths, starts, mask
 
 
+def check_room(prompts: Sequence[list[int]], response_length: int, block_size: int) -> None:
+    """Raise ValueError if a prompt and its reply do not fit into the context."""
+    longest = max(map(len, prompts)) + response_length
+    if longest > block_size:
+        raise ValueError(
+            f"a prompt and {response_length} tokens of reply are {longest} tokens, more than the model's block size of "
+            f"{block_size}: shorten one of them"
+        )
+
+
+def sample_replies(
+    policy: LanguageModel, prompts: Sequence[list[int]], response_length: int, stop_tokens: Sequence[int]
+) -> Replies:
+    """Let the policy answer the prompts, all at once, token by token with the KV cache.
+
+    Replies are drawn at temperature 1, which means from the policy's own distribution, with the random numbers of
+    `manual_seed`. Raises ValueError if a prompt and its reply do not fit into the context.
+    """
+    check_room(prompts, response_length, policy.config.block_size)
+    replies = policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)
+    tokens, _, starts, mask = prompts_with_replies(prompts, replies)
+    return Replies(tokens, starts, mask, np.array([reply[-1] in stop_tokens for reply in replies]))
+
+
 @no_grad()
 def roll_out(
     model: PolicyWithValue,
@@ -120,27 +152,15 @@ def roll_out(
     response_length: int,
     stop_tokens: Sequence[int],
 ) -> Rollout:
-    """Let the policy answer the prompts, and evaluate each token of the replies.
-
-    Replies are drawn at temperature 1, which means from the policy's own distribution, with the random numbers of
-    `manual_seed`. Raises ValueError if a prompt and its reply do not fit into the context.
-    """
-    longest = max(map(len, prompts)) + response_length
-    if longest > model.policy.config.block_size:
-        raise ValueError(
-            f"a prompt and {response_length} tokens of reply are {longest} tokens, more than the model's block size of "
-            f"{model.policy.config.block_size}: shorten one of them"
-        )
-    # Generate, token by token, with the KV cache.
-    replies = model.policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)
-    tokens, lengths, starts, mask = prompts_with_replies(prompts, replies)
-    places = Places.of(starts, mask)
-    drawn = tokens[places.here]  # (N,)
-
+    """Let the policy answer the prompts (`sample_replies`), and evaluate each token of the replies."""
+    r = sample_replies(model.policy, prompts, response_length, stop_tokens)
+    tokens, mask = r.tokens, r.mask
     # Read the whole replies once more: all models evaluate all tokens at once.
+    places = Places.of(r.starts, mask)
+    drawn = tokens[places.here]  # (N,)
     logits, values = model(tokens, places)  # (N, V), (N)
     reference_logits = reference.lm_head(places.take(reference.hidden_states(tokens)))  # (N, V)
-    scores = reward_model(tokens, lengths)  # (B, 1)
+    scores = reward_model(tokens, r.starts + mask.sum(axis=1))  # (B, 1)
 
     def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, R)
         grid = np.zeros(mask.shape)
@@ -148,14 +168,11 @@ def roll_out(
         return grid
 
     return Rollout(
-        tokens,
-        starts,
-        mask,
-        on_grid(selected_logprobs(logits, drawn)),
-        on_grid(selected_logprobs(reference_logits, drawn)),
-        on_grid(values),
-        to_numpy(scores.data)[:, 0].astype(np.float64),
-        np.array([reply[-1] in stop_tokens for reply in replies]),
+        **vars(r),
+        logprobs=on_grid(selected_logprobs(logits, drawn)),
+        reference_logprobs=on_grid(selected_logprobs(reference_logits, drawn)),
+        values=on_grid(values),
+        scores=to_numpy(scores.data)[:, 0].astype(np.float64),
     )
 
 

@@ -7,6 +7,9 @@
     dpo.py                 direct preference optimization
     ppo.py                 reinforcement learning from the reward model
     ppo_loop.py            the loop of PPO: roll out, score, advantage, update
+    grpo.py                reinforcement learning from answers that code checks
+    grpo_loop.py           the loop of GRPO: answer several times, check, compare, update
+    rollout_loop.py        what both loops share
     adaptation.py          LoRA, QLoRA or full fine-tuning
     adaptation_data.py     the data for it: a text, or conversations
     method_comparison.py   the three methods in one table

@@ -1,23 +1,17 @@
-"""The loop of PPO: generate, score, update, and again. For the first time the training loop changes its shape.
-
-All other stages learn from given data. PPO learns from the model's own replies, which have to be generated again
-whenever the model has changed:
+"""The loop of PPO: generate, score, update, and again.
 
     roll out    the policy answers a batch of prompts                          (finetune/objectives/rollout.py)
     score       the reward model scores each reply, and the reference model gives the log-probability of each token
     advantage   which tokens turned out better than expected                   (finetune/objectives/ppo.py)
-    update      a few optimizer steps on these replies, with the clipped loss  (gpt/training/trainer.py)
+    update      a few optimizer steps on these replies, with the clipped loss  (rollout_loop.py)
 
 Ziegler et al. 2019; Stiennon et al. 2020; Ouyang et al. 2022, section 3.5. The names are those of TRL.
-
-Simplified: dropout is off throughout, and all replies are drawn at temperature 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,15 +21,15 @@ import numpy as np
 
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, check_like, kind_of
-from gpt.training.steps import Step
-from gpt.training.trainer import Trainer, TrainingConfig, due
+from gpt.training.trainer import TrainingConfig
 from minigrad import Tensor, backend
-from minigrad.backend import module_of, to_device, to_numpy
+from minigrad.backend import to_numpy
 
 from ..data.datasets import ShuffledBatches
-from ..objectives.logprobs import entropy, selected_logprobs
+from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, whiten
 from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
+from .rollout_loop import RolloutTrainer, update_metrics
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # on the screen; log.jsonl has all
 
@@ -135,27 +129,21 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
         config.vf_coef,
     )
 
-    log_ratio = logprobs.data - to_device(batch.logprobs, logprobs.device)
-    ratio = module_of(log_ratio).exp(log_ratio)
-    unclipped = -ratio * to_device(batch.advantages, logprobs.device)
+    clip = config.cliprange
     metrics = {
-        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2, see `estimated_kl`
-        "policy/clipfrac_avg": (policy.data > unclipped + 1e-6).sum(),
-        "policy/entropy_avg": entropy(logits.detach()).data.sum(),
+        **update_metrics(logits, logprobs, batch.logprobs, batch.advantages, clip, clip),
         "loss/policy_avg": policy.data.sum(),
         "loss/value_avg": value.data.sum(),
-        "val/ratio": ratio.sum(),
     }
     return loss.sum(), len(batch.drawn), metrics
 
 
-class PPOTrainer(Trainer):
-    """Trains a policy by PPO. Optimizer step, log and checkpoints are those of `Trainer`; the loop is its own.
+class PPOTrainer(RolloutTrainer):
+    """Trains a policy by PPO, in the loop of `RolloutTrainer`.
 
     model: the policy, which is trained. reference: the model at the start of training. reward_model(tokens, lengths) ->
     scores (B, 1). prompts: a stream of batches of (token ids of a prompt, its subject). judge(subjects, replies): more
-    metrics of a rollout, such as the share of replies that are really right. evaluate(): metrics on other prompts, at
-    the start, every `eval_interval` iterations, and at the end. The other options are those of `Trainer`.
+    metrics of a rollout, such as the share of replies that are really right. The other options are those of `Trainer`.
     """
 
     def __init__(
@@ -176,54 +164,21 @@ class PPOTrainer(Trainer):
         super().__init__(model, prompts, training, out_dir, loss_fn, kind=policy_kind(model), **options)
         self.log.shown = SHOWN
         self.reference, self.reward_model, self.ppo = reference.eval(), reward_model.eval(), config
+        self.steps_per_iteration = config.steps_per_iteration
         self.stop_tokens, self.judge = list(stop_tokens), judge
 
-    def run(self) -> None:
-        """Roll out and update until `total_iterations`, with evaluations and checkpoints.
-
-        Ctrl-C finishes the iteration, saves and sets `interrupted`. Raises what `Trainer.run` raises.
-        """
-        self.model.eval()
-        total, per_iteration = self.config.max_iters, self.ppo.steps_per_iteration
-        interval = self.config.eval_interval * per_iteration
-        with self._running("reinforcing") as bar:
-            while self.steps_done < total and not self.interrupted:
-                self._iterate()
-                bar.update(per_iteration)
-                to_evaluate = self.steps_done == total or due(self.steps_done, interval)
-                if to_evaluate:
-                    self._evaluate()
-                if self.skipped_in_a_row == 0 and (to_evaluate or self.interrupted):
-                    self.save()
-
-    def _iterate(self) -> None:
-        """One iteration: roll out, score, advantage, update."""
-        started = time.perf_counter()
+    def roll_out(self) -> tuple[list[Any], dict[str, float]]:
+        """Roll out, score, advantage: the mini-batches of all epochs, and metrics of the rollout."""
         # Roll out: the policy answers the next prompts. Score: the reward model and the reference evaluate the replies.
         prompts, about = zip(*next(self.batches))
         rollout = roll_out(
             self.model, self.reference, self.reward_model, prompts, self.ppo.response_length, self.stop_tokens
         )
-        # Advantage: which tokens turned out better than expected? Each batch holds the tokens of some replies.
-        batches = ppo_batches(rollout, self.ppo, backend.generator())
-        # Update: an optimizer step on each batch.
-        steps = []
-        for batch in batches:
-            steps.append(self.step([batch]))
-            self._stop_if_hopeless()
-        self.read()  # the numbers of all steps; only here a GPU is waited for
-        self._stop_if_hopeless()
-
         metrics = rollout_metrics(rollout)
         if self.judge is not None:
             metrics |= self.judge(list(about), rollout.replies())
-        seconds = time.perf_counter() - started
-        self.seconds += seconds - sum(step.seconds for step in steps)  # generating takes time as well
-        self.log.step(self.config.max_iters, _summary(steps, metrics, seconds))
-
-    def _evaluate(self) -> None:
-        if self.evaluate is not None:
-            self.log.validation(self.steps_done, self.evaluate())
+        # Advantage: which tokens turned out better than expected? Each batch holds the tokens of some replies.
+        return ppo_batches(rollout, self.ppo, backend.generator()), metrics
 
     # --- saving and resuming: the policy is saved as a model that everything else can load, the value head with the
     # run's state
@@ -255,23 +210,4 @@ def policy_kind(model: PolicyWithValue) -> ModelKind:
         lambda model: kind.config(model.policy),
         kind.build,
         lambda model: kind.tensors(model.policy),
-    )
-
-
-def _summary(steps: Sequence[Step], metrics: dict[str, float], seconds: float) -> Step:
-    """One iteration as a line of the log: means over its steps, weighted by their numbers of tokens."""
-    count = sum(step.count for step in steps)
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(value * step.count for value, step in zip(values, steps)) / count
-
-    means = {name: mean([step.metrics[name] for step in steps]) for name in steps[0].metrics}
-    return dataclasses.replace(
-        steps[-1],
-        count=count,
-        loss=mean([step.loss for step in steps]),
-        metrics={**metrics, **means},
-        grad_norm=mean([step.grad_norm for step in steps]),
-        skipped=any(step.skipped for step in steps),
-        seconds=seconds,
     )

@@ -58,7 +58,7 @@ def rollout():
     starts = np.array([3, 2, 4, 2, 3])
     grids = [np.where(mask, rng.standard_normal(mask.shape), 0) for _ in range(3)]
     tokens = rng.integers(1, 290, (5, 8))
-    return Rollout(tokens, starts, mask, *grids, rng.standard_normal(5), np.array([True, True, False, True, False]))
+    return Rollout(tokens, starts, mask, np.array([True, True, False, True, False]), *grids, rng.standard_normal(5))
 
 
 # --- what is learned from ---------------------------------------------------------------------------------------------

@@ -10,13 +10,18 @@ import pytest
 from gpt.training.checkpoint import load_state
 from minigrad import use_kernels
 from minigrad.optim import AdamW
-from scripts import classify, dpo, evaluate, generate, lora, ppo, reward, sft, train
+from scripts import classify, dpo, evaluate, generate, grpo, lora, ppo, reward, sft, train
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.preference_files import write_model, write_pairs, write_questions
 from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, refusal, run_here, write_text
 
 RHYTHM = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--warmup-iters", "1"]
+
+GROUPS = [
+    *("--init-from", "{}/chat", "--terms", "4", "--total-iterations", "2", "--batch-size", "2", "--eval-interval", "1"),
+    *("--num-generations", "2", "--num-mini-batches", "2", "--response-length", "4"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,8 @@ RUNS = {
             *("--total-iterations", "2", "--batch-size", "4", "--response-length", "4", "--eval-interval", "1"),
         ],
     ),
+    "grpo": (grpo, GROUPS),
+    "grpo, control": (grpo, [*GROUPS, "--control"]),
     "lora": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--r", "2", *RHYTHM]),
     "lora, full": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--method", "full", *RHYTHM]),
     "lora, dropout": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--lora-dropout", "0.1", *RHYTHM]),
