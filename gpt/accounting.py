@@ -192,7 +192,14 @@ def training_memory(
     }
 
 
-def activation_bytes(config: Config, batch: int, time: int, dtype: str = "float32", kernels: str = "textbook") -> int:
+def activation_bytes(
+    config: Config,
+    batch: int,
+    time: int,
+    dtype: str = "float32",
+    kernels: str = "textbook",
+    checkpointed: bool = False,
+) -> int:
     """Bytes that forward saves for backward in a step on B sequences of T tokens, without dropout.
 
     Per token and block, the textbook forms save
@@ -208,6 +215,8 @@ def activation_bytes(config: Config, batch: int, time: int, dtype: str = "float3
     A Llama saves 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; the inputs of its seven
     matrices C + C + C + I, because three of them share one input; the normalized 2 C and their scale 2; gate, its
     sigmoid and up 3 I. The fast kernels save no sigmoid, and H instead of H T.
+
+    checkpointed: with activation checkpointing a block saves its input, C, and the rest only while its backward runs.
     """
     if kernels not in ("textbook", "fast"):
         raise ValueError(f"kernels must be 'textbook' or 'fast', got {kernels!r}")
@@ -220,7 +229,9 @@ def activation_bytes(config: Config, batch: int, time: int, dtype: str = "float3
     else:
         block = (20 if textbook else 16) * C + attention_weights + 2
         last_norm = C + 1 if config.norm == "pre" else 0
-    numbers = batch * time * (L * block + last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)
+    rows = batch * time
+    end = rows * (last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)
+    numbers = rows * L * C + max(rows * block, end) if checkpointed else rows * L * block + end
     return math.ceil(numbers * bytes_per_number(dtype))
 
 

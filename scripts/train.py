@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_steps(parser, "sequences", batch_size=16, max_iters=1000, precisions=PRECISIONS)
     command_line.add_training(parser, learning_rate=1e-3, warmup_iters=50, eval_interval=100, weight_decay=0.1)
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: for the blocks' matrices, AdamW for the rest")
+    text = "save memory: keep only each block's input, and compute the rest again in backward"
+    add("--checkpoint-activations", action="store_true", help=text)
     add("--sample-interval", type=number(0), default=200, help="steps between text samples; 0: none")
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"
     add("--data-parallel", action="store_true", help=text)

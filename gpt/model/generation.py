@@ -274,8 +274,8 @@ class TextSoFar:
             mask = None if self.real.all() else self.real
             follows = self.read > 0 and new.shape[1] <= FEW
             if self.forward is not None and self.cache is not None and mask is None and follows:
-                threads.lend_cores()
-                hidden = Tensor(self.forward(self.model, new, self.cache))  # (B, T, C)
+                with threads.cores_for_blas():
+                    hidden = Tensor(self.forward(self.model, new, self.cache))  # (B, T, C)
             else:
                 hidden = self.model.hidden_states(new, self.cache, mask)
             logits = to_numpy(self.model.lm_head(hidden[:, last]).data).reshape(-1, self.model.config.vocab_size)

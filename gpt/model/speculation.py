@@ -66,10 +66,10 @@ def speculate(
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:
-    """The tokens that followed the latest earlier place of the last NGRAM tokens of `ids` (T), at most `most`.
+    """`most` tokens: what followed the latest earlier place of the last NGRAM tokens of `ids` (T), over and over.
 
-    >>> guess(np.array([5, 1, 2, 3, 8, 9, 1, 2, 3]), 2)
-    [8, 9]
+    >>> guess(np.array([5, 1, 2, 3, 8, 9, 1, 2, 3]), 7)
+    [8, 9, 1, 2, 3, 8, 9]
     """
     if most < 1 or len(ids) <= NGRAM:
         return []
@@ -80,4 +80,4 @@ def guess(ids: np.ndarray, most: int) -> list[int]:
     if not len(places):
         return []
     start = int(places[-1]) + NGRAM
-    return ids[start : start + most].tolist()
+    return np.resize(ids[start : start + most], most).tolist()

@@ -197,7 +197,8 @@ def _check_memory(shape: Any, batch_size: int, block_size: int, training: Traini
     model = sum(training_memory(n).values())
     check_memory(model, f"training a model of {n:,} parameters")
     ids = 16 * rows * block_size * training.gradient_accumulation_steps
-    batch = activation_bytes(shape, math.ceil(rows), block_size, kernels="fast") + ids
+    checkpointed = training.checkpoint_activations
+    batch = ids + activation_bytes(shape, math.ceil(rows), block_size, kernels="fast", checkpointed=checkpointed)
     check_memory(model + batch, f"a step on {batch_size:,} sequences of {block_size:,} tokens")
 
 

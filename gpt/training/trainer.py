@@ -46,7 +46,8 @@ class TrainingConfig:
     parameters (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
     eval_interval: steps between evaluations, each with a checkpoint; the start and the end always have one. precision:
     of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). optimizer: "adamw", or "muon" for
-    the matrices of the blocks with AdamW for the rest. Raises ValueError for a value out of range.
+    the matrices of the blocks with AdamW for the rest. checkpoint_activations: save memory, compute each block's
+    activations twice (see minigrad/nn/activation_checkpointing.py). Raises ValueError for a value out of range.
     """
 
     max_iters: int = 1000
@@ -63,6 +64,7 @@ class TrainingConfig:
     sample_interval: int = 0
     precision: str = "float32"
     optimizer: str = "adamw"
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_iters", "gradient_accumulation_steps", "log_interval"):
@@ -104,6 +106,8 @@ class Trainer(TrainingStep):
     ):
         if all(not p.requires_grad for p in model.parameters()):
             raise ValueError("there is nothing to train: all parameters are frozen")
+        if config.checkpoint_activations:
+            nn.checkpoint_activations(model)
         optimizer = new_optimizer(model, config)
         warmup = min(config.warmup_iters, config.max_iters)
         schedule = optim.WarmupCosine(optimizer, warmup, config.max_iters, config.min_lr_ratio)

@@ -1,11 +1,13 @@
 """What is a model made of? Layers, which are parameters with a forward pass.
 
-    module.py   Module: a tree of parameters and of other modules
-    layers.py   Linear, Embedding, LayerNorm, RMSNorm, Dropout; GELU and the other activation functions
-    init.py     how weights start
+    module.py                     Module: a tree of parameters and of other modules
+    layers.py                     Linear, Embedding, LayerNorm, RMSNorm, Dropout; GELU and other activation functions
+    init.py                       how weights start
+    activation_checkpointing.py   keep a block's input only, and compute the rest again in backward
 """
 
 from . import init
+from .activation_checkpointing import checkpoint_activations
 from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, Sigmoid, SiLU, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
 
@@ -24,5 +26,6 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Tanh",
+    "checkpoint_activations",
     "init",
 ]

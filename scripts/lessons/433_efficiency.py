@@ -1,7 +1,8 @@
 """Lesson 4.3.3: scaling and efficiency, or where the time and the memory go
 
-What takes the time: arithmetic, or moving numbers from memory? The answer explains bfloat16, the KV cache and flash
-attention. Each is built or measured here. At the end: how large should a model be for a given budget?
+What takes the time: arithmetic, or moving numbers from memory? The answer explains bfloat16, the KV cache, speculative
+decoding, activation checkpointing and flash attention. Each is built or measured here. At the end: how large should a
+model be for a given budget?
 Williams et al. 2009 (roofline); Kalamkar et al. 2019 (bfloat16); Dao et al. 2022 (flash attention);
 Kaplan et al. 2020 and Hoffmann et al. 2022 (scaling laws).
 """
@@ -17,8 +18,10 @@ import numpy as np
 import minigrad as mg
 import minigrad.functional as F
 from gpt import GPTConfig, KVCache, Tokenizer, accounting
+from gpt.model.generation import Sampling
+from gpt.model.speculation import speculate
 from gpt.training.standard_library import english_text
-from minigrad import Tensor
+from minigrad import Tensor, nn
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
 from scripts.lessons import drawings
@@ -101,7 +104,8 @@ assert in_bfloat16[0] == 1 and abs(in_float32[0] - 1.1) < 1e-4
 tokenizer, train_ids, val_ids = english()
 curves = {}
 for precision in ("float32", "bfloat16"):
-    curves[precision] = train(new_gpt(512), train_ids, 150, precision=precision)
+    trained = new_gpt(512)
+    curves[precision] = train(trained, train_ids, 150, precision=precision)
     print(f"  150 steps with products in {precision:8}: loss {np.mean(curves[precision][-15:]):.3f}")
 assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:])) < 0.15
 
@@ -152,6 +156,53 @@ with lesson.picture("cache-steps", title, columns=2, size=(11, 3.8)) as (left, r
 
 # %% [markdown]
 # Answer: 505 times. Without a cache it is the sum of 10, 11, 12, ..., which grows with the square of the length.
+
+# %% Speculative decoding: guess several tokens, check them in one pass
+# A cache leaves one row per token, and all weights are read from memory for it: the arithmetic units wait. A pass over
+# several rows reads the weights once. So guess: if the last three tokens have stood together before, what followed them
+# may follow again. The model reads all guesses in one pass and draws its own token after each of them. As long as that
+# token equals the guess, the next one counts too. The text is the same.
+#
+# Predict: 60 tokens of a text that repeats itself, up to 15 guesses each time. How many passes?
+prompt = tokenizer.encode("The name of the file is the name of the file")
+passes = list(speculate(trained, prompt, 60, Sampling(temperature=0)))
+assert sum(passes, []) == trained.generate([prompt], 60, temperature=0)[0]
+print(f"{tokenizer.decode(prompt)!r} goes on: {tokenizer.decode(sum(passes, []))!r}")
+print(f"60 tokens in {len(passes)} passes: {[len(tokens) for tokens in passes]}")
+assert len(passes) < 40
+rows = {n: accounting.matmul_intensity(n, 768, 768) for n in (1, 16)}
+print(f"FLOPs per byte of a layer 768 -> 768, float32: {rows[1]:.2f} for one row, {rows[16]:.1f} for 16")
+assert rows[16] > 14 * rows[1]
+
+# %% [markdown]
+# Answer: one for each number in the list; the number says how many tokens the pass gave. A pass over 16 rows is hardly
+# slower than one over a single row where only memory counts, as on a GPU. NumPy takes about three times as long, so
+# guesses pay from three right ones on. After wrong guesses `speculate` waits before it guesses again.
+
+# %% Activation checkpointing: compute twice, keep less
+# Backward needs what forward computed, so a step keeps the activations of all blocks. With checkpointing a block keeps
+# its input only, and runs forward a second time when backward reaches it.
+#
+# Predict: backward costs two forward passes. How much more arithmetic is it with a third one?
+kept, flops, losses = {}, {}, {}
+for name in ("all activations", "inputs of blocks"):
+    mg.manual_seed(0)
+    model = new_gpt(512, n_layer=8, n_embd=128, block_size=128)
+    if name == "inputs of blocks":
+        nn.checkpoint_activations(model)
+    with mg.inspection.memory() as held, profile() as report:
+        loss = model.loss(batch[:, :-1], batch[:, 1:])
+        loss.backward()
+    kept[name], losses[name] = held.peak, loss.item()
+    flops[name] = sum(row.flops for row in report.rows if row.op != "Recompute")
+    print(f"  {name}: {kept[name] / 1e6:.1f} MB kept at most, {flops[name] / 1e9:.2f} GFLOP, loss {losses[name]:.6f}")
+assert len(set(losses.values())) == 1  # the same to the last bit
+assert kept["inputs of blocks"] < kept["all activations"] / 3
+more = flops["inputs of blocks"] / flops["all activations"]
+assert 1.2 < more < 1.34
+
+# %% [markdown]
+# Answer: a third more, less what lies outside the blocks. `python scripts/train.py --checkpoint-activations` does it.
 
 # %% Flash attention: never the whole T x T matrix
 # A tile of keys at a time, with a running maximum and a running sum: the same result, in memory that grows with T and

@@ -190,13 +190,19 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours."""
-    lend_cores()
+    _give_blas(_workers)
     np.matmul(a, b, out=out)
 
 
-def lend_cores() -> None:
-    """Let the matrix library use all cores, for products with few rows, until `parallel` needs them."""
+@contextlib.contextmanager
+def cores_for_blas() -> Iterator[None]:
+    """In this block, the matrix library may use all cores: for many products with few rows."""
+    before = _blas_threads
     _give_blas(_workers)
+    try:
+        yield
+    finally:
+        _give_blas(before)
 
 
 def _give_blas(count: int) -> None:
