@@ -163,7 +163,7 @@ in_chat, *others = TEMPLATES
 untuned = measure(model, in_chat)
 
 
-def instruct(base: Any, examples: list, seed: int, rate: float, steps: int = 80) -> tuple[Any, list[float]]:
+def instruct(base: Any, examples: list, seed: int, rate: float = 5e-4, steps: int = 160) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -185,7 +185,7 @@ def instruct(base: Any, examples: list, seed: int, rate: float, steps: int = 80)
 
 
 base = model
-model, losses = instruct(base, conversations, seed=0, rate=1e-3)
+model, losses = instruct(base, conversations, seed=0)
 print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
 assert losses[-1] < 0.2 * losses[0]
 
@@ -205,17 +205,17 @@ assert tuned["only in the text"][0] > 0.3 and tuned["in no text"][0] == 0 and tu
 # %% [markdown]
 # Some answers about countries that no conversation mentioned are right: their capitals come from pretraining. Where the
 # capital is in no text, most answers have the same form, and none is right. The same with other orders of the
-# conversations and other learning rates:
+# conversations and another learning rate (with too small a rate or too few steps, no answer has the form yet):
 
 # %%
 print("right answers, taught and only in the text:")
-for rate in (1e-3, 2e-3):
-    several = [measure(instruct(base, conversations, seed, rate)[0], in_chat) for seed in (1, 2)]
-    shown = [" ".join(f"{result[name][0]:.0%}" for _, name in groups[:2]) for result in several]
-    print(f"  rate {rate:g}, seeds 1 and 2:  {'   '.join(shown)}")
-    assert all(result["in no text"][0] == 0 for result in several)
-few, _ = instruct(base, conversations[:4], seed=0, rate=1e-3)
-formed = measure(few, in_chat)["only in the text"][1]
+with use_kernels("fast"):
+    for seed, rate in ((1, 5e-4), (2, 5e-4), (1, 1e-3)):
+        result = measure(instruct(base, conversations, seed, rate)[0], in_chat)
+        print(f"  seed {seed}, rate {rate:g}: " + ", ".join(f"{result[name][0]:.0%}" for _, name in groups[:2]))
+        assert result["only in the text"][0] > 0.3 and result["in no text"][0] == 0
+    few, _ = instruct(base, conversations[:4], seed=0)
+    formed = measure(few, in_chat)["only in the text"][1]
 print(f"with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in form")
 
 # %% The same questions in another template
