@@ -21,7 +21,7 @@ from gpt.files import read_text, write_text
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
 from scripts.inside.flat_script import flat_script
-from scripts.inside.step_data import step_data
+from scripts.inside.step_data import LIMITS, step_data
 from scripts.shared import command_line
 from scripts.shared.web_page import data_script, page
 
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   python scripts/explain.py --model runs/demo --text "A function returns"
   python scripts/explain.py --model runs/sft --stage sft --text "What is 1 + 1?| 2"          prompt|reply
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
+A recording keeps at most 256 MB of arrays. Large arrays are summarized, on the page as well, which says so.
 """
 STAGES = ("pretraining", "sft", "dpo", "ppo")
 PARTS = {"pretraining": 1, "sft": 2, "dpo": 3, "ppo": 2}  # of the text, separated by |
@@ -118,7 +119,7 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
             old = selected_logprobs(trained(tokens, places)[0], drawn).data
         advantages = np.linspace(-1, 1, len(reply))  # as if each token was better than the one before it
     optimizer = optim.AdamW(trained.parameters(), lr=lr)
-    with record() as recording:
+    with record(largest=LIMITS[0]) as recording:  # larger arrays are only summarized on a page
         if stage == "pretraining":
             loss = model.loss(np.array([ids[:-1]]), np.array([ids[1:]]))
         elif stage == "sft":

@@ -6,8 +6,9 @@
     recording.update(optimizer, model, max_norm=1.0)    # clips the gradients, takes the step, records both
     recording.calls[0].outputs[0].array
 
-Arrays are copied, because optimizers write to parameters in place. A recording holds at most `budget` bytes of them:
-when an array no longer fits, only its shape, its statistics and its first numbers are kept, and `Value.array` is None.
+Arrays are copied, because optimizers write to parameters in place. A recording holds at most `budget` bytes of them,
+and none of more than `largest` numbers: of the others only the shape, the statistics and the first numbers are kept,
+and `Value.array` is None.
 
 For a small op, the whole Jacobian is recorded as well, row by row: backward of a gradient that is 1 for one output
 number and 0 for the others. This needs nothing but the op's own backward, so it works for every op.
@@ -35,6 +36,7 @@ from ..optim import Optimizer, clip_grad_norm_
 from .observers import input_names, watching
 
 BUDGET = 256 * 2**20  # bytes of arrays in a recording
+LARGEST = 2**20  # numbers of an array that is kept
 JACOBIAN = 20_000  # numbers: the Jacobian of a larger op is not recorded
 CORNER = 8  # of an array that is not kept, the first rows and columns
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -46,7 +48,7 @@ class Value:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    array: np.ndarray | None  # None if it did not fit into the budget
+    array: np.ndarray | None  # None if it was too large, or did not fit into the budget
     corner: np.ndarray  # the first rows and columns of the first matrix
     statistics: dict[str, float]  # min, max, mean, norm
     name: str = ""
@@ -101,13 +103,13 @@ class Update:
 class Recording(switches.Observer):
     """What `record()` saw: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
 
-    def __init__(self, budget: int = BUDGET, jacobian: int = JACOBIAN, top: Any = None):
+    def __init__(self, budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN, top: Any = None):
         self.calls: list[Call] = []
         self.updates: list[Update] = []
         self.norm = self.max_norm = float("inf")
         self.optimizer: type[Optimizer] | None = None
         self.bytes = 0
-        self._budget, self._jacobian, self._top = budget, jacobian, top
+        self._budget, self._largest, self._jacobian, self._top = budget, largest, jacobian, top
         self._numbers: dict[Any, int] = {}  # Context -> the number of its call
         self._leaves: dict[tuple[int, int], tuple[Any, Value]] = {}  # (id, version) -> a leaf; it keeps the id taken
         self._ran_back = 0
@@ -134,11 +136,11 @@ class Recording(switches.Observer):
             self._numbers[ctx] = number
 
     def value(self, x: Any) -> Value:
-        """A copy of an array, or its summary if it does not fit into the budget."""
+        """A copy of an array, or its summary if it is too large."""
         x = x.dense() if isinstance(x, SparseGradient) else x
         array = to_numpy(x) if is_array(x) else np.asarray(x)
         corner = array[(0,) * max(0, array.ndim - 2) + (slice(CORNER),) * min(array.ndim, 2)] if array.size else array
-        kept = np.array(array) if self._fits(array.nbytes) else None
+        kept = np.array(array) if array.size <= self._largest and self._fits(array.nbytes) else None
         return Value(array.shape, array.dtype, kept, np.array(corner), _statistics(array))
 
     def _values(self, arrays: Any) -> list[Value | None]:
@@ -242,12 +244,13 @@ class Recording(switches.Observer):
 
 
 @contextlib.contextmanager
-def record(budget: int = BUDGET, jacobian: int = JACOBIAN) -> Iterator[Recording]:
+def record(budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN) -> Iterator[Recording]:
     """Record every op in the block.
 
-    budget: bytes of arrays that are kept. jacobian: the largest number of derivatives that are recorded for one op.
+    budget: bytes of arrays that are kept. largest: numbers of an array that is kept. jacobian: the largest number of
+    derivatives that are recorded for one op.
     """
-    recording = Recording(budget, jacobian, top=sys._getframe(2))
+    recording = Recording(budget, largest, jacobian, top=sys._getframe(2))
     with watching(recording):
         yield recording
 

@@ -328,11 +328,18 @@ function go(number) {
   at("card").replaceChildren(element("h2", {}, `${current + 1} of ${steps.length}. ${label(step)}${step.kind === "update" ? "" : `: ${step.kind}`}`), ...body);
   document.querySelectorAll("#timeline button").forEach((button, i) => {
     button.setAttribute("aria-pressed", i === current);
-    if (i === current) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (i === current) scrollTo(at("timeline"), button.offsetLeft, button.offsetTop);
   });
   const key = step.kind === "update" ? data.updates[step.update].name : step.call;
   document.querySelectorAll("#minimap rect").forEach((box) => box.classList.toggle("chosen", box.dataset.key === String(key)));
-  document.querySelector("#minimap rect.chosen")?.scrollIntoView({ block: "nearest" });
+  const box = document.querySelector("#minimap rect.chosen");
+  if (box) scrollTo(document.querySelector("aside"), 0, at("minimap").offsetTop + Number(box.getAttribute("y")));
+}
+
+// Scroll a list, and not the page, until a place in it is in the middle.
+function scrollTo(list, left, top) {
+  list.scrollLeft = left - list.clientWidth / 2;
+  list.scrollTop = top - list.clientHeight / 2;
 }
 
 function drawMinimap({ width, height, boxes, lines }) {

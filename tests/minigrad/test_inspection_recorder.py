@@ -108,6 +108,13 @@ def test_the_budget_is_kept_and_larger_arrays_are_summarized(budget):
         assert np.array_equal(out.corner.reshape(-1)[:3], full.array.reshape(-1)[:3])
 
 
+def test_large_arrays_leave_the_budget_to_small_ones():
+    _, recording = one_step(Model(), largest=16)
+    values = [v for call in recording.calls for v in (*call.inputs, *call.outputs, *call.douts, *call.dinputs) if v]
+    assert {v.array is None for v in values} == {True, False}
+    assert all((v.array is None) == (np.prod(v.shape) > 16) for v in values)
+
+
 def test_a_learners_op_is_covered_even_if_its_backward_is_wrong():
     class Square(Function):
         @staticmethod
