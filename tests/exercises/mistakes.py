@@ -46,6 +46,12 @@ CACHE = """
         self.keys, self.values = keys, values
         return keys, values
 """
+GRPO = """
+    r = rewards
+    A = ((r - r.mean(axis=1, keepdims=True)) / (r.std(axis=1, keepdims=True) + 1e-4)).reshape(-1, 1)
+    losses = np.where(mask, -np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A), 0)
+    return (losses.sum(axis=1) / mask.sum(axis=1)).mean()
+"""
 DROPOUT = """
         ctx.scale = ((uniform >= p) / (1 - p)).astype(x.dtype)
         return x * ctx.scale
@@ -312,6 +318,11 @@ MISTAKES = {
         ("reversed(range(values.shape[1]))", "range(values.shape[1])", "forwards"),
         ("+ gamma * next_values - values", "- values", "next value"),
         ("advantages + values", "advantages + rewards", "returns"),
+    ),
+    "grpo": edits(
+        stub(GRPO.replace("axis=1, keepdims=True", ""), "within each group"),
+        ("return 1 / lengths", "return np.full(len(lengths), 1 / lengths.mean())", "count the same"),
+        ("better / (rewards.std(axis=1, keepdims=True) + 1e-4)", "better", "std is missing"),
     ),
     "lora": edits(
         ("hidden * self.config.scaling", "hidden", "scaling is missing"),

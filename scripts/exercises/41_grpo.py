@@ -1,0 +1,108 @@
+"""The exercise "grpo": answers to one question, compared with each other."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck
+
+STUB = '''"""grpo: the loss of GRPO, from the checked answers to some questions.
+
+    A    = (r - mean(r)) / (std(r) + 0.0001)          of each answer, within its group: the answers to one question
+    loss = the mean over all answers of
+               the mean over an answer's tokens of
+                   -min(ratio A, clip(ratio, 0.8, 1.2) A)
+
+All tokens of an answer share its advantage A. std is that of the group itself (divided by G, not by G - 1).
+
+Shapes: rewards (Q, G): G answers to each of Q questions. ratio and mask (Q G, R): the answers to a question one after
+the other, up to R tokens each; mask is True where an answer has a token, and ratio means nothing elsewhere.
+The result is a number.
+Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [True, False]]
+         A = [0.9998, -0.9998]; losses -0.9998, -1.1998 and 0.9998; their means -1.0998 and 0.9998; the loss is -0.05
+"""
+
+import numpy as np
+
+
+def grpo_loss(ratio, mask, rewards):
+    # TODO
+    raise NotImplementedError("the loss")
+'''
+
+BLANKS = '''
+advantages = (rewards - rewards.mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True) + 1e-4)
+A = advantages.reshape(-1, 1)
+losses = -np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)
+means = (losses * mask).sum(axis=1) / mask.sum(axis=1)
+return means.mean()
+'''
+
+SLIPS = [
+    ("mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True)", "mean()) / (rewards.std()",
+     "answers are compared with those to other questions: mean and std within each group"),
+    ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: by G is asked for"),
+    (" / (rewards.std(axis=1, keepdims=True) + 1e-4)", "",
+     "the division by std is missing (without it, it is Dr. GRPO)"),
+    ("reshape(-1, 1)", "T.reshape(-1, 1)",
+     "the advantages are in another order than the answers, which stand question by question"),
+    ("np.minimum", "np.maximum", "the larger product is taken: min, so that nobody is paid for going too far"),
+    ("np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)", "(ratio * A)", "the clipping is missing"),
+    ("-np.minimum", "np.minimum", "the sign is flipped: a loss is made smaller"),
+    (" * mask).sum(axis=1) / mask.sum(axis=1)", ").mean(axis=1)",
+     "it counts places where an answer has no token: use the mask"),
+    (" / mask.sum(axis=1)", "", "an answer's tokens are summed: their mean is asked for"),
+    ("means = (losses * mask).sum(axis=1) / mask.sum(axis=1)", "means = losses[mask]",
+     "all tokens count the same, as in DAPO: first the mean of each answer, then the mean over answers"),
+    ("means.mean()", "means.sum()", "the mean over the answers is asked for, not their sum"),
+]  # fmt: skip
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    Q, G, R = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 4))
+    return case(Q, G, R, draw(st.integers(0, 10_000)))
+
+
+def case(Q: int, G: int, R: int, seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    mask = np.arange(R) < rng.integers(1, R + 1, (Q * G, 1))
+    return Case(np.exp(rng.uniform(-0.6, 0.6, mask.shape)), mask, rng.integers(0, 3, (Q, G)).astype(float))
+
+
+EXERCISE = Exercise(
+    title="answers to one question, compared with each other",
+    group="Fine-tuning", effort="20 min, medium",
+    stub=STUB,
+    blanks=BLANKS,
+    slips=SLIPS,
+    hints=(
+        "Compare along axis 1 of rewards, and keep that axis. Then each answer needs its advantage beside its tokens.",
+        "advantages (Q, G) -> (Q G, 1), which broadcasts with ratio (Q G, R); sum losses * mask over axis 1.",
+        "((losses * mask).sum(axis=1) / mask.sum(axis=1)).mean()",
+    ),
+    checks=(
+        FunctionCheck("grpo_loss", cases(), case(3, 4, 5, seed=0)),
+    ),
+    adapt=lambda library: {"grpo_loss": of_answers(library)},
+    answer=(
+        "finetune.objectives.grpo.group_advantages",
+        "finetune.objectives.grpo.answer_weights",
+        "finetune.objectives.grpo.grpo_loss",
+    ),
+)  # fmt: skip
+
+
+def of_answers(library: Any) -> Any:
+    def grpo_loss(ratio: Any, mask: Any, rewards: Any) -> Any:
+        rows = np.nonzero(mask)[0]
+        advantages = library["group_advantages"](rewards).reshape(-1)[rows]
+        weights = library["answer_weights"](mask.sum(axis=1))[rows]
+        old = np.zeros(len(rows))
+        losses = library["grpo_loss"](Tensor(np.log(ratio[mask]), dtype="float64"), old, advantages, weights)
+        return losses.sum().item() / len(mask)
+
+    return grpo_loss
