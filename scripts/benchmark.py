@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
-from scripts.benchmarks import attention, models, quantized, smollm2, techniques, tokenizing
+from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
 from scripts.benchmarks.sides import opponent
 from scripts.shared import command_line
 
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=list(MODULES), metavar="NAME", help="may be repeated")
     parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps per side")
     parser.add_argument("--out", default="runs/benchmark.json", help="file for the results; others in it are kept")
+    parser.add_argument("--plot", metavar="FILE", help="draw all results in --out as a picture (needs matplotlib)")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
@@ -46,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         results["rows"][name] = row
         write_text(arguments.out, json.dumps(results, indent=1) + "\n")
     print(f"\nresults in {arguments.out}")
+    if arguments.plot:
+        picture.draw(results["rows"], arguments.plot)
+        print(f"picture in {arguments.plot}")
     return 0
 
 

@@ -74,11 +74,19 @@ class Generation:
 
     precision = "float32"
 
-    def __init__(self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32"):
+    def __init__(
+        self,
+        preset: str,
+        prompt: int,
+        new_tokens: int,
+        device: str = "cpu",
+        precision: str = "float32",
+        texts: int = 1,
+    ):
         config = GPTConfig.preset(preset)
         self.model = GPT(config).to(device).eval()
         self.precision = precision
-        self.prompt, self.new_tokens = token_ids(config, 1, prompt), max(new_tokens, 1)
+        self.prompt, self.new_tokens = token_ids(config, texts, prompt), max(new_tokens, 1)
 
     def step(self) -> float:
         with in_precision(self.precision):

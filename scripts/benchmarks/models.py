@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from typing import Any
 
@@ -9,11 +10,13 @@ from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
 from scripts.benchmarks.sides import compare, opponent
 
-# name -> preset, and batch and time steps; or tokens of the prompt, and new ones
+# name -> preset, and batch and time steps; or tokens of the prompt, new ones, device, precision, and number of texts
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
-GENERATION = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
+GENERATION: dict[str, tuple[Any, ...]] = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
+GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, "cpu", "float32", n) for n in (4, 16, 32)}
+COMPILED = "baby beside torch.compile"
 LOADING = "gpt2 load"
-NAMES = [*TRAINING, *GENERATION, LOADING]
+NAMES = [*TRAINING, COMPILED, *GENERATION, LOADING]
 
 
 def measure(name: str, steps: int) -> dict[str, Any]:
@@ -22,10 +25,19 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     if name in TRAINING:
         row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
         add_floor(row, GPTConfig.preset(TRAINING[name][0]), *TRAINING[name][1:])
+    elif name == COMPILED:
+        sides = ["fast", *(f"{side}.compile" for side in opponent())]
+        row = {"sides": compare(sides, "train", TRAINING["baby"], steps)}
     elif name in GENERATION:
-        row = {"sides": with_textbook(sides, "generate", GENERATION[name], steps)}
-        if new_tokens := GENERATION[name][2]:
-            add_bound(row, GPTConfig.preset(GENERATION[name][0]), new_tokens)
+        preset, _, new_tokens, *rest = GENERATION[name]
+        texts = rest[-1] if rest else 1
+        one = texts == 1  # the textbook's form and the bandwidth bound are about one text
+        row = {"sides": (with_textbook if one else compare)(sides, "generate", GENERATION[name], steps)}
+        if new_tokens:
+            seconds = {side: figures["seconds"] for side, figures in row["sides"].items()}
+            row["tokens_per_second"] = {side: texts * new_tokens / seconds[side] for side in seconds}
+        if new_tokens and one:
+            add_bound(row, GPTConfig.preset(preset))
     else:
         with tempfile.TemporaryDirectory() as folder:
             manual_seed(0)
@@ -48,9 +60,8 @@ def add_floor(row: dict[str, Any], config: GPTConfig, batch: int, time: int) -> 
     row["step_over_floor"] = fast["seconds"] / row["matmul_floor_seconds"]
 
 
-def add_bound(row: dict[str, Any], config: GPTConfig, new_tokens: int) -> None:
+def add_bound(row: dict[str, Any], config: GPTConfig) -> None:
     """The bandwidth bound: every token reads all weights."""
-    row["tokens_per_second"] = {side: new_tokens / figures["seconds"] for side, figures in row["sides"].items()}
     row["bandwidth_bound_tokens_per_second"] = accounting.generation_bound(
         config, row["sides"]["fast"]["read_bytes_per_second"]
     )
@@ -58,11 +69,13 @@ def add_bound(row: dict[str, Any], config: GPTConfig, new_tokens: int) -> None:
 
 
 def add_ratios(row: dict[str, Any]) -> None:
-    """Speed and memory over those of PyTorch, where it was measured."""
+    """Speed and memory over those of PyTorch, where it was measured: of each pair of steps, and their median."""
     sides = row["sides"]
-    if "torch" in sides:
-        row["speed_against_torch"] = sides["torch"]["seconds"] / sides["fast"]["seconds"]
-        row["memory_against_torch"] = sides["fast"]["peak_bytes"] / max(sides["torch"]["peak_bytes"], 1)
+    for theirs in sides.keys() & {"torch", "torch.compile"}:
+        pairs = zip(sides[theirs]["all_seconds"], sides["fast"]["all_seconds"], strict=True)
+        row["speed_of_pairs"] = sorted(torch / fast for torch, fast in pairs)
+        row["speed_against_torch"] = statistics.median(row["speed_of_pairs"])
+        row["memory_against_torch"] = sides["fast"]["peak_bytes"] / max(sides[theirs]["peak_bytes"], 1)
 
 
 def lines(row: dict[str, Any]) -> list[str]:
@@ -71,15 +84,19 @@ def lines(row: dict[str, Any]) -> list[str]:
     for side, figures in row["sides"].items():
         out.append(
             f"{side:<9} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
-            f"sgemm {figures['sgemm_flops'] / 1e9:4.0f} GFLOP/s"
+            f"sgemm {figures['sgemm_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
         )
     if "speed_against_torch" in row:
         speed, memory = row["speed_against_torch"], row["memory_against_torch"]
-        out.append(f"{speed:.2f}x the speed of PyTorch, {memory:.2f} of its peak memory")
+        least, most = row["speed_of_pairs"][0], row["speed_of_pairs"][-1]
+        pairs = f"{least:.2f} to {most:.2f} in {len(row['speed_of_pairs'])} pairs of steps"
+        out.append(f"{speed:.2f}x the speed of PyTorch ({pairs}), {memory:.2f} of its peak memory")
     if "step_over_floor" in row:
         floor = row["matmul_floor_seconds"] * 1000
         out.append(f"{row['step_over_floor']:.2f} of the matmul floor of {floor:.0f} ms")
+    if "tokens_per_second" in row:
+        out.append(", ".join(f"{side} {speed:.0f} tokens/s" for side, speed in row["tokens_per_second"].items()))
     if "share_of_bound" in row:
-        speed, bound = row["tokens_per_second"]["fast"], row["bandwidth_bound_tokens_per_second"]
-        out.append(f"{speed:.0f} tokens/s, {row['share_of_bound']:.0%} of the bandwidth bound of {bound:.0f}")
+        bound = row["bandwidth_bound_tokens_per_second"]
+        out.append(f"{row['share_of_bound']:.0%} of the bandwidth bound of {bound:.0f} tokens/s")
     return out

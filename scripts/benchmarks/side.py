@@ -23,14 +23,15 @@ from scripts.benchmarks import jobs
 
 
 def job(side: str, kind: str, arguments: list[str]) -> Any:
-    """The job of that kind on `side`: "torch", or what `jobs.select_kernels` takes."""
+    """The job of that kind on `side`: "torch", "torch.compile", or what `jobs.select_kernels` takes."""
     values = [int(text) if text.isdigit() else text for text in arguments]
-    if side == "torch":
+    if side.startswith("torch"):
         import torch
 
         from scripts.benchmarks import torch_jobs
 
         torch.set_num_threads(usable_cores())
+        torch_jobs.COMPILE = side == "torch.compile"
         return torch_jobs.JOBS[kind](*values)
     jobs.select_kernels(side)
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
@@ -39,12 +40,25 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
 def sgemm_rate(side: str, n: int = 2048) -> float:
     """Floating-point operations per second of an n x n float32 product."""
     a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
-    if side == "torch":
+    if side.startswith("torch"):
         import torch
 
         x = torch.from_numpy(a)
         return 2 * n**3 / median_seconds(lambda: x @ x)
     return 2 * n**3 / median_seconds(lambda: threads.matmul(a, a))
+
+
+def library(side: str) -> str:
+    """What multiplies matrices on this side, and with which instructions."""
+    if side.startswith("torch"):
+        import torch
+
+        name = "MKL" if torch.backends.mkl.is_available() else "its own library"
+        return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    from threadpoolctl import threadpool_info
+
+    return ", ".join(f"{blas['internal_api']} {blas['version']}, {blas.get('architecture')}"
+                     for blas in threadpool_info() if blas["user_api"] == "blas")  # fmt: skip
 
 
 def read_rate(size: int = 2**26) -> float:
@@ -101,6 +115,7 @@ def main() -> None:
         elif command == "memory":
             peak = peak_memory()
             answer = {"bytes": peak, "resident": resident_memory(), "more_than_at_first": peak - at_first}
+            answer["library"] = library(side)
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 

@@ -71,9 +71,10 @@ def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, w
             "peak_bytes": memory["bytes"],
             "resident_bytes": memory["resident"],
             "job_bytes": memory["more_than_at_first"],
+            "library": memory["library"],
             "sgemm_flops": worker.ask("sgemm")["flops"],
         }
-        if side != "torch":
+        if not side.startswith("torch"):
             results[side]["read_bytes_per_second"] = worker.ask("read")["bytes_per_second"]
         worker.close()
     return results

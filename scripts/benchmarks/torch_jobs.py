@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from gpt import GPTConfig
 from scripts.benchmarks.jobs import token_ids
 
+COMPILE = False  # side.py sets it for the side "torch.compile"
+
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -64,11 +66,12 @@ class Training:
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        self.loss: Any = torch.compile(self.model.loss) if COMPILE else self.model.loss
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step(self) -> float:
         with self.in_precision:
-            loss = self.model.loss(self.ids, self.targets)
+            loss = self.loss(self.ids, self.targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -79,13 +82,21 @@ class Training:
 class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
-    def __init__(self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32"):
+    def __init__(
+        self,
+        preset: str,
+        prompt: int,
+        new_tokens: int,
+        device: str = "cpu",
+        precision: str = "float32",
+        texts: int = 1,
+    ):
         GPT2Config, GPT2LMHeadModel = _transformers()
         config = GPTConfig.preset(preset)
         shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
         self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).to(device).eval()
         self.in_precision = in_precision(device, precision)
-        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, 1, prompt)).to(device), new_tokens
+        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, texts, prompt)).to(device), new_tokens
 
     @torch.no_grad()
     def step(self) -> float:

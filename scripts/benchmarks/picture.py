@@ -1,0 +1,50 @@
+"""All measurements in one picture: each side's time over the best that the machine could do, or over PyTorch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SHADES = {"fast": "0.15", "textbook": "0.55", "torch": "0.8", "torch.compile": "0.9"}
+
+
+def draw(rows: dict[str, Any], path: str | Path) -> None:
+    """Bars of seconds over the floor of matrix products or the bandwidth bound; without either, over PyTorch's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    compared = {name: row for name, row in rows.items() if "fast" in row.get("sides", {})}
+    if not compared:
+        raise ValueError("there is nothing to draw: only measurements with a side \"fast\" have bars")
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.8 * len(compared)), layout="constrained")
+    place, ticks = 0.0, {}
+    for name, row in compared.items():
+        best, what = _best(row)
+        ticks[place + 0.3 * (len(row["sides"]) - 1) / 2] = f"{name}\n(1 = {what})"
+        for side, figures in row["sides"].items():
+            times = [seconds / best for seconds in figures["all_seconds"]]
+            middle = figures["seconds"] / best
+            spread = [[middle - min(times)], [max(times) - middle]]
+            axes.barh(place, middle, 0.28, xerr=spread, color=SHADES.get(side, "0.4"), ecolor="0.3", capsize=2)
+            axes.annotate(f"{side} {middle:.2f}", (max(times), place), (4, -3), textcoords="offset points", fontsize=8)
+            place += 0.3
+        place += 0.4
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel="time (shorter is better), with the least and the most of all steps", xscale="log")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _best(row: dict[str, Any]) -> tuple[float, str]:
+    """The seconds that count as 1, and what they are."""
+    if "matmul_floor_seconds" in row:
+        return row["matmul_floor_seconds"], "the matrix products alone"
+    if "share_of_bound" in row:
+        return row["sides"]["fast"]["seconds"] * row["share_of_bound"], "reading the weights"
+    theirs = next((side for side in ("torch", "torch.compile") if side in row["sides"]), "fast")
+    return row["sides"][theirs]["seconds"], theirs
