@@ -4,6 +4,9 @@
     a classifier         the same, with the classes' names
     adapters             the adapter, with its base model in the folder `base`, which adapter_config.json names
 
+PEFT looks for a relative path in the working directory, so the base's is absolute. Where both folders were moved, load
+the base by itself: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER").
+
 A model that was tuned on conversations also says so: its chat template is in tokenizer_config.json, and the token that
 ends an answer in generation_config.json. Without it, the model's answers would not stop there.
 """
@@ -77,7 +80,8 @@ def _export_adapters(run: str, folder: Path, gguf_kind: str | None) -> str:
     _describe_chat(folder, tokenizer)
     few_bits = config.method == "qlora" or config.packed
     note = "; they were trained beside 4-bit weights, and are now beside float ones" if few_bits else ""
-    return f"adapters for AutoPeftModelForCausalLM, in {folder}, which names its base by its full path{note}"
+    how = f"if you move it, load {BASE} by itself and give it to PeftModel.from_pretrained"
+    return f"adapters for AutoPeftModelForCausalLM, in {folder}, with their base model ({how}){note}"
 
 
 def _describe_chat(folder: Path, tokenizer: Tokenizer) -> None:

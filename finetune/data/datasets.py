@@ -249,9 +249,9 @@ def _names(row: Iterable[Any]) -> str:
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each object in a file of JSON lines, or in one JSON array."""
     text = read_text(path)
-    empty = True
-    for line, row in _array(text, path) if text.lstrip().startswith("[") else _lines(text, path):
-        place, empty = f"{os.fspath(path)}, line {line}", False
+    empty, is_array = True, text.lstrip().startswith("[")
+    for number, row in _array(text, path) if is_array else _lines(text, path):
+        place, empty = f"{os.fspath(path)}, {'item' if is_array else 'line'} {number}", False
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")
         try:
@@ -273,31 +273,10 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]
 
 
 def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON array, each with the line where it begins."""
-    decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
-
-    def after_space(start: int) -> int:
-        while start < len(text) and text[start] in " \t\r\n":
-            start += 1
-        return start
-
     try:
-        position = after_space(position)
-        while text[position : position + 1] != "]":
-            row, end = decoder.raw_decode(text, position)
-            line, counted = line + text.count("\n", counted, position), position
-            yield line, row
-            position = after_space(end)
-            if text[position : position + 1] == ",":
-                position = after_space(position + 1)
-            elif text[position : position + 1] != "]":
-                raise ValueError("expected a comma or the array's end")
-        if after_space(position + 1) < len(text):
-            position = after_space(position + 1)
-            raise ValueError("something follows the array's end")
+        yield from enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as error:
-        line += text.count("\n", counted, position)
-        raise ValueError(f"{os.fspath(path)}, line {line}: this is no JSON array ({error})") from None
+        raise ValueError(f"{os.fspath(path)}: this is no JSON array ({error})") from None
 
 
 def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:

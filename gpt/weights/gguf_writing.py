@@ -3,6 +3,10 @@
 The library gguf writes the file. Our part is the names of settings and tensors (gpt2_gguf.py, llama_gguf.py) and the
 kind of number for each tensor. Matrices are F32, F16 or Q8_0. Biases and norms are small and stay F32, as llama.cpp
 expects.
+
+llama.cpp (in the package cyllama 0.2.18) tokenizes with these files as we do, writes the same greedy text, and stops at
+the same tokens. Its logits differ by less than 1e-5 with F32 and 4e-3 with F16, and by 5e-4 for GPT-2, whose GELU it
+looks up in a table of half precision. With Q8_0 it also rounds activations to 8 bits: 0.08, and greedy text may differ.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from ..tokenizer.vocabulary import Vocabulary
 from ..tokenizer.vocabulary_files import GGUF_PATTERNS
 from . import gpt2_gguf, llama_gguf
 from .gguf_file import BLOCK, GGUFError
+from .tensor_table import their_tensors
 
 KINDS = ("F32", "F16", "Q8_0")
 ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
@@ -44,7 +49,8 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
         raise FileExistsError(f"{path} exists already: choose another name, or delete it")
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    entries = {**_settings(model), **_vocabulary(tokenizer, model.config.vocab_size)}
+    described: Any = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
+    entries = {**described.settings(model.config), **_vocabulary(tokenizer, model.config.vocab_size)}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: Any = gguf.GGUFWriter(str(unfinished), next(iter(entries)).partition(".")[0])
@@ -54,7 +60,7 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
     try:
         for name, value in entries.items():
             add.get(type(value), writer.add_array)(name, value)
-        for name, array in _tensors(model):
+        for name, array in _tensors(model, described):
             stored = gguf.GGMLQuantizationType[_kind(array, kind)]
             with np.errstate(over="ignore", invalid="ignore"):
                 numbers = gguf.quants.quantize(array, stored)
@@ -77,25 +83,17 @@ def _kind(array: np.ndarray, kind: str) -> str:
     return "F16" if kind == "Q8_0" and array.shape[-1] % BLOCK else kind
 
 
-def _settings(model: LanguageModel) -> dict[str, Any]:
-    described = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
-    return described.settings(model.config)
-
-
-def _tensors(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(model: LanguageModel, described: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters by their names in the file. A Llama's queries and keys have their rows in llama.cpp's order."""
-    is_llama = model.model_type == llama_gguf.ARCHITECTURE
-    described = llama_gguf if is_llama else gpt2_gguf
-    arrays = model.state_dict()
-    table = {row.ours: row.theirs for row in described.gguf_rows(model.config)}
-    if unknown := arrays.keys() ^ table.keys():
-        raise ValueError(f"only a plain model can be written: {min(unknown)} is missing, or is none of its tensors")
-    if getattr(model.config, "rope_scaling", None) and model.config.rope_scaling.original_context:
+    scaling = getattr(model.config, "rope_scaling", None)
+    if scaling is not None and scaling.original_context is not None:
         yield llama_gguf.ROPE_FREQS, llama_gguf.slower(model.config)
-    for ours, theirs in table.items():
-        array = to_numpy(arrays[ours]).astype(np.float32)
-        n_head = llama_gguf.heads_permuted(theirs, model.config) if is_llama else 0
-        yield theirs, np.ascontiguousarray(llama_gguf.permute(array, n_head) if n_head else array)
+    rows = list(described.gguf_rows(model.config))
+    arrays = their_tensors(model, rows, "GPT-2 or Llama")
+    for row in rows:
+        array = to_numpy(arrays[row.ours]).astype(np.float32)
+        n_head = llama_gguf.heads_permuted(row.theirs, model.config)
+        yield row.theirs, np.ascontiguousarray(llama_gguf.permute(array, n_head) if n_head else array)
 
 
 def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:

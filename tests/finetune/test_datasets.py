@@ -75,9 +75,8 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
     assert read_examples(path) == [Example(messages)] * 2
     assert [example.place for example in read_examples(path)] == [f"{path}, line 2", f"{path}, line 4"]
     path.write_text("\ufeff" + json.dumps([row, row], indent=1), encoding="utf-8")
-    lines = json.dumps([row], indent=1).count("\n") - 1
     assert read_examples(path) == [Example(messages)] * 2
-    assert [example.place for example in read_examples(path)] == [f"{path}, line 2", f"{path}, line {2 + lines}"]
+    assert [example.place for example in read_examples(path)] == [f"{path}, item 1", f"{path}, item 2"]
 
 
 @pytest.mark.parametrize(
@@ -115,12 +114,12 @@ def test_errors_name_file_line_and_field(row, words, path):
         ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is no JSON"),
         ("[" * 100_000, "this is no JSON"),
         ("{" + '"a":{' * 100_000, "this is no JSON"),
-        ('[{"prompt": "a", "completion": "b"}\n{}]', "line 2: this is no JSON array (expected a comma"),
-        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "line 3: this is no JSON array"),
+        ('[{"prompt": "a", "completion": "b"}\n{}]', "this is no JSON array (Expecting ',' delimiter: line 2"),
+        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "no JSON array (Unterminated string starting at: line 3"),
         ('[{"prompt": "a", "completion": "b"},', "this is no JSON array"),
-        ("[\n3]", "line 2: expected a JSON object, got 3"),
+        ("[\n3]", "item 1: expected a JSON object, got 3"),
         ("[]", "is empty: there is nothing to learn from"),
-        ('[{"prompt": "a", "completion": "b"}]\n{}', "line 2: this is no JSON array (something follows"),
+        ('[{"prompt": "a", "completion": "b"}]\n{}', "this is no JSON array (Extra data: line 2"),
     ],
 )
 def test_damaged_files_are_refused_in_one_sentence(text, words, path):

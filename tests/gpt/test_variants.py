@@ -12,9 +12,8 @@ import pytest
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.model.config import RopeScaling
 from gpt.training.loading import load_model
-from gpt.weights import pretrained
+from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf, pretrained
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
-from gpt.weights.gguf_writing import _settings, _tensors
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, random_ids
 
@@ -169,8 +168,6 @@ def test_the_old_spelling_of_scaling(tmp_path):
     assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
 
 
-
-
 @pytest.mark.oracle
 def test_the_other_names_of_gpt2s_settings(tmp_path):
     reference("gpt2", {}).save_pretrained(tmp_path)
@@ -191,19 +188,31 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
     scaling = getattr(model.config, "rope_scaling", None)
     if scaling is not None and scaling.original_context is not None:
         with pytest.raises(ValueError, match="GGUF files get only linear ones and those of Llama 3.1"):
-            _settings(model)
+            settings_of(model)
         return
     if getattr(model.config, "activation", "gelu_tanh") != "gelu_tanh":
         with pytest.raises(ValueError, match="GGUF knows GPT-2 with gelu_tanh only"):
-            _settings(model)
+            settings_of(model)
         return
-    arch = next(iter(_settings(model))).partition(".")[0]
+    arch = next(iter(settings_of(model))).partition(".")[0]
     extra = {"tokenizer.ggml.tokens": ["a"] * V} if arch == "gpt2" else {}
-    metadata = {"general.architecture": arch, **_settings(model), **extra}
+    metadata = {"general.architecture": arch, **settings_of(model), **extra}
     path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)))
     loaded = load(path)
     assert loaded.config == model.config
     assert all(np.array_equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+
+
+def described(model):
+    return gpt2_gguf if isinstance(model, GPT) else llama_gguf
+
+
+def settings_of(model):
+    return described(model).settings(model.config)
+
+
+def _tensors(model):
+    return gguf_writing._tensors(model, described(model))
 
 
 def load(path):
@@ -222,12 +231,12 @@ def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
     config = transformers.LlamaConfig(**shape, rope_parameters=settings)
     speeds = 500000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
     slower = (speeds / ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]).float().numpy()
-    metadata = {"general.architecture": "llama", **_settings(model), "llama.rope.freq_base": 500000.0}
+    metadata = {"general.architecture": "llama", **settings_of(model), "llama.rope.freq_base": 500000.0}
     tensors = {**dict(_tensors(model)), "rope_freqs.weight": slower}
     found = load(write_gguf(tmp_path / "model.gguf", metadata, tensors)).config
     assert found.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192) and found.rope_theta == 500000.0
     same = Llama(found)
-    assert np.allclose(dict(_tensors(same))["rope_freqs.weight"], slower, rtol=1e-6) and _settings(same)
+    assert np.allclose(dict(_tensors(same))["rope_freqs.weight"], slower, rtol=1e-6) and settings_of(same)
     tensors["rope_freqs.weight"] = slower[::-1].copy()
     with pytest.raises(GGUFError, match=r"rope_freqs.weight is not the scaling of Llama 3.1"):
         load(write_gguf(tmp_path / "other.gguf", metadata, tensors))
@@ -239,7 +248,7 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     import gguf
 
     model = block_model("llama")
-    metadata = {"general.architecture": "llama", **_settings(model)}
+    metadata = {"general.architecture": "llama", **settings_of(model)}
     path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)), "Q8_0")
     # gguf writes no K-quants: random blocks take the place of one matrix.
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]

@@ -132,6 +132,7 @@ def test_a_classifier(runs, tmp_path):
 @pytest.mark.parametrize("name", ["on text", "on talks", "qlora"])
 def test_adapters_with_the_base_that_they_need(runs, name, tmp_path, capsys):
     import peft
+    import transformers
 
     folder = exported(runs / name, tmp_path / "out")
     assert ("beside float ones" in capsys.readouterr().out) == (name == "qlora")
@@ -143,6 +144,9 @@ def test_adapters_with_the_base_that_they_need(runs, name, tmp_path, capsys):
         model, _ = load_model(tmp_path / "merged")
     assert_same_logits(theirs, model)
     assert_same_tokens(folder, tokenizer)
+    moved = folder.rename(tmp_path / "moved")
+    base = transformers.AutoModelForCausalLM.from_pretrained(moved / "base")
+    assert_same_logits(peft.PeftModel.from_pretrained(base, moved).eval(), model)
     if name == "on talks":
         model, its_tokenizer = load_model(runs / "base")
         assert "<|im_end|>" in add_adapter_to(model, its_tokenizer, runs / name).special_tokens  # as --adapter does
