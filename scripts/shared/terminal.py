@@ -6,7 +6,6 @@ import contextlib
 import re
 import shutil
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterator
 
@@ -53,26 +52,13 @@ class WrappedText:
 
 @contextlib.contextmanager
 def dots() -> Iterator[None]:
-    """On a terminal, print a dot each second inside the block, and erase them after it: a sign of life."""
-    done = threading.Event()
-    printed = 0
-
-    def print_dots() -> None:
-        nonlocal printed
-        while printed < 40 and not done.wait(1.0):
-            print(".", end="", flush=True)
-            printed += 1
-
-    thread = threading.Thread(target=print_dots, daemon=True)
-    if sys.stdout.isatty():
-        thread.start()
+    """On a terminal, three dots stand there inside the block, and are erased after it: a sign of life."""
+    count = 3 if sys.stdout.isatty() else 0
+    print("." * count, end="", flush=True)
     try:
         yield
     finally:
-        done.set()
-        if thread.ident is not None:
-            thread.join()
-        print("\b \b" * printed, end="", flush=True)
+        print("\b \b" * count, end="", flush=True)
 
 
 @contextlib.contextmanager
@@ -81,9 +67,8 @@ def typing_unseen() -> Iterator[None]:
     try:
         import termios
     except ImportError:  # on Windows nothing is shown anyway
-        yield
-        return
-    if not sys.stdin.isatty():
+        termios = None  # type: ignore[assignment]
+    if termios is None or not sys.stdin.isatty():
         yield
         return
     terminal = sys.stdin.fileno()
