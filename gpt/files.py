@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -113,11 +113,13 @@ def number_setting(values: Mapping[str, Any], name: str, default: float, where: 
     return value
 
 
-def check_settings(values: Mapping[str, Any], fixed: Mapping[str, bool], where: str) -> None:
-    """Raise ValueError, naming the setting, unless each setting of `fixed` has its supported value or is missing."""
-    for name, expected in fixed.items():
-        if values.get(name, expected) is not expected:
-            raise ValueError(f"{where}: {name} is {shortened(values[name])}; only {expected} is supported here")
+def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Raise ValueError, naming the setting, unless each setting of `known` has one of its values or is missing."""
+    for name, supported in known.items():
+        given = values.get(name, supported[0])
+        if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
+            listed = ", ".join(map(str, supported))
+            raise ValueError(f"{where}: {name} is {shortened(given)}; supported here: {listed}")
 
 
 def shortened(value: Any) -> str:

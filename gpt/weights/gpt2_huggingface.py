@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, integer_setting, number_setting, shortened
+from ..files import check_settings, integer_setting, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import HEAD, Row
 
@@ -105,13 +105,15 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
     "silu": "silu", "swish": "silu",
 }  # fmt: skip
-# Settings that our model supports with one value only.
-FIXED = {
-    "scale_attn_weights": True,  # by 1 / sqrt(D)
-    "scale_attn_by_inverse_layer_idx": False,  # and not by 1 / (layer + 1)
-    "is_causal": True,
-    "add_cross_attention": False,
-    "is_encoder_decoder": False,
+# Settings of which our model supports these values. A missing one is the first.
+KNOWN = {
+    "activation_function": tuple(ACTIVATIONS),
+    "tie_word_embeddings": (True, False),
+    "scale_attn_weights": (True,),  # by 1 / sqrt(D)
+    "scale_attn_by_inverse_layer_idx": (False,),  # and not by 1 / (layer + 1)
+    "is_causal": (True,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
 }
 
 
@@ -123,17 +125,11 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
     """
     values = {**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}
     sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
-    check_settings(values, FIXED, where)
-    activation = values.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        given, supported = shortened(activation), ", ".join(ACTIVATIONS)
-        raise ValueError(f"{where}: activation_function is {given}; only {supported} are supported here")
+    check_settings(values, KNOWN, where)
     if values.get("n_inner") is not None:
         sizes["n_inner"] = integer_setting(values, "n_inner", 0, where)
-    tied = values.get("tie_word_embeddings", True)
-    if type(tied) is not bool:
-        raise ValueError(f"{where}: tie_word_embeddings must be true or false, got {shortened(tied)}")
-    sizes |= {"activation": ACTIVATIONS[activation], "tied": tied}
+    sizes["activation"] = ACTIVATIONS[values.get("activation_function", "gelu_new")]
+    sizes["tied"] = values.get("tie_word_embeddings", True)
     dropouts = {name: number_setting(values, name, 0.1, where) for name in DROPOUTS}
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:

@@ -18,7 +18,7 @@ import numpy as np
 
 from minigrad.backend import Array
 
-from ..files import integer_setting, number_setting, shortened
+from ..files import check_settings, integer_setting, number_setting, shortened
 from ..model.config import GPTConfig, LlamaConfig, RopeScaling
 from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
@@ -118,10 +118,7 @@ def _config(metadata: Mapping[str, Any], prefix: str, where: str, tied: bool) ->
     if unknown := sorted(values.keys() - KNOWN):
         name = shortened(prefix + unknown[0])
         raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
-    for name, supported in FIXED.items():
-        if (given := values.get(name, supported[0])) not in supported:
-            only = " and ".join(map(str, supported))
-            raise ValueError(f"{prefix}{name} is {shortened(given)}; supported here: {only}")
+    check_settings(metadata, {prefix + name: supported for name, supported in FIXED.items()}, where)
     tokens = metadata.get("tokenizer.ggml.tokens")
     defaults = {
         "vocab_size": len(tokens) if isinstance(tokens, list) else 0,

@@ -93,15 +93,17 @@ SIZES = (
     ("intermediate_size", "n_inner", 11008),
 )
 SILU = ("silu", "swish")  # two names for x * sigmoid(x)
-# Settings that our model supports with one value only.
-FIXED = {
-    "attention_bias": False,  # of all four layers
-    "mlp_bias": False,
-    "use_sliding_window": False,
-    "is_causal": True,
-    "rope_interleaved": False,  # pairs are (i, i + D/2), not (2i, 2i + 1)
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
+# Settings of which our model supports these values. A missing one is the first.
+KNOWN = {
+    "hidden_act": SILU,
+    "tie_word_embeddings": (False, True),
+    "attention_bias": (False,),  # of all four layers
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+    "is_causal": (True,),
+    "rope_interleaved": (False,),  # pairs are (i, i + D/2), not (2i, 2i + 1)
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
 }
 
 
@@ -120,21 +122,15 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
     sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"], where)
     if model_type == "qwen3" or "head_dim" in not_null:
         sizes["head_size"] = integer_setting(values, "head_dim", 128, where)
-    check_settings(values, FIXED, where)
+    check_settings(values, KNOWN, where)
     _check_attention(values, model_type, sizes["block_size"], where)
-    activation = values.get("hidden_act", SILU[0])
-    if activation not in SILU:
-        raise ValueError(f"{where}: hidden_act is {shortened(activation)}; only {SILU[0]} is supported here")
-    tied = values.get("tie_word_embeddings", False)
-    if type(tied) is not bool:
-        raise ValueError(f"{where}: tie_word_embeddings must be true or false, got {shortened(tied)}")
     if dropout := number_setting(not_null, "attention_dropout", 0.0, where):
         warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=2)
     epsilon = number_setting(values, "rms_norm_eps", 1e-6, where)
     theta, scaling = _rotary_positions(values, where)
-    sizes |= MODEL_TYPES[model_type]
+    sizes |= {"tied": values.get("tie_word_embeddings", False), **MODEL_TYPES[model_type]}
     try:
-        return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon, tied=tied)
+        return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
