@@ -261,6 +261,7 @@ def in_words(node: Any) -> str:
 
 # --- changes that need more than a pattern ----------------------------------------------------------------------------
 
+OFF_BY_ONE = "off by one"
 New = tuple[Any, str, int, str]  # a replacement, the sentence, the rank, the kind of change
 
 
@@ -289,7 +290,7 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
                     yield new, f"{in_words(new)} stands where {in_words(node)} belongs", rank, ""
         for sign, size in (("+", "large"), ("-", "small")):
             new = _filled(_expression(f"a {sign} 1"), {"a": node})
-            yield new, f"it is off by one: {in_words(node)} is taken 1 too {size}", 2, size
+            yield new, f"it is off by one: {in_words(node)} is taken 1 too {size}", 2, f"{OFF_BY_ONE} {sign}"
     if isinstance(node, ast.Slice) and (node.lower is None) != (node.upper is None):
         end: Any = node.lower or node.upper
         sentence = f"{in_words(node)} is right: the other end is taken (left and right, first and last)"
@@ -429,6 +430,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
     for method in [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef)]:
         names = [*_names(method), *map(_expression, extra)]
         smooth = not any(isinstance(node, ast.Compare) for node in ast.walk(method))
+        arrays = {ast.unparse(node.value) for node in ast.walk(method) if isinstance(node, ast.Attribute)}
         for site in list(_sites(method)):
             old = site.get()
             if isinstance(old, ast.stmt):
@@ -443,6 +445,8 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
                     body[:] = kept
                 continue
             for new, sentence, rank, kind in _changes_of(old, names, smooth):
+                if kind.startswith(OFF_BY_ONE) and ast.unparse(old) in arrays:
+                    continue  # only a number is taken 1 too large
                 change = Change(in_words(old), in_words(new), target_of(site.statement), old.lineno, sentence, rank)
                 for place in (method.name, id(site.statement)):
                     together.setdefault(f"{place} {change.old} {change.new}", []).append((site, new, change))

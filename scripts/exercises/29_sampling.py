@@ -53,6 +53,7 @@ SLIPS = [
     ("logits >= kth", "logits >= -np.inf", "top_k has no effect: only the k largest logits may be kept"),
     ("[-top_k]\n    logits = np.where(logits >= kth", "[top_k - 1]\n    logits = np.where(logits <= kth",
      "the k smallest logits are kept: top_k keeps the largest"),
+    ("[-top_k]", "[-min(top_k + 1, len(logits))]", "one token too many is kept: top_k is how many there are"),
     ("before < top_p", "before < 1", "top_p has no effect"),
     (" / nucleus.sum()", "", "after top_p the rest must be scaled to sum to 1 again"),
     (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),

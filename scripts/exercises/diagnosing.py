@@ -90,6 +90,9 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     if first is not None and "values: " not in first.sentence:
         same = without_numbers(first.sentence) == without_numbers(found.sentence)
         return (found.sentence, case) if same else (first.sentence, telling)
+    right = found.shown.get("right")
+    if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
+        return f"{found.answer.value[found.number]}", case
     return f"{found.plain}{whereabouts(trial, first)}; {UNEXPLAINED}", case
 
 
@@ -190,7 +193,7 @@ class Search:
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
-            if share >= (0.95 if change.rank else 0.75):
+            if share >= (0.75, 0.95, 1, 1, 1)[change.rank]:
                 fits.append(((not whole, change.rank, -share), change, self.explanation))
         if not fits:
             return None
