@@ -100,12 +100,17 @@ def _without(off: list[int], n_head: int) -> Callable[..., Tensor]:
     """A hook of W_O: compute it again, with zeros where these heads are in its input (B, T, H D)."""
 
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        keep = np.ones(n_head)
-        keep[off] = 0
-        mask = np.repeat(keep, args[0].shape[-1] // n_head)  # (H D)
-        return module.forward(args[0] * Tensor(mask, dtype=output.dtype, device=output.device))
+        return module.forward(without_heads(args[0], off, n_head))
 
     return hook
+
+
+def without_heads(x: Tensor, off: list[int], n_head: int) -> Tensor:
+    """x (B, T, H D), which has the heads side by side, with zeros for the heads `off`."""
+    keep = np.ones(n_head)
+    keep[off] = 0
+    mask = np.repeat(keep, x.shape[-1] // n_head)  # (H D): each head has D neighboring channels
+    return x * Tensor(mask, dtype=x.dtype, device=x.device)
 
 
 def _nothing(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -26,6 +26,18 @@ def repeated_tokens(rng: np.random.Generator, rows: int, length: int, vocab_size
     return np.array([np.resize(rng.permutation(vocab_size)[:period], length) for period in periods]), periods
 
 
+def follows_earlier(ids: np.ndarray) -> np.ndarray:
+    """Where an induction head looks: ids (B, T) -> (B, T, T), True at [t, s] if ids[s - 1] is the token ids[t], s <= t.
+
+    >>> follows_earlier(np.array([[5, 7, 5]]))[0, 2].tolist()  # 5 was followed by 7, at place 1
+    [False, True, False]
+    """
+    length = ids.shape[1]
+    follows = np.zeros((len(ids), length, length), bool)
+    follows[:, :, 1:] = ids[:, :, None] == ids[:, None, :-1]
+    return follows & np.tri(length, dtype=bool)
+
+
 def induction_scores(model: LanguageModel, rows: int = 16, seed: int = 0) -> np.ndarray:
     """(L, H): how much each head, at a token that occurred before, attends to the tokens that followed it then.
 
@@ -34,8 +46,6 @@ def induction_scores(model: LanguageModel, rows: int = 16, seed: int = 0) -> np.
     """
     length = min(model.config.block_size, 2 * model.config.vocab_size, 64)
     ids, periods = repeated_tokens(np.random.default_rng(seed), rows, length, model.config.vocab_size)
-    follows = np.zeros((rows, length, length), bool)  # does s follow an earlier occurrence of the token at t?
-    follows[:, :, 1:] = (ids[:, :, None] == ids[:, None, :-1]) & np.tri(length, dtype=bool)[:, 1:]
-    weights = (attention_patterns(model, ids) * follows[:, None]).sum(axis=-1)  # (L, B, H, T)
+    weights = (attention_patterns(model, ids) * follows_earlier(ids)[:, None]).sum(axis=-1)  # (L, B, H, T)
     occurred = np.arange(length) >= periods[:, None]  # (B, T)
     return (weights * occurred[:, None]).sum(axis=(1, 3)) / occurred.sum()

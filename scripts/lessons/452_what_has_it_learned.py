@@ -183,7 +183,7 @@ else:
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start attention`, the op whose weights you have seen here.
+# - exercise: `python scripts/exercise.py start induction`, then `ablation`.
 # - try: `grow(seed=1)`. Expect: the bend is at another step, and perhaps another head of layer 1 has the highest score.
 # - try: `n_layer=1`. Expect: no bend, and repeated tokens stay nearly as surprising as new ones.
 # - break: use the same period for all rows. Expect: the loss falls, but the model has learned a distance.

@@ -239,6 +239,17 @@ MISTAKES = {
         ("xp.sqrt((matrix * matrix).sum())", "xp.linalg.norm(matrix, 2)", "not by the largest singular value"),
         ("c * gram @ gram", "c * gram", "A"),
     ),
+    "induction": edits(
+        ("[:, :, 1:] = ids[:, :, None] == ids[:, None, :-1]", "[...] = ids[:, :, None] == ids[:, None, :]", "follows"),
+        (" & np.tri(length, dtype=bool)", "", "future"),
+        ("np.tri(length, dtype=bool)", "np.tri(length, k=-1, dtype=bool)", "itself"),
+    ),
+    "ablation": edits(
+        ("np.repeat(keep, x.shape[-1] // n_head)", "np.tile(keep, x.shape[-1] // n_head)", "neighboring"),
+        ("keep[off] = 0", "keep = 1 - keep; keep[off] = 1", "others"),
+        ("return x * Tensor(mask, dtype=x.dtype, device=x.device)",
+         "return x * Tensor(mask * n_head / max(1, keep.sum()), dtype=x.dtype, device=x.device)", "not dropout"),
+    ),
     "clipping": edits(
         ("xp.minimum(1.0, max_norm", "(max_norm", "scaled up"),
         ("xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients))",

@@ -1,0 +1,73 @@
+"""The exercise "ablation": a model without some of its heads."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.catalogue import Exercise
+from scripts.exercises.checks import Case, FunctionCheck, some, values
+
+STUB = '''"""ablation: switch heads off, and see what the model can no longer do.
+
+The heads of a token stand side by side: head h has the D channels h D ... (h + 1) D - 1. A head that is off adds zeros.
+
+Shapes: x (B, T, H D), off: a list of heads, n_head = H -> (B, T, H D)
+Example: without_heads(x, [0], 2) of a token [1, 2, 3, 4] is [0, 0, 3, 4]
+"""
+
+import numpy as np
+
+
+def without_heads(x, off, n_head):
+    # TODO
+    raise NotImplementedError("zeros for the heads that are off")
+'''
+
+BLANKS = '''
+keep = np.ones(n_head)
+keep[off] = 0  # these heads, and no others
+mask = np.repeat(keep, x.shape[-1] // n_head)  # each number of keep D times, side by side
+return x * mask
+'''
+
+SLIPS = [
+    ("np.repeat(keep,", "np.tile(keep,",
+     "a head has neighboring channels, so every number of the mask is repeated D times: np.repeat, not np.tile"),
+    ("keep = np.ones(n_head)\nkeep[off] = 0", "keep = np.zeros(n_head)\nkeep[off] = 1",
+     "the heads in `off` are switched off, and the others stay"),
+    ("return x * mask", "return x * mask * n_head / max(1, keep.sum())",
+     "the other heads stay as they are: this is not dropout, nothing is scaled up"),
+]  # fmt: skip
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    heads, size = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), heads * size)
+    off = draw(st.lists(st.integers(0, heads - 1), unique=True, max_size=heads))
+    return Case(draw(values(shape)), off, heads)
+
+
+EXERCISE = Exercise(
+    title="a model without some of its heads",
+    group="Looking inside", effort="5 min, easy",
+    stub=STUB,
+    blanks=BLANKS,
+    slips=SLIPS,
+    hints=(
+        "One number per head, 0 or 1, and then the same number for all channels of the head.",
+        "keep is (H), and the mask is (H D): D = x.shape[-1] // n_head.",
+        "mask = np.repeat(keep, x.shape[-1] // n_head)",
+    ),
+    checks=(
+        FunctionCheck("without_heads", cases(), Case(some(2, 3, 8), [1, 3], 4)),
+    ),
+    answer=("gpt.interpretability.heads.without_heads",),
+    adapt=lambda library: {"without_heads": on_arrays(library["without_heads"])},
+)  # fmt: skip
+
+
+def on_arrays(library: Any) -> Any:
+    return lambda x, off, n_head: np.asarray(library(Tensor(x), off, n_head).data)
