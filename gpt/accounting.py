@@ -272,7 +272,6 @@ def bytes_per_number(dtype: str) -> float:
 # --- memory of adapters (finetune/adapters/lora.py, finetune/adapters/qlora.py) ---------------------------------------
 
 LAYERS = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}  # (in, out) / C
-LOOKUP_TABLES = 64  # bytes beside each matrix in NF4: the 16 numbers that its codes represent
 
 
 def lora_parameters(config: GPTConfig, r: int, layers: Collection[str] = ("attn.c_attn",)) -> int:
@@ -295,20 +294,6 @@ def nf4_bits(group_size: int = 64, double_quant: bool = True) -> float:
     (4.5, 4.127)
     """
     return 4 + (8 / group_size + 32 / (256 * group_size) if double_quant else 32 / group_size)
-
-
-def quantized_bytes(config: GPTConfig, bits: float, embedding: bool = True) -> int:
-    """Bytes of a GPT with `bits` bits per weight in the matrices of its blocks, and float32 elsewhere.
-
-        12 L C² · bits / 8  +  V C + 4 V  +  4 · (positions, biases, norms)
-
-    With `embedding`, the token embedding has 8 bits and a scale per token; otherwise it is float32 as well.
-    """
-    V, L, C = config.vocab_size, config.n_layer, config.n_embd
-    matrices, table = 12 * L * C * C, V * C
-    rest = config.num_parameters() - matrices - table
-    tables = LOOKUP_TABLES * len(LAYERS) * L
-    return math.ceil(matrices * bits / 8) + tables + (table + 4 * V if embedding else 4 * table) + 4 * rest
 
 
 def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", moments: str = "float32") -> dict[str, int]:

@@ -172,7 +172,10 @@ def predicted(shape, r, method):
         return accounting.training_memory(shape.num_parameters())
     if method == "lora":
         return accounting.training_memory(shape.num_parameters() + adapter, trainable=adapter)
-    return accounting.qlora_memory(accounting.quantized_bytes(shape, accounting.nf4_bits()), adapter)
+    matrices, table = 12 * shape.n_layer * shape.n_embd**2, shape.vocab_size * shape.n_embd
+    rest = shape.num_parameters() - matrices - table  # positions, biases and norms, in float32
+    base = matrices * accounting.nf4_bits() / 8 + table + 4 * shape.vocab_size + 4 * rest
+    return accounting.qlora_memory(base, adapter)
 
 
 def arrays_only(snapshot):
