@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_MODEL_TEXT = 50_000_000  # bytes of a text file that belongs to a model; the largest vocabularies take 30 million
-UNFINISHED = ".unfinished"  # how the name of a file ends that `atomic_write` has not finished
+UNFINISHED = ".unfinished"  # how the name of a file ends that `replacing` has not finished
 
 
 def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> io.BufferedReader:
@@ -129,26 +129,34 @@ def shortened(value: Any) -> str:
 
 
 @contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside `path` to write to. After the block, the file there takes the place of `path`.
+
+    If the block fails, what it has written is deleted.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
     It is written beside the target, flushed to disk, and then renamed. Any program that opens `path` sees the old file
     or the new one, never half of one, even if this process is killed or the disk is full.
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the path of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with naming(path), open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with replacing(path) as unfinished, naming(path), open(unfinished, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

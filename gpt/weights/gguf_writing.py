@@ -20,6 +20,7 @@ import numpy as np
 
 from minigrad.backend import to_numpy
 
+from ..files import replacing
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
@@ -51,13 +52,11 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     described: Any = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
     entries = {**described.settings(model.config), **_vocabulary(tokenizer, model.config.vocab_size)}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer: Any = gguf.GGUFWriter(str(unfinished), next(iter(entries)).partition(".")[0])
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
-    try:
+    with replacing(path) as unfinished:
+        writer: Any = gguf.GGUFWriter(str(unfinished), next(iter(entries)).partition(".")[0])
+        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
         for name, value in entries.items():
             add.get(type(value), writer.add_array)(name, value)
         for name, array in _tensors(model, described):
@@ -71,9 +70,6 @@ def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: To
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _kind(array: np.ndarray, kind: str) -> str:

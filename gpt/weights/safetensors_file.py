@@ -20,6 +20,7 @@ https://huggingface.co/docs/safetensors, section "Format". Types smaller than a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -35,7 +36,7 @@ from safetensors.numpy import save_file
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import open_regular, parse_json, shortened
+from ..files import open_regular, parse_json, replacing, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -69,7 +70,7 @@ class Entry(NamedTuple):
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class SafetensorsFile:
+class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
     """An open file: `entries` by name, in the file's order, `metadata`, and `read(name)`. Close it, or use `with`.
 
     Raises FileNotFoundError, and SafetensorsError naming the file, the tensor and what is wrong with it.
@@ -86,9 +87,6 @@ class SafetensorsFile:
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> SafetensorsFile:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -208,22 +206,18 @@ def write_safetensors(
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
     # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
     host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # the library puts a file of its own in its place, which nobody else may read
-        save_file(host, unfinished, dict(metadata) if metadata else None)
-        unfinished.chmod(mode)
-        with open(unfinished, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with replacing(path) as unfinished:
+            unfinished.touch()
+            mode = unfinished.stat().st_mode  # the library puts a file of its own there, which nobody else may read
+            save_file(host, unfinished, dict(metadata) if metadata else None)
+            unfinished.chmod(mode)
+            with open(unfinished, "r+b") as file:
+                os.fsync(file.fileno())
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else errno.EIO, f"it could not be written: {error}", str(path)) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, f"it could not be written: {error}", os.fspath(path)) from None
 
 
 def safetensors_chunks(tensors: Mapping[str, Array]) -> Iterator[Chunk]:
