@@ -68,6 +68,3 @@ class _NoBar:
 
     def update(self, amount: float = 1) -> None:
         pass
-
-    def set_description(self, text: str) -> None:
-        pass

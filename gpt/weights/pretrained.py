@@ -125,9 +125,9 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
     return values
 
 
-class Weights:
+class Weights(contextlib.AbstractContextManager["Weights"]):
     """The tensors of a folder (a `tensor_table.Source`) by their names, without the prefix that some folders put before
-    them, and without the buffers that are not weights. Close it, or use `with`.
+    them, and without the buffers that are not weights. Use `with`, which closes the files.
 
     Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
     """
@@ -159,13 +159,7 @@ class Weights:
             self.entries[name] = entry
             self._found[name] = file, full_name
 
-    def __enter__(self) -> Weights:
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._files.close()
 
     def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
