@@ -20,16 +20,9 @@ from .tokenizer.tokenizer import Tokenizer
 from .training.batches import get_batch
 from .training.checkpoint import load_checkpoint, save_checkpoint
 
+# fmt: off
 __all__ = [
-    "GPT",
-    "GPTConfig",
-    "KVCache",
-    "LanguageModel",
-    "Llama",
-    "LlamaConfig",
-    "Tokenizer",
-    "get_batch",
-    "load_checkpoint",
-    "save_checkpoint",
-    "train_bpe",
+    "GPT", "GPTConfig", "KVCache", "LanguageModel", "Llama", "LlamaConfig", "Tokenizer", "get_batch", "load_checkpoint",
+    "save_checkpoint", "train_bpe",
 ]
+# fmt: on

@@ -34,22 +34,9 @@ from .tensor import Tensor
 
 __version__ = "0.1.0"  # setup.cfg reads it here
 
+# fmt: off
 __all__ = [
-    "Function",
-    "GradcheckError",
-    "Tensor",
-    "arange",
-    "autocast",
-    "functional",
-    "gradcheck",
-    "inspection",
-    "manual_seed",
-    "nn",
-    "no_grad",
-    "ones",
-    "optim",
-    "randn",
-    "tensor",
-    "use_kernels",
-    "zeros",
+    "Function", "GradcheckError", "Tensor", "arange", "autocast", "functional", "gradcheck", "inspection",
+    "manual_seed", "nn", "no_grad", "ones", "optim", "randn", "tensor", "use_kernels", "zeros",
 ]
+# fmt: on

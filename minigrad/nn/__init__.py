@@ -11,21 +11,9 @@ from .activation_checkpointing import checkpoint_activations
 from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, Sigmoid, SiLU, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
 
+# fmt: off
 __all__ = [
-    "GELU",
-    "Dropout",
-    "Embedding",
-    "LayerNorm",
-    "Linear",
-    "Module",
-    "ModuleList",
-    "Parameter",
-    "RMSNorm",
-    "ReLU",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Tanh",
-    "checkpoint_activations",
-    "init",
+    "GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "ModuleList", "Parameter", "RMSNorm", "ReLU",
+    "Sequential", "SiLU", "Sigmoid", "Tanh", "checkpoint_activations", "init",
 ]
+# fmt: on
