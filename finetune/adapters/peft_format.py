@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from gpt.files import shortened
+
 from .lora import LoRAConfig
 from .targets import ends_with
 
@@ -79,22 +81,23 @@ def to_peft(
 def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
     """The settings in an adapter_config.json, but for the target modules. Raises AdapterError."""
     if settings.get("peft_type") != "LORA":
-        raise AdapterError(f"{path}: peft_type is {_short(settings.get('peft_type'))}; only 'LORA' is supported")
+        raise AdapterError(f"{path}: peft_type is {shortened(settings.get('peft_type'))}; only 'LORA' is supported")
     if settings.get("bias", "none") != "none":
-        raise AdapterError(f"{path}: bias is {_short(settings['bias'])}; only 'none' is supported")
+        raise AdapterError(f"{path}: bias is {shortened(settings['bias'])}; only 'none' is supported")
     rule = settings.get("init_lora_weights")
     if not isinstance(rule, str | bool | None) or rule not in _INITIALISATIONS:
-        raise AdapterError(f"{path}: init_lora_weights {_short(rule)} changes the base model, which is not supported")
+        given = shortened(rule)
+        raise AdapterError(f"{path}: init_lora_weights {given} changes the base model, which is not supported")
     for name, value in settings.items():
         if value and name not in _HARMLESS:
-            raise AdapterError(f"{path}: {name[:50]} is {_short(value)}, which is not supported")
+            raise AdapterError(f"{path}: {name[:50]} is {shortened(value)}, which is not supported")
     ours: dict[str, Any] = {"r": 8, "alpha": 8}  # PEFT's defaults
     for theirs, (name, types, meaning) in _SETTINGS.items():
         value = settings.get(theirs)
         if value is None:
             continue
         if type(value) not in types or (types == (list,) and not all(isinstance(part, str) for part in value)):
-            raise AdapterError(f"{path}: {theirs} must be {meaning}, got {_short(value)}")
+            raise AdapterError(f"{path}: {theirs} must be {meaning}, got {shortened(value)}")
         ours[name] = value
     for name, types in _PATTERNS.items():
         ours[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
@@ -109,12 +112,12 @@ def _pattern(pattern: Any, types: tuple[type, ...], where: str) -> dict[str, Any
     here.) Raises AdapterError, with the place `where`.
     """
     if not isinstance(pattern, dict):
-        raise AdapterError(f"{where} must be an object, got {_short(pattern)}")
+        raise AdapterError(f"{where} must be an object, got {shortened(pattern)}")
     for name, value in pattern.items():
         if not re.fullmatch(r"\w+(\.\w+)*", name):
-            raise AdapterError(f"{where} has {_short(name)}, which is not a plain name of layers")
+            raise AdapterError(f"{where} has {shortened(name)}, which is not a plain name of layers")
         if type(value) not in types or not 0 < value < 2**31:
-            raise AdapterError(f"{where} has {_short(value)} for {_short(name)}, which is not a number > 0")
+            raise AdapterError(f"{where} has {shortened(value)} for {shortened(name)}, which is not a number > 0")
     return dict(pattern)
 
 
@@ -126,8 +129,3 @@ def as_stored(name: str, array: np.ndarray) -> np.ndarray:
     """
     layer, _, attribute = name.rpartition(".")
     return array.T if attribute == "weight" and any(ends_with(layer, conv1d) for conv1d in CONV1D) else array
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."
