@@ -49,7 +49,31 @@ def unpack(packed: np.ndarray) -> np.ndarray:
 EVERY_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None])  # (256, 2): the two codes of each byte
 
 
-class QuantizedArray(nn.Module):
+class PackedMatrix(nn.Module):
+    """A matrix with few bits per number, in whatever layout: a QuantizedArray, or a BlockArray (blocks.py)."""
+
+    scales: Any
+
+    def dequantize_rows(self, rows: Rows) -> Array:
+        """Some rows as floats (R, K). No larger array is created on the way."""
+        raise TypeError(f"{type(self).__name__} must define dequantize_rows")
+
+    def dequantize(self) -> Array:
+        """The whole matrix as floats (R, K)."""
+        return self.dequantize_rows(slice(None))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the numbers from `dequantize`. `to(np.float64)` changes it, but not the codes."""
+        return self.scales.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: codes, scales, and whatever else is stored."""
+        return sum(array.nbytes for _, array in self.named_buffers(persistent_only=True))
+
+
+class QuantizedArray(PackedMatrix):
     """A matrix (R, K) with 8 or 4 bits per number. It is not trained: its arrays are buffers, which move and are saved.
 
     levels: integers (R, K) from -2^(bits-1) to 2^(bits-1) - 1, or, with a `codebook`, the codes 0..15. scales: (R, G)
@@ -60,7 +84,6 @@ class QuantizedArray(nn.Module):
     """
 
     codes: Array
-    scales: Any
     zeros: Array | None
     order: Array | None
     codebook: Array
@@ -118,17 +141,12 @@ class QuantizedArray(nn.Module):
         return values
 
     def dequantize_rows(self, rows: Rows) -> Array:
-        """Some rows as floats (R, K). No larger array is created on the way."""
         stored = self.stored_values(rows)
         if self.order is None:
             return stored
         values = module_of(stored).empty_like(stored)
         values[:, self.order] = stored
         return values
-
-    def dequantize(self) -> Array:
-        """The whole array as floats (R, K)."""
-        return self.dequantize_rows(slice(None))
 
     def times_rows(self, x: Array, rows: slice) -> Array:
         """x (N, K) @ rows of the weight, transposed -> (N, R). The columns of x are in the stored order."""
@@ -149,16 +167,6 @@ class QuantizedArray(nn.Module):
     def scale_rows(self, rows: Rows = slice(None)) -> Array:
         """The scales of some rows (R, G), or (1, 1) if the whole array has one scale."""
         return self.scales.rows(rows) if hasattr(self.scales, "rows") else _rows_of(self.scales, rows)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the numbers from `dequantize`. `to(np.float64)` changes it, but not the codes."""
-        return self.scales.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory: codes, scales, zeros and order."""
-        return sum(array.nbytes for _, array in self.named_buffers(persistent_only=True))
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, {self.shape}, {self.nbytes:,} bytes"

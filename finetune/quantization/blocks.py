@@ -28,17 +28,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from .array import FEW_ROWS
+from .array import FEW_ROWS, PackedMatrix
 
 BLOCK = 32  # numbers that share a scale
 QUADS = 8  # 16-bit numbers per block, with four codes each
 WEIGHTS = np.array([1, 16, 256, 4096])  # the factors of a, b, c, d in w
 
 
-class BlockArray(nn.Module):
+class BlockArray(PackedMatrix):
     """A matrix (R, K) with 4 or 8 bits per number, in B = K / 32 blocks per row. Its arrays are buffers: not trained.
 
     codes (R, K): int8 for 8 bits, 0..15 for 4 bits. scales, minimums: (R, B). zero: the code that represents 0 if
@@ -71,7 +70,6 @@ class BlockArray(nn.Module):
             self.register_buffer("minimums", np.ascontiguousarray(minimums.T, dtype=np.float32))
 
     def dequantize_rows(self, rows: slice | Array) -> Array:
-        """Some rows as floats (R, K). No larger array is created on the way."""
         codes, scales = self.codes[:, :, rows], self.scales[:, rows]
         xp = module_of(codes)
         values = xp.empty((self.groups, BLOCK, codes.shape[2]), self.dtype)
@@ -86,10 +84,6 @@ class BlockArray(nn.Module):
         if self.minimums is not None:
             values += self.minimums[:, None, rows]
         return values.reshape(self.shape[1], codes.shape[2]).T
-
-    def dequantize(self) -> Array:
-        """The whole array as floats (R, K)."""
-        return self.dequantize_rows(slice(None))
 
     def times_rows(self, x: Array, rows: slice) -> Array:
         """x (N, K) @ rows of the weight, transposed -> (N, R)."""
@@ -106,16 +100,6 @@ class BlockArray(nn.Module):
         if self.zero:
             out -= (self.zero * totals) @ scales
         return out
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the numbers from `dequantize`. `to(np.float64)` changes it, but not the codes."""
-        return self.scales.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory: codes, scales and minimums."""
-        return sum(array.nbytes for _, array in self.named_buffers(persistent_only=True))
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits in blocks of {BLOCK}, {self.shape}, {self.nbytes:,} bytes"

@@ -130,13 +130,3 @@ def put_embedding(model: Any, name: str, weight: Weight) -> None:
     if head is not None and head.weight is model.get_submodule(name).weight:
         model.lm_head = QuantizedLinear(weight, head.bias)
     model.set_submodule(name, QuantizedEmbedding(weight))
-
-
-def dequantized(layer: QuantizedLinear) -> nn.Linear:
-    """A float `nn.Linear` with the rounded weight, which computes the same. Use it to merge adapters, or to save it."""
-    with nn.init.skipped():
-        linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
-    weight = layer.weight.dequantize()
-    linear.weight = nn.Parameter(module_of(weight).ascontiguousarray(weight))
-    linear.bias = layer.bias
-    return linear

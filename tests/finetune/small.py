@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
+
 from gpt import GPT, GPTConfig, Tokenizer
-from minigrad import manual_seed
+from minigrad import manual_seed, nn
 
 TEXT = (
     'the word is "kel". please write the word twice: here is "stor", "dal". what is the first word? give me both words '
@@ -27,3 +29,11 @@ def write_rows(path, rows):
     """A file of JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def dequantized(layer):
+    """A float `nn.Linear` with the rounded weight of a QuantizedLinear, which computes the same."""
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    linear.weight = nn.Parameter(np.ascontiguousarray(layer.weight.dequantize()))
+    linear.bias = layer.bias
+    return linear

@@ -14,7 +14,6 @@ from finetune.quantization import QuantizationConfig, QuantizedEmbedding, Quanti
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from finetune.quantization.quantized_layers import dequantized
 from finetune.stages.ppo_loop import policy_kind
 from gpt import Llama, load_checkpoint, save_checkpoint
 from gpt.model.config import LlamaConfig
@@ -22,7 +21,7 @@ from gpt.training.checkpoint import CheckpointError
 from minigrad import nn, no_grad
 from minigrad.optim import SGD
 from tests.finetune.golden.make_llama_tuning import FOLDER, LABELS, base
-from tests.finetune.small import small_tokenizer
+from tests.finetune.small import dequantized, small_tokenizer
 from tests.gpt.small import random_ids, small_gpt, small_llama
 
 IDS = random_ids((24, 12))  # (tolerances of 1e-5: transformers turns queries and keys in float32)

@@ -9,9 +9,9 @@ from finetune.quantization import QuantizedEmbedding, QuantizedLinear, absmax, i
 from finetune.quantization import quantized_layers as module
 from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4
-from finetune.quantization.quantized_layers import dequantized
 from finetune.quantization.rounding import relative_error
 from minigrad import Tensor, gradcheck, nn, use_kernels
+from tests.finetune.small import dequantized
 
 
 def normal(*shape, seed=0):

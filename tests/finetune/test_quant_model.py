@@ -13,12 +13,12 @@ from finetune.quantization import QuantizationConfig, QuantizedEmbedding, Quanti
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from finetune.quantization.quantized_layers import dequantized
 from gpt import save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
+from tests.finetune.small import dequantized
 from tests.gpt.small import random_ids, save_model, small_gpt
 
 IDS = random_ids((40, 12))
