@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gpt import LanguageModel, Tokenizer
 from gpt.files import read_json, write_text
-from gpt.training.checkpoint import CONFIG, has_checkpoint, load_checkpoint
+from gpt.training.checkpoint import load_checkpoint, stored_kind
 from gpt.weights import hub
 from gpt.weights.gguf_writing import write_gguf
 
@@ -49,7 +49,7 @@ def export(source: str | os.PathLike[str], folder: str | os.PathLike[str], gguf_
         raise ValueError(f"{source} is quantized in a format of our own: export the model that it was made from")
     if holds_adapters_only(place):
         return _export_adapters(str(place), folder, gguf_kind)
-    if has_checkpoint(place) and read_json(place / CONFIG).get("model_type") == HEAD_KIND.name:
+    if stored_kind(place) == HEAD_KIND.name:
         if gguf_kind is not None:
             raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
         model = load_checkpoint(place, with_optimizer=False, kind=HEAD_KIND).model

@@ -9,7 +9,7 @@ from gpt import Tokenizer
 from gpt.model.language_model import LanguageModel
 from gpt.tokenizer.vocabulary_files import has_tokenizer
 from gpt.training import loading as base
-from gpt.training.checkpoint import has_checkpoint, load_config
+from gpt.training.checkpoint import stored_kind
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFFile, is_gguf
 
@@ -74,7 +74,4 @@ def add_rows(model: LanguageModel, tokenizer: Tokenizer) -> None:
 
 def holds_adapters_only(folder: Path) -> bool:
     """Whether this is the folder of a run that trained adapters, and therefore saves nothing else."""
-    try:
-        return has_checkpoint(folder) and load_config(folder).get("model_type") in ADAPTER_RUNS
-    except ValueError:  # raised again, and shown, when the folder is read
-        return False
+    return stored_kind(folder) in ADAPTER_RUNS

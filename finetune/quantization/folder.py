@@ -31,9 +31,9 @@ from gpt.training.checkpoint import (
     ModelKind,
     Shapes,
     check_size,
-    has_checkpoint,
     load_checkpoint,
     load_config,
+    stored_kind,
     writing,
 )
 from gpt.training.pretraining import check_unused, claim
@@ -79,12 +79,7 @@ def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Token
 
 def is_quantized(folder: str | os.PathLike[str]) -> bool:
     """Whether the folder holds a quantized model, which `load_quantized` loads."""
-    if not has_checkpoint(folder):
-        return False
-    try:
-        return load_config(folder).get("model_type") == NAME
-    except ValueError:  # raised again, and shown, when the folder is read
-        return False
+    return stored_kind(folder) == NAME
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------

@@ -268,6 +268,14 @@ def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_json(_verified(Path(folder), CONFIG, _read_record(record_path)["files"].get(CONFIG), record_path))
 
 
+def stored_kind(folder: str | os.PathLike[str]) -> str | None:
+    """The name of the kind of model (see `ModelKind`) in a run's folder; None if there is none, or it is damaged."""
+    try:
+        return load_config(folder).get("model_type") if has_checkpoint(folder) else None
+    except ValueError:  # raised again, and shown, when the folder is read
+        return None
+
+
 def load_checkpoint(
     folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
 ) -> Checkpoint:
