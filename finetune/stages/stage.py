@@ -132,12 +132,11 @@ def start(kind: type[Stage], config: Any, device: str = "cpu") -> Trainer:
     """
     with writing(config.out_dir):
         check_unused(Path(config.out_dir))
-        _check_memory(config)
         manual_seed(config.seed)
         stage = kind(config, device)
         data = stage.prepare()
         stage.model.to(device)
-        _check_step(stage)
+        _check_memory(stage)
         stage.encode(data)
         claim(config.out_dir)
         stage.tokenizer.save(config.out_dir)
@@ -153,7 +152,7 @@ def resume(kind: type[Stage], out_dir: str, device: str = "cpu") -> Trainer:
         checkpoint = load_checkpoint(out_dir, kind=stage.kind())
         stage.model, stage.tokenizer = checkpoint.model, Tokenizer.load(out_dir)
         stage.model.to(device)
-        _check_step(stage)
+        _check_memory(stage)
         files = sorted((Path(out_dir) / "data").glob("*.jsonl"))
         stage.encode({path.stem: kind.read(path) for path in files})
         return _train(stage, checkpoint)
@@ -181,24 +180,15 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
     return trainer
 
 
-def _batch_size(config: Any) -> int:
-    return getattr(getattr(config, "ppo", config), "batch_size", 1)  # a stage may have no such setting
-
-
-def _check_memory(config: Any) -> None:
-    """Raise ValueError, before the model is known, for batches that do not fit into this machine's memory."""
-    size = _batch_size(config)
-    batches = config.training.gradient_accumulation_steps
-    check_memory(SMALLEST_ITEM * size * batches, f"a step on batches of {size:,}")
-
-
-def _check_step(stage: Stage) -> None:
+def _check_memory(stage: Stage) -> None:
     """Raise ValueError for batches that do not fit into this machine's memory together with the model."""
-    shape, size = stage.model.config, _batch_size(stage.config)
+    shape, config = stage.model.config, stage.config
+    size = getattr(getattr(config, "ppo", config), "batch_size", 1)  # a stage may have no such setting
+    needed = SMALLEST_ITEM * size * config.training.gradient_accumulation_steps
     if all(parameter.requires_grad for parameter in stage.model.parameters()):
-        needed = activation_bytes(shape, size, SHORTEST_ITEM, kernels="fast")
+        needed += activation_bytes(shape, size, SHORTEST_ITEM, kernels="fast")
     else:  # some frozen layers save nothing for backward: the tokens' hidden states in one MLP remain
-        needed = 4 * size * SHORTEST_ITEM * (shape.n_embd + shape.n_inner)
+        needed += 4 * size * SHORTEST_ITEM * (shape.n_embd + shape.n_inner)
     check_memory(needed, f"a step on batches of {size:,}")
 
 
