@@ -69,6 +69,14 @@ def ask(
     return replies
 
 
+def likely_replies(
+    model: Any, tokenizer: Tokenizer, questions: Sequence[Sequence[Message]], max_new_tokens: int = 24
+) -> dict[str, str]:
+    """The most likely reply to each conversation, by the conversation's last message."""
+    replies = ask(model, tokenizer, questions, chat_template(tokenizer), max_new_tokens)
+    return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
+
+
 def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
     """Shares of replies: exact_match (the right answer, then the end), format (a well-formed one, then the end)."""
     right = sum(reply.ended and item.is_correct(reply.text) for item, reply in zip(items, replies, strict=True))

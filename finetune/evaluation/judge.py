@@ -22,7 +22,7 @@ from ..data.chat_template import Message
 from ..data.tasks import TaskItem
 from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import Places, prompts_with_replies
-from .answering import SHOWN, Reply, ask, chat_template, show_replies
+from .answering import SHOWN, Reply, ask, chat_template, likely_replies, show_replies
 
 ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation, as the stages' legends say
 
@@ -129,7 +129,7 @@ class Judge:
         except (ValueError, OSError) as error:
             show(f"\nno comparison with the model that training started from: {error}")
             return None
-        before, after = (self._replies(model) for model in (reference, self.model))
+        before, after = (likely_replies(m, self.tokenizer, self.questions) for m in (reference, self.model))
         show("\nReplies before and after (the most likely ones):")
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if not self.items:
@@ -139,10 +139,6 @@ class Judge:
         end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
         show_verdicts({"before": start, "after": end}, len(self.items))
         return end
-
-    def _replies(self, model: Any) -> dict[str, str]:
-        replies = ask(model, self.tokenizer, self.questions, chat_template(self.tokenizer))
-        return {question[-1]["content"]: reply.text for question, reply in zip(self.questions, replies)}
 
 
 def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:

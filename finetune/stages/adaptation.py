@@ -30,7 +30,7 @@ from ..adapters.targets import target_names
 from ..data.chat_template import add_chatml, resize_token_embeddings
 from ..data.datasets import read_examples
 from ..data.tasks import TASKS
-from ..evaluation.answering import SHOWN, ask, chat_template, show_replies
+from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..loading import ADAPTER, load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .sft import load_data
@@ -132,10 +132,8 @@ class Adaptation(Stage):
     def _replies(self) -> dict[str, str]:
         """The most likely replies to some held-out questions: {question: reply}. Empty if the data are plain text."""
         questions = [example.messages[:-1] for example in self.shown_items]
-        if not questions:  # and perhaps no chat template
-            return {}
-        replies = ask(self.model, self.tokenizer, questions, chat_template(self.tokenizer), REPLY_TOKENS)
-        return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
+        # Without questions there may be no chat template either.
+        return likely_replies(self.model, self.tokenizer, questions, REPLY_TOKENS) if questions else {}
 
     def kind(self) -> ModelKind | None:
         return kind_of(self.config)

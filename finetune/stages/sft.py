@@ -29,6 +29,7 @@ from ..evaluation.answering import (
     chat_template,
     following,
     following_form,
+    likely_replies,
     scores,
     show_replies,
     show_scores,
@@ -107,8 +108,7 @@ class InstructionTuning(Stage):
         if self.items:
             return following(self.model, self.tokenizer, self.items)
         questions = [example.messages[:-1] for example in self.held_out[:SHOWN]]
-        replies = ask(self.model, self.tokenizer, questions, chat_template(self.tokenizer), max_new_tokens=60)
-        return {"replies": {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}}
+        return {"replies": likely_replies(self.model, self.tokenizer, questions, max_new_tokens=60)}
 
     def check_measured(self, found: Mapping[str, Any]) -> None:
         replies = {"replies": dict.fromkeys((example.messages[-2]["content"] for example in self.held_out[:SHOWN]), "")}
