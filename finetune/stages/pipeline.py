@@ -14,18 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt import Tokenizer
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
-from gpt.model.language_model import LanguageModel
 from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
-from gpt.training.loading import load_model
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
-from ..quantization.folder import is_quantized, load_quantized
+from ..loading import load_model
 from .pipeline_stages import MERGED, Part, PipelineConfig, parts_of
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
@@ -63,11 +60,8 @@ def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, 
             continue
         if not _run_stage(stage, notes, origin):
             return None
-        notes.finish(
-            stage.name,
-            origin,
-            {"seconds": seconds_of(notes.folder / stage.name)} | _measured(stage.name, notes, config),
-        )
+        seconds = round(load_state(notes.folder / stage.name).get("seconds", 0.0), 1)  # of training; 0 without any
+        notes.finish(stage.name, origin, {"seconds": seconds} | _measured(stage.name, notes, config))
     return notes.rows([stage.name for stage in stages])
 
 
@@ -91,26 +85,10 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
     if name == "reward":
         return {"note": reward_note(folder)}
     reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
-    model, tokenizer = load_stage(folder)
+    model, tokenizer = load_model(folder / MERGED if (folder / MERGED).exists() else folder)
     tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
-    return measure(model, tokenizer, reference, tokens, config.seed, _questions(config))
-
-
-def _questions(config: PipelineConfig) -> int:
-    """The number of questions that are asked after each stage."""
-    return SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
-
-
-def load_stage(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model in the folder of a finished stage."""
-    if is_quantized(folder):
-        return load_quantized(folder)
-    return load_model(folder / MERGED if (folder / MERGED).exists() else folder)
-
-
-def seconds_of(folder: Path) -> float:
-    """The training time of a stage in seconds; 0 for a stage that does not train."""
-    return round(load_state(folder).get("seconds", 0.0), 1)
+    questions = SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
+    return measure(model, tokenizer, reference, tokens, config.seed, questions)
 
 
 def reward_note(folder: Path) -> str:
