@@ -116,8 +116,6 @@ class LoRALinear(nn.Module):
     def __init__(self, base: Any, config: LoRAConfig, slices: tuple[str, ...] = ()):
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
-        if slices and self.out_features % len(SLICES):
-            raise ValueError(f"{self.out_features} outputs are no query, key and value of one size")
         self.config, self.slices = config, slices
         self.dropout = nn.Dropout(config.dropout)
         self.training = base.training
