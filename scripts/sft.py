@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
-from finetune.data.mask_view import mask_as_html, mask_as_text
+from finetune.data.mask_view import mask_as_text
 from finetune.stages.sft import InstructionTuning, load_data
-from gpt.files import write_text
 from gpt.training.loading import load_model
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
@@ -32,13 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     rate = "peak learning rate; 2e-5 for a large pretrained model"
     command_line.add_training(parser, learning_rate=1e-3, warmup_iters=40, eval_interval=150, rate=rate)
     add("--show-mask", type=number(1), default=None, metavar="N", help="only show what N conversations teach")
-    add("--html", default=None, metavar="FILE", help="with --show-mask: also write an HTML page")
     arguments = parser.parse_args(argv)
-    if arguments.html and not arguments.show_mask:
-        parser.error("--html needs --show-mask")
     if arguments.show_mask:
         given = command_line.given(parser, argv)
-        others = given.keys() - {"show_mask", "html", "init_from", "data", "seed", "kernels"}
+        others = given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
         command_line.refuse(parser, given, others, "does not go with --show-mask, which trains nothing")
         command_line.set_up(arguments)
         _show_mask(arguments)
@@ -51,11 +46,7 @@ def _show_mask(arguments: argparse.Namespace) -> None:
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     conversations = [example.messages for example in load_data(arguments.data, arguments.seed)[0]]
-    shown = conversations[: arguments.show_mask]
-    print("\n\n".join(mask_as_text(template, messages) for messages in shown))
-    if arguments.html:
-        write_text(Path(arguments.html), mask_as_html(template, shown))
-        print(f"\nwritten: {arguments.html}")
+    print("\n\n".join(mask_as_text(template, messages) for messages in conversations[: arguments.show_mask]))
 
 
 if __name__ == "__main__":

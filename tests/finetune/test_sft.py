@@ -1,7 +1,6 @@
 """Instruction tuning: what is learned from, the loss, the run, and how its result is judged."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
-from finetune.data.mask_view import mask_as_html, mask_as_text
+from finetune.data.mask_view import mask_as_text
 from finetune.data.tasks import TaskItem, instruction_tasks
 from finetune.evaluation.answering import (
     KNOWLEDGE,
@@ -288,10 +287,3 @@ def test_the_mask_as_text_marks_what_is_learned_and_nothing_else(chat):
     assert plain == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"
     colored = mask_as_text(template, TALK, color=True)
     assert "\x1b[" in colored and "\x1b[" not in colored.partition("assistant\n")[0]
-
-
-def test_the_mask_as_a_page_escapes_what_is_said(chat):
-    _, template = chat
-    page = mask_as_html(template, [TALK, [{"role": "user", "content": "<script>alert(1)</script>"}, TALK[1]]])
-    assert "<script>" not in page and "alert" in "".join(re.split(r"<[^>]*>", page))
-    assert page.count('class="l3"') - 1 == 2 * sum(template.encode(TALK)[1])  # one is the legend's

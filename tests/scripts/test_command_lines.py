@@ -37,7 +37,6 @@ REFUSED = [
     ("classify", "--compare --init-from resume", "--compare does not resume"),
     ("classify", "--model {}/base --predict x --max-iters 5", "--max-iters does not go with --model"),
     ("sft", "--show-mask 1 --max-iters 5", "--max-iters does not go with --show-mask"),
-    ("sft", "--html page.html", "--html needs --show-mask"),
     ("lesson", "find cache --html", "--html needs a lesson, or all"),
     ("exercise", "list --jobs 2", "--jobs does not go with list"),
     ("exercise", "check mul --all", "check takes a NAME or --all, not both"),
