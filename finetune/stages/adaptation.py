@@ -19,7 +19,7 @@ from gpt.console import show
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
 from gpt.training.pretraining import check_unused, claim, show_sample
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer
 from minigrad import Tensor
 
 from .. import architectures
@@ -34,7 +34,7 @@ from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..loading import ADAPTER, load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .sft import load_data
-from .stage import Data, Stage, settings_of
+from .stage import Data, RunConfig, Stage, settings_of
 
 METHODS = ("full", "lora", "qlora")
 LONGEST = 1024  # tokens of a sequence, for models that could read more
@@ -42,7 +42,7 @@ REPLY_TOKENS = 40  # of what is shown
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptationConfig:
+class AdaptationConfig(RunConfig):
     """The settings of a fine-tuning run.
 
     init_from: the base model (`finetune.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
@@ -54,12 +54,10 @@ class AdaptationConfig:
     init_from: str = "runs/demo"
     data: str = "python"
     out_dir: str = "runs/lora"
-    method: str = "lora"
     batch_size: int = 12
-    seed: int = 1337
+    method: str = "lora"
     packed: bool = False
     lora: LoRAConfig = dataclasses.field(default_factory=LoRAConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

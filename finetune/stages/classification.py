@@ -19,7 +19,7 @@ from gpt.training.checkpoint import ModelKind, check_like
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer
 
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
 from ..data.labelled_texts import documentation_texts, question_texts
@@ -27,14 +27,14 @@ from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import classification_loss, collate, encode_texts
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze
-from .stage import Data, Stage
+from .stage import Data, RunConfig, Stage
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
 LANGUAGE_TOKENS = 8192  # on which forgetting is measured, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifyConfig:
+class ClassifyConfig(RunConfig):
     """The settings of a classification run.
 
     data: "python-docs", "questions", or a file for `read_labelled`, whose last fifth is held out. trained_blocks:
@@ -45,11 +45,9 @@ class ClassifyConfig:
     init_from: str = "runs/demo"
     data: str = DOCUMENTATION
     out_dir: str = "runs/classify"
+    batch_size: int = 16
     trained_blocks: int | None = 0
     language: str = "english"
-    batch_size: int = 16
-    seed: int = 1337
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 class Classification(Stage):

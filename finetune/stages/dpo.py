@@ -8,7 +8,7 @@ from typing import Any
 from gpt.console import show
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer
 from minigrad import Tensor
 
 from ..data.chat_template import ChatTemplate
@@ -25,27 +25,22 @@ from ..data.pairs import (
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
 from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
-from .stage import Data, Stage
+from .stage import Data, RunConfig, Stage
 
 TEST_ITEMS = 300  # held-out questions
 
 
 @dataclasses.dataclass(frozen=True)
-class DPOConfig:
+class DPOConfig(RunConfig):
     """The settings of a DPO run. data: "tasks", or a file for `read_preferences`, whose last tenth is held out.
 
     beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
     """
 
-    init_from: str = "runs/sft"
-    data: str = TASKS
     out_dir: str = "runs/dpo"
-    batch_size: int = 32
-    seed: int = 1337
     beta: float = 0.5
     loss_type: str = "sigmoid"
     label_smoothing: float = 0.0
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         check_dpo(self.loss_type, self.beta, self.label_smoothing)

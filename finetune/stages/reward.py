@@ -14,7 +14,7 @@ from gpt.console import show
 from gpt.training.checkpoint import CheckpointError, ModelKind, check_like, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 
@@ -25,7 +25,7 @@ from ..data.tasks import TASKS
 from ..evaluation.answering import shorten
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
-from .stage import Data, Stage
+from .stage import Data, RunConfig, Stage
 
 LABELS = ["reward"]  # a head with a single score
 CHANCE = 0.01  # a reward model is better than a coin if a coin would do as well in fewer cases than this
@@ -33,17 +33,12 @@ SHOWN = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(RunConfig):
     """The settings of a reward modeling run. data: "tasks", or a file for `read_preferences`, whose last tenth is held
     out.
     """
 
-    init_from: str = "runs/sft"
-    data: str = TASKS
     out_dir: str = "runs/reward"
-    batch_size: int = 32
-    seed: int = 1337
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 class RewardModelling(Stage):

@@ -17,7 +17,7 @@ from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import check_like
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.trainer import Trainer
 
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
@@ -35,24 +35,20 @@ from ..evaluation.answering import (
     show_scores,
 )
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
-from .stage import Data, Stage
+from .stage import Data, RunConfig, Stage
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
-class SFTConfig:
+class SFTConfig(RunConfig):
     """The settings of an instruction-tuning run. data: "tasks", or a file for `read_examples`, whose last tenth is held
     out.
     """
 
     init_from: str = "runs/demo"
-    data: str = TASKS
     out_dir: str = "runs/sft"
-    batch_size: int = 32
-    seed: int = 1337
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 class InstructionTuning(Stage):

@@ -26,14 +26,31 @@ from gpt.console import show
 from gpt.training.checkpoint import Checkpoint, CheckpointError, ModelKind, load_checkpoint, load_state, writing
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import check_memory, check_types, check_unused, claim
-from gpt.training.trainer import Trainer
+from gpt.training.trainer import Trainer, TrainingConfig
 from minigrad import Tensor, manual_seed
 
 from ..data.datasets import write_jsonl
+from ..data.tasks import TASKS
 
 SMALLEST_ITEM = 1000  # a lower bound of the bytes that an item of a batch takes
 SHORTEST_ITEM = 8  # tokens of an item: fewer than in any realistic data
 Data = Mapping[str, Sequence[Any]]  # items by the name of their file: "train" and "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings that stages have in common. Each has its own defaults for them, and adds its own settings.
+
+    init_from: the model to start from (`gpt.training.loading.load_model`). data: a built-in set by its name, or a file.
+    batch_size: items per batch.
+    """
+
+    init_from: str = "runs/sft"
+    data: str = TASKS
+    out_dir: str = "runs/stage"
+    batch_size: int = 32
+    seed: int = 1337
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 class Stage:

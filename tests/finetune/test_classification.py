@@ -132,9 +132,8 @@ def csv(tmp_path_factory):
 
 def run(base, csv, out_dir, blocks, **changes):
     training = TrainingConfig(max_iters=40, learning_rate=0.02, warmup_iters=4, eval_interval=20)
-    config = ClassifyConfig(
-        str(base), str(csv), str(out_dir), blocks, str(csv.parent / "english.txt"), 8, training=training, **changes
-    )
+    settings = {"batch_size": 8, "trained_blocks": blocks, "language": str(csv.parent / "english.txt"), **changes}
+    config = ClassifyConfig(str(base), str(csv), str(out_dir), training=training, **settings)
     return start(Classification, config)
 
 
