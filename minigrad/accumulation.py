@@ -33,9 +33,9 @@ class GradientSums:
         for i, edge in enumerate(edges):
             if edge is not None and gradients[i] is not None:
                 target, index = edge
-                if target.is_leaf:
+                if target.is_leaf:  # the end of this path: the gradient goes into .grad
                     add_to_grad(target, gradients, i)
-                else:
+                else:  # a node further back: its gradient waits here until all of its users have been visited
                     add(self.arrays.setdefault(target, [None] * len(target.outputs)), index, gradients, i)
                 gradients[i] = None  # drop this reference: the count then shows whether anybody else has the array
 
@@ -44,7 +44,7 @@ class GradientSums:
         sums = self.arrays.pop(node, None)
         if sums is None:
             return None
-        arrived = next(array for array in sums if array is not None)
+        arrived = next(array for array in sums if array is not None)  # it knows whether we work with NumPy or CuPy
         for index, (shape, dtype) in enumerate(node.outputs):
             if sums[index] is None and is_floating(dtype):
                 sums[index] = module_of(arrived).zeros(shape, dtype)
@@ -58,16 +58,16 @@ def add(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
             sums[index] = gradients[i].dense()
             return
         if not _only_here(sums, index):
-            sums[index] = sums[index].copy()
+            sums[index] = sums[index].copy()  # somebody else reads this array: we write into a copy
         gradients[i].add_to(sums[index])
         return
-    if sums[index] is None:  # the first to arrive
+    if sums[index] is None:  # the first to arrive: no addition yet, and no copy
         sums[index] = gradients[i]
         return
     if not _only_here(sums, index):
-        if _only_here(gradients, i):
+        if _only_here(gradients, i):  # a + b = b + a: the other of the two takes the sum
             sums[index], gradients[i] = gradients[i], sums[index]
-        else:
+        else:  # both are in use elsewhere: the sum needs memory of its own
             sums[index] = sums[index].copy()
     sums[index] += gradients[i]
 
@@ -75,9 +75,9 @@ def add(sums: list[Any], index: int, gradients: list[Any], i: int) -> None:
 def add_to_grad(tensor: Tensor, gradients: list[Any], i: int) -> None:
     """tensor.grad += gradients[i]. Afterwards the tensor owns its gradient: nobody else reads it or writes to it."""
     sums = [tensor.grad]
-    tensor.grad = None
+    tensor.grad = None  # for now, so that only the list refers to the array
     if sums[0] is None and not isinstance(gradients[i], SparseGradient) and not _only_here(gradients, i):
-        gradients[i] = gradients[i].copy()
+        gradients[i] = gradients[i].copy()  # a view, or an array that a backward keeps
     add(sums, 0, gradients, i)
     tensor.grad = sums[0]
 

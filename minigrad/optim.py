@@ -71,13 +71,13 @@ class SGD(Optimizer):
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         if group["weight_decay"]:
-            grad = grad + group["weight_decay"] * p.data
+            grad = grad + group["weight_decay"] * p.data  # the gradient of weight_decay/2 * |p|²; a new array
         if group["momentum"]:
-            if not state:
+            if not state:  # the first step: nothing has been summed yet
                 state["velocity"] = module_of(p.data).zeros_like(p.data)
             velocity = state["velocity"]
-            velocity *= group["momentum"]
-            velocity += grad
+            velocity *= group["momentum"]  # in place, as the state outlives the step
+            velocity += grad  # v <- momentum * v + grad
             grad = grad + group["momentum"] * velocity if group.get("nesterov") else velocity
         p.data -= group["lr"] * grad
 
@@ -123,9 +123,10 @@ class Adam(Optimizer):
         m += (1 - beta1) * grad
         v *= beta2
         v += (1 - beta2) * grad * grad
+        # In step 1, m is (1 - β1) grad, and m̂ is grad itself. As t grows, the divisors go to 1.
         m_hat = m / (1 - beta1**t)
         v_hat = v / (1 - beta2**t)
-        p.data -= lr * m_hat / (xp.sqrt(v_hat) + eps)
+        p.data -= lr * m_hat / (xp.sqrt(v_hat) + eps)  # eps: no division by 0 where all gradients were 0
 
 
 class AdamW(Adam):
@@ -174,6 +175,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
     if not gradients:
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
+    # one norm over all parameters together, as if they were one long vector
     total = xp.asarray(xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients)))
     # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
     is_finite = xp.isfinite(total)
@@ -220,7 +222,8 @@ class WarmupCosine:
             return (step + 1) / (self.warmup_steps + 1)  # the first step is not 0, and step `warmup_steps` is the peak
         if step >= self.total_steps:
             return self.min_ratio
-        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)  # 0 at the peak, 1 at the end
+        # (1 + cos) / 2 falls from 1 to 0: slowly at first, fastest in the middle, slowly at the end
         return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _set(self) -> None:

@@ -29,7 +29,7 @@ class Relu(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return (module_of(dout).where(ctx.out <= 0, 0, dout),)
+        return (module_of(dout).where(ctx.out <= 0, 0, dout),)  # at 0 itself the slope is taken to be 0
 
 
 def relu(x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def logistic(x):
     """1 / (1 + e^-x) of an array. No exponential overflows, and small results keep their digits."""
     xp = module_of(x)
     e = xp.exp(xp.where(x < 0, x, -x))  # e^-|x|, at most 1
-    return xp.where(x < 0, e, 1) / (1 + e)
+    return xp.where(x < 0, e, 1) / (1 + e)  # for x < 0: e^x / (e^x + 1), which is the same number
 
 
 class Sigmoid(Function):
@@ -93,6 +93,7 @@ class Logsigmoid(Function):
     def forward(ctx, x):
         xp = module_of(x)
         ctx.x = x
+        # log1p(e) is ln(1 + e), without losing a tiny e in the sum
         return xp.where(x < 0, x, 0) - xp.log1p(xp.exp(xp.where(x < 0, x, -x)))
 
     @staticmethod
@@ -126,6 +127,7 @@ class Silu(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        # the product rule: σ + x σ', with σ' = σ (1 - σ)
         return (dout * ctx.sigmoid * (1 + ctx.x * (1 - ctx.sigmoid)),)
 
 
@@ -153,7 +155,7 @@ class Swiglu(Function):
         dgate = dup = None
         # out = silu(gate) * up,  silu(gate) = gate * sigmoid
         if ctx.needs_grad[0]:
-            dgate = dout * ctx.up * (sigmoid * (1 + gate * (1 - sigmoid)))
+            dgate = dout * ctx.up * (sigmoid * (1 + gate * (1 - sigmoid)))  # silu's derivative, as in Silu
         if ctx.needs_grad[1]:
             dup = dout * (gate * sigmoid)
         return dgate, dup
@@ -209,16 +211,17 @@ class Gelu(Function):
             u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)  # x * x * x, as x**3 is 20 times slower in float32
             ctx.tanh = module_of(x).tanh(u)
             return 0.5 * x * (1 + ctx.tanh)
-        ctx.cdf = 0.5 * (1 + erf_of_array(x / math.sqrt(2)))
+        ctx.cdf = 0.5 * (1 + erf_of_array(x / math.sqrt(2)))  # Φ(x)
         return x * ctx.cdf
 
     @staticmethod
     def backward(ctx, dout):
         x = ctx.x
         if ctx.approximate == "tanh":
-            du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+            du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)  # u'
+            # the product rule on x/2 (1 + tanh u); the derivative of tanh is 1 - tanh²
             return (dout * (0.5 * (1 + ctx.tanh) + 0.5 * x * (1 - ctx.tanh * ctx.tanh) * du),)
-        density = module_of(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        density = module_of(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)  # φ(x)
         return (dout * (ctx.cdf + x * density),)
 
 
@@ -262,7 +265,7 @@ class Softmax(Function):
     def backward(ctx, dout):
         # Σ_i dout_i out_i: one number for each row
         dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)
-        return (ctx.out * (dout - dot),)
+        return (ctx.out * (dout - dot),)  # the sum over a row is 0: probability only moves
 
 
 def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
@@ -294,6 +297,7 @@ class LogSoftmax(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        # x_j itself, minus its part in the logarithm, which every out_i contains
         return (dout - module_of(dout).exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True),)
 
 
@@ -323,14 +327,14 @@ _VALUES = np.array([math.erf(center) for center in _CENTERS])
 
 def _coefficients(terms: int) -> np.ndarray:
     """[n, c]: what stands before h^(n+1) in erf's Taylor series at center c; at 0, before x^(2n+1) in erf(x) - x."""
-    slopes = 2 / math.sqrt(math.pi) * np.exp(-_CENTERS * _CENTERS)
+    slopes = 2 / math.sqrt(math.pi) * np.exp(-_CENTERS * _CENTERS)  # erf's derivative at each center
     a_before, a = np.zeros_like(slopes), np.ones_like(slopes)
     out = np.empty((terms, len(slopes)))
     for n in range(terms):
         out[n] = slopes * a / (n + 1)
-        out[n, 0] = 2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))
+        out[n, 0] = 2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))  # the series at 0
         a_before, a = a, -2 * (_CENTERS * a + a_before) / (n + 1)
-    out[0, 0] -= 1
+    out[0, 0] -= 1  # of erf(x) - x
     return out
 
 
@@ -355,14 +359,15 @@ def erf_of_array(x: Array) -> Array:
     xp = module_of(x)
     wide = x.astype(xp.promote_types(x.dtype, xp.float64))
     size = xp.where(wide.real < 0, -wide, wide)  # not abs(), which has no complex derivative
-    size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)
+    size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)  # from there on, erf is 1 in float64
     center = xp.where(size.real >= 0.5, xp.rint(size.real / _STEP), 0).astype(xp.int64)  # 0 where x is nan
     near_0 = center == 0
     h = size - center * _STEP
     t = xp.where(near_0, size * size, h)
     coefficients = xp.asarray(_COEFFICIENTS)
+    # Horner's scheme, from the last term to the first: ((c_11 t + c_10) t + ...) t + c_0
     series = coefficients[-1][center]
     for coefficient in coefficients[-2::-1]:
         series = series * t + coefficient[center]
     out = xp.where(near_0, size, xp.asarray(_VALUES)[center]) + series * h
-    return xp.where(wide.real < 0, -out, out).astype(x.dtype, copy=False)
+    return xp.where(wide.real < 0, -out, out).astype(x.dtype, copy=False)  # erf(-x) = -erf(x)

@@ -121,9 +121,9 @@ def softmax_or_zeros(scores):
     if scores.shape[-1] == 0:
         return scores
     largest = scores.max(axis=-1, keepdims=True)
-    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))
-    total = exps.sum(axis=-1, keepdims=True)
-    return exps / xp.where(total == 0, 1, total)
+    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))  # -inf - (-inf) would be nan
+    total = exps.sum(axis=-1, keepdims=True)  # (..., T, 1)
+    return exps / xp.where(total == 0, 1, total)  # 0 / 1, where 0 / 0 would be nan
 
 
 DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together, so that a kernel that works in tiles draws the same

@@ -27,11 +27,11 @@ class Matmul(Function):
     @staticmethod
     def forward(ctx, x, y):  # x (..., M, K), y (..., K, N)
         ctx.x_shape, ctx.y_shape = x.shape, y.shape
-        if ctx.needs_grad[0]:
+        if ctx.needs_grad[0]:  # dx needs y, and dy needs x: nothing is kept for a gradient that nobody wants
             ctx.y = y
         if ctx.needs_grad[1]:
             ctx.x = x
-        if y.ndim == 2:
+        if y.ndim == 2:  # one product of (rows, K) and (K, N)
             return (_rows(x) @ y).reshape(*x.shape[:-1], y.shape[1])
         return x @ y  # (..., M, N)
 
@@ -41,6 +41,7 @@ class Matmul(Function):
         if len(ctx.y_shape) <= 2:  # y is one matrix, or one column
             rows, columns = math.prod(ctx.x_shape[:-1]), math.prod(ctx.y_shape[1:])
             dout = dout.reshape(rows, columns)
+            # dy adds up over the batch: the sum over all rows is a part of the product
             if ctx.needs_grad[0]:
                 dx = (dout @ ctx.y.reshape(ctx.y_shape[0], columns).T).reshape(ctx.x_shape)
             if ctx.needs_grad[1]:
@@ -48,6 +49,7 @@ class Matmul(Function):
             return dx, dy
         if len(ctx.x_shape) == 1:
             dout = dout[..., None, :]  # (..., 1, N)
+        # (..., M, N) @ (..., N, K) and (..., K, M) @ (..., M, N); axes that were broadcast are summed
         if ctx.needs_grad[0]:
             dx = unbroadcast(dout @ ctx.y.swapaxes(-1, -2), ctx.x_shape)
         if ctx.needs_grad[1]:
@@ -100,11 +102,11 @@ class Linear(Function):
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
         if ctx.needs_grad[0]:
-            dx = (dout @ ctx.weight).reshape(ctx.x_shape)
+            dx = (dout @ ctx.weight).reshape(ctx.x_shape)  # (N, O) @ (O, I)
         if ctx.needs_grad[1]:
-            dweight = dout.T @ _rows(ctx.x)
+            dweight = dout.T @ _rows(ctx.x)  # (O, N) @ (N, I): the sum over all rows that the weight was used for
         if ctx.needs_grad[2]:
-            dbias = dout.sum(axis=0)
+            dbias = dout.sum(axis=0)  # (O)
         return dx, dweight, dbias
 
 
@@ -203,6 +205,7 @@ def _einsum_gradient(ctx, dout, which):
     gradient = xp.broadcast_to(gradient, [sizes[c] for c in letters])
     if len(letters) == len(term):
         return gradient
+    # A letter twice, as in "ii->i": the gradient goes to the diagonal, whose places have equal indices on both axes.
     dx = xp.zeros(operand.shape, dout.dtype)
     places = dict(zip(letters, xp.meshgrid(*[xp.arange(sizes[c]) for c in letters], indexing="ij")))
     dx[tuple([places[c] for c in term])] = gradient

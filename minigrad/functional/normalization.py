@@ -38,7 +38,7 @@ class LayerNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):  # x (..., C), weight and bias (C) or None
         xp = module_of(x)
-        centered = x - x.mean(axis=axes, keepdims=True)
+        centered = x - x.mean(axis=axes, keepdims=True)  # (..., C)
         variance = (centered * centered).mean(axis=axes, keepdims=True)  # (..., 1)
         ctx.std = xp.sqrt(variance + eps)  # eps: no division by 0 where all features are equal
         ctx.normalized = centered / ctx.std  # x̂ (..., C): mean 0, variance nearly 1
@@ -91,8 +91,8 @@ class RmsNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):  # x (..., C), weight (C) or None
-        ctx.rms = module_of(x).sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
-        ctx.normalized = x / ctx.rms
+        ctx.rms = module_of(x).sqrt((x * x).mean(axis=axes, keepdims=True) + eps)  # (..., 1)
+        ctx.normalized = x / ctx.rms  # x̂ (..., C): mean square nearly 1
         ctx.weight, ctx.axes = weight, axes
         return ctx.normalized if weight is None else ctx.normalized * weight
 
@@ -104,8 +104,8 @@ class RmsNorm(Function):
             dweight = (dout * ctx.normalized).sum(axis=tuple(range(dout.ndim - len(ctx.axes))))
         if ctx.needs_grad[0]:
             dnormalized = dout if ctx.weight is None else dout * ctx.weight
-            # normalized = x / rms
-            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)
+            # normalized = x / rms: directly, and through the rms, whose derivative by x is x̂ / n
+            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
             dx = (dnormalized - ctx.normalized * projection) / ctx.rms
         return dx, dweight
 

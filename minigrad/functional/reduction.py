@@ -78,7 +78,7 @@ class Var(Function):
         degrees = n - correction if n > correction else 0
         ctx.degrees = module_of(x).asarray(degrees, x.dtype)  # an array, as x / 0 is then inf, not an exception
         ctx.dims = dims
-        ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)
+        ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)  # x - mean
         return (ctx.centered * ctx.centered).sum(axis=dims, keepdims=keepdim) / ctx.degrees
 
     @staticmethod
@@ -115,6 +115,7 @@ class Std(Var):
     @staticmethod
     def backward(ctx, dout):
         xp, constant = module_of(dout), ctx.out == 0
+        # d√var = dvar / (2 √var); √ is infinitely steep at 0, so a constant x gets 0 instead of inf
         return Var.backward(ctx, xp.where(constant, 0, dout / xp.where(constant, 1, 2 * ctx.out)))
 
 
@@ -194,7 +195,7 @@ class Max(Function):
         xp = module_of(dout)
         n = ctx.shape[ctx.dim] if ctx.shape else 1
         places = xp.arange(n).reshape([-1 if axis == ctx.dim else 1 for axis in range(ctx.indices.ndim)])
-        chosen = places == ctx.indices  # one True along dim
+        chosen = places == ctx.indices  # one True along dim: the shape of x, by broadcasting
         return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
 
 
@@ -250,7 +251,7 @@ class Amax(Function):
     @staticmethod
     def backward(ctx, dout):
         x, xp = ctx.x, module_of(dout)
-        dout, out = (restore_dims(array, ctx.dims, x.ndim) for array in (dout, ctx.out))
+        dout, out = (restore_dims(array, ctx.dims, x.ndim) for array in (dout, ctx.out))  # lengths 1 along dims
         chosen = (x == out) | (x != x)  # an element that is nan is what came out
         return (xp.where(chosen, dout / chosen.sum(axis=ctx.dims, keepdims=True, dtype=dout.dtype), 0),)
 
@@ -330,7 +331,7 @@ class Logsumexp(Function):
         xp = module_of(x)
         ctx.x, ctx.dims = x, dims
         largest = x.max(axis=dims, keepdims=True) if x.size else x.sum(axis=dims, keepdims=True)
-        shift = xp.where(xp.isfinite(largest), largest, 0)
+        shift = xp.where(xp.isfinite(largest), largest, 0)  # inf - inf would be nan
         total = xp.exp(x - shift).sum(axis=dims, keepdims=True)
         ctx.out = out = xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)) + shift)
         return out if keepdim else out.squeeze(dims)
@@ -363,6 +364,7 @@ class Cumsum(Function):
         if dout.ndim == 0:
             return (dout,)
         xp = module_of(dout)
+        # sums from the end: turn round, add up, turn back
         return (xp.flip(xp.flip(dout, ctx.dim).cumsum(axis=ctx.dim), ctx.dim),)
 
 

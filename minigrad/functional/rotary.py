@@ -39,13 +39,13 @@ class RotaryEmbedding(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return rotate(dout, ctx.cos, -ctx.sin), None, None
+        return rotate(dout, ctx.cos, -ctx.sin), None, None  # cos(-a) = cos a, sin(-a) = -sin a
 
 
 def rotate(x, cos, sin):
     """Rotate the points (x₁, x₂) of an array by the angles whose cosine and sine are given."""
     half = x.shape[-1] // 2
-    x1, x2 = x[..., :half], x[..., half:]
+    x1, x2 = x[..., :half], x[..., half:]  # (..., T, D/2) each: point i is (x1[i], x2[i])
     return module_of(x).concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
 
 
