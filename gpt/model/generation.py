@@ -83,13 +83,15 @@ class Sampling:
         scores = self._scores(logits, seen).astype(np.float64)
         if self.temperature == 0:
             return (np.arange(scores.size) == scores.argmax()).astype(np.float64)
-        best = scores.max()
+        best = scores.max()  # subtracted below, as in softmax: e^x does not overflow
         if self.top_k is not None and self.top_k < scores.size:
+            # `partition` puts the number that belongs at place kth there, without sorting the others
             kth = scores.size - self.top_k
-            scores[scores < np.partition(scores, kth)[kth]] = -np.inf
+            scores[scores < np.partition(scores, kth)[kth]] = -np.inf  # probability 0
         with np.errstate(over="ignore"):  # with a tiny temperature all other tokens may become -inf
             probs = np.exp((scores - best) / self.temperature)
         probs /= probs.sum()
+        # top_p comes last: it is about the probabilities after temperature and top_k
         return probs if self.top_p == 1 else _nucleus(probs, self.top_p)
 
     def _scores(self, logits: np.ndarray, seen: Iterable[int]) -> np.ndarray:
@@ -103,6 +105,7 @@ class Sampling:
         scores = logits.astype(np.float64)
         ids = np.fromiter(seen, np.int64)
         picked = scores[ids]
+        # Either way the score falls: a positive one towards 0, a negative one away from it.
         scores[ids] = np.where(picked > 0, picked / self.repetition_penalty, picked * self.repetition_penalty)
         return scores
 
@@ -113,7 +116,7 @@ def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     likely = np.flatnonzero(probs >= (1 - top_p) / probs.size)
     order = likely[np.argsort(-probs[likely], kind="stable")]
     before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens
-    kept = order[before < top_p]
+    kept = order[before < top_p]  # at least one token, as the first sum is 0
     nucleus = np.zeros_like(probs)
     nucleus[kept] = probs[kept]
     return nucleus / nucleus.sum()
@@ -219,7 +222,7 @@ def stream(
                 yield drawn
                 if all(ended) or step == max_new_tokens - 1:
                     break
-                text.append([max(token, 0) for token in drawn])
+                text.append([max(token, 0) for token in drawn])  # -1, the mark of an ended sequence, is not a token
     finally:
         if memory is not None:
             memory.ids, memory.cache = text.ids[0, : text.read].copy(), text.cache
@@ -259,7 +262,7 @@ class TextSoFar:
             seen.add(token)
         if self.ids.shape[1] == self.block:
             newer = self.block - max(1, self.block // 2) + 1
-            self._start_with(self.ids[:, newer:], self.real[:, newer:])
+            self._start_with(self.ids[:, newer:], self.real[:, newer:])  # the cache is empty: positions have changed
         self.ids = np.column_stack([self.ids, tokens])
         self.real = np.column_stack([self.real, np.ones(self.batch, bool)])
 
@@ -268,6 +271,7 @@ class TextSoFar:
 
         guesses, for one sequence: tokens that may come next. Then the logits after each of them follow, (1 + G, V).
         """
+        # with a cache, only what has not been read: the prompt, and then one token at a time
         new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * self.batch, np.int64)], axis=1)
         last = slice(-1 - len(guesses), None)  # the positions whose logits are needed
         with no_grad(), np.errstate(over="ignore"):  # in x / (1 + e^-x), e^-x may be infinite

@@ -43,6 +43,7 @@ class KVCache:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.keys[layer].shape[0]:
             raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
+        # in place: the memory for the whole text was reserved at the beginning
         self.keys[layer][:, :, start:stop] = keys.data
         self.values[layer][:, :, start:stop] = values.data
         return Tensor(self.keys[layer][:, :, :stop]), Tensor(self.values[layer][:, :, :stop])
@@ -53,4 +54,4 @@ class KVCache:
 
     def cut(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
-        self.length = min(self.length, length)
+        self.length = min(self.length, length)  # what lies behind stays in memory, and is overwritten later

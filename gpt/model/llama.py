@@ -61,9 +61,9 @@ def rotations(
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
     if scaling is not None:
         speeds = slowed(speeds, scaling)
-    angles = positions[..., None] * speeds
+    angles = positions[..., None] * speeds  # (T, D/2), or (B, T, D/2) where padding shifts each row's positions
     if positions.ndim == 2:
-        angles = angles[:, None]
+        angles = angles[:, None]  # (B, 1, T, D/2): broadcast over the heads
     return xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)
 
 

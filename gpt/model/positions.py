@@ -29,7 +29,7 @@ def positions_and_mask(
     """
     xp = module_of(ids)
     B, T = ids.shape
-    past = 0 if cache is None else cache.length
+    past = 0 if cache is None else cache.length  # tokens whose keys and values are in the cache
     if past + T > block_size:
         raise ValueError(f"{past + T} tokens are more than the model's block size of {block_size}")
     if attention_mask is None:
@@ -39,6 +39,7 @@ def positions_and_mask(
         raise ValueError(f"attention_mask must have shape {(B, past + T)}, got {attention_mask.shape}")
     real = attention_mask != 0  # (B, S)
     positions = xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:]  # counts real tokens only
+    # (T, S) & (B, 1, 1, S) -> (B, 1, T, S): a key must be in the past and real; the same for all heads
     return positions, Tensor(causal_mask(xp, T, past + T) & real[:, None, None, :])
 
 
@@ -55,7 +56,7 @@ def slowed(speeds: Array, scaling: RopeScaling) -> Array:
     """
     low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
     if low is None or high is None or context is None:
-        return speeds / scaling.factor
+        return speeds / scaling.factor  # Chen et al.: all hands alike
     turns = context * speeds / (2 * math.pi)  # in the whole original context
     kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
-    return speeds * (kept + (1 - kept) / scaling.factor)
+    return speeds * (kept + (1 - kept) / scaling.factor)  # in between, a mixture of the two

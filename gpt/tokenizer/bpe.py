@@ -202,7 +202,7 @@ def merge(tokens: list[bytes], pair: Pair) -> list[bytes]:
     while i < len(tokens):
         if i + 1 < len(tokens) and tokens[i] == pair[0] and tokens[i + 1] == pair[1]:
             merged.append(pair[0] + pair[1])
-            i += 2
+            i += 2  # both are used up: occurrences do not overlap
         else:
             merged.append(tokens[i])
             i += 1
@@ -225,7 +225,7 @@ def learn_merges_textbook(word_counts: Mapping[bytes, int], wanted: int) -> list
         pair_counts: Counter[Pair] = Counter()
         for word, tokens in words.items():
             for pair in zip(tokens, tokens[1:]):
-                pair_counts[pair] += word_counts[word]
+                pair_counts[pair] += word_counts[word]  # once for each time the word occurs in the corpus
         if not pair_counts:
             break  # every word is one token
         best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
@@ -247,7 +247,7 @@ def encode_word(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
     while len(tokens) > 1:
         first = min(zip(tokens, tokens[1:]), key=lambda pair: ranks.get(pair, len(ranks)))
         if first not in ranks:
-            break
+            break  # none of the pairs was ever merged
         tokens = merge(tokens, first)
     return tokens
 
@@ -298,15 +298,16 @@ def learn_merges(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
             for index in words_with.pop(best):
                 before, after = words[index], merge(words[index], best)
                 if len(after) == len(before):
-                    continue
+                    continue  # the word has lost the pair to an earlier merge
                 words[index] = after
+                # take the word out of the count, and put it in again as it is now
                 for pair in zip(before, before[1:]):
                     changes[pair] -= counts[index]
                 for pair in zip(after, after[1:]):
                     changes[pair] += counts[index]
                     words_with[pair].add(index)
             for pair, change in changes.items():
-                if change:
+                if change:  # most pairs of a word stay: they were taken out and put in again
                     pair_counts[pair] += change
                     if pair_counts[pair]:
                         heapq.heappush(heap, _Candidate(pair_counts[pair], pair))
