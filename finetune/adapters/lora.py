@@ -132,6 +132,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., rank)
+        # A first, then B: their product B A, which is as large as W, is never made
         out = self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
         return activate(out, activation)
 
@@ -155,7 +156,7 @@ class LoRALinear(nn.Module):
         for B, name in zip(F.split(self.lora_B, third), self.slices, strict=True):  # each (out/3, r)
             above = SLICES.index(name) * third
             columns.append(F.pad(B, (0, 0, above, self.out_features - above - third)))  # (out, r)
-        return columns[0] if n == 1 else F.cat(columns, dim=1)
+        return columns[0] if n == 1 else F.cat(columns, dim=1)  # (out, n r)
 
     def delta(self) -> Array:
         """What merging adds to the weight: scaling * B A, (out, in)."""
@@ -209,7 +210,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
 
 def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
     """Put `layers` into the model, and freeze everything but their A, B and `modules_to_save`."""
-    model.requires_grad_(False)
+    model.requires_grad_(False)  # first everything is frozen; then what is trained is thawed, piece by piece
     for name, layer in layers.items():
         model.set_submodule(name, layer)
         layer.lora_A.requires_grad_()

@@ -63,11 +63,12 @@ def dpo_loss(
     check_dpo(kind, beta, label_smoothing)
     h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)  # (B,)
     if kind == "sigmoid":
-        return -F.logsigmoid(beta * h)
+        return -F.logsigmoid(beta * h)  # Bradley-Terry, with β h as the difference of the two rewards
     if kind == "hinge":
-        return F.relu(1 - beta * h)
+        return F.relu(1 - beta * h)  # no gradient once the margin β h is 1
     if kind == "ipo":
-        return (h - 1 / (2 * beta)) ** 2
+        return (h - 1 / (2 * beta)) ** 2  # a margin beyond the target costs as much as one short of it
+    # robust: with probability ε the two replies were swapped, which turns h into -h
     e = label_smoothing
     return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
 

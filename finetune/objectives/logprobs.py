@@ -45,6 +45,7 @@ def selected_logprobs(logits: Tensor, ids: np.ndarray) -> Tensor:
     [-0.2877]
     """
     rows, wanted = logits.reshape(-1, logits.shape[-1]), module_of(logits.data).asarray(ids.reshape(-1))
+    # cross-entropy is -ln softmax(logits)[id] of each row; without a mean, it is what we want but for the sign
     return -F.cross_entropy(rows, wanted, reduction="none").reshape(*ids.shape)
 
 
@@ -56,7 +57,7 @@ def entropy(logits: Tensor) -> Tensor:
     >>> round(entropy(Tensor([0.0, 0.0])).item(), 4)  # a coin: ln 2
     0.6931
     """
-    logprobs = F.log_softmax(logits, -1)
+    logprobs = F.log_softmax(logits, -1)  # (..., V): ln p_v
     return -(F.exp(logprobs) * logprobs).sum(-1)
 
 
@@ -68,8 +69,8 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     >>> exact_kl(Tensor([3.0, 1.0]), Tensor([4.0, 2.0])).item()  # the same distribution
     0.0
     """
-    log_p, log_q = F.log_softmax(policy_logits, -1), F.log_softmax(reference_logits, -1)
-    return (F.exp(log_p) * (log_p - log_q)).sum(-1)
+    log_p, log_q = F.log_softmax(policy_logits, -1), F.log_softmax(reference_logits, -1)  # (..., V)
+    return (F.exp(log_p) * (log_p - log_q)).sum(-1)  # the mean of the log-ratio over the policy's own tokens
 
 
 def estimated_kl(policy_logprobs: Tensor, reference_logprobs: Tensor, kind: str = "k1") -> Tensor:
@@ -88,7 +89,7 @@ def estimated_kl(policy_logprobs: Tensor, reference_logprobs: Tensor, kind: str 
     >>> [round(estimated_kl(policy, reference, kind).item(), 4) for kind in KL_ESTIMATORS]
     [0.5, 0.125, 0.1065]
     """
-    log_ratio = policy_logprobs - reference_logprobs
+    log_ratio = policy_logprobs - reference_logprobs  # its mean over the policy's samples is the KL divergence
     if kind == "k1":
         return log_ratio
     if kind == "k2":

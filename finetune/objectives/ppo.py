@@ -34,7 +34,8 @@ def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef:
     >>> token_rewards(np.array([1.0]), np.array([[0.5, 0.0, 9.0]]), np.array([[True, True, False]]), 0.2).tolist()
     [[-0.1, 1.0, 0.0]]
     """
-    rewards = np.where(mask, -kl_coef * kl, 0.0)
+    rewards = np.where(mask, -kl_coef * kl, 0.0)  # (B, R): each token pays for moving away from the reference
+    # the reward model judges the whole reply, which is complete at its last token
     rewards[np.arange(len(scores)), last_tokens(mask)] += scores
     return rewards
 
@@ -69,7 +70,7 @@ def gae(
     for t in reversed(range(values.shape[1])):
         next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_values - values[:, t]
-        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)
+        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)  # A_t; 0 behind a reply's last token
         advantages[:, t] = following
     return advantages, advantages + values
 
@@ -83,7 +84,7 @@ def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
     [[-1.0, 1.0, 0.0]]
     """
-    mean, variance = x[mask].mean(), x[mask].var()
+    mean, variance = x[mask].mean(), x[mask].var()  # of the N tokens, not of the padding
     return np.where(mask, (x - mean) / np.sqrt(variance + 1e-8), 0.0)
 
 
@@ -104,8 +105,10 @@ def policy_loss(
     >>> policy_loss(logprobs, np.zeros(3), np.ones(3)).data.round(2).tolist()
     [-0.5, -1.1, -1.2]
     """
+    # π / π_old as e^(ln π - ln π_old); it is 1 in the first step of an update, and its gradient is that of ln π
     ratio, advantage = F.exp(logprobs - _like(old_logprobs, logprobs)), _like(advantages, logprobs)
     clipped = F.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
+    # The minimum is the more cautious of the two: clipping may lower the objective, but never raise it.
     return -F.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -119,6 +122,7 @@ def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip
     """
     old, target = _like(old_values, values), _like(returns, values)
     clipped = old + F.clip(values - old, -clip, clip)
+    # The larger loss counts: where a value has moved too far towards its target, `clipped` wins, and has no gradient.
     return F.maximum((values - target) ** 2, (clipped - target) ** 2) * 0.5
 
 

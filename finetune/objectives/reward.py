@@ -35,7 +35,7 @@ def reward_batch_loss(model: Any, batch: PairBatch) -> tuple[Tensor, int, dict[s
     """
     scores = model(batch.tokens, batch.lengths).reshape(-1)  # (2B, 1) -> (2B): chosen replies first, then rejected
     chosen, rejected = F.split(scores, batch.size)  # (B) each
-    margins = (chosen - rejected).data
+    margins = (chosen - rejected).data  # (B), plain numbers: no gradient flows through the metrics
     metrics = {"accuracy": (margins > 0).sum(), "margin": margins.sum()}
     return reward_loss(chosen, rejected).sum(), batch.size, metrics
 

@@ -51,6 +51,7 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
     ([[7, 8], [7, 0]], [[-100, 9], [9, -100]])
     """
     inputs, _ = pad_right([ids[:-1] for ids, _ in conversations], fill=0)
+    # the targets are the ids shifted by one, so that targets[t] is the token after inputs[t]
     wanted = [[id if learn else IGNORE for id, learn in zip(ids[1:], learned[1:])] for ids, learned in conversations]
     targets, _ = pad_right(wanted, fill=IGNORE)
     return inputs, targets

@@ -52,7 +52,8 @@ def search_scales(
     magnitude = np.maximum(magnitude, 1e-4 * magnitude.max()) if magnitude.max() > 0 else np.ones_like(magnitude)
     for alpha in np.linspace(0, 1, STEPS + 1):
         scales = magnitude**alpha
-        scales = scales / np.sqrt(scales.max() * scales.min())
+        scales = scales / np.sqrt(scales.max() * scales.min())  # a common factor would cancel: center the range on 1
+        # round what the layer would hold, and undo the scaling to compare it with the weight
         error = output_error(weight, rounding(weight * scales).dequantize() / scales, gram)
         if error < best_error:
             best_error, best_scales, best_alpha = error, scales, float(alpha)
@@ -67,7 +68,7 @@ def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: in
     """
     rows, columns = weight.shape
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
-    own = np.arange(columns).reshape(groups, -1)
+    own = np.arange(columns).reshape(groups, -1)  # the columns of each group
     grams = gram[own[:, :, None], own[:, None, :]]  # (G, I/G, I/G)
     largest = np.abs(parts).max(axis=-1, keepdims=True)
     best_error, best = np.full((rows, groups), np.inf), parts
@@ -75,7 +76,7 @@ def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: in
         candidate = np.clip(parts, -share * largest, share * largest)
         difference = rounding(candidate.reshape(weight.shape)).dequantize().reshape(parts.shape) - parts
         per_group = difference.transpose(1, 0, 2)  # (G, O, I/G)
-        error = np.einsum("goi,goi->og", per_group @ grams, per_group)
+        error = np.einsum("goi,goi->og", per_group @ grams, per_group)  # d G dᵀ of each row and group, (O, G)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best = np.where(better[:, :, None], candidate, best)

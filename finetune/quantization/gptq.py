@@ -52,11 +52,11 @@ def gptq(
     groups = number_of_groups(weight.shape, bits, group_size)
     hessian = checked_gram(hessian, weight.shape[1])
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(weight.shape[1])
-    hessian = hessian[np.ix_(order, order)]
+    hessian = hessian[np.ix_(order, order)]  # rows and columns in the new order
     unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
     left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I): weights with all corrections so far
     factor = _inverse_factor(hessian, damping)  # U
-    one_grid = None
+    one_grid = None  # for the whole row or array, the grid is known before the first column is rounded
     if group_size in (WHOLE_ROW, WHOLE_ARRAY):
         one_grid = grid(left.reshape(1, -1) if group_size == WHOLE_ARRAY else left, bits, symmetric)
     step = weight.shape[1] // groups if one_grid is None else COLUMNS
@@ -84,8 +84,9 @@ def _round_columns(
     for q in range(block.shape[1]):
         levels[:, q] = to_levels(block[:, q], scales, zeros, bits)
         rounded = scales * (levels[:, q] if zeros is None else levels[:, q] - zeros)
+        # equation 2: e · U[q, q] U[q, q:] / U[q, q]², of which one U[q, q] cancels
         errors[:, q] = (block[:, q] - rounded) / factor[q, q]
-        block[:, q + 1 :] -= np.outer(errors[:, q], factor[q, q + 1 :])
+        block[:, q + 1 :] -= np.outer(errors[:, q], factor[q, q + 1 :])  # the columns of this block that are left
     return levels, errors
 
 
@@ -97,7 +98,7 @@ def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     """
     diagonal = np.diag(hessian)
     mean = diagonal.mean() or 1.0
-    diagonal = np.where(diagonal == 0, mean, diagonal)
+    diagonal = np.where(diagonal == 0, mean, diagonal)  # inputs that are always 0 would make H singular
     while damping <= MOST_DAMPING:
         damped = hessian.copy()
         np.fill_diagonal(damped, diagonal + damping * mean)

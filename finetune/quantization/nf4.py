@@ -58,8 +58,8 @@ def nf4(values: np.ndarray, group_size: int = BLOCK, double_quant: bool = True) 
     values = as_matrix(values)
     groups = number_of_groups(values.shape, 4, group_size)
     parts = values.reshape(1, 1, -1) if group_size == 0 else values.reshape(len(values), groups, -1)  # (R, G, K/G)
-    scales = np.abs(parts).max(axis=-1)
-    inverse = 1 / np.maximum(scales, np.float32(1e-38))
+    scales = np.abs(parts).max(axis=-1)  # (R, G): then every number of a group is in [-1, 1]
+    inverse = 1 / np.maximum(scales, np.float32(1e-38))  # a group of zeros stays a group of zeros
     codebook = nf4_levels()
     codes = nearest(parts * inverse[..., None], codebook).astype(np.uint8).reshape(values.shape)
     return QuantizedArray(codes, quantize_scales(scales) if double_quant else scales, None, 4, codebook)
@@ -71,7 +71,7 @@ def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     >>> nearest(np.array([-3.0, 0.1, 0.5, 0.6]), np.array([-1.0, 0.0, 1.0])).tolist()
     [0, 1, 1, 2]
     """
-    return np.searchsorted((levels[:-1] + levels[1:]) / 2, values)
+    return np.searchsorted((levels[:-1] + levels[1:]) / 2, values)  # how many of the borders lie below the value
 
 
 # --- double quantization ----------------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ class QuantizedScales(nn.Module):
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:
     """Quantize scales (R, G) to 8 bits. The error is about 1 % of the largest difference from their mean."""
-    offset = scales.mean(dtype=np.float32)
+    offset = scales.mean(dtype=np.float32)  # scales are all positive: without their mean, both signs are used
     flat = (scales - offset).reshape(-1)
     starts = np.arange(0, flat.size, SCALES_PER_BLOCK)
-    absmax = np.maximum.reduceat(np.abs(flat), starts)
+    absmax = np.maximum.reduceat(np.abs(flat), starts)  # the largest of each block; the last may be shorter
     scaled = flat * (1 / np.maximum(absmax, np.float32(1e-38)))[np.arange(flat.size) // SCALES_PER_BLOCK]
     codes = nearest(np.clip(scaled, -1, 1), DYNAMIC_LEVELS).astype(np.uint8)
     return QuantizedScales(codes.reshape(scales.shape), absmax, np.asarray(offset))

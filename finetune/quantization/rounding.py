@@ -57,6 +57,7 @@ def round_to_nearest(values: np.ndarray, bits: int, group_size: int, symmetric: 
     """`absmax` (symmetric) or `zero_point`."""
     values = as_matrix(values)
     groups = number_of_groups(values.shape, bits, group_size)
+    # (R, G, K/G): each row cut into its groups, one scale for each
     parts = values.reshape(1, 1, -1) if group_size == WHOLE_ARRAY else values.reshape(len(values), groups, -1)
     scales, zeros = grid(parts, bits, symmetric)  # (R, G) each
     levels = to_levels(parts, scales[..., None], None if zeros is None else zeros[..., None], bits)
@@ -65,7 +66,7 @@ def round_to_nearest(values: np.ndarray, bits: int, group_size: int, symmetric: 
 
 def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """The scales, and the zeros (None if symmetric), of the numbers along the last axis: (..., K) -> (...), float32."""
-    top, steps = 2 ** (bits - 1) - 1, 2**bits - 1
+    top, steps = 2 ** (bits - 1) - 1, 2**bits - 1  # in 8 bits: levels -128 .. 127, 255 steps from end to end
     smallest = np.finfo(np.float32).smallest_subnormal  # in place of 0, where all numbers are
     if symmetric:
         scales = np.abs(values).max(axis=-1) / np.float32(top)
@@ -73,7 +74,7 @@ def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np
     low = np.minimum(values.min(axis=-1), 0).astype(np.float64)  # in float64, where max - min cannot overflow
     high = np.maximum(values.max(axis=-1), 0).astype(np.float64)
     scales = np.maximum((high - low) / steps, smallest).astype(np.float32)
-    zeros = np.clip(np.rint(-low / scales) - top - 1, -top - 1, top)
+    zeros = np.clip(np.rint(-low / scales) - top - 1, -top - 1, top)  # `low` itself gets the lowest level, -top - 1
     return scales, zeros.astype(np.float32)
 
 
@@ -128,11 +129,11 @@ def int8_product(x: np.ndarray, weight: np.ndarray, threshold: float = THRESHOLD
     """
     x, weight = as_matrix(x, "x"), as_matrix(weight, "the weight")
     outliers = outlier_columns(x, threshold)
-    out = x[:, outliers] @ weight[:, outliers].T
+    out = x[:, outliers] @ weight[:, outliers].T  # (N, O), in floating point
     if len(outliers) < x.shape[1]:
         x8, weight8 = (absmax(np.delete(matrix, outliers, axis=1)) for matrix in (x, weight))
         integers = x8.levels() @ weight8.levels().T  # at most 127² I in magnitude: exact up to I = 1040
-        out += integers * (x8.scale_rows() * weight8.scale_rows().T)
+        out += integers * (x8.scale_rows() * weight8.scale_rows().T)  # (N, 1) * (1, O): a scale for each product
     return out
 
 
