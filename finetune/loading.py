@@ -43,7 +43,7 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
         raise AdaptersOnlyError(source)
     if packed:
         if not is_gguf(place):
-            raise ValueError(f"{source} is no GGUF file (as smollm2 is): there are no packed weights to keep")
+            raise ValueError(f"{source} is not a GGUF file (as smollm2 is), so there are no packed weights to keep")
         file = GGUFFile(place)
         return load_packed(file), Tokenizer.from_gguf(file.metadata, str(place))
     return load_quantized(place) if is_quantized(place) else base.load_model(source)

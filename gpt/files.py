@@ -84,7 +84,7 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
         content = dict(entries)
         if len(content) < len(entries):
             key, count = Counter(key for key, _ in entries).most_common(1)[0]
-            raise ValueError(f"{key[:100]!r} stands there {count} times")
+            raise ValueError(f"{key[:100]!r} occurs {count} times")
         return content
 
     try:

@@ -152,7 +152,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
             if check_base:
                 _check_base(model, config, file)
         except AdapterError as error:
-            raise AdapterError(f"{folder} is no adapter for this model: {error}") from None
+            raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from None
         config = dataclasses.replace(config, target_modules=_short_names(model, adapted))
         layers = new_layers(model, config)
         for name, layer in layers.items():
@@ -193,7 +193,7 @@ def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile)
     for name in adapted:
         layer: Any = modules.get(name)
         if layer is None or not is_linear(layer):
-            raise AdapterError(f"it adapts {name}, and here is no linear layer of that name")
+            raise AdapterError(f"it adapts {name}, but the model has no linear layer of that name")
         r = config.for_layer(name).r
         places[PREFIX + name + A] = (r, layer.in_features)
         places[PREFIX + name + B] = (layer.out_features, r)

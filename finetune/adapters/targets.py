@@ -41,7 +41,7 @@ def _expression(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise ValueError(f"the target {text!r} is no regular expression: {error}") from None
+        raise ValueError(f"the target {text!r} is not a valid regular expression: {error}") from None
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -88,6 +88,6 @@ def check_modules_to_save(model: nn.Module, names: Iterable[str]) -> None:
     """Raise ValueError for a name that fits no module, or names one of two modules that share a weight."""
     for name in names:
         if not full_names(model, [name]):
-            raise ValueError(f"modules_to_save names {name!r}, which is no module of {type(model).__name__}")
+            raise ValueError(f"modules_to_save names {name!r}, which is not a module of {type(model).__name__}")
     for partner, name in tied_partners(model, names).items():
         raise ValueError(f"{name} shares its weight with {partner}: name both in modules_to_save, or neither")

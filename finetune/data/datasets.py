@@ -269,14 +269,14 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]
             try:
                 yield line, json.loads(content)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{os.fspath(path)}, line {line}: this is no JSON ({error})") from None
+                raise ValueError(f"{os.fspath(path)}, line {line}: this is not valid JSON ({error})") from None
 
 
 def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     try:
         yield from enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)}: this is no JSON array ({error})") from None
+        raise ValueError(f"{os.fspath(path)}: this is not a JSON array ({error})") from None
 
 
 def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:

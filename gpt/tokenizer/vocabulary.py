@@ -134,7 +134,7 @@ def _to_bytes(text: str, place: str) -> bytes:
     try:
         return from_visible(text)
     except KeyError as error:
-        raise ValueError(f"{place}: {text!r} is no token, for {error.args[0]!r} stands for no byte") from None
+        raise ValueError(f"{place}: {text!r} is not a token: {error.args[0]!r} does not stand for a byte") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def check_tokens(tokens: Mapping[int, bytes]) -> None:
     if missing:
         raise ValueError(
             f"{len(missing)} of the bytes that make up plain English have no token (the first is 0x{missing[0]:02x}, "
-            f"written {visible(bytes([missing[0]]))!r}), so that hardly a text could be encoded"
+            f"written {visible(bytes([missing[0]]))!r}), so hardly any text could be encoded"
         )
 
 

@@ -83,7 +83,7 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
         if vocab.exists() or merges_txt.exists():
             raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
     raise FileNotFoundError(
-        f"{folder} holds no tokenizer: vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
+        f"{folder} has no tokenizer: it needs vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
     )
 
 

@@ -204,7 +204,7 @@ class RandomBatches:
         try:
             self.rng.bit_generator.state = state["generator"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no state of RandomBatches ({error!r}): {state!r:.80}") from None
+            raise ValueError(f"this is not a state of RandomBatches ({error!r}): {state!r:.80}") from None
 
 
 def sequential_batches(

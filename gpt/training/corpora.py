@@ -58,7 +58,7 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
             f"one of {', '.join(NAMES)}"
         ) from None
     if not text.strip():
-        raise ValueError(f"{os.fspath(name_or_path)} holds no text: there is nothing to train on; give another file")
+        raise ValueError(f"{os.fspath(name_or_path)} contains no text: there is nothing to train on; give another file")
     return Corpus(os.path.basename(name_or_path), text, os.fspath(name_or_path))
 
 

@@ -45,9 +45,9 @@ def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
     if has_tokenizer(folder):
         return Tokenizer.load(folder)
     if vocab_size == GPT2_VOCAB_SIZE:
-        show(f"{folder} holds no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
+        show(f"{folder} has no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
         return Tokenizer.gpt2()
     raise FileNotFoundError(
-        f"{folder} holds no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
+        f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
         f"{vocab_size:,} tokens it is not GPT-2's: copy one from where the model comes from"
     )

@@ -137,7 +137,7 @@ def _value(field: Any) -> Any:
 def _tensor(found: Any) -> GGUFTensor:
     shape = tuple(int(size) for size in reversed(found.shape))
     if not found.name.isprintable() or len(found.name) > 1000:  # so that it can stand in errors
-        raise ValueError(f"{found.name[:100]!r} is no name for a tensor")
+        raise ValueError(f"{found.name[:100]!r} cannot be the name of a tensor")
     if not shape or 0 in shape:
         raise ValueError(f"{found.name} has the shape {str(shape)[:100]}, which no tensor has")
     return GGUFTensor(found.name, shape, found.tensor_type.name, found.data)

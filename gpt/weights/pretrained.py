@@ -109,7 +109,7 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder, as a model of the type {' or '.join(model_types)} is")
+        raise FileNotFoundError(f"{folder} is not a folder, but a model of the type {' or '.join(model_types)} is one")
     if (folder / "adapter_config.json").exists() and not path.exists():
         raise ValueError(f"{folder} holds an adapter (adapter_config.json), for a base model that comes first")
     if not path.exists():
@@ -121,7 +121,7 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
     if model_type not in known:
         raise ValueError(f"{path} describes a model of the type {shortened(model_type)}; read here: {', '.join(known)}")
     if values.get("quantization_config") is not None:
-        raise ValueError(f"{path} describes quantized weights (quantization_config), which are no plain {model_type}")
+        raise ValueError(f"{path} describes quantized weights (quantization_config): only floats can be read")
     return values
 
 
@@ -155,7 +155,7 @@ class Weights(contextlib.AbstractContextManager["Weights"]):
                 continue
             if name in self.entries:
                 prefix = architecture.PREFIX
-                raise ValueError(f"{file.path}: {name} is there twice, with and without {prefix!r} before it")
+                raise ValueError(f"{file.path}: {name} occurs twice, with and without {prefix!r} before it")
             self.entries[name] = entry
             self._found[name] = file, full_name
 
@@ -188,7 +188,7 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
     for name, place in places.items():
         # A plain name: an index from a stranger must not lead out of the folder.
         if not isinstance(place, str) or not re.fullmatch(r"[\w.-]+\.safetensors", place):
-            raise ValueError(f"{index}: {str(place)[:100]!r} is no name of a .safetensors file in the same folder")
+            raise ValueError(f"{index}: {str(place)[:100]!r} is not the name of a .safetensors file in the same folder")
         files.setdefault(folder / place, set()).add(name)
     return files
 

@@ -148,7 +148,7 @@ def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str,
     try:
         header = parse_json(file.read(length).decode("utf-8"), f"the header of {path}")
     except ValueError as error:
-        raise SafetensorsError(f"{path} is no safetensors file, or damaged: {error}") from None
+        raise SafetensorsError(f"{path} is not a safetensors file, or is damaged: {error}") from None
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SafetensorsError(f"{path}: __metadata__ in the header must map names to texts")
@@ -161,7 +161,7 @@ def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str,
 def _entry(value: Any, name: str, path: str, data: int) -> Entry:
     """One tensor of the header, whose numbers start `data` bytes into the file."""
     if not name.isprintable() or len(name) > 1000:  # so that it can stand in errors
-        raise SafetensorsError(f"{path}: {name[:1000]!r} is no name for a tensor")
+        raise SafetensorsError(f"{path}: {name[:1000]!r} cannot be the name of a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise SafetensorsError(f"{path}: the header must say dtype, shape and data_offsets of {name}, and no more")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]

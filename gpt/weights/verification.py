@@ -304,4 +304,4 @@ def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaCo
         inputs = arrays["ids"], arrays["targets"]
         return Trace(*inputs, parts["activation"], parts["gradient"], loss, continuation), config
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no reference from --save-reference, or it is damaged ({error})") from None
+        raise ValueError(f"{path} is not a reference from --save-reference, or is damaged ({error})") from None

@@ -42,7 +42,7 @@ class Side:
             print(command, file=commands, flush=True)
         line = answers.readline() if answers is not None else ""
         if not line:
-            raise RuntimeError(f"a worker died (exit code {self.process.wait()}); what it said stands above")
+            raise RuntimeError(f"a worker died (exit code {self.process.wait()}); its output is above")
         return json.loads(line)
 
     def close(self) -> None:

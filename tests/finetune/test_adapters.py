@@ -236,7 +236,7 @@ def test_another_base_of_the_same_shape_is_refused_unless_it_is_meant(tmp_path):
     ("shape", "match"),
     [
         ({"n_embd": 16}, r"lora_A.weight is F32 of shape \(2, 8\); with r = 2, numbers of shape \(2, 16\) would fit"),
-        ({"n_layer": 1}, "it adapts transformer.h.1.attn.c_attn, and here is no linear layer of that name"),
+        ({"n_layer": 1}, "it adapts transformer.h.1.attn.c_attn, but the model has no linear layer of that name"),
         ({"n_layer": 3}, "it has nothing for transformer.h.2.attn.c_attn, which is in its target_modules"),
         ({"block_size": 13}, "trained beside other weights"),
     ],

@@ -111,15 +111,15 @@ def test_errors_name_file_line_and_field(row, words, path):
     ("text", "words"),
     [
         ("", "is empty: there is nothing to learn from"),
-        ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is no JSON"),
-        ("[" * 100_000, "this is no JSON"),
-        ("{" + '"a":{' * 100_000, "this is no JSON"),
-        ('[{"prompt": "a", "completion": "b"}\n{}]', "this is no JSON array (Expecting ',' delimiter: line 2"),
-        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "no JSON array (Unterminated string starting at: line 3"),
-        ('[{"prompt": "a", "completion": "b"},', "this is no JSON array"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is not valid JSON"),
+        ("[" * 100_000, "this is not a JSON array"),
+        ("{" + '"a":{' * 100_000, "this is not valid JSON"),
+        ('[{"prompt": "a", "completion": "b"}\n{}]', "this is not a JSON array (Expecting ',' delimiter: line 2"),
+        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "not a JSON array (Unterminated string starting at: line 3"),
+        ('[{"prompt": "a", "completion": "b"},', "this is not a JSON array"),
         ("[\n3]", "item 1: expected a JSON object, got 3"),
         ("[]", "is empty: there is nothing to learn from"),
-        ('[{"prompt": "a", "completion": "b"}]\n{}', "this is no JSON array (Extra data: line 2"),
+        ('[{"prompt": "a", "completion": "b"}]\n{}', "this is not a JSON array (Extra data: line 2"),
     ],
 )
 def test_damaged_files_are_refused_in_one_sentence(text, words, path):

@@ -140,7 +140,7 @@ def test_adapters_learn_beside_packed_weights(tmp_path):
 @needs_gguf
 def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
     small_gpt().save_pretrained(tmp_path / "gpt")
-    with pytest.raises(ValueError, match="is no GGUF file .* there are no packed weights to keep"):
+    with pytest.raises(ValueError, match="is not a GGUF file .* there are no packed weights to keep"):
         load_model(tmp_path / "gpt", packed=True)
     with pytest.raises(ValueError, match="embedding_length|does not fit"):
         packed_model = block_llama(vocab_size=len(smollm.smollm_tokenizer()))

@@ -71,7 +71,7 @@ def test_a_file_is_a_corpus(tmp_path):
 
 def test_errors_of_a_file(tmp_path):
     (tmp_path / "empty.txt").write_bytes(b" \n")
-    with pytest.raises(ValueError, match=r"empty\.txt holds no text: there is nothing to train on"):
+    with pytest.raises(ValueError, match=r"empty\.txt contains no text: there is nothing to train on"):
         load_corpus(tmp_path / "empty.txt")
     (tmp_path / "binary").write_bytes(b"\x00\xff")
     with pytest.raises(ValueError, match=r"binary is not UTF-8 text: .* at byte 1 \(0xff\); convert the file"):
@@ -294,7 +294,7 @@ def test_random_batches_resume_exactly_from_json():
 
 @pytest.mark.parametrize("state", [{}, {"generator": 3}, {"generator": {"bit_generator": "MT19937"}}, None])
 def test_other_states_are_refused(state):
-    with pytest.raises(ValueError, match="this is no state of RandomBatches"):
+    with pytest.raises(ValueError, match="this is not a state of RandomBatches"):
         RandomBatches(np.arange(10), 1, 4).load_state_dict(state)
 
 

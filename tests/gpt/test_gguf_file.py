@@ -299,8 +299,8 @@ def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
         (made(tensors=[tensor(dims=(1,) * 100)]), "is truncated, damaged"),
         (made(tensors=[text("w") + struct.pack("<I", 2**32 - 1)]), "describes more than there is"),
         (made(tensors=[tensor(dims=(33,), kind=2)]), "not a multiple of Q4_0 block size"),
-        (made(tensors=[tensor(name="a\nb")]), "'a\\nb' is no name for a tensor"),
-        (made(tensors=[tensor(name="x" * 2000)]), "is no name for a tensor"),
+        (made(tensors=[tensor(name="a\nb")]), "'a\\nb' cannot be the name of a tensor"),
+        (made(tensors=[tensor(name="x" * 2000)]), "cannot be the name of a tensor"),
     ],
 )  # fmt: skip
 def test_what_lies_is_named(tmp_path, content, words):

@@ -348,7 +348,7 @@ def nan(array):
         (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
         (put("lm_head.weight", np.zeros((300, 17), np.float32)), "(300, 17) instead of (300, 16)"),
         (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (300,"),
-        (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias is there twice, with and without"),
+        (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias occurs twice, with and without"),
         (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
         (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
         (lambda t, c: c.update(n_layer=3), "h.2.ln_1.weight is missing; its shape should be (16,)"),
@@ -408,7 +408,7 @@ def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
         (b"", "config.json is damaged"),
         (b"[" * 100_000, "config.json is damaged"),
         (b'{"a":' * 100_000, "config.json is damaged"),
-        (b'{"n_layer": 2, "n_layer": 1}', "'n_layer' stands there 2 times"),
+        (b'{"n_layer": 2, "n_layer": 1}', "'n_layer' occurs 2 times"),
         (b"[1]", "expected a JSON object"),
         (b"\xff\xfe{}", "config.json is not UTF-8 text"),
     ],
@@ -423,7 +423,7 @@ def test_what_is_no_folder_of_a_model(tmp_path):
     assert "there is no model in FOLDER: config.json is missing" in refused(tmp_path, FileNotFoundError)
     file = tmp_path / "file"
     file.write_bytes(b"")
-    assert refused(file, FileNotFoundError) == "FOLDER is no folder, as a model of the type gpt2 is"
+    assert refused(file, FileNotFoundError) == "FOLDER is not a folder, but a model of the type gpt2 is one"
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert "holds an adapter (adapter_config.json), for a base model" in refused(tmp_path)
     shutil.copy(FOLDER / "config.json", tmp_path)
@@ -438,13 +438,13 @@ def test_what_is_no_folder_of_a_model(tmp_path):
         (lambda index: index.pop("weight_map"), "is damaged: it has no weight_map"),
         (lambda index: index.update(weight_map=[]), "is damaged: it has no weight_map"),
         (lambda index: index.update(weight_map={}), "is damaged: it has no weight_map"),
-        (lambda index: index["weight_map"].update({"x": "../model.safetensors"}), "'../model.safetensors' is no name"),
-        (lambda index: index["weight_map"].update({"x": "/etc/m.safetensors"}), "is no name of a .safetensors file"),
-        (lambda index: index["weight_map"].update({"x": "a\\model.safetensors"}), "is no name of a .safetensors file"),
-        (lambda index: index["weight_map"].update({"x": "C:model.safetensors"}), "is no name of a .safetensors file"),
-        (lambda index: index["weight_map"].update({"x": "a.safetensors\n"}), "is no name of a .safetensors file"),
-        (lambda index: index["weight_map"].update({"x": "config.json"}), "is no name of a .safetensors file"),
-        (lambda index: index["weight_map"].update({"x": 1}), "'1' is no name of a .safetensors file"),
+        (lambda index: index["weight_map"].update({"x": "../model.safetensors"}), "'../model.safetensors' is not the"),
+        (lambda index: index["weight_map"].update({"x": "/etc/m.safetensors"}), "is not the name of a"),
+        (lambda index: index["weight_map"].update({"x": "a\\model.safetensors"}), "is not the name of a"),
+        (lambda index: index["weight_map"].update({"x": "C:model.safetensors"}), "is not the name of a"),
+        (lambda index: index["weight_map"].update({"x": "a.safetensors\n"}), "is not the name of a"),
+        (lambda index: index["weight_map"].update({"x": "config.json"}), "is not the name of a"),
+        (lambda index: index["weight_map"].update({"x": 1}), "'1' is not the name of a .safetensors file"),
         (lambda index: index["weight_map"].update({"x": "model-00001-of-00003.safetensors"}), "disagree about x"),
         (lambda index: index["weight_map"].pop("transformer.wte.weight"), "disagree about transformer.wte.weight"),
         (lambda index: index["weight_map"].update({"x": "9.safetensors"}), "9.safetensors does not exist"),

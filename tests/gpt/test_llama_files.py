@@ -256,7 +256,7 @@ def put(name, value):
         (put("norm.weight", np.full(24, np.nan)), "norm.weight holds numbers that are not finite"),
         (put("norm.weight", np.ones(24, np.int8)), "norm.weight is I8, perhaps quantized in a way that is not"),
         (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
-        (put("model.norm.weight", np.ones(24)), "norm.weight is there twice, with and without 'model.'"),
+        (put("model.norm.weight", np.ones(24)), "norm.weight occurs twice, with and without 'model.'"),
         (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
         (lambda t, c: c.update(num_hidden_layers=10**9), "layers.2.input_layernorm.weight is missing"),
         (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),

@@ -43,10 +43,10 @@ def test_without_a_tokenizer_gpt2s_own_is_taken_where_it_fits_and_that_is_said(t
     monkeypatch.setattr(Tokenizer, "gpt2", lambda: standing_in)
     GPT(GPTConfig(block_size=2, n_layer=1, n_head=1, n_embd=2)).save_pretrained(tmp_path)
     assert load_model(tmp_path)[1] is standing_in
-    said = f"{tmp_path} holds no tokenizer; its 50,257 tokens are taken to be those of GPT-2\n"
+    said = f"{tmp_path} has no tokenizer; its 50,257 tokens are taken to be those of GPT-2\n"
     assert capsys.readouterr().out == said
     small_gpt().save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer \(.*\), and with 37 tokens it is not GPT-2's"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer \(.*\), and with 37 tokens it is not GPT-2's"):
         load_model(tmp_path)
 
 

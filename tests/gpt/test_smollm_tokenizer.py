@@ -169,7 +169,7 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
     ({"ggml__tokens": "abc"}, "tokenizer.ggml.tokens must be of type list, got 'abc'"),
     ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
     ({"ggml__tokens": [*TOKENS[:-1], "t"]}, "'t' is the token of several ids"),
-    ({"ggml__tokens": [*TOKENS[:-1], "日"]}, "'日' is no token, for '日' stands for no byte"),
+    ({"ggml__tokens": [*TOKENS[:-1], "日"]}, "'日' is not a token: '日' does not stand for a byte"),
     ({"ggml__tokens": [*TOKENS[:-1], "Ġxqz"]}, r"merge \d+: .* which the vocabulary does not have"),
     ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes that make up plain English"),
     ({"ggml__merges": ["a b c"]}, "merge 1: expected two tokens with one space"),

@@ -270,7 +270,7 @@ def edit_json(path, change):
     (lambda ids: ids.update(Ġthe=1.0), r"vocab\.json: the id of 'Ġthe' must be a whole number, got 1\.0"),
     (lambda ids: ids.update(Ġthe=None), r"vocab\.json: the id of 'Ġthe' must be a whole number, got None"),
     (lambda ids: ids.pop("Ċ"), r"vocab\.json: .*holes"),
-    (lambda ids: ids.update({"x y": ids.pop("Ċ")}), r"vocab\.json: 'x y' is no token, for ' ' stands for no byte"),
+    (lambda ids: ids.update({"x y": ids.pop("Ċ")}), r"vocab\.json: 'x y' is not a token: ' ' does not stand for"),
     (lambda ids: ids.update({"ĊĊĊ": ids.pop("Ċ")}), r"1 of the bytes .* English have no token \(the first is 0x0a, "),
     (lambda ids: ids.update(ĊxĊ=370), r"no merge makes 1 of the tokens, .* 'ĊxĊ', id 370\): merges are missing"),
 ])  # fmt: skip
@@ -283,7 +283,7 @@ def test_damaged_vocabulary(tmp_path, change, message):
 
 @pytest.mark.parametrize(("text", "message"), [
     ('{"a": 0, ', r"vocab\.json is damaged: Expecting"),
-    ('{"a": 0, "a": 1}', r"vocab\.json is damaged: 'a' stands there 2 times"),
+    ('{"a": 0, "a": 1}', r"vocab\.json is damaged: 'a' occurs 2 times"),
     ('["a"]', r"vocab\.json is damaged: expected a JSON object, got list"),
     ("[" * 200_000, r"vocab\.json is damaged: "),
 ])  # fmt: skip
@@ -299,7 +299,7 @@ def test_damaged_json(tmp_path, text, message):
     ("a b c", "expected two tokens"),
     ("a  b", "expected two tokens"),
     ("", "expected two tokens"),
-    ("a 日", "'日' is no token, for '日' stands for no byte"),
+    ("a 日", "'日' is not a token: '日' does not stand for a byte"),
     ("a xyz", "'xyz' is neither a byte nor the result of an earlier merge"),
     ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary does not have"),
 ])  # fmt: skip
@@ -367,7 +367,7 @@ def test_tokenizer_json_goes_before_the_two_files(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer: vocab\.json and merges\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer: it needs vocab\.json and merges\.txt"):
         Tokenizer.load(tmp_path)
     files(TOKENIZER, tmp_path)
     (tmp_path / "merges.txt").unlink()

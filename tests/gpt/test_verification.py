@@ -255,13 +255,13 @@ def test_a_hook_that_fails_leaves_none_behind():
 def test_a_damaged_reference_is_refused(tmp_path, content):
     path = tmp_path / "r.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"r\.npz is no reference from --save-reference, or it is damaged"):
+    with pytest.raises(ValueError, match=r"r\.npz is not a reference from --save-reference, or is damaged"):
         verification.load_trace(path)
 
 
 def test_another_npz_is_no_reference(tmp_path):
     np.savez(tmp_path / "r.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match=r"r\.npz is no reference"):
+    with pytest.raises(ValueError, match=r"r\.npz is not a reference"):
         verification.load_trace(tmp_path / "r.npz")
     with pytest.raises(FileNotFoundError):
         verification.load_trace(tmp_path / "nothing.npz")

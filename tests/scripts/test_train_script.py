@@ -371,7 +371,7 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
         ("--seed -1", "must be an integer >= 0"),
         ("--data nowhere.txt", "there is no corpus or file 'nowhere.txt'"),
         ("--data {folder}", "is a folder; give the path of one file in it"),
-        ("--data {empty}", "holds no text"),
+        ("--data {empty}", "contains no text"),
         ("--data {short}", "are too few for block_size"),
         ("--data {binary}", "is not UTF-8 text"),
         ("--init-from {folder}", "there is no model in"),

@@ -149,7 +149,7 @@ def test_a_text_of_ones_own(capsys, without_torch, tmp_path):
     [
         (["--model", "no/where/at-all"], "there is no folder no/where/at-all"),
         (["--reference", "nothing.npz"], "nothing.npz"),
-        (["--reference", str(FOLDER / "config.json")], "is no reference from --save-reference"),
+        (["--reference", str(FOLDER / "config.json")], "is not a reference from --save-reference"),
         (["--text", "nothing.txt"], "nothing.txt does not exist"),
         (["--prompt", ""], "--prompt is empty"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
