@@ -213,7 +213,7 @@ def print_table(samples: dict[str, list[Sample]]) -> int:
     count = sum(map(len, samples.values()))
     widths = max(map(len, samples)), max(len(sample.shapes) for of_op in samples.values() for sample in of_op)
     print("Largest relative error of each op's gradient, by both methods: below 1e-7 is right.")
-    print("A dash stands where the op is not analytic, so that there is no complex step.\n")
+    print("A dash means that the op is not analytic, so there is no complex step.\n")
     print(f"{'op':{widths[0]}}  {'inputs':{widths[1]}}  {'central':>8}  {'complex':>8}  {'ms':>5}  verdict")
     failures = []
     for op, of_op in samples.items():

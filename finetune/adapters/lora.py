@@ -10,7 +10,7 @@ product of two thin matrices. B starts with zeros, so training starts from the u
 out) numbers instead of in * out, and only they need gradients and Adam's moments: that is why fine-tuning fits into a
 small memory. After training, W + scaling * B A can be merged into one matrix, and using the model costs nothing extra.
 
-The model does not know that it is adapted: its `Linear` layers are replaced from outside by a `LoRALinear` around each.
+The model does not know that it is adapted: from outside, each `Linear` layer is replaced with a `LoRALinear` around it.
 A `LoRALinear` around a quantized layer is QLoRA (qlora.py).
 
 Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model.
@@ -276,8 +276,8 @@ def _add(weight: Tensor, delta: Array) -> None:
 def _check_mergeable(model: nn.Module, name: str, layer: LoRALinear) -> None:
     if type(layer.base) is not nn.Linear:
         raise ValueError(
-            f"{name} is a {type(layer.base).__name__}: the sum would have to be rounded to its few values, so that the "
-            "adapter would be lost in part; merge it into the model before quantization"
+            f"{name} is a {type(layer.base).__name__}: rounding the sum to its few values would lose a part of the "
+            "adapter; merge it into the model before quantization"
         )
     weight = layer.base.weight
     if weight.dtype not in (np.float32, np.float64):

@@ -114,8 +114,8 @@ class Conversation:
                 prompt, _ = self.template.encode(kept, add_generation_prompt=True)
         if len(prompt) > limit:
             raise ValueError(
-                f"that is too long: {len(prompt)} tokens with the template, and the model reads {block}, of which "
-                f"{block - limit} are kept for the answer"
+                f"that is too long: {len(prompt)} tokens with the template. The model reads {block}, and "
+                f"{block - limit} of them are kept for the answer"
             )
         self.forgotten += len(messages) - len(kept)
         self.messages = kept

@@ -147,5 +147,5 @@ def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:
     show(f"{'':>16}{'right':>9}{'right and courteous':>22}{'better than before':>21}{'KL from before':>17}")
     for name, v in verdicts.items():
         show(f"{name:>16}{v.right:>9.1%}{v.courteous:>22.1%}{v.win_rate:>21.1%}{v.kl:>12.2f} nats")
-    show("\nBetter: being right counts first, courtesy second; a draw counts as one half, so that 50 % is no change.")
+    show("\nBetter: being right counts first, courtesy second; a draw counts as one half, so 50 % means no change.")
     show("KL: how far the model has moved, per reply.")

@@ -71,11 +71,11 @@ class GPTWithHead(nn.Module):
     def language_model(self) -> LanguageModel:
         """The language model on this body, with its tied head: it shows how well the body can still write.
 
-        Raises ValueError for a Llama whose head was not tied: it is lost.
+        Raises ValueError for a Llama whose head was not tied, because it has been removed.
         """
         parts = architectures.of(self)
         if not self.config.tied:
-            raise ValueError("the model's output layer was not its embedding, and went with its old head")
+            raise ValueError("the model's output layer was not its embedding, and was removed with the old head")
         with nn.init.skipped():
             model = parts.model(self.config)
         setattr(model, parts.body, parts.body_of(self))

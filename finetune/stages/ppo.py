@@ -123,8 +123,8 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
     model, its_tokenizer = load_reward_model(folder)
     if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
         raise CheckpointError(
-            f"the reward model in {folder} has another tokenizer than the model to be trained, so that it cannot read "
-            "its replies: train it from the same model"
+            f"the reward model in {folder} has another tokenizer than the model to be trained, so it cannot read its "
+            "replies: train it from the same model"
         )
     if model.config.block_size < block_size:
         raise ValueError(

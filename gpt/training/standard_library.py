@@ -67,7 +67,7 @@ def documents() -> dict[str, str]:
     if len(found) < 100:
         raise FileNotFoundError(
             f"the sources of Python's standard library are not in {folder} (only {len(found)} files there have "
-            "docstrings), so that there is no built-in English; give a text file of your own"
+            "docstrings), so there is no built-in English; give a text file of your own"
         )
     return found
 

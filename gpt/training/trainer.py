@@ -345,8 +345,8 @@ class Trainer(TrainingStep):
         if not changed:
             return None
         return (
-            f"not as when it was saved: {', '.join(changed)}; sums are taken in another order, so that the run will "
-            "equal an uninterrupted one to rounding, not bit by bit"
+            f"changed since the run was saved: {', '.join(changed)}; sums are taken in another order, so the run will "
+            "equal an uninterrupted one up to rounding, but not bit for bit"
         )
 
     def _check_moments(self, saved: dict[str, Any], steps: int) -> None:

@@ -87,8 +87,8 @@ class GGUFFile:
             _check_sizes(reader)
         except (GGUFError, OSError):
             raise
-        except Exception as error:  # of the reader, for which a damaged file is no case of its own
-            raise GGUFError(f"{path} is truncated, damaged, or no GGUF file: {_reason(error)}") from None
+        except Exception as error:  # the reader has no error of its own for damaged files
+            raise GGUFError(f"{path} is truncated, damaged, or not a GGUF file: {_reason(error)}") from None
 
 
 # --- reading the header -----------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def _value(field: Any) -> Any:
 
 def _tensor(found: Any) -> GGUFTensor:
     shape = tuple(int(size) for size in reversed(found.shape))
-    if not found.name.isprintable() or len(found.name) > 1000:  # so that it can stand in errors
+    if not found.name.isprintable() or len(found.name) > 1000:  # an error message could not show it
         raise ValueError(f"{found.name[:100]!r} cannot be the name of a tensor")
     if not shape or 0 in shape:
         raise ValueError(f"{found.name} has the shape {str(shape)[:100]}, which no tensor has")

@@ -247,7 +247,7 @@ def test_a_head_on_a_llama_sees_the_last_token_and_shares_the_body():
     hidden = model.hidden_states(ids).data[[0, 1], [11, 4]]
     np.testing.assert_allclose(classifier(ids, lengths).data, hidden @ classifier.score.weight.data.T, atol=1e-12)
     np.testing.assert_array_equal(logits(classifier.language_model()), logits(model))
-    with pytest.raises(ValueError, match="went with its old head"):
+    with pytest.raises(ValueError, match="was removed with the old head"):
         GPTWithHead.from_gpt(small_llama(tied=False), LABELS).language_model()
 
 

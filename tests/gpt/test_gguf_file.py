@@ -261,7 +261,7 @@ def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is truncated, damaged, or no GGUF file: cannot mmap an empty file"),
+        (b"", "is truncated, damaged, or not a GGUF file: cannot mmap an empty file"),
         (b"\0" * 1000, "GGUF magic invalid"),
         (made(magic=b"ggml"), "GGUF magic invalid"),
         (made(version=1), "version 1"),

@@ -172,7 +172,7 @@ def test_resume_says_where_it_goes_on_and_what_is_not_as_before(finished, tmp_pa
     monkeypatch.setattr(backend, "usable_cores", lambda: 77)
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert "cores 2 -> 77" in (output := capsys.readouterr().out).replace("cores 1", "cores 2")
-    assert "to rounding, not bit by bit" in output
+    assert "up to rounding, but not bit for bit" in output
 
 
 def test_resume_refuses_what_contradicts_the_run(finished, capsys):
