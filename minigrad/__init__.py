@@ -1,4 +1,4 @@
-"""How does a gradient come about? An autograd engine in NumPy that can be read in an evening, in this order:
+"""Where do gradients come from? An autograd engine in NumPy that can be read in an evening, in this order:
 
     autograd.py           Function, Context and the backward walk: the whole idea
     functional/           the ops: forward beside backward (elementwise.py first)
