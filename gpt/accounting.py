@@ -60,7 +60,7 @@ def parameters(config: Config) -> dict[str, int]:
 
 
 def component_of(name: str) -> str:
-    """The row of `parameters` to which a parameter with this name belongs.
+    """The row of `parameters` that a parameter with this name belongs to.
 
     >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("model.layers.3.self_attn.q_proj.weight")
     ('attention', 'attention')

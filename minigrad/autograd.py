@@ -136,7 +136,7 @@ def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
     for index, tensor in enumerate(outputs):
         shape, dtype = tensor.data.shape, tensor.data.dtype
         ctx.outputs.append((shape, dtype))
-        if is_floating(dtype):
+        if is_floating(dtype):  # an integer, such as the index that `max` returns, has no gradient
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
 
@@ -151,7 +151,7 @@ def edge_to(x: Tensor) -> Edge:
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """Add dL/dleaf to the `.grad` of every leaf that `root` was computed from, where `gradient` is dL/droot.
 
-    A node runs when all nodes that used its outputs have run, because only then the gradient of its outputs is
+    A node runs once all nodes that used its outputs have run, because only then is the gradient of its outputs
     complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before it changes
     anything, if the graph was already walked, or if a saved parameter was changed in place after it was saved.
     """
@@ -168,7 +168,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
         sums.add(node.edges, dinputs)  # adds to the .grad of a leaf, or to what has arrived at another node
         for source in node.sources():
             waiting_for[source] -= 1
-            if waiting_for[source] == 0:
+            if waiting_for[source] == 0:  # all that used its outputs have run: its gradient is complete
                 ready.append(source)
         if not retain_graph:
             node.release()

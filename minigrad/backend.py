@@ -6,7 +6,7 @@ and with CuPy on CUDA. Nothing is converted silently: arrays move with `to_devic
 The file also holds what the two libraries do differently (scatter-add) and the random streams. There are two kinds:
 
 * `generator()`, one seeded stream on the host, for what happens in a fixed order: initial weights, batches, sampling;
-* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so that every
+* `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so every
   order of evaluation (forward or backward, one thread or many, whole matrix or tiles) sees the same mask.
 
 [1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).

@@ -53,7 +53,8 @@ class SGD(Optimizer):
 
     With weight decay, grad + weight_decay * p takes the place of grad. With momentum, the step is a sum over past
     gradients in which older ones count less; this damps zigzags (Polyak 1964). nesterov: the step is
-    grad + momentum * v instead of v, about the gradient at the place to which v leads (Sutskever et al. 2013).
+    grad + momentum * v instead of v, which approximates the gradient at the point that v leads to (Sutskever et al.
+    2013).
     Raises ValueError for nesterov without momentum.
     """
 

@@ -66,7 +66,7 @@ class Example(Item):
 
 @dataclasses.dataclass(frozen=True)
 class Preference(Item):
-    """Two answers to one conversation, of which one is better."""
+    """Two answers to one conversation, one better than the other."""
 
     prompt: list[Message]
     chosen: str

@@ -1,6 +1,6 @@
 """The wordings of the questions in `tasks`: for each type the answer, wordings to train on, and wordings to test on.
 
-{a} and {b} are different made-up words. {list} is two or three of them, of which {a} is the first and {last} the last.
+{a} and {b} are different made-up words. {list} is two or three of them; {a} is the first and {last} the last.
 {x} and {y} are two things, {q} is one of them and {named} what it is called.
 
 A tested wording is put together of words that occur in training, as nothing else could tell a model what "last" means.

@@ -137,7 +137,7 @@ def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
 
 
 def _different_words(rng: np.random.Generator, split: Split, n: int) -> list[str]:
-    """Words of which no two begin alike or rhyme: one that is half copied cannot go on as another."""
+    """Words, no two of which begin alike or rhyme: a word that is half copied cannot continue as another."""
     words: list[str] = []
     while len(words) < n:
         word = made_up_word(rng, split)
@@ -147,7 +147,7 @@ def _different_words(rng: np.random.Generator, split: Split, n: int) -> list[str
 
 
 def preference_pairs(split: Split, n: int, seed: int = 0) -> list[Preference]:
-    """n pairs of answers, of which the chosen one is right and courteous.
+    """n pairs of answers. The chosen one is right and courteous.
 
     The rejected one is, in turn, right but without CLOSING; wrong, with it; wrong, without it.
     """

@@ -6,7 +6,7 @@ Two things differ from pretraining, and both are in the data. The text is a conv
 loss of all other tokens is left out ("masked") by giving them the target -100: the model learns to answer questions,
 not to ask them. Ouyang et al. 2022 (InstructGPT), section 3.5.
 
-Simplified: one conversation per row, padded to the longest of the batch. Several are not packed into one row.
+Simplified: one conversation per row, padded to the longest of the batch. Larger projects pack several into one row.
 """
 
 from __future__ import annotations

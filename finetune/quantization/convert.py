@@ -1,4 +1,4 @@
-"""Quantize a whole model: replace each float layer by a quantized layer.
+"""Quantize a whole model: replace each float layer with a quantized one.
 
 Rounding needs only the weight. GPTQ and AWQ also need the inputs of each layer, so the model reads some text, block by
 block. The input of a block has passed through all earlier blocks in their quantized form, so later layers can

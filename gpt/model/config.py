@@ -20,7 +20,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The reverse of `to_dict`. Raises ValueError for a name that is no setting."""
+        """The reverse of `to_dict`. Raises ValueError for a name that is not a setting."""
         known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown setting {', '.join(unknown)}; {cls.__name__} has {', '.join(sorted(known))}")
@@ -168,8 +168,8 @@ class RopeScaling:
 class LlamaConfig(Settings):
     """The shape of a Llama; the defaults are SmolLM2-135M's.
 
-    vocab_size, block_size, n_layer, n_head, n_embd: as in `GPTConfig`. n_kv_head K: heads of keys and values, of which
-    each serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network.
+    vocab_size, block_size, n_layer, n_head, n_embd: as in `GPTConfig`. n_kv_head K: heads of keys and values; each
+    serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network.
     rope_theta: the base of the rotary positions; the slowest pair turns once in about 2 pi rope_theta tokens.
     rms_norm_epsilon: added to the mean square. tied: is the output layer the token embedding? head_size D: None is
     n_embd / n_head. rope_scaling: see there. qkv_bias: do queries, keys and values have biases (Qwen2)? qk_norm: are

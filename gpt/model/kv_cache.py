@@ -1,7 +1,8 @@
 """The KV cache: the keys and values of all tokens read so far, so each new token needs the work of one token.
 
 The keys and values of a token depend only on the token itself and on earlier tokens, so they never change. Without a
-cache, generating the n-th token reads n tokens again; with a cache it reads one. For n tokens this is n²/2 against n.
+cache, generating the n-th token reads n tokens again; with a cache it reads one. n new tokens then cost n instead of
+about n²/2.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
     Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
 
 In addition, no linear layer has a bias. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm blocks,
-causal attention, the head (here tied or not). Mistral has this shape too, and so have Qwen2 and Qwen3 with one
-difference each: biases of queries, keys and values, and a norm of queries and keys. Simplified: no dropout.
+causal attention, the head (here tied or not). Mistral also has this shape. Qwen2 adds biases to queries, keys
+and values; Qwen3 normalizes queries and keys. Simplified: no dropout.
 
-Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D head size, mostly C / H,
-I inner channels, V vocabulary. Parameters carry Hugging Face's names, so that its weights fit:
+Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D head size (usually
+C / H), I inner channels, V vocabulary. Parameters carry Hugging Face's names:
 
     model.embed_tokens                          token embedding; tied, it is the head too, and stored under this name
     model.layers.N.input_layernorm              the norm before attention

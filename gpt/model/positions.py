@@ -49,10 +49,11 @@ def causal_mask(xp: Any, queries: int, keys: int) -> Array:
 
 
 def slowed(speeds: Array, scaling: RopeScaling) -> Array:
-    """Slower hands, for a longer day: how a model learns to read longer texts than it was first trained on.
+    """The speeds (D/2) of the rotations, slowed down for a model that reads longer texts than it was first trained on.
 
-    Chen et al. 2023, "Extending context window of large language models via positional interpolation", slow all of them
-    down by one factor. Llama 3.1 keeps those that turn often in the original context, which tell neighbors apart.
+    It is a clock with slower hands, for a longer day. Chen et al. 2023, "Extending context window of large language
+    models via positional interpolation", slow all hands down by one factor. Llama 3.1 leaves hands alone that turn
+    often within the original context, because they tell neighbors apart.
     """
     low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
     if low is None or high is None or context is None:

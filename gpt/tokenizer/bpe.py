@@ -64,11 +64,11 @@ def from_visible(text: str) -> bytes:
 # GPT-2's pattern: contractions; a run of letters, of digits or of other signs, each with the space before it; spaces.
 # The last space before a word belongs to the word: that is what (?!\S) leaves behind.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# SmolLM's: each digit is a word of its own, without the space before it, so that a number is spelled and not learned by
-# heart. Spaces before a digit then stand alone, all of them: (?![^\s\p{N}]) is "not before a sign that takes a space".
+# SmolLM's: each digit is a word of its own, without the space before it, so numbers are spelled and not learned by
+# heart. All spaces before a digit are then a word without it: (?![^\s\p{N}]) is "not before a sign that takes a space".
 SMOLLM_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-# Llama 3's and Qwen2's: any one sign may begin a word, signs take the line breaks behind them along, and numbers are
-# cut after three digits, or after each.
+# Llama 3's and Qwen2's: any one sign may begin a word, a run of signs includes the line breaks that follow it, and
+# numbers are cut after every three digits (Llama 3) or after each digit (Qwen2).
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -108,7 +108,7 @@ def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
 def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = (), size: int = 1 << 16) -> Iterator[str]:
     """Regroup a stream of strings, which may be cut anywhere, into chunks that can be split into words independently.
 
-    Chunks have about `size` characters, or more if there is no place to cut. Joined together, they are the stream.
+    Chunks have about `size` characters, or more where no cut is safe. Joined together, they are the stream.
 
     >>> list(independent_chunks(["to be o", "r not to", " be"], size=8))
     ['to be or not', ' to be']
@@ -127,7 +127,7 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
             if cut:
                 yield text[:cut]
             waiting, length = [text[cut:]], len(text) - cut
-            wanted = max(size, 2 * length)  # not to search the same text again and again
+            wanted = max(size, 2 * length)  # or the same text would be searched again and again
     if length:
         yield "".join(waiting)
 

@@ -1,8 +1,8 @@
 """Tokens as their reader sees them: text that appears while the model writes, and tokens that carry a mark.
 
 A mark says, for example, how surprised a model was by a token. There are five levels, from 0 (no mark) to 4, shown in
-the terminal or on a page of HTML. Colors get darker with the level and the underline thicker, so that a page can also
-be read in black and white. Without colors the terminal shows [level 3] and [[level 4]] in brackets.
+the terminal or on a page of HTML. Both the color's darkness and the underline's thickness grow with the level, so a
+page can also be read in black and white. Without colors the terminal shows [level 3] and [[level 4]] in brackets.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _in_color(token: MarkedToken) -> str:
     if token.level == 0:
         return printable(token.text)
     start, end = f"\x1b[{_TERMINAL[token.level]}m", "\x1b[0m"
-    # The color ends before each line break, lest the terminal fills the rest of the line with it.
+    # The color ends before each line break; otherwise the terminal would fill the rest of the line with it.
     return start + printable(token.text).replace("\n", f"{end}\n{start}") + end
 
 

@@ -263,7 +263,7 @@ class Tokenizer:
         try:
             return self.encode(data.decode("utf-8"), allowed_special, textbook)
         except UnicodeDecodeError:
-            # A byte that is no UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
+            # A byte that is not UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
             ids = self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
             return [*self._begin, *ids, *self._end]
 

@@ -85,7 +85,7 @@ class RunLog:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a `log.jsonl`; what is no row with a step, such as a last line that a crash cut off, is left out."""
+    """The rows of a `log.jsonl`. Lines without a step, such as a last line that a crash cut off, are left out."""
     if not Path(path).exists():
         return []
     rows = []

@@ -160,7 +160,7 @@ def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str,
 
 def _entry(value: Any, name: str, path: str, data: int) -> Entry:
     """One tensor of the header, whose numbers start `data` bytes into the file."""
-    if not name.isprintable() or len(name) > 1000:  # so that it can stand in errors
+    if not name.isprintable() or len(name) > 1000:  # an error message could not show it
         raise SafetensorsError(f"{path}: {name[:1000]!r} cannot be the name of a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise SafetensorsError(f"{path}: the header must say dtype, shape and data_offsets of {name}, and no more")

@@ -326,7 +326,7 @@ _VALUES = np.array([math.erf(center) for center in _CENTERS])
 
 
 def _coefficients(terms: int) -> np.ndarray:
-    """[n, c]: what stands before h^(n+1) in erf's Taylor series at center c; at 0, before x^(2n+1) in erf(x) - x."""
+    """[n, c]: the coefficient of h^(n+1) in erf's Taylor series at center c; for c = 0, of x^(2n+1) in erf(x) - x."""
     slopes = 2 / math.sqrt(math.pi) * np.exp(-_CENTERS * _CENTERS)  # erf's derivative at each center
     a_before, a = np.zeros_like(slopes), np.ones_like(slopes)
     out = np.empty((terms, len(slopes)))

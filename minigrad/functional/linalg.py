@@ -18,7 +18,7 @@ class Matmul(Function):
     """out = x @ y;  dx = dout @ yᵀ,  dy = xᵀ @ dout.
 
     Leading axes are a batch, and broadcast. A vector counts as a row on the left and as a column on the right. Where y
-    is a single matrix, the leading axes of x become rows of one matrix, so that one product does the work.
+    is a single matrix, the leading axes of x become rows of one matrix, so one product does the work.
     """
 
     dtype_rule = "same"
@@ -78,7 +78,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 class Linear(Function):
     """out = x @ weightᵀ + bias;  dx = dout @ weight,  dweight = doutᵀ @ x,  dbias = Σ dout.
 
-    The leading axes of x become rows of one matrix, so that each of the three products is one product of matrices.
+    The leading axes of x become rows of one matrix, so each of the three is one product of matrices.
     """
 
     dtype_rule = "same"

@@ -202,9 +202,10 @@ class Max(Function):
 def max(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Any:
     """The largest element; with `dim`, the pair (values, indices) along that axis. nan is larger than any number.
 
-    Backward: with `dim`, dout goes to the element at the index, the first of several that are as large. Without, all
-    elements that are as large get equal shares, as in `amax`. Shape (2, 3) gives () without `dim`; two tensors (2,) for
-    dim=1, or (2, 1) with keepdim. Raises ValueError where there are no elements; F.maximum compares two tensors.
+    Backward: with `dim`, dout goes to the element at the index, the first of several equal ones. Without `dim`, all
+    elements that equal the largest get equal shares, as in `amax`. Shape (2, 3) gives () without `dim`; two tensors
+    (2,) for dim=1, or (2, 1) with keepdim. Raises ValueError where there are no elements. F.maximum compares two
+    tensors.
     """
     axis = _extreme_axis("max", x, dim, numpy_names)
     return amax(x) if axis is None else ValuesAndIndices(*Max.apply(x, dim=axis, keepdim=keepdim))
@@ -228,7 +229,7 @@ def min(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names:
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Tensor:
-    """The index of the largest element along `dim`, in int64: the first of several. There is no gradient.
+    """The index of the largest element along `dim`, in int64: the first of equal ones. There is no gradient.
 
     dim=None counts through all elements, row by row. Shapes and errors as in `max`.
     """
@@ -257,7 +258,7 @@ class Amax(Function):
 
 
 def amax(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
-    """The largest element over `dim`: one axis, several, or all. Backward: dx = dout / k for the k that are as large.
+    """The largest element over `dim`: one axis, several, or all. Backward: dx = dout / k for the k that equal it.
 
     Shapes as in `sum`, errors as in `max`.
     """

@@ -1,8 +1,8 @@
-"""One side of a comparison, in a process of its own, so that its memory is its own: steps when told to, and reports.
+"""One side of a comparison: takes a step when told to, and reports. A process of its own, it has its own memory.
 
 Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
 {"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "resident", "more_than_at_first"}. The parent
-(sides.py) takes turns between two of these, so that both see the same machine.
+(sides.py) lets two of these take turns, so both see the same machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two or more worker processes that take turns, so that all of them see the same machine."""
+"""Two or more worker processes that take turns, so all of them see the same machine."""
 
 from __future__ import annotations
 

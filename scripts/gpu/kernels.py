@@ -140,7 +140,7 @@ def _error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return max(errors) if np.isfinite(errors).all() else 1e9  # JSON has no infinity
 
 
-# --- what is no op ----------------------------------------------------------------------------------------------------
+# --- what is not an op ------------------------------------------------------------------------------------------------
 
 
 def _adamw(sizes: Sizes) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def check(steps: int = 10) -> dict[str, Any]:
             if "torch" in row:
                 row["over_torch"] = row["fast"]["seconds"] / row["torch"]["seconds"]
             rows[f"{name} {precision}"] = row
-    return {"passed": True, "rows": rows}  # a slow machine is no mistake
+    return {"passed": True, "rows": rows}  # a slow machine is not a mistake
 
 
 def _measure(side: str, kind: str, arguments: list[Any], steps: int) -> list[float]:
