@@ -22,10 +22,7 @@ class FastLayerNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
-        size = math.prod(x.shape[axis] for axis in axes)
-        flat = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), size)
-        ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
-        ctx.weight = None if weight is None else weight.reshape(-1)
+        flat = _as_rows(ctx, x, weight, axes)
         bias = None if bias is None else bias.reshape(-1)
         keep = True in ctx.needs_grad
         out = np.empty_like(flat)
@@ -35,7 +32,7 @@ class FastLayerNorm(Function):
         def normalize(rows):
             block, centered = flat[rows], ctx.normalized[rows]
             np.subtract(block, row_means(block), out=centered)
-            variance = np.einsum("ij,ij->i", centered, centered)[:, None] / max(size, 1)
+            variance = np.einsum("ij,ij->i", centered, centered)[:, None] / max(flat.shape[1], 1)
             inverse_std = ctx.inverse_std[rows]
             np.divide(1, np.sqrt(variance + eps), out=inverse_std)
             centered *= inverse_std
@@ -62,10 +59,7 @@ class FastRmsNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
-        size = math.prod(x.shape[axis] for axis in axes)
-        flat = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), size)
-        ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
-        ctx.weight = None if weight is None else weight.reshape(-1)
+        flat = _as_rows(ctx, x, weight, axes)
         keep = True in ctx.needs_grad
         out = np.empty_like(flat)
         ctx.normalized = np.empty_like(flat) if keep and weight is not None else out
@@ -73,7 +67,7 @@ class FastRmsNorm(Function):
 
         def normalize(rows):
             block, inverse_rms = flat[rows], ctx.inverse_rms[rows]
-            mean_square = np.einsum("ij,ij->i", block, block)[:, None] / max(size, 1)
+            mean_square = np.einsum("ij,ij->i", block, block)[:, None] / max(flat.shape[1], 1)
             np.divide(1, np.sqrt(mean_square + eps), out=inverse_rms)
             np.multiply(block, inverse_rms, out=ctx.normalized[rows])
             if ctx.weight is not None:
@@ -85,6 +79,13 @@ class FastRmsNorm(Function):
     @staticmethod
     def backward(ctx, dout):
         return _backward(ctx, dout, ctx.inverse_rms, centered=False, wants_dbias=False)[:2]
+
+
+def _as_rows(ctx, x, weight, axes):
+    """x as rows of the numbers that are normalized together. Saves the shapes and the weight for backward."""
+    ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
+    ctx.weight = None if weight is None else weight.reshape(-1)
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), math.prod(ctx.affine_shape))
 
 
 def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
