@@ -6,19 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune.quantization import QuantizationConfig, quantize
+from finetune.quantization import quantize
 from finetune.quantization.folder import save_quantized
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
 from scripts.benchmarks.sides import compare
+from scripts.quantize import COMPARED
 
 NAMES = ["quantized"]
 PROMPT, NEW_TOKENS = 32, 64
-CONFIGS = {
-    "int8": QuantizationConfig("absmax"),
-    "int4": QuantizationConfig("absmax", bits=4),
-    "nf4": QuantizationConfig("nf4", double_quant=True),
-}
+CONFIGS = {name: COMPARED[name] for name in ("int8", "int4", "nf4")}
 
 
 def measure(name: str, steps: int) -> dict[str, Any]:
