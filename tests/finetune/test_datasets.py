@@ -115,7 +115,7 @@ def test_errors_name_file_line_and_field(row, words, path):
         ("[" * 100_000, "this is not a JSON array"),
         ("{" + '"a":{' * 100_000, "this is not valid JSON"),
         ('[{"prompt": "a", "completion": "b"}\n{}]', "this is not a JSON array (Expecting ',' delimiter: line 2"),
-        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "not a JSON array (Unterminated string starting at: line 3"),
+        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "JSON array (Unterminated string starting at: line 3"),
         ('[{"prompt": "a", "completion": "b"},', "this is not a JSON array"),
         ("[\n3]", "item 1: expected a JSON object, got 3"),
         ("[]", "is empty: there is nothing to learn from"),
