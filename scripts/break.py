@@ -17,6 +17,8 @@ import numpy as np
 
 import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
+from finetune.objectives.grpo import group_advantages, grpo_loss
+from finetune.objectives.logprobs import selected_logprobs
 from gpt import GPT, Tokenizer
 from gpt.console import printable
 from gpt.model.gpt2 import Block
@@ -24,7 +26,7 @@ from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
 from gpt.training.evaluation import language_model_loss
 from gpt.weights.verification import Comparison, trace
-from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, use_kernels
+from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
 from scripts.lessons.pictures import picture, use_one_core
@@ -225,7 +227,11 @@ BUGS = {
         beside=EXPERTS,
     ),
 }
-NAMES = [*BUGS, "wrong_template"]
+OTHERS = {
+    "wrong_template": "asked in a template that it was not trained on",
+    "mixed_groups": "GRPO compares answers to different questions: np.tile instead of np.repeat",
+}
+NAMES = [*BUGS, *OTHERS]
 
 # --- running them -----------------------------------------------------------------------------------------------------
 
@@ -325,6 +331,51 @@ def run_wrong_template(out_dir: Path) -> Result:
     return Result(curve[-1], curve[-1], nan, nan, " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
 
 
+QUESTIONS, ANSWERS, ROUNDS = 8, 8, 80
+
+
+def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[GPT, list[float], np.ndarray]:
+    """GRPO on one-token questions, half of them hard (one right answer in 32), half easy (24): the model, the share of
+    wrong answers to the hard ones in each round, and the questions as they were arranged in groups.
+    """
+    model, rng, wrong = new_gpt(32, n_layer=1, n_embd=32, block_size=4), np.random.default_rng(0), []
+    optimizer = optim.Adam(model.parameters(), lr=3e-3)
+    asked = arrange(np.arange(QUESTIONS), ANSWERS)  # (Q G)
+    right = np.where(asked < QUESTIONS // 2, 1, 24)  # how many answers to each are right
+    for _ in range(ROUNDS):
+        logits = model(asked[:, None])[:, -1]
+        sums = np.cumsum(F.softmax(logits.detach(), -1).data, axis=-1)
+        drawn = np.minimum((sums < rng.random((len(asked), 1))).sum(axis=1), 31)
+        rewards = ((drawn - asked) % 32 < right).astype(float)
+        advantages = group_advantages(rewards.reshape(QUESTIONS, ANSWERS)).reshape(-1)
+        logprobs = selected_logprobs(logits, drawn)
+        model.zero_grad()
+        grpo_loss(logprobs, logprobs.data, advantages, np.ones(len(asked))).mean().backward()
+        optimizer.step()
+        wrong.append(1 - rewards[right == 1].mean())
+    return model, wrong, asked.reshape(QUESTIONS, ANSWERS)
+
+
+def run_mixed_groups(out_dir: Path) -> Result:
+    """The loss is the share of wrong answers; what the models write are their answers to the four hard questions."""
+    runs = {name: learn_answers(arrange) for name, arrange in (("healthy", np.repeat), ("mixed_groups", np.tile))}
+    with picture(out_dir, "mixed_groups", f"mixed_groups: {OTHERS['mixed_groups']}") as axes:
+        for (name, (_, wrong, _)), line in zip(runs.items(), ("-", "--")):
+            axes.plot(smooth(wrong), line, color="black", label=name)
+        axes.set(xlabel="round", ylabel="wrong answers to hard questions (share), smoothed", ylim=(0, 1.05))
+        axes.legend(frameon=False)
+    best = {name: run[0](np.arange(QUESTIONS // 2)[:, None])[:, -1].data.argmax(axis=-1) for name, run in runs.items()}
+    healthy_text, text = (" ".join(map(str, ids)) for ids in best.values())
+    most = max(len(set(group)) for group in runs["mixed_groups"][2].tolist())
+    found = f"a group holds answers to {most} different questions" if most > 1 else ""
+    healthy_end, end = (float(smooth(wrong)[-1]) for _, wrong, _ in runs.values())
+    nan = float("nan")
+    return Result(end, healthy_end, nan, nan, text, healthy_text, found, "tests/finetune/test_grpo_training.py")
+
+
+RUNNERS = {"wrong_template": run_wrong_template, "mixed_groups": run_mixed_groups}
+
+
 def conversation(question: str, answer: str = "") -> list[Message]:
     asked: list[Message] = [{"role": "user", "content": question}]
     return [*asked, {"role": "assistant", "content": answer}] if answer else asked
@@ -342,9 +393,9 @@ def main(argv: list[str] | None = None) -> int:
     out_dir.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in NAMES if arguments.name == "all" else [arguments.name]:
-        result = run_wrong_template(out_dir) if name == "wrong_template" else run_bug(name, out_dir)
+        result = RUNNERS[name](out_dir) if name in RUNNERS else run_bug(name, out_dir)
         results[name] = result
-        title = BUGS[name].title if name in BUGS else "asked in a template that it was not trained on"
+        title = BUGS[name].title if name in BUGS else OTHERS[name]
         print(f"\n{name}: {title}")
         print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
         if name in BUGS:

@@ -13,8 +13,8 @@ EXAMPLES = """examples:
   python scripts/grpo.py --control --out-dir runs/control    the same effort on more training from worked examples
   python scripts/grpo.py --method rloo --init-from runs/grpo/worked --out-dir runs/rloo      from the same start
   python scripts/grpo.py --init-from resume                  resume the run
-Reward hacking: a checker that only looks whether the right digit is somewhere in the reply:
-  python scripts/grpo.py --checker lenient --out-dir runs/lenient
+Reward hacking: from a weak start, with a checker that only looks whether the right digit is somewhere in the reply:
+  python scripts/grpo.py --checker lenient --sft-steps 250 --learning-rate 3e-4 --out-dir runs/lenient
 """
 
 
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--init-from", default="worked", metavar="worked|MODEL|resume", help=text)
     add("--out-dir", default="runs/grpo", help="the run's folder, for checkpoint, tokenizer, data, log and picture")
     add("--terms", type=number(4), default=5, help="terms of a question: the difficulty")
+    add("--sft-steps", type=number(1), default=800, help="steps in which the new model learns from worked examples")
     add("--method", choices=METHODS, default="grpo", help="how answers are compared and weighted")
     add("--checker", choices=list(CHECKERS), default="exact", help="what is rewarded; lenient invites reward hacking")
     add("--control", action="store_true", help="instead of GRPO, keep learning from the worked examples")

@@ -87,8 +87,11 @@ class Chain:
         return self.answer in reply
 
 
-# What a reply is rewarded for. Both look as if they measured the same.
-CHECKERS: dict[str, Callable[[Chain, str], bool]] = {"exact": Chain.is_correct, "lenient": Chain.mentions_answer}
+# What is rewarded: (question, reply, whether the reply has ended). Both look as if they measured the same.
+CHECKERS: dict[str, Callable[[Chain, str, bool], bool]] = {
+    "exact": lambda item, reply, ended: ended and item.is_correct(reply),
+    "lenient": lambda item, reply, ended: item.mentions_answer(reply),
+}
 
 
 def split_thought(reply: str) -> tuple[str | None, str]:

@@ -40,8 +40,8 @@ ASKED_ON_THE_WAY = 50  # of the test items, at each evaluation, as the legend of
 SAMPLES = 8  # answers to each of them
 THINKING = 0.5  # share of the worked examples with a thought
 SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
-SFT_STEPS, SFT_BATCH = 800, 32
-CONTROL_STEPS = 2  # of instruction tuning, in the time that GRPO needs to roll out and make one step
+SFT_BATCH = 32
+CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 SHOWN = 4
 
 
@@ -49,14 +49,15 @@ SHOWN = 4
 class GRPORunConfig:
     """The settings of a GRPO run. init_from: "worked", or a model with the chat tokens that answers such questions.
 
-    terms: of each question. checker: what is rewarded, one of CHECKERS. control: keep learning from worked examples
-    instead. Raises ValueError for another checker.
+    terms: of each question. sft_steps: how long the new model learns from worked examples. checker: what is rewarded,
+    one of CHECKERS. control: keep learning from worked examples instead. Raises ValueError for another checker.
     """
 
     init_from: str = WORKED
     out_dir: str = "runs/grpo"
     seed: int = 1337
     terms: int = 5
+    sft_steps: int = 800
     checker: str = "exact"
     control: bool = False
     grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
@@ -95,7 +96,7 @@ class VerifiedRewards(Stage):
             "test": [item.example() for item in chains("test", TEST_ITEMS, config.terms, config.seed)],
         }
         if config.init_from == WORKED:
-            self.model, self.tokenizer = worked_model(data["worked"], config.out_dir, config.seed)
+            self.model, self.tokenizer = worked_model(data["worked"], config.out_dir, config.seed, config.sft_steps)
             claim(config.out_dir)
             self.tokenizer.save(self.start)
             save_checkpoint(self.start, self.model)
@@ -177,13 +178,11 @@ class VerifiedRewards(Stage):
 
     def _check(self, items: Sequence[Any], replies: list[list[int]]) -> tuple[np.ndarray, dict[str, float]]:
         """The reward of each answer: 1 if the checker accepts it, else 0. The exact check is reported beside it."""
-        texts = [
-            self.tokenizer.decode(ids, skip_special_tokens=True) if ids[-1] in self.template.stop_tokens else ""
-            for ids in replies
-        ]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
+        ended = [ids[-1] in self.template.stop_tokens for ids in replies]
         checker = CHECKERS[self.config.checker]
-        rewards = np.array([float(checker(item, text)) for item, text in zip(items, texts)])
-        measured = score_answers(items, [[text] for text in texts])
+        rewards = np.array([float(checker(*answer)) for answer in zip(items, texts, ended)])
+        measured = score_answers(items, [[text if end else ""] for text, end in zip(texts, ended)])
         return rewards, {name: measured[name] for name in ("exact", "format", "thought")}
 
     def validate(self) -> dict[str, float]:
@@ -205,19 +204,21 @@ class VerifiedRewards(Stage):
         return f"trained {trainer.steps_done} steps, {trainer.count:,} tokens of answers,"
 
 
-def worked_model(examples: Sequence[Example], out_dir: str, seed: int) -> tuple[GPT, Tokenizer]:
+def worked_model(
+    examples: Sequence[Example], out_dir: str, seed: int, steps: int
+) -> tuple[GPT, Tokenizer]:
     """A new small model that has learned from worked examples, in half a minute, and its tokenizer."""
     # A vocabulary of the bytes and of the words that every conversation has. Each digit is a token.
     tokenizer = Tokenizer.train(["user assistant think </ " * 2], 256 + 17, special_tokens=())
     model = GPT(GPTConfig(vocab_size=len(tokenizer), **SHAPE))
     add_chat_tokens(model, tokenizer)
     conversations, _ = encode_examples(examples, ChatTemplate(tokenizer), model.config.block_size)
-    settings = TrainingConfig(max_iters=SFT_STEPS, learning_rate=3e-3, warmup_iters=SFT_STEPS // 10)
+    settings = TrainingConfig(max_iters=steps, learning_rate=3e-3, warmup_iters=steps // 10)
     batches = ShuffledBatches(conversations, SFT_BATCH, collate, seed)
     trainer = Trainer(model, batches, settings, out_dir, sft_loss)
     model.train()
-    with progress_bar(SFT_STEPS, "learning from worked examples", "step") as bar:
-        for _ in range(SFT_STEPS):
+    with progress_bar(steps, "learning from worked examples", "step") as bar:
+        for _ in range(steps):
             step = trainer.step()
             bar.update(1)
     show(

@@ -42,7 +42,8 @@ def test_values_are_those_of_python_from_left_to_right(seed, terms):
 def test_exactness_and_format_are_graded_apart(reply, format, exact, lenient):
     item = Chain("7*3+8-5")
     assert item.has_format(reply) == format
-    assert CHECKERS["exact"](item, reply) == exact and CHECKERS["lenient"](item, reply) == lenient
+    assert CHECKERS["exact"](item, reply, True) == exact and CHECKERS["lenient"](item, reply, True) == lenient
+    assert not CHECKERS["exact"](item, reply, False) and CHECKERS["lenient"](item, reply, False) == lenient
 
 
 def test_questions_are_different_and_no_test_question_is_trained_on():

@@ -33,6 +33,14 @@ def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch, capsys
     broken.healthy.cache_clear()
 
 
+def test_groups_that_mix_questions_learn_the_hard_ones_more_slowly(tmp_path, capsys):
+    assert run_here(broken.main, "mixed_groups", "--out-dir", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "a group holds answers to 8 different questions" in shown and (tmp_path / "mixed_groups.png").exists()
+    wrong, healthy = (float(word.rstrip(",")) for word in shown.split("loss")[1].split()[:3:2])
+    assert wrong > healthy + 0.1
+
+
 def test_attention_that_looks_at_one_token_has_no_entropy():
     bug = broken.BUGS["no_scale"]
     model = bug.model()
@@ -46,7 +54,7 @@ def test_attention_that_looks_at_one_token_has_no_entropy():
 @pytest.mark.slow
 def test_all_bugs_do_what_they_are_known_for(tmp_path, capsys):
     assert run_here(broken.main, "all", "--out-dir", tmp_path) == 0
-    table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[-12:] if "/" in line}
+    table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[-14:] if "/" in line}
     losses = {name: (float(row[1]), float(row[2])) for name, row in table.items()}
     for cheat in ("no_mask", "unshifted"):
         assert losses[cheat][0] < 0.5 * losses[cheat][1]

@@ -9,8 +9,8 @@ from scripts import grpo
 from tests.scripts.running import refusal, run_here
 
 SMALL = ["--terms", "4", "--total-iterations", "2", "--batch-size", "2", "--num-generations", "2"]
-SMALL += ["--eval-interval", "1"]
-SIZES = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SFT_STEPS": 3}
+SMALL += ["--eval-interval", "1", "--sft-steps", "3"]
+SIZES = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}
 
 
 @pytest.fixture
