@@ -1,5 +1,6 @@
 // The explorer: every number comes from the model, through the server that this page came from (look.py answers).
 const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+const LONGEST_TABLE = 128; // tokens: the attention of a longer text is shown for the chosen token only
 const at = (id) => document.getElementById(id);
 const question = { text: start.text, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null };
 let answer = null, asked = 0;
@@ -75,7 +76,8 @@ function drawAttention() {
   const { attention, tokens, position } = answer;
   at("head").textContent = `Attention of head ${question.layer}.${question.head}`;
   at("row").replaceChildren(...tokens.map((token, i) => element("span", { style: shade(attention[position][i]), title: percent(attention[position][i]) }, visible(token))));
-  at("pattern").replaceChildren(...attention.map((row, i) => element("tr", {}, element("th", {}, visible(tokens[i])),
+  const isShort = tokens.length <= LONGEST_TABLE;
+  at("pattern").replaceChildren(...(isShort ? attention : []).map((row, i) => element("tr", {}, element("th", {}, visible(tokens[i])),
     ...row.slice(0, i + 1).map((weight, j) => element("td", { style: shade(weight), title: `${visible(tokens[i])} → ${visible(tokens[j])}: ${percent(weight)}` })))));
 }
 
