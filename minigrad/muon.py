@@ -85,6 +85,11 @@ class Muon(AdamW):
             way_out = 'put it into a group with "orthogonalize": False, which AdamW updates'
             raise ValueError(f"Muon updates matrices, not a parameter of shape {wrong[0]}: {way_out}")
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not all("orthogonalize" in group for group in state_dict["param_groups"]):
+            raise ValueError("the saved state is that of another optimizer: it has no momentum for Muon's matrices")
+        super().load_state_dict(state_dict)
+
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not group["orthogonalize"]:
             return super().update(p, grad, state, group)

@@ -75,7 +75,7 @@ def use_experts(model: GPT, n_experts: int = 8, top_k: int = 2) -> None:
     """Replace each MLP of a GPT by `n_experts` of 1 / top_k of its width, and draw all weights of the model again.
 
     A token uses as many weights as before, apart from the router's n_experts * C. Raises ValueError for a width that
-    cannot be divided by top_k. Checkpoints and `save_pretrained` store plain GPTs only.
+    cannot be divided by top_k. Checkpoints and `save_pretrained` refuse the result.
     """
     if model.config.n_inner % top_k:
         raise ValueError(f"the inner width of {model.config.n_inner} cannot be divided among {top_k} experts")

@@ -112,11 +112,12 @@ LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
 
 
 def kind_of(model: nn.Module) -> ModelKind:
-    """The kind of a whole GPT or Llama. Raises TypeError for any other model."""
+    """The kind of a whole GPT or Llama. Raises TypeError for any other model, also for one with replaced modules."""
     for its_class, kind in ((GPT, GPT_KIND), (Llama, LLAMA_KIND)):
-        if isinstance(model, its_class):
+        if isinstance(model, its_class) and model.num_parameters() == model.config.num_parameters():
             return kind
-    raise TypeError(f"a checkpoint of a {type(model).__name__} needs a `kind` that says what is stored of it")
+    what = type(model).__name__ + (" with other modules" if isinstance(model, GPT | Llama) else "")
+    raise TypeError(f"a checkpoint of a {what} needs a `kind` that says what is stored of it")
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from gpt import GPT, GPTConfig
 from gpt.model.gpt2 import MLP
 from gpt.model.moe import MixtureOfExperts, balance_loss, mixtures, use_experts
+from gpt.training.checkpoint import has_checkpoint, save_checkpoint
 from minigrad import Tensor, gradcheck, manual_seed, nn, optim, use_kernels
 
 SHAPE = {"vocab_size": 20, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -92,6 +93,12 @@ def test_a_gpt_with_experts_learns_generates_and_uses_as_many_weights_per_token(
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     assert all(mixture.router.weight.grad.any() for mixture in mixtures(model))
+
+
+def test_a_checkpoint_is_refused_before_training_and_not_after_it(tmp_path):
+    with pytest.raises(TypeError, match="a checkpoint of a GPT with other modules needs a `kind`"):
+        save_checkpoint(tmp_path, small())
+    assert not has_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_the_other_groups_are_updated_as_by_adamw_and_a_saved_state_goes_on_bit_
         r.grad = rng.standard_normal(r.shape).astype(np.float32)
         adamw.step()
     np.testing.assert_array_equal(q.data, r.data)
+    with pytest.raises(ValueError, match="that of another optimizer"):
+        Muon([r], orthogonalize=False).load_state_dict(adamw.state_dict())
 
 
 def test_a_vector_is_refused_and_not_added():
