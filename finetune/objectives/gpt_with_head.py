@@ -64,7 +64,7 @@ class GPTWithHead(nn.Module):
             raise ValueError(f"ids of shape {ids.shape} need as many lengths in 1..T as rows, got {lengths!r:.80}")
         xp = module_of(self.score.weight.data)
         body = architectures.of(self).body_of(self)
-        hidden = body(xp.asarray(ids))  # (B, T, C); no token attends to the padding after it
+        hidden = body(xp.asarray(ids))  # (B, T, C): no token attends to the padding after it
         last = hidden[xp.arange(len(ids)), xp.asarray(lengths) - 1]  # (B, C): of the last real tokens
         return self.score(last)
 

@@ -56,12 +56,12 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     G = rewards.shape[1]
     if G < 2:
         raise ValueError(f"a group needs at least 2 answers to compare, got {G}")
-    better = rewards - rewards.mean(axis=1, keepdims=True)
+    better = rewards - rewards.mean(axis=1, keepdims=True)  # (Q, G): the group's mean takes the value head's place
     if method == "dr_grpo":
         return better
     if method == "rloo":
-        return better * G / (G - 1)
-    return better / (rewards.std(axis=1, keepdims=True) + 1e-4)
+        return better * G / (G - 1)  # the mean without the answer itself
+    return better / (rewards.std(axis=1, keepdims=True) + 1e-4)  # 0 / 1e-4 where all answers are equally good
 
 
 def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) -> np.ndarray:
@@ -101,10 +101,10 @@ def grpo_loss(
     [-0.6, 0.9]
     """
     check_method(method)
-    loss = policy_loss(logprobs, old_logprobs, advantages, *CLIP[method])
+    loss = policy_loss(logprobs, old_logprobs, advantages, *CLIP[method])  # (N,), as in PPO
     if beta:
         reference = Tensor(reference_logprobs, dtype=logprobs.dtype, device=logprobs.device)
-        loss = loss + beta * estimated_kl(logprobs, reference, "k3")
+        loss = loss + beta * estimated_kl(logprobs, reference, "k3")  # has a gradient, unlike a penalty in the reward
     return loss * Tensor(weights, dtype=logprobs.dtype, device=logprobs.device)
 
 

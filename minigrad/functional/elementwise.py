@@ -29,6 +29,7 @@ class Add(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        # A number that was broadcast was used several times, so its gradients add up (unbroadcast).
         dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
         dy = unbroadcast(dout, ctx.y_shape) if ctx.needs_grad[1] else None
         return dx, dy
@@ -75,6 +76,7 @@ class Mul(Function):
     @staticmethod
     def forward(ctx, x, y):
         ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
+        # Each factor is the derivative by the other. We keep only what backward will need: memory counts here.
         if ctx.needs_grad[0]:
             ctx.y = y
         if ctx.needs_grad[1]:
@@ -113,6 +115,7 @@ class Div(Function):
     @staticmethod
     def backward(ctx, dout):
         dx = unbroadcast(dout / ctx.y, ctx.x_shape) if ctx.needs_grad[0] else None
+        # -x / y² = -out / y: `out` is there already, and its shape is dout's
         dy = unbroadcast(-dout * ctx.out / ctx.y, ctx.y_shape) if ctx.needs_grad[1] else None
         return dx, dy
 
@@ -170,7 +173,7 @@ class Pow(Function):
             dx = unbroadcast(dout * (y * x**below), shape_of(x))
         if ctx.needs_grad[1]:
             x = xp.asarray(x, dout.dtype)
-            flat = (x == 0) & (y >= 0)
+            flat = (x == 0) & (y >= 0)  # here out * ln x would be 0 * -inf, which is nan
             dy = unbroadcast(xp.where(flat, 0, dout * ctx.out * xp.log(xp.where(flat, 1, x))), shape_of(y))
         return dx, dy
 
@@ -190,7 +193,7 @@ class Exp(Function):
 
     @staticmethod
     def forward(ctx, x):
-        ctx.out = out = module_of(x).exp(x)
+        ctx.out = out = module_of(x).exp(x)  # e^x is its own derivative: backward needs nothing else
         return out
 
     @staticmethod
@@ -311,7 +314,7 @@ def minimum(x: Operand, y: Operand) -> Tensor:
 def _to_winner(ctx, dout, x_wins, y_wins):
     """Where one is nan, neither wins: both get dout, as in PyTorch."""
     xp = module_of(dout)
-    share = xp.where(ctx.x == ctx.y, dout / 2, dout)
+    share = xp.where(ctx.x == ctx.y, dout / 2, dout)  # a tie: half for each
     dx = unbroadcast(xp.where(y_wins, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None
     dy = unbroadcast(xp.where(x_wins, 0, share), shape_of(ctx.y)) if ctx.needs_grad[1] else None
     return dx, dy

@@ -112,7 +112,7 @@ def cross_entropy(
 
 def _rows(logits: Tensor, class_dim: int) -> Tensor:
     """Logits (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
-    others = [axis for axis in range(logits.ndim) if axis != class_dim]
+    others = [axis for axis in range(logits.ndim) if axis != class_dim]  # the classes go last
     n = math.prod([logits.shape[axis] for axis in others])
     return reshape(permute(logits, (*others, class_dim)), (n, logits.shape[class_dim]))
 
@@ -180,11 +180,12 @@ def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothi
     kept = xp.asarray(targets != ignore_index)
     safe = xp.where(kept, targets, 0)  # ignore_index is not a class
     row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, weight[safe], 0)
+    # ln p of each target, in the targets' shape
     picked = reshape(gather(log_probs, class_dim, xp.expand_dims(safe, class_dim)), safe.shape)
     loss = where(kept, -picked, 0.0) * row_weight  # where, as -inf * 0 would be nan
     if label_smoothing > 0:
         of_all = sum_of(_times_class_weight(log_probs, weight, class_dim), class_dim)
-        uniform = label_smoothing / log_probs.shape[class_dim]
+        uniform = label_smoothing / log_probs.shape[class_dim]  # e/C, the share of each class
         loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
     return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
 

@@ -27,7 +27,7 @@ class Reshape(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return (dout.reshape(ctx.shape),)
+        return (dout.reshape(ctx.shape),)  # the numbers are the same, in the same order
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -93,7 +93,7 @@ class Permute(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        inverse = [ctx.dims.index(axis) for axis in range(len(ctx.dims))]
+        inverse = [ctx.dims.index(axis) for axis in range(len(ctx.dims))]  # where each axis of x has gone
         return (dout.transpose(inverse),)
 
 
@@ -130,7 +130,7 @@ class Expand(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return (unbroadcast(dout, ctx.shape),)
+        return (unbroadcast(dout, ctx.shape),)  # the copies' gradients add up
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -159,7 +159,7 @@ class Cat(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        return _pieces(dout, ctx.sizes, ctx.dim)
+        return _pieces(dout, ctx.sizes, ctx.dim)  # cut where the tensors were joined
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
@@ -259,6 +259,7 @@ class Pad(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        # padding by -n cuts off n numbers, and the reverse
         return (_padded(dout, [(-before, -after) for before, after in ctx.widths], 0),)
 
 

@@ -23,7 +23,7 @@ class Dropout(Function):
     @staticmethod
     def forward(ctx, x, p, stream):
         ctx.scale = keep_scale(module_of(x), stream, x.shape, p).astype(x.dtype, copy=False)
-        return x * ctx.scale
+        return x * ctx.scale  # the same random numbers serve backward
 
     @staticmethod
     def backward(ctx, dout):
