@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_model(parser, default="runs/sft")
     command_line.add_model_options(parser)
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
-    command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.1)
+    command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.05)
     command_line.add_kernels(parser)
     command_line.add_device(parser)
     command_line.add_seed(parser, default=None)
