@@ -54,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.model is None) != (arguments.text is None):
         parser.error("--model and --text go together")
-    if arguments.as_script and (arguments.model is not None or arguments.stage != "pretraining"):
-        parser.error("--as-script is for the step of scripts/step.py")
+    if arguments.as_script and arguments.model is not None:
+        parser.error(
+            "--as-script is for the small model, whose numbers fit into a script; leave out --model and --text"
+        )
     began = time.perf_counter()
     model: Any
     if arguments.model is None:
@@ -70,12 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(arguments.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.as_script:
-        write_text(folder / "step.py", flat_script(recording))
-        print(f"script: {(folder / 'step.py').as_posix()}")
+        path = folder / f"{name_of(arguments.stage)}.py"
+        write_text(path, flat_script(recording))
+        print(f"script: {path.as_posix()}")
         return 0
     title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
     data = step_data(recording, title, [texts[i] for i in ids])
-    path = folder / ("step.html" if arguments.stage == "pretraining" else f"{arguments.stage}.html")
+    path = folder / f"{name_of(arguments.stage)}.html"
     write_text(path, step_page(title, data))
     megabytes = path.stat().st_size / 1e6
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
@@ -87,6 +90,11 @@ def tiny_gpt() -> GPT:
     """The model of scripts/step.py, with the same weights."""
     manual_seed(0)
     return GPT(GPTConfig(vocab_size=8, n_embd=4, block_size=3, n_layer=1, n_head=2))
+
+
+def name_of(stage: str) -> str:
+    """The name of a stage's file."""
+    return "step" if stage == "pretraining" else stage
 
 
 def split_text(text: str, stage: str) -> list[str]:

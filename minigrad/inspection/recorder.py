@@ -44,7 +44,10 @@ _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 @dataclass(eq=False)
 class Value:
-    """An array at the time when it was seen. made_by: (number of the call, number of its output); None for a leaf."""
+    """An array at the time when it was seen.
+
+    made_by: (number of the call, number of its output); None for a leaf. number: the Python number, if it was one.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -53,6 +56,7 @@ class Value:
     statistics: dict[str, float]  # min, max, mean, norm
     name: str = ""
     made_by: tuple[int, int] | None = None
+    number: float | None = None
 
 
 class Place(NamedTuple):
@@ -167,6 +171,7 @@ class Recording(switches.Observer):
             return known
         value = self.value(x)  # a constant, or an input that was cast
         value.made_by = None if known is None else known.made_by
+        value.number = x if type(x) in (int, float, bool) else None
         return value
 
     def _jacobian_of(self, ctx: Any, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:

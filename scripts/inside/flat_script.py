@@ -29,6 +29,7 @@ Written by scripts/explain.py --as-script. Each line comes from the op that is n
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 '''
@@ -111,8 +112,8 @@ class _Writer:
 
     def _input(self, call: Call, i: int) -> str:
         value = call.inputs[i]
-        if value is None:
-            return "None"
+        if value is None or value.number is not None:
+            return "None" if value is None else repr(value.number)
         if value not in self.names:
             self._define(value, f"{call.names[i]}_in_{call.number}")
         return self.names[value]
@@ -128,7 +129,7 @@ class _Writer:
         self.lines.append(f"\n# {call.function.__name__}{where} -> {shapes}")
         ctx = self.contexts[call.number] = Context()
         ctx.needs_grad = call.needs_grad
-        given = [None if value is None else value.array for value in call.inputs]
+        given = [None if x is None else x.array if x.number is None else x.number for x in call.inputs]
         texts = [self._input(call, i) for i in range(len(given))]
         returned = self._run(call, call.function.forward, given, texts, call.options)
         targets = ", ".join(outputs) + "," * (self.is_tuple and len(outputs) == 1)
@@ -168,9 +169,7 @@ class _Writer:
             values[arguments.vararg.arg] = tuple(given)
             code[arguments.vararg.arg] = _expression(f"({''.join(text + ', ' for text in texts)})")
         for name, option in options.items():
-            if option is not None and not isinstance(option, int | float | str | tuple | bool):
-                raise ValueError(f"{call.function.__name__}: option {name} cannot be written down")
-            code[name] = _expression(repr(option))
+            code[name] = _expression(_literal(option, f"{call.function.__name__}: option {name}"))
         scope = {**half.__globals__, **values, "ctx": self.contexts[call.number]}
         inliner = _Inliner(call, scope, code)
         returned = inliner.body(function.body)
@@ -186,10 +185,12 @@ class _Writer:
         """Write down the functions and constants of the op's file that the code uses."""
         for node in ast.walk(tree):
             name = node.id if isinstance(node, ast.Name) else ""
-            if name not in scope or name in self.helpers or isinstance(scope[name], ModuleType):
+            if name not in scope or name in self.helpers or name in ("np", "math"):
                 continue
             found = scope[name]
-            if name in STUBS:
+            if isinstance(found, ModuleType):
+                self.helpers[name] = f"import {found.__name__} as {name}"
+            elif name in STUBS:
                 self.helpers[name] = STUBS[name]
             elif isinstance(found, FunctionType):
                 source = textwrap.dedent(inspect.getsource(found))
@@ -226,7 +227,8 @@ class _Inliner(ast.NodeTransformer):
     def _statement(self, statement: ast.stmt) -> None:
         source = ast.unparse(statement)
         exec(source, self.scope)
-        assigned = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _is_stored(node)]
+        names = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _is_stored(node)]
+        assigned = [name for name in names if name in self.scope]  # the others exist inside a comprehension only
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if len(assigned) == 1 and len(targets) == 1 and self.scope[assigned[0]] is np:  # xp = module_of(x)
             self.code[assigned[0]] = ast.Name("np")
@@ -261,7 +263,23 @@ class _Inliner(ast.NodeTransformer):
         return ast.Name(f"{node.attr}_{self.number}")
 
     def visit_Name(self, node: ast.Name) -> Any:
+        if node.id == "ctx":  # as a whole, for a function that reads from it
+            ctx = self.scope["ctx"]
+            parts = [*(f"{name}={name}_{self.number}" for name in ctx.saved()), f"needs_grad={ctx.needs_grad}"]
+            return _expression(f"SimpleNamespace({', '.join(parts)})")
         return self.code.get(node.id, node)
+
+
+def _literal(value: Any, what: str) -> str:
+    """A value as code. Raises ValueError, which says `what` it was, for one that has none."""
+    if isinstance(value, np.ndarray):
+        return f"np.array({value.tolist()}, np.{value.dtype})"
+    if isinstance(value, tuple | list):
+        inner = "".join(f"{_literal(part, what)}, " for part in value)
+        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+    if value is None or isinstance(value, int | float | str | slice | type(...)):
+        return repr(value)
+    raise ValueError(f"{what} cannot be written down")
 
 
 def _expression(text: str) -> ast.expr:

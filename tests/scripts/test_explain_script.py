@@ -86,20 +86,24 @@ def test_every_op_of_the_page_can_be_computed_again_from_its_inputs(page):
     assert terms["Gelu"] is None and terms["CrossEntropy"] is None
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama"])
-def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "stage"), [("llama", "pretraining"), *(("gpt", stage) for stage in ("pretraining", "sft", "dpo", "ppo"))]
+)
+def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, stage, tmp_path):
     shape = {"vocab_size": 8, "n_embd": 8, "block_size": 4, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_inner": 12}
     model = explain.tiny_gpt() if kind == "gpt" else Llama(LlamaConfig(**shape))
-    recording, _ = explain.take_step(model, "pretraining", explain.TINY_TEXT, 0.1)
-    path = tmp_path / "step.py"
+    parts = explain.TINY_TEXT if stage == "pretraining" else explain.TINY
+    recording, _ = explain.take_step(model, stage, parts, 0.1)
+    path = tmp_path / f"{explain.name_of(stage)}.py"
     if kind == "gpt":
-        assert run_here(explain.main, "--as-script", "--out-dir", tmp_path) == 0
+        assert run_here(explain.main, "--as-script", "--stage", stage, "--out-dir", tmp_path) == 0
     else:
         path.write_text(flat_script(recording), encoding="utf-8")
     text = path.read_text(encoding="utf-8")
     assert "minigrad" not in re.sub(r"#.*", "", text) and "class " not in text
     found = runpy.run_path(str(path))
-    assert found["loss"] == recording.calls[-1].outputs[0].array
+    loss = next(call for call in recording.calls if call.order == 0)
+    assert found["loss"] == loss.outputs[0].array
     assert found["norm"] == np.float32(recording.norm)
     for update in recording.updates:
         for name, value in {"gradients": update.gradient, "clipped": update.clipped, "after": update.after}.items():
@@ -157,7 +161,7 @@ def test_what_does_not_fit_is_summarized(model_folder):
         ("--text abc", "--model and --text go together"),
         ("--model {} --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
         ("--model {} --text " + "the" * 200, "tokens; it must have 2 to 65"),
-        ("--stage sft --as-script", "--as-script is for the step of scripts/step.py"),
+        ("--model {} --text a --as-script", "--as-script is for the small model"),
     ],
 )
 def test_what_is_refused(options, words, model_folder, tmp_path, capsys):
