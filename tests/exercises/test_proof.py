@@ -40,12 +40,18 @@ def test_every_mistake_is_rejected_with_the_right_diagnosis(name, number):
 SLIPS = [(name, number) for name in NAMES for number in range(len(planting.exercise_named(name).slips))]
 
 
+@pytest.mark.parametrize(("name", "number"), SLIPS)
+def test_every_slip_is_an_edit_of_the_solution(name, number):
+    exercise = planting.exercise_named(name)
+    old, new, _ = exercise.slips[number]
+    assert old in exercise.blanks and compile(exercise.completed(old, new), name, "exec")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), SLIPS)
 def test_whoever_makes_a_slip_is_told_its_sentence(name, number):
     exercise = planting.exercise_named(name)
     old, new, sentence = exercise.slips[number]
-    assert old in exercise.blanks
     text = exercise.completed(old, new)
     verdict = planting.verdict_on_definitions(exercise, planting.defined(text), text)
     assert not verdict.passed and sentence in verdict.diagnosis, verdict
