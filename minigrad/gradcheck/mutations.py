@@ -402,7 +402,8 @@ def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:
     if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and not isinstance(node.value, ast.Tuple | None):
         changed = copy.copy(node)
         changed.value = ast.UnaryOp(ast.USub(), node.value)
-        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", 1
+        rank = -1 if isinstance(node, ast.Return) else 1  # the whole result, or a part of it
+        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", rank
     if isinstance(node, ast.For):
         yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
     body = getattr(site.parent, site.field)

@@ -193,7 +193,7 @@ class Search:
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
-            if share >= (0.75, 0.95, 1, 1, 1)[change.rank]:
+            if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
                 fits.append(((not whole, change.rank, -share), change, self.explanation))
         if not fits:
             return None
