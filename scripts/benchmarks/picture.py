@@ -34,8 +34,8 @@ def draw(rows: dict[str, Any], path: str | Path) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
     axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set(xlabel="time (shorter is better), with the least and the most of all steps", xscale="log")
+    axes.set_xlim(0, 1.15 * axes.get_xlim()[1])
+    axes.set(xlabel="time (shorter is better), with the least and the most of all steps")
     figure.savefig(path)
     plt.close(figure)
 
