@@ -316,7 +316,9 @@ class Trainer(TrainingStep):
         """
         if checkpoint.optimizer_state is None:
             raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
-        state = checkpoint.state
+        state = dict(checkpoint.state)
+        if isinstance(state.get("training"), dict):  # settings that are newer than the run have their defaults
+            state["training"] = dataclasses.asdict(TrainingConfig()) | state["training"]
         check_inputs(self.out_dir, state)
         try:
             free = ("arithmetic", "inputs", "extra")

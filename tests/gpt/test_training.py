@@ -226,6 +226,19 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches):
     assert log_of(tmp_path) == log
 
 
+def test_a_run_saved_before_a_setting_existed_goes_on(tmp_path):
+    stopped = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
+    stopped.step()
+    stopped.save()
+    trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
+    checkpoint = load_checkpoint(tmp_path)
+    del checkpoint.state["training"]["checkpoint_activations"], checkpoint.state["training"]["optimizer"]
+    assert trainer.resume(checkpoint) is None and trainer.steps_done == 1
+    checkpoint.state["training"]["optimizer"] = "muon"
+    with pytest.raises(CheckpointError, match="are those of another run"):
+        trainer.resume(checkpoint)
+
+
 def test_a_run_with_muon_goes_on_bit_by_bit_and_its_state_is_checked(tmp_path):
     whole, stopped = (a_trainer(tmp_path / name, optimizer="muon") for name in ("whole", "stopped"))
     assert {id(p) for p in whole.optimizer.param_groups[0]["params"]} == {
