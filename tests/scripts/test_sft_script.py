@@ -74,11 +74,10 @@ def test_a_file_of_ones_own_and_going_on(base, talks, tmp_path, capsys):
 
 def test_the_mask_is_shown_and_nothing_is_trained(base, talks, tmp_path, capsys):
     arguments = ["--init-from", base, "--data", talks, "--show-mask", "2"]
-    assert run_here(sft.main, *arguments, "--html", tmp_path / "mask.html") == 0
+    assert run_here(sft.main, *arguments) == 0
     output = capsys.readouterr().out
     assert output.count("<|im_start|>user") == 2 and "[<|im_end|>]" in output
-    assert list(tmp_path.iterdir()) == [tmp_path / "mask.html"]
-    assert "learned: the model is to write this" in (tmp_path / "mask.html").read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,6 @@ def test_the_mask_is_shown_and_nothing_is_trained(base, talks, tmp_path, capsys)
     [
         ("--data nowhere.jsonl", "nowhere.jsonl does not exist"),
         ("--data {bad}", "bad.jsonl, line 1: there is no field 'completion', only 'prompt'"),
-        ("--html x.html", "--html needs --show-mask"),
         ("--learning-rate nan", "learning_rate must be a number >= 0"),
         ("--max-iters 0", "must be an integer >= 1"),
         ("--init-from {out}", "{out}"),
