@@ -200,7 +200,8 @@ def _train(stage: Stage, checkpoint: Checkpoint | None = None) -> Trainer:
 def _check_memory(stage: Stage) -> None:
     """Raise ValueError for batches that do not fit into this machine's memory together with the model."""
     shape, config = stage.model.config, stage.config
-    size = getattr(getattr(config, "ppo", config), "batch_size", 1)  # a stage may have no such setting
+    own = getattr(config, "ppo", getattr(config, "grpo", config))
+    size = getattr(own, "batch_size", 1) * getattr(own, "num_generations", 1)  # a stage may have no such setting
     needed = SMALLEST_ITEM * size * config.training.gradient_accumulation_steps
     if all(parameter.requires_grad for parameter in stage.model.parameters()):
         needed += activation_bytes(shape, size, SHORTEST_ITEM, kernels="fast")

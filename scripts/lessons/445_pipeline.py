@@ -244,4 +244,4 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
 # - read: finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
 # - break: leave out the SFT (let `dpo` start from `base`). Expect: the model still writes empty lines after DPO. DPO
 #   chooses among replies that the model can give, and this one can give none.
-# - lesson: `python scripts/lesson.py 451`
+# - lesson: `python scripts/lesson.py 446`

@@ -48,6 +48,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(small, tmp_path, capsys):
         (["--num-generations", "1"], "must be an integer >= 2, got 1"),
         (["--response-length", "60"], "60 tokens of reply are"),
         (["--init-from", "nowhere"], "nowhere"),
+        (["--batch-size", "1000000000"], "a step on batches of 2,000,000,000"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(small, tmp_path, capsys, more, words):

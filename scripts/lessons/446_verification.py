@@ -1,0 +1,184 @@
+"""Lesson 4.4.6: from preference to verification, or learning from what code can check
+
+A reward model learns from people's choices, and its mistakes are found and used (lesson 443). For some questions no
+judge is needed: code can check the answer. In this lesson a small model calculates. It has learned from examples whose
+writers sometimes think first and sometimes answer at once. Nobody tells it which is better; it finds out.
+Shao et al. 2024 (DeepSeekMath: GRPO); DeepSeek-AI 2025 (R1); Liu et al. 2025 (Dr. GRPO); Yu et al. 2025 (DAPO).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from finetune.data.chains import CHECKERS, Chain, chains, split_thought, worked_examples
+from finetune.data.chat_template import ChatTemplate
+from finetune.evaluation.answering import ask, chat_template
+from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
+from finetune.objectives.rollout import sample_replies
+from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, score_answers, worked_model
+from finetune.stages.grpo_loop import GRPOConfig, grpo_batch_loss, grpo_batches
+from minigrad import manual_seed, optim, use_kernels
+from scripts.lessons.pictures import LINES, Lesson
+
+lesson = Lesson("446_verification", __doc__)
+TERMS, SAMPLES = 5, 8
+
+# %% A task on which thinking helps
+# Calculate from left to right, and keep only the last digit. Each step is a line of a small table, but it needs the
+# result of the step before. A thought writes these results down.
+item = Chain("7*3+2-1")
+for thinks in (True, False):
+    print(item.prompt, "->", item.example(thinks).messages[-1]["content"])
+assert item.values == "7132" and item.answer == "2"
+
+# %% A model that imitates: it thinks in about half of the cases
+# In half of the examples the writer answers at once, and correctly: people can do that.
+#
+# Predict: how often is the model right when it thinks, and how often when it does not?
+examples = worked_examples(chains("train", WORKED_EXAMPLES, TERMS), THINKING)
+with use_kernels("fast"):
+    sft, tokenizer = worked_model(examples, "runs/lessons", seed=0, steps=800)
+template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS)
+
+
+def answers(model: Any) -> list[list[str]]:
+    """Eight answers of a model to each held-out question, at temperature 1."""
+    asked = [item.question for item in test for _ in range(SAMPLES)]
+    with use_kernels("fast"):
+        replies = ask(model, tokenizer, asked, chat_template(tokenizer), batch_size=len(asked), temperature=1.0)
+    texts = [reply.text if reply.ended else "" for reply in replies]
+    return [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)]
+
+
+def right_if(thinks: bool, replies: list[list[str]]) -> float:
+    """The share of right answers among those with a thought, or among those without."""
+    pairs = [(item, text) for item, texts in zip(test, replies) for text in texts]
+    return float(np.mean([item.is_correct(text) for item, text in pairs if bool(split_thought(text)[0]) == thinks]))
+
+
+imitated = answers(sft)
+before = score_answers(test, imitated)
+print(f"{before['thinks']:.0%} of its answers have a thought; right with one {right_if(True, imitated):.0%}, "
+      f"without {right_if(False, imitated):.0%}, together {before['exact']:.0%}")  # fmt: skip
+assert right_if(True, imitated) > right_if(False, imitated) + 0.3
+
+# %% [markdown]
+# Answer: with a thought it is mostly right. At once it guesses: its two layers have not learned to take four steps.
+# Instruction tuning imitates the mixture of its examples, although one half of it does not work for this reader.
+# Nothing in its loss says that the point is to be right.
+
+# %% The reward is checked
+# Exactness and format are graded apart. The lenient checker looks harmless: is the right digit in the reply?
+replies = ["<think>7132</think>2", "<think></think>2", "<think>7132</think>5", "2", "<think>0123456789</think>0"]
+print(f"{'to ' + item.prompt:30}{'format':>8}{'exact':>8}{'lenient':>9}")
+for reply in replies:
+    graded = [item.has_format(reply), *(checker(item, reply, True) for checker in CHECKERS.values())]
+    print(f"{reply:30}{graded[0]!s:>8}{graded[1]!s:>8}{graded[2]!s:>9}")
+
+# %% Groups: the other answers say what was to be expected
+# PPO's value head estimates the reward before each token. GRPO answers the same question several times, and compares.
+# A group that is all right or all wrong teaches nothing. The methods differ in one line each.
+rewards = np.array([[1.0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+by_hand = (rewards[0] - 0.25) / np.sqrt(0.25 * 0.75)
+assert np.allclose(group_advantages(rewards)[0], by_hand, atol=1e-3) and not group_advantages(rewards)[2].any()
+for method in METHODS:
+    advantages = group_advantages(rewards, method)
+    weights = answer_weights(np.array([4, 12]), method, longest=24)
+    print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, the only wrong one: {advantages[1, 3]:+.2f}"
+          f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
+
+# %% The loop: answer, check, compare, update
+unseen = chains("train", 512, TERMS, seed=1)
+questions = [(template.encode(item.question, add_generation_prompt=True)[0], item) for item in unseen]
+config = GRPOConfig()
+
+
+def reinforce(
+    start: Any, checker: Callable[[Chain, str, bool], bool], Q: int, rate: float
+) -> tuple[Any, list[dict[str, Any]]]:
+    """A policy after 16 rounds of GRPO with Q questions each, and the scores of each round's answers."""
+    manual_seed(0)
+    policy, rng, log = copy.deepcopy(start).eval(), np.random.default_rng(0), []
+    optimizer = optim.Adam(policy.parameters(), lr=rate)
+    G = config.num_generations
+    for first in range(0, 16 * Q, Q):
+        # 1. answer: G times each question
+        asked = [question for question in questions[first : first + Q] for _ in range(G)]
+        prompts, items = zip(*asked)
+        rollout = sample_replies(policy, prompts, config.response_length, template.stop_tokens)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.replies()]
+        # 2. check; 3. compare within each group
+        rewards = np.array([float(checker(*answer)) for answer in zip(items, texts, rollout.ended)])
+        advantages = group_advantages(rewards.reshape(Q, G)).reshape(-1)
+        log.append({"reward": rewards.mean(), "text": texts[0], **score_answers(items, [[text] for text in texts])})
+        for batch in grpo_batches(policy, None, rollout, advantages, config, rng):  # 4. update, clipped
+            total, count, _ = grpo_batch_loss(policy, batch, config)
+            policy.zero_grad()
+            (total / count).backward()
+            optim.clip_grad_norm_(policy.parameters(), 1.0)
+            optimizer.step()
+    return policy, log
+
+
+with use_kernels("fast"):
+    policy, log = reinforce(sft, CHECKERS["exact"], Q=32, rate=1e-4)
+found = answers(policy)
+after = score_answers(test, found)
+print(f"{'':14}{'SFT':>8}{'GRPO':>8}     60 held-out questions, 8 answers each")
+for name in after:
+    print(f"{name:14}{before[name]:8.2f}{after[name]:8.2f}")
+assert after["exact"] > before["exact"] + 0.25 and after["thought"] > before["thought"] + 1
+with lesson.picture("rounds", "GRPO: what the answers of each round are like", columns=2, size=(10, 3.8)) as panels:
+    for axes, names, label in zip(panels, (("exact", "format"), ("thought",)), ("share of answers", "digits")):
+        for name, line in zip(names, LINES):
+            axes.plot([row[name] for row in log], line, color="black", label=name)
+        axes.set(xlabel="round", ylabel=label, ylim=(0, None))
+        axes.legend(frameon=False)
+
+# %% [markdown]
+# The thoughts grow because thinking pays, and nobody asked for it. This is the curve that DeepSeek-R1 became known for.
+# What was learned is mostly *when* to think: with a thought, most answers were right from the start. The right answers
+# were in reach before: pass@8 was high, and a majority of eight answers was already far better than one (majority@8).
+# GRPO turns what a model can do in eight attempts into what it does in one.
+#
+# More training from the same examples does not: `python scripts/grpo.py --control`, see scripts/README.md for three
+# seeds of both.
+
+# %% A lenient checker is found out
+# From a good start, being right is the easiest way to mention the right digit, and the lenient checker does no harm. So
+# take a start that has learned a third as long.
+#
+# Predict: what will its answers be like if the reward is 1 as soon as the right digit is somewhere in the reply?
+with use_kernels("fast"):
+    weak, _ = worked_model(examples, "runs/lessons", seed=0, steps=250)
+    _, hacked = reinforce(weak, CHECKERS["lenient"], Q=16, rate=3e-4)
+print("round    reward    exact    format")
+for number in (0, 3, 7, 11, 15):
+    row = hacked[number]
+    print(f"{number + 1:5}{row['reward']:10.2f}{row['exact']:9.2f}{row['format']:10.2f}")
+print("a reply in the first round:", hacked[0]["text"], " in the last:", hacked[-1]["text"])
+assert hacked[-1]["reward"] > hacked[0]["reward"] + 0.25 and hacked[-1]["format"] < 0.5
+
+# %% [markdown]
+# Answer: it writes digits, as many as it may, and no longer ends its answers: sooner or later the right one is among
+# them. The reward rises and nothing is right: reward hacking, without any learned reward model. A checker is a
+# specification, and this one says "mention the answer".
+#
+# The repair is a checker that grades what was meant: one thought, then one digit, then the end (`Chain.is_correct`).
+# What to look at while training is a measurement that is not the reward: `exact` and `format` are reported apart here.
+# A KL penalty (`--beta`) only slows the hack down.
+
+# %% [markdown]
+# ## What next
+#
+# - try: `python scripts/grpo.py`, then `--method rloo --init-from runs/grpo/worked --out-dir runs/rloo`. Expect: nearly
+#   the same accuracy, because the methods differ little when the answers are about equally long.
+# - exercise: `python scripts/exercise.py start grpo`
+# - break: `python scripts/break.py mixed_groups`. Expect: a group holds answers to different questions, so an easy
+#   question makes right answers to hard ones look ordinary, and the hard ones are hardly learned.
+# - read: finetune/objectives/grpo.py, then finetune/stages/grpo_loop.py beside ppo_loop.py
+# - lesson: `python scripts/lesson.py 451`
