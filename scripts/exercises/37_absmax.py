@@ -35,6 +35,7 @@ return np.rint(values / scales).astype(np.int8), scales
 '''
 
 SLIPS = [
+    ("np.abs(values)", "values", "max of the values, not of their magnitudes: take np.abs first"),
     ("np.rint", "np.trunc", "cut off, not rounded: np.rint before astype"),
     ("np.rint", "np.floor", "rounded down: to the nearest, np.rint"),
     ("/ 127", "/ 128", "128 does not fit into int8: the largest code is 127"),

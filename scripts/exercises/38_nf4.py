@@ -38,6 +38,7 @@ return codes, scales
 '''
 
 SLIPS = [
+    ("np.abs(blocks)", "blocks", "max of the values, not of their magnitudes: take np.abs first"),
     ("np.abs(scaled[:, None] - levels).argmin(axis=1)",
      "np.clip(np.searchsorted(levels, scaled, side='right') - 1, 0, 15)",
      "the level below is taken: the nearest one may be above"),
