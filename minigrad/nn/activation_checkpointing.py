@@ -47,7 +47,9 @@ class Recompute(Function):
 def checkpoint_activations(model: Module) -> None:
     """Let each block of `model`, the modules in its first ModuleList, compute its activations again in backward.
 
-    Loss and gradients stay the same to the last bit. Raises ValueError for a model without a ModuleList.
+    Loss and gradients stay the same to the last bit. A block must give nothing away but its output: what else it keeps
+    for the loss, like the `balance` of a mixture of experts, gets no gradient. Raises ValueError for a model without a
+    ModuleList.
     """
     blocks = next((module for module in model.modules() if isinstance(module, ModuleList)), None)
     if blocks is None:
