@@ -23,6 +23,7 @@ import numpy as np
 from minigrad import Tensor, nn, switches
 from minigrad.functional.rotary import rotate
 from minigrad.kernels import dispatch
+from minigrad.kernels.cpu import threads
 
 from . import generation, gpt2, llama
 from .kv_cache import KVCache
@@ -72,7 +73,7 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     """(R, in) -> (R, out). What is not an ordinary Linear runs as everywhere else."""
     if not is_plain(layer):
         return layer(Tensor(x), activation).data
-    out = x @ layer.weight.data.T
+    out = product(x, layer.weight.data)
     if layer.bias is not None:
         out += layer.bias.data
     if activation is None:
@@ -82,6 +83,11 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     return nn.layers.activate(Tensor(out), activation).data
 
 
+def product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x (R, in) times a weight (out, in), transposed. Of many rows, our threads compute a share each."""
+    return x @ weight.T if len(x) <= threads.FEW_ROWS else threads.matmul(x, weight.T)
+
+
 def is_plain(layer: Any) -> bool:
     return type(layer) is nn.Linear and not layer._forward_hooks
 
@@ -89,7 +95,7 @@ def is_plain(layer: Any) -> bool:
 def joined_linear(x: np.ndarray, *layers: Any) -> np.ndarray:
     """(R, in) -> the outputs of several layers beside each other, in one product if `join` has joined their weights."""
     weight = joined_weight(layers)
-    return np.concatenate([linear(x, layer) for layer in layers], axis=-1) if weight is None else x @ weight.T
+    return np.concatenate([linear(x, layer) for layer in layers], axis=-1) if weight is None else product(x, weight)
 
 
 def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:

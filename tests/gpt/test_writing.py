@@ -37,11 +37,12 @@ def quantized(model):
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
-def test_the_plain_forward_equals_the_model(build, pieces):
-    model, ids = build().eval(), random_ids((3, 8))
+@pytest.mark.parametrize("texts", [3, 20])  # few rows and many
+def test_the_plain_forward_equals_the_model(build, pieces, texts):
+    model, ids = build().eval(), random_ids((texts, 8))
     with no_grad(), use_kernels("fast"):
         expected = model.hidden_states(ids).data
-        forward, cache = writing.forward_for(model), KVCache.for_model(model, 3)
+        forward, cache = writing.forward_for(model), KVCache.for_model(model, texts)
         assert forward is not None
         first = pieces[0]
         model.hidden_states(ids[:, :first], cache)
