@@ -9,14 +9,17 @@ Shao et al. 2024 (DeepSeekMath: GRPO); DeepSeek-AI 2025 (R1); Liu et al. 2025 (D
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from finetune import LoRAConfig, apply_lora
 from finetune.data.chains import CHECKERS, Chain, chains, split_thought, worked_examples
-from finetune.data.chat_template import ChatTemplate
+from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template
+from finetune.loading import load_model
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
 from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, score_answers, worked_model
@@ -171,6 +174,60 @@ assert hacked[-1]["reward"] > hacked[0]["reward"] + 0.25 and hacked[-1]["format"
 # The repair is a checker that grades what was meant: one thought, then one digit, then the end (`Chain.is_correct`).
 # What to look at while training is a measurement that is not the reward: `exact` and `format` are reported apart here.
 # A KL penalty (`--beta`) only slows the hack down.
+
+# %% A real model, with LoRA
+# SmolLM2, 135 million parameters, speaks, but rarely adds: asked for a sum, it talks about mathematics. The reward is 1
+# if the last number of its reply is the sum. Only LoRA's matrices learn (lesson 444). Sums are held out.
+
+
+def smollm2_adds() -> dict[str, Any]:
+    """GRPO on sums of two digits: the share of right replies and their mean length, per round and on held-out sums."""
+    manual_seed(0)
+    model, words = load_model("smollm2")
+    apply_lora(model.eval(), LoRAConfig(r=8))
+    chat, config, rng = ChatTemplate(words), GRPOConfig(num_mini_batches=2), np.random.default_rng(0)
+    sums = rng.permutation([(a, b) for a in range(1, 10) for b in range(1, 10)])
+    held_out, learned = sums[:16], sums[16:]
+
+    def ask_each(pairs: np.ndarray) -> tuple[Any, np.ndarray, list[str]]:
+        """Eight replies to each sum, and whether the last number of each is right."""
+        asked = np.repeat(pairs, SAMPLES, axis=0).tolist()
+        questions: list[list[Message]] = [[{"role": "user", "content": f"What is {a} + {b}?"}] for a, b in asked]
+        prompts = [chat.encode(question, add_generation_prompt=True)[0] for question in questions]
+        rollout = sample_replies(model, prompts, config.response_length, chat.stop_tokens)
+        texts = [words.decode(ids, skip_special_tokens=True) for ids in rollout.replies()]
+        right = [re.findall(r"\d+", text)[-1:] == [str(a + b)] for text, (a, b) in zip(texts, asked)]
+        return rollout, np.array(right, float), texts
+
+    found: dict[str, Any] = {"rounds": []}
+    _, right, texts = ask_each(held_out)
+    found["before"], found["reply before"] = right.mean(), texts[1]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = optim.Adam(parameters, lr=1e-3)
+    for _ in range(12):
+        rollout, right, _ = ask_each(learned[rng.choice(len(learned), 8, replace=False)])
+        found["rounds"].append([right.mean(), rollout.mask.sum(axis=1).mean()])
+        advantages = group_advantages(right.reshape(-1, SAMPLES)).reshape(-1)
+        for batch in grpo_batches(model, None, rollout, advantages, config, rng):
+            total, count, _ = grpo_batch_loss(model, batch, config)
+            model.zero_grad()
+            (total / count).backward()
+            optim.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+    _, right, texts = ask_each(held_out)
+    found["after"], found["reply after"] = right.mean(), texts[1]
+    return found
+
+
+adds = lesson.measured("smollm2", smollm2_adds)
+print(f"held-out sums, 8 replies each: {adds['before']:.0%} right before, {adds['after']:.0%} after 12 rounds")
+print(f"a reply before: {adds['reply before']}\nand after: {adds['reply after']}")
+print("tokens per reply, round by round:", " ".join(f"{length:.0f}" for _, length in adds["rounds"]))
+assert adds["after"] > adds["before"] + 0.5
+
+# %% [markdown]
+# It can add, but it hardly ever did: the replies become short and to the point, and the sums in them right.
+# This is one seed, with the first learning rate that was tried. It takes 14 minutes on one core.
 
 # %% [markdown]
 # ## What next
