@@ -35,6 +35,7 @@ def quantized(model):
     return model
 
 
+@pytest.mark.cpu_only("the plain forward pass is NumPy's")
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
 @pytest.mark.parametrize("texts", [3, 20])  # few rows and many
@@ -56,6 +57,7 @@ class Mine(Function):
     forward = staticmethod(lambda ctx, x, *rest: x)
 
 
+@pytest.mark.cpu_only("the plain forward pass is NumPy's")
 def test_it_is_for_ordinary_models_and_fast_kernels_only():
     model = small_gpt()
     assert writing.forward_for(model) is None  # textbook kernels
