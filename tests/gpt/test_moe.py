@@ -11,6 +11,8 @@ from gpt.model.moe import MixtureOfExperts, balance_loss, mixtures, use_experts
 from gpt.training.checkpoint import has_checkpoint, save_checkpoint
 from minigrad import Tensor, gradcheck, manual_seed, nn, optim, use_kernels
 
+pytestmark = pytest.mark.cpu_only("it has a test with a GPU of its own")
+
 SHAPE = {"vocab_size": 20, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
 

@@ -9,6 +9,8 @@ import minigrad.functional as F
 from minigrad import Function, Tensor, manual_seed, nn, optim, use_kernels
 from minigrad.inspection import record
 
+pytestmark = pytest.mark.cpu_only("a step is recorded on the CPU")
+
 
 class Model(nn.Module):
     def __init__(self):
