@@ -9,11 +9,11 @@
     kv_cache.py               keys and values of earlier tokens, computed once
     generation.py             sampling: temperature, top-k, top-p, stop tokens
     speculation.py            several tokens in one pass: guess, and let the model check
-    writing.py                the forward pass for a few new tokens, in plain NumPy
+    decoding.py               the decode step, for a few new tokens, in plain NumPy
     original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
-from . import writing  # noqa: F401  (it puts its forward pass into generation.py)
+from . import decoding  # noqa: F401  (generation.py uses it from now on)
 from .config import GPTConfig, LlamaConfig
 from .gpt2 import GPT
 from .kv_cache import KVCache

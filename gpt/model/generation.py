@@ -19,16 +19,15 @@ import numpy as np
 
 from minigrad import Tensor, no_grad
 from minigrad.backend import generator, to_numpy
-from minigrad.kernels.cpu import threads
 from minigrad.nn.module import evaluating
 
 from .kv_cache import KVCache
 
-FEW = 16  # up to this many tokens are read with a faster forward pass, if there is one
+FEW = 16  # up to this many new tokens are read by the decode step of decoding.py, if it fits the model
 
 
-def forward_for(model: Any) -> Callable[[Any, np.ndarray, KVCache], np.ndarray] | None:
-    """A faster forward pass than the model's own, for the few tokens after a cache; writing.py replaces this."""
+def forward_for(model: Any) -> Callable[[np.ndarray, KVCache], np.ndarray] | None:
+    """A faster `hidden_states` for a few tokens after a cache. decoding.py, which imports this file, replaces it."""
     return None
 
 
@@ -238,7 +237,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         capacity = min(self.block, length + max_new_tokens)
         self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
-        self.forward = forward_for(model)
+        self.decode = forward_for(model)
         self._start_with(ids[:, -self.block :].astype(np.int64), real[:, -self.block :])
 
     def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:
@@ -274,12 +273,11 @@ class TextSoFar:
         # with a cache, only what has not been read: the prompt, and then one token at a time
         new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * self.batch, np.int64)], axis=1)
         last = slice(-1 - len(guesses), None)  # the positions whose logits are needed
-        with no_grad(), np.errstate(over="ignore"):  # in x / (1 + e^-x), e^-x may be infinite
+        with no_grad():
             mask = None if self.real.all() else self.real
-            follows = self.read > 0 and new.shape[1] <= FEW
-            if self.forward is not None and self.cache is not None and mask is None and follows:
-                with threads.cores_for_blas():
-                    hidden = Tensor(self.forward(self.model, new, self.cache))  # (B, T, C)
+            few = mask is None and self.read > 0 and new.shape[1] <= FEW
+            if self.decode is not None and self.cache is not None and few:
+                hidden = Tensor(self.decode(new, self.cache))  # (B, T, C)
             else:
                 hidden = self.model.hidden_states(new, self.cache, mask)
             logits = to_numpy(self.model.lm_head(hidden[:, last]).data).reshape(-1, self.model.config.vocab_size)

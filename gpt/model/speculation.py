@@ -25,6 +25,7 @@ from .generation import Sampling, TextSoFar
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
+PAYS = 3  # a pass over 16 rows takes as long as this many tokens
 
 
 def speculate(
@@ -42,7 +43,7 @@ def speculate(
     """
     text = TextSoFar(model, [list(prompt)], None, True, max_new_tokens)
     rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])
-    written, patience, wait = 0, 1, 0
+    written, patience, wait = 0, 0, 0
     with evaluating(model):
         while written < max_new_tokens:
             room = min(MOST, text.block - text.ids.shape[1], max_new_tokens - written - 1)
@@ -54,11 +55,11 @@ def speculate(
                 if accepted[-1] != guessed or accepted[-1] in stop_tokens:
                     break
             text.forget_guesses()
-            # Wrong guesses cost time: after each such pass, wait twice as long before guessing again.
-            wait -= len(accepted)
-            if guesses:
-                patience = 1 if len(accepted) > 3 else min(2 * patience, 64)
-                wait = 0 if patience == 1 else patience
+            if guesses:  # wrong guesses cost time: after each such pass, wait twice as many tokens as the last time
+                patience = 0 if len(accepted) > PAYS else min(max(1, 2 * patience), 64)
+                wait = patience
+            else:
+                wait -= 1
             written += len(accepted)
             yield accepted
             if accepted[-1] in stop_tokens:

@@ -1,12 +1,13 @@
-"""The forward pass of a model that writes, in plain NumPy: the formulas of gpt2.py and llama.py without the engine.
+"""The decode step in plain NumPy: the formulas of gpt2.py and llama.py without the engine.
 
-To write a token, a model multiplies one row with every weight, and everything between the products works on a few
-hundred numbers. There, what the engine does around an op (a Context, a Tensor, checks) takes about as long as the
-products. Without gradients none of it is needed: arrays go in, arrays come out, and x changes in place.
+Generation reads the prompt in one pass (prefill), and then decodes token by token. A decode step multiplies one row by
+every weight, and everything between the products works on a few hundred numbers. What the engine does around an op (a
+Context, a Tensor, checks) then takes about as long as the products. Without gradients none of it is needed: arrays go
+in, arrays come out, and x changes in place.
 
-`forward_for` gives such a function, if fast kernels are selected and the model is made of the ordinary parts. A layer
-in the place of a Linear or Embedding, such as an adapter or a quantized layer, is called as always. In all other cases
-(a replaced block, a hook, an op of your own, an observer, a GPU) it gives None, and the caller runs the model itself.
+`forward_for` returns such a function if fast kernels are selected and the model consists of ordinary parts. A layer
+that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as usual. In all other cases
+(a replaced block, a hook, an op of your own, an observer, a GPU) it returns None, and generation runs the model itself.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.
@@ -28,9 +29,6 @@ from minigrad.kernels.cpu import threads
 from . import generation, gpt2, llama
 from .kv_cache import KVCache
 from .positions import positions_and_mask
-
-# (model, ids (B, T), cache) -> hidden states (B, T, C)
-Forward = Callable[[Any, np.ndarray, KVCache], np.ndarray]
 
 
 def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
@@ -137,9 +135,12 @@ LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
 LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def forward_for(model: Any) -> Forward | None:
-    """The function above that computes the same as `model`, or None if none does."""
-    forwards: dict[type, Forward] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
+def forward_for(model: Any) -> Callable[[np.ndarray, KVCache], np.ndarray] | None:
+    """(ids (B, T), cache) -> hidden states (B, T, C), by a function above that equals `model`; None if none does.
+
+    The weights of a Llama's queries, keys and values then lie in one array (`join`).
+    """
+    forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
     parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
     parts |= {gpt2.Transformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
     parts |= {llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP}
@@ -155,7 +156,14 @@ def forward_for(model: Any) -> Forward | None:
         for block in model.model.layers:
             join(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
             join(block.mlp.gate_proj, block.mlp.up_proj)
-    return forwards[type(model)]
+    forward = forwards[type(model)]
+
+    def decode(ids: np.ndarray, cache: KVCache) -> np.ndarray:
+        # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
+        with threads.cores_for_blas(), np.errstate(over="ignore"):
+            return forward(model, ids, cache)
+
+    return decode
 
 
 def join(*layers: Any) -> None:

@@ -1,11 +1,11 @@
-"""Writing in plain NumPy and writing with guesses: the same tokens as the model's own forward pass gives."""
+"""The decode step in plain NumPy, and decoding with guesses: the same tokens as the model's own forward pass gives."""
 
 import numpy as np
 import pytest
 
 from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
 from gpt import KVCache
-from gpt.model import writing
+from gpt.model import decoding
 from gpt.model.generation import Sampling, generate
 from gpt.model.speculation import guess, speculate
 from minigrad import Function, inspection, nn, no_grad, use_kernels
@@ -43,12 +43,12 @@ def test_the_plain_forward_equals_the_model(build, pieces, texts):
     model, ids = build().eval(), random_ids((texts, 8))
     with no_grad(), use_kernels("fast"):
         expected = model.hidden_states(ids).data
-        forward, cache = writing.forward_for(model), KVCache.for_model(model, texts)
+        forward, cache = decoding.forward_for(model), KVCache.for_model(model, texts)
         assert forward is not None
         first = pieces[0]
         model.hidden_states(ids[:, :first], cache)
         for n in pieces[1:]:
-            hidden = forward(model, ids[:, first : first + n], cache)
+            hidden = forward(ids[:, first : first + n], cache)
             np.testing.assert_allclose(hidden, expected[:, first : first + n], rtol=0, atol=2e-5)
             first += n
 
@@ -60,19 +60,19 @@ class Mine(Function):
 @pytest.mark.cpu_only("the plain forward pass is NumPy's")
 def test_it_is_for_ordinary_models_and_fast_kernels_only():
     model = small_gpt()
-    assert writing.forward_for(model) is None  # textbook kernels
+    assert decoding.forward_for(model) is None  # textbook kernels
     with use_kernels("fast"):
-        assert writing.forward_for(model) is not None
-        assert writing.forward_for(small_gpt(norm="post")) is None
+        assert decoding.forward_for(model) is not None
+        assert decoding.forward_for(small_gpt(norm="post")) is None
         with use_kernels({"gelu": Mine}):
-            assert writing.forward_for(model) is None
+            assert decoding.forward_for(model) is None
         with inspection.profile():
-            assert writing.forward_for(model) is None
+            assert decoding.forward_for(model) is None
         hook = model.transformer.h[0].register_forward_hook(lambda *_: None)
-        assert writing.forward_for(model) is None
+        assert decoding.forward_for(model) is None
         hook.remove()
         model.transformer.h[1].mlp = nn.Sequential()
-        assert writing.forward_for(model) is None
+        assert decoding.forward_for(model) is None
 
 
 @pytest.mark.parametrize("build", [small_gpt, small_llama])
