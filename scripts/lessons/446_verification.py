@@ -226,7 +226,7 @@ print("tokens per reply, round by round:", " ".join(f"{length:.0f}" for _, lengt
 assert adds["after"] > adds["before"] + 0.5
 
 # %% [markdown]
-# It can add, but it hardly ever did: the replies become short and to the point, and the sums in them right.
+# The replies become short and to the point, and most sums in them are right.
 # This is one seed, with the first learning rate that was tried. It takes 14 minutes on one core.
 
 # %% [markdown]
