@@ -20,7 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["minigrad", "gpt", "finetune", "scripts"]  # each may import those before it
 NEVER = {"torch", "jax", "numba", "pickle"}
-MEASURED_AGAINST_TORCH = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
+OPPONENTS = {"torch", "jax"}  # of measurements, and what else compares:
+MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
@@ -81,7 +82,7 @@ def import_problems(root: Path) -> list[str]:
             top = target.split(".")[0]
             if top in PACKAGES[PACKAGES.index(package) + 1 :]:
                 problems.append(f"{where}:{line}: {package} imports {target}, which is built on it")
-            if top in NEVER and not (top == "torch" and where.startswith(MEASURED_AGAINST_TORCH)):
+            if top in NEVER and not (top in OPPONENTS and where.startswith(MAY_COMPARE)):
                 problems.append(f"{where}:{line}: imports {top}")
             if top in {"cupy", "cupyx"} and not where.startswith(MAY_IMPORT_CUPY):
                 problems.append(f"{where}:{line}: imports {top}, which only minigrad/backend.py may do")

@@ -31,10 +31,10 @@ from .kv_cache import KVCache
 from .positions import positions_and_mask
 
 
-def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
+def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """`GPT.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
     body, H = model.transformer, model.config.n_head
-    positions, mask = positions_and_mask(ids, cache, None, model.config.block_size)
+    positions, mask = positions_and_mask(ids, cache, attention_mask, model.config.block_size)
     x = (body.wte(ids).data + body.wpe(positions).data).reshape(ids.size, -1)  # (R, C)
     for layer, block in enumerate(body.h):
         qkv = linear(layer_norm(x, block.ln_1), block.attn.c_attn)  # (R, 3C)
@@ -44,11 +44,11 @@ def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
     return layer_norm(x, body.ln_f).reshape(*ids.shape, -1)
 
 
-def llama_forward(model: Any, ids: np.ndarray, cache: KVCache) -> np.ndarray:
+def llama_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """`Llama.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
     body, config = model.model, model.config
     H, K = config.n_head, config.n_kv_head
-    positions, mask = positions_and_mask(ids, cache, None, config.block_size)
+    positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = body.embed_tokens(ids).data.reshape(ids.size, -1)  # (R, C)
     cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
     for layer, block in enumerate(body.layers):
@@ -71,7 +71,7 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     """(R, in) -> (R, out). What is not an ordinary Linear runs as everywhere else."""
     if not is_plain(layer):
         return layer(Tensor(x), activation).data
-    out = product(x, layer.weight.data)
+    out = threads.matmul(x, layer.weight.data.T)
     if layer.bias is not None:
         out += layer.bias.data
     if activation is None:
@@ -81,11 +81,6 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     return nn.layers.activate(Tensor(out), activation).data
 
 
-def product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """x (R, in) times a weight (out, in), transposed. Of many rows, our threads compute a share each."""
-    return x @ weight.T if len(x) <= threads.FEW_ROWS else threads.matmul(x, weight.T)
-
-
 def is_plain(layer: Any) -> bool:
     return type(layer) is nn.Linear and not layer._forward_hooks
 
@@ -93,7 +88,9 @@ def is_plain(layer: Any) -> bool:
 def joined_linear(x: np.ndarray, *layers: Any) -> np.ndarray:
     """(R, in) -> the outputs of several layers beside each other, in one product if `join` has joined their weights."""
     weight = joined_weight(layers)
-    return np.concatenate([linear(x, layer) for layer in layers], axis=-1) if weight is None else product(x, weight)
+    if weight is None:
+        return np.concatenate([linear(x, layer) for layer in layers], axis=-1)
+    return threads.matmul(x, weight.T)
 
 
 def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
@@ -121,9 +118,9 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5  # queries that share keys are the rows of one matrix
     keys, values = cache.append(layer, Tensor(qkv[:, H : H + K]), Tensor(qkv[:, H + K :]))  # (B, K, S, D)
     scores = q @ keys.data.swapaxes(-1, -2)  # (B, K, H/K T, S)
-    if mask is not None:  # (T, S)
+    if mask is not None:  # (T, S), or (B, 1, T, S) where prompts are padded
         each_head = scores.reshape(B, K, H // K, T, -1)
-        each_head += np.where(mask.data, 0, -np.inf)
+        each_head += np.where(mask.data, 0, -np.inf)[..., None, :, :]
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     probs = np.exp(scores, out=scores)
     probs /= np.add.reduce(probs, axis=-1, keepdims=True)
@@ -135,8 +132,9 @@ LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
 LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def forward_for(model: Any) -> Callable[[np.ndarray, KVCache], np.ndarray] | None:
-    """(ids (B, T), cache) -> hidden states (B, T, C), by a function above that equals `model`; None if none does.
+def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None], np.ndarray] | None:
+    """(ids (B, T), cache, attention mask (B, S) or None) -> hidden states (B, T, C), by a function above that equals
+    `model`; None if none does.
 
     The weights of a Llama's queries, keys and values then lie in one array (`join`).
     """
@@ -158,10 +156,10 @@ def forward_for(model: Any) -> Callable[[np.ndarray, KVCache], np.ndarray] | Non
             join(block.mlp.gate_proj, block.mlp.up_proj)
     forward = forwards[type(model)]
 
-    def decode(ids: np.ndarray, cache: KVCache) -> np.ndarray:
+    def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
         # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
         with threads.cores_for_blas(), np.errstate(over="ignore"):
-            return forward(model, ids, cache)
+            return forward(model, ids, cache, attention_mask)
 
     return decode
 

@@ -26,7 +26,7 @@ from .kv_cache import KVCache
 FEW = 16  # up to this many new tokens are read by the decode step of decoding.py, if it fits the model
 
 
-def forward_for(model: Any) -> Callable[[np.ndarray, KVCache], np.ndarray] | None:
+def forward_for(model: Any) -> Callable[..., np.ndarray] | None:
     """A faster `hidden_states` for a few tokens after a cache. decoding.py, which imports this file, replaces it."""
     return None
 
@@ -275,9 +275,9 @@ class TextSoFar:
         last = slice(-1 - len(guesses), None)  # the positions whose logits are needed
         with no_grad():
             mask = None if self.real.all() else self.real
-            few = mask is None and self.read > 0 and new.shape[1] <= FEW
+            few = self.read > 0 and new.shape[1] <= FEW
             if self.decode is not None and self.cache is not None and few:
-                hidden = Tensor(self.decode(new, self.cache))  # (B, T, C)
+                hidden = Tensor(self.decode(new, self.cache, mask))  # (B, T, C)
             else:
                 hidden = self.model.hidden_states(new, self.cache, mask)
             logits = to_numpy(self.model.lm_head(hidden[:, last]).data).reshape(-1, self.model.config.vocab_size)

@@ -8,13 +8,14 @@ from typing import Any
 
 from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
-from scripts.benchmarks.sides import compare, opponent
+from scripts.benchmarks.side import OPPONENTS
+from scripts.benchmarks.sides import compare, installed, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, new ones, device, precision, and number of texts
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
 GENERATION: dict[str, tuple[Any, ...]] = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
 GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, "cpu", "float32", n) for n in (4, 16, 32)}
-COMPILED = "baby beside torch.compile"
+COMPILED = "baby beside compilers"
 LOADING = "gpt2 load"
 NAMES = [*TRAINING, COMPILED, *GENERATION, LOADING]
 
@@ -26,7 +27,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
         row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
         add_floor(row, GPTConfig.preset(TRAINING[name][0]), *TRAINING[name][1:])
     elif name == COMPILED:
-        sides = ["fast", *(f"{side}.compile" for side in opponent())]
+        sides = ["fast"] + ["torch.compile"] * bool(opponent()) + ["jax.jit"] * installed("jax")
         row = {"sides": compare(sides, "train", TRAINING["baby"], steps)}
     elif name in GENERATION:
         preset, _, new_tokens, *rest = GENERATION[name]
@@ -69,13 +70,14 @@ def add_bound(row: dict[str, Any], config: GPTConfig) -> None:
 
 
 def add_ratios(row: dict[str, Any]) -> None:
-    """Speed and memory over those of PyTorch, where it was measured: of each pair of steps, and their median."""
+    """Our speed and memory over those of each opponent: the speed in each pair of steps, least first."""
     sides = row["sides"]
-    for theirs in sides.keys() & {"torch", "torch.compile"}:
-        pairs = zip(sides[theirs]["all_seconds"], sides["fast"]["all_seconds"], strict=True)
-        row["speed_of_pairs"] = sorted(torch / fast for torch, fast in pairs)
-        row["speed_against_torch"] = statistics.median(row["speed_of_pairs"])
-        row["memory_against_torch"] = sides["fast"]["peak_bytes"] / max(sides[theirs]["peak_bytes"], 1)
+    row["against"] = {}
+    for side in sides.keys() & OPPONENTS.keys():
+        pairs = zip(sides[side]["all_seconds"], sides["fast"]["all_seconds"], strict=True)
+        speeds = sorted(theirs / ours for theirs, ours in pairs)
+        memory = sides["fast"]["peak_bytes"] / max(sides[side]["peak_bytes"], 1)
+        row["against"][side] = {"speeds": speeds, "speed": statistics.median(speeds), "memory": memory}
 
 
 def lines(row: dict[str, Any]) -> list[str]:
@@ -83,14 +85,13 @@ def lines(row: dict[str, Any]) -> list[str]:
     out = []
     for side, figures in row["sides"].items():
         out.append(
-            f"{side:<9} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
+            f"{side:<13} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
             f"sgemm {figures['sgemm_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
         )
-    if "speed_against_torch" in row:
-        speed, memory = row["speed_against_torch"], row["memory_against_torch"]
-        least, most = row["speed_of_pairs"][0], row["speed_of_pairs"][-1]
-        pairs = f"{least:.2f} to {most:.2f} in {len(row['speed_of_pairs'])} pairs of steps"
-        out.append(f"{speed:.2f}x the speed of PyTorch ({pairs}), {memory:.2f} of its peak memory")
+    for side, ratios in row["against"].items():
+        speeds = ratios["speeds"]
+        pairs = f"{speeds[0]:.2f} to {speeds[-1]:.2f} in {len(speeds)} pairs of steps"
+        out.append(f"{ratios['speed']:.2f}x the speed of {side} ({pairs}), {ratios['memory']:.2f} of its peak memory")
     if "step_over_floor" in row:
         floor = row["matmul_floor_seconds"] * 1000
         out.append(f"{row['step_over_floor']:.2f} of the matmul floor of {floor:.0f} ms")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-SHADES = {"fast": "0.15", "textbook": "0.55", "torch": "0.8", "torch.compile": "0.9"}
+from scripts.benchmarks.side import OPPONENTS
+
+SHADES = {"fast": "0.15", "float32": "0.15", **dict.fromkeys(OPPONENTS, "0.8")}  # our other sides are between
 
 
 def draw(rows: dict[str, Any], path: str | Path) -> None:
@@ -15,9 +17,9 @@ def draw(rows: dict[str, Any], path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    compared = {name: row for name, row in rows.items() if "fast" in row.get("sides", {})}
+    compared = {name: row for name, row in rows.items() if "sides" in row}
     if not compared:
-        raise ValueError("there is nothing to draw: only measurements with a side \"fast\" have bars")
+        raise ValueError("there is nothing to draw: measurements of attention, tokenizers and techniques have no bars")
     figure, axes = plt.subplots(figsize=(9, 1 + 0.8 * len(compared)), layout="constrained")
     place, ticks = 0.0, {}
     for name, row in compared.items():
@@ -27,7 +29,7 @@ def draw(rows: dict[str, Any], path: str | Path) -> None:
             times = [seconds / best for seconds in figures["all_seconds"]]
             middle = figures["seconds"] / best
             spread = [[middle - min(times)], [max(times) - middle]]
-            axes.barh(place, middle, 0.28, xerr=spread, color=SHADES.get(side, "0.4"), ecolor="0.3", capsize=2)
+            axes.barh(place, middle, 0.28, xerr=spread, color=SHADES.get(side, "0.55"), ecolor="0.3", capsize=2)
             axes.annotate(f"{side} {middle:.2f}", (max(times), place), (4, -3), textcoords="offset points", fontsize=8)
             place += 0.3
         place += 0.4
@@ -42,9 +44,11 @@ def draw(rows: dict[str, Any], path: str | Path) -> None:
 
 def _best(row: dict[str, Any]) -> tuple[float, str]:
     """The seconds that count as 1, and what they are."""
+    sides = row["sides"]
+    ours = next(side for side in ("fast", "float32") if side in sides)
     if "matmul_floor_seconds" in row:
         return row["matmul_floor_seconds"], "the matrix products alone"
     if "share_of_bound" in row:
-        return row["sides"]["fast"]["seconds"] * row["share_of_bound"], "reading the weights"
-    theirs = next((side for side in ("torch", "torch.compile") if side in row["sides"]), "fast")
-    return row["sides"][theirs]["seconds"], theirs
+        return sides[ours]["seconds"] * row["share_of_bound"], "reading the weights"
+    theirs = next((side for side in OPPONENTS if side in sides), ours)
+    return sides[theirs]["seconds"], theirs

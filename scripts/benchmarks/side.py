@@ -7,6 +7,7 @@ Reads lines on standard input, answers each with one line of JSON: "step" -> {"s
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,22 +18,26 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.backend import usable_cores
 from minigrad.kernels.cpu import threads
 from scripts.benchmarks import jobs
 
+# side -> the module with its jobs; all other sides are ours
+OPPONENTS = {
+    "torch": "torch_jobs",
+    "torch.compile": "torch_jobs",
+    "jax.jit": "jax_jobs",
+    "llama.cpp": "llama_cpp_jobs",
+}
+
 
 def job(side: str, kind: str, arguments: list[str]) -> Any:
-    """The job of that kind on `side`: "torch", "torch.compile", or what `jobs.select_kernels` takes."""
+    """The job of that kind on `side`: one of OPPONENTS, or what `jobs.select_kernels` takes."""
     values = [int(text) if text.isdigit() else text for text in arguments]
-    if side.startswith("torch"):
-        import torch
-
-        from scripts.benchmarks import torch_jobs
-
-        torch.set_num_threads(usable_cores())
-        torch_jobs.COMPILE = side == "torch.compile"
-        return torch_jobs.JOBS[kind](*values)
+    if side in OPPONENTS:
+        opponent: Any = importlib.import_module(f"scripts.benchmarks.{OPPONENTS[side]}")
+        if OPPONENTS[side] == "torch_jobs":
+            opponent.COMPILE = side == "torch.compile"
+        return opponent.JOBS[kind](*values)
     jobs.select_kernels(side)
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
@@ -45,6 +50,11 @@ def sgemm_rate(side: str, n: int = 2048) -> float:
 
         x = torch.from_numpy(a)
         return 2 * n**3 / median_seconds(lambda: x @ x)
+    if side.startswith("jax"):
+        import jax
+
+        y = jax.numpy.asarray(a)
+        return 2 * n**3 / median_seconds(lambda: (y @ y).block_until_ready())
     return 2 * n**3 / median_seconds(lambda: threads.matmul(a, a))
 
 
@@ -55,6 +65,8 @@ def library(side: str) -> str:
 
         name = "MKL" if torch.backends.mkl.is_available() else "its own library"
         return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    if side in OPPONENTS:
+        return side
     from threadpoolctl import threadpool_info
 
     return ", ".join(f"{blas['internal_api']} {blas['version']}, {blas.get('architecture')}"

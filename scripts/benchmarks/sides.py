@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.backend import usable_cores
+from scripts.benchmarks.side import OPPONENTS
 
 PAUSE = 0.5  # seconds before each step, in which the idle threads of the other side stop spinning
 
 
 def opponent() -> list[str]:
     """["torch"] where PyTorch and transformers are installed."""
-    return ["torch"] if all(importlib.util.find_spec(name) for name in ("torch", "transformers")) else []
+    return ["torch"] if installed("torch", "transformers") else []
+
+
+def installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(name) for name in packages)
 
 
 class Side:
@@ -74,7 +79,7 @@ def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, w
             "library": memory["library"],
             "sgemm_flops": worker.ask("sgemm")["flops"],
         }
-        if not side.startswith("torch"):
+        if side not in OPPONENTS:
             results[side]["read_bytes_per_second"] = worker.ask("read")["bytes_per_second"]
         worker.close()
     return results

@@ -11,8 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from gpt import GPTConfig
+from minigrad.backend import usable_cores
 from scripts.benchmarks.jobs import token_ids
 
+torch.set_num_threads(usable_cores())
 COMPILE = False  # side.py sets it for the side "torch.compile"
 
 

@@ -39,16 +39,22 @@ def quantized(model):
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
 @pytest.mark.parametrize("texts", [3, 20])  # few rows and many
-def test_the_plain_forward_equals_the_model(build, pieces, texts):
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_plain_forward_equals_the_model(build, pieces, texts, padded):
     model, ids = build().eval(), random_ids((texts, 8))
+    mask = np.ones((texts, 8), bool) if padded else None
+    if padded:
+        mask[1, : pieces[0]] = False  # nothing of the first piece is real
+        mask[2, 0] = False
     with no_grad(), use_kernels("fast"):
-        expected = model.hidden_states(ids).data
+        expected = model.hidden_states(ids, None, mask).data
         forward, cache = decoding.forward_for(model), KVCache.for_model(model, texts)
         assert forward is not None
         first = pieces[0]
-        model.hidden_states(ids[:, :first], cache)
+        seen = [None if mask is None else mask[:, :stop] for stop in range(9)]
+        model.hidden_states(ids[:, :first], cache, seen[first])
         for n in pieces[1:]:
-            hidden = forward(ids[:, first : first + n], cache)
+            hidden = forward(ids[:, first : first + n], cache, seen[first + n])
             np.testing.assert_allclose(hidden, expected[:, first : first + n], rtol=0, atol=2e-5)
             first += n
 

@@ -131,7 +131,8 @@ def test_a_bad_question_gets_a_sentence(server, body):
 def test_the_script_prints_its_address_and_ends_with_ctrl_c(tmp_path):
     save_model(tmp_path / "model", *small_chat_model(n_layer=1, n_embd=16, block_size=32))
     options = ["--model", tmp_path / "model", "--text", TEXT, "--no-browser"]
-    process = subprocess.Popen(command("explore", *options), stdout=subprocess.PIPE, env=environment(), encoding="utf-8")
+    given = {"stdout": subprocess.PIPE, "env": environment(), "encoding": "utf-8"}
+    process = subprocess.Popen(command("explore", *options), **given)
     try:
         assert "open http://127.0.0.1:" in process.stdout.readline()
         process.send_signal(signal.SIGINT)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes as long as a quarter of
 
 BLOCK = 256 * 1024  # numbers
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
+ROW_BY_ROW = 5  # up to this many rows are faster as products of one row each
 Piece = TypeVar("Piece")
 
 _pool: ThreadPoolExecutor | None = None
@@ -189,9 +190,21 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours."""
+    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours.
+
+    For a product of several rows, the library first copies b into another order, which takes longer than reading it.
+    With one row it reads b as it lies. So a handful of rows are multiplied one by one, with one block of b after the
+    other: all rows but the first find it in the cache.
+    """
     _give_blas(_workers)
-    np.matmul(a, b, out=out)
+    if not 1 < len(a) <= ROW_BY_ROW:
+        np.matmul(a, b, out=out)
+        return
+    step = math.ceil(4 * BLOCK / len(b))
+    for start in range(0, b.shape[1], step):
+        columns = slice(start, start + step)
+        for row in range(len(a)):
+            np.matmul(a[row], b[:, columns], out=out[row, columns])
 
 
 @contextlib.contextmanager
