@@ -46,7 +46,7 @@ def visible(token: bytes) -> str:
     >>> visible(b" the"), visible("é".encode())
     ('Ġthe', 'Ã©')
     """
-    return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
+    return "".join(map(BYTE_TO_CHARACTER.__getitem__, token))
 
 
 def from_visible(text: str) -> bytes:
@@ -55,7 +55,7 @@ def from_visible(text: str) -> bytes:
     >>> from_visible("Ġthe")
     b' the'
     """
-    return bytes(CHARACTER_TO_BYTE[character] for character in text)
+    return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

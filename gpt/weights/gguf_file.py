@@ -22,6 +22,8 @@ of blocks, and big-endian files, are not supported.
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +41,7 @@ BLOCKS = {
 # Larger blocks, of 256 numbers with scales of scales: the library dequantizes them.
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 KINDS = ("F32", "F16", "BF16", *BLOCKS, *K_QUANTS)  # what `dequantize` reads
-# The reader makes an array of each word of the vocabulary. Room for vocabularies of 250,000 tokens and their merges.
-MAX_PIECES = 1_500_000
+MAX_PIECES = 1_500_000  # in a header. Room for vocabularies of 500,000 tokens and their merges
 _PIECE = 1 << 20  # numbers
 
 
@@ -101,6 +102,8 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise GGUFError(f"{path} is read with the library gguf, which is missing: pip install gguf") from None
 
+    truncated = GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
+
     class Reader(gguf.GGUFReader):
         """A reader that stays inside the file. Otherwise it would follow a wrong length for hours, and fill the memory
         with empty arrays."""
@@ -110,28 +113,71 @@ def _open(path: Path) -> Any:
 
         def _get(self, offset: int, dtype: Any, count: int = 1, *options: Any, **more: Any) -> Any:
             self.data = np.asarray(self.data)  # the same bytes; slices of a np.memmap take twice as long to make
-            self.pieces += 1
+            if self.byte_order == "S":
+                raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
+            self._count(1)
             if int(offset) + np.dtype(dtype).itemsize * int(count) > self.data.size:
-                raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
-            if self.pieces > MAX_PIECES:
-                raise GGUFError(f"{path}: a header of more than {MAX_PIECES:,} entries is not read")
+                raise truncated
             return super()._get(offset, dtype, count, *options, **more)
 
+        def _get_field_parts(self, offset: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
+            """A list in one piece: its size, its parts, which of them holds the values, and its type. The library would
+            make an array of each word of the vocabulary, and take seconds."""
+            if kind != gguf.GGUFValueType.ARRAY:
+                return super()._get_field_parts(offset, kind)
+            items, count = gguf.GGUFValueType(self._get(offset, np.uint32)[0]), int(self._get(offset + 4, np.uint64)[0])
+            start = end = int(offset) + 12
+            if items == gguf.GGUFValueType.STRING:
+                if end + 8 * count > self.data.size:
+                    raise truncated
+                self._count(count)
+                for _ in range(count):
+                    if end + 8 > self.data.size:
+                        raise truncated
+                    end += 8 + _length(self.data, end)
+                values = self._get(start, np.uint8, end - start)
+            elif items in self.gguf_scalar_to_np:
+                values = self._get(start, self.gguf_scalar_to_np[items], count)
+                self._count(count)
+            else:
+                raise ValueError("a setting is a list of lists")
+            return 12 + values.nbytes, [values], [0], [gguf.GGUFValueType.ARRAY, items]
+
+        def _count(self, pieces: int) -> None:
+            self.pieces += pieces
+            if self.pieces > MAX_PIECES:
+                raise GGUFError(f"{path}: a header of more than {MAX_PIECES:,} entries is not read")
+
     with np.errstate(over="raise"):  # places near 2^64
-        reader = Reader(path)
-    if reader.byte_order == "S":
-        raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
-    return reader
+        return Reader(path)
 
 
 def _value(field: Any) -> Any:
     """A setting as a number, a text, or a list."""
-    kinds = [kind.name for kind in field.types]
-    if len(kinds) > 2:
-        raise ValueError(f"{field.name[:100]!r} is a list of lists")
-    parts = [field.parts[i] for i in field.data]
-    values = [str(bytes(part), "utf-8") if kinds[-1] == "STRING" else part.tolist()[0] for part in parts]
-    return values if kinds[0] == "ARRAY" else values[0]
+    values = field.parts[field.data[0]]
+    match [kind.name for kind in field.types]:
+        case ["STRING"]:
+            return str(bytes(values), "utf-8")
+        case ["ARRAY", "STRING"]:
+            return list(_texts(bytes(values)))
+        case ["ARRAY", _]:
+            return values.tolist()
+        case _:
+            return values.tolist()[0]
+
+
+def _texts(texts: bytes) -> Iterator[str]:
+    """A list of texts, each of which is stored as its length and its UTF-8."""
+    start = 0
+    while start < len(texts):
+        end = start + 8 + _length(texts, start)
+        yield str(texts[start + 8 : end], "utf-8")
+        start = end
+
+
+def _length(data: Any, place: int) -> int:
+    """The number in the 8 bytes from `place` on."""
+    return struct.unpack_from("<Q", data, place)[0]
 
 
 def _tensor(found: Any) -> GGUFTensor:

@@ -17,6 +17,7 @@ import numpy as np
 
 from minigrad import nn
 from minigrad.backend import Array
+from minigrad.kernels.cpu import threads
 
 from .safetensors_file import Entry
 
@@ -141,10 +142,9 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
         parameter = parameters[row.ours].data
         array = source.read(row.theirs, out=None if row.transposed else parameter)
         if array is not parameter:
-            with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
-                parameter[...] = array.T if row.transposed else array
+            copy(array.T if row.transposed else array, parameter)
         del array  # never more than one beside the model
-        if not all(np.isfinite(part).all() for part in np.array_split(parameter, 64)):
+        if not all(np.isfinite(part).all() for part in np.array_split(parameter, 1 + parameter.size // 2**20)):
             raise ValueError(f"{source.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
         if row.theirs == tied_to and HEAD in source.entries and not np.array_equal(source.read(HEAD), parameter):
             raise ValueError(
@@ -152,6 +152,18 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
                 "they are one"
             )
     return model
+
+
+def copy(array: np.ndarray, out: np.ndarray) -> None:
+    """out[...] = array. A transposed array is copied 32 columns at a time, which lie together as rows in memory."""
+    width = out.shape[-1] if array.flags.c_contiguous else 32
+
+    def copy_columns(start: int) -> None:
+        columns = ..., slice(start, start + width)
+        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
+            out[columns] = array[columns]
+
+    threads.parallel(copy_columns, range(0, out.shape[-1], width), uses_blas=False)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes as long as a quarter of
 
 BLOCK = 256 * 1024  # numbers
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
-ROW_BY_ROW = 5  # up to this many rows are faster as products of one row each
+ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
 Piece = TypeVar("Piece")
 
 _pool: ThreadPoolExecutor | None = None
