@@ -107,6 +107,7 @@ class Tokenizer:
         self._tokenless = bytes(byte for byte in range(256) if bytes([byte]) not in self._ids)
         self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
         self._encoded_words: dict[str, list[int]] = {}
+        self._characters = 0  # encoded so far
 
     # -- where a tokenizer comes from ---------------------------------------------------------------------------------
 
@@ -248,8 +249,10 @@ class Tokenizer:
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
         encode_ordinary = self._encode_words
-        if not (textbook or self.fast is None or _LONG_SPACE.search(text) or self._has_tokenless(text)):
-            encode_ordinary = self.fast.encode_ordinary
+        self._characters += len(text)
+        fast = self.fast if not textbook and self._fast_pays() else None
+        if fast is not None and not (_LONG_SPACE.search(text) or self._has_tokenless(text)):
+            encode_ordinary = fast.encode_ordinary
         ids = self._encode(text, allowed_special, encode_ordinary)
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
@@ -309,6 +312,10 @@ class Tokenizer:
             tokens = [known] if self.ignore_merges and known in self._ids else encode_word(known, self._ranks)
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]
+
+    def _fast_pays(self) -> bool:
+        """Whether `fast` is there, or there is text enough: its check of a token takes as long as 20 characters."""
+        return "fast" in vars(self) or self._characters > 20 * len(self.vocab)
 
     def _has_tokenless(self, text: str) -> bool:
         """Whether a byte of the text has no token. tiktoken would fail on it."""

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.kernels.cpu import threads
+
 from ..files import open_regular
 
 BLOCK = 32  # numbers
@@ -42,7 +44,7 @@ BLOCKS = {
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 KINDS = ("F32", "F16", "BF16", *BLOCKS, *K_QUANTS)  # what `dequantize` reads
 MAX_PIECES = 1_500_000  # in a header. Room for vocabularies of 500,000 tokens and their merges
-_PIECE = 1 << 20  # numbers
+_PIECE = 1 << 18  # numbers
 
 
 class GGUFError(ValueError):
@@ -229,8 +231,11 @@ def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
     columns = tensor.shape[-1]
     raw, rows = tensor.raw.reshape(-1, tensor.raw.shape[-1]), out.reshape(-1, columns)
     step = max(1, _PIECE // columns)
-    for start in range(0, len(rows), step):
+
+    def read_rows(start: int) -> None:
         rows[start : start + step] = _numbers(raw[start : start + step], tensor.kind)
+
+    threads.parallel(read_rows, range(0, len(rows), step), uses_blas=False)
     return out
 
 
