@@ -49,6 +49,6 @@ def _best(row: dict[str, Any]) -> tuple[float, str]:
     if "matmul_floor_seconds" in row:
         return row["matmul_floor_seconds"], "the matrix products alone"
     if "share_of_bound" in row:
-        return sides[ours]["seconds"] * row["share_of_bound"], "reading the weights"
+        return sides[ours]["seconds"] * row["share_of_bound"], "reading float32 weights"
     theirs = next((side for side in OPPONENTS if side in sides), ours)
     return sides[theirs]["seconds"], theirs

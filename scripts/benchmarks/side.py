@@ -66,7 +66,7 @@ def library(side: str) -> str:
         name = "MKL" if torch.backends.mkl.is_available() else "its own library"
         return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
     if side in OPPONENTS:
-        return side
+        return {"jax.jit": "XLA", "llama.cpp": "ggml"}[side]
     from threadpoolctl import threadpool_info
 
     return ", ".join(f"{blas['internal_api']} {blas['version']}, {blas.get('architecture')}"
