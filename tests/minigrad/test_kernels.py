@@ -477,13 +477,14 @@ def test_such_a_row_is_not_copied():
 
 
 @pytest.mark.parametrize("m", [1, 3, 16, 17, 300])
-@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40)])
+@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (5000, 450)])
 def test_products_shared_out_among_threads(m, k, n):
     a, b = randn(m, k, seed=1), randn(k, n, seed=2)
     with use_kernels("fast"):
         out, gradient = np.empty((m, n)), np.empty((k, n))
         threads.products([(a, b, out), (a.T, a @ b, gradient)])
-        np.testing.assert_allclose(threads.matmul(a, b), a @ b, rtol=1e-12, atol=1e-9)
+        for right in (b, np.asfortranarray(b)):  # and a transposed weight
+            np.testing.assert_allclose(threads.matmul(a, right, np.full((m, n), np.nan)), a @ b, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
 

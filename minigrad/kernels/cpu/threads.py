@@ -194,10 +194,10 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
 
     For a product of several rows, the library first copies b into another order, which takes longer than reading it.
     With one row it reads b as it lies. So a handful of rows are multiplied one by one, with one block of b after the
-    other: all rows but the first find it in the cache.
+    other: all rows but the first find it in the cache. (A block of columns lies together if b is a transposed weight.)
     """
     _give_blas(_workers)
-    if not 1 < len(a) <= ROW_BY_ROW:
+    if not (1 < len(a) <= ROW_BY_ROW and b.flags.f_contiguous):
         np.matmul(a, b, out=out)
         return
     step = math.ceil(4 * BLOCK / len(b))
