@@ -13,16 +13,20 @@ Both depend on the Python version and on the installed parts of the library. The
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
+import json
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..console import progress_bar
+from ..files import cache_folder, read_text, write_text
 
 # Not of the library, tests, or tables.
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
@@ -55,10 +59,16 @@ def help_text() -> str:
 
 @functools.lru_cache(maxsize=1)
 def documents() -> dict[str, str]:
-    """The same text by its source: a help topic such as "help/while", or a file such as "email/charset.py"."""
-    folder, paths = Path(sysconfig.get_path("stdlib")), library_sources()
+    """The same text by its source: a help topic such as "help/while", or a file such as "email/charset.py".
+
+    Reading takes seconds, so the result is kept in the cache (`files.cache_folder`) until a source changes.
+    """
+    folder, paths, topics = Path(sysconfig.get_path("stdlib")), library_sources(), _help_topics()
+    kept = f"english-{_fingerprint([Path(__file__), *paths], topics)}.json"
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # not there, damaged, or a user without a home folder
+        return json.loads(read_text(cache_folder() / kept))
     seen: set[str] = set()
-    found = {f"help/{name}": _prose([text], seen) for name, text in _help_topics().items()}
+    found = {f"help/{name}": _prose([text], seen) for name, text in topics.items()}
     with progress_bar(len(paths), "reading the standard library", "file") as bar:
         for path in paths:
             found[path.relative_to(folder).as_posix()] = _prose(list(_docstrings(_parsed(path.read_bytes()))), seen)
@@ -69,6 +79,8 @@ def documents() -> dict[str, str]:
             f"the sources of Python's standard library are not in {folder} (only {len(found)} files there have "
             "docstrings), so there is no built-in English; give a text file of your own"
         )
+    with contextlib.suppress(OSError, RuntimeError):
+        write_text(cache_folder() / kept, json.dumps(found))
     return found
 
 
@@ -180,6 +192,12 @@ def library_sources() -> list[Path]:
     folder = Path(sysconfig.get_path("stdlib"))
     paths = (path for path in folder.rglob("*.py") if path.is_file())
     return sorted(path for path in paths if not _SKIPPED.intersection(path.relative_to(folder).parts))
+
+
+def _fingerprint(paths: list[Path], topics: dict[str, str]) -> str:
+    """Sixteen characters that change if a file does, or Python, or its help topics."""
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr((sys.version, files, topics)).encode()).hexdigest()[:16]
 
 
 def _parsed(source: str | bytes) -> ast.Module:

@@ -32,7 +32,7 @@ from gpt.training.corpora import Corpus, download, load_corpus
 # -- corpora ----------------------------------------------------------------------------------------------------------
 
 
-def test_english_is_prose_and_the_same_every_time():
+def test_english_is_prose_and_the_same_every_time(tmp_path, monkeypatch):
     corpus = load_corpus("english")
     paragraphs = corpus.text.rstrip("\n").split("\n\n")
     assert len(corpus.text) > 800_000  # 1.2 to 1.5 million, by version and what a distribution installs
@@ -41,6 +41,7 @@ def test_english_is_prose_and_the_same_every_time():
     letters = sum(character.isalpha() or character == " " for character in corpus.text)
     assert letters > 0.93 * len(corpus.text)
     standard_library.documents.cache_clear()
+    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path))  # so that it is read again
     assert load_corpus("english").sha256 == corpus.sha256 == hashlib.sha256(corpus.text.encode()).hexdigest()
     assert str(corpus).startswith("english: the documentation inside Python 3.") and corpus.sha256[:16] in str(corpus)
 
@@ -51,6 +52,30 @@ def test_english_without_sources_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(FileNotFoundError, match="no built-in English; give a text file of your own"):
         load_corpus("english")
+
+
+def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
+    def text():
+        standard_library.documents.cache_clear()
+        return load_corpus("english").text
+
+    library = tmp_path / "library"
+    for i in range(150):
+        write_text(library / f"m{i}.py", f'"""The answer of module number x{i} is a good one."""')
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(library))
+    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "cache"))
+    first = text()
+    (kept,) = (tmp_path / "cache").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(standard_library, "_prose", None)
+        assert text() == first  # without reading
+    write_text(kept, "{damaged")
+    assert text() == first
+    write_text(library / "m7.py", '"""Another answer is better than that one."""')
+    assert "Another answer" in text()
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    assert len(text()) < len(first) / 10
+    standard_library.documents.cache_clear()
 
 
 def test_docstrings_are_read_in_order_from_valid_python_only():
