@@ -7,6 +7,7 @@ import pytest
 
 from finetune.quantization import QuantizedEmbedding, QuantizedLinear, absmax, int8_product, outlier_columns, zero_point
 from finetune.quantization import quantized_layers as module
+from finetune.quantization.array import QuantizedArray
 from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4
 from finetune.quantization.rounding import relative_error
@@ -43,6 +44,7 @@ QUANTIZERS = {
 @pytest.mark.parametrize("tile", [1, 30, 10**6])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_product_and_its_gradients_are_those_of_the_dequantized_weight(quantizer, tile, kernels, monkeypatch):
+    monkeypatch.setattr(QuantizedArray, "in_one_piece", 0)
     monkeypatch.setattr(module, "TILE", tile)  # numbers of the weight at a time: a row, some rows, all of it
     layer = QuantizedLinear(QUANTIZERS[quantizer](normal(7, 12)), nn.Parameter(normal(7, seed=2)))
     layer.to(np.float64)
@@ -62,6 +64,7 @@ def test_the_product_and_its_gradients_are_those_of_the_dequantized_weight(quant
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_gradient_is_right_by_finite_differences(quantizer, monkeypatch):
+    monkeypatch.setattr(QuantizedArray, "in_one_piece", 0)
     monkeypatch.setattr(module, "TILE", 24)
     layer = QuantizedLinear(QUANTIZERS[quantizer](normal(5, 8)), nn.Parameter(normal(5))).to(np.float64)
 
@@ -81,6 +84,7 @@ def test_only_the_gradients_that_are_wanted_are_computed():
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_the_floats_of_the_weight_never_exist_at_once(kernels, monkeypatch):
+    monkeypatch.setattr(QuantizedArray, "in_one_piece", 0)
     monkeypatch.setattr(module, "TILE", 16 * 1024)
     use_kernels(kernels)
     layer = QuantizedLinear(absmax(normal(2048, 512), 4, 64))
