@@ -177,7 +177,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder for downloads and for the built-in English: the variable MINIGRAD_CACHE, or this system's usual one."""
+    """The folder for downloads and the built-in English: the variable MINIGRAD_CACHE, or this system's usual one."""
     if chosen := os.environ.get("MINIGRAD_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
