@@ -35,6 +35,7 @@ from .array import FEW_ROWS, PackedMatrix
 BLOCK = 32  # numbers that share a scale
 QUADS = 8  # 16-bit numbers per block, with four codes each
 WEIGHTS = np.array([1, 16, 256, 4096])  # the factors of a, b, c, d in w
+MASKS = (16 * WEIGHTS - 1).astype(np.uint16)[:, None, None]  # of w mod 16, w mod 256, w mod 4096, and w
 
 
 class BlockArray(PackedMatrix):
@@ -123,10 +124,8 @@ def _code_sums(x: np.ndarray, codes: np.ndarray, bits: int) -> np.ndarray:
         return np.matmul(x, codes.astype(x.dtype))
     B, N, R = len(x), x.shape[1], codes.shape[2]
     floats = np.empty((B, 4, QUADS, R), x.dtype)
-    for i in range(3):  # w mod 16, 256, 4096: the mask is applied on the way to the floats
-        mask = np.uint16(WEIGHTS[i + 1] - 1)
-        np.bitwise_and(codes, mask, out=floats[:, i], dtype=np.uint16, casting="unsafe")
-    floats[:, 3] = codes
+    # the masks are applied on the way to the floats
+    np.bitwise_and(codes[:, None], MASKS, out=floats, dtype=np.uint16, casting="unsafe")
     scaled = x.reshape(B, N, 4, QUADS) / WEIGHTS.astype(x.dtype)[:, None]  # x_a, x_b / 16, ...
     scaled[:, :, :3] -= scaled[:, :, 1:]
     return np.matmul(scaled.reshape(B, N, BLOCK), floats.reshape(B, BLOCK, R))

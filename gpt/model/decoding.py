@@ -158,7 +158,7 @@ def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None]
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
         # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
-        with threads.cores_for_blas(), np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):
             return forward(model, ids, cache, attention_mask)
 
     return decode

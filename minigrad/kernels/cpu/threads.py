@@ -207,17 +207,6 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
             np.matmul(a[row], b[:, columns], out=out[row, columns])
 
 
-@contextlib.contextmanager
-def cores_for_blas() -> Iterator[None]:
-    """In this block, the matrix library may use all cores: for many products with few rows."""
-    before = _blas_threads
-    _give_blas(_workers)
-    try:
-        yield
-    finally:
-        _give_blas(before)
-
-
 def _give_blas(count: int) -> None:
     """Set the matrix library's number of threads. The call takes microseconds, so it is made only on a change."""
     global _blas_threads
