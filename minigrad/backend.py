@@ -14,6 +14,7 @@ The file also holds what the two libraries do differently (scatter-add) and the 
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, TypeAlias
 
@@ -194,9 +195,11 @@ class _RandomState:
     """The seed, the host generator that started from it, and the number of keyed streams that were handed out."""
 
     def __init__(self, seed: int):
-        self.seed = seed
-        self.host = np.random.default_rng(seed)
-        self.streams_used = 0
+        self.seed, self.streams_used = seed, 0
+
+    @functools.cached_property
+    def host(self) -> np.random.Generator:  # made when it is needed, because importing numpy.random takes 15 ms
+        return np.random.default_rng(self.seed)
 
 
 _random = _RandomState(0)
