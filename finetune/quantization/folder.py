@@ -151,7 +151,8 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
 
 
 def _blank(shape: tuple[int, ...], config: QuantizationConfig, embedding: bool) -> QuantizedArray:
-    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in _arrays_of(shape, config, embedding).items()}
+    arrays = _arrays_of(shape, config, embedding)
+    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in arrays.items() if name != "codes"}
     scales: Any = zeros.get("scales")
     if scales is None:
         scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
