@@ -7,7 +7,7 @@ learns little in the weak ones. Muon replaces S by ones, so it learns in all dir
 
     m <- β m + (1 - β) grad                          the momentum: a mean over about 1 / (1 - β) steps
     u  = β m + (1 - β) grad                          Nesterov: the newest gradient counts once more
-    p <- p - lr * 0.2 √max(rows, columns) * U Vᵀ     for u = U S Vᵀ
+    p <- (1 - lr λ) p - lr * 0.2 √max(rows, columns) * U Vᵀ     for u = U S Vᵀ; λ: weight decay
 
 An SVD in each step would be slow. `newton_schulz` computes U Vᵀ nearly, from matrix products.
 
@@ -54,7 +54,7 @@ def newton_schulz(matrix: Array, steps: int = 5) -> Array:
 
 
 class Muon(AdamW):
-    """p <- p - lr * 0.2 √max(rows, columns) * newton_schulz(momentum), for matrices; AdamW for the other groups.
+    """p <- (1 - lr λ) p - lr * 0.2 √max(rows, columns) * newton_schulz(u), for matrices; AdamW for the other groups.
 
     Groups with "orthogonalize": False are updated by AdamW, with `betas` and `eps`. `muon_groups` makes the usual
     groups. The elements of U Vᵀ have a root mean square of 1 / √max(rows, columns), so the factor makes that of every
@@ -74,7 +74,7 @@ class Muon(AdamW):
         eps: float = 1e-8,
     ):
         muon = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "orthogonalize": orthogonalize}
-        Optimizer.__init__(self, params, {**muon, "betas": betas, "eps": eps})
+        Optimizer.__init__(self, params, {**muon, "betas": betas, "eps": eps})  # past AdamW's, which knows no momentum
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         super().add_param_group(group)

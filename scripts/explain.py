@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python scripts/explain.py --model runs/demo --text "A function returns"
   python scripts/explain.py --model runs/sft --stage sft --text "What is 1 + 1?| 2"          prompt|reply
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
-A recording keeps at most 256 MB of arrays. Large arrays are summarized, on the page as well, which says so.
+A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.
 """
 STAGES = ("pretraining", "sft", "dpo", "ppo")
 PARTS = {"pretraining": 1, "sft": 2, "dpo": 3, "ppo": 2}  # of the text, separated by |
@@ -108,7 +108,7 @@ def split_text(text: str, stage: str) -> list[str]:
 
 def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tuple[Recording, list[int]]:
     """Record one step of AdamW with clipping; returns the recording and the tokens that were read."""
-    prompt, reply, *worse = [*parts, []] if stage == "pretraining" else parts
+    prompt, reply, *worse = [*parts, []] if stage == "pretraining" else parts  # a text alone has no reply
     ids = [*prompt, *reply]
     longest = max(len(ids), len(prompt) + max(map(len, worse), default=0))
     most = model.config.block_size + (stage != "ppo")  # the last token is not read where it is only a target

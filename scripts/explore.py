@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explorer_page(model: str, text: str) -> str:
-    """The page, whose script asks the server where it came from, and nobody else."""
+    """The page. Its script may connect to the server that it came from, and to no other."""
     html, style, script = (read_text(FOLDER / f"explore.{kind}") for kind in ("html", "css", "js"))
     policy = f"{POLICY}; connect-src 'self'"
     data = data_script({"model": model, "text": text})

@@ -128,6 +128,6 @@ def chains(split: Split, n: int, terms: int, seed: int = 0) -> list[Chain]:
 
 
 def worked_examples(questions: Sequence[Chain], share: float, seed: int = 0) -> list[Example]:
-    """What people wrote who think in a `share` of all cases, and otherwise answer at once (and correctly)."""
+    """Worked examples, of which a random `share` has a thought; the others answer at once (and correctly)."""
     rng = np.random.default_rng(seed)
     return [question.example(bool(rng.random() < share)) for question in questions]

@@ -24,7 +24,7 @@ from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import Places, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, likely_replies, show_replies
 
-ASKED_ON_THE_WAY = 100  # of the held-out questions, at each evaluation, as the stages' legends say
+VALIDATION_ITEMS = 100  # of the held-out questions, at each evaluation, as the stages' legends say
 
 
 class Verdict(NamedTuple):
@@ -119,7 +119,7 @@ class Judge:
 
     def on_the_way(self) -> dict[str, float]:
         """The shares of right, and of right and courteous, replies to some of the questions."""
-        asked = self.items[:ASKED_ON_THE_WAY]
+        asked = self.items[:VALIDATION_ITEMS]
         return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}
 
     def show_change(self) -> Verdict | None:

@@ -1,7 +1,7 @@
 """Group relative policy optimization (GRPO): learn from your own answers, where code can check them.
 
     A_i  = (r_i - mean(r)) / std(r)         the advantage of answer i, of G answers to one question
-    loss = mean_i 1/|o_i| Σ_t -min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i) + β KL    ratio = π(token) / π_old(token)
+    loss = mean_i 1/|o_i| Σ_t (β KL - min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i))    ratio = π(token) / π_old(token)
 
 PPO trains a value head that estimates how good a reply to this question is going to be. GRPO measures it: the policy
 answers the same question G times, and the answers' mean reward is what was to be expected. An answer that is better
@@ -9,11 +9,11 @@ than the others of its group becomes more likely, with all its tokens, and a wor
 needed; and where code checks the answers, no reward model either. If all answers of a group are right, or all are
 wrong, there is nothing to learn from them.
 
-The methods below are small changes of this one. Each changes one line of `group_advantages`, `answer_weights` or CLIP:
+The methods below are small changes of this one, in a line each of `group_advantages`, `answer_weights` and CLIP:
 
     grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
     dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": without std, which favors questions that are
-              nearly always or nearly never answered; without 1/|o_i|, which lets wrong answers grow long cheaply
+              nearly always or never answered right; without 1/|o_i|, which lets wrong answers grow long cheaply
     dapo      Yu et al. 2025, "DAPO": a higher upper clip, with which rare tokens can grow; each token counts the same
     rloo      Ahmadian et al. 2024, "Back to basics": REINFORCE, not clipped, whose baseline leaves the answer out
 
@@ -34,8 +34,8 @@ from minigrad import Tensor
 from .logprobs import estimated_kl
 from .ppo import policy_loss
 
-METHODS = ("grpo", "dr_grpo", "dapo", "rloo")
 CLIP = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "rloo": (math.inf, math.inf)}  # ε low, high
+METHODS = tuple(CLIP)
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
@@ -45,7 +45,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
         dr_grpo       r_i - mean(r)
         rloo          r_i - the mean of the others = G / (G - 1) (r_i - mean(r))
 
-    All 0 in a group whose rewards are equal. Raises ValueError for another method, and for groups of fewer than two.
+    All 0, up to rounding, in a group whose rewards are equal. Raises ValueError for another method and for groups of 1.
 
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])).round(2).tolist()
     [[1.73, -0.58, -0.58, -0.58]]
@@ -90,7 +90,7 @@ def grpo_loss(
     reference_logprobs: np.ndarray | None = None,
     beta: float = 0.0,
 ) -> Tensor:
-    """weight (-min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A) + β k3) of N tokens -> (N,).
+    """weight (β k3 - min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A)) of N tokens -> (N,).
 
     advantages, weights: of each token's answer. k3: the estimate of the KL divergence from the reference (see
     `estimated_kl`); it stays in the loss, where PPO subtracts it from the reward. beta = 0 needs no reference.

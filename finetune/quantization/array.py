@@ -152,7 +152,7 @@ class QuantizedArray(PackedMatrix):
         """x (N, K) @ rows of the weight, transposed -> (N, R). The columns of x are in the stored order."""
         if self.groups > 1 and (len(x) > FEW_ROWS or module_of(x) is not np):
             return x @ self.stored_values(rows).T
-        # Multiply the levels and apply the scales afterwards: in each group,
+        # For a few rows of x, and where a row has one scale, apply the scales afterwards: in each group,
         # Σ x · scale · (level - zero) = scale · (Σ x · level - zero · Σ x).
         levels = self.levels(rows)
         size = self.shape[1] // self.groups

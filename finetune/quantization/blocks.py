@@ -11,14 +11,13 @@ effective first:
    x_j. The codes are multiplied as they are, and s and m are applied once per block.
 2. *Blocks outside, rows inside.* The codes are stored as (B, 32, R): for each of the 32 places in a block, the codes of
    all R rows of the weight. Then all loops run along contiguous memory, and the sums have the layout of the scales.
-3. *Four codes at a time.* A 16-bit number w = a + 16 b + 256 c + 4096 d holds four codes. The expensive step is the
-   conversion to float, and w is only one number. With the floats w, w mod 4096, w mod 256 and w mod 16,
+3. *No shifts.* A 16-bit number w = a + 16 b + 256 c + 4096 d holds four codes. To shift each one to its place would be
+   a step of its own. A single step masks w and makes floats of w mod 16, w mod 256, w mod 4096 and w. Then
 
        x_a a + x_b b + x_c c + x_d d
            = (w mod 16) (x_a - x_b/16) + (w mod 256) (x_b/16 - x_c/256) + (w mod 4096) (x_c/256 - x_d/4096) + w x_d/4096
 
-   so no code has to be shifted, and masks are cheaper than shifts. All are integers below 2^16, which floats hold
-   exactly.
+   All are integers below 2^16, which floats hold exactly.
 
 The formats are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); see
 `gpt.weights.gguf_file`.

@@ -22,7 +22,7 @@ from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches
 from ..data.tasks import TASKS, instruction_tasks
 from ..objectives.sft import collate, encode_examples, sft_loss
-from .sft import ASKED_ON_THE_WAY, validate_answers
+from .sft import VALIDATION_ITEMS, validate_answers
 from .stage import Data
 
 
@@ -75,7 +75,7 @@ def conversations_task(
     """Conversations for a model that reads `block_size` tokens. built_in: whether they are the built-in questions."""
     template = ChatTemplate(tokenizer)
     (train, shortened), (tests, _) = (encode_examples(data[name], template, block_size) for name in ("train", "test"))
-    items = instruction_tasks("test", ASKED_ON_THE_WAY, seed) if built_in else []
+    items = instruction_tasks("test", VALIDATION_ITEMS, seed) if built_in else []
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
 
     def validate(model: Any, whole: bool) -> dict[str, float]:

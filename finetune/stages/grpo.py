@@ -36,13 +36,13 @@ from .stage import Data, Stage
 
 WORKED = "worked"  # the name of the small model that learns from worked examples, where others are a folder
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
-ASKED_ON_THE_WAY = 50  # of the test items, at each evaluation, as the legend of the columns says
-SAMPLES = 8  # answers to each of them
+VALIDATION_ITEMS = 50  # of the test items, at each evaluation, as the legend of the columns says
+SAMPLES = 8  # answers to each question
 THINKING = 0.5  # share of the worked examples with a thought
 SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
 SFT_BATCH = 32
 CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
-SHOWN = 4
+SHOWN = 4  # replies that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,9 @@ class VerifiedRewards(Stage):
    tokens/s  of answers, generated, checked and learned from
      reward  what the checker gives the answers, on average: what is maximized
       exact  share of answers that have the format and are right (validation: of {SAMPLES} answers to each of \
-{ASKED_ON_THE_WAY} held-out questions)
+{VALIDATION_ITEMS} held-out questions)
      format  share of answers with a thought, perhaps an empty one, and then one digit
-    thought  mean length of the thoughts, in digits
+    thought  mean length of the thoughts, in characters
      pass@{SAMPLES}  share of questions with at least one right answer among {SAMPLES}
  majority@{SAMPLES}  share of questions whose most frequent answer is right"""
     title = "Learning from answers that can be checked"
@@ -149,18 +149,18 @@ class VerifiedRewards(Stage):
     def _ask(self, questions: Sequence[Any], temperature: float) -> list[str]:
         length = self.config.grpo.response_length
         replies = ask(self.model, self.tokenizer, questions, self.prompt, length, 50 * SAMPLES, temperature=temperature)
-        return [reply.text if reply.ended else "" for reply in replies]
+        return [reply.text if reply.ended else "" for reply in replies]  # a reply that was cut off counts as wrong
 
     def trainer(self, extra_state: dict[str, Any]) -> Trainer:
         config = self.config
         options: dict[str, Any] = {"evaluate": self.validate, "extra_state": extra_state}
         if config.control:
-            steps = config.grpo.num_mini_batches * CONTROL_STEPS
+            per_iteration = config.grpo.num_mini_batches * CONTROL_STEPS
             training = dataclasses.replace(
                 config.training,
-                max_iters=config.grpo.total_iterations * steps,
-                eval_interval=config.training.eval_interval * steps,
-                log_interval=steps,
+                max_iters=config.grpo.total_iterations * per_iteration,
+                eval_interval=config.training.eval_interval * per_iteration,
+                log_interval=per_iteration,
             )
             return Trainer(self.model, self.batches, training, config.out_dir, sft_loss, **options)
         reference = load_model(self.start)[0].to(self.device).eval() if config.grpo.beta else None
@@ -187,7 +187,7 @@ class VerifiedRewards(Stage):
 
     def validate(self) -> dict[str, float]:
         loss = evaluate(self.model, batches_of(self.tests, SFT_BATCH, collate), sft_loss)["loss"]
-        return {"val_loss": loss, **self._measure(self.items[:ASKED_ON_THE_WAY])}
+        return {"val_loss": loss, **self._measure(self.items[:VALIDATION_ITEMS])}
 
     def report(self, trainer: Trainer) -> None:
         before, after = trainer.extra_state["before"], self._measure(self.items)
@@ -208,7 +208,7 @@ def worked_model(
     examples: Sequence[Example], out_dir: str, seed: int, steps: int
 ) -> tuple[GPT, Tokenizer]:
     """A new small model that has learned from worked examples, in half a minute, and its tokenizer."""
-    # A vocabulary of the bytes and of the words that every conversation has. Each digit is a token.
+    # The vocabulary: 256 bytes, and 17 merges for the words that every conversation has. Each digit is a token.
     tokenizer = Tokenizer.train(["user assistant think </ " * 2], 256 + 17, special_tokens=())
     model = GPT(GPTConfig(vocab_size=len(tokenizer), **SHAPE))
     add_chat_tokens(model, tokenizer)
@@ -232,16 +232,16 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
     """Scores of k answers to each question.
 
     exact, format: shares of all answers (pass@1 is exact). pass@k: share of questions with a right answer (Chen et al.
-    2021). majority@k: share whose most frequent answer is right (Wang et al. 2022, "Self-consistency"); the first one
-    counts where several are as frequent. thought: mean length in digits. thinks: share of answers whose thought is not
-    empty.
+    2021). majority@k: share whose most frequent answer, with or without the format, is right (Wang et al. 2022,
+    "Self-consistency"); the first one counts where several are as frequent. thought: mean length in characters. thinks:
+    share of answers whose thought is not empty.
     """
     k = len(answers[0])
     right = np.array([[item.is_correct(text) for text in texts] for item, texts in zip(items, answers, strict=True)])
-    format = [item.has_format(text) for item, texts in zip(items, answers) for text in texts]
+    formatted = [item.has_format(text) for item, texts in zip(items, answers) for text in texts]
     most = [Counter(split_thought(text)[1] for text in texts).most_common(1)[0][0] for texts in answers]
     thoughts = [len(split_thought(text)[0] or "") for texts in answers for text in texts]
-    scores = {"exact": right.mean(), "format": np.mean(format)}
+    scores = {"exact": right.mean(), "format": np.mean(formatted)}
     if k > 1:
         scores |= {
             f"pass@{k}": right.any(axis=1).mean(),

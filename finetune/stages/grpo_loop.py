@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from ..objectives.logprobs import selected_logprobs
 from ..objectives.rollout import Places, Replies, sample_replies
 from .rollout_loop import RolloutTrainer, update_metrics
 
-SHOWN = ("reward", "exact", "format", "thought")  # on the screen; log.jsonl has all
 # (what was asked, tokens of the replies) -> the reward of each reply, (B), and metrics
 Check = Callable[[Sequence[Any], list[list[int]]], tuple[np.ndarray, dict[str, float]]]
 
@@ -54,8 +54,8 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         check_method(self.method)
-        least = {"total_iterations": 1, "batch_size": 1, "num_generations": 2, "num_mini_batches": 1}
-        for name, smallest in {**least, "response_length": 1}.items():
+        for name in ("total_iterations", "batch_size", "num_generations", "num_mini_batches", "response_length"):
+            smallest = 2 if name == "num_generations" else 1
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
         if not 0 <= self.beta < float("inf"):
@@ -90,7 +90,7 @@ def grpo_batches(
 ) -> list[GRPOBatch]:
     """Deal the answers, with their advantages (B), to mini-batches.
 
-    Answers whose advantage is 0 teach nothing without a KL penalty, and are left out if enough others remain.
+    Without a KL penalty, answers with advantage 0 are left out of the batch and its mean, if enough others remain.
     """
     rows = np.flatnonzero(advantages) if reference is None else np.arange(len(advantages))
     if len(rows) < config.num_mini_batches:
@@ -102,9 +102,9 @@ def grpo_batches(
         # The training loop divides by the number of tokens N, the formula by the number of answers.
         weights = answer_weights(lengths, config.method, config.response_length) * lengths.sum() / len(part)
         old = token_logprobs(policy, tokens, places)
-        known = None if reference is None else token_logprobs(reference, tokens, places)
-        each_token = places.here[0]  # the answer that it belongs to
-        batches.append(GRPOBatch(tokens, places, old, known, advantages[part][each_token], weights[each_token]))
+        under_reference = None if reference is None else token_logprobs(reference, tokens, places)
+        answer_of = places.here[0]  # (N): the answer that each token belongs to
+        batches.append(GRPOBatch(tokens, places, old, under_reference, advantages[part][answer_of], weights[answer_of]))
     return batches
 
 
@@ -148,10 +148,8 @@ class GRPOTrainer(RolloutTrainer):
         **options: Any,
     ):
         training = dataclasses.replace(training, max_iters=config.total_iterations * config.num_mini_batches)
-        super().__init__(
-            model, questions, training, out_dir, lambda model, batch: grpo_batch_loss(model, batch, config), **options
-        )
-        self.log.shown = SHOWN
+        super().__init__(model, questions, training, out_dir, partial(grpo_batch_loss, config=config), **options)
+        self.log.shown = ("reward", "exact", "format", "thought")  # on the screen; log.jsonl has all
         self.steps_per_iteration = config.num_mini_batches
         self.reference, self.check_answers, self.grpo = reference, check, config
         self.stop_tokens = list(stop_tokens)

@@ -31,8 +31,6 @@ from ..objectives.ppo import gae, ppo_loss, token_rewards, whiten
 from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
 from .rollout_loop import RolloutTrainer, update_metrics
 
-SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # on the screen; log.jsonl has all
-
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
@@ -162,7 +160,7 @@ class PPOTrainer(RolloutTrainer):
         training = dataclasses.replace(training, max_iters=config.total_iterations * config.steps_per_iteration)
         loss_fn = partial(ppo_batch_loss, config=config)
         super().__init__(model, prompts, training, out_dir, loss_fn, kind=policy_kind(model), **options)
-        self.log.shown = SHOWN
+        self.log.shown = ("objective/scores", "objective/kl", "right", "courteous")  # on the screen; log.jsonl has all
         self.reference, self.reward_model, self.ppo = reference.eval(), reward_model.eval(), config
         self.steps_per_iteration = config.steps_per_iteration
         self.stop_tokens, self.judge = list(stop_tokens), judge

@@ -54,7 +54,7 @@ class RolloutTrainer(Trainer):
                 to_evaluate = self.steps_done == total or due(self.steps_done, interval)
                 if to_evaluate:
                     self._evaluate()
-                if self.skipped_in_a_row == 0 and (to_evaluate or self.interrupted):
+                if (to_evaluate or self.interrupted) and self.skipped_in_a_row == 0:  # the last step was finite
                     self.save()
 
     def _iterate(self) -> None:

@@ -38,7 +38,7 @@ from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .stage import Data, RunConfig, Stage
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
-ASKED_ON_THE_WAY = 80  # of the test items, at each evaluation, as the legend of the columns says
+VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class InstructionTuning(Stage):
     loss = staticmethod(sft_loss)
 
     def validate(self) -> dict[str, float]:
-        items = self.items[:ASKED_ON_THE_WAY]
+        items = self.items[:VALIDATION_ITEMS]
         return validate_answers(self.model, self.tokenizer, self.tests, items, self.config.batch_size)
 
     def report(self, trainer: Trainer) -> None:

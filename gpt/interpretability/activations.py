@@ -7,7 +7,7 @@
     with patched(model, {"transformer.h.0.mlp": lambda x: 0 * x}):
         logits = model(ids)
 
-Names are those of `model.named_modules()`. Both are made of forward hooks, which a module calls after its forward.
+Names are those of `model.named_modules()`. Both use forward hooks, whose result, if any, replaces a module's output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Change = Callable[[Any], Any]  # from an output to what takes its place
 
 @contextlib.contextmanager
 def record(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Array]]:
-    """In the block, keep the output of each named module, of its latest call. Raises AttributeError for other names."""
+    """In the block, keep the latest output of each named module. Raises AttributeError for other names."""
     found: dict[str, Array] = {}
 
     def keep(name: str) -> Callable[..., None]:

@@ -42,7 +42,7 @@ def blocks(model: LanguageModel) -> list[BlockNames]:
 
 
 class _Patterns(switches.Observer):
-    """Keeps the attention weights of every layer."""
+    """Keeps the attention weights of every layer. `after` is called after each op."""
 
     def __init__(self) -> None:
         self.found: list[np.ndarray] = []
@@ -100,7 +100,7 @@ def _without(off: list[int], n_head: int) -> Callable[..., Tensor]:
     """A hook of W_O: compute it again, with zeros where these heads are in its input (B, T, H D)."""
 
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return module.forward(without_heads(args[0], off, n_head))
+        return module.forward(without_heads(args[0], off, n_head))  # a call of `module` would call this hook again
 
     return hook
 

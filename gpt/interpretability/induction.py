@@ -41,8 +41,8 @@ def follows_earlier(ids: np.ndarray) -> np.ndarray:
 def induction_scores(model: LanguageModel, rows: int = 16, seed: int = 0) -> np.ndarray:
     """(L, H): how much each head, at a token that occurred before, attends to the tokens that followed it then.
 
-    The mean of these attention weights on `repeated_tokens`: 1 for a perfect induction head, about 1 / T for a head
-    that attends evenly. Olsson et al. 2022, section "Per-token measures: prefix matching".
+    The mean of these attention weights on `repeated_tokens`: 1 for a perfect induction head, about 2 / T for a head
+    that attends evenly. Olsson et al. 2022, "prefix matching".
     """
     length = min(model.config.block_size, 2 * model.config.vocab_size, 64)
     ids, periods = repeated_tokens(np.random.default_rng(seed), rows, length, model.config.vocab_size)

@@ -2,8 +2,8 @@
 
 Run the model on two texts that differ in one place, so that its answers differ: a clean one and a corrupted one. Then
 run it on the corrupted text again, but with one activation taken from the clean run. Where this brings the clean answer
-back, the information was. Vig et al. 2020, "Investigating gender bias in language models using causal mediation
-analysis"; Meng et al. 2022 (ROME), section 2.
+back, that activation carries the information. Vig et al. 2020, "Investigating gender bias in language models using
+causal mediation analysis"; Meng et al. 2022 (ROME), section 2.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def patch_effects(
     names = [getattr(name, part) for name in blocks(model)]
     with no_grad(), evaluating(model):
         with record(model, names) as found:
-            best = score(to_numpy(model(clean[None]).data)[0])
-        worst = score(to_numpy(model(corrupted[None]).data)[0])
-        if best == worst:
+            clean_score = score(to_numpy(model(clean[None]).data)[0])
+        corrupted_score = score(to_numpy(model(corrupted[None]).data)[0])
+        if clean_score == corrupted_score:
             raise ValueError("the score is the same on both texts, so there is nothing to bring back")
         effects = np.zeros((len(names), len(clean)))
         for layer, name in enumerate(names):
@@ -53,4 +53,4 @@ def patch_effects(
 
                 with patched(model, {name: with_clean}):
                     effects[layer, place] = score(to_numpy(model(corrupted[None]).data)[0])
-    return (effects - worst) / (best - worst)
+    return (effects - corrupted_score) / (clean_score - corrupted_score)

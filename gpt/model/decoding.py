@@ -37,8 +37,8 @@ def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.
     positions, mask = positions_and_mask(ids, cache, attention_mask, model.config.block_size)
     x = (body.wte(ids).data + body.wpe(positions).data).reshape(ids.size, -1)  # (R, C)
     for layer, block in enumerate(body.h):
-        qkv = linear(layer_norm(x, block.ln_1), block.attn.c_attn)  # (R, 3C)
-        x += linear(attention(heads(qkv, ids, 3 * H), H, H, layer, cache, mask), block.attn.c_proj)
+        qkv = heads(linear(layer_norm(x, block.ln_1), block.attn.c_attn), ids, 3 * H)  # (R, 3C) -> (B, 3H, T, D)
+        x += linear(attention(qkv, H, H, layer, cache, mask), block.attn.c_proj)
         x += linear(linear(layer_norm(x, block.ln_2), block.mlp.c_fc, block.mlp.activation), block.mlp.c_proj)
     cache.advance(ids.shape[1])
     return layer_norm(x, body.ln_f).reshape(*ids.shape, -1)
@@ -119,7 +119,7 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     keys, values = cache.append(layer, Tensor(qkv[:, H : H + K]), Tensor(qkv[:, H + K :]))  # (B, K, S, D)
     scores = q @ keys.data.swapaxes(-1, -2)  # (B, K, H/K T, S)
     if mask is not None:  # (T, S), or (B, 1, T, S) where prompts are padded
-        each_head = scores.reshape(B, K, H // K, T, -1)
+        each_head = scores.reshape(B, K, H // K, T, -1)  # a view: the mask is added to the scores themselves
         each_head += np.where(mask.data, 0, -np.inf)[..., None, :, :]
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     probs = np.exp(scores, out=scores)
@@ -127,16 +127,16 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     return (probs @ values.data).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
 
 
-# Modules that are called as a whole if they are not ordinary: linear layers and embeddings.
+# Linear layers and embeddings. What replaces one of them is called as a whole, whatever it is made of.
 LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
 LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None], np.ndarray] | None:
-    """(ids (B, T), cache, attention mask (B, S) or None) -> hidden states (B, T, C), by a function above that equals
-    `model`; None if none does.
+    """A function above that computes `model`'s hidden states, or None if none does: (ids (B, T), cache, attention mask
+    (B, S) or None) -> (B, T, C).
 
-    The weights of a Llama's queries, keys and values then lie in one array (`join`).
+    The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
     """
     forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
     parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
@@ -165,7 +165,7 @@ def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None]
 
 
 def join(*layers: Any) -> None:
-    """Move the weights of layers with the same input into one array, each with its rows: one product instead of three.
+    """Move the weights of layers with the same input into one array, each with its rows, for a single product.
 
     A small product reaches half of the memory's speed, because the threads take as long to start as to multiply.
     """
@@ -186,4 +186,4 @@ def joined_weight(layers: tuple[Any, ...]) -> np.ndarray | None:
     return base if together and base is not None and base.shape == (rows, layers[0].in_features) else None
 
 
-generation.forward_for = forward_for
+generation.forward_for = forward_for  # generation.py cannot import this file, which imports it

@@ -7,7 +7,7 @@
              expert 3
 
 A model knows more with more parameters, but every parameter of an MLP costs two FLOPs per token. With E experts of
-which k compute, the parameters grow by E and the FLOPs by k. The price is memory, since all experts must be there.
+which k compute, there are E times the parameters and k times the FLOPs. The price is memory: all must be there.
 
 The model does not know: `use_experts` replaces its MLPs from outside, and whoever computes the training loss adds the
 balancing loss, `model.loss(ids, targets) + 0.01 * balance_loss(model)`.
@@ -39,9 +39,9 @@ class MixtureOfExperts(nn.Module):
 
         balance = E Σ_e f_e P_e         f_e: share of all choices that fell on e; P_e: mean probability of e
 
-    It is 1 if all experts are equally likely, and E if one takes all. f is counted and has no gradient; P has, so the
-    loss lowers the probability of the experts that are chosen most. top_k must be at least 2: with a single one, the
-    softmax over the chosen is always 1, and the router would learn nothing from the text. Raises ValueError otherwise.
+    It is 1 if all experts are equally likely, and E / top_k if the same top_k take all. f is counted and has no
+    gradient; P has, so the loss lowers the probability of the experts that are chosen most. top_k must be at least 2:
+    with a single one, the gate is always 1, and the router learns nothing from the text. Raises ValueError otherwise.
     """
 
     def __init__(self, width: int, experts: Sequence[nn.Module], top_k: int = 2):

@@ -8,7 +8,7 @@ code, in tables, and in answers that quote the question (prompt lookup decoding;
 
 The text does not change. From the logits after each guess a token is drawn as always. As long as it equals the guess,
 the model has read the right token, and the next logits are right too. The first token that differs ends the pass.
-Simplified: guesses from a second model are random, and need the correction of Leviathan et al. 2023, section 2.3.
+Simplified: Leviathan et al. 2023 let a small model guess; with the rule of their section 2.3, more guesses survive.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def speculate(
     The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
     are equally likely.)
     """
-    text = TextSoFar(model, [list(prompt)], None, True, max_new_tokens)
-    rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])
+    text = TextSoFar(model, [list(prompt)], None, True, max_new_tokens)  # no attention mask; with a cache
+    rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
     written, patience, wait = 0, 0, 0
     with evaluating(model):
         while written < max_new_tokens:
-            room = min(MOST, text.block - text.ids.shape[1], max_new_tokens - written - 1)
+            room = min(MOST, text.block - text.ids.shape[1], max_new_tokens - written - 1)  # one token comes on top
             guesses = [] if wait > 0 else guess(text.ids[0], room)
             accepted = []
             for logits, guessed in zip(text.next_logits(guesses), [*guesses, None], strict=True):
@@ -67,16 +67,14 @@ def speculate(
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:
-    """`most` tokens: what followed the latest earlier place of the last NGRAM tokens of `ids` (T), over and over.
+    """`most` tokens, or []: what followed the latest earlier place of the last NGRAM tokens of `ids` (T), repeated.
 
     >>> guess(np.array([5, 1, 2, 3, 8, 9, 1, 2, 3]), 7)
     [8, 9, 1, 2, 3, 8, 9]
     """
     if most < 1 or len(ids) <= NGRAM:
         return []
-    same = ids[NGRAM - 1 : -1] == ids[-1]  # compare the last tokens first, then those before them
-    for back in range(1, NGRAM):
-        same &= ids[NGRAM - 1 - back : -1 - back] == ids[-1 - back]
+    same = np.all([ids[NGRAM - back : -back] == ids[-back] for back in range(1, NGRAM + 1)], axis=0)  # (T - NGRAM)
     places = np.flatnonzero(same)
     if not len(places):
         return []

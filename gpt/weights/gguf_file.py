@@ -34,7 +34,7 @@ from minigrad.kernels.cpu import threads
 from ..files import open_regular
 
 BLOCK = 32  # numbers
-# How a block lies in the file. A byte with two codes has that of number i below, and that of number i + 16 above.
+# How a block lies in the file. A byte holds the codes of number i (its lower half) and number i + 16 (its upper half).
 BLOCKS = {
     "Q8_0": np.dtype([("scale", "<f2"), ("codes", "i1", 32)]),
     "Q4_0": np.dtype([("scale", "<f2"), ("codes", "u1", 16)]),
@@ -43,7 +43,7 @@ BLOCKS = {
 # Larger blocks, of 256 numbers with scales of scales: the library dequantizes them.
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 KINDS = ("F32", "F16", "BF16", *BLOCKS, *K_QUANTS)  # what `dequantize` reads
-MAX_PIECES = 1_500_000  # in a header. Room for vocabularies of 500,000 tokens and their merges
+MAX_ENTRIES = 1_500_000  # in a header. Room for vocabularies of 500,000 tokens and their merges
 _PIECE = 1 << 18  # numbers
 
 
@@ -111,7 +111,7 @@ def _open(path: Path) -> Any:
         with empty arrays."""
 
         data: Any
-        pieces = 0
+        entries = 0
 
         def _get(self, offset: int, dtype: Any, count: int = 1, *options: Any, **more: Any) -> Any:
             self.data = np.asarray(self.data)  # the same bytes; slices of a np.memmap take twice as long to make
@@ -128,7 +128,7 @@ def _open(path: Path) -> Any:
             if kind != gguf.GGUFValueType.ARRAY:
                 return super()._get_field_parts(offset, kind)
             items, count = gguf.GGUFValueType(self._get(offset, np.uint32)[0]), int(self._get(offset + 4, np.uint64)[0])
-            start = end = int(offset) + 12
+            start = end = int(offset) + 12  # after the type (4 bytes) and the count (8 bytes)
             if items == gguf.GGUFValueType.STRING:
                 if end + 8 * count > self.data.size:
                     raise truncated
@@ -145,10 +145,10 @@ def _open(path: Path) -> Any:
                 raise ValueError("a setting is a list of lists")
             return 12 + values.nbytes, [values], [0], [gguf.GGUFValueType.ARRAY, items]
 
-        def _count(self, pieces: int) -> None:
-            self.pieces += pieces
-            if self.pieces > MAX_PIECES:
-                raise GGUFError(f"{path}: a header of more than {MAX_PIECES:,} entries is not read")
+        def _count(self, entries: int) -> None:
+            self.entries += entries
+            if self.entries > MAX_ENTRIES:
+                raise GGUFError(f"{path}: a header of more than {MAX_ENTRIES:,} entries is not read")
 
     with np.errstate(over="raise"):  # places near 2^64
         return Reader(path)
@@ -200,7 +200,7 @@ def _check_sizes(reader: Any) -> None:
     alignment = int(reader.alignment)
     end, before = max(field.offset + sum(part.nbytes for part in field.parts) for field in fields), "the header"
     for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
-        start = end + -end % alignment
+        start = end + -end % alignment  # rounded up to a multiple of `alignment`
         if tensor.data_offset < start:
             raise ValueError(f"{tensor.name} starts within {before}")
         if tensor.data_offset > start or reader.data[end:start].any():
@@ -222,7 +222,7 @@ def _reason(error: Exception) -> str:
 def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
     """A tensor as float32, written to `out` if that is a C-contiguous float32 array of its shape, or to a new array.
 
-    It is read row by row, so there is no second copy. Raises GGUFError for a kind that is not in KINDS.
+    It is read some rows at a time, so there is no second copy. Raises GGUFError for a kind that is not in KINDS.
     """
     if tensor.kind not in KINDS:
         raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds read here are {', '.join(KINDS)}")
@@ -277,7 +277,7 @@ def _unpack(raw: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     blocks = raw.view(BLOCKS[kind])  # (rows, columns / 32)
     codes = blocks["codes"]  # (rows, columns / 32, 32 or 16)
     if kind != "Q8_0":
-        codes = np.concatenate([codes & 15, codes >> 4], axis=-1)
+        codes = np.concatenate([codes & 15, codes >> 4], axis=-1)  # numbers 0 to 15, then 16 to 31
     if kind == "Q4_0":
         codes = codes.astype(np.int8) - np.int8(8)
     minimums = blocks["minimum"].astype(np.float32) if kind == "Q4_1" else None

@@ -170,7 +170,7 @@ def copy(array: np.ndarray, out: np.ndarray) -> None:
 
 
 def their_tensors(model: nn.Module, expected: Iterable[Row], name: str = "GPT-2") -> Mapping[str, Array]:
-    """Our parameters under their names and in their layout (as views, not copies).
+    """Our parameters by our names, in their layout (as views, not copies).
 
     Raises ValueError for a model that has adapters or quantized layers, or is not a `name`.
     """
@@ -181,4 +181,4 @@ def their_tensors(model: nn.Module, expected: Iterable[Row], name: str = "GPT-2"
             f"only a plain {name} can be saved as one: {min(unknown)} is missing, or is none of its tensors; "
             "merge adapters and undo quantization first"
         )
-    return {name: array.T if table[name].transposed else array for name, array in parameters.items()}
+    return {ours: array.T if table[ours].transposed else array for ours, array in parameters.items()}

@@ -309,7 +309,7 @@ def test_what_lies_is_named(tmp_path, content, words):
 
 @needs_gguf
 def test_a_header_that_would_fill_the_memory_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_file, "MAX_PIECES", 10_000)
+    monkeypatch.setattr(gguf_file, "MAX_ENTRIES", 10_000)
     content = made([setting("s", ARRAY, array(UINT8, 50_000))], data=bytes(60_000))
     assert "a header of more than 10,000 entries is not read" in refused(tmp_path / "model.gguf", content)
 

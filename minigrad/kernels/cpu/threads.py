@@ -90,7 +90,7 @@ def _keep_freed_memory() -> None:
     """Tell glibc not to map large arrays one by one and not to shrink the heap. Other C libraries are left alone."""
     if not sys.platform.startswith("linux"):
         return
-    m_trim_threshold, m_mmap_max = -1, -4
+    m_trim_threshold, m_mmap_max = -1, -4  # the numbers of these options in malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(m_mmap_max, 0)
@@ -106,7 +106,7 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
             results[index] = function(piece)
         return results
     _give_blas(1)
-    queue = iter(work)  # each thread takes the next piece when it is free
+    queue = iter(work)  # shared: each thread takes the next piece when it is free
 
     def take() -> None:
         for index, piece in queue:
@@ -128,7 +128,7 @@ def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]
 
 
 def divide_evenly(n: int, most: int, times: int) -> int:
-    """The size (at most `most`) of pieces to cut n items into, `times` times, so no thread is idle at the end."""
+    """The largest size up to `most` so that `times` times n items make equally many pieces for every thread."""
     for size in range(min(n, most), 0, -1):
         if math.ceil(n / size) * times % _workers == 0:
             return size
@@ -180,8 +180,8 @@ def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -
 
 
 def _shares_of(out: Array) -> list[tuple[slice, slice]]:
-    """The rows and columns of a product that each thread computes. The longer side is cut, where columns count double,
-    so the threads read different parts of the larger factor.
+    """The rows and columns of a product that each thread computes. Columns are cut unless there are at least twice as
+    many rows, so the threads mostly read different parts of the larger factor.
     """
     m, n = out.shape
     if m >= 2 * n:
@@ -200,7 +200,7 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     if not (1 < len(a) <= ROW_BY_ROW and b.flags.f_contiguous):
         np.matmul(a, b, out=out)
         return
-    step = math.ceil(4 * BLOCK / len(b))
+    step = math.ceil(4 * BLOCK / len(b))  # columns
     for start in range(0, b.shape[1], step):
         columns = slice(start, start + step)
         for row in range(len(a)):
