@@ -116,7 +116,7 @@ class LoRALinear(nn.Module):
     def __init__(self, base: Any, config: LoRAConfig, slices: tuple[str, ...] = ()):
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.config, self.slices = config, slices
+        self.config, self.slices, self.merged = config, slices, False
         self.dropout = nn.Dropout(config.dropout)
         self.training = base.training
         self.dropout.training = base.training
@@ -251,6 +251,7 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
     layers = remove_lora(model)
     for layer in layers.values():
         _add(layer.base.weight, layer.delta())
+        layer.merged = True
     return layers
 
 
@@ -261,10 +262,11 @@ def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
     """
     modules = dict(model.named_modules())
     for name, layer in layers.items():
-        if modules.get(name) is not layer.base:
+        if modules.get(name) is not layer.base or not layer.merged:
             raise ValueError(f"{name} is not the layer that the adapter was merged into: there is nothing to unmerge")
     for layer in layers.values():
         _add(layer.base.weight, -layer.delta())
+        layer.merged = False
     attach(model, layers)
 
 

@@ -122,6 +122,7 @@ class QuantizedScales(nn.Module):
         """The scales of some rows as floats (R, G)."""
         xp = module_of(self.codes)
         R, G = self.codes.shape
+        rows = rows if R > 1 else slice(None)  # one scale for the whole array
         position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
         levels = xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
         return levels[self.codes[rows]] * self.absmax[position // SCALES_PER_BLOCK] + self.offset

@@ -48,7 +48,7 @@ class _Patterns(switches.Observer):
         self.found: list[np.ndarray] = []
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
-        if phase == "forward" and ctx.function is ScaledDotProductAttention:
+        if phase == "forward" and issubclass(ctx.function, ScaledDotProductAttention):
             probs = to_numpy(ctx.probs)  # (B, H, T, S); with grouped queries (B, K, H / K, T, S)
             self.found.append(probs.reshape(len(probs), -1, *probs.shape[-2:]).copy())
 
@@ -89,20 +89,23 @@ def ablated(
     for layer in (*attention, *mlps):
         if not 0 <= layer < len(names):
             raise ValueError(f"there is no layer {layer}: the model has {len(names)}")
-    changes: dict[str, Callable[..., Any]] = {names[layer].projection: _without(off[layer], n_head) for layer in off}
+    changes: dict[str, Callable[..., Any]] = {names[layer].projection: _Without(off[layer], n_head) for layer in off}
     changes |= {names[layer].attention: _nothing for layer in attention}
     changes |= {names[layer].mlp: _nothing for layer in mlps}
     with hooked(model, changes):
         yield
 
 
-def _without(off: list[int], n_head: int) -> Callable[..., Tensor]:
+class _Without:
     """A hook of W_O: compute it again, with zeros where these heads are in its input (B, T, H D)."""
 
-    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return module.forward(without_heads(args[0], off, n_head))  # a call of `module` would call this hook again
+    def __init__(self, off: list[int], n_head: int):
+        self.off, self.n_head = off, n_head
 
-    return hook
+    def __call__(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        # It starts again from the input, so it also leaves out what the other hooks of this kind leave out.
+        off = [head for hook in module._forward_hooks.values() if isinstance(hook, _Without) for head in hook.off]
+        return module.forward(without_heads(args[0], off, self.n_head))  # a call of `module` would call this hook again
 
 
 def without_heads(x: Tensor, off: list[int], n_head: int) -> Tensor:

@@ -145,10 +145,11 @@ def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None]
     if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None
     for name, module in model.named_modules():
-        ordinary = type(module) in parts and not module._forward_hooks
-        if not ordinary and LAYERS.isdisjoint(name.split(".")):
+        known = type(module) in parts or not LAYERS.isdisjoint(name.split("."))
+        if not known or (module._forward_hooks and module is not model.lm_head):
             return None
-    if not all(type(parameter.data) is np.ndarray for parameter in model.parameters()):
+    # Squares of float16 numbers soon exceed 65504, the largest of them.
+    if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):
         return None
     if isinstance(model, llama.Llama):
         for block in model.model.layers:

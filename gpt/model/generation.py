@@ -256,12 +256,14 @@ class TextSoFar:
         self.cache.cut(self.read)
 
     def append(self, tokens: list[int]) -> None:
-        """Add a token to each sequence. If the context is full, forget its older half."""
+        """Add a token to each sequence. A sequence that fills the context forgets its older half."""
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
         if self.ids.shape[1] == self.block:
             newer = self.block - max(1, self.block // 2) + 1
-            self._start_with(self.ids[:, newer:], self.real[:, newer:])  # the cache is empty: positions have changed
+            self.real[self.real[:, 0], :newer] = False  # only in full rows: the padding of the others is room
+            start = int(self.real.any(axis=0).argmax()) if self.real.any() else self.block
+            self._start_with(self.ids[:, start:], self.real[:, start:])  # the cache is empty: positions have changed
         self.ids = np.column_stack([self.ids, tokens])
         self.real = np.column_stack([self.real, np.ones(self.batch, bool)])
 
@@ -299,7 +301,7 @@ def _prompts(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
     >>> ids.tolist(), real.tolist()
     ([[5, 6, 7], [0, 0, 8]], [[True, True, True], [False, False, True]])
     """
-    if isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple) and attention_mask is None:
+    if isinstance(ids, list | tuple) and len(ids) and np.ndim(ids[0]) == 1 and attention_mask is None:
         length = max(len(prompt) for prompt in ids)
         real = np.array([[False] * (length - len(prompt)) + [True] * len(prompt) for prompt in ids])
         ids = np.array([[0] * (length - len(prompt)) + list(prompt) for prompt in ids])

@@ -296,13 +296,14 @@ class Sequential(ModuleList):
 
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """In the `with` block, the model is in inference mode, without dropout; afterwards in the mode that it was in."""
-    was_training = model.training
+    """In the `with` block, the model is in inference mode, without dropout; afterwards each module in its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _fitting(name: str, value: Any, own: Array) -> Array:

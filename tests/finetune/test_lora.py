@@ -330,6 +330,11 @@ def test_merging_or_unmerging_twice_is_an_error_and_changes_nothing():
     with pytest.raises(ValueError, match="nothing to unmerge"):
         unmerge_lora(small_gpt(), layers)
     assert_unchanged(model, unmerged)
+    removed = remove_lora(model)
+    base = snapshot(model)
+    with pytest.raises(ValueError, match="nothing to unmerge"):
+        unmerge_lora(model, removed)  # they were never merged
+    assert_unchanged(model, base)
 
 
 def test_removing_leaves_the_base_as_it_was(config):

@@ -207,6 +207,12 @@ def test_scales_survive_eight_bits():
     np.testing.assert_allclose(quantize_scales(np.full((1, 3), 0.5, np.float32)).rows(), 0.5)
 
 
+def test_one_scale_in_eight_bits_serves_all_rows():
+    q = nf4(normal(6, 8), 0, double_quant=True)
+    np.testing.assert_array_equal(q.dequantize_rows(slice(2, 5)), q.dequantize()[2:5])
+    np.testing.assert_array_equal(q.dequantize_rows(np.array([5, 0])), q.dequantize()[[5, 0]])
+
+
 def test_nearest_is_nearest():
     levels = dynamic_levels()
     values = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)

@@ -74,9 +74,11 @@ def test_it_is_for_ordinary_models_and_fast_kernels_only():
             assert decoding.forward_for(model) is None
         with inspection.profile():
             assert decoding.forward_for(model) is None
-        hook = model.transformer.h[0].register_forward_hook(lambda *_: None)
-        assert decoding.forward_for(model) is None
-        hook.remove()
+        for module in (model.transformer.h[0], model.transformer.h[0].attn.c_proj):  # it wants (B, T, C)
+            hook = module.register_forward_hook(lambda *_: None)
+            assert decoding.forward_for(model) is None
+            hook.remove()
+        assert decoding.forward_for(small_gpt().to(np.float16)) is None
         model.transformer.h[1].mlp = nn.Sequential()
         assert decoding.forward_for(model) is None
 

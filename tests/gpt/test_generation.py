@@ -113,6 +113,18 @@ def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels):
         assert model.generate(padded, 6, temperature=0, attention_mask=mask) == alone
 
 
+@both_models
+@both_kernels
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_long_prompt_takes_no_context_from_a_short_one(small, kernels, use_cache):
+    """The long one fills the block at once, the short one later: each forgets its older half when it is full."""
+    model, prompts = small(dtype="float64"), [list(range(BLOCK - 1)), [6], list(range(BLOCK - 4))]
+    with use_kernels(kernels):
+        alone = [model.generate([prompt], 30, temperature=0)[0] for prompt in prompts]
+        arrays = [np.array(prompt) for prompt in prompts]
+        assert model.generate(arrays, 30, temperature=0, use_cache=use_cache) == alone
+
+
 def test_a_row_draws_the_same_in_every_batch():
     model = small_gpt(dtype="float64")
     prompts = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -382,6 +394,7 @@ def test_nothing_is_computed_for_no_tokens():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_as_before_also_after_an_error(training):
     model = small_gpt(dropout=0.5).train(training)
+    model.transformer.h[1].train(not training)
 
     def stop(tokens):
         assert not model.training
@@ -391,7 +404,7 @@ def test_the_mode_is_as_before_also_after_an_error(training):
     assert model.training == training
     with pytest.raises(KeyboardInterrupt):
         model.generate([[1]], 2, on_token=stop)
-    assert model.training == training and model.transformer.h[0].training == training
+    assert model.training == model.transformer.h[0].training == training != model.transformer.h[1].training
 
 
 def test_a_stream_gives_the_tokens_one_by_one_and_can_be_left():

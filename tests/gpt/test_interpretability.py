@@ -16,7 +16,7 @@ from gpt.interpretability import (
     repeated_tokens,
 )
 from gpt.interpretability.heads import blocks
-from minigrad import Tensor, manual_seed, no_grad, use_kernels
+from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
 
 SHAPE = {"vocab_size": 40, "n_embd": 16, "block_size": 32, "n_layer": 3, "n_head": 4}
 IDS = np.array([[1, 7, 3, 9, 2, 7], [0, 0, 5, 6, 7, 8]])
@@ -64,6 +64,8 @@ def test_patterns_are_rows_that_sum_to_1_and_see_no_later_token_also_with_fast_k
     assert np.allclose(patterns.sum(-1), 1, atol=1e-5) and np.all(patterns[..., ~np.tri(6, dtype=bool)] == 0)
     with use_kernels("fast"):
         assert np.allclose(attention_patterns(model, IDS), patterns, atol=1e-5)
+    with autocast():
+        assert np.allclose(attention_patterns(model, IDS), patterns, atol=0.05)
 
 
 @pytest.mark.cpu_only("it computes the pattern with NumPy")
@@ -93,6 +95,8 @@ def test_all_heads_off_is_the_layers_attention_off_but_for_its_bias(model):
         model(IDS)
     with record(model, [name.attention]) as whole:
         assert not np.allclose(model(IDS).data, heads)
+    with ablated(model, heads=[(1, 0)]), ablated(model, heads=[(1, 1), (1, 2), (1, 3)]):
+        assert np.array_equal(model(IDS).data, heads)
     assert np.allclose(heads, layer, atol=1e-5)
     assert np.allclose(one[name.attention] + others[name.attention], whole[name.attention], atol=1e-5)
 

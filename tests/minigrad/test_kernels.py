@@ -283,7 +283,24 @@ def test_all_targets_ignored_is_nan_in_both():
     inputs, options = some_ignored(3, 2, 4)
     inputs[2][:] = -100
     for kernels in ("textbook", "fast"):
-        assert np.isnan(Run(kernels, "linear_cross_entropy", inputs, options).out.item())
+        run = Run(kernels, "linear_cross_entropy", inputs, options)
+        assert np.isnan(run.out.item()) and all((grad == 0).all() for grad in run.grads[:2])
+
+
+@pytest.mark.cpu_only("a GPU's kernels are for float32 and float64")
+@pytest.mark.parametrize(
+    ("op", "rest"), [("layer_norm", [(768,)]), ("rms_norm", [(768,)]), ("gelu", []), ("gelu", ["tanh"])]
+)
+def test_float16_does_not_overflow_inside_a_twin(op, rest):
+    results = []
+    for kernels, dtype in (("fast", np.float16), ("textbook", np.float32)):
+        x = Tensor((100 * randn(3, 768)).astype(np.float16).astype(dtype), requires_grad=True)
+        with use_kernels(kernels):
+            out = getattr(F, op)(x, *rest)
+            out.backward(np.ones(out.shape, dtype))
+        results.append((out.data, x.grad))
+    for found, expected in zip(*results):
+        np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
 
 
 # --- attention in tiles ---
@@ -330,6 +347,15 @@ def test_rows_that_see_nothing_are_zeros_and_get_no_gradient(kernels):
         out.backward(randn(2, 70, 4, seed=5))
         assert (out.data[:, [3, 66]] == 0).all() and (q.grad[:, [3, 66]] == 0).all()
         assert all(np.isfinite(x.grad).all() for x in (q, k, v)) and (q.grad[:, 4] != 0).any()
+
+
+def test_a_whole_tile_may_be_hidden_before_very_low_scores():
+    mask = np.ones((1, 1500), bool)
+    mask[:, :1100] = False  # all of the first tile of keys
+    q, k, v = Tensor(-40 * np.ones((1, 1, 8))), Tensor(8 + np.abs(randn(1, 1500, 8))), Tensor(randn(1, 1500, 8))
+    expected = F.scaled_dot_product_attention(q, k, v, mask)
+    with use_kernels("fast"):
+        np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
 
 
 def test_a_mask_that_learns_takes_the_naive_path():

@@ -116,12 +116,12 @@ def _forward_rows(plan, heads, rows, keys, values):
             shrink = xp.exp(running_max - safe_max)
             running_sum = running_sum * shrink + tile_sum
             weighted = weighted * shrink + tile_out
-        running_max = safe_max if running_max is None or plan.may_hide_rows else new_max
+        running_max = new_max  # -inf while nothing has been seen
     if running_max is None:  # no keys at all
         return 0, 0
     seen = xp.where(running_sum > 0, running_sum, 1)
     weighted /= seen
-    return weighted, running_max + xp.log(seen)
+    return weighted, safe_max + xp.log(seen)
 
 
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):

@@ -48,7 +48,7 @@ class FastLinearCrossEntropy(Function):
     @staticmethod
     def backward(ctx, dout):
         if ctx.reduction != "none":
-            dout = dout / ctx.divisor
+            dout = dout / (ctx.divisor or 1)  # if no target counts, the gradient is 0
         dx, dweight = ctx.dx, ctx.dweight
         ctx.dx = ctx.dweight = None  # the caller owns them now; a second backward computes them again
         if dx is None and dweight is None:

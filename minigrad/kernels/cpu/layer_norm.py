@@ -32,7 +32,7 @@ class FastLayerNorm(Function):
         def normalize(rows):
             block, centered = flat[rows], ctx.normalized[rows]
             np.subtract(block, row_means(block), out=centered)
-            variance = np.einsum("ij,ij->i", centered, centered)[:, None] / max(flat.shape[1], 1)
+            variance = sums_of_squares(centered)[:, None] / max(flat.shape[1], 1)
             inverse_std = ctx.inverse_std[rows]
             np.divide(1, np.sqrt(variance + eps), out=inverse_std)
             centered *= inverse_std
@@ -67,7 +67,7 @@ class FastRmsNorm(Function):
 
         def normalize(rows):
             block, inverse_rms = flat[rows], ctx.inverse_rms[rows]
-            mean_square = np.einsum("ij,ij->i", block, block)[:, None] / max(flat.shape[1], 1)
+            mean_square = sums_of_squares(block)[:, None] / max(flat.shape[1], 1)
             np.divide(1, np.sqrt(mean_square + eps), out=inverse_rms)
             np.multiply(block, inverse_rms, out=ctx.normalized[rows])
             if ctx.weight is not None:
@@ -125,6 +125,11 @@ def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
     dweight = total([s[0] for s in sums], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
     dbias = total([s[1] for s in sums], ctx.affine_shape, dout.dtype) if wants_dbias else None
     return None if dx is None else dx.reshape(ctx.shape), dweight, dbias
+
+
+def sums_of_squares(block):
+    """(rows): of each row; for float16 in float32, because squares soon exceed 65504."""
+    return np.einsum("ij,ij->i", block, block, dtype=np.promote_types(block.dtype, np.float32))
 
 
 def row_means(block):
