@@ -113,7 +113,7 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
     longest = max(len(ids), len(prompt) + max(map(len, worse), default=0))
     most = model.config.block_size + (stage != "ppo")  # the last token is not read where it is only a target
     if len(ids) < 2 or longest > most:
-        raise ValueError(f"the text has {longest} tokens; it must have 2 to {most}")
+        raise ValueError(f"the text must have 2 to {most} tokens; it has {len(ids) if len(ids) < 2 else longest}")
     trained = model
     loss: Any
     if stage == "dpo":

@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=command_line.whole_number(0), default=0, help="0 takes any free port")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     arguments = parser.parse_args(argv)
+    if arguments.port > 65535:
+        parser.error("--port must be from 0 to 65535")
     use_kernels("fast")
     looker = Looker(*command_line.load(arguments, "cpu"))
     looker.look({"text": arguments.text})  # raises where the text does not fit

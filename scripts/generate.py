@@ -21,6 +21,9 @@ EXAMPLES = """examples:
 """
 
 
+RUN = ("max_new_tokens", "seed", "stop_tokens")  # what says how long to write; the other options are `Sampling`'s
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
@@ -46,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     options = command_line.sampling(arguments) | {"stop_tokens": _stop_tokens(tokenizer, arguments.stop)}
     if arguments.num_samples == 1:
         stream = TextStream(tokenizer)
+        Sampling(**{name: options[name] for name in options.keys() - RUN})  # raises, before anything is printed
         print(arguments.prompt, end="", flush=True)
         if arguments.speculate:
             _speculate(model, prompt, stream, options)
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _speculate(model: LanguageModel, prompt: list[int], stream: TextStream, options: dict[str, Any]) -> None:
     """Write with guesses, and say how many tokens a pass gave."""
-    run = {name: options.pop(name) for name in ("max_new_tokens", "seed", "stop_tokens")}
+    run = {name: options.pop(name) for name in RUN}
     passes, tokens = 0, 0
     for new in speculate(model, prompt, sampling=Sampling(**options), **run):
         print("".join(stream.text(token) for token in new), end="", flush=True)

@@ -183,6 +183,10 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         "view": [(lambda x: F.view(x, (2, -1)), [some(3, 4)])],
         "where": [(F.where, [mask, some(3, 4), some(4)])],
     }
+    for op, of_op in samples.items():
+        for fn, _ in of_op:
+            if fn.__module__ == __name__:  # a lambda or a helper from above: reports name it like the op
+                fn.__name__ = op
     return {op: [Sample(*sample) for sample in of_op] for op, of_op in samples.items()}
 
 

@@ -35,8 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     add("--num-mini-batches", type=number(1), default=4, help="optimizer steps per iteration")
     add("--response-length", type=number(1), default=24, help="longest answer in tokens")
     add("--beta", type=float, default=0.0, help="KL penalty for moving away from the model at the start; 0: none")
-    rate = stage_options.RATE
-    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=10, rate=rate)
+    command_line.add_training(
+        parser, learning_rate=1e-4, warmup_iters=8, eval_interval=10, rate=stage_options.RATE, unit="iterations"
+    )
+    arguments, given = parser.parse_args(argv), command_line.given(parser, argv)
+    if arguments.control:
+        unused = ("method", "checker", "beta", "num_generations", "batch_size")
+        command_line.refuse(parser, given, unused, "does not go with --control, which learns from worked examples")
+    if arguments.init_from not in ("worked", "resume"):
+        command_line.refuse(parser, given, ["sft_steps"], "is for a new model, --init-from worked")
     return stage_options.run(parser, argv, VerifiedRewards, "grpo", TALK_TO_IT)
 
 

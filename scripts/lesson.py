@@ -89,6 +89,8 @@ def lesson_called(name: str) -> Path:
 
 def one(lesson: Path, arguments: argparse.Namespace) -> None:
     """Read a lesson, or write it as a page or a notebook."""
+    if arguments.measure and arguments.what != "all" and "lesson.measured(" not in read_text(lesson):
+        raise ValueError(f"{lesson.stem} has no long measurements to repeat: leave out --measure")
     cells, out_dir = read_cells(lesson), Path(arguments.out_dir)
     if arguments.notebook:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -173,8 +175,11 @@ def find(word: str) -> int:
     """Print where a concept is taught, implemented, tested and practiced; returns 1 if nothing is found."""
     if not word:
         raise ValueError("find needs a word, for example: python scripts/lesson.py find cache")
-    found = [row for row in concepts() if word.lower() in row.name.lower()]
-    found = found or [row for row in concepts() if any(word.lower() in place.name.lower() for place in row.code)]
+    found = []
+    for row in concepts():
+        names = [row.name, row.exercise or "", *(place.name for place in row.code)]
+        if any(_squeezed(word) in _squeezed(name) for name in names):  # "kv cache" is also in KVCache and kv_cache
+            found.append(row)
     for row in found:
         show_concept(row)
     places = [
@@ -192,6 +197,10 @@ def find(word: str) -> int:
         print(f"{word!r} is not in the concept table or the lessons' headings{meant}", file=sys.stderr)
         return 1
     return 0
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\s_]", "", name.lower())
 
 
 def show_concept(row: Concept) -> None:

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--cliprange", type=float, default=0.2, help="clipping range of the probability ratio")
     add("--cliprange-value", type=float, default=0.2, help="clipping range of the value head")
     add("--vf-coef", type=float, default=0.1, help="weight of the value loss")
-    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8, rate=stage_options.RATE)
+    rate = stage_options.RATE
+    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8, rate=rate, unit="iterations")
     add("--beside", default=None, metavar="FOLDER", help="another PPO run to draw in the same picture")
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:

@@ -79,7 +79,7 @@ class QuantizationConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
             if getattr(self, name) and self.method not in methods:
-                raise ValueError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}")
+                raise ValueError(f"{name} is an option of {', '.join(methods)}, not of {self.method}")
         if not isinstance(self.embedding, bool):
             raise ValueError(f"embedding must be true or false, got {self.embedding!r}")
 

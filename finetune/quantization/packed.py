@@ -25,6 +25,8 @@ from .quantized_layers import QuantizedLinear, put_embedding
 
 def load_packed(file: GGUFFile) -> Llama:
     """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.pretrained.load` raises."""
+    if file.metadata.get("general.architecture") == "gpt2":
+        raise GGUFError(f"{file.path} holds a GPT-2, whose weights cannot be kept packed: leave out --packed")
     config = config_of(file)
     source = GGUFWeights(file, config)
     for match in matches(source, gguf_rows(config)):

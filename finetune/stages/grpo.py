@@ -43,6 +43,14 @@ SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 
 SFT_BATCH = 32
 CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 SHOWN = 4  # replies that are shown
+MEASURES = f"""\
+      exact  share of answers that have the format and are right (validation: of {SAMPLES} answers to each of \
+{VALIDATION_ITEMS} held-out questions)
+     format  share of answers with a thought, perhaps an empty one, and then one digit
+    thought  mean length of the thoughts, in characters
+     thinks  share of answers whose thought is not empty
+     pass@{SAMPLES}  share of questions with at least one right answer among {SAMPLES}
+ majority@{SAMPLES}  share of questions whose most frequent answer is right"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +85,7 @@ class VerifiedRewards(Stage):
        loss  it says little, as its aim moves with the policy
    tokens/s  of answers, generated, checked and learned from
      reward  what the checker gives the answers, on average: what is maximized
-      exact  share of answers that have the format and are right (validation: of {SAMPLES} answers to each of \
-{VALIDATION_ITEMS} held-out questions)
-     format  share of answers with a thought, perhaps an empty one, and then one digit
-    thought  mean length of the thoughts, in characters
-     pass@{SAMPLES}  share of questions with at least one right answer among {SAMPLES}
- majority@{SAMPLES}  share of questions whose most frequent answer is right"""
+{MEASURES}"""
     title = "Learning from answers that can be checked"
     shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
     read = staticmethod(read_examples)
@@ -117,6 +120,7 @@ class VerifiedRewards(Stage):
         self.prompt = chat_template(self.tokenizer)
         check_room([self.prompt(item.question) for item in self.items], config.grpo.response_length, block_size)
         if config.control:
+            self.columns = f"       loss  of the worked examples' answers\n{MEASURES}"
             conversations, _ = encode_examples(data["worked"], self.template, block_size)
             self.batches = ShuffledBatches(conversations, SFT_BATCH, collate, config.seed)
         else:

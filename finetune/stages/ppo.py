@@ -112,7 +112,7 @@ class Reinforcement(Stage):
         self.judge.show_change()
 
     def done(self, trainer: Trainer) -> str:
-        return f"reinforced {self.config.ppo.total_iterations} times, {trainer.count:,} tokens,"
+        return f"reinforced in {self.config.ppo.total_iterations} iterations, {trainer.count:,} tokens,"
 
     def plot(self, trainer: Trainer) -> Path | None:
         return plot_reinforcement({"": trainer.out_dir}, trainer.out_dir / "reinforcement.png")

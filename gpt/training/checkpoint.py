@@ -109,6 +109,10 @@ def check_size(expected: int, shapes: Shapes) -> None:
 
 GPT_KIND = _plain_kind("minigrad-gpt", GPT, GPTConfig)
 LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
+IN_WORDS = {  # kinds of the fine-tuning packages, for errors
+    "minigrad-gpt-quantized": ": its weights are quantized",
+    "minigrad-gpt-with-head": ": it is a classifier or a reward model",
+}
 
 
 def kind_of(model: nn.Module) -> ModelKind:
@@ -388,6 +392,7 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
     if kind is None:
         wanted_kinds = " or ".join(kind.name for kind in kinds)
         found = f", but a {name:.40}" if isinstance(name, str) and name.startswith("minigrad-") else ""
+        found += IN_WORDS.get(name, "") if found else ""
         raise CheckpointError(f"{paths[CONFIG]} does not describe a {wanted_kinds}{found}")
     try:
         with SafetensorsFile(paths[WEIGHTS]) as file:

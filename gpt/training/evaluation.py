@@ -166,7 +166,7 @@ def score_text(
     pieces = [text] if isinstance(text, str) else text
     ids = np.fromiter(itertools.islice(tokenizer.encode_iterable(pieces), max_tokens), np.int64)
     if len(ids) < 2:
-        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict: give at least two")
+        raise ValueError(f"a text needs two tokens or more, or there is nothing to predict; this one has {len(ids)}")
     losses = token_losses(model, ids, stride)
     if not np.isfinite(losses).all():
         raise ValueError("the model's losses are not finite: its weights are damaged or its training diverged")

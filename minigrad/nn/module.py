@@ -302,6 +302,7 @@ def evaluating(model: Module) -> Iterator[None]:
     try:
         yield
     finally:
+        model.train(modes[0][1])  # the model comes first; new modules, put in meanwhile, get its mode
         for module, mode in modes:
             module.training = mode
 

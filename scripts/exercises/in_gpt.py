@@ -185,7 +185,8 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
             raise ValueError(f"{file} cannot be run: {problem.diagnosis}")
         parts.add(name, workspace.exercise(name).place, definitions)
     if not parts.used and not whole:
-        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: {ELSEWHERE}")
+        elsewhere = f": {ELSEWHERE}" if workspace.exercise(names[0]).answer else ""
+        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show{elsewhere}")
         return 0
     use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
     steps = STEPS[whole]

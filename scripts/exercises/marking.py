@@ -67,8 +67,8 @@ def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, lim
     out_dir.mkdir(parents=True, exist_ok=True)
     with Record(out_dir / "results.jsonl", exercises, (seed, *limits)) as record:
         waiting = [file for file in files if record.verdict(file) is None]
-        print(f"Marking {len(files)} files of {len(submissions)} students; {len(files) - len(waiting)} have a verdict "
-              "from before.", flush=True)  # fmt: skip
+        print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
+              f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
         if not processes.is_confined():
             print(NOT_CONFINED, flush=True)
         judge_all(waiting, exercises, seed, limits, jobs or usable_cores(), record)
@@ -129,7 +129,8 @@ def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
                 missing = f"{entry} cannot be read: {error}"
         elif not problem:
             missing = f"there is no file {names[0]} (or {names[1]})"
-            if close := difflib.get_close_matches(names[1], others, 1):
+            close = difflib.get_close_matches(names[1], others, 1)
+            if close and difflib.get_close_matches(close[0], [f"{name}.py" for name in exercises], 1) == [names[1]]:
                 missing += f", but there is {close[0]!r}: if that is it, rename it"
         files.append(File(student(submission), exercise, name, content, missing))
     return files

@@ -26,7 +26,10 @@ class LocalServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, page: str, answer: Callable[[dict[str, Any]], dict[str, Any]], port: int = 0):
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise OSError(f"port {port} cannot be used ({error.strerror}): choose another, or 0 for any") from None
         self.page, self.answer, self.lock = page.encode("utf-8"), answer, threading.Lock()
         self.path = f"/{secrets.token_urlsafe(16)}/"
         self.host = f"127.0.0.1:{self.server_address[1]}"

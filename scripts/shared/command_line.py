@@ -141,14 +141,17 @@ def add_training(
     eval_interval: int,
     weight_decay: float = 0.0,
     rate: str = "peak learning rate",
+    unit: str = "steps",
 ) -> None:
-    """The optimizer and its schedule, and --kernels, --device and --seed. rate: the help of --learning-rate."""
+    """The optimizer and its schedule, and --kernels, --device and --seed. rate: the help of --learning-rate. unit: of
+    --eval-interval.
+    """
     add, number = options.add_argument, whole_number
     add("--learning-rate", type=float, default=learning_rate, help=rate)
     add("--warmup-iters", type=number(0), default=warmup_iters, help="warm-up steps until the peak is reached")
     add("--weight-decay", type=float, default=weight_decay, help="weight decay of the matrices")
     add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
-    add("--eval-interval", type=number(0), default=eval_interval, help="steps between validations and checkpoints")
+    add("--eval-interval", type=number(0), default=eval_interval, help=f"{unit} between validations and checkpoints")
     add_kernels(options)
     add_device(options)
     add_seed(options)

@@ -86,15 +86,15 @@ def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
     submit(tmp_path / "class", "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"))
     submit(tmp_path / "class", "bob", softplus=BACKWARD, soft_cap=reference("soft_cap"))
     whole, said = mark(tmp_path, exercises, capsys)
-    assert "0 have a verdict" in said
+    assert "; 0 of 4 have a verdict" in said
     record = tmp_path / "marks" / "results.jsonl"
     lines = record.read_text(encoding="utf-8").splitlines()
     record.write_text("\n".join([*lines[:3], lines[3][:40]]), encoding="utf-8")  # killed while it wrote the third
     again, said = mark(tmp_path, exercises, capsys)
-    assert "2 have a verdict" in said and again == whole
+    assert "; 2 of 4 have a verdict" in said and again == whole
     submit(tmp_path / "class", "bob", softplus=reference("softplus"))
     changed, said = mark(tmp_path, exercises, capsys)
-    assert "3 have a verdict" in said and changed["bob"]["softplus"] == "1"
+    assert "; 3 of 4 have a verdict" in said and changed["bob"]["softplus"] == "1"
 
 
 def found(folder, student="ada"):

@@ -219,7 +219,7 @@ def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
         ({"group_size": True}, "group_size must be an integer"),
         ({"double_quant": True}, "double_quant is an option of nf4, not of absmax"),
         ({"desc_act": True}, "desc_act is an option of gptq, not of absmax"),
-        ({"zero_point": True}, "zero_point is an option of zeropoint and gptq and awq, not of absmax"),
+        ({"zero_point": True}, "zero_point is an option of zeropoint, gptq, awq, not of absmax"),
         ({"zero_point": 1, "method": "awq"}, "zero_point must be true or false"),
         ({"embedding": None}, "embedding must be true or false"),
     ],

@@ -240,7 +240,7 @@ def test_a_text_is_scored_per_token_and_per_byte(reader):
 
 @pytest.mark.parametrize("text", ["", "a"])
 def test_a_text_without_anything_to_predict_is_refused(reader, text):
-    with pytest.raises(ValueError, match=f"a text of {len(text)} tokens has nothing to predict"):
+    with pytest.raises(ValueError, match=f"there is nothing to predict; this one has {len(text)}"):
         score_text(*reader, text)
 
 

@@ -352,7 +352,7 @@ def test_rows_that_see_nothing_are_zeros_and_get_no_gradient(kernels):
 def test_a_whole_tile_may_be_hidden_before_very_low_scores():
     mask = np.ones((1, 1500), bool)
     mask[:, :1100] = False  # all of the first tile of keys
-    q, k, v = Tensor(-40 * np.ones((1, 1, 8))), Tensor(8 + np.abs(randn(1, 1500, 8))), Tensor(randn(1, 1500, 8))
+    q, k, v = Tensor(-40 * np.ones((1, 2, 8))), Tensor(8 + np.abs(randn(1, 1500, 8))), Tensor(randn(1, 1500, 8))
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
         np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)

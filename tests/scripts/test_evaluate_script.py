@@ -111,4 +111,4 @@ def test_bad_arguments_are_refused_in_one_sentence(capsys, model, text, argument
 def test_an_empty_file_is_refused(capsys, model, tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     error = refusal(evaluate.main, capsys, "--model", model, "--data", tmp_path / "empty.txt")
-    assert "a text of 0 tokens has nothing to predict" in error
+    assert "there is nothing to predict; this one has 0" in error

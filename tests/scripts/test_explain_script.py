@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_summarized(model_folder):
     [
         ("--text abc", "--model and --text go together"),
         ("--model {} --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
-        ("--model {} --text " + "the" * 200, "tokens; it must have 2 to 65"),
+        ("--model {} --text " + "the" * 200, "must have 2 to 65 tokens; it has"),
         ("--model {} --text a --as-script", "--as-script is for the small model"),
     ],
 )

@@ -8,8 +8,9 @@ from gpt.training.log import read_log
 from scripts import grpo
 from tests.scripts.running import refusal, run_here
 
-SMALL = ["--terms", "4", "--total-iterations", "2", "--batch-size", "2", "--num-generations", "2"]
-SMALL += ["--eval-interval", "1", "--sft-steps", "3"]
+CHAINS = ["--terms", "4", "--total-iterations", "2", "--eval-interval", "1"]
+GROUPS = [*CHAINS, "--batch-size", "2", "--num-generations", "2"]
+SMALL = [*GROUPS, "--sft-steps", "3"]
 SIZES = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}
 
 
@@ -36,8 +37,9 @@ def test_a_run_says_what_it_does_and_leaves_its_files(small, tmp_path, capsys):
     assert [row["step"] for row in rows] == [0, 4, 4, 8, 8] and "pass@8" in rows[-1]
     load_run(tmp_path / "run")
     start = ["--init-from", tmp_path / "run" / "worked", "--out-dir", tmp_path / "control"]
-    assert run_here(grpo.main, *start, "--control", *SMALL) == 0
-    assert "data: 40 worked examples to learn from" in capsys.readouterr().out
+    assert run_here(grpo.main, *start, "--control", *CHAINS) == 0
+    output = capsys.readouterr().out
+    assert "data: 40 worked examples to learn from" in output and "its aim moves" not in output
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,8 @@ def test_a_run_says_what_it_does_and_leaves_its_files(small, tmp_path, capsys):
         (["--method", "ppo"], "invalid choice: 'ppo'"),
         (["--num-generations", "1"], "must be an integer >= 2, got 1"),
         (["--response-length", "60"], "60 tokens of reply are"),
-        (["--init-from", "nowhere"], "nowhere"),
+        (["--init-from", "nowhere"], "--sft-steps is for a new model"),
+        (["--control"], "--batch-size does not go with --control"),
         (["--batch-size", "1000000000"], "a step on batches of 2,000,000,000"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(given, finished):
         "16/16 | loss ",
         "Replies before and after",
         "Say 18?",
-        "reinforced 4 times,",
+        "reinforced in 4 iterations,",
         "python scripts/chat.py --model",
     ):
         assert part in output, part

@@ -18,9 +18,9 @@ from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times,
 
 RHYTHM = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--warmup-iters", "1"]
 
-GROUPS = [
-    *("--init-from", "{}/chat", "--terms", "4", "--total-iterations", "2", "--batch-size", "2", "--eval-interval", "1"),
-    *("--num-generations", "2", "--num-mini-batches", "2", "--response-length", "4"),
+CHAINS = [
+    *("--init-from", "{}/chat", "--terms", "4", "--total-iterations", "2", "--eval-interval", "1"),
+    *("--num-mini-batches", "2", "--response-length", "4"),
 ]
 
 
@@ -58,8 +58,8 @@ RUNS = {
             *("--total-iterations", "2", "--batch-size", "4", "--response-length", "4", "--eval-interval", "1"),
         ],
     ),
-    "grpo": (grpo, GROUPS),
-    "grpo, control": (grpo, [*GROUPS, "--control"]),
+    "grpo": (grpo, [*CHAINS, "--batch-size", "2", "--num-generations", "2"]),
+    "grpo, control": (grpo, [*CHAINS, "--control"]),
     "lora": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--r", "2", *RHYTHM]),
     "lora, full": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--method", "full", *RHYTHM]),
     "lora, dropout": (lora, ["--init-from", "{}/base", "--data", "{}/story.txt", "--lora-dropout", "0.1", *RHYTHM]),
