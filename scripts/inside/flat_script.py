@@ -30,8 +30,11 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+
+Array = np.ndarray
 '''
 STUBS = {
     "module_of": "def module_of(x):\n    return np",
