@@ -34,7 +34,8 @@ class GradientSums:
             if edge is not None and gradients[i] is not None:
                 target, index = edge
                 if target.is_leaf:  # the end of this path: the gradient goes into .grad
-                    add_to_grad(target, gradients, i)
+                    if target.requires_grad:  # it may have been frozen since
+                        add_to_grad(target, gradients, i)
                 else:  # a node further back: its gradient waits here until all of its users have been visited
                     add(self.arrays.setdefault(target, [None] * len(target.outputs)), index, gradients, i)
                 gradients[i] = None  # drop this reference: the count then shows whether anybody else has the array

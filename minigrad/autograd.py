@@ -153,7 +153,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
     A node runs once all nodes that used its outputs have run, because only then is the gradient of its outputs
     complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before it changes
-    anything, if the graph was already walked, or if a saved parameter was changed in place after it was saved.
+    anything, if the graph was already walked, or if a saved parameter that gets a gradient was changed in place.
     """
     ready = [] if root.grad_fn is None else [root.grad_fn]  # nodes that can run
     waiting_for = count_consumers(ready)  # node -> how many nodes must run before it

@@ -1,9 +1,9 @@
-"""Arrays and devices: the only file that knows that there is CuPy beside NumPy.
+"""Arrays and devices: the only file that imports CuPy beside NumPy.
 
 The array decides. An op asks `xp = module_of(x)` and calls `xp.exp(x)`, so the same source works with NumPy on the CPU
 and with CuPy on CUDA. Nothing is converted silently: arrays move with `to_device` and come back with `to_numpy`.
 
-The file also holds what the two libraries do differently (scatter-add) and the random streams. There are two kinds:
+The file also holds `scatter_add` and the random streams, of which there are two kinds:
 
 * `generator()`, one seeded stream on the host, for what happens in a fixed order: initial weights, batches, sampling;
 * `uniform(key, ...)`, a counter-based stream [1] that is a pure function of its key. Dropout uses it, so every
@@ -180,7 +180,7 @@ def _load_cupy() -> Any:
     return _cupy
 
 
-# --- what differs between the libraries ------------------------------------------------------------------------------
+# --- scatter-add ------------------------------------------------------------------------------------------------------
 
 
 def scatter_add(target: Array, index: Any, values: Any) -> None:

@@ -77,7 +77,7 @@ class ParameterGroups:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy settings and state from `state_dict`.
 
-        Raises ValueError where groups, settings or shapes differ, before it changes anything.
+        Raises ValueError, before it changes anything, for other groups or shapes, and for unknown or invalid settings.
         """
         groups = state_dict["param_groups"]
         ours, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]

@@ -30,7 +30,7 @@ from .backend import Array, is_array, module_of
 def round_bfloat16(x: Array) -> Array:
     """float32 rounded to the nearest bfloat16, ties to even, as a float32 array. Raises TypeError for another dtype.
 
-    The bits of a float32, read as an integer, grow with the number. So to round, add a little less than half of what
+    The bits of a float32, read as an integer, grow with its magnitude. So to round, add a little less than half of what
     the last kept bit is worth (exactly half if that bit is 1, so that ties go to even), and clear the bits below it.
 
     >>> round_bfloat16(np.array([1.0, 1.00390625, 1.01171875, 3.14159265], np.float32))

@@ -23,7 +23,7 @@ class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
     data: an array, a Tensor, a number or a nested list. An array is shared, not copied; Python floats become float32.
-    grad: after `backward()`, an array of the same shape and dtype, if requires_grad is True; it adds up until zeroed.
+    grad: for a leaf with requires_grad, after `backward()`: an array of the same shape and dtype; adds up until zeroed.
     Raises TypeError for data that does not consist of numbers, ValueError for a list whose rows differ in length.
     """
 

@@ -47,7 +47,7 @@ _HARMLESS = set(_SETTINGS) | set(_PATTERNS) | {
     "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
     "loftq_config", "eva_config", "corda_config", "lora_ga_config",
 }  # fmt: skip
-_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # these leave the base model as it is
+_INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # these leave the base model as it is
 
 
 class AdapterError(ValueError):
@@ -57,8 +57,8 @@ class AdapterError(ValueError):
 def to_peft(
     config: LoRAConfig, rank: int, targets: tuple[str, ...], base_name: str, task: str, conv1d: bool = True
 ) -> dict[str, Any]:
-    """The content of adapter_config.json. `rank` may be above config.r (see `adapters`): alpha grows with it. conv1d:
-    are the weights beside the adapters (in, out) there, as in GPT-2?
+    """The content of adapter_config.json. `rank` may be above config.r (see adapter_files.py): alpha grows with it.
+    conv1d: are the weights beside the adapters (in, out) there, as in GPT-2?
     """
     alpha = config.scaling * (rank**0.5 if config.use_rslora else rank)
     return {
@@ -85,7 +85,7 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
     if settings.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias is {shortened(settings['bias'])}; only 'none' is supported")
     rule = settings.get("init_lora_weights")
-    if not isinstance(rule, str | bool | None) or rule not in _INITIALISATIONS:
+    if not isinstance(rule, str | bool | None) or rule not in _INITIALIZATIONS:
         given = shortened(rule)
         raise AdapterError(f"{path}: init_lora_weights {given} changes the base model, which is not supported")
     for name, value in settings.items():

@@ -20,7 +20,7 @@ from gpt.model.language_model import LanguageModel
 from .. import architectures
 from ..quantization import QuantizationConfig, quantize
 from .lora import LoRAConfig, LoRALinear, apply_lora, new_layers
-from .targets import full_names, is_inside, is_linear
+from .targets import OUTPUT_LAYERS, full_names, is_inside, is_linear
 
 NF4 = QuantizationConfig("nf4", double_quant=True)
 
@@ -36,7 +36,7 @@ def apply_qlora(
     new_layers(model, config)  # raises before anything is changed
     whole = full_names(model, config.modules_to_save)
     for name, module in model.named_modules():
-        if is_linear(module) and is_inside(name, whole) and name != "lm_head":
+        if is_linear(module) and is_inside(name, whole) and name not in OUTPUT_LAYERS:  # those stay floats
             raise ValueError(f"{name} is in modules_to_save, and a quantized layer cannot be trained: adapt it instead")
     if is_inside(architectures.of(model).embedding_name, whole):
         quantization = dataclasses.replace(quantization, embedding=False)

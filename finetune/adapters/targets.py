@@ -78,7 +78,7 @@ def holders(model: nn.Module, weight: Tensor) -> dict[str, nn.Module]:
 
 
 def tied_partners(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """{module: partner}: the modules that `names` do not match, but that share a weight with a partner that they do."""
+    """{partner: module}: the partners that `names` do not match, but that share a weight with a module that they do."""
     full = full_names(model, names)
     shared = ((name, weight) for name in full for weight in model.get_submodule(name).parameters())
     return {other: name for name, weight in shared for other in holders(model, weight) if not is_inside(other, full)}

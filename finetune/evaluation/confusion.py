@@ -79,6 +79,6 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=30, ha="right")
     axes.set_yticks(places, labels)
-    axes.set(xlabel="taken for", ylabel="true", title="Texts that are not learned from")
+    axes.set(xlabel="taken for", ylabel="true", title="Held-out texts")
     figure.savefig(path, dpi=120)
     return True

@@ -17,6 +17,7 @@ from gpt.console import show
 from gpt.training.loading import load_model
 from minigrad import no_grad
 from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
 
 from ..data.chat_template import Message
 from ..data.tasks import TaskItem
@@ -93,7 +94,8 @@ def kl_of_replies(
         part = slice(start, start + batch_size)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         places = Places.of(starts, mask)
-        ours, theirs = (m.lm_head(places.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V) each
+        with evaluating(model), evaluating(reference):  # without dropout
+            ours, theirs = (m.lm_head(places.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V) each
         total += float(to_numpy(exact_kl(ours, theirs).data).sum())
     return total / len(prompts)
 

@@ -17,7 +17,7 @@ STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]
 
 
 def plot_reinforcement(runs: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]) -> Path | None:
-    """Draw the roll-outs of one or more runs, {label: folder}, below each other; None without matplotlib.
+    """Draw the logs of up to four runs, {label: folder}: a panel per quantity, a line per run. None without matplotlib.
 
     Where the reward model's score rises and the true quality falls, the policy has found out what the reward model
     overlooks: reward hacking, or Goodhart's law. Gao et al. 2023, "Scaling laws for reward model overoptimization",

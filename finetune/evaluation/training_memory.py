@@ -1,7 +1,7 @@
 """How much memory training takes, measured: the other side of the formulas in `gpt.accounting`.
 
-What is counted are the bytes of arrays, which is nearly all of it. Some are held from step to step: weights, Adam's
-moments. Others come and go in each step: activations, gradients, and what a kernel needs for a moment.
+Some bytes are held from step to step: weights, Adam's moments (`held_bytes` adds up these arrays). Others come and go
+in each step: activations, gradients, and what a kernel needs for a moment (`peak_bytes` counts all allocations).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from gpt.training.trainer import Trainer
 from minigrad import nn
 from minigrad.optim import Optimizer
 
+from ..quantization import memory
+
 
 def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
     """Bytes of "weights" (buffers too, tied ones once), of the "gradients" that are there, and of "optimizer" state.
@@ -20,10 +22,9 @@ def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
     {'weights': 220, 'gradients': 0, 'optimizer': 0}
     """
     parameters = list(model.parameters())
-    buffers = {id(array): array for _, array in model.named_buffers()}
     states = [] if optimizer is None else optimizer.state_dict()["state"].values()
     return {
-        "weights": sum(p.data.nbytes for p in parameters) + sum(array.nbytes for array in buffers.values()),
+        "weights": memory(model),
         "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
         "optimizer": sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes")),
     }

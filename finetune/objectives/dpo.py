@@ -48,7 +48,7 @@ def dpo_loss(
 
         sigmoid    -ln σ(β h)                                Rafailov et al. 2023, equation 7
         hinge      max(0, 1 - β h)                           Zhao et al. 2023 (SLiC), equation 2; Liu et al. 2024 (RSO)
-        ipo        (h - 1/(2β))²                             Azar et al. 2023, equation 17: h has a target, not a slope
+        ipo        (h - 1/(2β))²                             Azar et al. 2023, equation 17: h is drawn to 1/(2β)
         robust     (-(1-ε) ln σ(β h) + ε ln σ(-β h)) / (1-2ε)    Chowdhury et al. 2024: a share ε of labels is wrong
 
     For "ipo", pass log-probabilities per token, as its authors did and TRL does (`dpo_batch_loss` divides): with sums,

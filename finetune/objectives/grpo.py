@@ -45,7 +45,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
         dr_grpo       r_i - mean(r)
         rloo          r_i - the mean of the others = G / (G - 1) (r_i - mean(r))
 
-    All 0, up to rounding, in a group whose rewards are equal. Raises ValueError for another method and for groups of 1.
+    All 0 in a group whose rewards are equal. Raises ValueError for another method and for groups of 1.
 
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])).round(2).tolist()
     [[1.73, -0.58, -0.58, -0.58]]
@@ -57,6 +57,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     if G < 2:
         raise ValueError(f"a group needs at least 2 answers to compare, got {G}")
     better = rewards - rewards.mean(axis=1, keepdims=True)  # (Q, G): the group's mean takes the value head's place
+    better = np.where(np.ptp(rewards, axis=1, keepdims=True) == 0, 0.0, better)  # a mean of equal numbers is rounded
     if method == "dr_grpo":
         return better
     if method == "rloo":

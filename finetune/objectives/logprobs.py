@@ -58,7 +58,7 @@ def entropy(logits: Tensor) -> Tensor:
     0.6931
     """
     logprobs = F.log_softmax(logits, -1)  # (..., V): ln p_v
-    return -(F.exp(logprobs) * logprobs).sum(-1)
+    return -_expected(logprobs, logprobs)
 
 
 def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -70,7 +70,14 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     0.0
     """
     log_p, log_q = F.log_softmax(policy_logits, -1), F.log_softmax(reference_logits, -1)  # (..., V)
-    return (F.exp(log_p) * (log_p - log_q)).sum(-1)  # the mean of the log-ratio over the policy's own tokens
+    with np.errstate(invalid="ignore"):  # -inf - -inf, where both are certain that a token does not come
+        log_ratio = log_p - log_q
+    return _expected(log_p, log_ratio)  # the mean of the log-ratio over the policy's own tokens
+
+
+def _expected(log_p: Tensor, x: Tensor) -> Tensor:
+    """Σ_v p_v x_v, where p_v = 0 (a logit of -inf) counts 0, also if x_v is infinite: (..., V) -> (...)."""
+    return (F.exp(log_p) * F.masked_fill(x, log_p.data == -np.inf, 0.0)).sum(-1)
 
 
 def estimated_kl(policy_logprobs: Tensor, reference_logprobs: Tensor, kind: str = "k1") -> Tensor:

@@ -4,10 +4,10 @@
     δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
     loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
 
-The policy π, a language model, takes R actions to write a reply: its tokens. The reward model scores the whole reply,
-so each token's share in the score has to be estimated: that is its advantage. A token that turned out better than
-expected becomes more likely. But the replies are those of the policy before the update, π_old; clipping keeps the new
-policy close enough to it for them to be useful. The loop around these formulas is finetune/stages/ppo_loop.py.
+The policy π, a language model, takes R actions to write a reply: its tokens. ρ is the reference model, and V_t the
+value head's estimate of r_t + r_{t+1} + ... The reward model scores the whole reply; a token's share in it has to be
+estimated: its advantage. A token that turned out better than expected becomes more likely. But the replies are those of
+the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo_loop.py.
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
@@ -70,7 +70,7 @@ def gae(
     for t in reversed(range(values.shape[1])):
         next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_values - values[:, t]
-        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)  # A_t; 0 behind a reply's last token
+        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)  # A_t; 0 after a reply's last token
         advantages[:, t] = following
     return advantages, advantages + values
 

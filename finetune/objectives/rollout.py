@@ -3,7 +3,7 @@
 Four models are involved:
 
     policy            draws the tokens of the replies; ln π(token)
-    value head        V: the score that the reply is expected to get, estimated before each token
+    value head        V: the expected return (score minus KL penalties), estimated before each token
     reference model   the model that training started from; ln ρ(token), for the KL penalty
     reward model      the score of the whole reply
 
@@ -28,7 +28,7 @@ from .logprobs import selected_logprobs
 
 
 class PolicyWithValue(nn.Module):
-    """A language model and a value head, which maps a hidden state to the score that the reply is expected to get.
+    """A language model and a value head, which maps a hidden state to the return that is expected from there on.
 
     The value head starts with zeros, so all values are 0 at first.
     """

@@ -112,7 +112,8 @@ def scale_block(
         for parameter in (before.weight, getattr(before, "bias", None)):
             if parameter is not None:
                 divided = parameter.data.copy()
-                divided[-inputs:] = (divided[-inputs:].T / scales).T  # rows of a matrix, or elements of a vector
+                # The last rows of a matrix or elements of a vector, where c_attn computes the values.
+                divided[-inputs:] = (divided[-inputs:].T / scales).T
                 _set(parameter, divided)
         its.gram /= np.outer(scales, scales)
         its.magnitude /= scales

@@ -178,7 +178,7 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
             )
         weight = layer.weight.data
         if not isinstance(weight, np.ndarray):
-            raise ValueError("quantize on the CPU, then move the model: model.to('cpu')")
+            raise ValueError("quantize on the CPU: model.to('cpu') first, and back to the GPU afterwards")
         if not np.isfinite(weight).all():
             raise ValueError(f"{name} has weights that are not finite (nan or inf)")
         if kind is nn.Linear:
@@ -264,8 +264,8 @@ def _awq_block(block: nn.Module, parts: Architecture, config: QuantizationConfig
         weight = weights.pop(name).data
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
         quantized = config.rounding(awq.clipped(weight, moments[name].gram, config.rounding, groups))
-        report = _report(name, weight, quantized, moments[name], config)
-        reports.append(dataclasses.replace(report, nearest_error=nearest[name], alpha=alphas.get(name)))
+        error = output_error(weight, quantized.dequantize(), moments[name].gram)
+        reports.append(LayerReport(name, 8 * quantized.nbytes / weight.size, error, nearest[name], alphas.get(name)))
         _replace(block, name, quantized)
     return reports
 

@@ -8,8 +8,8 @@ x. For a rounding error D of the weights (O, I) it is
     Σ_x |D x|² = tr(D H Dᵀ),    H = Σ x xᵀ  (I, I), the Hessian (up to a factor 2) of each row's error
 
 If two inputs are usually equal and one weight is rounded up, the other weight should be lowered. Let F be the columns
-that are not yet rounded, and e the error (per row) of rounding column q. The best correction of F is e times row q of
-H_F⁻¹, divided by its diagonal element [equation 2]. There is no need to invert H_F for every column: with the upper
+that are not yet rounded, and e = weight - rounded (per row) for column q. The best correction of F is -e times row q
+of H_F⁻¹, divided by its diagonal element [equation 2]. There is no need to invert H_F for every column: with the upper
 triangular matrix U for which H⁻¹ = Uᵀ U [section 3.3, step 3], row q of H_F⁻¹ is U[q, q] · U[q, q:].
 """
 

@@ -82,10 +82,12 @@ def update_metrics(
     """How far the policy has moved from the one that drew the N tokens: sums of metrics, which are named as in TRL."""
     xp = module_of(logprobs.data)
     log_ratio = logprobs.data - to_device(old_logprobs, logprobs.device)
-    ratio, better = xp.exp(log_ratio), to_device(advantages, logprobs.device) > 0
+    ratio, advantage = xp.exp(log_ratio), to_device(advantages, logprobs.device)
+    # where the clipped loss has no gradient; an advantage of 0 is never clipped
+    clipped = xp.where(advantage > 0, ratio > 1 + clip_high, (advantage < 0) & (ratio < 1 - clip))
     return {
         "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2, see `estimated_kl`
-        "policy/clipfrac_avg": xp.where(better, ratio > 1 + clip_high, ratio < 1 - clip).sum(),
+        "policy/clipfrac_avg": clipped.sum(),
         "policy/entropy_avg": entropy(logits.detach()).data.sum(),
         "val/ratio": ratio.sum(),
     }

@@ -38,8 +38,8 @@ class Sampling:
     temperature: divides the logits. Below 1 sharpens the distribution, above 1 flattens it, 0 always takes the most
     likely token (greedy). top_k: sample only from the k most likely tokens. top_p: sample only from the most likely
     tokens that together have probability p (nucleus sampling; Holtzman et al. 2020). repetition_penalty: for tokens
-    that are already in the text, divides positive logits and multiplies negative ones (Keskar et al. 2019, section
-    4.1). Raises ValueError for a number outside its range.
+    that are already in the text, divides positive logits and multiplies negative ones (Keskar et al. 2019, section 4.1,
+    divide all). Raises ValueError for a number outside its range.
     """
 
     temperature: float = 1.0
@@ -66,6 +66,7 @@ class Sampling:
         if self.top_k is not None and self.top_k < scores.size:  # the others need no probabilities
             kth = scores.size - self.top_k
             kept = np.flatnonzero(scores >= np.partition(scores, kth)[kth])
+        # The scores hold the penalty already: it must not be applied twice.
         probs = dataclasses.replace(self, repetition_penalty=1.0).probabilities(scores[kept])
         # The first token at which the running sum exceeds a uniform number. The last sum may be 0.99999...
         place = int(np.searchsorted(np.cumsum(probs), rng.random(), side="right"))
@@ -260,7 +261,7 @@ class TextSoFar:
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
         if self.ids.shape[1] == self.block:
-            newer = self.block - max(1, self.block // 2) + 1
+            newer = self.block - max(1, self.block // 2) + 1  # with the token that is appended, half a block stays
             self.real[self.real[:, 0], :newer] = False  # only in full rows: the padding of the others is room
             start = int(self.real.any(axis=0).argmax()) if self.real.any() else self.block
             self._start_with(self.ids[:, start:], self.real[:, start:])  # the cache is empty: positions have changed

@@ -4,7 +4,7 @@ A run's folder holds
 
     config.json             the kind of model and its shape
     model.safetensors       its weights, under the model's own names, (out, in) like `nn.Linear`
-    optimizer.safetensors   Adam's moments
+    optimizer.safetensors   the optimizer's moments
     trainer_state.json      step, random generators, data position, ... and the SHA-256 of the other files
     log.jsonl               one line per logged step
 
@@ -200,8 +200,8 @@ def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
 def _finish_commit(folder: Path) -> None:
     """Finish a commit: rename every NAME.new, then the record itself. It can be interrupted and repeated."""
     if (folder / COMMIT).exists():
-        for name in (CONFIG, WEIGHTS, MOMENTS):
-            if name in _read_record(folder / COMMIT)["files"] and (folder / f"{name}.new").exists():
+        for name in _read_record(folder / COMMIT)["files"].keys() & {CONFIG, WEIGHTS, MOMENTS}:
+            if (folder / f"{name}.new").exists():
                 _replace(folder / f"{name}.new", folder / name)
         _sync_folder(folder)
         _replace(folder / COMMIT, folder / STATE)

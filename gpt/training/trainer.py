@@ -39,7 +39,7 @@ MAX_UNREAD = 100  # steps on a GPU
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """The settings of training. Intervals are in steps; 0 means never.
+    """The settings of training. Intervals are in steps; eval_interval and sample_interval may be 0: never.
 
     learning_rate: the peak. The rate rises to it during the warm-up, the first `warmup_iters` steps, and then falls
     along a cosine to `min_lr_ratio` times the peak at `max_iters`. grad_clip: the largest gradient norm over all
@@ -221,7 +221,7 @@ class Trainer(TrainingStep):
         self.interrupted = False
         with self._ctrl_c_finishes_the_step(), progress_bar(self.config.max_iters, doing, "step") as bar:
             if self.steps_done == 0:
-                self.log.rewind(-1)
+                self.log.rewind(-1)  # drop the log of an earlier run
                 self._evaluate()
                 self.save()
             bar.update(self.steps_done)

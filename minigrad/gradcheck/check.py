@@ -24,7 +24,7 @@ from ..backend import Array, to_numpy
 from ..notebook import report_html
 from ..precision import autocast
 from .comparison import Comparison, Kink, NotFinite, in_brackets
-from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
+from .diagnosis import Diagnosis, diagnose, diagnose_not_linear, diagnose_writing
 from .jacobian import NotAnalytic, Subject, place
 from .shape_diagnosis import diagnose_shape, numpy_in_words
 
@@ -118,8 +118,8 @@ def gradcheck(
     diagnosis, if they differ.
 
     fn: takes Tensors and returns a Tensor or a tuple of them. inputs: a Tensor or array, or a sequence of them. The
-    inputs that require a gradient are checked, or all floating-point inputs if none does, in float64. Other inputs are
-    passed to fn unchanged. eps: the step, by default 6e-6 max(1, |x|). An element passes if |analytic - numeric| <=
+    inputs that require a gradient are checked, or all floating-point inputs if none does, in float64. Other arrays are
+    passed to fn as Tensors. eps: the step, by default 6e-6 max(1, |x|). An element passes if |analytic - numeric| <=
     max(atol, rtol * the larger of the two); the default atol is a little above rounding. method: "central", or
     "complex" for the complex step (Squire & Trapp 1998), which has no rounding error. If an op is not analytic, the
     complex step is replaced by "central", with a note in the report.
@@ -160,6 +160,8 @@ def gradcheck(
         # All rows are right. Is backward also right for other values of dout? (dout * dout is right for 0 and 1.)
         for k, i, analytic, numeric in comparison.not_linear():
             _fail_not_linear(comparison, name, k, i, analytic, numeric)
+        if (writing := diagnose_writing(comparison)) is not None:
+            raise _error(name, writing)
         return _report(comparison, name, method)
 
 

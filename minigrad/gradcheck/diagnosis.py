@@ -1,8 +1,8 @@
 """What is wrong with a gradient: found by trying.
 
 Each hypothesis below repairs the wrong gradient in one way (turns its sign, transposes it, takes the other input's,
-...) and looks whether it then agrees with the differences. The repair that works is the diagnosis; nothing is
-inferred from names or source code.
+...) and looks whether it then agrees with the differences. The repair that works is the diagnosis. If none works,
+the pattern of the Jacobian is examined, and small changes of the op's source are tried (source_repair.py).
 """
 
 from __future__ import annotations
@@ -122,6 +122,19 @@ def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
     return found or Diagnosis("upstream", "backward is not linear in the upstream gradient dout")
 
 
+def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
+    """Does a backward change its dout? In another graph, where others hold this array, gradients would be wrong."""
+    watch = _WritesToDout()
+    with watching(watch):
+        comparison.graph.vjp(comparison.rows.cotangents(comparison.rng.standard_normal(len(comparison.rows))))
+    return None if watch.found is None else _in_place(watch.found)
+
+
+def _in_place(op: str) -> Diagnosis:
+    sentence = f"{op}.backward changes dout in place, which others hold too"
+    return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
+
+
 # --- is the way back intact? ------------------------------------------------------------------------------------------
 
 
@@ -171,8 +184,7 @@ def _overwritten(case: Case) -> Diagnosis | None:
     with watching(watch):
         case.vjp(np.ones(len(case.rows)))
     if watch.found is not None:
-        sentence = f"{watch.found}.backward changes dout in place, which others hold too"
-        return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
+        return _in_place(watch.found)
     leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
     uses = sum(edge is not None and edge[0] is leaf for edge in edges)
     what = f"a result between {case.name} and the output is used more than once"
@@ -223,7 +235,8 @@ class _WritesToDout(switches.Observer):
 
 
 def _sign(case: Case) -> Diagnosis | None:
-    return Diagnosis("sign", "the sign is flipped: times -1 it is right", -1.0) if case.agrees(-case.gradient) else None
+    sentence = "the sign is flipped: the negative is right"
+    return Diagnosis("sign", sentence, -1.0) if case.agrees(-case.gradient) else None
 
 
 def _exchanged(case: Case) -> Diagnosis | None:

@@ -179,11 +179,11 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
 
 def _of_comparisons() -> Iterator[tuple[str, str, str]]:
     for a, b in (("<", "<="), (">", ">="), ("==", "!="), ("in", "not in"), ("is", "is not")):
-        opposite = {"<": (">", ">="), ">": ("<", "<=")}.get(a, (b, a))
+        opposite = {"<": (">", ">="), ">": ("<", "<=")}.get(a)
         for one, other in ((a, b), (b, a)):
             if a in "<>":
                 yield f"a {one} b", f"a {other} b", "at the border, {a} = {b}, the wrong side is taken: {old}"
-            for against in opposite:
+            for against in opposite or (other,):
                 yield f"a {one} b", f"a {against} b", "the comparison {old} is the wrong way round"
         for one in (a, b):
             yield f"a {one} b", "True", "the condition {old} is ignored"
@@ -198,7 +198,7 @@ def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]]:
     """The table as syntax trees, with their ranks, by the type of what they match."""
     found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]] = {}
     usual = [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_comparisons()]
-    for rank, table in enumerate((usual, [*TWICE, *_of_functions()])):  # more often, a term is forgotten
+    for rank, table in enumerate((usual, [*TWICE, *_of_functions()])):  # these mistakes are rarer
         for old, new, sentence in table:
             pattern = _expression(old)
             found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence, rank))

@@ -79,5 +79,3 @@ def _agree(comparison: Comparison, k: int, numeric: Array, gradients: Array) -> 
     size = float(np.abs(numeric).max(initial=0))
     wrong = np.abs(predicted - numeric) > 1e-4 * size + 1e-9
     return not (wrong & (known if len(predicted) == len(known) else known.all(axis=0))).any()
-
-

@@ -9,6 +9,7 @@ sublinear memory cost".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,14 +56,12 @@ def checkpoint_activations(model: Module) -> None:
     if blocks is None:
         raise ValueError("checkpoint_activations: the model has no ModuleList, so it has no blocks")
     for block in blocks:
-        block.forward = _checkpointed(block, block.forward)
+        # not a closure, which copy.deepcopy would leave as it is: a copied model would run the original's blocks
+        block.forward = functools.partial(_checkpointed, block, block.forward)
 
 
-def _checkpointed(block: Module, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(x: Tensor, *arguments: Any) -> Tensor:
-        if not switches.recording.get()[-1]:
-            return plain(x, *arguments)
-        wanted = [parameter for parameter in block.parameters() if parameter.requires_grad]
-        return Recompute.apply(x, *wanted, block=plain, arguments=arguments)
-
-    return forward
+def _checkpointed(block: Module, plain: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
+    if not switches.recording.get()[-1]:
+        return plain(x, *arguments)
+    wanted = [parameter for parameter in block.parameters() if parameter.requires_grad]
+    return Recompute.apply(x, *wanted, block=plain, arguments=arguments)

@@ -25,7 +25,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         self.in_features, self.out_features = in_features, out_features
-        self.weight = init.kaiming_uniform_(empty_parameter(out_features, in_features), a=math.sqrt(5))
+        self.weight = init.kaiming_uniform_(empty_parameter(out_features, in_features), a=math.sqrt(5))  # ±1/√in
         self.bias: Parameter | None = None
         if bias:
             bound = 1 / math.sqrt(max(in_features, 1))

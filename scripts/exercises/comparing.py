@@ -98,7 +98,7 @@ def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess
     if not guess:
         return f"has wrong values{_whereabouts(got, expected, tolerance)}"
     if close(-got, expected, tolerance):
-        return "has its sign flipped: times -1 it is right"
+        return "has its sign flipped: the negative is right"
     if (
         got.ndim >= 2
         and got.swapaxes(-1, -2).shape == expected.shape

@@ -219,6 +219,8 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs():
     model, tokenizer = small_chat_model()
     old = model.transformer.wte.weight.data.copy()
     assert add_chat_tokens(model, tokenizer) == 2
+    tokenizer.chat_template = None  # a base model's tokenizer may know the tokens and have no template
+    assert add_chat_tokens(model, tokenizer) == 0 and tokenizer.chat_template is not None
     weight = model.transformer.wte.weight
     assert weight is model.lm_head.weight and weight.shape == (len(old) + 2, 16)
     np.testing.assert_array_equal(weight.data[:-2], old)

@@ -137,3 +137,8 @@ def test_an_unknown_method_and_a_group_of_one_are_refused(call):
         call(np.ones((2, 2)), "ppo")
     with pytest.raises(ValueError, match="at least 2 answers to compare, got 1"):
         group_advantages(np.ones((5, 1)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_rewards_teach_nothing(method):
+    assert (group_advantages(np.full((1, 3), 0.1), method) == 0).all()  # their mean is not exactly 0.1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.objectives.logprobs import entropy, selected_logprobs, sequence_logprobs
+from finetune.objectives.logprobs import entropy, exact_kl, selected_logprobs, sequence_logprobs
 from minigrad import Tensor, gradcheck, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
 
@@ -80,6 +80,8 @@ def test_selected_logprobs_and_entropy():
     np.testing.assert_allclose(entropy(Tensor(logits)).data, -(np.exp(logprobs) * logprobs).sum(-1))
     assert gradcheck(lambda x: selected_logprobs(x, ids), logits).max_error < 1e-6
     assert gradcheck(entropy, logits).max_error < 1e-6
+    certain = Tensor([0.0, -np.inf])
+    assert entropy(certain).item() == 0 == exact_kl(certain, Tensor([0.0, -np.inf])).item()
 
 
 def test_entropy_runs_from_nothing_to_all_equally_likely():

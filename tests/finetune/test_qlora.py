@@ -10,6 +10,7 @@ from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
 from finetune.adapters.qlora import NF4, apply_qlora
 from finetune.evaluation.training_memory import held_bytes, peak_bytes
+from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, gradcheck, no_grad, optim, use_kernels
@@ -144,6 +145,12 @@ def test_an_embedding_that_is_trained_stays_float(tmp_path):
     trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
     assert trained == {"transformer.wte.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"}
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_new_head_is_trained():
+    model = GPTWithHead(small_gpt(**WIDE).transformer, ["no", "yes"])
+    apply_qlora(model, LoRAConfig(r=2, modules_to_save=("score",)))
+    assert model.score.weight.requires_grad and isinstance(model.transformer.h[0].mlp.c_fc, QuantizedLinear)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

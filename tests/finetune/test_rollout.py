@@ -5,7 +5,8 @@ import pytest
 
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
-from minigrad import manual_seed, no_grad
+from finetune.stages.rollout_loop import update_metrics
+from minigrad import Tensor, manual_seed, no_grad
 from tests.finetune.preferences import small_policy, small_template
 
 PROMPTS = ["Say yes.", "No?", "The word, the word!"]
@@ -108,3 +109,9 @@ def test_a_prompt_without_room_for_a_reply_is_an_error(setting):
     template, *models, prompts = setting
     with pytest.raises(ValueError, match="40 tokens of reply are .* more than the model's block size of 48"):
         roll_out(*models, prompts, 40, template.stop_tokens)
+
+
+def test_a_token_is_clipped_where_its_loss_has_no_gradient():
+    advantages, new = np.array([1.0, 1.0, -1.0, -1.0, 0.0]), np.log([1.5, 0.5, 1.5, 0.5, 0.5])
+    metrics = update_metrics(Tensor(np.zeros((5, 3))), Tensor(new), np.zeros(5), advantages, 0.2, 0.2)
+    assert metrics["policy/clipfrac_avg"] == 2  # the first and the fourth

@@ -278,6 +278,14 @@ def test_detach_cuts_the_graph_and_shares_the_data():
     np.testing.assert_array_equal(x.grad, 2 * cut.data)
 
 
+def test_a_leaf_that_was_frozen_meanwhile_gets_no_gradient():
+    x, y = Tensor(np.ones(3), requires_grad=True), Tensor(np.ones(3), requires_grad=True)
+    out = (x * y).sum()
+    x.requires_grad_(False)
+    out.backward()
+    assert x.grad is None and y.grad is not None
+
+
 def test_retain_grad_keeps_an_intermediate_gradient():
     x = leaf([1.0, 2.0])
     y = x * 3

@@ -12,9 +12,9 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
    the work.
 
-Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory. And
-backward works on transposed tiles (keys x queries), where a subtraction is free: with a column of ones beside the keys,
-and the negative of the subtrahend beside the queries,
+Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory. And in
+backward, which works on transposed tiles (keys x queries), subtractions are part of a product: with a column of ones
+beside the keys, and the negative of the subtrahend beside the queries,
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 
 from ...autograd import Context, Function
-from ...backend import module_of
 from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
 from ...functional.broadcasting import unbroadcast
 from ...functional.stochastic import keep_scale
@@ -57,10 +56,10 @@ class TiledAttention(Function):
         ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.out = plan.heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
-        ctx.logsumexp = module_of(q).empty((*plan.lead, q.shape[-2], 1), q.dtype)
+        ctx.logsumexp = np.empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
-            keys, values = (module_of(q).ascontiguousarray(x[plan.of_keys(heads)]) for x in (plan.k, plan.v))
+            keys, values = (np.ascontiguousarray(x[plan.of_keys(heads)]) for x in (plan.k, plan.v))
             for rows in plan.query_blocks():
                 out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
                 ctx.out[heads][..., rows, :], ctx.logsumexp[heads][..., rows, :] = out, logsumexp
@@ -72,13 +71,13 @@ class TiledAttention(Function):
     def backward(ctx, dout):
         if ctx.naive:
             return ScaledDotProductAttention.backward(ctx, dout)
-        plan, xp = ctx.plan, module_of(dout)
+        plan = ctx.plan
         dq, dk, dv = plan.room_for_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
             keys, values = (_beside(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
-            dkeys, dvalues = xp.zeros_like(keys[..., :-1]), xp.zeros_like(values[..., :-1])
+            dkeys, dvalues = np.zeros_like(keys[..., :-1]), np.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
                 at = (..., rows, slice(None))
                 queries = _beside(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
@@ -93,7 +92,6 @@ class TiledAttention(Function):
 
 def _forward_rows(plan, heads, rows, keys, values):
     """Output and m + ln l of a block of queries."""
-    xp = module_of(plan.q)
     q = plan.q[heads][..., rows, :] * plan.scale  # (b, h, R, D)
     running_max: Any = None
     running_sum: Any = None
@@ -102,26 +100,26 @@ def _forward_rows(plan, heads, rows, keys, values):
         scores = plan.hide(q @ keys[..., columns, :].swapaxes(-1, -2), heads, rows, columns)  # (b, h, R, KEYS)
         new_max = scores.max(axis=-1, keepdims=True)
         if running_max is not None:
-            new_max = xp.maximum(running_max, new_max)
+            new_max = np.maximum(running_max, new_max)
         # where nothing has been seen yet, e^(-inf - 0) = 0 and not e^(-inf + inf) = nan
-        safe_max = xp.where(xp.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max
+        safe_max = np.where(np.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max
         scores -= safe_max
-        probs = xp.exp(scores, out=scores)
+        probs = np.exp(scores, out=scores)
         tile_sum = _row_sums(probs)
         keep = plan.keep(heads, rows, columns)
         tile_out = (probs if keep is None else probs * keep) @ values[..., columns, :]
         if running_max is None:
             running_sum, weighted = tile_sum, tile_out
         else:
-            shrink = xp.exp(running_max - safe_max)
+            shrink = np.exp(running_max - safe_max)
             running_sum = running_sum * shrink + tile_sum
             weighted = weighted * shrink + tile_out
         running_max = new_max  # -inf while nothing has been seen
     if running_max is None:  # no keys at all
         return 0, 0
-    seen = xp.where(running_sum > 0, running_sum, 1)
+    seen = np.where(running_sum > 0, running_sum, 1)
     weighted /= seen
-    return weighted, safe_max + xp.log(seen)
+    return weighted, safe_max + np.log(seen)
 
 
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
@@ -129,13 +127,12 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
 
     queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
     """
-    xp = module_of(plan.q)
     q, dout = queries[..., :-1], douts[..., :-1]
-    dq = xp.zeros_like(q)
+    dq = np.zeros_like(q)
     for columns in plan.key_blocks(rows):
         scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
         scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns).swapaxes(-1, -2)
-        probs = xp.exp(scores, out=scores)
+        probs = np.exp(scores, out=scores)
         keep = plan.keep(heads, rows, columns)
         # out = (probs * keep) @ v
         if keep is None:
@@ -200,17 +197,16 @@ class _Plan:
     """The operands with common leading axes (batch..., heads), and the order of the tiles."""
 
     def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        xp = module_of(q)
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
         self.shared = _shares_keys(q, k, v)
         self.key_lead = (*lead[:-1], 1) if self.shared else self.lead
         self.out_shape = (*lead, q.shape[-2], v.shape[-1])
         self.shapes = q.shape, k.shape, v.shape
-        self.q = xp.broadcast_to(q, (*self.lead, *q.shape[-2:]))
-        self.k, self.v = (xp.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))
+        self.q = np.broadcast_to(q, (*self.lead, *q.shape[-2:]))
+        self.k, self.v = (np.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))
         self.queries, self.keys = q.shape[-2], k.shape[-2]
-        self.mask = None if mask is None else xp.broadcast_to(mask, (*self.lead, self.queries, self.keys))
+        self.mask = None if mask is None else np.broadcast_to(mask, (*self.lead, self.queries, self.keys))
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.may_hide_rows = mask is not None
         self.rows = DROPOUT_ROWS
@@ -232,15 +228,14 @@ class _Plan:
         """
         heads = 2 if self.shared else 1
         outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
-        laid_out = module_of(self.q).empty((*outer, rows, *inner, size), dtype)
-        return module_of(self.q).moveaxis(laid_out, len(outer), -2)
+        laid_out = np.empty((*outer, rows, *inner, size), dtype)
+        return np.moveaxis(laid_out, len(outer), -2)
 
     def room_for_gradients(self, dtype):
         """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""
-        xp = module_of(self.q)
         if self.q.shape == self.k.shape == self.v.shape:
             *outer, heads, rows, size = self.q.shape
-            return xp.moveaxis(xp.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
+            return np.moveaxis(np.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
         return [self.heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
 
     def head_groups(self) -> Iterator[tuple]:
@@ -274,33 +269,32 @@ class _Plan:
             scores[..., crossed.start - columns.start :] += mask
         if self.mask is not None:
             mask = self.mask[heads][..., rows, columns]
-            scores = module_of(scores).where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+            scores = np.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
         return scores
 
     def keep(self, heads, rows, columns):
         """The dropout scales of a tile, equal to those that the textbook form draws for the same place."""
         if self.dropout_p == 0:
             return None
-        xp = module_of(self.q)
         numbers = np.arange(math.prod(self.lead)).reshape(self.lead)[heads]  # of the heads of this tile
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
-        scales = [keep_scale(xp, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
-        tile = xp.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+        scales = [keep_scale(np, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
+        tile = np.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
         return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 
 def _beside(x, column):
     """[x, column]: (..., D + 1)."""
-    out = module_of(x).empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
     out[..., :-1], out[..., -1:] = x, column
     return out
 
 
 def _row_sums(x):
     """(..., 1): the sums over the last axis, as products with ones."""
-    return (x @ module_of(x).ones(x.shape[-1], x.dtype))[..., None]
+    return (x @ np.ones(x.shape[-1], x.dtype))[..., None]
 
 
 def _row_dots(x, y):
     """(..., 1): Σ x y over the last axis."""
-    return module_of(x).einsum("...i,...i->...", x, y)[..., None]
+    return np.einsum("...i,...i->...", x, y)[..., None]

@@ -122,7 +122,6 @@ class FastGelu(Function):
         gelu = gelu_tanh if approximate == "tanh" else gelu_exact
 
         def activate(columns):
-            columns = slice(columns.start, columns.stop)
             gelu(flat[:, columns], out[:, columns], None if ctx.slope is None else ctx.slope[:, columns])
 
         parallel(activate, row_blocks(flat.size, 1), uses_blas=False)
@@ -135,7 +134,7 @@ class FastGelu(Function):
 
 def gelu_tanh(h, out, slope):
     """Write gelu(h) to `out` and, unless None, its derivative to `slope`, which may be `h` itself."""
-    if h.dtype == np.float16:  # h² gelu(h) exceeds 65504 from h = 70 on
+    if h.dtype == np.float16:  # 2 u' gelu(h) exceeds 65504 from h = 68 on
         h = h.astype(np.float32)
     c0 = math.sqrt(2 / math.pi)
     c1 = 0.044715 * c0
