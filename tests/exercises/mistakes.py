@@ -358,7 +358,7 @@ MISTAKES = {
         ("running_sum = running_sum * shrink + tile_sum", "running_sum = running_sum + tile_sum", "sum is not shrunk"),
         ("weighted = weighted * shrink + tile_out", "weighted = weighted + tile_out", "output is not shrunk"),
         ("running_sum = running_sum * shrink + tile_sum", "running_sum = tile_sum", "last tile"),
-        ("xp.exp(running_max - safe_max)", "xp.exp(safe_max - running_max)", "wrong way round"),
+        ("np.exp(running_max - safe_max)", "np.exp(safe_max - running_max)", "wrong way round"),
     ),
     "softplus": edits(
         ("np.logaddexp(0, x)", "np.log(1 + np.exp(x))", "overflow"),
