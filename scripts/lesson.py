@@ -62,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.what != "all":
         one(lesson_called(arguments.what), arguments)
         return 0
-    flags = [f"--{name}" for name in ("html", "notebook", "measure") if getattr(arguments, name)]
+    flags = [f"--{name}" for name in ("html", "notebook") if getattr(arguments, name)]
     options = ["--out-dir", arguments.out_dir, *flags]
     for lesson in lessons():  # each in a process of its own
-        code = subprocess.run([sys.executable, __file__, lesson.stem, *options]).returncode
+        measure = ["--measure"] * (arguments.measure and is_measured(lesson))
+        code = subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode
         if code:
             print(f"{lesson.stem} ended with status {code}", file=sys.stderr)
             return code
@@ -87,9 +88,14 @@ def lesson_called(name: str) -> Path:
     return stems[found[0]]
 
 
+def is_measured(lesson: Path) -> bool:
+    """Whether the lesson shows long measurements, which --measure repeats."""
+    return "lesson.measured(" in read_text(lesson)
+
+
 def one(lesson: Path, arguments: argparse.Namespace) -> None:
     """Read a lesson, or write it as a page or a notebook."""
-    if arguments.measure and arguments.what != "all" and "lesson.measured(" not in read_text(lesson):
+    if arguments.measure and not is_measured(lesson):
         raise ValueError(f"{lesson.stem} has no long measurements to repeat: leave out --measure")
     cells, out_dir = read_cells(lesson), Path(arguments.out_dir)
     if arguments.notebook:
@@ -173,7 +179,7 @@ def passed_exercises() -> set[str]:
 
 def find(word: str) -> int:
     """Print where a concept is taught, implemented, tested and practiced; returns 1 if nothing is found."""
-    if not word:
+    if not _squeezed(word):
         raise ValueError("find needs a word, for example: python scripts/lesson.py find cache")
     found = []
     for row in concepts():

@@ -259,7 +259,7 @@ def add_chatml(tokenizer: Tokenizer) -> int:
     if tokenizer.chat_template not in (None, CHATML):
         return 0
     new = tokenizer.add_special_tokens([IM_START, IM_END])
-    tokenizer.chat_template = CHATML  # also where the tokens are known already, as in SmolLM2's base models
+    tokenizer.chat_template = CHATML  # also where the tokenizer knew the tokens already
     return new
 
 

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,3 +149,14 @@ def test_one_lesson_is_run_by_its_number_with_its_prose(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "421_raw_attention" / "done.txt").exists()
     assert done.stdout.startswith("\nLesson 4.2.1: ") and "\nWhat next\n---------\n" in done.stdout
+
+
+def test_measure_is_for_lessons_with_measurements(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="421_.* has no long measurements to repeat"):
+        lesson.main(["421", "--measure", "--out-dir", str(tmp_path)])
+    commands = []
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(lesson.subprocess, "run", lambda command: commands.append(command) or done)
+    assert lesson.main(["all", "--measure", "--out-dir", str(tmp_path)]) == 0
+    measured = [path.stem for path in lesson.lessons() if lesson.is_measured(path)]
+    assert measured == [command[2] for command in commands if "--measure" in command] and len(measured) < len(commands)
