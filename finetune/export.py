@@ -20,6 +20,7 @@ from pathlib import Path
 from gpt import LanguageModel, Tokenizer
 from gpt.files import read_json, write_text
 from gpt.training.checkpoint import load_checkpoint, stored_kind
+from gpt.training.run_folder import settings_of
 from gpt.weights import hub
 from gpt.weights.gguf_writing import write_gguf
 
@@ -29,8 +30,7 @@ from .data.chat_template import IM_END, IM_START, ChatTemplate
 from .loading import add_rows, holds_adapters_only, load_model
 from .objectives.gpt_with_head import HEAD_KIND, save_classifier
 from .quantization.folder import is_quantized
-from .stages.adaptation import Adaptation, float_model_of
-from .stages.stage import settings_of
+from .stages.adaptation import AdaptationConfig, float_model_of
 
 BASE = "base"  # the folder of the base model, in that of an adapter
 GGUF = "model.gguf"
@@ -68,7 +68,7 @@ def _export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, gguf_kind:
 
 
 def _export_adapters(run: str, folder: Path, gguf_kind: str | None) -> str:
-    model, tokenizer, config = float_model_of(run), Tokenizer.load(run), settings_of(Adaptation, run)
+    model, tokenizer, config = float_model_of(run), Tokenizer.load(run), settings_of(AdaptationConfig, run)
     if gguf_kind is not None:
         merge_lora(model)
         return _export(model, tokenizer, folder, gguf_kind)

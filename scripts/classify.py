@@ -8,11 +8,10 @@ from typing import Any
 
 from finetune.evaluation.confusion import predict
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier
-from finetune.stages.classification import Classification, ClassifyConfig
-from finetune.stages.stage import start
+from finetune.stages.classification import ClassifyConfig, train_classifier
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
-from gpt.training.trainer import Trainer
+from gpt.training.run import Run, start
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import show_next_steps
 
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.init_from == "resume":
             parser.error("--compare does not resume: go on with one of its runs by --out-dir, without --compare")
         return _compare(arguments, command_line.set_up(arguments))
-    return stage_options.run(parser, argv, Classification, SCRIPT, ADVICE, _as_settings)
+    return stage_options.run(parser, argv, train_classifier, ClassifyConfig, SCRIPT, ADVICE, _as_settings)
 
 
 def _blocks(text: str) -> int | None:
@@ -78,20 +77,20 @@ def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:
     """Train in three ways and print the results as one table."""
-    trainers: dict[str, Trainer] = {}
+    runs: dict[str, Run] = {}
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")
         here = {"trained_blocks": blocks, "out_dir": str(Path(arguments.out_dir) / name)}
         config = stage_options.build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
-        trainers[name] = start(Classification, config, device)
-        if show_next_steps(trainers[name], SCRIPT, ADVICE) != 0:
+        runs[name] = start(train_classifier, config, device)
+        if show_next_steps(runs[name], SCRIPT, ADVICE) != 0:
             return 130
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")
-    for name, trainer in trainers.items():
-        trained, found = trainer.model.num_parameters(trainable_only=True), trainer.extra_state
+    for name, run in runs.items():
+        trained, found = run.model.num_parameters(trainable_only=True), run.extra
         losses = f"{found['language_before']:>22.3f}{found['language_after']:>8.3f}"
-        print(f"{name:>12}{trained:>13,}{found['accuracy']:>10.1%}{losses}{trainer.seconds:>9.0f}")
+        print(f"{name:>12}{trained:>13,}{found['accuracy']:>10.1%}{losses}{run.seconds:>9.0f}")
     return 0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
-from gpt.training.pretraining import check_unused, demo_config, pretrain, run_config
+from gpt.training.checkpoint import has_checkpoint, remove_checkpoint, writing
+from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
+from gpt.training.run_folder import check_unused, settings_of
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
@@ -21,13 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     device = command_line.set_up(arguments)
     with writing(arguments.out_dir):
         _forget_earlier_demo(arguments.out_dir)
-        trainer = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
-    return show_next_steps(trainer, "train", LET_IT_WRITE)
+        run = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
+    return show_next_steps(run, "train", LET_IT_WRITE)
 
 
 def _forget_earlier_demo(out_dir: str) -> None:
     """Remove an earlier demo; raise FileExistsError for any other run or files in the folder."""
-    if has_checkpoint(out_dir) and run_config(load_state(out_dir), out_dir).made_by == "demo":
+    if has_checkpoint(out_dir) and settings_of(PretrainingConfig, out_dir).made_by == "demo":
         remove_checkpoint(out_dir)
     check_unused(Path(out_dir), can_resume=False)
 

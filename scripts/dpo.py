@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.objectives.dpo import KINDS
-from finetune.stages.dpo import PreferenceOptimization
+from finetune.stages.dpo import DPOConfig, train_dpo
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
         parser.error("--label-smoothing is for --loss-type robust")
-    return stage_options.run(parser, argv, PreferenceOptimization, "dpo", TALK_TO_IT)
+    return stage_options.run(parser, argv, train_dpo, DPOConfig, "dpo", TALK_TO_IT)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune.data.chains import CHECKERS
 from finetune.objectives.grpo import METHODS
-from finetune.stages.grpo import VerifiedRewards
+from finetune.stages.grpo import GRPORunConfig, train_grpo
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         command_line.refuse(parser, given, unused, "does not go with --control, which learns from worked examples")
     if arguments.init_from not in ("worked", "resume"):
         command_line.refuse(parser, given, ["sft_steps"], "is for a new model, --init-from worked")
-    return stage_options.run(parser, argv, VerifiedRewards, "grpo", TALK_TO_IT)
+    return stage_options.run(parser, argv, train_grpo, GRPORunConfig, "grpo", TALK_TO_IT)
 
 
 if __name__ == "__main__":

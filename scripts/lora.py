@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from finetune.stages.adaptation import METHODS, Adaptation, AdaptationConfig, merge_run
+from finetune.stages.adaptation import METHODS, AdaptationConfig, merge_run, train_adaptation
 from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
-from finetune.stages.stage import settings_of
+from gpt.training.run_folder import settings_of
 from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
         return _compare(vars(arguments), command_line.set_up(arguments))
     method = arguments.method
     if arguments.init_from == "resume":
-        method = settings_of(Adaptation, arguments.out_dir).method
+        method = settings_of(AdaptationConfig, arguments.out_dir).method
     if method == "full":
         command_line.refuse(parser, given, ADAPTERS, "sets up adapters, which --method full does not have")
     advice = LET_IT_WRITE if method == "full" else MERGE_IT
-    return stage_options.run(parser, argv, Adaptation, "lora", advice, _as_settings)
+    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", advice, _as_settings)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:

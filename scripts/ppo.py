@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune.evaluation.reward_hacking import plot_reinforcement
-from finetune.stages.ppo import Reinforcement
-from finetune.stages.stage import settings_of
+from finetune.stages.ppo import PPORunConfig, train_ppo
+from gpt.training.run_folder import settings_of
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--beside", default=None, metavar="FOLDER", help="another PPO run to draw in the same picture")
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:
-        settings_of(Reinforcement, arguments.beside)  # raises, before hours of training, where there is no such run
-    code = stage_options.run(parser, argv, Reinforcement, "ppo", TALK_TO_IT)
+        settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run
+    code = stage_options.run(parser, argv, train_ppo, PPORunConfig, "ppo", TALK_TO_IT)
     if arguments.beside and code == 0:
         _compare(arguments.beside, arguments.out_dir)
     return code

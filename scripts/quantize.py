@@ -20,7 +20,7 @@ from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.loading import load_model
-from gpt.training.pretraining import check_unused
+from gpt.training.run_folder import check_unused
 from gpt.weights import hub
 from scripts.shared import command_line
 

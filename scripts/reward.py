@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.stages.reward import RewardModelling
+from finetune.stages.reward import RewardConfig, train_reward_model
 from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_steps(parser, "pairs", batch_size=32, max_iters=100)
     command_line.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50, rate=stage_options.RATE)
     advice = "to train a model against it:\n  python scripts/ppo.py --reward-model {folder}"
-    return stage_options.run(parser, argv, RewardModelling, "reward", advice)
+    return stage_options.run(parser, argv, train_reward_model, RewardConfig, "reward", advice)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.mask_view import mask_as_text
-from finetune.stages.sft import InstructionTuning, load_data
+from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt.training.loading import load_model
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         command_line.set_up(arguments)
         _show_mask(arguments)
         return 0
-    return stage_options.run(parser, argv, InstructionTuning, "sft", TALK_TO_IT)
+    return stage_options.run(parser, argv, train_sft, SFTConfig, "sft", TALK_TO_IT)
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 from typing import Any
 
-from gpt.training.checkpoint import load_state
 from gpt.training.data_parallel import Team
-from gpt.training.pretraining import PretrainingConfig, pretrain, resume, run_config
-from gpt.training.trainer import OPTIMIZERS, PRECISIONS, Trainer, TrainingConfig
+from gpt.training.pretraining import PretrainingConfig, pretrain, resume_pretraining
+from gpt.training.run import Run
+from gpt.training.run_folder import settings_of
+from gpt.training.training_config import OPTIMIZERS, PRECISIONS, TrainingConfig
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
@@ -51,15 +52,15 @@ def main(argv: list[str] | None = None) -> int:
         return show_next_steps(_run(arguments, given, team), "train", LET_IT_WRITE)
 
 
-def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Trainer:
+def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Run:
     team.check_same({**vars(arguments), "options": sorted(given)})
     device = command_line.set_up(arguments)
     if arguments.precision == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
-        run = dataclasses.asdict(run_config(load_state(arguments.out_dir), arguments.out_dir))
+        run = dataclasses.asdict(settings_of(PretrainingConfig, arguments.out_dir))
         command_line.refuse_contradictions(given, {**run, **run["model"], **run["training"]}, arguments.out_dir)
-        return resume(arguments.out_dir, device, team)
+        return resume_pretraining(arguments.out_dir, device, team)
     if arguments.init_from == "scratch":
         shape = [name for name in SHAPE if name != "vocab_size"]
         return pretrain(_config(vars(arguments), shape), device, team=team)

@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from gpt.console import show
-from gpt.files import read_text, shortened, write_text
+from gpt.files import read_text, shortened, write_json_lines
 
 from .chat_template import Message, check_messages
 
@@ -118,7 +118,7 @@ def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
 
 def write_jsonl(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
     """Write items as the functions above read them, one line each."""
-    write_text(path, "".join(json.dumps(item.as_json(), ensure_ascii=False) + "\n" for item in items))
+    write_json_lines(path, (item.as_json() for item in items))
 
 
 def _within(place: str, parse: Callable[[Any], T], value: Any) -> T:

@@ -1,14 +1,14 @@
 """How much memory training takes, measured: the other side of the formulas in `gpt.accounting`.
 
 Some bytes are held from step to step: weights, Adam's moments (`held_bytes` adds up these arrays). Others come and go
-in each step: activations, gradients, and what a kernel needs for a moment (`peak_bytes` counts all allocations).
+in each step: activations, gradients, and what a kernel needs for a moment (`added_bytes` counts all allocations).
 """
 
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 
-from gpt.training.trainer import Trainer
 from minigrad import nn
 from minigrad.optim import Optimizer
 
@@ -30,17 +30,16 @@ def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
     }
 
 
-def peak_bytes(trainer: Trainer) -> int:
-    """The most bytes that are in use at one time in a training step: what is held, and what the step adds to it.
+def added_bytes(take_step: Callable[[], object]) -> int:
+    """The most bytes that `take_step()` uses at one time, beside what is held before it.
 
-    Takes one more step, in which Python counts every allocation (tracemalloc); on the CPU only.
+    Python counts every allocation (tracemalloc); on the CPU only.
     """
-    held = sum(held_bytes(trainer.model, trainer.optimizer).values())
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        trainer.step()
+        take_step()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return held + peak - before
+    return peak - before

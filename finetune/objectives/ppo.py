@@ -7,7 +7,7 @@
 The policy π, a language model, takes R actions to write a reply: its tokens. ρ is the reference model, and V_t the
 value head's estimate of r_t + r_{t+1} + ... The reward model scores the whole reply; a token's share in it has to be
 estimated: its advantage. A token that turned out better than expected becomes more likely. But the replies are those of
-the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo_loop.py.
+the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo.py.
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
@@ -19,10 +19,15 @@ replies' tokens, one after the other: x (B, R) becomes (N) as x[mask].
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor
+from minigrad.backend import module_of, to_device
+
+from .logprobs import entropy
 
 
 def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
@@ -145,6 +150,26 @@ def ppo_loss(
     policy = policy_loss(logprobs, old_logprobs, advantages, cliprange)
     value = value_loss(values, old_values, returns, cliprange_value)
     return policy + vf_coef * value, policy, value
+
+
+def update_metrics(
+    logits: Tensor, logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float, clip_high: float
+) -> dict[str, Any]:
+    """How far the policy has moved from the one that drew the N tokens: sums of metrics, which are named as in TRL.
+
+    logits (N, V); the others are (N).
+    """
+    xp = module_of(logprobs.data)
+    log_ratio = logprobs.data - to_device(old_logprobs, logprobs.device)
+    ratio, advantage = xp.exp(log_ratio), to_device(advantages, logprobs.device)
+    # where the clipped loss has no gradient; an advantage of 0 is never clipped
+    clipped = xp.where(advantage > 0, ratio > 1 + clip_high, (advantage < 0) & (ratio < 1 - clip))
+    return {
+        "policy/approxkl_avg": 0.5 * (log_ratio * log_ratio).sum(),  # the estimate k2, see `estimated_kl`
+        "policy/clipfrac_avg": clipped.sum(),
+        "policy/entropy_avg": entropy(logits.detach()).data.sum(),
+        "val/ratio": ratio.sum(),
+    }
 
 
 def _like(array: np.ndarray, tensor: Tensor) -> Tensor:

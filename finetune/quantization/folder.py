@@ -36,7 +36,7 @@ from gpt.training.checkpoint import (
     stored_kind,
     writing,
 )
-from gpt.training.pretraining import check_unused, claim
+from gpt.training.run_folder import check_unused, claim
 from minigrad import nn
 
 from .. import architectures

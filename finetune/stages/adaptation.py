@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from gpt.accounting import training_memory
 from gpt.console import show
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
-from gpt.training.pretraining import check_unused, claim, show_sample
-from gpt.training.trainer import Trainer
-from minigrad import Tensor
+from gpt.training.plots import plot_run
+from gpt.training.pretraining import show_sample
+from gpt.training.run import Run
+from gpt.training.run_folder import check_unused, claim, settings_of
+from gpt.training.training_step import training_step
 
 from .. import architectures
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
@@ -28,17 +29,19 @@ from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, merge_lo
 from ..adapters.qlora import apply_qlora
 from ..adapters.targets import target_names
 from ..data.chat_template import add_chatml, resize_token_embeddings
-from ..data.datasets import read_examples
+from ..data.datasets import Example, read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..loading import ADAPTER, load_model
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
+from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
-from .stage import Data, RunConfig, Stage, settings_of
 
 METHODS = ("full", "lora", "qlora")
 LONGEST = 1024  # tokens of a sequence, for models that could read more
 REPLY_TOKENS = 40  # of what is shown
+PROMPTS = {"python": "import os\n\ndef"}  # of samples; for other texts "The"
+LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class AdaptationConfig(RunConfig):
     METHODS. lora: the settings of the adapters, if there are any. batch_size: sequences per batch. Raises ValueError
     for another method, and for a method that would change packed weights.
     """
+
+    stage = "adaptation"
 
     init_from: str = "runs/demo"
     data: str = "python"
@@ -70,116 +75,79 @@ class AdaptationConfig(RunConfig):
             object.__setattr__(self, "lora", LoRAConfig(**self.lora))
 
 
-class Adaptation(Stage):
+def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
+    # The model: all of it is trained, or adapters beside its weights, or adapters beside its weights in 4 bits.
+    model, tokenizer = run.model_from(lambda: _adapted_model(run), kind_of(config))
+    config, run.kind = run.config, kind_of(run.config)  # the settings may have changed with the vocabulary
+    check_batch_memory(model, config.batch_size, config.training)
 
-    name = "adaptation"
-    config_class = AdaptationConfig
-    read = staticmethod(read_examples)
-    config: AdaptationConfig
+    # The data: conversations to answer, or a text to continue.
+    length, asked = min(model.config.block_size, LONGEST), []
+    if is_conversations(config.data):
+        train, test = run.data(lambda: load_data(config.data, config.seed), read_examples)
+        built_in, asked = config.data == TASKS, list(test[:SHOWN])
+        task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
+    else:
+        if run.is_new:
+            write_corpus(config.data, tokenizer, length, run.out_dir)
+        task = text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed)
+    show(f"data: {task.size}")
 
-    def prepare(self) -> Data:
-        """Set the model, with its adapters attached. A corpus is written into the run's folder as token files."""
-        config = self.config
-        self.model, self.tokenizer = load_model(config.init_from, config.packed)
-        if is_conversations(config.data) and add_chatml(self.tokenizer):
-            # New tokens can only be learned in the embedding.
-            embedding = architectures.of(self.model).embedding, "lm_head"  # one matrix under two names
-            whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
-            config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
-            self.config = config
-        trainable = _prepare_model(self.model, config, len(self.tokenizer))
-        data: Data = {}
-        if is_conversations(config.data):
-            data = dict(zip(("train", "test"), load_data(config.data, config.seed)))
-        else:
-            claim(config.out_dir)
-            write_corpus(config.data, self.tokenizer, Path(config.out_dir) / "data")
-        show(f"starting from the weights in {config.init_from}; {trainable}")
-        return data
-
-    def encode(self, data: Data) -> None:
-        config, length = self.config, min(self.model.config.block_size, LONGEST)
-        if is_conversations(config.data):
-            built_in = config.data == TASKS
-            self.task = conversations_task(data, built_in, self.tokenizer, length, config.batch_size, config.seed)
-        else:
-            folder = Path(config.out_dir) / "data"
-            self.task = text_task(folder, len(self.tokenizer), length, config.batch_size, config.seed)
-        self.batches = self.task.batches
-        self.shown_items = list(data.get("test", [])[:SHOWN])
-
-    def introduce(self) -> None:
-        show(f"data: {self.task.size}")
-
-    def measure(self) -> dict[str, Any]:
-        return {"before": self._measure(), "replies": self._replies()}
-
-    def check_measured(self, found: Mapping[str, Any]) -> None:
-        before = found.get("before")
-        own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
-        replies = dict.fromkeys((example.messages[-2]["content"] for example in self.shown_items), "")
-        form = {"before": dict.fromkeys([*self.task.metrics, *own], 0.0), "replies": replies}
-        check_like({name: found.get(name) for name in form}, form, "the state")
-
-    def _measure(self) -> dict[str, float]:
+    def measure() -> dict[str, float]:
         """The validation metrics, and "own_text", the loss on the base model's own text, if there is such a text."""
-        own = loss_on_own_text(self.model, self.config.init_from)
-        return {**self.task.validate(self.model, True), **({} if own is None else {"own_text": own})}
+        own = loss_on_own_text(model, config.init_from)
+        return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
 
-    def _replies(self) -> dict[str, str]:
-        """The most likely replies to some held-out questions: {question: reply}. Empty if the data are plain text."""
-        questions = [example.messages[:-1] for example in self.shown_items]
-        # Without questions there may be no chat template either.
-        return likely_replies(self.model, self.tokenizer, questions, REPLY_TOKENS) if questions else {}
+    before = run.keep("before", measure)
+    own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
+    check_like(before, dict.fromkeys([*task.metrics, *own], 0.0), "the state's before")
+    right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in asked}
+    replies = run.keep("replies", lambda: _replies(model, tokenizer, asked), like=dict.fromkeys(right, ""))
 
-    def kind(self) -> ModelKind | None:
-        return kind_of(self.config)
+    # Training: the loop of pretraining. Only the parameters that are trained have gradients and moments.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    model.train()
+    with run:
+        for batches in run.batches(task.batches, lambda: task.validate(model, False)):
+            run.record(training_step(model, batches, task.loss_fn, optimizer, schedule, max_norm, run.gradients))
+            if run.is_time_to_sample and not asked:
+                show_sample(model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
 
-    def trainer(self, extra_state: dict[str, Any]) -> Trainer:
-        trainer = super().trainer(extra_state)
-        trainer.on_sample = None if is_conversations(self.config.data) else self._sample
-        return trainer
-
-    def _sample(self, step: int) -> None:
-        prompt = "import os\n\ndef" if self.config.data == "python" else "The"
-        show_sample(self.model, self.tokenizer, prompt, 60, self.config.seed)
-
-    def loss(self, model: Any, batch: Any) -> tuple[Tensor, int, dict[str, Any]]:
-        return self.task.loss_fn(model, batch)
-
-    def validate(self) -> dict[str, float]:
-        return self.task.validate(self.model, False)
-
-    def report(self, trainer: Trainer) -> None:
-        """Show what training changed: figures, and replies to held-out questions."""
-        before, after = trainer.extra_state["before"], self._measure()
-        trainer.extra_state["after"] = after
-        trainer.save()
-        if replies := self._replies():
+    if not run.interrupted:
+        run.extra["after"] = measure()
+        run.save()
+        if asked:
             show("\nReplies before and after (the most likely ones):")
-            right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in self.shown_items}
-            show_replies(trainer.extra_state["replies"], replies, right)
-        show(f"\n{'':>24}{'before':>10}{'after':>10}")
-        for name in [name for name in after if name in before]:
-            label = LABELS.get(name, name.replace("_", " "))
-            show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
-
-    def done(self, trainer: Trainer) -> str:
-        return f"trained {trainer.steps_done} steps"
-
-    def finish(self, trainer: Trainer) -> None:
-        super().finish(trainer)
-        if self.config.method == "full":
-            return
-        folder = trainer.out_dir / ADAPTER
-        if not (folder / CONFIG).exists():
-            save_adapter(self.model, folder, self.config.init_from)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
+            show_replies(replies, _replies(model, tokenizer, asked), right)
+        _show_change(before, run.extra["after"])
+        run.finish(f"trained {run.steps_done} steps", plot_run(run.out_dir, {}, title="Fine-tuning"))
+        if config.method != "full":
+            _export_adapter(model, run.out_dir, config.init_from)
 
 
-LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
+def _replies(model: LanguageModel, tokenizer: Tokenizer, asked: list[Example]) -> dict[str, str]:
+    """The most likely replies to held-out questions: {question: reply}. Empty if the data are plain text."""
+    questions = [example.messages[:-1] for example in asked]
+    # Without questions there may be no chat template either.
+    return likely_replies(model, tokenizer, questions, REPLY_TOKENS) if questions else {}
+
+
+def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
+    show(f"\n{'':>24}{'before':>10}{'after':>10}")
+    for name in [name for name in after if name in before]:
+        label = LABELS.get(name, name.replace("_", " "))
+        show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
+
+
+def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None:
+    """Write the adapter of a finished run as PEFT's files, if it is not there yet."""
+    folder = out_dir / ADAPTER
+    if not (folder / CONFIG).exists():
+        save_adapter(model, folder, init_from)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
 
 def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> str:
@@ -189,7 +157,7 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
     CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full".
     """
     run, out_dir = str(run), Path(out_dir)
-    config = settings_of(Adaptation, run)
+    config = settings_of(AdaptationConfig, run)
     if config.method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
     with writing(out_dir):
@@ -205,7 +173,7 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
 
 def float_model_of(run: str) -> LanguageModel:
     """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
-    config = settings_of(Adaptation, run)
+    config = settings_of(AdaptationConfig, run)
     trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
     if config.method != "qlora" and not config.packed:
         return trained
@@ -219,6 +187,21 @@ def float_model_of(run: str) -> LanguageModel:
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
+    """The base model with its adapters attached, and its tokenizer."""
+    config = run.config
+    model, tokenizer = load_model(config.init_from, config.packed)
+    if is_conversations(config.data) and add_chatml(tokenizer):
+        # New tokens can only be learned in the embedding.
+        embedding = architectures.of(model).embedding, "lm_head"  # one matrix under two names
+        whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
+        config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
+        run.config = config
+    trainable = _prepare_model(model, config, len(tokenizer))
+    show(f"starting from the weights in {config.init_from}; {trainable}")
+    return model, tokenizer
 
 
 def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> str:

@@ -14,21 +14,22 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.training.batches import RandomBatches, get_batch, open_tokens, prepare
+from gpt.training.batches import RandomBatches, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from gpt.training.corpora import load_corpus
-from gpt.training.evaluation import LossFunction, evaluated, held_out_loss, language_model_loss, perplexity
+from gpt.training.evaluation import evaluated, held_out_loss, language_model_loss, perplexity
+from gpt.training.run_folder import claim
+from gpt.training.training_step import LossFunction
 
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches
+from ..data.datasets import Example, ShuffledBatches
 from ..data.tasks import TASKS, instruction_tasks
 from ..objectives.sft import collate, encode_examples, sft_loss
 from .sft import VALIDATION_ITEMS, validate_answers
-from .stage import Data
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Batches for the Trainer and their loss. validate(model, whole) gives "val_loss" and other metrics.
+    """Batches to train on and their loss. validate(model, whole) gives "val_loss" and other metrics.
 
     whole: evaluate all held-out data, not only a sample of a long text. metrics: the names of what it gives then.
     size: the amount of training data, in words.
@@ -46,11 +47,17 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def write_corpus(data: str, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a text's token files into a folder. Raises what `load_corpus` raises."""
+def write_corpus(data: str, tokenizer: Tokenizer, block_size: int, out_dir: Path) -> None:
+    """Write a text's token files into a run's folder. Raises what `load_corpus` raises, and ValueError for a text that
+    is too short.
+    """
     corpus = load_corpus(data)
     show(str(corpus))
-    prepare(corpus.text, tokenizer, folder)
+    parts = encode_parts(corpus.text, tokenizer)
+    check_length(parts["train"], block_size)
+    claim(out_dir)
+    for name, ids in parts.items():
+        write_tokens(out_dir / "data" / f"{name}.bin", ids, len(tokenizer))
 
 
 def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
@@ -70,20 +77,27 @@ def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, s
 
 
 def conversations_task(
-    data: Data, built_in: bool, tokenizer: Tokenizer, block_size: int, batch_size: int, seed: int
+    train: Sequence[Example],
+    test: Sequence[Example],
+    built_in: bool,
+    tokenizer: Tokenizer,
+    block_size: int,
+    batch_size: int,
+    seed: int,
 ) -> Task:
     """Conversations for a model that reads `block_size` tokens. built_in: whether they are the built-in questions."""
     template = ChatTemplate(tokenizer)
-    (train, shortened), (tests, _) = (encode_examples(data[name], template, block_size) for name in ("train", "test"))
+    conversations, shortened = encode_examples(train, template, block_size)
+    tests, _ = encode_examples(test, template, block_size)
     items = instruction_tasks("test", VALIDATION_ITEMS, seed) if built_in else []
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
 
     def validate(model: Any, whole: bool) -> dict[str, float]:
         return validate_answers(model, tokenizer, tests, items, batch_size)
 
-    batches = ShuffledBatches(train, batch_size, collate, seed)
+    batches = ShuffledBatches(conversations, batch_size, collate, seed)
     metrics = ["val_loss", "mean_token_accuracy", *(("exact_match", "format") if built_in else ())]
-    return Task(batches, sft_loss, validate, metrics, f"{len(train):,} conversations to learn from{note}")
+    return Task(batches, sft_loss, validate, metrics, f"{len(conversations):,} conversations to learn from{note}")
 
 
 def loss_on_own_text(model: Any, source: str) -> float | None:

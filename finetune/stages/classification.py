@@ -6,28 +6,28 @@ The cost is forgetting: the model's loss as a language model on held-out text, b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.training.batches import sequential_batches
-from gpt.training.checkpoint import ModelKind, check_like
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer
+from gpt.training.plots import plot_run
+from gpt.training.run import Run
+from gpt.training.training_step import training_step
 
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
 from ..data.labelled_texts import documentation_texts, question_texts
 from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
-from ..objectives.classification import classification_loss, collate, encode_texts
+from ..objectives.classification import Item, classification_loss, collate, encode_texts
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze
-from .stage import Data, RunConfig, Stage
+from .run_config import RunConfig, check_batch_memory
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
 LANGUAGE_TOKENS = 8192  # on which forgetting is measured, as the legend of the columns says
@@ -42,6 +42,8 @@ class ClassifyConfig(RunConfig):
     `load_corpus`; the language loss is measured on its last tenth.
     """
 
+    stage = "classify"
+
     init_from: str = "runs/demo"
     data: str = DOCUMENTATION
     out_dir: str = "runs/classify"
@@ -50,104 +52,100 @@ class ClassifyConfig(RunConfig):
     language: str = "english"
 
 
-class Classification(Stage):
-    """Train a classifier on a language model's body, and measure what the body forgets."""
-
-    name = "classify"
-    config_class = ClassifyConfig
-    columns = """\
+COLUMNS = """\
              loss  how surprised the classifier was by the right class, in nats (ln of the number of classes: guessing)
          accuracy  share of texts that are classified right
           texts/s  texts learned from, per second
    language loss  the loss as a language model, on the first 8,192 tokens of held-out text: can it still write?"""
-    title = "Learning to classify"
-    shares = ("accuracy",)
-    unit = "texts"
-    read = staticmethod(read_labelled)
-    config: ClassifyConfig
 
-    def prepare(self) -> Data:
-        base, self.tokenizer = load_model(self.config.init_from)
-        train, test = load_data(self.config.data, self.config.seed)
-        labels = sorted({text.label for text in train + test})
-        if len(labels) < 2:
-            raise ValueError(f"{self.config.data} has only the label {labels[0]!r}: a classifier needs two")
-        self.model = GPTWithHead.from_gpt(base, labels)
-        show(f"starting from the weights in {self.config.init_from}, with a head for {', '.join(labels)}")
-        return {"train": train, "test": test}
 
-    def encode(self, data: Data) -> None:
-        config, model = self.config, self.model
-        freeze(model, config.trained_blocks)
-        self.language = _language_ids(config.language, self.tokenizer)
-        self.texts = data["test"]
-        to_fit = model.labels, self.tokenizer, model.config.block_size
-        self.train, self.cut = encode_texts(data["train"], *to_fit)
-        self.test, _ = encode_texts(data["test"], *to_fit)
-        self.batches = ShuffledBatches(self.train, config.batch_size, collate, config.seed)
+def train_classifier(run: Run, config: ClassifyConfig) -> None:
+    """Train a classifier on a language model's body, and measure what the body forgets."""
+    # Texts with labels, and the model, with a head that has an output for each label.
+    texts, test_texts = run.data(lambda: load_data(config.data, config.seed), read_labelled)
+    labels = sorted({text.label for part in (texts, test_texts) for text in part})
+    model, tokenizer = run.model_from(lambda: _with_head(config, labels), HEAD_KIND)
+    check_batch_memory(model, config.batch_size, config.training)
+    freeze(model, config.trained_blocks)
+    to_fit = model.labels, tokenizer, model.config.block_size
+    (train, cut), (tests, _) = (encode_texts(part, *to_fit) for part in (texts, test_texts))
+    baseline = majority_baseline([number for _, number in train], [number for _, number in tests])
+    _introduce(model, train, len(tests), cut, baseline)
+    run.explain_columns(COLUMNS, "texts")
 
-    def introduce(self) -> None:
-        model, block_size = self.model, self.model.config.block_size
-        trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
-        sizes = f"{len(self.train):,} texts to learn from, {len(self.test):,} to test on, {len(model.labels)} classes"
-        show(f"data: {sizes}")
-        if self.cut:
-            cut = f"{self.cut:,} texts were longer than the {block_size} tokens that the model can read"
-            show(f"{cut}: their end is cut off")
-        show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
-        show(f"to beat: {self._baseline():.1%} accuracy, by always naming the most frequent class")
+    # The test: held-out texts, and whether the body can still write.
+    language = _language_ids(config.language, tokenizer)
 
-    def _baseline(self) -> float:
-        return majority_baseline([number for _, number in self.train], [number for _, number in self.test])
+    def language_loss() -> float:
+        return mean_loss(model.language_model(), sequential_batches(language, 16, model.config.block_size))
 
-    def measure(self) -> dict[str, Any]:
-        return {"language_before": self._language_loss()}
+    def validate() -> dict[str, float]:
+        measured = evaluate(model, batches_of(tests, 32, collate), classification_loss)
+        return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss()}
 
-    def check_measured(self, found: Mapping[str, Any]) -> None:
-        check_like(found.get("language_before"), 0.0, "the state's language_before")
+    before = run.keep("language_before", language_loss, like=0.0)
 
-    def _language_loss(self) -> float:
-        batches = sequential_batches(self.language, 16, self.model.config.block_size)
-        return mean_loss(self.model.language_model(), batches)
+    # Training: each step makes the texts' own labels more likely.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
+    model.train()
+    with run:
+        for batches in run.batches(stream, validate):
+            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
 
-    def kind(self) -> ModelKind:
-        return HEAD_KIND
+    if not run.interrupted:
+        after = validate()
+        run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}
+        _show_result(model, test_texts, tests, baseline, run.out_dir)
+        _show_forgetting(config, before, after["language_loss"])
+        picture = plot_run(run.out_dir, {}, title="Learning to classify", unit="text", shares=("accuracy",))
+        run.finish(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
-    loss = staticmethod(classification_loss)
 
-    def validate(self) -> dict[str, float]:
-        measured = evaluate(self.model, batches_of(self.test, 32, collate), classification_loss)
-        language_loss = self._language_loss()
-        return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss}
+def _with_head(config: ClassifyConfig, labels: list[str]) -> tuple[GPTWithHead, Tokenizer]:
+    if len(labels) < 2:
+        raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
+    base, tokenizer = load_model(config.init_from)
+    show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
+    return GPTWithHead.from_gpt(base, labels), tokenizer
 
-    def report(self, trainer: Trainer) -> None:
-        """Show the result, and store "accuracy" and "language_after" in the trainer's `extra_state`."""
-        measured = self.validate()
-        before, after = trainer.extra_state["language_before"], measured["language_loss"]
-        trainer.extra_state |= {"accuracy": measured["accuracy"], "language_after": after}
-        self._show_result(trainer.out_dir)
-        corpus = self.config.language
-        what = f"loss as a language model on held-out text ({corpus}): {before:.3f} before, {after:.3f} after"
-        if self.config.trained_blocks == 0:
-            show(f"\n{what}: only the head was trained, and nothing is forgotten\n")
-        else:
-            show(f"\n{what}: what it has forgotten\n")
 
-    def _show_result(self, out_dir: Path) -> None:
-        labels, true = self.model.labels, [number for _, number in self.test]
-        probabilities = predict(self.model, [ids for ids, _ in self.test])  # (N, labels)
-        predicted = probabilities.argmax(axis=1)
-        counts = confusion_matrix(true, predicted, len(labels))
-        show(f"\n{confusion_as_text(counts, labels)}\n")
-        draw_confusion(counts, labels, out_dir / "confusion.png")
-        right, baseline = float((predicted == true).mean()), self._baseline()
-        of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
-        show(f"accuracy {right:.1%} on {of}")
-        wrong = np.flatnonzero(predicted != true)
-        for i in [*np.flatnonzero(predicted == true)[:2], *wrong[:2]]:
-            name, share = labels[predicted[i]], probabilities[i, predicted[i]]
-            mistake = "" if predicted[i] == true[i] else f", but it is {labels[true[i]]}"
-            show(f"{'':>11} | {shorten(self.texts[i].text)}\n{'':>11} | -> {name} ({share:.0%} sure){mistake}")
+def _introduce(model: GPTWithHead, train: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
+    trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
+    show(f"data: {len(train):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
+    if cut:
+        longer = f"{cut:,} texts were longer than the {model.config.block_size} tokens that the model can read"
+        show(f"{longer}: their end is cut off")
+    show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
+    show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
+
+
+def _show_result(
+    model: GPTWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
+) -> None:
+    labels, true = model.labels, [number for _, number in tests]
+    probabilities = predict(model, [ids for ids, _ in tests])  # (N, labels)
+    predicted = probabilities.argmax(axis=1)
+    counts = confusion_matrix(true, predicted, len(labels))
+    show(f"\n{confusion_as_text(counts, labels)}\n")
+    draw_confusion(counts, labels, out_dir / "confusion.png")
+    right = float((predicted == true).mean())
+    of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
+    show(f"accuracy {right:.1%} on {of}")
+    wrong = np.flatnonzero(predicted != true)
+    for i in [*np.flatnonzero(predicted == true)[:2], *wrong[:2]]:
+        name, share = labels[predicted[i]], probabilities[i, predicted[i]]
+        mistake = "" if predicted[i] == true[i] else f", but it is {labels[true[i]]}"
+        show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {name} ({share:.0%} sure){mistake}")
+
+
+def _show_forgetting(config: ClassifyConfig, before: float, after: float) -> None:
+    what = f"loss as a language model on held-out text ({config.language}): {before:.3f} before, {after:.3f} after"
+    only_head = config.trained_blocks == 0
+    forgotten = "only the head was trained, and nothing is forgotten" if only_head else "what it has forgotten"
+    show(f"\n{what}: {forgotten}\n")
 
 
 def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import partial
 
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer
-from minigrad import Tensor
+from gpt.training.plots import plot_run
+from gpt.training.run import Run
+from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of
 from ..data.pairs import (
-    PairBatch,
+    ReferencedPreference,
     encode_pairs,
     encode_referenced,
     load_pairs,
@@ -25,9 +27,10 @@ from ..data.pairs import (
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
 from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
-from .stage import Data, RunConfig, Stage
+from .run_config import RunConfig, check_batch_memory
 
 TEST_ITEMS = 300  # held-out questions
+SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,8 @@ class DPOConfig(RunConfig):
 
     beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
     """
+
+    stage = "dpo"
 
     out_dir: str = "runs/dpo"
     beta: float = 0.5
@@ -46,55 +51,64 @@ class DPOConfig(RunConfig):
         check_dpo(self.loss_type, self.beta, self.label_smoothing)
 
 
-class PreferenceOptimization(Stage):
-    """Tune a language model that has the chat tokens on pairs of replies. The untrained model is the reference."""
-
-    name = "dpo"
-    config_class = DPOConfig
-    columns = """\
+COLUMNS = """\
                 loss  how surprised the model, taken as a reward model, is by which reply was preferred; at first ln 2
     rewards/margins  by how much more than the reference it prefers the better reply: beta times nats
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
               right  share of 100 held-out questions answered rightly, at temperature 1
           courteous  share of them answered rightly and courteously: what is preferred"""
-    title = "Learning to prefer"
-    shares = ("rewards/accuracies", "right", "courteous")
-    unit = "pairs"
-    shown = ("rewards/margins", "rewards/accuracies")
-    read = staticmethod(read_referenced)
-    config: DPOConfig
 
-    def prepare(self) -> Data:
-        self.model, self.tokenizer = load_model(self.config.init_from)
-        template = ChatTemplate(self.tokenizer)
-        self.model.to(self.device)
-        show(f"starting from the weights in {self.config.init_from}, which are also the reference")
-        data = {}
-        for name, preferences in zip(("train", "test"), load_pairs(self.config.data, self.config.seed)):
-            pairs, shortened = encode_pairs(preferences, template, self.model.config.block_size)
-            if shortened:
-                show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
-            data[name] = with_columns(preferences, with_reference(self.model, pairs, self.config.batch_size))
-        return data
 
-    def encode(self, data: Data) -> None:
-        config, template, block_size = self.config, ChatTemplate(self.tokenizer), self.model.config.block_size
-        self.train, self.tests = (encode_referenced(data[name], template, block_size) for name in ("train", "test"))
-        self.batches = ShuffledBatches(self.train, config.batch_size, pair_batch, config.seed)
-        items = instruction_tasks("test", TEST_ITEMS, config.seed) if config.data == TASKS else []
-        questions = [preference.prompt for preference in data["test"]]
-        self.judge = Judge(self.model, self.tokenizer, config.init_from, items, questions, config.seed)
+def train_dpo(run: Run, config: DPOConfig) -> None:
+    """Tune a language model that has the chat tokens on pairs of replies. The untrained model is the reference."""
+    # The model, and pairs of replies with their log-probabilities under the model as it is now: the reference.
+    model, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    check_batch_memory(model, config.batch_size, config.training)
+    preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_referenced)
+    template, block_size = ChatTemplate(tokenizer), model.config.block_size
+    train, tests = (encode_referenced(part, template, block_size) for part in preferences)
+    show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
+    run.explain_columns(COLUMNS, "pairs", SHOWN)
 
-    def introduce(self) -> None:
-        show(f"data: {len(self.train):,} pairs of replies to learn from, {len(self.tests):,} to test on")
+    # The loss: a policy is a reward model, and is trained like one (objectives/dpo.py has the formula).
+    loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
-    def loss(self, model: Any, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
-        return dpo_batch_loss(model, batch, self.config.beta, self.config.loss_type, self.config.label_smoothing)
+    # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
+    items = instruction_tasks("test", TEST_ITEMS, config.seed) if config.data == TASKS else []
+    questions = [preference.prompt for preference in preferences[1]]
+    judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
 
-    def validate(self) -> dict[str, float]:
-        metrics = evaluate(self.model, batches_of(self.tests, self.config.batch_size, pair_batch), self.loss)
-        return {"val_loss": metrics["loss"], **{name: metrics[name] for name in self.shown}, **self.judge.on_the_way()}
+    def validate() -> dict[str, float]:
+        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn)
+        return {"val_loss": metrics["loss"], **{name: metrics[name] for name in SHOWN}, **judge.on_the_way()}
 
-    def report(self, trainer: Trainer) -> None:
-        self.judge.show_change()
+    # Training: each step makes preferred replies more likely, compared with the reference, and the others less.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
+    model.train()
+    with run:
+        for batches in run.batches(stream, validate):
+            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+
+    if not run.interrupted:
+        judge.show_change()
+        shares = ("rewards/accuracies", "right", "courteous")
+        picture = plot_run(run.out_dir, {}, title="Learning to prefer", unit="pair", shares=shares)
+        run.finish(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+
+
+def _referenced_pairs(
+    model: LanguageModel, tokenizer: Tokenizer, config: DPOConfig
+) -> list[list[ReferencedPreference]]:
+    """Pairs to train on and to test on, with the log-probabilities of their replies under the model."""
+    show(f"starting from the weights in {config.init_from}, which are also the reference")
+    parts = []
+    for name, preferences in zip(("train", "test"), load_pairs(config.data, config.seed)):
+        pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
+        if shortened:
+            show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
+        parts.append(with_columns(preferences, with_reference(model, pairs, config.batch_size)))
+    return parts

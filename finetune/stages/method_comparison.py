@@ -12,12 +12,16 @@ from pathlib import Path
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
+from gpt.training.evaluation import language_model_loss
 from gpt.training.log import read_log
-from gpt.training.trainer import Trainer
+from gpt.training.run import Run, resume, start
+from gpt.training.run_folder import settings_of
+from gpt.training.training_step import training_step
 
-from ..evaluation.training_memory import held_bytes, peak_bytes
-from .adaptation import Adaptation, AdaptationConfig
-from .stage import resume, settings_of, start
+from ..evaluation.training_memory import added_bytes, held_bytes
+from ..objectives.sft import sft_loss
+from .adaptation import AdaptationConfig, train_adaptation
+from .adaptation_data import is_conversations
 
 ROW = "measured.json"  # in the folder of each method's run
 EXPLANATION = """\
@@ -61,16 +65,19 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
         if has_run and row_path.exists():
             show("finished already")
         else:
-            trainer = resume(Adaptation, config.out_dir, device) if has_run else start(Adaptation, config, device)
-            if trainer.interrupted:
+            if has_run:
+                run = resume(train_adaptation, AdaptationConfig, config.out_dir, device)
+            else:
+                run = start(train_adaptation, config, device)
+            if run.interrupted:
                 return None
-            write_text(row_path, json.dumps(dataclasses.asdict(_measured(trainer, config)), indent=1))
+            write_text(row_path, json.dumps(dataclasses.asdict(_measured(run, config)), indent=1))
         rows.append(Row(**parse_json(read_text(row_path), str(row_path))))
     return rows
 
 
 def _check_same(config: AdaptationConfig) -> None:
-    found = settings_of(Adaptation, config.out_dir)
+    found = settings_of(AdaptationConfig, config.out_dir)
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(found, field.name)
         if field.name == "lora":  # the embeddings may have been added to what is trained
@@ -79,17 +86,24 @@ def _check_same(config: AdaptationConfig) -> None:
             raise FileExistsError(f"{config.out_dir} holds a run with another {field.name}: choose another --out-dir")
 
 
-def _measured(trainer: Trainer, config: AdaptationConfig) -> Row:
-    held = held_bytes(trainer.model, trainer.optimizer)
-    times = [row["ms"] for row in read_log(trainer.log.path) if "ms" in row]
+def _measured(run: Run, config: AdaptationConfig) -> Row:
+    held = held_bytes(run.model, run.optimizer)
+    times = [row["ms"] for row in read_log(run.log.path) if "ms" in row]
+    loss_fn = sft_loss if is_conversations(config.data) else language_model_loss
+
+    def take_step() -> None:
+        batches = [next(run.stream) for _ in range(run.training.gradient_accumulation_steps)]
+        max_norm = run.training.grad_clip
+        training_step(run.model, batches, loss_fn, run.optimizer, run.schedule, max_norm, run.gradients)
+
     return Row(
         config.method,
-        trainer.model.num_parameters(trainable_only=True),
-        trainer.extra_state["before"],
-        trainer.extra_state["after"],
+        run.model.num_parameters(trainable_only=True),
+        run.extra["before"],
+        run.extra["after"],
         held["weights"],
         held["optimizer"],
-        peak_bytes(trainer),
+        sum(held.values()) + added_bytes(take_step),
         statistics.median(times),
     )
 

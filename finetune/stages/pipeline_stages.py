@@ -7,26 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt.training import pretraining
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.corpora import load_corpus
 from gpt.training.loading import load_model
-from gpt.training.pretraining import claim, demo_config, pretrain
-from gpt.training.trainer import TrainingConfig
+from gpt.training.pretraining import demo_config, pretrain, resume_pretraining
+from gpt.training.run import Run, resume, start
+from gpt.training.run_folder import claim
+from gpt.training.training_config import TrainingConfig
 
 from ..data import pairs
 from ..data.datasets import Example, write_jsonl
 from ..data.tasks import instruction_tasks, preference_pairs
 from ..quantization import QuantizationConfig, quantize
 from ..quantization.folder import save_quantized
-from .adaptation import Adaptation, AdaptationConfig, merge_run
-from .dpo import DPOConfig, PreferenceOptimization
-from .ppo import PPORunConfig, Reinforcement
-from .ppo_loop import PPOConfig
-from .reward import RewardConfig, RewardModelling
-from .sft import InstructionTuning, SFTConfig
-from .stage import Stage, resume, start
+from .adaptation import AdaptationConfig, merge_run, train_adaptation
+from .dpo import DPOConfig, train_dpo
+from .ppo import PPOConfig, PPORunConfig, train_ppo
+from .reward import RewardConfig, train_reward_model
+from .sft import SFTConfig, train_sft
 
 MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged
@@ -97,12 +96,15 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
     def folder(name: str) -> str:
         return (Path(config.out_dir) / name).as_posix()
 
-    def by(stage: type[Stage], settings: Any) -> Callable[[bool], bool]:
-        def run(going_on: bool) -> bool:
-            trainer = resume(stage, settings.out_dir, device) if going_on else start(stage, settings, device)
-            return not trainer.interrupted
+    def by(train: Callable[[Run, Any], None], settings: Any) -> Callable[[bool], bool]:
+        def run_stage(going_on: bool) -> bool:
+            if going_on:
+                run = resume(train, type(settings), settings.out_dir, device)
+            else:
+                run = start(train, settings, device)
+            return not run.interrupted
 
-        return run
+        return run_stage
 
     def data(name: str) -> str:
         return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()
@@ -142,25 +144,25 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
     )
     parts = [
         _base(config, amount, folder("pretrained"), device),
-        Part("sft", ("pretrained",), "to answer questions, from conversations", by(InstructionTuning, sft)),
+        Part("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
         Part(
             "reward",
             ("sft",),
             "which of two replies is better, from pairs: the reward model",
-            by(RewardModelling, reward),
+            by(train_reward_model, reward),
         ),
-        Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(PreferenceOptimization, dpo)),
+        Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
         Part(
             "ppo",
             ("sft", "reward"),
             "to reply as the reward model likes, from its own replies",
-            by(Reinforcement, ppo),
+            by(train_ppo, ppo),
         ),
         Part(
             "lora",
             ("sft",),
             "the preferred replies alone, with adapters of low rank beside frozen weights; then merged",
-            lambda going_on: _adapt(lora, amount, lambda: by(Adaptation, lora)(going_on)),
+            lambda going_on: _adapt(lora, amount, lambda: by(train_adaptation, lora)(going_on)),
         ),
         Part(
             "quantized",
@@ -181,8 +183,8 @@ def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> P
     base = demo_config(config.short, folder, config.seed, made_by="pipeline")
 
     def run(going_on: bool) -> bool:
-        trainer = pretraining.resume(folder, device) if going_on else pretrain(base, device)
-        return not trainer.interrupted
+        trained = resume_pretraining(folder, device) if going_on else pretrain(base, device)
+        return not trained.interrupted
 
     return Part("pretrained", (), "a tokenizer, and then the next token, from plain text", run)
 

@@ -1,17 +1,37 @@
-"""A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards."""
+"""A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards.
+
+All other stages learn from given data. Reinforcement learning learns from the model's own replies, which have to be
+generated again whenever the model has changed. So for the first time the training loop changes its shape:
+
+    roll out    the policy answers a batch of prompts                             (finetune/objectives/rollout.py)
+    reward      what the reward model gives, minus a price for moving away from the reference model
+    advantage   which tokens turned out better than expected                      (finetune/objectives/ppo.py)
+    update      a few optimizer steps on these replies, with the clipped loss
+
+Simplified: dropout is off throughout, and all replies are drawn at temperature 1. Ziegler et al. 2019; Stiennon et al.
+2020; Ouyang et al. 2022, section 3.5. The names are those of TRL.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.training.checkpoint import CheckpointError
+from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.run import Run
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_step
+from minigrad import Tensor, backend, nn
+from minigrad.backend import to_numpy
 
 from ..data.chat_template import ChatTemplate, without_oldest_turn
 from ..data.datasets import Example, ShuffledBatches, read_examples, read_preferences
@@ -21,12 +41,60 @@ from ..evaluation.answering import Reply
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.gpt_with_head import GPTWithHead
-from ..objectives.rollout import PolicyWithValue
-from .ppo_loop import PPOConfig, PPOTrainer
+from ..objectives.logprobs import selected_logprobs
+from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
+from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
 from .reward import check_better_than_chance, load_reward_model
-from .stage import Data, Stage
+from .run_config import check_batch_memory
 
 TRAIN_ITEMS, TEST_ITEMS = 6000, 300
+SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """How to reinforce.
+
+    total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
+    num_ppo_epochs: how often each reply is used, in num_mini_batches steps each time. kl_coef: strength of the penalty
+    for moving away from the reference model. missing_eos_penalty: subtracted from the score of a reply that does not
+    end within response_length tokens. The other settings belong to the formulas in finetune/objectives/ppo.py. Raises
+    ValueError for values out of range.
+    """
+
+    total_iterations: int = 16
+    batch_size: int = 64
+    num_ppo_epochs: int = 2
+    num_mini_batches: int = 2
+    response_length: int = 24
+    kl_coef: float = 0.5
+    missing_eos_penalty: float = 1.0
+    gamma: float = 1.0
+    lam: float = 0.95
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("total_iterations", "batch_size", "num_ppo_epochs", "num_mini_batches", "response_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("kl_coef", "missing_eos_penalty", "vf_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("cliprange", "cliprange_value"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number > 0, got {getattr(self, name)}")
+        if self.batch_size < self.num_mini_batches:
+            raise ValueError(f"{self.batch_size} replies cannot be dealt to {self.num_mini_batches} mini-batches")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """The number of optimizer steps on the replies of one rollout."""
+        return self.num_ppo_epochs * self.num_mini_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +103,8 @@ class PPORunConfig:
 
     reward_model: the folder of a reward modeling run with the same tokenizer.
     """
+
+    stage = "ppo"
 
     init_from: str = "runs/sft"
     reward_model: str = "runs/reward"
@@ -45,77 +115,161 @@ class PPORunConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
-class Reinforcement(Stage):
-    """Train a language model that has the chat tokens by PPO on a reward model. The untrained model is the reference.
-
-    PPO has its own loop: see ppo_loop.py. To continue a run, its reference and its reward model must still be there.
-    """
-
-    name = "ppo"
-    config_class = PPORunConfig
-    columns = """\
+COLUMNS = """\
              loss  of policy and value together; it says little, as its aim moves with the policy
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximized
      objective/kl  how far the policy has moved from the reference, in nats per reply: what that costs
             right  share of replies that are really right, which the reward model does not know (100 at an evaluation)
         courteous  share of them that are right and courteous: what was preferred"""
-    read = staticmethod(read_examples)
-    config: PPORunConfig
 
-    def prepare(self) -> Data:
-        self.model, self.tokenizer = load_model(self.config.init_from)
-        show(f"starting from the weights in {self.config.init_from}, which are also the reference")
-        train, held_out = load_questions(self.config.data, self.config.seed)
-        return {"train": train, "test": held_out}
 
-    def encode(self, data: Data) -> None:
-        config, block_size = self.config, self.model.config.block_size
-        self.reward_model = checked_reward_model(config.reward_model, self.tokenizer, block_size)
-        self.template, train, held_out = ChatTemplate(self.tokenizer), data["train"], data["test"]
-        self.built_in = config.data == TASKS
-        self.items = instruction_tasks("test", len(held_out), config.seed) if self.built_in else []
-        subjects = instruction_tasks("train", len(train), config.seed + 1) if self.built_in else train
-        prompts = encode_questions(train, self.template, block_size, config.ppo.response_length)
-        self.batches = ShuffledBatches(list(zip(prompts, subjects)), config.ppo.batch_size, list, config.seed)
-        questions = [example.messages[:-1] for example in held_out]
-        self.judge = Judge(self.model, self.tokenizer, config.init_from, self.items, questions, config.seed)
-        self.sizes = f"{len(train):,} questions to answer, {len(held_out):,} to test on"
+def train_ppo(run: Run, config: PPORunConfig) -> None:
+    """Train a language model that has the chat tokens by PPO on a reward model. The untrained model is the reference.
 
-    def introduce(self) -> None:
-        show(f"data: {self.sizes}")
+    To continue a run, its reference and its reward model must still be there.
+    """
+    # Four models: the policy with its value head, which are trained; the reference; and the reward model.
+    ppo = config.ppo
+    policy, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    check_batch_memory(policy, ppo.batch_size, config.training)
+    if run.is_new:
+        show(f"starting from the weights in {config.init_from}, which are also the reference")
+    reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
+    reference = load_model(config.init_from)[0].to(run.device).eval()
+    model = PolicyWithValue(policy).eval()  # without dropout throughout
+    run.parts["value_head"] = _HeadState(model.value_head)
 
-    def trainer(self, extra_state: dict[str, Any]) -> PPOTrainer:
-        config = self.config
-        reference, _ = load_model(config.init_from)
-        return PPOTrainer(
-            PolicyWithValue(self.model).to(self.device),
-            reference.to(self.device),
-            self.reward_model.to(self.device),
-            self.batches,
-            config.ppo,
-            config.training,
-            config.out_dir,
-            self.template.stop_tokens,
-            judge=self._check if self.built_in else None,
-            evaluate=self.judge.on_the_way if self.built_in else None,
-            extra_state=extra_state,
-        )
+    # The data: prompts, each with what is known about it, and other questions to test on.
+    examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
+    template = ChatTemplate(tokenizer)
+    is_built_in = config.data == TASKS
+    known = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
+    questions = list(zip(encode_questions(examples, template, policy.config.block_size, ppo.response_length), known))
+    items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []
+    judge = Judge(policy, tokenizer, config.init_from, items, [e.messages[:-1] for e in held_out], config.seed)
+    show(f"data: {len(examples):,} questions to answer, {len(held_out):,} to test on")
+    run.explain_columns(COLUMNS, shown=SHOWN)
 
-    def _check(self, asked: list[TaskItem], replies: list[list[int]]) -> dict[str, float]:
-        """What the reward model does not know: whether the replies of a rollout are really right."""
-        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
-        ended = [ids[-1] in self.template.stop_tokens for ids in replies]
-        return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, ended, replies)]))
+    training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
+    optimizer, schedule = run.prepare(model, training)
+    loss_fn = partial(ppo_batch_loss, config=ppo)
+    stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
+    with run:
+        for (asked,) in run.batches(stream, judge.on_the_way if is_built_in else None, ppo.steps_per_iteration):
+            # Roll out: the policy answers the next prompts, and the other models evaluate each token of the replies.
+            prompts, about = zip(*asked)
+            rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
-    def report(self, trainer: Trainer) -> None:
-        self.judge.show_change()
+            # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
+            scores = rollout.scores - ppo.missing_eos_penalty * ~rollout.ended  # (B)
+            kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): the estimate k1 for each token
+            rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
-    def done(self, trainer: Trainer) -> str:
-        return f"reinforced in {self.config.ppo.total_iterations} iterations, {trainer.count:,} tokens,"
+            # Advantage: which tokens turned out better than the value head expected?
+            advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
+            advantages = whiten(advantages, rollout.mask)
 
-    def plot(self, trainer: Trainer) -> Path | None:
-        return plot_reinforcement({"": trainer.out_dir}, trainer.out_dir / "reinforcement.png")
+            # Update: a few steps, each on the tokens of some of the replies.
+            steps = []
+            for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
+                step = training_step(model, [batch], loss_fn, optimizer, schedule, training.grad_clip, run.gradients)
+                steps.append(step)
+            measured = _really_right(about, rollout, tokenizer, template.stop_tokens) if is_built_in else {}
+            run.record(*steps, **rollout_metrics(rollout), **measured)
+
+    if not run.interrupted:
+        judge.show_change()
+        picture = plot_reinforcement({"": run.out_dir}, run.out_dir / "reinforcement.png")
+        run.finish(f"reinforced in {ppo.total_iterations} iterations, {run.count:,} tokens,", picture)
+
+
+# --- the batches of an update -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOBatch:
+    """N tokens of some replies, and what was known when they were sampled.
+
+    tokens (B, T): prompts with their replies. places: the places of the N tokens in them. All other arrays are (N).
+    """
+
+    tokens: np.ndarray
+    places: Places
+    drawn: np.ndarray
+    logprobs: np.ndarray
+    advantages: np.ndarray
+    values: np.ndarray
+    returns: np.ndarray
+
+
+def ppo_batches(
+    rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, config: PPOConfig, rng: np.random.Generator
+) -> list[PPOBatch]:
+    """Deal a rollout's replies, with the advantages and returns (B, R) of their tokens, to the mini-batches of all
+    epochs.
+    """
+    batches = []
+    for _ in range(config.num_ppo_epochs):
+        for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
+            mask, tokens = rollout.mask[rows], rollout.tokens[rows]
+            places = Places.of(rollout.starts[rows], mask)
+            known = (x[rows][mask] for x in (rollout.logprobs, advantages, rollout.values, returns))  # (N,) each
+            batches.append(PPOBatch(tokens, places, tokens[places.here], *known))
+    return batches
+
+
+def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
+    """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
+    logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
+    logprobs = selected_logprobs(logits, batch.drawn)  # (N)
+    loss, policy, value = ppo_loss(
+        logprobs,
+        values,
+        batch.logprobs,
+        batch.values,
+        batch.advantages,
+        batch.returns,
+        config.cliprange,
+        config.cliprange_value,
+        config.vf_coef,
+    )
+
+    clip = config.cliprange
+    metrics = {
+        **update_metrics(logits, logprobs, batch.logprobs, batch.advantages, clip, clip),
+        "loss/policy_avg": policy.data.sum(),
+        "loss/value_avg": value.data.sum(),
+    }
+    return loss.sum(), len(batch.drawn), metrics
+
+
+# --- what a run needs besides -----------------------------------------------------------------------------------------
+
+
+def _really_right(
+    asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer, stop_tokens: Sequence[int]
+) -> dict[str, float]:
+    """What the reward model does not know: whether the replies of a rollout are really right."""
+    replies = rollout.replies()
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
+    ended = [ids[-1] in stop_tokens for ids in replies]
+    return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, ended, replies)]))
+
+
+class _HeadState:
+    """The weights of the value head, JSON-able: a checkpoint's model is the policy alone, which everything can load."""
+
+    def __init__(self, head: nn.Linear):
+        self.head = head
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: to_numpy(array).tolist() for name, array in self.head.state_dict().items()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        arrays = {name: np.array(rows, self.head.weight.dtype) for name, rows in dict(saved).items()}
+        check_like(arrays, self.head.state_dict(), "the value head")
+        self.head.load_state_dict(arrays)
 
 
 def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> GPTWithHead:

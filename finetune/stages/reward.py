@@ -1,20 +1,22 @@
 """A run of reward modeling: from a model that answers to a model that scores answers, and how often it is right.
 
-This is the smallest stage, an example of what a stage has to define (see stage.py).
+This is the smallest stage: an example for a new one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.training.checkpoint import CheckpointError, ModelKind, check_like, load_checkpoint
+from gpt.training.checkpoint import CheckpointError, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer
+from gpt.training.plots import plot_run
+from gpt.training.run import Run
+from gpt.training.training_step import training_step
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 
@@ -25,7 +27,7 @@ from ..data.tasks import TASKS
 from ..evaluation.answering import shorten
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
-from .stage import Data, RunConfig, Stage
+from .run_config import RunConfig, check_batch_memory
 
 LABELS = ["reward"]  # a head with a single score
 CHANCE = 0.01  # a reward model is better than a coin if a coin would do as well in fewer cases than this
@@ -38,71 +40,68 @@ class RewardConfig(RunConfig):
     out.
     """
 
+    stage = "reward"
+
     out_dir: str = "runs/reward"
 
 
-class RewardModelling(Stage):
-    """Train a reward model on pairs of replies, starting from a language model that has the chat tokens."""
-
-    name = "reward"
-    config_class = RewardConfig
-    columns = """\
+COLUMNS = """\
       loss  how surprised the model is by which reply was preferred: ln 2 = 0.69 for a coin
   accuracy  how often it scores the preferred reply higher
     margin  by how much, on average
    pairs/s  comparisons learned from per second"""
-    title = "Learning what is preferred"
-    shares = ("accuracy",)
-    unit = "pairs"
-    read = staticmethod(read_preferences)
-    config: RewardConfig
 
-    def prepare(self) -> Data:
-        gpt, self.tokenizer = load_model(self.config.init_from)
-        train, test = load_pairs(self.config.data, self.config.seed)
-        self.model = GPTWithHead.from_gpt(gpt, LABELS)
-        size = f"{self.model.num_parameters():,} parameters"
-        show(f"starting from the weights in {self.config.init_from}, with a new head: {size}")
-        return {"train": train, "test": test}
 
-    def encode(self, data: Data) -> None:
-        template, block_size = ChatTemplate(self.tokenizer), self.model.config.block_size
-        self.train, self.shortened = encode_pairs(data["train"], template, block_size)
-        self.tests, _ = encode_pairs(data["test"], template, block_size)
-        self.batches = ShuffledBatches(self.train, self.config.batch_size, pair_batch, self.config.seed)
+def train_reward_model(run: Run, config: RewardConfig) -> None:
+    """Train a reward model on pairs of replies, starting from a language model that has the chat tokens."""
+    # The model: a language model whose head is replaced by one that gives a single score.
+    model, tokenizer = run.model_from(lambda: _with_head(config.init_from), HEAD_KIND)
+    check_batch_memory(model, config.batch_size, config.training)
+    # The data: pairs of replies to the same prompt, the preferred one first.
+    preferences = run.data(lambda: load_pairs(config.data, config.seed), read_preferences)
+    template, block_size = ChatTemplate(tokenizer), model.config.block_size
+    (train, shortened), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
+    show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
+    if shortened:
+        show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
+    run.explain_columns(COLUMNS, unit="pairs")
+    shown = tests[:SHOWN]
+    before = run.keep("scores", lambda: _scores(model, shown), like=[(0.0, 0.0)] * len(shown))
 
-    def introduce(self) -> None:
-        show(f"data: {len(self.train):,} pairs of replies to learn from, {len(self.tests):,} to test on")
-        if self.shortened:
-            how = "oldest turns left out, or the replies' ends cut"
-            show(f"{self.shortened:,} pairs were too long for the model: {how}")
+    # Training: each step raises the scores of preferred replies above those of the others.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
+    model.train()
+    with run:
+        for batches in run.batches(stream, lambda: _validate(model, tests, config.batch_size)):
+            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
 
-    def measure(self) -> dict[str, Any]:
-        return {"scores": _scores(self.model, self.tests[:SHOWN])}
+    if not run.interrupted:
+        _show_replies(tokenizer, shown, before, _scores(model, shown))
+        _show_accuracy(model, tests, config)
+        picture = plot_run(run.out_dir, {}, title="Learning what is preferred", unit="pair", shares=("accuracy",))
+        run.finish(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
 
-    def check_measured(self, found: Mapping[str, Any]) -> None:
-        check_like(found.get("scores"), [(0.0, 0.0)] * len(self.tests[:SHOWN]), "the state's scores")
 
-    def kind(self) -> ModelKind:
-        return HEAD_KIND
+def _with_head(init_from: str) -> tuple[GPTWithHead, Tokenizer]:
+    gpt, tokenizer = load_model(init_from)
+    model = GPTWithHead.from_gpt(gpt, LABELS)
+    show(f"starting from the weights in {init_from}, with a new head: {model.num_parameters():,} parameters")
+    return model, tokenizer
 
-    loss = staticmethod(reward_batch_loss)
 
-    def validate(self) -> dict[str, float]:
-        return _validate(self.model, self.tests, self.config.batch_size)
-
-    def report(self, trainer: Trainer) -> None:
-        after = _scores(self.model, self.tests[:SHOWN])
-        _show_replies(self.tokenizer, self.tests[:SHOWN], trainer.extra_state["scores"], after)
-        try:
-            show(f"\n{check_better_than_chance(self.model, self.tests, self.config.out_dir)}")
-        except ValueError as error:
-            show(f"\n{error}")
-        if self.config.data == TASKS:  # in turn, see tasks.preference_pairs
-            kinds = {"courtesy": self.tests[0::3], "the answer": self.tests[1::3], "both": self.tests[2::3]}
-            right = {name: _validate(self.model, pairs, self.config.batch_size) for name, pairs in kinds.items()}
-            shares = ", ".join(f"{name}: {measured['accuracy']:.0%}" for name, measured in right.items())
-            show(f"of those that differ in {shares}")
+def _show_accuracy(model: GPTWithHead, tests: Sequence[Pair], config: RewardConfig) -> None:
+    try:
+        show(f"\n{check_better_than_chance(model, tests, config.out_dir)}")
+    except ValueError as error:
+        show(f"\n{error}")
+    if config.data == TASKS:  # in turn, see tasks.preference_pairs
+        kinds = {"courtesy": tests[0::3], "the answer": tests[1::3], "both": tests[2::3]}
+        right = {name: _validate(model, pairs, config.batch_size) for name, pairs in kinds.items()}
+        shares = ", ".join(f"{name}: {measured['accuracy']:.0%}" for name, measured in right.items())
+        show(f"of those that differ in {shares}")
 
 
 def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:

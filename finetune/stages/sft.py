@@ -8,16 +8,16 @@ knowledge, which do not improve, because instruction tuning teaches the format a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
-from gpt.model.language_model import LanguageModel
-from gpt.training.checkpoint import check_like
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer
+from gpt.training.plots import plot_run
+from gpt.training.run import Run
+from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
@@ -35,7 +35,7 @@ from ..evaluation.answering import (
     show_scores,
 )
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
-from .stage import Data, RunConfig, Stage
+from .run_config import RunConfig, check_batch_memory
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
@@ -47,85 +47,97 @@ class SFTConfig(RunConfig):
     out.
     """
 
+    stage = "sft"
+
     init_from: str = "runs/demo"
     out_dir: str = "runs/sft"
 
 
-class InstructionTuning(Stage):
-    """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
-
-    name = "sft"
-    config_class = SFTConfig
-    columns = """\
+COLUMNS = """\
                  loss  of the assistant's tokens only; all others are masked
   mean_token_accuracy  how often the most likely token is the right one
              tokens/s  tokens learned from, per second: a few of each conversation
           exact match  share of 80 held-out questions answered with the right words, nothing more, and then <|im_end|>
                format  share of replies that look like an answer, right or wrong, and then end"""
-    title = "Learning to answer"
-    read = staticmethod(read_examples)
-    config: SFTConfig
 
-    def prepare(self) -> Data:
-        self.model, self.tokenizer = load_model(self.config.init_from)
-        train, held_out = load_data(self.config.data, self.config.seed)
-        added = add_chat_tokens(self.model, self.tokenizer)
-        size = f"{self.model.num_parameters():,} parameters"
-        show(f"starting from the weights in {self.config.init_from}, {added} tokens added: {size}")
-        return {"train": train, "test": held_out}
 
-    def encode(self, data: Data) -> None:
-        self.template, block_size = ChatTemplate(self.tokenizer), self.model.config.block_size
-        self.train, self.held_out = data["train"], data["test"]
-        self.conversations, self.shortened = encode_examples(self.train, self.template, block_size)
-        self.tests, _ = encode_examples(self.held_out, self.template, block_size)
-        built_in = self.config.data == TASKS
-        self.items = instruction_tasks("test", len(self.held_out), self.config.seed) if built_in else []
-        self.shares = ("exact_match", "format") if built_in else ("mean_token_accuracy",)
-        self.batches = ShuffledBatches(self.conversations, self.config.batch_size, collate, self.config.seed)
+def train_sft(run: Run, config: SFTConfig) -> None:
+    """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
+    # The model, and conversations as tokens, of which those of the assistant are learned from.
+    model, tokenizer = run.model_from(lambda: _with_chat_tokens(config.init_from))
+    check_batch_memory(model, config.batch_size, config.training)
+    examples, held_out = run.data(lambda: load_data(config.data, config.seed), read_examples)
+    template, block_size = ChatTemplate(tokenizer), model.config.block_size
+    train, shortened = encode_examples(examples, template, block_size)
+    tests, _ = encode_examples(held_out, template, block_size)
+    _introduce(train, len(tests), shortened)
+    show("\nThe first one, with what is learned from in color or in brackets:")
+    show(mask_as_text(template, examples[0].messages))
+    run.explain_columns(COLUMNS)
 
-    def introduce(self) -> None:
-        tokens = sum(len(ids) for ids, _ in self.conversations)
-        learned = sum(sum(marks) for _, marks in self.conversations)
-        show(
-            f"data: {len(self.train):,} conversations to learn from, {len(self.held_out):,} to test on; {learned:,} of "
-            f"{tokens:,} tokens are the assistant's and are learned from"
-        )
-        if self.shortened:
-            show(f"{self.shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
-        show("\nThe first one, with what is learned from in color or in brackets:")
-        show(mask_as_text(self.template, self.train[0].messages))
+    # What the model answers before training: to be compared with what it answers afterwards.
+    items = instruction_tasks("test", len(held_out), config.seed) if config.data == TASKS else []
+    before = run.keep("before", lambda: _measure(model, tokenizer, items, held_out), like=_form(items, held_out))
 
-    def measure(self) -> dict[str, Any]:
-        return {"before": self._measure()}
+    # Training: each step makes the assistant's tokens more likely.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
+    asked = items[:VALIDATION_ITEMS]
+    model.train()
+    with run:
+        for batches in run.batches(
+            stream, lambda: validate_answers(model, tokenizer, tests, asked, config.batch_size)
+        ):
+            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
 
-    def _measure(self) -> dict[str, Any]:
-        """`following` on the built-in questions, or the replies to the first few conversations of a file."""
-        if self.items:
-            return following(self.model, self.tokenizer, self.items)
-        questions = [example.messages[:-1] for example in self.held_out[:SHOWN]]
-        return {"replies": likely_replies(self.model, self.tokenizer, questions, max_new_tokens=60)}
+    if not run.interrupted:
+        _show_change(before, _measure(model, tokenizer, items, held_out), held_out)
+        shares = ("exact_match", "format") if items else ("mean_token_accuracy",)
+        picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=shares)
+        run.finish(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
 
-    def check_measured(self, found: Mapping[str, Any]) -> None:
-        replies = {"replies": dict.fromkeys((example.messages[-2]["content"] for example in self.held_out[:SHOWN]), "")}
-        form = following_form(self.items) if self.items else replies
-        check_like(found.get("before"), form, "the state's before")
 
-    loss = staticmethod(sft_loss)
+def _with_chat_tokens(init_from: str) -> tuple[LanguageModel, Tokenizer]:
+    model, tokenizer = load_model(init_from)
+    added = add_chat_tokens(model, tokenizer)
+    show(f"starting from the weights in {init_from}, {added} tokens added: {model.num_parameters():,} parameters")
+    return model, tokenizer
 
-    def validate(self) -> dict[str, float]:
-        items = self.items[:VALIDATION_ITEMS]
-        return validate_answers(self.model, self.tokenizer, self.tests, items, self.config.batch_size)
 
-    def report(self, trainer: Trainer) -> None:
-        before, after = trainer.extra_state["before"], self._measure()
-        if self.items:
-            show_scores(before, after)
-        answers = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in self.held_out}
-        show_replies(before["replies"], after["replies"], answers)
+def _introduce(train: Sequence[Conversation], tests: int, shortened: int) -> None:
+    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(marks) for _, marks in train)
+    show(
+        f"data: {len(train):,} conversations to learn from, {tests:,} to test on; {learned:,} of "
+        f"{tokens:,} tokens are the assistant's and are learned from"
+    )
+    if shortened:
+        show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
 
-    def done(self, trainer: Trainer) -> str:
-        return f"trained {trainer.steps_done} steps, {trainer.count:,} tokens of answers,"
+
+def _measure(
+    model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], held_out: Sequence[Example]
+) -> dict[str, Any]:
+    """`following` on the built-in questions, or the replies to the first few conversations of a file."""
+    if items:
+        return following(model, tokenizer, items)
+    questions = [example.messages[:-1] for example in held_out[:SHOWN]]
+    return {"replies": likely_replies(model, tokenizer, questions, max_new_tokens=60)}
+
+
+def _form(items: Sequence[TaskItem], held_out: Sequence[Example]) -> dict[str, Any]:
+    """What `_measure` returns, with zeros and empty replies."""
+    if items:
+        return following_form(items)
+    return {"replies": dict.fromkeys((example.messages[-2]["content"] for example in held_out[:SHOWN]), "")}
+
+
+def _show_change(before: dict[str, Any], after: dict[str, Any], held_out: Sequence[Example]) -> None:
+    if "templates" in after:  # the built-in questions, whose answers can be checked
+        show_scores(before, after)
+    answers = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in held_out}
+    show_replies(before["replies"], after["replies"], answers)
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:

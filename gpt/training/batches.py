@@ -78,10 +78,17 @@ def _description(path: str | os.PathLike[str]) -> Path:
 def prepare(
     text: str, tokenizer: Tokenizer, folder: str | os.PathLike[str], validation_fraction: float = 0.1
 ) -> tuple[Tokens, Tokens]:
-    """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory.
+    """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory. See `encode_parts`."""
+    for name, ids in encode_parts(text, tokenizer, validation_fraction).items():
+        write_tokens(Path(folder) / f"{name}.bin", ids, len(tokenizer))
+    return open_tokens(Path(folder) / "train.bin"), open_tokens(Path(folder) / "val.bin")
 
-    The text is first split and then encoded. The last `validation_fraction` of its characters is for validation. Raises
-    ValueError for an empty text, and for a fraction that leaves one of the two parts empty.
+
+def encode_parts(text: str, tokenizer: Tokenizer, validation_fraction: float = 0.1) -> dict[str, Tokens]:
+    """The tokens of a text, "train" and "val". The text is first split and then encoded.
+
+    The last `validation_fraction` of its characters is for validation. Raises ValueError for an empty text, and for a
+    fraction that leaves one of the two parts empty.
     """
     if not text:
         raise ValueError("the text is empty: there is nothing to train on; give some text")
@@ -91,16 +98,16 @@ def prepare(
             f"validation_fraction {validation_fraction} of {len(text):,} characters leaves none for training or for "
             "validation; take 0.1, or a longer text"
         )
-    folder = Path(folder)
+    encoded = {}
     for name, part in {"train": text[:split], "val": text[split:]}.items():
-        encoded = []
+        chunks = []
         with progress_bar(len(part), f"encoding {name}.bin", "char") as bar:
             for chunk in independent_chunks([part], tokenizer.special_tokens):
                 ids = tokenizer.encode(chunk, add_special_tokens=False)
-                encoded.append(np.array(ids, dtype=token_dtype(len(tokenizer))))
+                chunks.append(np.array(ids, dtype=token_dtype(len(tokenizer))))
                 bar.update(len(chunk))
-        write_tokens(folder / f"{name}.bin", np.concatenate(encoded), len(tokenizer))
-    return open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
+        encoded[name] = np.concatenate(chunks)
+    return encoded
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,13 +151,18 @@ def get_batch(
     >>> inputs, targets
     (array([[0, 1, 2, 3, 4]]), array([[1, 2, 3, 4, 5]]))
     """
+    check_length(tokens, block_size)
+    starts = rng.integers(0, len(tokens) - block_size, size=batch_size)
+    return _shifted(tokens[starts[:, None] + np.arange(block_size + 1)], vocab_size)
+
+
+def check_length(tokens: Tokens, block_size: int) -> None:
+    """Raise ValueError for fewer tokens than a window of `block_size` and its last target."""
     if len(tokens) < block_size + 1:
         raise ValueError(
             f"{len(tokens):,} tokens are too few for block_size {block_size:,}, which needs {block_size + 1:,}: "
             f"take more text, or a --block-size of at most {max(len(tokens) - 1, 0):,}"
         )
-    starts = rng.integers(0, len(tokens) - block_size, size=batch_size)
-    return _shifted(tokens[starts[:, None] + np.arange(block_size + 1)], vocab_size)
 
 
 def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:

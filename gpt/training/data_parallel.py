@@ -32,7 +32,7 @@ from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
 from ..console import silenced
-from .steps import add_up, as_numbers
+from .training_step import Gradients, LossFunction, add_up, divide_gradients, read_numbers, sum_gradients
 
 T = TypeVar("T")
 
@@ -127,8 +127,7 @@ class MPITeam(Team):
     def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
         together: dict[str, Any] = {}
         counts = 0
-        numbers = dict(zip(sums, as_numbers(sums.values()), strict=True))
-        for theirs, n in self.gather((numbers, count)):  # in the same order everywhere: the same bits
+        for theirs, n in self.gather((read_numbers(sums), count)):  # in the same order everywhere: the same bits
             add_up(together, theirs)
             counts += n
         return together, counts
@@ -152,6 +151,19 @@ class MPITeam(Team):
         self.communicator.Allreduce(self.in_place, self._flat)
         for p, part in zip(parameters, parts, strict=True):
             p.grad = to_device(part.reshape(p.shape), p.device).astype(p.dtype, copy=False)
+
+
+def team_gradients(team: Team) -> Gradients:
+    """How a team computes the gradients of a step: each process those of its share of the batches."""
+
+    def shared_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+        sums, count = sum_gradients(model, batches, loss_fn)  # of this process's batches
+        team.sum_gradients([p for p in model.parameters() if p.requires_grad])
+        sums, count = team.add_up(sums, count)
+        divide_gradients(model, count)
+        return sums, count
+
+    return shared_gradients
 
 
 @contextlib.contextmanager

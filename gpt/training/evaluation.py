@@ -23,8 +23,7 @@ from ..console import progress_bar
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
-from .steps import add_up, as_numbers
-from .training_step import LossFunction
+from .training_step import LossFunction, add_up, read_numbers
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated
@@ -36,8 +35,8 @@ def language_model_loss(
     """The next-token cross-entropy of a batch (ids, targets), summed; the number of targets that count; no metrics.
 
     All loss functions for `evaluate` and the training loop have this form: a sum of losses, the number to divide it by,
-    and sums of other metrics, to be divided by the same number. Sums are 0-d arrays, which on a GPU have not been read
-    yet (see steps.py).
+    and sums of other metrics, to be divided by the same number. Sums may be 0-d arrays, which on a GPU have not been
+    read yet.
     """
     ids, targets = batch
     return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
@@ -61,7 +60,7 @@ def evaluate(
     sums, count = team.add_up(sums, count)
     if count == 0:
         raise ValueError("there is nothing to evaluate: no batch has a target that counts")
-    return {name: total / count for name, total in zip(sums, as_numbers(sums.values()), strict=True)}
+    return {name: total / count for name, total in read_numbers(sums).items()}
 
 
 def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..console import show
 from ..files import naming, open_regular, write_text
-from .steps import Step
+from .training_step import Step
 
 COLUMNS = """\
   step/total  steps of the optimizer so far, and planned
@@ -34,17 +35,19 @@ class RunLog:
         self.unit, self.silent = unit, silent
         self.shown: Collection[str] | None = None  # the metrics of a step that the screen has room for; None: all
 
-    def step(self, total: int, step: Step) -> None:
-        """Log a training step, one of `total`."""
+    def step(self, number: int, total: int, step: Step, seconds: float, learned: int) -> None:
+        """Log step `number` of `total`, which took so many seconds. learned: the sum of the counts of all steps so far
+        that were not skipped.
+        """
         if self.silent:
             return
-        number, per_second = step.number, step.count / step.seconds
+        per_second = step.count / seconds
         shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
         more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
         note = "  not finite: skipped, its batch kept" if step.skipped else ""
         show(
             f"{f'{number}/{total}':>11} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "
-            f"{step.seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s{more}{note}"
+            f"{seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s{more}{note}"
         )
         self._append(
             {
@@ -52,9 +55,9 @@ class RunLog:
                 "loss": step.loss,
                 "learning_rate": step.lr,
                 "grad_norm": step.grad_norm,
-                "ms": round(step.seconds * 1000, 3),
+                "ms": round(seconds * 1000, 3),
                 f"{self.unit}_per_second": round(per_second, 1),
-                f"num_{self.unit}": step.learned,
+                f"num_{self.unit}": learned,
                 "skipped": step.skipped,
                 **step.metrics,
             }
@@ -82,6 +85,30 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(finite) + "\n")
+
+
+def mean_step(steps: Sequence[Step], metrics: Mapping[str, float]) -> Step:
+    """Several steps as one: means over them, weighted by their counts. metrics: to be shown before those of the steps.
+
+    >>> steps = [Step([], 1, 0.1, loss=2.0, metrics={}, grad_norm=1.0, skipped=False)]
+    >>> steps.append(Step([], 3, 0.1, loss=4.0, metrics={}, grad_norm=1.0, skipped=False))
+    >>> mean_step(steps, {"reward": 0.5})
+    Step(batches=[], count=4, lr=0.1, loss=3.5, metrics={'reward': 0.5}, grad_norm=1.0, skipped=False)
+    """
+    count = sum(step.count for step in steps)
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(value * step.count for value, step in zip(values, steps)) / count
+
+    means = {name: mean([step.metrics[name] for step in steps]) for name in steps[0].metrics}
+    return dataclasses.replace(
+        steps[-1],
+        count=count,
+        loss=mean([step.loss for step in steps]),
+        metrics={**metrics, **means},
+        grad_norm=mean([step.grad_norm for step in steps]),
+        skipped=any(step.skipped for step in steps),
+    )
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

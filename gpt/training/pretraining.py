@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import shlex
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from minigrad import backend, manual_seed
+from minigrad import backend
 
 from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
-from ..files import UNFINISHED, shortened, write_text
+from ..files import shortened
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from . import folder_lock
-from .batches import RandomBatches, Tokens, get_batch, open_tokens, prepare
-from .checkpoint import Checkpoint, CheckpointError, check_like, has_checkpoint, load_checkpoint, writing
+from .batches import RandomBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
+from .checkpoint import CheckpointError
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
-from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, perplexity
+from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, language_model_loss, perplexity
 from .loading import load_model
 from .log import COLUMNS
+from .memory_check import check_memory
 from .plots import plot_run
-from .trainer import Trainer, TrainingConfig
+from .run import Run, resume, start
+from .run_folder import claim
+from .training_config import TrainingConfig
+from .training_step import training_step
 
-T = TypeVar("T")
-# What a value may be by its annotation.
-TYPES: dict[str, list[type]] = {
-    "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
-}  # fmt: skip
 SHOWN_TOKENS = 16_384  # of the training text, whose length in characters is shown
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 LONGEST_CONTEXT = 1024  # tokens that a model which can read more is trained on at once, unless it is said
@@ -82,53 +79,98 @@ def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> 
     )
 
 
-def pretrain(
-    config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE
-) -> Trainer:
+def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE) -> Run:
     """Train a GPT from random weights, or a GPT or Llama from the weights of the model `init_from`, with its tokenizer.
 
-    team: the processes that train together; all call this. Ctrl-C saves; the returned trainer's `interrupted` says so.
-    Raises FileExistsError where `config.out_dir` holds a run, BlockingIOError where one is running, ValueError where
-    `config.model` is not a possible shape or not the shape of `init_from`, and whatever `load_corpus` and `Trainer.run`
-    raise.
+    team: the processes that train together; all call this. Ctrl-C saves; the returned run's `interrupted` says so.
+    Raises ValueError where `config.model` is not a possible shape or not the shape of `init_from`, and what
+    `load_corpus`, `start` and `Run.batches` raise.
     """
-    out_dir = Path(config.out_dir)
-    with writing(out_dir, team):
-        team.once(lambda: check_unused(out_dir))
-        manual_seed(config.seed)
-        if init_from is None:
-            shape = GPTConfig(**{**config.model, "vocab_size": 257})  # raises if it is impossible, before any work
-            context = shape.block_size
-            _check_memory(shape, config.batch_size, context, config.training, team)
-            corpus = team.once(lambda: _begin(config))
-            model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(Tokenizer.load(out_dir))))
-        else:
-            model, its_tokenizer = load_model(init_from)
-            context = _checked_context(model.config, config.model, init_from)
-            _check_memory(model.config, config.batch_size, context, config.training, team)
-            show(f"starting from the weights in {init_from}")
-            corpus = team.once(lambda: _begin(config, its_tokenizer))
-        config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=_shape(model, context))
-        return _train(config, model, corpus, device, team)
+    return start(partial(train_language_model, init_from=init_from), config, device, team)
 
 
-def resume(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Trainer:
+def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Run:
     """Continue the run in `out_dir`, with its own settings and data, as if it had never stopped.
 
     Raises CheckpointError if there is no run that can be continued.
     """
-    with writing(out_dir, team):
-        checkpoint = load_checkpoint(out_dir)
-        config = run_config(checkpoint.state, out_dir)
-        corpus = {name: checkpoint.state["extra"].get(name) for name in ("corpus", "corpus_sha256")}
-        check_like(corpus, dict.fromkeys(corpus, ""), "the state's extra")
-        model, context = checkpoint.model, config.model.get("block_size")
-        if type(context) is not int or not 1 <= context <= model.config.block_size:
-            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: block_size {shortened(context)}")
-        if (config.model, config.vocab_size) != (_shape(model, context), model.config.vocab_size):
-            raise CheckpointError(f"the checkpoint in {out_dir} is damaged: its settings are those of another model")
-        _check_memory(model.config, config.batch_size, context, config.training, team)
-        return _train(config, model, corpus, device, team, checkpoint)
+    return resume(train_language_model, PretrainingConfig, out_dir, device, team)
+
+
+def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:
+    """The loop of pretraining: predict the next token of a text, everywhere in it."""
+    # The model, its tokenizer, and the text as tokens, most of it to learn from and the rest to test on.
+    model, tokenizer = run.model_from(lambda: _new_model(run, config, init_from))
+    config = run.config  # now with the shape of the model
+    block_size = _block_size(run, model)
+    train, validation = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
+    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
+    rows = run.team.rows(config.batch_size)
+    stream = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
+
+    # What is shown of it: its size, and the losses of simple models, to be compared with.
+    _introduce(run, model, tokenizer, train, validation)
+    baselines = run.team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
+    _show_baselines(baselines)
+    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
+
+    def validate() -> dict[str, float]:
+        is_last = run.steps_done == config.training.max_iters
+        found = held_out_loss(model, validation, config.batch_size, block_size, whole=is_last, team=run.team)
+        bits = bits_per_byte(found["val_loss"], len(validation) - 1, n_bytes)
+        return {**found, "perplexity": perplexity(found["val_loss"]), "bits_per_byte": bits}
+
+    # Training: each batch of random windows of the text changes the weights once.
+    optimizer, schedule = run.prepare(model, config.training)
+    max_norm = config.training.grad_clip
+    model.train()
+    with run:
+        for batches in run.batches(stream, validate):
+            step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+            if run.is_time_to_sample:
+                show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
+    if not run.interrupted:
+        done = f"trained {run.steps_done} steps, {run.count:,} tokens,"
+        run.team.once(lambda: run.finish(done, plot_run(run.out_dir, baselines)))
+
+
+# --- preparing --------------------------------------------------------------------------------------------------------
+
+
+def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tuple[LanguageModel, Tokenizer]:
+    """A model for a new run, and its tokenizer. The text is written into the run's folder, as tokens."""
+    if init_from is None:
+        shape = GPTConfig(**{**config.model, "vocab_size": 257})  # raises if it is impossible, before any work
+        context = shape.block_size
+        _check_memory(shape, config.batch_size, context, config.training, run.team)
+        corpus = run.team.once(lambda: _write_tokens(config, context))
+        tokenizer = Tokenizer.load(run.out_dir)
+        model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
+    else:
+        model, tokenizer = load_model(init_from)
+        context = _checked_context(model.config, config.model, init_from)
+        _check_memory(model.config, config.batch_size, context, config.training, run.team)
+        show(f"starting from the weights in {init_from}")
+        corpus = run.team.once(lambda: _write_tokens(config, context, tokenizer))
+    run.config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=_shape(model, context))
+    run.extra |= corpus
+    return model, tokenizer
+
+
+def _write_tokens(config: PretrainingConfig, context: int, tokenizer: Tokenizer | None = None) -> dict[str, str]:
+    """Write the tokenizer (a new one, unless it is given) and the token files. Returns a description of the text."""
+    corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
+    show(str(corpus))
+    if tokenizer is None:
+        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
+    parts = encode_parts(corpus.text, tokenizer)
+    check_length(parts["train"], context)
+    claim(out_dir)
+    tokenizer.save(out_dir)
+    for name, ids in parts.items():
+        write_tokens(out_dir / "data" / f"{name}.bin", ids, len(tokenizer))
+    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
 
 
 def _shape(model: LanguageModel, context: int) -> dict[str, Any]:
@@ -138,57 +180,17 @@ def _shape(model: LanguageModel, context: int) -> dict[str, Any]:
     return shape
 
 
-def run_config(state: dict[str, Any], out_dir: str) -> PretrainingConfig:
-    """The settings of the run whose checkpoint has this `state`. Raises CheckpointError for a run of another kind."""
-    try:
-        settings = state["extra"]["run"]
-        training = TrainingConfig(**settings["training"])
-        return check_types(PretrainingConfig(**{**settings, "out_dir": out_dir, "training": training}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the checkpoint in {out_dir} is of no such run, or of another version: {error}"
-        ) from None
-
-
-def check_types(config: T) -> T:
-    """Return settings from a file. Raises ValueError for one of another type than its annotation, or below 0."""
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value, kinds = getattr(config, field.name), str(field.type).split(" | ")
-        if dataclasses.is_dataclass(value):
-            check_types(value)
-        elif TYPES.keys() >= set(kinds) and type(value) not in [kind for name in kinds for kind in TYPES[name]]:
-            raise ValueError(f"{field.name} must be {field.type}, got {shortened(value)}")
-        elif type(value) is int and value < 0:
-            raise ValueError(f"{field.name} must not be negative, got {shortened(value)}")
-    return config
-
-
-# --- preparing --------------------------------------------------------------------------------------------------------
-
-
-def check_unused(out_dir: Path, can_resume: bool = True) -> None:
-    """Raise FileExistsError for a folder with files that might be overwritten. It may be new, empty, or that of a run
-    that never started.
-
-    can_resume: whether to suggest resuming the run in the folder.
-    """
-    if has_checkpoint(out_dir):
-        resume = "go on with --init-from resume, " if can_resume else ""
-        raise FileExistsError(f"{out_dir} holds a run already: {resume}choose another --out-dir, or delete it")
-    found = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
-    found -= {name for name in found if name == folder_lock.NAME or name.endswith(UNFINISHED)}
-    if found and "log.jsonl" not in found:
-        raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
-
-
-def check_memory(needed: float, what: str) -> None:
-    """Raise ValueError for a run that needs more bytes than this machine has, before any work is done."""
-    there = 1 << 42  # more than machines have, where the system does not say
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"{needed / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f} GB"
-        raise ValueError(f"{what} needs at least {sizes}: make it smaller")
+def _block_size(run: Run, model: LanguageModel) -> int:
+    """The length of the sequences to train on. Raises CheckpointError if the settings are those of another model."""
+    config, context = run.config, run.config.model.get("block_size")
+    for name in ("corpus", "corpus_sha256"):
+        run.keep(name, partial(run.extra.get, name), like="")
+    if type(context) is not int or not 1 <= context <= model.config.block_size:
+        raise CheckpointError(f"the checkpoint in {run.out_dir} is damaged: block_size {shortened(context)}")
+    if (config.model, config.vocab_size) != (_shape(model, context), model.config.vocab_size):
+        raise CheckpointError(f"the checkpoint in {run.out_dir} is damaged: its settings are those of another model")
+    _check_memory(model.config, config.batch_size, context, config.training, run.team)
+    return context
 
 
 def _check_memory(shape: Any, batch_size: int, block_size: int, training: TrainingConfig, team: Team) -> None:
@@ -200,23 +202,6 @@ def _check_memory(shape: Any, batch_size: int, block_size: int, training: Traini
     checkpointed = training.checkpoint_activations
     batch = ids + activation_bytes(shape, math.ceil(rows), block_size, kernels="fast", checkpointed=checkpointed)
     check_memory(model + batch, f"a step on {batch_size:,} sequences of {block_size:,} tokens")
-
-
-def claim(out_dir: str | os.PathLike[str]) -> None:
-    """Mark a folder as that of a run by an empty log. A run that stops before its first checkpoint can start again."""
-    write_text(Path(out_dir) / "log.jsonl", "")
-
-
-def _begin(config: PretrainingConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
-    """Write the tokenizer (a new one, unless it is given) and the token files. Returns a description of the text."""
-    corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
-    show(str(corpus))
-    if tokenizer is None:
-        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
-    claim(out_dir)
-    tokenizer.save(out_dir)
-    prepare(corpus.text, tokenizer, out_dir / "data")
-    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
 
 
 def _checked_context(config: Any, wanted: dict[str, Any], source: str) -> int:
@@ -240,58 +225,11 @@ def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def _train(
-    config: PretrainingConfig,
-    model: LanguageModel,
-    corpus: dict[str, str],
-    device: str,
-    team: Team,
-    checkpoint: Checkpoint | None = None,
-) -> Trainer:
-    out_dir, block_size = Path(config.out_dir), config.model["block_size"]
-    tokenizer = Tokenizer.load(out_dir)
-    train, validation = (open_tokens(out_dir / "data" / name) for name in ("train.bin", "val.bin"))
-    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
-    rows = team.rows(config.batch_size)
-    _introduce(model, tokenizer, train, validation, block_size)
-    if team.size > 1:
-        show(f"{team.size} processes like this one, which share each batch of {config.batch_size} sequences")
-    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
-    baselines = team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
-    _show_baselines(baselines)
-
-    def validate() -> dict[str, float]:
-        last = trainer.steps_done == config.training.max_iters
-        found = held_out_loss(model, validation, config.batch_size, block_size, whole=last, team=team)
-        loss = found["val_loss"]
-        bits = bits_per_byte(loss, len(validation) - 1, n_bytes)
-        return {**found, "perplexity": perplexity(loss), "bits_per_byte": bits}
-
-    trainer = Trainer(
-        model.to(device),
-        RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows),
-        config.training,
-        out_dir,
-        evaluate=validate,
-        on_sample=lambda step: show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed),
-        extra_state={"run": dataclasses.asdict(config), **corpus},
-        team=team,
-    )
-    if checkpoint is not None:
-        warning = trainer.resume(checkpoint)
-        show(f"resuming {out_dir} at step {trainer.steps_done}" + (f"; {warning}" if warning else ""))
-    trainer.run()
-    team.once(lambda: _finish(trainer, baselines))
-    return trainer
-
-
 # --- talking ----------------------------------------------------------------------------------------------------------
 
 
-def _introduce(model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens, block_size: int) -> None:
+def _introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
+    block_size, team = run.config.model["block_size"], run.team
     c, cores = model.config, backend.usable_cores()
     characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
     show(
@@ -300,6 +238,8 @@ def _introduce(model: LanguageModel, tokenizer: Tokenizer, train: Tokens, valida
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )
+    if team.size > 1:
+        show(f"{team.size} processes like this one, which share each batch of {run.config.batch_size} sequences")
 
 
 def _show_baselines(baselines: dict[str, float]) -> None:
@@ -322,11 +262,3 @@ def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens:
     text = printable(tokenizer.decode(ids + new, skip_special_tokens=True))
     lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 96)]
     show("\n".join(f"{'writes' if i == 0 else '':>11} | {line}" for i, line in enumerate(lines)))
-
-
-def _finish(trainer: Trainer, baselines: dict[str, float]) -> None:
-    if not trainer.interrupted:
-        picture = plot_run(trainer.out_dir, baselines)
-        done = f"trained {trainer.steps_done} steps, {trainer.count:,} tokens, in {trainer.seconds:.0f} s"
-        show(f"\n{done}; saved in {shlex.quote(trainer.out_dir.as_posix())}")
-        show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")

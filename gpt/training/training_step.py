@@ -1,92 +1,184 @@
-"""The training step: forward, loss, backward, clip, step, schedule.
+"""The training step: forward, loss, backward, clip, step, schedule. Every run takes this step, whatever it learns.
 
-Pretraining, classification, instruction tuning, reward modeling and DPO all use this step. They differ in their batches
-and in their loss function. Evaluation, checkpoints and the log are in trainer.py.
+Pretraining, classification, instruction tuning, reward modeling, DPO, PPO and GRPO differ in their batches and in their
+loss function. `training_steps`, at the end, is the shortest loop around the step; run.py has what a longer run needs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from minigrad import Tensor, optim
+import numpy as np
 
-from .steps import add_up, step_if_finite
+import minigrad
+from minigrad import Tensor, backend, optim
+
+from .training_config import TrainingConfig, prepare_training
 
 # (model, batch) -> a sum of losses, how many losses, and sums of other metrics: numbers, or 0-d arrays on the device
 LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
+# (model, batches, loss_fn) -> the sums of "loss" and of the metrics, and their count; the gradients are in p.grad
+Gradients = Callable[[Any, Sequence[Any], LossFunction], tuple[dict[str, Any], int]]
 
 
-class TrainingStep:
-    """A model, a loss, and an optimizer that lowers it; `learn_from(batches)` is one step.
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The result of one step.
 
-    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
-    schedule: sets the optimizer's learning rate for each step. max_norm: a longer gradient is clipped to this norm.
-    accumulates: whether a step has several batches (see `accumulate`) or exactly one.
+    batches: what it learned from. count: number of items that the loss and the metrics are averaged over, which are
+    tokens for a language model. lr: the learning rate. grad_norm: before clipping. skipped: the loss or the gradient
+    was not finite, so the weights did not change.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        loss_fn: LossFunction,
-        optimizer: optim.Optimizer,
-        schedule: optim.WarmupCosine,
-        max_norm: float = math.inf,
-        accumulates: bool = False,
-    ):
-        self.model, self.loss_fn = model, loss_fn
-        self.optimizer, self.schedule = optimizer, schedule
-        self.max_norm, self.accumulates = max_norm, accumulates
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+    batches: Sequence[Any]
+    count: int
+    lr: float
+    loss: float
+    metrics: dict[str, float]
+    grad_norm: float
+    skipped: bool
 
-    def learn_from(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int, Any]:
-        """Take one step. Returns the sums of "loss" and of the metrics, their count, and the gradient's norm."""
-        self.model.zero_grad()  # because backward() adds to existing gradients
-        if self.accumulates:
-            sums, count = self.accumulate(batches)
-        else:
-            # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
-            loss, count, metrics = self.loss_fn(self.model, batches[0])
-            self.check(count)
-            # Backward, from the mean: each parameter p gets p.grad = d(loss / count) / dp.
-            (loss / count).backward()
-            sums = add_up({}, {"loss": loss.data, **metrics})
 
-        # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
-        norm = optim.clip_grad_norm_(self.parameters, self.max_norm)
-        # Step: optimizer.step(), unless the loss or a gradient is not finite. One NaN would spread to all weights.
-        step_if_finite(self.optimizer, sums["loss"], norm)
-        # Schedule: set the learning rate of the next step, even after a skipped one.
-        self.schedule.step()
-        return sums, count, norm
+def mean_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    """Forward, loss and backward of a step that has one batch: p.grad = d(mean loss) / dp for each parameter p."""
+    (batch,) = batches
+    # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
+    loss, count, metrics = loss_fn(model, batch)
+    check_count(count)
+    # Backward, from the mean.
+    (loss / count).backward()
+    return {"loss": loss.data, **metrics}, count
 
-    def accumulate(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Gradient accumulation: learn from several batches as from one large batch that would not fit into memory.
 
-        Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of
-        all losses and divide them by the count of all batches at the end.
-        """
-        sums, count = self.sum_gradients(batches)
-        self.check(count)
-        for p in self.parameters:
-            if p.grad is not None:
-                p.grad *= 1 / count
-        return sums, count
+def training_step(
+    model: Any,
+    batches: Sequence[Any],
+    loss_fn: LossFunction,
+    optimizer: optim.Optimizer,
+    schedule: optim.WarmupCosine,
+    max_norm: float = 0.0,
+    gradients: Gradients = mean_gradients,
+) -> Step:
+    """Change the model's weights once, so that its loss on these batches falls.
 
-    def sum_gradients(self, batches: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """Forward, loss and backward of each batch. The gradients accumulate in p.grad."""
-        sums: dict[str, Any] = {}
-        count = 0
-        for batch in batches:
-            loss, n, metrics = self.loss_fn(self.model, batch)
-            loss.backward()
-            add_up(sums, {"loss": loss.data, **metrics})
-            count += n
-        return sums, count
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
+    max_norm: a longer gradient is clipped to this norm; 0: none is. gradients: how the gradients of the batches are
+    computed (see `gradients_for`). Raises ValueError if nothing in the batches counts.
+    """
+    lr = schedule.get_last_lr()[0]
+    # Forward, loss, backward: the function above. backward() adds to p.grad, so the last step's gradients go first.
+    model.zero_grad()
+    sums, count = gradients(model, batches, loss_fn)
+    # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
+    norm = optim.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm or math.inf)
+    # Step, unless the loss or a gradient is not finite: one NaN would spread to all weights. To know that, the numbers
+    # are read here, all at once; on a GPU, this is where the step waits for it.
+    read = read_numbers({"norm": norm, **sums})
+    is_finite = math.isfinite(read["loss"]) and math.isfinite(read["norm"])
+    if is_finite:
+        optimizer.step()
+    # Schedule: set the learning rate of the next step, even after a skipped one.
+    schedule.step()
+    means = {name: read[name] / count for name in sums}
+    return Step(batches, count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
 
-    def check(self, count: int) -> None:
-        """Raise ValueError if nothing was counted, because then there is no mean."""
-        if count == 0:
-            step = self.schedule.steps_done + 1
-            raise ValueError(f"step {step} has nothing to learn from: no target in its batches counts")
+
+# --- gradients of several batches -------------------------------------------------------------------------------------
+
+
+def accumulated_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    """Gradient accumulation: the gradients of several batches, as of one large batch that would not fit into memory.
+
+    Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of all
+    losses and divide them by the count of all batches at the end.
+    """
+    sums, count = sum_gradients(model, batches, loss_fn)
+    divide_gradients(model, count)
+    return sums, count
+
+
+def sum_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    """Forward, loss and backward of each batch. The gradients add up in p.grad."""
+    sums: dict[str, Any] = {}
+    count = 0
+    for batch in batches:
+        loss, n, metrics = loss_fn(model, batch)
+        loss.backward()
+        add_up(sums, {"loss": loss.data, **metrics})
+        count += n
+    return sums, count
+
+
+def divide_gradients(model: Any, count: int) -> None:
+    """p.grad /= count for each parameter: from the gradient of a sum to the gradient of the mean."""
+    check_count(count)
+    for p in model.parameters():
+        if p.grad is not None:
+            p.grad *= 1 / count
+
+
+def check_count(count: int) -> None:
+    """Raise ValueError if nothing was counted, because then there is no mean."""
+    if count == 0:
+        raise ValueError("this step has nothing to learn from: no target in its batches counts")
+
+
+def gradients_for(config: TrainingConfig, gradients: Gradients | None = None) -> Gradients:
+    """The function that computes the gradients of a step: accumulated, if a step has several batches, and in the
+    precision of the settings. gradients: another way to accumulate, such as a team's (see data_parallel.py).
+    """
+    if gradients is None:
+        gradients = accumulated_gradients if config.gradient_accumulation_steps > 1 else mean_gradients
+    if config.precision == "float32":
+        return gradients
+    compute = gradients
+
+    def in_low_precision(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+        with minigrad.autocast(config.precision):
+            return compute(model, batches, loss_fn)
+
+    return in_low_precision
+
+
+# --- the numbers of a step --------------------------------------------------------------------------------------------
+
+
+def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add `more` to `sums` in float64. Arrays on a GPU stay there. Returns `sums`.
+
+    >>> add_up({"loss": 1.0}, {"loss": np.float32(2), "right": 3})
+    {'loss': 3.0, 'right': 3.0}
+    """
+    for name, value in more.items():
+        on_gpu = backend.is_array(value) and backend.device_of(value) != "cpu"
+        sums[name] = sums.get(name, 0.0) + (value.astype(np.float64) if on_gpu else float(value))
+    return sums
+
+
+def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """0-d arrays as Python numbers. A GPU is waited for once: all numbers are copied together.
+
+    >>> read_numbers({"loss": np.array(2.5, np.float32), "right": 3})
+    {'loss': 2.5, 'right': 3.0}
+    """
+    array = next((value for value in values.values() if backend.is_array(value)), np.zeros(()))
+    xp = backend.module_of(array)
+    numbers = xp.stack([xp.asarray(value, dtype=np.float64) for value in values.values()])
+    return dict(zip(values, backend.to_numpy(numbers).tolist(), strict=True))
+
+
+# --- a loop around it -------------------------------------------------------------------------------------------------
+
+
+def training_steps(model: Any, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig) -> Iterator[Step]:
+    """The shortest training loop: `config.max_iters` steps, without a folder, a log or checkpoints."""
+    optimizer, schedule = prepare_training(model, config)
+    gradients = gradients_for(config)
+    model.train()
+    for _ in range(config.max_iters):
+        drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        yield training_step(model, drawn, loss_fn, optimizer, schedule, config.grad_clip, gradients)
+    model.eval()

@@ -3,7 +3,7 @@
 Forward, loss, backward, step: every network is trained in this loop. The loop of a GPT has three additions: a learning
 rate that warms up and decays, gradients that are clipped, and a text that supplies its own labels. This lesson writes
 the loop once, measures what the additions do, and reads loss curves. gpt/training/training_step.py is the same step;
-trainer.py, beside it, is the loop with checkpoints.
+run.py, beside it, is what surrounds the loop of a longer run.
 Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurrent neural networks".
 """
 
@@ -187,7 +187,7 @@ assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] -
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine
-# - read: gpt/training/training_step.py: the step above; trainer.py: the loop; minigrad/optim.py
+# - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
 # - break: `python scripts/break.py unshifted`. Expect: a loss near 0, and a model that repeats its last token for ever.
 # - try: betas=(0.9, 0.9999) above. Expect: hardly a difference, 3.71 in place of 3.73. The mean over 10,000 steps has
 #   seen 300, and Adam's bias correction makes up for that.

@@ -20,7 +20,8 @@ from finetune.objectives.classification import classification_loss, collate, enc
 from finetune.objectives.gpt_with_head import GPTWithHead, freeze
 from gpt import GPT, GPTConfig
 from gpt.training.evaluation import evaluate
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_steps
 from minigrad import manual_seed, nn, no_grad, use_kernels
 from scripts.lessons.pictures import LINES, Lesson, bars, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
@@ -84,11 +85,9 @@ def fine_tune(model: GPT, blocks: int | None, data: list, steps: int = 150) -> t
     freeze(classifier, blocks)  # requires_grad = False: no gradient is computed, and none is applied
     rate = 1e-2 if blocks == 0 else 2e-3  # a new head alone can take larger steps
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
-    trainer = Trainer(classifier, ShuffledBatches(data, 16, collate), config, "runs/lessons", classification_loss)
-    classifier.train()
-    with use_kernels("fast"):
-        losses = [trainer.step().loss for _ in range(steps)]  # the loop of pretraining with another loss
-    classifier.eval()
+    batches = ShuffledBatches(data, 16, collate)
+    with use_kernels("fast"):  # the loop of pretraining with another loss
+        losses = [step.loss for step in training_steps(classifier, batches, classification_loss, config)]
     return classifier, losses
 
 

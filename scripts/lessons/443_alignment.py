@@ -30,10 +30,11 @@ from finetune.objectives.logprobs import estimated_kl, exact_kl
 from finetune.objectives.reward import reward_batch_loss, reward_loss
 from finetune.objectives.rollout import PolicyWithValue, roll_out
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages.ppo_loop import PPOConfig, ppo_batch_loss, ppo_batches
+from finetune.stages.ppo import PPOConfig, ppo_batch_loss, ppo_batches
 from gpt import Tokenizer
 from gpt.training.evaluation import evaluate
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_steps
 from minigrad import Tensor, manual_seed, nn, optim, use_kernels
 from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth
@@ -74,12 +75,8 @@ def demonstration(thing: str, claim: str) -> Example:
 def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: float, seed: int = 0) -> list[Any]:
     """The training loop of all lessons, with other data and another loss."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
-    trainer = Trainer(model, ShuffledBatches(items, 16, together, seed), config, "runs/lessons", loss)
-    model.train()
     with use_kernels("fast"):
-        done = [trainer.step() for _ in range(steps)]
-    model.eval()
-    return done
+        return list(training_steps(model, ShuffledBatches(items, 16, together, seed), loss, config))
 
 
 examples = [demonstration(*claim) for claim in seen * 12]
@@ -237,9 +234,14 @@ def reinforce(kl_coef: float, seed: int) -> tuple[Any, list[float], list[float]]
     for _ in range(16):
         # 1. generate replies; 2. score each of them as a whole, with the reward model
         rollout = roll_out(actor, sft, reward_model, next(questions), config.response_length, template.stop_tokens)
+        kl = rollout.logprobs - rollout.reference_logprobs
+        rewards = ppo.token_rewards(rollout.scores - ~rollout.ended, kl, rollout.mask, kl_coef)  # unfinished: 1 less
+        advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask)
+        advantages = ppo.whiten(advantages, rollout.mask)
         scores.append(float(rollout.scores.mean()))
-        kls.append(float((rollout.logprobs - rollout.reference_logprobs)[rollout.mask].sum() / len(rollout.scores)))
-        for minibatch in ppo_batches(rollout, config, rng):  # 3. update: a few steps on these replies
+        kls.append(float(kl[rollout.mask].sum() / len(rollout.scores)))
+        # 3. update: a few steps on these replies
+        for minibatch in ppo_batches(rollout, advantages, returns, config, rng):
             total, count, _ = ppo_batch_loss(actor, minibatch, config)
             actor.zero_grad()
             (total / count).backward()

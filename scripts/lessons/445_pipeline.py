@@ -30,7 +30,8 @@ from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
 from gpt.training.evaluation import baseline_losses
 from gpt.training.standard_library import python_code
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_steps
 from minigrad import use_kernels
 from minigrad.precision import round_bfloat16
 from scripts.lessons.pictures import Lesson
@@ -68,12 +69,9 @@ def measure(stage: str, model: Any, learned: int) -> None:
 def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any, steps: int, rate: float) -> None:
     """The training loop of all lessons, with other data and another loss."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10, weight_decay=0.0)
-    trainer = Trainer(model, ShuffledBatches(items, 16, batch), config, "runs/lessons", loss)
-    model.train()
     with use_kernels("fast"):
-        for _ in range(steps):
-            trainer.step()
-    model.eval()
+        for _ in training_steps(model, ShuffledBatches(items, 16, batch), loss, config):
+            pass
 
 
 def change(after: Any, before: Any) -> float:

@@ -22,8 +22,15 @@ from finetune.evaluation.answering import ask, chat_template
 from finetune.loading import load_model
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
-from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, score_answers, worked_model
-from finetune.stages.grpo_loop import GRPOConfig, grpo_batch_loss, grpo_batches
+from finetune.stages.grpo import (
+    THINKING,
+    WORKED_EXAMPLES,
+    GRPOConfig,
+    grpo_batch_loss,
+    grpo_batches,
+    score_answers,
+    worked_model,
+)
 from minigrad import manual_seed, optim, use_kernels
 from scripts.lessons.pictures import LINES, Lesson
 
@@ -44,7 +51,7 @@ assert item.values == "7132" and item.answer == "2"
 # Predict: how often is the model right when it thinks, and how often when it does not?
 examples = worked_examples(chains("train", WORKED_EXAMPLES, TERMS), THINKING)
 with use_kernels("fast"):
-    sft, tokenizer = worked_model(examples, "runs/lessons", seed=0, steps=800)
+    sft, tokenizer = worked_model(examples, seed=0, steps=800)
 template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS)
 
 
@@ -157,7 +164,7 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like", c
 #
 # Predict: what will its answers be like if the reward is 1 as soon as the right digit is somewhere in the reply?
 with use_kernels("fast"):
-    weak, _ = worked_model(examples, "runs/lessons", seed=0, steps=250)
+    weak, _ = worked_model(examples, seed=0, steps=250)
     _, hacked = reinforce(weak, CHECKERS["lenient"], Q=16, rate=3e-4)
 print("round    reward    exact    format")
 for number in (0, 3, 7, 11, 15):
@@ -237,5 +244,5 @@ assert adds["after"] > adds["before"] + 0.5
 # - exercise: `python scripts/exercise.py start grpo`
 # - break: `python scripts/break.py mixed_groups`. Expect: a group holds answers to different questions, so an easy
 #   question makes right answers to hard ones look ordinary, and the hard ones are hardly learned.
-# - read: finetune/objectives/grpo.py, then finetune/stages/grpo_loop.py beside ppo_loop.py
+# - read: finetune/objectives/grpo.py, then finetune/stages/grpo.py beside ppo.py
 # - lesson: `python scripts/lesson.py 451`

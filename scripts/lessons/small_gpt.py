@@ -1,6 +1,6 @@
 """The small models of the lessons: a quarter of a megabyte of English, about a hundred thousand parameters, seconds.
 
-The training loop is the project's own (`gpt.training.trainer.Trainer`); lesson 432 takes it apart.
+The training loop is the project's own (`gpt.training.training_step`); lesson 432 takes it apart.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gpt.console import printable
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import language_model_loss, mean_loss
 from gpt.training.standard_library import help_text
-from gpt.training.trainer import Trainer, TrainingConfig
-from gpt.training.training_step import LossFunction
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import LossFunction, training_steps
 from minigrad import manual_seed
 
 
@@ -55,11 +55,7 @@ def train(
     warmup = steps // 10 if warmup is None else warmup
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
-    trainer = Trainer(model, drawn, config, "runs/lessons", loss_fn)  # writes nothing there: nothing calls run()
-    model.train()
-    losses = [trainer.step().loss for _ in range(steps)]
-    model.eval()
-    return losses
+    return [step.loss for step in training_steps(model, drawn, loss_fn, config)]
 
 
 def validation_loss(model: Any, tokens: np.ndarray, limit: int = 4096) -> float:

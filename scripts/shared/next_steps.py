@@ -5,24 +5,24 @@ from __future__ import annotations
 import shlex
 
 from gpt.console import show
-from gpt.training.trainer import Trainer
+from gpt.training.run import Run
 
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "The"'
 TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
-def show_next_steps(trainer: Trainer, script: str, advice: str) -> int:
+def show_next_steps(run: Run, script: str, advice: str) -> int:
     """Show how to resume the run of `script` if it was interrupted, else `advice` with the folder in place of {folder}.
 
     Returns the script's exit status.
     """
-    folder = shlex.quote(trainer.out_dir.as_posix())
-    if not trainer.interrupted:
+    folder = shlex.quote(run.out_dir.as_posix())
+    if not run.interrupted:
         show(advice.format(folder=folder))
         return 0
     start, end = "", ""
-    if trainer.team.size > 1:
-        start, end = f"mpiexec -n {trainer.team.size} ", " --data-parallel"
-    show(f"\ninterrupted; the checkpoint is of step {trainer.saved_step}; to resume:")
+    if run.team.size > 1:
+        start, end = f"mpiexec -n {run.team.size} ", " --data-parallel"
+    show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")
     show(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}")
     return 130

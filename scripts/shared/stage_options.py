@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from finetune.stages.stage import Stage, resume, settings_of, start
+from gpt.training.run import Run, resume, start
+from gpt.training.run_folder import settings_of
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
 
@@ -27,26 +28,28 @@ def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data:
 def run(
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
-    stage: type[Stage],
+    train: Callable[[Run, Any], None],
+    config_class: Any,
     script: str,
     advice: str,
     as_settings: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> int:
     """Parse the command line, then start the run or resume it; returns the exit status.
 
-    advice: see `show_next_steps`. as_settings: converts options (all of them, or some) to settings of the same names.
+    train: the function of a stage, whose settings are a `config_class`. advice: see `show_next_steps`. as_settings:
+    converts options (all of them, or some) to settings of the same names.
     """
     arguments = parser.parse_args(argv)
     given = as_settings(command_line.given(parser, argv))
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
         del given["init_from"]
-        settings = dataclasses.asdict(settings_of(stage, arguments.out_dir))
+        settings = dataclasses.asdict(settings_of(config_class, arguments.out_dir))
         command_line.refuse_contradictions(given, _flat(settings), arguments.out_dir)
-        trainer = resume(stage, arguments.out_dir, device)
+        done = resume(train, config_class, arguments.out_dir, device)
     else:
-        trainer = start(stage, build(stage.config_class, as_settings(vars(arguments))), device)
-    return show_next_steps(trainer, script, advice)
+        done = start(train, build(config_class, as_settings(vars(arguments))), device)
+    return show_next_steps(done, script, advice)
 
 
 def build(config_class: Any, options: dict[str, Any]) -> Any:

@@ -1,10 +1,13 @@
 """A small tokenizer and model for the tests of fine-tuning: trained in a moment, random weights."""
 
+import itertools
 import json
+import signal
 
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
 
 TEXT = (
@@ -37,3 +40,28 @@ def dequantized(layer):
     linear.weight = nn.Parameter(np.ascontiguousarray(layer.weight.dequantize()))
     linear.bias = layer.bias
     return linear
+
+
+def interrupt_at(step, page, monkeypatch):
+    """Press Ctrl-C in one of the steps, counted from 1, that a stage takes. page: the stage's module."""
+    numbers = itertools.count(1)
+
+    def interrupted_step(*arguments):
+        if next(numbers) == step:
+            signal.raise_signal(signal.SIGINT)
+        return training_step(*arguments)
+
+    monkeypatch.setattr(page, "training_step", interrupted_step)
+
+
+def watch(page, monkeypatch, name):
+    """The calls of a function that a stage's module uses: a list of (arguments, result), which grows."""
+    calls, function = [], getattr(page, name)
+
+    def watched(*arguments, **options):
+        result = function(*arguments, **options)
+        calls.append((arguments, result))
+        return result
+
+    monkeypatch.setattr(page, name, watched)
+    return calls

@@ -12,18 +12,19 @@ from finetune.adapters.lora import LoRAConfig, LoRALinear, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
 from finetune.stages import adaptation
-from finetune.stages.adaptation import Adaptation, AdaptationConfig, kind_of, merge_run
+from finetune.stages.adaptation import AdaptationConfig, kind_of, merge_run, train_adaptation
 from finetune.stages.method_comparison import ROW, as_table, compare, plot_comparison
-from finetune.stages.stage import resume, settings_of, start
 from gpt.training import checkpoint
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.run import resume, start
+from gpt.training.run_folder import settings_of
+from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
-from tests.finetune.small import small_chat_model, write_rows
+from tests.finetune.small import interrupt_at, small_chat_model, write_rows
 from tests.gpt.small import save_model
 from tests.scripts.running import write_text
 
@@ -48,12 +49,16 @@ def settings(base, data, folder, method="lora", steps=6, lora=LORA):
     )
 
 
+def go_on(folder):
+    return resume(train_adaptation, AdaptationConfig, str(folder))
+
+
 @pytest.fixture(scope="module")
 def finished(base, text, tmp_path_factory):
     """A finished run of each method."""
     folders = {method: tmp_path_factory.mktemp(method) / "run" for method in adaptation.METHODS}
     for method, folder in folders.items():
-        assert not start(Adaptation, settings(base, text, folder, method)).interrupted
+        assert not start(train_adaptation, settings(base, text, folder, method)).interrupted
     return folders
 
 
@@ -93,7 +98,7 @@ def test_the_adapter_folder_fits_the_base_model(finished, base):
 
 
 def config_of(folder):
-    return settings_of(Adaptation, str(folder))
+    return settings_of(AdaptationConfig, str(folder))
 
 
 def test_the_settings_come_back_from_the_folder(finished, base, text):
@@ -105,8 +110,8 @@ def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, te
     own = shutil.copytree(base, tmp_path / "base")
     _, tokenizer = load_model(own)
     prepare("the cat sat on a mat. " * 200, tokenizer, own / "data")
-    trainer = start(Adaptation, settings(own, text, tmp_path / "run"))
-    before, after = (trainer.extra_state[name]["own_text"] for name in ("before", "after"))
+    run = start(train_adaptation, settings(own, text, tmp_path / "run"))
+    before, after = (run.extra[name]["own_text"] for name in ("before", "after"))
     assert before > 0 and after != before
 
 
@@ -115,26 +120,26 @@ def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, te
 
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     folder = shutil.copytree(finished["lora"], tmp_path / "run")
-    resume(Adaptation, str(folder))
+    go_on(folder)
     assert (folder / "model.safetensors").read_bytes() == (finished["lora"] / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
     own = shutil.copytree(base, tmp_path / "base")
-    start(Adaptation, settings(own, text, tmp_path / "run", method, steps=2))
+    start(train_adaptation, settings(own, text, tmp_path / "run", method, steps=2))
     model, tokenizer = load_model(own)
     model.transformer.h[0].mlp.c_proj.weight.data[0] += 0.5
     save_checkpoint(own, model)
-    for go_on in (lambda folder: resume(Adaptation, folder), lambda folder: merge_run(folder, tmp_path / "merged")):
+    for use in (go_on, lambda folder: merge_run(folder, tmp_path / "merged")):
         with pytest.raises(CheckpointError, match=r"is not the one beside which the adapters were trained"):
-            go_on(str(tmp_path / "run"))
+            use(tmp_path / "run")
     save_checkpoint(own, small_chat_model(n_layer=2, n_embd=128, block_size=48)[0])
     with pytest.raises(CheckpointError, match="has shape|is not the one"):
-        resume(Adaptation, str(tmp_path / "run"))
+        go_on(tmp_path / "run")
     shutil.rmtree(own)
     with pytest.raises((CheckpointError, FileNotFoundError), match="base"):
-        resume(Adaptation, str(tmp_path / "run"))
+        go_on(tmp_path / "run")
 
 
 def test_a_promised_rank_that_is_not_stored_asks_for_no_memory(finished, tmp_path):
@@ -147,7 +152,7 @@ def test_a_promised_rank_that_is_not_stored_asks_for_no_memory(finished, tmp_pat
 def test_runs_of_other_stages_are_refused(base, finished, tmp_path):
     save_checkpoint(tmp_path, load_model(base)[0], state={"extra": {"stage": "sft", "run": {}}})
     with pytest.raises(CheckpointError, match="of the stage 'sft'"):
-        resume(Adaptation, str(tmp_path))
+        go_on(tmp_path)
     with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt"):
         checkpoint.load_run(finished["lora"])
 
@@ -156,9 +161,9 @@ def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anythin
     finished, base, text, tmp_path
 ):
     with pytest.raises(FileExistsError, match="holds a run already"):
-        start(Adaptation, settings(base, text, finished["lora"]))
+        start(train_adaptation, settings(base, text, finished["lora"]))
     with pytest.raises(ValueError, match="'q_proj' fits no module"):
-        start(Adaptation, settings(base, text, tmp_path / "run", lora=LoRAConfig(target_modules=("q_proj",))))
+        start(train_adaptation, settings(base, text, tmp_path / "run", lora=LoRAConfig(target_modules=("q_proj",))))
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="there is no method 'dora'; there are full, lora, qlora"):
         AdaptationConfig(method="dora")
@@ -205,15 +210,15 @@ def talks(tmp_path_factory):
 
 @pytest.mark.parametrize("method", adaptation.METHODS)
 def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
-    trainer = start(Adaptation, settings(base, talks, tmp_path / "run", method, steps=8))
+    run = start(train_adaptation, settings(base, talks, tmp_path / "run", method, steps=8))
     config = config_of(tmp_path / "run")
-    before, after = (trainer.extra_state[name] for name in ("before", "after"))
+    before, after = (run.extra[name] for name in ("before", "after"))
     assert before.keys() == {"val_loss", "mean_token_accuracy"} and after["val_loss"] < before["val_loss"] - 0.5
     assert config.lora.modules_to_save == ("wte", "lm_head")
-    assert trainer.model.lm_head.weight is trainer.model.transformer.wte.weight
+    assert run.model.lm_head.weight is run.model.transformer.wte.weight
     old = load_model(base)[0].config.vocab_size
-    assert trainer.model.config.vocab_size == old + 2 and trainer.model.lm_head.weight.requires_grad
-    resume(Adaptation, str(tmp_path / "run"))
+    assert run.model.config.vocab_size == old + 2 and run.model.lm_head.weight.requires_grad
+    go_on(tmp_path / "run")
     if method != "full":
         merge_run(tmp_path / "run", tmp_path / "merged")
         assert load_model(tmp_path / "merged")[0].config.vocab_size == old + 2
@@ -223,17 +228,17 @@ def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_
     model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
     add_chat_tokens(model, tokenizer)
     save_model(tmp_path / "base", model, tokenizer)
-    trainer = start(Adaptation, settings(tmp_path / "base", talks, tmp_path / "run"))
+    run = start(train_adaptation, settings(tmp_path / "base", talks, tmp_path / "run"))
     assert config_of(tmp_path / "run").lora.modules_to_save == ()
-    assert all("lora" in name for name, p in trainer.model.named_parameters() if p.requires_grad)
+    assert all("lora" in name for name, p in run.model.named_parameters() if p.requires_grad)
 
 
 def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, capsys):
     save_model(tmp_path / "base", *small_chat_model(block_size=96))
-    trainer = start(Adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
-    assert {"exact_match", "format"} <= trainer.extra_state["after"].keys()
+    run = start(train_adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
+    assert {"exact_match", "format"} <= run.extra["after"].keys()
     shown = capsys.readouterr().out.partition("Replies before and after")[2]
-    questions = list(trainer.extra_state["replies"])
+    questions = list(run.extra["replies"])
     assert len(questions) == SHOWN and all(f"asked | {question}" in shown for question in questions)
     assert shown.count("before |") == shown.count("after |") == shown.count("right |") == SHOWN
 
@@ -266,13 +271,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
 
 
 def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch):
-    step = Trainer.step
-
-    def interrupting(trainer):
-        trainer.interrupted = True
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", interrupting)
+    interrupt_at(1, adaptation, monkeypatch)
     configs = [settings(base, text, tmp_path / method, method) for method in adaptation.METHODS]
     assert compare(configs) is None
     assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()

@@ -16,10 +16,10 @@ from finetune.evaluation.confusion import (
 )
 from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.gpt_with_head import GPTWithHead
-from finetune.stages.classification import Classification, ClassifyConfig, load_data
-from finetune.stages.stage import start
+from finetune.stages.classification import ClassifyConfig, load_data, train_classifier
+from gpt.training.run import start
 from gpt.training.standard_library import documents
-from gpt.training.trainer import TrainingConfig
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
 from tests.finetune.small import small_chat_model, small_tokenizer
 from tests.gpt.small import save_model, small_gpt
@@ -130,18 +130,18 @@ def csv(tmp_path_factory):
     return path
 
 
-def run(base, csv, out_dir, blocks, **changes):
+def classify(base, csv, out_dir, blocks, **changes):
     training = TrainingConfig(max_iters=40, learning_rate=0.02, warmup_iters=4, eval_interval=20)
     settings = {"batch_size": 8, "trained_blocks": blocks, "language": str(csv.parent / "english.txt"), **changes}
     config = ClassifyConfig(str(base), str(csv), str(out_dir), training=training, **settings)
-    return start(Classification, config)
+    return start(train_classifier, config)
 
 
 def test_a_frozen_model_forgets_nothing_and_a_trained_one_does(base, csv, tmp_path, capsys):
-    frozen, full = run(base, csv, tmp_path / "head", 0), run(base, csv, tmp_path / "all", None)
-    trained = [trainer.model.num_parameters(trainable_only=True) for trainer in (frozen, full)]
+    frozen, full = classify(base, csv, tmp_path / "head", 0), classify(base, csv, tmp_path / "all", None)
+    trained = [run.model.num_parameters(trainable_only=True) for run in (frozen, full)]
     assert trained[0] == 2 * 16 < trained[1]
-    frozen, full = frozen.extra_state, full.extra_state
+    frozen, full = frozen.extra, full.extra
     assert frozen["language_after"] == frozen["language_before"] == full["language_before"]
     assert abs(full["language_after"] - full["language_before"]) > 0.01
     assert full["accuracy"] == 1.0
@@ -156,7 +156,7 @@ def test_files_that_make_no_classifier_are_refused(base, csv, tmp_path):
         path = tmp_path / "few.csv"
         path.write_text("text,label\n" + text, encoding="utf-8")
         with pytest.raises(ValueError, match=words):
-            run(base, path.rename(csv.parent / "few.csv"), tmp_path / "out", 0)
+            classify(base, path.rename(csv.parent / "few.csv"), tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,44 +1,68 @@
-"""GRPO's loop and its stage: the right tokens are learned from, checked rewards are found, runs go on bit for bit."""
+"""GRPO's page: the right tokens are learned from, checked rewards are found, runs go on bit for bit."""
 
 import dataclasses
-import signal
 
 import numpy as np
 import pytest
 
 from finetune.data.chains import Chain, chains
-from finetune.data.datasets import ShuffledBatches
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
-from finetune.objectives.rollout import sample_replies
-from finetune.stages import grpo as stage
-from finetune.stages.grpo import GRPORunConfig, VerifiedRewards, score_answers
-from finetune.stages.grpo_loop import GRPOConfig, GRPOTrainer, grpo_batch_loss, grpo_batches
-from finetune.stages.rollout_loop import RolloutTrainer
-from finetune.stages.stage import resume, start
-from gpt.training.checkpoint import CheckpointError, load_checkpoint
+from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
+from finetune.stages import grpo as page
+from finetune.stages.grpo import (
+    GRPOConfig,
+    GRPORunConfig,
+    check_answers,
+    grpo_batch_loss,
+    grpo_batches,
+    score_answers,
+    train_grpo,
+)
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
-from gpt.training.trainer import TrainingConfig
+from gpt.training.run import resume, start
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed
 from tests.finetune.preferences import small_policy, small_template
-from tests.scripts.running import log_without_times
+from tests.finetune.small import interrupt_at, watch
+from tests.gpt.small import save_model
+from tests.scripts.running import assert_same_run
 
 CONFIG = GRPOConfig(total_iterations=4, batch_size=3, num_generations=4, num_mini_batches=2, response_length=5)
-TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, eval_interval=1)
+TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, eval_interval=2)
 
 
-def likes(subjects, replies):
-    """A checker: the share of tokens below 60, which are one in five of all. The answers to a question are in a row."""
-    assert all(len(set(subjects[i : i + 4])) == 1 for i in range(0, len(subjects), 4))
-    return np.array([np.mean([token < 60 for token in reply]) for reply in replies]), {"exact": 0.5}
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
+    sizes = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SAMPLES": 2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(page, name, value)
+
+    def settings(folder="run", grpo=CONFIG, learning_rate=1e-3, **changes):
+        training = dataclasses.replace(TRAINING, learning_rate=learning_rate)
+        config = GRPORunConfig(out_dir=str(tmp_path / folder), terms=3, sft_steps=3, grpo=grpo, training=training)
+        return dataclasses.replace(config, **changes)
+
+    return settings
 
 
-def trainer_in(folder, config=CONFIG, check=likes, reference=None, training=TRAINING):
+def liked(answers):
+    """The share of tokens below 60, which are one in five of all, in each answer."""
+    return np.array([np.mean([token < 60 for token in reply]) for reply in answers.replies()])
+
+
+@pytest.fixture
+def likes(tmp_path, monkeypatch):
+    """A model to start from, and a checker that likes some tokens."""
+
+    def check(asked, answers, *_):
+        assert all(len(set(asked[i : i + 4])) == 1 for i in range(0, len(asked), 4))  # each group: one question
+        return liked(answers), {"exact": 0.5}
+
+    monkeypatch.setattr(page, "check_answers", check)
     template = small_template()
-    questions = [(template.encode([{"role": "user", "content": q}], True)[0], q) for q in ("Yes?", "No?", "Perhaps?")]
-    batches = ShuffledBatches(questions, config.batch_size, list, 0)
-    manual_seed(0)
-    model = small_policy(template, 1, n_embd=8)
-    return GRPOTrainer(model, reference, batches, check, config, training, folder, template.stop_tokens)
+    return str(save_model(tmp_path / "base", small_policy(template, 1, n_embd=8, block_size=64), template.tokenizer))
 
 
 # --- what is learned from ---------------------------------------------------------------------------------------------
@@ -94,97 +118,77 @@ def test_answers_that_teach_nothing_are_left_out_unless_there_is_a_kl_penalty():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_reward_that_can_be_had_is_found(tmp_path, method):
+def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatch, method):
+    dealt = watch(page, monkeypatch, "grpo_batches")
     config = dataclasses.replace(CONFIG, total_iterations=16, batch_size=24, method=method)
-    trainer = trainer_in(tmp_path, config, training=dataclasses.replace(TRAINING, learning_rate=4e-2, eval_interval=0))
-    trainer.run()
-    rows = [row for row in read_log(tmp_path / "log.jsonl") if "reward" in row]
+    start(train_grpo, settings(grpo=config, learning_rate=4e-2, init_from=likes))
+    rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "reward" in row]
     assert len(rows) == 16 and rows[0]["reward"] < 0.25 and rows[-1]["reward"] > rows[0]["reward"] + 0.2
     assert {"exact", "ended", "policy/clipfrac_avg", "policy/entropy_avg", "num_tokens"} <= rows[0].keys()
     assert rows[0]["step"] == 2 and rows[-1]["step"] == 32
+    for (_, _, replies, advantages, *_), _ in dealt:
+        expected = group_advantages(liked(replies).reshape(-1, 4), method)  # each answer, compared with its group
+        np.testing.assert_array_equal(advantages, expected.reshape(-1))
 
 
-def test_a_kl_penalty_keeps_the_policy_near_its_reference(tmp_path):
-    moved = {}
+def test_a_kl_penalty_keeps_the_policy_near_its_reference(settings, likes, monkeypatch):
+    dealt = watch(page, monkeypatch, "grpo_batches")
+    moved, reference = {}, load_run(likes)[0].eval()
     for beta in (0.0, 5.0):
         config = dataclasses.replace(CONFIG, total_iterations=8, batch_size=12, beta=beta)
-        reference = small_policy(small_template(), 1, n_embd=8).eval()
-        training = dataclasses.replace(TRAINING, learning_rate=2e-2)
-        trainer = trainer_in(tmp_path / str(beta), config, reference=reference if beta else None, training=training)
-        trainer.run()
-        replies = sample_replies(trainer.model, [[1, 2, 3]] * 50, 5, [0])
-        (batch,) = grpo_batches(
-            trainer.model, reference, replies, np.ones(50), dataclasses.replace(config, num_mini_batches=1),
-            np.random.default_rng(0),
-        )  # fmt: skip
+        policy = start(train_grpo, settings(str(beta), config, 2e-2, init_from=likes)).model
+        replies = sample_replies(policy, [[1, 2, 3]] * 50, 5, [0])
+        one = dataclasses.replace(config, num_mini_batches=1)
+        (batch,) = grpo_batches(policy, reference, replies, np.ones(50), one, np.random.default_rng(0))
         moved[beta] = (batch.logprobs - batch.reference).mean()
     assert moved[5.0] < moved[0.0] / 3
+    (_, kept, *_), _ = dealt[-1]
+    for name, value in kept.state_dict().items():
+        np.testing.assert_array_equal(value, reference.state_dict()[name])
 
 
-# --- the stage --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """The settings of a run of seconds."""
-    sizes = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SAMPLES": 2}
-    for name, value in sizes.items():
-        monkeypatch.setattr(stage, name, value)
-    training = TrainingConfig(learning_rate=1e-3, warmup_iters=0, eval_interval=2)
-    return GRPORunConfig(out_dir=str(tmp_path / "run"), terms=3, sft_steps=3, grpo=CONFIG, training=training)
-
-
-def interrupt_at(monkeypatch, step):
-    iterate = RolloutTrainer._iterate
-
-    def interrupted_iterate(self):
-        iterate(self)
-        if self.steps_done == step:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(RolloutTrainer, "_iterate", interrupted_iterate)
-
-
-def test_a_resumed_run_equals_one_that_never_stopped(small, tmp_path, monkeypatch):
-    config = dataclasses.replace(small, grpo=dataclasses.replace(CONFIG, beta=0.1))
-    whole = start(VerifiedRewards, config)
+def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_stopped(
+    settings, likes, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(CONFIG, beta=0.1)  # whose reference is found again
+    whole = start(train_grpo, settings("whole", config))
+    assert load_state(tmp_path / "whole")["training"]["max_iters"] == whole.steps_done == 8  # optimizer steps
+    rows = read_log(tmp_path / "whole" / "log.jsonl")
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 4, 8]  # every second iteration
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6)
-        stopped = start(VerifiedRewards, dataclasses.replace(config, out_dir=str(tmp_path / "parts")))
-    assert stopped.interrupted and stopped.saved_step == 6
+        interrupt_at(5, page, patch)  # the first of two steps of the third iteration
+        first = start(train_grpo, settings("parts", config))
+    assert first.interrupted and first.steps_done == first.saved_step == 6
     manual_seed(99)
-    parts = resume(VerifiedRewards, str(tmp_path / "parts"))
-    assert not parts.interrupted and parts.steps_done == whole.steps_done == 8
-    for name, value in whole.model.state_dict().items():
-        np.testing.assert_array_equal(value, parts.model.state_dict()[name])
-    assert whole.extra_state["after"] == parts.extra_state["after"]
-    assert log_without_times(tmp_path / "run") == log_without_times(tmp_path / "parts")
+    second = resume(train_grpo, GRPORunConfig, str(tmp_path / "parts"))
+    assert not second.interrupted and second.extra["after"] == whole.extra["after"]
+    assert whole.extra["before"].keys() == whole.extra["after"].keys()
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_the_control_learns_from_the_worked_examples_only(small):
-    trainer = start(VerifiedRewards, dataclasses.replace(small, control=True))
-    assert trainer.steps_done == 4 * 2 * stage.CONTROL_STEPS and not isinstance(trainer, GRPOTrainer)
-    rows = read_log(f"{small.out_dir}/log.jsonl")
+def test_the_control_learns_from_the_worked_examples_only(settings, tmp_path):
+    run = start(train_grpo, settings(control=True))
+    assert run.steps_done == 4 * 2 * page.CONTROL_STEPS
+    rows = read_log(tmp_path / "run" / "log.jsonl")
     assert "mean_token_accuracy" in rows[-2] and {"exact", "pass@2", "majority@2", "thought"} <= rows[-1].keys()
-    assert load_checkpoint(small.out_dir).state["step"] == trainer.steps_done
+    assert load_checkpoint(tmp_path / "run").state["step"] == run.steps_done
 
 
-def test_only_finished_answers_are_rewarded(small):
-    trained = start(VerifiedRewards, small)
-    run = VerifiedRewards(small)
-    run.tokenizer, run.template, item = small_template().tokenizer, small_template(), Chain("1+1")
-    ids = run.tokenizer.encode("<think></think>2")
-    rewards, metrics = run._check([item, item], [[*ids, run.template.end], ids])
+def test_only_finished_answers_are_rewarded():
+    template, item = small_template(), Chain("1+1")
+    ids = template.tokenizer.encode("<think></think>2")
+    tokens, _, starts, mask = prompts_with_replies([[1]] * 2, [[*ids, template.end], ids])
+    answers = Replies(tokens, starts, mask, np.array([True, False]))
+    rewards, metrics = check_answers([item, item], answers, template.tokenizer, template.stop_tokens, "exact")
     assert rewards.tolist() == [1, 0] and metrics["exact"] == metrics["format"] == 0.5
-    assert trained.extra_state["before"].keys() == trained.extra_state["after"].keys()
 
 
-def test_a_damaged_state_is_refused(small):
-    trainer = start(VerifiedRewards, small)
-    trainer.extra_state["before"] = {"exact": "all"}
-    trainer.save()
+def test_a_damaged_state_is_refused(settings, tmp_path):
+    run = start(train_grpo, settings())
+    run.extra["before"] = {"exact": "all"}
+    run.save()
     with pytest.raises(CheckpointError, match="before"):
-        resume(VerifiedRewards, small.out_dir)
+        resume(train_grpo, GRPORunConfig, str(tmp_path / "run"))
 
 
 def test_scores_of_several_answers():

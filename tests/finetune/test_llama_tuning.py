@@ -9,12 +9,10 @@ from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lo
 from finetune.adapters.qlora import apply_qlora
 from finetune.architectures import GPT2, LLAMA
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
-from finetune.objectives.rollout import PolicyWithValue
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from finetune.stages.ppo_loop import policy_kind
 from gpt import Llama, load_checkpoint, save_checkpoint
 from gpt.model.config import LlamaConfig
 from gpt.training.checkpoint import CheckpointError
@@ -268,14 +266,6 @@ def test_checkpoint_and_back(tmp_path, tied):
     np.testing.assert_array_equal(loaded(IDS, [12] * len(IDS)).data, model(IDS, [12] * len(IDS)).data)
     with pytest.raises(CheckpointError, match="does not describe"):
         load_checkpoint(tmp_path)
-
-
-def test_a_policy_is_saved_as_the_llama_that_it_is(tmp_path):
-    policy = PolicyWithValue(small_llama())
-    save_checkpoint(tmp_path, policy, kind=policy_kind(policy))
-    loaded = load_checkpoint(tmp_path).model
-    assert type(loaded) is Llama
-    np.testing.assert_array_equal(logits(loaded), logits(policy.policy))
 
 
 def test_scores_are_those_of_transformers(golden):

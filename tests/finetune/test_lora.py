@@ -1,5 +1,7 @@
 """LoRA: the formula, who learns, merging, and which layers a name means."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,8 @@ from finetune.adapters.lora import (
 )
 from finetune.adapters.targets import target_names
 from gpt.training.evaluation import language_model_loss
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_step import training_step
 from minigrad import Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
@@ -210,35 +213,27 @@ def test_textbook_and_fast_kernels_agree(config):
         np.testing.assert_allclose(textbook, fast, rtol=1e-9, atol=1e-12)
 
 
-def test_training_lowers_the_loss_moves_adapters_only_and_keeps_moments_for_them_only(tmp_path):
+def test_training_lowers_the_loss_moves_adapters_only_and_keeps_moments_for_them_only():
     model = small_gpt(n_embd=16)
     apply_lora(model, LoRAConfig(r=4, alpha=8))
     before = snapshot(model)
-    trainer = trainer_of(model, tmp_path)
-    losses = [trainer.step().loss for _ in range(30)]
+    step, optimizer = training_of(model)
+    losses = [step().loss for _ in range(30)]
     assert losses[-1] < losses[0] - 0.5
     for name, array in model.state_dict().items():
         assert (array != before[name]).any() == name.endswith(("lora_A", "lora_B")), name
     trainable = [p for p in model.parameters() if p.requires_grad]
-    moments = trainer.optimizer.state_dict()["state"]
+    moments = optimizer.state_dict()["state"]
     assert len(moments) == len(trainable) == 4
     assert sum(state["exp_avg"].size for state in moments.values()) == sum(p.data.size for p in trainable)
 
 
-class OneBatch:
-    def __init__(self):
-        self.batch = random_ids((4, 8)), random_ids((4, 8), 1)
-
-    def __next__(self):
-        return self.batch
-
-    def state_dict(self):
-        return {}
-
-
-def trainer_of(model, folder, steps=30):
-    config = TrainingConfig(max_iters=steps, learning_rate=0.03, warmup_iters=0, weight_decay=0.0)
-    return Trainer(model, OneBatch(), config, folder, language_model_loss)
+def training_of(model):
+    """A function that takes a step, always on the same batch, and the optimizer."""
+    config = TrainingConfig(max_iters=30, learning_rate=0.03, warmup_iters=0, weight_decay=0.0)
+    optimizer, schedule = prepare_training(model, config)
+    batches = [(random_ids((4, 8)), random_ids((4, 8), 1))]
+    return partial(training_step, model, batches, language_model_loss, optimizer, schedule, 1.0), optimizer
 
 
 def test_modules_to_save_are_trained_beside_the_adapters():

@@ -10,8 +10,8 @@ from finetune.objectives.classification import classification_loss
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.reward import reward_batch_loss
 from finetune.objectives.rollout import Places, PolicyWithValue
-from finetune.stages import ppo_loop
-from gpt.training.steps import as_numbers
+from finetune.stages.ppo import PPOBatch, PPOConfig, ppo_batch_loss
+from gpt.training.training_step import read_numbers
 from minigrad import backend, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 
@@ -34,7 +34,7 @@ def replies():
     tokens = random_ids((2, 8))
     places = Places.of(np.array([3, 4]), np.array([[True, True, False], [True, True, True]]))
     known = np.random.default_rng(0).standard_normal((4, 5))
-    return ppo_loop.PPOBatch(tokens, places, tokens[places.here], *known)
+    return PPOBatch(tokens, places, tokens[places.here], *known)
 
 
 def ipo_loss(model, batch):
@@ -42,7 +42,7 @@ def ipo_loss(model, batch):
 
 
 def ppo_loss(model, batch):
-    return ppo_loop.ppo_batch_loss(model, batch, ppo_loop.PPOConfig())
+    return ppo_batch_loss(model, batch, PPOConfig())
 
 
 def texts():
@@ -72,7 +72,7 @@ def test_loss_functions_wait_for_nothing(cuda, name, kernels):
             loss, count, metrics = loss_fn(model, batch())
             loss.backward()
             assert cuda.synchronisations == 0
-            numbers = dict(zip(["loss", *metrics], as_numbers([loss.data, *metrics.values()])))
+            numbers = read_numbers({"loss": loss.data, **metrics})
             gradients = [backend.to_numpy(p.grad) for p in model.parameters() if p.grad is not None]
             results.append((count, numbers, gradients))
     (count, numbers, gradients), (count_there, numbers_there, gradients_there) = results

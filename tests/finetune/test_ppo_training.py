@@ -2,23 +2,25 @@
 
 import dataclasses
 import math
-import signal
 
 import numpy as np
 import pytest
 
-from finetune.data.datasets import ShuffledBatches
-from finetune.objectives.logprobs import estimated_kl
-from finetune.objectives.ppo import gae, token_rewards
-from finetune.objectives.rollout import PolicyWithValue, Rollout, rollout_metrics
-from finetune.stages.ppo_loop import PPOConfig, PPOTrainer, ppo_batch_loss, ppo_batches
-from gpt.training.checkpoint import load_checkpoint, load_run
+from finetune.objectives.ppo import gae, token_rewards, whiten
+from finetune.objectives.rollout import Rollout, rollout_metrics
+from finetune.stages import ppo as page
+from finetune.stages.ppo import PPOConfig, PPORunConfig, ppo_batches, train_ppo
+from gpt.training.checkpoint import load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
-from gpt.training.trainer import TrainingConfig
+from gpt.training.run import Run, resume, start
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, nn
 from tests.finetune.preferences import small_policy, small_template
+from tests.finetune.small import interrupt_at, watch
+from tests.gpt.small import save_model
+from tests.scripts.preference_files import write_questions
+from tests.scripts.running import assert_same_run
 
-QUESTIONS = ["Say yes.", "No?", "The word, the word!", "Perhaps.", "Glad?"]
 CONFIG = PPOConfig(total_iterations=3, batch_size=6, num_ppo_epochs=2, num_mini_batches=2, response_length=5)
 TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, eval_interval=2)
 
@@ -31,24 +33,21 @@ class Likes(nn.Module):
         return Tensor(np.array(counts, dtype=np.float32)[:, None])
 
 
-def trainer_in(folder, config=CONFIG, reward_model=None, seed=0, **options):
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """settings(folder): those of a run with a small model, a few questions and the reward model above."""
+    monkeypatch.setattr(page, "checked_reward_model", lambda *_: Likes())
     template = small_template()
-    manual_seed(seed)
-    prompts = [(template.encode([{"role": "user", "content": q}], True)[0], q) for q in QUESTIONS]
-    trainer = PPOTrainer(
-        PolicyWithValue(small_policy(template, 1, n_embd=8)),
-        small_policy(template, 1, n_embd=8),
-        reward_model or Likes(),
-        ShuffledBatches(prompts, config.batch_size, list, seed),
-        config,
-        dataclasses.replace(TRAINING, **options.pop("training", {})),
-        folder,
-        template.stop_tokens,
-        **options,
-    )
-    template.tokenizer.save(folder)
-    manual_seed(seed)
-    return trainer
+    policy = small_policy(template, 1, n_embd=8, block_size=192)
+    base = str(save_model(tmp_path / "base", policy, template.tokenizer))
+    data = str(write_questions(tmp_path / "questions.jsonl", 6))
+
+    def settings(folder="run", ppo=CONFIG, learning_rate=1e-3, **changes):
+        training = dataclasses.replace(TRAINING, learning_rate=learning_rate)
+        config = PPORunConfig(base, "", data, str(tmp_path / folder), 0, ppo, training)
+        return dataclasses.replace(config, **changes)
+
+    return settings
 
 
 @pytest.fixture
@@ -65,13 +64,10 @@ def rollout():
 
 
 def test_every_reply_is_dealt_once_per_epoch_with_its_own_advantages(rollout):
-    config = PPOConfig(batch_size=5, num_ppo_epochs=3, num_mini_batches=2, missing_eos_penalty=0.5, kl_coef=0.2)
-    batches = ppo_batches(rollout, config, np.random.default_rng(0))
+    config = PPOConfig(batch_size=5, num_ppo_epochs=3, num_mini_batches=2)
+    advantages, returns = np.random.default_rng(1).standard_normal((2, *rollout.mask.shape))
+    batches = ppo_batches(rollout, advantages, returns, config, np.random.default_rng(0))
     assert [len(batch.tokens) for batch in batches] == [3, 2] * 3
-    scores = rollout.scores - [0, 0, 0.5, 0, 0.5]
-    kl = estimated_kl(Tensor(rollout.logprobs), Tensor(rollout.reference_logprobs)).data
-    advantages, returns = gae(token_rewards(scores, kl, rollout.mask, 0.2), rollout.values, rollout.mask)
-    mean, std = advantages[rollout.mask].mean(), advantages[rollout.mask].std()
     for epoch in range(3):
         seen = []
         for batch in batches[2 * epoch : 2 * epoch + 2]:
@@ -81,10 +77,9 @@ def test_every_reply_is_dealt_once_per_epoch_with_its_own_advantages(rollout):
                 step = columns[n] - rollout.starts[row]
                 assert batch.drawn[n] == rollout.tokens[row, columns[n]] and rollout.mask[row, step]
                 assert batch.places.before[1][n] == columns[n] - 1
-                assert batch.logprobs[n] == rollout.logprobs[row, step]
-                assert batch.values[n] == rollout.values[row, step]
-                assert batch.returns[n] == pytest.approx(returns[row, step])
-                assert batch.advantages[n] == pytest.approx((advantages[row, step] - mean) / std, rel=1e-6)
+                grids = rollout.logprobs, rollout.values, advantages, returns
+                known = batch.logprobs, batch.values, batch.advantages, batch.returns
+                assert [array[n] for array in known] == [grid[row, step] for grid in grids]
                 seen.append((row, step))
         assert len(set(seen)) == len(seen) == rollout.mask.sum()
 
@@ -96,38 +91,36 @@ def test_metrics_of_a_rollout(rollout):
     assert metrics["objective/entropy"] == pytest.approx(-rollout.logprobs.sum() / 5)
 
 
-def test_before_the_first_step_the_ratio_is_one_and_nothing_is_clipped(tmp_path):
-    trainer = trainer_in(tmp_path)
-    seen = []
-
-    def loss_fn(model, batch):
-        result = ppo_batch_loss(model, batch, CONFIG)
-        seen.append((result, batch))
-        return result
-
-    trainer.loss_fn = loss_fn
-    trainer.run()
-    (loss, n, metrics), batch = seen[0]
+def test_each_token_has_its_advantage_and_in_the_first_step_nothing_is_clipped(settings, monkeypatch):
+    dealt, losses = watch(page, monkeypatch, "ppo_batches"), watch(page, monkeypatch, "ppo_batch_loss")
+    config = dataclasses.replace(CONFIG, kl_coef=0.2, missing_eos_penalty=0.4, gamma=0.9, lam=0.7)
+    start(train_ppo, settings(ppo=config, learning_rate=1e-2))
+    assert len(dealt) == 3 and len(losses) == 12
+    for (rollout, advantages, returns, *_), _ in dealt:
+        kl, mask = rollout.logprobs - rollout.reference_logprobs, rollout.mask
+        rewards = token_rewards(rollout.scores - np.where(rollout.ended, 0, 0.4), kl, mask, 0.2)
+        expected, expected_returns = gae(rewards, rollout.values, mask, 0.9, 0.7)
+        np.testing.assert_array_equal(advantages, whiten(expected, mask))
+        np.testing.assert_array_equal(returns, expected_returns)
+    assert abs(kl).max() > 0.01 and not rollout.ended.all()  # the policy has moved, so the price was paid
+    (_, batch), (loss, n, metrics) = losses[0]
     assert n == len(batch.drawn) and metrics["val/ratio"] / n == pytest.approx(1, abs=1e-4)
     assert metrics["policy/approxkl_avg"] / n == pytest.approx(0, abs=1e-7) and metrics["policy/clipfrac_avg"] == 0
     assert metrics["loss/policy_avg"] == pytest.approx(-batch.advantages.sum(), abs=1e-3)
     assert metrics["loss/value_avg"] == pytest.approx(0.5 * (batch.returns**2).sum(), rel=1e-3)  # V is 0 at first
     assert loss.item() == pytest.approx(metrics["loss/policy_avg"] + 0.1 * metrics["loss/value_avg"], abs=1e-3)
-    assert seen[1][0][2]["policy/approxkl_avg"] > 0
+    assert losses[1][1][2]["policy/approxkl_avg"] > 0
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(tmp_path):
+def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_path):
     """Without a price the policy comes to write the tokens that are liked; with a high one it stays where it was."""
     config = dataclasses.replace(CONFIG, total_iterations=15, batch_size=48, missing_eos_penalty=0.0)
     logs = {}
     for kl_coef in (0.0, 30.0):
-        trainer = trainer_in(
-            tmp_path / str(kl_coef), dataclasses.replace(config, kl_coef=kl_coef), training={"learning_rate": 4e-2}
-        )
-        trainer.run()
+        start(train_ppo, settings(str(kl_coef), dataclasses.replace(config, kl_coef=kl_coef), learning_rate=4e-2))
         logs[kl_coef] = [row for row in read_log(tmp_path / str(kl_coef) / "log.jsonl") if "loss" in row]
     scores = {kl_coef: [row["objective/scores"] for row in rows] for kl_coef, rows in logs.items()}
     assert len(scores[0.0]) == 15 and scores[0.0][0] == scores[30.0][0] < 1.2
@@ -135,85 +128,68 @@ def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(t
     assert logs[0.0][-1]["objective/kl"] > 1.5 > 1 > logs[30.0][-1]["objective/kl"]
 
 
-def test_the_log_has_the_standard_names(tmp_path):
-    calls = []
-
-    def judge(about, replies):
-        calls.append((about, replies))
-        return {"right": 0.25}
-
-    trainer = trainer_in(tmp_path, judge=judge, evaluate=lambda: {"courteous": 0.5})
-    trainer.run()
-    rows = read_log(tmp_path / "log.jsonl")
-    steps = [row for row in rows if "loss" in row]
-    assert [row["step"] for row in steps] == [4, 8, 12] and [row["step"] for row in rows if "courteous" in row] == [
-        0,
-        8,
-        12,
-    ]
+def test_the_log_has_the_standard_names_and_built_in_questions_are_checked(settings, tmp_path, monkeypatch):
+    for name, value in {"TRAIN_ITEMS": 12, "TEST_ITEMS": 3}.items():
+        monkeypatch.setattr(page, name, value)
+    rollouts, judged = watch(page, monkeypatch, "roll_out"), watch(page, monkeypatch, "qualities")
+    start(train_ppo, settings(data="tasks"))
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    steps, evaluations = ([row for row in rows if ("loss" in row) is is_step] for is_step in (True, False))
+    assert [row["step"] for row in steps] == [4, 8, 12] and [row["step"] for row in evaluations] == [0, 8, 12]
     names = "objective/kl objective/entropy objective/scores policy/approxkl_avg policy/clipfrac_avg loss/policy_avg"
-    assert {*names.split(), "loss/value_avg", "val/ratio", "right", "num_tokens"} <= steps[0].keys()
-    assert len(calls) == 3 and all(set(about) <= set(QUESTIONS) and len(replies) == 6 for about, replies in calls)
-    assert all(1 <= len(reply) <= 5 for reply in calls[0][1])
+    assert {*names.split(), "loss/value_avg", "val/ratio", "right", "courteous", "num_tokens"} <= steps[0].keys()
+    assert evaluations[0].keys() == {"step", "right", "courteous"}
+    template = small_template()
+    for (arguments, _), ((items, replies), _) in zip(rollouts, judged, strict=True):
+        assert arguments[3] == tuple(template.encode(item.question, True)[0] for item in items)
+        assert len(replies) == 6 and all(1 <= len(reply.ids) <= 5 for reply in replies)
 
 
-def test_only_the_policy_learns_and_its_checkpoint_is_a_plain_model(tmp_path):
-    trainer = trainer_in(tmp_path)
-    reference = {name: value.copy() for name, value in trainer.reference.state_dict().items()}
-    trainer.run()
-    for name, value in trainer.reference.state_dict().items():
-        np.testing.assert_array_equal(value, reference[name])
-    model, _ = load_run(tmp_path)
-    policy = trainer.model.policy.state_dict()
-    for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value, policy[name])
-        assert not np.array_equal(value, reference[name])
+def test_only_the_policy_learns_and_its_checkpoint_is_a_plain_model(settings, tmp_path, monkeypatch):
+    rollouts = watch(page, monkeypatch, "roll_out")
+    run = start(train_ppo, settings())
+    (model, reference, *_), _ = rollouts[-1]
+    base, saved = (load_run(tmp_path / name)[0].state_dict() for name in ("base", "run"))
+    for name, value in run.model.state_dict().items():
+        np.testing.assert_array_equal(reference.state_dict()[name], base[name])
+        np.testing.assert_array_equal(saved[name], value)
+        assert not np.array_equal(value, base[name])
+    assert model.policy is run.model and any(model.value_head.weight.data.ravel())
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(tmp_path):
-    trainer_in(tmp_path / "whole", training={"eval_interval": 1}).run()
-
-    first = trainer_in(tmp_path / "parts", training={"eval_interval": 1})
-    iterate = first._iterate
-
-    def interrupted_iterate():
-        iterate()
-        if first.steps_done == 8:
-            signal.raise_signal(signal.SIGINT)
-
-    first._iterate = interrupted_iterate
-    first.run()
-    assert first.interrupted and first.saved_step == 8
-
-    second = trainer_in(tmp_path / "parts", seed=0, training={"eval_interval": 1})
+def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_stopped(
+    settings, tmp_path, monkeypatch
+):
+    whole = start(train_ppo, settings("whole"))
+    assert load_state(tmp_path / "whole")["training"]["max_iters"] == whole.steps_done == 12  # optimizer steps
+    with monkeypatch.context() as patch:
+        interrupt_at(6, page, patch)  # the second of four steps of the second iteration
+        first = start(train_ppo, settings("parts"))
+    assert first.interrupted and first.steps_done == first.saved_step == 8
     manual_seed(99)
-    checkpoint = load_checkpoint(tmp_path / "parts")
-    second.model.policy.load_state_dict(checkpoint.model.state_dict())
-    assert second.resume(checkpoint) is None
-    second.run()
-    assert not second.interrupted
-    whole, parts = (load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
-    for name, value in whole.model.state_dict().items():
-        np.testing.assert_array_equal(value, parts.model.state_dict()[name])
-    assert whole.state["extra"]["value_head"] == parts.state["extra"]["value_head"]
-    assert any(map(any, parts.state["extra"]["value_head"]["weight"]))
+    second = resume(train_ppo, PPORunConfig, str(tmp_path / "parts"))
+    assert not second.interrupted and second.steps_done == 12
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert any(map(any, load_state(tmp_path / "parts")["extra"]["value_head"]["weight"]))
 
 
-def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(tmp_path):
+def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(settings, tmp_path, monkeypatch):
     class Broken(nn.Module):
         def forward(self, tokens, lengths):
             return Tensor(np.full((len(tokens), 1), np.nan, dtype=np.float32))
 
-    trainer = trainer_in(tmp_path, dataclasses.replace(CONFIG, total_iterations=9), Broken())
-    before = {name: value.copy() for name, value in trainer.model.state_dict().items()}
+    monkeypatch.setattr(page, "checked_reward_model", lambda *_: Broken())
+    config = settings(ppo=dataclasses.replace(CONFIG, total_iterations=9))
+    run = Run(config)
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="10 steps in a row .* not finite"):
-        trainer.run()
-    for name, value in trainer.model.state_dict().items():
-        np.testing.assert_array_equal(value, before[name])
-    with np.load(tmp_path / "nonfinite-step-1.npz") as kept:
+        train_ppo(run, config)
+    assert run.steps_done == 10
+    for name, value in load_run(tmp_path / "base")[0].state_dict().items():
+        np.testing.assert_array_equal(run.model.state_dict()[name], value)
+    with np.load(tmp_path / "run" / "nonfinite-step-1.npz") as kept:
         arrays = dict(kept)
     assert np.isnan(next(value for name, value in arrays.items() if "advantages" in name)).all()
-    assert load_checkpoint(tmp_path).state["step"] == 0  # the last good one
+    assert load_checkpoint(tmp_path / "run").state["step"] == 0  # the last good one
 
 
 @pytest.mark.parametrize(

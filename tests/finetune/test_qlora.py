@@ -9,13 +9,13 @@ import pytest
 from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
 from finetune.adapters.qlora import NF4, apply_qlora
-from finetune.evaluation.training_memory import held_bytes, peak_bytes
+from finetune.evaluation.training_memory import added_bytes, held_bytes
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, gradcheck, no_grad, optim, use_kernels
 from minigrad.nn import init
-from tests.finetune.test_lora import assert_unchanged, randomize, snapshot, trainer_of, wants
+from tests.finetune.test_lora import assert_unchanged, randomize, snapshot, training_of, wants
 from tests.gpt.small import random_ids, small_gpt
 
 WIDE = {"n_embd": 64}  # NF4 has groups of 64
@@ -66,15 +66,15 @@ def test_gradients_pass_through_the_quantized_weight_to_the_input(config):
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-def test_only_the_adapters_learn_and_the_codes_stay(config, kernels, tmp_path):
+def test_only_the_adapters_learn_and_the_codes_stay(config, kernels):
     model = small_gpt(**WIDE)
     apply_qlora(model, config)
     before = snapshot(model)
     with use_kernels(kernels):
         loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
         assert wants(loss) == {id(p) for name, p in model.named_parameters() if name.endswith(("lora_A", "lora_B"))}
-        trainer = trainer_of(model, tmp_path)
-        losses = [trainer.step().loss for _ in range(30)]
+        step, _ = training_of(model)
+        losses = [step().loss for _ in range(30)]
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     assert losses[-1] < losses[0] - 1
     for name, array in model.state_dict().items():
@@ -233,14 +233,14 @@ def test_memory_is_within_a_tenth_of_what_the_formulas_say(shape, method):
     assert allocated == pytest.approx(sum(expected.values()), rel=0.1)
 
 
-def test_the_peak_of_a_step_is_what_is_held_and_what_comes_and_goes(tmp_path):
+def test_the_peak_of_a_step_is_what_is_held_and_what_comes_and_goes():
     model = small_gpt(n_embd=64, n_layer=4)
-    trainer = trainer_of(model, tmp_path)
-    trainer.step()
-    held = sum(held_bytes(model, trainer.optimizer).values())
+    step, optimizer = training_of(model)
+    step()
+    held = sum(held_bytes(model, optimizer).values())
     gradients = 4 * model.num_parameters()
     activations = accounting.activation_bytes(model.config, 4, 8)
-    peak = peak_bytes(trainer)
+    peak = held + added_bytes(step)
     assert held + activations < peak < held + 2 * (gradients + activations)
 
 

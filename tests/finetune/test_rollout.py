@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.ppo import update_metrics
 from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
-from finetune.stages.rollout_loop import update_metrics
 from minigrad import Tensor, manual_seed, no_grad
 from tests.finetune.preferences import small_policy, small_template
 

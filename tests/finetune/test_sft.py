@@ -22,12 +22,13 @@ from finetune.evaluation.answering import (
     scores_by_task,
 )
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, InstructionTuning, SFTConfig, load_data
-from finetune.stages.stage import resume, start
+from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, SFTConfig, load_data, train_sft
 from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
-from gpt.training.trainer import Trainer, TrainingConfig
+from gpt.training.run import resume, start
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_steps
 from minigrad import gradcheck, use_kernels
 from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.small import save_model, small_gpt
@@ -124,25 +125,25 @@ def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def trainer(folder, batch_size, accumulation, max_iters=3):
+def tuning(batch_size, accumulation):
+    """A model, and three steps of its tuning."""
     model, tokenizer = small_chat_model(seed=1, block_size=128)
     add_chat_tokens(model, tokenizer)
     model.to("float64")
     items = [item.example() for item in instruction_tasks("train", 12, seed=2)]
     conversations, _ = encode_examples(items, ChatTemplate(tokenizer), 128)
     batches = ShuffledBatches(conversations, batch_size, collate, seed=5)
-    config = TrainingConfig(max_iters=max_iters, warmup_iters=1, gradient_accumulation_steps=accumulation)
-    return Trainer(model, batches, config, folder, sft_loss)
+    config = TrainingConfig(max_iters=3, warmup_iters=1, gradient_accumulation_steps=accumulation)
+    return model, training_steps(model, batches, sft_loss, config)
 
 
-def test_accumulation_equals_one_large_batch(tmp_path):
+def test_accumulation_equals_one_large_batch():
     """Also where the parts have different numbers of learned tokens, which a mean of means would get wrong."""
-    large, parts = trainer(tmp_path / "a", 12, 1), trainer(tmp_path / "b", 3, 4)
-    for _ in range(3):
-        a, b = large.step(), parts.step()
+    (large, large_steps), (parts, small_steps) = tuning(12, 1), tuning(3, 4)
+    for a, b in zip(large_steps, small_steps, strict=True):
         assert a.count == b.count and a.loss == pytest.approx(b.loss, rel=1e-10)
         assert a.metrics["mean_token_accuracy"] == b.metrics["mean_token_accuracy"]
-    for (name, p), (_, q) in zip(large.model.named_parameters(), parts.model.named_parameters(), strict=True):
+    for (name, p), (_, q) in zip(large.named_parameters(), parts.named_parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-7, atol=1e-9, err_msg=name)
 
 
@@ -173,7 +174,7 @@ def tuned(base, talks, tmp_path_factory):
     use_kernels("fast")
     folder = tmp_path_factory.mktemp("tuned") / "run"
     try:
-        return start(InstructionTuning, config(base, talks, folder))
+        return start(train_sft, config(base, talks, folder))
     finally:
         use_kernels("textbook")
 
@@ -199,43 +200,25 @@ def test_a_run_leaves_a_log_with_the_usual_names_and_its_data(tuned):
     assert load_state(tuned.out_dir)["extra"]["stage"] == "sft"
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(base, talks, tmp_path):
-    whole = start(InstructionTuning, config(base, talks, tmp_path / "whole", max_iters=6))
-    part = tmp_path / "part"
-
-    class Interrupted(Trainer):
-        def step(self):
-            self.interrupted = self.steps_done == 2
-            return super().step()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.stages.stage.Trainer", Interrupted)
-        assert start(InstructionTuning, config(base, talks, part, max_iters=6)).interrupted
-    again = resume(InstructionTuning, str(part))
-    assert again.steps_done == 6 and again.count == whole.count
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-
 def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is of pretraining, not of 'sft'"):
-        resume(InstructionTuning, str(base))
+    with pytest.raises(CheckpointError, match="is of pretraining, not of .*'sft'"):
+        resume(train_sft, SFTConfig, str(base))
     with pytest.raises(FileExistsError, match="holds a run already"):
-        start(InstructionTuning, config(base, talks, tuned.out_dir))
+        start(train_sft, config(base, talks, tuned.out_dir))
 
 
 def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: the assistant's last message is empty"):
-        start(InstructionTuning, config(base, path, tmp_path / "out"))
+        start(train_sft, config(base, path, tmp_path / "out"))
     path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="has one conversation only"):
-        start(InstructionTuning, config(base, path, tmp_path / "out"))
+        start(train_sft, config(base, path, tmp_path / "out"))
     long = json.dumps({"prompt": "word " * 100, "completion": "b"})
     path.write_text(f'{long}\n{{"prompt": "a", "completion": "b"}}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: there is nothing to learn from"):
-        start(InstructionTuning, config(base, path, tmp_path / "out"))
+        start(train_sft, config(base, path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,105 +1,103 @@
-"""The skeleton of a run, seen from a stage that is as small as a stage can be."""
+"""A new stage is one page: a function that trains. `start` and `resume` (gpt/training/run.py) do the rest."""
 
 import dataclasses
+import sys
 
 import pytest
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages.stage import Stage, resume, settings_of, start
-from gpt.training.checkpoint import CheckpointError, load_state
+from finetune.stages.run_config import RunConfig
+from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer, TrainingConfig
-from tests.finetune.small import small_chat_model
+from gpt.training.run import resume, start
+from gpt.training.run_folder import settings_of
+from gpt.training.training_config import TrainingConfig
+from gpt.training.training_step import training_step
+from tests.finetune.small import interrupt_at, small_chat_model
 from tests.gpt.small import save_model
+from tests.scripts.running import assert_same_run
+
+WORDS = ("cat", "dog", "mat", "house")
 
 
 @dataclasses.dataclass(frozen=True)
-class RepeatConfig:
-    init_from: str
-    out_dir: str
-    seed: int = 1
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+class RepeatConfig(RunConfig):
+    stage = "repeat"
+
+    data: str = "words"
 
 
-class Repeating(Stage):
-    name, config_class, columns = "repeat", RepeatConfig, "  loss  of the word that is repeated"
-    read = staticmethod(read_examples)
-    loss = staticmethod(sft_loss)
+def talks(config):
+    if config.data != "words":
+        raise ValueError("nothing to learn from")
+    found = [Example([{"role": "user", "content": word}, {"role": "assistant", "content": word}]) for word in WORDS]
+    return found, found[:1]
 
-    def prepare(self):
-        self.model, self.tokenizer = load_model(self.config.init_from)
-        words = ("cat", "dog", "mat", "house")
-        talks = [[{"role": "user", "content": w}, {"role": "assistant", "content": w}] for w in words]
-        return {"train": [Example(talk) for talk in talks], "test": [Example(talks[0])]}
 
-    def encode(self, data):
-        template, block_size = ChatTemplate(self.tokenizer), self.model.config.block_size
-        (train, _), (self.tests, _) = (encode_examples(data[n], template, block_size) for n in ("train", "test"))
-        self.batches = ShuffledBatches(train, 2, collate, self.config.seed)
+def train_repeating(run, config):
+    """A new stage: the model learns to repeat a word."""
+    model, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    data = run.data(lambda: talks(config), read_examples)
+    template, block_size = ChatTemplate(tokenizer), model.config.block_size
+    (train, _), (tests, _) = (encode_examples(part, template, block_size) for part in data)
+    run.explain_columns("  loss  of the word that is repeated")
 
-    def validate(self):
-        return {"val_loss": evaluate(self.model, batches_of(self.tests, 2, collate), sft_loss)["loss"]}
+    def validate():
+        return {"val_loss": evaluate(model, batches_of(tests, 2, collate), sft_loss)["loss"]}
 
-    def measure(self):
-        return {"before": self.validate()["val_loss"]}
-
-    def report(self, trainer):
-        trainer.extra_state["after"] = self.validate()["val_loss"]
+    run.keep("before", lambda: validate()["val_loss"], like=0.0)
+    optimizer, schedule = run.prepare(model, config.training)
+    stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
+    with run:
+        for batches in run.batches(stream, validate):
+            run.record(training_step(model, batches, sft_loss, optimizer, schedule, 1.0, run.gradients))
+    if not run.interrupted:
+        run.extra["after"] = validate()["val_loss"]
+        run.finish(f"trained {run.steps_done} steps", None)
 
 
 @pytest.fixture
-def base(tmp_path):
+def settings(tmp_path):
+    """settings(folder): the settings of a run of six steps."""
     model, tokenizer = small_chat_model()
     add_chat_tokens(model, tokenizer)
-    save_model(tmp_path / "base", model, tokenizer)
-    return str(tmp_path / "base")
-
-
-def settings(base, folder):
+    base = str(save_model(tmp_path / "base", model, tokenizer))
     training = TrainingConfig(max_iters=6, learning_rate=0.02, warmup_iters=1, eval_interval=3, log_interval=1)
-    return RepeatConfig(base, str(folder), training=training)
+    whole = RepeatConfig(base, batch_size=2, seed=1, training=training)
+    return lambda folder, **changes: dataclasses.replace(whole, out_dir=str(tmp_path / folder), **changes)
 
 
-def test_a_new_stage_starts_goes_on_and_reports(base, tmp_path, monkeypatch, capsys):
-    whole = start(Repeating, settings(base, tmp_path / "whole"))
-    assert whole.extra_state["after"] < whole.extra_state["before"]
+def test_a_new_stage_runs_stops_goes_on_and_reports(settings, tmp_path, monkeypatch, capsys):
+    whole = start(train_repeating, settings("whole"))
+    assert whole.extra["after"] < whole.extra["before"]
     output = capsys.readouterr().out
     assert "What the columns mean:\n  loss  of the word that is repeated\n" in output
-    assert output.index("What the columns mean") < output.index("6/6 | loss") < output.index("trained 6 steps, ")
+    assert output.index("What the columns mean") < output.index("6/6 | loss") < output.index("trained 6 steps in ")
 
-    step = Trainer.step
-
-    def interrupting(trainer):
-        trainer.interrupted = trainer.steps_done == 2
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", interrupting)
-    part = start(Repeating, settings(base, tmp_path / "part"))
-    assert part.interrupted and part.steps_done == 3 and "after" not in part.extra_state
+    interrupt_at(2, sys.modules[__name__], monkeypatch)
+    part = start(train_repeating, settings("part"))
+    assert part.interrupted and part.steps_done == part.saved_step == 2 and "after" not in part.extra
     monkeypatch.undo()
-    again = resume(Repeating, str(tmp_path / "part"))
-    assert again.extra_state["before"] == whole.extra_state["before"]  # kept, not measured again
-    assert again.extra_state["after"] == whole.extra_state["after"]
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
-    assert weights[0] == weights[1]
+    again = resume(train_repeating, RepeatConfig, str(tmp_path / "part"))
+    assert not again.interrupted and again.extra == whole.extra
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
 
 
-def test_what_goes_wrong_leaves_nothing_and_other_runs_alone(base, tmp_path):
-    class Failing(Repeating):
-        def encode(self, data):
-            raise ValueError("nothing to learn from")
-
-    with pytest.raises(ValueError, match="nothing to learn from"):
-        start(Failing, settings(base, tmp_path / "run"))
+def test_nothing_is_written_when_a_check_fails_and_other_runs_are_left_alone(settings, tmp_path):
+    for changes, words in ({"data": "silence"}, "nothing to learn from"), ({"batch_size": 0}, "batches of 0"):
+        with pytest.raises(ValueError, match=words):
+            start(train_repeating, settings("run", **changes))
     assert not (tmp_path / "run").exists()
-    trainer = start(Repeating, settings(base, tmp_path / "run"))
-    assert settings_of(Repeating, str(trainer.out_dir)) == settings(base, tmp_path / "run")
-    assert load_state(trainer.out_dir)["extra"]["stage"] == "repeat"
+    start(train_repeating, settings("run"))
+    assert settings_of(RepeatConfig, str(tmp_path / "run")) == settings("run")
     with pytest.raises(FileExistsError, match="holds a run already"):
-        start(Repeating, settings(base, tmp_path / "run"))
-    Failing.name = "another"
-    with pytest.raises(CheckpointError, match="is of the stage 'repeat', not of 'another'"):
-        resume(Failing, str(trainer.out_dir))
+        start(train_repeating, settings("run"))
+
+    class OtherConfig(RepeatConfig):
+        stage = "another"
+
+    with pytest.raises(CheckpointError, match="is of the stage 'repeat', not of .*'another'"):
+        resume(train_repeating, OtherConfig, str(tmp_path / "run"))

@@ -14,22 +14,25 @@ import os
 import signal
 import sys
 
-from gpt.training.trainer import Trainer
+from gpt.training import pretraining
+from gpt.training.run import Run
 from scripts import train
 from scripts.shared import command_line
 
-step, run = Trainer.step, Trainer.run
+batches, training_step = Run.batches, pretraining.training_step
 plans = {}  # step -> what happens before it
+runs = []
 
 
-def sabotaged_run(self):
+def sabotaged_batches(self, *arguments):
+    runs.append(self)
     if self.team.rank == 1 and plans.get(0) == "drift":
         self.parameters[0].data[0] += 1
-    run(self)
+    return batches(self, *arguments)
 
 
-def sabotaged_step(self):
-    what = plans.get(self.steps_done + 1) if self.team.rank == 1 else None
+def sabotaged_step(model, batches, loss_fn, *arguments):
+    what = plans.get(runs[-1].steps_done + 1) if runs[-1].team.rank == 1 else None
     if what == "raise":
         raise ValueError("the data are not to my taste")
     if what == "bug":
@@ -38,23 +41,17 @@ def sabotaged_step(self):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "ctrl-c":
         signal.raise_signal(signal.SIGINT)
-    if what != "nan":
-        return step(self)
-    loss_fn = self.loss_fn
 
     def not_finite(model, batch):
         loss, n, metrics = loss_fn(model, batch)
         return loss * float("nan"), n, metrics
 
-    self.loss_fn = not_finite
-    result = step(self)
-    self.loss_fn = loss_fn
-    return result
+    return training_step(model, batches, not_finite if what == "nan" else loss_fn, *arguments)
 
 
 if __name__ == "__main__":
     for plan in sys.argv.pop(1).split(","):
         name, _, at = plan.partition(":")
         plans[int(at)] = name
-    Trainer.run, Trainer.step = sabotaged_run, sabotaged_step
+    Run.batches, pretraining.training_step = sabotaged_batches, sabotaged_step
     command_line.run(train.main)

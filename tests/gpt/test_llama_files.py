@@ -16,7 +16,7 @@ import gpt
 from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
 from gpt.training.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
 from gpt.training.loading import load_model
-from gpt.training.trainer import Trainer
+from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
 from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
@@ -658,14 +658,14 @@ def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path
     change = max(abs(array - start.state_dict()[name]).max() for name, array in whole.state_dict().items())
     assert 0 < change < 0.02
 
-    def interrupt(trainer, *arguments):
-        if trainer.steps_done == 2:
+    def interrupt(run, *steps):
+        if run.steps_done == 2:
             raise KeyboardInterrupt
-        return original(trainer, *arguments)
+        return original(run, *steps)
 
-    original = Trainer.step
+    original = Run.record
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupt)
+        patch.setattr(Run, "record", interrupt)
         assert run_from(tmp_path, "broken", source, "--max-iters", 4, "--block-size", 16) == 130
     assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path / "broken") == 0
     assert_same_weights(load_model(tmp_path / "broken")[0], whole)

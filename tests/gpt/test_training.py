@@ -1,6 +1,7 @@
 """The training loop: one step is what it should be, and a run that was stopped goes on as if it never had been."""
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import functools
@@ -8,62 +9,76 @@ import json
 import math
 import signal
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
-import minigrad as mg
-from gpt import GPT, GPTConfig, load_checkpoint, save_checkpoint
+from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint, save_checkpoint
 from gpt.console import progress_bar, show, silenced
-from gpt.training import trainer
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import CheckpointError
-from gpt.training.evaluation import mean_loss
+from gpt.training.evaluation import language_model_loss, mean_loss
 from gpt.training.log import RunLog, read_log
-from gpt.training.trainer import Trainer, TrainingConfig
-from minigrad import backend, optim, use_kernels
+from gpt.training.run import Run, resume, start
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_step import training_step, training_steps
+from minigrad import Tensor, backend, manual_seed, optim, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
 
 TEXT = np.arange(2000) * 5 % 37  # what follows is easy to learn
 
 
-def a_trainer(folder, dropout=0.0, changes=None, batches=None, **settings):
+@dataclasses.dataclass(frozen=True)
+class Settings:
     """A small run, the same each time."""
-    mg.manual_seed(11)
-    model = GPT(GPTConfig(**SHAPE, dropout=dropout, **(changes or {})))
-    config = {"max_iters": 12, "learning_rate": 1e-2, "warmup_iters": 3, "eval_interval": 4, "sample_interval": 3}
-    return Trainer(
-        model,
-        RandomBatches(TEXT, 4, 8, seed=2) if batches is None else batches,
-        TrainingConfig(**{**config, "log_interval": 2, **settings}),
-        folder,
-        evaluate=lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))},
-        on_sample=lambda step: model.generate([[1]], 3, seed=0),
-        extra_state={"made by": "a test"},
-    )
+
+    out_dir: str
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    dropout: float = 0.0
+    seed: int = 11
 
 
-def everything(trainer):
-    """Weights, moments and every number that decides how training goes on."""
-    arrays = {f"weight {name}": array.copy() for name, array in trainer.model.state_dict().items()}
-    for position, state in trainer.optimizer.state_dict()["state"].items():
-        arrays |= {f"moment {position} {name}": np.array(value) for name, value in state.items()}
-    state = trainer.state_dict()
-    del state["seconds"]
-    return arrays, state
+def settings(folder, dropout=0.0, **training):
+    usual = {"max_iters": 12, "learning_rate": 1e-2, "warmup_iters": 3, "eval_interval": 4, "sample_interval": 3}
+    return Settings(str(folder), TrainingConfig(**{**usual, "log_interval": 2, **training}), dropout)
 
 
-def assert_same(one, other):
-    (arrays, state), (other_arrays, other_state) = one, other
-    assert arrays.keys() == other_arrays.keys() and state == other_state
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
+def prepare(run, config, **shape):
+    """The model, the optimizer and the schedule of a run."""
+    make = lambda: (GPT(GPTConfig(**SHAPE, dropout=config.dropout, **shape)), Tokenizer.train(["ab"], 257))  # noqa: E731
+    model, _ = run.model_from(make)
+    return model, *run.prepare(model, config.training)
 
 
-def log_of(folder):
-    """The log without what a clock decides."""
-    clock = ("ms", "tokens_per_second")
-    return [{name: value for name, value in row.items() if name not in clock} for row in read_log(folder / "log.jsonl")]
+def train(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None, after_step=None):
+    """The stage of these tests. loss_fn(run, model, batch): another loss; after_step(run): called after each step."""
+    model, optimizer, schedule = prepare(run, config)
+    run.extra["made by"] = "a test"
+    usual = lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))}  # noqa: E731
+    stream = StopAt(RandomBatches(TEXT, 4, 8, seed=2), stop_at)
+    model.train()
+    with run:
+        for batches in run.batches(stream, validate or usual):
+            step = training_step(
+                model, batches, partial(loss_fn, run) if loss_fn is not language_model_loss else loss_fn,
+                optimizer, schedule, config.training.grad_clip, run.gradients,
+            )  # fmt: skip
+            run.record(step)
+            if run.is_time_to_sample:
+                model.generate([[1]], 3, seed=0)
+            if after_step is not None:
+                after_step(run)
+
+
+def begin(folder, options=None, **changes):
+    return start(partial(train, **(options or {})), settings(folder, **changes))
+
+
+def go_on(folder, **options):
+    """What a new process does: other random numbers, a new model, the checkpoint."""
+    manual_seed(99)
+    return resume(partial(train, **options), Settings, str(folder))
 
 
 class Stopped(BaseException):
@@ -84,24 +99,53 @@ class StopAt:
         return next(self.batches)
 
 
+def everything(run):
+    """Weights, moments and every number that decides how training goes on."""
+    arrays = {f"weight {name}": array.copy() for name, array in run.model.state_dict().items()}
+    for position, state in run.optimizer.state_dict()["state"].items():
+        arrays |= {f"moment {position} {name}": np.array(value) for name, value in state.items()}
+    state = run.state_dict()
+    del state["seconds"], state["extra"]["run"]["out_dir"]
+    return arrays, state
+
+
+def assert_same(one, other):
+    (arrays, state), (other_arrays, other_state) = one, other
+    assert arrays.keys() == other_arrays.keys() and state == other_state
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
+
+
+def log_of(folder):
+    """The log without what a clock decides."""
+    clock = ("ms", "tokens_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in read_log(folder / "log.jsonl")]
+
+
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
+def steps_of(model, batches, loss_fn=language_model_loss, **training):
+    return list(training_steps(model, iter(batches), loss_fn, TrainingConfig(**training)))
+
+
 def test_it_learns(tmp_path):
-    trainer = a_trainer(tmp_path, max_iters=150, learning_rate=3e-2, sample_interval=0, eval_interval=50)
-    trainer.run()
+    run = begin(tmp_path, max_iters=150, learning_rate=3e-2, sample_interval=0, eval_interval=50)
     losses = [row["val_loss"] for row in log_of(tmp_path) if "val_loss" in row]
     assert losses[0] == pytest.approx(math.log(37), abs=0.1) and losses[-1] < 0.3
-    assert trainer.best_loss == min(losses) and trainer.count == 150 * 4 * 8
+    assert run.best_loss == min(losses) and run.count == 150 * 4 * 8
 
 
-def test_a_step_is_forward_backward_clip_adamw(tmp_path):
-    trainer = a_trainer(tmp_path, grad_clip=0.5)
-    other = a_trainer(tmp_path).model
+def test_a_step_is_forward_backward_clip_adamw():
+    manual_seed(11)
+    model = GPT(GPTConfig(**SHAPE))
+    other = copy.deepcopy(model)
+    config = TrainingConfig(max_iters=12, learning_rate=1e-2, warmup_iters=3)
+    ours, schedule = prepare_training(model, config)
     optimizer = optim.AdamW(optim.decay_groups(other.named_parameters(), 0.1), betas=(0.9, 0.99))
-    batches = RandomBatches(TEXT, 4, 8, seed=2)
+    stream, batches = (RandomBatches(TEXT, 4, 8, seed=2) for _ in range(2))
     for n in range(1, 7):
-        step = trainer.step()
+        step = training_step(model, [next(stream)], language_model_loss, ours, schedule, max_norm=0.5)
         lr = 1e-2 * (n / 4 if n <= 3 else 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (n - 4) / 9)))
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -116,7 +160,7 @@ def test_a_step_is_forward_backward_clip_adamw(tmp_path):
         assert (step.loss, step.grad_norm, step.lr) == pytest.approx((loss.item(), norm, lr), rel=1e-5)
         assert (step.count, step.skipped, step.metrics) == (32, False, {})
     for name, array in other.state_dict().items():
-        np.testing.assert_allclose(trainer.model.state_dict()[name], array, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(model.state_dict()[name], array, atol=1e-5, err_msg=name)
 
 
 def counted_batches():
@@ -128,21 +172,21 @@ def counted_batches():
 
 
 def loss_and_accuracy(model, batch):
-    loss, n, _ = trainer.language_model_loss(model, batch)
+    loss, n, _ = language_model_loss(model, batch)
     ids, targets = batch
     return loss, n, {"accuracy": int((model(ids).data.argmax(-1) == targets).sum())}
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-def test_accumulated_batches_equal_one_large_batch(tmp_path, kernels):
+def test_accumulated_batches_equal_one_large_batch(kernels):
     parts, whole = counted_batches()
     steps, weights = [], []
     for batches in (parts, [whole]):
         model = small_gpt(dtype="float64")
-        config = TrainingConfig(gradient_accumulation_steps=len(batches), warmup_iters=0)
-        trainer = Trainer(model, iter(batches), config, tmp_path, loss_fn=loss_and_accuracy)
         with use_kernels(kernels):
-            steps.append(trainer.step())
+            steps += steps_of(
+                model, batches, loss_and_accuracy, max_iters=1, gradient_accumulation_steps=len(batches), warmup_iters=0
+            )
         weights.append(model.state_dict())
     assert steps[0].count == steps[1].count == 48 - 7 - 6
     assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-12)
@@ -152,42 +196,44 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path, kernels):
         np.testing.assert_allclose(array, weights[1][name], rtol=0, atol=1e-9, err_msg=name)
 
 
-def test_a_step_without_a_target_that_counts_is_an_error(tmp_path):
+def test_a_step_without_a_target_that_counts_is_an_error():
     batch = (random_ids((2, 4)), np.full((2, 4), -100))
-    trainer = Trainer(small_gpt(), iter([batch]), TrainingConfig(), tmp_path)
-    with pytest.raises(ValueError, match="step 1 has nothing to learn from"):
-        trainer.step()
-    batches = iter([batch, (random_ids((2, 4)), random_ids((2, 4)))])  # one that counts is enough
-    trainer = Trainer(small_gpt(), batches, TrainingConfig(gradient_accumulation_steps=2), tmp_path)
-    assert not trainer.step().skipped
+    with pytest.raises(ValueError, match="this step has nothing to learn from"):
+        steps_of(small_gpt(), [batch], max_iters=1)
+    with pytest.raises(ValueError, match="this step has nothing to learn from"):
+        steps_of(small_gpt(), [batch, batch], max_iters=1, gradient_accumulation_steps=2)
+    batches = [batch, (random_ids((2, 4)), random_ids((2, 4)))]  # one that counts is enough
+    (step,) = steps_of(small_gpt(), batches, max_iters=1, gradient_accumulation_steps=2)
+    assert not step.skipped
 
 
-def test_frozen_parameters_stay_and_are_in_no_optimizer(tmp_path):
+def test_frozen_parameters_stay_and_are_in_no_optimizer():
     model = small_gpt()
     model.transformer.requires_grad_(False)
     model.transformer.h[1].requires_grad_(True)
     before = {name: array.copy() for name, array in model.state_dict().items()}
-    trainer = Trainer(model, RandomBatches(TEXT, 4, 8), TrainingConfig(), tmp_path)
-    trainer.step()
+    steps_of(model, RandomBatches(TEXT, 4, 8), max_iters=1)
     for name, array in model.state_dict().items():
         assert (array != before[name]).any() == name.startswith("transformer.h.1."), name
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train: all parameters are frozen"):
-        Trainer(model, RandomBatches(TEXT, 4, 8), TrainingConfig(), tmp_path)
+        steps_of(model, RandomBatches(TEXT, 4, 8))
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-def test_bfloat16_trains_with_float32_weights(tmp_path, kernels):
-    trainer = a_trainer(tmp_path, max_iters=80, precision="bfloat16")
+def test_bfloat16_trains_with_float32_weights(kernels):
+    manual_seed(11)
+    model, training = GPT(GPTConfig(**SHAPE)), {"max_iters": 80, "learning_rate": 1e-2, "warmup_iters": 3}
     with use_kernels(kernels):
-        first, *_, last = [trainer.step().loss for _ in range(80)]
-    assert last < 2 < 3.5 < first
-    assert all(p.dtype == np.float32 for p in trainer.parameters)
-    exact = a_trainer(tmp_path).step().loss
-    assert 0 < abs(first - exact) < 0.02
+        (exact,) = steps_of(copy.deepcopy(model), RandomBatches(TEXT, 4, 8, seed=2), max_iters=1)
+        first, *_, last = steps_of(model, RandomBatches(TEXT, 4, 8, seed=2), precision="bfloat16", **training)
+    assert last.loss < 2 < 3.5 < first.loss and 0 < abs(first.loss - exact.loss) < 0.02
+    assert all(p.dtype == np.float32 for p in model.parameters())
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------
+
+HARD = {"dropout": 0.2, "gradient_accumulation_steps": 2}
 
 
 @pytest.fixture(scope="module", params=["textbook", "fast"])
@@ -195,192 +241,174 @@ def uninterrupted(request, tmp_path_factory):
     """A run with dropout and accumulation that was never stopped: (kernels, everything, log)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     with use_kernels(request.param):
-        trainer = a_trainer(folder, dropout=0.2, gradient_accumulation_steps=2)
-        trainer.run()
-        return request.param, everything(trainer), log_of(folder)
-
-
-def go_on(folder):
-    """What a new process does: other random numbers, a new model, the checkpoint."""
-    trainer = a_trainer(folder, dropout=0.2, gradient_accumulation_steps=2)
-    checkpoint = load_checkpoint(folder)
-    trainer.model.load_state_dict(checkpoint.model.state_dict())
-    backend.generator().random(17)
-    assert trainer.resume(checkpoint) is None
-    return trainer
+        return request.param, everything(begin(folder, **HARD)), log_of(folder)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5, 8, 9, 10, 16, 17, 23])
-def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches):
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches, capsys):
     """Killed in step (batches + 1) // 2: before, at and after evaluations, log lines, and inside an accumulation."""
     kernels, expected, log = uninterrupted
     with use_kernels(kernels):
-        trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
-        trainer.batches = StopAt(trainer.batches, batches)
         with pytest.raises(Stopped):
-            trainer.run()
-        trainer = go_on(tmp_path)
-        assert trainer.steps_done == (batches - 1) // 2 // 4 * 4
-        trainer.run()
-        assert_same(everything(trainer), expected)
+            begin(tmp_path, {"stop_at": batches}, **HARD)
+        assert_same(everything(go_on(tmp_path)), expected)
+    assert f"resuming {tmp_path} at step {(batches - 1) // 2 // 4 * 4}\n" in capsys.readouterr().out  # and no warning
     assert log_of(tmp_path) == log
 
 
+def resaved(folder, change):
+    """Change the state of the checkpoint in a folder."""
+    checkpoint = load_checkpoint(folder)
+    change(checkpoint.state)
+    _, optimizer, _ = prepare(run := Run(settings(folder)), run.config)
+    optimizer.load_state_dict(checkpoint.optimizer_state)
+    save_checkpoint(folder, checkpoint.model, optimizer, checkpoint.state)
+
+
 def test_a_run_saved_before_a_setting_existed_goes_on(tmp_path):
-    stopped = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
-    stopped.step()
-    stopped.save()
-    trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
-    checkpoint = load_checkpoint(tmp_path)
-    del checkpoint.state["training"]["checkpoint_activations"], checkpoint.state["training"]["optimizer"]
-    assert trainer.resume(checkpoint) is None and trainer.steps_done == 1
-    checkpoint.state["training"]["optimizer"] = "muon"
+    with pytest.raises(Stopped):
+        begin(tmp_path, {"stop_at": 6})
+
+    def forget(state):
+        del state["training"]["checkpoint_activations"], state["training"]["optimizer"]
+
+    resaved(tmp_path, forget)
+    assert go_on(tmp_path).steps_done == 12
+    resaved(tmp_path, lambda state: state["training"].update(optimizer="muon"))
     with pytest.raises(CheckpointError, match="are those of another run"):
-        trainer.resume(checkpoint)
+        go_on(tmp_path)
 
 
 def test_a_run_with_muon_goes_on_bit_by_bit_and_its_state_is_checked(tmp_path):
-    whole, stopped = (a_trainer(tmp_path / name, optimizer="muon") for name in ("whole", "stopped"))
+    whole = begin(tmp_path / "whole", optimizer="muon")
     assert {id(p) for p in whole.optimizer.param_groups[0]["params"]} == {
         id(p) for name, p in whole.model.named_parameters() if ".h." in name and p.ndim == 2
     }
-    whole.run()
-    stopped.batches = StopAt(stopped.batches, 7)
     with pytest.raises(Stopped):
-        stopped.run()
-    checkpoint = load_checkpoint(tmp_path / "stopped")
-    trainer = a_trainer(tmp_path / "stopped", optimizer="muon")
-    trainer.model.load_state_dict(checkpoint.model.state_dict())
-    assert trainer.resume(checkpoint) is None and trainer.steps_done == 4
-    trainer.run()
-    assert_same(everything(trainer), everything(whole))
+        begin(tmp_path / "stopped", {"stop_at": 7}, optimizer="muon")
+    assert_same(everything(go_on(tmp_path / "stopped")), everything(whole))
+    checkpoint = load_checkpoint(tmp_path / "whole")
     checkpoint.optimizer_state["state"][0]["momentum_buffer"][0] = np.nan
-    for trainer, words in (
-        (a_trainer(tmp_path / "stopped", optimizer="muon"), "state 0.momentum_buffer is damaged"),
-        (a_trainer(tmp_path / "stopped"), "not of a run like this"),
-    ):
+    for optimizer, words in (("muon", "state 0.momentum_buffer is damaged"), ("adamw", "not of a run like this")):
         with pytest.raises(CheckpointError, match=words):
-            trainer.resume(checkpoint)
+            restorer(tmp_path / "whole", optimizer=optimizer).restore(checkpoint)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 11])
 def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, step):
     kernels, expected, log = uninterrupted
+
+    def loss_then_ctrl_c(run, model, batch):
+        if run.steps_done == step - 1:
+            with contextlib.suppress(KeyboardInterrupt):
+                run.interrupted or signal.raise_signal(signal.SIGINT)
+        return language_model_loss(model, batch)
+
     with use_kernels(kernels):
-        trainer = a_trainer(tmp_path, dropout=0.2, gradient_accumulation_steps=2)
-        loss_fn = trainer.loss_fn
-
-        def loss_then_ctrl_c(model, batch):
-            if trainer.steps_done == step - 1:
-                with contextlib.suppress(KeyboardInterrupt):
-                    trainer.interrupted or signal.raise_signal(signal.SIGINT)
-            return loss_fn(model, batch)
-
-        trainer.loss_fn = loss_then_ctrl_c
-        trainer.run()
-        assert trainer.interrupted and trainer.steps_done == step
-        trainer = go_on(tmp_path)
-        assert trainer.steps_done == step
-        trainer.run()
-        assert not trainer.interrupted
-        assert_same(everything(trainer), expected)
+        stopped = begin(tmp_path, {"loss_fn": loss_then_ctrl_c}, **HARD)
+        assert stopped.interrupted and stopped.steps_done == stopped.saved_step == step
+        run = go_on(tmp_path)
+        assert_same(everything(run), expected)
+    assert not run.interrupted
     assert log_of(tmp_path) == log
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 0, "val_loss": 3}\n{"step": 1, "lo', encoding="utf-8")
-    trainer = a_trainer(tmp_path)
-    trainer.run()
+    begin(tmp_path)
     assert [row["step"] for row in log_of(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
 
 
 def test_a_finished_run_goes_on_with_nothing(tmp_path):
-    a_trainer(tmp_path).run()
+    begin(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    trainer = a_trainer(tmp_path)
-    trainer.model = load_checkpoint(tmp_path).model
-    trainer.resume(load_checkpoint(tmp_path))
-    trainer.run()
+    assert go_on(tmp_path).steps_done == 12
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back(tmp_path):
-    trainer = a_trainer(tmp_path)
     previous = signal.getsignal(signal.SIGINT)
 
-    def ctrl_c_twice(step):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+    def ctrl_c_twice(run):
+        if run.steps_done == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
-    trainer.on_sample = ctrl_c_twice
     with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    assert trainer.steps_done == 3 and signal.getsignal(signal.SIGINT) is previous
+        begin(tmp_path, {"after_step": ctrl_c_twice})
+    assert signal.getsignal(signal.SIGINT) is previous and not (tmp_path / ".lock").exists()
     assert load_checkpoint(tmp_path).state["step"] == 0
 
 
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):
-    trainer = a_trainer(tmp_path)
-    trainer.on_sample = lambda step: step == 12 and signal.raise_signal(signal.SIGINT)
-    trainer.run()
-    assert not trainer.interrupted and load_checkpoint(tmp_path).state["step"] == 12
+    run = begin(tmp_path, {"after_step": lambda run: run.steps_done == 12 and signal.raise_signal(signal.SIGINT)})
+    assert not run.interrupted and load_checkpoint(tmp_path).state["step"] == 12
 
 
 def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
-    trainer = a_trainer(tmp_path)
-    thread = threading.Thread(target=trainer.run)
+    thread = threading.Thread(target=begin, args=[tmp_path])
     thread.start()
     thread.join()
-    assert trainer.steps_done == 12
+    assert load_checkpoint(tmp_path).state["step"] == 12
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "watched",
     [
         {"log_interval": 1},
         {"log_interval": 100, "eval_interval": 0, "sample_interval": 0},
         {"eval_interval": 1, "sample_interval": 1},
     ],
 )
-def test_watching_changes_nothing(tmp_path, settings):
+def test_watching_changes_nothing(tmp_path, watched):
     """Logging, evaluating and sampling touch neither the weights nor the random numbers."""
     results = []
-    for name, watched in (("one", {}), ("two", settings)):
-        trainer = a_trainer(tmp_path / name, dropout=0.2, **watched)
-        trainer.run()
-        arrays, state = everything(trainer)
-        del state["best_loss"], state["training"]
+    for name, changes in (("one", {}), ("two", watched)):
+        arrays, state = everything(begin(tmp_path / name, dropout=0.2, **changes))
+        del state["best_loss"], state["training"], state["extra"]["run"]["training"]
         results.append((arrays, state))
     assert_same(*results)
 
 
 @pytest.mark.cpu_only("the stand-in has the textbook's kernels whatever is chosen")
 @pytest.mark.parametrize("changed", ["threads", "cores"])
-def test_other_threads_go_on_with_a_warning(tmp_path, monkeypatch, changed):
-    trainer = a_trainer(tmp_path)
-    trainer.save()
+def test_other_threads_go_on_with_a_warning(tmp_path, monkeypatch, changed, capsys):
+    begin(tmp_path)
     function = {"threads": "blas_threads", "cores": "usable_cores"}[changed]
     now = getattr(backend, function)()
     monkeypatch.setattr(backend, function, lambda: now + 1)
-    warning = a_trainer(tmp_path).resume(load_checkpoint(tmp_path))
-    assert f"{changed} {now} -> {now + 1}" in warning and "up to rounding, but not bit for bit" in warning
+    go_on(tmp_path)
+    output = capsys.readouterr().out
+    assert f"{changed} {now} -> {now + 1}" in output and "up to rounding, but not bit for bit" in output
     monkeypatch.undo()
-    assert a_trainer(tmp_path).resume(load_checkpoint(tmp_path)) is None
+    go_on(tmp_path)
+    assert "changed since" not in capsys.readouterr().out
     with use_kernels("fast"):
-        assert "kernels textbook -> " in a_trainer(tmp_path).resume(load_checkpoint(tmp_path))
+        go_on(tmp_path)
+    assert "kernels textbook -> " in capsys.readouterr().out
+
+
+def restorer(folder, **training):
+    """A run that is about to go on from a checkpoint."""
+    run = Run(settings(folder, **training), is_new=False)
+    prepare(run, run.config)
+    run.stream = RandomBatches(TEXT, 4, 8, seed=2)
+    return run
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path):
-    trainer = a_trainer(tmp_path)
-    save_checkpoint(tmp_path, trainer.model, None, trainer.state_dict())
+    run = begin(tmp_path)
+    save_checkpoint(tmp_path, run.model, None, run.state_dict())
     with pytest.raises(CheckpointError, match="holds weights only"):
-        trainer.resume(load_checkpoint(tmp_path))
-    save_checkpoint(tmp_path, trainer.model, trainer.optimizer, {"step": 1})
+        go_on(tmp_path)
+    save_checkpoint(tmp_path, run.model, run.optimizer, {"extra": run.state_dict()["extra"], "step": 1})
     with pytest.raises(CheckpointError, match="not of a run like this"):
-        trainer.resume(load_checkpoint(tmp_path))
-    trainer.save()
+        go_on(tmp_path)
+    other = small_gpt(positions="sinusoidal")
+    optimizer, _ = prepare_training(other, run.training)
+    save_checkpoint(tmp_path, run.model, optimizer, run.state_dict())
     with pytest.raises(CheckpointError, match="not of a run like this: the optimizer has groups of"):
-        a_trainer(tmp_path, changes={"positions": "sinusoidal"}).resume(load_checkpoint(tmp_path))
+        go_on(tmp_path)
 
 
 def places_of(value, path=()):
@@ -401,10 +429,10 @@ def forged(value, path, wrong):
 
 
 def test_a_state_whose_entries_have_another_form_is_refused(tmp_path):
-    a_trainer(tmp_path).run()
+    begin(tmp_path)
     good = load_checkpoint(tmp_path)
     state = {name: value for name, value in good.state.items() if name not in ("extra", "arithmetic")}
-    trainer = a_trainer(tmp_path)
+    run = restorer(tmp_path)
     for path in places_of(state):
         kind = type(functools.reduce(lambda part, key: part[key], path, state))
         for wrong in (-1, -(2**70), math.nan, math.inf, "7", [], {}, [1], None, True):
@@ -412,8 +440,8 @@ def test_a_state_whose_entries_have_another_form_is_refused(tmp_path):
             if wrong in fits or (path == ("best_loss",) and wrong is None):
                 continue
             with pytest.raises(CheckpointError):
-                trainer.resume(dataclasses.replace(good, state=forged(good.state, path, wrong)))
-    trainer.resume(good)
+                run.restore(dataclasses.replace(good, state=forged(good.state, path, wrong)))
+    run.restore(good)
 
 
 @pytest.mark.parametrize(
@@ -432,12 +460,12 @@ def test_a_state_whose_entries_have_another_form_is_refused(tmp_path):
     ],
 )
 def test_moments_of_another_form_are_refused(tmp_path, name, change, words):
-    a_trainer(tmp_path).run()
+    begin(tmp_path)
     checkpoint = load_checkpoint(tmp_path)
     moments = checkpoint.optimizer_state["state"][3]
     moments[name] = change(moments[name])
     with pytest.raises(CheckpointError, match=words):
-        a_trainer(tmp_path).resume(checkpoint)
+        restorer(tmp_path).restore(checkpoint)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -447,8 +475,8 @@ def not_finite_at(*batches, where="loss"):
     """A loss function that is not finite, or whose gradient is not, at these batches."""
     count = iter(range(1, 10**9))
 
-    def loss_fn(model, batch):
-        loss, n, metrics = trainer.language_model_loss(model, batch)
+    def loss_fn(run, model, batch):
+        loss, n, metrics = language_model_loss(model, batch)
         if next(count) in batches:
             number = model.lm_head.weight[0, 0]
             loss = loss * math.nan if where == "loss" else loss + (number - number.item()) ** 0.5  # infinite slope at 0
@@ -460,33 +488,31 @@ def not_finite_at(*batches, where="loss"):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(tmp_path, where):
-    trainer = a_trainer(tmp_path, log_interval=100, gradient_accumulation_steps=2)
-    trainer.loss_fn = not_finite_at(9, where=where)
-    for _ in range(4):
-        trainer.step()
-    before, batches = everything(trainer), trainer.batches.state_dict()
-    step = trainer.step()
-    after = everything(trainer)
-    assert step.skipped and math.isfinite(step.loss) == (where == "gradient")
+    found = []
+
+    def look(run):
+        found.append((everything(run)[0], run.stream.state_dict(), run.skipped_in_a_row, run.count))
+
+    options = {"loss_fn": not_finite_at(9, where=where), "after_step": look}
+    begin(tmp_path, options, log_interval=100, gradient_accumulation_steps=2, max_iters=6)
+    before, after = found[3], found[4]
     for name, array in before[0].items():
         np.testing.assert_array_equal(after[0][name], array, err_msg=name)
-    assert trainer.skipped_in_a_row == 1 and trainer.count == 4 * 64 and trainer.steps_done == 5
+    assert [row[2:] for row in found] == [(0, 64), (0, 128), (0, 192), (0, 256), (1, 256), (0, 320)]
+    row = next(row for row in read_log(tmp_path / "log.jsonl") if row["step"] == 5)
+    assert row["skipped"] and (row["loss"] is not None) == (where == "gradient")
     with np.load(tmp_path / "nonfinite-step-5.npz", allow_pickle=False) as kept:
         kept = dict(kept)
     stream = RandomBatches(TEXT, 4, 8)
-    stream.load_state_dict(batches)
+    stream.load_state_dict(before[1])
     for i in range(2):
         for j, part in enumerate(next(stream)):
             np.testing.assert_array_equal(kept[f"batch_{i}_{j}"], part)
     assert len(kept) == 4
-    trainer.step()
-    assert trainer.skipped_in_a_row == 0
 
 
 def test_a_skipped_step_is_reported_and_logged(tmp_path, capsys):
-    trainer = a_trainer(tmp_path, log_interval=100)
-    trainer.loss_fn = not_finite_at(5)
-    trainer.run()
+    begin(tmp_path, {"loss_fn": not_finite_at(5)}, log_interval=100)
     line = next(line for line in capsys.readouterr().out.splitlines() if "5/12" in line)
     assert "loss     nan" in line and "not finite: skipped, its batch kept" in line
     row = next(row for row in read_log(tmp_path / "log.jsonl") if row["step"] == 5)
@@ -495,62 +521,46 @@ def test_a_skipped_step_is_reported_and_logged(tmp_path, capsys):
 
 
 def test_ten_skipped_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path):
-    trainer = a_trainer(tmp_path, max_iters=40)
-    trainer.loss_fn = not_finite_at(*range(7, 100))
     with pytest.raises(FloatingPointError, match="10 steps in a row .* learning rate of 0.01 is too high") as caught:
-        trainer.run()
+        begin(tmp_path, {"loss_fn": not_finite_at(*range(7, 100))}, max_iters=40)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
-    assert trainer.steps_done == 16 and len(list(tmp_path.glob("nonfinite-step-*.npz"))) == 10
+    assert {path.name for path in tmp_path.glob("nonfinite-*")} == {f"nonfinite-step-{n}.npz" for n in range(7, 17)}
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint.state["step"] == 12 and checkpoint.state["skipped_in_a_row"] == 6
     assert all(np.isfinite(array).all() for array in checkpoint.model.state_dict().values())
-    resumed = a_trainer(tmp_path, max_iters=40)
-    resumed.resume(checkpoint)
-    assert resumed.skipped_in_a_row == 6
+    with pytest.raises(FloatingPointError, match="10 steps in a row"):  # the six from before count
+        go_on(tmp_path, loss_fn=not_finite_at(1, 2, 3, 4))
 
 
 def test_damaged_weights_never_replace_a_good_checkpoint(tmp_path):
-    trainer = a_trainer(tmp_path)
-    trainer.save()
-    trainer.parameters[-1].data[0] = math.inf
+    def damage(run):
+        if run.steps_done == 6:
+            run.parameters[-1].data[0] = math.inf
+
     with pytest.raises(FloatingPointError, match="a weight is no longer finite"):
-        trainer.save()
-    assert load_checkpoint(tmp_path).state["step"] == 0
+        begin(tmp_path, {"after_step": damage, "validate": lambda: {"val_loss": 1.0}})
+    assert load_checkpoint(tmp_path).state["step"] == 4
     assert all(np.isfinite(array).all() for array in load_checkpoint(tmp_path).model.state_dict().values())
 
 
 def test_ctrl_c_after_a_skipped_step_saves_nothing_that_may_be_damaged(tmp_path):
-    trainer = a_trainer(tmp_path, sample_interval=0)
-    loss_fn = not_finite_at(7)
-
-    def loss_then_ctrl_c(model, batch):
-        if trainer.steps_done == 6:
+    def ctrl_c(run):
+        if run.steps_done == 7:
             signal.raise_signal(signal.SIGINT)
-        return loss_fn(model, batch)
 
-    trainer.loss_fn = loss_then_ctrl_c
-    trainer.run()
-    assert trainer.interrupted and trainer.steps_done == 7
-    assert trainer.saved_step == load_checkpoint(tmp_path).state["step"] == 4
+    run = begin(tmp_path, {"loss_fn": not_finite_at(7), "after_step": ctrl_c}, sample_interval=0)
+    assert run.interrupted and run.steps_done == 7
+    assert run.saved_step == load_checkpoint(tmp_path).state["step"] == 4
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
-    trainer = a_trainer(tmp_path)
-    evaluate, calls = trainer.evaluate, []
-
-    def damaged_at_last():
-        calls.append(1)
-        return evaluate() if len(calls) < 3 else {"val_loss": math.nan}
-
-    trainer.evaluate = damaged_at_last
+    losses = iter([3.0, 2.0, math.nan])
     with pytest.raises(FloatingPointError, match="validation loss is not finite: .* last good checkpoint, of step 4"):
-        trainer.run()
+        begin(tmp_path, {"validate": lambda: {"val_loss": next(losses)}})
     assert load_checkpoint(tmp_path).state["step"] == 4
 
 
 def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
-    trainer = a_trainer(tmp_path)
-
     class Full:
         def __enter__(self):
             return self
@@ -563,7 +573,7 @@ def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr("gpt.training.log.open", lambda *_, **__: Full(), raising=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        trainer.run()
+        begin(tmp_path)
     assert caught.value.filename == str(tmp_path / "log.jsonl")
 
 
@@ -582,9 +592,6 @@ class Endless:
     def state_dict(self):
         return {}
 
-    def load_state_dict(self, state):
-        pass
-
 
 @dataclasses.dataclass
 class Example:
@@ -594,7 +601,7 @@ class Example:
 
 def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
     """As classification or preferences have them: dictionaries, dataclasses, ragged lists, texts."""
-    batch = {"pairs": [Example([1, 2, 3], 0), Example([4, 5], 1)], "texts": ["a", "b"], "ids": mg.Tensor(np.arange(3))}
+    batch = {"pairs": [Example([1, 2, 3], 0), Example([4, 5], 1)], "texts": ["a", "b"], "ids": Tensor(np.arange(3))}
     batch["none"] = None
 
     def loss_fn(model, batch):
@@ -602,8 +609,14 @@ def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
         loss = model.loss(batch["ids"], batch["ids"], reduction="sum")
         return loss * math.nan, 2, {"accuracy": 1.0, "rewards/margins": 3.0}
 
-    trainer = Trainer(small_gpt(), Endless(batch), TrainingConfig(max_iters=2), tmp_path, loss_fn=loss_fn, unit="pairs")
-    trainer.run()
+    def stage(run, config):
+        model, optimizer, schedule = prepare(run, config)
+        run.explain_columns("", unit="pairs")
+        with run:
+            for batches in run.batches(Endless(batch)):
+                run.record(training_step(model, batches, loss_fn, optimizer, schedule))
+
+    start(stage, settings(tmp_path, max_iters=2))
     row = read_log(tmp_path / "log.jsonl")[0]
     assert row["accuracy"] == 0.5 and row["rewards/margins"] == 1.5 and row["num_pairs"] == 0
     assert "pairs/s | accuracy 0.5000 | rewards/margins 1.5000" in capsys.readouterr().out
@@ -621,15 +634,16 @@ def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
     }
 
 
-def test_extra_state_is_saved_and_has_to_be_json(tmp_path):
-    a_trainer(tmp_path).save()
-    assert load_checkpoint(tmp_path).state["extra"] == {"made by": "a test"}
+def test_what_was_measured_before_is_kept_and_has_to_be_json(tmp_path):
+    begin(tmp_path)
+    extra = load_checkpoint(tmp_path).state["extra"]
+    assert extra["made by"] == "a test" and extra["run"]["dropout"] == 0.0
     with pytest.raises(TypeError, match="not JSON serializable"):
-        Trainer(small_gpt(), Endless(None), TrainingConfig(), tmp_path, extra_state={"x": object()})
+        Run(settings(tmp_path)).keep("x", object)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("wrong", "words"),
     [
         ({"max_iters": 0}, "max_iters must be >= 1, got 0"),
         ({"learning_rate": math.nan}, "learning_rate must be a number >= 0, got nan"),
@@ -640,16 +654,16 @@ def test_extra_state_is_saved_and_has_to_be_json(tmp_path):
         ({"optimizer": "Muon"}, "optimizer must be one of adamw, muon, got 'Muon'"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, words):
+def test_settings_out_of_range_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
-        TrainingConfig(**settings)
+        TrainingConfig(**wrong)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_log_has_the_names_of_the_field(tmp_path):
-    a_trainer(tmp_path).run()
+    begin(tmp_path)
     rows = read_log(tmp_path / "log.jsonl")
     assert set(rows[1]) == {
         "step", "loss", "learning_rate", "grad_norm", "ms", "tokens_per_second", "num_tokens", "skipped"

@@ -6,7 +6,7 @@ import pytest
 
 from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
-from gpt.training.trainer import TrainingConfig
+from gpt.training.training_config import TrainingConfig
 from scripts import demo
 from tests.scripts.running import refusal, run_here, run_process, write_text
 

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -13,13 +12,12 @@ import pytest
 from finetune.data import pairs
 from finetune.quantization.folder import is_quantized, load_quantized
 from finetune.stages import dpo, pipeline, pipeline_stages, ppo, sft
-from finetune.stages.ppo_loop import PPOConfig
+from finetune.stages.ppo import PPOConfig
 from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
-from gpt.training.trainer import Trainer
 from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
-from tests.finetune.small import small_tokenizer
+from tests.finetune.small import interrupt_at, small_tokenizer
 from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, write_text
 
@@ -137,14 +135,7 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(f
 
 
 def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys):
-    step = Trainer.step
-
-    def interrupted_step(trainer):
-        if trainer.out_dir.name == "sft" and trainer.steps_done == 3:
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", interrupted_step)
+    interrupt_at(4, sft, monkeypatch)
     assert run_here(script.main, "--short", "--out-dir", tmp_path) == 130
     assert "call it again and it goes on" in capsys.readouterr().out
     assert load_state(tmp_path / "sft")["step"] == 4 and not (tmp_path / "dpo").exists()

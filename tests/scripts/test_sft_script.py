@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from finetune.stages.sft import InstructionTuning
-from finetune.stages.stage import settings_of
+from finetune.stages.sft import SFTConfig
 from gpt.training.log import read_log
+from gpt.training.run_folder import settings_of
 from scripts import sft
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
@@ -64,7 +64,7 @@ def test_a_file_of_ones_own_and_going_on(base, talks, tmp_path, capsys):
     assert run_here(sft.main, *start, *QUICK) == 0
     output = capsys.readouterr().out
     assert "data: 9 conversations to learn from, 1 to test on" in output and "asked | the word? / " in output
-    assert settings_of(InstructionTuning, str(folder)).training.max_iters == 6
+    assert settings_of(SFTConfig, str(folder)).training.max_iters == 6
     assert run_here(sft.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert "resuming" in capsys.readouterr().out
     error = refusal(sft.main, capsys, "--init-from", "resume", "--out-dir", folder, "--batch-size", "8")

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt.training.trainer import Trainer
 from minigrad import Tensor, backend, nn
 from minigrad.kernels.cuda import CUDA, CUDA_OPTIM
 
@@ -152,17 +151,6 @@ def _moving_grad(slot):
     return property(slot.__get__, set_grad)
 
 
-def _reading_step(original):
-    def step(trainer, batches=None):
-        """A test looks at the numbers of the step that it asked for."""
-        result = original(trainer, batches)
-        if asked_by_test():
-            trainer.read()
-        return result
-
-    return step
-
-
 # What test modules have imported by name.
 IN_TESTS = {"gradcheck": _moving_arguments, "quantize": _on_the_cpu, "apply_qlora": _on_the_cpu}
 
@@ -188,7 +176,6 @@ def second_device(test_module):
             (Tensor, "__init__", _moving_tensor),
             (Tensor, "backward", _moving_gradient),
             (Tensor, "grad", _moving_grad),
-            (Trainer, "step", _reading_step),
             (pytest, "approx", _approx),
             (nn.Parameter, "__init__", _moving_parameter),
             (nn.Module, "__call__", _moving_call),

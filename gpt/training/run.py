@@ -1,0 +1,401 @@
+"""A run: what surrounds every training loop, so that the loop itself can be read on the page of its stage.
+
+    def train_something(run: Run, config: SomeConfig) -> None:
+        model, tokenizer = run.model_from(lambda: load_model(config.init_from))    # on resuming: the checkpoint's
+        train, test = run.data(lambda: load_data(config.data), read_examples)      # on resuming: those in its folder
+        optimizer, schedule = run.prepare(model, config.training)
+        with run:                                                  # a lock on the folder, Ctrl-C, a progress bar
+            for batches in run.batches(ShuffledBatches(train, ...), validate):
+                run.record(training_step(model, batches, loss_fn, optimizer, schedule))
+
+`start` calls such a function for a new run, and `resume` for one that was interrupted. Nothing is written before the
+loop begins, so a run that fails one of its checks leaves nothing behind. Between two steps, `batches` evaluates the
+model and saves it, and ends the loop after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minigrad import backend, manual_seed
+
+from ..console import progress_bar, show
+from ..files import write_json_lines
+from ..tokenizer.tokenizer import Tokenizer
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    ModelKind,
+    check_inputs,
+    check_like,
+    inputs,
+    load_checkpoint,
+    save_checkpoint,
+    writing,
+)
+from .data_parallel import ALONE, Team, team_gradients
+from .log import RunLog, mean_step
+from .run_folder import arithmetic, check_moments, check_unused, claim, keep_batches, settings_of
+from .training_config import TrainingConfig, prepare_training
+from .training_step import Gradients, Step, gradients_for
+
+T = TypeVar("T")
+MAX_SKIPPED = 10  # steps in a row that are not finite
+
+
+def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", team: Team = ALONE) -> Run:
+    """Begin a run in the folder `config.out_dir`: call `train(run, config)`. Returns the run.
+
+    Ctrl-C finishes the step, saves, and sets the run's `interrupted`; a second Ctrl-C stops at once. Raises
+    FileExistsError if the folder already holds a run, BlockingIOError if another process is writing there, and what
+    `train` and `Run.batches` raise.
+    """
+    with writing(config.out_dir, team):
+        team.once(lambda: check_unused(Path(config.out_dir)))
+        manual_seed(config.seed)
+        run = Run(config, device, team)
+        train(run, config)
+    return run
+
+
+def resume(
+    train: Callable[[Run, Any], None], config_class: Any, out_dir: str, device: str = "cpu", team: Team = ALONE
+) -> Run:
+    """Continue the run in `out_dir` with its own settings and data, as if it had never stopped.
+
+    Raises CheckpointError if there is no run with such settings, or one that cannot be continued.
+    """
+    with writing(out_dir, team):
+        run = Run(settings_of(config_class, out_dir), device, team, is_new=False)
+        train(run, run.config)
+    return run
+
+
+class Run:
+    """A run and its folder.
+
+    config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
+    train together, of which only the first logs and saves. extra: JSON-able, saved with each checkpoint.
+    """
+
+    def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
+        self.config, self.device, self.team, self.is_new = config, device, team, is_new
+        self.out_dir = Path(config.out_dir)
+        self.log = RunLog(self.out_dir, silent=team.rank > 0)
+        self.extra: dict[str, Any] = {}
+        self.parts: dict[str, Any] = {}  # objects whose `state_dict()`, JSON-able, belongs to the checkpoint
+        self.steps_done = 0
+        self.count = 0  # of the items (tokens, pairs, ...) that were learned from
+        self.seconds = 0.0
+        self.best_loss = math.inf
+        self.skipped_in_a_row = 0
+        self.saved_step: int | None = None
+        self.interrupted = False
+        self._checkpoint: Checkpoint | None = None
+        self._write_first: list[Callable[[], Any]] = []
+
+    # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
+
+    def model_from(
+        self, make: Callable[[], tuple[Any, Tokenizer]], kind: ModelKind | None = None
+    ) -> tuple[Any, Tokenizer]:
+        """The model to train, on the run's device, and its tokenizer.
+
+        kind: what a checkpoint stores of the model (see `save_checkpoint`). None: a whole language model.
+        """
+        self.kind = kind
+        if self.is_new:
+            self.model, tokenizer = make()
+            self.write_first(lambda: tokenizer.save(self.out_dir))
+        else:
+            self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
+            self.model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
+        return self.model.to(self.device), tokenizer
+
+    def data(
+        self,
+        make: Callable[[], Sequence[Sequence[T]]],
+        read: Callable[[Path], Sequence[T]],
+        names: Sequence[str] = ("train", "test"),
+    ) -> list[Sequence[T]]:
+        """The items of each of `names`: those of `make` for a new run, else `read` from the run's folder.
+
+        They are kept there as JSON lines, `data/train.jsonl` and so on, so you can look at them.
+        """
+        paths = [self.out_dir / "data" / f"{name}.jsonl" for name in names]
+        if not self.is_new:
+            return [read(path) for path in paths]
+        made = list(make())
+        for path, items in zip(paths, made, strict=True):
+            self.write_first(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
+        return made
+
+    def keep(self, name: str, make: Callable[[], T], like: Any = None) -> T:
+        """What `make()` gives before training, such as a measurement. It is JSON-able and kept in each checkpoint.
+
+        like: a value of the same form (see `check_like`). Raises CheckpointError if the checkpoint's has another form.
+        """
+        if self._checkpoint is None:
+            self.extra[name] = json.loads(json.dumps(make()))
+        else:
+            self.extra[name] = self._checkpoint.state["extra"].get(name)
+            if like is not None:
+                check_like(self.extra[name], like, f"the state's {name}")
+        return self.extra[name]
+
+    def write_first(self, write: Callable[[], Any]) -> None:
+        """Call `write()` when the loop of a new run begins: by then all checks have passed."""
+        self._write_first.append(write)
+
+    def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
+        """Show what the columns of the log mean. unit: what is counted. shown: the metrics that there is room for."""
+        self.log.unit, self.log.shown = unit, shown
+        show(f"\nWhat the columns mean:\n{columns}\n")
+
+    def prepare(self, model: Any, training: TrainingConfig) -> tuple[Any, Any]:
+        """The optimizer of `model`, which may have more parameters than is saved, and its learning-rate schedule."""
+        self.training = training
+        self.optimizer, self.schedule = prepare_training(model, training)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        return self.optimizer, self.schedule
+
+    @property
+    def gradients(self) -> Gradients:
+        """How `training_step` computes gradients: accumulated, in low precision, or shared by a team, if need be."""
+        return gradients_for(self.training, team_gradients(self.team) if self.team.size > 1 else None)
+
+    # --- the loop ---
+
+    def __enter__(self) -> Run:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(writing(self.out_dir, self.team))
+            stack.enter_context(self._ctrl_c_finishes_the_step())
+            self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
+            self._exits = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exits.__exit__(*error)
+
+    def batches(
+        self,
+        stream: Any,
+        validate: Callable[[], dict[str, float]] | None = None,
+        steps_per_iteration: int | None = None,
+    ) -> Iterator[list[Any]]:
+        """The batches of each step, until `max_iters` steps are done or Ctrl-C is pressed.
+
+        stream: an endless iterator of batches, with `state_dict()` (JSON-able) and `load_state_dict()`. validate() ->
+        metrics on held-out data; it is called, and a checkpoint saved, before the first step, every `eval_interval`
+        steps, and after the last step. steps_per_iteration: where a batch is not learned from in one step, as in PPO,
+        but in an iteration of so many; `eval_interval` counts iterations then, and each has its line in the log.
+
+        Raises FloatingPointError after 10 skipped steps in a row, and if a weight or the validation loss is no longer
+        finite; OSError if the folder cannot be written; ValueError if the processes of the team differ. The last good
+        checkpoint stays.
+        """
+        training, total = self.training, self.training.max_iters
+        self.stream, self.steps_per_iteration = stream, steps_per_iteration
+        self.team.check_same(dataclasses.asdict(training))
+        self.team.check_same_start(self.parameters)
+        if self._checkpoint is not None:
+            self.restore(self._checkpoint)
+        else:
+            self.team.use_different_dropout()
+            self.team.once(self._write_beginning)
+            self.inputs = inputs(self.out_dir)
+            self._validate(validate)
+            self.save()
+        self.bar.update(self.steps_done)
+
+        per_step = 1 if steps_per_iteration else training.gradient_accumulation_steps
+        interval = training.eval_interval * (steps_per_iteration or 1)
+        stopping = False
+        while self.steps_done < total and not stopping:
+            self._started = time.perf_counter()
+            yield [next(stream) for _ in range(per_step)]  # the caller learns from them
+
+            to_validate = self.steps_done == total or due(self.steps_done, interval)
+            if to_validate:
+                self._validate(validate)
+            # If one process was interrupted, all of them stop after the same step.
+            stopping = any(self.team.gather(self.interrupted))
+            # After a step that was skipped, only a validation can tell whether the weights are still good.
+            trusted = self.skipped_in_a_row == 0 or (to_validate and validate is not None)
+            if trusted and (to_validate or stopping):
+                self.save()
+        self.interrupted = stopping and self.steps_done < total
+
+    def record(self, *steps: Step, **metrics: float) -> None:
+        """Count a step, or all steps of an iteration, and log them in one line if it is time, with more `metrics`."""
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        self.bar.update(len(steps))
+        for step in steps:
+            self.steps_done += 1
+            if step.skipped:
+                process = f"-process-{self.team.rank}" if self.team.size > 1 else ""
+                keep_batches(self.out_dir / f"nonfinite-step-{self.steps_done}{process}.npz", step.batches)
+                self.skipped_in_a_row += 1
+                if self.skipped_in_a_row >= MAX_SKIPPED:
+                    break
+            else:
+                self.count += step.count
+                self.skipped_in_a_row = 0
+        n, total = self.steps_done, self.training.max_iters
+        is_wanted = self.steps_per_iteration is not None or n in (1, total) or due(n, self.training.log_interval)
+        if is_wanted or self.skipped_in_a_row:
+            step = steps[0] if self.steps_per_iteration is None else mean_step(steps, metrics)
+            self.log.step(n, total, step, seconds, self.count)
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            words = "steps in a row had a loss or gradient that is not finite"
+            raise FloatingPointError(f"{self.skipped_in_a_row} {words}: {self._blame()}")
+
+    @property
+    def is_time_to_sample(self) -> bool:
+        """Whether the settings want a sample of text after this step, and its weights are good."""
+        return due(self.steps_done, self.training.sample_interval) and not self.skipped_in_a_row and self.team.rank == 0
+
+    def _validate(self, validate: Callable[[], dict[str, float]] | None) -> None:
+        if validate is None:
+            return
+        metrics = validate()
+        self.log.validation(self.steps_done, metrics)
+        loss = metrics.get("val_loss", math.inf)
+        self.best_loss = min(self.best_loss, loss)
+        if "val_loss" in metrics and not math.isfinite(loss):
+            raise FloatingPointError(f"the validation loss is not finite: {self._blame()}")
+
+    def _blame(self) -> str:
+        place = f"batches that were skipped are kept in {self.out_dir}"
+        if self.saved_step is not None:
+            place += f", with the last good checkpoint, of step {self.saved_step}"
+        return f"the learning rate of {self.training.learning_rate} is too high, or the data are not finite; {place}"
+
+    @contextlib.contextmanager
+    def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
+        """The first Ctrl-C lets the step finish, so no half-updated weights are saved; the second stops at once."""
+        self.interrupted = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        import signal  # a browser has none
+
+        def on_interrupt(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        numbers = [signal.SIGINT]
+        if self.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
+            numbers.append(signal.SIGUSR1)
+        previous = [signal.signal(number, on_interrupt) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, previous, strict=True):
+                signal.signal(number, handler)
+
+    # --- saving and resuming ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything except the weights and the optimizer's state, JSON-able."""
+        stage = getattr(self.config, "stage", None)
+        return {
+            "step": self.steps_done,
+            "count": self.count,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "seconds": self.seconds,
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,  # JSON has no inf
+            "schedule": self.schedule.state_dict(),
+            "random": backend.random_state(),
+            "batches": self.stream.state_dict(),
+            "arithmetic": arithmetic(self.parameters[0], self.team),
+            "training": dataclasses.asdict(self.training),
+            "inputs": self.inputs,
+            "extra": {
+                **self.extra,
+                **({} if stage is None else {"stage": stage}),
+                "run": dataclasses.asdict(self.config),
+                **{name: part.state_dict() for name, part in self.parts.items()},
+            },
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite."""
+        for p in self.parameters:
+            if not backend.module_of(p.data).isfinite(p.data).all():
+                raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
+        if self.team.rank == 0:
+            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
+        self.saved_step = self.steps_done
+
+    def _write_beginning(self) -> None:
+        claim(self.out_dir)
+        for write in self._write_first:
+            write()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint whose weights the model already has.
+
+        Shows a warning if the rest of the run will not be bit-exact. Raises CheckpointError for weights without an
+        optimizer, or with a state that a run of these settings cannot have.
+        """
+        if checkpoint.optimizer_state is None:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
+        self.inputs = inputs(self.out_dir)
+        state = dict(checkpoint.state)
+        if isinstance(state.get("training"), dict):  # settings that are newer than the run have their defaults
+            state["training"] = dataclasses.asdict(TrainingConfig()) | state["training"]
+        check_inputs(self.out_dir, state)
+        try:
+            free = ("arithmetic", "inputs", "extra")
+            expected = {name: value for name, value in self.state_dict().items() if name not in free}
+            check_like({name: state[name] for name in expected}, expected, "the state")
+            schedule = {**expected["schedule"], "steps_done": state["step"]}
+            if (state["training"], state["schedule"]) != (expected["training"], schedule):
+                raise ValueError("its settings of training, or its learning rates, are those of another run")
+            if state["step"] > self.training.max_iters:
+                raise ValueError(f"it is at step {state['step']} of {self.training.max_iters}")
+            check_moments(self.optimizer, checkpoint.optimizer_state, state["step"])
+            self.optimizer.load_state_dict(checkpoint.optimizer_state)
+            self.schedule.load_state_dict(state["schedule"])
+            backend.set_random_state(state["random"])
+            self.team.use_different_dropout()
+            self.stream.load_state_dict(state["batches"])
+            for name, part in self.parts.items():
+                part.load_state_dict(state["extra"][name])
+            self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
+            self.skipped_in_a_row = state["skipped_in_a_row"]
+            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+            then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
+        self.saved_step = self.steps_done
+        self.log.rewind(self.steps_done)
+        changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
+        warning = (
+            f"; changed since the run was saved: {', '.join(changed)}; sums are taken in another order, so the run "
+            "will equal an uninterrupted one up to rounding, but not bit for bit"
+        )
+        show(f"resuming {self.out_dir} at step {self.steps_done}{warning if changed else ''}")
+
+    def finish(self, done: str, picture: Path | None) -> None:
+        """Show how much was `done`, and where the results are."""
+        show(f"\n{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
+
+
+def due(step: int, interval: int) -> bool:
+    """Whether something that happens every `interval` steps happens after this step. 0 means never."""
+    return interval > 0 and step % interval == 0

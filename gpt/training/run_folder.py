@@ -1,0 +1,147 @@
+"""The folder of a run: may a new run use it, can an old one be continued from it, and what went wrong in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minigrad import Tensor, backend, switches
+from minigrad.optim import Optimizer
+
+from ..files import UNFINISHED, naming, shortened, write_text
+from . import folder_lock
+from .checkpoint import CheckpointError, check_like, has_checkpoint, load_state
+from .data_parallel import Team
+
+T = TypeVar("T")
+# What a value may be by its annotation.
+TYPES: dict[str, list[type]] = {
+    "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
+}  # fmt: skip
+
+
+# --- a new run --------------------------------------------------------------------------------------------------------
+
+
+def check_unused(out_dir: Path, can_resume: bool = True) -> None:
+    """Raise FileExistsError for a folder with files that might be overwritten. It may be new, empty, or that of a run
+    that never started.
+
+    can_resume: whether to suggest resuming the run in the folder.
+    """
+    if has_checkpoint(out_dir):
+        resume = "go on with --init-from resume, " if can_resume else ""
+        raise FileExistsError(f"{out_dir} holds a run already: {resume}choose another --out-dir, or delete it")
+    found = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
+    found -= {name for name in found if name == folder_lock.NAME or name.endswith(UNFINISHED)}
+    if found and "log.jsonl" not in found:
+        raise FileExistsError(f"{out_dir} holds files that are not of a run: choose another --out-dir")
+
+
+def claim(out_dir: str | os.PathLike[str]) -> None:
+    """Mark a folder as that of a run by an empty log. A run that stops before its first checkpoint can start again."""
+    write_text(Path(out_dir) / "log.jsonl", "")
+
+
+# --- a run that is continued ------------------------------------------------------------------------------------------
+
+
+def settings_of(config_class: Any, out_dir: str) -> Any:
+    """The settings of the run in `out_dir`, a `config_class`.
+
+    Raises CheckpointError if there is no run, or if it is a run of another stage.
+    """
+    extra = load_state(out_dir).get("extra")
+    extra = extra if isinstance(extra, dict) else {}
+    wanted, found = getattr(config_class, "stage", None), extra.get("stage")
+    if found != wanted:
+        found, wanted = (
+            "of pretraining" if stage is None else f"of the stage {stage!r}" for stage in (found, wanted)
+        )
+        raise CheckpointError(f"the run in {out_dir} is {found}, not {wanted}: it goes on with its own script")
+    try:
+        settings = {**extra["run"], "out_dir": out_dir}
+        for field in dataclasses.fields(config_class):
+            if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
+                settings[field.name] = field.default_factory(**settings[field.name])
+        return check_types(config_class(**settings))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None
+
+
+def check_types(config: T) -> T:
+    """Return settings from a file. Raises ValueError for one of another type than its annotation, or below 0."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, kinds = getattr(config, field.name), str(field.type).split(" | ")
+        if dataclasses.is_dataclass(value):
+            check_types(value)
+        elif TYPES.keys() >= set(kinds) and type(value) not in [kind for name in kinds for kind in TYPES[name]]:
+            raise ValueError(f"{field.name} must be {field.type}, got {shortened(value)}")
+        elif type(value) is int and value < 0:
+            raise ValueError(f"{field.name} must not be negative, got {shortened(value)}")
+    return config
+
+
+def check_moments(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> None:
+    """Raise CheckpointError for a state that the optimizer cannot have after this number of steps."""
+    ours, theirs = optimizer.state_dict()["param_groups"], saved["param_groups"]
+    if [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]:
+        # Otherwise load_state_dict says so. The learning rate is the schedule's.
+        ours, theirs = ([{**group, "lr": 0} for group in groups] for groups in (ours, theirs))
+        if json.loads(json.dumps(ours)) != theirs:
+            raise CheckpointError("the optimizer was saved with other settings")
+    parameters = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    for position, state in saved["state"].items():
+        if position < len(parameters):
+            (p, group), name = parameters[position], f"the optimizer's state {position}"
+            is_adams = not group.get("orthogonalize")
+            adams, muons = {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, {"momentum_buffer": p.data}
+            check_like(state, adams if is_adams else muons, name)
+            if is_adams and ((state["exp_avg_sq"] < 0).any() or state["step"] > steps):
+                raise CheckpointError(f"{name} cannot be that of step {steps}")
+
+
+def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
+    """The versions and settings that decide the last bits of a sum, apart from the processor."""
+    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
+    return {
+        "cores": backend.usable_cores(),
+        "threads": backend.blas_threads(),
+        "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
+        "device": parameter.device,
+        "NumPy": np.__version__,
+        "processes": team.size,
+    }
+
+
+# --- what went wrong --------------------------------------------------------------------------------------------------
+
+
+def keep_batches(path: Path, batches: Sequence[Any]) -> None:
+    """Save the batches of a step that was not finite as arrays for NumPy, so you can examine them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = _named_arrays("batch", batches)
+    with naming(path):
+        np.savez(path, **arrays)
+
+
+def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
+    """The parts of a batch as named arrays, such as batch_0_1 for the second part of the first batch."""
+    parts: Any = None
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif dataclasses.is_dataclass(value):
+        parts = vars(value).items()
+    elif isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
+        parts = enumerate(value)
+    if parts is not None:
+        return {k: v for key, part in parts for k, v in _named_arrays(f"{name}_{key}", part).items()}
+    value = value.data if isinstance(value, Tensor) else value
+    array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
+    return {name: np.asarray(repr(value)) if array.dtype == object else array}  # objects would need pickle
