@@ -11,7 +11,6 @@
 
 What these pages call, each in one line:
 
-    accumulation.py       gradients that meet add up, in place where that is safe
     graph_checks.py       mistakes in a graph, and in what a backward returns
     switches.py           is the graph recorded, which kernel runs, who is watching
     dtypes.py             which dtype a result has

@@ -36,25 +36,31 @@ tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 
 
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
 cuda_kernels: dict[Any, Any] = {}  # the same where the arrays are on a GPU
+accumulate: Callable[..., None] | None = None  # what runs in place of autograd.add_up; see kernels/accumulation.py
 observers: list[Observer] = []
+
+
+def is_recording() -> bool:
+    """Do ops leave a graph behind in this thread?"""
+    return recording.get()[-1]
 
 
 def choose(op: Any, arrays: Sequence[Any]) -> Any:
     """The Function that runs when `op` is called: itself, a kernel instead, or one that rounds (autocast)."""
-    function, rounding = kernel_for(op, arrays), autocast.get()
-    return function if rounding is None else rounding(op, function)
+    kernel, rounding = kernel_for(op, arrays), autocast.get()
+    return kernel if rounding is None else rounding(op, kernel)
 
 
-def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
-    """What runs for `op` on the device of `operands`: a fast kernel, else `otherwise`, else `op` itself."""
-    chosen = kernels
-    for operand in operands:
-        if type(operand) is np.ndarray:  # nearly always
+def kernel_for(op: Any, arrays: Sequence[Any], otherwise: Any = None) -> Any:
+    """What runs for `op` on the device that holds `arrays`: a fast kernel, else `otherwise`, else `op` itself."""
+    table = kernels
+    for array in arrays:
+        if type(array) is np.ndarray:  # nearly always
             break
-        if is_array(operand):
-            chosen = kernels if module_of(operand) is np else cuda_kernels
+        if is_array(array):
+            table = kernels if module_of(array) is np else cuda_kernels
             break
-    return chosen.get(op, otherwise or op)
+    return table.get(op, otherwise or op)
 
 
 def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:

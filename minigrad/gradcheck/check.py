@@ -237,7 +237,7 @@ def _is_from_engine(error: Exception) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_code is graph_checks.checked_gradients.__code__
+    return frame is not None and frame.tb_frame.f_code is graph_checks.check_returned.__code__
 
 
 def _complex_step_agrees(comparison: Comparison) -> bool:

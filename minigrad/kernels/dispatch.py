@@ -17,6 +17,7 @@ from typing import Any
 from .. import functional, optim, switches
 from ..autograd import Function
 from ..dtypes import op_name
+from .accumulation import add_in_place
 from .cpu import threads
 from .cpu.adam import scale, sum_of_squares, update_all
 from .cpu.attention import FastSplitHeads, TiledAttention
@@ -52,10 +53,13 @@ class use_kernels:
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
+        accumulate = switches.accumulate
         if choice == "textbook":
+            accumulate = None
             on_cpu: dict[Any, Any] = {}
             on_cuda: dict[Any, Any] = {}
         elif choice == "fast":
+            accumulate = add_in_place
             on_cpu, on_cuda = {**_by_class(FAST), **FAST_OPTIM}, {**_by_class(CUDA), **CUDA_OPTIM}
         elif isinstance(choice, Mapping):
             chosen = _by_class(choice)
@@ -63,8 +67,8 @@ class use_kernels:
             on_cuda = {**switches.cuda_kernels, **_without(FAST, chosen)}
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
-        self._previous = switches.kernels, switches.cuda_kernels
-        _select(on_cpu, on_cuda)
+        self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
+        _select(on_cpu, on_cuda, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -78,8 +82,8 @@ def _without(twins: dict[str, type[Function]], chosen: dict[type, type]) -> dict
     return {op: function for op, function in chosen.items() if function not in twins.values()}
 
 
-def _select(on_cpu: dict[Any, Any], on_cuda: dict[Any, Any]) -> None:
-    switches.kernels, switches.cuda_kernels = on_cpu, on_cuda
+def _select(on_cpu: dict[Any, Any], on_cuda: dict[Any, Any], accumulate: Any) -> None:
+    switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
     if any(kernel in FAST.values() for kernel in on_cpu.values()):
         threads.start()
     else:

@@ -61,7 +61,7 @@ def checkpoint_activations(model: Module) -> None:
 
 
 def _checkpointed(block: Module, plain: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
-    if not switches.recording.get()[-1]:
+    if not switches.is_recording():
         return plain(x, *arguments)
     wanted = [parameter for parameter in block.parameters() if parameter.requires_grad]
     return Recompute.apply(x, *wanted, block=plain, arguments=arguments)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...accumulation import SparseGradient
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.indexing import Embedding
+from ..accumulation import SparseGradient
 from .launch import THREADS, launch, takes
 
 SOURCE = r"""
