@@ -8,9 +8,7 @@ the GPU, as arrays without dimensions, until they are logged.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor, backend
-from minigrad.kernels.cuda.step_when import step_when
 from minigrad.optim import Optimizer
 
 from ..files import naming
@@ -96,16 +93,9 @@ def _on_gpu(value: Any) -> bool:
 
 
 def step_if_finite(optimizer: Optimizer, *numbers: Any) -> None:
-    """`optimizer.step()`, unless one of the numbers is NaN or infinite, which would spread to all parameters for good.
-
-    For 0-d arrays on a GPU, the GPU decides, and Python does not wait for it.
-    """
-    if not any(_on_gpu(number) for number in numbers):
-        if all(math.isfinite(number) for number in numbers):
-            optimizer.step()
-        return
-    finite = [backend.module_of(number).isfinite(number) for number in numbers]
-    step_when(optimizer, functools.reduce(operator.and_, finite))
+    """`optimizer.step()`, unless a number is NaN or infinite, which would spread to all parameters for good."""
+    if all(math.isfinite(number) for number in as_numbers(numbers)):
+        optimizer.step()
 
 
 # --- what went wrong --------------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import language_model_loss, mean_loss
 from gpt.training.log import read_log
 from gpt.training.trainer import Trainer, TrainingConfig
-from minigrad import backend, optim, use_kernels
-from minigrad.kernels.cuda.step_when import step_when
+from minigrad import backend, use_kernels
 from tests.gpt.small import SHAPE
 
 TEXT = np.arange(2000) * 5 % 37
@@ -174,25 +173,3 @@ def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then):
     assert everything(resumed)[1] == everything(whole)[1]
     for (name, array), expected in zip(everything(resumed)[0].items(), everything(whole)[0].values(), strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-5, err_msg=name)
-
-
-# --- the optimizer ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, lambda p: optim.SGD(p, momentum=0.9)])
-def test_an_optimizer_steps_when_it_is_told_to_without_asking(cuda, make):
-    xp = backend.module_of(mg.Tensor([1.0], device="cuda").data)
-    p, q = mg.Tensor([1.0, -2.0], True, device="cuda"), mg.Tensor([1.0, -2.0], True)
-    there, here = make([p]), make([q])
-    for yes in (True, False, True, True, False):
-        for x in (p, q):
-            x.grad = x.data * 0.5 + 1
-        p.grad = p.grad if yes else p.grad * math.nan
-        cuda.reset()
-        step_when(there, xp.isfinite(p.grad).all())
-        assert cuda.synchronisations == 0
-        if yes:
-            here.step()
-        np.testing.assert_allclose(p.data.get(), q.data, rtol=1e-6)
-    counts = [state.get("step") for made in (here, there) for state in made.state_dict()["state"].values()]
-    assert counts == [counts[0]] * 2 and counts[0] in (None, 3)
