@@ -137,10 +137,10 @@ class Function:
             versions.append(x.version if wanted else None)
 
         # Run: the op itself, or a kernel that computes the same faster.
-        kernel = switches.choose(cls, arrays)
+        arrays = agree(cls, arrays)  # cast as dtype_rule says
+        kernel = switches.choose(cls, arrays, needs_grad, options)
         if kernel.compose is not None:  # a fused op for which there is no kernel
             return kernel.compose(*inputs, **options)
-        arrays = agree(cls, arrays)  # cast by the op's dtype_rule, whichever kernel runs
         ctx = Context()
         ctx.function, ctx.needs_grad, ctx.edges, ctx.versions = kernel, needs_grad, edges, versions
         switches.tell_before("forward", ctx, arrays)  # tells a profiler, if one is running

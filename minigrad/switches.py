@@ -45,9 +45,15 @@ def is_recording() -> bool:
     return recording.get()[-1]
 
 
-def choose(op: Any, arrays: Sequence[Any]) -> Any:
-    """The Function that runs when `op` is called: itself, a kernel instead, or one that rounds (autocast)."""
+def choose(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], options: dict[str, Any]) -> Any:
+    """The Function that runs when `op` is called: a kernel that suits the arrays, else `op` itself.
+
+    A kernel that is made for some arrays only says so: `suits(needs_grad, *arrays, **options)`. autocast puts one that
+    rounds in its place.
+    """
     kernel, rounding = kernel_for(op, arrays), autocast.get()
+    if kernel is not op and hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options):
+        kernel = op
     return kernel if rounding is None else rounding(op, kernel)
 
 

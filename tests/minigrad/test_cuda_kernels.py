@@ -128,7 +128,9 @@ def run(op, inputs, options, kernels="fast", device="cuda", dtype=np.float64, wa
             dout = to_device(randn(*out.shape, seed=9).astype(dtype), device)
             for _ in range(times):
                 out.backward(dout, retain_graph=True)
-    assert out.grad_fn is None or (kernels, device) != ("fast", "cuda") or out.grad_fn.function is CUDA[op]
+    if out.grad_fn is not None and (kernels, device) == ("fast", "cuda"):
+        no_kernel_suits = dtype == np.float16 or (op == "rotary_embedding" and inputs[0].ndim > 4)
+        assert (out.grad_fn.function is not CUDA[op]) == no_kernel_suits
     grads = [tensor.grad if isinstance(tensor, Tensor) else None for tensor in tensors]
     return [None if array is None else to_numpy(array) for array in (out.data, *grads)]
 
