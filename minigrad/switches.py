@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,7 +35,7 @@ autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast
 tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 10 bits of the mantissa?
 
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
-cuda_kernels: dict[Any, Any] = {}  # the same where the arrays are on a GPU
+cuda_kernels: Mapping[Any, Any] = {}  # the same where the arrays are on a GPU
 accumulate: Callable[..., None] | None = None  # what runs in place of autograd.add_up; see kernels/accumulation.py
 observers: list[Observer] = []
 
@@ -59,7 +59,7 @@ def choose(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], options: 
 
 def kernel_for(op: Any, arrays: Sequence[Any], otherwise: Any = None) -> Any:
     """What runs for `op` on the device that holds `arrays`: a fast kernel, else `otherwise`, else `op` itself."""
-    table = kernels
+    table: Mapping[Any, Any] = kernels
     for array in arrays:
         if type(array) is np.ndarray:  # nearly always
             break

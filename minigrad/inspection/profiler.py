@@ -102,15 +102,16 @@ class Profile(switches.Observer):
         row.calls += 1
         row.nanoseconds += elapsed
         row.bytes += _bytes_moved(phase, ctx, arrays, results)
-        op = self._textbook_op(ctx.function)
+        op = self._textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
 
-    def _textbook_op(self, function: type) -> str:
+    def _textbook_op(self, function: type, arrays: list[Any]) -> str:
         """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
         if function not in self._ops:
-            chosen = [*switches.kernels.items(), *switches.cuda_kernels.items()]
-            replaced = [op for op, kernel in chosen if kernel in function.__mro__]
+            on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
+            kernels = switches.cuda_kernels if on_gpu else switches.kernels
+            replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
             known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
             self._ops[function] = known[0].__name__ if known else ""
         return self._ops[function]

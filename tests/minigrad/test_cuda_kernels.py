@@ -332,9 +332,7 @@ def test_an_op_of_ones_own_runs_on_both_devices_and_a_twin_only_on_its_own():
 
 def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():
     x = to_device(np.zeros((4, 4)), "cuda")
-    with pytest.raises(
-        ValueError, match=r"kernel gelu_forward: an array of shape \(4, 2\) is not contiguous"
-    ):
+    with pytest.raises(ValueError, match=r"kernel gelu_forward: an array of shape \(4, 2\) is not contiguous"):
         launch.launch(gelu.SOURCE, "gelu_forward", x, 1, 32, [x[:, :2]])
     launch.launch("not even a source", "nothing", x, (3, 0), 32, [x])
 
