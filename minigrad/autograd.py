@@ -142,14 +142,15 @@ class Function:
         if kernel.compose is not None:  # a fused op for which there is no kernel
             return kernel.compose(*inputs, **options)
         ctx = Context()
-        ctx.function, ctx.needs_grad, ctx.edges, ctx.versions = kernel, needs_grad, edges, versions
+        ctx.function, ctx.needs_grad = kernel, needs_grad
+        ctx.edges, ctx.versions = edges, versions
         switches.tell_before("forward", ctx, arrays)  # tells a profiler, if one is running
         result = kernel.forward(ctx, *arrays, **options)
         switches.tell_after("forward", ctx, arrays, result)
 
         # Record: backward finds ctx through its outputs.
         several = type(result) is tuple
-        outputs = tuple(map(_tensor_class, result if several else (result,)))
+        outputs = tuple(map(_tensor_class, result)) if several else (_tensor_class(result),)
         if True in needs_grad:
             record(ctx, outputs)
         return outputs if several else outputs[0]

@@ -21,30 +21,32 @@ def add_in_place(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients:
     for i, edge in enumerate(edges):
         if edge is not None and gradients[i] is not None:
             source = edge[0]
-            if not source.is_leaf:
+            if source.is_leaf:
+                if source.requires_grad:  # it may have been frozen since
+                    _add_to_grad(source, gradients, i)
+            elif edge in sums:
                 _add(sums, edge, gradients, i)
-            elif source.requires_grad:  # it may have been frozen since
-                _add_to_grad(source, gradients, i)
+            else:  # the first to arrive: no addition yet, and no copy
+                sums[edge] = gradients[i].dense() if type(gradients[i]) is SparseGradient else gradients[i]
             gradients[i] = None  # drop this reference: the count then shows whether anybody else has the array
 
 
 def _add_to_grad(leaf: Any, gradients: list[Any], i: int) -> None:
     """leaf.grad += gradients[i]. Afterwards the leaf owns its gradient: nobody else reads it or writes to it."""
-    sums = {}
     if leaf.grad is not None:
-        sums[0], leaf.grad = leaf.grad, None  # for now, so that only `sums` refers to the array
-    elif type(gradients[i]) is not SparseGradient and not _only_here(gradients, i):
-        gradients[i] = gradients[i].copy()  # a view, or an array that a backward keeps
-    _add(sums, 0, gradients, i)
-    leaf.grad = sums[0]
+        owned = [leaf.grad]
+        leaf.grad = None  # for now, so that only the list refers to the array
+        _add(owned, 0, gradients, i)
+        leaf.grad = owned[0]
+    elif type(gradients[i]) is SparseGradient:
+        leaf.grad = gradients[i].dense()
+    else:  # copied if it is a view, or an array that a backward keeps
+        leaf.grad = gradients[i] if _only_here(gradients, i) else gradients[i].copy()
 
 
-def _add(sums: dict[Any, Any], key: Any, gradients: list[Any], i: int) -> None:
+def _add(sums: Any, key: Any, gradients: list[Any], i: int) -> None:
     """sums[key] += gradients[i], in the memory of one of the two if nobody else holds it."""
     is_sparse = type(gradients[i]) is SparseGradient
-    if key not in sums:  # the first to arrive: no addition yet, and no copy
-        sums[key] = gradients[i].dense() if is_sparse else gradients[i]
-        return
     if not _only_here(sums, key):
         if not is_sparse and _only_here(gradients, i):  # a + b = b + a: the other of the two takes the sum
             sums[key], gradients[i] = gradients[i], sums[key]
@@ -56,8 +58,8 @@ def _add(sums: dict[Any, Any], key: Any, gradients: list[Any], i: int) -> None:
         sums[key] += gradients[i]
 
 
-_probe = {0: object()}
-_ONE_REFERENCE = sys.getrefcount(_probe[0])  # what Python counts if only a dictionary or a list holds the object
+_probe = [object()]
+_ONE_REFERENCE = sys.getrefcount(_probe[0])  # what Python counts if only a list or a dictionary holds the object
 
 
 def _only_here(arrays: Any, key: Any) -> bool:
