@@ -25,7 +25,8 @@ from . import functional, inspection, nn, optim
 from .autograd import Function
 from .backend import manual_seed
 from .creation import arange, ones, randn, tensor, zeros
-from .gradcheck.check import GradcheckError, gradcheck
+from .gradcheck.check import gradcheck
+from .gradcheck.report import GradcheckError
 from .kernels.dispatch import use_kernels
 from .precision import autocast
 from .switches import no_grad
