@@ -68,8 +68,7 @@ def check_returned(ctx: Any, returned: Any) -> list[Any]:
         if edge is None or dinput is None:
             gradients.append(None)
             continue
-        target, output = edge
-        shape, dtype = (target.shape, target.dtype) if target.is_leaf else target.outputs[output]
+        shape, dtype = shape_and_dtype(edge)
         is_sparse = not is_array(dinput) and hasattr(dinput, "dense")  # the SparseGradient of a fast kernel
         if not is_array(dinput) and not is_sparse:
             dinput = np.asarray(dinput)  # a list, or the scalar that a full reduction in NumPy returns
@@ -83,3 +82,9 @@ def check_returned(ctx: Any, returned: Any) -> list[Any]:
             dinput = dinput.dense()
         gradients.append(dinput)
     return gradients
+
+
+def shape_and_dtype(edge: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Of the tensor at the other end of an edge, and so of its gradient."""
+    source, index = edge
+    return (source.shape, source.dtype) if source.is_leaf else source.outputs[index]

@@ -92,8 +92,16 @@ class no_grad(contextlib.ContextDecorator):
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)
 
+    _records = False
+
     def __enter__(self) -> None:
-        recording.set((*recording.get(), False))
+        recording.set((*recording.get(), self._records))
 
     def __exit__(self, *exc: object) -> None:
         recording.set(recording.get()[:-1])
+
+
+class enable_grad(no_grad):
+    """Record, even inside of no_grad: `with enable_grad(): ...`."""
+
+    _records = True

@@ -106,13 +106,8 @@ def gradcheck(
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Record gradients and compute in float64, regardless of no_grad and autocast around the call."""
-    kept = switches.recording.get()
-    switches.recording.set((True,))
-    try:
-        with np.errstate(all="ignore"), autocast(enabled=False):
-            yield
-    finally:
-        switches.recording.set(kept)
+    with np.errstate(all="ignore"), autocast(enabled=False), switches.enable_grad():
+        yield
 
 
 def _compute(subject: Subject, eps: float | None, atol: float | None, rtol: float) -> Comparison:

@@ -82,8 +82,7 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
         node = Node("op", ctx.function.__name__, list(ctx.outputs), inputs_in_all=len(ctx.edges))
         for edge, name in zip(ctx.edges, input_names(ctx.function, len(ctx.edges)), strict=True):
             if edge is not None:
-                target, index = edge
-                node.inputs.append(Input(node_of(target), 0 if target.is_leaf else index, name))
+                node.inputs.append(Input(node_of(edge[0]), edge[1], name))
         _describe(node, ctx, tensors)
         known[ctx] = node
         nodes.append(node)
@@ -112,11 +111,7 @@ def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
         pairs = list(names.items())
     else:
         pairs = [(parameter, name) for name, parameter in names.named_parameters()]
-    return {_place(tensor): (tensor, name) for tensor, name in [(root, ""), *pairs]}
-
-
-def _place(tensor: Any) -> tuple[Any, int]:
-    return (tensor, 0) if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_index)
+    return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in [(root, ""), *pairs]}
 
 
 def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:

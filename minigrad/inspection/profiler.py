@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
-from .. import functional, switches
+from .. import functional, graph_checks, switches
 from ..backend import device_of, is_array
 from ..notebook import report_html
 from . import flops
@@ -169,13 +169,8 @@ def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> 
     if phase == "forward":
         shapes = [tuple(x.shape) if is_array(x) else None for x in arrays]
         return flops.Call(shapes, [getattr(out, "shape", ()) for out in results], needs_grad, ctx.saved())
-    known = [None if edge is None else _shape_at(edge) for edge in ctx.edges]
+    known = [None if edge is None else graph_checks.shape_and_dtype(edge)[0] for edge in ctx.edges]
     return flops.Call(known, [shape for shape, _ in ctx.outputs], needs_grad, ctx.saved())
-
-
-def _shape_at(edge: tuple[Any, int]) -> tuple[int, ...]:
-    target, index = edge
-    return target.shape if target.is_leaf else target.outputs[index][0]
 
 
 def _bytes_moved(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> int:

@@ -13,7 +13,8 @@ recorded op keeps the Function that ran forward, so forward and backward always 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import functional, optim, switches
@@ -45,7 +46,7 @@ FAST: dict[str, type[Function]] = {
 FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
 
 
-class CudaKernels(Mapping[Any, Any]):
+class CudaKernels(UserDict[Any, Any]):
     """{op: kernel} for arrays on a GPU, made when the first such array asks for a kernel.
 
     Only then are the CUDA files imported: a machine without a GPU never reads them.
@@ -55,17 +56,12 @@ class CudaKernels(Mapping[Any, Any]):
         self._make = make
 
     @functools.cached_property
-    def _kernels(self) -> dict[Any, Any]:
+    def data(self) -> dict[Any, Any]:  # type: ignore[override]
+        """The dictionary that a UserDict looks into."""
         return self._make()
 
-    def __getitem__(self, op: Any) -> Any:
-        return self._kernels[op]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._kernels)
-
-    def __len__(self) -> int:
-        return len(self._kernels)
+    def get(self, op: Any, default: Any = None) -> Any:  # UserDict's own raises a KeyError first, which takes longer
+        return self.data.get(op, default)
 
 
 def _fast_on_cuda() -> dict[Any, Any]:

@@ -203,17 +203,7 @@ class _Heads:
     q (N, T·G, D), with the G heads of each query adjacent; k (N, S, D); v (N, S, Dv); mask (sequences or 1, T, S).
     """
 
-    def __init__(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        mask: Array | None,
-        is_causal: bool,
-        scale: float,
-        dropout_p: float,
-        stream: tuple[int, int] | None,
-    ):
+    def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
         xp = module_of(q)
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
