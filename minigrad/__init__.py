@@ -11,7 +11,6 @@
 
 What these pages call, each in one line:
 
-    accumulation.py       gradients that meet add up, in place where that is safe
     graph_checks.py       mistakes in a graph, and in what a backward returns
     switches.py           is the graph recorded, which kernel runs, who is watching
     dtypes.py             which dtype a result has
@@ -26,7 +25,8 @@ from . import functional, inspection, nn, optim
 from .autograd import Function
 from .backend import manual_seed
 from .creation import arange, ones, randn, tensor, zeros
-from .gradcheck.check import GradcheckError, gradcheck
+from .gradcheck.check import gradcheck
+from .gradcheck.report import GradcheckError
 from .kernels.dispatch import use_kernels
 from .precision import autocast
 from .switches import no_grad

@@ -1,5 +1,15 @@
 """Automatic differentiation: the whole idea in one file.
 
+    >>> from minigrad import Tensor
+    >>> x = Tensor([2.0, 3.0], requires_grad=True)
+    >>> y = x * x                            # runs Mul, and records it
+    >>> loss = (y + x).sum()                 # runs and records Add and Sum
+    >>> loss.backward()                      # walks from loss back to x
+    >>> x.grad                               # d loss / dx = 2x + 1
+    array([5., 7.], dtype=float32)
+    >>> y.grad_fn, y.grad_fn.edges[0][0] is x
+    (<Mul>, True)
+
 Running a `Function` does the arithmetic and, if an input wants a gradient, leaves a `Context` behind: what was
 computed, from what, and what backward will need. The contexts form a graph. `backward` walks it from the result to the
 leaves: the tensors that were not computed from others, such as parameters. At each context it applies the chain rule:
@@ -18,7 +28,8 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-To see the idea first, read `backward`, below; `Function.apply` records the graph that it walks.
+`Function.apply` records the graph, and `backward`, below it, walks it. What they call in other files: `switches` says
+whether to record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes.
 
 This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
@@ -26,20 +37,31 @@ This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentia
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import graph_checks, switches
-from .accumulation import Edge, GradientSums, add_to_grad
-from .backend import Array
+from .backend import Array, module_of
 from .dtypes import agree, is_floating
 
 if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
     from .tensor import Tensor
 
+# Where an input came from: (the Context that computed it, the number of its output), or (the Tensor itself, 0) if it is
+# a leaf. Gradients travel along the edges, from an op to where its inputs came from. `is_leaf` tells the two apart.
+Edge = tuple[Any, int]
+T = TypeVar("T")
 
-tensor_class: Any = None  # the class of results: Tensor, which tensor.py sets here
+_tensor_class: Any = None
+
+
+def register_tensor_class(cls: type[T]) -> type[T]:
+    """Decorate the class of tensors: `Function.apply` reads the arrays of its instances, and makes its results of it.
+
+    It is Tensor. Its operators call Functions, so tensor.py imports this file, and this file cannot import Tensor.
+    """
+    global _tensor_class
+    _tensor_class = cls
+    return cls
 
 
 class _Everything:
@@ -56,16 +78,16 @@ class Context:
     of input i is wanted. A context made by hand, `Context()`, wants all of them.
     """
 
-    _node = ("function", "needs_grad", "edges", "outputs", "released", "retained")  # what forward saves is not in here
+    # The attributes of the node itself; all others are what forward saved.
+    _node = ("function", "needs_grad", "edges", "versions", "outputs", "released", "retain_grad_of")
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
-    # Where each input came from: (the Context that made it, the number of its output). For a leaf: (the Tensor, its
-    # version, which counts changes in place). None if no gradient is wanted. `is_leaf` tells the two kinds apart.
-    edges: Sequence[Edge | None] = ()
-    outputs: list[tuple[tuple[int, ...], np.dtype]]  # the shape and dtype of each output
+    edges: Sequence[Edge | None] = ()  # one for each input; None if no gradient is wanted
+    versions: Sequence[int | None] = ()  # of each input: how often it had been changed in place; see graph_checks
+    outputs: list[tuple[tuple[int, ...], Any]]  # the shape and dtype of each output
     released = False  # has backward been here and freed what forward saved?
-    retained: dict[int, Tensor] | None = None  # outputs whose gradient is kept; see Tensor.retain_grad
+    retain_grad_of: dict[int, Tensor] | None = None  # outputs that keep their gradient: Tensor.retain_grad
     is_leaf = False
 
     def sources(self) -> Iterator[Context]:
@@ -99,32 +121,36 @@ class Function:
     # common one, as in PyTorch; "float": as "promote", and integers become floats.
     dtype_rule = "any"
     autocast = False  # True for matrix products: mixed precision rounds their inputs
-    compose: Callable[..., Tensor] | None = None  # the textbook form of a fused op, made of other ops
+    compose: Callable[..., Tensor] | None = None  # for a fused op: the several ops that it consists of
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
-        arrays, needs_grad, edges = [], [], []
+        # Gather: each input's array, whether its gradient is wanted, and where it came from.
+        arrays, needs_grad, edges, versions = [], [], [], []
         for x in inputs:
-            is_tensor = isinstance(x, tensor_class)
-            wanted = is_tensor and x.requires_grad and switches.recording.get()[-1]
+            is_tensor = isinstance(x, _tensor_class)
+            wanted = is_tensor and x.requires_grad and switches.is_recording()
             arrays.append(x.data if is_tensor else x)
             needs_grad.append(wanted)
-            edges.append(edge_to(x) if wanted else None)
+            edges.append((x.grad_fn or x, x.output_index) if wanted else None)
+            versions.append(x.version if wanted else None)
 
-        function = switches.choose(cls, arrays)  # this class, or a faster one that computes the same result
-        if function.compose is not None:  # a fused op without a kernel: run the ops that it consists of
-            return function.compose(*inputs, **options)
-        arrays = agree(cls, arrays)  # cast the arrays as dtype_rule says
-
+        # Run: the op itself, or a kernel that computes the same faster.
+        arrays = agree(cls, arrays)  # cast as dtype_rule says
+        kernel = switches.choose(cls, arrays, needs_grad, options)
+        if kernel.compose is not None:  # a fused op for which there is no kernel
+            return kernel.compose(*inputs, **options)
         ctx = Context()
-        ctx.function, ctx.needs_grad, ctx.edges = function, needs_grad, edges
+        ctx.function, ctx.needs_grad = kernel, needs_grad
+        ctx.edges, ctx.versions = edges, versions
         switches.tell_before("forward", ctx, arrays)  # tells a profiler, if one is running
-        result = function.forward(ctx, *arrays, **options)
+        result = kernel.forward(ctx, *arrays, **options)
         switches.tell_after("forward", ctx, arrays, result)
 
+        # Record: backward finds ctx through its outputs.
         several = type(result) is tuple
-        outputs = tuple(map(tensor_class, result if several else (result,)))
+        outputs = tuple(map(_tensor_class, result)) if several else (_tensor_class(result),)
         if True in needs_grad:
             record(ctx, outputs)
         return outputs if several else outputs[0]
@@ -140,63 +166,88 @@ def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
 
 
-def edge_to(x: Tensor) -> Edge:
-    """Where x came from, as an entry of `Context.edges`."""
-    return (x, x.version) if x.grad_fn is None else (x.grad_fn, x.output_index)
-
-
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
 def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     """Add dL/dleaf to the `.grad` of every leaf that `root` was computed from, where `gradient` is dL/droot.
 
-    A node runs once all nodes that used its outputs have run, because only then is the gradient of its outputs
+    A node runs once all uses of its outputs have sent their gradients, because only then is the gradient of its outputs
     complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before it changes
     anything, if the graph was already walked, or if a saved parameter that gets a gradient was changed in place.
     """
     ready = [] if root.grad_fn is None else [root.grad_fn]  # nodes that can run
-    waiting_for = count_consumers(ready)  # node -> how many nodes must run before it
-    graph_checks.check_graph(waiting_for)
+    uses_left = count_uses(ready)  # node -> how many uses of its outputs have not sent a gradient yet
+    graph_checks.check_graph(uses_left)
+    add = switches.accumulate or add_up  # add_up, below; with fast kernels its twin, which adds in place
 
-    sums = GradientSums()  # the gradients that have arrived so far
-    sums.add([edge_to(root)], [gradient])
+    sums: dict[Edge, Any] = {}  # edge -> the sum of the gradients that have arrived there
+    add(sums, [(root.grad_fn or root, root.output_index)], [gradient])
     while ready:
         node = ready.pop()
-        douts = sums.pop(node)
+        douts = [sums.pop((node, index), None) for index in range(len(node.outputs))]
         dinputs = run_backward(node, douts)  # the chain rule
-        sums.add(node.edges, dinputs)  # adds to the .grad of a leaf, or to what has arrived at another node
+        add(sums, node.edges, dinputs)
+        del douts, dinputs  # nothing here should keep these arrays in memory while the next node runs
         for source in node.sources():
-            waiting_for[source] -= 1
-            if waiting_for[source] == 0:  # all that used its outputs have run: its gradient is complete
+            uses_left[source] -= 1
+            if uses_left[source] == 0:
                 ready.append(source)
         if not retain_graph:
             node.release()
 
 
-def count_consumers(roots: list[Context]) -> dict[Context, int]:
-    """Every node that `roots` depend on, with the number of times that these nodes use its outputs.
+def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[Any]) -> None:
+    """Add each gradient to what has arrived at its edge: at the output of another node, or in the `.grad` of a leaf."""
+    for edge, gradient in zip(edges, gradients, strict=True):
+        if edge is None or gradient is None:
+            continue
+        source, _ = edge
+        if source.is_leaf:  # the end of this path
+            add_to_grad(source, gradient)
+        elif edge in sums:
+            sums[edge] = sums[edge] + gradient
+        else:
+            sums[edge] = gradient
+
+
+def add_to_grad(tensor: Tensor, gradient: Array) -> None:
+    """tensor.grad + gradient. A tensor owns its gradient: z = x + y sends one array to x and y, so each copies it."""
+    if tensor.requires_grad:  # it may have been frozen since
+        tensor.grad = gradient.copy() if tensor.grad is None else tensor.grad + gradient
+
+
+def count_uses(roots: list[Context]) -> dict[Context, int]:
+    """Every node that `roots` depend on, with the number of times that these nodes use its outputs: 2 for x * x.
 
     There is no recursion, because a graph may be 100,000 ops deep.
     """
-    consumers = dict.fromkeys(roots, 0)
+    uses = dict.fromkeys(roots, 0)
     stack = list(roots)
     while stack:
         for source in stack.pop().sources():
-            if source not in consumers:
-                consumers[source] = 0
+            if source not in uses:
+                uses[source] = 0
                 stack.append(source)
-            consumers[source] += 1
-    return consumers
+            uses[source] += 1
+    return uses
 
 
-def run_backward(node: Context, douts: list[Array] | None) -> list[Any]:
-    """The gradients of the node's inputs from those of its outputs: one call of the Function's backward."""
-    if douts is None:  # no gradient has arrived
+def run_backward(node: Context, douts: list[Any]) -> list[Any]:
+    """The gradients of the node's inputs from those of its outputs: one call of the Function's backward.
+
+    It is the counterpart of the lines of `Function.apply` that run forward. They stand in `apply` itself, so a debugger
+    that steps into F.softmax(x) is in Softmax.forward after `softmax` and `apply`.
+    """
+    arrived = [dout for dout in douts if dout is not None]
+    if not arrived:
         return [None] * len(node.edges)
-    for index, tensor in (node.retained or {}).items():
-        add_to_grad(tensor, douts, index)
+    for index, (shape, dtype) in enumerate(node.outputs):
+        if douts[index] is None and is_floating(dtype):  # another output got a gradient, and this one none: zeros
+            douts[index] = module_of(arrived[0]).zeros(shape, dtype)
+    for index, tensor in (node.retain_grad_of or {}).items():
+        add_to_grad(tensor, douts[index])
     switches.tell_before("backward", node, douts)
     dinputs = node.function.backward(node, *douts)  # the node is the ctx that forward filled
     switches.tell_after("backward", node, douts, dinputs)
-    return graph_checks.checked_gradients(node, dinputs)
+    return graph_checks.check_returned(node, dinputs)

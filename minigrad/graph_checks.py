@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .accumulation import SparseGradient
+from . import switches
 from .backend import Array, is_array, module_of
 
-if TYPE_CHECKING:  # for annotations only
-    from .autograd import Context
-    from .tensor import Tensor
 
-
-def check_graph(nodes: Iterable[Context]) -> None:
+def check_graph(nodes: Iterable[Any]) -> None:
     """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
 
-    Whatever writes to a leaf in place (an optimizer, `load_state_dict`) increments its `version`. An edge holds the
-    version that the op saw. Where the two differ, an array that the op saved may hold other numbers by now.
+    `nodes` are the Contexts. Whatever writes to a leaf in place (an optimizer, `load_state_dict`) increments its
+    `version`. A Context holds the version that its op saw. Where the two differ, an array that the op saved may hold
+    other numbers by now.
     """
-    changed: list[Tensor] = []
+    changed: list[Any] = []
     for ctx in nodes:
         if ctx.released:
             raise RuntimeError(
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
                 "again, or keep the graph the first time with backward(retain_graph=True)"
             )
-        for source, version in filter(None, ctx.edges):
-            if source.is_leaf and source.version != version:
-                changed.append(source)
+        for edge, version in zip(ctx.edges, ctx.versions, strict=True):
+            if edge is not None and edge[0].is_leaf and edge[0].version != version:
+                changed.append(edge[0])
     for ctx in nodes if changed else ():
         _check_not_overwritten(ctx, changed)
 
 
-def _check_not_overwritten(ctx: Context, changed: list[Tensor]) -> None:
+def _check_not_overwritten(ctx: Any, changed: list[Any]) -> None:
     for leaf in changed:
-        if any(edge is not None and edge[0] is leaf and edge[1] == leaf.version for edge in ctx.edges):
-            continue  # the op ran after the change
+        versions = [version for edge, version in zip(ctx.edges, ctx.versions, strict=True) if edge and edge[0] is leaf]
+        if leaf.version in versions:  # the op ran after the change
+            continue
         for name, array in _saved_arrays(ctx):
             if module_of(array) is module_of(leaf.data) and module_of(array).may_share_memory(array, leaf.data):
                 raise RuntimeError(
@@ -47,14 +45,14 @@ def _check_not_overwritten(ctx: Context, changed: list[Tensor]) -> None:
                 )
 
 
-def _saved_arrays(ctx: Context) -> Iterator[tuple[str, Array]]:
+def _saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
     for name, value in ctx.saved().items():
         for entry in value if isinstance(value, tuple | list) else (value,):
             if is_array(entry):
                 yield name, entry
 
 
-def checked_gradients(ctx: Context, returned: Any) -> list[Any]:
+def check_returned(ctx: Any, returned: Any) -> list[Any]:
     """What `ctx`'s backward returned, as a list: one gradient per input, of the input's shape and dtype.
 
     Raises TypeError where it is not a tuple of that length, ValueError for a gradient of another shape.
@@ -70,15 +68,23 @@ def checked_gradients(ctx: Context, returned: Any) -> list[Any]:
         if edge is None or dinput is None:
             gradients.append(None)
             continue
-        target, output = edge
-        shape, dtype = (target.shape, target.dtype) if target.is_leaf else target.outputs[output]
-        if not is_array(dinput) and not isinstance(dinput, SparseGradient):
-            dinput = np.asarray(dinput)  # a full reduction in NumPy returns a scalar
+        shape, dtype = shape_and_dtype(edge)
+        is_sparse = not is_array(dinput) and hasattr(dinput, "dense")  # the SparseGradient of a fast kernel
+        if not is_array(dinput) and not is_sparse:
+            dinput = np.asarray(dinput)  # a list, or the scalar that a full reduction in NumPy returns
         if dinput.shape != shape:
             raise ValueError(
                 f"{name}.backward returned a gradient of shape {dinput.shape} for input {index} of shape {shape}"
             )
         if dinput.dtype != dtype:
-            dinput = (dinput.dense() if isinstance(dinput, SparseGradient) else dinput).astype(dtype)
+            dinput = dinput.astype(dtype)
+        elif is_sparse and switches.accumulate is None:  # only the fast twin of `add_up` can add it up as it is
+            dinput = dinput.dense()
         gradients.append(dinput)
     return gradients
+
+
+def shape_and_dtype(edge: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Of the tensor at the other end of an edge, and so of its gradient."""
+    source, index = edge
+    return (source.shape, source.dtype) if source.is_leaf else source.outputs[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .backend import device_of, is_array, to_device
+from .backend import device_of, to_device
 from .tensor import Tensor
 
 
@@ -68,11 +68,7 @@ class ParameterGroups:
             positions = list(range(position, position + len(group["params"])))
             groups.append({**group, "params": positions})
             position += len(positions)
-        states = {
-            position: {name: _as_number(value) for name, value in state.items()}
-            for position, state in self.state.items()
-        }
-        return {"state": states, "param_groups": groups}
+        return {"state": {position: dict(state) for position, state in self.state.items()}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy settings and state from `state_dict`.
@@ -95,11 +91,6 @@ class ParameterGroups:
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
         self.state = loaded
-
-
-def _as_number(value: Any) -> Any:
-    """An integer array without dimensions, which counts steps on a device, as a Python number; others as they are."""
-    return value.item() if is_array(value) and value.ndim == 0 and value.dtype.kind == "i" else value
 
 
 def _loaded(name: str, value: Any, p: Tensor) -> Any:

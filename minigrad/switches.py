@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,26 +35,38 @@ autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast
 tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 10 bits of the mantissa?
 
 kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
-cuda_kernels: dict[Any, Any] = {}  # the same where the arrays are on a GPU
+cuda_kernels: Mapping[Any, Any] = {}  # the same where the arrays are on a GPU
+accumulate: Callable[..., None] | None = None  # what runs in place of autograd.add_up; see kernels/accumulation.py
 observers: list[Observer] = []
 
 
-def choose(op: Any, arrays: Sequence[Any]) -> Any:
-    """The Function that runs when `op` is called: itself, a kernel instead, or one that rounds (autocast)."""
-    function, rounding = kernel_for(op, arrays), autocast.get()
-    return function if rounding is None else rounding(op, function)
+def is_recording() -> bool:
+    """Do ops leave a graph behind in this thread?"""
+    return recording.get()[-1]
 
 
-def kernel_for(op: Any, operands: Sequence[Any], otherwise: Any = None) -> Any:
-    """What runs for `op` on the device of `operands`: a fast kernel, else `otherwise`, else `op` itself."""
-    chosen = kernels
-    for operand in operands:
-        if type(operand) is np.ndarray:  # nearly always
+def choose(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], options: dict[str, Any]) -> Any:
+    """The Function that runs when `op` is called: a kernel that suits the arrays, else `op` itself.
+
+    A kernel that is made for some arrays only says so: `suits(needs_grad, *arrays, **options)`. autocast puts one that
+    rounds in its place.
+    """
+    kernel, rounding = kernel_for(op, arrays), autocast.get()
+    if kernel is not op and hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options):
+        kernel = op
+    return kernel if rounding is None else rounding(op, kernel)
+
+
+def kernel_for(op: Any, arrays: Sequence[Any], otherwise: Any = None) -> Any:
+    """What runs for `op` on the device that holds `arrays`: a fast kernel, else `otherwise`, else `op` itself."""
+    table: Mapping[Any, Any] = kernels
+    for array in arrays:
+        if type(array) is np.ndarray:  # nearly always
             break
-        if is_array(operand):
-            chosen = kernels if module_of(operand) is np else cuda_kernels
+        if is_array(array):
+            table = kernels if module_of(array) is np else cuda_kernels
             break
-    return chosen.get(op, otherwise or op)
+    return table.get(op, otherwise or op)
 
 
 def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
@@ -80,8 +92,16 @@ class no_grad(contextlib.ContextDecorator):
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)
 
+    _records = False
+
     def __enter__(self) -> None:
-        recording.set((*recording.get(), False))
+        recording.set((*recording.get(), self._records))
 
     def __exit__(self, *exc: object) -> None:
         recording.set(recording.get()[:-1])
+
+
+class enable_grad(no_grad):
+    """Record, even inside of no_grad: `with enable_grad(): ...`."""
+
+    _records = True

@@ -19,6 +19,7 @@ _UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, 
 _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 
 
+@autograd.register_tensor_class
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
@@ -79,7 +80,7 @@ class Tensor:
     def retain_grad(self) -> None:
         """Keep the gradient of this intermediate result in its `.grad`, as for a leaf."""
         if self.grad_fn is not None:
-            self.grad_fn.retained = {**(self.grad_fn.retained or {}), self.output_index: self}
+            self.grad_fn.retain_grad_of = {**(self.grad_fn.retain_grad_of or {}), self.output_index: self}
 
     def zero_grad(self) -> None: self.grad = None
 
@@ -191,6 +192,3 @@ def _data(x: Any) -> Any:
 def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
     return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int | np.integer) else sizes
-
-
-autograd.tensor_class = Tensor

@@ -23,6 +23,7 @@ NEVER = {"torch", "jax", "numba", "pickle"}
 OPPONENTS = {"torch", "jax"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
+MAY_ANNOTATE_TENSOR = ("minigrad.autograd", "minigrad.functional.")  # below tensor.py, and still speak of Tensors
 
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
 
@@ -92,11 +93,13 @@ def import_problems(root: Path) -> list[str]:
 
 
 def circles(root: Path) -> list[str]:
-    """Modules that import each other at run time, in a function or at the top."""
+    """Modules that import each other: at the top, in a function, or for annotations."""
     modules = sources(root)
     graph: dict[str, set[str]] = {}
     for module, (path, tree) in modules.items():
-        targets = {imported.target for imported in imports(module, path, tree) if not imported.types_only}
+        targets = {target for target, _, types_only in imports(module, path, tree) if not types_only}
+        allowed = {"minigrad.tensor.Tensor"} if module.startswith(MAY_ANNOTATE_TENSOR) else set()
+        targets |= {target for target, _, types_only in imports(module, path, tree) if types_only} - allowed
         # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt/__init__.py.
         needed = {target if target in modules else target.rpartition(".")[0] for target in targets}
         graph[module] = needed & modules.keys()
@@ -105,6 +108,47 @@ def circles(root: Path) -> list[str]:
     except graphlib.CycleError as error:  # lists each module before the one that imports it
         return ["imports go in a circle: " + " -> ".join(reversed(error.args[1]))]
     return []
+
+
+def completed_modules(root: Path) -> list[str]:
+    """Where a module sets an attribute of another one while it is imported, which hides a circle.
+
+    Lessons are not imported. They run from top to bottom, and one replaces an op to watch it.
+    """
+    problems = []
+    for path, tree in sources(root).values():
+        if path.is_relative_to(root / "scripts/lessons"):
+            continue
+        names = {alias.asname or alias.name.split(".")[0] for alias in our_aliases(tree)}
+        for node in at_import(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+                targets = [ast.Attribute(node.args[0])]
+            for target in targets:
+                owner = target
+                while isinstance(owner, ast.Attribute):
+                    owner = owner.value
+                if isinstance(target, ast.Attribute) and isinstance(owner, ast.Name) and owner.id in names:
+                    where = f"{path.relative_to(root).as_posix()}:{node.lineno}"
+                    problems.append(f"{where}: sets an attribute of {owner.id}, which it imports; register it there")
+    return problems
+
+
+def our_aliases(tree: ast.Module) -> Iterator[ast.alias]:
+    """What a module imports from our packages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] in PACKAGES):
+            yield from node.names
+        elif isinstance(node, ast.Import):
+            yield from (alias for alias in node.names if alias.name.split(".")[0] in PACKAGES)
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: all but the bodies of its functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from at_import(node)
 
 
 def speaking_problems(root: Path) -> list[str]:
@@ -151,11 +195,17 @@ def test_imports_go_in_no_circle():
     assert circles(ROOT) == []
 
 
+def test_no_module_is_completed_from_outside():
+    assert completed_modules(ROOT) == []
+
+
 def test_one_console_speaks_and_the_library_knows_no_script():
     assert speaking_problems(ROOT) == []
 
 
 # The checks themselves: each must find what is planted, and must not find what is allowed.
+
+FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:
@@ -214,6 +264,11 @@ def test_an_allowed_import_is_not_found(tmp_path, name, source):
         {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from gpt import g"},
         {"gpt/a.py": "import gpt.b.c", "gpt/b/c.py": "from ..d import f", "gpt/d.py": "import gpt.a"},
         {"gpt/b/__init__.py": "from .c import f", "gpt/b/c.py": "from .. import b"},
+        {
+            "gpt/a.py": "import gpt.b",
+            "gpt/b.py": "import typing\nif typing.TYPE_CHECKING:\n    from gpt.a import f",
+        },
+        {"gpt/a.py": f"{FOR_TYPES}    from .b import B", "gpt/b.py": f"{FOR_TYPES}    from .a import A"},
     ],
 )
 def test_a_circle_is_found(tmp_path, files):
@@ -225,9 +280,12 @@ def test_a_circle_is_found(tmp_path, files):
     [
         {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.c", "gpt/c.py": "import numpy"},
         {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from . import b", "gpt/b.py": "from gpt.c import g"},
+        {"gpt/a.py": "import gpt.b", "gpt/b.py": f"{FOR_TYPES}    from gpt.c import C", "gpt/c.py": "import gpt.d"},
         {
-            "gpt/a.py": "import gpt.b",
-            "gpt/b.py": "import typing\nif typing.TYPE_CHECKING:\n    from gpt.a import f",
+            "minigrad/tensor.py": "from . import autograd\nfrom . import functional as F",
+            "minigrad/autograd.py": f"{FOR_TYPES}    from .tensor import Tensor",
+            "minigrad/functional/__init__.py": "from .loss import f",
+            "minigrad/functional/loss.py": f"import minigrad.autograd\n{FOR_TYPES}    from ..tensor import Tensor",
         },
     ],
 )
@@ -239,6 +297,35 @@ def test_a_circle_is_named_in_the_direction_of_its_imports(tmp_path):
     files = {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.c", "gpt/c.py": "import gpt.a"}
     ring = circles(plant(tmp_path, files))[0].partition(": ")[2].split(" -> ")
     assert set(zip(ring, ring[1:])) == {("gpt.a", "gpt.b"), ("gpt.b", "gpt.c"), ("gpt.c", "gpt.a")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from . import b\nb.f = 1",
+        "from .b import C\nC.f = C.g = 1",
+        "import gpt.b\ngpt.b.f = 1",
+        "import gpt.b as c\nc.f: int = 1",
+        "from gpt import b\nif b:\n    b.n += 1",
+        "from . import b\nsetattr(b, 'f', 1)",
+        "def f():\n    pass\n\nfrom . import b\nclass A:\n    b.f = f",
+    ],
+)
+def test_a_module_that_is_completed_from_outside_is_found(tmp_path, source):
+    assert len(completed_modules(plant(tmp_path, {"gpt/a.py": source, "gpt/b.py": ""}))) >= 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import matplotlib\nmatplotlib.backend = 1",
+        "from . import b\ndef f():\n    b.f = 1",
+        "from . import b\nclass A: pass\nA.f = b\nb.register(A)",
+        "from . import b\n@b.register\ndef f(x):\n    x.f = b\n    return lambda: setattr(b, 'f', x)",
+    ],
+)
+def test_a_registry_is_not_found(tmp_path, source):
+    assert completed_modules(plant(tmp_path, {"gpt/a.py": source, "gpt/b.py": ""})) == []
 
 
 @pytest.mark.parametrize(

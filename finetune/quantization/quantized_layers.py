@@ -20,7 +20,6 @@ from minigrad.functional.indexing import check_indices
 from minigrad.kernels.cpu.threads import matmul, parallel, row_blocks
 from minigrad.nn.layers import activate
 
-from . import on_gpu
 from .array import QuantizedArray
 from .blocks import BlockArray
 
@@ -42,7 +41,8 @@ class QuantizedProduct(Function):
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
         if weight.order is not None:
             flat = flat[:, weight.order]
-        out = on_gpu.times(flat, weight)  # (N, O)
+        on_gpu = _kernels_for(flat)
+        out = on_gpu.times(flat, weight) if on_gpu else None  # (N, O)
         if out is None:
             out = _tile_by_tile(flat, weight)
         if bias is not None:
@@ -53,7 +53,8 @@ class QuantizedProduct(Function):
     def backward(ctx: Any, dout: Array) -> tuple[Array | None, Array | None]:
         weight = ctx.weight
         dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
-        dx = on_gpu.times_transposed(dout, weight) if ctx.needs_grad[0] else None
+        on_gpu = _kernels_for(dout)
+        dx = on_gpu.times_transposed(dout, weight) if on_gpu and ctx.needs_grad[0] else None
         if ctx.needs_grad[0] and dx is None:
             xp = module_of(dout)
             dx = xp.zeros((len(dout), weight.shape[1]), dout.dtype)  # (N, I)
@@ -63,6 +64,15 @@ class QuantizedProduct(Function):
                 dx += product(dout[:, rows], weight.dequantize_rows(rows))
         dbias = dout.sum(axis=0) if ctx.needs_grad[1] else None
         return None if dx is None else dx.reshape(ctx.x_shape), dbias
+
+
+def _kernels_for(x: Array) -> Any:
+    """on_gpu.py, which is imported where there is an array for its kernels; None for an array on the CPU."""
+    if module_of(x) is np:
+        return None
+    from . import on_gpu
+
+    return on_gpu
 
 
 def _tile_by_tile(x: Array, weight: Weight) -> Array:

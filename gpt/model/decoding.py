@@ -16,7 +16,6 @@ tokens so far.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -132,9 +131,9 @@ LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
 LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def forward_for(model: Any) -> Callable[[np.ndarray, KVCache, np.ndarray | None], np.ndarray] | None:
-    """A function above that computes `model`'s hidden states, or None if none does: (ids (B, T), cache, attention mask
-    (B, S) or None) -> (B, T, C).
+@generation.register_decode_step
+def forward_for(model: Any) -> generation.DecodeStep | None:
+    """A function above that computes `model`'s hidden states, or None if none does.
 
     The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
     """
@@ -185,6 +184,3 @@ def joined_weight(layers: tuple[Any, ...]) -> np.ndarray | None:
     rows = sum(len(layer.weight.data) for layer in layers)
     together = all(layer.weight.data.base is base for layer in layers)
     return base if together and base is not None and base.shape == (rows, layers[0].in_features) else None
-
-
-generation.forward_for = forward_for  # generation.py cannot import this file, which imports it

@@ -26,9 +26,18 @@ from .kv_cache import KVCache
 FEW = 16  # up to this many new tokens are read by the decode step of decoding.py, if it fits the model
 
 
-def forward_for(model: Any) -> Callable[..., np.ndarray] | None:
-    """A faster `hidden_states` for a few tokens after a cache. decoding.py, which imports this file, replaces it."""
-    return None
+DecodeStep = Callable[..., np.ndarray]  # (ids (B, T), cache, attention mask (B, S) or None) -> hidden states (B, T, C)
+_makers: list[Callable[[Any], DecodeStep | None]] = []
+
+
+def register_decode_step(maker: Callable[[Any], DecodeStep | None]) -> Callable[[Any], DecodeStep | None]:
+    """Decorate a function that gets a model, and returns a faster `hidden_states` for a few tokens after a cache.
+
+    It returns None for a model that it does not know. decoding.py registers one here: it imports the models, and they
+    import this file for `generate`.
+    """
+    _makers.append(maker)
+    return maker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +247,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         capacity = min(self.block, length + max_new_tokens)
         self.cache = KVCache.for_model(model, self.batch, capacity) if use_cache else None
-        self.decode = forward_for(model)
+        self.decode = next(filter(None, (maker(model) for maker in _makers)), None)
         self._start_with(ids[:, -self.block :].astype(np.int64), real[:, -self.block :])
 
     def _start_with(self, ids: np.ndarray, real: np.ndarray) -> None:

@@ -37,7 +37,6 @@ class ScaledDotProductAttention(Function):
     gradient from a query that cannot see it.
     """
 
-    dtype_rule = "any"
     autocast = True
 
     @staticmethod

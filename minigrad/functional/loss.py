@@ -35,8 +35,6 @@ class CrossEntropy(Function):
     their loss and their gradient are 0, and the mean is over the other rows.
     """
 
-    dtype_rule = "any"
-
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
         xp = module_of(logits)

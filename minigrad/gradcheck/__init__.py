@@ -1,6 +1,7 @@
 """Is a gradient right, and if not, what is wrong with it?
 
-    check.py             gradcheck: compare backward with finite differences, and report
+    check.py             the formula as a loop; gradcheck: compare backward with finite differences
+    report.py            what gradcheck tells: a report, or an error that locates the wrong number
     jacobian.py          the Jacobian of a function, computed in two independent ways
     comparison.py        compare the two: is a difference rounding, a kink, or a wrong gradient?
     diagnosis.py         find out what is wrong by trying: sign, factor, transposition, a missing sum, ...
@@ -9,6 +10,7 @@
     mutations.py         every small mistake that somebody might make in a formula, one after the other
 """
 
-from .check import GradcheckError, gradcheck
+from .check import gradcheck
+from .report import GradcheckError
 
 __all__ = ["GradcheckError", "gradcheck"]

@@ -2,9 +2,9 @@
 
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
-The differences are computed in float64 for each input element and compared with every row of the Jacobian that backward
-gives (jacobian.py, comparison.py). If the two differ, diagnosis.py finds out why. The bands of the relative error are
-those of Stanford's CS231n, "Gradient checks".
+`numeric_gradient` is this formula, for each element of x. `gradcheck` computes the differences for each element of each
+input, and compares them with every row of the Jacobian that backward gives (jacobian.py, comparison.py). If the two
+differ, diagnosis.py finds out why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
 There is no derivative at a kink, and backward may return any number between the two slopes.
@@ -14,96 +14,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
 from .. import graph_checks, switches
 from ..backend import Array, to_numpy
-from ..notebook import report_html
 from ..precision import autocast
-from .comparison import Comparison, Kink, NotFinite, in_brackets
+from .comparison import Comparison, NotFinite, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear, diagnose_writing
 from .jacobian import NotAnalytic, Subject, place
+from .report import GradcheckError, InputReport, Report, band
 from .shape_diagnosis import diagnose_shape, numpy_in_words
 
-_BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 
+def numeric_gradient(f: Callable[[Array], float], x: Array, h: float = 6e-6) -> Array:
+    """df/dx by central differences, where f turns an array of float64 into one number: the formula above as a loop.
 
-def band(error: float) -> str:
-    """What a relative error in float64 means.
+    `gradcheck` does the same for functions of several inputs and outputs, and looks closer where the two disagree.
 
-    >>> band(2.0), band(3e-9)
-    ('wrong', 'right')
+    >>> numeric_gradient(lambda x: (x**3).sum(), np.array([1.0, 2.0])).round(6)
+    array([ 3., 12.])
     """
-    return next((words for limit, words in _BANDS if error >= limit), "wrong")  # nan is wrong too
-
-
-class GradcheckError(AssertionError):
-    """A gradient is wrong, or cannot be checked; `diagnosis` says why.
-
-    If a single number is wrong, the attributes locate it: `analytic` and `numeric` are the derivatives of
-    `output_element` (None: a random mixture of the elements) of output `output_index` with respect to `element` of
-    input `input_index`.
-    """
-
-    def __init__(self, message: str, diagnosis: Diagnosis):
-        super().__init__(message)
-        self.diagnosis = diagnosis
-        self.input_index: int | None = None
-        self.element: tuple[int, ...] | None = None
-        self.output_index: int | None = None
-        self.output_element: tuple[int, ...] | None = None
-        self.analytic: float | None = None
-        self.numeric: float | None = None
-        self.relative_error: float | None = None
-
-
-@dataclass
-class InputReport:
-    """One input: its largest relative error, and the rows (R, *shape) of both Jacobians.
-
-    `numeric` is None if the input is so large that only random directions were checked.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    checked: str
-    max_error: float
-    analytic: Array
-    numeric: Array | None
-
-
-@dataclass
-class Report:
-    """The result of a check that found nothing wrong."""
-
-    name: str
-    method: str
-    inputs: list[InputReport]
-    kinks: list[Kink] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def max_error(self) -> float:
-        """The largest relative error of all inputs."""
-        return max((x.max_error for x in self.inputs), default=0.0)
-
-    def __str__(self) -> str:
-        method = "complex step" if self.method == "complex" else "central differences"
-        lines = [
-            f"gradcheck of {self.name}: largest relative error {self.max_error:.1e} ({band(self.max_error)}), {method}"
-        ]
-        lines += [f"  {x.name} {x.shape}: {x.checked}, {x.max_error:.1e}" for x in self.inputs]
-        lines += [f"  {kink}" for kink in self.kinks[:5]]
-        if len(self.kinks) > 5:
-            lines.append(f"  and {len(self.kinks) - 5} more kinks")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h  # move one element, and leave the others where they are
+        gradient[i] = (f(x + step) - f(x - step)) / (2 * h)
+    return gradient
 
 
 def gradcheck(
@@ -168,13 +106,8 @@ def gradcheck(
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Record gradients and compute in float64, regardless of no_grad and autocast around the call."""
-    kept = switches.recording.get()
-    switches.recording.set((True,))
-    try:
-        with np.errstate(all="ignore"), autocast(enabled=False):
-            yield
-    finally:
-        switches.recording.set(kept)
+    with np.errstate(all="ignore"), autocast(enabled=False), switches.enable_grad():
+        yield
 
 
 def _compute(subject: Subject, eps: float | None, atol: float | None, rtol: float) -> Comparison:
@@ -237,7 +170,7 @@ def _is_from_engine(error: Exception) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_code is graph_checks.checked_gradients.__code__
+    return frame is not None and frame.tb_frame.f_code is graph_checks.check_returned.__code__
 
 
 def _complex_step_agrees(comparison: Comparison) -> bool:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import graph_checks, switches
-from ..accumulation import SparseGradient
 from ..autograd import Context
 from ..backend import Array, module_of, to_numpy
 from ..inspection.observers import watching
+from ..kernels.accumulation import SparseGradient
 from .comparison import Comparison
 from .jacobian import Graph
 from .source_repair import repaired_by
@@ -205,7 +205,7 @@ def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
             continue
         zeros = module_of(here).zeros
         douts = [zeros(shape) if d is None else d.copy() for d, (shape, _) in zip(arrived, node.outputs, strict=True)]
-        dinputs = graph_checks.checked_gradients(node, node.function.backward(node, *douts))
+        dinputs = graph_checks.check_returned(node, node.function.backward(node, *douts))
         dinputs = [dinput.dense() if isinstance(dinput, SparseGradient) else dinput for dinput in dinputs]
         for edge, dinput in zip(node.edges, dinputs, strict=True):
             if edge is not None and dinput is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import switches
+from .. import graph_checks, switches
 from ..autograd import Context
 from ..backend import Array, is_array, module_of
 from ..inspection.observers import watching
@@ -104,8 +104,7 @@ def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int,
     found = []
     for i, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
         if edge is not None and gradient is not None:
-            target, output = edge
-            shape = target.outputs[output][0] if isinstance(target, Context) else target.data.shape
+            shape, _ = graph_checks.shape_and_dtype(edge)
             gradient = gradient if is_array(gradient) else np.asarray(gradient)
             if gradient.shape != shape:
                 found.append((i, gradient, shape))

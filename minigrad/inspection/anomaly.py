@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from .. import switches
-from ..accumulation import SparseGradient
 from ..backend import Array, is_array, module_of, to_numpy
+from ..kernels.accumulation import SparseGradient
 from .observers import input_names, saved_arrays, watching
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

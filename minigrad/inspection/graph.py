@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Context, count_consumers
+from ..autograd import Context, count_uses
 from ..backend import Array, to_numpy
 from .observers import input_names
 
@@ -82,8 +82,7 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
         node = Node("op", ctx.function.__name__, list(ctx.outputs), inputs_in_all=len(ctx.edges))
         for edge, name in zip(ctx.edges, input_names(ctx.function, len(ctx.edges)), strict=True):
             if edge is not None:
-                target, index = edge
-                node.inputs.append(Input(node_of(target), 0 if target.is_leaf else index, name))
+                node.inputs.append(Input(node_of(edge[0]), edge[1], name))
         _describe(node, ctx, tensors)
         known[ctx] = node
         nodes.append(node)
@@ -92,14 +91,14 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
 
 def consumers_first(roots: list[Context]) -> list[Context]:
     """Every node that `roots` depend on, each after all nodes that use its outputs. This is the order of backward."""
-    waiting_for = count_consumers(roots)
-    ready = [node for node, count in waiting_for.items() if count == 0]
+    uses_left = count_uses(roots)
+    ready = [node for node, count in uses_left.items() if count == 0]
     order = []
     while ready:
         order.append(ready.pop())
         for source in order[-1].sources():
-            waiting_for[source] -= 1
-            if waiting_for[source] == 0:
+            uses_left[source] -= 1
+            if uses_left[source] == 0:
                 ready.append(source)
     return order
 
@@ -112,11 +111,7 @@ def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
         pairs = list(names.items())
     else:
         pairs = [(parameter, name) for name, parameter in names.named_parameters()]
-    return {_place(tensor): (tensor, name) for tensor, name in [(root, ""), *pairs]}
-
-
-def _place(tensor: Any) -> tuple[Any, int]:
-    return (tensor, 0) if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_index)
+    return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in [(root, ""), *pairs]}
 
 
 def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
@@ -130,7 +125,7 @@ def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, st
     """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)
-    kept = dict(ctx.retained or {})
+    kept = dict(ctx.retain_grad_of or {})
     for tensor, _ in named:
         kept.setdefault(tensor.output_index, tensor)
         node.notes += _value(tensor)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
-from .. import functional, switches
+from .. import functional, graph_checks, switches
 from ..backend import device_of, is_array
 from ..notebook import report_html
 from . import flops
@@ -102,15 +102,16 @@ class Profile(switches.Observer):
         row.calls += 1
         row.nanoseconds += elapsed
         row.bytes += _bytes_moved(phase, ctx, arrays, results)
-        op = self._textbook_op(ctx.function)
+        op = self._textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
 
-    def _textbook_op(self, function: type) -> str:
+    def _textbook_op(self, function: type, arrays: list[Any]) -> str:
         """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
         if function not in self._ops:
-            chosen = [*switches.kernels.items(), *switches.cuda_kernels.items()]
-            replaced = [op for op, kernel in chosen if kernel in function.__mro__]
+            on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
+            kernels = switches.cuda_kernels if on_gpu else switches.kernels
+            replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
             known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
             self._ops[function] = known[0].__name__ if known else ""
         return self._ops[function]
@@ -168,13 +169,8 @@ def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> 
     if phase == "forward":
         shapes = [tuple(x.shape) if is_array(x) else None for x in arrays]
         return flops.Call(shapes, [getattr(out, "shape", ()) for out in results], needs_grad, ctx.saved())
-    known = [None if edge is None else _shape_at(edge) for edge in ctx.edges]
+    known = [None if edge is None else graph_checks.shape_and_dtype(edge)[0] for edge in ctx.edges]
     return flops.Call(known, [shape for shape, _ in ctx.outputs], needs_grad, ctx.saved())
-
-
-def _shape_at(edge: tuple[Any, int]) -> tuple[int, ...]:
-    target, index = edge
-    return target.shape if target.is_leaf else target.outputs[index][0]
 
 
 def _bytes_moved(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> int:

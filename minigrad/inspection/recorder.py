@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import switches
-from ..accumulation import SparseGradient
 from ..autograd import Function
 from ..backend import is_array, to_numpy
 from ..dtypes import is_floating
+from ..kernels.accumulation import SparseGradient
 from ..nn import Module
 from ..optim import Optimizer, clip_grad_norm_
 from .observers import input_names, watching
@@ -161,7 +161,7 @@ class Recording(switches.Observer):
             return None
         known: Value | None = None
         if edge is not None and edge[0].is_leaf:
-            key = id(edge[0]), edge[1]
+            key = id(edge[0]), edge[0].version
             if key not in self._leaves:
                 self._leaves[key] = edge[0], self.value(edge[0].data)
             known = self._leaves[key][1]

@@ -4,19 +4,23 @@
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
-A twin is a Function with the same arguments and, up to rounding, the same result. `Function.apply` looks it up each
-time an op runs, for the device that holds the arrays. A recorded op keeps the Function that ran forward, so forward and
-backward always match.
+A twin is a Function with the same arguments and, up to rounding, the same result. How one is found, each time an op
+runs: `Function.apply` asks `switches.choose`, which looks into the table of the device that holds the arrays; the
+tables are filled here. A twin that is made for some arrays only says so in `suits`; for others, the op itself runs. A
+recorded op keeps the Function that ran forward, so forward and backward always match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import functional, optim, switches
 from ..autograd import Function
 from ..dtypes import op_name
+from .accumulation import add_in_place
 from .cpu import threads
 from .cpu.adam import scale, sum_of_squares, update_all
 from .cpu.attention import FastSplitHeads, TiledAttention
@@ -25,7 +29,6 @@ from .cpu.embedding import FastEmbedding
 from .cpu.layer_norm import FastLayerNorm, FastRmsNorm
 from .cpu.linear import FastGelu, FastLinear, FastLinearGelu
 from .cpu.swiglu import FastSwiglu
-from .cuda import CUDA, CUDA_OPTIM
 
 FAST: dict[str, type[Function]] = {
     "embedding": FastEmbedding,
@@ -43,6 +46,30 @@ FAST: dict[str, type[Function]] = {
 FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
 
 
+class CudaKernels(UserDict[Any, Any]):
+    """{op: kernel} for arrays on a GPU, made when the first such array asks for a kernel.
+
+    Only then are the CUDA files imported: a machine without a GPU never reads them.
+    """
+
+    def __init__(self, make: Callable[[], dict[Any, Any]]):
+        self._make = make
+
+    @functools.cached_property
+    def data(self) -> dict[Any, Any]:  # type: ignore[override]
+        """The dictionary that a UserDict looks into."""
+        return self._make()
+
+    def get(self, op: Any, default: Any = None) -> Any:  # UserDict's own raises a KeyError first, which takes longer
+        return self.data.get(op, default)
+
+
+def _fast_on_cuda() -> dict[Any, Any]:
+    from . import cuda
+
+    return {**_by_class(cuda.CUDA), **cuda.CUDA_OPTIM}
+
+
 class use_kernels:
     """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current
     choice.
@@ -52,19 +79,21 @@ class use_kernels:
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
+        accumulate = switches.accumulate
+        on_cpu: dict[Any, Any] = {}
+        on_cuda: Mapping[Any, Any] = {}
         if choice == "textbook":
-            on_cpu: dict[Any, Any] = {}
-            on_cuda: dict[Any, Any] = {}
+            accumulate = None
         elif choice == "fast":
-            on_cpu, on_cuda = {**_by_class(FAST), **FAST_OPTIM}, {**_by_class(CUDA), **CUDA_OPTIM}
+            on_cpu, on_cuda, accumulate = {**_by_class(FAST), **FAST_OPTIM}, CudaKernels(_fast_on_cuda), add_in_place
         elif isinstance(choice, Mapping):
-            chosen = _by_class(choice)
-            on_cpu = {**switches.kernels, **_without(CUDA, chosen)}
-            on_cuda = {**switches.cuda_kernels, **_without(FAST, chosen)}
+            chosen, before = _by_class(choice), switches.cuda_kernels
+            on_cpu = {**switches.kernels, **_not_from("cuda", chosen)}
+            on_cuda = CudaKernels(lambda: {**before, **_not_from("cpu", chosen)})
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
-        self._previous = switches.kernels, switches.cuda_kernels
-        _select(on_cpu, on_cuda)
+        self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
+        _select(on_cpu, on_cuda, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -73,13 +102,13 @@ class use_kernels:
         _select(*self._previous)
 
 
-def _without(twins: dict[str, type[Function]], chosen: dict[type, type]) -> dict[type, type]:
+def _not_from(folder: str, chosen: dict[type, type]) -> dict[type, type]:
     """The chosen Functions without the twins that are made for the other device."""
-    return {op: function for op, function in chosen.items() if function not in twins.values()}
+    return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{folder}.")}
 
 
-def _select(on_cpu: dict[Any, Any], on_cuda: dict[Any, Any]) -> None:
-    switches.kernels, switches.cuda_kernels = on_cpu, on_cuda
+def _select(on_cpu: dict[Any, Any], on_cuda: Mapping[Any, Any], accumulate: Any) -> None:
+    switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
     if any(kernel in FAST.values() for kernel in on_cpu.values()):
         threads.start()
     else:

@@ -32,15 +32,15 @@ class Recompute(Function):
     @staticmethod
     def backward(ctx: Any, dout: Any) -> Any:
         x = Tensor(ctx.x, requires_grad=ctx.needs_grad[0])
-        now, recording = backend.random_state(), switches.recording.set((True,))
+        now = backend.random_state()
         autocast = switches.autocast.set(ctx.autocast)
         backend.set_random_state(ctx.random)  # dropout draws the same masks as in forward
         try:
-            out = ctx.block(x, *ctx.arguments)
+            with switches.enable_grad():
+                out = ctx.block(x, *ctx.arguments)
         finally:
             backend.set_random_state(now)
             switches.autocast.reset(autocast)
-            switches.recording.reset(recording)
         out.backward(dout)  # adds to the .grad of the block's parameters
         return x.grad, *[None] * (len(ctx.needs_grad) - 1)
 
@@ -61,7 +61,7 @@ def checkpoint_activations(model: Module) -> None:
 
 
 def _checkpointed(block: Module, plain: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
-    if not switches.recording.get()[-1]:
+    if not switches.is_recording():
         return plain(x, *arguments)
     wanted = [parameter for parameter in block.parameters() if parameter.requires_grad]
     return Recompute.apply(x, *wanted, block=plain, arguments=arguments)

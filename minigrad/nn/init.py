@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,15 +38,14 @@ def skipped() -> Iterator[None]:
         _skipping.set(previous)
 
 
-def _write(tensor: T, values: Any) -> T:
-    tensor.data[...] = module_of(tensor.data).asarray(values, dtype=tensor.dtype)
-    tensor.version += 1
-    return tensor
+def _draw(tensor: T, distribution: str, scale: float, shift: float) -> T:
+    """scale * (numbers drawn) + shift, a few rows at a time, to avoid a second copy of the weights.
 
-
-def _draw(tensor: T, draw: Any, scale: float, shift: float) -> T:
-    """scale * (numbers from `draw`) + shift, a few rows at a time, to avoid a second copy of the weights."""
-    data = tensor.data
+    distribution: a method of NumPy's Generator.
+    """
+    if _skipping.get():
+        return tensor
+    data, draw = tensor.data, getattr(generator(), distribution)
     rows = max(1, _NUMBERS // max(data[:1].size, 1)) if data.ndim else 1
     for part in [data[i : i + rows] for i in range(0, len(data), rows)] if data.ndim else [data]:
         values = draw(part.shape, dtype=np.float32)
@@ -59,21 +58,20 @@ def _draw(tensor: T, draw: Any, scale: float, shift: float) -> T:
 
 def normal_(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
     """Draw from the normal distribution."""
-    if _skipping.get():
-        return tensor
-    return _draw(tensor, generator().standard_normal, std, mean)
+    return _draw(tensor, "standard_normal", std, mean)
 
 
 def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
     """Draw uniformly from [a, b)."""
-    if _skipping.get():
-        return tensor
-    return _draw(tensor, generator().random, b - a, a)
+    return _draw(tensor, "random", b - a, a)
 
 
 def constant_(tensor: T, value: float) -> T:
     """Set every element to `value`."""
-    return tensor if _skipping.get() else _write(tensor, value)
+    if not _skipping.get():
+        tensor.data[...] = value
+        tensor.version += 1
+    return tensor
 
 
 def zeros_(tensor: T) -> T:

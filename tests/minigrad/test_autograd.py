@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, autocast, manual_seed, nn, no_grad, optim, switches, use_kernels
-from minigrad.accumulation import SparseGradient
 from minigrad.autograd import Context
+from minigrad.kernels.accumulation import SparseGradient, add_in_place
 from minigrad.kernels.dispatch import FAST
 
 
@@ -154,12 +154,20 @@ def test_retain_graph_lets_backward_run_again_and_gradients_add_up():
     assert x.grad is None
 
 
-def test_gradients_add_up_over_separate_graphs():
+@pytest.fixture(params=["textbook", "in place"])
+def adding(request, monkeypatch):
+    """Both ways in which gradients add up: autograd.add_up, and its fast twin."""
+    monkeypatch.setattr(switches, "accumulate", None if request.param == "textbook" else add_in_place)
+    return request.param
+
+
+def test_gradients_add_up_over_separate_graphs(adding):
     x = leaf([1.0, 2.0])
     x.sum().backward()
     place = x.grad.__array_interface__["data"]
     (x * 2).sum().backward()
-    assert x.grad.__array_interface__["data"] == place  # in place, as nobody was looking
+    if adding == "in place":
+        assert x.grad.__array_interface__["data"] == place  # as nobody was looking
     held = x.grad
     (x * 4).sum().backward()
     np.testing.assert_array_equal(held, [3.0, 3.0])
@@ -486,7 +494,7 @@ def sharing(kind):
 
 
 @pytest.mark.parametrize("kind", SHARING)
-def test_no_array_is_written_to_that_somebody_else_may_hold(kind):
+def test_no_array_is_written_to_that_somebody_else_may_hold(adding, kind):
     op, saved = sharing(kind)
     passes_on = kind in ("dout", "a view of dout", "one array twice", "an array and its view")
     x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
@@ -511,7 +519,7 @@ def test_no_array_is_written_to_that_somebody_else_may_hold(kind):
     np.testing.assert_array_equal(VIEWED[1], [5.0, 5.0])
 
 
-def test_the_gradient_that_the_user_gave_and_still_holds():
+def test_the_gradient_that_the_user_gave_and_still_holds(adding):
     x = leaf([1.0, 2.0])
     gradient = np.ones(2)
     y = x + x
@@ -523,7 +531,8 @@ def test_the_gradient_that_the_user_gave_and_still_holds():
     np.testing.assert_array_equal(x.grad, [18.0, 18.0])
 
 
-def test_a_new_gradient_becomes_grad_without_a_copy():
+def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
+    monkeypatch.setattr(switches, "accumulate", add_in_place)
     made = []
 
     def backward(ctx, dout):
@@ -590,8 +599,9 @@ def test_random_graphs_against_a_walk_that_always_copies(data):
     gradient = np.array([1.0, -2.0])
     out = tensors["node", len(nodes) - 1]
     expected = reference_gradients(leaves, nodes, gradient)
-    for times in (1, 2):
-        out.backward(gradient, retain_graph=True)
+    for times, kernels in enumerate(("textbook", "fast", "textbook", "fast"), 1):
+        with use_kernels(kernels):  # which decides how gradients add up
+            out.backward(gradient, retain_graph=True)
         for i in range(leaves):
             grad = tensors["leaf", i].grad
             np.testing.assert_array_equal(np.zeros(2) if grad is None else grad, times * expected[i])
@@ -619,7 +629,7 @@ class FirstRow(Function):
 
 @pytest.mark.parametrize("through", [lambda x: x, lambda x: x * 1.0], ids=["leaf", "node"])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_sparse_gradient_is_added_to_what_is_there(through, first):
+def test_a_sparse_gradient_is_added_to_what_is_there(adding, through, first):
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     y = through(x)
     row, others = FirstRow.apply(y) + FirstRow.apply(y), y * 10.0
@@ -629,7 +639,7 @@ def test_a_sparse_gradient_is_added_to_what_is_there(through, first):
         np.testing.assert_array_equal(x.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
 
 
-def test_a_sparse_gradient_is_not_added_to_what_others_hold():
+def test_a_sparse_gradient_is_not_added_to_what_others_hold(adding):
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     y = x * 1.0
     gradient = np.ones((2, 2))
@@ -641,7 +651,7 @@ def test_a_sparse_gradient_is_not_added_to_what_others_hold():
 
 
 @pytest.mark.parametrize("wrong", [(3, 2), (2,)])
-def test_a_sparse_gradient_of_another_shape_is_refused(monkeypatch, wrong):
+def test_a_sparse_gradient_of_another_shape_is_refused(adding, wrong):
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     out = FirstRow.apply(x)
     out.grad_fn.shape = wrong
@@ -649,7 +659,7 @@ def test_a_sparse_gradient_of_another_shape_is_refused(monkeypatch, wrong):
         out.sum().backward()
 
 
-def test_a_sparse_gradient_takes_the_dtype_of_its_input():
+def test_a_sparse_gradient_takes_the_dtype_of_its_input(adding):
     class FirstRowInFloat32(FirstRow):
         @staticmethod
         def forward(ctx, x):
@@ -661,7 +671,8 @@ def test_a_sparse_gradient_takes_the_dtype_of_its_input():
 
 
 @pytest.fixture
-def fast():
+def fast(monkeypatch):
+    monkeypatch.setattr(switches, "accumulate", add_in_place)
     with use_kernels({"embedding": FAST["embedding"]}):
         yield
 
@@ -696,6 +707,21 @@ def test_a_tied_embedding_never_has_two_dense_gradients_at_once(fast):
     # With a gradient from an earlier backward, the head's new one stands beside it until it is added. The embedding's
     # own, in its turn, still needs no array. (The old one was allocated before and is not counted.)
     assert 1.0 < peak_of_backward() < 1.5
+
+
+@pytest.mark.parametrize("recorded", ["textbook", "fast", {"embedding": FAST["embedding"]}], ids=str)
+@pytest.mark.parametrize("walked", ["textbook", "fast"])
+def test_kernels_may_change_between_forward_and_backward(recorded, walked):
+    model, expected = TiedModel(7, 3).to(np.float64), None
+    for forward, back in (("textbook", "textbook"), (recorded, walked)):
+        model.zero_grad()
+        for _ in range(2):  # the second time, .grad exists already
+            with use_kernels(forward):
+                loss = F.sum(model(np.array([3, 3, 1])))
+            with use_kernels(back):
+                loss.backward()
+        expected = model.head.weight.grad if expected is None else expected
+    np.testing.assert_allclose(model.head.weight.grad, expected, rtol=1e-15)
 
 
 def test_a_tied_embedding_adds_up_over_several_backwards(fast):

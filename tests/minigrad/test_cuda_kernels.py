@@ -7,13 +7,12 @@ import pytest
 import minigrad.functional as F
 from minigrad import Function, Tensor, optim, switches, use_kernels
 from minigrad.autograd import Context
-from minigrad.backend import module_of, to_device, to_numpy
+from minigrad.backend import to_device, to_numpy
 from minigrad.functional.activation import Gelu, Softmax
 from minigrad.functional.attention import SplitHeads
 from minigrad.kernels.cpu.linear import FastGelu
 from minigrad.kernels.cuda import CUDA, adam, cross_entropy, embedding, gelu, launch, layer_norm, many_arrays, swiglu
 from minigrad.kernels.cuda import rotary as rotary_embedding
-from minigrad.kernels.cuda.step_when import step_when
 from minigrad.kernels.dispatch import FAST
 from tests.cuda_emulation.run import KernelError
 
@@ -129,7 +128,9 @@ def run(op, inputs, options, kernels="fast", device="cuda", dtype=np.float64, wa
             dout = to_device(randn(*out.shape, seed=9).astype(dtype), device)
             for _ in range(times):
                 out.backward(dout, retain_graph=True)
-    assert out.grad_fn is None or (kernels, device) != ("fast", "cuda") or out.grad_fn.function is CUDA[op]
+    if out.grad_fn is not None and (kernels, device) == ("fast", "cuda"):
+        no_kernel_suits = dtype == np.float16 or (op == "rotary_embedding" and inputs[0].ndim > 4)
+        assert (out.grad_fn.function is not CUDA[op]) == no_kernel_suits
     grads = [tensor.grad if isinstance(tensor, Tensor) else None for tensor in tensors]
     return [None if array is None else to_numpy(array) for array in (out.data, *grads)]
 
@@ -331,9 +332,7 @@ def test_an_op_of_ones_own_runs_on_both_devices_and_a_twin_only_on_its_own():
 
 def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():
     x = to_device(np.zeros((4, 4)), "cuda")
-    with pytest.raises(
-        ValueError, match=r"kernel gelu_forward: an array of shape \(4, 2\) is not contiguous"
-    ):
+    with pytest.raises(ValueError, match=r"kernel gelu_forward: an array of shape \(4, 2\) is not contiguous"):
         launch.launch(gelu.SOURCE, "gelu_forward", x, 1, 32, [x[:, :2]])
     launch.launch("not even a source", "nothing", x, (3, 0), 32, [x])
 
@@ -377,25 +376,6 @@ def test_adam_clipping_and_norm_equal_the_textbook(kind, options, dtype):
     assert_close(train(kind, "fast", "cuda", dtype, **options), expected, dtype)
 
 
-def test_a_step_can_be_left_out_by_the_gpu_and_nobody_waits(cuda):
-    p = Tensor(randn(40), True, device="cuda")
-    optimizer = optim.AdamW([p], lr=0.1)
-    yes, no = (to_device(np.array(b), "cuda") for b in (True, False))
-    with use_kernels("fast"):
-        seen = []
-        for when in (yes, no, yes):
-            p.grad = to_device(randn(40, seed=5), "cuda")
-            cuda.reset()
-            optim.clip_grad_norm_([p], 1.0)
-            step_when(optimizer, when)
-            assert cuda.synchronisations == cuda.to_host == 0
-            state = optimizer.state[0]
-            seen.append([x.get() for x in (p.data, state["exp_avg"], state["exp_avg_sq"], state["step"])])
-    for before, after in zip(*seen[:2]):
-        assert np.array_equal(before, after)
-    assert seen[2][3] == 2 and (seen[2][0] != seen[1][0]).all()
-
-
 def test_parameters_with_gaps_or_of_16_bits_are_updated_too():
     results = []
     for kernels, device in (("textbook", "cpu"), ("fast", "cuda")):
@@ -420,7 +400,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(cuda):
             out = F.layer_norm(F.linear_gelu(x, weight, bias), 8, bias, bias)
             (F.linear_cross_entropy(F.rms_norm(F.gelu(out), 8, bias), weight, targets) * 0.5).backward()
             optim.clip_grad_norm_([x, weight, bias], 1.0)
-            step_when(optimizer, module_of(targets).isfinite(x.grad).all())
+            optimizer.step()
             optimizer.zero_grad()
     assert cuda.synchronisations == cuda.to_host == 0
 
@@ -502,13 +482,6 @@ def test_a_faulty_optimizer_is_noticed(fault, monkeypatch):
     options = {"weight_decay": 0.3, "betas": (0.8, 0.95), "eps": 0.1}
     with pytest.raises((AssertionError, KernelError)):
         test_adam_clipping_and_norm_equal_the_textbook(optim.AdamW, options, np.float64)
-
-
-def test_a_faulty_step_that_ignores_when_is_noticed(cuda, monkeypatch):
-    assert "if (!*when) return;" in adam.SOURCE
-    monkeypatch.setattr(adam, "SOURCE", adam.SOURCE.replace("if (!*when) return;", "(void)when;"))
-    with pytest.raises(AssertionError):
-        test_a_step_can_be_left_out_by_the_gpu_and_nobody_waits(cuda)
 
 
 @pytest.mark.parametrize("fault", MUTANTS)

@@ -444,7 +444,7 @@ def test_the_core_fits_into_an_evening():
     lines = sum(
         (ROOT / "minigrad" / name).read_text(encoding="utf-8").count("\n") for name in ("autograd.py", "tensor.py")
     )
-    assert lines < 400
+    assert lines < 450
 
 
 def test_mypy_resolves_operators_and_methods(tmp_path):

@@ -45,14 +45,17 @@ class TiledAttention(Function):
     """softmax(q kᵀ scale + mask) v, tile by tile. See ScaledDotProductAttention for the mathematics."""
 
     @staticmethod
+    def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        """Not for a learned mask, whose gradient needs the weights themselves; nor for one row, which has no tiles."""
+        if mask is not None and needs_grad[3]:
+            return False
+        is_one_row = q.shape[-2] == 1 and True not in needs_grad[:3]
+        return not is_one_row or (_shares_keys(q, k, v) and not is_causal and not dropout_p)
+
+    @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        learned_mask = bool(ctx.needs_grad[3]) and mask is not None  # needs the weights themselves
-        single_query = q.shape[-2] == 1 and True not in ctx.needs_grad[:3]  # one row: there is nothing to tile
-        ctx.naive = learned_mask or single_query
-        if single_query and not (learned_mask or is_causal or dropout_p) and _shares_keys(q, k, v):
+        if q.shape[-2] == 1 and True not in ctx.needs_grad[:3]:
             return _group_as_rows(ctx, q, k, v, mask, scale)
-        if ctx.naive:
-            return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
         ctx.out = plan.heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
@@ -69,8 +72,6 @@ class TiledAttention(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.naive:
-            return ScaledDotProductAttention.backward(ctx, dout)
         plan = ctx.plan
         dq, dk, dv = plan.room_for_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)

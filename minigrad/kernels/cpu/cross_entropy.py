@@ -24,8 +24,6 @@ TILE = 4096  # vocabulary rows of dweight that are accumulated together
 class FastLinearCrossEntropy(Function):
     """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy."""
 
-    dtype_rule = "any"
-
     @staticmethod
     def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
         kept = targets != ignore_index

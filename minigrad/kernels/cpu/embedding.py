@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...accumulation import SparseGradient
 from ...autograd import Function
+from ..accumulation import SparseGradient
 
 
 class FastEmbedding(Function):

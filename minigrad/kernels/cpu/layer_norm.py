@@ -18,8 +18,6 @@ from .threads import column_sums, parallel, row_blocks, total
 class FastLayerNorm(Function):
     """out = (x - mean) / std * weight + bias over the last axes. See functional.normalization.LayerNorm."""
 
-    dtype_rule = "same"
-
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
         flat = _as_rows(ctx, x, weight, axes)
@@ -54,8 +52,6 @@ class FastLayerNorm(Function):
 
 class FastRmsNorm(Function):
     """out = x / rms * weight over the last axes. See functional.normalization.RmsNorm."""
-
-    dtype_rule = "same"
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):

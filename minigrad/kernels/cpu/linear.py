@@ -24,8 +24,6 @@ from .threads import column_sums, matmul, parallel, product_then, products, row_
 class FastLinear(Function):
     """out = x @ weightᵀ + bias. See functional.linalg.Linear."""
 
-    dtype_rule = "same"
-
     @staticmethod
     def forward(ctx, x, weight, bias):
         def add_bias(rows):
@@ -74,8 +72,6 @@ def linear_backward(ctx, dout, dbias=None):
 class FastLinearGelu(Function):
     """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu."""
 
-    dtype_rule = "same"
-
     @staticmethod
     def forward(ctx, x, weight, bias, approximate):
         gelu = gelu_tanh if approximate == "tanh" else gelu_exact
@@ -111,8 +107,6 @@ class FastLinearGelu(Function):
 
 class FastGelu(Function):
     """out = gelu(x), whose derivative is saved for backward. See functional.activation.Gelu."""
-
-    dtype_rule = "float"
 
     @staticmethod
     def forward(ctx, x, approximate):

@@ -16,8 +16,6 @@ from .threads import parallel, row_blocks
 class FastSwiglu(Function):
     """out = gate σ(gate) up. See functional.activation.Swiglu."""
 
-    dtype_rule = "same"
-
     @staticmethod
     def forward(ctx, gate, up):
         ctx.gate, ctx.up = _as_rows(gate), _as_rows(up)

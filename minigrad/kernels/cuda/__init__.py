@@ -9,7 +9,7 @@ form. The files, in reading order:
     layer_norm.py       sums over a row by the lanes of a warp; sums over rows by blocks
     cross_entropy.py    a row too long for a warp: online softmax
     embedding.py        sums in a fixed order, without atomics
-    many_arrays.py      one launch for all parameters: adam.py; a step that the GPU may skip: step_when.py
+    many_arrays.py      one launch for all parameters: adam.py
     products.py         matrix products by cuBLAS
     attention.py, one_query.py, dropout.py, quantized.py
 """

@@ -3,8 +3,7 @@
     m <- β1 m + (1 - β1) g,   v <- β2 v + (1 - β2) g²,   p <- p - lr m̂ / (√v̂ + eps)
 
 The formula is that of optim.Adam, applied while a number is in a register, so 7 numbers are moved per parameter.
-Nothing here waits for the GPU. The values that only the GPU knows stay there: the count of steps, the factor that
-scales the gradients, and whether to take the step at all (`when`), because a norm that is not finite skips it.
+Nothing here waits for the GPU: the norm and the factor that scales the gradients stay there.
 
 Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2.
 """
@@ -17,26 +16,23 @@ from typing import Any
 import numpy as np
 
 from ... import optim
-from ...backend import is_array, module_of
+from ...backend import module_of
 from . import many_arrays
 from .launch import THREADS, launch, real_of, takes
 from .many_arrays import tables
-from .step_when import update_each_when
 
 SOURCE = (
     many_arrays.SOURCE
     + r"""
 extern "C" __global__ void adam(number* const* parameters, const number* const* gradients, number* const* means,
                                 number* const* squares, const long long* sizes, const int* chunks, int chunk_size,
-                                const long long* step, const bool* when, real lr, real beta1, real one_minus_beta1,
-                                real log_beta1, real beta2, real one_minus_beta2, real log_beta2, real eps, real decay,
-                                int decoupled) {
-    if (!*when) return;
+                                long long step, real lr, real beta1, real one_minus_beta1, real log_beta1, real beta2,
+                                real one_minus_beta2, real log_beta2, real eps, real decay, int decoupled) {
     Chunk chunk = chunk_of_block(sizes, chunks, chunk_size);
     number *p = parameters[chunk.array], *m = means[chunk.array], *v = squares[chunk.array];
     const number* gradient = gradients[chunk.array];
     // 1 - β^t = -(e^(t ln β) - 1): as a difference of 1 and a float it would lose half of its digits.
-    real correction1 = -expm1(*step * log_beta1), correction2 = sqrt(-expm1(*step * log_beta2));
+    real correction1 = -expm1(step * log_beta1), correction2 = sqrt(-expm1(step * log_beta2));
     for (long long i = chunk.start + threadIdx.x; i < chunk.stop; i += blockDim.x) {
         real parameter = load(p, i), g = load(gradient, i);
         if (decoupled) parameter *= 1 - lr * decay;
@@ -76,41 +72,29 @@ extern "C" __global__ void scale(number* const* arrays, const long long* sizes, 
 )
 
 
-def update_all(optimizer, moves, when=None):
-    """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place; `when` as in step_when.py.
+def update_all(optimizer, moves):
+    """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place.
 
     Arrays with another dtype, or that are not contiguous, are updated one by one.
     """
     xp = module_of(moves[0][1])
     together: dict[Any, Any] = {}
-    counts: dict[Any, Any] = {}
     for p, grad, state, group in moves:
         if not state:
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
         if not (takes(*arrays) and all(array.flags.c_contiguous for array in arrays)):
-            move = (p, grad, state, group)
-            optimizer.update(*move) if when is None else update_each_when(optimizer, [move], when)
+            optimizer.update(p, grad, state, group)
             continue
-        state["step"] = _counted(state["step"], when, counts, xp)
-        same = together.setdefault((id(group), id(state["step"]), p.dtype), (group, state["step"], []))
+        state["step"] += 1
+        same = together.setdefault((id(group), state["step"], p.dtype), (group, state["step"], []))
         same[2].append(arrays)
     for group, step, arrays in together.values():
         beta1, beta2 = group["betas"]
         settings = [group["lr"], *_rates(beta1), *_rates(beta2), group["eps"], group["weight_decay"]]
         blocks, args = tables(*zip(*arrays, strict=True))
-        args += [step, xp.ones((), bool) if when is None else when, *map(float, settings), optimizer.decoupled]
+        args += [np.int64(step), *map(float, settings), optimizer.decoupled]
         launch(SOURCE, "adam", arrays[0][0], blocks, THREADS, args)
-
-
-def _counted(step, when, counts, xp):
-    """The count of steps after this one, on the GPU: one array for all parameters with the same count."""
-    on_gpu = is_array(step)
-    key = (on_gpu, id(step) if on_gpu else step)
-    if key not in counts:
-        before = step if on_gpu else xp.asarray(step, np.int64)
-        counts[key] = before + (1 if when is None else when), step  # `step` is kept, as its id stands for it
-    return counts[key][0]
 
 
 def _rates(beta):

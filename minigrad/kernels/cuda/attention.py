@@ -25,7 +25,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import Array, module_of
-from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention
+from ...functional.attention import DROPOUT_ROWS
 from ...functional.broadcasting import unbroadcast
 from . import one_query
 from .dropout import draw_kept, scale_of_kept
@@ -140,19 +140,24 @@ extern "C" __global__ void softmax_backward(const real* scores, const real* ddro
 
 
 class CudaAttention(Function):
-    """softmax(q kᵀ scale + mask) v, in tiles. See ScaledDotProductAttention for the mathematics.
-
-    A float mask, and a mask that differs between heads, take the textbook path.
-    """
+    """softmax(q kᵀ scale + mask) v, in tiles. See ScaledDotProductAttention for the mathematics."""
 
     takes_bfloat16 = True
 
     @staticmethod
+    def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        """float32, float64 or bfloat16, not empty, and no mask or one boolean mask for all heads."""
+        if not takes(q, k, v) or 0 in (q.size, k.size, v.size):
+            return False
+        if mask is None:
+            return True
+        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        heads = (1,) * (len(lead) + 2 - mask.ndim) + mask.shape[:-2]  # as many axes as `lead`
+        alike = len(heads) == len(lead) and all([n == 1 for n in heads[1:]]) and heads[:1] in ((), (1,), lead[:1])
+        return mask.dtype == bool and alike and (len(lead) > 1 or heads[:1] in ((), (1,)))
+
+    @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        ctx.textbook = not _fits(q, k, v, mask)
-        if ctx.textbook:
-            q, k, v = (_without_bfloat16(x) for x in (q, k, v))
-            return ScaledDotProductAttention.forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream)
         heads = _Heads(q, k, v, mask, is_causal, scale, dropout_p, stream)
         learns = any([ctx.needs_grad[i] for i in range(3)])
         if heads.queries == 1 and not learns and dropout_p == 0 and max(heads.D, heads.Dv) <= one_query.MOST_SIZE:
@@ -170,8 +175,6 @@ class CudaAttention(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return ScaledDotProductAttention.backward(ctx, _without_bfloat16(dout))
         heads, xp = ctx.heads, module_of(dout)
         dout = heads.rows_of_queries(dout).astype(ctx.q.dtype, copy=False)
         dq = heads.room(heads.queries * heads.group, heads.D)
@@ -189,22 +192,6 @@ class CudaAttention(Function):
         return *heads.gradients(dq, dk, dv), None
 
 
-def _fits(q: Array, k: Array, v: Array, mask: Array | None) -> bool:
-    """Whether the kernels support it: float32, float64 or bfloat16, not empty, and one boolean mask for all heads."""
-    if not takes(q, k, v, bfloat16=True) or 0 in (q.size, k.size, v.size):
-        return False
-    if mask is None:
-        return True
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    heads = (1,) * (len(lead) + 2 - mask.ndim) + mask.shape[:-2]  # as many axes as `lead`
-    alike = len(heads) == len(lead) and all([n == 1 for n in heads[1:]]) and heads[:1] in ((), (1,), lead[:1])
-    return mask.dtype == bool and alike and (len(lead) > 1 or heads[:1] in ((), (1,)))
-
-
-def _without_bfloat16(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
-
-
 def _like_operands(tile: Array, operand: Array) -> Array:
     """The array for a result that is multiplied next: the same array, or a new one in bfloat16."""
     return tile if tile.dtype == operand.dtype else module_of(tile).empty(tile.shape, operand.dtype)
@@ -216,17 +203,7 @@ class _Heads:
     q (N, T·G, D), with the G heads of each query adjacent; k (N, S, D); v (N, S, Dv); mask (sequences or 1, T, S).
     """
 
-    def __init__(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        mask: Array | None,
-        is_causal: bool,
-        scale: float,
-        dropout_p: float,
-        stream: tuple[int, int] | None,
-    ):
+    def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
         xp = module_of(q)
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])

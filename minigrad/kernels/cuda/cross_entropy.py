@@ -22,7 +22,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from ...functional.loss import CrossEntropy, nan_if_0
+from ...functional.loss import nan_if_0
 from .launch import THREADS, ceil_div, launch, real_of, takes
 from .products import multiply
 
@@ -74,13 +74,12 @@ EVEN = 8  # numbers of bfloat16 in 16 bytes
 class CudaCrossEntropy(Function):
     """-ln softmax(logits)[target] per row. See functional.loss.CrossEntropy."""
 
-    dtype_rule = "any"
+    @staticmethod
+    def suits(needs_grad, logits, targets, ignore_index, reduction):
+        return takes(logits, bfloat16=False)
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
-        ctx.textbook = not takes(logits, bfloat16=False)
-        if ctx.textbook:
-            return CrossEntropy.forward(ctx, logits, targets, ignore_index, reduction)
         ctx.logits = module_of(logits).ascontiguousarray(logits)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, logits.dtype)
         losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits, logits.shape[1])
@@ -88,8 +87,6 @@ class CudaCrossEntropy(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return CrossEntropy.backward(ctx, dout)
         dlosses = _per_row(dout, ctx.total, ctx.logits)
         columns = ctx.logits.shape[1]
         return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, columns), None
@@ -98,7 +95,6 @@ class CudaCrossEntropy(Function):
 class CudaLinearCrossEntropy(Function):
     """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy. bfloat16 is summed in float32."""
 
-    dtype_rule = "any"
     takes_bfloat16 = True
 
     @staticmethod

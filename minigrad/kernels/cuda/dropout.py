@@ -18,7 +18,6 @@ import numpy as np
 from ...autograd import Function
 from ...backend import Array, module_of
 from ...functional.attention import DROPOUT_ROWS
-from ...functional.stochastic import Dropout
 from .launch import THREADS, ceil_div, launch, takes
 
 SOURCE = r"""
@@ -71,19 +70,18 @@ extern "C" __global__ void draw_kept(unsigned char* kept, int heads, int first_h
 class CudaDropout(Function):
     """out = x * keep / (1 - p). See functional.stochastic.Dropout. The mask is drawn again for backward."""
 
-    dtype_rule = "float"
+    @staticmethod
+    def suits(needs_grad, x, p, stream):
+        return takes(x)
 
     @staticmethod
     def forward(ctx, x, p, stream):
-        ctx.textbook = not takes(x)
-        if ctx.textbook:
-            return Dropout.forward(ctx, x, p, stream)
         ctx.p, ctx.stream = p, stream
         return _dropped(x, p, stream)
 
     @staticmethod
     def backward(ctx, dout):
-        return Dropout.backward(ctx, dout) if ctx.textbook else (_dropped(dout, ctx.p, ctx.stream),)
+        return (_dropped(dout, ctx.p, ctx.stream),)
 
 
 def _dropped(x: Array, p: float, stream: tuple[int, int]) -> Array:

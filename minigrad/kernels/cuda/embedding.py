@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...accumulation import SparseGradient
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.indexing import Embedding
+from ..accumulation import SparseGradient
 from .launch import THREADS, launch, takes
 
 SOURCE = r"""
@@ -45,14 +45,14 @@ extern "C" __global__ void embedding_backward(const number* dout, const long lon
 class CudaEmbedding(Function):
     """out = weight[ids]. See functional.indexing.Embedding."""
 
+    forward = Embedding.forward
+
     @staticmethod
-    def forward(ctx, ids, weight, padding_idx=None):
-        return Embedding.forward(ctx, ids, weight, padding_idx)
+    def suits(needs_grad, ids, weight, padding_idx=None):
+        return takes(weight)
 
     @staticmethod
     def backward(ctx, dout):
-        if not takes(dout):
-            return Embedding.backward(ctx, dout)
         xp, (rows, columns) = module_of(dout), ctx.shape
         dout, ids = xp.ascontiguousarray(dout), ctx.ids.reshape(-1).astype(np.int64)
         order = xp.argsort(ids, kind="stable").astype(np.int64, copy=False)

@@ -14,7 +14,6 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from ...functional.activation import Gelu
 from .launch import THREADS, ceil_div, launch, takes
 from .products import as_rows, column_sums, multiply
 
@@ -64,13 +63,12 @@ ROW = 4 * THREADS  # numbers for a block where there is no bias, and a row is as
 class CudaGelu(Function):
     """out = gelu(x). See functional.activation.Gelu."""
 
-    dtype_rule = "float"
+    @staticmethod
+    def suits(needs_grad, x, approximate):
+        return takes(x, bfloat16=False)
 
     @staticmethod
     def forward(ctx, x, approximate):
-        ctx.textbook = not takes(x, bfloat16=False)
-        if ctx.textbook:
-            return Gelu.forward(ctx, x, approximate)
         xp = module_of(x)
         ctx.x, ctx.exact = xp.ascontiguousarray(x), approximate != "tanh"
         out = xp.empty_like(ctx.x)
@@ -80,8 +78,6 @@ class CudaGelu(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return Gelu.backward(ctx, dout)
         xp, shape = module_of(dout), dout.shape
         dout = xp.ascontiguousarray(dout)  # which makes one axis of none
         dx = xp.empty_like(dout)
@@ -93,7 +89,6 @@ class CudaGelu(Function):
 class CudaLinearGelu(Function):
     """out = gelu(x @ weightᵀ + bias). See functional.linalg.LinearGelu. bfloat16 products are summed in float32."""
 
-    dtype_rule = "same"
     takes_bfloat16 = True
 
     @staticmethod

@@ -22,7 +22,6 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from ...functional.normalization import LayerNorm, RmsNorm
 from .launch import WARP, ceil_div, launch, real_of, takes
 
 SOURCE = r"""
@@ -106,35 +105,33 @@ MOST_SLICES = 4096  # of the rows: the grid must not be taller than 65,535
 class CudaLayerNorm(Function):
     """out = (x - mean) / std * weight + bias over the last axes. See functional.normalization.LayerNorm."""
 
-    dtype_rule = "same"
+    @staticmethod
+    def suits(needs_grad, x, weight, bias, axes, eps):
+        return takes(x, weight, bias)
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
-        ctx.textbook = not takes(x, weight, bias)
-        if ctx.textbook:
-            return LayerNorm.forward(ctx, x, weight, bias, axes, eps)
         return _forward(ctx, x, weight, bias, axes, eps, centered=True)
 
     @staticmethod
     def backward(ctx, dout):
-        return LayerNorm.backward(ctx, dout) if ctx.textbook else _backward(ctx, dout, ctx.needs_grad[2])
+        return _backward(ctx, dout, ctx.needs_grad[2])
 
 
 class CudaRmsNorm(Function):
     """out = x / rms * weight over the last axes. See functional.normalization.RmsNorm."""
 
-    dtype_rule = "same"
+    @staticmethod
+    def suits(needs_grad, x, weight, axes, eps):
+        return takes(x, weight)
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
-        ctx.textbook = not takes(x, weight)
-        if ctx.textbook:
-            return RmsNorm.forward(ctx, x, weight, axes, eps)
         return _forward(ctx, x, weight, None, axes, eps, centered=False)
 
     @staticmethod
     def backward(ctx, dout):
-        return RmsNorm.backward(ctx, dout) if ctx.textbook else _backward(ctx, dout, False)[:2]
+        return _backward(ctx, dout, False)[:2]
 
 
 def _forward(ctx, x, weight, bias, axes, eps, centered):

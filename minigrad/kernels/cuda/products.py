@@ -21,7 +21,6 @@ import numpy as np
 from ... import switches
 from ...autograd import Function
 from ...backend import Array, device_of, module_of
-from ...functional.linalg import Linear
 from .launch import name_of, real_of, takes
 
 # What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
@@ -106,14 +105,14 @@ def _arithmetic(dtype: np.dtype) -> int:
 class CudaLinear(Function):
     """out = x @ weightᵀ + bias. See functional.linalg.Linear. bfloat16 products are summed in float32."""
 
-    dtype_rule = "same"
     takes_bfloat16 = True
 
     @staticmethod
+    def suits(needs_grad, x, weight, bias):
+        return takes(weight)
+
+    @staticmethod
     def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None
-        ctx.textbook = not takes(weight)
-        if ctx.textbook:  # float16
-            return Linear.forward(ctx, x, weight, bias)
         ctx.x_shape = x.shape
         x = as_rows(x, weight.dtype)
         if ctx.needs_grad[0]:
@@ -128,8 +127,6 @@ class CudaLinear(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return Linear.backward(ctx, dout)
         dout = as_rows(dout, ctx.operand_dtype)  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias

@@ -12,7 +12,6 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from ...functional.rotary import RotaryEmbedding
 from .launch import WARP, ceil_div, launch, takes
 
 SOURCE = r"""
@@ -41,13 +40,12 @@ ROWS = 8  # of a block: as many warps
 class CudaRotaryEmbedding(Function):
     """x rotated by the angles of `cos` and `sin`. See functional.rotary.RotaryEmbedding."""
 
-    dtype_rule = "same"
+    @staticmethod
+    def suits(needs_grad, x, cos, sin):
+        return takes(x, cos, sin) and 2 <= x.ndim <= 4
 
     @staticmethod
     def forward(ctx, x, cos, sin):  # x (..., T, D), cos and sin (..., T, D/2)
-        ctx.textbook = not takes(x, cos, sin) or not 2 <= x.ndim <= 4
-        if ctx.textbook:
-            return RotaryEmbedding.forward(ctx, x, cos, sin)
         xp, half = module_of(x), (*x.shape[:-1], x.shape[-1] // 2)
         if cos.shape[-2:] != half[-2:] or cos.ndim > 2:  # not the same angles for all sequences and heads
             cos, sin = (xp.broadcast_to(angles, half) for angles in (cos, sin))
@@ -56,8 +54,6 @@ class CudaRotaryEmbedding(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return RotaryEmbedding.backward(ctx, dout)
         return _rotated(dout, ctx.cos, ctx.sin, -1), None, None
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from ...functional.activation import Swiglu
 from .launch import THREADS, ceil_div, launch, takes
 
 SOURCE = r"""
@@ -41,13 +40,12 @@ extern "C" __global__ void swiglu_backward(const number* dout, const number* gat
 class CudaSwiglu(Function):
     """out = silu(gate) * up. See functional.activation.Swiglu."""
 
-    dtype_rule = "same"
+    @staticmethod
+    def suits(needs_grad, gate, up):
+        return takes(gate, up)
 
     @staticmethod
     def forward(ctx, gate, up):
-        ctx.textbook = not takes(gate, up)
-        if ctx.textbook:
-            return Swiglu.forward(ctx, gate, up)
         xp = module_of(gate)
         ctx.gate, ctx.up = xp.ascontiguousarray(gate), xp.ascontiguousarray(up)
         out = xp.empty_like(ctx.gate)
@@ -57,8 +55,6 @@ class CudaSwiglu(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        if ctx.textbook:
-            return Swiglu.backward(ctx, dout)
         xp, shape = module_of(dout), dout.shape
         dout = xp.ascontiguousarray(dout)
         dgate, dup = xp.empty_like(dout), xp.empty_like(dout)
