@@ -15,10 +15,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import tiktoken
-import tiktoken.load
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..files import read_pieces
 from .bpe import (
@@ -37,6 +34,9 @@ from .bpe import (
 )
 from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
+
+if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
+    import tiktoken
 
 # GPT-2's two files, with the SHA-256 that tiktoken checks when it has downloaded them.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -156,6 +156,8 @@ class Tokenizer:
         if package is not None and package.origin is not None:
             return cls.load(Path(package.origin).parent / "data")
         try:
+            import tiktoken.load
+
             files = [tiktoken.load.read_file_cached(GPT2_URL + name, sha256) for name, sha256 in GPT2_FILES.items()]
         except (OSError, ValueError, ImportError) as error:
             raise FileNotFoundError(
@@ -324,13 +326,17 @@ class Tokenizer:
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
-        """Our vocabulary, without the special tokens, in tiktoken, or None if tiktoken would give other ids.
+        """Our vocabulary, without the special tokens, in tiktoken, or None if it is missing or would give other ids.
 
         tiktoken has no list of merges. It joins the neighbors whose union is the token with the smallest id. This
         equals BPE if ids rise with the order of merges, so each token comes from one merge, and if BPE turns each
         token, taken as a word, into that token alone. Trained vocabularies have these properties; a list of merges
         written by hand may not.
         """
+        try:
+            import tiktoken
+        except ImportError:
+            return None
         ids = [self._ids[first + second] for first, second in self.merges]
         if any(later <= earlier for earlier, later in zip(ids, ids[1:])):
             return None

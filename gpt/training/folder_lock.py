@@ -7,6 +7,7 @@ behind. Readers need no lock: you can try out a model while it is being trained.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import shlex
@@ -93,8 +94,10 @@ def _lock_file(file: Any) -> None:
         file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # Python in a browser
+            raise OSError(errno.ENOLCK, "this Python cannot lock files") from None
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -31,8 +31,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from minigrad.backend import Array, to_numpy
 
@@ -204,6 +202,11 @@ def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+    except ImportError:
+        raise ImportError(f"{path} is written with the library safetensors: pip install safetensors") from None
     # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
     host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
     try:
