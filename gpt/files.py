@@ -87,10 +87,8 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
             raise ValueError(f"{key[:100]!r} occurs {count} times")
         return content
 
-    try:
+    with errors_at(f"{name} is damaged", caught=(ValueError, RecursionError)):
         content = json.loads(text, object_pairs_hook=without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
@@ -126,6 +124,23 @@ def shortened(value: Any) -> str:
     """A value from a file for an error message: its first 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
+
+
+@contextmanager
+def errors_at(
+    place: str, kind: type[Exception] = ValueError, caught: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
+    """In the block, errors get the place before their message: `caught` ones become "PLACE: message", of this kind.
+
+    >>> with errors_at("config.json"):
+    ...     int("twelve")
+    Traceback (most recent call last):
+    ValueError: config.json: invalid literal for int() with base 10: 'twelve'
+    """
+    try:
+        yield
+    except caught as error:
+        raise kind(f"{place}: {error}") from None
 
 
 @contextmanager

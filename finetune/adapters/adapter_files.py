@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.files import read_json, write_text
+from gpt.files import errors_at, read_json, write_text
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
@@ -146,13 +146,11 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
         if settings.get("ensure_weight_tying"):  # then PEFT also trains the modules that share a weight with these
             present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)
-        try:
+        with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
             adapted = _adapted_layers(model, config, file)
             _check_none_is_missing(model, settings, adapted)
             if check_base:
                 _check_base(model, config, file)
-        except AdapterError as error:
-            raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from None
         config = dataclasses.replace(config, target_modules=_short_names(model, adapted))
         layers = new_layers(model, config)
         for name, layer in layers.items():

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpt.files import errors_at
+
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
@@ -48,10 +50,8 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
     """
     pairs, shortened = [], 0
     for number, preference in enumerate(preferences, start=1):
-        try:
+        with errors_at(preference.place or f"pair {number}"):
             pair, cut = _encode(preference, template, max_tokens)
-        except ValueError as error:
-            raise ValueError(f"{preference.place or f'pair {number}'}: {error}") from None
         pairs.append(pair)
         shortened += cut
     return pairs, shortened

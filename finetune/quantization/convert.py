@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpt.console import progress_bar
+from gpt.files import errors_at
 from minigrad import nn
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -101,10 +102,8 @@ class QuantizationConfig:
         if not isinstance(values, dict):
             raise ValueError(f"quantization_config must be an object, got {values!r:.80}")
         settings = dict(values)
-        try:
+        with errors_at("quantization_config is not one of ours", caught=(KeyError, TypeError)):
             config = cls(method=settings.pop("quant_method"), **{k: v for k, v in settings.items() if k != "sym"})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"quantization_config is not one of ours: {error}") from None
         if config.to_dict() != values:
             raise ValueError("quantization_config contradicts itself or is incomplete")
         return config
@@ -182,10 +181,8 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
         if not np.isfinite(weight).all():
             raise ValueError(f"{name} has weights that are not finite (nan or inf)")
         if kind is nn.Linear:
-            try:
+            with errors_at(name):
                 number_of_groups(weight.shape, config.bits, config.group_size)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
     if config.method == "awq" and getattr(body.config, "norm", "pre") != "pre":
         raise ValueError("AWQ folds scales into the norm before a layer, but a post-norm model has no norm there")
     if calibration is None:

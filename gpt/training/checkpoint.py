@@ -40,7 +40,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import MAX_MODEL_TEXT, naming, open_regular, read_json, shortened
+from ..files import MAX_MODEL_TEXT, errors_at, naming, open_regular, read_json, shortened
 from ..model.config import GPTConfig, LlamaConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
@@ -396,10 +396,8 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
         raise CheckpointError(f"{paths[CONFIG]} does not describe a {wanted_kinds}{found}")
     try:
         with SafetensorsFile(paths[WEIGHTS]) as file:
-            try:
+            with errors_at(f"{paths[CONFIG]} describes no model that can be loaded", CheckpointError):
                 model = kind.build(config, file.shapes)
-            except ValueError as error:
-                raise CheckpointError(f"{paths[CONFIG]} describes no model that can be loaded: {error}") from None
             _fill(model, kind, file)
         moments = dict(_arrays(paths[MOMENTS])) if MOMENTS in paths else None
     except (SafetensorsError, OSError) as error:
@@ -424,10 +422,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     expected = record.pop("sha256", None)
     if set(record) != {"files", "optimizer", "state"}:
         raise CheckpointError(f"{path} is not from minigrad")
-    try:
+    with errors_at(f"{path} is damaged", CheckpointError):
         found = _hash_of_record(record)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
     if found != expected or not all(isinstance(record[name], dict) for name in ("files", "state")):
         raise CheckpointError(f"{path} was altered since it was saved")
     return record

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, integer_setting, number_setting
+from ..files import check_settings, errors_at, integer_setting, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import HEAD, Row
 
@@ -136,10 +136,8 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
         listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
         warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=2)
     epsilon = number_setting(values, "layer_norm_epsilon", 1e-5, where)
-    try:
+    with errors_at(where):
         return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def to_json(

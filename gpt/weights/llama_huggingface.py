@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, integer_setting, number_setting, shortened
+from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
 from ..model.config import LlamaConfig, RopeScaling
 from .tensor_table import HEAD, Row
 
@@ -129,10 +129,8 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
     epsilon = number_setting(values, "rms_norm_eps", 1e-6, where)
     theta, scaling = _rotary_positions(values, where)
     sizes |= {"tied": values.get("tie_word_embeddings", False), **MODEL_TYPES[model_type]}
-    try:
+    with errors_at(where):
         return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
@@ -180,10 +178,8 @@ def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeSc
         raise ValueError(f"{where}: rotary positions of the type {kind} need {', '.join(missing)}")
     theta = float(number_setting(given, "rope_theta", 10000.0, where))
     numbers: dict[str, Any] = {SCALING[name]: given[name] for name in wanted}
-    try:
+    with errors_at(where, caught=(TypeError, ValueError)):
         return theta, RopeScaling(**numbers) if wanted else None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def model_type_of(config: LlamaConfig) -> str:

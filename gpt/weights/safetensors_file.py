@@ -34,7 +34,7 @@ import numpy as np
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import open_regular, parse_json, replacing, shortened
+from ..files import errors_at, open_regular, parse_json, replacing, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -143,10 +143,8 @@ def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str,
         raise SafetensorsError(f"{path} is truncated, or no safetensors file: its {size:,} bytes end within the header")
     if length > MAX_HEADER_BYTES:
         raise SafetensorsError(f"{path}: a header of {length:,} bytes is more than {MAX_HEADER_BYTES:,}")
-    try:
+    with errors_at(f"{path} is not a safetensors file, or is damaged", SafetensorsError):
         header = parse_json(file.read(length).decode("utf-8"), f"the header of {path}")
-    except ValueError as error:
-        raise SafetensorsError(f"{path} is not a safetensors file, or is damaged: {error}") from None
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SafetensorsError(f"{path}: __metadata__ in the header must map names to texts")
