@@ -127,17 +127,13 @@ def token_flops(config: Config, context: int) -> int:
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
 
 
-def forward_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a forward pass of B sequences of T tokens. Every query is multiplied with all T keys, masked or not."""
-    return batch * time * token_flops(config, time)
-
-
 def training_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a training step: 3 times forward, because backward needs two products for each (for dx and dweight).
+    """FLOPs of a training step on B sequences of T tokens, of which every query meets all T keys, masked or not.
 
-    For N parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
+    That is 3 times forward, because backward needs two products for each of forward's (for dx and dweight). For N
+    parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
     """
-    return 3 * forward_flops(config, batch, time)
+    return 3 * batch * time * token_flops(config, time)
 
 
 def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:
@@ -193,14 +189,9 @@ def training_memory(
 
 
 def activation_bytes(
-    config: Config,
-    batch: int,
-    time: int,
-    dtype: str = "float32",
-    kernels: str = "textbook",
-    checkpointed: bool = False,
+    config: Config, batch: int, time: int, kernels: str = "textbook", checkpointed: bool = False
 ) -> int:
-    """Bytes that forward saves for backward in a step on B sequences of T tokens, without dropout.
+    """Bytes that forward saves for backward in a step on B sequences of T tokens, in float32 and without dropout.
 
     Per token and block, the textbook forms save
 
@@ -232,7 +223,7 @@ def activation_bytes(
     rows = batch * time
     end = rows * (last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)
     numbers = rows * L * C + max(rows * block, end) if checkpointed else rows * L * block + end
-    return math.ceil(numbers * bytes_per_number(dtype))
+    return 4 * numbers
 
 
 def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float32") -> int:

@@ -173,11 +173,15 @@ class Tokenizer:
 
         AutoTokenizer of transformers loads the folder too. Files of an earlier tokenizer there are replaced.
         """
-        special = list(self.special_tokens)
-        said = Vocabulary(self.vocab, self.merges, special, self.eos_token, self.pattern, self.chat_template)
-        write_vocabulary(folder, said._replace(roles=self.roles, around=self.around, ignore_merges=self.ignore_merges))
+        write_vocabulary(folder, self.vocabulary)
 
     # -- the vocabulary -----------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokenizer's files say: `Tokenizer(*tokenizer.vocabulary)` is an equal one."""
+        ordinary = self.vocab, self.merges, list(self.special_tokens), self.eos_token, self.pattern
+        return Vocabulary(*ordinary, self.chat_template, self.roles, self.around, self.ignore_merges)
 
     def __len__(self) -> int:
         return len(self.vocab)

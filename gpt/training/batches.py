@@ -9,6 +9,7 @@ Simplified: windows may start anywhere and cross the borders of documents.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -159,6 +160,7 @@ def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
     return ids[:, :-1], ids[:, 1:]
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class RandomBatches:
     """An endless, seeded stream of `get_batch`, which can continue exactly where a checkpoint stopped it.
 
@@ -172,21 +174,15 @@ class RandomBatches:
     True
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        vocab_size: int | None = None,
-        rows: slice = slice(None),
-    ) -> None:
-        self.tokens = tokens
-        self.batch_size = batch_size
-        self.block_size = block_size
-        self.vocab_size = vocab_size
-        self.rows = rows
-        self.rng = np.random.default_rng(seed)
+    tokens: Tokens
+    batch_size: int
+    block_size: int
+    seed: int = 0
+    vocab_size: int | None = None
+    rows: slice = dataclasses.field(default_factory=lambda: slice(None))
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
 
     def __iter__(self) -> RandomBatches:
         return self
@@ -221,12 +217,6 @@ def sequential_batches(
     """
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; take more text")
-    return _sequential_batches(tokens, batch_size, block_size, vocab_size, sample)
-
-
-def _sequential_batches(
-    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None, sample: int | None
-) -> Iterator[Batch]:
     whole = (len(tokens) - 1) // block_size  # windows of full length
     windows = np.arange(whole)
     if sample is not None:

@@ -24,7 +24,6 @@ from ..files import replacing
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
-from ..tokenizer.vocabulary import Vocabulary
 from ..tokenizer.vocabulary_files import GGUF_PATTERNS
 from . import gpt2_gguf, llama_gguf
 from .gguf_file import BLOCK, GGUFError
@@ -94,9 +93,7 @@ def _tensors(model: LanguageModel, described: Any) -> Iterator[tuple[str, np.nda
 
 def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """The tokenizer as settings. If the model has more rows than the tokenizer has tokens, unused tokens are added."""
-    special = tokenizer.special_tokens
-    said = Vocabulary(tokenizer.vocab, tokenizer.merges, list(special), tokenizer.eos_token, tokenizer.pattern)
-    model = tokenizer_json(said)["model"]
+    special, model = tokenizer.special_tokens, tokenizer_json(tokenizer.vocabulary)["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     padding = [f"[PAD{number}]" for number in range(len(tokens), vocab_size)]
     kinds = [CONTROL if token in special else ORDINARY for token in tokens]
