@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+StrPath = str | os.PathLike[str]  # a path: a text, or a pathlib.Path
 MAX_MODEL_TEXT = 50_000_000  # bytes of a text file that belongs to a model; the largest vocabularies take 30 million
 UNFINISHED = ".unfinished"  # how the name of a file ends that `replacing` has not finished
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> io.BufferedReader:
+def open_regular(path: StrPath, max_bytes: int = sys.maxsize) -> io.BufferedReader:
     """Open a regular file for reading bytes. Pipes and devices are refused, because reading them might never end.
 
     Raises FileNotFoundError, IsADirectoryError, ValueError (not a regular file, or more than `max_bytes`), each naming
@@ -40,9 +41,7 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> 
     return open(descriptor, "rb")
 
 
-def read_pieces(
-    path: str | os.PathLike[str], piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize
-) -> Iterator[str]:
+def read_pieces(path: StrPath, piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize) -> Iterator[str]:
     """Read a UTF-8 file as a stream of strings, so it need not fit into memory.
 
     Line ends are not changed, and a byte order mark at the start is dropped. Raises what `open_regular` raises, and
@@ -67,12 +66,12 @@ def read_pieces(
             start += len(text.encode("utf-8"))
 
 
-def read_text(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> str:
+def read_text(path: StrPath, max_bytes: int = sys.maxsize) -> str:
     """Read a whole UTF-8 file. Raises what `read_pieces` raises."""
     return "".join(read_pieces(path, max_bytes=max_bytes))
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(path: StrPath) -> dict[str, Any]:
     """The object in a JSON file, which may come from anybody. Raises what `read_pieces` and `parse_json` raise."""
     return parse_json(read_text(path, MAX_MODEL_TEXT), str(path))
 
@@ -144,7 +143,7 @@ def errors_at(
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: StrPath) -> Iterator[Path]:
     """A path beside `path` to write to. After the block, the file there takes the place of `path`.
 
     If the block fails, what it has written is deleted.
@@ -160,7 +159,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
     It is written beside the target, flushed to disk, and then renamed. Any program that opens `path` sees the old file
@@ -175,7 +174,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def naming(path: StrPath) -> Iterator[None]:
     """Add the file's name to an OSError inside the block that names no file, as for a full disk."""
     try:
         yield
@@ -185,7 +184,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: StrPath, text: str) -> None:
     """Write `text` as UTF-8 atomically. Line ends are not changed, so the bytes are the same on every system."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))

@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.files import errors_at, read_json, write_text
+from gpt.files import StrPath, errors_at, read_json, write_text
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
@@ -57,7 +56,7 @@ def base_fingerprint(model: nn.Module, modules_to_save: Iterable[str] = ()) -> s
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: str = "") -> None:
+def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None:
     """Write the adapters of a model into a new folder. base_name: where the base model comes from.
 
     Raises ValueError if the model has no adapters, FileExistsError if the folder already holds some.
@@ -130,7 +129,7 @@ def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parame
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: bool = True) -> LoRAConfig:
+def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> LoRAConfig:
     """Attach the adapter in a folder to its base model, for use or for further training; returns its settings.
 
     check_base=False accepts an adapter of other base weights, such as quantized ones, if the shapes fit. Raises

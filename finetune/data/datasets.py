@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from gpt.console import show
-from gpt.files import errors_at, read_text, shortened, write_text
+from gpt.files import StrPath, errors_at, read_text, shortened, write_text
 
 from .chat_template import Message, check_messages
 
@@ -87,7 +87,7 @@ class Labelled(Item):
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_examples(path: str | os.PathLike[str]) -> list[Example]:
+def read_examples(path: StrPath) -> list[Example]:
     """Read conversations in any of the four formats, which may be mixed, from a JSON Lines file or a JSON array.
 
     An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
@@ -98,7 +98,7 @@ def read_examples(path: str | os.PathLike[str]) -> list[Example]:
     return examples
 
 
-def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
+def read_preferences(path: StrPath) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
     rows = list(read_rows(path))
     preferences = [Preference(*parts, place) for parts, place in _parsed(rows, _preference)]
@@ -106,7 +106,7 @@ def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
     return preferences
 
 
-def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
+def read_labelled(path: StrPath) -> list[Labelled]:
     """Read texts with labels from a .csv or .tsv file whose header has the columns text and label, or from JSON Lines.
 
     Raises ValueError naming file, line and field.
@@ -117,7 +117,7 @@ def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
     return items
 
 
-def write_jsonl(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
+def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     """Write items as the functions above read them, one line each."""
     write_text(path, "".join(json.dumps(item.as_json(), ensure_ascii=False) + "\n" for item in items))
 
@@ -130,7 +130,7 @@ def _parsed(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> Itera
         yield parsed, place
 
 
-def _name_ignored(path: str | os.PathLike[str], rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
+def _name_ignored(path: StrPath, rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
     """Show which fields of rows, and of the messages in them, are not read; each row comes with those that are."""
     ignored: dict[str, None] = {}
     for row, read in rows:
@@ -248,7 +248,7 @@ def _names(row: Iterable[Any]) -> str:
     return ", ".join(repr(str(name)[:40]) for name in list(row)[:8]) or "none"
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each object in a file of JSON lines, or in one JSON array."""
     text = read_text(path)
     empty, is_array = True, text.lstrip().startswith("[")
@@ -265,7 +265,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any
         raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
 
 
-def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+def _lines(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines(): strings may hold U+2028
         if content.strip():
             try:
@@ -274,14 +274,14 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]
                 raise ValueError(f"{os.fspath(path)}, line {line}: this is not valid JSON ({error})") from None
 
 
-def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+def _array(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
     try:
         yield from enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: this is not a JSON array ({error})") from None
 
 
-def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, {column: value}) for each row of a CSV or TSV file; the place is the line where a row ends."""
     text = read_text(path)
     tabs = Path(path).suffix.lower() == ".tsv"

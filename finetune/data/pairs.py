@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt.files import errors_at
+from gpt.files import StrPath, errors_at
 
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
@@ -148,7 +148,7 @@ def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> li
     ]
 
 
-def read_referenced(path: str | os.PathLike[str]) -> list[ReferencedPreference]:
+def read_referenced(path: StrPath) -> list[ReferencedPreference]:
     """Preferences with the log-probabilities that were stored with them; ValueError where these are missing."""
     preferences = []
     for p, (_, row) in zip(read_preferences(path), read_rows(path), strict=True):

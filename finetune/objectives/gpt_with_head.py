@@ -7,7 +7,6 @@ new parameters beside 124 million old ones. A Llama's head is replaced in the sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.files import StrPath
 from gpt.model.config import INIT_STD
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
@@ -128,7 +128,7 @@ HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
 # --- as a Hugging Face folder -----------------------------------------------------------------------------------------
 
 
-def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -> None:
     """Write a folder that transformers loads as GPT2ForSequenceClassification or LlamaForSequenceClassification.
 
     transformers finds a text's last token by the id of the padding, for which the end of text is taken. Raises
@@ -151,7 +151,7 @@ def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenize
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 
-def load_classifier(folder: str | os.PathLike[str]) -> GPTWithHead:
+def load_classifier(folder: StrPath) -> GPTWithHead:
     """The GPT2ForSequenceClassification or LlamaForSequenceClassification in a folder, in evaluation mode.
 
     Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.

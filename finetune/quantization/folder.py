@@ -17,13 +17,13 @@ nf4.py). A tied output layer is the token embedding and is not stored a second t
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt import Tokenizer, save_checkpoint
+from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import (
     WEIGHTS,
@@ -51,7 +51,7 @@ EMBEDDING = QuantizationConfig("absmax")  # the embedding has 8 bits and a scale
 
 
 def save_quantized(
-    folder: str | os.PathLike[str], model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
+    folder: StrPath, model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
 ) -> None:
     """Save a model that `quantize` has changed, with its config. The folder is written as a whole or not at all.
 
@@ -70,7 +70,7 @@ def save_quantized(
         save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
 
 
-def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
     model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
     config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
@@ -78,7 +78,7 @@ def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Token
     return model.eval(), Tokenizer.load(folder)
 
 
-def is_quantized(folder: str | os.PathLike[str]) -> bool:
+def is_quantized(folder: StrPath) -> bool:
     """Whether the folder holds a quantized model, which `load_quantized` loads."""
     return stored_kind(folder) == NAME
 

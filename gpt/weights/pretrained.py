@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from ..files import read_json, shortened, write_text
+from ..files import StrPath, read_json, shortened, write_text
 from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
@@ -45,7 +44,7 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def load(path: str | os.PathLike[str] | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
+def load(path: StrPath | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
     """Load the model in a Hugging Face folder or a GGUF file, in float32 and in evaluation mode.
 
     models: {architecture ("gpt2", "llama"): a function from a configuration to a model}. Raises FileNotFoundError, or
@@ -73,7 +72,7 @@ def _load_gguf(file: GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
     return fill(lambda: models[described.ARCHITECTURE](config), weights, described.gguf_rows(config)).eval()
 
 
-def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+def save(model: Any, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
     """Save a language model and its tokenizer as a folder that transformers can load.
 
     Raises ValueError for a model with adapters or quantized layers, FileExistsError if the folder holds a training run,
@@ -85,7 +84,7 @@ def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None
     write_folder(folder, config, tensors, tokenizer)
 
 
-def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator[Match]:
+def report(folder: StrPath, model_type: str = "gpt2") -> Iterator[Match]:
     """Compare a folder with our model, tensor by tensor, without reading any numbers. `print` each match.
 
     Raises what `load` raises for files that are damaged or of another model. The matches show tensors that do not fit.
@@ -101,7 +100,7 @@ def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, Any]:
+def read_config(folder: StrPath, *model_types: str) -> dict[str, Any]:
     """The settings of a model of one of these types in config.json of `folder`.
 
     Raises FileNotFoundError; ValueError if it is damaged or belongs to another model.
@@ -135,7 +134,7 @@ class Weights(contextlib.AbstractContextManager["Weights"]):
     described_in = CONFIG
     kinds: tuple[str, ...] = ("F32", "F16", "BF16", "F64")
 
-    def __init__(self, folder: str | os.PathLike[str], model_type: str = "gpt2"):
+    def __init__(self, folder: StrPath, model_type: str = "gpt2"):
         self.place = Path(folder)
         self.entries: dict[str, Entry] = {}
         self._found: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
@@ -197,7 +196,7 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
 
 
 def write_folder(
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     config: dict[str, Any],
     tensors: Mapping[str, Array],
     tokenizer: Tokenizer | None = None,

@@ -34,7 +34,7 @@ import numpy as np
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import errors_at, open_regular, parse_json, replacing, shortened
+from ..files import StrPath, errors_at, open_regular, parse_json, replacing, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -74,7 +74,7 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
     Raises FileNotFoundError, and SafetensorsError naming the file, the tensor and what is wrong with it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: StrPath):
         self.path = Path(path)
         try:
             self._file: BinaryIO = open_regular(path)
@@ -196,9 +196,7 @@ def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_safetensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
     try:
         from safetensors import SafetensorError
