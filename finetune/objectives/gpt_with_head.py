@@ -169,7 +169,7 @@ def _rows(config: Config, labels: int) -> list[Row]:
     """The table of names and shapes, with the row of this head in the place of the language model's."""
     shape = (labels, config.n_embd)
     rows = [row for row in architectures.of_config(config).rows(config) if row.ours != "lm_head.weight"]
-    return [*rows, Row("score.weight", shape, "score.weight", shape, False)]
+    return [*rows, Row("score.weight", "score.weight", shape)]
 
 
 def _labels(values: dict[str, Any], where: str) -> list[str]:

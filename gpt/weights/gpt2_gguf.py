@@ -32,10 +32,9 @@ SIZES = {
 EPSILON, INNER = "gpt2.attention.layer_norm_epsilon", "gpt2.feed_forward_length"
 
 
-
 def gguf_rows(config: GPTConfig) -> Iterator[Row]:
     """The table of a GPT-2's tensors and their names in the file. Nothing is transposed."""
-    return (Row(name_there(row.ours, NAMES), row.our_shape, row.ours, row.our_shape, False) for row in rows(config))
+    return (row._replace(theirs=name_there(row.ours, NAMES), transposed=False) for row in rows(config))
 
 
 def settings(config: GPTConfig) -> dict[str, Any]:

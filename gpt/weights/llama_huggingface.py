@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
 from ..model.config import LlamaConfig, RopeScaling
-from .tensor_table import HEAD, Row
+from .tensor_table import Row, rows_of
 
 NAME = "Llama"
 # The model types with this shape, and our settings in which they differ.
@@ -30,55 +30,43 @@ CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Q
 PREFIX = "model."  # before our names; theirs may have it
 # The angles' speeds, which old versions of transformers stored beside the weights.
 BUFFERS = re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-# fmt: off
-# Name and shape. V vocabulary, C channels, D head size, HD that times the heads of queries, KD times those of keys and
-# values, I inner channels.
 EMBEDDING = "embed_tokens.weight"
-BLOCK = (  # after "layers.0.", "layers.1.", ...
-    ("input_layernorm.weight",          ("C",)),
-    ("self_attn.q_proj.weight",         ("HD", "C")),
-    ("self_attn.k_proj.weight",         ("KD", "C")),
-    ("self_attn.v_proj.weight",         ("KD", "C")),
-    ("self_attn.o_proj.weight",         ("C", "HD")),
-    ("post_attention_layernorm.weight", ("C",)),
-    ("mlp.gate_proj.weight",            ("I", "C")),
-    ("mlp.up_proj.weight",              ("I", "C")),
-    ("mlp.down_proj.weight",            ("C", "I")),
-)
-QKV_BIAS = (
-    ("self_attn.q_proj.bias",           ("HD",)),
-    ("self_attn.k_proj.bias",           ("KD",)),
-    ("self_attn.v_proj.bias",           ("KD",)),
-)
-QK_NORM = (
-    ("self_attn.q_norm.weight",         ("D",)),
-    ("self_attn.k_norm.weight",         ("D",)),
+# fmt: off
+# Name; shape; the setting without which there is no such tensor. V vocabulary, C channels, D head size, HD that times
+# the heads of queries, KD times those of keys and values, I inner channels.
+TENSORS = (
+    ("embed_tokens.weight",                      ("V", "C"),  None),
+    ("layers.*.input_layernorm.weight",          ("C",),      None),  # in each block, from layers.0 on
+    ("layers.*.self_attn.q_proj.weight",         ("HD", "C"), None),
+    ("layers.*.self_attn.k_proj.weight",         ("KD", "C"), None),
+    ("layers.*.self_attn.v_proj.weight",         ("KD", "C"), None),
+    ("layers.*.self_attn.o_proj.weight",         ("C", "HD"), None),
+    ("layers.*.post_attention_layernorm.weight", ("C",),      None),
+    ("layers.*.mlp.gate_proj.weight",            ("I", "C"),  None),
+    ("layers.*.mlp.up_proj.weight",              ("I", "C"),  None),
+    ("layers.*.mlp.down_proj.weight",            ("C", "I"),  None),
+    ("layers.*.self_attn.q_proj.bias",           ("HD",),     "qkv_bias"),
+    ("layers.*.self_attn.k_proj.bias",           ("KD",),     "qkv_bias"),
+    ("layers.*.self_attn.v_proj.bias",           ("KD",),     "qkv_bias"),
+    ("layers.*.self_attn.q_norm.weight",         ("D",),      "qk_norm"),
+    ("layers.*.self_attn.k_norm.weight",         ("D",),      "qk_norm"),
+    ("norm.weight",                              ("C",),      None),
 )
 # fmt: on
 
 
 def rows(config: LlamaConfig) -> Iterator[Row]:
-    """The table, with numbers for letters, for each tensor of a Llama.
+    """The table, with numbers for letters, for each tensor of a Llama. Nothing is transposed.
 
     >>> tiny = LlamaConfig(vocab_size=100, n_layer=1, n_head=4, n_kv_head=2, n_embd=8, n_inner=20)
     >>> list(rows(tiny))[3]  # doctest: +NORMALIZE_WHITESPACE
-    Row(theirs='layers.0.self_attn.k_proj.weight', their_shape=(4, 8),
-        ours='model.layers.0.self_attn.k_proj.weight', our_shape=(4, 8), transposed=False)
+    Row(theirs='layers.0.self_attn.k_proj.weight', ours='model.layers.0.self_attn.k_proj.weight', our_shape=(4, 8),
+        transposed=False)
     """
-    D = config.head_size
-    sizes = {"C": config.n_embd, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": config.n_inner}
-    block = BLOCK + (QKV_BIAS if config.qkv_bias else ()) + (QK_NORM if config.qk_norm else ())
-    table = (config.vocab_size, config.n_embd)
-
-    def row(name: str, shape: tuple[int, ...]) -> Row:
-        return Row(name, shape, PREFIX + name, shape, False)
-
-    yield row(EMBEDDING, table)
-    for layer in range(config.n_layer):
-        yield from (row(f"layers.{layer}.{name}", tuple(sizes[s] for s in shape)) for name, shape in block)
-    yield row("norm.weight", (config.n_embd,))
-    if not config.tied:
-        yield Row(HEAD, table, HEAD, table, False)
+    V, C, D, inner = config.vocab_size, config.n_embd, config.head_size, config.n_inner
+    sizes = {"V": V, "C": C, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": inner}
+    table = ((name, shape, False) for name, shape, needs in TENSORS if needs is None or getattr(config, needs))
+    return rows_of(table, sizes, PREFIX, config)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

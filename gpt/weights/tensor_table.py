@@ -9,9 +9,10 @@ time, each must be finite, and an error names the tensor that does not fit.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,13 +29,35 @@ HEAD = "lm_head.weight"  # if tied, it is stored with the embedding's numbers, o
 
 
 class Row(NamedTuple):
-    """A tensor in the file and in our model."""
+    """A tensor: its name in the file, its name and shape in our model, and whether the file has it transposed."""
 
     theirs: str
-    their_shape: Shape
     ours: str
     our_shape: Shape
-    transposed: bool
+    transposed: bool = False
+
+    @property
+    def their_shape(self) -> Shape:
+        return self.our_shape[::-1] if self.transposed else self.our_shape
+
+
+# A name, with * for a block's number; our shape, in letters; is it stored transposed?
+Line = tuple[str, tuple[str, ...], bool]
+
+
+def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Any) -> Iterator[Row]:
+    """The rows of a table for a model: lines with a * once for each block, and the head if it is not tied.
+
+    sizes: the numbers for the letters. prefix: what our names have before theirs.
+    """
+    for in_blocks, lines in itertools.groupby(table, key=lambda line: "*" in line[0]):
+        kept = list(lines)
+        for number in range(config.n_layer if in_blocks else 1):
+            for name, letters, transposed in kept:
+                theirs = name.replace("*", str(number))
+                yield Row(theirs, prefix + theirs, tuple(sizes[letter] for letter in letters), transposed)
+    if not config.tied:
+        yield Row(HEAD, HEAD, (config.vocab_size, config.n_embd))
 
 
 class Source(Protocol):
