@@ -111,15 +111,10 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"labels must be a list of names, got {labels!r:.60}")
     parts, of_body = from_settings(config)
-    check_size(_body_parameters(of_body) + len(labels) * of_body.n_embd, shapes)
+    old_head = 0 if of_body.tied else of_body.vocab_size * of_body.n_embd  # tied, it is the embedding
+    check_size(of_body.num_parameters() - old_head + len(labels) * of_body.n_embd, shapes)
     with nn.init.skipped():
         return GPTWithHead(parts.body_class(of_body), labels)
-
-
-def _body_parameters(config: Config) -> int:
-    """How many numbers a model has without its head, which is one of its own only where it is not tied."""
-    head = 0 if config.tied else config.vocab_size * config.n_embd
-    return config.num_parameters() - head
 
 
 HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)

@@ -7,7 +7,6 @@ and which of them are correlated, and the mean of |x|. Both are sums, so the inp
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,18 +19,13 @@ from .. import architectures
 BATCH_TOKENS = 4096  # tokens per batch
 
 
-@dataclasses.dataclass
 class InputMoments:
     """Sums over all input vectors of a layer: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and the count of vectors."""
 
-    gram: np.ndarray
-    magnitude: np.ndarray
-    count: int = 0
-
-    @classmethod
-    def empty(cls, size: int) -> InputMoments:
-        """The sums before the first input."""
-        return cls(np.zeros((size, size), np.float32), np.zeros(size, np.float32))
+    def __init__(self, size: int):
+        self.gram = np.zeros((size, size), np.float32)
+        self.magnitude = np.zeros(size, np.float32)
+        self.count = 0
 
     @property
     def mean_magnitude(self) -> np.ndarray:
@@ -67,7 +61,7 @@ class Reader:
     @no_grad()
     def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
         """The moments of the inputs of a block's layers, with the block as it is now. `layers`: in computing order."""
-        moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
+        moments = {name: InputMoments(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
         *_, last = layers
 
         def counting(name: str) -> Callable[..., None]:

@@ -113,10 +113,7 @@ class Tokenizer:
 
     @classmethod
     def train(
-        cls,
-        source: StrPath | Iterable[str],
-        vocab_size: int,
-        special_tokens: Iterable[str] = (ENDOFTEXT,),
+        cls, source: StrPath | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (ENDOFTEXT,)
     ) -> Tokenizer:
         """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
 

@@ -196,10 +196,7 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
 
 
 def write_folder(
-    folder: StrPath,
-    config: dict[str, Any],
-    tensors: Mapping[str, Array],
-    tokenizer: Tokenizer | None = None,
+    folder: StrPath, config: dict[str, Any], tensors: Mapping[str, Array], tokenizer: Tokenizer | None = None
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors and the tokenizer, each as a whole or not at all."""
     folder = Path(folder)
