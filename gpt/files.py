@@ -93,30 +93,29 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     return content
 
 
-def integer_setting(values: Mapping[str, Any], name: str, default: int, where: str) -> int:
-    """A setting from a file that must be an integer >= 1. Raises ValueError, which names the file `where`."""
+def integer_setting(values: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting from a file that must be an integer >= 1. Raises ValueError."""
     value = values.get(name, default)
     if type(value) is not int or not 1 <= value < 2**31:
-        given = shortened(values.get(name))
-        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {given}")
+        raise ValueError(f"{name} must be an integer >= 1 (and below 2**31), got {shortened(values.get(name))}")
     return value
 
 
-def number_setting(values: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    """A setting from a file that must be a number. Raises ValueError, which names the file `where`."""
+def number_setting(values: Mapping[str, Any], name: str, default: float) -> float:
+    """A setting from a file that must be a number. Raises ValueError."""
     value = values.get(name, default)
     if type(value) not in (int, float) or not abs(value) < 2**31:
-        raise ValueError(f"{where}: {name} must be a number, got {shortened(value)}")
+        raise ValueError(f"{name} must be a number, got {shortened(value)}")
     return value
 
 
-def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]], where: str) -> None:
+def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> None:
     """Raise ValueError, naming the setting, unless each setting of `known` has one of its values or is missing."""
     for name, supported in known.items():
         given = values.get(name, supported[0])
         if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
             listed = ", ".join(map(str, supported))
-            raise ValueError(f"{where}: {name} is {shortened(given)}; supported here: {listed}")
+            raise ValueError(f"{name} is {shortened(given)}; supported here: {listed}")
 
 
 def shortened(value: Any) -> str:

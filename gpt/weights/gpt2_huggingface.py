@@ -110,21 +110,24 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. If the three dropouts differ,
     warns and uses the largest.
     """
-    values = {**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}
-    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
-    check_settings(values, KNOWN, where)
+    with errors_at(where):
+        return _config({**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}, where)
+
+
+def _config(values: dict[str, Any], where: str) -> GPTConfig:
+    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default) for theirs, ours, default in SIZES}
+    check_settings(values, KNOWN)
     if values.get("n_inner") is not None:
-        sizes["n_inner"] = integer_setting(values, "n_inner", 0, where)
+        sizes["n_inner"] = integer_setting(values, "n_inner", 0)
     sizes["activation"] = ACTIVATIONS[values.get("activation_function", "gelu_new")]
     sizes["tied"] = values.get("tie_word_embeddings", True)
-    dropouts = {name: number_setting(values, name, 0.1, where) for name in DROPOUTS}
+    dropouts = {name: number_setting(values, name, 0.1) for name in DROPOUTS}
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:
         listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
-        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=2)
-    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5, where)
-    with errors_at(where):
-        return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
+        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=3)
+    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5)
+    return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
 
 
 def to_json(

@@ -101,35 +101,35 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. Warns about dropout, which
     our model does not have.
     """
-    model_type = values.get("model_type", "llama")
+    with errors_at(where, caught=(TypeError, ValueError)):
+        return _config(values, values.get("model_type", "llama"), where)
+
+
+def _config(values: dict[str, Any], model_type: str, where: str) -> LlamaConfig:
     sizes: dict[str, Any] = {  # the others have other defaults, but always say it
-        ours: integer_setting(values, theirs, default if model_type == "llama" else 0, where)
+        ours: integer_setting(values, theirs, default if model_type == "llama" else 0)
         for theirs, ours, default in SIZES
     }
     not_null = {name: value for name, value in values.items() if value is not None}  # a null means the default
-    sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"], where)
+    sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"])
     if model_type == "qwen3" or "head_dim" in not_null:
-        sizes["head_size"] = integer_setting(values, "head_dim", 128, where)
-    check_settings(values, KNOWN, where)
-    _check_attention(values, model_type, sizes["block_size"], where)
-    if dropout := number_setting(not_null, "attention_dropout", 0.0, where):
-        warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=2)
-    epsilon = number_setting(values, "rms_norm_eps", 1e-6, where)
-    theta, scaling = _rotary_positions(values, where)
-    sizes |= {"tied": values.get("tie_word_embeddings", False), **MODEL_TYPES[model_type]}
-    with errors_at(where):
-        return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon)
+        sizes["head_size"] = integer_setting(values, "head_dim", 128)
+    check_settings(values, KNOWN)
+    _check_attention(values, model_type, sizes["block_size"])
+    if dropout := number_setting(not_null, "attention_dropout", 0.0):
+        warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=3)
+    sizes |= {"rms_norm_epsilon": number_setting(values, "rms_norm_eps", 1e-6), **_rotary_positions(values)}
+    return LlamaConfig(**sizes | MODEL_TYPES[model_type], tied=values.get("tie_word_embeddings", False))
 
 
-def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
+def _check_attention(values: dict[str, Any], model_type: str, block_size: int) -> None:
     """Raise ValueError if tokens attend to only some of the tokens before them, in any layer."""
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if model_type in ("llama", "mistral") and window is not None and not (type(window) is int and window >= block_size):
-        given = shortened(window)
-        raise ValueError(f"{where}: sliding_window is {given}; only null, or the whole context, is supported here")
+        raise ValueError(f"sliding_window is {shortened(window)}; only null, or the whole context, is supported here")
     kinds = values.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise ValueError(f"{where}: layer_types is {shortened(kinds)}; only full_attention is supported here")
+        raise ValueError(f"layer_types is {shortened(kinds)}; only full_attention is supported here")
 
 
 # Settings of rotary positions: their names, and ours in RopeScaling.
@@ -142,32 +142,32 @@ SCALING = {
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
 
 
-def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """The base of the rotary positions and their scaling. Versions of transformers store them in different places.
+def _rotary_positions(values: dict[str, Any]) -> dict[str, Any]:
+    """rope_theta, the base of the rotary positions, and rope_scaling.
 
-    Raises ValueError for scaling other than "linear" and "llama3".
+    Versions of transformers store them in different places. Raises ValueError for scaling other than "linear" and
+    "llama3".
     """
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"  # of versions 4 and 5; 4's goes first
     settings = values.get(name) or {}
     if not isinstance(settings, dict):
-        raise ValueError(f"{where}: {name} must be an object, got {shortened(settings)}")
+        raise ValueError(f"{name} must be an object, got {shortened(settings)}")
     if unknown := settings.keys() - _ROPE:
-        raise ValueError(f"{where}: {name} has {shortened(min(unknown))}, which is not known here")
+        raise ValueError(f"{name} has {shortened(min(unknown))}, which is not known here")
     given = {"rope_theta": values.get("rope_theta", 10000.0), **settings}
     for part in (given, values):
         if part.get("partial_rotary_factor", 1) != 1:
-            factor = shortened(part["partial_rotary_factor"])
-            raise ValueError(f"{where}: partial_rotary_factor is {factor}; only 1 is supported here")
+            factor = part["partial_rotary_factor"]
+            raise ValueError(f"partial_rotary_factor is {shortened(factor)}; only 1 is supported here")
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"{where}: rotary positions of the type {shortened(kind)} are not known here")
+        raise ValueError(f"rotary positions of the type {shortened(kind)} are not known here")
     wanted = {"linear": ["factor"], "llama3": list(SCALING)}.get(kind, [])
     if missing := [name for name in wanted if given.get(name) is None]:
-        raise ValueError(f"{where}: rotary positions of the type {kind} need {', '.join(missing)}")
-    theta = float(number_setting(given, "rope_theta", 10000.0, where))
+        raise ValueError(f"rotary positions of the type {kind} need {', '.join(missing)}")
+    theta = float(number_setting(given, "rope_theta", 10000.0))
     numbers: dict[str, Any] = {SCALING[name]: given[name] for name in wanted}
-    with errors_at(where, caught=(TypeError, ValueError)):
-        return theta, RopeScaling(**numbers) if wanted else None
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(**numbers) if wanted else None}
 
 
 def model_type_of(config: LlamaConfig) -> str:
