@@ -147,8 +147,18 @@ def quantize(
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
     before = memory(model)
-    with evaluating(model):  # read the text without dropout
-        reports = _quantize(model, config, None if calibration is None else np.asarray(calibration))
+    parts, reports = architectures.of(model), []
+    with evaluating(model):  # the text is read without dropout, along the way
+        if config.embedding:
+            table = parts.embedding_of(model).weight
+            put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
+        blocks = parts.blocks_of(model)
+        reader = None if calibration is None else Reader(model, np.asarray(calibration))
+        with progress_bar(len(blocks), "quantizing", "block") as bar:
+            for index, block in enumerate(blocks):
+                for report in _quantize_block(block, parts, config, reader):
+                    reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
+                bar.update(1)
     return QuantizationReport(reports, before, memory(model))
 
 
@@ -193,24 +203,7 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
     check_reads(model, np.asarray(calibration))
 
 
-# --- the changes ------------------------------------------------------------------------------------------------------
-
-
-def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
-    """Quantize the embedding, then one block after the other; the text is read along the way."""
-    parts = architectures.of(model)
-    if config.embedding:
-        table = parts.embedding_of(model).weight
-        put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale per token
-    blocks = parts.blocks_of(model)
-    reader = None if calibration is None else Reader(model, calibration)
-    reports = []
-    with progress_bar(len(blocks), "quantizing", "block") as bar:
-        for index, block in enumerate(blocks):
-            for report in _quantize_block(block, parts, config, reader):
-                reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
-            bar.update(1)
-    return reports
+# --- of a block ---------------------------------------------------------------------------------------------------
 
 
 def _quantize_block(
