@@ -19,7 +19,7 @@ from gpt.model.config import INIT_STD
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
 from gpt.weights import gpt2_huggingface, llama_huggingface
-from gpt.weights.pretrained import ARCHITECTURES, Weights, read_config, write_folder
+from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import Row, fill, their_tensors
 from minigrad import Tensor, nn
 from minigrad.backend import module_of
@@ -155,7 +155,7 @@ def load_classifier(folder: StrPath) -> GPTWithHead:
     where = str(Path(folder) / "config.json")
     config = ARCHITECTURES[values["model_type"]].from_json(values, where)
     labels, build = _labels(values, where), architectures.of_config(config).body_class
-    with Weights(folder, values["model_type"]) as weights:
+    with open_weights(folder, values["model_type"]) as weights:
         model = fill(lambda: GPTWithHead(build(config), labels), weights, _rows(config, len(labels)))
     return model.eval()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
-from .tensor_table import Row
+from .tensor_table import Row, Source
 
 ARCHITECTURE = "llama"
 ARCHITECTURES = (ARCHITECTURE, "qwen2", "qwen3")
@@ -194,23 +193,14 @@ def gguf_rows(config: LlamaConfig) -> Iterator[Row]:
     return (row._replace(theirs=name_there(row.ours)) for row in rows(config))
 
 
-class GGUFWeights:
-    """The tensors of a GGUF file as a `tensor_table.Source`, read as float32 with their rows in our order."""
+def weights_of(file: GGUFFile, config: LlamaConfig | GPTConfig) -> Source:
+    """The tensors of a GGUF file, read as float32 with their rows in our order."""
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
 
-    described_in = "its own metadata"
-    kinds: tuple[str, ...] = KINDS
-
-    def __init__(self, file: GGUFFile, config: LlamaConfig | GPTConfig):
-        self.place = file.path
-        self.entries = {
-            name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in file.tensors.items() if name != ROPE_FREQS
-        }
-        self._file, self._config = file, config
-
-    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        array = dequantize(self._file.tensors[name], out)
-        n_head = heads_permuted(name, self._config)
+    def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
+        array = dequantize(tensors[name], out)
+        n_head = heads_permuted(name, config)
         return unpermute(array, n_head) if n_head else array
 
-    def path(self, name: str) -> Path:
-        return self.place
+    entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in tensors.items()}
+    return Source(file.path, "its own metadata", KINDS, entries, read, lambda name: file.path)

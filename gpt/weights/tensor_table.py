@@ -9,10 +9,11 @@ time, each must be finite, and an error names the tensor that does not fit.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -60,23 +61,21 @@ def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config
         yield Row(HEAD, HEAD, (config.vocab_size, config.n_embd))
 
 
-class Source(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """The tensors of a folder or a file.
 
     place: the folder or file. described_in: the file that says which tensors there should be. Both are used in errors.
-    kinds: the dtypes that can be read.
+    kinds: the dtypes that can be read. read(name, out=None) reads a tensor into a new array, or into `out` if that has
+    the tensor's shape and dtype. path(name): the file that a tensor is in.
     """
 
     place: Path
     described_in: str
     kinds: tuple[str, ...]
     entries: dict[str, Entry]
-
-    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a tensor into a new array, or into `out` if it has the tensor's shape and dtype."""
-
-    def path(self, name: str) -> Path:
-        """The file that a tensor is in."""
+    read: Callable[..., np.ndarray]
+    path: Callable[[str], Path]
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -117,6 +116,18 @@ def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Itera
         yield Match(name, None, found, _surplus(name, found))
 
 
+def matched(source: Source, expected: Iterable[Row], tied_to: str = "") -> list[Row]:
+    """The rows to read, without a tied HEAD. Raises ValueError, naming the tensor, unless all of `matches` fit."""
+    table = []
+    for match in matches(source, expected, tied_to):
+        if match.problem:
+            path = source.path(match.name) if match.found else source.place
+            raise ValueError(f"{path} does not fit {source.described_in}: {match.name} {match.problem}")
+        if match.expected is not None and not (tied_to and match.name == HEAD):
+            table.append(match.expected)
+    return table
+
+
 def _problem(row: Row, found: Entry | None, kinds: tuple[str, ...]) -> str:
     if found is None:
         return f"is missing; its shape should be {row.their_shape}"
@@ -149,13 +160,7 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
     Raises ValueError, naming the tensor, if it is missing, unexpected, of a wrong shape or not finite, or if HEAD
     differs from the embedding that it should be tied to.
     """
-    table = []
-    for match in matches(source, expected, tied_to):
-        if match.problem:
-            path = source.path(match.name) if match.found else source.place
-            raise ValueError(f"{path} does not fit {source.described_in}: {match.name} {match.problem}")
-        if match.expected is not None and not (tied_to and match.name == HEAD):
-            table.append(match.expected)
+    table = matched(source, expected, tied_to)
     with nn.init.skipped():
         model = build()
     parameters = dict(model.named_parameters())

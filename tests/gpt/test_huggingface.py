@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.weights import gpt2_huggingface
 from gpt.weights.gpt2_huggingface import from_json, to_json
-from gpt.weights.pretrained import Weights, report
+from gpt.weights.pretrained import open_weights, report
 from minigrad import nn
 from tests.gpt.small import GOLDEN, small_gpt
 
@@ -476,7 +476,7 @@ def test_a_damaged_shard_is_named_and_all_files_are_closed_again(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with pytest.raises(ValueError, match="model-00002-of-00003.safetensors is truncated"):
-            Weights(tmp_path)
+            open_weights(tmp_path).__enter__()
 
 
 def test_a_model_with_parameters_that_the_table_lacks_is_refused():

@@ -19,7 +19,7 @@ from gpt.training.loading import load_model
 from gpt.training.trainer import Trainer
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
+from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, unpermute, weights_of
 from gpt.weights.llama_huggingface import from_json, rows, to_json
 from minigrad import nn
 from minigrad.optim import AdamW
@@ -682,12 +682,12 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
 
 
 def test_the_source_says_where_a_tensor_is(tmp_path):
-    """What `translation.fill` needs of a source, beside the tensors."""
+    """What `tensor_table.fill` needs of a source, beside the tensors."""
 
     class File:
         path, tensors = tmp_path / "model.gguf", {}
 
-    weights = GGUFWeights(File, LlamaConfig())
+    weights = weights_of(File, LlamaConfig())
     assert (
         weights.place == weights.path("any") == tmp_path / "model.gguf" and weights.described_in == "its own metadata"
     )
