@@ -239,7 +239,7 @@ def _quantize_layers(
 
 def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
     """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
-    found = reader.inputs_of(block, {shared.layers[0]: block.get_submodule(shared.layers[0]) for shared in inputs})
+    found = reader.inputs_of(block, [shared.layers[0] for shared in inputs])
     return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
