@@ -14,11 +14,10 @@ ends an answer in generation_config.json. Without it, the model's answers would 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from gpt import LanguageModel, Tokenizer
-from gpt.files import read_json, write_text
+from gpt.files import StrPath, read_json, write_text
 from gpt.training.checkpoint import load_checkpoint, stored_kind
 from gpt.training.run_folder import settings_of
 from gpt.weights import hub
@@ -36,7 +35,7 @@ BASE = "base"  # the folder of the base model, in that of an adapter
 GGUF = "model.gguf"
 
 
-def export(source: str | os.PathLike[str], folder: str | os.PathLike[str], gguf_kind: str | None = None) -> str:
+def export(source: StrPath, folder: StrPath, gguf_kind: str | None = None) -> str:
     """Write the model of a run, or any other that `load_model` takes, into a new folder; says what was written.
 
     gguf_kind: write a GGUF file with matrices in that kind of number ("F32", "F16", "Q8_0") instead; adapters are then

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from gpt import Tokenizer
+from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.tokenizer.vocabulary_files import has_tokenizer
 from gpt.training import loading as base
@@ -25,12 +25,12 @@ ADAPTER_RUNS = ("minigrad-lora", "minigrad-qlora")  # in config.json, as `adapta
 class AdaptersOnlyError(ValueError):
     """A run's `folder` holds adapters, but not the model that they were trained with."""
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: StrPath):
         super().__init__(f"{folder} holds adapters without the model beside them")
         self.folder = folder
 
 
-def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
+def load_model(source: StrPath, packed: bool = False) -> tuple[LanguageModel, Tokenizer]:
     """Load a model, in evaluation mode, and its tokenizer.
 
     source: the folder of a run or of a quantized model, a Hugging Face folder, a GGUF file, or a name like "gpt2" or
@@ -49,7 +49,7 @@ def load_model(source: str | os.PathLike[str], packed: bool = False) -> tuple[La
     return load_quantized(place) if is_quantized(place) else base.load_model(source)
 
 
-def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: str | os.PathLike[str]) -> Tokenizer:
+def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: StrPath) -> Tokenizer:
     """Attach a LoRA adapter, in the folder of PEFT or of a run, to its base model; returns the tokenizer to use.
 
     That is the adapter's own if it has more tokens; the model gets rows for them. Raises what `load_adapter` raises.

@@ -25,38 +25,12 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "in
 
 
 def parameters(config: Config) -> dict[str, int]:
-    """The number of parameters of each kind of component. Their sum is `config.num_parameters()`.
-
-        token embedding V C  (the output layer is the same matrix)     position embedding T C
-        attention  L (4 C² + 4 C): C -> 3C and C -> C, with biases     MLP  L (8 C² + 5 C): C -> 4C -> C, with biases
-        layer norms  2 C each: 2 L in the blocks, and the last one
-
-    A Llama has no biases, and its positions are not learned:
-
-        attention  L (2 C² + 2 C G)     MLP  L (3 C I)     RMS norms  C each     output layer  V C, where it is not tied
+    """The number of parameters of each kind of component: see `GPTConfig.parameters` and `LlamaConfig.parameters`.
 
     >>> parameters(GPTConfig())["token embedding"]
     38597376
-    >>> sum(parameters(GPTConfig()).values()), sum(parameters(LlamaConfig()).values())
-    (124439808, 134515008)
     """
-    V, T, L, C = config.vocab_size, config.block_size, config.n_layer, config.n_embd
-    output = {} if config.tied else {"output layer": V * C}
-    if isinstance(config, LlamaConfig):
-        in_blocks = {name: L * weights for name, weights in block_weights(config).items()}
-        if config.qkv_bias:
-            in_blocks["attention"] += L * (config.n_head + 2 * config.n_kv_head) * config.head_size
-        norms = (2 * L + 1) * C + (2 * L * config.head_size if config.qk_norm else 0)
-        return {"token embedding": V * C, **in_blocks, "RMS norms": norms, **output}
-    norms = 2 * L + (1 if config.norm == "pre" else 0)  # a post-norm model has no final norm
-    return {
-        "token embedding": V * C,
-        "position embedding": T * C if config.positions == "learned" else 0,
-        "attention": L * (4 * C * C + 4 * C),
-        "MLP": L * (2 * C * config.n_inner + config.n_inner + C),
-        "layer norms": norms * 2 * C,
-        **output,
-    }
+    return config.parameters()
 
 
 def component_of(name: str) -> str:
@@ -127,17 +101,13 @@ def token_flops(config: Config, context: int) -> int:
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
 
 
-def forward_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a forward pass of B sequences of T tokens. Every query is multiplied with all T keys, masked or not."""
-    return batch * time * token_flops(config, time)
-
-
 def training_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a training step: 3 times forward, because backward needs two products for each (for dx and dweight).
+    """FLOPs of a training step on B sequences of T tokens, of which every query meets all T keys, masked or not.
 
-    For N parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
+    That is 3 times forward, because backward needs two products for each of forward's (for dx and dweight). For N
+    parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
     """
-    return 3 * forward_flops(config, batch, time)
+    return 3 * batch * time * token_flops(config, time)
 
 
 def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:
@@ -193,14 +163,9 @@ def training_memory(
 
 
 def activation_bytes(
-    config: Config,
-    batch: int,
-    time: int,
-    dtype: str = "float32",
-    kernels: str = "textbook",
-    checkpointed: bool = False,
+    config: Config, batch: int, time: int, kernels: str = "textbook", checkpointed: bool = False
 ) -> int:
-    """Bytes that forward saves for backward in a step on B sequences of T tokens, without dropout.
+    """Bytes that forward saves for backward in a step on B sequences of T tokens, in float32 and without dropout.
 
     Per token and block, the textbook forms save
 
@@ -232,7 +197,7 @@ def activation_bytes(
     rows = batch * time
     end = rows * (last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)
     numbers = rows * L * C + max(rows * block, end) if checkpointed else rows * L * block + end
-    return math.ceil(numbers * bytes_per_number(dtype))
+    return 4 * numbers
 
 
 def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float32") -> int:

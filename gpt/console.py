@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import types
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -53,18 +54,5 @@ def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
     try:
         from tqdm import tqdm
     except ImportError:
-        return _NoBar()
+        return contextlib.nullcontext(types.SimpleNamespace(update=lambda amount=1: None))
     return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=_silent or None)
-
-
-class _NoBar:
-    """A replacement for a tqdm bar that shows nothing."""
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def update(self, amount: float = 1) -> None:
-        pass

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+StrPath = str | os.PathLike[str]  # a path: a text, or a pathlib.Path
 MAX_MODEL_TEXT = 50_000_000  # bytes of a text file that belongs to a model; the largest vocabularies take 30 million
 UNFINISHED = ".unfinished"  # how the name of a file ends that `replacing` has not finished
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> io.BufferedReader:
+def open_regular(path: StrPath, max_bytes: int = sys.maxsize) -> io.BufferedReader:
     """Open a regular file for reading bytes. Pipes and devices are refused, because reading them might never end.
 
     Raises FileNotFoundError, IsADirectoryError, ValueError (not a regular file, or more than `max_bytes`), each naming
@@ -40,9 +41,7 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> 
     return open(descriptor, "rb")
 
 
-def read_pieces(
-    path: str | os.PathLike[str], piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize
-) -> Iterator[str]:
+def read_pieces(path: StrPath, piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize) -> Iterator[str]:
     """Read a UTF-8 file as a stream of strings, so it need not fit into memory.
 
     Line ends are not changed, and a byte order mark at the start is dropped. Raises what `open_regular` raises, and
@@ -67,12 +66,12 @@ def read_pieces(
             start += len(text.encode("utf-8"))
 
 
-def read_text(path: str | os.PathLike[str], max_bytes: int = sys.maxsize) -> str:
+def read_text(path: StrPath, max_bytes: int = sys.maxsize) -> str:
     """Read a whole UTF-8 file. Raises what `read_pieces` raises."""
     return "".join(read_pieces(path, max_bytes=max_bytes))
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(path: StrPath) -> dict[str, Any]:
     """The object in a JSON file, which may come from anybody. Raises what `read_pieces` and `parse_json` raise."""
     return parse_json(read_text(path, MAX_MODEL_TEXT), str(path))
 
@@ -87,39 +86,36 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
             raise ValueError(f"{key[:100]!r} occurs {count} times")
         return content
 
-    try:
+    with errors_at(f"{name} is damaged", caught=(ValueError, RecursionError)):
         content = json.loads(text, object_pairs_hook=without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
 
 
-def integer_setting(values: Mapping[str, Any], name: str, default: int, where: str) -> int:
-    """A setting from a file that must be an integer >= 1. Raises ValueError, which names the file `where`."""
+def integer_setting(values: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting from a file that must be an integer >= 1. Raises ValueError."""
     value = values.get(name, default)
     if type(value) is not int or not 1 <= value < 2**31:
-        given = shortened(values.get(name))
-        raise ValueError(f"{where}: {name} must be an integer >= 1 (and below 2**31), got {given}")
+        raise ValueError(f"{name} must be an integer >= 1 (and below 2**31), got {shortened(values.get(name))}")
     return value
 
 
-def number_setting(values: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    """A setting from a file that must be a number. Raises ValueError, which names the file `where`."""
+def number_setting(values: Mapping[str, Any], name: str, default: float) -> float:
+    """A setting from a file that must be a number. Raises ValueError."""
     value = values.get(name, default)
     if type(value) not in (int, float) or not abs(value) < 2**31:
-        raise ValueError(f"{where}: {name} must be a number, got {shortened(value)}")
+        raise ValueError(f"{name} must be a number, got {shortened(value)}")
     return value
 
 
-def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]], where: str) -> None:
+def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> None:
     """Raise ValueError, naming the setting, unless each setting of `known` has one of its values or is missing."""
     for name, supported in known.items():
         given = values.get(name, supported[0])
         if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
             listed = ", ".join(map(str, supported))
-            raise ValueError(f"{where}: {name} is {shortened(given)}; supported here: {listed}")
+            raise ValueError(f"{name} is {shortened(given)}; supported here: {listed}")
 
 
 def shortened(value: Any) -> str:
@@ -129,7 +125,24 @@ def shortened(value: Any) -> str:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def errors_at(
+    place: str, kind: type[Exception] = ValueError, caught: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
+    """In the block, errors get the place before their message: `caught` ones become "PLACE: message", of this kind.
+
+    >>> with errors_at("config.json"):
+    ...     int("twelve")
+    Traceback (most recent call last):
+    ValueError: config.json: invalid literal for int() with base 10: 'twelve'
+    """
+    try:
+        yield
+    except caught as error:
+        raise kind(f"{place}: {error}") from None
+
+
+@contextmanager
+def replacing(path: StrPath) -> Iterator[Path]:
     """A path beside `path` to write to. After the block, the file there takes the place of `path`.
 
     If the block fails, what it has written is deleted.
@@ -145,7 +158,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
     It is written beside the target, flushed to disk, and then renamed. Any program that opens `path` sees the old file
@@ -160,7 +173,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def naming(path: StrPath) -> Iterator[None]:
     """Add the file's name to an OSError inside the block that names no file, as for a full disk."""
     try:
         yield
@@ -170,7 +183,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: StrPath, text: str) -> None:
     """Write `text` as UTF-8 atomically. Line ends are not changed, so the bytes are the same on every system."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))

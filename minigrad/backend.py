@@ -253,8 +253,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def blas_threads() -> int:
     """How many threads matrix products run on. Another number sums in another order, which changes the last bits."""
-    from threadpoolctl import threadpool_info
-
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return usable_cores()
     counts = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     return max(counts, default=usable_cores())
 

@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.files import read_json, write_text
+from gpt.files import StrPath, errors_at, read_json, write_text
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
@@ -57,7 +56,7 @@ def base_fingerprint(model: nn.Module, modules_to_save: Iterable[str] = ()) -> s
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(model: nn.Module, folder: str | os.PathLike[str], base_name: str = "") -> None:
+def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None:
     """Write the adapters of a model into a new folder. base_name: where the base model comes from.
 
     Raises ValueError if the model has no adapters, FileExistsError if the folder already holds some.
@@ -130,7 +129,7 @@ def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parame
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: bool = True) -> LoRAConfig:
+def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> LoRAConfig:
     """Attach the adapter in a folder to its base model, for use or for further training; returns its settings.
 
     check_base=False accepts an adapter of other base weights, such as quantized ones, if the shapes fit. Raises
@@ -146,13 +145,11 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike[str], check_base: b
         if settings.get("ensure_weight_tying"):  # then PEFT also trains the modules that share a weight with these
             present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)
-        try:
+        with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
             adapted = _adapted_layers(model, config, file)
             _check_none_is_missing(model, settings, adapted)
             if check_base:
                 _check_base(model, config, file)
-        except AdapterError as error:
-            raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from None
         config = dataclasses.replace(config, target_modules=_short_names(model, adapted))
         layers = new_layers(model, config)
         for name, layer in layers.items():

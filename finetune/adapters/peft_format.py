@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.files import shortened
+from gpt.files import errors_at, shortened
 
 from .lora import LoRAConfig
 from .targets import ends_with
@@ -101,10 +101,8 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
         ours[name] = value
     for name, types in _PATTERNS.items():
         ours[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
-    try:
+    with errors_at(path, AdapterError):
         return LoRAConfig(**ours)
-    except ValueError as error:
-        raise AdapterError(f"{path}: {error}") from None
 
 
 def _pattern(pattern: Any, types: tuple[type, ...], where: str) -> dict[str, Any]:

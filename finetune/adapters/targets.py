@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from gpt.files import errors_at
 from minigrad import Tensor, nn
 
 OUTPUT_LAYERS = ("lm_head", "score")  # what "all-linear" leaves out
@@ -21,7 +22,8 @@ def target_names(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
     if targets == "all-linear":
         return [name for name, yes in linear.items() if yes and name not in OUTPUT_LAYERS]
     if isinstance(targets, str):
-        fits = _expression(targets).fullmatch
+        with errors_at(f"the target {targets!r} is not a valid regular expression", caught=(re.error,)):
+            fits = re.compile(targets).fullmatch
         names = [name for name in linear if fits(name)]
         unused = [] if names else [targets]
     else:
@@ -35,13 +37,6 @@ def target_names(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
             kind = type(model.get_submodule(name)).__name__
             raise ValueError(f"the target {name} is a {kind}; LoRA adapts linear layers")
     return names
-
-
-def _expression(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ValueError(f"the target {text!r} is not a valid regular expression: {error}") from None
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -82,15 +82,12 @@ class Chain:
         """Whether a reply has the format, and its digit is the answer. What the thought says does not count."""
         return self.has_format(reply) and split_thought(reply)[1] == self.answer
 
-    def mentions_answer(self, reply: str) -> bool:
-        """Whether the answer is somewhere in a reply: a lenient check, which a reply of all ten digits passes."""
-        return self.answer in reply
 
-
-# What is rewarded: (question, reply, whether the reply has ended). Both look as if they measured the same.
+# What is rewarded: (question, reply, whether the reply has ended). Both look as if they measured the same, but a reply
+# of all ten digits passes the lenient check.
 CHECKERS: dict[str, Callable[[Chain, str, bool], bool]] = {
     "exact": lambda item, reply, ended: ended and item.is_correct(reply),
-    "lenient": lambda item, reply, ended: item.mentions_answer(reply),
+    "lenient": lambda item, reply, ended: item.answer in reply,
 }
 
 

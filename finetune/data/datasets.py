@@ -27,13 +27,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from gpt.console import show
-from gpt.files import read_text, shortened, write_json_lines
+from gpt.files import StrPath, errors_at, read_text, shortened, write_json_lines
 
 from .chat_template import Message, check_messages
 
 IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
 
 T = TypeVar("T")
+Row = dict[str, Any]  # an object of a file
 
 # The fields of each format of conversations, by the field that tells the format.
 FORMATS = {
@@ -86,50 +87,50 @@ class Labelled(Item):
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_examples(path: str | os.PathLike[str]) -> list[Example]:
+def read_examples(path: StrPath) -> list[Example]:
     """Read conversations in any of the four formats, which may be mixed, from a JSON Lines file or a JSON array.
 
     An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
     """
     rows = list(read_rows(path))
-    examples = [Example(_within(place, _conversation, row), place) for place, row in rows]
+    examples = [Example(messages, place) for messages, place in _parsed(rows, _conversation)]
     _name_ignored(path, [(row, FORMATS[_format(row)]) for _, row in rows])
     return examples
 
 
-def read_preferences(path: str | os.PathLike[str]) -> list[Preference]:
+def read_preferences(path: StrPath) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
     rows = list(read_rows(path))
-    preferences = [Preference(*_within(place, _preference, row), place) for place, row in rows]
+    preferences = [Preference(*parts, place) for parts, place in _parsed(rows, _preference)]
     _name_ignored(path, [(row, PREFERENCE_FIELDS) for _, row in rows])
     return preferences
 
 
-def read_labelled(path: str | os.PathLike[str]) -> list[Labelled]:
+def read_labelled(path: StrPath) -> list[Labelled]:
     """Read texts with labels from a .csv or .tsv file whose header has the columns text and label, or from JSON Lines.
 
     Raises ValueError naming file, line and field.
     """
     rows = list(_table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path))
-    items = [Labelled(*_within(place, _labelled, row), place) for place, row in rows]
+    items = [Labelled(*parts, place) for parts, place in _parsed(rows, _labelled)]
     _name_ignored(path, [(row, ("text", "label")) for _, row in rows])
     return items
 
 
-def write_jsonl(path: str | os.PathLike[str], items: Iterable[Item]) -> None:
+def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     """Write items as the functions above read them, one line each."""
     write_json_lines(path, (item.as_json() for item in items))
 
 
-def _within(place: str, parse: Callable[[Any], T], value: Any) -> T:
-    """parse(value); its errors say the place."""
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+def _parsed(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> Iterator[tuple[T, str]]:
+    """(parse(row), place) for each (place, row)."""
+    for place, row in rows:
+        with errors_at(place):
+            parsed = parse(row)
+        yield parsed, place
 
 
-def _name_ignored(path: str | os.PathLike[str], rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
+def _name_ignored(path: StrPath, rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
     """Show which fields of rows, and of the messages in them, are not read; each row comes with those that are."""
     ignored: dict[str, None] = {}
     for row, read in rows:
@@ -141,7 +142,7 @@ def _name_ignored(path: str | os.PathLike[str], rows: Iterable[tuple[dict[str, A
         show(f"{os.fspath(path)}: fields that are not read: {_names(ignored)}")
 
 
-def _format(row: dict[str, Any]) -> str:
+def _format(row: Row) -> str:
     """Which of FORMATS a row is in."""
     found = next((name for name in FORMATS if name in row), None)
     if found is None:
@@ -150,7 +151,7 @@ def _format(row: dict[str, Any]) -> str:
     return found
 
 
-def _conversation(row: dict[str, Any]) -> list[Message]:
+def _conversation(row: Row) -> list[Message]:
     kind = _format(row)
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
@@ -171,7 +172,7 @@ def _conversation(row: dict[str, Any]) -> list[Message]:
     return messages
 
 
-def _preference(row: dict[str, Any]) -> tuple[list[Message], str, str]:
+def _preference(row: Row) -> tuple[list[Message], str, str]:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
     answers = []
@@ -189,7 +190,7 @@ def _preference(row: dict[str, Any]) -> tuple[list[Message], str, str]:
     return prompt, answers[0], answers[1]
 
 
-def _labelled(row: dict[str, Any]) -> tuple[str, str]:
+def _labelled(row: Row) -> tuple[str, str]:
     if type(row.get("label")) is int:  # not a bool, which is an int as well
         row = {**row, "label": str(row["label"])}
     text, label = _text(row, "text"), _text(row, "label")
@@ -199,10 +200,11 @@ def _labelled(row: dict[str, Any]) -> tuple[str, str]:
     return text, label
 
 
-def _as_messages(row: dict[str, Any], field: str, role: str) -> list[Message]:
+def _as_messages(row: Row, field: str, role: str) -> list[Message]:
     """The messages in a field, which is a list of them, or a text that is said by `role`."""
     if isinstance(row.get(field), list):
-        return _within(field, _checked, row[field])
+        with errors_at(field):
+            return _checked(row[field])
     return [Message(role=role, content=_text(row, field))]
 
 
@@ -234,7 +236,7 @@ def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _text(row: dict[str, Any], field: str) -> str:
+def _text(row: Row, field: str) -> str:
     if field not in row:
         raise ValueError(f"there is no field {field!r}, only {_names(row)}")
     if not isinstance(row[field], str):
@@ -246,7 +248,7 @@ def _names(row: Iterable[Any]) -> str:
     return ", ".join(repr(str(name)[:40]) for name in list(row)[:8]) or "none"
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each object in a file of JSON lines, or in one JSON array."""
     text = read_text(path)
     empty, is_array = True, text.lstrip().startswith("[")
@@ -263,7 +265,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any
         raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
 
 
-def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+def _lines(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines(): strings may hold U+2028
         if content.strip():
             try:
@@ -272,14 +274,14 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]
                 raise ValueError(f"{os.fspath(path)}, line {line}: this is not valid JSON ({error})") from None
 
 
-def _array(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+def _array(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
     try:
         yield from enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: this is not a JSON array ({error})") from None
 
 
-def _table(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, {column: value}) for each row of a CSV or TSV file; the place is the line where a row ends."""
     text = read_text(path)
     tabs = Path(path).suffix.lower() == ".tsv"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpt.files import StrPath, errors_at
+
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
@@ -48,10 +50,8 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
     """
     pairs, shortened = [], 0
     for number, preference in enumerate(preferences, start=1):
-        try:
+        with errors_at(preference.place or f"pair {number}"):
             pair, cut = _encode(preference, template, max_tokens)
-        except ValueError as error:
-            raise ValueError(f"{preference.place or f'pair {number}'}: {error}") from None
         pairs.append(pair)
         shortened += cut
     return pairs, shortened
@@ -148,7 +148,7 @@ def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> li
     ]
 
 
-def read_referenced(path: str | os.PathLike[str]) -> list[ReferencedPreference]:
+def read_referenced(path: StrPath) -> list[ReferencedPreference]:
     """Preferences with the log-probabilities that were stored with them; ValueError where these are missing."""
     preferences = []
     for p, (_, row) in zip(read_preferences(path), read_rows(path), strict=True):

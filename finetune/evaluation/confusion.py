@@ -12,19 +12,16 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..data.datasets import pad_right
+from ..data.datasets import batches_of, pad_right
 from ..objectives.gpt_with_head import GPTWithHead
 
 
 @no_grad()
 def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
     """The probability of each class (N, labels) for texts as ids."""
+    batches = batches_of(texts, batch_size, lambda part: pad_right(part, fill=0))
     with evaluating(model):
-        found = [
-            to_numpy(F.softmax(model(*pad_right(texts[start : start + batch_size], fill=0)), -1).data)
-            for start in range(0, len(texts), batch_size)
-        ]
-    return np.concatenate(found)
+        return np.concatenate([to_numpy(F.softmax(model(*batch), -1).data) for batch in batches])
 
 
 def confusion_matrix(true: Sequence[int], predicted: Sequence[int], n: int) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from gpt.files import StrPath
 from gpt.training.log import read_log
 
 PANELS = {
@@ -16,7 +16,7 @@ PANELS = {
 STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]
 
 
-def plot_reinforcement(runs: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]) -> Path | None:
+def plot_reinforcement(runs: Mapping[str, StrPath], path: StrPath) -> Path | None:
     """Draw the logs of up to four runs, {label: folder}: a panel per quantity, a line per run. None without matplotlib.
 
     Where the reward model's score rises and the true quality falls, the policy has found out what the reward model

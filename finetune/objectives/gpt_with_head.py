@@ -7,7 +7,6 @@ new parameters beside 124 million old ones. A Llama's head is replaced in the sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.files import StrPath
 from gpt.model.config import INIT_STD
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
 from gpt.weights import gpt2_huggingface, llama_huggingface
-from gpt.weights.pretrained import ARCHITECTURES, Weights, read_config, write_folder
+from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import Row, fill, their_tensors
 from minigrad import Tensor, nn
 from minigrad.backend import module_of
@@ -111,15 +111,10 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"labels must be a list of names, got {labels!r:.60}")
     parts, of_body = from_settings(config)
-    check_size(_body_parameters(of_body) + len(labels) * of_body.n_embd, shapes)
+    old_head = 0 if of_body.tied else of_body.vocab_size * of_body.n_embd  # tied, it is the embedding
+    check_size(of_body.num_parameters() - old_head + len(labels) * of_body.n_embd, shapes)
     with nn.init.skipped():
         return GPTWithHead(parts.body_class(of_body), labels)
-
-
-def _body_parameters(config: Config) -> int:
-    """How many numbers a model has without its head, which is one of its own only where it is not tied."""
-    head = 0 if config.tied else config.vocab_size * config.n_embd
-    return config.num_parameters() - head
 
 
 HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
@@ -128,7 +123,7 @@ HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
 # --- as a Hugging Face folder -----------------------------------------------------------------------------------------
 
 
-def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -> None:
     """Write a folder that transformers loads as GPT2ForSequenceClassification or LlamaForSequenceClassification.
 
     transformers finds a text's last token by the id of the padding, for which the end of text is taken. Raises
@@ -151,7 +146,7 @@ def save_classifier(model: GPTWithHead, folder: str | os.PathLike[str], tokenize
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 
-def load_classifier(folder: str | os.PathLike[str]) -> GPTWithHead:
+def load_classifier(folder: StrPath) -> GPTWithHead:
     """The GPT2ForSequenceClassification or LlamaForSequenceClassification in a folder, in evaluation mode.
 
     Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.
@@ -160,7 +155,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> GPTWithHead:
     where = str(Path(folder) / "config.json")
     config = ARCHITECTURES[values["model_type"]].from_json(values, where)
     labels, build = _labels(values, where), architectures.of_config(config).body_class
-    with Weights(folder, values["model_type"]) as weights:
+    with open_weights(folder, values["model_type"]) as weights:
         model = fill(lambda: GPTWithHead(build(config), labels), weights, _rows(config, len(labels)))
     return model.eval()
 
@@ -169,7 +164,7 @@ def _rows(config: Config, labels: int) -> list[Row]:
     """The table of names and shapes, with the row of this head in the place of the language model's."""
     shape = (labels, config.n_embd)
     rows = [row for row in architectures.of_config(config).rows(config) if row.ours != "lm_head.weight"]
-    return [*rows, Row("score.weight", shape, "score.weight", shape, False)]
+    return [*rows, Row("score.weight", "score.weight", shape)]
 
 
 def _labels(values: dict[str, Any], where: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.files import errors_at
 from minigrad import Tensor
 from minigrad.backend import to_device
 
@@ -66,10 +67,8 @@ def encode_examples(
     """
     conversations, shortened = [], 0
     for number, example in enumerate(examples, start=1):
-        try:
+        with errors_at(example.place or f"example {number}"):
             ids, learned, cut = template.encode_to_fit(example.messages, block_size + 1)
-        except ValueError as error:
-            raise ValueError(f"{example.place or f'example {number}'}: {error}") from None
         conversations.append((ids, learned))
         shortened += cut
     return conversations, shortened

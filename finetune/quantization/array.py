@@ -53,6 +53,15 @@ class PackedMatrix(nn.Module):
     """A matrix with few bits per number, in whatever layout: a QuantizedArray, or a BlockArray (blocks.py)."""
 
     scales: Any
+    order: Array | None = None
+
+    def reordered(self, stored: Array) -> Array:
+        """Columns (..., K) in the stored order, brought into the matrix's."""
+        if self.order is None:
+            return stored
+        values = module_of(stored).empty_like(stored)
+        values[:, self.order] = stored
+        return values
 
     def dequantize_rows(self, rows: Rows) -> Array:
         """Some rows as floats (R, K). No larger array is created on the way."""
@@ -85,7 +94,6 @@ class QuantizedArray(PackedMatrix):
 
     codes: Array
     zeros: Array | None
-    order: Array | None
     codebook: Array
     in_one_piece = 256 * 1024  # numbers: a larger matrix is split among threads
 
@@ -141,12 +149,7 @@ class QuantizedArray(PackedMatrix):
         return values
 
     def dequantize_rows(self, rows: Rows) -> Array:
-        stored = self.stored_values(rows)
-        if self.order is None:
-            return stored
-        values = module_of(stored).empty_like(stored)
-        values[:, self.order] = stored
-        return values
+        return self.reordered(self.stored_values(rows))
 
     def times_rows(self, x: Array, rows: slice) -> Array:
         """x (N, K) @ rows of the weight, transposed -> (N, R). The columns of x are in the stored order."""

@@ -53,7 +53,6 @@ class BlockArray(PackedMatrix):
     codes: Array  # 4 bits: (B, 8, R) uint16, of the codes j, j + 8, j + 16, j + 24 of a block; 8 bits: (B, 32, R) int8
     scales: Array  # (B, R)
     minimums: Array | None  # (B, R)
-    order = None  # the columns are not permuted
     in_one_piece = 2 * 1024 * 1024  # numbers: a larger matrix is split among threads
 
     def __init__(

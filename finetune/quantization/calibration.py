@@ -7,12 +7,12 @@ and which of them are correlated, and the mean of |x|. Both are sums, so the inp
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from gpt.interpretability.activations import hooked
 from minigrad import Tensor, nn, no_grad
 
 from .. import architectures
@@ -20,18 +20,13 @@ from .. import architectures
 BATCH_TOKENS = 4096  # tokens per batch
 
 
-@dataclasses.dataclass
 class InputMoments:
     """Sums over all input vectors of a layer: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and the count of vectors."""
 
-    gram: np.ndarray
-    magnitude: np.ndarray
-    count: int = 0
-
-    @classmethod
-    def empty(cls, size: int) -> InputMoments:
-        """The sums before the first input."""
-        return cls(np.zeros((size, size), np.float32), np.zeros(size, np.float32))
+    def __init__(self, size: int):
+        self.gram = np.zeros((size, size), np.float32)
+        self.magnitude = np.zeros(size, np.float32)
+        self.count = 0
 
     @property
     def mean_magnitude(self) -> np.ndarray:
@@ -65,27 +60,23 @@ class Reader:
                 self.hidden[rows] = parts.embed(body, ids[rows]).data
 
     @no_grad()
-    def inputs_of(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, InputMoments]:
-        """The moments of the inputs of a block's layers, with the block as it is now. `layers`: in computing order."""
-        moments = {name: InputMoments.empty(layer.in_features) for name, layer in layers.items()}  # type: ignore[attr-defined]
-        *_, last = layers
+    def inputs_of(self, block: nn.Module, names: Sequence[str]) -> dict[str, InputMoments]:
+        """The moments of the inputs of a block's layers, with the block as it is now. names: in computing order."""
+        layers: dict[str, Any] = {name: block.get_submodule(name) for name in names}
+        moments = {name: InputMoments(layer.in_features) for name, layer in layers.items()}
 
         def counting(name: str) -> Callable[..., None]:
             def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
                 moments[name].add(inputs[0].data)
-                if name == last:
+                if name == names[-1]:
                     raise _Enough  # the rest of the block is not needed
 
             return hook
 
-        hooks = [layer.register_forward_hook(counting(name)) for name, layer in layers.items()]
-        try:
+        with hooked(block, {name: counting(name) for name in names}):
             for rows in self._batches():
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.block_arguments)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return moments
 
     @no_grad()

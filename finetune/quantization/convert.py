@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpt.console import progress_bar
+from gpt.files import errors_at
 from minigrad import nn
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -101,10 +102,8 @@ class QuantizationConfig:
         if not isinstance(values, dict):
             raise ValueError(f"quantization_config must be an object, got {values!r:.80}")
         settings = dict(values)
-        try:
+        with errors_at("quantization_config is not one of ours", caught=(KeyError, TypeError)):
             config = cls(method=settings.pop("quant_method"), **{k: v for k, v in settings.items() if k != "sym"})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"quantization_config is not one of ours: {error}") from None
         if config.to_dict() != values:
             raise ValueError("quantization_config contradicts itself or is incomplete")
         return config
@@ -148,8 +147,18 @@ def quantize(
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
     before = memory(model)
-    with evaluating(model):  # read the text without dropout
-        reports = _quantize(model, config, None if calibration is None else np.asarray(calibration))
+    parts, reports = architectures.of(model), []
+    with evaluating(model):  # the text is read without dropout, along the way
+        if config.embedding:
+            table = parts.embedding_of(model).weight
+            put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
+        blocks = parts.blocks_of(model)
+        reader = None if calibration is None else Reader(model, np.asarray(calibration))
+        with progress_bar(len(blocks), "quantizing", "block") as bar:
+            for index, block in enumerate(blocks):
+                for report in _quantize_block(block, parts, config, reader):
+                    reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
+                bar.update(1)
     return QuantizationReport(reports, before, memory(model))
 
 
@@ -182,10 +191,8 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
         if not np.isfinite(weight).all():
             raise ValueError(f"{name} has weights that are not finite (nan or inf)")
         if kind is nn.Linear:
-            try:
+            with errors_at(name):
                 number_of_groups(weight.shape, config.bits, config.group_size)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
     if config.method == "awq" and getattr(body.config, "norm", "pre") != "pre":
         raise ValueError("AWQ folds scales into the norm before a layer, but a post-norm model has no norm there")
     if calibration is None:
@@ -196,24 +203,7 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
     check_reads(model, np.asarray(calibration))
 
 
-# --- the changes ------------------------------------------------------------------------------------------------------
-
-
-def _quantize(model: Any, config: QuantizationConfig, calibration: np.ndarray | None) -> list[LayerReport]:
-    """Quantize the embedding, then one block after the other; the text is read along the way."""
-    parts = architectures.of(model)
-    if config.embedding:
-        table = parts.embedding_of(model).weight
-        put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale per token
-    blocks = parts.blocks_of(model)
-    reader = None if calibration is None else Reader(model, calibration)
-    reports = []
-    with progress_bar(len(blocks), "quantizing", "block") as bar:
-        for index, block in enumerate(blocks):
-            for report in _quantize_block(block, parts, config, reader):
-                reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
-            bar.update(1)
-    return reports
+# --- of a block ---------------------------------------------------------------------------------------------------
 
 
 def _quantize_block(
@@ -249,7 +239,7 @@ def _quantize_layers(
 
 def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
     """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
-    found = reader.inputs_of(block, {shared.layers[0]: block.get_submodule(shared.layers[0]) for shared in inputs})
+    found = reader.inputs_of(block, [shared.layers[0] for shared in inputs])
     return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 

@@ -17,13 +17,13 @@ nf4.py). A tied output layer is the token embedding and is not stored a second t
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt import Tokenizer, save_checkpoint
+from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import (
     WEIGHTS,
@@ -41,16 +41,17 @@ from minigrad import nn
 
 from .. import architectures
 from ..architectures import Config, from_settings, to_settings
-from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, number_of_groups
+from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
 from .quantized_layers import QuantizedLinear, put_embedding
 
 NAME = "minigrad-gpt-quantized"
+EMBEDDING = QuantizationConfig("absmax")  # the embedding has 8 bits and a scale per row, whatever the layers have
 
 
 def save_quantized(
-    folder: str | os.PathLike[str], model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
+    folder: StrPath, model: LanguageModel, config: QuantizationConfig, tokenizer: Tokenizer | None = None
 ) -> None:
     """Save a model that `quantize` has changed, with its config. The folder is written as a whole or not at all.
 
@@ -69,7 +70,7 @@ def save_quantized(
         save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
 
 
-def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
     model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
     config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
@@ -77,7 +78,7 @@ def load_quantized(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Token
     return model.eval(), Tokenizer.load(folder)
 
 
-def is_quantized(folder: str | os.PathLike[str]) -> bool:
+def is_quantized(folder: StrPath) -> bool:
     """Whether the folder holds a quantized model, which `load_quantized` loads."""
     return stored_kind(folder) == NAME
 
@@ -88,33 +89,25 @@ def is_quantized(folder: str | os.PathLike[str]) -> bool:
 def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The arrays of all quantized matrices: name -> shape and dtype."""
     arrays = {}
-    for name, shape in matrices(model, config).items():
-        for array, description in _arrays_of(shape, config, is_embedding(name)).items():
+    for name, (shape, its_config) in matrices(model, config).items():
+        for array, description in _arrays_of(shape, its_config).items():
             arrays[f"{name}.weight.{array}"] = description
     return arrays
 
 
-def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[int, ...]]:
-    """The matrices of a model that are quantized: layer name -> (R, K)."""
+def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
+    """The matrices of a model that are quantized: layer name -> shape (R, K), and how."""
     parts = architectures.of_config(model)
-    found = {parts.embedding_name: (model.vocab_size, model.n_embd)} if config.embedding else {}
-    return found | parts.matrices(model)
+    embedding = {parts.embedding_name: ((model.vocab_size, model.n_embd), EMBEDDING)} if config.embedding else {}
+    return embedding | {name: (shape, config) for name, shape in parts.matrices(model).items()}
 
 
-def is_embedding(name: str) -> bool:
-    """Whether this is the full name of a token embedding."""
-    return any(name == parts.embedding_name for parts in architectures.ALL)
-
-
-def _arrays_of(
-    shape: tuple[int, ...], config: QuantizationConfig, embedding: bool
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    (R, K), bits, group_size = shape, config.bits, config.group_size
-    if embedding:
-        config, bits, group_size = QuantizationConfig("absmax"), 8, WHOLE_ROW
-    G = number_of_groups(shape, bits, group_size)
-    per_group = (1, 1) if group_size == WHOLE_ARRAY else (R, G)
-    arrays: dict[str, tuple[tuple[int, ...], Any]] = {"codes": ((R, K), "i1") if bits == 8 else ((R, K // 2), "u1")}
+def _arrays_of(shape: tuple[int, ...], config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    R, K = shape
+    G = number_of_groups(shape, config.bits, config.group_size)
+    per_group = (1, 1) if config.group_size == WHOLE_ARRAY else (R, G)
+    codes = ((R, K), "i1") if config.bits == 8 else ((R, K // 2), "u1")
+    arrays: dict[str, tuple[tuple[int, ...], Any]] = {"codes": codes}
     if config.double_quant:
         arrays["scales.codes"] = (per_group, "u1")
         arrays["scales.absmax"] = ((math.ceil(math.prod(per_group) / SCALES_PER_BLOCK),), "f4")
@@ -136,13 +129,13 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     for name, (shape, _) in expected.items():
         if shapes.get(name) != shape:
             raise ValueError(f"{name} must have shape {shape}, but has {shapes.get(name, 'none: it is missing')}")
-    quantized = sum(math.prod(shape) for shape in matrices(model_config, config).values())
+    quantized = sum(math.prod(shape) for shape, _ in matrices(model_config, config).values())
     check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
     with nn.init.skipped():
         model = parts.model(model_config)
-    for name, shape in matrices(model_config, config).items():
-        array = _blank(shape, config, is_embedding(name))
-        if is_embedding(name):
+    for name, (shape, its_config) in matrices(model_config, config).items():
+        array = _blank(shape, its_config)
+        if name == parts.embedding_name:
             put_embedding(model, name, array)
         else:
             layer: Any = model.get_submodule(name)
@@ -150,16 +143,15 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     return model
 
 
-def _blank(shape: tuple[int, ...], config: QuantizationConfig, embedding: bool) -> QuantizedArray:
-    arrays = _arrays_of(shape, config, embedding)
-    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in arrays.items() if name != "codes"}
+def _blank(shape: tuple[int, ...], config: QuantizationConfig) -> QuantizedArray:
+    arrays = _arrays_of(shape, config).items()
+    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in arrays if name != "codes"}
     scales: Any = zeros.get("scales")
     if scales is None:
         scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
-    bits = 8 if embedding else config.bits
-    codebook = nf4_levels() if config.method == "nf4" and not embedding else None
+    codebook = nf4_levels() if config.method == "nf4" else None
     levels = np.empty(shape, np.int8)
-    return QuantizedArray(levels, scales, zeros.get("zeros"), bits, codebook, zeros.get("order"))
+    return QuantizedArray(levels, scales, zeros.get("zeros"), config.bits, codebook, zeros.get("order"))
 
 
 def _check_arrays(model: LanguageModel, config: QuantizationConfig, path: Path) -> None:

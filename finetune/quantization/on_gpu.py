@@ -37,26 +37,19 @@ def times_transposed(x: Array, weight: Weight) -> Array | None:
     matrix = _for_kernels(x, weight)
     if matrix is None:
         return None
-    stored = multiply(x, _floats(matrix, weight))
-    if weight.order is None:
-        return stored
-    out = module_of(x).empty_like(stored)
-    out[:, weight.order] = stored
-    return out
+    return weight.reordered(multiply(x, _floats(matrix, weight)))
 
 
 def _for_kernels(x: Array, weight: Weight) -> QuantizedMatrix | BlockMatrix | None:
     if module_of(x) is np or not switches.cuda_kernels or x.dtype != np.float32 or len(x) == 0:
         return None
-    matrix = _block_matrix(weight) if isinstance(weight, BlockArray) else _quantized_matrix(weight)
+    matrix = _arrays_of(weight)
     return matrix if matrix.fits() else None
 
 
-def _block_matrix(weight: BlockArray) -> BlockMatrix:
-    return BlockMatrix(weight.codes, weight.scales, weight.minimums, weight.zero)
-
-
-def _quantized_matrix(weight: QuantizedArray) -> QuantizedMatrix:
+def _arrays_of(weight: Weight) -> QuantizedMatrix | BlockMatrix:
+    if isinstance(weight, BlockArray):
+        return BlockMatrix(weight.codes, weight.scales, weight.minimums, weight.zero)
     codebook = weight.codebook if weight.bits == 4 else None
     scales = weight.scales
     if not isinstance(scales, QuantizedScales):

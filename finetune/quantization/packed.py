@@ -14,8 +14,8 @@ import numpy as np
 
 from gpt.model.llama import Llama
 from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, unpack
-from gpt.weights.llama_gguf import GGUFWeights, config_of, gguf_rows, heads_permuted, unpermute
-from gpt.weights.tensor_table import Row, matches
+from gpt.weights.llama_gguf import config_of, gguf_rows, heads_permuted, unpermute, weights_of
+from gpt.weights.tensor_table import Row, Source, matched
 from minigrad import nn
 
 from ..architectures import LLAMA
@@ -28,13 +28,11 @@ def load_packed(file: GGUFFile) -> Llama:
     if file.metadata.get("general.architecture") == "gpt2":
         raise GGUFError(f"{file.path} holds a GPT-2, whose weights cannot be kept packed: leave out --packed")
     config = config_of(file)
-    source = GGUFWeights(file, config)
-    for match in matches(source, gguf_rows(config)):
-        if match.problem:
-            raise ValueError(f"{file.path} does not fit {source.described_in}: {match.name} {match.problem}")
+    source = weights_of(file, config)
+    rows = matched(source, gguf_rows(config))
     with nn.init.skipped():
         model = Llama(config)  # its float weights take no memory until something is written to them
-    for row in gguf_rows(config):
+    for row in rows:
         tensor = file.tensors[row.theirs]
         if tensor.kind in K_QUANTS:
             raise GGUFError(f"{file.path}: {row.theirs} is {tensor.kind}; packed, only {', '.join(BLOCKS)} can be kept")
@@ -68,7 +66,7 @@ def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
     return BlockArray((codes + zero).astype(np.uint8), scales, minimums, bits=4, zero=zero)
 
 
-def _read(model: Llama, row: Row, source: GGUFWeights) -> None:
+def _read(model: Llama, row: Row, source: Source) -> None:
     """Fill a parameter that the file stores as floats."""
     name, _, attribute = row.ours.rpartition(".")
     parameter: Any = getattr(model.get_submodule(name), attribute)

@@ -26,6 +26,18 @@ class Settings:
             raise ValueError(f"unknown setting {', '.join(unknown)}; {cls.__name__} has {', '.join(sorted(known))}")
         return cls(**values)
 
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of each kind of component."""
+        raise TypeError(f"{type(self).__name__} must define parameters()")
+
+    def num_parameters(self) -> int:
+        """How many numbers such a model learns, without building it.
+
+        >>> GPTConfig().num_parameters(), LlamaConfig().num_parameters()
+        (124439808, 134515008)
+        """
+        return sum(self.parameters().values())
+
     def _check_counts(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -59,9 +71,6 @@ class GPTConfig(Settings):
     n_inner: numbers per token in the middle of the feed-forward network; None: 4 C. activation: the function between
     its two layers, one of ACTIVATIONS. tied: is the output layer the token embedding?
     Raises ValueError for numbers that make no model.
-
-    >>> GPTConfig().num_parameters()
-    124439808
     """
 
     vocab_size: int = GPT2_VOCAB_SIZE
@@ -104,19 +113,25 @@ class GPTConfig(Settings):
         """D: numbers per head."""
         return self.n_embd // self.n_head
 
-    def num_parameters(self) -> int:
-        """How many numbers such a model learns, without building it: V C + T C + L (12 C² + 13 C) + 2 C.
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of each kind of component: V C + T C + L (12 C² + 13 C) + 2 C in all.
 
-        The embeddings of tokens (also the output layer) and positions; per block four matrices (C x 3C, C x C,
-        C x 4C, 4C x C) with their biases and two norms; one norm at the end. Sinusoidal positions are not learned, and
-        post-norm has no norm at the end. An inner width I in the place of 4C has 4 C² + 2 C I + 9 C + I in a block, and
-        a head that is not tied has V C more.
+            token embedding V C (the output layer is the same matrix)     position embedding T C
+            attention L (4 C² + 4 C): C -> 3C and C -> C, with biases     layer norms (2 L + 1) 2 C
+            MLP L (8 C² + 5 C): C -> 4C -> C, with biases
+
+        Sinusoidal positions are not learned, and a post-norm model has no last norm. With an inner width I in the place
+        of 4C the MLPs have L (2 C I + C + I). An output layer that is not tied has V C of its own.
         """
         V, T, L, C, inner = self.vocab_size, self.block_size, self.n_layer, self.n_embd, self.n_inner
-        positions = T * C if self.positions == "learned" else 0
-        last_norm = 2 * C if self.norm == "pre" else 0
-        block = 4 * C * C + 2 * C * inner + 9 * C + inner
-        return V * C * (1 if self.tied else 2) + positions + L * block + last_norm
+        return {
+            "token embedding": V * C,
+            "position embedding": T * C if self.positions == "learned" else 0,
+            "attention": L * (4 * C * C + 4 * C),
+            "MLP": L * (2 * C * inner + inner + C),
+            "layer norms": (2 * L + (1 if self.norm == "pre" else 0)) * 2 * C,
+            **({} if self.tied else {"output layer": V * C}),
+        }
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> GPTConfig:
@@ -175,9 +190,6 @@ class LlamaConfig(Settings):
     n_embd / n_head. rope_scaling: see there. qkv_bias: do queries, keys and values have biases (Qwen2)? qk_norm: are
     the queries and keys of each head normalized (Qwen3)?
     Raises ValueError for numbers that make no model.
-
-    >>> LlamaConfig().num_parameters()
-    134515008
     """
 
     vocab_size: int = 49152
@@ -218,15 +230,21 @@ class LlamaConfig(Settings):
         self._check_epsilon("rms_norm_epsilon")
         self._check_flags("tied", "qkv_bias", "qk_norm")
 
-    def num_parameters(self) -> int:
-        """How many numbers such a model learns: V C (twice if not tied) + L (2 C H D + 2 C K D + 3 C I + 2 C) + C.
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of each kind of component, where G = K D are the channels of keys and of values.
 
-        Per block: queries and the output projection C x H D, keys and values C x K D, three matrices C x I, two norms
-        without a shift; no positions, which are not learned, and mostly no biases ((H + 2 K) D, if queries, keys and
-        values have them) and no norms of queries and keys (2 D).
+            token embedding V C     attention L (2 C H D + 2 C G)     MLP L (3 C I)     RMS norms (2 L + 1) C
+
+        Positions are not learned. Queries, keys and values may have biases, L (H D + 2 G), and each head of queries and
+        keys a norm, L 2 D. An output layer that is not tied has V C of its own.
         """
         V, L, C, D, inner = self.vocab_size, self.n_layer, self.n_embd, self.head_size, self.n_inner
         queries, keys = self.n_head * D, self.n_kv_head * D
-        small = (queries + 2 * keys if self.qkv_bias else 0) + (2 * D if self.qk_norm else 0)
-        block = 2 * C * (queries + keys) + 3 * C * inner + 2 * C + small
-        return V * C * (1 if self.tied else 2) + L * block + C
+        biases = queries + 2 * keys if self.qkv_bias else 0
+        return {
+            "token embedding": V * C,
+            "attention": L * (2 * C * (queries + keys) + biases),
+            "MLP": L * 3 * C * inner,
+            "RMS norms": (2 * L + 1) * C + (2 * L * D if self.qk_norm else 0),
+            **({} if self.tied else {"output layer": V * C}),
+        }

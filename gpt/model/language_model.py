@@ -8,7 +8,6 @@ fine-tuning use only the methods in this file.
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +21,7 @@ from .config import INIT_STD
 from .kv_cache import KVCache
 
 if TYPE_CHECKING:
+    from ..files import StrPath
     from ..tokenizer.tokenizer import Tokenizer
 
 
@@ -75,13 +75,13 @@ class LanguageModel(nn.Module):
     # A model computes without any files, so what reads and writes them is imported only where it is used.
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
+    def from_pretrained(cls, source: StrPath) -> Self:
         """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file (Llama), or by name ("gpt2")."""
         from ..weights import hub, pretrained
 
         return pretrained.load(hub.find(source), {cls.model_type: cls})
 
-    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
         """Save the model as a folder that transformers can load, with the tokenizer if one is given."""
         from ..weights import pretrained
 

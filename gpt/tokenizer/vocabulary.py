@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..files import errors_at
 from .bpe import Pair, checked_special_tokens, from_visible, visible
 
 ENDOFTEXT = "<|endoftext|>"
@@ -59,10 +60,8 @@ def assemble(
     made = {first + second for first, second in merges}
     special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles, name)]))
     special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
-    try:
+    with errors_at(f"{name} or a file beside it is damaged", caught=(TypeError, ValueError)):
         special_tokens = checked_special_tokens(special_tokens)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} or a file beside it is damaged: {error}") from None
     tokens: dict[int, bytes] = {}
     for text, id in {**ids, **added}.items():
         if type(id) is not int:
@@ -80,12 +79,10 @@ def assemble(
         if text.encode("utf-8") not in known:
             tokens[len(tokens)] = text.encode("utf-8")
     check_merges(merges, tokens.values(), place)
-    try:
+    with errors_at(name):
         check_tokens(tokens)
         if not ignore_merges:
             check_all_made(tokens, merges, special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
     named = {role: token for role, token in named.items() if role.endswith("_token")}
     eos = named.get("eos_token", None if "eos_token" in roles else ENDOFTEXT)
     eos = eos if eos in special_tokens else None

@@ -9,13 +9,12 @@ place.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import MAX_MODEL_TEXT, parse_json, read_json, read_text, write_text
+from ..files import MAX_MODEL_TEXT, StrPath, parse_json, read_json, read_text, write_text
 from .tokenizer_json import parse_tokenizer_json, tokenizer_json
 from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, tokens_with_roles
 
@@ -30,12 +29,12 @@ FILES = (*NAMES[0], *NAMES[1], TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS,
 # Reading.
 
 
-def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
+def has_tokenizer(folder: StrPath) -> bool:
     """Whether `folder` has files of a tokenizer, even damaged ones."""
     return any((Path(folder) / name).exists() for name in (*NAMES[0], *NAMES[1], TOKENIZER_JSON))
 
 
-def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
+def read_vocabulary(folder: StrPath) -> Vocabulary:
     """Read tokenizer.json, or vocab.json and merges.txt, or encoder.json and vocab.bpe from a folder.
 
     Special tokens are those that added_tokens.json, special_tokens_map.json or tokenizer_config.json declare, and
@@ -223,7 +222,7 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
 # Writing.
 
 
-def write_vocabulary(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
+def write_vocabulary(folder: StrPath, vocabulary: Vocabulary) -> None:
     """Write the vocabulary, and the files that tell transformers the special tokens and the chat template.
 
     vocab.json and merges.txt imply GPT-2's pattern and no tokens around a text. Other vocabularies are written as

@@ -9,6 +9,7 @@ Simplified: windows may start anywhere and cross the borders of documents.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..console import progress_bar
-from ..files import atomic_write, read_text, write_text
+from ..files import StrPath, atomic_write, read_text, write_text
 from ..tokenizer.bpe import independent_chunks
 from ..tokenizer.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) -> None:
+def write_tokens(path: StrPath, ids: ArrayLike, vocab_size: int) -> None:
     """Write token ids as raw integers, as nanoGPT does, and a description in `PATH.json`: count, type and range.
 
     Each file is written as a whole or not at all. Raises ValueError for ids outside the vocabulary.
@@ -48,7 +49,7 @@ def write_tokens(path: str | os.PathLike[str], ids: ArrayLike, vocab_size: int) 
         file.write(array.tobytes())
 
 
-def open_tokens(path: str | os.PathLike[str]) -> Tokens:
+def open_tokens(path: StrPath) -> Tokens:
     """Map a token file into memory: an array (N,) that is read where it is used.
 
     A file without a description is nanoGPT's, of uint16. Raises FileNotFoundError, or ValueError for a file that is
@@ -71,12 +72,12 @@ def open_tokens(path: str | os.PathLike[str]) -> Tokens:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def _description(path: str | os.PathLike[str]) -> Path:
+def _description(path: StrPath) -> Path:
     return Path(f"{os.fspath(path)}.json")
 
 
 def prepare(
-    text: str, tokenizer: Tokenizer, folder: str | os.PathLike[str], validation_fraction: float = 0.1
+    text: str, tokenizer: Tokenizer, folder: StrPath, validation_fraction: float = 0.1
 ) -> tuple[Tokens, Tokens]:
     """Write `train.bin` and `val.bin` into a folder and return them, mapped into memory. See `encode_parts`."""
     for name, ids in encode_parts(text, tokenizer, validation_fraction).items():
@@ -171,6 +172,7 @@ def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
     return ids[:, :-1], ids[:, 1:]
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class RandomBatches:
     """An endless, seeded stream of `get_batch`, which can continue exactly where a checkpoint stopped it.
 
@@ -184,21 +186,15 @@ class RandomBatches:
     True
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        vocab_size: int | None = None,
-        rows: slice = slice(None),
-    ) -> None:
-        self.tokens = tokens
-        self.batch_size = batch_size
-        self.block_size = block_size
-        self.vocab_size = vocab_size
-        self.rows = rows
-        self.rng = np.random.default_rng(seed)
+    tokens: Tokens
+    batch_size: int
+    block_size: int
+    seed: int = 0
+    vocab_size: int | None = None
+    rows: slice = dataclasses.field(default_factory=lambda: slice(None))
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
 
     def __iter__(self) -> RandomBatches:
         return self
@@ -233,12 +229,6 @@ def sequential_batches(
     """
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; take more text")
-    return _sequential_batches(tokens, batch_size, block_size, vocab_size, sample)
-
-
-def _sequential_batches(
-    tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None, sample: int | None
-) -> Iterator[Batch]:
     whole = (len(tokens) - 1) // block_size  # windows of full length
     windows = np.arange(whole)
     if sample is not None:

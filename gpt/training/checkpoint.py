@@ -40,7 +40,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import MAX_MODEL_TEXT, naming, open_regular, read_json, shortened
+from ..files import MAX_MODEL_TEXT, StrPath, errors_at, naming, open_regular, read_json, shortened
 from ..model.config import GPTConfig, LlamaConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
@@ -128,7 +128,7 @@ def kind_of(model: nn.Module) -> ModelKind:
 
 
 def save_checkpoint(
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     model: nn.Module,
     optimizer: Optimizer | None = None,
     state: Mapping[str, Any] | None = None,
@@ -144,7 +144,7 @@ def save_checkpoint(
 
 
 @contextlib.contextmanager
-def writing(folder: str | os.PathLike[str], team: Team = ALONE) -> Iterator[None]:
+def writing(folder: StrPath, team: Team = ALONE) -> Iterator[None]:
     """Lock a run's folder for writing inside the block, and first complete a commit that was interrupted.
 
     Process 0 does this for its whole team. Raises what `locked` raises.
@@ -191,7 +191,7 @@ def _save(
         _finish_commit(folder)
 
 
-def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
+def remove_checkpoint(folder: StrPath) -> None:
     """Remove the checkpoint from a run's folder, so a new run can start there."""
     for name in (STATE, COMMIT):
         (Path(folder) / name).unlink(missing_ok=True)
@@ -257,23 +257,23 @@ def _sync_folder(folder: Path) -> None:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
+def has_checkpoint(folder: StrPath) -> bool:
     """Whether `folder` has a checkpoint to continue from."""
     return any((Path(folder) / name).exists() for name in (STATE, COMMIT))
 
 
-def load_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def load_state(folder: StrPath) -> dict[str, Any]:
     """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
     return _read_record(_record_path(Path(folder)))["state"]
 
 
-def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def load_config(folder: StrPath) -> dict[str, Any]:
     """The config.json of the checkpoint in `folder`. Raises CheckpointError."""
     record_path = _record_path(Path(folder))
     return _read_json(_verified(Path(folder), CONFIG, _read_record(record_path)["files"].get(CONFIG), record_path))
 
 
-def stored_kind(folder: str | os.PathLike[str]) -> str | None:
+def stored_kind(folder: StrPath) -> str | None:
     """The name of the kind of model (see `ModelKind`) in a run's folder; None if there is none, or it is damaged."""
     try:
         return load_config(folder).get("model_type") if has_checkpoint(folder) else None
@@ -281,9 +281,7 @@ def stored_kind(folder: str | os.PathLike[str]) -> str | None:
         return None
 
 
-def load_checkpoint(
-    folder: str | os.PathLike[str], with_optimizer: bool = True, kind: ModelKind | None = None
-) -> Checkpoint:
+def load_checkpoint(folder: StrPath, with_optimizer: bool = True, kind: ModelKind | None = None) -> Checkpoint:
     """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
 
     kind: which parts of a model the folder stores; by default a whole GPT or Llama, as config.json says.
@@ -304,7 +302,7 @@ def load_checkpoint(
     raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
 
 
-def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
     checkpoint = load_checkpoint(folder, with_optimizer=False)
     check_inputs(folder, checkpoint.state, data=False)
@@ -319,7 +317,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
 # --- what a run was started with --------------------------------------------------------------------------------------
 
 
-def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
+def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
     """The SHA-256 of each tokenizer and data file of a run, by its name in the run's folder."""
     folder = Path(folder)
     paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
@@ -331,7 +329,7 @@ def inputs(folder: str | os.PathLike[str], data: bool = True) -> dict[str, str]:
     return hashes
 
 
-def check_inputs(folder: str | os.PathLike[str], state: Mapping[str, Any], data: bool = True) -> None:
+def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> None:
     """Raise CheckpointError if a file of the tokenizer (or of the data) has changed since the run was started."""
     then, now = state.get("inputs", {}), inputs(folder, data)
     if not isinstance(then, dict):
@@ -396,10 +394,8 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
         raise CheckpointError(f"{paths[CONFIG]} does not describe a {wanted_kinds}{found}")
     try:
         with SafetensorsFile(paths[WEIGHTS]) as file:
-            try:
+            with errors_at(f"{paths[CONFIG]} describes no model that can be loaded", CheckpointError):
                 model = kind.build(config, file.shapes)
-            except ValueError as error:
-                raise CheckpointError(f"{paths[CONFIG]} describes no model that can be loaded: {error}") from None
             _fill(model, kind, file)
         moments = dict(_arrays(paths[MOMENTS])) if MOMENTS in paths else None
     except (SafetensorsError, OSError) as error:
@@ -424,10 +420,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     expected = record.pop("sha256", None)
     if set(record) != {"files", "optimizer", "state"}:
         raise CheckpointError(f"{path} is not from minigrad")
-    try:
+    with errors_at(f"{path} is damaged", CheckpointError):
         found = _hash_of_record(record)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
     if found != expected or not all(isinstance(record[name], dict) for name in ("files", "state")):
         raise CheckpointError(f"{path} was altered since it was saved")
     return record

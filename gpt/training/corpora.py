@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..files import atomic_write, cache_folder, read_text
+from ..files import StrPath, atomic_write, cache_folder, read_text
 from .standard_library import english_text, python_code
 
 # "Tiny Shakespeare", 1,115,394 bytes, from Karpathy's char-rnn (2015); a mirror may be named in the environment.
@@ -35,7 +35,7 @@ class Corpus:
         return f"{self.name}: {self.source}, {size:,} bytes, SHA-256 {self.sha256[:16]}..."
 
 
-def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
+def load_corpus(name_or_path: StrPath) -> Corpus:
     """Load a corpus by name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
 
     Every Python installation has "english" and "python" (see standard_library.py). "shakespeare" is downloaded once,

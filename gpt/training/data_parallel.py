@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-import threadpoolctl
 
 from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
@@ -209,4 +208,6 @@ def _share_the_machine(neighbors: Any) -> None:
         place = rivals.index(neighbors.rank)
         mine = cores[place :: len(rivals)] or [cores[place % len(cores)]]
         os.sched_setaffinity(0, mine)
-        threadpoolctl.threadpool_limits(len(mine), user_api="blas")
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(len(mine), user_api="blas")

@@ -7,6 +7,7 @@ behind. Readers need no lock: you can try out a model while it is being trained.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import printable, show
+from ..files import StrPath
 
 NAME = ".lock"  # in the folder, while somebody writes there; who that is stands in it
 LOCKED_BYTE = 1 << 30  # on Windows; far behind the text, because a locked byte cannot be read there
@@ -27,7 +29,7 @@ _held = threading.local()  # the folders that this thread has locked: functions 
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[bool]:
+def locked(folder: StrPath) -> Iterator[bool]:
     """Keep other processes and threads from writing into `folder` inside the block. Creates the folder if needed.
 
     On a file system without locks a note is shown, and the block gets False instead of True. Raises BlockingIOError,
@@ -93,8 +95,10 @@ def _lock_file(file: Any) -> None:
         file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # Python in a browser
+            raise OSError(errno.ENOLCK, "this Python cannot lock files") from None
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ..console import show
+from ..files import StrPath
 from ..model.config import GPT2_VOCAB_SIZE
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
@@ -17,7 +17,7 @@ from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run
 
 
-def load_model(source: str | os.PathLike[str]) -> tuple[LanguageModel, Tokenizer]:
+def load_model(source: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """Load a model in evaluation mode and its tokenizer from a run's folder, a Hugging Face folder, a GGUF file, or a
     name like "gpt2" or "smollm2". The folder or file determines whether it is a GPT or a Llama.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import StrPath
 from .log import read_log
 
 BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
 
 
 def plot_run(
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     baselines: Mapping[str, float],
     title: str = "Learning to predict the next token",
     unit: str = "token",

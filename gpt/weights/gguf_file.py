@@ -21,7 +21,6 @@ of blocks, and big-endian files, are not supported.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 
 from minigrad.kernels.cpu import threads
 
-from ..files import open_regular
+from ..files import StrPath, open_regular
 
 BLOCK = 32  # numbers
 # How a block lies in the file. A byte holds the codes of number i (its lower half) and number i + 16 (its upper half).
@@ -51,7 +50,7 @@ class GGUFError(ValueError):
     """The file is damaged, or is a kind of GGUF file that we do not support."""
 
 
-def is_gguf(path: str | os.PathLike[str]) -> bool:
+def is_gguf(path: StrPath) -> bool:
     """Whether `path` is a GGUF file, by its name."""
     return Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir()
 
@@ -75,7 +74,7 @@ class GGUFFile:
     Raises FileNotFoundError, and GGUFError naming the file and what is wrong with it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: StrPath):
         self.path = Path(path)
         try:
             open_regular(path).close()

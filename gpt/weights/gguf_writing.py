@@ -11,7 +11,6 @@ looks up in a table of half precision. With Q8_0 it also rounds activations to 8
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ import numpy as np
 
 from minigrad.backend import to_numpy
 
-from ..files import replacing
+from ..files import StrPath, replacing
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
-from ..tokenizer.vocabulary import Vocabulary
 from ..tokenizer.vocabulary_files import GGUF_PATTERNS
 from . import gpt2_gguf, llama_gguf
 from .gguf_file import BLOCK, GGUFError
@@ -34,7 +32,7 @@ KINDS = ("F32", "F16", "Q8_0")
 ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
 
 
-def write_gguf(path: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, kind: str = "F32") -> None:
+def write_gguf(path: StrPath, model: LanguageModel, tokenizer: Tokenizer, kind: str = "F32") -> None:
     """Write a GPT-2 or a Llama. kind: the kind of number for the matrices, one of KINDS. With Q8_0, a matrix whose rows
     are not whole blocks of 32 numbers is stored as F16.
 
@@ -94,9 +92,7 @@ def _tensors(model: LanguageModel, described: Any) -> Iterator[tuple[str, np.nda
 
 def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """The tokenizer as settings. If the model has more rows than the tokenizer has tokens, unused tokens are added."""
-    special = tokenizer.special_tokens
-    said = Vocabulary(tokenizer.vocab, tokenizer.merges, list(special), tokenizer.eos_token, tokenizer.pattern)
-    model = tokenizer_json(said)["model"]
+    special, model = tokenizer.special_tokens, tokenizer_json(tokenizer.vocabulary)["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     padding = [f"[PAD{number}]" for number in range(len(tokens), vocab_size)]
     kinds = [CONTROL if token in special else ORDINARY for token in tokens]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import integer_setting, number_setting
+from ..files import errors_at, integer_setting, number_setting
 from ..model.config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
@@ -32,10 +32,9 @@ SIZES = {
 EPSILON, INNER = "gpt2.attention.layer_norm_epsilon", "gpt2.feed_forward_length"
 
 
-
 def gguf_rows(config: GPTConfig) -> Iterator[Row]:
     """The table of a GPT-2's tensors and their names in the file. Nothing is transposed."""
-    return (Row(name_there(row.ours, NAMES), row.our_shape, row.ours, row.our_shape, False) for row in rows(config))
+    return (row._replace(theirs=name_there(row.ours, NAMES), transposed=False) for row in rows(config))
 
 
 def settings(config: GPTConfig) -> dict[str, Any]:
@@ -50,18 +49,16 @@ def settings(config: GPTConfig) -> dict[str, Any]:
 
 def config_of(file: GGUFFile) -> GPTConfig:
     """The configuration of the GPT-2 in a GGUF file. Raises GGUFError naming the setting that is wrong or unknown."""
-    where, values = str(file.path), {name: value for name, value in file.metadata.items() if name.startswith("gpt2.")}
+    values = {name: value for name, value in file.metadata.items() if name.startswith("gpt2.")}
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    try:
+    with errors_at(str(file.path), GGUFError):
         if unknown := sorted(values.keys() - {*SIZES, INNER, EPSILON}):
-            raise ValueError(f"{where}: the setting {unknown[0][:60]!r} may change what the model computes")
-        sizes: dict[str, Any] = {ours: integer_setting(values, name, 0, where) for name, ours in SIZES.items()}
+            raise ValueError(f"the setting {unknown[0][:60]!r} may change what the model computes")
+        sizes: dict[str, Any] = {ours: integer_setting(values, name, 0) for name, ours in SIZES.items()}
         return GPTConfig(
             **sizes,
             vocab_size=len(tokens) if isinstance(tokens, list) else 0,
-            layer_norm_epsilon=float32(number_setting(values, EPSILON, 1e-5, where)),
-            n_inner=integer_setting(values, INNER, 4 * sizes["n_embd"], where),
+            layer_norm_epsilon=float32(number_setting(values, EPSILON, 1e-5)),
+            n_inner=integer_setting(values, INNER, 4 * sizes["n_embd"]),
             tied=HEAD_THERE not in file.tensors,
         )
-    except ValueError as error:
-        raise GGUFError(str(error)) from None

@@ -20,9 +20,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, integer_setting, number_setting
+from ..files import check_settings, errors_at, integer_setting, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
-from .tensor_table import HEAD, Row
+from .tensor_table import Row, rows_of
 
 NAME = "GPT-2"
 
@@ -33,29 +33,25 @@ PREFIX = "transformer."  # before our names; theirs may have it
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 EMBEDDING = "wte.weight"
 # fmt: off
-# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels, I
-# inner channels, 4C but for exceptions.
-EMBEDDINGS = (
-    ("wte.weight",         ("V", "C"),  False),
-    ("wpe.weight",         ("T", "C"),  False),
-)
-BLOCK = (  # after "h.0.", "h.1.", ...
-    ("ln_1.weight",        ("C",),      False),
-    ("ln_1.bias",          ("C",),      False),
-    ("attn.c_attn.weight", ("3C", "C"), True),
-    ("attn.c_attn.bias",   ("3C",),     False),
-    ("attn.c_proj.weight", ("C", "C"),  True),
-    ("attn.c_proj.bias",   ("C",),      False),
-    ("ln_2.weight",        ("C",),      False),
-    ("ln_2.bias",          ("C",),      False),
-    ("mlp.c_fc.weight",    ("I", "C"),  True),
-    ("mlp.c_fc.bias",      ("I",),      False),
-    ("mlp.c_proj.weight",  ("C", "I"),  True),
-    ("mlp.c_proj.bias",    ("C",),      False),
-)
-LAST = (
-    ("ln_f.weight",        ("C",),      False),
-    ("ln_f.bias",          ("C",),      False),
+# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels, I inner channels,
+# 4C but for exceptions.
+TENSORS = (
+    ("wte.weight",             ("V", "C"),  False),
+    ("wpe.weight",             ("T", "C"),  False),
+    ("h.*.ln_1.weight",        ("C",),      False),  # in each block, from h.0 on
+    ("h.*.ln_1.bias",          ("C",),      False),
+    ("h.*.attn.c_attn.weight", ("3C", "C"), True),
+    ("h.*.attn.c_attn.bias",   ("3C",),     False),
+    ("h.*.attn.c_proj.weight", ("C", "C"),  True),
+    ("h.*.attn.c_proj.bias",   ("C",),      False),
+    ("h.*.ln_2.weight",        ("C",),      False),
+    ("h.*.ln_2.bias",          ("C",),      False),
+    ("h.*.mlp.c_fc.weight",    ("I", "C"),  True),
+    ("h.*.mlp.c_fc.bias",      ("I",),      False),
+    ("h.*.mlp.c_proj.weight",  ("C", "I"),  True),
+    ("h.*.mlp.c_proj.bias",    ("C",),      False),
+    ("ln_f.weight",            ("C",),      False),
+    ("ln_f.bias",              ("C",),      False),
 )
 # fmt: on
 
@@ -64,24 +60,15 @@ def rows(config: GPTConfig) -> Iterator[Row]:
     """The table, with numbers for letters, for each tensor of a GPT-2.
 
     >>> tiny = GPTConfig(vocab_size=100, block_size=32, n_layer=1, n_head=2, n_embd=8)
-    >>> list(rows(tiny))[4]  # doctest: +NORMALIZE_WHITESPACE
-    Row(theirs='h.0.attn.c_attn.weight', their_shape=(8, 24),
-        ours='transformer.h.0.attn.c_attn.weight', our_shape=(24, 8), transposed=True)
+    >>> row = list(rows(tiny))[4]
+    >>> row  # doctest: +NORMALIZE_WHITESPACE
+    Row(theirs='h.0.attn.c_attn.weight', ours='transformer.h.0.attn.c_attn.weight', our_shape=(24, 8), transposed=True)
+    >>> row.their_shape
+    (8, 24)
     """
     C = config.n_embd
     sizes = {"V": config.vocab_size, "T": config.block_size, "C": C, "3C": 3 * C, "I": config.n_inner}
-
-    def row(prefix: str, name: str, letters: tuple[str, ...], transposed: bool) -> Row:
-        shape = tuple(sizes[letter] for letter in letters)
-        their_shape = shape[::-1] if transposed else shape
-        return Row(prefix + name, their_shape, PREFIX + prefix + name, shape, transposed)
-
-    yield from (row("", *line) for line in EMBEDDINGS)
-    for layer in range(config.n_layer):
-        yield from (row(f"h.{layer}.", *line) for line in BLOCK)
-    yield from (row("", *line) for line in LAST)
-    if not config.tied:
-        yield Row(HEAD, (sizes["V"], C), HEAD, (sizes["V"], C), False)
+    return rows_of(TENSORS, sizes, PREFIX, config)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -123,23 +110,24 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. If the three dropouts differ,
     warns and uses the largest.
     """
-    values = {**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}
-    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default, where) for theirs, ours, default in SIZES}
-    check_settings(values, KNOWN, where)
+    with errors_at(where):
+        return _config({**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}, where)
+
+
+def _config(values: dict[str, Any], where: str) -> GPTConfig:
+    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default) for theirs, ours, default in SIZES}
+    check_settings(values, KNOWN)
     if values.get("n_inner") is not None:
-        sizes["n_inner"] = integer_setting(values, "n_inner", 0, where)
+        sizes["n_inner"] = integer_setting(values, "n_inner", 0)
     sizes["activation"] = ACTIVATIONS[values.get("activation_function", "gelu_new")]
     sizes["tied"] = values.get("tie_word_embeddings", True)
-    dropouts = {name: number_setting(values, name, 0.1, where) for name in DROPOUTS}
+    dropouts = {name: number_setting(values, name, 0.1) for name in DROPOUTS}
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:
         listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
-        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=2)
-    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5, where)
-    try:
-        return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=3)
+    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5)
+    return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
 
 
 def to_json(

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..files import StrPath
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from ..tokenizer.vocabulary_files import has_tokenizer
 from .pretrained import CONFIG, INDEX, WEIGHTS, weight_files
@@ -33,7 +34,7 @@ class NoRunError(FileNotFoundError):
     """The name can only be that of a training run, but there is no such run."""
 
 
-def find(source: str | os.PathLike[str]) -> Path:
+def find(source: StrPath) -> Path:
     """The folder or file of a model: `source` itself if it exists, else that of a name like "gpt2" or "owner/name".
 
     The network is asked only for what is not in the cache. Raises FileNotFoundError if there is no such folder, name or

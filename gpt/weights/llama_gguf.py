@@ -11,20 +11,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigrad.backend import Array
 
-from ..files import check_settings, integer_setting, number_setting, shortened
+from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
 from ..model.config import GPTConfig, LlamaConfig, RopeScaling
 from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
-from .tensor_table import Row
+from .tensor_table import Row, Source
 
 ARCHITECTURE = "llama"
 ARCHITECTURES = (ARCHITECTURE, "qwen2", "qwen3")
@@ -107,18 +106,17 @@ def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", 
     if architecture not in ARCHITECTURES:
         given, known = shortened(architecture), ", ".join(ARCHITECTURES)
         raise GGUFError(f"{where} holds a model of the architecture {given}; known are {known}")
-    try:
-        return _config(metadata, f"{architecture}.", where, tied)
-    except ValueError as error:
-        raise GGUFError(f"{where}: {str(error).removeprefix(where + ': ')}") from None
+    with errors_at(where, GGUFError):
+        return _config(metadata, architecture, tied)
 
 
-def _config(metadata: Mapping[str, Any], prefix: str, where: str, tied: bool) -> LlamaConfig:
+def _config(metadata: Mapping[str, Any], architecture: str, tied: bool) -> LlamaConfig:
+    prefix = f"{architecture}."
     values = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
     if unknown := sorted(values.keys() - KNOWN):
         name = shortened(prefix + unknown[0])
         raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
-    check_settings(metadata, {prefix + name: supported for name, supported in FIXED.items()}, where)
+    check_settings(metadata, {prefix + name: supported for name, supported in FIXED.items()})
     tokens = metadata.get("tokenizer.ggml.tokens")
     defaults = {
         "vocab_size": len(tokens) if isinstance(tokens, list) else 0,
@@ -126,15 +124,14 @@ def _config(metadata: Mapping[str, Any], prefix: str, where: str, tied: bool) ->
         "rope.freq_base": 10000.0,
     }
     values = {prefix + name: value for name, value in {**defaults, **values}.items()}
-    settings: dict[str, Any] = {ours: integer_setting(values, prefix + name, 0, where) for name, ours in SIZES.items()}
+    settings: dict[str, Any] = {ours: integer_setting(values, prefix + name, 0) for name, ours in SIZES.items()}
     for name, ours in NUMBERS.items():
-        settings[ours] = float32(number_setting(values, prefix + name, math.nan, where))
+        settings[ours] = float32(number_setting(values, prefix + name, math.nan))
     if f"{prefix}attention.key_length" in values:
-        settings["head_size"] = integer_setting(values, f"{prefix}attention.key_length", 0, where)
+        settings["head_size"] = integer_setting(values, f"{prefix}attention.key_length", 0)
     if values.get(f"{prefix}rope.scaling.type") == "linear":
-        factor = float32(number_setting(values, f"{prefix}rope.scaling.factor", 0.0, where))
-        settings["rope_scaling"] = RopeScaling(factor)
-    config = LlamaConfig(**settings | MODEL_TYPES[prefix[:-1]], tied=tied)
+        settings["rope_scaling"] = RopeScaling(float32(number_setting(values, f"{prefix}rope.scaling.factor", 0.0)))
+    config = LlamaConfig(**settings | MODEL_TYPES[architecture], tied=tied)
     for name in HEAD_SIZES:
         if (given := values.get(prefix + name, config.head_size)) != config.head_size:
             raise ValueError(f"{prefix}{name} is {shortened(given)}, but a head has {config.head_size} numbers")
@@ -196,23 +193,14 @@ def gguf_rows(config: LlamaConfig) -> Iterator[Row]:
     return (row._replace(theirs=name_there(row.ours)) for row in rows(config))
 
 
-class GGUFWeights:
-    """The tensors of a GGUF file as a `tensor_table.Source`, read as float32 with their rows in our order."""
+def weights_of(file: GGUFFile, config: LlamaConfig | GPTConfig) -> Source:
+    """The tensors of a GGUF file, read as float32 with their rows in our order."""
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
 
-    described_in = "its own metadata"
-    kinds: tuple[str, ...] = KINDS
-
-    def __init__(self, file: GGUFFile, config: LlamaConfig | GPTConfig):
-        self.place = file.path
-        self.entries = {
-            name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in file.tensors.items() if name != ROPE_FREQS
-        }
-        self._file, self._config = file, config
-
-    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        array = dequantize(self._file.tensors[name], out)
-        n_head = heads_permuted(name, self._config)
+    def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
+        array = dequantize(tensors[name], out)
+        n_head = heads_permuted(name, config)
         return unpermute(array, n_head) if n_head else array
 
-    def path(self, name: str) -> Path:
-        return self.place
+    entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in tensors.items()}
+    return Source(file.path, "its own metadata", KINDS, entries, read, lambda name: file.path)

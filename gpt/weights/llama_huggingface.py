@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, integer_setting, number_setting, shortened
+from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
 from ..model.config import LlamaConfig, RopeScaling
-from .tensor_table import HEAD, Row
+from .tensor_table import Row, rows_of
 
 NAME = "Llama"
 # The model types with this shape, and our settings in which they differ.
@@ -30,55 +30,43 @@ CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Q
 PREFIX = "model."  # before our names; theirs may have it
 # The angles' speeds, which old versions of transformers stored beside the weights.
 BUFFERS = re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-# fmt: off
-# Name and shape. V vocabulary, C channels, D head size, HD that times the heads of queries, KD times those of keys and
-# values, I inner channels.
 EMBEDDING = "embed_tokens.weight"
-BLOCK = (  # after "layers.0.", "layers.1.", ...
-    ("input_layernorm.weight",          ("C",)),
-    ("self_attn.q_proj.weight",         ("HD", "C")),
-    ("self_attn.k_proj.weight",         ("KD", "C")),
-    ("self_attn.v_proj.weight",         ("KD", "C")),
-    ("self_attn.o_proj.weight",         ("C", "HD")),
-    ("post_attention_layernorm.weight", ("C",)),
-    ("mlp.gate_proj.weight",            ("I", "C")),
-    ("mlp.up_proj.weight",              ("I", "C")),
-    ("mlp.down_proj.weight",            ("C", "I")),
-)
-QKV_BIAS = (
-    ("self_attn.q_proj.bias",           ("HD",)),
-    ("self_attn.k_proj.bias",           ("KD",)),
-    ("self_attn.v_proj.bias",           ("KD",)),
-)
-QK_NORM = (
-    ("self_attn.q_norm.weight",         ("D",)),
-    ("self_attn.k_norm.weight",         ("D",)),
+# fmt: off
+# Name; shape; the setting without which there is no such tensor. V vocabulary, C channels, D head size, HD that times
+# the heads of queries, KD times those of keys and values, I inner channels.
+TENSORS = (
+    ("embed_tokens.weight",                      ("V", "C"),  None),
+    ("layers.*.input_layernorm.weight",          ("C",),      None),  # in each block, from layers.0 on
+    ("layers.*.self_attn.q_proj.weight",         ("HD", "C"), None),
+    ("layers.*.self_attn.k_proj.weight",         ("KD", "C"), None),
+    ("layers.*.self_attn.v_proj.weight",         ("KD", "C"), None),
+    ("layers.*.self_attn.o_proj.weight",         ("C", "HD"), None),
+    ("layers.*.post_attention_layernorm.weight", ("C",),      None),
+    ("layers.*.mlp.gate_proj.weight",            ("I", "C"),  None),
+    ("layers.*.mlp.up_proj.weight",              ("I", "C"),  None),
+    ("layers.*.mlp.down_proj.weight",            ("C", "I"),  None),
+    ("layers.*.self_attn.q_proj.bias",           ("HD",),     "qkv_bias"),
+    ("layers.*.self_attn.k_proj.bias",           ("KD",),     "qkv_bias"),
+    ("layers.*.self_attn.v_proj.bias",           ("KD",),     "qkv_bias"),
+    ("layers.*.self_attn.q_norm.weight",         ("D",),      "qk_norm"),
+    ("layers.*.self_attn.k_norm.weight",         ("D",),      "qk_norm"),
+    ("norm.weight",                              ("C",),      None),
 )
 # fmt: on
 
 
 def rows(config: LlamaConfig) -> Iterator[Row]:
-    """The table, with numbers for letters, for each tensor of a Llama.
+    """The table, with numbers for letters, for each tensor of a Llama. Nothing is transposed.
 
     >>> tiny = LlamaConfig(vocab_size=100, n_layer=1, n_head=4, n_kv_head=2, n_embd=8, n_inner=20)
     >>> list(rows(tiny))[3]  # doctest: +NORMALIZE_WHITESPACE
-    Row(theirs='layers.0.self_attn.k_proj.weight', their_shape=(4, 8),
-        ours='model.layers.0.self_attn.k_proj.weight', our_shape=(4, 8), transposed=False)
+    Row(theirs='layers.0.self_attn.k_proj.weight', ours='model.layers.0.self_attn.k_proj.weight', our_shape=(4, 8),
+        transposed=False)
     """
-    D = config.head_size
-    sizes = {"C": config.n_embd, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": config.n_inner}
-    block = BLOCK + (QKV_BIAS if config.qkv_bias else ()) + (QK_NORM if config.qk_norm else ())
-    table = (config.vocab_size, config.n_embd)
-
-    def row(name: str, shape: tuple[int, ...]) -> Row:
-        return Row(name, shape, PREFIX + name, shape, False)
-
-    yield row(EMBEDDING, table)
-    for layer in range(config.n_layer):
-        yield from (row(f"layers.{layer}.{name}", tuple(sizes[s] for s in shape)) for name, shape in block)
-    yield row("norm.weight", (config.n_embd,))
-    if not config.tied:
-        yield Row(HEAD, table, HEAD, table, False)
+    V, C, D, inner = config.vocab_size, config.n_embd, config.head_size, config.n_inner
+    sizes = {"V": V, "C": C, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": inner}
+    table = ((name, shape, False) for name, shape, needs in TENSORS if needs is None or getattr(config, needs))
+    return rows_of(table, sizes, PREFIX, config)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -113,37 +101,35 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. Warns about dropout, which
     our model does not have.
     """
-    model_type = values.get("model_type", "llama")
+    with errors_at(where, caught=(TypeError, ValueError)):
+        return _config(values, values.get("model_type", "llama"), where)
+
+
+def _config(values: dict[str, Any], model_type: str, where: str) -> LlamaConfig:
     sizes: dict[str, Any] = {  # the others have other defaults, but always say it
-        ours: integer_setting(values, theirs, default if model_type == "llama" else 0, where)
+        ours: integer_setting(values, theirs, default if model_type == "llama" else 0)
         for theirs, ours, default in SIZES
     }
     not_null = {name: value for name, value in values.items() if value is not None}  # a null means the default
-    sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"], where)
+    sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"])
     if model_type == "qwen3" or "head_dim" in not_null:
-        sizes["head_size"] = integer_setting(values, "head_dim", 128, where)
-    check_settings(values, KNOWN, where)
-    _check_attention(values, model_type, sizes["block_size"], where)
-    if dropout := number_setting(not_null, "attention_dropout", 0.0, where):
-        warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=2)
-    epsilon = number_setting(values, "rms_norm_eps", 1e-6, where)
-    theta, scaling = _rotary_positions(values, where)
-    sizes |= {"tied": values.get("tie_word_embeddings", False), **MODEL_TYPES[model_type]}
-    try:
-        return LlamaConfig(**sizes, rope_theta=theta, rope_scaling=scaling, rms_norm_epsilon=epsilon)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        sizes["head_size"] = integer_setting(values, "head_dim", 128)
+    check_settings(values, KNOWN)
+    _check_attention(values, model_type, sizes["block_size"])
+    if dropout := number_setting(not_null, "attention_dropout", 0.0):
+        warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=3)
+    sizes |= {"rms_norm_epsilon": number_setting(values, "rms_norm_eps", 1e-6), **_rotary_positions(values)}
+    return LlamaConfig(**sizes | MODEL_TYPES[model_type], tied=values.get("tie_word_embeddings", False))
 
 
-def _check_attention(values: dict[str, Any], model_type: str, block_size: int, where: str) -> None:
+def _check_attention(values: dict[str, Any], model_type: str, block_size: int) -> None:
     """Raise ValueError if tokens attend to only some of the tokens before them, in any layer."""
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if model_type in ("llama", "mistral") and window is not None and not (type(window) is int and window >= block_size):
-        given = shortened(window)
-        raise ValueError(f"{where}: sliding_window is {given}; only null, or the whole context, is supported here")
+        raise ValueError(f"sliding_window is {shortened(window)}; only null, or the whole context, is supported here")
     kinds = values.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise ValueError(f"{where}: layer_types is {shortened(kinds)}; only full_attention is supported here")
+        raise ValueError(f"layer_types is {shortened(kinds)}; only full_attention is supported here")
 
 
 # Settings of rotary positions: their names, and ours in RopeScaling.
@@ -156,34 +142,32 @@ SCALING = {
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
 
 
-def _rotary_positions(values: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """The base of the rotary positions and their scaling. Versions of transformers store them in different places.
+def _rotary_positions(values: dict[str, Any]) -> dict[str, Any]:
+    """rope_theta, the base of the rotary positions, and rope_scaling.
 
-    Raises ValueError for scaling other than "linear" and "llama3".
+    Versions of transformers store them in different places. Raises ValueError for scaling other than "linear" and
+    "llama3".
     """
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"  # of versions 4 and 5; 4's goes first
     settings = values.get(name) or {}
     if not isinstance(settings, dict):
-        raise ValueError(f"{where}: {name} must be an object, got {shortened(settings)}")
+        raise ValueError(f"{name} must be an object, got {shortened(settings)}")
     if unknown := settings.keys() - _ROPE:
-        raise ValueError(f"{where}: {name} has {shortened(min(unknown))}, which is not known here")
+        raise ValueError(f"{name} has {shortened(min(unknown))}, which is not known here")
     given = {"rope_theta": values.get("rope_theta", 10000.0), **settings}
     for part in (given, values):
         if part.get("partial_rotary_factor", 1) != 1:
-            factor = shortened(part["partial_rotary_factor"])
-            raise ValueError(f"{where}: partial_rotary_factor is {factor}; only 1 is supported here")
+            factor = part["partial_rotary_factor"]
+            raise ValueError(f"partial_rotary_factor is {shortened(factor)}; only 1 is supported here")
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"{where}: rotary positions of the type {shortened(kind)} are not known here")
+        raise ValueError(f"rotary positions of the type {shortened(kind)} are not known here")
     wanted = {"linear": ["factor"], "llama3": list(SCALING)}.get(kind, [])
     if missing := [name for name in wanted if given.get(name) is None]:
-        raise ValueError(f"{where}: rotary positions of the type {kind} need {', '.join(missing)}")
-    theta = float(number_setting(given, "rope_theta", 10000.0, where))
+        raise ValueError(f"rotary positions of the type {kind} need {', '.join(missing)}")
+    theta = float(number_setting(given, "rope_theta", 10000.0))
     numbers: dict[str, Any] = {SCALING[name]: given[name] for name in wanted}
-    try:
-        return theta, RopeScaling(**numbers) if wanted else None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(**numbers) if wanted else None}
 
 
 def model_type_of(config: LlamaConfig) -> str:

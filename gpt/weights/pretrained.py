@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,18 +25,19 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from ..files import read_json, shortened, write_text
+from ..files import StrPath, read_json, shortened, write_text
 from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
-from .safetensors_file import Entry, SafetensorsFile, write_safetensors
-from .tensor_table import Match, fill, matches, their_tensors
+from .safetensors_file import SafetensorsFile, write_safetensors
+from .tensor_table import Match, Source, fill, matches, their_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+FLOATS = ("F32", "F16", "BF16", "F64")
 # By model_type in config.json. Each module has PREFIX, BUFFERS, EMBEDDING, rows, from_json and to_json.
 ARCHITECTURES: dict[str, Any] = {
     "gpt2": gpt2_huggingface,
@@ -45,7 +45,7 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def load(path: str | os.PathLike[str] | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
+def load(path: StrPath | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
     """Load the model in a Hugging Face folder or a GGUF file, in float32 and in evaluation mode.
 
     models: {architecture ("gpt2", "llama"): a function from a configuration to a model}. Raises FileNotFoundError, or
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str] | GGUFFile, models: Mapping[str, Callable[
     architecture = ARCHITECTURES[model_type]
     build = next(build for name, build in models.items() if ARCHITECTURES[name] is architecture)
     config = architecture.from_json(values, str(Path(path) / CONFIG))
-    with Weights(path, model_type) as weights:
+    with open_weights(path, model_type) as weights:
         tied_to = architecture.EMBEDDING if config.tied else ""
         return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
 
@@ -69,11 +69,11 @@ def _load_gguf(file: GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
     config = described.config_of(file)
     if described.ARCHITECTURE not in models:
         raise ValueError(f"{file.path} holds a {described.ARCHITECTURE}, not a {' or '.join(models)}")
-    weights = llama_gguf.GGUFWeights(file, config)
+    weights = llama_gguf.weights_of(file, config)
     return fill(lambda: models[described.ARCHITECTURE](config), weights, described.gguf_rows(config)).eval()
 
 
-def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+def save(model: Any, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
     """Save a language model and its tokenizer as a folder that transformers can load.
 
     Raises ValueError for a model with adapters or quantized layers, FileExistsError if the folder holds a training run,
@@ -85,14 +85,14 @@ def save(model: Any, folder: str | os.PathLike[str], tokenizer: Tokenizer | None
     write_folder(folder, config, tensors, tokenizer)
 
 
-def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator[Match]:
+def report(folder: StrPath, model_type: str = "gpt2") -> Iterator[Match]:
     """Compare a folder with our model, tensor by tensor, without reading any numbers. `print` each match.
 
     Raises what `load` raises for files that are damaged or of another model. The matches show tensors that do not fit.
     """
     architecture = ARCHITECTURES[model_type]
     config = architecture.from_json(read_config(folder, model_type), str(Path(folder) / CONFIG))
-    with Weights(folder, model_type) as weights:
+    with open_weights(folder, model_type) as weights:
         if config.n_layer > len(weights.entries):  # it would be a long report
             raise ValueError(f"{Path(folder) / CONFIG} asks for {config.n_layer} layers, but there are fewer tensors")
         yield from matches(weights, architecture.rows(config), architecture.EMBEDDING if config.tied else "")
@@ -101,7 +101,7 @@ def report(folder: str | os.PathLike[str], model_type: str = "gpt2") -> Iterator
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, Any]:
+def read_config(folder: StrPath, *model_types: str) -> dict[str, Any]:
     """The settings of a model of one of these types in config.json of `folder`.
 
     Raises FileNotFoundError; ValueError if it is damaged or belongs to another model.
@@ -125,51 +125,36 @@ def read_config(folder: str | os.PathLike[str], *model_types: str) -> dict[str, 
     return values
 
 
-class Weights(contextlib.AbstractContextManager["Weights"]):
-    """The tensors of a folder (a `tensor_table.Source`) by their names, without the prefix that some folders put before
-    them, and without the buffers that are not weights. Use `with`, which closes the files.
+@contextlib.contextmanager
+def open_weights(folder: StrPath, model_type: str = "gpt2") -> Iterator[Source]:
+    """In the block, the tensors of a folder by their names, without the prefix that some folders put before them, and
+    without the buffers that are not weights.
 
     Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
     """
+    folder, architecture = Path(folder), ARCHITECTURES[model_type]
+    places: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
+    with contextlib.ExitStack() as files:
+        for path, expected in weight_files(folder).items():
+            file = files.enter_context(SafetensorsFile(path))
+            if expected is not None and file.entries.keys() != expected:
+                name = min(file.entries.keys() ^ expected)
+                raise ValueError(f"{path} and {INDEX} disagree about {name}: only one of them has it")
+            for full_name in file.entries:
+                name = full_name.removeprefix(architecture.PREFIX)
+                if architecture.BUFFERS.fullmatch(name):
+                    continue
+                if name in places:
+                    prefix = architecture.PREFIX
+                    raise ValueError(f"{path}: {name} occurs twice, with and without {prefix!r} before it")
+                places[name] = file, full_name
 
-    described_in = CONFIG
-    kinds: tuple[str, ...] = ("F32", "F16", "BF16", "F64")
+        def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
+            file, full_name = places[name]
+            return file.read(full_name, out)
 
-    def __init__(self, folder: str | os.PathLike[str], model_type: str = "gpt2"):
-        self.place = Path(folder)
-        self.entries: dict[str, Entry] = {}
-        self._found: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
-        with contextlib.ExitStack() as files:
-            for path, expected in weight_files(self.place).items():
-                file = files.enter_context(SafetensorsFile(path))
-                if expected is not None and file.entries.keys() != expected:
-                    name = min(file.entries.keys() ^ expected)
-                    raise ValueError(f"{path} and {INDEX} disagree about {name}: only one of them has it")
-                self._add(file, ARCHITECTURES[model_type])
-            self._files = files.pop_all()  # open until `close`
-
-    def _add(self, file: SafetensorsFile, architecture: Any) -> None:
-        for full_name, entry in file.entries.items():
-            name = full_name.removeprefix(architecture.PREFIX)
-            if architecture.BUFFERS.fullmatch(name):
-                continue
-            if name in self.entries:
-                prefix = architecture.PREFIX
-                raise ValueError(f"{file.path}: {name} occurs twice, with and without {prefix!r} before it")
-            self.entries[name] = entry
-            self._found[name] = file, full_name
-
-    def __exit__(self, *exception: object) -> None:
-        self._files.close()
-
-    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a tensor as it is stored, into a new array or into `out`: see `SafetensorsFile.read`."""
-        file, full_name = self._found[name]
-        return file.read(full_name, out)
-
-    def path(self, name: str) -> Path:
-        """The file that a tensor is in."""
-        return self._found[name][0].path
+        entries = {name: file.entries[full_name] for name, (file, full_name) in places.items()}
+        yield Source(folder, CONFIG, FLOATS, entries, read, lambda name: places[name][0].path)
 
 
 def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
@@ -197,10 +182,7 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
 
 
 def write_folder(
-    folder: str | os.PathLike[str],
-    config: dict[str, Any],
-    tensors: Mapping[str, Array],
-    tokenizer: Tokenizer | None = None,
+    folder: StrPath, config: dict[str, Any], tensors: Mapping[str, Array], tokenizer: Tokenizer | None = None
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors and the tokenizer, each as a whole or not at all."""
     folder = Path(folder)

@@ -31,12 +31,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import open_regular, parse_json, replacing, shortened
+from ..files import StrPath, errors_at, open_regular, parse_json, replacing, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -76,7 +74,7 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
     Raises FileNotFoundError, and SafetensorsError naming the file, the tensor and what is wrong with it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: StrPath):
         self.path = Path(path)
         try:
             self._file: BinaryIO = open_regular(path)
@@ -145,10 +143,8 @@ def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str,
         raise SafetensorsError(f"{path} is truncated, or no safetensors file: its {size:,} bytes end within the header")
     if length > MAX_HEADER_BYTES:
         raise SafetensorsError(f"{path}: a header of {length:,} bytes is more than {MAX_HEADER_BYTES:,}")
-    try:
+    with errors_at(f"{path} is not a safetensors file, or is damaged", SafetensorsError):
         header = parse_json(file.read(length).decode("utf-8"), f"the header of {path}")
-    except ValueError as error:
-        raise SafetensorsError(f"{path} is not a safetensors file, or is damaged: {error}") from None
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SafetensorsError(f"{path}: __metadata__ in the header must map names to texts")
@@ -200,10 +196,13 @@ def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_safetensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+    except ImportError:
+        raise ImportError(f"{path} is written with the library safetensors: pip install safetensors") from None
     # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
     host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
     try:

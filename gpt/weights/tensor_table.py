@@ -9,9 +9,11 @@ time, each must be finite, and an error names the tensor that does not fit.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,32 +30,52 @@ HEAD = "lm_head.weight"  # if tied, it is stored with the embedding's numbers, o
 
 
 class Row(NamedTuple):
-    """A tensor in the file and in our model."""
+    """A tensor: its name in the file, its name and shape in our model, and whether the file has it transposed."""
 
     theirs: str
-    their_shape: Shape
     ours: str
     our_shape: Shape
-    transposed: bool
+    transposed: bool = False
+
+    @property
+    def their_shape(self) -> Shape:
+        return self.our_shape[::-1] if self.transposed else self.our_shape
 
 
-class Source(Protocol):
+# A name, with * for a block's number; our shape, in letters; is it stored transposed?
+Line = tuple[str, tuple[str, ...], bool]
+
+
+def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Any) -> Iterator[Row]:
+    """The rows of a table for a model: lines with a * once for each block, and the head if it is not tied.
+
+    sizes: the numbers for the letters. prefix: what our names have before theirs.
+    """
+    for in_blocks, lines in itertools.groupby(table, key=lambda line: "*" in line[0]):
+        kept = list(lines)
+        for number in range(config.n_layer if in_blocks else 1):
+            for name, letters, transposed in kept:
+                theirs = name.replace("*", str(number))
+                yield Row(theirs, prefix + theirs, tuple(sizes[letter] for letter in letters), transposed)
+    if not config.tied:
+        yield Row(HEAD, HEAD, (config.vocab_size, config.n_embd))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
     """The tensors of a folder or a file.
 
     place: the folder or file. described_in: the file that says which tensors there should be. Both are used in errors.
-    kinds: the dtypes that can be read.
+    kinds: the dtypes that can be read. read(name, out=None) reads a tensor into a new array, or into `out` if that has
+    the tensor's shape and dtype. path(name): the file that a tensor is in.
     """
 
     place: Path
     described_in: str
     kinds: tuple[str, ...]
     entries: dict[str, Entry]
-
-    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        """Read a tensor into a new array, or into `out` if it has the tensor's shape and dtype."""
-
-    def path(self, name: str) -> Path:
-        """The file that a tensor is in."""
+    read: Callable[..., np.ndarray]
+    path: Callable[[str], Path]
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -94,6 +116,18 @@ def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Itera
         yield Match(name, None, found, _surplus(name, found))
 
 
+def matched(source: Source, expected: Iterable[Row], tied_to: str = "") -> list[Row]:
+    """The rows to read, without a tied HEAD. Raises ValueError, naming the tensor, unless all of `matches` fit."""
+    table = []
+    for match in matches(source, expected, tied_to):
+        if match.problem:
+            path = source.path(match.name) if match.found else source.place
+            raise ValueError(f"{path} does not fit {source.described_in}: {match.name} {match.problem}")
+        if match.expected is not None and not (tied_to and match.name == HEAD):
+            table.append(match.expected)
+    return table
+
+
 def _problem(row: Row, found: Entry | None, kinds: tuple[str, ...]) -> str:
     if found is None:
         return f"is missing; its shape should be {row.their_shape}"
@@ -126,13 +160,7 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
     Raises ValueError, naming the tensor, if it is missing, unexpected, of a wrong shape or not finite, or if HEAD
     differs from the embedding that it should be tied to.
     """
-    table = []
-    for match in matches(source, expected, tied_to):
-        if match.problem:
-            path = source.path(match.name) if match.found else source.place
-            raise ValueError(f"{path} does not fit {source.described_in}: {match.name} {match.problem}")
-        if match.expected is not None and not (tied_to and match.name == HEAD):
-            table.append(match.expected)
+    table = matched(source, expected, tied_to)
     with nn.init.skipped():
         model = build()
     parameters = dict(model.named_parameters())

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 from minigrad.notebook import report_html
 
-from ..files import atomic_write, open_regular
+from ..files import StrPath, atomic_write, open_regular
 from ..model.config import GPTConfig, LlamaConfig
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
@@ -277,7 +276,7 @@ class Comparison:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | LlamaConfig) -> None:
+def save_trace(path: StrPath, trace: Trace, config: GPTConfig | LlamaConfig) -> None:
     """Write a reference as .npz: config (JSON), ids, targets, loss, continuation, activation/NAME, gradient/NAME."""
     arrays: dict[str, Any] = {"config": json.dumps(config.to_dict()), "ids": trace.ids, "targets": trace.targets}
     arrays |= {"loss": trace.loss, "continuation": np.array(trace.continuation, np.int64)}
@@ -287,7 +286,7 @@ def save_trace(path: str | os.PathLike[str], trace: Trace, config: GPTConfig | L
         np.savez_compressed(file, **arrays)
 
 
-def load_trace(path: str | os.PathLike[str]) -> tuple[Trace, GPTConfig | LlamaConfig]:
+def load_trace(path: StrPath) -> tuple[Trace, GPTConfig | LlamaConfig]:
     """Load what `save_trace` has written. Raises ValueError for any other file, or a damaged one."""
     try:
         with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:

@@ -118,7 +118,7 @@ def test_folding_scales_changes_nothing_that_the_model_computes(changes):
     model, original = small_llama(dtype="float64", **changes), small_llama(dtype="float64", **changes)
     reader = Reader(model, IDS)
     for block in model.model.layers:
-        found = reader.inputs_of(block, {layers[0]: block.get_submodule(layers[0]) for layers, _ in LLAMA.inputs})
+        found = reader.inputs_of(block, [layers[0] for layers, _ in LLAMA.inputs])
         moments = {layer: found[layers[0]] for layers, _ in LLAMA.inputs for layer in layers}
         before = {name: block.get_submodule(name).weight.data for name in LLAMA.layers}
         alphas = scale_block(block, LLAMA, moments, lambda weight: absmax(weight, 4, 4))

@@ -155,7 +155,7 @@ def test_folding_scales_changes_nothing_that_the_model_computes():
     for block in model.transformer.h:
         layers = {name: block.get_submodule(name) for name in LAYERS}
         before = {name: layer.weight.data for name, layer in layers.items()}
-        alphas = scale_block(block, GPT2, reader.inputs_of(block, layers), lambda weight: absmax(weight, 4, 4))
+        alphas = scale_block(block, GPT2, reader.inputs_of(block, list(layers)), lambda weight: absmax(weight, 4, 4))
         assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
     np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
 

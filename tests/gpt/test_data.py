@@ -340,7 +340,7 @@ def test_a_corpus_shorter_than_the_block_is_named_with_the_way_out():
     with pytest.raises(ValueError, match=message):
         next(RandomBatches(np.arange(10), 1, 10))
     with pytest.raises(ValueError, match="1 tokens are too few: a target needs a token before it"):
-        sequential_batches(np.arange(1), 1, 10)
+        list(sequential_batches(np.arange(1), 1, 10))
 
 
 def test_ids_are_checked_where_batches_are_made():

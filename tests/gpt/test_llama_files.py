@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 
 import gpt
 from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
@@ -19,18 +18,19 @@ from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import GGUFWeights, config_from_gguf, gguf_rows, name_there, unpermute
+from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, unpermute, weights_of
 from gpt.weights.llama_huggingface import from_json, rows, to_json
 from minigrad import nn
 from minigrad.optim import AdamW
 from scripts import train
 from tests.gpt import smollm
+from tests.gpt.folders import INDEX, SETTINGS, WEIGHTS, GoldenFolder, in_float64, put, write, write_shards
 from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
 from tests.gpt.small import GOLDEN, random_ids, small_gpt
 from tests.scripts.running import refusal, run_here, write_text
 
-FOLDER = GOLDEN / "llama-folder"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+THEIRS = GoldenFolder("llama-folder", Llama, "model.")
+FOLDER, stored, changed, refused = THEIRS.path, THEIRS.stored, THEIRS.changed, THEIRS.refused
 needs_gguf = pytest.mark.oracle("gguf")
 # What the folder of SmolLM2-135M-Instruct says on the hub.
 SMOLLM2_CONFIG = {
@@ -48,19 +48,6 @@ SMOLLM2_CONFIG = {
 def golden():
     with np.load(GOLDEN / "llama-folder.npz") as file:
         return dict(file)
-
-
-def stored():
-    """The golden folder's tensors without "model.", and its configuration."""
-    tensors = {name.removeprefix("model."): array for name, array in load_file(FOLDER / WEIGHTS).items()}
-    return tensors, json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
-
-
-def write(folder, tensors, config):
-    folder.mkdir(exist_ok=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / WEIGHTS)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
 
 
 def assert_golden(model, golden):
@@ -118,10 +105,6 @@ def with_scaling_by_nothing(tensors, config):
     return tensors, {**config, "rope_scaling": {"type": "default"}, "pretraining_tp": 2, "hidden_act": "swish"}
 
 
-def in_float64(tensors, config):
-    return {name: array.astype(np.float64) for name, array in tensors.items()}, config
-
-
 VARIANTS = [
     with_prefix, with_head, with_the_speeds_of_rotation, with_the_config_of_transformers_4, with_scaling_by_nothing,
     in_float64,
@@ -137,13 +120,7 @@ def test_all_variants_at_once_and_in_shards(tmp_path, golden):
     folder = stored()
     for variant in (*VARIANTS[1:], with_prefix):
         folder = variant(*folder)
-    tensors, config = folder
-    write(tmp_path, {}, config)
-    (tmp_path / WEIGHTS).unlink()
-    places = {name: f"model-{i % 3 + 1:05}-of-00003.safetensors" for i, name in enumerate(tensors)}
-    for file in set(places.values()):
-        save_file({name: tensors[name] for name, place in places.items() if place == file}, tmp_path / file)
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    write_shards(tmp_path, *folder)
     assert_golden(Llama.from_pretrained(tmp_path), golden)
 
 
@@ -221,30 +198,6 @@ def test_transformers_takes_the_same_where_nothing_is_said():
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
-def refused(folder, error=ValueError):
-    """The sentence with which a folder is refused, before memory for a model is asked for."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(error) as caught:
-            Llama.from_pretrained(folder)
-        assert tracemalloc.get_traced_memory()[1] < 3_000_000
-    finally:
-        tracemalloc.stop()
-    message = str(caught.value)
-    assert str(folder) in message and message.isprintable()
-    return message.replace(str(folder), "FOLDER")
-
-
-def changed(folder, change):
-    tensors, config = stored()
-    change(tensors, config)
-    return write(folder, tensors, config)
-
-
-def put(name, value):
-    return lambda tensors, config: tensors.__setitem__(name, value)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -314,27 +267,15 @@ def test_each_model_refuses_the_folder_of_the_other(tmp_path):
         load_model(tmp_path / "other")
 
 
-SETTINGS = st.sampled_from([*stored()[1], "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_interleaved"])
-VALUES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
-)
-VALUES |= st.sampled_from([0, 1, 2, 4, 6, 24, 40, 44, 60, 2**31 - 1, 2**63, 10**20, {"rope_type": []}, {"type": {}}])
+NAMES = st.sampled_from([*stored()[1], "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_interleaved"])
+VALUES = SETTINGS | st.sampled_from([0, 1, 2, 4, 6, 24, 40, 44, 60, {"rope_type": []}, {"type": {}}])
 
 
-@given(changes=st.dictionaries(SETTINGS, VALUES, min_size=1, max_size=3))
+@given(changes=st.dictionaries(NAMES, VALUES, min_size=1, max_size=3))
 @pytest.mark.filterwarnings("ignore:.*dropout")
 def test_any_settings(tmp_path_factory, changes):
-    folder = tmp_path_factory.getbasetemp() / "any-llama"
     tensors, config = stored()
-    write(folder, tensors, {**config, **changes})
-    tracemalloc.start()
-    try:
-        Llama.from_pretrained(folder)
-    except (ValueError, FileNotFoundError) as error:
-        assert str(folder) in str(error) and "\n" not in str(error)
-    finally:
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-        tracemalloc.stop()
+    THEIRS.load_or_refuse(write(tmp_path_factory.getbasetemp() / "any-llama", tensors, {**config, **changes}))
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -682,12 +623,12 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
 
 
 def test_the_source_says_where_a_tensor_is(tmp_path):
-    """What `translation.fill` needs of a source, beside the tensors."""
+    """What `tensor_table.fill` needs of a source, beside the tensors."""
 
     class File:
         path, tensors = tmp_path / "model.gguf", {}
 
-    weights = GGUFWeights(File, LlamaConfig())
+    weights = weights_of(File, LlamaConfig())
     assert (
         weights.place == weights.path("any") == tmp_path / "model.gguf" and weights.described_in == "its own metadata"
     )

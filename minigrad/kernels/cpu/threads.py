@@ -13,6 +13,9 @@ time. Three rules make this worthwhile:
 3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order. Every run gives
    the same bits.
 
+Where no thread can be started, as in a browser, everything runs on one. Without threadpoolctl the matrix library keeps
+its threads, and we split no products.
+
 The memory policy: freed memory stays with the process. By default the C library returns large arrays to the operating
 system and requests them again in the next step, and the system clears every page each time. That alone can take half of
 a training step.
@@ -53,10 +56,16 @@ def start() -> None:
     if _pool is None:
         _workers = usable_cores()
         _pool = _new_pool()
+        try:
+            _pool.submit(int).result()  # does a thread start?
+        except RuntimeError:
+            _workers = 1
         _keep_freed_memory()
     if _blas_limit is None:
-        from threadpoolctl import ThreadpoolController
-
+        try:
+            from threadpoolctl import ThreadpoolController
+        except ImportError:
+            return
         controller = ThreadpoolController().select(user_api="blas")
         _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 

