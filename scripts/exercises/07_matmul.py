@@ -1,14 +1,10 @@
 """The exercise "matmul": the backward of nearly all of a transformer's arithmetic."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from scripts.exercises.adapters import when
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, some, values
 
 STUB = '''"""matmul: the matrix product.
 
@@ -47,7 +43,7 @@ dy = ctx.x.swapaxes(-1, -2) @ dout
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead = tuple(draw(st.lists(st.integers(1, 2), max_size=2)))
     m, k, n = (draw(st.integers(1, 3)) for _ in range(3))
     return Case(draw(values((*lead, m, k))), draw(values((*lead, k, n))))
@@ -58,10 +54,9 @@ def matrices(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS,
     title="two more products backward",
     group="Engine", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
     hints=(
         "x[i, k] goes into out[i, j] for every j, with slope y[k, j]. So dx[i, k] = sum over j of dout[i, j] y[k, j].",
         "dx (M, K) from dout (M, N) and y (K, N transposed): dout @ y^T. dy (K, N) from x (M, K) and dout (M, "

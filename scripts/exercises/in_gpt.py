@@ -29,7 +29,7 @@ from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 
 from . import page, source
-from .places import Kernel, Patch
+from .checks import Kernel, Patch
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them

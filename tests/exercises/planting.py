@@ -6,7 +6,8 @@ import textwrap
 from pathlib import Path
 
 from scripts.exercises import judging, source
-from scripts.exercises.catalogue import ASSESSMENT, HERE, find_object, load, paths
+from scripts.exercises.catalogue import ASSESSMENT, HERE, load, paths
+from scripts.exercises.checks import find_object
 
 REFERENCES = Path(__file__).parent / "references"
 PATHS = paths([HERE, ASSESSMENT])

@@ -15,7 +15,7 @@ CASES = [(name, number) for name in NAMES for number in range(len(MISTAKES.get(n
 @pytest.mark.parametrize("name", NAMES)
 def test_every_stub_fails(name):
     exercise = planting.exercise_named(name)
-    verdict = processes.judge(exercise, exercise.stub.encode(), Path(exercise.file_name))
+    verdict = processes.judge(exercise, exercise.stub.encode(), Path(exercise.path.name))
     assert verdict.status == ("wrong" if name == "mul" else "unfinished"), verdict
     assert verdict.line
 

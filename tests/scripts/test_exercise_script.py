@@ -81,7 +81,7 @@ def test_debug_runs_the_failing_case_here(tmp_path, monkeypatch, name, body, see
     monkeypatch.setattr(sys, "breakpointhook", lambda: stops.append(sys._getframe(1).f_locals[seen]))
     exercise_ = catalogue.load(catalogue.paths()[name])
     text = exercise_.stub.partition("        # TODO" if name == "tanh" else "    # TODO")[0] + body
-    (tmp_path / exercise_.file_name).write_text(text, encoding="utf-8")
+    (tmp_path / exercise_.path.name).write_text(text, encoding="utf-8")
     assert run_here(exercise.main, "check", name, "--workspace", tmp_path, "--debug") == 1
     assert len(stops) == 1 and (name == "walk" or stops[0].size == 1)
 
