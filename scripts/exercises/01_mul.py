@@ -1,7 +1,7 @@
 """The exercise "mul": a finished op with one wrong sign, to meet the checker."""
 
-from scripts.exercises.adapters import alike, when
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, shapes, some, values
+from scripts.exercises.adapters import alike
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""mul: multiply two arrays of one shape. Two minutes: everything is here already, but one sign is wrong.
 
@@ -49,8 +49,6 @@ EXERCISE = Exercise(
             Case(some(3, 4), some(3, 4, seed=1)),
         )
     ],
-    place=Kernel(
-        "mul", "Mul", lambda op: when(alike, op, find_object("minigrad.functional.elementwise.Mul")), takes=("gelu",)
-    ),
+    place=Kernel("mul", "Mul", fits=alike, takes=("gelu",)),
     answer=("minigrad.functional.elementwise.Mul",),
 )

@@ -3,8 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, some, values
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""matmul: the matrix product.
 
@@ -67,11 +66,6 @@ EXERCISE = Exercise(
         OpCheck("Matmul", cases(), Case(some(2, 3, 4), some(2, 4, 5))),
         OpCheck("Matmul", cases(), Case(some(3, 3), some(3, 3, seed=1)), examples=1),
     ),
-    place=Kernel(
-        "matmul",
-        "Matmul",
-        lambda op: when(matrices, op, find_object("minigrad.functional.linalg.Matmul")),
-        takes=("scaled_dot_product_attention",),
-    ),
+    place=Kernel("matmul", "Matmul", fits=matrices, takes=("scaled_dot_product_attention",)),
     answer=("minigrad.functional.linalg.Matmul",),
 )

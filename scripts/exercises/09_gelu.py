@@ -1,7 +1,7 @@
 """The exercise "gelu": GPT-2's smooth gate."""
 
-from scripts.exercises.adapters import when, with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, shapes, some, values
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""gelu: a smooth relu, in the form that GPT-2 was trained with.
 
@@ -62,11 +62,8 @@ EXERCISE = Exercise(
     place=Kernel(
         "gelu",
         "Gelu",
-        lambda op: when(
-            lambda x, approximate: approximate == "tanh",
-            with_arguments(op, lambda x, approximate: (x,)),
-            find_object("minigrad.functional.activation.Gelu"),
-        ),
+        lambda op: with_arguments(op, lambda x, approximate: (x,)),
+        fits=lambda x, approximate: approximate == "tanh",
     ),
     answer=("minigrad.functional.activation.Gelu",),
 )

@@ -3,8 +3,8 @@
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when, with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, some, values
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""cross_entropy: how surprised the model is by the actual targets.
 
@@ -94,11 +94,8 @@ EXERCISE = Exercise(
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",
-        lambda op: when(
-            lambda logits, targets, ignore_index, reduction: reduction == "mean",
-            with_arguments(op, lambda logits, targets, ignore_index, reduction: (logits, targets, ignore_index)),
-            find_object("minigrad.functional.loss.CrossEntropy"),
-        ),
+        lambda op: with_arguments(op, lambda logits, targets, ignore_index, reduction: (logits, targets, ignore_index)),
+        fits=lambda logits, targets, ignore_index, reduction: reduction == "mean",
     ),
     answer=("minigrad.functional.loss.CrossEntropy",),
 )

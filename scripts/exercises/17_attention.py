@@ -5,8 +5,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when, with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, find_object, some, values
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""attention: each query takes a weighted average of the values.
 
@@ -94,6 +94,21 @@ def root(q: np.ndarray) -> float:
     return 1 / math.sqrt(q.shape[-1])
 
 
+def with_a_mask(q, k, v, mask):
+    return q, k, v, mask, False, root(q), 0.0, None
+
+
+def with_the_mask(q, k, v, mask, is_causal, **rest):
+    """The learner's op gets the causal mask as an array."""
+    t, s = q.shape[-2], k.shape[-2]
+    hidden = np.where(np.tri(t, s, s - t) > 0 if is_causal else np.ones((t, s), bool), 0, -np.inf).astype(q.dtype)
+    return q, k, v, hidden
+
+
+def fits(q, k, v, mask, is_causal, scale, dropout_p, stream):
+    return mask is None and not dropout_p and q.shape[:-2] == k.shape[:-2] and math.isclose(scale, root(q))
+
+
 TELLING = Case(
     some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)
 )
@@ -112,25 +127,8 @@ EXERCISE = Exercise(
     adapt=lambda library: {
         "Attention": with_arguments(library["ScaledDotProductAttention"], with_a_mask, lambda grads: (*grads[:3], None))
     },
-    place=Kernel("scaled_dot_product_attention", "Attention", lambda op: as_the_library_calls_it(op)),
+    place=Kernel(
+        "scaled_dot_product_attention", "Attention", lambda op: with_arguments(op, with_the_mask), fits=fits
+    ),
     answer=("minigrad.functional.attention.ScaledDotProductAttention", "minigrad.functional.attention.hide"),
 )
-
-
-def with_a_mask(q, k, v, mask):
-    return q, k, v, mask, False, root(q), 0.0, None
-
-
-def as_the_library_calls_it(op):
-    """The learner's op, with the causal mask as an array; the library's with dropout."""
-
-    def arrange(q, k, v, mask, is_causal, **rest):
-        t, s = q.shape[-2], k.shape[-2]
-        hidden = np.where(np.tri(t, s, s - t) > 0 if is_causal else np.ones((t, s), bool), 0, -np.inf).astype(q.dtype)
-        return q, k, v, hidden
-
-    def fits(q, k, v, mask, is_causal, scale, dropout_p, stream):
-        return mask is None and not dropout_p and q.shape[:-2] == k.shape[:-2] and math.isclose(scale, root(q))
-
-    library = find_object("minigrad.functional.attention.ScaledDotProductAttention")
-    return when(fits, with_arguments(op, arrange), library)

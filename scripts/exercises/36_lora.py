@@ -99,8 +99,10 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {
-        "LoRA": as_function(forward_of(library["forward"]), "LoRA", differentiate=(0, 2, 3)),
-        "merge": merge_of(library["delta"]),
+        "LoRA": as_function(
+            lambda x, weight, A, B, scaling: library["forward"](layer(weight, A, B, scaling), x), "LoRA", (0, 2, 3)
+        ),
+        "merge": lambda weight, A, B, scaling: weight + library["delta"](layer(weight, A, B, scaling)),
     },
     answer=("finetune.adapters.lora.LoRALinear.forward", "finetune.adapters.lora.LoRALinear.delta"),
 )
@@ -111,11 +113,3 @@ def layer(weight, A, B, scaling):
     made = LoRALinear(base, LoRAConfig(r=A.shape[0], alpha=scaling * A.shape[0]))
     base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))  # type: ignore[assignment]
     return made
-
-
-def forward_of(forward):
-    return lambda x, weight, A, B, scaling: forward(layer(weight, A, B, scaling), x)
-
-
-def merge_of(delta):
-    return lambda weight, A, B, scaling: weight + delta(layer(weight, A, B, scaling))

@@ -107,13 +107,15 @@ find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's fu
 class Kernel:
     """A place in the GPT: `use_kernels({op: what the learner wrote as `name`})`.
 
-    adapt: to the arguments that the library's op gets. takes: ops that have to be taken apart for this one to be used
-    (in_gpt.APART).
+    adapt: to the arguments that the library's op gets. fits: for which of them it is used; elsewhere, such as for
+    broadcasting, the library's op is. takes: ops that have to be taken apart for this one to be used (in_gpt.APART).
     """
 
     op: str
     name: str
     adapt: Callable[[Any], Any] = lambda written: written
+    _: dataclasses.KW_ONLY
+    fits: Callable[..., bool] | None = None
     takes: tuple[str, ...] = ()
 
 
