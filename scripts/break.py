@@ -21,6 +21,7 @@ from finetune.objectives.grpo import group_advantages, grpo_loss
 from finetune.objectives.logprobs import selected_logprobs
 from gpt import GPT, Tokenizer
 from gpt.console import printable
+from gpt.interpretability import record
 from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
@@ -251,21 +252,17 @@ class Result(NamedTuple):
 
 def attention_entropy(model: GPT, scale: float | None) -> float:
     """The mean entropy of the attention weights, in nats: how widely attention looks. 0: at one token only."""
-    found = []
-
-    def look(layer: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        q, k, _ = (part.data for part in F.split_heads(output, model.config.n_head, parts=3))  # (B, H, T, D)
+    layers = [f"transformer.h.{layer}.attn.c_attn" for layer in range(model.config.n_layer)]
+    with no_grad(), record(model, layers) as found:
+        model(english()[2][:160].reshape(-1, 16))
+    entropies = []
+    for output in found.values():
+        q, k, _ = (part.data for part in F.split_heads(Tensor(output), model.config.n_head, parts=3))  # (B, H, T, D)
         scores = q @ k.swapaxes(-1, -2) * (scale or q.shape[-1] ** -0.5)
         future = np.triu(np.ones(scores.shape[-2:], bool), 1)
         weights = F.softmax(Tensor(np.where(future, -np.inf, scores)), -1).data
-        found.append(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
-
-    hooks = [block.attn.c_attn.register_forward_hook(look) for block in model.transformer.h]
-    with no_grad():
-        model(english()[2][:160].reshape(-1, 16))
-    for hook in hooks:
-        hook.remove()
-    return float(np.mean(found))
+        entropies.append(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
+    return float(np.mean(entropies))
 
 
 def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
@@ -289,7 +286,6 @@ def run_bug(name: str, out_dir: Path) -> Result:
         axes.plot(healthy_curve, "-", color="black", label="healthy")
         axes.plot(curve, "--", color="black", label=name)
         axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
-        axes.legend(frameon=False)
     where = (bug.check.__doc__ or "").partition(":")[0]
     ends = curve[-1], healthy_curve[-1], entropy, healthy_entropy
     return Result(*ends, text, healthy_text, bug.check(bug), where)
@@ -363,7 +359,6 @@ def run_mixed_groups(out_dir: Path) -> Result:
         for (name, (_, wrong, _)), line in zip(runs.items(), ("-", "--")):
             axes.plot(smooth(wrong), line, color="black", label=name)
         axes.set(xlabel="round", ylabel="wrong answers to hard questions (share), smoothed", ylim=(0, 1.05))
-        axes.legend(frameon=False)
     best = {name: run[0](np.arange(QUESTIONS // 2)[:, None])[:, -1].data.argmax(axis=-1) for name, run in runs.items()}
     healthy_text, text = (" ".join(map(str, ids)) for ids in best.values())
     most = max(len(set(group)) for group in runs["mixed_groups"][2].tolist())

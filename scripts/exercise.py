@@ -58,11 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
     if arguments.command in ("solution", "start", "mark") and arguments.name is None:
         parser.error(f"{arguments.command} needs a {'folder' if arguments.command == 'mark' else 'name'}")
-    given, used = command_line.given(parser, argv), {"command", "exercises", "seed", *USED[arguments.command]}
-    command_line.refuse(parser, given, given.keys() - used, f"does not go with {arguments.command}")
+    command, used = COMMANDS[arguments.command]
+    given, used = command_line.given(parser, argv), ("command", "exercises", "seed", *used)
+    command_line.refuse(parser, given, given.keys() - set(used), f"does not go with {arguments.command}")
     if arguments.all and arguments.name is not None:
         parser.error(f"{arguments.command} takes a NAME or --all, not both")
-    return COMMANDS[arguments.command](arguments)
+    return command(arguments)
 
 
 def workspace_of(arguments: Any) -> Any:
@@ -194,28 +195,17 @@ def mark(arguments: Any) -> int:
                         arguments.seed, limits, arguments.jobs)  # fmt: skip
 
 
+# Each command with its options, beside --exercises and --seed.
 COMMANDS = {
-    "watch": watch,
-    "list": show_list,
-    "start": start,
-    "check": check,
-    "hint": hint,
-    "solution": solution,
-    "reset": reset,
-    "run": run,
-    "mark": mark,
-}
-# The options of each command, beside --exercises and --seed.
-USED = {
-    "watch": ("workspace", "manual"),
-    "list": ("workspace", "json"),
-    "start": ("workspace", "json", "name"),
-    "check": ("workspace", "json", "name", "all", "debug"),
-    "hint": ("workspace", "json", "name"),
-    "solution": ("workspace", "json", "name"),
-    "reset": ("workspace", "json", "name", "yes"),
-    "run": ("workspace", "name", "all", "out_dir"),
-    "mark": ("name", "out_dir", "jobs", "timeout", "memory"),
+    "watch": (watch, ("workspace", "manual")),
+    "list": (show_list, ("workspace", "json")),
+    "start": (start, ("workspace", "json", "name")),
+    "check": (check, ("workspace", "json", "name", "all", "debug")),
+    "hint": (hint, ("workspace", "json", "name")),
+    "solution": (solution, ("workspace", "json", "name")),
+    "reset": (reset, ("workspace", "json", "name", "yes")),
+    "run": (run, ("workspace", "name", "all", "out_dir")),
+    "mark": (mark, ("name", "out_dir", "jobs", "timeout", "memory")),
 }
 
 if __name__ == "__main__":

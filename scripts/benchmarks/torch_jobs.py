@@ -103,12 +103,9 @@ class Generation:
     @torch.no_grad()
     def step(self) -> float:
         with self.in_precision:
-            return self._step()
-
-    def _step(self) -> float:
-        if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
-            return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
-        return float(_write(self.model, self.prompt, self.new_tokens).shape[1])
+            if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
+                return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
+            return float(_write(self.model, self.prompt, self.new_tokens).shape[1])
 
 
 class SmolLM2:

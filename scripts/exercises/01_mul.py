@@ -1,9 +1,7 @@
 """The exercise "mul": a finished op with one wrong sign, to meet the checker."""
 
-from scripts.exercises.adapters import alike, when
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import alike
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""mul: multiply two arrays of one shape. Two minutes: everything is here already, but one sign is wrong.
 
@@ -36,24 +34,21 @@ class Mul(Function):
 '''
 
 EXERCISE = Exercise(
+    STUB, STUB.replace("-dout", "dout"),
     title="one flipped sign, to meet the checker",
     group="Engine", effort="2 min, easy",
-    stub=STUB,
-    blanks=STUB.replace("-dout", "dout"),
     hints=(
         "Read the diagnosis: it names the input whose gradient is wrong, and what would make it right.",
         "All five arrays have one shape, and nothing is summed. Only a sign is wrong.",
         "dy = dout * ctx.x",
     ),
-    checks=(
+    checks=[
         OpCheck(
             "Mul",
             shapes().flatmap(lambda shape: values(shape).flatmap(lambda x: values(shape).map(lambda y: Case(x, y)))),
             Case(some(3, 4), some(3, 4, seed=1)),
-        ),
-    ),
-    place=Kernel(
-        "mul", "Mul", lambda op: when(alike, op, find_object("minigrad.functional.elementwise.Mul")), takes=("gelu",)
-    ),
+        )
+    ],
+    place=Kernel("mul", "Mul", fits=alike, takes=("gelu",)),
     answer=("minigrad.functional.elementwise.Mul",),
 )

@@ -1,8 +1,6 @@
 """The exercise "tanh": a first backward, from the output alone."""
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""tanh: squash every number into (-1, 1).
 
@@ -40,19 +38,15 @@ SLIPS = [
 ]  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, "dx = dout * (1 - ctx.out**2)", SLIPS,
     title="a first backward, from the output alone",
     group="Engine", effort="5 min, easy",
-    stub=STUB,
-    blanks="dx = dout * (1 - ctx.out**2)",
-    slips=SLIPS,
     hints=(
         "tanh x = (e^x - e^-x) / (e^x + e^-x). Differentiate the quotient, and look for tanh x in what comes out.",
         "dx has the shape of x. Each element has its own slope: no sum is needed, only a product with dout.",
         "The derivative is 1 - tanh(x)², so dx = dout * (1 - ctx.out * ctx.out).",
     ),
-    checks=(
-        OpCheck("Tanh", shapes().flatmap(values).map(Case), Case(some(3, 4))),
-    ),
+    checks=[OpCheck("Tanh", shapes().flatmap(values).map(Case), Case(some(3, 4)))],
     place=Kernel("tanh", "Tanh", takes=("gelu",)),
     answer=("minigrad.functional.activation.Tanh",),
 )

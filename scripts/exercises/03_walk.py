@@ -1,14 +1,11 @@
 """The exercise "walk": the diamond, and the order in which a graph is walked back."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
 from minigrad.autograd import Function
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
 
 STUB = '''"""walk: carry gradients back through a graph, the heart of autograd.
 
@@ -78,7 +75,7 @@ def graph(edges: list[tuple[int, int, float]]) -> list[Node]:
     return nodes
 
 
-def gradients(backward: Any, edges: list[tuple[int, int, float]]) -> list[float]:
+def gradients(backward, edges):
     """The gradient of every node after the learner's walk from the last one."""
     nodes = graph(edges)
     backward(nodes[-1])
@@ -86,7 +83,7 @@ def gradients(backward: Any, edges: list[tuple[int, int, float]]) -> list[float]
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     """Every node but the first is computed from one or two nodes before it."""
     edges = []
     for j in range(1, draw(st.integers(1, 5)) + 1):
@@ -99,16 +96,16 @@ class Scaled(Function):
     """Σ slope * input: a node, for the library's own walk."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any, slopes: list[float]) -> Any:
+    def forward(ctx, *inputs, slopes):
         ctx.slopes = slopes
         return np.asarray(sum(slope * x for slope, x in zip(slopes, inputs, strict=True)))
 
     @staticmethod
-    def backward(ctx: Any, dout: Any) -> Any:
+    def backward(ctx, dout):
         return tuple(dout * slope for slope in ctx.slopes)
 
 
-def with_library(library: dict[str, Any]) -> dict[str, Any]:
+def with_library(library):
     """The engine's walk, on Tensors in place of nodes."""
 
     def backward(root: Node) -> None:
@@ -117,12 +114,10 @@ def with_library(library: dict[str, Any]) -> dict[str, Any]:
         def tensor_of(node: Node) -> Tensor:
             if node not in tensors:
                 sources = [tensor_of(source) for source, _ in node.inputs]
-                tensors[node] = (
-                    Scaled.apply(*sources, slopes=[slope for _, slope in node.inputs])
-                    if sources
-                    else Tensor(1.0, requires_grad=True)
-                )
-                tensors[node].retain_grad()
+                slopes = [slope for _, slope in node.inputs]
+                made = Scaled.apply(*sources, slopes=slopes) if sources else Tensor(1.0, requires_grad=True)
+                made.retain_grad()
+                tensors[node] = made
             return tensors[node]
 
         library["backward"](tensor_of(root), np.ones(tensor_of(root).shape, tensor_of(root).dtype))
@@ -135,20 +130,16 @@ def with_library(library: dict[str, Any]) -> dict[str, Any]:
 DIAMOND = [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0), (3, 4, -2.0), (1, 4, 0.5)]
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="the diamond and the topological walk",
     group="Engine", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "The list has sources before consumers. Gradients flow the other way, from the root to the leaves.",
         "All numbers. For every (source, slope) of a node, the source receives node.grad * slope, on top of what "
         "it has.",
         "for node in reversed(order):\n    for source, slope in node.inputs:\n        source.grad += node.grad * slope",
     ),
-    checks=(
-        FunctionCheck("backward", cases(), Case(DIAMOND), call=gradients),
-    ),
+    checks=[FunctionCheck("backward", cases(), Case(DIAMOND), call=gradients)],
     adapt=with_library,
     answer=("minigrad.autograd.backward",),
 )

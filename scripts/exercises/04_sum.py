@@ -1,12 +1,8 @@
 """The exercise "sum": backward of a reduction is a repetition."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""sum: add up along some axes.
 
@@ -44,25 +40,22 @@ dx = np.broadcast_to(dout, ctx.shape)
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 3))
     dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
     return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS,
     title="a reduction forward, a repetition backward",
     group="Engine", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
     hints=(
         "Move one element by h: its sum moves by h, all others stay. So the slope is 1, and dout comes back unchanged.",
         "dout has lost the axes `dims` (unless keepdim): np.expand_dims(dout, dims) has them again, with length 1.",
         "dout = dout if ctx.keepdim else np.expand_dims(dout, ctx.dims);  dx = np.broadcast_to(dout, ctx.shape)",
     ),
-    checks=(
-        OpCheck("Sum", cases(), Case(some(3, 4, 2), dims=(0, 2), keepdim=False)),
-    ),
+    checks=[OpCheck("Sum", cases(), Case(some(3, 4, 2), dims=(0, 2), keepdim=False))],
     place=Kernel("sum", "Sum", takes=("cross_entropy",)),
     answer=("minigrad.functional.reduction.Sum",),
 )

@@ -1,12 +1,8 @@
 """The exercise "mean": a sum whose gradient is shared out."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""mean: the average along some axes.
 
@@ -42,25 +38,22 @@ dx = np.broadcast_to(dout / n, ctx.shape)
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 3))
     dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
     return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS,
     title="a sum whose gradient is shared out",
     group="Engine", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
     hints=(
         "A mean is a sum times 1/n, and a constant factor forward is the same factor backward.",
         "n is the product of x's lengths along `dims`. The rest is sum's backward: expand, then repeat to ctx.shape.",
         "n = math.prod(ctx.shape[axis] for axis in ctx.dims);  dx = np.broadcast_to(dout / n, ctx.shape), after expand",
     ),
-    checks=(
-        OpCheck("Mean", cases(), Case(some(3, 4, 5), dims=(0, 2), keepdim=False)),
-    ),
+    checks=[OpCheck("Mean", cases(), Case(some(3, 4, 5), dims=(0, 2), keepdim=False))],
     place=Kernel("mean", "Mean", takes=("layer_norm",)),
     answer=("minigrad.functional.reduction.Mean",),
 )

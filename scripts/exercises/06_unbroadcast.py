@@ -1,12 +1,8 @@
 """The exercise "unbroadcast": what was repeated forward is summed backward."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
 
 STUB = '''"""unbroadcast: bring a gradient back to the shape of an input that NumPy repeated.
 
@@ -44,7 +40,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     full = draw(shapes(1, 3))
     kept = full[draw(st.integers(0, len(full))) :]
     shape = tuple(draw(st.sampled_from([1, n])) for n in kept)
@@ -52,19 +48,15 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="what was repeated forward is summed backward",
     group="Engine", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Where forward repeats, backward adds up; where forward adds up, backward repeats. This is sum, mirrored.",
         "There are dout.ndim - len(shape) axes in front. Of the others, those with shape[i] == 1 were stretched.",
         "dout.sum(axis=all these axes, keepdims=True).reshape(shape)",
     ),
-    checks=(
-        FunctionCheck("unbroadcast", cases(), Case(some(2, 3, 4), (3, 1))),
-    ),
+    checks=[FunctionCheck("unbroadcast", cases(), Case(some(2, 3, 4), (3, 1)))],
     place=Patch(
         ("minigrad.functional.elementwise.unbroadcast", "minigrad.functional.linalg.unbroadcast"),
         lambda definitions: definitions["unbroadcast"],

@@ -1,14 +1,9 @@
 """The exercise "matmul": the backward of nearly all of a transformer's arithmetic."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""matmul: the matrix product.
 
@@ -47,7 +42,7 @@ dy = ctx.x.swapaxes(-1, -2) @ dout
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead = tuple(draw(st.lists(st.integers(1, 2), max_size=2)))
     m, k, n = (draw(st.integers(1, 3)) for _ in range(3))
     return Case(draw(values((*lead, m, k))), draw(values((*lead, k, n))))
@@ -58,10 +53,9 @@ def matrices(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS,
     title="two more products backward",
     group="Engine", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
     hints=(
         "x[i, k] goes into out[i, j] for every j, with slope y[k, j]. So dx[i, k] = sum over j of dout[i, j] y[k, j].",
         "dx (M, K) from dout (M, N) and y (K, N transposed): dout @ y^T. dy (K, N) from x (M, K) and dout (M, "
@@ -72,11 +66,6 @@ EXERCISE = Exercise(
         OpCheck("Matmul", cases(), Case(some(2, 3, 4), some(2, 4, 5))),
         OpCheck("Matmul", cases(), Case(some(3, 3), some(3, 3, seed=1)), examples=1),
     ),
-    place=Kernel(
-        "matmul",
-        "Matmul",
-        lambda op: when(matrices, op, find_object("minigrad.functional.linalg.Matmul")),
-        takes=("scaled_dot_product_attention",),
-    ),
+    place=Kernel("matmul", "Matmul", fits=matrices, takes=("scaled_dot_product_attention",)),
     answer=("minigrad.functional.linalg.Matmul",),
 )

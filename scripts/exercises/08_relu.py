@@ -1,8 +1,6 @@
 """The exercise "relu": a gate."""
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""relu: keep positive numbers, and replace the others by 0.
 
@@ -47,19 +45,15 @@ SLIPS = [
 ]  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a gate",
     group="MLP", effort="5 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Where the gate was open, dout passes; where it was closed, nothing does.",
         "Everything has the shape of x: the gate is a mask of booleans, (x > 0) or (out > 0).",
         "ctx.out = np.maximum(x, 0), and dx = np.where(ctx.out > 0, dout, 0)",
     ),
-    checks=(
-        OpCheck("Relu", shapes().flatmap(values).map(Case), Case(some(3, 4))),
-    ),
+    checks=[OpCheck("Relu", shapes().flatmap(values).map(Case), Case(some(3, 4)))],
     place=Kernel("relu", "Relu", takes=("gelu to relu",)),
     answer=("minigrad.functional.activation.Relu",),
 )

@@ -1,11 +1,7 @@
 """The exercise "gelu": GPT-2's smooth gate."""
 
-from typing import Any
-
-from scripts.exercises.adapters import when, with_options
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""gelu: a smooth relu, in the form that GPT-2 was trained with.
 
@@ -53,32 +49,21 @@ SLIPS = [
     ("0.5 * (1 + tanh) + ", "", "the first half of the product rule is missing: 0.5 * (1 + tanh)"),
 ]  # fmt: skip
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="GPT-2's smooth gate: product and chain rule",
     group="MLP", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "d(fg) = df g + f dg with f = x/2 and g = 1 + tanh u. And d tanh u = (1 - tanh^2 u) du.",
         "All of it is element by element. du = sqrt(2/pi) (1 + 3 * 0.044715 x^2) has the shape of x.",
         "dx = dout * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * du)",
     ),
-    checks=(
-        OpCheck("Gelu", shapes().flatmap(values).map(Case), Case(some(3, 4))),
-    ),
-    adapt=lambda library: {"Gelu": with_options(library["Gelu"], approximate="tanh")},
+    checks=[OpCheck("Gelu", shapes().flatmap(values).map(Case), Case(some(3, 4)))],
+    adapt=lambda library: {"Gelu": with_arguments(library["Gelu"], lambda x: (x, "tanh"))},
     place=Kernel(
         "gelu",
         "Gelu",
-        lambda op: when(
-            lambda x, approximate: approximate == "tanh",
-            without_option(op),
-            find_object("minigrad.functional.activation.Gelu"),
-        ),
+        lambda op: with_arguments(op, lambda x, approximate: (x,)),
+        fits=lambda x, approximate: approximate == "tanh",
     ),
     answer=("minigrad.functional.activation.Gelu",),
 )
-
-
-def without_option(op: Any) -> Any:
-    return type("Gelu", (op,), {"forward": staticmethod(lambda ctx, x, approximate: op.forward(ctx, x))})

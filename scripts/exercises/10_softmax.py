@@ -1,12 +1,8 @@
 """The exercise "softmax": scores into probabilities, and a Jacobian that is not diagonal."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""softmax: turn scores into probabilities along one axis.
 
@@ -64,27 +60,23 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 3))
     large = draw(st.sampled_from([0.0, 0.0, 1000.0]))
     return Case(draw(values(shape)) + large, dim=draw(st.integers(0, len(shape) - 1)))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="scores into probabilities; every output depends on every input",
     group="Attention", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "dx_i = sum over j of dout_j out_j ((1 if i = j) - out_i). Take the sum apart: what does each of the two "
         "terms give?",
         "The second term is out_i times one number per row: (dout * out).sum(axis=dim, keepdims=True).",
         "dx = ctx.out * (dout - (dout * ctx.out).sum(axis=ctx.dim, keepdims=True))",
     ),
-    checks=(
-        OpCheck("Softmax", cases(), Case(some(3, 4), dim=1)),
-    ),
+    checks=[OpCheck("Softmax", cases(), Case(some(3, 4), dim=1))],
     place=Kernel("softmax", "Softmax", takes=("scaled_dot_product_attention",)),
     answer=("minigrad.functional.activation.Softmax",),
 )

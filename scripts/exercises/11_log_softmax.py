@@ -1,12 +1,8 @@
 """The exercise "log_softmax": the logarithm of a softmax, without rounding to log 0."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""log_softmax: the logarithm of softmax along one axis.
 
@@ -64,26 +60,22 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 3))
     scale = draw(st.sampled_from([1.0, 1.0, 1000.0]))
     return Case(draw(values(shape)) * scale, dim=draw(st.integers(0, len(shape) - 1)))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="exact where the probability rounds to 0",
     group="Loss", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "x_i reaches out_i directly, and every out_j of the row through the logarithm of the sum.",
         "The derivative of ln(sum e^x) by x_i is softmax_i, which is np.exp(out). It meets the row's sum of dout.",
         "dx = dout - np.exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)",
     ),
-    checks=(
-        OpCheck("LogSoftmax", cases(), Case(some(3, 4), dim=1)),
-    ),
+    checks=[OpCheck("LogSoftmax", cases(), Case(some(3, 4), dim=1))],
     place=Kernel("log_softmax", "LogSoftmax", takes=("cross_entropy",)),
     answer=("minigrad.functional.activation.LogSoftmax", "minigrad.functional.activation.log_softmax_of_array"),
 )

@@ -1,14 +1,10 @@
 """The exercise "cross_entropy": what a language model is trained with."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""cross_entropy: how surprised the model is by the actual targets.
 
@@ -69,7 +65,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
     targets = [draw(st.integers(0, classes - 1))] + draw(
         st.lists(st.sampled_from([*range(classes), -100]), min_size=n - 1, max_size=n - 1)
@@ -78,12 +74,14 @@ def cases(draw: Any) -> Case:
     return Case(draw(values((n, classes))) * scale, np.array(targets), ignore_index=-100)
 
 
+def with_the_mean(logits, targets, ignore_index):
+    return logits, targets, ignore_index, "mean"
+
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="what a language model is trained with",
     group="Loss", effort="30 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Per row, loss = ln(sum of e^logits) - logits[target]. The first term's derivative is softmax, the "
         "second's is one-hot.",
@@ -91,36 +89,13 @@ EXERCISE = Exercise(
         "multiply by kept.",
         "dlogits = np.exp(log_probs); dlogits[rows, safe_targets] -= 1; dlogits * kept[:, None] * dout / n",
     ),
-    checks=(
-        OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100)),
-    ),
-    adapt=lambda library: {"CrossEntropy": with_the_mean(library["CrossEntropy"])},
+    checks=[OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100))],
+    adapt=lambda library: {"CrossEntropy": with_arguments(library["CrossEntropy"], with_the_mean)},
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",
-        lambda op: when(
-            lambda logits, targets, ignore_index, reduction: reduction == "mean",
-            without_reduction(op),
-            find_object("minigrad.functional.loss.CrossEntropy"),
-        ),
+        lambda op: with_arguments(op, lambda logits, targets, ignore_index, reduction: (logits, targets, ignore_index)),
+        fits=lambda logits, targets, ignore_index, reduction: reduction == "mean",
     ),
     answer=("minigrad.functional.loss.CrossEntropy",),
 )
-
-
-def with_the_mean(library: Any) -> Any:
-    """The library's op with the exercise's arguments."""
-
-    def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int) -> Any:
-        return library.forward(ctx, logits, targets, ignore_index, "mean")
-
-    return type("CrossEntropy", (library,), {"forward": staticmethod(forward)})
-
-
-def without_reduction(op: Any) -> Any:
-    """The learner's op with the library's arguments."""
-
-    def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int, reduction: str) -> Any:
-        return op.forward(ctx, logits, targets, ignore_index)
-
-    return type("CrossEntropy", (op,), {"forward": staticmethod(forward)})

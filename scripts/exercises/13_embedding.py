@@ -1,13 +1,10 @@
 """The exercise "embedding": a look-up, and what happens to an id that occurs twice."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, ids, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, ids, shapes, some, values
 
 STUB = '''"""embedding: every token id looks up its row of a table.
 
@@ -52,33 +49,27 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     vocabulary, channels = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     return Case(draw(ids(draw(shapes(1, 2)), vocabulary)), draw(values((vocabulary, channels))))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a look-up, and ids that occur twice",
     group="Embedding", effort="10 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "A look-up is a product with one-hot rows. Its transpose scatters: rows of dout are added where they "
         "came from.",
         "ids.reshape(-1) has N ids, and dout.reshape(N, C) their N rows: add row n at dweight[ids[n]].",
         "dweight = np.zeros(ctx.shape, dout.dtype); np.add.at(dweight, ctx.ids, dout)",
     ),
-    checks=(
-        OpCheck("Embedding", cases(), Case(np.array([[2, 0, 2], [4, 2, 0]]), some(5, 4)), in_float32=True),
-    ),
-    adapt=lambda library: {"Embedding": library["Embedding"]},
-    place=Kernel("embedding", "Embedding", lambda op: with_padding(op)),
+    checks=[OpCheck("Embedding", cases(), Case(np.array([[2, 0, 2], [4, 2, 0]]), some(5, 4)), in_float32=True)],
+    place=Kernel("embedding", "Embedding", lambda op: with_arguments(op, without_padding)),
     answer=("minigrad.functional.indexing.Embedding",),
 )
 
 
-def with_padding(op: Any) -> Any:
-    """The learner's op with the library's arguments; GPT has no padding row."""
-    forward = staticmethod(lambda ctx, ids, weight, padding_idx=None: op.forward(ctx, ids, weight))
-    return type("Embedding", (op,), {"forward": forward})
+def without_padding(ids, weight, padding_idx=None):
+    """GPT has no padding row."""
+    return ids, weight

@@ -1,12 +1,9 @@
 """The exercise "layer_norm": the backward that most people get wrong the first time."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""layer_norm: bring each token's features to mean 0 and variance 1, then scale and shift them.
 
@@ -72,18 +69,24 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     x, weight, bias = draw(values((*lead, channels))), draw(values(channels)), draw(values(channels))
     return Case(x, weight, bias, eps=draw(st.sampled_from([0.1, 0.5])))
 
 
+def over_last_axis(x, weight, bias, eps):
+    return x, weight, bias, (x.ndim - 1,), eps
+
+
+def without_axes(x, weight, bias, axes, eps):
+    return x, weight, bias, eps
+
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="three ways from x to the output",
     group="Norms", effort="40 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Adding a constant to x changes nothing, and neither does (eps aside) stretching x: dx must be free of "
         "both directions.",
@@ -92,20 +95,8 @@ EXERCISE = Exercise(
         "dx = (d - d.mean(-1, keepdims=True) - x_hat * (d * x_hat).mean(-1, keepdims=True)) / std, with d = dout "
         "* weight",
     ),
-    checks=(
-        OpCheck("LayerNorm", cases(), Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1), examples=15),
-    ),
-    adapt=lambda library: {"LayerNorm": over_last_axis(library["LayerNorm"])},
-    place=Kernel("layer_norm", "LayerNorm", lambda op: with_axes(op)),
+    checks=[OpCheck("LayerNorm", cases(), Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1), examples=15)],
+    adapt=lambda library: {"LayerNorm": with_arguments(library["LayerNorm"], over_last_axis)},
+    place=Kernel("layer_norm", "LayerNorm", lambda op: with_arguments(op, without_axes)),
     answer=("minigrad.functional.normalization.LayerNorm",),
 )
-
-
-def over_last_axis(library: Any) -> Any:
-    forward = staticmethod(lambda ctx, x, weight, bias, eps: library.forward(ctx, x, weight, bias, (x.ndim - 1,), eps))
-    return type("LayerNorm", (library,), {"forward": forward})
-
-
-def with_axes(op: Any) -> Any:
-    forward = staticmethod(lambda ctx, x, weight, bias, axes, eps: op.forward(ctx, x, weight, bias, eps))
-    return type("LayerNorm", (op,), {"forward": forward})

@@ -1,12 +1,9 @@
 """The exercise "rms_norm": layer norm without the mean."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""rms_norm: layer norm without the mean, as in LLaMA.
 
@@ -64,36 +61,30 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     return Case(draw(values((*lead, channels))), draw(values(channels)), eps=draw(st.sampled_from([0.1, 0.5])))
 
 
+def over_last_axis(x, weight, eps):
+    return x, weight, (x.ndim - 1,), eps
+
+
+def without_axes(x, weight, axes, eps):
+    return x, weight, eps
+
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="layer norm without the mean",
     group="Norms", effort="25 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Compare with layer_norm: the term through the mean falls away, the one through the root stays.",
         "rms is (..., 1), one number per token. dweight = (dout * x_hat) summed over all axes but the last.",
         "dx = (d - x_hat * (d * x_hat).mean(-1, keepdims=True)) / rms, with d = dout * weight",
     ),
-    checks=(
-        OpCheck("RmsNorm", cases(), Case(some(2, 3, 5), some(5), eps=0.1), examples=15),
-    ),
-    adapt=lambda library: {"RmsNorm": over_last_axis(library["RmsNorm"])},
-    place=Kernel("rms_norm", "RmsNorm", lambda op: with_axes(op), takes=("layer_norm to rms_norm",)),
+    checks=[OpCheck("RmsNorm", cases(), Case(some(2, 3, 5), some(5), eps=0.1), examples=15)],
+    adapt=lambda library: {"RmsNorm": with_arguments(library["RmsNorm"], over_last_axis)},
+    place=Kernel("rms_norm", "RmsNorm", lambda op: with_arguments(op, without_axes), takes=("layer_norm to rms_norm",)),
     answer=("minigrad.functional.normalization.RmsNorm",),
 )
-
-
-def over_last_axis(library: Any) -> Any:
-    forward = staticmethod(lambda ctx, x, weight, eps: library.forward(ctx, x, weight, (x.ndim - 1,), eps))
-    return type("RmsNorm", (library,), {"forward": forward})
-
-
-def with_axes(op: Any) -> Any:
-    forward = staticmethod(lambda ctx, x, weight, axes, eps: op.forward(ctx, x, weight, eps))
-    return type("RmsNorm", (op,), {"forward": forward})

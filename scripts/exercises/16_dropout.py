@@ -1,15 +1,14 @@
 """The exercise "dropout": the same mask on both ways, and the scale that keeps the expected value."""
 
-from typing import Any
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad.backend import uniform as draw_uniform
 from minigrad.functional import stochastic
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = '''"""dropout: in training, set each element to 0 with probability p, and scale up the others.
 
@@ -57,7 +56,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes())
     uniform = draw(values(shape, 0, 0.9))
     return Case(draw(values(shape)), uniform, p=draw(st.sampled_from([0.0, 0.3, 0.5])))
@@ -66,46 +65,38 @@ def cases(draw: Any) -> Case:
 UNIFORM = np.array([[0.9, 0.1, 0.5, 0.7], [0.2, 0.3, 0.8, 0.6], [0.4, 0.95, 0.05, 0.35]])
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="one mask, both ways",
     group="Embedding", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "out is x times a number that does not depend on x: 0 or 1/(1-p). The same number takes dout back.",
         "Keep one array of x's shape, the mask with its scale: ctx.scale.",
         "ctx.scale = ((uniform >= p) / (1 - p)).astype(x.dtype); out = x * ctx.scale; dx = dout * ctx.scale",
     ),
-    checks=(
-        OpCheck("Dropout", cases(), Case(some(3, 4), UNIFORM, p=0.3), in_float32=True),
-    ),
+    checks=[OpCheck("Dropout", cases(), Case(some(3, 4), UNIFORM, p=0.3), in_float32=True)],
     adapt=lambda library: {"Dropout": with_given_numbers(library["Dropout"])},
-    place=Kernel("dropout", "Dropout", lambda op: with_stream(op), takes=("dropout",)),
+    place=Kernel(
+        "dropout", "Dropout", lambda op: with_arguments(op, from_stream, lambda grads: grads[:1]), takes=("dropout",)
+    ),
     answer=("minigrad.functional.stochastic.Dropout",),
 )
 
 
-def with_given_numbers(library: Any) -> Any:
+def with_given_numbers(library):
     """The library's op, which draws from a stream, made to use the numbers that the exercise gives."""
 
-    def forward(ctx: Any, x: Any, uniform: Any, p: float) -> Any:
-        kept, stochastic.uniform = stochastic.uniform, lambda *stream: uniform
-        try:
-            return library.forward(ctx, x, p, None)
-        finally:
-            stochastic.uniform = kept
+    class Dropout(library):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def forward(ctx, x, uniform, p):
+            with mock.patch.object(stochastic, "uniform", lambda *stream: uniform):
+                return library.forward(ctx, x, p, None)
 
-    methods = {
-        "forward": staticmethod(forward),
-        "backward": staticmethod(lambda ctx, dout: (*library.backward(ctx, dout), None)),
-    }
-    return type("Dropout", (library,), methods)
+        @staticmethod
+        def backward(ctx, dout):
+            return *library.backward(ctx, dout), None
+
+    return Dropout
 
 
-def with_stream(op: Any) -> Any:
-    forward = staticmethod(
-        lambda ctx, x, p, stream: op.forward(ctx, x, draw_uniform(np, stream, x.shape).astype(x.dtype), p)
-    )
-    return type(
-        "Dropout", (op,), {"forward": forward, "backward": staticmethod(lambda ctx, dout: op.backward(ctx, dout)[:1])}
-    )
+def from_stream(x, p, stream):
+    return x, draw_uniform(np, stream, x.shape).astype(x.dtype), p

@@ -1,15 +1,12 @@
 """The exercise "attention": scaled dot-product attention, both ways."""
 
 import math
-from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import when
-from scripts.exercises.catalogue import Exercise, find_object
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""attention: each query takes a weighted average of the values.
 
@@ -84,7 +81,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead = tuple(draw(st.lists(st.integers(1, 2), max_size=1)))
     t, s, d = (draw(st.integers(1, 3)) for _ in range(3))
     seen = draw(st.booleans())
@@ -97,51 +94,41 @@ def root(q: np.ndarray) -> float:
     return 1 / math.sqrt(q.shape[-1])
 
 
+def with_a_mask(q, k, v, mask):
+    return q, k, v, mask, False, root(q), 0.0, None
+
+
+def with_the_mask(q, k, v, mask, is_causal, **rest):
+    """The learner's op gets the causal mask as an array."""
+    t, s = q.shape[-2], k.shape[-2]
+    hidden = np.where(np.tri(t, s, s - t) > 0 if is_causal else np.ones((t, s), bool), 0, -np.inf).astype(q.dtype)
+    return q, k, v, hidden
+
+
+def fits(q, k, v, mask, is_causal, scale, dropout_p, stream):
+    return mask is None and not dropout_p and q.shape[:-2] == k.shape[:-2] and math.isclose(scale, root(q))
+
+
+TELLING = Case(
+    some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)
+)
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="scaled dot-product attention, both ways",
     group="Attention", effort="40 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Three steps forward, three steps back: matmul, softmax, matmul. You have solved each of them.",
         "dv = probs^T dout (S, D); dprobs = dout v^T (T, S); dscores (T, S) by softmax's rule; dq (T, D), dk (S, D).",
         "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)); dq = dscores @ k * scale; "
         "dk = dscores.swapaxes(-1, -2) @ q * scale",
     ),
-    checks=(
-        OpCheck(
-            "Attention",
-            cases(),
-            Case(some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), np.where(np.tri(3, 4) > 0, 0.0, -np.inf)),
-            examples=12,
-        ),
+    checks=[OpCheck("Attention", cases(), TELLING, examples=12)],
+    adapt=lambda library: {
+        "Attention": with_arguments(library["ScaledDotProductAttention"], with_a_mask, lambda grads: (*grads[:3], None))
+    },
+    place=Kernel(
+        "scaled_dot_product_attention", "Attention", lambda op: with_arguments(op, with_the_mask), fits=fits
     ),
-    adapt=lambda library: {"Attention": with_a_mask(library["ScaledDotProductAttention"])},
-    place=Kernel("scaled_dot_product_attention", "Attention", lambda op: as_the_library_calls_it(op)),
     answer=("minigrad.functional.attention.ScaledDotProductAttention", "minigrad.functional.attention.hide"),
 )
-
-
-def with_a_mask(library: Any) -> Any:
-    methods: dict[str, Any] = {
-        "forward": lambda ctx, q, k, v, mask: library.forward(ctx, q, k, v, mask, False, root(q), 0.0, None),
-        "backward": lambda ctx, dout: (*library.backward(ctx, dout)[:3], None),
-    }
-    return type("Attention", (library,), {name: staticmethod(method) for name, method in methods.items()})
-
-
-def as_the_library_calls_it(op: Any) -> Any:
-    """The learner's op, with the causal mask as an array; the library's with dropout."""
-
-    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Any, is_causal: bool, **rest: Any) -> Any:
-        t, s = q.shape[-2], k.shape[-2]
-        hidden = np.where(np.tri(t, s, s - t) > 0 if is_causal else np.ones((t, s), bool), 0, -np.inf).astype(q.dtype)
-        return op.forward(ctx, q, k, v, hidden)
-
-    chosen = type("Attention", (op,), {"forward": staticmethod(forward)})
-
-    def fits(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> bool:
-        return mask is None and not dropout_p and q.shape[:-2] == k.shape[:-2] and math.isclose(scale, root(q))
-
-    return when(fits, chosen, find_object("minigrad.functional.attention.ScaledDotProductAttention"))

@@ -1,13 +1,11 @@
 """The exercise "causal_mask": who may look at whom."""
 
-from typing import Any
+import functools
 
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = '''"""causal_mask: a token may attend to itself and to earlier tokens, never to later ones.
 
@@ -40,7 +38,7 @@ SLIPS = [
 ]  # fmt: skip
 
 
-def sizes(numbers: tuple[int, int]) -> Case:
+def sizes(numbers: tuple[int, int]):
     return Case(min(numbers), max(numbers))
 
 
@@ -49,20 +47,16 @@ def by_pairs(queries: int, keys: int) -> np.ndarray:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="who may look at whom",
     group="Attention", effort="5 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Number the queries as tokens: the last T of S. Then compare two numbers, who asks and who is seen.",
         "np.arange(S - T, S)[:, None] is (T, 1), np.arange(S) is (S): comparing them gives (T, S).",
         "np.tril(np.ones((queries, keys), dtype=bool), keys - queries)",
     ),
-    checks=(
-        FunctionCheck("causal_mask", st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes), Case(2, 5)),
-    ),
-    adapt=lambda library: {"causal_mask": by_numbers(library["causal_mask"])},
+    checks=[FunctionCheck("causal_mask", st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes), Case(2, 5))],
+    adapt=lambda library: {"causal_mask": functools.partial(library["causal_mask"], np)},
     place=Patch(
         ("minigrad.functional.attention.causal_mask",),
         lambda definitions: (
@@ -73,7 +67,3 @@ EXERCISE = Exercise(
     ),
     answer=("gpt.model.positions.causal_mask",),
 )
-
-
-def by_numbers(library: Any) -> Any:
-    return lambda queries, keys: library(np, queries, keys)

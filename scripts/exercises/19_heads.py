@@ -1,12 +1,8 @@
 """The exercise "heads": multi-head split and merge."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
-from scripts.exercises.places import Kernel
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = '''"""heads: split the channels of each token among H heads, and join them again.
 
@@ -87,17 +83,17 @@ SLIPS = [
 
 
 @st.composite
-def split_cases(draw: Any) -> Case:
+def split_cases(draw):
     b, t, parts, heads, size = (draw(st.integers(1, 3)) for _ in range(5))
     return Case(draw(values((b, t, parts * heads * size))), n_head=heads, parts=parts)
 
 
+merge_cases = st.tuples(*[st.integers(1, 3)] * 4).flatmap(values).map(Case)
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="multi-head split and merge",
     group="Attention", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "A reshape cuts or joins neighboring axes; only a transpose may change their order. Merge is split, "
         "backwards.",
@@ -106,15 +102,10 @@ EXERCISE = Exercise(
         "dx = np.stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape);  "
         "merge: x.transpose(0, 2, 1, 3).reshape(B, T, H * D)",
     ),
-    checks=(
+    checks=[
         OpCheck("SplitHeads", split_cases(), Case(some(2, 3, 24), n_head=4, parts=3), examples=15),
-        OpCheck(
-            "MergeHeads",
-            st.tuples(*[st.integers(1, 3)] * 4).flatmap(values).map(Case),
-            Case(some(2, 3, 4, 5)),
-            examples=15,
-        ),
-    ),
+        OpCheck("MergeHeads", merge_cases, Case(some(2, 3, 4, 5)), examples=15),
+    ],
     place=(Kernel("split_heads", "SplitHeads"), Kernel("merge_heads", "MergeHeads")),
     answer=("minigrad.functional.attention.SplitHeads", "minigrad.functional.attention.MergeHeads"),
 )

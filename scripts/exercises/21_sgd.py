@@ -1,12 +1,9 @@
 """The exercise "sgd": downhill, with momentum."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
 from minigrad import Tensor
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
 from scripts.exercises.optimizers import as_update
 
 STUB = '''"""sgd: stochastic gradient descent with momentum and weight decay.
@@ -47,39 +44,33 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 2))
     numbers = {"lr": draw(st.sampled_from([0.2, 0.5])), "momentum": draw(st.sampled_from([0.0, 0.9]))}
     p, grad, velocity = (draw(values(shape)) for _ in range(3))
     return Case(p, grad, velocity, **numbers, weight_decay=draw(st.sampled_from([0.0, 0.1])))
 
 
+TELLING = Case(*(some(2, 3, seed=i) for i in range(3)), lr=0.3, momentum=0.9, weight_decay=0.2)
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="downhill, with momentum",
     group="Optimizer", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "The velocity is a memory of past gradients that fades by `momentum` in each step. The step follows it.",
         "Everything is element by element, in the order of the three lines.",
         "g = grad + weight_decay * p; velocity = momentum * velocity + g; return p - lr * velocity, velocity",
     ),
-    checks=(
-        FunctionCheck(
-            "sgd",
-            cases(),
-            Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), lr=0.3, momentum=0.9, weight_decay=0.2),
-        ),
-    ),
+    checks=[FunctionCheck("sgd", cases(), TELLING)],
     adapt=lambda library: {"sgd": with_library(library["update"])},
     place=as_update("sgd", "SGD"),
     answer=("minigrad.optim.SGD.update",),
 )
 
 
-def with_library(update: Any) -> Any:
-    def sgd(p: Any, grad: Any, velocity: Any, lr: float, momentum: float, weight_decay: float) -> Any:
+def with_library(update):
+    def sgd(p, grad, velocity, lr, momentum, weight_decay):
         tensor, state = Tensor(p.copy()), {"velocity": velocity.copy()}
         group = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         update(None, tensor, grad, state, group)

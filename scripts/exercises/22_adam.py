@@ -1,12 +1,9 @@
 """The exercise "adam": each parameter's own step size."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
 from scripts.exercises.optimizers import adam_with_library, as_update
 
 STUB = '''"""adam: one step. The mean of the gradients over the root of their mean square.
@@ -52,36 +49,27 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 2))
     p, grad, m = (draw(values(shape)) for _ in range(3))
-    numbers = {
-        "lr": draw(st.sampled_from([0.2, 0.5])),
-        "beta1": 0.9,
-        "beta2": 0.99,
-        "eps": draw(st.sampled_from([1e-8, 0.1])),
-    }
-    return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers)
+    lr, eps = draw(st.sampled_from([0.2, 0.5])), draw(st.sampled_from([1e-8, 0.1]))
+    return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), lr=lr, beta1=0.9, beta2=0.99, eps=eps)
 
 
 TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2, 3, seed=3)), 3,
                lr=0.3, beta1=0.9, beta2=0.99, eps=0.01)  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="each parameter's own step size",
     group="Optimizer", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "m says where to go, sqrt(v) how far gradients usually reach: their quotient is about 1, so a step is "
         "about lr.",
         "Everything is element by element; beta1**t and beta2**t are two numbers.",
         "p - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)",
     ),
-    checks=(
-        FunctionCheck("adam", cases(), TELLING),
-    ),
+    checks=[FunctionCheck("adam", cases(), TELLING)],
     adapt=lambda library: {"adam": adam_with_library(library["update"], decoupled=False)},
     place=as_update("adam", "Adam"),
     answer=("minigrad.optim.Adam.update",),

@@ -1,12 +1,9 @@
 """The exercise "adamw": weight decay that Adam does not divide away."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
 from scripts.exercises.optimizers import adam_with_library, as_update
 
 STUB = '''"""adamw: Adam with decoupled weight decay.
@@ -50,7 +47,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(shapes(1, 2))
     p, grad, m = (draw(values(shape)) for _ in range(3))
     numbers = {"lr": draw(st.sampled_from([0.3, 0.5])), "beta1": 0.9, "beta2": 0.99, "eps": 0.1}
@@ -58,35 +55,19 @@ def cases(draw: Any) -> Case:
     return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers, weight_decay=decay)
 
 
+TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2, 3, seed=3)), 3,
+               lr=0.25, beta1=0.9, beta2=0.99, eps=0.01, weight_decay=0.3)  # fmt: skip
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="weight decay that Adam does not divide away",
     group="Optimizer", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "The decay never meets the gradient: it shrinks p itself.",
         "One more factor in front of p, a number: 1 - lr * weight_decay.",
         "p * (1 - lr * weight_decay) - lr * m_hat / (np.sqrt(v_hat) + eps)",
     ),
-    checks=(
-        FunctionCheck(
-            "adamw",
-            cases(),
-            Case(
-                some(2, 3),
-                some(2, 3, seed=1),
-                some(2, 3, seed=2),
-                np.abs(some(2, 3, seed=3)),
-                3,
-                lr=0.25,
-                beta1=0.9,
-                beta2=0.99,
-                eps=0.01,
-                weight_decay=0.3,
-            ),
-        ),
-    ),
+    checks=[FunctionCheck("adamw", cases(), TELLING)],
     adapt=lambda library: {"adamw": adam_with_library(library["update"], decoupled=True)},
     place=as_update("adamw", "AdamW"),
     answer=("minigrad.optim.Adam.update", "minigrad.optim.AdamW"),

@@ -1,14 +1,10 @@
 """The exercise "clipping": bound the length of a step, keep its direction."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
 
 STUB = '''"""clipping: keep the gradients' common norm at or below max_norm.
 
@@ -47,38 +43,32 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     arrays = [draw(values(draw(shapes(1, 2)))) for _ in range(draw(st.integers(1, 3)))]
     return Case(arrays, draw(st.sampled_from([0.5, 1.0, 5.0])))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="bound the length of a step, keep its direction",
     group="Optimizer", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "All gradients together are one long vector. How long is it, and by what must it be multiplied?",
         "norm and factor are two numbers for the whole list.",
         "norm = math.sqrt(sum((g * g).sum() for g in gradients)); factor = min(1, max_norm / norm) if norm else 1",
     ),
-    checks=(
-        FunctionCheck(
-            "clip",
-            cases(),
-            Case([some(2, 3), some(4), some(2, 2)], 1.5),
-            tolerance=1e-5,  # the library adds 1e-6 to the norm
-        ),
-    ),
+    checks=[
+        # the library adds 1e-6 to the norm
+        FunctionCheck("clip", cases(), Case([some(2, 3), some(4), some(2, 2)], 1.5), tolerance=1e-5)
+    ],
     adapt=lambda library: {"clip": with_library(library["clip_grad_norm_"])},
     place=Patch(("minigrad.optim.clip_grad_norm_",), lambda definitions: in_place(definitions["clip"])),
     answer=("minigrad.optim.clip_grad_norm_",),
 )
 
 
-def with_library(clip_grad_norm_: Any) -> Any:
-    def clip(gradients: Any, max_norm: float) -> Any:
+def with_library(clip_grad_norm_):
+    def clip(gradients, max_norm):
         tensors = [Tensor(g.copy()) for g in gradients]
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient.copy()
@@ -88,10 +78,10 @@ def with_library(clip_grad_norm_: Any) -> Any:
     return clip
 
 
-def in_place(clip: Any) -> Any:
+def in_place(clip):
     """As the library has it: on parameters."""
 
-    def clip_grad_norm_(parameters: Any, max_norm: float) -> Any:
+    def clip_grad_norm_(parameters, max_norm):
         moved = [p for p in parameters if p.grad is not None]
         scaled, norm = clip([p.grad for p in moved], max_norm)
         for p, gradient in zip(moved, scaled, strict=True):

@@ -1,13 +1,10 @@
 """The exercise "warmup_cosine": the learning rate over a training run."""
 
 import types
-from typing import Any
 
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = '''"""warmup_cosine: the learning rate of each step, as a fraction of its peak.
 
@@ -53,32 +50,28 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     warmup = draw(st.integers(0, 5))
     total = warmup + draw(st.integers(1, 8))
     return Case(draw(st.integers(0, total + 2)), warmup, total, draw(st.sampled_from([0.0, 0.1, 0.5])))
 
 
-def at_steps(ratio: Any, steps: list[Any]) -> list[float]:
+def at_steps(ratio, steps):
     return [float(ratio(*step)) for step in steps]
 
 
 STEPS = [(step, 3, 9, 0.1) for step in range(11)]
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="the learning rate over a training run",
     group="Optimizer", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Three cases. Where the line ends and the cosine begins, both give 1.",
         "progress runs from 0 at the end of the warm-up to 1 at `total`; the cosine from 1 to -1.",
         "min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))",
     ),
-    checks=(
-        FunctionCheck("ratio", cases().map(lambda case: Case([case.arguments])), Case(STEPS), call=at_steps),
-    ),
+    checks=[FunctionCheck("ratio", cases().map(lambda case: Case([case.arguments])), Case(STEPS), call=at_steps)],
     adapt=lambda library: {"ratio": with_library(library["ratio"])},
     place=Patch(
         ("minigrad.optim.WarmupCosine.ratio",),
@@ -90,8 +83,8 @@ EXERCISE = Exercise(
 )
 
 
-def with_library(method: Any) -> Any:
-    def ratio(step: int, warmup: int, total: int, min_ratio: float) -> float:
+def with_library(method):
+    def ratio(step, warmup, total, min_ratio):
         schedule = types.SimpleNamespace(warmup_steps=warmup, total_steps=total, min_ratio=min_ratio)
         return float(method(schedule, step))
 

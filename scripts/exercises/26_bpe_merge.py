@@ -1,12 +1,8 @@
 """The exercise "bpe_merge": one step of learning a vocabulary."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = '''"""bpe_merge: join a pair of neighboring tokens wherever it occurs: one step of byte-pair encoding.
 
@@ -58,25 +54,21 @@ return merged
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     letters = st.sampled_from([b"a", b"b", b"ab"])
     return Case(draw(st.lists(letters, max_size=8)), (draw(letters), draw(letters)))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="one step of learning a vocabulary",
     group="Tokenizer", effort="15 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Walk along the list with an index: where the pair stands, take both; else take one.",
         "The last token has no neighbor: look at i + 1 only where i + 1 < len(tokens).",
         "if i + 1 < len(tokens) and (tokens[i], tokens[i + 1]) == pair: append pair[0] + pair[1], i += 2",
     ),
-    checks=(
-        FunctionCheck("merge", cases(), Case([b"a", b"a", b"a", b"b", b"a", b"a", b"c"], (b"a", b"a"))),
-    ),
+    checks=[FunctionCheck("merge", cases(), Case([b"a", b"a", b"a", b"b", b"a", b"a", b"c"], (b"a", b"a")))],
     place=Patch(("gpt.tokenizer.bpe.merge",), lambda definitions: definitions["merge"]),
     answer=("gpt.tokenizer.bpe.merge",),
 )

@@ -1,12 +1,8 @@
 """The exercise "bpe_encode": a word into tokens, by the merges that were learned."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = '''"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
 
@@ -61,7 +57,7 @@ return tokens
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     """Merges as training makes them: each of two tokens that exist."""
     tokens, merges = [b"a", b"b"], []
     for _ in range(draw(st.integers(0, 4))):
@@ -77,20 +73,19 @@ RANKS = {(b"b", b"a"): 6, (b"a", b"b"): 2, (b"c", b"a"): 0, (b"c", b"ab"): 5, (b
          (b"b", b"c"): 3, (b"b", b"ab"): 4}  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a word into tokens, by the merges that were learned",
     group="Tokenizer", effort="25 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Repeat what training did, but only what this word needs: the lowest rank among the pairs that are there.",
         "zip(tokens, tokens[1:]) are the pairs; ranks.get(pair, infinity) their ranks; min(...) the one to join.",
         "best = min(zip(tokens, tokens[1:]), key=lambda pair: ranks.get(pair, len(ranks))), then join it as in "
         "bpe_merge",
     ),
-    checks=(
-        FunctionCheck("encode_word", cases(), Case(b"bcababcaabba", RANKS)),
+    checks=[FunctionCheck("encode_word", cases(), Case(b"bcababcaabba", RANKS))],
+    place=Patch(
+        ("gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"),
+        lambda definitions: definitions["encode_word"],
     ),
-    place=Patch(("gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"), lambda definitions:
-    definitions["encode_word"]), answer=("gpt.tokenizer.bpe.encode_word",),
+    answer=("gpt.tokenizer.bpe.encode_word",),
 )

@@ -3,9 +3,7 @@
 
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = '''"""positions: the sinusoidal position code of the Transformer.
 
@@ -48,13 +46,12 @@ SLIPS = [
     ("np.arange(length)", "np.arange(1, length + 1)", "places are counted from 1: the first is 0"),
 ]  # fmt: skip
 
+sizes = st.builds(Case, st.integers(1, 6), st.integers(1, 4).map(lambda half: 2 * half))
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="the hands of a clock, as a code of places",
     group="Embedding", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "One angle for each place and pair of columns: place times speed. Then sine in even columns, cosine in "
         "odd ones.",
@@ -62,14 +59,10 @@ EXERCISE = Exercise(
         "angle = t / 10000 ** (np.arange(0, size, 2) / size); table[:, 0::2] = np.sin(angle); table[:, 1::2] = "
         "np.cos(angle)",
     ),
-    checks=(
-        FunctionCheck(
-            "sinusoidal",
-            st.builds(Case, st.integers(1, 6), st.integers(1, 4).map(lambda half: 2 * half)),
-            Case(5, 6),
-            tolerance=1e-5,  # the library's is float32
-        ),
-    ),
+    checks=[
+        # the library's table is float32
+        FunctionCheck("sinusoidal", sizes, Case(5, 6), tolerance=1e-5)
+    ],
     adapt=lambda library: {"sinusoidal": library["sinusoidal_table"]},
     place=Patch(("gpt.model.original_transformer.sinusoidal_table",), lambda definitions: definitions["sinusoidal"]),
     answer=("gpt.model.original_transformer.sinusoidal_table",),

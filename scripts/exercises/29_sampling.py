@@ -1,14 +1,12 @@
 """The exercise "sampling": temperature, top-k and top-p."""
 
-from typing import Any
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 
 from gpt.model.generation import Sampling
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
 
 STUB = '''"""sampling: reshape the model's distribution before a token is drawn.
 
@@ -65,7 +63,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     logits = draw(values(draw(st.integers(1, 5))).map(lambda x: x + np.arange(len(x)) * 0.013))
     top_k = draw(st.none() | st.integers(1, len(logits)))
     logits = logits * draw(st.sampled_from([1.0, 1.0, 1.0, 1000.0]))
@@ -73,11 +71,9 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="temperature, top-k and top-p",
     group="Writing", effort="30 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Set what is cut by top_k to -inf before the softmax. For top_p, sort, and look at what the better ones have.",
         "order = np.argsort(-probs) (V); np.cumsum(probs[order]) - probs[order] is what the more likely ones "
@@ -96,22 +92,18 @@ EXERCISE = Exercise(
 )
 
 
-def with_library(library: Any) -> Any:
-    def probabilities(logits: Any, temperature: float, top_k: int | None, top_p: float) -> Any:
+def with_library(library):
+    def probabilities(logits, temperature, top_k, top_p):
         settings = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         method = library["probabilities"]
-        kept = method.__globals__["_nucleus"]
-        method.__globals__["_nucleus"] = library["_nucleus"]
-        try:
+        with mock.patch.dict(method.__globals__, _nucleus=library["_nucleus"]):
             return method(settings, logits)
-        finally:
-            method.__globals__["_nucleus"] = kept
 
     return probabilities
 
 
-def as_method(probabilities: Any) -> Any:
-    def method(self: Sampling, logits: np.ndarray, seen: Any = ()) -> np.ndarray:
+def as_method(probabilities):
+    def method(self: Sampling, logits, seen=()):
         scores = self._scores(logits, seen).astype(np.float64)
         return np.asarray(probabilities(scores, self.temperature, self.top_k, self.top_p))
 

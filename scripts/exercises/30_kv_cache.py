@@ -1,15 +1,11 @@
 """The exercise "kv_cache": what was computed once is not computed again."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from gpt.model import kv_cache
 from minigrad import Tensor
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
-from scripts.exercises.places import Patch
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
 
 STUB = '''"""kv_cache: keep the keys and values of the tokens read so far.
 
@@ -53,50 +49,44 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     b, h, d = (draw(st.integers(1, 2)) for _ in range(3))
     lengths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     return Case([draw(values((2, b, h, t, d))) for t in lengths])
 
 
-def reading(cache_class: Any, chunks: list[np.ndarray]) -> list[Any]:
+def reading(cache_class, chunks):
     """What each append returned, looked at after the last one."""
     cache = cache_class()
     return [tuple(cache.append(keys, values)) for keys, values in chunks]
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="what was computed once is not computed again",
     group="Writing", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Hold what there is, put the new behind it, return all of it. The first append has nothing to put it behind.",
         "Time is axis 2 of (B, H, T, D).",
         "self.keys = keys if self.keys is None else np.concatenate([self.keys, keys], axis=2); the same for values",
     ),
-    checks=(
+    checks=[
         FunctionCheck(
-            "KVCache",
-            cases(),
-            Case([some(2, 2, 2, 3, 2), some(2, 2, 2, 3, 2, seed=1), some(2, 2, 2, 3, 2, seed=2)]),
-            call=reading,
-            examples=30,
-        ),
-    ),
+            "KVCache", cases(), Case([some(2, 2, 2, 3, 2, seed=i) for i in range(3)]), call=reading, examples=30
+        )
+    ],
     adapt=lambda library: {"KVCache": with_library(library["append"])},
     place=Patch(("gpt.model.kv_cache.KVCache.append",), lambda definitions: one_per_layer(definitions["KVCache"])),
     answer=("gpt.model.kv_cache.KVCache.append",),
 )
 
 
-def with_library(append: Any) -> Any:
+def with_library(append):
     class Cache:
-        def __init__(self) -> None:
-            self.cache: Any = None
+        def __init__(self):
+            self.cache = None
 
-        def append(self, keys: Any, values: Any) -> Any:
+        def append(self, keys, values):
             if self.cache is None:
                 B, H, _, D = keys.shape
                 self.cache = kv_cache.KVCache(1, B, H, 100, D, np, keys.dtype)
@@ -107,11 +97,11 @@ def with_library(append: Any) -> Any:
     return Cache
 
 
-def one_per_layer(cache_class: Any) -> Any:
+def one_per_layer(cache_class):
     """The library's `append`, with a cache of the learner's for each layer; new ones when nothing has been read."""
-    caches: dict[Any, Any] = {}
+    caches = {}
 
-    def append(self: kv_cache.KVCache, layer: int, keys: Any, values: Any) -> Any:
+    def append(self: kv_cache.KVCache, layer, keys, values):
         if self.length == 0:
             caches[layer] = cache_class()
         return tuple(Tensor(array) for array in caches[layer].append(keys.data, values.data))

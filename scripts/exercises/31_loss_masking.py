@@ -1,11 +1,8 @@
 """The exercise "loss_masking": learn the answers, not the questions."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
 
 STUB = '''"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
 
@@ -47,7 +44,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     conversations = []
     for _ in range(draw(st.integers(1, 3))):
         n = draw(st.integers(2, 5))
@@ -56,23 +53,17 @@ def cases(draw: Any) -> Case:
     return Case(conversations)
 
 
+TALKS = [([5, 6, 7, 8, 9], [False, False, True, True, False]), ([3, 4, 2], [True, False, True])]
+
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="learn the answers, not the questions",
     group="Fine-tuning", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Shift by one, mask by the flag of the token that is predicted, then pad.",
         "ids[:-1] are inputs, ids[1:] targets, and learned[1:] belongs to the targets.",
         "targets = [id if learn else -100 for id, learn in zip(ids[1:], learned[1:])], padded with -100",
     ),
-    checks=(
-        FunctionCheck(
-            "collate",
-            cases(),
-            Case([([5, 6, 7, 8, 9], [False, False, True, True, False]), ([3, 4, 2], [True, False, True])]),
-        ),
-    ),
+    checks=[FunctionCheck("collate", cases(), Case(TALKS))],
     answer=("finetune.objectives.sft.collate",),
 )

@@ -1,12 +1,9 @@
 """The exercise "bradley_terry": the reward model's loss."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
 from scripts.exercises.adapters import as_function
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
 
 STUB = '''"""bradley_terry: the loss of a reward model, given which of two replies was preferred.
 
@@ -56,25 +53,21 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n, scale = draw(st.integers(1, 4)), draw(st.sampled_from([1.0, 1.0, 400.0]))
     return Case(draw(values(n)) * scale, draw(values(n)) * scale)
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="the reward model's loss",
     group="Fine-tuning", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "d(-ln sigmoid(x)) = -(1 - sigmoid(x)) dx = -sigmoid(-x) dx: the less likely the right order, the larger.",
         "One difference per pair, d = chosen - rejected. rejected enters with a minus sign.",
         "dchosen = -dout * sigmoid(rejected - chosen); drejected = -dchosen",
     ),
-    checks=(
-        OpCheck("RewardLoss", cases(), Case(some(5), some(5, seed=1))),
-    ),
+    checks=[OpCheck("RewardLoss", cases(), Case(some(5), some(5, seed=1)))],
     adapt=lambda library: {"RewardLoss": as_function(library["reward_loss"], "RewardLoss")},
     answer=("finetune.objectives.reward.reward_loss",),
 )

@@ -1,12 +1,9 @@
 """The exercise "dpo": learn from preferences without a reward model."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
 from scripts.exercises.adapters import as_function
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
 
 STUB = '''"""dpo: direct preference optimization, from the log-probabilities of a better and a worse reply.
 
@@ -64,7 +61,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n = draw(st.integers(1, 3))
     scale = draw(st.sampled_from([1.0, 1.0, 1000.0]))
     arrays = [draw(values(n, -9, 0)) * scale for _ in range(4)]
@@ -72,19 +69,15 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="preferences without a reward model",
     group="Fine-tuning", effort="25 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "It is bradley_terry with beta h for the difference of scores; one factor more in the chain rule.",
         "Everything is (B). policy_chosen enters h with +1, policy_rejected with -1.",
         "dpolicy_chosen = -dout * beta * sigmoid(-beta h); dpolicy_rejected = -dpolicy_chosen",
     ),
-    checks=(
-        OpCheck("DPOLoss", cases(), Case(*[some(5, seed=seed, low=-5, high=-1) for seed in range(4)], beta=0.3)),
-    ),
+    checks=[OpCheck("DPOLoss", cases(), Case(*[some(5, seed=seed, low=-5, high=-1) for seed in range(4)], beta=0.3))],
     adapt=lambda library: {"DPOLoss": as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1))},
     answer=("finetune.objectives.dpo.dpo_loss",),
 )

@@ -1,14 +1,11 @@
 """The exercise "ppo_clip": small steps, by clipping what there is to win."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
 from scripts.exercises.adapters import as_function
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, values
 
 STUB = '''"""ppo_clip: the clipped surrogate of PPO.
 
@@ -60,43 +57,31 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n = draw(st.integers(1, 4))
-    return Case(
-        draw(values(n, -1, 1)), draw(values(n, -1, 1)), draw(values(n)), eps=draw(st.sampled_from([0.15, 0.25]))
-    )
+    new, old = draw(values(n, -1, 1)), draw(values(n, -1, 1))
+    return Case(new, old, draw(values(n)), eps=draw(st.sampled_from([0.15, 0.25])))
 
+
+RATIOS, ADVANTAGES = np.array([[1.5, 1.5, 0.5, 0.5, 1.1, 0.95], [1.3, -0.7, 1.1, -0.9, 0.8, -1.2]])
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="small steps, by clipping what there is to win",
     group="Fine-tuning", effort="25 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Which of the two products is the smaller one? Only where it is the unclipped one does logprobs matter.",
         "A mask (N): ratio A <= clipped ratio A. There dlogprobs = -dout ratio A, elsewhere 0.",
         "dlogprobs = np.where(plain <= clipped, -dout * ratio * advantages, 0)",
     ),
-    checks=(
-        OpCheck(
-            "PolicyLoss",
-            cases(),
-            Case(
-                np.log([1.5, 1.5, 0.5, 0.5, 1.1, 0.95]),
-                np.zeros(6),
-                np.array([1.3, -0.7, 1.1, -0.9, 0.8, -1.2]),
-                eps=0.2,
-            ),
-        ),
-    ),
+    checks=[OpCheck("PolicyLoss", cases(), Case(np.log(RATIOS), np.zeros(6), ADVANTAGES, eps=0.2))],
     adapt=lambda library: {"PolicyLoss": with_library(library["policy_loss"])},
     answer=("finetune.objectives.ppo.policy_loss",),
 )
 
 
-def with_library(policy_loss: Any) -> Any:
-    def loss(logprobs: Any, old_logprobs: Any, advantages: Any, eps: float) -> Any:
+def with_library(policy_loss):
+    def loss(logprobs, old_logprobs, advantages, eps):
         logprobs = logprobs if isinstance(logprobs, Tensor) else Tensor(logprobs)
         return policy_loss(logprobs, old_logprobs, advantages, clip=eps)
 

@@ -1,12 +1,9 @@
 """The exercise "gae": what each token contributed."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = '''"""gae: generalized advantage estimation, for one reply of R tokens.
 
@@ -53,33 +50,29 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n = draw(st.integers(1, 5))
     numbers = {"gamma": draw(st.sampled_from([0.9, 1.0])), "lam": draw(st.sampled_from([0.0, 0.5, 1.0]))}
     return Case(draw(values(n)), draw(values(n)), **numbers)
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="what each token contributed",
     group="Fine-tuning", effort="25 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "A_t needs A_{t+1}: go backwards, and carry it along.",
         "All (R); after the last token both V and A are 0, so the last A is r - V.",
         "for t in reversed(range(R)): carried = rewards[t] + gamma * next_value - values[t] + gamma * lam * carried",
     ),
-    checks=(
-        FunctionCheck("gae", cases(), Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5)),
-    ),
+    checks=[FunctionCheck("gae", cases(), Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5))],
     adapt=lambda library: {"gae": of_one_reply(library["gae"])},
     answer=("finetune.objectives.ppo.gae",),
 )
 
 
-def of_one_reply(library: Any) -> Any:
-    def gae(rewards: Any, values: Any, gamma: float, lam: float) -> Any:
+def of_one_reply(library):
+    def gae(rewards, values, gamma, lam):
         both = library(rewards[None], values[None], np.ones((1, len(rewards)), bool), gamma, lam)
         return both[0][0], both[1][0]
 

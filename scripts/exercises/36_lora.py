@@ -1,14 +1,11 @@
 """The exercise "lora": the detour of low rank, and the merge."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
 from finetune.adapters.lora import LoRAConfig, LoRALinear
 from minigrad import Tensor, nn
 from scripts.exercises.adapters import as_function
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
 
 STUB = '''"""lora: fine-tuning with a trainable low-rank update, added to a frozen weight.
 
@@ -74,7 +71,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n, i, o, r = (draw(st.integers(1, 3)) for _ in range(4))
     arrays = (draw(values(shape)) for shape in ((n, i), (o, i), (r, i), (o, r)))
     return Case(*arrays, scaling=draw(st.sampled_from([0.5, 2.0])))
@@ -83,11 +80,9 @@ def cases(draw: Any) -> Case:
 TELLING = Case(some(2, 5), some(4, 5), some(3, 5, seed=1), some(4, 3, seed=2), scaling=0.7)
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="the detour of low rank, and the merge",
     group="Fine-tuning", effort="30 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Two paths from x to out; gradients of both add up in dx. Each path consists of linear layers only.",
         "hidden = x A^T (N, r); dhidden = dout B (N, r). dB (O, r) = dout^T hidden, dA (r, I) = dhidden^T x: "
@@ -104,23 +99,17 @@ EXERCISE = Exercise(
         ),
     ),
     adapt=lambda library: {
-        "LoRA": as_function(forward_of(library["forward"]), "LoRA", differentiate=(0, 2, 3)),
-        "merge": merge_of(library["delta"]),
+        "LoRA": as_function(
+            lambda x, weight, A, B, scaling: library["forward"](layer(weight, A, B, scaling), x), "LoRA", (0, 2, 3)
+        ),
+        "merge": lambda weight, A, B, scaling: weight + library["delta"](layer(weight, A, B, scaling)),
     },
     answer=("finetune.adapters.lora.LoRALinear.forward", "finetune.adapters.lora.LoRALinear.delta"),
 )
 
 
-def layer(weight: Any, A: Any, B: Any, scaling: float) -> LoRALinear:
+def layer(weight, A, B, scaling):
     base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     made = LoRALinear(base, LoRAConfig(r=A.shape[0], alpha=scaling * A.shape[0]))
     base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))  # type: ignore[assignment]
     return made
-
-
-def forward_of(forward: Any) -> Any:
-    return lambda x, weight, A, B, scaling: forward(layer(weight, A, B, scaling), x)
-
-
-def merge_of(delta: Any) -> Any:
-    return lambda weight, A, B, scaling: weight + delta(layer(weight, A, B, scaling))

@@ -1,12 +1,9 @@
 """The exercise "absmax": 32 bits into 8."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
 
 STUB = '''"""absmax: quantize a matrix to 8-bit integers, row by row.
 
@@ -45,7 +42,7 @@ SLIPS = [
 ]  # fmt: skip
 
 
-def quantized(absmax: Any, values: np.ndarray) -> list[Any]:
+def quantized(absmax, values):
     import warnings
 
     with warnings.catch_warnings(record=True) as said, np.errstate(invalid="warn"):
@@ -61,7 +58,7 @@ def quantized(absmax: Any, values: np.ndarray) -> list[Any]:
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     """Numbers of two decimals, none of them in the middle between two codes."""
     matrix = draw(values(draw(shapes(2, 2))))
     largest = np.abs(matrix).max(axis=1, keepdims=True)
@@ -70,39 +67,27 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="32 bits into 8",
     group="Quantization", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Stretch a grid of 255 levels to the largest magnitude of the row, and round to it.",
         "np.abs(values).max(axis=1, keepdims=True) is (R, 1).",
         "scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-30) / 127; np.rint(values / "
         "scales).astype(np.int8)",
     ),
-    checks=(
-        FunctionCheck(
-            "absmax",
-            cases(),
-            Case(some(3, 5)),
-            call=quantized,
-            tolerance=1e-5,  # the library's scales are float32
-        ),
-    ),
+    checks=[
+        # the library's scales are float32
+        FunctionCheck("absmax", cases(), Case(some(3, 5)), call=quantized, tolerance=1e-5)
+    ],
     adapt=lambda library: {"absmax": with_library(library)},
-    answer=(
-        "finetune.quantization.rounding.absmax",
-        "finetune.quantization.rounding.grid",
-        "finetune.quantization.rounding.to_levels",
-    ),
+    answer=tuple(f"finetune.quantization.rounding.{name}" for name in ("absmax", "grid", "to_levels")),
 )
 
 
-def with_library(library: Any) -> Any:
-    def absmax(values: np.ndarray) -> Any:
+def with_library(library):
+    def absmax(values):
         scales, _ = library["grid"](values[:, None].astype(np.float32), 8, True)
-        codes = library["to_levels"](values, scales, None, 8).astype(np.int8)
-        return codes, scales
+        return library["to_levels"](values, scales, None, 8).astype(np.int8), scales
 
     return absmax

@@ -1,13 +1,11 @@
 """The exercise "nf4": 16 levels where the numbers are."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
+from finetune.quantization.array import unpack
 from finetune.quantization.nf4 import nf4_levels
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = '''"""nf4: quantize to 4 bits, with 16 levels placed where normally distributed weights are.
 
@@ -52,35 +50,29 @@ LEVELS = nf4_levels().astype(np.float64)
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     block, blocks = draw(st.sampled_from([2, 4])), draw(st.integers(1, 3))
     return Case(draw(values(block * blocks)), block, LEVELS)
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="16 levels where the numbers are",
     group="Quantization", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Scale each block into [-1, 1], then look which of 16 numbers is nearest.",
         "values.reshape(-1, block) is (blocks, block); distances to all levels: (N, 1) - (16) -> (N, 16), argmin "
         "over the last.",
         "codes = np.abs(scaled[:, None] - levels).argmin(axis=1), with scaled = values / np.repeat(scales, block)",
     ),
-    checks=(
-        FunctionCheck("nf4", cases(), Case(some(12), 4, LEVELS)),
-    ),
+    checks=[FunctionCheck("nf4", cases(), Case(some(12), 4, LEVELS))],
     adapt=lambda library: {"nf4": with_library(library["nf4"])},
     answer=("finetune.quantization.nf4.nf4", "finetune.quantization.nf4.nearest"),
 )
 
 
-def with_library(nf4: Any) -> Any:
-    def in_blocks(values: np.ndarray, block: int, levels: np.ndarray) -> Any:
-        from finetune.quantization.array import unpack
-
+def with_library(nf4):
+    def in_blocks(values, block, levels):
         quantized = nf4(values[None].astype(np.float32), group_size=block, double_quant=False)
         return unpack(quantized.codes)[0].astype(int), quantized.scales[0].astype(np.float64)
 

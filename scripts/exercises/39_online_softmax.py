@@ -1,13 +1,11 @@
 """The exercise "online_softmax": attention without ever holding all scores."""
 
 import math
-from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a few keys at a time, keep running values.
 
@@ -64,27 +62,27 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     t, s, d = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 2))
     large = draw(st.sampled_from([1.0, 1.0, 1000.0]))
     return Case(draw(values((t, d))) * large, draw(values((s, d))), draw(values((s, d))), draw(st.integers(1, 3)))
 
 
-def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> Any:
+def in_tiles(attention, q, k, v, tile):
     """The result, and whether the keys were read more often than there are queries, or an array was made that is as
     large as all scores, where no tile needs one.
     """
     largest, reads, before = 0, np.zeros(len(k), int), None
 
     class Watched(np.ndarray):
-        def __getitem__(self, index: Any) -> Any:
+        def __getitem__(self, index):
             nonlocal before
             rows = index[0] if isinstance(index, tuple) else index
             if self is keys and repr(rows) != before:  # the same tile again, in the next line, is the same reading
                 reads[rows], before = reads[rows] + 1, repr(rows)
             return super().__getitem__(index)
 
-        def __array_finalize__(self, source: Any) -> None:
+        def __array_finalize__(self, source):
             nonlocal largest
             largest = max(largest, self.size)
 
@@ -98,48 +96,41 @@ def in_tiles(attention: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: 
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="attention without ever holding all scores",
     group="Attention", effort="40 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "A sum of e^(s - m) becomes one of e^(s - m_new) by one factor, e^(m - m_new). That is the whole trick.",
         "m and l are (T, 1), out is (T, D); k[start : start + tile] is a tile, also at the end.",
         "l = l * shrink + p.sum(axis=1, keepdims=True); out = out * shrink + p @ v[start : start + tile]",
     ),
-    checks=(
-        FunctionCheck(
-            "attention",
-            cases(),
-            Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2),
-            call=in_tiles,
-        ),
-    ),
+    checks=[
+        FunctionCheck("attention", cases(), Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2), call=in_tiles)
+    ],
     adapt=lambda library: {"attention": with_library(library["_forward_rows"])},
     answer=("minigrad.kernels.cpu.attention._forward_rows",),
 )
 
 
-def with_library(forward_rows: Any) -> Any:
+def with_library(forward_rows):
     """The library's loop over tiles, with a plan that says what its own plan would."""
 
     class Plan:
         may_hide_rows = False
 
-        def __init__(self, q: Any, k: Any, tile: int):
+        def __init__(self, q, k, tile):
             self.q, self.scale, self.keys, self.tile = q[None], 1 / math.sqrt(q.shape[1]), len(k), tile
 
-        def key_blocks(self, rows: slice) -> Any:
+        def key_blocks(self, rows: slice):
             return [slice(start, start + self.tile) for start in range(0, self.keys, self.tile)]
 
-        def hide(self, scores: Any, *where: Any) -> Any:
+        def hide(self, scores, *where):
             return scores
 
-        def keep(self, *where: Any) -> None:
+        def keep(self, *where):
             return None
 
-    def attention(q: Any, k: Any, v: Any, tile: int) -> Any:
+    def attention(q, k, v, tile):
         plan = Plan(q, k, tile)
         return forward_rows(plan, slice(None), slice(0, len(q)), k[None], v[None])[0][0]
 

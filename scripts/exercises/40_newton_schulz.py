@@ -1,12 +1,9 @@
 """The exercise "newton_schulz": singular values to 1, without an SVD."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = '''"""newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
 
@@ -52,24 +49,20 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     return Case(draw(values(shape).filter(np.any)), draw(st.integers(1, 5)))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="singular values to 1, without an SVD",
     group="Optimizer", effort="15 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Only odd powers of X exist: X, X X^T X, X X^T X X^T X. Each acts on the singular values alone.",
         "A is (n, n), so it stands to the left of X (n, m).",
         "A = X @ X.T; X = a * X + (b * A + c * A @ A) @ X",
     ),
-    checks=(
-        FunctionCheck("newton_schulz", cases(), Case(some(2, 3), 2)),
-    ),
+    checks=[FunctionCheck("newton_schulz", cases(), Case(some(2, 3), 2))],
     answer=("minigrad.muon.newton_schulz",),
 )

@@ -1,13 +1,10 @@
 """The exercise "grpo": answers to one question, compared with each other."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
 
 STUB = '''"""grpo: the loss of GRPO, from the checked answers to some questions.
 
@@ -62,31 +59,27 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     Q, G, R = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 4))
     return case(Q, G, R, draw(st.integers(0, 10_000)))
 
 
-def case(Q: int, G: int, R: int, seed: int) -> Case:
+def case(Q: int, G: int, R: int, seed: int):
     rng = np.random.default_rng(seed)
     mask = np.arange(R) < rng.integers(1, R + 1, (Q * G, 1))
     return Case(np.exp(rng.uniform(-0.6, 0.6, mask.shape)), mask, rng.integers(0, 3, (Q, G)).astype(float))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="answers to one question, compared with each other",
     group="Fine-tuning", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Compare along axis 1 of rewards, and keep that axis. Then each answer needs its advantage beside its tokens.",
         "advantages (Q, G) -> (Q G, 1), which broadcasts with ratio (Q G, R); sum losses * mask over axis 1.",
         "((losses * mask).sum(axis=1) / mask.sum(axis=1)).mean()",
     ),
-    checks=(
-        FunctionCheck("grpo_loss", cases(), case(3, 4, 5, seed=0)),
-    ),
+    checks=[FunctionCheck("grpo_loss", cases(), case(3, 4, 5, seed=0))],
     adapt=lambda library: {"grpo_loss": of_answers(library)},
     answer=(
         "finetune.objectives.grpo.group_advantages",
@@ -96,8 +89,8 @@ EXERCISE = Exercise(
 )  # fmt: skip
 
 
-def of_answers(library: Any) -> Any:
-    def grpo_loss(ratio: Any, mask: Any, rewards: Any) -> Any:
+def of_answers(library):
+    def grpo_loss(ratio, mask, rewards):
         rows = np.nonzero(mask)[0]
         advantages = library["group_advantages"](rewards).reshape(-1)[rows]
         weights = library["answer_weights"](mask.sum(axis=1))[rows]

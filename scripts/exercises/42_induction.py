@@ -1,12 +1,9 @@
 """The exercise "induction": where a head looks that copies a repeated text."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, ids
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, ids
 
 STUB = '''"""induction: [A] [B] ... [A] -> [B]. The head looks at what followed the current token before.
 
@@ -44,24 +41,18 @@ SLIPS = [
 ]  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="where a head looks that copies a repeated text",
     group="Looking inside", effort="10 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Compare each token with each token before s. Then take away what is in the future.",
         "ids[:, None] == ids[None, :-1] is (T, T - 1): column s - 1 of it belongs to place s.",
         "follows[:, 1:] = ids[:, None] == ids[None, :-1]; follows &= np.tri(length, dtype=bool)",
     ),
-    checks=(
+    checks=[
         FunctionCheck("follows_earlier", st.integers(1, 7).flatmap(lambda n: ids(n, 3)).map(Case),
-                      Case(np.array([1, 2, 1, 1, 2]))),
-    ),
+                      Case(np.array([1, 2, 1, 1, 2])))
+    ],
     answer=("gpt.interpretability.induction.follows_earlier",),
-    adapt=lambda library: {"follows_earlier": of_one(library["follows_earlier"])},
+    adapt=lambda library: {"follows_earlier": lambda row: library["follows_earlier"](row[None])[0]},
 )  # fmt: skip
-
-
-def of_one(library: Any) -> Any:
-    return lambda row: library(row[None])[0]

@@ -1,13 +1,10 @@
 """The exercise "ablation": a model without some of its heads."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, FunctionCheck, some, values
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = '''"""ablation: switch heads off, and see what the model can no longer do.
 
@@ -43,7 +40,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     heads, size = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), heads * size)
     off = draw(st.lists(st.integers(0, heads - 1), unique=True, max_size=heads))
@@ -51,23 +48,17 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a model without some of its heads",
     group="Looking inside", effort="5 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "One number per head, 0 or 1, and then the same number for all channels of the head.",
         "keep is (H), and the mask is (H D): D = x.shape[-1] // n_head.",
         "mask = np.repeat(keep, x.shape[-1] // n_head)",
     ),
-    checks=(
-        FunctionCheck("without_heads", cases(), Case(some(2, 3, 8), [1, 3], 4)),
-    ),
+    checks=[FunctionCheck("without_heads", cases(), Case(some(2, 3, 8), [1, 3], 4))],
     answer=("gpt.interpretability.heads.without_heads",),
-    adapt=lambda library: {"without_heads": on_arrays(library["without_heads"])},
+    adapt=lambda library: {
+        "without_heads": lambda x, off, n_head: np.asarray(library["without_heads"](Tensor(x), off, n_head).data)
+    },
 )  # fmt: skip
-
-
-def on_arrays(library: Any) -> Any:
-    return lambda x, off, n_head: np.asarray(library(Tensor(x), off, n_head).data)

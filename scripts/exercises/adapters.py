@@ -70,15 +70,20 @@ def alike(*arrays: Any, **options: Any) -> bool:
     return all(isinstance(a, np.ndarray) for a in arrays) and len({a.shape for a in arrays}) == 1
 
 
-def with_options(library: Any, **fixed: Any) -> type[Function]:
-    """A library Function that has more options than the exercise: they are `fixed`."""
+def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: Callable[[Any], Any] = tuple) -> Any:
+    """`op`, to be called with other arguments: `arrange` makes of them those that `op.forward` takes.
 
-    class Fixed(Function):
+    gradients: makes of what `op.backward` returns one gradient for each of the other arguments.
+    """
+
+    class Arranged(op):
         @staticmethod
         def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            return library.forward(ctx, *arrays, **fixed, **options)
+            return op.forward(ctx, *arrange(*arrays, **options))
 
-        backward = staticmethod(library.backward)
+        @staticmethod
+        def backward(ctx: Any, *douts: Any) -> Any:
+            return gradients(op.backward(ctx, *douts))
 
-    Fixed.__name__ = library.__name__
-    return Fixed
+    Arranged.__name__ = op.__name__
+    return Arranged

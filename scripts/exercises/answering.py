@@ -47,15 +47,11 @@ def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[An
                 if douts is not None:
                     value = written.backward(ctx, *[_frozen(dout) for dout in douts])
             else:
-                value = (check.call or _directly)(written, *arguments, **options)
+                value = check.call(written, *arguments, **options) if check.call else written(*arguments, **options)
     except Exception as error:
         return Answer(raised=error, line=getattr(error, "line", None) or source.line_of(error, path))
     changed = [i for i, (a, b) in enumerate(zip(arguments, case.arguments, strict=True)) if not _unchanged(a, b)]
     return Answer(value, changed=f"argument {changed[0]}" if changed else "")
-
-
-def _directly(written: Any, *arguments: Any, **options: Any) -> Any:
-    return written(*arguments, **options)
 
 
 def _frozen(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is tested of a solution, and what a test finds: the vocabulary of every exercise file.
+"""What an exercise is, what is tested of a solution, and what a test finds: the vocabulary of every exercise file.
 
 A check names what the learner writes and draws cases for it (Hypothesis: shapes and values); the exercise's completed
 stub says what is right. `telling` is one case more, with a different length for every axis, from which a diagnosis can
@@ -8,7 +8,11 @@ be read; the smallest failing case, which Hypothesis looks for, is what the lear
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+import pkgutil
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -27,41 +31,40 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class OpCheck:
-    """A Function: forward and backward against the completed stub's, for drawn `cases` and for the `telling` one.
+class Check:
+    """What the learner writes as `name`, for drawn `cases` and for the `telling` one.
 
-    in_float32: results must be float32 where the inputs are. reference: the completed stub and `call`, and slips:
+    examples: how many cases are drawn. tolerance: relative. reference: the completed stub and `call`, and slips:
     programs with a well-known mistake and a sentence for each; `catalogue.load` adds them.
     """
 
     name: str
     cases: st.SearchStrategy[Case]
     telling: Case
-    in_float32: bool = False
-    examples: int = 40
+    _: dataclasses.KW_ONLY
+    call: Callable[..., Any] | None = None
+    examples: int = 100
     tolerance: float = 1e-6
+    in_float32: bool = False
     reference: tuple[str, Any] = ("", None)
     slips: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class FunctionCheck:
-    """A plain function (or class): what it returns against what the completed stub's returns.
+class OpCheck(Check):
+    """A Function: forward and backward against the completed stub's.
 
-    call: how a case becomes a call of what the learner wrote; by default directly. tolerance: relative.
+    in_float32: results must be float32 where the inputs are.
     """
 
-    name: str
-    cases: st.SearchStrategy[Case]
-    telling: Case
-    call: Callable[..., Any] | None = None
-    examples: int = 100
-    tolerance: float = 1e-6
-    reference: tuple[str, Any] = ("", None)
-    slips: tuple[tuple[str, str], ...] = ()
+    examples: int = 40
 
 
-Check = OpCheck | FunctionCheck
+class FunctionCheck(Check):
+    """A plain function (or class): what it returns against what the completed stub's returns.
+
+    call: how a case becomes a call of what the learner wrote; by default directly.
+    """
 
 
 @dataclasses.dataclass
@@ -93,6 +96,90 @@ class Verdict:
     def facts(self) -> dict[str, Any]:
         """What can be written as JSON."""
         return {name: value for name, value in vars(self).items() if name != "shown"}
+
+
+# --- an exercise ------------------------------------------------------------------------------------------------------
+
+find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's function or class, or what is in a class
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A place in the GPT: `use_kernels({op: what the learner wrote as `name`})`.
+
+    adapt: to the arguments that the library's op gets. fits: for which of them it is used; elsewhere, such as for
+    broadcasting, the library's op is. takes: ops that have to be taken apart for this one to be used (in_gpt.APART).
+    """
+
+    op: str
+    name: str
+    adapt: Callable[[Any], Any] = lambda written: written
+    _: dataclasses.KW_ONLY
+    fits: Callable[..., bool] | None = None
+    takes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """A place in the GPT: that of library objects, named with dots. adapt: definitions -> what stands there."""
+
+    targets: tuple[str, ...]
+    adapt: Callable[[dict[str, Any]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    stub: the file that the learner completes. blanks: what completes it, one block of lines for each TODO that raises,
+    with an empty line between two blocks; a comment in it explains a mistake in its line. slips: a part of blanks, what
+    stands there in a well-known mistake, and the sentence for it. title: half a sentence. group: the part of the GPT
+    that it belongs to. effort: minutes and difficulty, "10 min, easy". hints: the idea, the shapes, the line. checks:
+    what is tested, in this order. answer: dotted names of library objects. adapt: the library objects, by their last
+    names -> what the stub asks for, where names or arguments differ. place: how it gets into the GPT (Kernel, Patch),
+    if it does.
+    """
+
+    stub: str
+    blanks: str
+    slips: Sequence[tuple[str, str, str]] = ()
+    _: dataclasses.KW_ONLY
+    title: str
+    group: str
+    hints: tuple[str, str, str]
+    checks: Sequence[Check]
+    answer: tuple[str, ...] = ()
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    effort: str = ""
+    place: Any = None
+    name: str = ""
+    path: Path = Path()
+
+    def reference(self) -> dict[str, Any]:
+        """What a learner's file that is right defines, made of the library's own objects."""
+        return self.adapt({name.rpartition(".")[2]: find_object(name) for name in self.answer})
+
+    def completed(self, old: str = "", new: str = "") -> str:
+        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it; or one in which
+        `new` stands where `old` belongs.
+        """
+        blanks = self.blanks.replace(old, new) if old else self.blanks
+        blocks, lines = iter(blanks.strip("\n").split("\n\n")), []
+        for line in self.stub.splitlines():
+            indent, todo, _ = line.partition("raise NotImplementedError")
+            lines.append(textwrap.indent(next(blocks), indent) if todo else line)
+        return "\n".join(lines) + "\n" if list(blocks) == [] else blanks
+
+    def solution(self) -> str:
+        """The library's source of the answer, with the place where it stands."""
+        parts = []
+        for name in self.answer:
+            found = find_object(name)
+            lines, first = inspect.getsourcelines(found)
+            file = Path(inspect.getsourcefile(found) or "")
+            where = "/".join(file.parts[-3:])
+            parts.append(f"# {name}  ({where}, line {first})\n\n{''.join(lines)}")
+        return "\n\n".join(parts)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

@@ -10,60 +10,28 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
-import dataclasses
 import functools
 import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from minigrad import Tensor
 from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.mutations import Change, compiled, mutants
-from minigrad.gradcheck.shape_diagnosis import numpy_in_words
+from minigrad.gradcheck.mutations import compiled
 
 from . import comparing
-from .answering import Answer, answer, douts_for
-from .checks import Case, Check, OpCheck
-
-if TYPE_CHECKING:
-    from .judging import Finding, Trial
+from .answering import Answer, answer
+from .checks import Case
+from .trial import Finding, Trial
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
 UNEXPLAINED = "no single slip explains it: follow this small case by hand"
-
-
-class Reference:
-    """The completed stub: what is right, and what each small change of it gives."""
-
-    def __init__(self, check: Check):
-        text, call = check.reference
-        self.check: Check = check if isinstance(check, OpCheck) else dataclasses.replace(check, call=call)
-        self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in text.splitlines()), 1))
-        self.namespace = compiled(ast.parse(text), {"np": np, "math": math})
-        self.node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == check.name)
-        written = self.namespace[check.name]
-        signature = written.forward if isinstance(check, OpCheck) else call or written
-        self.names = [*inspect.signature(signature).parameters][isinstance(check, OpCheck) or call is not None :]
-
-    def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
-        right = answer(self.namespace[self.check.name], "", self.check, case, douts)
-        if right.raised is not None:
-            raise right.raised  # a mistake of ours: it must not be taken for the learner's
-        return right
-
-    def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
-        """What the name stands for after each change of the function, or of the method `part`."""
-        methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
-        for change in mutants(methods[0] if methods else self.node):
-            with contextlib.suppress(SyntaxError, ValueError, TypeError):
-                module = ast.Module([self.node], [])
-                yield compiled(module, self.namespace)[self.check.name], change
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
@@ -101,7 +69,7 @@ def whereabouts(trial: Trial, first: Finding | None) -> str:
     case = trial.check.telling
     if first is None or not isinstance(first.wrong, np.ndarray):
         return ""
-    for name, x in zip(trial.names(), case.arguments, strict=False):
+    for name, x in zip(trial.names, case.arguments, strict=False):
         if isinstance(x, np.ndarray) and x.shape == first.wrong.shape:
             for words, there in ((f"negative ({name} < 0)", x < 0), (f"positive ({name} > 0)", x > 0)):
                 if np.array_equal(first.wrong, there):
@@ -130,7 +98,7 @@ class Search:
         return [self.trial.test(case) is not None for case in self.cases]
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
-        return douts_for(self.trial.reference.run(case).value) if self.is_backward else None
+        return self.trial.douts(case) if self.is_backward else None
 
     def learner(self, case: Case) -> Answer:
         if id(case) not in self.observed:
@@ -238,13 +206,12 @@ def _same(got: Any, wanted: Any, tolerance: float) -> bool:
 def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
     """What gradcheck finds in the telling case: the kind and the sentence, empty if nothing."""
     case, op = trial.check.telling, trial.written
-    douts = douts_for(trial.reference.run(case).value)
-    wanted = [gradient is not None for gradient in trial.reference.run(case, douts).value]
+    wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 
     def fn(*tensors: Any) -> Any:
         return op.apply(*tensors, **copy.deepcopy(case.options))
 
-    names = trial.names()[: len(case.arguments)]
+    names = trial.names[: len(case.arguments)]
     fn.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names])  # type: ignore[attr-defined]
     inputs = [Tensor(a, requires_grad=True) if wanted[i] else a for i, a in enumerate(case.arguments)]
     try:
@@ -256,16 +223,3 @@ def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
     except Exception:
         return "", ""  # what the learner's code raised has been reported already
     return "", ""
-
-
-# --- exceptions -------------------------------------------------------------------------------------------------------
-
-
-def in_plain_words(got: Answer, names: list[str]) -> str:
-    """What was raised; NumPy's messages about shapes in words."""
-    message = str(got.raised)
-    if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
-        if isinstance(got.raised, TypeError) and "argument" in message:
-            return f"it cannot be called with ({', '.join(names)}), as the stub has it: {message}"
-        return f"what it returns cannot be read: {got.error}"
-    return got.error + numpy_in_words(message)

@@ -27,9 +27,11 @@ from gpt.training.batches import RandomBatches
 from gpt.training.standard_library import help_text
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
+from minigrad.kernels.dispatch import textbook_functions
 
 from . import page, source
-from .places import Kernel, Patch
+from .adapters import when
+from .checks import Kernel, Patch
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them
@@ -98,7 +100,8 @@ class Parts:
                 self.patches |= {target: part.adapt(definitions) for target in part.targets}
                 continue
             assert isinstance(part, Kernel)
-            self.kernels[part.op] = part.adapt(definitions[part.name])
+            op = part.adapt(definitions[part.name])
+            self.kernels[part.op] = op if part.fits is None else when(part.fits, op, textbook_functions()[part.op])
             for form in part.takes:
                 if form == "dropout":
                     self.dropout = 0.1
@@ -108,17 +111,13 @@ class Parts:
         if place is not None:
             self.used.append(name)
 
-    @property
-    def taken_apart(self) -> dict[str, type[Function]]:
-        """Without the ops that the learner wrote as a whole."""
-        return {op: function for op, function in self.apart.items() if op not in self.kernels}
-
     @contextlib.contextmanager
     def installed(self, mine: bool) -> Iterator[None]:
         """The library's parts, taken apart as the learner's need it; with `mine`, the learner's in them."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(use_kernels("textbook"))
-            stack.enter_context(use_kernels({**self.taken_apart, **(self.kernels if mine else {})}))
+            apart = {op: function for op, function in self.apart.items() if op not in self.kernels}
+            stack.enter_context(use_kernels({**apart, **(self.kernels if mine else {})}))
             for target, new in self.patches.items() if mine else ():
                 stack.enter_context(mock.patch(target, new))
             yield
@@ -145,7 +144,8 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         manual_seed(0)
         positions = "sinusoidal" if "positions" in parts.used else "learned"
         model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=parts.dropout, positions=positions, **SHAPE))  # type: ignore[arg-type]
-        optimizer = _optimizer(model, use)
+        settings = {"lr": 0.1, "momentum": 0.9} if use == "sgd" else {"lr": 3e-3}
+        optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[use](model.parameters(), **settings)
         schedule = optim.WarmupCosine(optimizer, steps // 10, steps)
         batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
         losses, started = [], time.perf_counter()
@@ -162,12 +162,6 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         prompt = [token for word in bpe.split_words("The") for token in tokenizer.encode(word, textbook=True)]
         new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
         return losses, " ".join(printable("The" + tokenizer.decode(new)).split()), seconds
-
-
-def _optimizer(model: GPT, use: str) -> optim.Optimizer:
-    if use == "sgd":
-        return optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return (optim.Adam if use == "adam" else optim.AdamW)(model.parameters(), lr=3e-3)
 
 
 def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import Tensor, optim
 
-from .places import Patch
+from .checks import Patch
 
 
 def as_update(name: str, optimizer: str) -> Patch:
@@ -26,20 +26,10 @@ def as_update(name: str, optimizer: str) -> Patch:
         def update_adam(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
             state["step"] = state.get("step", 0) + 1
             m, v = (state.get(key, np.zeros_like(p.data)) for key in ("exp_avg", "exp_avg_sq"))
-            betas = group["betas"]
-            decay = {"weight_decay": group["weight_decay"]} if name == "adamw" else {}
-            new, state["exp_avg"], state["exp_avg_sq"] = step(
-                p.data,
-                grad,
-                m,
-                v,
-                state["step"],
-                lr=group["lr"],
-                beta1=betas[0],
-                beta2=betas[1],
-                eps=group["eps"],
-                **decay,
-            )
+            numbers = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+            if name == "adamw":
+                numbers["weight_decay"] = group["weight_decay"]
+            new, state["exp_avg"], state["exp_avg_sq"] = step(p.data, grad, m, v, state["step"], **numbers)
             p.data[...] = new
 
         return update_sgd if name == "sgd" else update_adam
@@ -50,22 +40,11 @@ def as_update(name: str, optimizer: str) -> Patch:
 def adam_with_library(update: Callable[..., None], decoupled: bool) -> Callable[..., Any]:
     """One step of the library's Adam or AdamW as a function of arrays."""
 
-    def step(
-        p: Any,
-        grad: Any,
-        m: Any,
-        v: Any,
-        t: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float = 0,
-    ) -> Any:
+    def step(p: Any, grad: Any, m: Any, v: Any, t: int, beta1: float, beta2: float, **numbers: float) -> Any:
         tensor = Tensor(p.copy())
         state = {"step": t - 1, "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
         optimizer = (optim.AdamW if decoupled else optim.Adam)([Tensor(p.copy())])
-        group = {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay}
+        group = {"weight_decay": 0, **numbers, "betas": (beta1, beta2)}
         update(optimizer, tensor, grad, state, group)
         return tensor.data, state["exp_avg"], state["exp_avg_sq"]
 

@@ -23,8 +23,7 @@ import numpy as np
 from minigrad.autograd import Function
 
 from . import judging, source, worker
-from .catalogue import Exercise
-from .checks import Check, FunctionCheck, OpCheck, Verdict
+from .checks import Check, Exercise, OpCheck, Verdict
 
 START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
 HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
@@ -129,7 +128,7 @@ class Submission:
 
     def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
-        calls = [check.call for check in checks if isinstance(check, FunctionCheck) and check.call is not None]
+        calls = [check.call for check in checks if check.call is not None]
         kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.whole, calls)))
         definitions: dict[str, Any] = {}
         for check in checks:
@@ -137,8 +136,7 @@ class Submission:
                 definitions[check.name] = self._op(check.name)
             elif kind is not None:
                 definitions[check.name] = kind if kind == "other" else self._function(check)
-        without_calls = [replace(check, call=None) if isinstance(check, FunctionCheck) else check for check in checks]
-        return without_calls, definitions
+        return [replace(check, call=None) for check in checks], definitions
 
     def _op(self, name: str) -> type[Function]:
         submission = self
@@ -157,7 +155,7 @@ class Submission:
         return Remote
 
     def _function(self, check: Check) -> Callable[..., Any]:
-        through = check.call.__name__ if isinstance(check, FunctionCheck) and check.call is not None else ""
+        through = "" if check.call is None else check.call.__name__
         return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
 
 

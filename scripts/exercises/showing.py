@@ -7,8 +7,7 @@ from pathlib import Path
 
 from gpt.console import printable
 
-from .catalogue import Exercise
-from .checks import Verdict
+from .checks import Exercise, Verdict
 from .workspace import Workspace
 
 HEADINGS = {

@@ -65,16 +65,19 @@ def define(text: str, path: Path) -> tuple[dict[str, Any], Verdict | None]:
 def verdict_of(error: BaseException, text: str, path: Path) -> Verdict:
     """The verdict on a file that raises this when it is run."""
     line = line_of(error, str(path))
+    status, sentence = kind_of(error)
+    return Verdict(status, path.name, sentence, line=line, code=code_at(text, line))
+
+
+def kind_of(error: BaseException) -> tuple[str, str]:
+    """The status of a solution that raises this, and the sentence that says so."""
     if isinstance(error, NotImplementedError):
-        verdict = Verdict("unfinished", path.name, f"a TODO is still open: {error}")
-    elif isinstance(error, UsesLibrary):
-        verdict = Verdict("refused", path.name, str(error))
-    elif isinstance(error, MemoryError):
-        verdict = Verdict("memory", path.name, "it needs more memory than it may have")
-    else:
-        verdict = Verdict("error", path.name, f"{type(error).__name__}: {error}")
-    verdict.line, verdict.code = line, code_at(text, line)
-    return verdict
+        return "unfinished", f"a TODO is still open: {error}".rstrip(": ")
+    if isinstance(error, UsesLibrary):
+        return "refused", str(error)
+    if isinstance(error, MemoryError):
+        return "memory", "it needs more memory than it may have"
+    return "error", f"{type(error).__name__}: {error}"
 
 
 def whole(function: Callable[..., Any]) -> str:
@@ -117,10 +120,8 @@ def last_return(text: str, name: str, part: str = "") -> int | None:
     """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            within = [
-                method for method in ast.walk(node) if isinstance(method, ast.FunctionDef) and method.name == part
-            ]
-            returns = [n for n in ast.walk(within[0] if within else node) if isinstance(n, ast.Return)]
+            methods = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef) and n.name == part]
+            returns = [n for n in ast.walk(methods[0] if methods else node) if isinstance(n, ast.Return)]
             return max((n.lineno for n in returns), default=None)
     return None
 
@@ -132,8 +133,6 @@ def last_assignment(text: str, name: str, variable: str) -> int | None:
             backward = [m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "backward"]
             assigned = [n for method in backward for n in ast.walk(method) if isinstance(n, ast.Assign | ast.AugAssign)]
             targets = [(n, n.targets if isinstance(n, ast.Assign) else [n.target]) for n in assigned]
-            lines = [
-                n.lineno for n, names in targets if any(isinstance(t, ast.Name) and t.id == variable for t in names)
-            ]
-            return max(lines, default=None)
+            names = [(n.lineno, t.id) for n, found in targets for t in found if isinstance(t, ast.Name)]
+            return max((line for line, assigned in names if assigned == variable), default=None)
     return None

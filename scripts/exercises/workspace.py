@@ -10,8 +10,7 @@ from typing import Any
 from gpt.files import read_json, shortened, write_text
 
 from . import catalogue, processes
-from .catalogue import Exercise
-from .checks import Verdict
+from .checks import Exercise, Verdict
 
 
 class Workspace:

@@ -230,8 +230,8 @@ class _Inliner(ast.NodeTransformer):
     def _statement(self, statement: ast.stmt) -> None:
         source = ast.unparse(statement)
         exec(source, self.scope)
-        names = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _is_stored(node)]
-        assigned = [name for name in names if name in self.scope]  # the others exist inside a comprehension only
+        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+        assigned = [node.id for node in names if node.id in self.scope]  # others exist inside a comprehension only
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if len(assigned) == 1 and len(targets) == 1 and self.scope[assigned[0]] is np:  # xp = module_of(x)
             self.code[assigned[0]] = ast.Name("np")
@@ -291,7 +291,3 @@ def _expression(text: str) -> ast.expr:
 
 def _is_ctx(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == "ctx"
-
-
-def _is_stored(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)

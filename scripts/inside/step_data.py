@@ -49,7 +49,7 @@ def step_data(recording: Recording, title: str, tokens: list[str]) -> dict[str, 
         "tokens": tokens,
         "calls": calls,
         "values": table.rows,
-        "functions": {name: function_data(function) for name, function in functions_of(recording).items()},
+        "functions": {call.function.__name__: function_data(call.function) for call in recording.calls},
         "updates": updates,
         "optimizer": recording.optimizer.__name__ if recording.optimizer else "",
         "rule": rule_data(recording.optimizer),
@@ -74,14 +74,13 @@ class Table:
         if value not in self.numbers:
             self.numbers[value] = len(self.rows)
             whole = value.array is not None and value.array.size <= self.limit
-            row: dict[str, Any] = {
-                "shape": value.shape,
-                "dtype": str(value.dtype),
-                "name": value.name,
-                "made_by": value.made_by,
-            }
-            row |= {"data": self.packed(value.array)} if whole else {"corner": self.packed(value.corner)}
-            row |= {"corner_shape": value.corner.shape, "statistics": _finite(value.statistics)} if not whole else {}
+            row: dict[str, Any] = {"shape": value.shape, "name": value.name, "made_by": value.made_by}
+            row["dtype"] = str(value.dtype)
+            if whole:
+                row["data"] = self.packed(value.array)
+            else:
+                row |= {"corner": self.packed(value.corner), "corner_shape": value.corner.shape}
+                row["statistics"] = {k: x if np.isfinite(x) else str(x) for k, x in value.statistics.items()}
             self.rows.append(row)
         return self.numbers[value]
 
@@ -91,10 +90,6 @@ class Table:
         text = base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode("ascii")
         self.size += len(text)
         return ("4" if kind == "<f4" else "8") + text
-
-
-def _finite(statistics: dict[str, float]) -> dict[str, float | str]:
-    return {name: number if np.isfinite(number) else str(number) for name, number in statistics.items()}
 
 
 def call_data(call: Call, table: Table) -> dict[str, Any]:
@@ -151,16 +146,10 @@ def shown_path(path: str) -> str:
     return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else os.path.basename(path)
 
 
-def functions_of(recording: Recording) -> dict[str, Any]:
-    """The recorded Functions by name, those that were called."""
-    return {call.function.__name__: call.function for call in recording.calls}
-
-
 def function_data(function: Any) -> dict[str, Any]:
     """Formulas and source of an op."""
-    return {"formulas": formulas(function), "forward": source_data(function.forward)} | {
-        "backward": source_data(function.backward) if hasattr(function, "backward") else None
-    }
+    backward = source_data(function.backward) if hasattr(function, "backward") else None
+    return {"formulas": formulas(function), "forward": source_data(function.forward), "backward": backward}
 
 
 def rule_data(optimizer: Any) -> dict[str, Any]:

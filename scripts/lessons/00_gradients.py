@@ -48,7 +48,6 @@ with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) a
     left.plot(xs, xs * np.sin(xs), color="black", label="f(x) = x sin x")
     left.plot(xs, f(x) + true_slope * (xs - x), "--", color="0.4", label=f"slope {true_slope:.2f} at x = 1")
     left.set(xlabel="x", ylabel="f(x)", ylim=(-4, 3))
-    left.legend(frameon=False)
     right.loglog(nudges, np.maximum(errors, 1e-16), "o-", color="black", markersize=3)
     right.set(xlabel="nudge", ylabel="error of the slope")
     right.text(1e-12, 1e-8, "rounding")
@@ -174,7 +173,6 @@ with lesson.picture("line", "Fitting a line by gradient descent", columns=2, siz
     left.plot(xs, ys, "o", color="0.5", label="data")
     left.plot(xs, slope.data * xs + offset.data, color="black", label="the line found")
     left.set(xlabel="x", ylabel="y")
-    left.legend(frameon=False)
     right.semilogy(losses, color="black")
     right.set(xlabel="step", ylabel="mean squared error")
 

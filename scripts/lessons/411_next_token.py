@@ -76,7 +76,6 @@ with lesson.picture("learning", "A table of next letters, learned") as axes:
     axes.axhline(loss_of_nothing, linestyle=":", color="0.3", label="knowing nothing, ln V")
     axes.axhline(loss_of_counting, linestyle="--", color="0.3", label="counting")
     axes.set(xlabel="step", ylabel="loss (nats per letter)")
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # Answer: the logarithm of the number of letters, ln V. Equal logits give every letter the probability 1 / V, and the

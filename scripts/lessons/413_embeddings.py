@@ -87,7 +87,8 @@ with lesson.picture("clusters", "Rows of the embedding, in the plane of most var
         flat = two_dimensions(rows[[i for _, _, i in chosen]])
         for marker, name in zip("os^D", found):
             places = np.array([p for p, (group, _, _) in zip(flat, chosen) if group == name])
-            axes.plot(*places.T, marker, color="black", markerfacecolor="0.75", markersize=5, label=name)
+            label = name if when == "after 300" else None
+            axes.plot(*places.T, marker, color="black", markerfacecolor="0.75", markersize=5, label=label)
         for (x, y), (_, word, _) in zip(flat, chosen):
             axes.annotate(word.strip(), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=when, xlabel="first component", ylabel="second component")
@@ -142,7 +143,6 @@ with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)
     for k, line in ((20, "-"), (64, "--"), (100, ":")):
         right.plot(similarity[k] / similarity[k, k], line, color="black", label=f"position {k}")
     right.set(xlabel="other position", ylabel="cosine", title="nearby positions have similar codes")
-    right.legend(frameon=False)
 
 # %% Learned positions: GPT-2's way
 # A second table of learned rows: row t is added to the row of the token at position t. It is simpler, but a table ends.

@@ -118,7 +118,6 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.loglog(widths, slopes, "o-", color="black", label="unscaled")
     c.loglog(widths, scaled_slopes, "s--", color="black", label="divided by sqrt(d_k)")
     c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
-    c.legend(frameon=False)
 
 # %% [markdown]
 # Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %. A collapsed

@@ -102,7 +102,6 @@ with lesson.picture("residual", "A stack of 24 attention layers", columns=2, siz
         axes.semilogy(curves[True], "-", color="black", label="x + attention(x)")
         axes.semilogy(curves[False], "--", color="black", label="attention(x)")
         axes.set(xlabel="layer")
-        axes.legend(frameon=False)
     left.set(ylabel="spread among the tokens", title="forward: are the tokens still different?")
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 import minigrad.functional as F
+from gpt.interpretability import attention_patterns
 from gpt.model.config import GPTConfig
 from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad
@@ -158,21 +159,7 @@ assert costs.max() > 2 * costs.min()
 
 # %%
 ids = np.array(tokenizer.encode(" The value of the object is the value of the name."))[None]
-seen: list[np.ndarray] = []
-
-
-def look(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    q, k, _ = F.split_heads(output, 4, parts=3)
-    T = q.shape[2]
-    scores = q.data @ k.data.swapaxes(-1, -2) / np.sqrt(D)
-    seen.append(F.softmax(Tensor(np.where(np.tri(T, dtype=bool), scores, -np.inf)), -1).data[0])
-
-
-hooks = [block.attn.c_attn.register_forward_hook(look) for block in model.transformer.h]
-with no_grad():
-    model(ids)
-for hook in hooks:
-    hook.remove()
+seen = attention_patterns(model, ids)[:, 0]  # (layers, heads, T, T): softmax(q k^T / sqrt(D)) of each head
 tokens = [tokenizer.decode([i]).strip() or "_" for i in ids[0]]
 with lesson.picture("heads", "Where the heads of a small trained GPT look", columns=4, rows=2, size=(15, 8)) as panels:
     for i, axes in enumerate(panels):

@@ -74,7 +74,6 @@ with lesson.picture("hull", "Blending and transforming", size=(5.5, 4)) as axes:
     ):  # fmt: skip
         axes.plot(*points[0].T, marker, color="black", markerfacecolor="0.8", markersize=size, label=name)
     axes.set(xlabel="channel 0", ylabel="channel 1")
-    axes.legend(frameon=False)
 
 # %% The MLP as keys and values
 # c_proj(gelu(c_fc(x))) = sum over the 4C hidden units of gelu(key_i . x + b_i) value_i + b. Each unit has a pattern
@@ -107,7 +106,6 @@ with lesson.picture("gelu", "GELU: x times the probability that a normal number 
     axes.plot(grid, F.gelu(Tensor(grid)).data, color="black", label="GELU")
     axes.plot(grid, np.maximum(grid, 0), ":", color="black", label="ReLU")
     axes.set(xlabel="x", ylabel="output")
-    axes.legend(frameon=False)
 
 # %% The block, and how often it is repeated
 # Predict: how much of a block's parameters is attention, and how much is the MLP?
@@ -166,7 +164,6 @@ with lesson.picture("norms", "Where to put the norm (12 blocks, 32 wide, learnin
     for norm, line in zip(NORMS, ("-", "--")):
         axes.plot(smooth(curves[norm]), line, color="black", label=f"{norm}-norm")
     axes.set(xlabel="step", ylabel="loss (nats per token), smoothed")
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # ## What next

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 
@@ -40,13 +41,10 @@ def unmasked(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 shape = {"n_layer": 1, "n_head": 2, "block_size": 16}
 honest = new_gpt(len(tokenizer), **shape)
 honest_losses = train(honest, train_ids, 400)
-F.scaled_dot_product_attention = unmasked
-try:
+with mock.patch.object(F, "scaled_dot_product_attention", unmasked):
     cheat = new_gpt(len(tokenizer), **shape)
     cheat_losses = train(cheat, train_ids, 400)
     cheated = write(cheat, tokenizer, "The value", 25)
-finally:
-    F.scaled_dot_product_attention = causal_attention
 with_mask, without = np.mean(honest_losses[-15:]), np.mean(cheat_losses[-15:])
 print(f"loss after 400 steps: with the mask {with_mask:.2f}, without {without:.2f}")
 assert without < 0.2 * with_mask
@@ -55,7 +53,6 @@ with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.plot(smooth(honest_losses), "-", color="black", label="causal mask")
     axes.plot(smooth(cheat_losses), "--", color="black", label="no mask")
     axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # Answer: without the mask the loss is far lower and the writing far worse. The target of a token is the next token, and

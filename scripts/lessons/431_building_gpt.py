@@ -166,7 +166,6 @@ with lesson.picture("initialization", "Does the signal keep its size? (12 blocks
     for (kind, name), line in zip(KINDS.items(), LINES):
         axes.semilogy(spreads[kind], line, color="black", label=name)
     axes.set(xlabel="block", ylabel="std of the residual stream")
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # The course reports 0.80 to 0.85 for GPT-2's rule, as here, and 0.82 to 6.55 for "default init". PyTorch's default for

@@ -124,7 +124,6 @@ with lesson.picture("schedule", "The learning rate", columns=2, size=(10, 3.6)) 
         means, spreads = of_seeds.mean(axis=1), of_seeds.std(axis=1, ddof=1)
         right.errorbar(RATES, means, spreads, linestyle=line, color="black", capsize=3, label=name)
     right.set(xlabel="peak learning rate", ylabel="validation loss (nats per token)", xscale="log")
-    right.legend(frameon=False)
 
 # %% Clipping bounds the step and keeps its direction
 model = new_gpt(V)

@@ -139,12 +139,10 @@ with lesson.picture("kv-cache", "What the KV cache saves and costs", columns=2, 
     )
     left.plot(n, [accounting.tokens_read(10, int(i), True) / 1e3 for i in n], "--", color="black", label="with: n")
     left.set(xlabel="new tokens n", ylabel="tokens read (thousands)")
-    left.legend(frameon=False)
     for name, line in (("gpt2", "-"), ("gpt2-medium", "--"), ("gpt2-xl", ":")):
         sizes = [accounting.kv_cache_bytes(GPTConfig.preset(name), 1, int(i), "bfloat16") / 1e6 for i in n]
         right.plot(n, sizes, line, color="black", label=name)
     right.set(xlabel="tokens in the text", ylabel="cache (MB, bfloat16)")
-    right.legend(frameon=False)
 
 # %%
 counts = {cached: drawings.tokens_computed(model, [1, 2, 3, 4], 12, cached) for cached in (False, True)}
@@ -322,13 +320,11 @@ with lesson.picture("scaling", "Published laws, and ours", columns=2, size=(10, 
     left.loglog(flops, [accounting.chinchilla_optimal(c)[0] for c in flops], "-", color="black", label="parameters")
     left.loglog(flops, [accounting.chinchilla_optimal(c)[1] for c in flops], "--", color="black", label="tokens")
     left.set(xlabel="training budget (FLOPs)", ylabel="number", title="compute-optimal (Hoffmann et al.)")
-    left.legend(frameon=False)
     for width, line in zip(np.unique(N), LINES):
         here = width == N
         right.semilogx(D[here], L[here], "o", color="0.5")
         right.plot(D[here], predict(law, N[here], D[here]), line, color="black", label=f"{width:,.0f} parameters")
     right.set(xlabel="training tokens", ylabel="validation loss (nats per token)", title="runs and the fitted law")
-    right.legend(frameon=False)
 
 # %% [markdown]
 # ## What next

@@ -103,7 +103,6 @@ with lesson.picture("difference", "Difference from the reference, activation by 
     axes.axhline(1e-7, linestyle=":", color="0.3", label="tolerance")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set(ylabel="largest difference (in standard deviations)", xlabel="activation, in the order of computation")
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # Answer: only the comparison, and it says where: the attention of block 0 is the first activation that differs. The

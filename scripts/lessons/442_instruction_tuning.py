@@ -231,7 +231,6 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
     one.plot(losses, color="0.75", label="loss of a batch")
     one.plot(smooth(losses, 8), color="black", label="mean of 8")
     one.set(xlabel="step", ylabel="loss (nats per learned token)", title="instruction tuning")
-    one.legend(frameon=False)
     pairs = {f"{name.replace(' ', chr(10), 1)}\n{kind}": tuned[name][i] for _, name in groups
              for i, kind in enumerate(("right", "in form"))}  # fmt: skip
     bars(two, pairs, "share of answers", ".0%", ("", "///"))

@@ -114,7 +114,6 @@ with lesson.picture("lora", "Full fine-tuning and LoRA on Python code", columns=
     for (name, losses_), line in zip(curves.items(), ("-", "--")):
         left.plot(smooth(losses_), line, color="black", label=name)
     left.set(xlabel="step", ylabel="loss (nats per token), smoothed")
-    left.legend(frameon=False)
     right.plot(range(1, 65), np.mean([s.cumsum() / s.sum() for s in spectra], axis=0), color="black")
     right.plot([1, 64], [1 / 64, 1], ":", color="black")
     right.axvline(8, color="0.6")
@@ -231,7 +230,6 @@ with lesson.picture("rounding", "Rounding, outliers and NF4", columns=3, size=(1
         title="an outlier makes steps of 0.06",
         xticks=[-0.05, 0, 0.05],
     )
-    left.legend(frameon=False)
     bars(middle, {name.replace(", ", ",\n"): 100 * error for name, error in off.items()}, "error of normal weights (%)")
     right.hist((sample / np.abs(sample).max(axis=1, keepdims=True)).ravel(), 60, color="0.8", density=True)
     right.vlines(nf4_levels(), 0, 0.5, color="black", label="NF4's 16 levels")
@@ -297,7 +295,6 @@ with lesson.picture("memory", "Training memory of 7 billion parameters, without 
     axes.axhline(24, linestyle="--", color="black")
     axes.text(2.45, 25, "a consumer GPU: 24 GB", ha="right")
     axes.set(ylabel="gigabytes", ylim=(0, 95))
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # ## What next

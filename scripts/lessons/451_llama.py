@@ -88,7 +88,6 @@ with lesson.picture("swiglu", "The output of one inner unit", columns=2, size=(9
         right.plot(z, F.swiglu(Tensor(z), Tensor(np.full(200, value))).data, line, color="black", label=f"up = {value}")
     left.set(xlabel="z", ylabel="output", title="GELU: one input")
     right.set(xlabel="gate", ylabel="output", title="SwiGLU: the gate scales `up`")
-    right.legend(frameon=False)
 
 # %% 4. Grouped-query attention: nine query heads, three heads of keys and values
 # Predict: three query heads share one head of keys and values. Which of these shrink: the scores, the KV cache, the
@@ -110,7 +109,6 @@ with lesson.picture("kv-heads", "Grouped against full heads (SmolLM2, float32)",
         left.plot(length, per_token * length / 2**20, line, color="black", label=f"cache of {heads} heads")
     left.axhline(4 * REAL.num_parameters() / 2**20, linestyle=":", color="0.4", label="all weights")
     left.set(xlabel="tokens in the text", ylabel="MiB")
-    left.legend(frameon=False)
     for head in range(H):
         right.plot([head, 3 * (head // 3) + 1], [1, 0], color="0.5", marker="o", markerfacecolor="black")
     right.set(xticks=[], yticks=[0, 1], yticklabels=["keys,\nvalues", "queries"], ylim=(-0.3, 1.3))

@@ -86,7 +86,6 @@ with lesson.picture("bend", "An induction head forms, and the loss bends", 2, si
     left.plot(steps, repeated_losses, color="black", label="repeated tokens")
     left.plot(steps, new_losses, color="black", linestyle=":", label="new tokens")
     left.set(xlabel="step", ylabel="loss (nats)")
-    left.legend(frameon=False)
     right.plot(steps, best_scores, color="black")
     right.set(xlabel="step", ylabel="highest induction score", ylim=(0, 1))
 

@@ -49,7 +49,6 @@ with lesson.picture("directions", "How strong each direction of a step is") as a
     for (name, s), line in zip(spectra.items(), LINES):
         axes.semilogy(s[:-1] / s[0], line, color="black", label=name)
     axes.set(xlabel="direction (singular value, from the largest)", ylabel="strength, relative to the first")
-    axes.legend(frameon=False)
 
 # %% [markdown]
 # Answer: about five. AdamW's first step is the sign of every number of the gradient, which is less one-sided, but most

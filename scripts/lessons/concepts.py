@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,13 +63,10 @@ class Concept(NamedTuple):
 
 def concepts() -> list[Concept]:
     """All rows of the table, in their order."""
-    rows = []
-    for line in read_text(README).splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 6 and cells[0].isdigit():
-            _, name, lesson, code, tests, exercise = cells
-            rows.append(Concept(name, _LINK.findall(lesson)[0][1], _places(code), _places(tests), exercise.strip("`")))
-    return rows
+    return [
+        Concept(name, _LINK.findall(lesson)[0][1], _places(code), _places(tests), exercise.strip("`"))
+        for _, name, lesson, code, tests, exercise in _rows(6)
+    ]
 
 
 def _places(cell: str) -> list[Place]:
@@ -91,12 +89,15 @@ class MentalModel(NamedTuple):
 
 def mental_models() -> list[MentalModel]:
     """All rows of the table of mental models, in their order."""
-    found = []
+    return [MentalModel(cells[1], _LINK.findall(cells[2])[0][1], cells[3].strip("`")) for cells in _rows(4)]
+
+
+def _rows(columns: int) -> Iterator[list[str]]:
+    """The numbered rows of the table that has so many columns; a bar inside a cell is written \\|."""
     for line in read_text(README).splitlines():
-        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip("| "))]
-        if line.startswith("|") and len(cells) == 4 and cells[0].isdigit():
-            found.append(MentalModel(cells[1], _LINK.findall(cells[2])[0][1], cells[3].strip("`")))
-    return found
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        if line.startswith("|") and len(cells) == columns and cells[0].isdigit():
+            yield cells
 
 
 if __name__ == "__main__":

@@ -77,4 +77,3 @@ def rank_error(axes: Any, changes: Sequence[np.ndarray], size: int) -> None:
     axes.set(xlabel="rank", ylabel="best possible error (%)", xscale="log", ylim=(0, 105))
     axes.set_xticks([1, 2, 4, 8, 16, 32, size], ["1", "2", "4", "8", "16", "32", str(size)])
     axes.minorticks_off()
-    axes.legend(frameon=False)

@@ -98,7 +98,10 @@ class Lesson:
 
 @contextlib.contextmanager
 def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Iterator[Any]:
-    """Axes to draw on (a list, if there are several); afterwards the picture is saved as NAME.png in the folder."""
+    """Axes to draw on (a list, if there are several); afterwards the picture is saved as NAME.png in the folder.
+
+    Axes get a legend where something on them has a label.
+    """
     several = rows * columns > 1
     try:
         from matplotlib.figure import Figure
@@ -109,6 +112,9 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     yield axes if several else axes[0]
+    for drawn in axes:
+        if drawn.get_legend() is None and drawn.get_legend_handles_labels()[1]:
+            drawn.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=120)

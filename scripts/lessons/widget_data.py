@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.interpretability import attention_patterns, record
 from gpt.model.config import PRESETS
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
@@ -44,11 +45,8 @@ def sampling(model: Any, tokenizer: Tokenizer, name: str, prompts: list[str]) ->
     with no_grad():
         logits = [model(np.array([tokenizer.encode(prompt)])).data[0, -1] for prompt in prompts]
     asked = [{"text": prompt, "logits": rounded(row)} for prompt, row in zip(prompts, logits)]
-    return {
-        "model": name[:1].upper() + name[1:],
-        "tokens": token_texts(tokenizer, range(len(tokenizer))),
-        "prompts": asked,
-    }
+    tokens = token_texts(tokenizer, range(len(tokenizer)))
+    return {"model": name[:1].upper() + name[1:], "tokens": tokens, "prompts": asked}
 
 
 def bpe(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
@@ -59,74 +57,49 @@ def bpe(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
 def made_up_sentence(name: str, words: list[str], x: Any, wq: Any, wk: Any) -> dict[str, Any]:
     """A sentence for the attention widget: x (T, C), and the projections wq and wk (C, D)."""
     x, wq, wk = (np.asarray(array, np.float64) for array in (x, wq, wk))
-    return {"name": name, "words": words} | {
-        "x": rounded(x),
-        "wq": rounded(wq),
-        "wk": rounded(wk),
-        "bq": [0.0] * wq.shape[1],
-    }
+    projections = {"wq": rounded(wq), "wk": rounded(wk), "bq": [0.0] * wq.shape[1]}
+    return {"name": name, "words": words, "x": rounded(x), **projections}
 
 
 def sentence_of(model: GPT, tokenizer: Tokenizer, text: str, layer: int, head: int) -> dict[str, Any]:
     """A sentence as one head reads it. The bias of the keys adds the same to a whole row, so softmax drops it."""
     ids = tokenizer.encode(text)
-    D = model.config.n_embd // model.config.n_head
-    queries = slice(head * D, (head + 1) * D)
-    keys = slice(model.config.n_embd + head * D, model.config.n_embd + (head + 1) * D)
+    C = model.config.n_embd
+    D = C // model.config.n_head
+    queries, keys = (slice(start + head * D, start + (head + 1) * D) for start in (0, C))
     block = model.transformer.h[layer]
-    x = record(model, np.array([ids]), {"x": block.ln_1})["x"][0]
+    norm = f"transformer.h.{layer}.ln_1"
+    with no_grad(), record(model, [norm]) as seen:
+        model(np.array([ids]))
     weight, bias = block.attn.c_attn.weight.data, block.attn.c_attn.bias.data
     name = f"{text!r}: block {layer + 1}, head {head + 1}"
-    sentence = made_up_sentence(name, token_texts(tokenizer, ids), x, weight[queries].T, weight[keys].T)
+    sentence = made_up_sentence(name, token_texts(tokenizer, ids), seen[norm][0], weight[queries].T, weight[keys].T)
     return sentence | {"bq": rounded(bias[queries])}
-
-
-def record(model: Any, ids: np.ndarray, modules: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What some modules make of ids (B, T), by name."""
-    found: dict[str, np.ndarray] = {}
-    hooks = [
-        module.register_forward_hook(lambda module, given, output, name=name: found.__setitem__(name, output.data))
-        for name, module in modules.items()
-    ]
-    try:
-        with no_grad():
-            model(ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 def gpt(model: GPT, tokenizer: Tokenizer, name: str, text: str) -> dict[str, Any]:
     """The shapes of known models, and the last token's way through this one."""
     presets = [shape(name, model.config)]
     presets += [shape(preset, GPTConfig.preset(preset)) for preset in PRESETS if preset.startswith("gpt2")]
-    return {
-        "presets": presets,
-        "walk": {"tokens": token_texts(tokenizer, tokenizer.encode(text)), "steps": walk(model, tokenizer, text)},
-    }
+    steps = {"tokens": token_texts(tokenizer, tokenizer.encode(text)), "steps": walk(model, tokenizer, text)}
+    return {"presets": presets, "walk": steps}
 
 
 def shape(name: str, config: GPTConfig) -> dict[str, Any]:
-    symbols = {
-        "V": config.vocab_size,
-        "T": config.block_size,
-        "L": config.n_layer,
-        "H": config.n_head,
-        "C": config.n_embd,
-    }
-    return {"name": name, **symbols}
+    L, H, C = config.n_layer, config.n_head, config.n_embd
+    return {"name": name, "V": config.vocab_size, "T": config.block_size, "L": L, "H": H, "C": C}
 
 
 def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     """Every step of the last token of a text, from its id to the probabilities of the next one."""
     ids = np.array([tokenizer.encode(text)])
     texts = token_texts(tokenizer, ids[0])
-    body = model.transformer
-    modules = {"wte": body.wte, "wpe": body.wpe, "ln_f": body.ln_f, "lm_head": model.lm_head}
-    for layer, block in enumerate(body.h):
-        modules |= {f"{layer} {name}": block.get_submodule(name) for name in PARTS}
-    seen = record(model, ids, modules)
+    parts = [f"h.{layer}.{name}" for layer in range(model.config.n_layer) for name in PARTS]
+    names = ["lm_head", *(f"transformer.{name}" for name in ("wte", "wpe", "ln_f", *parts))]
+    with no_grad(), record(model, names) as found:
+        model(ids)
+    patterns = attention_patterns(model, ids)
+    seen = {name.removeprefix("transformer."): array for name, array in found.items()}
     steps = [{"box": "ids", "block": 0, "values": ids[0].tolist(), "note": f"{texts[-1]!r} is token {ids[0, -1]}."}]
 
     def step(box: str, values: np.ndarray, note: str = "", layer: int = 0) -> None:
@@ -140,12 +113,9 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     x = x + seen["wpe"].reshape(x.shape)
     step("wpe", x[-1])
     for layer in range(model.config.n_layer):
-        made = {name: seen[f"{layer} {name}"][0] for name in PARTS}
-        q, k, v = (split(part, model.config.n_head) for part in np.split(made["attn.c_attn"], 3, axis=-1))  # (H, T, D)
-        scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
-        scores = np.where(np.tri(len(texts), dtype=bool), scores, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)  # (H, T, T)
+        made = {name: seen[f"h.{layer}.{name}"][0] for name in PARTS}
+        q, _, v = (split(part, model.config.n_head) for part in np.split(made["attn.c_attn"], 3, axis=-1))  # (H, T, D)
+        weights = patterns[layer, 0]  # (H, T, T)
         most = int(weights[0, -1].argmax())
         step("ln_1", made["ln_1"][-1], layer=layer)
         step("attn.c_attn", made["attn.c_attn"][-1], layer=layer)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training import checkpoint
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
+from minigrad import manual_seed
 from scripts.shared import command_line
+from tests.gpt.small import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 270, "batch-size": 4}
@@ -26,6 +29,16 @@ def write_text(path, words=6000):
     chosen = [known[i * i * 7 // 3 % len(known)] + (".\n" if i % 9 == 8 else "") for i in range(words)]
     path.write_text(" ".join(chosen), encoding="utf-8")
     return str(path)
+
+
+def write_model(folder, text=STORY, vocab_size=280, special_tokens=("<|endoftext|>",), scale=1, **shape):
+    """A run's folder with a small GPT and its tokenizer. scale: of its weights: the larger, the surer it is."""
+    tokenizer = Tokenizer.train(text, vocab_size, special_tokens)
+    manual_seed(0)
+    model = GPT(GPTConfig(len(tokenizer), **{"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16, **shape}))
+    for parameter in model.parameters():
+        parameter.data *= scale
+    return save_model(folder, model, tokenizer)
 
 
 def command(script, *arguments):

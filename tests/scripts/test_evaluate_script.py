@@ -5,23 +5,16 @@ import re
 
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
-from minigrad import manual_seed
 from scripts import evaluate
-from tests.gpt.small import save_model
-from tests.scripts.running import STORY, refusal, run_here, write_text
+from tests.scripts.running import run_here, write_model, write_text
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    tokenizer = Tokenizer.train(STORY, vocab_size=280)
-    manual_seed(0)
-    gpt = GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=1, n_head=2, n_embd=16))
-    for parameter in gpt.parameters():
-        parameter.data *= 8  # so that it is surprised by some tokens more than by others
-    return save_model(tmp_path_factory.mktemp("model"), gpt, tokenizer)
+    """It is surprised by some tokens more than by others."""
+    return write_model(tmp_path_factory.mktemp("model"), scale=8)
 
 
 @pytest.fixture
@@ -93,22 +86,3 @@ def test_the_levels_of_surprise(model, text):
         bits = sum(float(n) for n in re.findall(r"([\d.]+) bits", token.note))
         wanted = 0 if bits < 1 else 1 if bits < 3 else 2 if bits < 6 else 3 if bits < 10 else 4
         assert token.level == wanted or min(abs(bits - least) for least in evaluate.BITS) < 0.02
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--stride", "17"], "stride must be from 1 to the block size of 16, got 17"),
-        (["--stride", "0"], "must be an integer >= 1, got 0"),
-        (["--data", "nothing.txt"], "nothing.txt does not exist"),
-        (["--model", "nowhere"], "there is no folder nowhere"),
-    ],
-)
-def test_bad_arguments_are_refused_in_one_sentence(capsys, model, text, arguments, words):
-    assert words in refusal(evaluate.main, capsys, "--model", model, "--data", text, *arguments)
-
-
-def test_an_empty_file_is_refused(capsys, model, tmp_path):
-    (tmp_path / "empty.txt").write_bytes(b"")
-    error = refusal(evaluate.main, capsys, "--model", model, "--data", tmp_path / "empty.txt")
-    assert "there is nothing to predict; this one has 0" in error

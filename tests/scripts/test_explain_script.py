@@ -19,7 +19,7 @@ from scripts.inside.formula import formulas
 from scripts.inside.step_data import LIMITS, step_data
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here
+from tests.scripts.running import run_here
 
 
 def data_of(path):
@@ -153,20 +153,6 @@ def test_what_does_not_fit_is_summarized(model_folder):
         )
     shown = sum(np.prod(v["shape"]) for v in data["values"] if "data" in v)
     assert shown * 16 / 3 < 5_000_000
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--text abc", "--model and --text go together"),
-        ("--model {} --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
-        ("--model {} --text " + "the" * 200, "must have 2 to 65 tokens; it has"),
-        ("--model {} --text a --as-script", "--as-script is for the small model"),
-    ],
-)
-def test_what_is_refused(options, words, model_folder, tmp_path, capsys):
-    arguments = options.replace("{}", str(model_folder)).split()
-    assert words in refusal(explain.main, capsys, *arguments, "--out-dir", tmp_path)
 
 
 def test_every_op_with_a_formula_has_it_in_well_formed_mathml():

@@ -11,12 +11,11 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
-from scripts import explore
 from scripts.inside.local_server import LocalServer
 from scripts.inside.look import Looker
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
-from tests.scripts.running import command, environment, refusal
+from tests.scripts.running import command, environment
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +139,3 @@ def test_the_script_prints_its_address_and_ends_with_ctrl_c(tmp_path):
     finally:
         process.kill()
         process.stdout.close()
-
-
-def test_a_text_that_does_not_fit_is_refused_before_the_page_opens(tmp_path, capsys):
-    save_model(tmp_path / "model", *small_chat_model(n_layer=1, n_embd=16, block_size=32))
-    given = ["--model", tmp_path / "model", "--text", "the " * 60]
-    assert "the model reads 1 to 32" in refusal(explore.main, capsys, *given)

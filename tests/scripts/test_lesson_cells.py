@@ -16,34 +16,53 @@ from tests.scripts.test_lessons import LESSONS, ROOT
 LESSON = '''\
 """Lesson 9.9.9: a title
 
-The introduction.
+The introduction names gpt/model/gpt2.py.
 """
 
 from __future__ import annotations
 
-x = 1
+from minigrad import Tensor
+from minigrad.inspection import draw
+from scripts.lessons.pictures import Lesson
+
+lesson = Lesson("999_title", __doc__)
 
 # %% [markdown]
 # ## A heading
 #
 # Some *prose*.
 #
-# Predict: what is `x + 1`?
+# Predict: what is <1 + 1>? See [the model](../../gpt/model/gpt2.py).
 
 # %%
-print("x + 1 is", x + 1)
-x + 1
+print("secret <b>")
+with lesson.picture("dots", "Two dots & more") as axes:
+    axes.plot([1, 2], "o")
+print("after the picture")
+1 + 1
 
 # %% [markdown]
-# Answer: two.
+# Answer: hidden.
+#
+# Shown again: `python scripts/exercise.py start softmax`, `python scripts/break.py no_mask`.
 
-# %% A title
+# %% A tensor
 # More *prose*,
 # in two lines.
 
 # A comment of the code.
 def f(y: Undefined) -> Undefined:
     return 1 / y
+
+
+x = Tensor([1.0, 2.0], requires_grad=True)
+x
+
+# %% A graph
+draw(x * x)
+
+# %% [markdown]
+# ## What next
 '''
 
 
@@ -55,10 +74,11 @@ def write(folder, text=LESSON):
 
 def test_cells_are_read_in_order(tmp_path):
     cells = read_cells(write(tmp_path))
-    assert [cell.kind for cell in cells] == ["prose", "code", "prose", "code", "prose", "prose", "code"]
-    assert cells[0].text == "# Lesson 9.9.9: a title\n\nThe introduction."
-    assert cells[2].paragraphs() == ["## A heading", "Some *prose*.", "Predict: what is `x + 1`?"]
-    assert cells[5].paragraphs() == ["## A title", "More *prose*,\nin two lines."]
+    kinds = [cell.kind[0] for cell in cells]
+    assert kinds == ["p", "c", "p", "c", "p", "p", "c", "p", "c", "p"]
+    assert cells[0].text == "# Lesson 9.9.9: a title\n\nThe introduction names gpt/model/gpt2.py."
+    assert cells[2].paragraphs()[:2] == ["## A heading", "Some *prose*."]
+    assert cells[5].paragraphs() == ["## A tensor", "More *prose*,\nin two lines."]
     for cell in cells:
         if cell.kind == "code":
             assert LESSON.splitlines()[cell.line - 1] == cell.text.splitlines()[0]
@@ -66,11 +86,12 @@ def test_cells_are_read_in_order(tmp_path):
 
 def test_cells_run_as_one_file_whose_lines_keep_their_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
-    path = write(tmp_path)
-    running = Running(path, ["--out-dir", "x"])
+    path, options = write(tmp_path), ["--out-dir", str(tmp_path / "out")]
+    running = Running(path, options)
     values = [running.execute(cell) for cell in read_cells(path) if cell.kind == "code"]
-    assert values == [None, 2, None] and capsys.readouterr().out == "x + 1 is 2\n"
-    assert sys.argv == [str(path), "--out-dir", "x"]
+    assert values[:2] == [None, 2] and values[2] is running.module.x
+    assert capsys.readouterr().out.startswith("secret <b>\npicture: ")
+    assert sys.argv == [str(path), *options]
     with pytest.raises(ZeroDivisionError) as caught:
         running.module.f(0)
     last = caught.traceback[-1]
@@ -80,11 +101,11 @@ def test_cells_run_as_one_file_whose_lines_keep_their_numbers(tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("# Answer: two.", "# It is two.", "the last Predict: has no Answer:"),
+        ("# Answer: hidden.", "# It is two.", "the last Predict: has no Answer:"),
         ("# Predict: what", "# What", "Answer: to nothing"),
         ("# Some *prose*.", "# Predict: a?", "before the last question was answered"),
-        ("# Some *prose*.", "x = 2", "999_title.py:13: a [markdown] cell has comment lines only"),
-        ('"""Lesson 9.9.9: a title\n\nThe introduction.\n"""', "", "no docstring"),
+        ("# Some *prose*.", "x = 2", "999_title.py:17: a [markdown] cell has comment lines only"),
+        ('"""Lesson 9.9.9: a title\n\nThe introduction names gpt/model/gpt2.py.\n"""', "", "no docstring"),
     ],
 )
 def test_a_badly_written_lesson_is_refused(tmp_path, old, new, problem):
@@ -116,9 +137,9 @@ def test_the_terminal_shows_prose_and_output_and_waits_for_a_guess(tmp_path, cap
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     path = write(tmp_path)
-    lesson_script.show(Running(path, []), read_cells(path))
+    lesson_script.show(Running(path, ["--out-dir", str(tmp_path / "out")]), read_cells(path))
     shown = capsys.readouterr().out
-    order = ["Lesson 9.9.9: a title\n=====", "A heading\n---------", "Predict:", "x + 1 is 2\n2\n", "Answer: two."]
+    order = ["Lesson 9.9.9: a title\n=====", "A heading\n---------", "Predict:", "after the picture\n2\n", "Answer: "]
     places = [shown.index(part) for part in order]
     assert places == sorted(places) and len(asked) == 1
 

@@ -1,5 +1,7 @@
 """A lesson as a page and as a notebook."""
 
+import __future__
+
 import json
 import re
 import sys
@@ -12,53 +14,7 @@ from scripts.lessons.concepts import concepts
 from scripts.lessons.lesson_page import Body, Ran, record, write_page
 from scripts.lessons.notebook import write_notebook
 from tests.scripts.running import ROOT, run_process
-
-LESSON = '''\
-"""Lesson 9.9.9: a title
-
-The introduction names gpt/model/gpt2.py.
-"""
-
-import numpy as np
-
-from minigrad import Tensor
-from minigrad.inspection import draw
-from scripts.lessons.pictures import Lesson
-
-lesson = Lesson("999_title", __doc__)
-
-# %% [markdown]
-# ## A heading
-#
-# Predict: what is <1 + 1>? See [the model](../../gpt/model/gpt2.py).
-
-# %%
-print("secret <b>")
-with lesson.picture("dots", "Two dots & more") as axes:
-    axes.plot([1, 2], "o")
-print("after the picture")
-
-# %% [markdown]
-# Answer: hidden.
-#
-# Shown again: `python scripts/exercise.py start softmax`, `python scripts/break.py no_mask`.
-
-# %% A tensor
-x = Tensor([1.0, 2.0], requires_grad=True)
-x
-
-# %% A graph
-draw(x * x)
-
-# %% [markdown]
-# ## What next
-'''
-
-
-def write(folder, text=LESSON):
-    path = folder / "999_title.py"
-    path.write_text(text, encoding="utf-8")
-    return path
+from tests.scripts.test_lesson_cells import LESSON, write
 
 
 @pytest.fixture
@@ -169,7 +125,7 @@ def test_a_notebook_runs_from_top_to_bottom(tmp_path, capsys, monkeypatch):
     names = {"__name__": "__main__", "__doc__": None}
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            exec(cell.source, names)
+            exec(compile(cell.source, "cell", "exec", __future__.annotations.compiler_flag), names)
     assert "secret" in capsys.readouterr().out
 
 

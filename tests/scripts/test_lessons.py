@@ -12,22 +12,18 @@ from scripts.lessons.concepts import Place, concepts, mental_models
 from tests.scripts.running import ROOT, refusal, run_here, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
-QUICK = ["00_gradients", "421_raw_attention"]  # all of them: test_every_lesson_becomes_a_page_that_works
 PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 28, "45": 14}  # rows of the concept lists
 
 
-def run_lesson(name, folder):
-    done = run_process("lesson", name, "--out-dir", folder)
+@pytest.mark.parametrize(("number", "name"), [("0", "00_gradients"), ("4.2.1", "421_raw_attention")])
+def test_a_lesson_is_run_by_its_number_with_its_prose(number, name, tmp_path):
+    """All of them: test_every_lesson_becomes_a_page_that_works."""
+    done = run_process("lesson", number, "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "What next" in done.stdout and (folder / name / "done.txt").exists()
+    assert done.stdout.startswith("\nLesson ") and "\nWhat next\n---------\n" in done.stdout
+    assert (tmp_path / name / "done.txt").exists()
     for path in re.findall(r"^picture: (.+?) \(", done.stdout, re.MULTILINE):
         assert Path(path).stat().st_size > 5000
-    return done.stdout
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_a_lesson_runs(name, tmp_path):
-    run_lesson(name, tmp_path)
 
 
 def test_a_file_run_directly_prints_the_output_of_its_code(tmp_path):
@@ -54,6 +50,8 @@ def test_every_concept_of_the_course_has_a_row():
     rows = concepts()
     assert len(rows) == sum(PER_MODULE.values()) == 85 + 16
     assert len({row.name for row in rows}) == len(rows)
+    assert {row.lesson for row in rows} >= {f"{name}.py" for name in LESSONS if name != "00_gradients"}
+    assert all(row.tests for row in rows)
     for module, count in PER_MODULE.items():
         assert sum(row.lesson.startswith(module) for row in rows) == count
 
@@ -66,10 +64,6 @@ def test_the_table_names_what_exists():
             assert (ROOT / place.path).exists(), place
             assert place.line() is not None, place
         assert row.exercise == "" or row.exercise in exercises, row
-
-
-def test_every_lesson_but_the_first_is_in_the_table():
-    assert {row.lesson for row in concepts()} >= {f"{name}.py" for name in LESSONS if name != "00_gradients"}
 
 
 def test_a_name_that_is_not_there_is_noticed():
@@ -86,10 +80,6 @@ def test_every_mental_model_is_shown_by_an_assertion_of_a_lesson():
         assert model.shown_by.startswith("assert "), model
         assert len(model.lines()) == 1, model
     assert not models[0]._replace(shown_by="assert True").lines()
-
-
-def test_every_concept_has_a_test():
-    assert [row.name for row in concepts() if not row.tests] == []
 
 
 def test_lessons_send_to_exercises_and_bugs_that_exist():
@@ -142,13 +132,6 @@ def test_what_is_not_there_is_said(capsys):
     assert "more than one lesson" in refusal(lesson.main, capsys, "41")
     assert "find needs a word" in refusal(lesson.main, capsys, "find")
     assert "no further words" in refusal(lesson.main, capsys, "421", "422")
-
-
-def test_one_lesson_is_run_by_its_number_with_its_prose(tmp_path):
-    done = run_process("lesson", "4.2.1", "--out-dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "421_raw_attention" / "done.txt").exists()
-    assert done.stdout.startswith("\nLesson 4.2.1: ") and "\nWhat next\n---------\n" in done.stdout
 
 
 def test_measure_is_for_lessons_with_measurements(monkeypatch, tmp_path):

@@ -5,20 +5,18 @@ import re
 import pytest
 
 from finetune.quantization.folder import load_quantized
-from gpt import GPT, GPTConfig, Llama, LlamaConfig, Tokenizer
+from gpt import GPT, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
 from tests.gpt.small import save_model
-from tests.scripts.running import STORY, refusal, run_here, write_text
+from tests.scripts.running import refusal, run_here, write_model, write_text
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A folder with a small model, and a text."""
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer.train(STORY, vocab_size=280)
-    manual_seed(0)
-    save_model(folder, GPT(GPTConfig(len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=64)), tokenizer)
+    write_model(folder, n_layer=2, n_embd=64)
     return folder, write_text(folder / "text.txt")
 
 

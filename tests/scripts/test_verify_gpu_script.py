@@ -40,12 +40,8 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
     assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     rows = report["parts"]["kernels"]["rows"]
-    assert {
-        "linear bfloat16",
-        "layer_norm float32",
-        "AdamW and clipping float32",
-        "4-bit product float32",
-    } <= rows.keys()
+    named = {"linear bfloat16", "layer_norm float32", "AdamW and clipping float32", "4-bit product float32"}
+    assert named <= rows.keys()
     assert all(0 <= row["error"] <= row["tolerance"] and row["seconds"] > 0 for row in rows.values())
     assert 0 <= report["parts"]["training"]["difference"] < 1e-4
     shown = capsys.readouterr().out

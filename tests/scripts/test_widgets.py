@@ -5,6 +5,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer, accounting
+from gpt.interpretability import record
 from gpt.model.generation import Sampling
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, split_words
 from minigrad import Tensor, manual_seed, no_grad
@@ -102,14 +103,14 @@ def test_shapes_and_parameters_of_gpt():
     for case, model, found in zip(cases, models, evaluate("gpt", function, cases), strict=True):
         assert found["total"] == model.num_parameters()
         boxes = {box["id"]: box for box in found["boxes"]}
-        block = model.transformer.h[0]
-        modules = {name: model.transformer.get_submodule(name) for name in ("wte", "ln_f")}
-        modules |= {"lm_head": model.lm_head} | {name: block.get_submodule(name) for name in widget_data.PARTS}
-        seen = widget_data.record(model, np.zeros((1, case["t"]), np.int64), modules)
-        for name, array in seen.items():
-            assert tuple(boxes[name]["shape"]) == array.shape[1:], name
-        for name in [*widget_data.PARTS, "wte", "ln_f"]:
-            assert boxes[name]["parameters"] == modules[name].num_parameters(), name
+        places = {name: f"transformer.{name}" for name in ("wte", "ln_f")} | {"lm_head": "lm_head"}
+        places |= {name: f"transformer.h.0.{name}" for name in widget_data.PARTS}
+        with no_grad(), record(model, places.values()) as seen:
+            model(np.zeros((1, case["t"]), np.int64))
+        for name, place in places.items():
+            assert tuple(boxes[name]["shape"]) == seen[place].shape[1:], name
+            if name != "lm_head":
+                assert boxes[name]["parameters"] == model.get_submodule(place).num_parameters(), name
         counts = accounting.parameters(model.config)
         assert boxes["wpe"]["parameters"] == counts["position embedding"] and boxes["lm_head"]["parameters"] == 0
 

@@ -3,8 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = '''"""softplus: a smooth relu.
 
@@ -50,11 +49,9 @@ SLIPS = [
 ]  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a smooth relu, exact for large numbers",
     group="Assessment", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "The derivative of ln(1 + e^x) is a function you know well.",
         "Element by element. np.logaddexp(0, x) is ln(e^0 + e^x).",

@@ -1,11 +1,8 @@
 """The assessment exercise "l2_normalize": vectors of length 1."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
 
 STUB = '''"""l2_normalize: scale every row to length 1.
 
@@ -52,24 +49,20 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
     return Case(draw(values((*lead, channels))), eps=draw(st.sampled_from([0.1, 0.5])))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="vectors of length 1",
     group="Assessment", effort="20 min, medium",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "x acts itself, and through the length. Stretching x changes nothing (eps aside): that direction falls "
         "out of dx.",
         "The length is (..., 1); the dot product dout · out is one number per row.",
         "dx = (dout - out * (dout * out).sum(-1, keepdims=True)) / length",
     ),
-    checks=(
-        OpCheck("L2Normalize", cases(), Case(some(2, 3, 5), eps=0.1), examples=15),
-    ),
+    checks=[OpCheck("L2Normalize", cases(), Case(some(2, 3, 5), eps=0.1), examples=15)],
 )

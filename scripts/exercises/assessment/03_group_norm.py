@@ -1,11 +1,8 @@
 """The assessment exercise "group_norm": layer norm within groups of channels."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
 
 STUB = '''"""group_norm: layer norm within groups of neighboring channels (Wu & He 2018).
 
@@ -71,7 +68,7 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n, groups, size = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
     channels = groups * size
     x, weight, bias = draw(values((n, channels))), draw(values(channels)), draw(values(channels))
@@ -79,18 +76,14 @@ def cases(draw: Any) -> Case:
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="layer norm within groups of channels",
     group="Assessment", effort="40 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Reshape to (N, groups, C / groups): then it is layer norm over the last axis.",
         "mean and std are (N, groups, 1). weight and bias act on (N, C), so their gradients are sums over N.",
         "d = (dout * weight).reshape(N, groups, -1); dx = (d - mean(d) - x_hat * mean(d * x_hat)) / std, "
         "reshaped to (N, C)",
     ),
-    checks=(
-        OpCheck("GroupNorm", cases(), Case(some(3, 8), some(8), some(8, seed=1), groups=2, eps=0.1), examples=15),
-    ),
+    checks=[OpCheck("GroupNorm", cases(), Case(some(3, 8), some(8), some(8, seed=1), groups=2, eps=0.1), examples=15)],
 )

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = '''"""squared_relu: a relu without a corner (So et al. 2021, Primer).
 
@@ -47,11 +46,9 @@ SLIPS = [
 ]  # fmt: skip
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="a relu without a corner",
     group="Assessment", effort="5 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Chain rule through the square, then through relu.",
         "Element by element: 2 r times the gate, where r = max(x, 0).",

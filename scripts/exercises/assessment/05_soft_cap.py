@@ -1,11 +1,8 @@
 """The assessment exercise "soft_cap": logits that cannot run away."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, shapes, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = '''"""soft_cap: keep logits within (-cap, cap), smoothly, as in Gemma 2.
 
@@ -50,22 +47,18 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     return Case(draw(values(draw(shapes()))), cap=draw(st.sampled_from([0.5, 2.0, 5.0])))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="logits that cannot run away",
     group="Assessment", effort="10 min, easy",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Chain rule: the factor cap outside, 1/cap inside.",
         "Element by element, and the two constants cancel.",
         "dx = dout * (1 - np.tanh(x / cap) ** 2)",
     ),
-    checks=(
-        OpCheck("SoftCap", cases(), Case(some(3, 4), cap=1.7)),
-    ),
+    checks=[OpCheck("SoftCap", cases(), Case(some(3, 4), cap=1.7))],
 )

@@ -1,12 +1,9 @@
 """The assessment exercise "focal_loss": cross-entropy that cares about what is hard."""
 
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.catalogue import Exercise
-from scripts.exercises.checks import Case, OpCheck, some, values
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
 
 STUB = '''"""focal_loss: cross-entropy that cares less about what is right already (Lin et al. 2017).
 
@@ -62,24 +59,20 @@ SLIPS = [
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw):
     n, classes = draw(st.integers(1, 3)), draw(st.integers(2, 4))
     targets = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)))
     return Case(draw(values((n, classes))), targets, gamma=draw(st.sampled_from([1.0, 2.0, 3.0])))
 
 
 EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
     title="cross-entropy that cares about what is hard",
     group="Assessment", effort="40 min, hard",
-    stub=STUB,
-    blanks=BLANKS,
-    slips=SLIPS,
     hints=(
         "Product rule in p: (1 - p)^gamma depends on it as well as ln p. Then d p / d logits, which is softmax's row.",
         "dp is one number per row (N, 1); dp / dlogits = p (onehot - softmax) is (N, C).",
         "dp = gamma * (1-p)**(gamma-1) * ln(p) - (1-p)**gamma / p; dlogits = dout / N * dp * p * (onehot - probs)",
     ),
-    checks=(
-        OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0)),
-    ),
+    checks=[OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0))],
 )

@@ -1,0 +1,206 @@
+"""One check of one file: what is right, what the learner wrote gives, and what is wrong with a case.
+
+Right is what the exercise's completed stub gives, forward and backward.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.gradcheck.mutations import Change, compiled, mutants
+from minigrad.gradcheck.shape_diagnosis import numpy_in_words
+
+from . import comparing, source
+from .answering import Answer, answer, douts_for
+from .checks import Case, Check, OpCheck
+
+EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
+
+
+class Reference:
+    """The completed stub: what is right, and what each small change of it gives."""
+
+    def __init__(self, check: Check):
+        text, call = check.reference
+        self.check = dataclasses.replace(check, call=call)
+        self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in text.splitlines()), 1))
+        self.namespace = compiled(ast.parse(text), {"np": np, "math": math})
+        self.node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == check.name)
+        written, is_op = self.namespace[check.name], isinstance(check, OpCheck)
+        signature = inspect.signature(written.forward if is_op else call or written)
+        self.names = [*signature.parameters][is_op or call is not None :]  # of the inputs, as the stub calls them
+
+    def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
+        right = answer(self.namespace[self.check.name], "", self.check, case, douts)
+        if right.raised is not None:
+            raise right.raised  # a mistake of ours: it must not be taken for the learner's
+        return right
+
+    def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
+        """What the name stands for after each change of the function, or of the method `part`."""
+        methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
+        for change in mutants(methods[0] if methods else self.node):
+            with contextlib.suppress(SyntaxError, ValueError, TypeError):
+                yield compiled(ast.Module([self.node], []), self.namespace)[self.check.name], change
+
+
+@dataclasses.dataclass
+class Finding:
+    """That one case is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
+    simple does; plain: what they are. number: of several results the one that is wrong; gradient: its name in backward.
+    """
+
+    kind: str
+    where: str
+    sentence: str
+    answer: Answer
+    shown: dict[str, Any]
+    number: int = 0
+    gradient: str = ""
+    plain: str = ""
+    wrong: Any = None  # which elements
+
+
+class Trial:
+    """One check of one file."""
+
+    def __init__(self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = ""):
+        self.check, self.text, self.path = check, text, path
+        self.is_op = isinstance(check, OpCheck)
+        self.written: Any = definitions.get(check.name)
+        self.reference = Reference(check)
+        self.names = self.reference.names
+
+    def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
+        return answer(self.written, self.path, self.check, case, douts)
+
+    def douts(self, case: Case) -> list[np.ndarray] | None:
+        """The gradients that arrive at an op; None for a function."""
+        return douts_for(self.reference.run(case).value) if self.is_op else None
+
+    def test(self, case: Case) -> Finding | None:
+        """What is wrong with this case; None if nothing is."""
+        where = "forward of " + self.check.name if self.is_op else self.check.name
+        got, right = self.run(case), self.reference.run(case)
+        if (finding := self._failed(got, where, {})) is not None:
+            return finding
+        if (sentence := comparing.difference(got.value, right.value, self.check.tolerance)) is not None:
+            shown = {"yours": got.value, "right": right.value}
+            finding = Finding(_kind_of(got.value, right.value), where, sentence, got, shown)
+            return self._described(finding, got.value, right.value, "the result")
+        return self._test_backward(case, right.value) if self.is_op else None
+
+    def parts(self, case: Case) -> dict[str, Callable[[], bool]]:
+        """The tests of each part that this case belongs to."""
+
+        def forward() -> bool:
+            got, right = self.run(case), self.reference.run(case)
+            return got.raised is None and comparing.same(got.value, right.value, self.check.tolerance)
+
+        def backward() -> bool:
+            return self._test_backward(case, self.reference.run(case).value) is None
+
+        numbers = [np.asarray(number) for argument in case.arguments for number in arrays(argument)]
+        if any(array.dtype.kind == "f" and (np.abs(array) >= EXTREME).any() for array in numbers):
+            return {"extremes": lambda: forward() and (not self.is_op or backward())}
+        return {"forward": forward, "backward": backward} if self.is_op else {"result": forward}
+
+    def _failed(self, got: Answer, where: str, shown: dict[str, Any]) -> Finding | None:
+        """Was something raised, or an input changed?"""
+        error = got.raised
+        if error is None and not got.changed:
+            return None
+        if error is None or (isinstance(error, ValueError) and "read-only" in str(error)):
+            what = "dout or another array" if where.startswith("backward") else "its input"
+            sentence = f"it writes to {what}, which belongs to somebody else: compute into a new array, or copy first"
+            return Finding("changed", where, sentence, got, shown)
+        kind, sentence = source.kind_of(error)
+        return Finding(kind, where, in_plain_words(got, self.names) if kind == "error" else sentence, got, shown)
+
+    def _test_backward(self, case: Case, out: Any) -> Finding | None:
+        where, names = "backward of " + self.check.name, self.names
+        douts = douts_for(out)
+        got, right = self.run(case, douts), self.reference.run(case, douts)
+        shown: dict[str, Any] = {"dout": douts if len(douts) > 1 else douts[0]}
+        if (finding := self._failed(got, where, shown)) is not None:
+            return finding
+        if not isinstance(got.value, tuple) or len(got.value) != len(right.value):
+            refusal = f"backward must return a tuple of {len(right.value)}, one gradient per input of forward"
+            advice = ": `return (dx,)` where there is one" if len(right.value) == 1 else ", None where there is none"
+            return Finding("shape", where, refusal + advice, got, shown)
+        for i, (g, r) in enumerate(zip(got.value, right.value, strict=True)):
+            name = f"d{names[i] if i < len(names) else i}"
+            if r is None and g is not None:
+                refusal = f"the gradient of {name[1:]} must be None: by the stub it gets no gradient"
+                return Finding("not None", where, refusal, got, shown)
+            if r is None:
+                continue
+            g = np.asarray(g) if isinstance(g, np.generic | int | float) else g
+            sentence = comparing.difference(g, np.asarray(r), self.check.tolerance, name)
+            if sentence is not None:
+                if g is None:
+                    sentence = f"{name} is None: no gradient reaches {name[1:]}"
+                shown |= {f"your {name}": g, f"right {name}": r}
+                return self._described(Finding(_kind_of(g, r), where, sentence, got, shown, i, name), g, r, name)
+        return self._in_float32(case) if self.check.in_float32 else None
+
+    def _described(self, finding: Finding, got: Any, right: Any, what: str) -> Finding:
+        finding.plain = comparing.difference(got, right, self.check.tolerance, what, guess=False) or ""
+        if isinstance(got, tuple | list) and isinstance(right, tuple | list) and len(got) == len(right):
+            pairs = enumerate(zip(got, right, strict=True))
+            finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
+        elif np.shape(got) == np.shape(right) and np.asarray(right).dtype.kind == "f":
+            finding.wrong = ~np.isclose(got, right, rtol=self.check.tolerance, equal_nan=True)
+        return finding
+
+    def _in_float32(self, case: Case) -> Finding | None:
+        """Models train in float32: where the stub asks for that dtype, a result must not be float64."""
+        case = Case(*map(_to_float32, case.arguments), **case.options)
+        for where, got in (("forward", self.run(case)), ("backward", self.run(case, self.douts(case)))):
+            for array in got.value if isinstance(got.value, tuple) else [got.value]:
+                if array is not None and np.asarray(array).dtype == np.float64:
+                    sentence = f"{where} makes float64 of float32: the result must have the dtype of the input"
+                    advice = "np.zeros(shape) and a mask divided by a number are float64; pass dtype, or astype"
+                    return Finding("dtype", f"{where} of {self.check.name}", f"{sentence} ({advice})", got, {})
+        return None
+
+
+def in_plain_words(got: Answer, names: list[str]) -> str:
+    """What was raised; NumPy's messages about shapes in words."""
+    message = str(got.raised)
+    if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
+        if isinstance(got.raised, TypeError) and "argument" in message:
+            return f"it cannot be called with ({', '.join(names)}), as the stub has it: {message}"
+        return f"what it returns cannot be read: {got.error}"
+    return got.error + numpy_in_words(message)
+
+
+def _kind_of(got: Any, right: Any) -> str:
+    """Shapes are looked at before numbers, and both before nan."""
+    several = isinstance(got, tuple) and isinstance(right, tuple)
+    pairs = list(zip(got, right, strict=False)) if several else [(got, right)]
+    with contextlib.suppress(TypeError, ValueError):  # texts, lists of several lengths
+        if any(np.shape(g) != np.shape(r) for g, r in pairs):
+            return "shape"
+        if any((~np.isfinite(g) & np.isfinite(r)).any() for g, r in pairs):
+            return "non-finite"
+    return "values"
+
+
+def _to_float32(value: Any) -> Any:
+    return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float64 else value
+
+
+def arrays(value: Any) -> list[Any]:
+    """The arrays and numbers in a value."""
+    if isinstance(value, list | tuple):
+        return [found for part in value for found in arrays(part)]
+    return [value] if isinstance(value, np.ndarray | np.generic | int | float) else []
