@@ -40,7 +40,7 @@ def test_the_closed_formula_counts_what_is_built(vocab_size, n_layer, n_kv_head,
     assert Llama(config).num_parameters() == config.num_parameters()
 
 
-# --- the same numbers as transformers (test_model.py), and mistakes that must show -------------------------------------
+# --- the same numbers as transformers (test_model.py), and mistakes that must show ------------------------------------
 
 
 def turned_backwards(x, cos, sin):
