@@ -1,6 +1,5 @@
 """Adapter folders: those of PEFT here, ours there, and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.test_lora import VARIANTS, adapted, assert_unchanged, randomize, snapshot
 from tests.gpt.small import golden, random_ids, small_gpt
+from tests.helpers import change_json, read_json
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in (GOLDEN / "peft").iterdir())
@@ -156,7 +156,7 @@ def test_a_classifier_of_ours_loads_in_peft(tmp_path):
 def test_what_is_in_the_files(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=3, dropout=0.25, modules_to_save=("ln_f",)))
     save_adapter(model, tmp_path, "runs/base")
-    assert json.loads((tmp_path / CONFIG).read_text(encoding="utf-8")) == {
+    assert read_json(tmp_path / CONFIG) == {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "runs/base",
@@ -187,7 +187,7 @@ def test_what_is_in_the_files(tmp_path):
 def test_slices_are_saved_with_the_rank_of_all_of_them_and_zeros_between(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=6, target_modules=("c_attn", "c_fc"), slices=("q", "v")))
     save_adapter(model, tmp_path)
-    settings = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    settings = read_json(tmp_path / CONFIG)
     assert (settings["r"], settings["lora_alpha"]) == (4, 12)  # the scaling is 3 as before
     with SafetensorsFile(tmp_path / WEIGHTS) as file:
         B = file.read("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight")  # (3C, 4)
@@ -272,8 +272,7 @@ def folder(tmp_path):
 
 
 def change(folder, **settings):
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    (folder / CONFIG).write_text(json.dumps(content | settings), encoding="utf-8")
+    change_json(folder / CONFIG, **settings)
 
 
 @pytest.mark.parametrize(

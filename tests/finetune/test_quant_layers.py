@@ -1,7 +1,5 @@
 """Layers with quantized weights: the product, its gradient, how little memory it takes, and LLM.int8()'s split."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from finetune.quantization.nf4 import nf4
 from finetune.quantization.rounding import relative_error
 from minigrad import Tensor, gradcheck, nn, use_kernels
 from tests.finetune.small import dequantized
+from tests.helpers import peak_below
 
 
 def normal(*shape, seed=0):
@@ -91,11 +90,8 @@ def test_the_floats_of_the_weight_never_exist_at_once(kernels, monkeypatch):
     x = Tensor(normal(1, 512), requires_grad=True)
     whole = 2048 * 512 * 4
     layer(x)  # makes the table of what pairs of bytes stand for: 1 MiB, once for all weights
-    tracemalloc.start()
-    layer(x).sum().backward()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < whole / 5
+    with peak_below(whole / 5):
+        layer(x).sum().backward()
 
 
 def test_an_input_that_does_not_fit_is_named():

@@ -3,9 +3,6 @@
 Small random folders, made here by transformers; what is not supported is refused by name.
 """
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 
@@ -16,6 +13,7 @@ from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf, pretrained
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, random_ids
+from tests.helpers import change_json, read_json, write_json
 
 V = 60
 LLAMA = {
@@ -155,25 +153,23 @@ def test_the_old_spelling_of_scaling(tmp_path):
     theirs = reference("llama", rope(**LLAMA3))
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     del config["rope_parameters"]
-    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": LLAMA3}), encoding="utf-8")
+    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": LLAMA3})
     ids = random_ids((1, 40), vocab_size=V)
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(theirs, ids))
     both = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "rope_scaling": LLAMA3, "rope_theta": 100.0}
-    path.write_text(json.dumps({**config, **both}), encoding="utf-8")
+    write_json(path, {**config, **both})
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
     scaling = {"type": "linear", "factor": 2.0}
-    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": scaling}), encoding="utf-8")
+    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": scaling})
     assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
 
 
 @pytest.mark.oracle
 def test_the_other_names_of_gpt2s_settings(tmp_path):
     reference("gpt2", {}).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "num_attention_heads": 2}), encoding="utf-8")
+    change_json(tmp_path / "config.json", num_attention_heads=2)
     ids = random_ids((1, 40), vocab_size=V)
     assert_same(GPT.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
 
@@ -309,12 +305,9 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
 )
 def test_other_variations_are_refused_by_name(tmp_path, name, changes, words):
     reference(*VARIANTS[name]).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    change_json(tmp_path / "model" / "config.json", **changes)
     with pytest.raises(ValueError, match=words):
         load_model(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model")
 
 
 def test_what_no_model_of_hugging_face_has(tmp_path):
