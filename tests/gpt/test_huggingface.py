@@ -15,7 +15,7 @@ from gpt.weights import gpt2_huggingface
 from gpt.weights.gpt2_huggingface import from_json, to_json
 from gpt.weights.pretrained import Weights, report
 from gpt.weights.safetensors_file import write_safetensors
-from minigrad import nn
+from minigrad import nn, use_kernels
 from tests.gpt.golden_folders import (
     GPT2_FOLDER,
     INDEX,
@@ -77,9 +77,13 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
     assert not parameters
 
 
-def test_it_writes_what_transformers_writes_and_reads_its_tokens(golden):
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_it_writes_what_transformers_writes_and_reads_its_tokens(golden, kernels):
     model, tokenizer = GPT.from_pretrained(str(FOLDER)), Tokenizer.load(FOLDER)
-    assert model.generate(golden["ids"], 12, temperature=0) == golden["greedy"].tolist()
+    expected = golden["greedy"].tolist()
+    with use_kernels(kernels):
+        assert model.generate(golden["ids"], 12, temperature=0) == expected
+        assert [model.generate([row], 12, temperature=0)[0] for row in golden["ids"].tolist()] == expected
     assert tokenizer.encode(str(golden["text"])) == golden["text_ids"].tolist()
     assert tokenizer.eos_token == "<|endoftext|>"
 
