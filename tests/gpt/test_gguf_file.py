@@ -1,7 +1,6 @@
 """GGUF files: every kind of number is what the library gguf makes of it, and a file that lies is named and harmless."""
 
 import struct
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,6 @@ from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequa
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN
 from tests.helpers import peak_below
-from tests.scripts.running import ROOT, environment
 
 needs_gguf = pytest.mark.oracle("gguf")
 QUANTIZED = list(BLOCKS)
@@ -316,8 +314,3 @@ def test_without_the_library_its_name_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(GGUFError, match="is read with the library gguf, which is missing: pip install gguf"):
         GGUFFile(tmp_path / "model.gguf")
-
-
-def test_nothing_else_needs_the_library():
-    code = "import sys, gpt, gpt.training.loading, gpt.training.pretraining, finetune; assert 'gguf' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True)

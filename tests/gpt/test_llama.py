@@ -33,10 +33,16 @@ def test_smollm2_has_134_515_008_parameters():
     assert len(model.state_dict()) == 1 + 30 * 9 + 1
 
 
-@given(st.integers(1, 50), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
-def test_the_closed_formula_counts_what_is_built(vocab_size, n_layer, n_kv_head, group, half, tied):
+@given(
+    st.integers(1, 50), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4),
+    st.sampled_from([None, 2, 6]), st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_the_closed_formula_counts_what_is_built(
+    vocab_size, n_layer, n_kv_head, group, half, head_size, tied, qkv_bias, qk_norm
+):
     n_head = n_kv_head * group
-    config = LlamaConfig(vocab_size, 8, n_layer, n_head, n_kv_head, n_head * 2 * half, n_inner=7, tied=tied)
+    options = {"n_inner": 7, "head_size": head_size, "tied": tied, "qkv_bias": qkv_bias, "qk_norm": qk_norm}
+    config = LlamaConfig(vocab_size, 8, n_layer, n_head, n_kv_head, n_head * 2 * half, **options)
     assert Llama(config).num_parameters() == config.num_parameters()
 
 

@@ -43,10 +43,14 @@ def test_gpt2_built_has_124_439_808_parameters():
 
 @given(
     st.integers(1, 50), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4),
-    st.sampled_from(["pre", "post"]), st.sampled_from(["learned", "sinusoidal"]),
+    st.sampled_from(["pre", "post"]), st.sampled_from(["learned", "sinusoidal"]), st.none() | st.integers(1, 40),
+    st.booleans(),
 )  # fmt: skip
-def test_the_closed_formula_counts_what_is_built(vocab_size, block_size, n_layer, n_head, head_size, norm, positions):
-    config = GPTConfig(vocab_size, block_size, n_layer, n_head, n_head * head_size, norm=norm, positions=positions)
+def test_the_closed_formula_counts_what_is_built(
+    vocab_size, block_size, n_layer, n_head, head_size, norm, positions, n_inner, tied
+):
+    options = {"norm": norm, "positions": positions, "n_inner": n_inner, "tied": tied}
+    config = GPTConfig(vocab_size, block_size, n_layer, n_head, n_head * head_size, **options)
     assert GPT(config).num_parameters() == config.num_parameters()
 
 

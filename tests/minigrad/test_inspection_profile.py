@@ -225,12 +225,6 @@ def test_the_table_shows_every_row_the_total_and_the_rest():
 # --- in and out ---
 
 
-def test_an_exception_in_the_block_leaves_nobody_watching():
-    with pytest.raises(ArithmeticError), profile() as report:
-        Fails.apply(leaf(3))
-    assert switches.observers == [] and report.rows == []
-
-
 def test_an_op_that_failed_does_not_disturb_the_next_ones(clock):
     with profile() as report:
         with pytest.raises(ArithmeticError):
