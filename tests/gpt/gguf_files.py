@@ -48,8 +48,8 @@ def tensors_of(model):
 def write_gguf(path, metadata, tensors, kinds="F32", big_endian=False):
     """Write a GGUF file. kinds: of the matrices, one for all or by name; what has one dimension is F32.
 
-    A matrix of uint8 is written as it is, as the blocks of its kind. Metadata: int is uint32, float is float32, as in files
-    of llama.cpp.
+    A matrix of uint8 is written as it is, as the blocks of its kind. Metadata: int is uint32, float is float32, as in
+    files of llama.cpp.
     """
     import gguf
 
