@@ -110,47 +110,34 @@ def test_there_and_back(name, tmp_path):
         assert_unchanged(base, snapshot(model))
 
 
-@pytest.mark.oracle("torch", "transformers", "peft")
-@pytest.mark.parametrize("name", SAVED)
-@pytest.mark.filterwarnings("ignore")
-def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
+def logits_in_peft(base, folder, ids):
+    """What PEFT computes with the adapter in `folder`, beside a model of transformers; and the settings it read."""
     import peft
     import torch
 
-    from tests.finetune.golden.make_peft import base as reference
+    theirs = peft.PeftModel.from_pretrained(base, folder).double().eval()
+    mask = torch.ones(ids.shape, dtype=torch.long)
+    logits = theirs(torch.from_numpy(ids), attention_mask=mask).logits
+    return logits.detach().numpy(), theirs.peft_config["default"]
 
-    model = golden("gpt2")[0].eval()
-    apply_lora(model, SAVED[name])
+
+@pytest.mark.oracle("torch", "transformers", "peft")
+@pytest.mark.parametrize("name", [*SAVED, "classifier"])
+@pytest.mark.filterwarnings("ignore")
+def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
+    from tests.finetune.golden.make_peft import base
+
+    reference, model, ids = base(), base_for(name), random_ids((2, 7))
+    if name == "classifier":
+        reference = base("GPT2ForSequenceClassification", num_labels=3, pad_token_id=0)
+    apply_lora(model, SAVED.get(name, LoRAConfig(r=2, modules_to_save=("score",))))
     randomize(model)
     for parameter in (p for n, p in model.named_parameters() if p.requires_grad and "lora" not in n):
         parameter.data += 0.1 * np.random.default_rng(2).standard_normal(parameter.shape)
     save_adapter(model, tmp_path / "adapter", "runs/base")
-    theirs = peft.PeftModel.from_pretrained(reference(), tmp_path / "adapter").double().eval()
-    ids = random_ids((2, 7))
-    wanted = theirs(torch.from_numpy(ids)).logits.detach().numpy()
+    wanted, config = logits_in_peft(reference, tmp_path / "adapter", ids)
     np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
-    config = theirs.peft_config["default"]
     assert config.base_model_name_or_path == "runs/base" and config.peft_type == "LORA"
-
-
-@pytest.mark.oracle("torch", "transformers", "peft")
-@pytest.mark.filterwarnings("ignore")
-def test_a_classifier_of_ours_loads_in_peft(tmp_path):
-    import peft
-    import torch
-
-    from tests.finetune.golden.make_peft import base as reference
-
-    model = base_for("classifier")
-    apply_lora(model, LoRAConfig(r=2, modules_to_save=("score",)))
-    randomize(model)
-    save_adapter(model, tmp_path / "adapter")
-    theirs = reference("GPT2ForSequenceClassification", num_labels=3, pad_token_id=0)
-    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").double().eval()
-    ids = random_ids((2, 7), seed=3)
-    mask = torch.ones(ids.shape, dtype=torch.long)
-    wanted = theirs(torch.from_numpy(ids), attention_mask=mask).logits.detach().numpy()
-    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_in_the_files(tmp_path):
@@ -320,7 +307,6 @@ def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folde
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
-    import peft
     import torch
 
     from tests.finetune.golden.make_peft import adapted as adapted_by_peft
@@ -338,8 +324,8 @@ def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
     load_adapter(model, tmp_path / "theirs")
     np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-6, atol=1e-6)
     save_adapter(model, tmp_path / "ours")
-    again = peft.PeftModel.from_pretrained(reference(), tmp_path / "ours").double().eval()
-    np.testing.assert_allclose(again(torch.from_numpy(ids)).logits.detach().numpy(), wanted, rtol=1e-6, atol=1e-6)
+    again, _ = logits_in_peft(reference(), tmp_path / "ours", ids)
+    np.testing.assert_allclose(again, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_regular_expression_from_a_stranger_is_not_run(folder):

@@ -9,7 +9,7 @@ from finetune.quantization.array import QuantizedArray
 from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4
 from finetune.quantization.rounding import relative_error
-from minigrad import Tensor, gradcheck, nn, use_kernels
+from minigrad import Tensor, nn, use_kernels
 from tests.finetune.small import dequantized
 from tests.helpers import peak_below
 
@@ -59,18 +59,6 @@ def test_the_product_and_its_gradients_are_those_of_the_dequantized_weight(quant
         results.append((out.data, x.grad, layer.bias.grad))
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_the_gradient_is_right_by_finite_differences(quantizer, monkeypatch):
-    monkeypatch.setattr(QuantizedArray, "in_one_piece", 0)
-    monkeypatch.setattr(module, "TILE", 24)
-    layer = QuantizedLinear(QUANTIZERS[quantizer](normal(5, 8)), nn.Parameter(normal(5))).to(np.float64)
-
-    def product(x, bias):
-        return module.QuantizedProduct.apply(x, bias, weight=layer.weight)
-
-    gradcheck(product, [normal(3, 8, seed=1), normal(5)])
 
 
 def test_only_the_gradients_that_are_wanted_are_computed():
