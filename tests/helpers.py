@@ -1,7 +1,8 @@
-"""What the tests of several folders share: JSON in files, and a limit on memory."""
+"""What the tests of several folders share: JSON in files, a limit on memory, and a server in this process."""
 
 import contextlib
 import json
+import threading
 import tracemalloc
 
 
@@ -27,3 +28,16 @@ def write_json(path, content):
 def change_json(path, **changes):
     """Put these entries into the object that the file holds."""
     write_json(path, {**read_json(path), **changes})
+
+
+@contextlib.contextmanager
+def serving(server):
+    """Let a server answer from another thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    with server:
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
