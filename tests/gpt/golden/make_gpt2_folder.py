@@ -16,14 +16,7 @@ import numpy as np
 import transformers
 
 from gpt import Tokenizer
-from tests.gpt.golden.reference import (
-    continuation,
-    ids_and_targets,
-    logits_and_loss,
-    show_sizes,
-    with_random_weights,
-    with_rows_of_one_length,
-)
+from tests.gpt.golden import reference
 
 GOLDEN = Path(__file__).resolve().parent
 FOLDER = GOLDEN / "gpt2-folder"
@@ -43,8 +36,8 @@ def save_model(folder, end):
     """A GPT-2 whose every parameter is random, biases and norms too; returns it, in float64."""
     shape = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**shape, bos_token_id=end, eos_token_id=end, attn_implementation="eager")
-    model = with_random_weights(transformers.GPT2LMHeadModel(config), spread_of_vectors=0.1)
-    model = with_rows_of_one_length(model)
+    model = reference.with_random_weights(transformers.GPT2LMHeadModel(config), spread_of_vectors=0.1)
+    model = reference.with_rows_of_one_length(model)
     model.save_pretrained(folder)
     return model.double().eval()
 
@@ -66,16 +59,16 @@ def watch(model, activations):
 
 def compute(model, tokenizer):
     """Everything that the file holds."""
-    ids, targets = ids_and_targets(np.random.default_rng(0), model.config.vocab_size, 9)
+    ids, targets = reference.ids_and_targets(np.random.default_rng(0), model.config.vocab_size, 9)
     arrays = {"text": STORY, "text_ids": tokenizer(STORY)["input_ids"]}
     hooks = watch(model, arrays)
-    computed = logits_and_loss(model, ids, targets)
+    computed = reference.logits_and_loss(model, ids, targets)
     for hook in hooks:
         hook.remove()
     del computed["logits"]  # which are among the activations
     arrays |= computed
     arrays |= {f"gradient/{name}": parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    return arrays | {"greedy": continuation(model, ids, 12)}
+    return arrays | {"greedy": reference.continuation(model, ids, 12)}
 
 
 if __name__ == "__main__":
@@ -83,4 +76,4 @@ if __name__ == "__main__":
     tokenizer = save_tokenizer(FOLDER)
     arrays = compute(save_model(FOLDER, tokenizer.eos_token_id), tokenizer)
     np.savez_compressed(GOLDEN / "gpt2-folder.npz", **arrays)
-    show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "gpt2-folder.npz")
+    reference.show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "gpt2-folder.npz")

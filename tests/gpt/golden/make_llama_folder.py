@@ -13,14 +13,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from tests.gpt.golden.reference import (
-    continuation,
-    ids_and_targets,
-    logits_and_loss,
-    show_sizes,
-    with_random_weights,
-    with_rows_of_one_length,
-)
+from tests.gpt.golden import reference
 
 GOLDEN = Path(__file__).resolve().parent
 FOLDER = GOLDEN / "llama-folder"
@@ -34,20 +27,20 @@ SHAPE = {
 def save_model(folder):
     """A Llama whose every parameter is random, norms too; returns it, in float64."""
     config = transformers.LlamaConfig(**SHAPE, bos_token_id=0, eos_token_id=None, attn_implementation="eager")
-    model = with_rows_of_one_length(with_random_weights(transformers.LlamaForCausalLM(config)))
+    model = reference.with_rows_of_one_length(reference.with_random_weights(transformers.LlamaForCausalLM(config)))
     model.save_pretrained(folder)
     return model.double().eval()
 
 
 def compute(model):
     """Everything that the file holds."""
-    ids, targets = ids_and_targets(np.random.default_rng(0), SHAPE["vocab_size"], 9)
-    arrays = logits_and_loss(model, ids, targets)
+    ids, targets = reference.ids_and_targets(np.random.default_rng(0), SHAPE["vocab_size"], 9)
+    arrays = reference.logits_and_loss(model, ids, targets)
     arrays |= {f"gradient/{name}": p.grad.float().numpy() for name, p in model.named_parameters()}
-    return arrays | {"greedy": continuation(model, ids, 20)}
+    return arrays | {"greedy": reference.continuation(model, ids, 20)}
 
 
 if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
     np.savez_compressed(GOLDEN / "llama-folder.npz", **compute(save_model(FOLDER)))
-    show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "llama-folder.npz")
+    reference.show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "llama-folder.npz")
