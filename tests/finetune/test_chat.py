@@ -244,6 +244,10 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
     assert model.config == inner.config and model.config.vocab_size == len(tokenizer)
     assert model.num_parameters() == model.config.num_parameters()
     assert model(np.array([[1, len(tokenizer) - 1]])).shape == (1, 2, len(tokenizer))
+    means = [layer.weight.data.mean(axis=0) for layer in layers]
+    resize_token_embeddings(model, len(tokenizer) + 1)  # of one more the tokenizer knows nothing
+    for layer, mean in zip(layers, means):
+        np.testing.assert_allclose(layer.weight.data[-1], mean, rtol=1e-5)
 
 
 def test_a_vocabulary_with_room_is_not_enlarged():
