@@ -39,13 +39,8 @@ FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # a GPU
 # Without these two, the compiler may take a variable without a value for 0 before it comes to warn of it. Where it does
 # not warn, the variable starts with a very large number.
 FLAGS += ["-fno-tree-ccp", "-fno-tree-fre", "-ftrivial-auto-var-init=pattern"]
-TOLERATED = [
-    "-Wno-unknown-pragmas",
-    "-Wno-sign-compare",
-    "-Wno-unused-function",
-    "-Wno-unused-variable",
-    "-Wno-attributes",
-]
+TOLERATED = [f"-Wno-{what}" for what in ("unknown-pragmas", "sign-compare", "attributes")]
+TOLERATED += [f"-Wno-unused-{what}" for what in ("function", "variable")]
 POINTED_AT = {
     "float": ["float32"],
     "double": ["float64"],

@@ -1,6 +1,5 @@
 """Adapter folders: those of PEFT here, ours there, and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.test_lora import VARIANTS, adapted, assert_unchanged, randomize, snapshot
 from tests.gpt.small import golden, random_ids, small_gpt
+from tests.helpers import change_json, read_json
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in (GOLDEN / "peft").iterdir())
@@ -110,53 +110,40 @@ def test_there_and_back(name, tmp_path):
         assert_unchanged(base, snapshot(model))
 
 
-@pytest.mark.oracle("torch", "transformers", "peft")
-@pytest.mark.parametrize("name", SAVED)
-@pytest.mark.filterwarnings("ignore")
-def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
+def logits_in_peft(base, folder, ids):
+    """What PEFT computes with the adapter in `folder`, beside a model of transformers; and the settings it read."""
     import peft
     import torch
 
-    from tests.finetune.golden.make_peft import base as reference
+    theirs = peft.PeftModel.from_pretrained(base, folder).double().eval()
+    mask = torch.ones(ids.shape, dtype=torch.long)
+    logits = theirs(torch.from_numpy(ids), attention_mask=mask).logits
+    return logits.detach().numpy(), theirs.peft_config["default"]
 
-    model = golden("gpt2")[0].eval()
-    apply_lora(model, SAVED[name])
+
+@pytest.mark.oracle("torch", "transformers", "peft")
+@pytest.mark.parametrize("name", [*SAVED, "classifier"])
+@pytest.mark.filterwarnings("ignore")
+def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
+    from tests.finetune.golden.make_peft import base
+
+    reference, model, ids = base(), base_for(name), random_ids((2, 7))
+    if name == "classifier":
+        reference = base("GPT2ForSequenceClassification", num_labels=3, pad_token_id=0)
+    apply_lora(model, SAVED.get(name, LoRAConfig(r=2, modules_to_save=("score",))))
     randomize(model)
     for parameter in (p for n, p in model.named_parameters() if p.requires_grad and "lora" not in n):
         parameter.data += 0.1 * np.random.default_rng(2).standard_normal(parameter.shape)
     save_adapter(model, tmp_path / "adapter", "runs/base")
-    theirs = peft.PeftModel.from_pretrained(reference(), tmp_path / "adapter").double().eval()
-    ids = random_ids((2, 7))
-    wanted = theirs(torch.from_numpy(ids)).logits.detach().numpy()
+    wanted, config = logits_in_peft(reference, tmp_path / "adapter", ids)
     np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
-    config = theirs.peft_config["default"]
     assert config.base_model_name_or_path == "runs/base" and config.peft_type == "LORA"
-
-
-@pytest.mark.oracle("torch", "transformers", "peft")
-@pytest.mark.filterwarnings("ignore")
-def test_a_classifier_of_ours_loads_in_peft(tmp_path):
-    import peft
-    import torch
-
-    from tests.finetune.golden.make_peft import base as reference
-
-    model = base_for("classifier")
-    apply_lora(model, LoRAConfig(r=2, modules_to_save=("score",)))
-    randomize(model)
-    save_adapter(model, tmp_path / "adapter")
-    theirs = reference("GPT2ForSequenceClassification", num_labels=3, pad_token_id=0)
-    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").double().eval()
-    ids = random_ids((2, 7), seed=3)
-    mask = torch.ones(ids.shape, dtype=torch.long)
-    wanted = theirs(torch.from_numpy(ids), attention_mask=mask).logits.detach().numpy()
-    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_in_the_files(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=3, dropout=0.25, modules_to_save=("ln_f",)))
     save_adapter(model, tmp_path, "runs/base")
-    assert json.loads((tmp_path / CONFIG).read_text(encoding="utf-8")) == {
+    assert read_json(tmp_path / CONFIG) == {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "runs/base",
@@ -187,7 +174,7 @@ def test_what_is_in_the_files(tmp_path):
 def test_slices_are_saved_with_the_rank_of_all_of_them_and_zeros_between(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=6, target_modules=("c_attn", "c_fc"), slices=("q", "v")))
     save_adapter(model, tmp_path)
-    settings = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    settings = read_json(tmp_path / CONFIG)
     assert (settings["r"], settings["lora_alpha"]) == (4, 12)  # the scaling is 3 as before
     with SafetensorsFile(tmp_path / WEIGHTS) as file:
         B = file.read("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight")  # (3C, 4)
@@ -272,8 +259,7 @@ def folder(tmp_path):
 
 
 def change(folder, **settings):
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    (folder / CONFIG).write_text(json.dumps(content | settings), encoding="utf-8")
+    change_json(folder / CONFIG, **settings)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +307,6 @@ def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folde
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
-    import peft
     import torch
 
     from tests.finetune.golden.make_peft import adapted as adapted_by_peft
@@ -339,8 +324,8 @@ def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
     load_adapter(model, tmp_path / "theirs")
     np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-6, atol=1e-6)
     save_adapter(model, tmp_path / "ours")
-    again = peft.PeftModel.from_pretrained(reference(), tmp_path / "ours").double().eval()
-    np.testing.assert_allclose(again(torch.from_numpy(ids)).logits.detach().numpy(), wanted, rtol=1e-6, atol=1e-6)
+    again, _ = logits_in_peft(reference(), tmp_path / "ours", ids)
+    np.testing.assert_allclose(again, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_regular_expression_from_a_stranger_is_not_run(folder):

@@ -8,7 +8,7 @@ import pytest
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
-from minigrad import Tensor, gradcheck, optim
+from minigrad import Tensor, optim
 from tests.finetune.preferences import golden, preferences, small_policy, small_template
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -23,24 +23,8 @@ def test_losses_and_gradients_are_those_of_trl(kind):
     np.testing.assert_allclose(losses.data, arrays[f"{kind}/losses"], rtol=1e-13)
     np.testing.assert_allclose(chosen.grad, arrays[f"{kind}/gradient/policy_chosen"], rtol=1e-12)
     np.testing.assert_allclose(rejected.grad, arrays[f"{kind}/gradient/policy_rejected"], rtol=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_by_finite_differences(kind):
-    settings, arrays = golden("dpo")
-    inputs = [arrays[name] for name in NAMES]
-    report = gradcheck(lambda *x: dpo_loss(*x, settings["beta"], kind, 0.1), inputs)
-    assert report.max_error < 1e-6
-
-
-def test_only_what_changed_against_the_reference_counts():
-    """Adding to policy and reference alike, or to both replies of a pair, changes nothing."""
-    rng = np.random.default_rng(0)
-    pc, pr, rc, rr = rng.standard_normal((4, 5))
-    for kind in KINDS:
-        before = dpo_loss(*map(Tensor, (pc, pr, rc, rr)), kind=kind).data
-        for moved in ((pc + 1, pr, rc + 1, rr), (pc, pr - 2, rc, rr - 2), (pc + 3, pr + 3, rc, rr)):
-            np.testing.assert_allclose(dpo_loss(*map(Tensor, moved), kind=kind).data, before, rtol=1e-12)
+    for own, other in zip((chosen, rejected), reference):  # the gradient of the reference, which the loss subtracts
+        np.testing.assert_allclose(other.grad, -own.grad, rtol=1e-12)
 
 
 def test_robust_without_wrong_labels_is_sigmoid_and_corrects_for_them_on_average():
@@ -55,17 +39,6 @@ def test_robust_without_wrong_labels_is_sigmoid_and_corrects_for_them_on_average
         dpo_loss(pr, pc, rr, rc, kind="robust", label_smoothing=e),
     )
     np.testing.assert_allclose(((1 - e) * right + e * flipped).data, sigmoid, rtol=1e-12)
-
-
-def test_a_pair_that_is_preferred_enough_no_longer_pulls_with_hinge_and_pulls_back_with_ipo():
-    zero = Tensor([0.0])
-    slopes = {}
-    for kind in KINDS:
-        chosen = Tensor([30.0], requires_grad=True)  # beta h = 3
-        dpo_loss(chosen, zero, zero, zero, beta=0.1, kind=kind).backward()
-        slopes[kind] = chosen.grad.item()
-    assert slopes["hinge"] == 0 and slopes["ipo"] == pytest.approx(2 * (30 - 5)) and slopes["sigmoid"] < 0
-    assert slopes["sigmoid"] == pytest.approx(-0.1 / (1 + math.exp(3)), rel=1e-5)
 
 
 @pytest.mark.parametrize(

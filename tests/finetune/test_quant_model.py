@@ -90,13 +90,6 @@ def test_text_is_read_without_dropout_and_the_mode_is_kept():
     np.testing.assert_array_equal(*results)
 
 
-def test_generation_with_and_without_the_cache_agree():
-    model = small_gpt()
-    quantize(model, SOME)
-    texts = [model.generate([[1, 2, 3], [4]], 8, temperature=0, use_cache=cache) for cache in (True, False)]
-    assert texts[0] == texts[1] and len(texts[0][0]) == 8
-
-
 def test_gradients_flow_to_what_is_still_learned():
     model = small_gpt()
     quantize(model, QuantizationConfig("nf4", group_size=4))

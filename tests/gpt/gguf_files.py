@@ -48,7 +48,8 @@ def tensors_of(model):
 def write_gguf(path, metadata, tensors, kinds="F32", big_endian=False):
     """Write a GGUF file. kinds: of the matrices, one for all or by name; what has one dimension is F32.
 
-    Values: int is uint32, float is float32, as in files of llama.cpp.
+    A matrix of uint8 is written as it is, as the blocks of its kind. Metadata: int is uint32, float is float32, as in
+    files of llama.cpp.
     """
     import gguf
 
@@ -61,7 +62,8 @@ def write_gguf(path, metadata, tensors, kinds="F32", big_endian=False):
     for name, array in tensors.items():
         kind = kinds if isinstance(kinds, str) else kinds.get(name, "F32")
         kind = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
-        writer.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
+        blocks = array if array.dtype == np.uint8 else gguf.quants.quantize(np.ascontiguousarray(array), kind)
+        writer.add_tensor(name, blocks, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,9 +1,7 @@
 """GGUF files: every kind of number is what the library gguf makes of it, and a file that lies is named and harmless."""
 
 import struct
-import subprocess
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from gpt.weights import gguf_file
 from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN
-from tests.scripts.running import ROOT, environment
+from tests.helpers import peak_below
 
 needs_gguf = pytest.mark.oracle("gguf")
 QUANTIZED = list(BLOCKS)
@@ -95,12 +93,8 @@ def test_numbers_are_written_where_they_are_wanted_without_a_second_copy():
     blocks["scale"], blocks["codes"] = 1.0, 0x21
     tensor = GGUFTensor("w", (4096, 1024), "Q4_1", blocks.view(np.uint8))
     out = np.empty(tensor.shape, np.float32)
-    tracemalloc.start()
-    try:
+    with peak_below(out.nbytes):
         assert dequantize(tensor, out) is out
-        assert tracemalloc.get_traced_memory()[1] < out.nbytes
-    finally:
-        tracemalloc.stop()
     assert (out[:, :16] == 1).all() and (out[:, 16:32] == 2).all()
     for other in (np.empty((1024, 4096), np.float32), np.empty(tensor.shape), np.empty((1024, 4096), np.float32).T):
         np.testing.assert_array_equal(dequantize(tensor, other), out)
@@ -157,12 +151,8 @@ def test_settings_and_tensors(small):
 @needs_gguf
 def test_the_numbers_stay_in_the_file_until_they_are_used(tmp_path):
     path = write_gguf(tmp_path / "large.gguf", METADATA, {"w": np.ones((4096, 1024), np.float32)})
-    tracemalloc.start()
-    try:
+    with peak_below(3_000_000):
         file = GGUFFile(path)
-        assert tracemalloc.get_traced_memory()[1] < 3_000_000
-    finally:
-        tracemalloc.stop()
     assert not file.tensors["w"].raw.flags.writeable and file.tensors["w"].raw.sum() == 4096 * 1024
 
 
@@ -173,13 +163,8 @@ def refused(path, content=None):
     """The sentence with which a file is refused, before it takes much memory."""
     if content is not None:
         path.write_bytes(content)
-    tracemalloc.start()
-    try:
-        with pytest.raises(GGUFError) as caught:
-            GGUFFile(path)
-        assert tracemalloc.get_traced_memory()[1] < 30_000_000
-    finally:
-        tracemalloc.stop()
+    with peak_below(30_000_000), pytest.raises(GGUFError) as caught:
+        GGUFFile(path)
     message = str(caught.value)
     assert message.startswith(str(path)) and message.isprintable() and len(message) < len(str(path)) + 350
     return message.removeprefix(str(path))
@@ -204,16 +189,13 @@ def test_flipped_bits_are_noticed_or_change_only_what_they_stand_for(small, data
         damaged[place // 8] ^= 1 << place % 8
     target = path.with_name("damaged.gguf")
     target.write_bytes(damaged)
-    tracemalloc.start()
-    try:
-        file = GGUFFile(target)
-    except GGUFError as error:
-        assert str(error).startswith(str(target)) and str(error).isprintable()
-    else:
-        assert len(file.metadata) <= len(METADATA) and len(file.tensors) <= len(tensors())
-    finally:
-        assert tracemalloc.get_traced_memory()[1] < 30_000_000
-        tracemalloc.stop()
+    with peak_below(30_000_000):
+        try:
+            file = GGUFFile(target)
+        except GGUFError as error:
+            assert str(error).startswith(str(target)) and str(error).isprintable()
+        else:
+            assert len(file.metadata) <= len(METADATA) and len(file.tensors) <= len(tensors())
 
 
 def text(value):
@@ -332,8 +314,3 @@ def test_without_the_library_its_name_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(GGUFError, match="is read with the library gguf, which is missing: pip install gguf"):
         GGUFFile(tmp_path / "model.gguf")
-
-
-def test_nothing_else_needs_the_library():
-    code = "import sys, gpt, gpt.training.loading, gpt.training.pretraining, finetune; assert 'gguf' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True)

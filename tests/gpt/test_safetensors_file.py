@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
 from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, safetensors_chunks, write_safetensors
+from tests.helpers import peak_below
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
@@ -39,17 +39,20 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 def some_arrays():
     rng = np.random.default_rng(0)
     arrays = {dtype: rng.integers(0, 2, (3, 5)).astype(dtype) for dtype in DTYPES}
-    return arrays | {
-        "one number": np.array(3.5, np.float32),
-        "none": np.zeros((2, 0, 3), np.float32),
-        "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
-        "reversed": rng.standard_normal((4, 3))[::-1],
-        "one of three": rng.standard_normal((4, 3))[:, 1],
-        "a part": rng.standard_normal((4, 3))[1:, :2],
-        "stretched": np.broadcast_to(np.float32(2), (3, 4)),
-        "big-endian": np.arange(6, dtype=">f4").reshape(2, 3).T,
-        "every second": rng.standard_normal(10)[::-2],
-    }
+    return (
+        arrays
+        | {
+            "one number": np.array(3.5, np.float32),
+            "none": np.zeros((2, 0, 3), np.float32),
+            "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
+            "reversed": rng.standard_normal((4, 3))[::-1],
+            "one of three": rng.standard_normal((4, 3))[:, 1],
+            "a part": rng.standard_normal((4, 3))[1:, :2],
+            "stretched": np.broadcast_to(np.float32(2), (3, 4)),
+            "big-endian": np.arange(6, dtype=">f4").reshape(2, 3).T,
+            "every second": rng.standard_normal(10)[::-2],
+        }
+    )
 
 
 # --- the same as the library ------------------------------------------------------------------------------------------
@@ -124,17 +127,13 @@ def test_reading_holds_one_tensor_and_writing_none_but_those_that_it_has_to_put_
     arrays = {str(i): np.zeros((1024, 256), np.float32) for i in range(8)}  # 1 MB each
     turned = {name: array.T for name, array in arrays.items()}
     for write, limit in ((arrays, 0.2), (turned, 8.2), (None, 1.2)):
-        tracemalloc.start()
-        try:
+        with peak_below(limit * 2**20):
             if write:
                 write_safetensors(tmp_path / "x", write)
             else:
                 with SafetensorsFile(tmp_path / "x") as file:
                     for name in arrays:
                         file.read(name)
-            assert tracemalloc.get_traced_memory()[1] < limit * 2**20
-        finally:
-            tracemalloc.stop()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
@@ -233,13 +232,9 @@ def test_a_header_that_would_take_long_to_read_is_refused_without_reading_it(tmp
     with open(path, "wb") as file:
         file.write((20_000_000).to_bytes(8, "little"))
         file.truncate(30_000_000)  # takes no room on the disk
-    tracemalloc.start()
-    try:
-        with pytest.raises(SafetensorsError, match="a header of 20,000,000 bytes is more than 10,000,000"):
-            SafetensorsFile(path)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+    words = "a header of 20,000,000 bytes is more than 10,000,000"
+    with peak_below(1_000_000), pytest.raises(SafetensorsError, match=words):
+        SafetensorsFile(path)
 
 
 def test_no_file_and_a_folder(tmp_path):
@@ -272,16 +267,12 @@ def test_a_bool_is_0_or_1(tmp_path):
 def outcome(path, content):
     """What comes of a file with these bytes: its arrays, or None; any other error is a failure."""
     path.write_bytes(content)
-    tracemalloc.start()
-    try:
-        arrays = read_all(path)
-        assert tracemalloc.get_traced_memory()[1] < 2_000_000  # the files are small
-    except SafetensorsError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-        return None
-    finally:
-        tracemalloc.stop()
-    return arrays
+    with peak_below(2_000_000):  # the files are small
+        try:
+            return read_all(path)
+        except SafetensorsError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return None
 
 
 @pytest.fixture(scope="module")

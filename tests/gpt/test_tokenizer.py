@@ -1,6 +1,5 @@
 """The tokenizer: lossless, its two encoders equal, its files read by others and theirs by it, every error."""
 
-import json
 import os
 import sys
 import unicodedata
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from gpt.tokenizer.bpe import visible
 from gpt.tokenizer.tokenizer import GPT2_FILES, Tokenizer
+from tests.helpers import read_json, write_json
 
 END, START = "<|endoftext|>", "<|im_start|>"
 CORPUS = (
@@ -203,7 +203,7 @@ def test_saved_and_loaded(tmp_path):
     }  # fmt: skip
     merges = (tmp_path / "merges.txt").read_bytes()
     assert merges.startswith(b"#version: 0.2\n") and b"\r" not in merges
-    assert json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))["Ġthe"] == loaded.token_to_id("Ġthe")
+    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.token_to_id("Ġthe")
 
 
 def test_windows_line_ends_and_openai_names(tmp_path):
@@ -221,9 +221,9 @@ def test_special_tokens_declared_as_others_do(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"plain": 300}', encoding="utf-8")
     token = {"content": "<x>", "lstrip": False, "special": True}
     config = {"added_tokens_decoder": {"301": token}, "add_bos_token": False, "eos_token": token, "pad_token": None}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(tmp_path / "tokenizer_config.json", config)
     names = {"pad_token": {"content": "[PAD]"}, "additional_special_tokens": ["plain", "<x>"]}
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names), encoding="utf-8")
+    write_json(tmp_path / "special_tokens_map.json", names)
     loaded = Tokenizer.load(tmp_path)
     assert loaded.special_tokens == {"plain": 300, "<x>": 301, "[PAD]": 302, END: 299}
     assert loaded.eos_token_id == 301
@@ -252,14 +252,21 @@ def tokenizer_json(**changes):
 def test_tokenizer_json(tmp_path, spelling):
     content = tokenizer_json()
     content["model"]["merges"] = [spelling(pair) for pair in content["model"]["merges"]]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(tmp_path / "tokenizer.json", content)
     assert same(Tokenizer.load(tmp_path), TOKENIZER)
 
 
-def edit_json(path, change):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
+def saved(folder, name="vocab.json", content=None):
+    """A folder with the tokenizer, and instead of one of its files this text or these bytes."""
+    TOKENIZER.save(folder)
+    if content is not None:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return folder
+
+
+def refused(folder, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(folder)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -275,10 +282,10 @@ def edit_json(path, change):
     (lambda ids: ids.update(ĊxĊ=370), r"no merge makes 1 of the tokens, .* 'ĊxĊ', id 370\): merges are missing"),
 ])  # fmt: skip
 def test_damaged_vocabulary(tmp_path, change, message):
-    TOKENIZER.save(tmp_path)
-    edit_json(tmp_path / "vocab.json", change)
-    with pytest.raises(ValueError, match=message):
-        Tokenizer.load(tmp_path)
+    ids = read_json(saved(tmp_path) / "vocab.json")
+    change(ids)
+    write_json(tmp_path / "vocab.json", ids)
+    refused(tmp_path, message)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -288,10 +295,7 @@ def test_damaged_vocabulary(tmp_path, change, message):
     ("[" * 200_000, r"vocab\.json is damaged: "),
 ])  # fmt: skip
 def test_damaged_json(tmp_path, text, message):
-    TOKENIZER.save(tmp_path)
-    (tmp_path / "vocab.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        Tokenizer.load(tmp_path)
+    refused(saved(tmp_path, "vocab.json", text), message)
 
 
 @pytest.mark.parametrize(("line", "message"), [
@@ -304,22 +308,15 @@ def test_damaged_json(tmp_path, text, message):
     ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary does not have"),
 ])  # fmt: skip
 def test_damaged_merges(tmp_path, line, message):
-    TOKENIZER.save(tmp_path)
-    path = tmp_path / "merges.txt"
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = (saved(tmp_path) / "merges.txt").read_text(encoding="utf-8").split("\n")
     lines.insert(17, line)
-    path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
-    with pytest.raises(ValueError, match=rf"merges\.txt, line 18: {message}"):
-        Tokenizer.load(tmp_path)
+    refused(saved(tmp_path, "merges.txt", "\n".join(lines)), rf"merges\.txt, line 18: {message}")
 
 
 def test_merges_cut_off(tmp_path):
-    TOKENIZER.save(tmp_path)
-    path = tmp_path / "merges.txt"
-    content = path.read_bytes()
-    path.write_bytes(content[: content.index(b"\n", 600) + 1])
-    with pytest.raises(ValueError, match=r"vocab\.json: no merge makes \d+ of the tokens"):
-        Tokenizer.load(tmp_path)
+    content = (saved(tmp_path) / "merges.txt").read_bytes()
+    content = content[: content.index(b"\n", 600) + 1]
+    refused(saved(tmp_path, "merges.txt", content), r"vocab\.json: no merge makes \d+ of the tokens")
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -336,9 +333,8 @@ def test_merges_cut_off(tmp_path):
         {"type": "ByteLevel", "add_prefix_space": False}]}}, 'its pre-tokenizer .*"individual_digits": false'),
 ])  # fmt: skip
 def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes, message):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"tokenizer\.json: {message}"):
-        Tokenizer.load(tmp_path)
+    write_json(tmp_path / "tokenizer.json", tokenizer_json(**changes))
+    refused(tmp_path, rf"tokenizer\.json: {message}")
 
 
 @pytest.mark.parametrize("changes", [
@@ -346,24 +342,20 @@ def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes, message):
     {"pre_tokenizer": {"type": "Sequence"}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 1}},
 ])  # fmt: skip
 def test_damaged_tokenizer_json(tmp_path, changes):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):
-        Tokenizer.load(tmp_path)
+    write_json(tmp_path / "tokenizer.json", tokenizer_json(**changes))
+    refused(tmp_path, r"tokenizer\.json is damaged")
 
 
 def test_damaged_config(tmp_path):
-    TOKENIZER.save(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": 1}}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: added_tokens_decoder"):
-        Tokenizer.load(tmp_path)
+    folder = saved(tmp_path, "tokenizer_config.json", '{"added_tokens_decoder": {"x": 1}}')
+    refused(folder, r"tokenizer_config\.json is damaged: added_tokens_decoder")
 
 
 def test_tokenizer_json_goes_before_the_two_files(tmp_path):
     """As in transformers: SmolLM2's folder holds vocab.json too, which does not say how digits are cut."""
     TOKENIZER.save(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(normalizer={"type": "NFC"})), encoding="utf-8")
-    with pytest.raises(ValueError, match="normalizer"):
-        Tokenizer.load(tmp_path)
+    write_json(tmp_path / "tokenizer.json", tokenizer_json(normalizer={"type": "NFC"}))
+    refused(tmp_path, "normalizer")
 
 
 def test_missing_files(tmp_path):

@@ -13,6 +13,7 @@ from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.tokenizer.tokenizer_json import tokenizer_json
 from gpt.tokenizer.vocabulary import Vocabulary
 from tests.gpt.smollm import metadata
+from tests.helpers import change_json, write_json
 
 CORPUS = (
     "We'll see: the quick brown fox DOESN'T jump over the lazy dog, and the dog doesn't mind the fox.\n\n"
@@ -155,7 +156,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", HONOURED)
 def test_what_a_post_processor_puts_around_a_text(tmp_path, name):
     content = {**content_of(tokenizer()), "post_processor": HONOURED[name]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(tmp_path / "tokenizer.json", content)
     text = "the fox"
     assert Tokenizer.load(tmp_path).encode(text) == reference(content).encode(text).ids
 
@@ -163,7 +164,7 @@ def test_what_a_post_processor_puts_around_a_text(tmp_path, name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_post_processors_are_refused(tmp_path, name):
     content = {**content_of(tokenizer()), "post_processor": REFUSED[name]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(ValueError, match=r"tokenizer\.json(: its post_processor| is damaged)"):
         Tokenizer.load(tmp_path)
 
@@ -174,17 +175,12 @@ def test_options_beside_two_files(tmp_path, options):
     import transformers
 
     tokenizer().save(tmp_path)
-    change(tmp_path / "tokenizer_config.json", options)
+    change_json(tmp_path / "tokenizer_config.json", **options)
     theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
     assert Tokenizer.load(tmp_path).encode("the fox") == theirs("the fox")["input_ids"]
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
-
-
-def change(path, options):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | options), encoding="utf-8")
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "qwen2"])
@@ -202,7 +198,7 @@ def change(path, options):
 )
 def test_options_of_the_other_files(tmp_path, pattern, name, options, words):
     tokenizer(pattern).save(tmp_path)
-    change(tmp_path / name, options)
+    change_json(tmp_path / name, **options)
     with pytest.raises(ValueError, match=words):
         Tokenizer.load(tmp_path)
 
@@ -211,14 +207,14 @@ def test_options_of_the_other_files(tmp_path, pattern, name, options, words):
 def test_a_role_of_a_token_that_nobody_knows(tmp_path, role):
     tokenizer().save(tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        change(tmp_path / name, {role: "</s>"})
+        change_json(tmp_path / name, **{role: "</s>"})
     with pytest.raises(ValueError, match=f"the {role} '</s>' is not in the vocabulary"):
         Tokenizer.load(tmp_path)
 
 
 def test_two_files_that_disagree_about_what_is_put_before_a_text(tmp_path):
     tokenizer("qwen2").save(tmp_path)
-    change(tmp_path / "tokenizer_config.json", {"add_bos_token": True})
+    change_json(tmp_path / "tokenizer_config.json", add_bos_token=True)
     with pytest.raises(ValueError, match=r"says add_bos_token, but tokenizer.json beside it adds none"):
         Tokenizer.load(tmp_path)
 
@@ -227,7 +223,7 @@ def test_two_files_that_disagree_about_what_is_put_before_a_text(tmp_path):
 def test_options_of_added_tokens(tmp_path, option):
     content = content_of(tokenizer("qwen2"))
     content["added_tokens"][1][option] = True
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(ValueError, match=f"tokenizer.json: the option {option} of '<|end|>' is not supported here"):
         Tokenizer.load(tmp_path)
 

@@ -3,19 +3,17 @@
 Small random folders, made here by transformers; what is not supported is refused by name.
 """
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 
-from gpt import GPT, GPTConfig, Llama, LlamaConfig
+from gpt import GPT, Llama, LlamaConfig
 from gpt.model.config import RopeScaling
 from gpt.training.loading import load_model
 from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf, pretrained
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, random_ids
+from tests.helpers import change_json, read_json, write_json
 
 V = 60
 LLAMA = {
@@ -155,25 +153,23 @@ def test_the_old_spelling_of_scaling(tmp_path):
     theirs = reference("llama", rope(**LLAMA3))
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     del config["rope_parameters"]
-    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": LLAMA3}), encoding="utf-8")
+    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": LLAMA3})
     ids = random_ids((1, 40), vocab_size=V)
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(theirs, ids))
     both = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "rope_scaling": LLAMA3, "rope_theta": 100.0}
-    path.write_text(json.dumps({**config, **both}), encoding="utf-8")
+    write_json(path, {**config, **both})
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
     scaling = {"type": "linear", "factor": 2.0}
-    path.write_text(json.dumps({**config, "rope_theta": 100.0, "rope_scaling": scaling}), encoding="utf-8")
+    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": scaling})
     assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
 
 
 @pytest.mark.oracle
 def test_the_other_names_of_gpt2s_settings(tmp_path):
     reference("gpt2", {}).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "num_attention_heads": 2}), encoding="utf-8")
+    change_json(tmp_path / "config.json", num_attention_heads=2)
     ids = random_ids((1, 40), vocab_size=V)
     assert_same(GPT.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
 
@@ -249,26 +245,13 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
 
     model = block_model("llama")
     metadata = {"general.architecture": "llama", **settings_of(model)}
-    path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)), "Q8_0")
-    # gguf writes no K-quants: random blocks take the place of one matrix.
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
-    raw = np.random.default_rng(0).integers(0, 256, (256, size), np.uint8)
+    raw = np.random.default_rng(0).integers(0, 256, (256, size), np.uint8)  # gguf writes no K-quants
     half = {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}[kind]
     for place in half:  # the scales: finite numbers
         raw[:, place : place + 2] = np.full((256, 1), 0.01, np.float16).view(np.uint8)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    for name, value in metadata.items():
-        if name != "general.architecture":
-            (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(name, value)
-    for name, array in dict(_tensors(model)).items():
-        if name == "blk.1.ffn_up.weight":
-            writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
-        else:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    name = "blk.1.ffn_up.weight"
+    path = write_gguf(tmp_path / "model.gguf", metadata, {**dict(_tensors(model)), name: raw}, {name: kind})
     found = load(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
     np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     from finetune.loading import load_packed
@@ -309,12 +292,9 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
 )
 def test_other_variations_are_refused_by_name(tmp_path, name, changes, words):
     reference(*VARIANTS[name]).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    change_json(tmp_path / "model" / "config.json", **changes)
     with pytest.raises(ValueError, match=words):
         load_model(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model")
 
 
 def test_what_no_model_of_hugging_face_has(tmp_path):
@@ -322,13 +302,3 @@ def test_what_no_model_of_hugging_face_has(tmp_path):
     model = Llama(LlamaConfig(**shape, qkv_bias=True, qk_norm=True))
     with pytest.raises(ValueError, match="no model of Hugging Face has biases and norms"):
         model.save_pretrained(tmp_path)
-
-
-def test_the_numbers_of_a_model_are_counted_without_building_it():
-    shape = {"vocab_size": 9, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
-    for changes in ({"n_inner": 5}, {"tied": False}, {"n_inner": 40, "tied": False, "activation": "relu"}):
-        config = GPTConfig(**shape, **changes)
-        assert GPT(config).num_parameters() == config.num_parameters()
-    for changes in ({"head_size": 6}, {"qkv_bias": True}, {"qk_norm": True, "head_size": 2}, {"tied": False}):
-        config = LlamaConfig(**shape, n_kv_head=1, n_inner=12, **changes)
-        assert Llama(config).num_parameters() == config.num_parameters()

@@ -104,14 +104,8 @@ def test_every_element_of_the_jacobian_counts():
 
 
 def test_bands():
-    assert [band(e) for e in (2.0, 1e-3, 1e-5, 1e-9, 0.0)] == [
-        "wrong",
-        "suspicious",
-        "high, unless there are kinks",
-        "right",
-        "right",
-    ]
-    assert band(float("nan")) == "wrong"
+    bands = {2.0: "wrong", 1e-3: "suspicious", 1e-5: "high, unless there are kinks", 1e-9: "right", 0.0: "right"}
+    assert {error: band(error) for error in bands} == bands and band(float("nan")) == "wrong"
 
 
 # Inputs
@@ -350,28 +344,22 @@ def test_only_kinks_prove_nothing():
 # What cannot be checked
 
 
-def test_nan_in_the_output():
-    error = fails(F.log, np.array([1.0, -1.0]), "non-finite")
-    assert "output[1] is nan; choose inputs inside fn's domain" in str(error)
+class Nan(Function):
+    forward = staticmethod(lambda ctx, x: x * 3)
+    backward = staticmethod(lambda ctx, dout: (dout * np.nan,))
 
 
-def test_infinite_gradient_at_the_edge_of_the_domain():
-    error = fails(F.sqrt, np.array([1.0, 0.0]), "non-finite")
-    assert "backward gives inf for input 0 (x)[1] = 0, at the edge of fn's domain" in str(error)
-
-
-def test_nan_in_backward():
-    class Nan(Function):
-        forward = staticmethod(lambda ctx, x: x * 3)
-        backward = staticmethod(lambda ctx, dout: (dout * np.nan,))
-
-    error = fails(Nan.apply, np.array([1.0, 2.0]), "non-finite")
-    assert "backward gives nan for input 0 (x)[0] = 1, where differences give 3" in str(error)
-
-
-def test_edge_of_the_domain_with_a_finite_gradient():
-    error = fails(lambda x: x**1.5, np.array([0.0, 1.0]), "non-finite")
-    assert "not finite right beside input 0 (x)[0] = 0, at the edge of its domain" in str(error)
+@pytest.mark.parametrize(
+    ("fn", "x", "words"),
+    [
+        (F.log, [1.0, -1.0], "output[1] is nan; choose inputs inside fn's domain"),
+        (F.sqrt, [1.0, 0.0], "backward gives inf for input 0 (x)[1] = 0, at the edge of fn's domain"),
+        (Nan.apply, [1.0, 2.0], "backward gives nan for input 0 (x)[0] = 1, where differences give 3"),
+        (lambda x: x**1.5, [0.0, 1.0], "not finite right beside input 0 (x)[0] = 0, at the edge of its domain"),
+    ],
+)
+def test_what_is_not_finite_is_named_with_its_place(fn, x, words):
+    assert words in str(fails(fn, np.array(x), "non-finite"))
 
 
 def test_close_to_the_edge_smaller_steps_help():
@@ -456,56 +444,11 @@ def test_complex_step_falls_back_where_an_op_is_not_analytic():
     assert "does not take complex numbers" in report.notes[0]
 
 
-# Right ops at nasty shapes never fail
-
-
-@st.composite
-def nasty(draw, ndim=None):
-    """An array with axes of length 0 and 1, in some memory layout, with values that repeat or are next to nothing."""
-    ndim = draw(st.integers(0, 3)) if ndim is None else ndim
-    shape = draw(st.tuples(*[st.integers(0, 3)] * ndim))
-    x = draw(hnp.arrays(np.float64, shape, elements=st.floats(-3, 3, allow_subnormal=False)))
-    order = draw(st.permutations(range(ndim)))
-    flipped = tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in range(ndim))
-    return x.transpose(order).copy().transpose(tuple(np.argsort(order)))[(*flipped, ...)]
-
-
 @pytest.mark.parametrize("x", [2.0**-24, -(2.0**-24), 5.8e-8, 6e-8, 6.1e-8, 3e-7])
 def test_a_kink_about_as_far_away_as_the_smallest_step_is_no_mistake(x):
     gradcheck(F.relu, np.array([x, 1.0]))
     with pytest.raises(GradcheckError):
         gradcheck(lambda x: F.relu(x) + x.detach(), np.array([x, 1.0]))
-
-
-@given(nasty(), st.sampled_from([F.exp, F.tanh, F.relu, F.abs, F.sigmoid, F.silu, F.gelu, F.neg, F.sum, F.logsigmoid]))
-def test_right_unary_ops_pass(x, fn):
-    gradcheck(fn, x)
-
-
-@given(nasty(2), st.data())
-def test_right_binary_ops_pass_when_broadcast(x, data):
-    shape = tuple(1 if data.draw(st.booleans()) else n for n in x.shape)[data.draw(st.integers(0, 2)) :]
-    y = data.draw(hnp.arrays(np.float64, shape, elements=st.floats(0.5, 3)))
-    for fn in (F.add, F.sub, F.mul, F.div, F.maximum):
-        gradcheck(fn, [x, y])
-        gradcheck(fn, [y, x + 5])
-
-
-@given(nasty(2), st.sampled_from([0, 1, -1]), st.booleans())
-def test_right_reductions_pass(x, dim, keepdim):
-    x = x.round(3)  # maxima that are equal, or further apart than the step of the differences
-    gradcheck(lambda x: F.sum(x, dim, keepdim), x)
-    if x.shape[dim]:
-        gradcheck(lambda x: F.mean(x, dim, keepdim), x)
-        gradcheck(lambda x: F.max(x, dim, keepdim), x)
-        gradcheck(lambda x: F.logsumexp(x, dim, keepdim), x)
-        gradcheck(lambda x: F.log_softmax(x, dim) * x, x)
-
-
-@given(nasty(2))
-def test_right_uses_of_one_tensor_many_times_pass(x):
-    gradcheck(lambda x: x * x + F.tanh(x) * x - x, x)
-    gradcheck(lambda x: x @ x.T + F.sum(x), x)
 
 
 def test_replaced_kernels_are_what_is_checked():

@@ -39,27 +39,11 @@ OPINFOS = {
     "swiglu": [],
     "to": [],  # PyTorch's has memory formats and non-blocking copies, ours a device and a dtype
 }
-IN_NN_FUNCTIONAL = [
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "gelu",
-    "kl_div",
-    "layer_norm",
-    "linear",
-    "linear_cross_entropy",
-    "logsigmoid",
-    "mse_loss",
-    "nll_loss",
-    "one_hot",
-    "relu",
-    "rms_norm",
-    "scaled_dot_product_attention",
-    "silu",
-    "softplus",
-]
-OPINFOS |= {name: [f"nn.functional.{name}"] for name in IN_NN_FUNCTIONAL}
+IN_NN_FUNCTIONAL = (
+    "binary_cross_entropy_with_logits cross_entropy dropout embedding gelu kl_div layer_norm linear "
+    "linear_cross_entropy logsigmoid mse_loss nll_loss one_hot relu rms_norm scaled_dot_product_attention silu softplus"
+)
+OPINFOS |= {name: [f"nn.functional.{name}"] for name in IN_NN_FUNCTIONAL.split()}
 
 # How F is called where the sample's own order (input, *args, **kwargs) is not F's.
 CALLS = {

@@ -4,6 +4,7 @@ One function runs in both libraries, with `f` as torch (and torch.nn.functional)
 agree.
 """
 
+import functools
 import itertools
 import warnings
 
@@ -62,6 +63,42 @@ def complex_rotation(x, angle):
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
+class Fixed(np.ndarray):
+    """An input of which no gradient is asked."""
+
+
+def fixed(array):
+    return array.view(Fixed)
+
+
+def arrays_in(value):
+    """The arrays among the elements of tuples and lists, in their order."""
+    if isinstance(value, tuple | list):
+        return [array for part in value for array in arrays_in(part)]
+    return [value] if isinstance(value, np.ndarray) else []
+
+
+def call(op, *arguments, **options):
+    """A case of one op. The arrays among its arguments are its inputs, and the function gets a tensor for each."""
+
+    def function(f, *tensors):
+        left = iter(tensors)
+
+        def filled(value):
+            if isinstance(value, tuple | list):
+                return type(value)(map(filled, value))
+            if not isinstance(value, np.ndarray):
+                return value
+            return next(left).detach() if isinstance(value, Fixed) else next(left)
+
+        filled_arguments = list(map(filled, arguments))
+        return getattr(f, op)(*filled_arguments, **{name: filled(value) for name, value in options.items()})
+
+    return [np.asarray(array) for array in arrays_in((*arguments, *options.values()))], function
+
+
+attention = functools.partial(call, "scaled_dot_product_attention")
+bce = functools.partial(call, "binary_cross_entropy_with_logits")
 A = np.array
 TIES = [A([1.0, 2.0, 2.0, NAN, 0.0, -INF]), A([1.0, 3.0, 2.0, 1.0, -0.0, INF])]
 POWERS = [A([0.0, 0.0, 0.0, 2.0, -2.0, -2.0, 5.0]), A([0.0, 1.0, 2.0, 0.0, 2.0, 3.0, -1.5])]
@@ -76,13 +113,13 @@ GROUPED = [randn(2, 6, 4, 5), randn(2, 3, 4, 5), randn(2, 3, 4, 7)]  # two heads
 
 # what it is: (inputs, of which the floating-point ones are differentiated; the function)
 CASES = {
-    "maximum at ties and nan": (TIES, lambda f, x, y: f.maximum(x, y)),
-    "minimum at ties and nan": (TIES, lambda f, x, y: f.minimum(x, y)),
-    "max of all, tied": ([A([[3.0, 1.0], [3.0, 3.0]])], lambda f, x: f.max(x)),
-    "max of all, with nan": ([A([3.0, NAN, NAN])], lambda f, x: f.max(x)),
-    "max along an axis, tied": ([A([[3.0, 3.0, 1.0], [NAN, 3.0, NAN]])], lambda f, x: f.max(x, 1)),
-    "amax, tied": ([A([[3.0, 3.0, 1.0], [-INF, 3.0, INF]])], lambda f, x: f.amax(x, 1)),
-    "amin over two axes, tied": ([A([[[1.0, 2.0]], [[1.0, 0.5]]])], lambda f, x: f.amin(x, (0, 2), True)),
+    "maximum at ties and nan": call("maximum", *TIES),
+    "minimum at ties and nan": call("minimum", *TIES),
+    "max of all, tied": call("max", A([[3.0, 1.0], [3.0, 3.0]])),
+    "max of all, with nan": call("max", A([3.0, NAN, NAN])),
+    "max along an axis, tied": call("max", A([[3.0, 3.0, 1.0], [NAN, 3.0, NAN]]), 1),
+    "amax, tied": call("amax", A([[3.0, 3.0, 1.0], [-INF, 3.0, INF]]), 1),
+    "amin over two axes, tied": call("amin", A([[[1.0, 2.0]], [[1.0, 0.5]]]), (0, 2), True),
     "argmax and argmin, tied": (
         [A([[3.0, 3.0, 1.0], [NAN, 1.0, 1.0]])],
         lambda f, x: (f.argmax(x), f.argmax(x, 1), f.argmin(x, -1, True), f.argmin(x, 0)),
@@ -91,30 +128,24 @@ CASES = {
         [A([[2.0, 0.0, 3.0], [0.0, 0.0, 5.0], [1.0, -2.0, 4.0]])],
         lambda f, x: (f.prod(x), f.prod(x, 1), f.prod(x, 0, True)),
     ),
-    "sort, tied": ([A([[2.0, 1.0, 2.0, NAN, 1.0]])], lambda f, x: tuple(f.sort(x, stable=True))),
-    "sort downwards, tied": (
-        [A([[2.0, 1.0, 2.0, NAN, 1.0]])],
-        lambda f, x: tuple(f.sort(x, stable=True, dim=1, descending=True)),
-    ),
-    "topk of the smallest": ([randn(3, 4)], lambda f, x: tuple(f.topk(x, 2, 0, False))),
-    "softplus of extremes": ([EXTREMES], lambda f, x: f.softplus(x)),
-    "softplus, scaled": ([randn(9) * 5], lambda f, x: f.softplus(x, 2, 3)),
-    "std of a constant": ([A([[2.0, 2.0], [1.0, 3.0]])], lambda f, x: f.std(x, 1)),
+    "sort, tied": call("sort", A([[2.0, 1.0, 2.0, NAN, 1.0]]), stable=True),
+    "sort downwards, tied": call("sort", A([[2.0, 1.0, 2.0, NAN, 1.0]]), stable=True, dim=1, descending=True),
+    "topk of the smallest": call("topk", randn(3, 4), 2, 0, False),
+    "softplus of extremes": call("softplus", EXTREMES),
+    "softplus, scaled": call("softplus", randn(9) * 5, 2, 3),
+    "std of a constant": call("std", A([[2.0, 2.0], [1.0, 3.0]]), 1),
     "std of one": ([A([[1.0], [2.0]])], lambda f, x: (f.std(x, 1), f.std(x, 1, False))),
     "std of all": ([randn(3, 4)], lambda f, x: (f.std(x), f.std(x, False), f.var(x, 0, False, True))),
-    "min along an axis, kept": ([randn(3, 4)], lambda f, x: f.min(x, -2, True)),
-    "clip at its bounds": ([A([-2.0, -1.0, 0.0, 1.0, 2.0, NAN])], lambda f, x: f.clip(x, -1, 1)),
-    "clip with bounds that cross": (
-        [A([-2.0, 0.0, 2.0]), A([1.0]), A([-1.0])],
-        lambda f, x, low, high: f.clip(x, low, high),
-    ),
-    "relu at 0 and nan": ([A([-1.0, -0.0, 0.0, 1.0, NAN, INF])], lambda f, x: f.relu(x)),
-    "abs at 0 and nan": ([A([-1.0, -0.0, 0.0, 1.0, NAN, -INF])], lambda f, x: f.abs(x)),
-    "sqrt at 0": ([A([0.0, 4.0])], lambda f, x: f.sqrt(x)),
-    "exp": ([randn(2, 3)], lambda f, x: f.exp(x)),
-    "log": ([randn(2, 3) ** 2], lambda f, x: f.log(x)),
-    "tanh": ([randn(2, 3)], lambda f, x: f.tanh(x)),
-    "erf": ([randn(2, 3) * 2], lambda f, x: f.erf(x)),
+    "min along an axis, kept": call("min", randn(3, 4), -2, True),
+    "clip at its bounds": call("clip", A([-2.0, -1.0, 0.0, 1.0, 2.0, NAN]), -1, 1),
+    "clip with bounds that cross": call("clip", A([-2.0, 0.0, 2.0]), A([1.0]), A([-1.0])),
+    "relu at 0 and nan": call("relu", A([-1.0, -0.0, 0.0, 1.0, NAN, INF])),
+    "abs at 0 and nan": call("abs", A([-1.0, -0.0, 0.0, 1.0, NAN, -INF])),
+    "sqrt at 0": call("sqrt", A([0.0, 4.0])),
+    "exp": call("exp", randn(2, 3)),
+    "log": call("log", randn(2, 3) ** 2),
+    "tanh": call("tanh", randn(2, 3)),
+    "erf": call("erf", randn(2, 3) * 2),
     "arithmetic": (
         [randn(2, 3), randn(3), randn(2, 1)],
         lambda f, x, y, z: f.div(f.sub(f.add(f.mul(x, y), z), f.neg(x)), z),
@@ -123,48 +154,39 @@ CASES = {
         [randn(2, 1, 3)],
         lambda f, x: f.permute(f.transpose(f.unsqueeze(f.squeeze(f.reshape(x, (3, 1, 2)), 1), 0), 1, -1), (2, 0, 1)),
     ),
-    "pow of special numbers": (POWERS, lambda f, x, y: f.pow(x, y)),
-    "pow 0": ([A([0.0, 1.0, -3.0, NAN])], lambda f, x: f.pow(x, 0)),
-    "pow 1": ([A([0.0, 1.0, -3.0])], lambda f, x: f.pow(x, 1.0)),
-    "pow 2": ([A([0.0, 1.0, -3.0])], lambda f, x: f.pow(x, 2)),
-    "pow -1": ([A([0.5, -3.0])], lambda f, x: f.pow(x, -1)),
-    "2 to the power": ([A([0.0, 1.0, -3.0])], lambda f, x: f.pow(2, x)),
-    "0 to the power": ([A([0.0, 1.0, 3.0])], lambda f, x: f.pow(0.0, x)),
-    "where, with nan where it is not looked": (
-        [booleans(2, 3), A([[NAN, 1.0, 2.0]]), A([[1.0], [INF]])],
-        lambda f, c, x, y: f.where(c, x, y),
-    ),
-    "masked_fill": ([randn(2, 3), booleans(3)], lambda f, x, mask: f.masked_fill(x, mask, -INF)),
-    "masked_fill with a tensor": (
-        [randn(2, 3), booleans(2, 1), A(0.5)],
-        lambda f, x, mask, v: f.masked_fill(x, mask, v),
-    ),
-    "masked_fill of integers": ([integers(9, 2, 3), booleans(2, 3)], lambda f, x, mask: f.masked_fill(x, mask, 2.9)),
-    "sigmoid of extremes": ([EXTREMES], lambda f, x: f.sigmoid(x)),
-    "logsigmoid of extremes": ([EXTREMES], lambda f, x: f.logsigmoid(x)),
-    "silu of extremes": ([EXTREMES[1:]], lambda f, x: f.silu(x)),
-    "gelu of extremes": ([EXTREMES[1:-1]], lambda f, x: f.gelu(x)),
-    "gelu tanh of extremes": ([EXTREMES[1:-1]], lambda f, x: f.gelu(x, approximate="tanh")),
-    "softmax of masked scores": ([MASKED_SCORES], lambda f, x: f.softmax(x, -1)),
-    "log_softmax of masked scores": ([MASKED_SCORES], lambda f, x: f.log_softmax(x, -1)),
-    "softmax along the first axis": ([randn(3, 2, 4)], lambda f, x: f.softmax(x, 0)),
-    "logsumexp with -inf": ([IMPOSSIBLE], lambda f, x: f.logsumexp(x, 0)),
-    "logsumexp of -inf only": ([A([[-INF, -INF], [0.0, -INF]])], lambda f, x: f.logsumexp(x.detach(), 1)),
-    "logsumexp of +inf": ([A([INF, 0.0])], lambda f, x: f.logsumexp(x, 0)),
-    "logsumexp of nothing": ([np.zeros((2, 0))], lambda f, x: f.logsumexp(x, 1)),
-    "logsumexp over two axes": ([randn(2, 3, 4)], lambda f, x: f.logsumexp(x, (0, -1), True)),
-    "sum of nothing": ([np.zeros((2, 0))], lambda f, x: f.sum(x, 1)),
-    "mean of nothing": ([np.zeros((2, 0))], lambda f, x: f.mean(x, 1)),
-    "var of one": ([A([[1.0], [2.0]])], lambda f, x: f.var(x, 1)),
-    "var with correction 3": ([randn(4, 5)], lambda f, x: f.var(x, 1, correction=3)),
-    "var of a number": ([A(2.0)], lambda f, x: f.var(x, correction=0)),
-    "cumsum from behind": ([randn(2, 3, 4)], lambda f, x: f.cumsum(x, -2)),
-    "layer_norm over two axes": (
-        [randn(2, 3, 4), randn(3, 4), randn(3, 4, seed=1)],
-        lambda f, x, w, b: f.layer_norm(x, (3, 4), w, b, 1e-3),
-    ),
-    "layer_norm without weight": ([randn(2, 3)], lambda f, x: f.layer_norm(x, (3,))),
-    "layer_norm with bias only": ([randn(2, 3), randn(3)], lambda f, x, b: f.layer_norm(x, (3,), None, b)),
+    "pow of special numbers": call("pow", *POWERS),
+    "pow 0": call("pow", A([0.0, 1.0, -3.0, NAN]), 0),
+    "pow 1": call("pow", A([0.0, 1.0, -3.0]), 1.0),
+    "pow 2": call("pow", A([0.0, 1.0, -3.0]), 2),
+    "pow -1": call("pow", A([0.5, -3.0]), -1),
+    "2 to the power": call("pow", 2, A([0.0, 1.0, -3.0])),
+    "0 to the power": call("pow", 0.0, A([0.0, 1.0, 3.0])),
+    "where, with nan where it is not looked": call("where", booleans(2, 3), A([[NAN, 1.0, 2.0]]), A([[1.0], [INF]])),
+    "masked_fill": call("masked_fill", randn(2, 3), booleans(3), -INF),
+    "masked_fill with a tensor": call("masked_fill", randn(2, 3), booleans(2, 1), A(0.5)),
+    "masked_fill of integers": call("masked_fill", integers(9, 2, 3), booleans(2, 3), 2.9),
+    "sigmoid of extremes": call("sigmoid", EXTREMES),
+    "logsigmoid of extremes": call("logsigmoid", EXTREMES),
+    "silu of extremes": call("silu", EXTREMES[1:]),
+    "gelu of extremes": call("gelu", EXTREMES[1:-1]),
+    "gelu tanh of extremes": call("gelu", EXTREMES[1:-1], approximate="tanh"),
+    "softmax of masked scores": call("softmax", MASKED_SCORES, -1),
+    "log_softmax of masked scores": call("log_softmax", MASKED_SCORES, -1),
+    "softmax along the first axis": call("softmax", randn(3, 2, 4), 0),
+    "logsumexp with -inf": call("logsumexp", IMPOSSIBLE, 0),
+    "logsumexp of -inf only": call("logsumexp", fixed(A([[-INF, -INF], [0.0, -INF]])), 1),
+    "logsumexp of +inf": call("logsumexp", A([INF, 0.0]), 0),
+    "logsumexp of nothing": call("logsumexp", np.zeros((2, 0)), 1),
+    "logsumexp over two axes": call("logsumexp", randn(2, 3, 4), (0, -1), True),
+    "sum of nothing": call("sum", np.zeros((2, 0)), 1),
+    "mean of nothing": call("mean", np.zeros((2, 0)), 1),
+    "var of one": call("var", A([[1.0], [2.0]]), 1),
+    "var with correction 3": call("var", randn(4, 5), 1, correction=3),
+    "var of a number": call("var", A(2.0), correction=0),
+    "cumsum from behind": call("cumsum", randn(2, 3, 4), -2),
+    "layer_norm over two axes": call("layer_norm", randn(2, 3, 4), (3, 4), randn(3, 4), randn(3, 4, seed=1), 1e-3),
+    "layer_norm without weight": call("layer_norm", randn(2, 3), (3,)),
+    "layer_norm with bias only": call("layer_norm", randn(2, 3), (3,), None, randn(3)),
     "swiglu": (
         [EXTREMES[1:], randn(11)],
         lambda f, x, y: f.silu(x) * y if isinstance(f, Torch) else f.swiglu(x, y),
@@ -177,28 +199,25 @@ CASES = {
             else f.rotary_embedding(x, np.cos(angle.data), np.sin(angle.data))
         ),
     ),
-    "rms_norm": ([randn(2, 3), randn(3)], lambda f, x, w: f.rms_norm(x, (3,), w)),
-    "linear of no rows": ([randn(0, 3), randn(2, 3), randn(2)], lambda f, x, w, b: f.linear(x, w, b)),
-    "linear of no features": ([randn(4, 0), randn(2, 0), randn(2)], lambda f, x, w, b: f.linear(x, w, b)),
-    "linear of a vector": ([randn(3), randn(2, 3)], lambda f, x, w: f.linear(x, w)),
-    "matmul of broadcast batches": ([randn(2, 1, 3, 4), randn(5, 4, 2)], lambda f, x, y: f.matmul(x, y)),
-    "matmul of vector and batch": ([randn(4), randn(5, 4, 2)], lambda f, x, y: f.matmul(x, y)),
-    "matmul of batch and vector": ([randn(5, 2, 4), randn(4)], lambda f, x, y: f.matmul(x, y)),
-    "matmul with no inner size": ([randn(2, 0), randn(0, 3)], lambda f, x, y: f.matmul(x, y)),
-    "embedding, a row that does not learn": ([integers(5, 2, 3), randn(5, 4)], lambda f, i, w: f.embedding(i, w, 1)),
-    "embedding, counted from behind": (
-        [integers(5, 2, 3), randn(5, 4)],
-        lambda f, i, w: f.embedding(i, w, padding_idx=-3),
-    ),
-    "embedding of one id": ([A(2), randn(5, 4)], lambda f, i, w: f.embedding(i, w)),
-    "embedding of no ids": ([np.zeros((0, 2), int), randn(5, 4)], lambda f, i, w: f.embedding(i, w)),
-    "gather with repeats": ([randn(3, 4), integers(3, 5, 2)], lambda f, x, i: f.gather(x, 0, i)),
-    "gather from behind": ([randn(3, 4), integers(4, 2, 6)], lambda f, x, i: f.gather(x, -1, i)),
-    "gather, shorter than x": ([randn(3, 4, 2), integers(4, 2, 6, 1)], lambda f, x, i: f.gather(x, 1, i)),
-    "gather of nothing": ([randn(3, 4), np.zeros((2, 0, 5), int)], lambda f, x, i: f.gather(x, 1, i)),
-    "index_select with repeats": ([randn(3, 4), A([2, 0, 2])], lambda f, x, i: f.index_select(x, 0, i)),
-    "flatten in the middle": ([randn(2, 3, 4, 5)], lambda f, x: f.flatten(x, 1, -2)),
-    "chunk into fewer": ([randn(2, 9)], lambda f, x: f.chunk(x, 4, 1)),
+    "rms_norm": call("rms_norm", randn(2, 3), (3,), randn(3)),
+    "linear of no rows": call("linear", randn(0, 3), randn(2, 3), randn(2)),
+    "linear of no features": call("linear", randn(4, 0), randn(2, 0), randn(2)),
+    "linear of a vector": call("linear", randn(3), randn(2, 3)),
+    "matmul of broadcast batches": call("matmul", randn(2, 1, 3, 4), randn(5, 4, 2)),
+    "matmul of vector and batch": call("matmul", randn(4), randn(5, 4, 2)),
+    "matmul of batch and vector": call("matmul", randn(5, 2, 4), randn(4)),
+    "matmul with no inner size": call("matmul", randn(2, 0), randn(0, 3)),
+    "embedding, a row that does not learn": call("embedding", integers(5, 2, 3), randn(5, 4), 1),
+    "embedding, counted from behind": call("embedding", integers(5, 2, 3), randn(5, 4), padding_idx=-3),
+    "embedding of one id": call("embedding", A(2), randn(5, 4)),
+    "embedding of no ids": call("embedding", np.zeros((0, 2), int), randn(5, 4)),
+    "gather with repeats": call("gather", randn(3, 4), 0, integers(3, 5, 2)),
+    "gather from behind": call("gather", randn(3, 4), -1, integers(4, 2, 6)),
+    "gather, shorter than x": call("gather", randn(3, 4, 2), 1, integers(4, 2, 6, 1)),
+    "gather of nothing": call("gather", randn(3, 4), 1, np.zeros((2, 0, 5), int)),
+    "index_select with repeats": call("index_select", randn(3, 4), 0, A([2, 0, 2])),
+    "flatten in the middle": call("flatten", randn(2, 3, 4, 5), 1, -2),
+    "chunk into fewer": call("chunk", randn(2, 9), 4, 1),
     "sums in another dtype": (
         [randn(2, 3), integers(9, 2, 3)],
         lambda f, x, i: (
@@ -209,118 +228,70 @@ CASES = {
             f.cumsum(i, 1, dtype=dtype(f, "int32")),
         ),
     ),
-    "gather of a number": ([A(3.0), A(0)], lambda f, x, i: f.gather(x, 0, i)),
+    "gather of a number": call("gather", A(3.0), 0, A(0)),
     "expand": (
         [randn(3, 1)],
         lambda f, x: f.broadcast_to(x, (2, 3, 4)) if isinstance(f, Torch) else f.expand(x, (2, -1, 4)),
     ),
     "split, some pieces unused": ([randn(7, 2)], lambda f, x: f.split(x, 3)[1:]),
-    "pad that cuts": ([randn(3, 4)], lambda f, x: f.pad(x, (-1, 2, 1, -1), value=7.0)),
-    "pad without a value": ([randn(3, 4)], lambda f, x: f.pad(x, (1, 2), "constant", None)),
-    "flip": ([randn(2, 3, 4)], lambda f, x: f.flip(x, (0, -1))),
-    "tril": ([randn(2, 3, 4)], lambda f, x: f.tril(x, -1)),
-    "triu": ([randn(2, 3, 4)], lambda f, x: f.triu(x, 1)),
-    "cat of two dtypes": ([randn(2, 3), integers(9, 1, 3)], lambda f, x, y: f.cat((x, y))),
-    "cat with an empty vector": ([np.zeros(0), randn(2, 3)], lambda f, x, y: f.cat([x, y], 1)),
-    "stack at the end": ([randn(2, 3), randn(2, 3, seed=1)], lambda f, x, y: f.stack([x, y], -1)),
+    "pad that cuts": call("pad", randn(3, 4), (-1, 2, 1, -1), value=7.0),
+    "pad without a value": call("pad", randn(3, 4), (1, 2), "constant", None),
+    "flip": call("flip", randn(2, 3, 4), (0, -1)),
+    "tril": call("tril", randn(2, 3, 4), -1),
+    "triu": call("triu", randn(2, 3, 4), 1),
+    "cat of two dtypes": call("cat", (randn(2, 3), integers(9, 1, 3))),
+    "cat with an empty vector": call("cat", [np.zeros(0), randn(2, 3)], 1),
+    "stack at the end": call("stack", [randn(2, 3), randn(2, 3, seed=1)], -1),
     "one tensor in both places": ([randn(3, 3)], lambda f, x: f.matmul(x, x) + x * x + f.cat([x, x])[:3]),
     # --- losses ---
-    "cross_entropy of one row": ([randn(5), A(3)], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy of extreme logits": (
-        [LOGITS, A([0, 2, 1, 2])],
-        lambda f, x, y: f.cross_entropy(x, y, reduction="none"),
+    "cross_entropy of one row": call("cross_entropy", randn(5), A(3)),
+    "cross_entropy of extreme logits": call("cross_entropy", LOGITS, A([0, 2, 1, 2]), reduction="none"),
+    "cross_entropy of ignored rows": call("cross_entropy", LOGITS, A([0, -100, 1, -100])),
+    "cross_entropy, ignored are impossible": call("cross_entropy", IMPOSSIBLE, A([1, 0]), ignore_index=0),
+    "cross_entropy, all ignored": call("cross_entropy", randn(2, 3), A([-100, -100])),
+    "cross_entropy, all ignored, sum": call(
+        "cross_entropy", randn(2, 3), A([1, 1]), None, ignore_index=1, reduction="sum"
     ),
-    "cross_entropy of ignored rows": ([LOGITS, A([0, -100, 1, -100])], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy, ignored are impossible": (
-        [IMPOSSIBLE, A([1, 0])],
-        lambda f, x, y: f.cross_entropy(x, y, ignore_index=0),
-    ),
-    "cross_entropy, all ignored": ([randn(2, 3), A([-100, -100])], lambda f, x, y: f.cross_entropy(x, y)),
-    "cross_entropy, all ignored, sum": (
-        [randn(2, 3), A([1, 1])],
-        lambda f, x, y: f.cross_entropy(x, y, None, ignore_index=1, reduction="sum"),
-    ),
-    "cross_entropy of no rows": ([np.zeros((0, 3)), np.zeros(0, int)], lambda f, x, y: f.cross_entropy(x, y)),
-    "nll_loss of ignored rows": ([randn(4, 3), A([0, -100, 1, -100])], lambda f, x, y: f.nll_loss(x, y)),
-    "nll_loss, ignored are impossible": ([IMPOSSIBLE, A([1, 0])], lambda f, x, y: f.nll_loss(x, y, ignore_index=0)),
-    "nll_loss, all ignored": ([randn(2, 3), A([-100, -100])], lambda f, x, y: f.nll_loss(x, y)),
-    "nll_loss of one row": (
-        [randn(5), A(3), randn(5) ** 2],
-        lambda f, x, y, w: f.nll_loss(x, y, w.detach(), reduction="none"),
-    ),
-    "kl_div": ([randn(4, 3), PROBABILITIES], lambda f, x, y: f.kl_div(x, y.detach(), reduction="batchmean")),
-    "kl_div of logarithms": (
-        [randn(4, 3), randn(4, 3, seed=1)],
-        lambda f, x, y: f.kl_div(x, y, reduction="sum", log_target=True),
-    ),
-    "mse_loss": ([randn(4, 3), randn(4, 3, seed=1)], lambda f, x, y: f.mse_loss(x, y)),
-    "bce of extreme logits": (
-        [EXTREMES[1:], A([0.0, 1.0] * 5 + [0.5])],
-        lambda f, x, y: f.binary_cross_entropy_with_logits(x, y, reduction="none"),
-    ),
-    "bce with weights": (
-        [randn(4, 3), PROBABILITIES, randn(3) ** 2, A([1.0, 2.0, 3.0])],
-        lambda f, x, y, w, p: f.binary_cross_entropy_with_logits(
-            x, y, w.detach(), reduction="sum", pos_weight=p.detach()
-        ),
+    "cross_entropy of no rows": call("cross_entropy", np.zeros((0, 3)), np.zeros(0, int)),
+    "nll_loss of ignored rows": call("nll_loss", randn(4, 3), A([0, -100, 1, -100])),
+    "nll_loss, ignored are impossible": call("nll_loss", IMPOSSIBLE, A([1, 0]), ignore_index=0),
+    "nll_loss, all ignored": call("nll_loss", randn(2, 3), A([-100, -100])),
+    "nll_loss of one row": call("nll_loss", randn(5), A(3), fixed(randn(5) ** 2), reduction="none"),
+    "kl_div": call("kl_div", randn(4, 3), fixed(PROBABILITIES), reduction="batchmean"),
+    "kl_div of logarithms": call("kl_div", randn(4, 3), randn(4, 3, seed=1), reduction="sum", log_target=True),
+    "mse_loss": call("mse_loss", randn(4, 3), randn(4, 3, seed=1)),
+    "bce of extreme logits": bce(EXTREMES[1:], A([0.0, 1.0] * 5 + [0.5]), reduction="none"),
+    "bce with weights": bce(
+        randn(4, 3), PROBABILITIES, fixed(randn(3) ** 2), reduction="sum", pos_weight=fixed(A([1.0, 2.0, 3.0]))
     ),
     # --- attention ---
-    "attention": (QKV, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v)),
-    "attention, causal": (QKV, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True)),
-    "attention, causal, more keys": (CROSS, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True)),
-    "attention, causal, fewer keys": (
-        [randn(2, 6, 5), randn(2, 3, 5), randn(2, 3, 4)],
-        lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3),
+    "attention": attention(*QKV),
+    "attention, causal": attention(*QKV, is_causal=True),
+    "attention, causal, more keys": attention(*CROSS, is_causal=True),
+    "attention, causal, fewer keys": attention(
+        randn(2, 6, 5), randn(2, 3, 5), randn(2, 3, 4), is_causal=True, scale=0.3
     ),
-    "attention, rows that see nothing": (
-        [*CROSS, causal(4, 6) & (np.arange(4) != 2)[:, None]],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m),
-    ),
-    "attention, padding": (
-        [*CROSS, booleans(2, 1, 1, 6)],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, attn_mask=m),
-    ),
-    "attention, a mask that learns": (
-        [*CROSS, randn(3, 1, 6)],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m),
-    ),
-    "attention, -inf in the mask": (
-        [*CROSS, np.where(causal(4, 6), 0, -INF)],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m.detach()),
-    ),
-    "attention, grouped": (GROUPED, lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, enable_gqa=True)),
-    "attention, grouped and causal": (
-        GROUPED,
-        lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True),
-    ),
-    "attention, grouped, padding": (
-        [*GROUPED, booleans(2, 1, 4, 4)],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
-    ),
-    "attention, grouped, a mask per head that learns": (
-        [*GROUPED, randn(6, 4, 4)],
-        lambda f, q, k, v, m: f.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
-    ),
-    "attention, one key head for all": (
-        [randn(2, 3, 4, 5), randn(1, 6, 5), randn(6, 7)],
-        lambda f, q, k, v: f.scaled_dot_product_attention(q, k, v),
-    ),
+    "attention, rows that see nothing": attention(*CROSS, causal(4, 6) & (np.arange(4) != 2)[:, None]),
+    "attention, padding": attention(*CROSS, attn_mask=booleans(2, 1, 1, 6)),
+    "attention, a mask that learns": attention(*CROSS, randn(3, 1, 6)),
+    "attention, -inf in the mask": attention(*CROSS, fixed(np.where(causal(4, 6), 0, -INF))),
+    "attention, grouped": attention(*GROUPED, enable_gqa=True),
+    "attention, grouped and causal": attention(*GROUPED, is_causal=True, scale=0.3, enable_gqa=True),
+    "attention, grouped, padding": attention(*GROUPED, booleans(2, 1, 4, 4), enable_gqa=True),
+    "attention, grouped, a mask per head that learns": attention(*GROUPED, randn(6, 4, 4), enable_gqa=True),
+    "attention, one key head for all": attention(randn(2, 3, 4, 5), randn(1, 6, 5), randn(6, 7)),
 }
-for reduction, smoothing, weighted, ignore in itertools.product(
-    ("mean", "sum", "none"), (0.0, 0.1), (False, True), (-100, 2)
-):
+for reduction, smoothing, weighted in itertools.product(("mean", "sum", "none"), (0.0, 0.1), (False, True)):
     options = {"reduction": reduction, "label_smoothing": smoothing}
     name = f"{reduction}, smoothing {smoothing}{', weighted' if weighted else ''}"
-    weight = np.array([0.5, 2.0, 0.0, 1.0])
-    CASES[f"cross_entropy, {name}, ignoring {ignore}"] = (
-        [randn(2, 4, 3, 2), integers(4, 2, 3, 2), weight],
-        lambda f, x, y, w, o=options, use=weighted, i=ignore: f.cross_entropy(
-            x, y, w.detach() if use else None, ignore_index=i, **o
-        ),
-    )
-    CASES[f"cross_entropy of probabilities, {name}"] = (
-        [randn(4, 3), PROBABILITIES, weight[:3]],
-        lambda f, x, y, w, o=options, use=weighted: f.cross_entropy(x, y, w.detach() if use else None, **o),
+    weight = fixed(A([0.5, 2.0, 0.0, 1.0]))
+    for ignore in (-100, 2):
+        CASES[f"cross_entropy, {name}, ignoring {ignore}"] = call(
+            *("cross_entropy", randn(2, 4, 3, 2), integers(4, 2, 3, 2), weight if weighted else None),
+            **{"ignore_index": ignore, **options},
+        )
+    CASES[f"cross_entropy of probabilities, {name}"] = call(
+        "cross_entropy", randn(4, 3), PROBABILITIES, weight[:3] if weighted else None, **options
     )
 for equation, shapes in {
     "ij,jk->ik": [(2, 3), (3, 4)],
@@ -346,8 +317,8 @@ for equation, shapes in {
     "Ba,aB->aB": [(2, 3), (3, 2)],
 }.items():
     operands = [randn(*shape, seed=i) for i, shape in enumerate(shapes)]
-    CASES[f"einsum {equation!r} {shapes}"] = (operands, lambda f, *xs, e=equation: f.einsum(e, *xs))
-for name, index in {
+    CASES[f"einsum {equation!r} {shapes}"] = call("einsum", equation, *operands)
+INDICES = {
     "a number": 1,
     "from behind": (-1, -2),
     "slices": (slice(1, 3), slice(None, None, 2)),
@@ -365,18 +336,17 @@ for name, index in {
     "a list of booleans": ([True, False, True, False],),
     "a number beside a list": (slice(None), 1, [0, 0]),
     "True": True,
-}.items():
-    CASES[f"getitem {name}"] = ([randn(4, 3, 5)], lambda f, x, index=index: f.getitem(x, index))
-for name, index in {
     "a tensor": integers(4, 2, 2),
     "a number in a tensor": A(2),
     "negative numbers": A([-1, 3, -4]),
     "a mask": booleans(4),
     "a mask of two axes": booleans(4, 3),
     "int32": A([1, 1], np.int32),
-}.items():
-    CASES[f"getitem {name}"] = ([randn(4, 3, 5), index], lambda f, x, i: f.getitem(x, i))
-    CASES[f"getitem {name} behind a slice"] = ([randn(2, 4, 3), index], lambda f, x, i: f.getitem(x, (slice(None), i)))
+}
+for name, index in INDICES.items():
+    CASES[f"getitem {name}"] = call("getitem", randn(4, 3, 5), index)
+    if isinstance(index, np.ndarray):
+        CASES[f"getitem {name} behind a slice"] = call("getitem", randn(2, 4, 3), (slice(None), index))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -444,22 +414,16 @@ def test_dtype_of_two_operands(op):
     for (x, our_x), (y, our_y) in itertools.product(operands(torch), repeat=2):
         if not torch.is_tensor(x) and not torch.is_tensor(y):
             continue
-        condition, our_condition = torch.tensor([True, False]), Tensor(np.array([True, False]))
+        theirs, ours = (x, y), (our_x, our_y)
+        if op == "where":
+            theirs, ours = (torch.tensor([True, False]), *theirs), (Tensor(np.array([True, False])), *ours)
         try:
-            if op == "where":
-                expected = torch.where(condition, x, y).dtype
-            elif op == "clip":
-                expected = torch.clip(x, y).dtype
-            else:
-                expected = getattr(torch, op)(x, y).dtype
+            expected = getattr(torch, op)(*theirs).dtype
         except (RuntimeError, TypeError):  # PyTorch has no such combination, such as bool - bool
             continue
         if op == "pow" and expected == torch.bool:
             continue  # NumPy's is int8
-        if op == "where":
-            got = F.where(our_condition, our_x, our_y).dtype
-        else:
-            got = getattr(F, op)(our_x, our_y).dtype
+        got = getattr(F, op)(*ours).dtype
         if str(got) != str(expected).removeprefix("torch."):
             wrong.append(f"{op}({x!r}, {y!r}) is {got}, in PyTorch {expected}")
     assert not wrong, "\n".join(wrong[:20])

@@ -143,17 +143,7 @@ def test_no_warnings_in_proper_use(name, dtype):
 # --- what is kept for backward ---
 
 
-@pytest.mark.parametrize(
-    "op",
-    [
-        F.mul,
-        F.div,
-        F.pow,
-        F.matmul,
-        F.linear,
-        lambda x, y: F.einsum("ij,kj->ik", x, y),
-    ],
-)
+@pytest.mark.parametrize("op", [F.mul, F.div, F.pow, F.matmul, F.linear, lambda x, y: F.einsum("ij,kj->ik", x, y)])
 def test_a_frozen_operand_costs_nothing(op):
     """For d out / d x only y is needed, and no gradient of y is computed."""
     x, y = Tensor(np.full((3, 3), 2.0), requires_grad=True), Tensor(np.full((3, 3), 3.0))

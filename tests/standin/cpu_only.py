@@ -56,13 +56,6 @@ CPU_ONLY = {
     "finetune/test_ppo_training.py::test_a_reward_that_is_not_finite*": "stops at the next line of the log",
     # on a GPU indices are not looked at: that would wait for it
     "minigrad/test_nn.py::test_embedding_with_padding": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*embedding, *": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*gather, *": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*getitem of ids*": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*index_select]": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*one_hot]": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*target*": "ids are checked on the host only",
-    "minigrad/test_ops_errors.py::*-100 not ignored*": "ids are checked on the host only",
     "finetune/test_quant_blocks.py::test_the_numbers_are_those*": "indexes with arrays of the host",
     "finetune/test_quant_layers.py::test_embedding_and_output*": "ids are checked on the host only",
     # what moving a test to the device itself disturbs

@@ -1,6 +1,6 @@
 """Writes classifier/, a tiny classifier as transformers saves it, and classifier.npz, what it computes there.
 
-    python tests/finetune/golden/make_classifier.py          needs the extra `oracle`
+    PYTHONPATH=. python tests/finetune/golden/make_classifier.py          needs the extra `oracle`
 
 The folder is a GPT2ForSequenceClassification of three classes with random weights everywhere. The file holds, computed
 in float64 without dropout: `ids` (B, T), padded on the right with pad_token_id, their `lengths`, and the `logits`.
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import transformers
 
+from tests.gpt.golden.reference import with_random_weights
+
 GOLDEN = Path(__file__).resolve().parent
 PAD = 59
 LABELS = ["ham", "spam", "eggs"]
@@ -23,12 +25,7 @@ def main():
     config = transformers.GPT2Config(**shape, bos_token_id=PAD, eos_token_id=PAD, pad_token_id=PAD, num_labels=3)
     config.id2label = dict(enumerate(LABELS))
     config.label2id = {label: number for number, label in enumerate(LABELS)}
-    model = transformers.GPT2ForSequenceClassification(config)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-            parameter.copy_(mean + 0.3 * torch.randn(parameter.shape))
+    model = with_random_weights(transformers.GPT2ForSequenceClassification(config))
     shutil.rmtree(GOLDEN / "classifier", ignore_errors=True)
     model.save_pretrained(GOLDEN / "classifier")
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """Writes gpt2.npz, gpt1.npz and llama.npz: small models of transformers with random weights, computed in float64.
 
-    python tests/gpt/golden/make_golden.py          needs the extra `oracle`
+    PYTHONPATH=. python tests/gpt/golden/make_golden.py          needs the extra `oracle`
 
 Each file holds `config` (JSON), `ids`, `targets` (-100 does not count), `weight/NAME` in our names and shapes,
 `logits`, `loss`, `gradient/NAME`; all but gpt1.npz also `greedy` and `penalized`, with which transformers continues
@@ -8,13 +8,17 @@ Each file holds `config` (JSON), `ids`, `targets` (-100 does not count), `weight
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+import transformers
+
+from tests.gpt.golden.reference import continuation, ids_and_targets, logits_and_loss, show_sizes, with_random_weights
 
 FOLDER = Path(__file__).resolve().parent
 CONFIG = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+GPT_THERE = {"n_positions" if name == "block_size" else name: value for name, value in CONFIG.items()}
 LLAMA = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16, "n_inner": 20}
 LLAMA |= {"rope_theta": 100.0, "rms_norm_epsilon": 1e-3, "tied": True}
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
@@ -22,37 +26,20 @@ CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) t
 
 def reference(kind):
     """A model of transformers in float64 whose every parameter is random, biases and norms too."""
-    import transformers
-
-    if kind == "llama":
-        return with_random_weights(in_float64(transformers.LlamaForCausalLM(llama_config(LLAMA))))
-    names = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head"}
-    shape = {names.get(name, name): value for name, value in CONFIG.items()}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    if kind == "gpt2":
+    if kind == "llama":
+        model = in_float64(transformers.LlamaForCausalLM(llama_config(LLAMA)))
+    elif kind == "gpt2":
         ends = {"bos_token_id": 0, "eos_token_id": None}
-        config = transformers.GPT2Config(**shape, **no_dropout, **ends, attn_implementation="eager")
+        config = transformers.GPT2Config(**GPT_THERE, **no_dropout, **ends, attn_implementation="eager")
         model = transformers.GPT2LMHeadModel(config)
     else:
-        model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, **no_dropout, afn="gelu"))
-    return with_random_weights(model)
-
-
-def with_random_weights(model):
-    import torch
-
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
-            parameter.copy_(mean + 0.3 * torch.randn(parameter.shape))
-    return model.double().eval()
+        model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**GPT_THERE, **no_dropout, afn="gelu"))
+    return with_random_weights(model).double().eval()
 
 
 def llama_config(shape):
     """Our settings under the names of transformers."""
-    import transformers
-
     names = {"block_size": "max_position_embeddings", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
     names |= {"n_kv_head": "num_key_value_heads", "n_embd": "hidden_size", "n_inner": "intermediate_size"}
     names |= {"rms_norm_epsilon": "rms_norm_eps", "tied": "tie_word_embeddings"}
@@ -63,7 +50,6 @@ def llama_config(shape):
 
 def in_float64(model):
     """transformers computes angles and RMS norms of a Llama in float32, whatever the model is: here in float64."""
-    import torch
 
     class Angles(torch.nn.Module):
         def forward(self, x, position_ids):
@@ -94,32 +80,20 @@ def ours(name, array):
 
 def compute(kind):
     """Everything that a file holds."""
-    import torch
-
     model = reference(kind)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, CONFIG["vocab_size"], (2, 7))
-    targets = rng.integers(0, CONFIG["vocab_size"], (2, 7))
-    targets[1, 3:5] = -100
-    logits = model(torch.from_numpy(ids)).logits
-    rows = logits.reshape(-1, logits.shape[-1])
-    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
-    loss.backward()
+    ids, targets = ids_and_targets(np.random.default_rng(0), CONFIG["vocab_size"], 7)
     shape = LLAMA if kind == "llama" else {**CONFIG, "norm": "pre" if kind == "gpt2" else "post"}
-    arrays = {"config": json.dumps(shape), "ids": ids, "targets": targets}
-    arrays |= {"logits": logits.detach().numpy(), "loss": loss.item()}
+    arrays = {"config": json.dumps(shape), **logits_and_loss(model, ids, targets)}
     for name, parameter in model.named_parameters():
         arrays[f"weight/{our_name(name)}"] = ours(name, parameter.detach().numpy()).astype(np.float32)
         arrays[f"gradient/{our_name(name)}"] = ours(name, parameter.grad.numpy())
     if kind != "gpt1":
-        options = {"attention_mask": torch.ones(ids.shape), "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
-        for name, penalty in {"greedy": 1.0, "penalized": 1.3}.items():
-            new = model.generate(torch.from_numpy(ids), repetition_penalty=penalty, **options)
-            arrays[name] = new[:, ids.shape[1] :].numpy()
+        arrays["greedy"] = continuation(model, ids, 5)
+        arrays["penalized"] = continuation(model, ids, 5, repetition_penalty=1.3)
     return arrays
 
 
 if __name__ == "__main__":
     for kind in ("gpt2", "gpt1", "llama"):
         np.savez_compressed(FOLDER / f"{kind}.npz", **compute(kind))
-        print(FOLDER / f"{kind}.npz", (FOLDER / f"{kind}.npz").stat().st_size, "bytes", file=sys.stderr)
+        show_sizes(FOLDER / f"{kind}.npz")

@@ -1,6 +1,6 @@
 """Writes gpt2-folder/, a tiny GPT-2 as transformers saves it, and gpt2-folder.npz, what transformers computes with it.
 
-    python tests/gpt/golden/make_gpt2_folder.py          needs the extra `oracle`
+    PYTHONPATH=. python tests/gpt/golden/make_gpt2_folder.py          needs the extra `oracle`
 
 The folder is what `save_pretrained` of model and tokenizer leave, in float32, with random weights everywhere. The file
 holds, computed in float64 without dropout: `ids`, `targets` (-100 does not count), `activation/NAME` for "embeddings",
@@ -9,15 +9,14 @@ transformers' names and shapes; `greedy`, with which transformers continues `ids
 """
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 import transformers
 
 from gpt import Tokenizer
+from tests.gpt.golden import reference
 
 GOLDEN = Path(__file__).resolve().parent
 FOLDER = GOLDEN / "gpt2-folder"
@@ -37,14 +36,8 @@ def save_model(folder, end):
     """A GPT-2 whose every parameter is random, biases and norms too; returns it, in float64."""
     shape = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**shape, bos_token_id=end, eos_token_id=end, attn_implementation="eager")
-    model = transformers.GPT2LMHeadModel(config)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-            parameter.copy_(mean + (0.1 if parameter.ndim == 1 else 0.3) * torch.randn(parameter.shape))
-        tokens = model.transformer.wte.weight
-        tokens /= tokens.norm(dim=1, keepdim=True)  # equally long, so that it writes more than its longest token
+    model = reference.with_random_weights(transformers.GPT2LMHeadModel(config), spread_of_vectors=0.1)
+    model = reference.with_rows_of_one_length(model)
     model.save_pretrained(folder)
     return model.double().eval()
 
@@ -66,23 +59,16 @@ def watch(model, activations):
 
 def compute(model, tokenizer):
     """Everything that the file holds."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, model.config.vocab_size, (2, 9))
-    targets = rng.integers(0, model.config.vocab_size, (2, 9))
-    targets[1, 3:5] = -100
-    arrays = {"ids": ids, "targets": targets, "text": STORY, "text_ids": tokenizer(STORY)["input_ids"]}
+    ids, targets = reference.ids_and_targets(np.random.default_rng(0), model.config.vocab_size, 9)
+    arrays = {"text": STORY, "text_ids": tokenizer(STORY)["input_ids"]}
     hooks = watch(model, arrays)
-    logits = model(torch.from_numpy(ids)).logits
+    computed = reference.logits_and_loss(model, ids, targets)
     for hook in hooks:
         hook.remove()
-    rows = logits.reshape(-1, logits.shape[-1])
-    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
-    loss.backward()
-    arrays["loss"] = loss.item()
+    del computed["logits"]  # which are among the activations
+    arrays |= computed
     arrays |= {f"gradient/{name}": parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    options = {"attention_mask": torch.ones(ids.shape), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 12}
-    arrays["greedy"] = model.generate(torch.from_numpy(ids), **options)[:, ids.shape[1] :].numpy()
-    return arrays
+    return arrays | {"greedy": reference.continuation(model, ids, 12)}
 
 
 if __name__ == "__main__":
@@ -90,5 +76,4 @@ if __name__ == "__main__":
     tokenizer = save_tokenizer(FOLDER)
     arrays = compute(save_model(FOLDER, tokenizer.eos_token_id), tokenizer)
     np.savez_compressed(GOLDEN / "gpt2-folder.npz", **arrays)
-    for path in (*sorted(FOLDER.iterdir()), GOLDEN / "gpt2-folder.npz"):
-        print(f"{path.stat().st_size:8,} {path}", file=sys.stderr)
+    reference.show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "gpt2-folder.npz")

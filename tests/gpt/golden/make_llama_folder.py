@@ -1,6 +1,6 @@
 """Writes llama-folder/, a tiny Llama as transformers saves it, and llama-folder.npz, what transformers makes of it.
 
-    python tests/gpt/golden/make_llama_folder.py          needs the extra `oracle`
+    PYTHONPATH=. python tests/gpt/golden/make_llama_folder.py          needs the extra `oracle`
 
 The folder is what the model's `save_pretrained` leaves, in float32, with random weights everywhere. The file holds,
 computed in float64: `ids`, `targets` (-100 does not count), `logits`, `loss`, `gradient/NAME` in transformers' names
@@ -8,12 +8,12 @@ computed in float64: `ids`, `targets` (-100 does not count), `logits`, `loss`, `
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 import transformers
+
+from tests.gpt.golden import reference
 
 GOLDEN = Path(__file__).resolve().parent
 FOLDER = GOLDEN / "llama-folder"
@@ -27,35 +27,20 @@ SHAPE = {
 def save_model(folder):
     """A Llama whose every parameter is random, norms too; returns it, in float64."""
     config = transformers.LlamaConfig(**SHAPE, bos_token_id=0, eos_token_id=None, attn_implementation="eager")
-    model = transformers.LlamaForCausalLM(config)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_((parameter.ndim == 1) + 0.3 * torch.randn(parameter.shape))
-        tokens = model.model.embed_tokens.weight
-        tokens /= tokens.norm(dim=1, keepdim=True)  # equally long, so that it writes more than its longest token
+    model = reference.with_rows_of_one_length(reference.with_random_weights(transformers.LlamaForCausalLM(config)))
     model.save_pretrained(folder)
     return model.double().eval()
 
 
 def compute(model):
     """Everything that the file holds."""
-    rng = np.random.default_rng(0)
-    ids, targets = rng.integers(0, SHAPE["vocab_size"], (2, 2, 9))
-    targets[1, 3:5] = -100
-    logits = model(torch.from_numpy(ids)).logits
-    rows = logits.reshape(-1, logits.shape[-1])
-    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
-    loss.backward()
-    arrays = {"ids": ids, "targets": targets, "logits": logits.detach().numpy(), "loss": loss.item()}
+    ids, targets = reference.ids_and_targets(np.random.default_rng(0), SHAPE["vocab_size"], 9)
+    arrays = reference.logits_and_loss(model, ids, targets)
     arrays |= {f"gradient/{name}": p.grad.float().numpy() for name, p in model.named_parameters()}
-    options = {"attention_mask": torch.ones(ids.shape), "do_sample": False, "pad_token_id": 0, "max_new_tokens": 20}
-    arrays["greedy"] = model.generate(torch.from_numpy(ids), **options)[:, ids.shape[1] :].numpy()
-    return arrays
+    return arrays | {"greedy": reference.continuation(model, ids, 20)}
 
 
 if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
     np.savez_compressed(GOLDEN / "llama-folder.npz", **compute(save_model(FOLDER)))
-    for path in (*sorted(FOLDER.iterdir()), GOLDEN / "llama-folder.npz"):
-        print(f"{path.stat().st_size:8,} {path}", file=sys.stderr)
+    reference.show_sizes(*sorted(FOLDER.iterdir()), GOLDEN / "llama-folder.npz")

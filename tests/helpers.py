@@ -1,0 +1,43 @@
+"""What the tests of several folders share: JSON in files, a limit on memory, and a server in this process."""
+
+import contextlib
+import json
+import threading
+import tracemalloc
+
+
+@contextlib.contextmanager
+def peak_below(n_bytes):
+    """Fail if Python holds `n_bytes` or more at some moment of the block, not counting what was there before."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def change_json(path, **changes):
+    """Put these entries into the object that the file holds."""
+    write_json(path, {**read_json(path), **changes})
+
+
+@contextlib.contextmanager
+def serving(server):
+    """Let a server answer from another thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    with server:
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
