@@ -214,7 +214,8 @@ def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[
 def add_to_grad(tensor: Tensor, gradient: Array) -> None:
     """tensor.grad + gradient. A tensor owns its gradient: z = x + y sends one array to x and y, so each copies it."""
     if tensor.requires_grad:  # it may have been frozen since
-        tensor.grad = gradient.copy() if tensor.grad is None else tensor.grad + gradient
+        total = gradient.copy() if tensor.grad is None else tensor.grad + gradient
+        tensor.grad = module_of(total).asarray(total)  # an array even if it has no dimensions
 
 
 def count_uses(roots: list[Context]) -> dict[Context, int]:
@@ -242,9 +243,12 @@ def run_backward(node: Context, douts: list[Any]) -> list[Any]:
     arrived = [dout for dout in douts if dout is not None]
     if not arrived:
         return [None] * len(node.edges)
+    xp = module_of(arrived[0])
     for index, (shape, dtype) in enumerate(node.outputs):
         if douts[index] is None and is_floating(dtype):  # another output got a gradient, and this one none: zeros
-            douts[index] = module_of(arrived[0]).zeros(shape, dtype)
+            douts[index] = xp.zeros(shape, dtype)
+        elif shape == () and douts[index] is not None:  # NumPy adds up arrays without dimensions to a plain number
+            douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
     switches.tell_before("backward", node, douts)
