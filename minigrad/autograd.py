@@ -28,10 +28,9 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward`, below it, walks it. What they call in other files: `switches` says
-whether to record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes.
-
-This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
+`Function.apply` records the graph, and `backward` walks it. What they call in other files: `switches` says whether to
+record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes. All of it is reverse-mode
+differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
 
 from __future__ import annotations
@@ -237,8 +236,7 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
 def run_backward(node: Context, douts: list[Any]) -> list[Any]:
     """The gradients of the node's inputs from those of its outputs: one call of the Function's backward.
 
-    It is the counterpart of the lines of `Function.apply` that run forward. They stand in `apply` itself, so a debugger
-    that steps into F.softmax(x) is in Softmax.forward after `softmax` and `apply`.
+    The counterpart stands in `Function.apply` itself, so a debugger is in Softmax.forward after `softmax` and `apply`.
     """
     arrived = [dout for dout in douts if dout is not None]
     if not arrived:
