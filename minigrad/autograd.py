@@ -28,10 +28,9 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward`, below it, walks it. What they call in other files: `switches` says
-whether to record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes.
-
-This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
+`Function.apply` records the graph, and `backward` walks it. What they call in other files: `switches` says whether to
+record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes. All of it is reverse-mode
+differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
 """
 
 from __future__ import annotations
@@ -214,7 +213,8 @@ def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[
 def add_to_grad(tensor: Tensor, gradient: Array) -> None:
     """tensor.grad + gradient. A tensor owns its gradient: z = x + y sends one array to x and y, so each copies it."""
     if tensor.requires_grad:  # it may have been frozen since
-        tensor.grad = gradient.copy() if tensor.grad is None else tensor.grad + gradient
+        total = gradient.copy() if tensor.grad is None else tensor.grad + gradient
+        tensor.grad = module_of(total).asarray(total)  # an array even if it has no dimensions
 
 
 def count_uses(roots: list[Context]) -> dict[Context, int]:
@@ -236,15 +236,17 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
 def run_backward(node: Context, douts: list[Any]) -> list[Any]:
     """The gradients of the node's inputs from those of its outputs: one call of the Function's backward.
 
-    It is the counterpart of the lines of `Function.apply` that run forward. They stand in `apply` itself, so a debugger
-    that steps into F.softmax(x) is in Softmax.forward after `softmax` and `apply`.
+    The counterpart stands in `Function.apply` itself, so a debugger is in Softmax.forward after `softmax` and `apply`.
     """
     arrived = [dout for dout in douts if dout is not None]
     if not arrived:
         return [None] * len(node.edges)
+    xp = module_of(arrived[0])
     for index, (shape, dtype) in enumerate(node.outputs):
         if douts[index] is None and is_floating(dtype):  # another output got a gradient, and this one none: zeros
-            douts[index] = module_of(arrived[0]).zeros(shape, dtype)
+            douts[index] = xp.zeros(shape, dtype)
+        elif shape == () and douts[index] is not None:  # NumPy adds up arrays without dimensions to a plain number
+            douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
     switches.tell_before("backward", node, douts)

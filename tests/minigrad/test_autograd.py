@@ -174,6 +174,20 @@ def test_gradients_add_up_over_separate_graphs(adding):
     np.testing.assert_array_equal(x.grad, [7.0, 7.0])
 
 
+def test_gradients_without_dimensions_are_arrays_too(adding):
+    x, received = leaf(3.0), []
+
+    def backward(ctx, dout):
+        received.append(dout)
+        return dout, None
+
+    y = returning(backward).apply(x, 0.0)
+    (y * y + y).backward()
+    x.backward()
+    assert type(received[0]) is type(x.grad) is np.ndarray and received[0].shape == x.grad.shape == ()
+    assert x.grad == received[0] + 1
+
+
 class DivMod(Function):
     """x // 1 (as integers), x % 1 and x: three outputs, one of which has no gradient."""
 
