@@ -5,5 +5,4 @@
     confusion.py         which classes does a classifier take for which?
     reward_hacking.py    the picture of a PPO run: learned reward, true quality, distance from the reference
     report.py            what each stage of the pipeline changed
-    training_memory.py   how much memory training takes, measured
 """

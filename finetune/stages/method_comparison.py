@@ -1,4 +1,9 @@
-"""LoRA against full fine-tuning: the result and the cost of each method in one table."""
+"""LoRA against full fine-tuning: the result and the cost of each method in one table.
+
+The cost in memory is measured; the formulas for it are in `gpt.accounting`. Some bytes are held from step to step:
+weights, Adam's moments (`held_bytes`). Others come and go in each step: activations, gradients, and what a kernel needs
+for a moment (`added_bytes`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpt.console import show
@@ -14,12 +20,14 @@ from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.evaluation import language_model_loss
 from gpt.training.log import read_log
-from gpt.training.run import Run, resume, start
+from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import settings_of
 from gpt.training.training_step import training_step
+from minigrad import nn
+from minigrad.optim import Optimizer
 
-from ..evaluation.training_memory import added_bytes, held_bytes
 from ..objectives.sft import sft_loss
+from ..quantization import memory
 from .adaptation import AdaptationConfig, train_adaptation
 from .adaptation_data import is_conversations
 
@@ -65,10 +73,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
         if has_run and row_path.exists():
             show("finished already")
         else:
-            if has_run:
-                run = resume(train_adaptation, AdaptationConfig, config.out_dir, device)
-            else:
-                run = start(train_adaptation, config, device)
+            run = start_or_resume(train_adaptation, config, device)
             if run.interrupted:
                 return None
             write_text(row_path, json.dumps(dataclasses.asdict(_measured(run, config)), indent=1))
@@ -106,6 +111,36 @@ def _measured(run: Run, config: AdaptationConfig) -> Row:
         sum(held.values()) + added_bytes(take_step),
         statistics.median(times),
     )
+
+
+def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
+    """Bytes of "weights" (buffers too, tied ones once), of the "gradients" that are there, and of "optimizer" state.
+
+    >>> held_bytes(nn.Linear(10, 5))
+    {'weights': 220, 'gradients': 0, 'optimizer': 0}
+    """
+    parameters = list(model.parameters())
+    states = [] if optimizer is None else optimizer.state_dict()["state"].values()
+    return {
+        "weights": memory(model),
+        "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
+        "optimizer": sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes")),
+    }
+
+
+def added_bytes(take_step: Callable[[], object]) -> int:
+    """The most bytes that `take_step()` uses at one time, beside what is held before it.
+
+    Python counts every allocation (tracemalloc); on the CPU only.
+    """
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        take_step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak - before
 
 
 def as_table(rows: Sequence[Row]) -> str:

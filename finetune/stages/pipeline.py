@@ -72,11 +72,11 @@ def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
         if begun_from is None:
             raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
         if begun_from == origin:
-            return stage.run(True)
+            return stage.run()
         show("made from an earlier version of the stages before it: done again")
         remove_checkpoint(folder)
     notes.begin(stage.name, origin)
-    return stage.run(False)
+    return stage.run()
 
 
 def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.corpora import load_corpus
 from gpt.training.loading import load_model
-from gpt.training.pretraining import demo_config, pretrain, resume_pretraining
-from gpt.training.run import Run, resume, start
+from gpt.training.pretraining import demo_config, train_language_model
+from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import claim
 from gpt.training.training_config import TrainingConfig
 
@@ -79,13 +80,13 @@ SHORT_TRAINED = dataclasses.replace(
 class Part:
     """One stage: its name and folder, the stages that it depends on, and what it teaches, as a text for the reader.
 
-    run(going_on): run the stage from the beginning or from its checkpoint. Returns False if Ctrl-C stopped it.
+    run(): run the stage, from its checkpoint if there is one. Returns False if Ctrl-C stopped it.
     """
 
     name: str
     needs: tuple[str, ...]
     teaches: str
-    run: Callable[[bool], bool]
+    run: Callable[[], bool]
 
 
 def parts_of(config: PipelineConfig, device: str) -> list[Part]:
@@ -96,15 +97,8 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
     def folder(name: str) -> str:
         return (Path(config.out_dir) / name).as_posix()
 
-    def by(train: Callable[[Run, Any], None], settings: Any) -> Callable[[bool], bool]:
-        def run_stage(going_on: bool) -> bool:
-            if going_on:
-                run = resume(train, type(settings), settings.out_dir, device)
-            else:
-                run = start(train, settings, device)
-            return not run.interrupted
-
-        return run_stage
+    def by(train: Callable[[Run, Any], None], settings: Any) -> Callable[[], bool]:
+        return lambda: not start_or_resume(train, settings, device).interrupted
 
     def data(name: str) -> str:
         return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()
@@ -142,51 +136,30 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
     lora = AdaptationConfig(
         folder("sft"), preferred, folder("lora"), batch_size=size, seed=seed, training=training(*amount.lora, 10)
     )
+    if config.init_from is None:
+        base = demo_config(config.short, folder("pretrained"), seed, made_by="pipeline")
+        teaches = "a tokenizer, and then the next token, from plain text"
+        first = Part("pretrained", (), teaches, by(train_language_model, base))
+    else:
+        take_over = partial(_take_over, config.init_from, folder("pretrained"), amount, seed)
+        first = Part("pretrained", (), f"nothing: {config.init_from}, as it is", take_over)
+    scored = "which of two replies is better, from pairs: the reward model"
+    adapted = "the preferred replies alone, with adapters of low rank beside frozen weights; then merged"
     parts = [
-        _base(config, amount, folder("pretrained"), device),
+        first,
         Part("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
-        Part(
-            "reward",
-            ("sft",),
-            "which of two replies is better, from pairs: the reward model",
-            by(train_reward_model, reward),
-        ),
+        Part("reward", ("sft",), scored, by(train_reward_model, reward)),
         Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
-        Part(
-            "ppo",
-            ("sft", "reward"),
-            "to reply as the reward model likes, from its own replies",
-            by(train_ppo, ppo),
-        ),
-        Part(
-            "lora",
-            ("sft",),
-            "the preferred replies alone, with adapters of low rank beside frozen weights; then merged",
-            lambda going_on: _adapt(lora, amount, lambda: by(train_adaptation, lora)(going_on)),
-        ),
+        Part("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
+        Part("lora", ("sft",), adapted, partial(_adapt, lora, amount, by(train_adaptation, lora))),
         Part(
             "quantized",
             ("dpo",),
             "nothing: the model after DPO, with 4 bits per weight",
-            lambda going_on: _quantize(folder("dpo"), folder("quantized")),
+            partial(_quantize, folder("dpo"), folder("quantized")),
         ),
     ]
     return [part for part in parts if config.ppo or part.name != "ppo"]
-
-
-def _base(config: PipelineConfig, amount: Amount, folder: str, device: str) -> Part:
-    """The first stage: pretraining, or a model that is already trained."""
-    source = config.init_from
-    if source is not None:
-        teaches = f"nothing: {source}, as it is"
-        return Part("pretrained", (), teaches, lambda going_on: _take_over(source, folder, amount, config.seed))
-    base = demo_config(config.short, folder, config.seed, made_by="pipeline")
-
-    def run(going_on: bool) -> bool:
-        trained = resume_pretraining(folder, device) if going_on else pretrain(base, device)
-        return not trained.interrupted
-
-    return Part("pretrained", (), "a tokenizer, and then the next token, from plain text", run)
 
 
 def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:

@@ -38,6 +38,7 @@ from .checkpoint import (
     ModelKind,
     check_inputs,
     check_like,
+    has_checkpoint,
     inputs,
     load_checkpoint,
     save_checkpoint,
@@ -79,6 +80,13 @@ def resume(
         run = Run(settings_of(config_class, out_dir), device, team, is_new=False)
         train(run, run.config)
     return run
+
+
+def start_or_resume(train: Callable[[Run, Any], None], config: Any, device: str = "cpu") -> Run:
+    """`resume` the run in the folder `config.out_dir` if there is one, else `start` it."""
+    if has_checkpoint(config.out_dir):
+        return resume(train, type(config), config.out_dir, device)
+    return start(train, config, device)
 
 
 class Run:

@@ -9,9 +9,9 @@ import pytest
 from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, LoRALinear, apply_lora, lora_layers, merge_lora, remove_lora
 from finetune.adapters.qlora import NF4, apply_qlora
-from finetune.evaluation.training_memory import added_bytes, held_bytes
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear
+from finetune.stages.method_comparison import added_bytes, held_bytes
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.nn import init
