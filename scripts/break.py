@@ -315,16 +315,13 @@ def run_wrong_template(out_dir: Path) -> Result:
             new = model.generate([prompt], 6, temperature=0, stop_tokens=template.stop_tokens)[0]
             asked[kind].append(printable(tokenizer.decode(new, skip_special_tokens=True)).strip())
     share = {kind: float(np.mean([a == b for a, b in zip(asked[kind], questions.values())])) for kind in asked}
-    with picture(out_dir, "wrong_template", "wrong_template: asked in a template that it was not trained on") as axes:
+    with picture(out_dir, "wrong_template", f"wrong_template: {OTHERS['wrong_template']}") as axes:
         axes.bar(["ChatML, as trained", "another template"], list(share.values()), color="0.8", edgecolor="black")
         axes.set(ylabel="share of right answers", ylim=(0, 1.05))
-    trained_on = encoded[0]
-    found = ""
-    if trained_on[: len(wrong)] != wrong:
-        found = "the prompt does not start like the training data"
-    check = "tests/finetune/test_chat.py"
+    found = "the prompt does not start like the training data" if encoded[0][: len(wrong)] != wrong else ""
+    text, right_text = (" / ".join(asked[kind]) for kind in ("wrong", "right"))
     nan = float("nan")  # the same model is asked twice
-    return Result(curve[-1], curve[-1], nan, nan, " / ".join(asked["wrong"]), " / ".join(asked["right"]), found, check)
+    return Result(curve[-1], curve[-1], nan, nan, text, right_text, found, "tests/finetune/test_chat.py")
 
 
 QUESTIONS, ANSWERS, ROUNDS = 8, 8, 80
@@ -400,9 +397,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.name == "all":
         print(f"\n{'bug':16}{'loss':>6}{'healthy':>9}  found by")
         for name, result in results.items():
-            print(
-                f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {result.check if result.found else 'NOTHING'}"
-            )
+            found_by = result.check if result.found else "NOTHING"
+            print(f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {found_by}")
         print("the loss alone reveals few of them: some bugs lower it, and others hardly change it in so few steps")
     return 0 if all(result.found for result in results.values()) else 1
 

@@ -28,9 +28,8 @@ def difference(
         return None if type(got) is type(expected) and got == expected else f"{what} is {got!r}, not {expected!r}"
     if isinstance(expected, Mapping):
         if not isinstance(got, Mapping) or list(got) != list(expected):
-            return (
-                f"{what} must have the entries {list(expected)}, got {list(got) if isinstance(got, Mapping) else got!r}"
-            )
+            shown = list(got) if isinstance(got, Mapping) else repr(got)
+            return f"{what} must have the entries {list(expected)}, got {shown}"
         parts = [(got[key], expected[key], f"{what}[{key!r}]") for key in expected]
     elif isinstance(expected, list | tuple):
         if not isinstance(got, list | tuple) or len(got) != len(expected):
@@ -56,9 +55,8 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
         return f"{what} must be an array or a number, got {_in_words(got)}"
     got, expected = np.asarray(got), np.asarray(expected)
     if got.shape != expected.shape:
-        return (
-            f"{what} has shape {got.shape}, and should have {expected.shape}{_about_shapes(got, expected, tolerance)}"
-        )
+        about = _about_shapes(got, expected, tolerance)
+        return f"{what} has shape {got.shape}, and should have {expected.shape}{about}"
     if expected.dtype.kind in "iub":
         if not np.array_equal(got, expected):
             return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
@@ -99,14 +97,12 @@ def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess
         return f"has wrong values{_whereabouts(got, expected, tolerance)}"
     if close(-got, expected, tolerance):
         return "has its sign flipped: the negative is right"
-    if (
-        got.ndim >= 2
-        and got.swapaxes(-1, -2).shape == expected.shape
-        and close(got.swapaxes(-1, -2), expected, tolerance)
-    ):
+    turned = got.swapaxes(-1, -2) if got.ndim >= 2 else got
+    if turned.shape == expected.shape and close(turned, expected, tolerance):
         return "is transposed: with its last two axes exchanged it is right"
     if (factor := _factor(got[finite], expected[finite], tolerance)) is not None:
-        return f"is {_factor_in_words(factor, expected.shape)}"
+        words = f"{abs(factor):.6g}x too large" if abs(factor) > 1 else f"{1 / abs(factor):.6g}x too small"
+        return f"is {words}, everywhere" + (", and its sign is flipped" if factor < 0 else "")
     shift = got[finite] - expected[finite]
     if shift.size > 1 and np.ptp(shift) < 1e-7 * max(1.0, float(np.abs(shift).max())):
         return f"is off by the same number everywhere: {float(shift.flat[0]):+.6g}"
@@ -119,12 +115,6 @@ def _factor(got: np.ndarray, expected: np.ndarray, tolerance: float) -> float | 
         return None
     factor = float((got * expected).sum()) / square
     return factor if factor and math.isfinite(factor) and close(got / factor, expected, tolerance) else None
-
-
-def _factor_in_words(factor: float, shape: tuple[int, ...]) -> str:
-    size = abs(factor)
-    words = f"{size:.6g}x too large" if size > 1 else f"{1 / size:.6g}x too small"
-    return f"{words}, everywhere" + (", and its sign is flipped" if factor < 0 else "")
 
 
 def _whereabouts(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:

@@ -50,7 +50,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     sentence = search.slip() or search.change()
     said = f" ({found.sentence})" if found.kind == "error" else ""
     if sentence is not None:
-        return sentence + said, case if search.holds_in(case) else telling
+        return sentence + said, case if search.agreement(case) else telling
     if found.kind == "error":
         return found.sentence, case
     if by_gradcheck:
@@ -169,9 +169,6 @@ class Search:
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
         return (f"{gradient}: " if gradient else "") + where + change.sentence + (f" ({comment})" if comment else "")
-
-    def holds_in(self, case: Case) -> bool:
-        return self.agreement(case) > 0
 
 
 @contextlib.contextmanager

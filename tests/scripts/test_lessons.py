@@ -9,6 +9,7 @@ import pytest
 
 from scripts import lesson
 from scripts.lessons.concepts import Place, concepts, mental_models
+from scripts.lessons.pictures import heatmap, picture
 from tests.scripts.running import ROOT, refusal, run_here, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
@@ -33,14 +34,19 @@ def test_a_file_run_directly_prints_the_output_of_its_code(tmp_path):
 
 
 def test_a_lesson_runs_without_matplotlib(tmp_path, monkeypatch, capsys):
-    from scripts.lessons.pictures import heatmap, picture
-
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with picture(tmp_path, "x", "title", columns=2) as (left, right):
         heatmap(left, [[1.0, 2.0]], ["a"], ["b", "c"])
         right.plot([1, 2])
     assert "matplotlib is not installed" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_axes_get_a_legend_where_something_has_a_label(tmp_path):
+    with picture(tmp_path, "x", "title", columns=2) as (left, right):
+        left.plot([1, 2], label="a line")
+        right.plot([1, 2])
+    assert left.get_legend() is not None and right.get_legend() is None
 
 
 # The concept table.
