@@ -1,9 +1,4 @@
-"""The exercise "mul": a finished op with one wrong sign, to meet the checker."""
-
-from scripts.exercises.adapters import alike
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""mul: multiply two arrays of one shape. Two minutes: everything is here already, but one sign is wrong.
+"""mul: multiply two arrays of one shape. Two minutes: everything is here already, but one sign is wrong.
 
     out = x * y,   element by element
 
@@ -15,6 +10,11 @@ Example: x = [2.0], y = [3.0], dout = [10.0]  ->  out = [6.0], dx = [30.0], dy =
 
 Check this file as it is, and read the diagnosis. Then repair it.
 """
+
+from scripts.exercises.adapters import alike
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 from minigrad.autograd import Function
 

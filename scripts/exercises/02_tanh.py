@@ -1,8 +1,4 @@
-"""The exercise "tanh": a first backward, from the output alone."""
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""tanh: squash every number into (-1, 1).
+"""tanh: squash every number into (-1, 1).
 
     out = tanh x,   element by element
 
@@ -12,6 +8,10 @@ it by dout, the gradient of the loss with respect to out (chain rule).
 Shapes: x, out, dout and dx have the same shape.
 Example: x = [0.5], dout = [2.0]  ->  out = [0.4621], dx = [1.5729]
 """
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,13 +1,4 @@
-"""The exercise "walk": the diamond, and the order in which a graph is walked back."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from minigrad import Tensor
-from minigrad.autograd import Function
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
-
-STUB = '''"""walk: carry gradients back through a graph, the heart of autograd.
+"""walk: carry gradients back through a graph, the heart of autograd.
 
 Every node knows which nodes it was computed from, and its slope with respect to each:
 
@@ -24,6 +15,15 @@ A case that fails is shown as `edges`: (i, j, slope) says that node j was comput
 is the leaf, the last node the root; the result is the list of all gradients. The example as edges, with a, b, c, d as
 nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from minigrad.autograd import Function
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
+
+STUB = f'"""{__doc__}"""' + '''
 
 
 def backward(root):

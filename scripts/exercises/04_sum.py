@@ -1,10 +1,4 @@
-"""The exercise "sum": backward of a reduction is a repetition."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""sum: add up along some axes.
+"""sum: add up along some axes.
 
     out = sum of x over the axes `dims`
 
@@ -14,6 +8,12 @@ repeated along the axes that are gone.
 Shapes: x (2, 3), dims = (1,), keepdim = False: out (2,), dout (2,), dx (2, 3). With keepdim = True: out (2, 1).
 Example: x = [[1, 2, 3], [4, 5, 6]], dims = (1,), dout = [10, 20]  ->  out = [6, 15], dx = [[10, 10, 10], [20, 20, 20]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,16 +1,16 @@
-"""The exercise "mean": a sum whose gradient is shared out."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""mean: the average along some axes.
+"""mean: the average along some axes.
 
     out = (sum of x over the axes `dims`) / n,     n: how many elements go into each result
 
 Shapes: as for sum. x (2, 3), dims = (1,): n = 3, out (2,), dout (2,), dx (2, 3)
 Example: x = [[1, 2, 3]], dims = (1,), dout = [6]  ->  out = [2], dx = [[2, 2, 2]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

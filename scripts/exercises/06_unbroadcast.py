@@ -1,10 +1,4 @@
-"""The exercise "unbroadcast": what was repeated forward is summed backward."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
-
-STUB = '''"""unbroadcast: bring a gradient back to the shape of an input that NumPy repeated.
+"""unbroadcast: bring a gradient back to the shape of an input that NumPy repeated.
 
 In x + bias with x (B, C) and bias (C,), the bias is used B times. Its gradient is the sum of what all copies received.
 NumPy repeats in two ways: it puts axes in front, and it stretches axes of length 1. Undo both.
@@ -15,6 +9,12 @@ NumPy repeats in two ways: it puts axes in front, and it stretches axes of lengt
 Shapes: dout (any shape that `shape` broadcasts to) -> `shape`
 Example: unbroadcast([[1, 2, 3], [10, 20, 30]], (3,)) = [11, 22, 33]; to (2, 1): [[6], [60]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

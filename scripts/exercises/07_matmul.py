@@ -1,11 +1,4 @@
-"""The exercise "matmul": the backward of nearly all of a transformer's arithmetic."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""matmul: the matrix product.
+"""matmul: the matrix product.
 
     out[i, j] = sum over k of x[i, k] y[k, j]
 
@@ -16,6 +9,13 @@ Shapes: x (..., M, K), y (..., K, N), out and dout (..., M, N), dx (..., M, K), 
 same for x and y.
 Example: x = [[1, 2]], y = [[3], [4]], dout = [[10]]  ->  out = [[11]], dx = [[30, 40]], dy = [[10], [20]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

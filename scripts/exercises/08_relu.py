@@ -1,8 +1,4 @@
-"""The exercise "relu": a gate."""
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""relu: keep positive numbers, and replace the others by 0.
+"""relu: keep positive numbers, and replace the others by 0.
 
     out = max(x, 0),   element by element
 
@@ -11,6 +7,10 @@ Where x > 0 the slope is 1, elsewhere 0: a gate that is open or closed. At x = 0
 Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 20.0]
 """
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,9 +1,4 @@
-"""The exercise "gelu": GPT-2's smooth gate."""
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""gelu: a smooth relu, in the form that GPT-2 was trained with.
+"""gelu: a smooth relu, in the form that GPT-2 was trained with.
 
     u   = sqrt(2/pi) (x + 0.044715 x^3)
     out = x/2 (1 + tanh u)
@@ -13,6 +8,11 @@ The output is a product of two things that depend on x: product rule first, then
 Shapes: x, out, dout and dx have the same shape.
 Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
 """
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import math
 

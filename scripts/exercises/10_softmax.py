@@ -1,10 +1,4 @@
-"""The exercise "softmax": scores into probabilities, and a Jacobian that is not diagonal."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""softmax: turn scores into probabilities along one axis.
+"""softmax: turn scores into probabilities along one axis.
 
     out_i = e^(x_i) / sum over j of e^(x_j)
 
@@ -17,6 +11,12 @@ d out_j / d x_i = out_j ((1 if i = j) - out_i). So dx_i is a sum over j, which c
 Shapes: x, out, dout and dx have the same shape; the sums run along `dim` (keepdims=True).
 Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]], dx = [[0.1875, -0.1875]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

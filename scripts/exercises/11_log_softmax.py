@@ -1,10 +1,4 @@
-"""The exercise "log_softmax": the logarithm of a softmax, without rounding to log 0."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-
-STUB = '''"""log_softmax: the logarithm of softmax along one axis.
+"""log_softmax: the logarithm of softmax along one axis.
 
     out_i = x_i - ln(sum over j of e^(x_j))
 
@@ -14,6 +8,12 @@ logarithm -inf.
 Shapes: x, out, dout and dx have the same shape; the sums run along `dim`.
 Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[-1.3863, -0.2877]], dx = [[0.75, -0.75]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

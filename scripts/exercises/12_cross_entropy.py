@@ -1,12 +1,4 @@
-"""The exercise "cross_entropy": what a language model is trained with."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""cross_entropy: how surprised the model is by the actual targets.
+"""cross_entropy: how surprised the model is by the actual targets.
 
     loss = the mean over the rows that count of  -ln softmax(logits)[target]
 
@@ -17,6 +9,14 @@ Shapes: logits (N, C), targets (N) integers, loss (): a number; dout (), dlogits
 At least one row counts.
 Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlogits = [[0.5, -0.5], [0, 0]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

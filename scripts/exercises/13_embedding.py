@@ -1,12 +1,4 @@
-"""The exercise "embedding": a look-up, and what happens to an id that occurs twice."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, ids, shapes, some, values
-
-STUB = '''"""embedding: every token id looks up its row of a table.
+"""embedding: every token id looks up its row of a table.
 
     out = weight[ids]
 
@@ -16,6 +8,14 @@ up gets 0. Beware: NumPy's  dweight[ids] += dout  keeps only one of the places w
 Shapes: ids (...) integers, weight (V, C), out and dout (..., C), dweight (V, C). ids get no gradient: None.
 Example: ids = [2, 0, 2], dout = [[1], [10], [100]], V = 3  ->  dweight = [[10], [0], [101]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, ids, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,11 +1,4 @@
-"""The exercise "layer_norm": the backward that most people get wrong the first time."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""layer_norm: bring each token's features to mean 0 and variance 1, then scale and shift them.
+"""layer_norm: bring each token's features to mean 0 and variance 1, then scale and shift them.
 
     x_hat = (x - mean) / std,   std = sqrt(mean((x - mean)^2) + eps),   over the last axis
     out   = x_hat * weight + bias
@@ -20,6 +13,13 @@ Derive it once on paper; then write it. weight and bias were used by every token
 Shapes: x (..., C), weight and bias (C), out and dout (..., C); dx (..., C), dweight and dbias (C).
 Example: x = [[1, 3]], weight = [2, 2], bias = [0, 1], eps = 0  ->  out = [[-2, 3]]; dout = [[1, 0]] -> dx = [[0, 0]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,11 +1,4 @@
-"""The exercise "rms_norm": layer norm without the mean."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""rms_norm: layer norm without the mean, as in LLaMA.
+"""rms_norm: layer norm without the mean, as in LLaMA.
 
     x_hat = x / rms,   rms = sqrt(mean(x^2) + eps),   over the last axis
     out   = x_hat * weight
@@ -15,6 +8,13 @@ Now x reaches x_hat in two ways only: itself, and through rms.
 Shapes: x (..., C), weight (C), out and dout (..., C); dx (..., C), dweight (C).
 Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.8485, 2.2627]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

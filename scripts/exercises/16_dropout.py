@@ -1,4 +1,14 @@
-"""The exercise "dropout": the same mask on both ways, and the scale that keeps the expected value."""
+"""dropout: in training, set each element to 0 with probability p, and scale up the others.
+
+    keep = (uniform >= p)                  uniform: a random number in [0, 1) for each element, already drawn
+    out  = x * keep / (1 - p)
+
+The division keeps the expected value of out at x, so that nothing has to change when the model is used. Backward must
+use the very same mask.
+
+Shapes: x, uniform, out, dout and dx have the same shape; 0 <= p < 1. uniform gets no gradient: None.
+Example: x = [1, 2], uniform = [0.9, 0.1], p = 0.5, dout = [1, 1]  ->  out = [2, 0], dx = [2, 0]
+"""
 
 from unittest import mock
 
@@ -10,17 +20,7 @@ from minigrad.functional import stochastic
 from scripts.exercises.adapters import with_arguments
 from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
-STUB = '''"""dropout: in training, set each element to 0 with probability p, and scale up the others.
-
-    keep = (uniform >= p)                  uniform: a random number in [0, 1) for each element, already drawn
-    out  = x * keep / (1 - p)
-
-The division keeps the expected value of out at x, so that nothing has to change when the model is used. Backward must
-use the very same mask.
-
-Shapes: x, uniform, out, dout and dx have the same shape; 0 <= p < 1. uniform gets no gradient: None.
-Example: x = [1, 2], uniform = [0.9, 0.1], p = 0.5, dout = [1, 1]  ->  out = [2, 0], dx = [2, 0]
-"""
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,14 +1,4 @@
-"""The exercise "attention": scaled dot-product attention, both ways."""
-
-import math
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""attention: each query takes a weighted average of the values.
+"""attention: each query takes a weighted average of the values.
 
     scores = q k^T / sqrt(D) + mask         (..., T, S); mask is 0, or -inf where a query may not look
     probs  = softmax(scores)                along the last axis
@@ -22,6 +12,16 @@ dv is like its input.
 Example: q = [[2, 0]], k = [[1, 0], [0, 1]], v = [[10, 0], [0, 20]], mask = [[0, 0]]
          -> scores = [[1.4142, 0]], probs = [[0.8044, 0.1956]], out = [[8.0442, 3.9116]]
 """
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.adapters import with_arguments
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import math
 

@@ -1,13 +1,4 @@
-"""The exercise "causal_mask": who may look at whom."""
-
-import functools
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
-
-STUB = '''"""causal_mask: a token may attend to itself and to earlier tokens, never to later ones.
+"""causal_mask: a token may attend to itself and to earlier tokens, never to later ones.
 
 While training, all T tokens are present at once, and T = S. While writing with a KV cache there are S tokens in all,
 and only the last T of them are queries (often T = 1): query t is token S - T + t.
@@ -18,6 +9,15 @@ Shapes: two numbers, queries T <= keys S -> (T, S) booleans
 Example: causal_mask(3, 3) = [[1, 0, 0], [1, 1, 0], [1, 1, 1]];  causal_mask(1, 3) = [[1, 1, 1]];
          causal_mask(2, 3) = [[1, 1, 0], [1, 1, 1]]          (1 for True)
 """
+
+import functools
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,10 +1,4 @@
-"""The exercise "heads": multi-head split and merge."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
-
-STUB = '''"""heads: split the channels of each token among H heads, and join them again.
+"""heads: split the channels of each token among H heads, and join them again.
 
 One linear layer gives query, key and value of all heads in one row per token, in this order:
 
@@ -15,6 +9,12 @@ No arithmetic happens; numbers only change places. So backward puts them back: t
 Shapes: split: x (B, T, P H D) -> a tuple of P arrays (B, H, T, D); merge: x (B, H, T, D) -> (B, T, H D).
 Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]],);  merged: [[[1, 2, 3, 4]]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,13 +1,4 @@
-"""The exercise "weight_tying": one matrix used twice, and its gradient."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-import minigrad.functional as F
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, ids, some, values
-
-STUB = '''"""weight_tying: GPT-2 uses one matrix at both ends: to embed tokens, and to score them.
+"""weight_tying: GPT-2 uses one matrix at both ends: to embed tokens, and to score them.
 
     hidden = weight[ids]               the embedding
     logits = hidden @ weight.T         the output layer: how much hidden looks like each token
@@ -17,6 +8,15 @@ There is no layer in between here, but the gradient is the real one: weight gets
 Shapes: ids (N) integers, weight (V, C), hidden (N, C), logits and dout (N, V), dweight (V, C). ids: None.
 Example: ids = [1], weight = [[1], [2]], dout = [[1, 0]]  ->  logits = [[2, 4]], dweight = [[2], [1]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+import minigrad.functional as F
+from scripts.exercises.adapters import as_function
+from scripts.exercises.checks import Case, Exercise, OpCheck, ids, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,12 +1,4 @@
-"""The exercise "sgd": downhill, with momentum."""
-
-import hypothesis.strategies as st
-
-from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.optimizers import as_update
-
-STUB = '''"""sgd: stochastic gradient descent with momentum and weight decay.
+"""sgd: stochastic gradient descent with momentum and weight decay.
 
     g        = grad + weight_decay * p
     velocity = momentum * velocity + g
@@ -18,6 +10,14 @@ Shapes: p, grad and velocity have the same shape; returns (p, velocity).
 Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, weight_decay = 0
          -> velocity = [2.3], p = [0.77]
 """
+
+import hypothesis.strategies as st
+
+from minigrad import Tensor
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.exercises.optimizers import as_update
+
+STUB = f'"""{__doc__}"""' + '''
 
 
 def sgd(p, grad, velocity, lr, momentum, weight_decay):

@@ -1,12 +1,4 @@
-"""The exercise "adam": each parameter's own step size."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.optimizers import adam_with_library, as_update
-
-STUB = '''"""adam: one step. The mean of the gradients over the root of their mean square.
+"""adam: one step. The mean of the gradients over the root of their mean square.
 
     m     = beta1 m + (1 - beta1) grad
     v     = beta2 v + (1 - beta2) grad^2
@@ -20,6 +12,14 @@ Shapes: p, grad, m and v have the same shape; returns (p, m, v).
 Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8
          -> m = [0.05], v = [0.00025], p = [0.9]: the first step is lr, whatever the gradient's size
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.exercises.optimizers import adam_with_library, as_update
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,12 +1,4 @@
-"""The exercise "adamw": weight decay that Adam does not divide away."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.optimizers import adam_with_library, as_update
-
-STUB = '''"""adamw: Adam with decoupled weight decay.
+"""adamw: Adam with decoupled weight decay.
 
     p = p - lr weight_decay p - lr m_hat / (sqrt(v_hat) + eps)
 
@@ -16,6 +8,14 @@ by sqrt(v_hat) as well, and weights with large gradients would hardly decay.
 Shapes: p, grad, m and v have the same shape; returns (p, m, v), new arrays.
 Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, weight_decay = 0.5 (others as in adam)  ->  p = [0.85]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.exercises.optimizers import adam_with_library, as_update
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,12 +1,4 @@
-"""The exercise "clipping": bound the length of a step, keep its direction."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
-
-STUB = '''"""clipping: keep the gradients' common norm at or below max_norm.
+"""clipping: keep the gradients' common norm at or below max_norm.
 
     norm   = sqrt(the sum of g^2 over all elements of all arrays)
     factor = min(1, max_norm / norm)                            one factor for all of them
@@ -16,6 +8,14 @@ One factor keeps the direction of the step. Gradients that are small enough stay
 Shapes: a list of arrays of any shapes -> (the list of scaled arrays, norm before scaling)
 Example: clip([[3.0], [4.0]], 1.0)  ->  ([[0.6], [0.8]], 5.0);   clip([[3.0], [4.0]], 10.0)  ->  unchanged, 5.0
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

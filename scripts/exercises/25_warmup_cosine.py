@@ -1,12 +1,4 @@
-"""The exercise "warmup_cosine": the learning rate over a training run."""
-
-import types
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
-
-STUB = '''"""warmup_cosine: the learning rate of each step, as a fraction of its peak.
+"""warmup_cosine: the learning rate of each step, as a fraction of its peak.
 
     step <  warmup       (step + 1) / (warmup + 1)                               a line up
     step >= total        min_ratio
@@ -16,6 +8,14 @@ STUB = '''"""warmup_cosine: the learning rate of each step, as a fraction of its
 Shapes: numbers; steps are counted from 0.
 Example: warmup = 3, total = 7, min_ratio = 0.1, steps 0, 1, 2, 3, 5, 7  ->  0.25, 0.5, 0.75, 1.0, 0.55, 0.1
 """
+
+import types
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+
+STUB = f'"""{__doc__}"""' + '''
 
 import math
 

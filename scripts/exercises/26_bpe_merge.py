@@ -1,10 +1,4 @@
-"""The exercise "bpe_merge": one step of learning a vocabulary."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
-
-STUB = '''"""bpe_merge: join a pair of neighboring tokens wherever it occurs: one step of byte-pair encoding.
+"""bpe_merge: join a pair of neighboring tokens wherever it occurs: one step of byte-pair encoding.
 
 From left to right; a token that was just joined does not take part in the next pair. Return a new list.
 
@@ -12,6 +6,12 @@ Shapes: tokens: a list of bytes objects; pair: two of them -> a list
 Example: merge([b"l", b"o", b"w", b"l", b"o"], (b"l", b"o"))  ->  [b"lo", b"w", b"lo"]
          merge([b"a", b"a", b"a"], (b"a", b"a"))              ->  [b"aa", b"a"]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+
+STUB = f'"""{__doc__}"""' + '''
 
 
 def merge(tokens, pair):

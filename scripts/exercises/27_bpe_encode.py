@@ -1,10 +1,4 @@
-"""The exercise "bpe_encode": a word into tokens, by the merges that were learned."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
-
-STUB = '''"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
+"""bpe_encode: cut a word into tokens, by repeating the merges in the order in which they were learned.
 
 Start with single bytes. Of all adjacent pairs, join the one with the lowest rank wherever it occurs (from left to
 right), and repeat until no pair has a rank. The pair to join is the one learned first, not the first one in the word.
@@ -13,6 +7,12 @@ Shapes: word: bytes; ranks: {(bytes, bytes): rank} -> a list of bytes; joined th
 Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"ow"): 3}
          encode_word(b"lowest", ranks)  ->  [b"low", b"est"]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+
+STUB = f'"""{__doc__}"""' + '''
 
 
 def encode_word(word, ranks):

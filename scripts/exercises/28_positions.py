@@ -1,11 +1,4 @@
-"""The exercise "positions": the sinusoidal code of a token's place."""
-
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
-
-STUB = '''"""positions: the sinusoidal position code of the Transformer.
+"""positions: the sinusoidal position code of the Transformer.
 
     PE[t, 2i]     = sin(t / 10000^(2i/C))
     PE[t, 2i + 1] = cos(t / 10000^(2i/C))
@@ -15,6 +8,13 @@ Like the hands of a clock, each pair of columns turns at its own speed, the firs
 Shapes: length T and size C (even) -> (T, C)
 Example: T = 2, C = 4  ->  [[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 1.0000]]
 """
+
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,14 +1,4 @@
-"""The exercise "sampling": temperature, top-k and top-p."""
-
-from unittest import mock
-
-import hypothesis.strategies as st
-import numpy as np
-
-from gpt.model.generation import Sampling
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
-
-STUB = '''"""sampling: reshape the model's distribution before a token is drawn.
+"""sampling: reshape the model's distribution before a token is drawn.
 
     1. temperature   divide the logits by it
     2. top_k         keep the k largest logits only (None: all)
@@ -21,6 +11,16 @@ Example: logits = [ln 1, ln 6, ln 3], temperature = 1
          top_k = 2, top_p = 1      ->  [0, 0.6667, 0.3333]
          top_k = None, top_p = 0.5 ->  [0, 1, 0];      top_p = 0.7  ->  [0, 0.6667, 0.3333]
 """
+
+from unittest import mock
+
+import hypothesis.strategies as st
+import numpy as np
+
+from gpt.model.generation import Sampling
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,13 +1,4 @@
-"""The exercise "kv_cache": what was computed once is not computed again."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from gpt.model import kv_cache
-from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
-
-STUB = '''"""kv_cache: keep the keys and values of the tokens read so far.
+"""kv_cache: keep the keys and values of the tokens read so far.
 
 A token's keys and values depend only on what came before it, so they need not be computed again. New tokens are
 appended behind the old ones, and their queries see all of them. One layer's cache:
@@ -19,6 +10,15 @@ appended later.
 Example (B = H = D = 1): append([[[[1]]]], [[[[2]]]]) -> [[[[1]]]], [[[[2]]]];
                          append([[[[3]]]], [[[[4]]]]) -> [[[[1], [3]]]], [[[[2], [4]]]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from gpt.model import kv_cache
+from minigrad import Tensor
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

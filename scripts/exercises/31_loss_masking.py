@@ -1,10 +1,4 @@
-"""The exercise "loss_masking": learn the answers, not the questions."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
-
-STUB = '''"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
+"""loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
 
 Each token is the target of the one before it. So inputs leave out the last token, and targets the first. A target that
 is not learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with
@@ -15,6 +9,12 @@ Shapes: conversations: a list of (ids, learned), two lists of one length (>= 2),
 Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
          -> inputs [[7, 8], [7, 0]], targets [[-100, 9], [9, -100]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

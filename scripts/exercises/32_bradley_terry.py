@@ -1,11 +1,4 @@
-"""The exercise "bradley_terry": the reward model's loss."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
-
-STUB = '''"""bradley_terry: the loss of a reward model, given which of two replies was preferred.
+"""bradley_terry: the loss of a reward model, given which of two replies was preferred.
 
     loss = -ln sigmoid(chosen - rejected),   per pair
 
@@ -15,6 +8,13 @@ surprise. It must be finite for any scores: use np.logaddexp(0, -d) or log1p, no
 Shapes: chosen, rejected, loss, dout and both gradients (B).
 Example: chosen = [2], rejected = [0], dout = [1]  ->  loss = [0.1269], dchosen = [-0.1192], drejected = [0.1192]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.adapters import as_function
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,11 +1,4 @@
-"""The exercise "dpo": learn from preferences without a reward model."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
-
-STUB = '''"""dpo: direct preference optimization, from the log-probabilities of a better and a worse reply.
+"""dpo: direct preference optimization, from the log-probabilities of a better and a worse reply.
 
     h    = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     loss = -ln sigmoid(beta h),   per pair
@@ -17,6 +10,13 @@ Shapes: four arrays of log-probabilities (B), beta a number; loss, dout and the 
 Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], beta = 0.1, dout = [1]
          -> h = [5], loss = [0.4741], dpolicy_chosen = [-0.0378], dpolicy_rejected = [0.0378]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.adapters import as_function
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

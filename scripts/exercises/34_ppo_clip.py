@@ -1,13 +1,4 @@
-"""The exercise "ppo_clip": small steps, by clipping what there is to win."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from minigrad import Tensor
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, values
-
-STUB = '''"""ppo_clip: the clipped surrogate of PPO.
+"""ppo_clip: the clipped surrogate of PPO.
 
     ratio = exp(logprobs - old_logprobs)
     loss  = -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A),   per token; A: advantages
@@ -19,6 +10,15 @@ Shapes: logprobs, old_logprobs, advantages, loss, dout and dlogprobs (N); eps a 
 Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]
          ratio = [1.5], A = [-1]            ->  loss = [1.5], dlogprobs = [1.5]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.adapters import as_function
+from scripts.exercises.checks import Case, Exercise, OpCheck, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,11 +1,4 @@
-"""The exercise "gae": what each token contributed."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
-
-STUB = '''"""gae: generalized advantage estimation, for one reply of R tokens.
+"""gae: generalized advantage estimation, for one reply of R tokens.
 
     delta_t = r_t + gamma V_{t+1} - V_t            V = 0 after the last token
     A_t     = delta_t + gamma lam A_{t+1}          A = 0 after the last token
@@ -16,6 +9,13 @@ delta says by how much a move was better than expected; A adds what it led to. S
 Shapes: rewards and values (R) -> (advantages (R), returns (R))
 Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advantages [0.4, 0.2], returns [0.9, 1.0]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

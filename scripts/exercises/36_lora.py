@@ -1,13 +1,4 @@
-"""The exercise "lora": the detour of low rank, and the merge."""
-
-import hypothesis.strategies as st
-
-from finetune.adapters.lora import LoRAConfig, LoRALinear
-from minigrad import Tensor, nn
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
-
-STUB = '''"""lora: fine-tuning with a trainable low-rank update, added to a frozen weight.
+"""lora: fine-tuning with a trainable low-rank update, added to a frozen weight.
 
     out = x W^T + scaling (x A^T) B^T            merged: W + scaling B A, one matrix again
 
@@ -17,6 +8,15 @@ Shapes: x (N, I), W (O, I), A (r, I), B (O, r), out and dout (N, O); dx (N, I), 
 Example: x = [[1, 2]], W = [[1, 0]], A = [[1, 1]], B = [[3]], scaling = 2, dout = [[1]]
          -> x A^T = [[3]], out = [[19]], dx = [[7, 6]], dA = [[6, 12]], dB = [[6]]; merged: [[7, 6]]
 """
+
+import hypothesis.strategies as st
+
+from finetune.adapters.lora import LoRAConfig, LoRALinear
+from minigrad import Tensor, nn
+from scripts.exercises.adapters import as_function
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

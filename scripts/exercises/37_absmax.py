@@ -1,11 +1,4 @@
-"""The exercise "absmax": 32 bits into 8."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-
-STUB = '''"""absmax: quantize a matrix to 8-bit integers, row by row.
+"""absmax: quantize a matrix to 8-bit integers, row by row.
 
     scale = max |value| of the row / 127
     code  = round(value / scale)          from -127 to 127;  code * scale is the quantized value
@@ -16,6 +9,13 @@ be anything.
 Shapes: values (R, K) -> (codes (R, K), np.int8; scales (R, 1))
 Example: [[0.5, -1.3, 2.4, -0.1]]  ->  scale 0.0189, codes [[26, -69, 127, -5]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

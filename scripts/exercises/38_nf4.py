@@ -1,13 +1,4 @@
-"""The exercise "nf4": 16 levels where the numbers are."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from finetune.quantization.array import unpack
-from finetune.quantization.nf4 import nf4_levels
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
-
-STUB = '''"""nf4: quantize to 4 bits, with 16 levels placed where normally distributed weights are.
+"""nf4: quantize to 4 bits, with 16 levels placed where normally distributed weights are.
 
 The levels are given, sorted, from -1 to 1. For every block:
 
@@ -17,6 +8,15 @@ The levels are given, sorted, from -1 to 1. For every block:
 Shapes: values (N), block a divisor of N, levels (16) -> (codes (N), integers 0..15; scales (N / block))
 Example: values = [2.0, -1.0, 0.1, 0.0], block = 4  ->  scales [2.0], codes [15, 2, 8, 7]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from finetune.quantization.array import unpack
+from finetune.quantization.nf4 import nf4_levels
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

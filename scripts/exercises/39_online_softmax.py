@@ -1,13 +1,4 @@
-"""The exercise "online_softmax": attention without ever holding all scores."""
-
-import math
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
-
-STUB = '''"""online_softmax: attention in tiles, as in FlashAttention: read a few keys at a time, keep running values.
+"""online_softmax: attention in tiles, as in FlashAttention: read a few keys at a time, keep running values.
 
     for every tile of keys:  s = q k_tile^T / sqrt(D)                           (T, tile)
         m_new = max(m, largest s of each row)
@@ -23,6 +14,15 @@ Shapes: q (T, D), k and v (S, D), tile a number (the last tile may be shorter) -
 Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 1, out = 0; then m = ln 3, shrink = 1/3,
          l = 1/3 + 1, out = 0 + 1; result [[0.75]]
 """
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import math
 

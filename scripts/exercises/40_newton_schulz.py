@@ -1,11 +1,4 @@
-"""The exercise "newton_schulz": singular values to 1, without an SVD."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
-
-STUB = '''"""newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
+"""newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
 
     X = matrix / sqrt(the sum of the squares of its elements)        no singular value is larger than 1
 
@@ -19,6 +12,13 @@ The singular vectors stay; five steps bring the singular values close to 1.
 Shapes: matrix (n, m), not all 0 -> (n, m).
 Example: newton_schulz([[3.0, 0.0], [0.0, 4.0]], 1)  ->  [[1.1933, 0.0], [0.0, 0.9765]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,12 +1,4 @@
-"""The exercise "grpo": answers to one question, compared with each other."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
-
-STUB = '''"""grpo: the loss of GRPO, from the checked answers to some questions.
+"""grpo: the loss of GRPO, from the checked answers to some questions.
 
     A    = (r - mean(r)) / (std(r) + 0.0001)          of each answer, within its group: the answers to one question
     loss = the mean over all answers of
@@ -21,6 +13,14 @@ The result is a number.
 Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [True, False]]
          A = [0.9998, -0.9998]; losses -0.9998, -1.1998 and 0.9998; their means -1.0998 and 0.9998; the loss is -0.05
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from minigrad import Tensor
+from scripts.exercises.checks import Case, Exercise, FunctionCheck
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,11 +1,4 @@
-"""The exercise "induction": where a head looks that copies a repeated text."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, ids
-
-STUB = '''"""induction: [A] [B] ... [A] -> [B]. The head looks at what followed the current token before.
+"""induction: [A] [B] ... [A] -> [B]. The head looks at what followed the current token before.
 
     follows[t, s] = True where the token before s is the same as the token at t, and s is not later than t
 
@@ -14,6 +7,13 @@ The induction score of a head is its attention to these places.
 Shapes: ids (T) -> (T, T) booleans
 Example: follows_earlier([5, 7, 5]): row 2 is [False, True, False], because 5 was followed by the token at place 1
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, FunctionCheck, ids
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

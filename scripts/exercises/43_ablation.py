@@ -1,4 +1,10 @@
-"""The exercise "ablation": a model without some of its heads."""
+"""ablation: switch heads off, and see what the model can no longer do.
+
+The heads of a token stand side by side: head h has the D channels h D ... (h + 1) D - 1. A head that is off adds zeros.
+
+Shapes: x (B, T, H D), off: a list of heads, n_head = H -> (B, T, H D)
+Example: without_heads(x, [0], 2) of a token [1, 2, 3, 4] is [0, 0, 3, 4]
+"""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -6,13 +12,7 @@ import numpy as np
 from minigrad import Tensor
 from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
 
-STUB = '''"""ablation: switch heads off, and see what the model can no longer do.
-
-The heads of a token stand side by side: head h has the D channels h D ... (h + 1) D - 1. A head that is off adds zeros.
-
-Shapes: x (B, T, H D), off: a list of heads, n_head = H -> (B, T, H D)
-Example: without_heads(x, [0], 2) of a token [1, 2, 3, 4] is [0, 0, 3, 4]
-"""
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -214,7 +214,6 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
         axes.plot(ratios, values, line, color="black", label=f"advantage {advantage:+.0f}")
     axes.axvspan(0.8, 1.2, color="0.9")
     axes.set(xlabel="probability now / when it was drawn", ylabel="objective (units of the advantage)")
-    axes.legend(frameon=False)
 
 # %% PPO runs: for the first time the training loop changes its shape
 # The data are the model's own replies, written anew each round, and the signal is one number per reply. Three networks
@@ -315,7 +314,6 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
     axes.plot(kls, true, "-", color="black", label="true quality")
     axes.axvline(kls[best], color="0.6", linestyle=":", label=f"best: beta = {betas[best]:.1f}")
     axes.set(xlabel="KL from the reference (nats per reply)", ylabel="mean score (standard deviations)")
-    axes.legend(frameon=False)
 
 # %% DPO: the same preferences in the familiar loop
 # DPO trains one model and generates nothing. The reference never changes, so its log-probabilities are computed once.

@@ -147,7 +147,6 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like", c
         for name, line in zip(names, LINES):
             axes.plot([row[name] for row in log], line, color="black", label=name)
         axes.set(xlabel="round", ylabel=label, ylim=(0, None))
-        axes.legend(frameon=False)
 
 # %% [markdown]
 # The thoughts grow because thinking pays, and nobody asked for it. This is the curve that DeepSeek-R1 became known for.

@@ -1,11 +1,4 @@
-"""The assessment exercise "softplus": a smooth relu, exact for large numbers."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
-
-STUB = '''"""softplus: a smooth relu.
+"""softplus: a smooth relu.
 
     out = ln(1 + e^x),   element by element
 
@@ -14,6 +7,13 @@ Forward and backward must be finite and exact for x = 1000 and x = -1000 as well
 Shapes: x, out, dout and dx have the same shape.
 Example: x = [0.0], dout = [1.0]  ->  out = [0.6931], dx = [0.5]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

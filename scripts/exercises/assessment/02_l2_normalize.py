@@ -1,16 +1,16 @@
-"""The assessment exercise "l2_normalize": vectors of length 1."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
-
-STUB = '''"""l2_normalize: scale every row to length 1.
+"""l2_normalize: scale every row to length 1.
 
     out = x / sqrt(sum of x^2 over the last axis + eps)
 
 Shapes: x, out, dout and dx (..., C); eps a number > 0.
 Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[0.128, -0.096]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

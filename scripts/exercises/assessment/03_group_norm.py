@@ -1,10 +1,4 @@
-"""The assessment exercise "group_norm": layer norm within groups of channels."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
-
-STUB = '''"""group_norm: layer norm within groups of neighboring channels (Wu & He 2018).
+"""group_norm: layer norm within groups of neighboring channels (Wu & He 2018).
 
     the C channels of each row form `groups` groups of C / groups neighbors
     x_hat = (x - mean) / sqrt(variance + eps)       mean and variance (the mean square) of each group by itself
@@ -13,6 +7,12 @@ STUB = '''"""group_norm: layer norm within groups of neighboring channels (Wu & 
 Shapes: x, out, dout and dx (N, C); weight, bias, dweight and dbias (C); groups divides C.
 Example: x = [[1, 3, 10, 30]], groups = 2, weight = [1, 1, 1, 1], bias = [0, 0, 0, 5], eps = 0 -> out = [[-1, 1, -1, 6]]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

@@ -1,16 +1,16 @@
-"""The assessment exercise "squared_relu": a relu without a corner."""
-
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
-
-STUB = '''"""squared_relu: a relu without a corner (So et al. 2021, Primer).
+"""squared_relu: a relu without a corner (So et al. 2021, Primer).
 
     out = max(x, 0)^2,   element by element
 
 Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.0]
 """
+
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

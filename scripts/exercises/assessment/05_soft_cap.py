@@ -1,16 +1,16 @@
-"""The assessment exercise "soft_cap": logits that cannot run away."""
-
-import hypothesis.strategies as st
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
-
-STUB = '''"""soft_cap: keep logits within (-cap, cap), smoothly, as in Gemma 2.
+"""soft_cap: keep logits within (-cap, cap), smoothly, as in Gemma 2.
 
     out = cap * tanh(x / cap),   element by element
 
 Shapes: x, out, dout and dx have the same shape; cap a number > 0.
 Example: x = [10.0], cap = 10, dout = [1.0]  ->  out = [7.6159], dx = [0.4200]
 """
+
+import hypothesis.strategies as st
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 

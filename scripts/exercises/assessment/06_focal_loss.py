@@ -1,11 +1,4 @@
-"""The assessment exercise "focal_loss": cross-entropy that cares about what is hard."""
-
-import hypothesis.strategies as st
-import numpy as np
-
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
-
-STUB = '''"""focal_loss: cross-entropy that cares less about what is right already (Lin et al. 2017).
+"""focal_loss: cross-entropy that cares less about what is right already (Lin et al. 2017).
 
     p    = softmax(logits)[target],   per row
     loss = the mean over the rows of  -(1 - p)^gamma ln p
@@ -14,6 +7,13 @@ Shapes: logits (N, C), targets (N) integers, loss (), dout (), dlogits (N, C); t
 Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, loss = 0.1733,
          dlogits = [[0.2983, -0.2983]]
 """
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+
+STUB = f'"""{__doc__}"""' + '''
 
 import numpy as np
 
