@@ -119,7 +119,7 @@ class Judge:
         self.model, self.tokenizer, self.init_from, self.items, self.seed = model, tokenizer, init_from, items, seed
         self.questions = [item.question for item in items[:SHOWN]] or list(questions[:SHOWN])
 
-    def on_the_way(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """The shares of right, and of right and courteous, replies to some of the questions."""
         asked = self.items[:VALIDATION_ITEMS]
         return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}

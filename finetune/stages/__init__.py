@@ -6,6 +6,7 @@
     dpo.py                 direct preference optimization
     ppo.py                 reinforcement learning from the reward model
     grpo.py                reinforcement learning from answers that code checks
+    worked_model.py        the small model that it starts from
     adaptation.py          LoRA, QLoRA or full fine-tuning
     adaptation_data.py     the data for it: a text, or conversations
     method_comparison.py   the three methods in one table

@@ -1,8 +1,13 @@
 """Three ways to fine-tune a model: all weights ("full"), adapters ("lora"), adapters on 4-bit weights ("qlora").
 
-The training loop, the data and the loss are those of pretraining. The methods differ in which parameters need a
-gradient, and in what a checkpoint holds. A checkpoint of adapters holds only the adapters, Adam's moments for them, and
-the SHA-256 of the frozen base weights, which must still be there to continue the run.
+    full     W changes
+    lora     W + (lora_alpha / r) B A, and only A and B change      (finetune/adapters/lora.py)
+    qlora    the same with W in 4 bits
+
+The training loop is that of pretraining. The data and the loss are those of pretraining (a text) or of instruction
+tuning (conversations). The methods differ in which parameters need a gradient, and in what a checkpoint holds. A
+checkpoint of adapters holds only the adapters, Adam's moments for them, and the SHA-256 of the frozen base weights. To
+continue the run, the base model must still be in its place.
 """
 
 from __future__ import annotations
@@ -38,9 +43,9 @@ from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
 
 METHODS = ("full", "lora", "qlora")
-LONGEST = 1024  # tokens of a sequence, for models that could read more
-REPLY_TOKENS = 40  # of what is shown
-PROMPTS = {"python": "import os\n\ndef"}  # of samples; for other texts "The"
+LONGEST = 1024  # tokens of a training sequence, for models that can read more
+REPLY_TOKENS = 40  # length of the replies that are shown
+PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
 LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
@@ -79,7 +84,8 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
     # The model: all of it is trained, or adapters beside its weights, or adapters beside its weights in 4 bits.
     model, tokenizer = run.model_from(lambda: _adapted_model(run), kind_of(config))
-    config, run.kind = run.config, kind_of(run.config)  # the settings may have changed with the vocabulary
+    # Adding chat tokens makes the embedding trainable, which changes the settings and what a checkpoint stores.
+    config, run.kind = run.config, kind_of(run.config)
     check_batch_memory(model, config.batch_size, config.training)
 
     # The data: conversations to answer, or a text to continue.
@@ -130,7 +136,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 def _replies(model: LanguageModel, tokenizer: Tokenizer, asked: list[Example]) -> dict[str, str]:
     """The most likely replies to held-out questions: {question: reply}. Empty if the data are plain text."""
     questions = [example.messages[:-1] for example in asked]
-    # Without questions there may be no chat template either.
+    # A model for plain text may have no chat template.
     return likely_replies(model, tokenizer, questions, REPLY_TOKENS) if questions else {}
 
 
@@ -195,7 +201,7 @@ def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
     model, tokenizer = load_model(config.init_from, config.packed)
     if is_conversations(config.data) and add_chatml(tokenizer):
         # New tokens can only be learned in the embedding.
-        embedding = architectures.of(model).embedding, "lm_head"  # one matrix under two names
+        embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
         whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
         config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
         run.config = config

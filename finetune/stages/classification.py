@@ -53,7 +53,7 @@ class ClassifyConfig(RunConfig):
 
 
 COLUMNS = """\
-             loss  how surprised the classifier was by the right class, in nats (ln of the number of classes: guessing)
+             loss  -ln of the probability of the right class, in nats (ln of the number of classes: guessing)
          accuracy  share of texts that are classified right
           texts/s  texts learned from, per second
    language loss  the loss as a language model, on the first 8,192 tokens of held-out text: can it still write?"""
@@ -61,7 +61,7 @@ COLUMNS = """\
 
 def train_classifier(run: Run, config: ClassifyConfig) -> None:
     """Train a classifier on a language model's body, and measure what the body forgets."""
-    # Texts with labels, and the model, with a head that has an output for each label.
+    # Texts with labels, and the model. The labels come first: the head has one output for each.
     texts, test_texts = run.data(lambda: load_data(config.data, config.seed), read_labelled)
     labels = sorted({text.label for part in (texts, test_texts) for text in part})
     model, tokenizer = run.model_from(lambda: _with_head(config, labels), HEAD_KIND)

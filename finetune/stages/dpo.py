@@ -1,4 +1,9 @@
-"""A run of direct preference optimization: from a model that answers to a model that answers as people prefer."""
+"""A run of direct preference optimization: from a model that answers to a model that answers as people prefer.
+
+    loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])    (finetune/objectives/dpo.py)
+
+π is the policy, the model that is trained; ρ is the reference, the model before training.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +57,18 @@ class DPOConfig(RunConfig):
 
 
 COLUMNS = """\
-                loss  how surprised the model, taken as a reward model, is by which reply was preferred; at first ln 2
-    rewards/margins  by how much more than the reference it prefers the better reply: beta times nats
+                loss  -ln of the probability that the model, as a reward model, gives to the preference; at first ln 2
+    rewards/margins  how much more than the reference it prefers the better reply: beta times nats
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
               right  share of 100 held-out questions answered rightly, at temperature 1
-          courteous  share of them answered rightly and courteously: what is preferred"""
+          courteous  share of them answered rightly and courteously, as in the preferred replies"""
 
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
-    """Tune a language model that has the chat tokens on pairs of replies. The untrained model is the reference."""
-    # The model, and pairs of replies with their log-probabilities under the model as it is now: the reference.
+    """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
+    # The model, and pairs of replies with their log-probabilities under the reference, the model before training. It
+    # never changes, so these are computed once. They are kept as text, so you can read them, and encoded here.
     model, tokenizer = run.model_from(lambda: load_model(config.init_from))
     check_batch_memory(model, config.batch_size, config.training)
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_referenced)
@@ -81,7 +87,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
 
     def validate() -> dict[str, float]:
         metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn)
-        return {"val_loss": metrics["loss"], **{name: metrics[name] for name in SHOWN}, **judge.on_the_way()}
+        return {"val_loss": metrics["loss"], **{name: metrics[name] for name in SHOWN}, **judge.validate()}
 
     # Training: each step makes preferred replies more likely, compared with the reference, and the others less.
     optimizer, schedule = run.prepare(model, config.training)

@@ -1,11 +1,11 @@
 """A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards.
 
-All other stages learn from given data. Reinforcement learning learns from the model's own replies, which have to be
-generated again whenever the model has changed. So for the first time the training loop changes its shape:
+All other stages learn from given data. Reinforcement learning learns from the replies of the policy, the model that is
+trained. They have to be generated again whenever it has changed, so the loop has four phases per iteration:
 
     roll out    the policy answers a batch of prompts                             (finetune/objectives/rollout.py)
     reward      what the reward model gives, minus a price for moving away from the reference model
-    advantage   which tokens turned out better than expected                      (finetune/objectives/ppo.py)
+    advantage   which tokens turned out better than the value head expected       (finetune/objectives/ppo.py)
     update      a few optimizer steps on these replies, with the clipped loss
 
 Simplified: dropout is off throughout, and all replies are drawn at temperature 1. Ziegler et al. 2019; Stiennon et al.
@@ -58,7 +58,8 @@ class PPOConfig:
     total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
     num_ppo_epochs: how often each reply is used, in num_mini_batches steps each time. kl_coef: strength of the penalty
     for moving away from the reference model. missing_eos_penalty: subtracted from the score of a reply that does not
-    end within response_length tokens. The other settings belong to the formulas in finetune/objectives/ppo.py. Raises
+    end within response_length tokens. For the formulas in finetune/objectives/ppo.py: gamma and lam, the γ and λ of the
+    advantages; cliprange and cliprange_value, the ε of policy and value; vf_coef, the weight of the value loss. Raises
     ValueError for values out of range.
     """
 
@@ -116,16 +117,16 @@ class PPORunConfig:
 
 
 COLUMNS = """\
-             loss  of policy and value together; it says little, as its aim moves with the policy
+             loss  of policy and value together; do not expect it to fall: its target changes with the policy
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximized
-     objective/kl  how far the policy has moved from the reference, in nats per reply: what that costs
-            right  share of replies that are really right, which the reward model does not know (100 at an evaluation)
-        courteous  share of them that are right and courteous: what was preferred"""
+     objective/kl  how far the policy has moved from the reference, in nats per reply; this is penalized
+            right  share of replies that are right, which the reward model does not know (100 at an evaluation)
+        courteous  share of replies that are right and courteous, as in the preferred replies"""
 
 
 def train_ppo(run: Run, config: PPORunConfig) -> None:
-    """Train a language model that has the chat tokens by PPO on a reward model. The untrained model is the reference.
+    """Train an instruction-tuned language model by PPO on a reward model. The reference is the model before training.
 
     To continue a run, its reference and its reward model must still be there.
     """
@@ -140,7 +141,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = _HeadState(model.value_head)
 
-    # The data: prompts, each with what is known about it, and other questions to test on.
+    # The data: prompts, each with its task, so that code can check the reply; and other questions to test on.
     examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
     template = ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
@@ -156,26 +157,27 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     loss_fn = partial(ppo_batch_loss, config=ppo)
     stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
     with run:
-        for (asked,) in run.batches(stream, judge.on_the_way if is_built_in else None, ppo.steps_per_iteration):
+        # An iteration: a list of one batch of prompts, each with its task.
+        for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):
             # Roll out: the policy answers the next prompts, and the other models evaluate each token of the replies.
-            prompts, about = zip(*asked)
+            prompts, tasks = zip(*asked)
             rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
             # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
             scores = rollout.scores - ppo.missing_eos_penalty * ~rollout.ended  # (B)
-            kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): the estimate k1 for each token
+            kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
             rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
             # Advantage: which tokens turned out better than the value head expected?
             advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
-            advantages = whiten(advantages, rollout.mask)
+            advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
             # Update: a few steps, each on the tokens of some of the replies.
             steps = []
             for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
                 step = training_step(model, [batch], loss_fn, optimizer, schedule, training.grad_clip, run.gradients)
                 steps.append(step)
-            measured = _really_right(about, rollout, tokenizer, template.stop_tokens) if is_built_in else {}
+            measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
             run.record(*steps, **rollout_metrics(rollout), **measured)
 
     if not run.interrupted:
@@ -191,7 +193,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 class PPOBatch:
     """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. places: the places of the N tokens in them. All other arrays are (N).
+    tokens (B, T): prompts with their replies. places: where the N tokens stand in them, and which
+    positions predict them. drawn: the N tokens. All other arrays are (N).
     """
 
     tokens: np.ndarray
@@ -247,14 +250,11 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 # --- what a run needs besides -----------------------------------------------------------------------------------------
 
 
-def _really_right(
-    asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer, stop_tokens: Sequence[int]
-) -> dict[str, float]:
+def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
     """What the reward model does not know: whether the replies of a rollout are really right."""
     replies = rollout.replies()
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
-    ended = [ids[-1] in stop_tokens for ids in replies]
-    return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, ended, replies)]))
+    return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, rollout.ended, replies)]))
 
 
 class _HeadState:

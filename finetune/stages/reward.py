@@ -1,5 +1,7 @@
 """A run of reward modeling: from a model that answers to a model that scores answers, and how often it is right.
 
+    loss = -ln σ(r_chosen - r_rejected)      r: the score of a reply      (finetune/objectives/reward.py)
+
 This is the smallest stage: an example for a new one.
 """
 
@@ -30,7 +32,7 @@ from ..objectives.reward import chance_of, reward_batch_loss
 from .run_config import RunConfig, check_batch_memory
 
 LABELS = ["reward"]  # a head with a single score
-CHANCE = 0.01  # a reward model is better than a coin if a coin would do as well in fewer cases than this
+CHANCE = 0.01  # significance level: how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
 
 
@@ -46,15 +48,16 @@ class RewardConfig(RunConfig):
 
 
 COLUMNS = """\
-      loss  how surprised the model is by which reply was preferred: ln 2 = 0.69 for a coin
+      loss  -ln of the probability given to the preferred reply; ln 2 = 0.69 for a coin
   accuracy  how often it scores the preferred reply higher
     margin  by how much, on average
    pairs/s  comparisons learned from per second"""
 
 
 def train_reward_model(run: Run, config: RewardConfig) -> None:
-    """Train a reward model on pairs of replies, starting from a language model that has the chat tokens."""
-    # The model: a language model whose head is replaced by one that gives a single score.
+    """Train a reward model on pairs of replies, starting from an instruction-tuned language model."""
+    # The model: a language model whose head is replaced by one that gives a single score. A lambda is called for a new
+    # run; a resumed run finds its model, and below its data, in its folder.
     model, tokenizer = run.model_from(lambda: _with_head(config.init_from), HEAD_KIND)
     check_batch_memory(model, config.batch_size, config.training)
     # The data: pairs of replies to the same prompt, the preferred one first.
@@ -75,6 +78,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     model.train()
     with run:
         for batches in run.batches(stream, lambda: _validate(model, tests, config.batch_size)):
+            # run.gradients: one backward pass, unless the settings want accumulation, low precision or a team.
             step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
             run.record(step)
 
@@ -97,7 +101,7 @@ def _show_accuracy(model: GPTWithHead, tests: Sequence[Pair], config: RewardConf
         show(f"\n{check_better_than_chance(model, tests, config.out_dir)}")
     except ValueError as error:
         show(f"\n{error}")
-    if config.data == TASKS:  # in turn, see tasks.preference_pairs
+    if config.data == TASKS:  # the built-in pairs are of three kinds in turn (tasks.preference_pairs)
         kinds = {"courtesy": tests[0::3], "the answer": tests[1::3], "both": tests[2::3]}
         right = {name: _validate(model, pairs, config.batch_size) for name, pairs in kinds.items()}
         shares = ", ".join(f"{name}: {measured['accuracy']:.0%}" for name, measured in right.items())
@@ -113,7 +117,7 @@ def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
 
 
 def check_better_than_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str, batch_size: int = 32) -> str:
-    """Show the accuracy of a reward model on held-out pairs. Raises ValueError unless it is better than a coin.
+    """A sentence about the accuracy on held-out pairs. Raises ValueError unless the model is better than a coin.
 
     It is better if a coin would get as many pairs right in less than 1 % of cases (one-sided binomial test).
     """

@@ -1,8 +1,10 @@
 """A run of instruction tuning: from a base model to a model that answers, with measurements of what has changed.
 
-Before and after training, the model is asked held-out questions, which share neither wording nor words with the
-training data; the same questions without the chat template, and in another model's template; and questions of general
-knowledge, which do not improve, because instruction tuning teaches the format and not the knowledge.
+    loss = -Σ_t ln p(token_t | the tokens before it), over the assistant's tokens    (finetune/objectives/sft.py)
+
+Before and after training, the model answers four kinds of questions: held-out questions, whose wording and words do not
+occur in the training data; the same questions without the chat template; the same in another model's template; and
+questions of general knowledge. The last do not improve: instruction tuning teaches the format, not the knowledge.
 """
 
 from __future__ import annotations

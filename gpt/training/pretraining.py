@@ -35,19 +35,19 @@ from .run_folder import claim
 from .training_config import TrainingConfig
 from .training_step import training_step
 
-SHOWN_TOKENS = 16_384  # of the training text, whose length in characters is shown
+SHOWN_TOKENS = 16_384  # of the training text, in which characters per token are counted
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
-LONGEST_CONTEXT = 1024  # tokens that a model which can read more is trained on at once, unless it is said
+LONGEST_CONTEXT = 1024  # default context length for training a model that can read more
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """A pretraining run.
 
-    data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: of the tokenizer that is
-    trained on it, or 50257 for GPT-2's own. model: the GPT's shape without vocab_size; block_size is the length of the
-    sequences that are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per
-    batch. sample_tokens: length of the samples during the run. made_by: who started it, for whoever finds the run.
+    data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: size of the tokenizer to train;
+    50257 takes GPT-2's own. model: the GPT's shape without vocab_size; block_size is the length of the sequences that
+    are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per batch.
+    sample_tokens: length of the samples during the run. made_by: what started the run.
     """
 
     data: str = "english"
@@ -101,18 +101,20 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     """The loop of pretraining: predict the next token of a text, everywhere in it."""
     # The model, its tokenizer, and the text as tokens, most of it to learn from and the rest to test on.
     model, tokenizer = run.model_from(lambda: _new_model(run, config, init_from))
-    config = run.config  # now with the shape of the model
-    block_size = _block_size(run, model)
+    config = run.config  # _new_model has filled in the model's shape and vocabulary size
+    _check_settings(run, model)
+    block_size = config.model["block_size"]
     train, validation = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
-    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short, or damaged
+    get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short or damaged
     rows = run.team.rows(config.batch_size)
     stream = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
 
     # What is shown of it: its size, and the losses of simple models, to be compared with.
     _introduce(run, model, tokenizer, train, validation)
     baselines = run.team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
+    run.explain_columns(COLUMNS)
     _show_baselines(baselines)
-    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))
+    n_bytes = len(tokenizer.decode_bytes(validation[1:].tolist()))  # of the tokens that are predicted: all but one
 
     def validate() -> dict[str, float]:
         is_last = run.steps_done == config.training.max_iters
@@ -141,7 +143,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
 def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tuple[LanguageModel, Tokenizer]:
     """A model for a new run, and its tokenizer. The text is written into the run's folder, as tokens."""
     if init_from is None:
-        shape = GPTConfig(**{**config.model, "vocab_size": 257})  # raises if it is impossible, before any work
+        shape = GPTConfig(**{**config.model, "vocab_size": 257})  # checked before there is a tokenizer
         context = shape.block_size
         _check_memory(shape, config.batch_size, context, config.training, run.team)
         corpus = run.team.once(lambda: _write_tokens(config, context))
@@ -180,17 +182,16 @@ def _shape(model: LanguageModel, context: int) -> dict[str, Any]:
     return shape
 
 
-def _block_size(run: Run, model: LanguageModel) -> int:
-    """The length of the sequences to train on. Raises CheckpointError if the settings are those of another model."""
+def _check_settings(run: Run, model: LanguageModel) -> None:
+    """Raise CheckpointError if the settings are those of another model, ValueError if there is too little memory."""
     config, context = run.config, run.config.model.get("block_size")
-    for name in ("corpus", "corpus_sha256"):
-        run.keep(name, partial(run.extra.get, name), like="")
     if type(context) is not int or not 1 <= context <= model.config.block_size:
         raise CheckpointError(f"the checkpoint in {run.out_dir} is damaged: block_size {shortened(context)}")
     if (config.model, config.vocab_size) != (_shape(model, context), model.config.vocab_size):
         raise CheckpointError(f"the checkpoint in {run.out_dir} is damaged: its settings are those of another model")
+    for name in ("corpus", "corpus_sha256"):  # what the text was
+        run.keep(name, partial(run.extra.get, name), like="")
     _check_memory(model.config, config.batch_size, context, config.training, run.team)
-    return context
 
 
 def _check_memory(shape: Any, batch_size: int, block_size: int, training: TrainingConfig, team: Team) -> None:
@@ -225,7 +226,7 @@ def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-# --- talking ----------------------------------------------------------------------------------------------------------
+# --- messages on the screen -------------------------------------------------------------------------------------------
 
 
 def _introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
@@ -248,7 +249,7 @@ def _show_baselines(baselines: dict[str, float]) -> None:
         "unigram": "knowing how frequent each token is",
         "bigram": "knowing the token before it",
     }
-    show(f"\nWhat the columns mean:\n{COLUMNS}\n\nLosses to beat, on the text to test on:")
+    show("Losses to beat, on the held-out text:")
     for name, loss in baselines.items():
         show(f"{loss:12.2f}  {meaning[name]}")
     show()

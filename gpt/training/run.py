@@ -6,11 +6,12 @@
         optimizer, schedule = run.prepare(model, config.training)
         with run:                                                  # a lock on the folder, Ctrl-C, a progress bar
             for batches in run.batches(ShuffledBatches(train, ...), validate):
-                run.record(training_step(model, batches, loss_fn, optimizer, schedule))
+                run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
 
-`start` calls such a function for a new run, and `resume` for one that was interrupted. Nothing is written before the
-loop begins, so a run that fails one of its checks leaves nothing behind. Between two steps, `batches` evaluates the
-model and saves it, and ends the loop after Ctrl-C.
+`start` calls such a function for a new run, and `resume` for one that was interrupted. `model_from`, `data` and `keep`
+get a function instead of a value, because it is called for a new run only; a resumed run reads the result from its
+folder. What goes through them is written when the loop begins, so a run that fails a check leaves nothing behind.
+Between two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Run:
     """A run and its folder.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together, of which only the first logs and saves. extra: JSON-able, saved with each checkpoint.
+    train together; only the first of them logs and saves. extra: JSON-able, saved with each checkpoint.
     """
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
@@ -110,7 +111,7 @@ class Run:
         self.saved_step: int | None = None
         self.interrupted = False
         self._checkpoint: Checkpoint | None = None
-        self._write_first: list[Callable[[], Any]] = []
+        self._write_at_start: list[Callable[[], Any]] = []
 
     # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
 
@@ -124,7 +125,7 @@ class Run:
         self.kind = kind
         if self.is_new:
             self.model, tokenizer = make()
-            self.write_first(lambda: tokenizer.save(self.out_dir))
+            self.write_at_start(lambda: tokenizer.save(self.out_dir))
         else:
             self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
             self.model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
@@ -145,13 +146,13 @@ class Run:
             return [read(path) for path in paths]
         made = list(make())
         for path, items in zip(paths, made, strict=True):
-            self.write_first(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
+            self.write_at_start(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
         return made
 
     def keep(self, name: str, make: Callable[[], T], like: Any = None) -> T:
         """What `make()` gives before training, such as a measurement. It is JSON-able and kept in each checkpoint.
 
-        like: a value of the same form (see `check_like`). Raises CheckpointError if the checkpoint's has another form.
+        like: a value with the same keys and types (see `check_like`). Raises CheckpointError for a damaged checkpoint.
         """
         if self._checkpoint is None:
             self.extra[name] = json.loads(json.dumps(make()))
@@ -161,17 +162,19 @@ class Run:
                 check_like(self.extra[name], like, f"the state's {name}")
         return self.extra[name]
 
-    def write_first(self, write: Callable[[], Any]) -> None:
+    def write_at_start(self, write: Callable[[], Any]) -> None:
         """Call `write()` when the loop of a new run begins: by then all checks have passed."""
-        self._write_first.append(write)
+        self._write_at_start.append(write)
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
-        """Show what the columns of the log mean. unit: what is counted. shown: the metrics that there is room for."""
+        """Show what the columns mean. unit: what is counted. shown: the metrics to print; log.jsonl has all."""
         self.log.unit, self.log.shown = unit, shown
         show(f"\nWhat the columns mean:\n{columns}\n")
 
     def prepare(self, model: Any, training: TrainingConfig) -> tuple[Any, Any]:
-        """The optimizer of `model`, which may have more parameters than is saved, and its learning-rate schedule."""
+        """The optimizer of `model` and its learning-rate schedule. `model` may have parameters that are not part of the
+        saved model, as PPO's value head.
+        """
         self.training = training
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -179,7 +182,7 @@ class Run:
 
     @property
     def gradients(self) -> Gradients:
-        """How `training_step` computes gradients: accumulated, in low precision, or shared by a team, if need be."""
+        """How `training_step` computes gradients: with accumulation, low precision or a team, as the settings say."""
         return gradients_for(self.training, team_gradients(self.team) if self.team.size > 1 else None)
 
     # --- the loop ---
@@ -205,8 +208,8 @@ class Run:
 
         stream: an endless iterator of batches, with `state_dict()` (JSON-able) and `load_state_dict()`. validate() ->
         metrics on held-out data; it is called, and a checkpoint saved, before the first step, every `eval_interval`
-        steps, and after the last step. steps_per_iteration: where a batch is not learned from in one step, as in PPO,
-        but in an iteration of so many; `eval_interval` counts iterations then, and each has its line in the log.
+        steps, and after the last step. steps_per_iteration: the number of steps on each batch in PPO and GRPO.
+        `eval_interval` then counts iterations, and each iteration is one line of the log.
 
         Raises FloatingPointError after 10 skipped steps in a row, and if a weight or the validation loss is no longer
         finite; OSError if the folder cannot be written; ValueError if the processes of the team differ. The last good
@@ -226,26 +229,28 @@ class Run:
             self.save()
         self.bar.update(self.steps_done)
 
+        # PPO and GRPO get one batch per iteration, and divide it themselves.
         per_step = 1 if steps_per_iteration else training.gradient_accumulation_steps
         interval = training.eval_interval * (steps_per_iteration or 1)
-        stopping = False
+        stopping = any(self.team.gather(self.interrupted))
         while self.steps_done < total and not stopping:
             self._started = time.perf_counter()
             yield [next(stream) for _ in range(per_step)]  # the caller learns from them
 
-            to_validate = self.steps_done == total or due(self.steps_done, interval)
-            if to_validate:
-                self._validate(validate)
+            to_validate = self.steps_done == total or is_due(self.steps_done, interval)
+            is_sound = to_validate and self._validate(validate)
             # If one process was interrupted, all of them stop after the same step.
             stopping = any(self.team.gather(self.interrupted))
             # After a step that was skipped, only a validation can tell whether the weights are still good.
-            trusted = self.skipped_in_a_row == 0 or (to_validate and validate is not None)
-            if trusted and (to_validate or stopping):
+            if (self.skipped_in_a_row == 0 or is_sound) and (to_validate or stopping):
                 self.save()
         self.interrupted = stopping and self.steps_done < total
 
     def record(self, *steps: Step, **metrics: float) -> None:
-        """Count a step, or all steps of an iteration, and log them in one line if it is time, with more `metrics`."""
+        """Count a step, or all steps of an iteration, and log them in one line if a line is due.
+
+        metrics: of an iteration, beside the means over its steps.
+        """
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         self.bar.update(len(steps))
@@ -261,30 +266,33 @@ class Run:
                 self.count += step.count
                 self.skipped_in_a_row = 0
         n, total = self.steps_done, self.training.max_iters
-        is_wanted = self.steps_per_iteration is not None or n in (1, total) or due(n, self.training.log_interval)
+        is_wanted = self.steps_per_iteration is not None or n in (1, total) or is_due(n, self.training.log_interval)
         if is_wanted or self.skipped_in_a_row:
             step = steps[0] if self.steps_per_iteration is None else mean_step(steps, metrics)
             self.log.step(n, total, step, seconds, self.count)
         if self.skipped_in_a_row >= MAX_SKIPPED:
             words = "steps in a row had a loss or gradient that is not finite"
-            raise FloatingPointError(f"{self.skipped_in_a_row} {words}: {self._blame()}")
+            raise FloatingPointError(f"{self.skipped_in_a_row} {words}: {self._likely_cause()}")
 
     @property
     def is_time_to_sample(self) -> bool:
-        """Whether the settings want a sample of text after this step, and its weights are good."""
-        return due(self.steps_done, self.training.sample_interval) and not self.skipped_in_a_row and self.team.rank == 0
+        """Whether a sample of text is due, and the step was not skipped."""
+        due = is_due(self.steps_done, self.training.sample_interval)
+        return due and not self.skipped_in_a_row and self.team.rank == 0
 
-    def _validate(self, validate: Callable[[], dict[str, float]] | None) -> None:
-        if validate is None:
-            return
-        metrics = validate()
-        self.log.validation(self.steps_done, metrics)
-        loss = metrics.get("val_loss", math.inf)
-        self.best_loss = min(self.best_loss, loss)
-        if "val_loss" in metrics and not math.isfinite(loss):
-            raise FloatingPointError(f"the validation loss is not finite: {self._blame()}")
+    def _validate(self, validate: Callable[[], dict[str, float]] | None) -> bool:
+        """Log what `validate()` measures. Returns whether a validation loss has shown that the weights are good."""
+        metrics = {} if validate is None else validate()
+        if metrics:
+            self.log.validation(self.steps_done, metrics)
+        if "val_loss" not in metrics:
+            return False
+        if not math.isfinite(metrics["val_loss"]):
+            raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
+        self.best_loss = min(self.best_loss, metrics["val_loss"])
+        return True
 
-    def _blame(self) -> str:
+    def _likely_cause(self) -> str:
         place = f"batches that were skipped are kept in {self.out_dir}"
         if self.saved_step is not None:
             place += f", with the last good checkpoint, of step {self.saved_step}"
@@ -343,14 +351,15 @@ class Run:
         """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite."""
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
-                raise FloatingPointError(f"at step {self.steps_done} a weight is no longer finite: {self._blame()}")
+                at = f"at step {self.steps_done} a weight is no longer finite"
+                raise FloatingPointError(f"{at}: {self._likely_cause()}")
         if self.team.rank == 0:
             save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
         self.saved_step = self.steps_done
 
     def _write_beginning(self) -> None:
         claim(self.out_dir)
-        for write in self._write_first:
+        for write in self._write_at_start:
             write()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -404,6 +413,6 @@ class Run:
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 
-def due(step: int, interval: int) -> bool:
+def is_due(step: int, interval: int) -> bool:
     """Whether something that happens every `interval` steps happens after this step. 0 means never."""
     return interval > 0 and step % interval == 0

@@ -61,10 +61,9 @@ def settings_of(config_class: Any, out_dir: str) -> Any:
     extra = extra if isinstance(extra, dict) else {}
     wanted, found = getattr(config_class, "stage", None), extra.get("stage")
     if found != wanted:
-        found, wanted = (
-            "of pretraining" if stage is None else f"of the stage {stage!r}" for stage in (found, wanted)
-        )
-        raise CheckpointError(f"the run in {out_dir} is {found}, not {wanted}: it goes on with its own script")
+        kind = "of pretraining" if found is None else f"of the stage {found!r}"
+        other = "of pretraining" if wanted is None else f"of {wanted!r}"
+        raise CheckpointError(f"the run in {out_dir} is {kind}, not {other}: it goes on with its own script")
     try:
         settings = {**extra["run"], "out_dir": out_dir}
         for field in dataclasses.fields(config_class):

@@ -1,7 +1,7 @@
 """The training step: forward, loss, backward, clip, step, schedule. Every run takes this step, whatever it learns.
 
 Pretraining, classification, instruction tuning, reward modeling, DPO, PPO and GRPO differ in their batches and in their
-loss function. `training_steps`, at the end, is the shortest loop around the step; run.py has what a longer run needs.
+loss function. `training_steps` is the shortest loop around the step; run.py has what a longer run needs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from minigrad import Tensor, backend, optim
 
 from .training_config import TrainingConfig, prepare_training
 
-# (model, batch) -> a sum of losses, how many losses, and sums of other metrics: numbers, or 0-d arrays on the device
+# loss_fn(model, batch) -> (sum of the losses, number of losses, sums of other metrics)
 LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
-# (model, batches, loss_fn) -> the sums of "loss" and of the metrics, and their count; the gradients are in p.grad
+# gradients(model, batches, loss_fn) -> (sums of "loss" and of the metrics, number of losses); it fills p.grad
 Gradients = Callable[[Any, Sequence[Any], LossFunction], tuple[dict[str, Any], int]]
 
 
@@ -44,7 +44,7 @@ class Step:
 
 def mean_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
     """Forward, loss and backward of a step that has one batch: p.grad = d(mean loss) / dp for each parameter p."""
-    (batch,) = batches
+    (batch,) = batches  # a list, because a step may accumulate several; here it has one
     # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
     loss, count, metrics = loss_fn(model, batch)
     check_count(count)
@@ -68,14 +68,13 @@ def training_step(
     max_norm: a longer gradient is clipped to this norm; 0: none is. gradients: how the gradients of the batches are
     computed (see `gradients_for`). Raises ValueError if nothing in the batches counts.
     """
-    lr = schedule.get_last_lr()[0]
-    # Forward, loss, backward: the function above. backward() adds to p.grad, so the last step's gradients go first.
+    lr = schedule.get_last_lr()[0]  # the rate of this step; "last" is PyTorch's name
+    # Forward, loss, backward: the function above. backward() adds to p.grad, so clear what the last step left there.
     model.zero_grad()
     sums, count = gradients(model, batches, loss_fn)
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
     norm = optim.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm or math.inf)
-    # Step, unless the loss or a gradient is not finite: one NaN would spread to all weights. To know that, the numbers
-    # are read here, all at once; on a GPU, this is where the step waits for it.
+    # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights.
     read = read_numbers({"norm": norm, **sums})
     is_finite = math.isfinite(read["loss"]) and math.isfinite(read["norm"])
     if is_finite:
@@ -86,11 +85,22 @@ def training_step(
     return Step(batches, count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
 
 
+def training_steps(model: Any, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig) -> Iterator[Step]:
+    """The shortest training loop: `config.max_iters` steps, without a folder, a log or checkpoints."""
+    optimizer, schedule = prepare_training(model, config)
+    gradients = gradients_for(config)
+    model.train()
+    for _ in range(config.max_iters):
+        drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        yield training_step(model, drawn, loss_fn, optimizer, schedule, config.grad_clip, gradients)
+    model.eval()
+
+
 # --- gradients of several batches -------------------------------------------------------------------------------------
 
 
 def accumulated_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
-    """Gradient accumulation: the gradients of several batches, as of one large batch that would not fit into memory.
+    """Gradient accumulation: the same gradients as for one large batch that would not fit into memory.
 
     Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of all
     losses and divide them by the count of all batches at the end.
@@ -159,7 +169,7 @@ def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """0-d arrays as Python numbers. A GPU is waited for once: all numbers are copied together.
+    """0-d arrays as Python numbers. This is where a step waits for a GPU, once: all numbers are copied together.
 
     >>> read_numbers({"loss": np.array(2.5, np.float32), "right": 3})
     {'loss': 2.5, 'right': 3.0}
@@ -168,17 +178,3 @@ def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     xp = backend.module_of(array)
     numbers = xp.stack([xp.asarray(value, dtype=np.float64) for value in values.values()])
     return dict(zip(values, backend.to_numpy(numbers).tolist(), strict=True))
-
-
-# --- a loop around it -------------------------------------------------------------------------------------------------
-
-
-def training_steps(model: Any, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig) -> Iterator[Step]:
-    """The shortest training loop: `config.max_iters` steps, without a folder, a log or checkpoints."""
-    optimizer, schedule = prepare_training(model, config)
-    gradients = gradients_for(config)
-    model.train()
-    for _ in range(config.max_iters):
-        drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        yield training_step(model, drawn, loss_fn, optimizer, schedule, config.grad_clip, gradients)
-    model.eval()

@@ -257,8 +257,9 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     assert qlora.peak < lora.peak < full.peak
     assert all(row.after["val_loss"] < row.before["val_loss"] and row.milliseconds > 0 for row in rows)
     assert full.before == lora.before != qlora.before
-    monkeypatch.setattr("finetune.stages.method_comparison.start_or_resume", None)  # nothing is run again
-    assert compare(configs) == rows
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.stages.method_comparison.start_or_resume", None)  # nothing is run again
+        assert compare(configs) == rows
     (tmp_path / "lora" / ROW).unlink()  # interrupted between training and measuring
     assert compare(configs)[1].after == lora.after
     with pytest.raises(FileExistsError, match="holds a run with another batch_size"):

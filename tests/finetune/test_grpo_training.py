@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from finetune.data.chains import Chain, chains
+from finetune.evaluation import exam
+from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
 from finetune.stages import grpo as page
@@ -15,7 +17,6 @@ from finetune.stages.grpo import (
     check_answers,
     grpo_batch_loss,
     grpo_batches,
-    score_answers,
     train_grpo,
 )
 from gpt.training.checkpoint import CheckpointError, load_run, load_state
@@ -35,9 +36,9 @@ TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
-    sizes = {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SAMPLES": 2}
-    for name, value in sizes.items():
+    for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SAMPLES": 2}.items():
         monkeypatch.setattr(page, name, value)
+    monkeypatch.setattr(exam, "SAMPLES", 2)
 
     def settings(folder="run", grpo=CONFIG, learning_rate=1e-3, **changes):
         training = dataclasses.replace(TRAINING, learning_rate=learning_rate)
@@ -56,7 +57,7 @@ def liked(answers):
 def likes(tmp_path, monkeypatch):
     """A model to start from, and a checker that likes some tokens."""
 
-    def check(asked, answers, tokenizer, stop_tokens, checker):
+    def check(asked, answers, tokenizer, checker):
         assert checker == "lenient"
         assert all(len(set(asked[i : i + 4])) == 1 for i in range(0, len(asked), 4))  # each group: one question
         return liked(answers), {"exact": 0.5}
@@ -181,7 +182,7 @@ def test_only_finished_answers_are_rewarded():
     ids = template.tokenizer.encode("<think></think>2")
     tokens, _, starts, mask = prompts_with_replies([[1]] * 2, [[*ids, template.end], ids])
     answers = Replies(tokens, starts, mask, np.array([True, False]))
-    rewards, metrics = check_answers([item, item], answers, template.tokenizer, template.stop_tokens, "exact")
+    rewards, metrics = check_answers([item, item], answers, template.tokenizer, "exact")
     assert rewards.tolist() == [1, 0] and metrics["exact"] == metrics["format"] == 0.5
 
 

@@ -68,7 +68,7 @@ def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(temp
     model, reference = small_policy(template, 1, block_size=192), small_policy(template, 2, block_size=192)
     items = instruction_tasks("test", 3)
     judge = Judge(model, template.tokenizer, str(tmp_path / "sft"), items)
-    assert judge.on_the_way().keys() == {"right", "courteous"}
+    assert judge.validate().keys() == {"right", "courteous"}
     assert judge.show_change() is None and "no comparison" in capsys.readouterr().out
     save_model(tmp_path / "sft", reference, template.tokenizer)
     verdict = judge.show_change()
@@ -80,7 +80,7 @@ def test_without_checkable_questions_replies_are_shown_and_nothing_is_measured(t
     model = small_policy(template)
     save_model(tmp_path, model, template.tokenizer)
     judge = Judge(model, template.tokenizer, str(tmp_path), [], [question("Why?")])
-    assert judge.on_the_way() == {} and judge.show_change() is None
+    assert judge.validate() == {} and judge.show_change() is None
     output = capsys.readouterr().out
     assert "Why?" in output and "better than before" not in output
 

@@ -1,0 +1,89 @@
+"""Examine a model on questions whose answers code can check: how often is it right, alone and among several answers?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt import LanguageModel, Tokenizer
+from gpt.console import show
+
+from ..data.chains import Chain, split_thought
+from .answering import ask, chat_template, show_replies
+
+SAMPLES = 8  # answers to each question
+SHOWN = 4  # replies that are shown
+VALIDATION_ITEMS = 50  # questions that are asked at each evaluation
+MEASURES = f"""\
+      exact  share of answers that have the format and are right (validation: of {SAMPLES} answers to each of \
+{VALIDATION_ITEMS} held-out questions)
+     format  share of answers with a thought, perhaps an empty one, and then one digit
+    thought  mean length of the thoughts, in characters
+     thinks  share of answers whose thought is not empty
+     pass@{SAMPLES}  share of questions with at least one right answer among {SAMPLES}
+ majority@{SAMPLES}  share of questions whose most frequent answer is right"""
+
+
+def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Scores of k answers to each question.
+
+    exact, format: shares of all answers (pass@1 is exact). pass@k: share of questions with a right answer (Chen et al.
+    2021). majority@k: share whose most frequent answer, with or without the format, is right (Wang et al. 2022,
+    "Self-consistency"); the first one counts where several are as frequent. thought: mean length in characters. thinks:
+    share of answers whose thought is not empty.
+    """
+    k = len(answers[0])
+    right = np.array([[item.is_correct(text) for text in texts] for item, texts in zip(items, answers, strict=True)])
+    formatted = [item.has_format(text) for item, texts in zip(items, answers) for text in texts]
+    most = [Counter(split_thought(text)[1] for text in texts).most_common(1)[0][0] for texts in answers]
+    thoughts = [len(split_thought(text)[0] or "") for texts in answers for text in texts]
+    scores = {"exact": right.mean(), "format": np.mean(formatted)}
+    if k > 1:
+        scores |= {
+            f"pass@{k}": right.any(axis=1).mean(),
+            f"majority@{k}": np.mean([item.answer == vote for item, vote in zip(items, most)]),
+        }
+    scores |= {"thought": np.mean(thoughts), "thinks": np.mean(np.array(thoughts) > 0)}
+    return {name: float(value) for name, value in scores.items()}
+
+
+class Exam:
+    """Asks a model questions, and scores its answers. An answer that is cut off counts as wrong."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, response_length: int):
+        self.model, self.tokenizer, self.response_length = model, tokenizer, response_length
+        self.prompt = chat_template(tokenizer)
+
+    def scores(self, items: Sequence[Chain]) -> dict[str, float]:
+        """`score_answers` for SAMPLES answers to each question, at temperature 1."""
+        texts = self._ask([item.question for item in items for _ in range(SAMPLES)], temperature=1.0)
+        return score_answers(items, [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)])
+
+    def replies(self, items: Sequence[Chain]) -> dict[str, str]:
+        """The most likely answers to the first questions."""
+        shown = items[:SHOWN]
+        return dict(zip((item.prompt for item in shown), self._ask([item.question for item in shown], temperature=0.0)))
+
+    def _ask(self, questions: Sequence[Any], temperature: float) -> list[str]:
+        length, at_once = self.response_length, 50 * SAMPLES
+        replies = ask(self.model, self.tokenizer, questions, self.prompt, length, at_once, temperature=temperature)
+        return [reply.text if reply.ended else "" for reply in replies]
+
+
+def show_change(
+    items: Sequence[Chain],
+    before: dict[str, float],
+    after: dict[str, float],
+    replies_before: dict[str, str],
+    replies_after: dict[str, str],
+) -> None:
+    """Show the most likely replies to some of the questions, and all scores, before and after training."""
+    right = {item.prompt: item.example().messages[-1]["content"] for item in items}
+    show_replies(replies_before, replies_after, right)
+    show(f"{len(items)} held-out questions, {SAMPLES} answers each{'before':>16}{'after':>10}")
+    for name, value in after.items():
+        form = ".2f" if name == "thought" else ".1%"
+        show(f"{name:>38}{before[name]:>16{form}}{value:>10{form}}")
