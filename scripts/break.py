@@ -25,7 +25,7 @@ from gpt.interpretability import record
 from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
-from gpt.training.evaluation import language_model_loss
+from gpt.training.training_step import language_model_loss
 from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from minigrad.functional.activation import Gelu

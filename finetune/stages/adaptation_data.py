@@ -16,9 +16,9 @@ from gpt import Tokenizer
 from gpt.console import show
 from gpt.training.batches import RandomBatches, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from gpt.training.corpora import load_corpus
-from gpt.training.evaluation import evaluated, held_out_loss, language_model_loss, perplexity
+from gpt.training.evaluation import evaluated, held_out_loss, perplexity
 from gpt.training.run_folder import claim
-from gpt.training.training_step import LossFunction
+from gpt.training.training_step import LossFunction, language_model_loss
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches

@@ -18,11 +18,10 @@ from pathlib import Path
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
-from gpt.training.evaluation import language_model_loss
 from gpt.training.log import read_log
 from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import settings_of
-from gpt.training.training_step import training_step
+from gpt.training.training_step import language_model_loss, training_step
 from minigrad import nn
 from minigrad.optim import Optimizer
 

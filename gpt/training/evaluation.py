@@ -23,23 +23,10 @@ from ..console import progress_bar
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
-from .training_step import LossFunction, add_up, read_numbers
+from .training_step import LossFunction, add_up, language_model_loss, read_numbers
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated
-
-
-def language_model_loss(
-    model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
-) -> tuple[Tensor, int, dict[str, Any]]:
-    """The next-token cross-entropy of a batch (ids, targets), summed; the number of targets that count; no metrics.
-
-    All loss functions for `evaluate` and the training loop have this form: a sum of losses, the number to divide it by,
-    and sums of other metrics, to be divided by the same number. Sums may be 0-d arrays, which on a GPU have not been
-    read yet.
-    """
-    ids, targets = batch
-    return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
 
 
 @no_grad()

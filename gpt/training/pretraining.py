@@ -25,7 +25,7 @@ from .batches import RandomBatches, Tokens, check_length, encode_parts, get_batc
 from .checkpoint import CheckpointError
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
-from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, language_model_loss, perplexity
+from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, perplexity
 from .loading import load_model
 from .log import COLUMNS
 from .memory_check import check_memory
@@ -33,7 +33,7 @@ from .plots import plot_run
 from .run import Run, resume, start
 from .run_folder import claim
 from .training_config import TrainingConfig
-from .training_step import training_step
+from .training_step import language_model_loss, training_step
 
 SHOWN_TOKENS = 16_384  # of the training text, in which characters per token are counted
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines

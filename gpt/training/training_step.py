@@ -42,6 +42,19 @@ class Step:
     skipped: bool
 
 
+def language_model_loss(
+    model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
+) -> tuple[Tensor, int, dict[str, Any]]:
+    """The next-token cross-entropy of a batch (ids, targets), summed; the number of targets that count; no metrics.
+
+    All loss functions for `evaluate` and the training loop have this form: a sum of losses, the number to divide it by,
+    and sums of other metrics, to be divided by the same number. Sums may be 0-d arrays, which on a GPU have not been
+    read yet.
+    """
+    ids, targets = batch
+    return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
+
+
 def mean_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
     """Forward, loss and backward of a step that has one batch: p.grad = d(mean loss) / dp for each parameter p."""
     (batch,) = batches  # a list, because a step may accumulate several; here it has one
@@ -64,7 +77,7 @@ def training_step(
 ) -> Step:
     """Change the model's weights once, so that its loss on these batches falls.
 
-    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `evaluation.language_model_loss`.
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `language_model_loss`.
     max_norm: a longer gradient is clipped to this norm; 0: none is. gradients: how the gradients of the batches are
     computed (see `gradients_for`). Raises ValueError if nothing in the batches counts.
     """

@@ -10,9 +10,8 @@ import numpy as np
 
 from gpt import GPT, GPTConfig
 from gpt.training.batches import RandomBatches
-from gpt.training.evaluation import language_model_loss
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.training_step import language_model_loss, training_steps
 from minigrad import manual_seed, use_kernels
 
 TOLERANCE = 5e-3  # nats: what differs in the last digit at first grows with every step

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt.model.moe import MixtureOfExperts, mixtures, use_experts, with_balance
-from gpt.training.evaluation import language_model_loss
+from gpt.training.training_step import language_model_loss
 from minigrad import Tensor, manual_seed, nn, no_grad
 from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss

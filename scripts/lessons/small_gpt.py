@@ -13,10 +13,10 @@ import numpy as np
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
 from gpt.training.batches import RandomBatches, sequential_batches
-from gpt.training.evaluation import language_model_loss, mean_loss
+from gpt.training.evaluation import mean_loss
 from gpt.training.standard_library import help_text
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import LossFunction, training_steps
+from gpt.training.training_step import LossFunction, language_model_loss, training_steps
 from minigrad import manual_seed
 
 

@@ -16,9 +16,8 @@ from finetune.adapters.lora import (
     unmerge_lora,
 )
 from finetune.adapters.targets import target_names
-from gpt.training.evaluation import language_model_loss
 from gpt.training.training_config import TrainingConfig, prepare_training
-from gpt.training.training_step import training_step
+from gpt.training.training_step import language_model_loss, training_step
 from minigrad import Tensor, gradcheck, nn, no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 

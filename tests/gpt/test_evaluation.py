@@ -16,7 +16,6 @@ from gpt.training.evaluation import (
     evaluate,
     evaluated,
     held_out_loss,
-    language_model_loss,
     likely_tokens,
     mean_loss,
     perplexity,
@@ -26,6 +25,7 @@ from gpt.training.evaluation import (
     token_losses,
 )
 from gpt.training.plots import plot_run
+from gpt.training.training_step import language_model_loss
 from minigrad import no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt
 

@@ -18,11 +18,11 @@ from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint, save_checkpoint
 from gpt.console import progress_bar, show, silenced
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import CheckpointError
-from gpt.training.evaluation import language_model_loss, mean_loss
+from gpt.training.evaluation import mean_loss
 from gpt.training.log import RunLog, read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig, prepare_training
-from gpt.training.training_step import training_step, training_steps
+from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import Tensor, backend, manual_seed, optim, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
 

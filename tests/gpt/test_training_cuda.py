@@ -8,11 +8,10 @@ import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint
 from gpt.training.batches import RandomBatches
-from gpt.training.evaluation import language_model_loss
 from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig, prepare_training
-from gpt.training.training_step import training_step, training_steps
+from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import backend, manual_seed, use_kernels
 from tests.gpt.small import SHAPE
 
