@@ -34,7 +34,7 @@ from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig
+from gpt.training.training_config import TrainingConfig, check_ranges
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
@@ -84,12 +84,9 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         check_method(self.method)
-        for name in ("total_iterations", "batch_size", "num_generations", "num_mini_batches", "response_length"):
-            smallest = 2 if name == "num_generations" else 1
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta must be a number >= 0, got {self.beta}")
+        check_ranges(self, ">= 1", "total_iterations batch_size num_mini_batches response_length")
+        check_ranges(self, ">= 2", "num_generations")
+        check_ranges(self, "a number >= 0", "beta")
         if (answers := self.batch_size * self.num_generations) < self.num_mini_batches:
             raise ValueError(f"{answers} answers cannot be dealt to {self.num_mini_batches} mini-batches")
 

@@ -15,7 +15,6 @@ Simplified: dropout is off throughout, and all replies are drawn at temperature 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from gpt.console import show
 from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig
+from gpt.training.training_config import TrainingConfig, check_ranges
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
@@ -77,18 +76,10 @@ class PPOConfig:
     vf_coef: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("total_iterations", "batch_size", "num_ppo_epochs", "num_mini_batches", "response_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("kl_coef", "missing_eos_penalty", "vf_coef"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("cliprange", "cliprange_value"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number > 0, got {getattr(self, name)}")
+        check_ranges(self, ">= 1", "total_iterations batch_size num_ppo_epochs num_mini_batches response_length")
+        check_ranges(self, "a number >= 0", "kl_coef missing_eos_penalty vf_coef")
+        check_ranges(self, "in [0, 1]", "gamma lam")
+        check_ranges(self, "a number > 0", "cliprange cliprange_value")
         if self.batch_size < self.num_mini_batches:
             raise ValueError(f"{self.batch_size} replies cannot be dealt to {self.num_mini_batches} mini-batches")
 

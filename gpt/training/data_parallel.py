@@ -31,7 +31,7 @@ from minigrad import Tensor
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
 from ..console import silenced
-from .training_step import Gradients, LossFunction, add_up, divide_gradients, read_numbers, sum_gradients
+from .training_step import LossFunction, add_up, divide_gradients, read_numbers, sum_gradients
 
 T = TypeVar("T")
 
@@ -56,6 +56,14 @@ class Team:
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
+
+    def gradients(self, model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+        """The gradients of a step of the team, each process having its own batches: for `training_step`."""
+        sums, count = sum_gradients(model, batches, loss_fn)
+        self.sum_gradients([p for p in model.parameters() if p.requires_grad])
+        sums, count = self.add_up(sums, count)
+        divide_gradients(model, count)
+        return sums, count
 
     def stop(self) -> NoReturn:
         """End all processes, with exit code 1."""
@@ -150,19 +158,6 @@ class MPITeam(Team):
         self.communicator.Allreduce(self.in_place, self._flat)
         for p, part in zip(parameters, parts, strict=True):
             p.grad = to_device(part.reshape(p.shape), p.device).astype(p.dtype, copy=False)
-
-
-def team_gradients(team: Team) -> Gradients:
-    """How a team computes the gradients of a step: each process those of its share of the batches."""
-
-    def shared_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
-        sums, count = sum_gradients(model, batches, loss_fn)  # of this process's batches
-        team.sum_gradients([p for p in model.parameters() if p.requires_grad])
-        sums, count = team.add_up(sums, count)
-        divide_gradients(model, count)
-        return sums, count
-
-    return shared_gradients
 
 
 @contextlib.contextmanager

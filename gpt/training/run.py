@@ -45,7 +45,7 @@ from .checkpoint import (
     save_checkpoint,
     writing,
 )
-from .data_parallel import ALONE, Team, team_gradients
+from .data_parallel import ALONE, Team
 from .log import RunLog, mean_step
 from .run_folder import arithmetic, check_moments, check_unused, claim, keep_batches, settings_of
 from .training_config import TrainingConfig, prepare_training
@@ -183,7 +183,7 @@ class Run:
     @property
     def gradients(self) -> Gradients:
         """How `training_step` computes gradients: with accumulation, low precision or a team, as the settings say."""
-        return gradients_for(self.training, team_gradients(self.team) if self.team.size > 1 else None)
+        return gradients_for(self.training, self.team.gradients if self.team.size > 1 else None)
 
     # --- the loop ---
 

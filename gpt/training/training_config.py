@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 from minigrad import nn, optim
 from minigrad.muon import Muon, muon_groups
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
+
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    ">= 1": lambda x: x >= 1,
+    ">= 2": lambda x: x >= 2,
+    "a number >= 0": lambda x: 0 <= x < math.inf,
+    "a number > 0": lambda x: 0 < x < math.inf,
+    "in [0, 1]": lambda x: 0 <= x <= 1,
+}
+
+
+def check_ranges(settings: Any, words: str, names: str) -> None:
+    """Raise ValueError unless each of the settings of these names is what the words, one of RANGES, say."""
+    for name in names.split():
+        if not RANGES[words](value := getattr(settings, name)):
+            raise ValueError(f"{name} must be {words}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +60,9 @@ class TrainingConfig:
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_iters", "gradient_accumulation_steps", "log_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("warmup_iters", "eval_interval", "sample_interval", "grad_clip", "learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        check_ranges(self, ">= 1", "max_iters gradient_accumulation_steps log_interval")
+        check_ranges(self, "a number >= 0", "warmup_iters eval_interval sample_interval")
+        check_ranges(self, "a number >= 0", "grad_clip learning_rate weight_decay")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.optimizer not in OPTIMIZERS:
