@@ -4,7 +4,6 @@ the textbook's operations on the same GPU.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import operator
 from functools import partial
@@ -18,6 +17,7 @@ from minigrad import Tensor, optim, use_kernels
 from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
 from minigrad.kernels.cuda.quantized import QuantizedMatrix, dequantize, times_quantized
+from scripts.benchmarks.jobs import in_precision
 from scripts.gpu.timing import seconds_of
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # relative to the largest number of a result
@@ -79,13 +79,9 @@ def check(sizes: Sizes | None = None) -> dict[str, Any]:
         precisions = ["float32"] + (["bfloat16"] if getattr(CUDA[op], "takes_bfloat16", False) else [])
         expected = run(op, case, "textbook", "cpu", np.float64)
         for precision in precisions:
-            error = _error(run(op, case, "fast", "cuda", np.float32, precision), expected)
-            rows[f"{op} {precision}"] = {
-                "error": error,
-                "tolerance": TOLERANCE[precision],
-                "seconds": _seconds(op, case, "fast", precision, sizes.repeats),
-                "generic_seconds": _seconds(op, case, "textbook", precision, sizes.repeats),
-            }
+            found = run(op, case, "fast", "cuda", np.float32, precision)
+            times = [_seconds(op, case, kernels, precision, sizes.repeats) for kernels in ("fast", "textbook")]
+            rows[f"{op} {precision}"] = _row(found, expected, *times, precision)
     rows |= {"AdamW and clipping float32": _adamw(sizes), **_quantized(sizes)}
     return {"passed": all(row["error"] <= row["tolerance"] for row in rows.values()), "rows": rows}
 
@@ -94,7 +90,7 @@ def run(op: str, case: Case, kernels: str, device: str, dtype: Any, precision: s
     """The output of an op and the gradients of its inputs, as NumPy arrays."""
     minigrad.manual_seed(0)
     tensors = _tensors(case, device, dtype)
-    with use_kernels(kernels), _cast(precision):
+    with use_kernels(kernels), in_precision(precision):
         out = getattr(F, op)(*tensors, **case[1])
         out.backward(_dout(out, device))
     return [to_numpy(out.data)] + [to_numpy(t.grad) for t in tensors if isinstance(t, Tensor) and t.grad is not None]
@@ -113,7 +109,7 @@ def _seconds(op: str, case: Case, kernels: str, precision: str, repeats: int) ->
                 tensor.zero_grad()
         return out.data
 
-    with use_kernels(kernels), _cast(precision):
+    with use_kernels(kernels), in_precision(precision):
         return seconds_of(work, repeats)
 
 
@@ -130,14 +126,13 @@ def _dout(out: Tensor, device: str) -> Any:
     return to_device(np.asarray(numbers, out.dtype), device)
 
 
-def _cast(precision: str) -> Any:
-    return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
-
-
-def _error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number of each array."""
+def _row(
+    found: list[np.ndarray], expected: list[np.ndarray], seconds: float, generic: float, precision: str = "float32"
+) -> dict[str, float]:
+    """error: the largest difference, relative to the largest number of each array."""
     errors = [float(np.abs(a - b).max() / (np.abs(b).max() + 1e-9)) for a, b in zip(found, expected, strict=True)]
-    return max(errors) if np.isfinite(errors).all() else 1e9  # JSON has no infinity
+    error = max(errors) if np.isfinite(errors).all() else 1e9  # JSON has no infinity
+    return {"error": error, "tolerance": TOLERANCE[precision], "seconds": seconds, "generic_seconds": generic}
 
 
 # --- what is not an op ------------------------------------------------------------------------------------------------
@@ -169,8 +164,7 @@ def _adamw(sizes: Sizes) -> dict[str, Any]:
     expected, _ = updated("textbook", "cpu", np.float64)
     found, seconds = updated("fast", "cuda", np.float32)
     _, generic = updated("textbook", "cuda", np.float32)
-    error = _error(found, expected)
-    return {"error": error, "tolerance": TOLERANCE["float32"], "seconds": seconds, "generic_seconds": generic}
+    return _row(found, expected, seconds, generic)
 
 
 def _quantized(sizes: Sizes) -> dict[str, Any]:
@@ -186,23 +180,15 @@ def _quantized(sizes: Sizes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, codes, levels, book in (("4-bit", packed, codebook[four], codebook), ("8-bit", eight, eight, None)):
         floats = levels * np.repeat(scales, group, axis=1).astype(np.float64)
-        weight = QuantizedMatrix(
-            to_device(codes, "cuda"),
-            to_device(scales, "cuda"),
-            codebook=None if book is None else to_device(book, "cuda"),
-        )
-        there, dense = to_device(x, "cuda"), to_device(floats.astype(x.dtype), "cuda")
-        product, generic_product = partial(times_quantized, there, weight), partial(operator.matmul, there, dense.T)
-        for what, kernel, expected, generic in (
-            ("product", product, x @ floats.T, generic_product),
-            ("dequantize", partial(dequantize, weight), floats, dense.copy),
+        there = None if book is None else to_device(book, "cuda")
+        weight = QuantizedMatrix(to_device(codes, "cuda"), to_device(scales, "cuda"), codebook=there)
+        row, dense = to_device(x, "cuda"), to_device(floats.astype(x.dtype), "cuda")
+        for what, expected, kernel, generic in (
+            ("product", x @ floats.T, partial(times_quantized, row, weight), partial(operator.matmul, row, dense.T)),
+            ("dequantize", floats, partial(dequantize, weight), dense.copy),
         ):
-            found[f"{name} {what} float32"] = {
-                "error": _error([to_numpy(kernel())], [expected]),
-                "tolerance": TOLERANCE["float32"],
-                "seconds": seconds_of(kernel, sizes.repeats),
-                "generic_seconds": seconds_of(generic, sizes.repeats),
-            }
+            times = [seconds_of(work, sizes.repeats) for work in (kernel, generic)]
+            found[f"{name} {what} float32"] = _row([to_numpy(kernel())], [expected], *times)
     return found
 
 
