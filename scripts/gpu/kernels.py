@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,11 +16,10 @@ import numpy as np
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor, optim, use_kernels
-from minigrad.backend import to_device, to_numpy
+from minigrad.backend import Array, to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
 from minigrad.kernels.cuda.quantized import QuantizedMatrix, dequantize, times_quantized
 from scripts.benchmarks.jobs import in_precision
-from scripts.gpu.timing import seconds_of
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # relative to the largest number of a result
 
@@ -111,6 +112,21 @@ def _seconds(op: str, case: Case, kernels: str, precision: str, repeats: int) ->
 
     with use_kernels(kernels), in_precision(precision):
         return seconds_of(work, repeats)
+
+
+def seconds_of(work: Callable[[], Array], repeats: int) -> float:
+    """The mean time of `work`, which returns an array of its device, after one call that compiles what has to be."""
+    _wait_for(work())
+    started = time.perf_counter()
+    for _ in range(repeats):
+        last = work()
+    _wait_for(last)
+    return (time.perf_counter() - started) / repeats
+
+
+def _wait_for(array: Array) -> Any:
+    """To read a number is to wait until the GPU has computed it, and everything before it."""
+    return array.reshape(-1)[:1].sum().item()
 
 
 def _tensors(case: Case, device: str, dtype: Any) -> list[Any]:
