@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
 A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.
 """
-PARTS = {"pretraining": 1, "sft": 2, "dpo": 3, "ppo": 2}  # by stage: of the text, separated by |
+TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
 TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
 TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
 FOLDER = Path(__file__).parent / "inside"
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "a run, a Hugging Face folder, a GGUF file, or a name; without one, the model of scripts/step.py"
     add("--model", default=None, help=text)
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
-    add("--stage", choices=list(PARTS), default="pretraining", help="whose loss to take a step on")
+    add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")
     add("--as-script", action="store_true", help="write a NumPy script instead of a page")
     add("--out-dir", default="runs/explain", help="folder for the page or the script")
@@ -94,10 +94,9 @@ def tiny_gpt() -> GPT:
 
 def split_text(text: str, stage: str) -> list[str]:
     """The parts of --text. Raises ValueError for another number of them than the stage needs."""
-    parts = text.split("|") if PARTS[stage] > 1 else [text]
-    if len(parts) != PARTS[stage] or not all(parts):
-        form = {2: "prompt|reply", 3: "prompt|better|worse"}.get(PARTS[stage], "some text")
-        raise ValueError(f"--stage {stage} needs --text '{form}', got {text!r}")
+    parts = [text] if stage == "pretraining" else text.split("|")
+    if len(parts) != len(TEXTS[stage].split("|")) or not all(parts):
+        raise ValueError(f"--stage {stage} needs --text '{TEXTS[stage]}', got {text!r}")
     return parts
 
 

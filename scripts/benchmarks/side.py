@@ -106,7 +106,7 @@ def resident_memory() -> int:
 
 
 def report(side: str, at_first: int) -> dict[str, Any]:
-    """Memory, beside the `at_first` bytes before the first step, and the rates of the machine on this side."""
+    """The memory of this process, of which `at_first` bytes were there before the first step; the machine's rates."""
     peak = peak_memory()  # memory before the rates, whose measurement needs memory too
     memory = {"peak_bytes": peak, "resident_bytes": resident_memory(), "job_bytes": peak - at_first}
     rates: dict[str, Any] = {"library": library(side), "sgemm_flops": sgemm_rate(side)}
