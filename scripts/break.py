@@ -307,9 +307,8 @@ def run_wrong_template(out_dir: Path) -> Result:
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     questions = {f"What color is {thing}?": answer for thing, answer in FACTS.items()}
-    conversations = [conversation(question, answer) for question, answer in questions.items()]
+    encoded = [template.encode(conversation(question, answer))[0] for question, answer in questions.items()]
     rng = np.random.default_rng(0)
-    encoded = [template.encode(messages)[0] for messages in conversations]
     ids = np.concatenate([encoded[i] for i in rng.integers(len(encoded), size=1500)])
     curve = smooth(train(model, ids, STEPS))
 

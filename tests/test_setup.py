@@ -49,13 +49,10 @@ class Machine:
         kind = {"venv": "venv", "pip": "pip"}.get(command[2], "check")
         self.done.append(kind)
         self.commands.append(command)
-        if kind == "check":
-            return self.python_says
-        if kind == "venv":
-            return self.venv_result
-        if isinstance(self.pip_result, BaseException):
-            raise self.pip_result
-        return self.pip_result
+        answer = {"check": self.python_says, "venv": self.venv_result, "pip": self.pip_result}[kind]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def run_visibly(self, command: list[str]) -> int:
         self.launched.append(command)
