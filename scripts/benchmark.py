@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
@@ -55,8 +57,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def describe_machine() -> dict[str, Any]:
     """The facts that the figures depend on."""
-    import numpy as np
-
     variables = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     return {
         "processor": _processor(),
@@ -79,12 +79,8 @@ def _processor() -> str:
 
 def _earlier_results(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
     """The results in the file, if they were measured on this machine."""
-    results: dict[str, Any] = {"machine": machine, "rows": {}}
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier.get("machine") == machine:
-            results["rows"] = earlier["rows"]
-    return results
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return earlier if earlier.get("machine") == machine else {"machine": machine, "rows": {}}
 
 
 if __name__ == "__main__":

@@ -228,26 +228,27 @@ BUGS = {
         beside=EXPERTS,
     ),
 }
-OTHERS = {
+TITLES = {name: bug.title for name, bug in BUGS.items()} | {
     "wrong_template": "asked in a template that it was not trained on",
     "mixed_groups": "GRPO compares answers to different questions: np.tile instead of np.repeat",
 }
-NAMES = [*BUGS, *OTHERS]
 
 # --- running them -----------------------------------------------------------------------------------------------------
 
 
 class Result(NamedTuple):
-    """Final losses and texts of the broken and the healthy model; what the check found, and where the check is."""
+    """Final losses and texts of the broken and the healthy model; what the check found, and where the check is.
+
+    entropies: of the attention of both, where they are two models of the same shape.
+    """
 
     loss: float
     healthy_loss: float
-    entropy: float
-    healthy_entropy: float
     text: str
     healthy_text: str
     found: str
     check: str
+    entropies: tuple[float, float] | None = None
 
 
 def attention_entropy(model: GPT, scale: float | None) -> float:
@@ -282,13 +283,17 @@ def run_bug(name: str, out_dir: Path) -> Result:
     bug = BUGS[name]
     curve, text, entropy = learn(bug)
     healthy_curve, healthy_text, healthy_entropy = healthy(bug.beside or dataclasses.replace(HEALTHY, shape=bug.shape))
-    with picture(out_dir, name, f"{name}: {bug.title}") as axes:
+    draw(out_dir, name, healthy_curve, curve, xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
+    where = (bug.check.__doc__ or "").partition(":")[0]
+    found, entropies = bug.check(bug), (entropy, healthy_entropy)
+    return Result(curve[-1], healthy_curve[-1], text, healthy_text, found, where, entropies)
+
+
+def draw(out_dir: Path, name: str, healthy_curve: np.ndarray, curve: np.ndarray, **labels: Any) -> None:
+    with picture(out_dir, name, f"{name}: {TITLES[name]}") as axes:
         axes.plot(healthy_curve, "-", color="black", label="healthy")
         axes.plot(curve, "--", color="black", label=name)
-        axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
-    where = (bug.check.__doc__ or "").partition(":")[0]
-    ends = curve[-1], healthy_curve[-1], entropy, healthy_entropy
-    return Result(*ends, text, healthy_text, bug.check(bug), where)
+        axes.set(**labels)
 
 
 FACTS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "gold": "yellow", "sky": "blue"}
@@ -302,26 +307,26 @@ def run_wrong_template(out_dir: Path) -> Result:
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     questions = {f"What color is {thing}?": answer for thing, answer in FACTS.items()}
-    conversations = [conversation(question, answer) for question, answer in questions.items()]
+    encoded = [template.encode(conversation(question, answer))[0] for question, answer in questions.items()]
     rng = np.random.default_rng(0)
-    encoded = [template.encode(messages)[0] for messages in conversations]
     ids = np.concatenate([encoded[i] for i in rng.integers(len(encoded), size=1500)])
     curve = smooth(train(model, ids, STEPS))
-    asked = {"right": [], "wrong": []}  # type: dict[str, list[str]]
-    for question in questions:
-        right = template.encode(conversation(question), add_generation_prompt=True)[0]
-        wrong = tokenizer.encode(f"### Instruction: {question}\n### Response:")
-        for kind, prompt in (("right", right), ("wrong", wrong)):
-            new = model.generate([prompt], 6, temperature=0, stop_tokens=template.stop_tokens)[0]
-            asked[kind].append(printable(tokenizer.decode(new, skip_special_tokens=True)).strip())
-    share = {kind: float(np.mean([a == b for a, b in zip(asked[kind], questions.values())])) for kind in asked}
-    with picture(out_dir, "wrong_template", f"wrong_template: {OTHERS['wrong_template']}") as axes:
-        axes.bar(["ChatML, as trained", "another template"], list(share.values()), color="0.8", edgecolor="black")
+
+    def answers(prompts: list[list[int]]) -> list[str]:
+        new = [model.generate([ids], 6, temperature=0, stop_tokens=template.stop_tokens)[0] for ids in prompts]
+        return [printable(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in new]
+
+    right = [template.encode(conversation(question), add_generation_prompt=True)[0] for question in questions]
+    wrong = [tokenizer.encode(f"### Instruction: {question}\n### Response:") for question in questions]
+    asked = {"ChatML, as trained": answers(right), "another template": answers(wrong)}
+    shares = [float(np.mean(np.equal(given, list(questions.values())))) for given in asked.values()]
+    with picture(out_dir, "wrong_template", f"wrong_template: {TITLES['wrong_template']}") as axes:
+        axes.bar(list(asked), shares, color="0.8", edgecolor="black")
         axes.set(ylabel="share of right answers", ylim=(0, 1.05))
-    found = "the prompt does not start like the training data" if encoded[0][: len(wrong)] != wrong else ""
-    text, right_text = (" / ".join(asked[kind]) for kind in ("wrong", "right"))
-    nan = float("nan")  # the same model is asked twice
-    return Result(curve[-1], curve[-1], nan, nan, text, right_text, found, "tests/finetune/test_chat.py")
+    starts_alike = encoded[0][: len(wrong[0])] == wrong[0]
+    found = "" if starts_alike else "the prompt does not start like the training data"
+    healthy_text, text = (" / ".join(given) for given in asked.values())
+    return Result(curve[-1], curve[-1], text, healthy_text, found, "tests/finetune/test_chat.py")
 
 
 QUESTIONS, ANSWERS, ROUNDS = 8, 8, 80
@@ -352,17 +357,14 @@ def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[GPT
 def run_mixed_groups(out_dir: Path) -> Result:
     """The loss is the share of wrong answers; what the models write are their answers to the four hard questions."""
     runs = {name: learn_answers(arrange) for name, arrange in (("healthy", np.repeat), ("mixed_groups", np.tile))}
-    with picture(out_dir, "mixed_groups", f"mixed_groups: {OTHERS['mixed_groups']}") as axes:
-        for (name, (_, wrong, _)), line in zip(runs.items(), ("-", "--")):
-            axes.plot(smooth(wrong), line, color="black", label=name)
-        axes.set(xlabel="round", ylabel="wrong answers to hard questions (share), smoothed", ylim=(0, 1.05))
+    healthy_curve, curve = (smooth(wrong) for _, wrong, _ in runs.values())
+    labels = {"xlabel": "round", "ylabel": "wrong answers to hard questions (share), smoothed"}
+    draw(out_dir, "mixed_groups", healthy_curve, curve, **labels, ylim=(0, 1.05))
     best = {name: run[0](np.arange(QUESTIONS // 2)[:, None])[:, -1].data.argmax(axis=-1) for name, run in runs.items()}
     healthy_text, text = (" ".join(map(str, ids)) for ids in best.values())
     most = max(len(set(group)) for group in runs["mixed_groups"][2].tolist())
     found = f"a group holds answers to {most} different questions" if most > 1 else ""
-    healthy_end, end = (float(smooth(wrong)[-1]) for _, wrong, _ in runs.values())
-    nan = float("nan")
-    return Result(end, healthy_end, nan, nan, text, healthy_text, found, "tests/finetune/test_grpo_training.py")
+    return Result(curve[-1], healthy_curve[-1], text, healthy_text, found, "tests/finetune/test_grpo_training.py")
 
 
 RUNNERS = {"wrong_template": run_wrong_template, "mixed_groups": run_mixed_groups}
@@ -375,30 +377,29 @@ def conversation(question: str, answer: str = "") -> list[Message]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("name", nargs="?", choices=[*NAMES, "all"], metavar="NAME|all", help=", ".join(NAMES))
+    parser.add_argument("name", nargs="?", choices=[*TITLES, "all"], metavar="NAME|all", help=", ".join(TITLES))
     parser.add_argument("--out-dir", default="runs/break", help="folder for the pictures")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
-        parser.error(f"name a bug: {', '.join(NAMES)}, or all")
+        parser.error(f"name a bug: {', '.join(TITLES)}, or all")
     use_one_core()
     out_dir = Path(arguments.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     results = {}
-    for name in NAMES if arguments.name == "all" else [arguments.name]:
+    for name in TITLES if arguments.name == "all" else [arguments.name]:
         result = RUNNERS[name](out_dir) if name in RUNNERS else run_bug(name, out_dir)
         results[name] = result
-        title = BUGS[name].title if name in BUGS else OTHERS[name]
-        print(f"\n{name}: {title}")
+        print(f"\n{name}: {TITLES[name]}")
         print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
-        if name in BUGS:
-            print(f"  attention entropy {result.entropy:.2f} nats, healthy {result.healthy_entropy:.2f}")
+        if result.entropies is not None:
+            print("  attention entropy {:.2f} nats, healthy {:.2f}".format(*result.entropies))
         print(f"  writes    {result.text}\n  healthy   {result.healthy_text}")
         print(f"  found by  {result.check}: {result.found or 'NOT FOUND'}", flush=True)
     if arguments.name == "all":
         print(f"\n{'bug':16}{'loss':>6}{'healthy':>9}  found by")
         for name, result in results.items():
-            found_by = result.check if result.found else "NOTHING"
-            print(f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {found_by}")
+            by = result.check if result.found else "NOTHING"
+            print(f"{name:16}{result.loss:6.2f}{result.healthy_loss:9.2f}  {by}")
         print("the loss alone reveals few of them: some bugs lower it, and others hardly change it in so few steps")
     return 0 if all(result.found for result in results.values()) else 1
 

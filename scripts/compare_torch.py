@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
+from gpt.interpretability.activations import hooked
 from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
 from gpt.weights import gpt2_huggingface, llama_huggingface, verification
@@ -41,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_seed(parser)
     arguments = parser.parse_args(argv)
     command_line.set_up(arguments)
-    require_torch()
+    if missing := missing_packages():
+        raise RuntimeError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so there is nothing to "
+            "compare with: pip install -e '.[oracle]' installs what is needed"
+        )
     model = random_model() if arguments.model is None else load_model(arguments.model)[0]
     model.to(arguments.dtype)
     config = model.config
@@ -72,14 +77,9 @@ def random_model() -> GPT:
 # --- the other side: transformers -------------------------------------------------------------------------------------
 
 
-def require_torch() -> None:
-    """Raise RuntimeError, with the way out, where torch or transformers is missing."""
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RuntimeError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so there is nothing to "
-            "compare with: pip install -e '.[oracle]' installs what is needed"
-        )
+def missing_packages() -> list[str]:
+    """Those of torch and transformers that are not installed."""
+    return [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
 
 
 def carried_over(model: LanguageModel) -> Any:
@@ -151,15 +151,13 @@ def from_folder(folder: Path, dtype: str) -> Any:
     return model.to(getattr(torch, dtype)).eval()
 
 
-def torch_trace(
-    model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8
-) -> Trace:
+def torch_trace(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, targets: np.ndarray) -> Trace:
     """`verification.trace` for a model of transformers."""
     import torch
 
     found: dict[str, np.ndarray] = {}
 
-    def note(stage: Stage) -> Any:
+    def keep(stage: Stage) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             value = arguments[0] if stage.of_input else output
             value = value[0] if isinstance(value, tuple | list) else value  # outputs of several parts
@@ -168,29 +166,24 @@ def torch_trace(
 
         return hook
 
-    hooks = []
-    for stage in verification.stages(config):
-        name = stage.module
-        if isinstance(config, GPTConfig) and config.norm == "post":
-            name = ".".join(GPT1_NAMES.get(part, part) for part in name.split("."))
-        hooks.append(model.get_submodule(name).register_forward_hook(note(stage)))
-    tokens = torch.from_numpy(ids)
-    logits = model(tokens).logits
-    for handle in hooks:
-        handle.remove()
+    hooks = {stage.module: keep(stage) for stage in verification.stages(config)}
+    if isinstance(config, GPTConfig) and config.norm == "post":
+        hooks = {".".join(GPT1_NAMES.get(part, part) for part in name.split(".")): hooks[name] for name in hooks}
+    with hooked(model, hooks):  # modules of PyTorch have the same methods as ours
+        logits = model(torch.from_numpy(ids)).logits
     rows = logits.reshape(-1, logits.shape[-1])
     loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
     loss.backward()
     gradients = {our_name(name): _turned(name, p.grad.numpy()) for name, p in model.named_parameters()}
     model.zero_grad()
-    return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids, new_tokens))
+    return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids))
 
 
-def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, new_tokens: int) -> list[list[int]]:
-    """The tokens that transformers' own `generate` appends to ids (B, T)."""
+def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray) -> list[list[int]]:
+    """The tokens that transformers' own `generate` appends to ids (B, T): as many as `verification.trace` does."""
     import torch
 
-    new_tokens = min(new_tokens, config.block_size - ids.shape[1])
+    new_tokens = min(8, config.block_size - ids.shape[1])
     if new_tokens <= 0:
         return [[] for _ in ids]
     options: dict[str, Any] = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}

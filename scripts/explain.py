@@ -23,7 +23,7 @@ from minigrad.inspection import Recording, record
 from scripts.inside.flat_script import flat_script
 from scripts.inside.step_data import LIMITS, step_data
 from scripts.shared import command_line
-from scripts.shared.web_page import data_script, page
+from scripts.shared.web_page import POLICY, data_script, page
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
@@ -33,8 +33,7 @@ EXAMPLES = """examples:
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
 A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.
 """
-STAGES = ("pretraining", "sft", "dpo", "ppo")
-PARTS = {"pretraining": 1, "sft": 2, "dpo": 3, "ppo": 2}  # of the text, separated by |
+TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
 TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
 TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
 FOLDER = Path(__file__).parent / "inside"
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "a run, a Hugging Face folder, a GGUF file, or a name; without one, the model of scripts/step.py"
     add("--model", default=None, help=text)
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
-    add("--stage", choices=STAGES, default="pretraining", help="whose loss to take a step on")
+    add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")
     add("--as-script", action="store_true", help="write a NumPy script instead of a page")
     add("--out-dir", default="runs/explain", help="folder for the page or the script")
@@ -71,15 +70,16 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.perf_counter() - began
     folder = Path(arguments.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("step" if arguments.stage == "pretraining" else arguments.stage)
     if arguments.as_script:
-        path = folder / f"{name_of(arguments.stage)}.py"
+        path = path.with_suffix(".py")
         write_text(path, flat_script(recording))
         print(f"script: {path.as_posix()}")
         return 0
     title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
     data = step_data(recording, title, [texts[i] for i in ids])
-    path = folder / f"{name_of(arguments.stage)}.html"
-    write_text(path, step_page(title, data))
+    path = path.with_suffix(".html")
+    write_text(path, inside_page("step", title, data))
     megabytes = path.stat().st_size / 1e6
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({megabytes:.1f} MB)")
@@ -92,17 +92,11 @@ def tiny_gpt() -> GPT:
     return GPT(GPTConfig(vocab_size=8, n_embd=4, block_size=3, n_layer=1, n_head=2))
 
 
-def name_of(stage: str) -> str:
-    """The name of a stage's file."""
-    return "step" if stage == "pretraining" else stage
-
-
 def split_text(text: str, stage: str) -> list[str]:
     """The parts of --text. Raises ValueError for another number of them than the stage needs."""
-    parts = text.split("|") if PARTS[stage] > 1 else [text]
-    if len(parts) != PARTS[stage] or not all(parts):
-        form = {2: "prompt|reply", 3: "prompt|better|worse"}.get(PARTS[stage], "some text")
-        raise ValueError(f"--stage {stage} needs --text '{form}', got {text!r}")
+    parts = [text] if stage == "pretraining" else text.split("|")
+    if len(parts) != len(TEXTS[stage].split("|")) or not all(parts):
+        raise ValueError(f"--stage {stage} needs --text '{TEXTS[stage]}', got {text!r}")
     return parts
 
 
@@ -148,10 +142,10 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
     return recording, ids
 
 
-def step_page(title: str, data: dict[str, Any]) -> str:
-    """The page, with its data, style and script inside."""
-    html, style, script = (read_text(FOLDER / f"step.{kind}") for kind in ("html", "css", "js"))
-    return page(title, html + data_script(data), [read_text(COMMON), script], [style])
+def inside_page(name: str, title: str, data: dict[str, Any], policy: str = POLICY) -> str:
+    """The page of inside/NAME.html, with its data, style and script inside."""
+    html, style, script = (read_text(FOLDER / f"{name}.{kind}") for kind in ("html", "css", "js"))
+    return page(title, html + data_script(data), [read_text(COMMON), script], [style], policy)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import webbrowser
 
-from gpt.files import read_text
 from minigrad import use_kernels
-from scripts.explain import COMMON, FOLDER
+from scripts.explain import inside_page
 from scripts.inside.local_server import LocalServer
 from scripts.inside.look import Looker
 from scripts.shared import command_line
-from scripts.shared.web_page import POLICY, data_script, page
+from scripts.shared.web_page import POLICY
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it
@@ -43,10 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def explorer_page(model: str, text: str) -> str:
     """The page. Its script may connect to the server that it came from, and to no other."""
-    html, style, script = (read_text(FOLDER / f"explore.{kind}") for kind in ("html", "css", "js"))
     policy = f"{POLICY}; connect-src 'self'"
-    data = data_script({"model": model, "text": text})
-    return page(f"Explore {model}", html + data, [read_text(COMMON), script], [style], policy)
+    return inside_page("explore", f"Explore {model}", {"model": model, "text": text}, policy)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from finetune.quantization import QuantizationConfig, QuantizationReport, memory
 from finetune.quantization.convert import CALIBRATED, METHODS
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
-from gpt.model.language_model import LanguageModel
 from gpt.training.batches import sequential_batches
 from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
@@ -77,15 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
         arguments.double_quant, not arguments.float_embedding,
     )  # fmt: skip
-    with writing(arguments.out_dir):
-        made = _make(arguments, config, arguments.out_dir)
-    _show_layers(made.report)
-    print(
-        f"took {made.seconds:.1f} s and at most {_megabytes(made.peak)} of memory, {_megabytes(made.more)} more than "
-        f"before (the float model has {_megabytes(made.report.bytes_before)})"
-    )
-    after = _measure(made.model, made.to_test, arguments.out_dir)
-    del made
+    after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after)
     folder = arguments.out_dir
     print(f"saved in {folder}; to generate text with it:\n  python scripts/generate.py --model {folder}")
@@ -98,14 +89,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     for folder in folders.values():
         check_unused(folder, can_resume=False)
     rows = {"float32": _measure_float(arguments)}
-    for name, config in COMPARED.items():
-        with writing(folders[name]):
-            made = _make(arguments, config, folders[name].as_posix())
-        print(f"took {made.seconds:.1f} s")
-        rows[name] = _measure(made.model, made.to_test, folders[name])
-        del made
-    units = {"perplexity": "perplexity", "size on disk": "on disk", "weights in memory": "in memory"}
-    header = "".join(f"{unit:>14}" for unit in units.values())
+    rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
+    header = "".join(f"{unit:>14}" for unit in ("perplexity", "on disk", "in memory"))
     print(f"\n{'':<10}{header}{'tokens/s':>12}{'perplexity over float32':>27}")
     for name, row in rows.items():
         cells = [f"{row['perplexity']:,.2f}", _megabytes(row["size on disk"]), _megabytes(row["weights in memory"])]
@@ -118,37 +103,38 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Made(NamedTuple):
-    """A quantized model with a report on its layers; seconds taken, peak bytes, and peak bytes beyond those before."""
+def _quantized(
+    arguments: argparse.Namespace, config: QuantizationConfig, folder: Path, in_detail: bool = False
+) -> dict[str, float]:
+    """Load the float model, quantize it, save it in `folder`, and measure it.
 
-    model: LanguageModel
-    report: QuantizationReport
-    to_test: np.ndarray
-    seconds: float
-    peak: int
-    more: int
-
-
-def _make(arguments: argparse.Namespace, config: QuantizationConfig, out_dir: str) -> Made:
-    """Load the float model, quantize it, and save it in `out_dir`."""
-    check_unused(Path(out_dir), can_resume=False)
-    tracemalloc.start()
-    model, tokenizer = load_model(arguments.model)
-    length = min(model.config.block_size, LONGEST)
-    to_read, to_test = _tokens(arguments.calibration, tokenizer, length)
-    calibration = None
-    if config.method in CALIBRATED:
-        rng = np.random.default_rng(arguments.seed)
-        calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
-    read = "" if calibration is None else f", reading {calibration.size:,} tokens of {arguments.calibration}"
-    print(f"quantizing {model.num_parameters():,} weights with {config.method}, {config.bits} bits{read}", flush=True)
-    started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
-    tracemalloc.reset_peak()
-    report = quantize(model, config, calibration)
-    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    save_quantized(out_dir, model, config, tokenizer)
-    return Made(model, report, to_test, seconds, peak, peak - before)
+    in_detail: print what became of each layer, and the memory that this took.
+    """
+    with writing(folder):
+        check_unused(folder, can_resume=False)
+        tracemalloc.start()
+        model, tokenizer = load_model(arguments.model)
+        length = min(model.config.block_size, LONGEST)
+        to_read, to_test = _tokens(arguments.calibration, tokenizer, length)
+        calibration, read = None, ""
+        if config.method in CALIBRATED:
+            rng = np.random.default_rng(arguments.seed)
+            calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
+            read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
+        weights = model.num_parameters()
+        print(f"quantizing {weights:,} weights with {config.method}, {config.bits} bits{read}", flush=True)
+        started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        report = quantize(model, config, calibration)
+        took, peak = f"took {time.perf_counter() - started:.1f} s", tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        save_quantized(folder, model, config, tokenizer)
+    if in_detail:
+        _show_layers(report)
+        took += f" and at most {_megabytes(peak)} of memory, {_megabytes(peak - before)} more than before "
+        took += f"(the float model has {_megabytes(report.bytes_before)})"
+    print(took)
+    return _measure(model, to_test, folder)
 
 
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:

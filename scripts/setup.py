@@ -84,13 +84,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "  lint      run ruff and mypy\n"
         "  install   only make .venv\n",
     )
-    parser.add_argument(
-        "--with",
-        dest="extras",
-        default="",
-        metavar="EXTRAS",
-        help="also install these extras of setup.cfg, separated by commas (oracle,dev,smollm)",
-    )
+    text = "also install these extras of setup.cfg, separated by commas (oracle,dev,smollm)"
+    parser.add_argument("--with", dest="extras", default="", metavar="EXTRAS", help=text)
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -198,9 +193,8 @@ def why_remake(stamp: dict) -> str:
         return "the last installation did not finish"
     if stamp.get("root", str(ROOT)) != str(ROOT):
         return "the folder was moved"
-    code, output = run_and_capture(
-        [str(venv_python()), "-c", "import pip, sys; print('{}.{}'.format(*sys.version_info))"]
-    )
+    says_version = "import pip, sys; print('{}.{}'.format(*sys.version_info))"
+    code, output = run_and_capture([str(venv_python()), "-c", says_version])
     if code != 0:
         return "its Python or its pip does not start"
     return "" if output.split() == [PYTHON_VERSION] else f"it was made for Python {output.strip()}"

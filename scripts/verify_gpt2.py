@@ -10,7 +10,6 @@ transformers is installed, and read it with --reference.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from gpt.weights import hub, pretrained, verification
 from gpt.weights.verification import Comparison, Trace
+from scripts import compare_torch
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.reference is not None:
         reference, of = verification.load_trace(arguments.reference)
         check_comparable(model.config, of, arguments.reference)
-    elif find_torch():
-        reference = live_reference(folder, model, batch(tokenizer, model.config), arguments.dtype)
+    elif not compare_torch.missing_packages():
+        reference = live_reference(folder, model, tokenizer, arguments.dtype)
     elif arguments.save_reference is not None:
         raise ValueError("--save-reference needs transformers: pip install -e '.[oracle]'")
     if reference is None:
@@ -131,27 +131,16 @@ def check_count(model: GPT) -> list[str]:
 # --- (2) computation --------------------------------------------------------------------------------------------------
 
 
-def find_torch() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
-
-
-def batch(tokenizer: Tokenizer, config: GPTConfig) -> np.ndarray:
-    """The passage's tokens as rows of a batch and of its targets: (2, rows, columns)."""
-    columns = min(COLUMNS, config.block_size)
-    ids = np.resize(tokenizer.encode(PASSAGE), ROWS * columns + 1)
-    return np.stack([ids[:-1].reshape(ROWS, columns), ids[1:].reshape(ROWS, columns)])
-
-
-def live_reference(folder: Path, model: GPT, ids_and_targets: np.ndarray, dtype: str) -> Trace:
-    """The results of transformers, computed from the folder's own files where it can read them."""
-    from scripts import compare_torch
-
+def live_reference(folder: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Trace:
+    """The results of transformers for the passage, computed from the folder's own files where it can read them."""
     if has_checkpoint(folder):
         other = compare_torch.carried_over(model.to(dtype))
     else:
         other = compare_torch.from_folder(folder, dtype)
-    ids, targets = ids_and_targets
-    return compare_torch.torch_trace(other, model.config, ids, targets)
+    columns = min(COLUMNS, model.config.block_size)
+    ids = np.resize(tokenizer.encode(PASSAGE), ROWS * columns + 1)
+    inputs, targets = ids[:-1].reshape(ROWS, columns), ids[1:].reshape(ROWS, columns)
+    return compare_torch.torch_trace(other, model.config, inputs, targets)
 
 
 def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) -> None:

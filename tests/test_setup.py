@@ -14,6 +14,14 @@ from scripts import setup
 PYTHON = setup.PYTHON_VERSION
 MADE_BY_HAND = "made by hand"
 PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
+THOROUGH = [*PYTEST, "-m", "", "--hypothesis-profile=thorough"]
+ON_CUDA = [*PYTEST, "--device=cuda", "-m", "not slow and not oracle", "tests/minigrad", "tests/gpt", "tests/finetune"]
+NO_PACKAGE = "ERROR: No matching distribution found for numpy>=99"
+NO_NETWORK = (
+    "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError('<HTTPSConnection>: "
+    "Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/\n"
+    f"{NO_PACKAGE}"
+)
 
 
 class Machine:
@@ -41,13 +49,10 @@ class Machine:
         kind = {"venv": "venv", "pip": "pip"}.get(command[2], "check")
         self.done.append(kind)
         self.commands.append(command)
-        if kind == "check":
-            return self.python_says
-        if kind == "venv":
-            return self.venv_result
-        if isinstance(self.pip_result, BaseException):
-            raise self.pip_result
-        return self.pip_result
+        answer = {"check": self.python_says, "venv": self.venv_result, "pip": self.pip_result}[kind]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def run_visibly(self, command: list[str]) -> int:
         self.launched.append(command)
@@ -85,21 +90,14 @@ def test_the_second_call_installs_nothing(machine, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_changed_requirements_are_installed_into_the_same_environment(machine):
+def test_changed_requirements_and_new_extras_are_installed_into_the_same_environment(machine):
     machine.call("test")
     machine.write_settings("numpy>=2.1")
-    machine.call("test")
-    assert machine.done == ["check", "pip"]
-    machine.call("test")
-    assert machine.done == ["check"]
-
-
-def test_extras_are_added_and_stay(machine):
-    machine.call("test")
-    machine.call("--with", "oracle", "test")
-    assert machine.done == ["check", "pip"]
-    machine.call("test")
-    assert machine.done == ["check"]
+    for more in ([], ["--with", "oracle"]):
+        machine.call(*more, "test")
+        assert machine.done == ["check", "pip"]
+        machine.call("test")
+        assert machine.done == ["check"]
     machine.call("lint")
     assert machine.done == ["check", "pip"]
     assert machine.commands[-1][-1] == ".[all,dev,oracle]"
@@ -116,12 +114,8 @@ def test_a_half_made_environment_is_made_again(machine, capsys, interruption):
     assert machine.done == ["venv", "pip"]
     assert not (machine.venv / "half a package").exists()
     assert "Making .venv again: the last installation did not finish" in capsys.readouterr().out
-
-
-def test_an_interrupted_update_is_made_again(machine):
-    machine.call("test")
     machine.write_settings("numpy>=2.1")
-    machine.pip_result = KeyboardInterrupt()
+    machine.pip_result = interruption  # of an update, too
     machine.call("test")
     machine.pip_result = (0, "")
     machine.call("test")
@@ -169,38 +163,27 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["demo", "--help"], ["scripts/demo.py", "--help"]),
-        (["pipeline", "--short"], ["scripts/pipeline.py", "--short"]),
-        (["test", "-k", "a or b", "--with", "x"], [*PYTEST, "-k", "a or b", "--with", "x"]),
-        (["--with=dev", "test", "-x"], [*PYTEST, "-x"]),
-        (["test-all", "-x"], [*PYTEST, "-m", "", "--hypothesis-profile=thorough", "-x"]),
+        (["demo", "--help"], [["scripts/demo.py", "--help"]]),
+        (["pipeline", "--short"], [["scripts/pipeline.py", "--short"]]),
+        (["test", "-k", "a or b", "--with", "x"], [[*PYTEST, "-k", "a or b", "--with", "x"]]),
+        (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
+        (["test-all", "-x"], [[*THOROUGH, "-x"]]),
+        (["test-all"], [THOROUGH, ON_CUDA]),
+        (["lint", "--fix"], [["-m", "ruff", "check", ".", "--fix"], ["-m", "mypy"]]),
+        (["install"], []),
     ],
 )
-def test_arguments_are_passed_on(machine, argv, expected):
+def test_what_each_command_runs(machine, argv, expected, capsys):
     assert machine.call(*argv) == 0
-    assert machine.launched == [[str(setup.venv_python()), *expected]]
-
-
-def test_all_tests_run_on_a_second_device_too(machine):
-    assert machine.call("test-all") == 0
-    again = [*PYTEST, "--device=cuda", "-m", "not slow and not oracle"]
-    assert [command[1:] for command in machine.launched][1:] == [
-        [*again, "tests/minigrad", "tests/gpt", "tests/finetune"]
-    ]
-
-
-def test_install_runs_nothing_and_says_where_python_is(machine, capsys):
-    assert machine.call("install") == 0
-    assert machine.launched == []
-    assert str(setup.venv_python()) in capsys.readouterr().out
+    assert machine.launched == [[str(setup.venv_python()), *command] for command in expected]
+    assert (f"Ready: {setup.venv_python()}" in capsys.readouterr().out) == (argv == ["install"])
 
 
 def test_the_exit_code_is_that_of_what_was_run(machine):
-    machine.exit_codes = [5]
-    assert machine.call("test") == 5
-    machine.exit_codes = [1]
-    assert machine.call("lint") == 1
-    assert len(machine.launched) == 1  # mypy is not started after ruff has failed
+    for command, code in (("test", 5), ("lint", 1)):
+        machine.exit_codes = [code]
+        assert machine.call(command) == code
+        assert len(machine.launched) == 1  # mypy is not started after ruff has failed
 
 
 def test_exit_codes_of_real_processes():
@@ -232,35 +215,22 @@ def test_an_old_python_is_refused_in_one_sentence():
 
 
 def test_an_old_python_can_read_far_enough_to_refuse():
-    source = Path(setup.__file__).read_text(encoding="utf-8")
-    ast.parse(source, feature_version=(3, 8))
+    ast.parse(Path(setup.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
-def test_failing_pip_is_quoted(machine, capsys):
-    machine.pip_result = (1, "ERROR: No matching distribution found for numpy>=99")
-    assert machine.call("test") == 1
-    error = capsys.readouterr().err
-    assert "numpy>=99" in error and "pip could not install" in error
-
-
-def test_a_missing_network_is_one_sentence(machine, capsys):
-    machine.pip_result = (
-        1,
-        "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError('<HTTPSConnection>: "
-        "Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/\n"
-        "ERROR: No matching distribution found for numpy>=2.0",
-    )
-    assert machine.call("test") == 1
-    error = capsys.readouterr().err
-    assert "package index cannot be reached" in error
-    assert len(error.strip().splitlines()) == 1
-
-
-def test_failing_venv_is_quoted(machine, capsys):
-    machine.venv_result = (1, "Error: no space left")
-    assert machine.call("test") == 1
-    assert "no space left" in capsys.readouterr().err
-    assert machine.done == ["venv"]
+@pytest.mark.parametrize(
+    ("step", "output", "said"),
+    [
+        ("venv", "Error: no space left", "Error: no space left\nThe virtual environment could not be made"),
+        ("pip", NO_PACKAGE, f"{NO_PACKAGE}\npip could not install"),
+        ("pip", NO_NETWORK, "The package index cannot be reached"),  # and nothing is quoted
+    ],
+)
+def test_what_fails_is_quoted_but_for_a_missing_network(machine, capsys, step, output, said):
+    setattr(machine, f"{step}_result", (1, output))
+    assert machine.call("test") == 1 and machine.done[-1] == step
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(said) and len(error.splitlines()) == len(said.splitlines())
 
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
@@ -290,17 +260,13 @@ def test_a_full_disk_is_said(machine, monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_an_unknown_extra_is_refused(machine, capsys):
+def test_an_unknown_extra_or_command_is_refused(machine, capsys):
     assert machine.call("--with", "orcale", "test") == 1
     assert "no extra orcale: choose from all, dev, oracle" in capsys.readouterr().err
-    assert machine.done == []
-
-
-def test_an_unknown_command_is_refused(machine, capsys):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         machine.call("tset")
-    assert stop.value.code == 2
     assert "invalid choice: 'tset'" in capsys.readouterr().err
+    assert machine.done == []
 
 
 def test_the_model_is_installed_without_what_would_be_compiled_for_it(machine, capsys):

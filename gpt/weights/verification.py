@@ -11,12 +11,10 @@ file or computed on the spot. Compare in float64, where rounding hides nothing.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +25,7 @@ from minigrad.nn.module import evaluating
 from minigrad.notebook import report_html
 
 from ..files import StrPath, atomic_write, open_regular
+from ..interpretability.activations import hooked
 from ..model.config import GPTConfig, LlamaConfig
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
@@ -83,7 +82,7 @@ _LLAMA_BLOCK = [
     Stage("self_attn.k_proj", "self_attn.k_proj", "keys, not turned yet",    _ROWS),
     Stage("self_attn.v_proj", "self_attn.v_proj", "values",                  "its weight"),
     Stage("self_attn.heads",  "self_attn.o_proj", "what the heads found",    _ROTATION, of_input=True),
-    Stage("self_attn",        "self_attn.o_proj", "attention's output",      "o_proj: its weight"),
+    Stage("self_attn",        "self_attn",        "attention's output",      "o_proj: its weight"),
     Stage("post_attention_layernorm", "post_attention_layernorm", "second norm", _RMS_NORM),
     Stage("mlp.gate_proj",    "mlp.gate_proj",    "the gate",                "its weight"),
     Stage("mlp.up_proj",      "mlp.up_proj",      "what the gate lets pass", "its weight"),
@@ -150,17 +149,16 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
 def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
-    def note(stage: Stage, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
-            output = module.forward(*arguments)
-        found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
+    def keep(stage: Stage) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
+                output = module.forward(*arguments)
+            found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
 
-    with contextlib.ExitStack() as stack:
-        for stage in stages(model.config):
-            hook = model.get_submodule(stage.module).register_forward_hook(functools.partial(note, stage))
-            stack.callback(hook.remove)
-        with no_grad():
-            model(ids)
+        return hook
+
+    with no_grad(), hooked(model, {stage.module: keep(stage) for stage in stages(model.config)}):
+        model(ids)
     return found
 
 
@@ -294,13 +292,11 @@ def load_trace(path: StrPath) -> tuple[Trace, GPTConfig | LlamaConfig]:
         settings = json.loads(str(arrays["config"]))
         config_class: type[GPTConfig | LlamaConfig] = LlamaConfig if "rope_theta" in settings else GPTConfig
         config = config_class.from_dict(settings)
-        parts: dict[str, dict[str, np.ndarray]] = {"activation": {}, "gradient": {}}
-        for key, array in arrays.items():
-            kind, _, name = key.partition("/")
-            if name:
-                parts[kind][name] = array
+        activations, gradients = (
+            {key.removeprefix(kind): array for key, array in arrays.items() if key.startswith(kind)}
+            for kind in ("activation/", "gradient/")
+        )
         loss, continuation = float(arrays["loss"]), arrays["continuation"].tolist()
-        inputs = arrays["ids"], arrays["targets"]
-        return Trace(*inputs, parts["activation"], parts["gradient"], loss, continuation), config
+        return Trace(arrays["ids"], arrays["targets"], activations, gradients, loss, continuation), config
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a reference from --save-reference, or is damaged ({error})") from None

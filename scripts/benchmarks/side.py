@@ -1,8 +1,7 @@
 """One side of a comparison: takes a step when told to, and reports. A process of its own, it has its own memory.
 
-Reads lines on standard input, answers each with one line of JSON: "step" -> {"seconds", "result"}, "sgemm" ->
-{"flops"}, "read" -> {"bytes_per_second"}, "memory" -> {"bytes", "resident", "more_than_at_first"}. The parent
-(sides.py) lets two of these take turns, so both see the same machine.
+Reads lines on standard input, and answers each with one line of JSON: "step" with {"seconds"}, "report" with what
+`report` returns. The parent (sides.py) lets two of these take turns, so both see the same machine.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import os
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,7 @@ def read_rate(size: int = 2**26) -> float:
 
 def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
     """The median time of `work`, after one call that is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[1:]))
+    return float(np.median(timeit.repeat(work, number=1, repeat=repeats + 1)[1:]))
 
 
 def peak_memory() -> int:
@@ -110,24 +105,27 @@ def resident_memory() -> int:
     return int(statm.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def report(side: str, at_first: int) -> dict[str, Any]:
+    """The memory of this process, of which `at_first` bytes were there before the first step; the machine's rates."""
+    peak = peak_memory()  # memory before the rates, whose measurement needs memory too
+    memory = {"peak_bytes": peak, "resident_bytes": resident_memory(), "job_bytes": peak - at_first}
+    rates: dict[str, Any] = {"library": library(side), "sgemm_flops": sgemm_rate(side)}
+    if side not in OPPONENTS:
+        rates["read_bytes_per_second"] = read_rate()
+    return memory | rates
+
+
 def main() -> None:
     side, kind, *arguments = sys.argv[1:]
     work = job(side, kind, arguments)
     at_first = peak_memory()
     for line in sys.stdin:
-        command = line.strip()
-        if command == "step":
+        if line.strip() == "step":
             started = time.perf_counter()
-            result = work.step()
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - started, "result": result}
-        elif command == "sgemm":
-            answer = {"flops": sgemm_rate(side)}
-        elif command == "read":
-            answer = {"bytes_per_second": read_rate()}
-        elif command == "memory":
-            peak = peak_memory()
-            answer = {"bytes": peak, "resident": resident_memory(), "more_than_at_first": peak - at_first}
-            answer["library"] = library(side)
+            work.step()
+            answer = {"seconds": time.perf_counter() - started}
+        else:
+            answer = report(side, at_first)
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 

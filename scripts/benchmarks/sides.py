@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.backend import usable_cores
-from scripts.benchmarks.side import OPPONENTS
 
 PAUSE = 0.5  # seconds before each step, in which the idle threads of the other side stop spinning
 
@@ -51,9 +50,7 @@ class Side:
         return json.loads(line)
 
     def close(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()  # closes its input, which ends it
 
 
 def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, warmup: int = 2) -> dict[str, Any]:
@@ -67,19 +64,9 @@ def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, w
         for side, worker in workers.items():
             time.sleep(PAUSE)
             seconds[side].append(worker.ask("step")["seconds"])
-    results: dict[str, Any] = {}
+    results = {}
     for side, worker in workers.items():
-        memory = worker.ask("memory")  # before the other measurements, which need memory too
-        results[side] = {
-            "seconds": statistics.median(seconds[side]),
-            "all_seconds": seconds[side],
-            "peak_bytes": memory["bytes"],
-            "resident_bytes": memory["resident"],
-            "job_bytes": memory["more_than_at_first"],
-            "library": memory["library"],
-            "sgemm_flops": worker.ask("sgemm")["flops"],
-        }
-        if side not in OPPONENTS:
-            results[side]["read_bytes_per_second"] = worker.ask("read")["bytes_per_second"]
+        times = {"seconds": statistics.median(seconds[side]), "all_seconds": seconds[side]}
+        results[side] = times | worker.ask("report")
         worker.close()
     return results

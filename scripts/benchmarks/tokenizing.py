@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.training.corpora import load_corpus
+from scripts.benchmarks.sides import installed
 
 NAMES = ["tokenizer"]
 VOCAB_SIZE = 4096
@@ -28,7 +28,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     }
     if (fast := tokenizer.fast) is not None:
         encoders["tiktoken"] = lambda: fast.encode_ordinary(corpus.text)
-    if importlib.util.find_spec("tokenizers"):
+    if installed("tokenizers"):
         training["tokenizers"], encoders["tokenizers"] = _tokenizers(tokenizer, corpus.text)
     expected = tokenizer.encode(corpus.text)
     for who, encode in encoders.items():
@@ -53,12 +53,7 @@ def _tokenizers(tokenizer: Tokenizer, text: str) -> tuple[float, Callable[[], li
 
 def seconds(function: Callable[[], Any], times: int) -> float:
     """The shortest of `times` runs."""
-    durations = []
-    for _ in range(times):
-        started = time.perf_counter()
-        function()
-        durations.append(time.perf_counter() - started)
-    return min(durations)
+    return min(timeit.repeat(function, number=1, repeat=times))
 
 
 def lines(row: dict[str, Any]) -> list[str]:

@@ -85,13 +85,7 @@ class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
     def __init__(
-        self,
-        preset: str,
-        prompt: int,
-        new_tokens: int,
-        device: str = "cpu",
-        precision: str = "float32",
-        texts: int = 1,
+        self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32", texts: int = 1
     ):
         GPT2Config, GPT2LMHeadModel = _transformers()
         config = GPTConfig.preset(preset)
@@ -105,10 +99,13 @@ class Generation:
         with self.in_precision:
             if self.new_tokens == 0:  # prefill: the scores of the next token after the prompt
                 return self.model(self.prompt, logits_to_keep=1, use_cache=True).logits[0, -1, 0].item()
-            return float(_write(self.model, self.prompt, self.new_tokens).shape[1])
+            options = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "do_sample": False}
+            mask = torch.ones_like(self.prompt)
+            written = self.model.generate(self.prompt, attention_mask=mask, pad_token_id=0, **options)
+            return float(written.shape[1])
 
 
-class SmolLM2:
+class SmolLM2(Generation):
     """The same weights, from a folder that we have written, in transformers' own generate."""
 
     def __init__(self, folder: str, prompt: int, new_tokens: int):
@@ -116,17 +113,8 @@ class SmolLM2:
 
         _transformers()  # no progress bars
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.in_precision = in_precision("cpu", "float32")
         self.prompt, self.new_tokens = torch.from_numpy(token_ids(self.model.config, 1, prompt)), new_tokens
-
-    @torch.no_grad()
-    def step(self) -> float:
-        return float(len(_write(self.model, self.prompt, self.new_tokens)[0]))
-
-
-def _write(model: Any, prompt: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Greedy, exactly so many tokens."""
-    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
-    return model.generate(prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **options)
 
 
 class Loading:

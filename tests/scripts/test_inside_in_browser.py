@@ -25,7 +25,8 @@ def number(text):
 def recorded(tmp_path_factory):
     recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     path = tmp_path_factory.mktemp("inside") / "step.html"
-    path.write_text(explain.step_page("One step", step_data(recording, "One step", list("3141"))), encoding="utf-8")
+    data = step_data(recording, "One step", list("3141"))
+    path.write_text(explain.inside_page("step", "One step", data), encoding="utf-8")
     return path, recording
 
 

@@ -92,14 +92,11 @@ def test_all_methods_in_one_table(source, family, tmp_path, capsys):
     assert "--bits does not go with --compare" in refusal(quantize.main, capsys, *options, "--bits", 4)
 
 
-def test_an_existing_model_is_never_overwritten(source, capsys):
-    model, text = source
+def test_a_model_is_neither_overwritten_nor_quantized_twice(source, tmp_path, capsys):
+    model, _ = source
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     assert "holds a run already" in refusal(quantize.main, capsys, "--model", model, "--out-dir", model)
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
-
-
-def test_a_quantized_model_is_not_quantized_again(source, tmp_path, capsys):
     assert quantized(source, tmp_path / "q") == 0
     sentence = refusal(quantize.main, capsys, "--model", tmp_path / "q", "--out-dir", tmp_path / "again")
     assert "does not describe a minigrad-gpt" in sentence or "quantize" in sentence

@@ -77,23 +77,8 @@ def transpose(name):
     return change
 
 
-def zero(name):
-    def change(tensors):
-        tensors[name][...] = 0
-
-    return change
-
-
-def swap_blocks(tensors):
-    for name in [name for name in tensors if name.startswith("transformer.h.0.")]:
-        other = name.replace("h.0.", "h.1.")
-        tensors[name], tensors[other] = tensors[other], tensors[name]
-
-
 MISTAKES = [
     (transpose("transformer.h.0.attn.c_proj.weight"), {}, "h.0.attn (attention's output)"),
-    (zero("transformer.h.1.mlp.c_fc.bias"), {}, "h.1.mlp.c_fc (the MLP's first layer)"),
-    (swap_blocks, {}, "h.0.ln_1 (first layer norm)"),
     (list, {"layer_norm_epsilon": 1e-6}, "h.0.ln_1 (first layer norm)"),
     (list, {"n_head": 4}, "h.0.attn.heads (what the heads found)"),
 ]
