@@ -285,8 +285,8 @@ class Run:
         metrics = {} if validate is None else validate()
         if metrics:
             self.log.validation(self.steps_done, metrics)
-        if "val_loss" not in metrics:
-            return False
+        if "val_loss" not in metrics or self.steps_per_iteration is not None:
+            return False  # the loss on given answers is not what PPO and GRPO lower
         if not math.isfinite(metrics["val_loss"]):
             raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
         self.best_loss = min(self.best_loss, metrics["val_loss"])
