@@ -90,7 +90,7 @@ class Context:
     is_leaf = False
 
     def sources(self) -> Iterator[Context]:
-        """The nodes that the inputs came from, one for each edge."""
+        """The nodes that the inputs came from, one for each edge that does not end at a leaf."""
         for edge in self.edges:
             if edge is not None and not edge[0].is_leaf:
                 yield edge[0]
@@ -135,7 +135,7 @@ class Function:
             edges.append((x.grad_fn or x, x.output_index) if wanted else None)
             versions.append(x.version if wanted else None)
 
-        # Run: the op itself, or a kernel that computes the same faster.
+        # Run: `kernel` is a faster Function that computes the same, or the op itself if there is none.
         arrays = agree(cls, arrays)  # cast as dtype_rule says
         kernel = switches.choose(cls, arrays, needs_grad, options)
         if kernel.compose is not None:  # a fused op for which there is no kernel
@@ -211,14 +211,14 @@ def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[
 
 
 def add_to_grad(tensor: Tensor, gradient: Array) -> None:
-    """tensor.grad + gradient. A tensor owns its gradient: z = x + y sends one array to x and y, so each copies it."""
+    """Add to `tensor.grad`. The first gradient is copied, because z = x + y sends the same array to x and to y."""
     if tensor.requires_grad:  # it may have been frozen since
         total = gradient.copy() if tensor.grad is None else tensor.grad + gradient
         tensor.grad = module_of(total).asarray(total)  # an array even if it has no dimensions
 
 
 def count_uses(roots: list[Context]) -> dict[Context, int]:
-    """Every node that `roots` depend on, with the number of times that these nodes use its outputs: 2 for x * x.
+    """Every node that `roots` depend on, with the number of times that these nodes use its outputs: 2 for y in y * y.
 
     There is no recursion, because a graph may be 100,000 ops deep.
     """

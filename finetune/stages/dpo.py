@@ -2,7 +2,8 @@
 
     loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])    (finetune/objectives/dpo.py)
 
-π is the policy, the model that is trained; ρ is the reference, the model before training.
+π is the policy, the model that is trained; ρ is the reference, the model before training; σ is the sigmoid. The loss is
+small if π prefers the chosen reply more strongly than ρ does. The larger β is, the less π has to move for that.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ..evaluation.judge import Judge
 from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
 from .run_config import RunConfig, check_batch_memory
 
-TEST_ITEMS = 300  # held-out questions
+TEST_ITEMS = 300  # held-out questions; 100 of them are asked at each evaluation
 SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
 
 
@@ -67,8 +68,8 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # The model, and pairs of replies with their log-probabilities under the reference, the model before training. It
-    # never changes, so these are computed once. They are kept as text, so you can read them, and encoded here.
+    # The model, and pairs of replies with their log-probabilities under the reference. The reference never changes, so
+    # the log-probabilities are computed once. The pairs are stored as text, which you can read; here they become tokens.
     model, tokenizer = run.model_from(lambda: load_model(config.init_from))
     check_batch_memory(model, config.batch_size, config.training)
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_referenced)
@@ -77,7 +78,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
-    # The loss: a policy is a reward model, and is trained like one (objectives/dpo.py has the formula).
+    # The loss: the reward of a reply is β (ln π - ln ρ), and the preferred reply should get the higher one.
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
@@ -89,7 +90,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn)
         return {"val_loss": metrics["loss"], **{name: metrics[name] for name in SHOWN}, **judge.validate()}
 
-    # Training: each step makes preferred replies more likely, compared with the reference, and the others less.
+    # Training: each step raises the margin, by how much more than the reference the model prefers the better reply.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)

@@ -5,12 +5,13 @@
     compare     A_i = (r_i - mean(r)) / std(r), of the answers to a question
     update      a few optimizer steps, loss = -min(ratio A, clip(ratio) A)    (finetune/objectives/grpo.py)
 
-The policy is the model that is trained; ratio is how many times as likely it now makes a token as when it wrote it.
+The policy is the model that is trained; ratio is p(token) now / p(token) when it was sampled, and clipping keeps one
+update from moving too far. If all answers to a question are equally good, A is 0: they teach nothing.
 
 PPO's value head and its reward model are gone; so is the reference model, unless `beta` asks for it. Shao et al. 2024,
 algorithm 1. The names are those of TRL.
 
-The task is arithmetic in several steps. A new small model first learns from a few worked examples. Half of them show
+The task is arithmetic in several steps. A new small model first learns from worked examples. Half of them show
 the steps (a thought), half give only the answer. Instruction tuning imitates this mixture. GRPO sees only whether
 answers are right, and finds out that thinking pays: the model's thoughts grow, and then their steps become more often
 right (DeepSeek-AI 2025, "DeepSeek-R1", section 2.2: the same with a large model). The control run spends the same
@@ -137,7 +138,7 @@ def _learn_from_answers(
     with run:
         # An iteration: a list of one batch of questions, each with its prompt as tokens.
         for (questions,) in run.batches(stream, validate, grpo.num_mini_batches):
-            # Roll out: G answers to each question, one after the other.
+            # Roll out: G answers to each question, which stand next to each other.
             prompts, asked = zip(*[question for question in questions for _ in range(G)])
             replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
 
@@ -204,7 +205,8 @@ def grpo_batches(
     for part in np.array_split(rng.permutation(rows), config.num_mini_batches):
         tokens, mask = replies.tokens[part], replies.mask[part]
         lengths, places = mask.sum(axis=1), Places.of(replies.starts[part], mask)
-        # The training loop divides by the number of tokens N, the formula by the number of answers.
+        # The formula takes a mean over answers, but the training step divides by the number of tokens N. So each weight
+        # is multiplied by N and divided by the number of answers.
         weights = answer_weights(lengths, config.method, config.response_length) * lengths.sum() / len(part)
         # π_old: all batches are made before the first step changes the policy.
         old = token_logprobs(policy, tokens, places)

@@ -1,12 +1,15 @@
 """A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards.
 
-All other stages learn from given data. Reinforcement learning learns from the replies of the policy, the model that is
-trained. They have to be generated again whenever it has changed, so the loop has four phases per iteration:
+The stages before it learn from given data. Reinforcement learning learns from the replies of the policy, the model that
+is trained. After a few steps the policy has changed and its replies are out of date, so it writes new ones:
 
     roll out    the policy answers a batch of prompts                             (finetune/objectives/rollout.py)
     reward      what the reward model gives, minus a price for moving away from the reference model
     advantage   which tokens turned out better than the value head expected       (finetune/objectives/ppo.py)
-    update      a few optimizer steps on these replies, with the clipped loss
+    update      a few optimizer steps on these replies, policy loss = -min(ratio A, clip(ratio) A)
+
+The reference is the model before training. The value head predicts the rewards that are still to come. A is the
+advantage; ratio is p(token) now / p(token) when it was sampled, and clipping keeps one update from moving too far.
 
 Simplified: dropout is off throughout, and all replies are drawn at temperature 1. Ziegler et al. 2019; Stiennon et al.
 2020; Ouyang et al. 2022, section 3.5. The names are those of TRL.
@@ -55,11 +58,11 @@ class PPOConfig:
     """How to reinforce.
 
     total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
-    num_ppo_epochs: how often each reply is used, in num_mini_batches steps each time. kl_coef: strength of the penalty
-    for moving away from the reference model. missing_eos_penalty: subtracted from the score of a reply that does not
-    end within response_length tokens. For the formulas in finetune/objectives/ppo.py: gamma and lam, the γ and λ of the
-    advantages; cliprange and cliprange_value, the ε of policy and value; vf_coef, the weight of the value loss. Raises
-    ValueError for values out of range.
+    num_ppo_epochs: how often each reply is used; each time, the replies are dealt to num_mini_batches batches, one step
+    each. kl_coef: strength of the penalty for moving away from the reference model. missing_eos_penalty: subtracted
+    from the score of a reply that does not end within response_length tokens. For the formulas in
+    finetune/objectives/ppo.py: gamma and lam, the γ and λ of the advantages; cliprange and cliprange_value, the ε of
+    policy and value; vf_coef, the weight of the value loss. Raises ValueError for values out of range.
     """
 
     total_iterations: int = 16
@@ -121,7 +124,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     To continue a run, its reference and its reward model must still be there.
     """
-    # Four models: the policy with its value head, which are trained; the reference; and the reward model.
+    # Three models: the policy, which is trained with a value head on top; the reference; and the reward model.
     ppo = config.ppo
     policy, tokenizer = run.model_from(lambda: load_model(config.init_from))
     check_batch_memory(policy, ppo.batch_size, config.training)
@@ -150,7 +153,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     with run:
         # An iteration: a list of one batch of prompts, each with its task.
         for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):
-            # Roll out: the policy answers the next prompts, and the other models evaluate each token of the replies.
+            # Roll out: the policy answers the next prompts. The value head gives each token a value, the reference a
+            # log-probability, and the reward model gives each reply a score.
             prompts, tasks = zip(*asked)
             rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 

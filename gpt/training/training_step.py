@@ -75,14 +75,15 @@ def training_step(
     max_norm: float = 0.0,
     gradients: Gradients = mean_gradients,
 ) -> Step:
-    """Change the model's weights once, so that its loss on these batches falls.
+    """Change the model's weights once, in a direction that should lower its loss on these batches.
 
-    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `language_model_loss`.
-    max_norm: a longer gradient is clipped to this norm; 0: none is. gradients: how the gradients of the batches are
+    loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `language_model_loss`. max_norm: a
+    gradient with a larger norm is scaled down to it; 0: no clipping. gradients: how the gradients of the batches are
     computed (see `gradients_for`). Raises ValueError if nothing in the batches counts.
     """
     lr = schedule.get_last_lr()[0]  # the rate of this step; "last" is PyTorch's name
-    # Forward, loss, backward: the function above. backward() adds to p.grad, so clear what the last step left there.
+    # Forward, loss, backward: `mean_gradients`, above, unless another function is given. backward() adds to p.grad, so
+    # clear what the last step left there.
     model.zero_grad()
     sums, count = gradients(model, batches, loss_fn)
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
@@ -151,7 +152,7 @@ def check_count(count: int) -> None:
 
 def gradients_for(config: TrainingConfig, gradients: Gradients | None = None) -> Gradients:
     """The function that computes the gradients of a step: accumulated, if a step has several batches, and in the
-    precision of the settings. gradients: another way to accumulate, such as a team's (see data_parallel.py).
+    precision of the settings. gradients: another function, such as that of several processes (see data_parallel.py).
     """
     if gradients is None:
         gradients = accumulated_gradients if config.gradient_accumulation_steps > 1 else mean_gradients
