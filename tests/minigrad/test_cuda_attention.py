@@ -11,7 +11,7 @@ from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
 from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import attention, one_query
 from minigrad.precision import round_bfloat16
-from tests.minigrad.planting import mistake_is_found, randn
+from tests.minigrad.kernel_checks import mistake_is_found, randn
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 

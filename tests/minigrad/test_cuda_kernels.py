@@ -14,7 +14,7 @@ from minigrad.kernels.cpu.linear import FastGelu
 from minigrad.kernels.cuda import CUDA, adam, cross_entropy, embedding, gelu, launch, layer_norm, swiglu
 from minigrad.kernels.cuda import rotary as rotary_embedding
 from minigrad.kernels.dispatch import FAST
-from tests.minigrad.planting import mistake_is_found, randn
+from tests.minigrad.kernel_checks import mistake_is_found, randn
 from tests.minigrad.test_kernels import Halved
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]

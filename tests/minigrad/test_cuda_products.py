@@ -14,7 +14,7 @@ from minigrad.kernels.cuda.dropout import CudaDropout
 from minigrad.kernels.cuda.products import CudaLinear, column_sums, multiply
 from minigrad.precision import bfloat16, round_bfloat16
 from tests.cuda_emulation import cublas
-from tests.minigrad.planting import mistake_is_found, randn
+from tests.minigrad.kernel_checks import mistake_is_found, randn
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 

@@ -11,14 +11,14 @@ from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import quantized
 from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMatrix, dequantize, times_quantized
 from minigrad.precision import bfloat16
-from tests.minigrad import planting
-from tests.minigrad.planting import mistake_is_found
+from tests.minigrad import kernel_checks
+from tests.minigrad.kernel_checks import mistake_is_found
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
 def randn(*shape, seed=0):
-    return planting.randn(*shape, seed=seed).astype(np.float32)
+    return kernel_checks.randn(*shape, seed=seed).astype(np.float32)
 
 
 WEIGHTS = {

@@ -17,7 +17,7 @@ from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
-from tests.minigrad.planting import randn
+from tests.minigrad.kernel_checks import randn
 
 
 def ids(high, *shape):

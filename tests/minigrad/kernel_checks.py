@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels share: random arrays, and mistakes planted in a kernel's source."""
+"""What the tests of fast kernels share: random arrays, and mistakes planted in the source of a CUDA kernel."""
 
 import contextlib
 
