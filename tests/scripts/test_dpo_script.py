@@ -40,7 +40,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(given, finished):
     for part in (
         f"starting from the weights in {given[0]}, which are also the reference",
         "data: 27 pairs of replies to learn from, 3 to test on",
-        "rewards/margins  by how much more",
+        "rewards/margins  how much more than the reference",
         "0 | validation loss 0.6931",
         "8/8 | loss ",
         "Replies before and after",
