@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter
-from finetune.adapters.lora import LoRAConfig, LoRALinear, lora_layers
+from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
 from finetune.stages import adaptation
@@ -116,12 +116,6 @@ def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, te
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
-
-
-def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
-    folder = shutil.copytree(finished["lora"], tmp_path / "run")
-    go_on(folder)
-    assert (folder / "model.safetensors").read_bytes() == (finished["lora"] / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -276,9 +270,3 @@ def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch):
     configs = [settings(base, text, tmp_path / method, method) for method in adaptation.METHODS]
     assert compare(configs) is None
     assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()
-
-
-def test_layers_of_a_run_are_lora_layers(finished):
-    for method, count in {"full": 0, "lora": 4, "qlora": 4}.items():
-        model = load_checkpoint(finished[method], kind=kind_of(config_of(finished[method]))).model
-        assert sum(isinstance(module, LoRALinear) for module in model.modules()) == count

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.objectives.ppo import gae, policy_loss, ppo_loss, token_rewards, value_loss, whiten
-from minigrad import Tensor, gradcheck
+from minigrad import Tensor
 from tests.finetune.preferences import golden
 
 
@@ -42,14 +42,6 @@ def test_losses_and_their_gradients_are_those_of_trl(reference):
     loss.backward()
     assert loss.item() == pytest.approx(arrays["vf_loss"], rel=1e-12)
     np.testing.assert_allclose(values.grad, flat["gradient/vpred"], atol=1e-15)
-
-
-def test_gradients_by_finite_differences(reference):
-    flat = {name: value[reference[1]["mask"]] for name, value in reference[1].items() if value.ndim == 2}
-    old, advantages = flat["logprobs"], flat["whitened"]
-    assert gradcheck(lambda x: policy_loss(x, old, advantages), flat["new_logprobs"]).max_error < 1e-6
-    values, returns = flat["values"], flat["returns"]
-    assert gradcheck(lambda x: value_loss(x, values, returns), flat["vpred"]).max_error < 1e-6
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.sampled_from([0.9, 1.0]))

@@ -29,7 +29,7 @@ from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
-from minigrad import gradcheck, use_kernels
+from minigrad import use_kernels
 from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.small import save_model, small_gpt
 
@@ -83,18 +83,6 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
     model.loss(ids, targets, IGNORE, "sum").backward()
     for name, p in model.named_parameters():
         np.testing.assert_allclose(gradients[name], p.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_gradients_by_finite_differences():
-    model = small_gpt(n_layer=1, dtype="float64")
-    batch = np.array([[1, 2, 3, 4]]), np.array([[IGNORE, IGNORE, 5, 6]])
-    weight = model.transformer.h[0].attn.c_attn.bias
-
-    def loss(value):
-        model.transformer.h[0].attn.c_attn.bias = value
-        return sft_loss(model, batch)[0]
-
-    assert gradcheck(loss, [weight.data]).max_error < 1e-6
 
 
 def test_questions_are_not_learned_from(chat):

@@ -1,8 +1,8 @@
 """Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
 
-import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,6 +12,7 @@ import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from gpt.training.checkpoint import (
 )
 from minigrad import nn, optim
 from tests.gpt.small import random_ids, small_gpt
+from tests.helpers import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"]
@@ -113,7 +115,7 @@ def test_the_files_are_plain_safetensors_and_json(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     assert weights.keys() == model.state_dict().keys()
     assert weights["transformer.h.0.mlp.c_fc.weight"].shape == (32, 8)
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["n_layer"] == 2
+    assert read_json(tmp_path / "config.json")["n_layer"] == 2
     assert load_state(tmp_path) == state
 
 
@@ -189,7 +191,7 @@ def test_another_kind_of_model_stores_what_it_wants(tmp_path):
     model.inner[0].seen[...] = 7
     optimizer = optim.SGD([model.inner[0].weight], lr=0.1)
     save_checkpoint(tmp_path, model, optimizer, {"step": 2}, SCALED)
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == {"model_type": "scaled", "width": 3}
+    assert read_json(tmp_path / "config.json") == {"model_type": "scaled", "width": 3}
     assert set(load_file(tmp_path / "model.safetensors")) == {"inner.0.weight", "inner.0.bias", "inner.0.seen"}
     loaded = load_checkpoint(tmp_path, kind=SCALED)
     assert loaded.model.inner[0].weight.data.tolist() == [1, 2, 3] and loaded.state == {"step": 2}
@@ -206,6 +208,18 @@ def test_another_kind_of_model_stores_what_it_wants(tmp_path):
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+class HalfWritten(io.FileIO):
+    """A file of which half a chunk is on the disk when it fails."""
+
+    def write(self, chunk):
+        try:
+            self.disk.count()
+        except BaseException:
+            super().write(bytes(chunk)[: len(chunk) // 2])
+            raise
+        return super().write(chunk)
 
 
 class Crash(BaseException):
@@ -238,38 +252,12 @@ class FailingDisk:
             raise self.error
 
     def open(self, path, mode, **options):
-        file = open(path, mode, **options)  # noqa: SIM115
         if "w" not in mode:
-            return file
+            return open(path, mode, **options)
+        file = HalfWritten(path, mode)
+        file.disk = self
         self.count()
-        return HalfWritten(file, self)
-
-
-class HalfWritten:
-    """A file of which half a chunk is on the disk when it fails."""
-
-    def __init__(self, file, disk):
-        self.file, self.disk = file, disk
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
-    def write(self, chunk):
-        try:
-            self.disk.count()
-        except BaseException:
-            self.file.write(bytes(chunk)[: len(chunk) // 2])
-            raise
-        self.file.write(chunk)
-
-    def flush(self):
-        self.file.flush()
-
-    def fileno(self):
-        return self.file.fileno()
+        return file
 
 
 def save_on_failing_disk(folder, run, fail_at, error, afterwards=False):
@@ -283,35 +271,24 @@ def save_on_failing_disk(folder, run, fail_at, error, afterwards=False):
     return None, disk.done
 
 
-def count_operations(folder, run):
-    """How many operations on files it takes to save `run` over the checkpoint in `folder`."""
+@pytest.fixture(scope="module")
+def saving(tmp_path_factory):
+    """Three small runs by number, a folder with the first, and how many operations on files the second takes there."""
+    runs, folder = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}, tmp_path_factory.mktemp("start")
+    save_checkpoint(folder, *runs[1])
     copy = shutil.copytree(folder, f"{folder}-copy")
-    return save_on_failing_disk(copy, run, 10**9, Crash())[1]
+    return runs, folder, save_on_failing_disk(copy, runs[2], 10**9, Crash())[1]
 
 
-@contextlib.contextmanager
-def locked_elsewhere(folder):
-    """As if another process were writing there."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, "locked", refuse)
-        yield
-
-
-def refuse(folder):
-    raise BlockingIOError("in use")
-
-
-def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
-    runs = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}
-    save_checkpoint(tmp_path / "start", *runs[1])
-    operations = count_operations(tmp_path / "start", runs[2])
+def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, saving):
+    runs, start, operations = saving
     found = []
     for fail_at in range(1, operations + 1):
-        folder = shutil.copytree(tmp_path / "start", tmp_path / f"crash-{fail_at}")
+        folder = shutil.copytree(start, tmp_path / f"crash-{fail_at}")
         caught, _ = save_on_failing_disk(folder, runs[2], fail_at, Crash())
         assert isinstance(caught, Crash)
         before = content_of(folder)
-        with locked_elsewhere(folder):
+        with mock.patch.object(module, "locked", side_effect=BlockingIOError("in use")):
             found.append(number_of(folder))
             assert content_of(folder) == before  # while somebody writes there, loading changes nothing
         assert has_checkpoint(folder)
@@ -326,12 +303,10 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
     assert found == sorted(found) and set(found) == {1, 2}
 
 
-def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path):
-    runs = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}
-    save_checkpoint(tmp_path / "start", *runs[1])
-    operations = count_operations(tmp_path / "start", runs[2])
+def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path, saving):
+    runs, start, operations = saving
     for first in range(operations - 12, operations + 1):  # about where the commit is
-        crashed = shutil.copytree(tmp_path / "start", tmp_path / f"{first}")
+        crashed = shutil.copytree(start, tmp_path / f"{first}")
         save_on_failing_disk(crashed, runs[2], first, Crash())
         survived = number_of(crashed)
         for second in (1, 2, 3, 5, 8, 13, 21, 34):
@@ -341,11 +316,10 @@ def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path):
 
 
 @pytest.mark.parametrize("afterwards", [False, True])
-def test_ctrl_c_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, afterwards):
-    runs = {number: a_run(number, n_layer=1) for number in (1, 2)}
-    save_checkpoint(tmp_path / "start", *runs[1])
-    for fail_at in range(1, count_operations(tmp_path / "start", runs[2]) + 1):
-        folder = shutil.copytree(tmp_path / "start", tmp_path / f"{fail_at}")
+def test_ctrl_c_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, saving, afterwards):
+    runs, start, operations = saving
+    for fail_at in range(1, operations + 1):
+        folder = shutil.copytree(start, tmp_path / f"{fail_at}")
         caught, _ = save_on_failing_disk(folder, runs[2], fail_at, KeyboardInterrupt(), afterwards)
         assert isinstance(caught, KeyboardInterrupt)
         assert number_of(folder) in (1, 2)
@@ -386,21 +360,14 @@ def kill_while_saving(folder, seconds):
         assert saver.returncode == -signal.SIGKILL
 
 
-def test_kill_9_at_any_moment(tmp_path):
+@pytest.mark.parametrize("times", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment(tmp_path, times):
     save_checkpoint(tmp_path, *a_run(1, n_layer=1))
-    for seconds in (0.0, 0.0131, 0.0477, 0.1013):
+    for seconds in np.random.default_rng(0).uniform(0, 0.1, times):
         kill_while_saving(tmp_path, seconds)
         assert number_of(tmp_path) in (1, 2, 3)
     save_checkpoint(tmp_path, *a_run(7, n_layer=1))
     assert number_of(tmp_path) == 7
-
-
-@pytest.mark.slow
-def test_kill_9_at_many_moments(tmp_path):
-    save_checkpoint(tmp_path, *a_run(1, n_layer=1))
-    for seconds in np.random.default_rng(0).uniform(0, 0.1, 40):
-        kill_while_saving(tmp_path, seconds)
-        assert number_of(tmp_path) in (1, 2, 3)
 
 
 def test_a_model_can_be_loaded_while_it_is_being_saved(tmp_path):
@@ -455,18 +422,17 @@ def test_on_windows_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, mon
 # --- full disks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_at_any_moment_leaves_a_checkpoint_and_no_rubbish(tmp_path):
-    runs = {number: a_run(number, n_layer=1) for number in (1, 2)}
-    save_checkpoint(tmp_path / "start", *runs[1])
+def test_a_full_disk_at_any_moment_leaves_a_checkpoint_and_no_rubbish(tmp_path, saving):
+    runs, start, operations = saving
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    for fail_at in range(2, count_operations(tmp_path / "start", runs[2]) + 1):
-        folder = shutil.copytree(tmp_path / "start", tmp_path / f"full-{fail_at}")
+    for fail_at in range(2, operations + 1):
+        folder = shutil.copytree(start, tmp_path / f"full-{fail_at}")
         caught, _ = save_on_failing_disk(folder, runs[2], fail_at, full)
         assert caught.errno == errno.ENOSPC
         if number_of(folder) == 1:
             assert str(folder) in str(caught)
             assert "could not be saved: No space left on device; the one before it is intact" in str(caught)
-            assert content_of(folder) == content_of(tmp_path / "start")
+            assert content_of(folder) == content_of(start)
         save_checkpoint(folder, *runs[2])
         assert number_of(folder) == 2
 
@@ -569,11 +535,16 @@ def test_no_folder_an_empty_one_and_a_file_are_no_checkpoint(tmp_path):
 def forge(folder, name, content):
     """Replace a file of a checkpoint, and make the record say that this is right."""
     (folder / name).write_bytes(content)
-    record = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    record = record_with(folder, name, module.hashlib.sha256(content).hexdigest())
+    write_json(folder / "trainer_state.json", record)
+
+
+def record_with(folder, name, digest):
+    """The record of a checkpoint, with one file's SHA-256 replaced."""
+    record = read_json(folder / "trainer_state.json")
     del record["sha256"]
-    record["files"][name] = module.hashlib.sha256(content).hexdigest()
-    record = {"sha256": module._hash_of_record(record), **record}
-    (folder / "trainer_state.json").write_text(json.dumps(record), encoding="utf-8")
+    record["files"][name] = digest
+    return {"sha256": module._hash_of_record(record), **record}
 
 
 @pytest.mark.parametrize(
@@ -593,7 +564,7 @@ def forge(folder, name, content):
 )
 def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path, changes, words):
     save_checkpoint(tmp_path, *a_run(1))
-    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(tmp_path / "config.json")
     forge(tmp_path, "config.json", json.dumps({**config, **changes}).encode())
     with pytest.raises(CheckpointError, match=words) as caught:
         load_checkpoint(tmp_path)
@@ -636,11 +607,7 @@ def test_a_record_cannot_name_files_elsewhere(tmp_path):
     save_checkpoint(folder, *a_run(1))
     (tmp_path / "mine.new").write_bytes(b"other")
     (tmp_path / "mine").write_bytes(b"precious")
-    record = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    del record["sha256"]
-    record["files"]["../mine"] = "x"
-    record = {"sha256": module._hash_of_record(record), **record}
-    (folder / "trainer_state.json.commit").write_text(json.dumps(record), encoding="utf-8")
+    write_json(folder / "trainer_state.json.commit", record_with(folder, "../mine", "x"))
     save_checkpoint(folder, *a_run(2))
     assert (tmp_path / "mine").read_bytes() == b"precious" and number_of(folder) == 2
 

@@ -205,9 +205,7 @@ def test_other_options_in_one_process_are_refused_at_the_start(text, tmp_path, o
     ours = [*script(), "--data-parallel", *options(text, tmp_path / "run")]
     theirs = str(tmp_path / theirs if option == "out-dir" else theirs)
     command = [*mpiexec(1), *ours, ":", "-n", "1", *ours, f"--{option}", theirs]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=120
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=120)
     words = f"error: process 1 has {option.replace('-', '_')} {theirs}, and process 0 "
     assert done.returncode == 1 and done.stderr.count(words) == 1 and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()

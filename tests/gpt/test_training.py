@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import Tensor, backend, manual_seed, optim, use_kernels
 from tests.gpt.small import SHAPE, random_ids, small_gpt
+from tests.scripts.running import log_without_times
 
 TEXT = np.arange(2000) * 5 % 37  # what follows is easy to learn
 
@@ -116,12 +118,6 @@ def assert_same(one, other):
         np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
 
 
-def log_of(folder):
-    """The log without what a clock decides."""
-    clock = ("ms", "tokens_per_second")
-    return [{name: value for name, value in row.items() if name not in clock} for row in read_log(folder / "log.jsonl")]
-
-
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +127,7 @@ def steps_of(model, batches, loss_fn=language_model_loss, **training):
 
 def test_it_learns(tmp_path):
     run = begin(tmp_path, max_iters=150, learning_rate=3e-2, sample_interval=0, eval_interval=50)
-    losses = [row["val_loss"] for row in log_of(tmp_path) if "val_loss" in row]
+    losses = [row["val_loss"] for row in log_without_times(tmp_path) if "val_loss" in row]
     assert losses[0] == pytest.approx(math.log(37), abs=0.1) and losses[-1] < 0.3
     assert run.best_loss == min(losses) and run.count == 150 * 4 * 8
 
@@ -241,7 +237,7 @@ def uninterrupted(request, tmp_path_factory):
     """A run with dropout and accumulation that was never stopped: (kernels, everything, log)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     with use_kernels(request.param):
-        return request.param, everything(begin(folder, **HARD)), log_of(folder)
+        return request.param, everything(begin(folder, **HARD)), log_without_times(folder)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5, 8, 9, 10, 16, 17, 23])
@@ -253,7 +249,7 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches, capsy
             begin(tmp_path, {"stop_at": batches}, **HARD)
         assert_same(everything(go_on(tmp_path)), expected)
     assert f"resuming {tmp_path} at step {(batches - 1) // 2 // 4 * 4}\n" in capsys.readouterr().out  # and no warning
-    assert log_of(tmp_path) == log
+    assert log_without_times(tmp_path) == log
 
 
 def resaved(folder, change):
@@ -310,13 +306,13 @@ def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, st
         run = go_on(tmp_path)
         assert_same(everything(run), expected)
     assert not run.interrupted
-    assert log_of(tmp_path) == log
+    assert log_without_times(tmp_path) == log
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 0, "val_loss": 3}\n{"step": 1, "lo', encoding="utf-8")
     begin(tmp_path)
-    assert [row["step"] for row in log_of(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
+    assert [row["step"] for row in log_without_times(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
 
 
 def test_a_finished_run_goes_on_with_nothing(tmp_path):
@@ -487,7 +483,7 @@ def not_finite_at(*batches, where="loss"):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(tmp_path, where):
+def test_a_step_that_is_not_finite_is_skipped_and_reported_and_its_batch_kept(tmp_path, where, capsys):
     found = []
 
     def look(run):
@@ -501,6 +497,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(tmp_path, where
     assert [row[2:] for row in found] == [(0, 64), (0, 128), (0, 192), (0, 256), (1, 256), (0, 320)]
     row = next(row for row in read_log(tmp_path / "log.jsonl") if row["step"] == 5)
     assert row["skipped"] and (row["loss"] is not None) == (where == "gradient")
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "5/6" in line)
+    assert ("loss     nan" in line) == (where == "loss") and "not finite: skipped, its batch kept" in line
     with np.load(tmp_path / "nonfinite-step-5.npz", allow_pickle=False) as kept:
         kept = dict(kept)
     stream = RandomBatches(TEXT, 4, 8)
@@ -509,15 +508,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(tmp_path, where
         for j, part in enumerate(next(stream)):
             np.testing.assert_array_equal(kept[f"batch_{i}_{j}"], part)
     assert len(kept) == 4
-
-
-def test_a_skipped_step_is_reported_and_logged(tmp_path, capsys):
-    begin(tmp_path, {"loss_fn": not_finite_at(5)}, log_interval=100)
-    line = next(line for line in capsys.readouterr().out.splitlines() if "5/12" in line)
-    assert "loss     nan" in line and "not finite: skipped, its batch kept" in line
-    row = next(row for row in read_log(tmp_path / "log.jsonl") if row["step"] == 5)
-    assert row["skipped"] and row["loss"] is None
-    assert "NaN" not in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
 
 
 def test_ten_skipped_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path):
@@ -560,20 +550,11 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
     assert load_checkpoint(tmp_path).state["step"] == 4
 
 
-def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
-    class Full:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def write(self, text):
-            pass
-
-    monkeypatch.setattr("gpt.training.log.open", lambda *_, **__: Full(), raising=False)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        begin(tmp_path)
+def test_a_full_disk_names_the_log(tmp_path):
+    with mock.patch("gpt.training.log.open", create=True) as opened:
+        opened.return_value.__exit__.side_effect = OSError(errno.ENOSPC, "No space left on device")
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            begin(tmp_path)
     assert caught.value.filename == str(tmp_path / "log.jsonl")
 
 

@@ -10,21 +10,20 @@ import minigrad.functional as F
 from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
 from minigrad.backend import to_device, to_numpy
 from minigrad.kernels.cuda import attention, one_query
-from minigrad.kernels.cuda.attention import CudaAttention
 from minigrad.precision import round_bfloat16
-from tests.cuda_emulation.run import KernelError
+from tests.minigrad.kernel_checks import mistake_is_found, randn
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
-
-
-def randn(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
 
 
 def qkv(lead, T, S=None, D=4, Dv=None, key_lead=None):
     """Query (..., T, D), key (..., S, D), value (..., S, Dv)."""
     S, Dv, key_lead = S or T, Dv or D, lead if key_lead is None else key_lead
     return [randn(*lead, T, D), randn(*key_lead, S, D, seed=1), randn(*key_lead, S, Dv, seed=2)]
+
+
+def random_mask(*shape):
+    return np.random.default_rng(0).random(shape) < 0.5
 
 
 def padding(sequences, T, S):
@@ -55,6 +54,12 @@ CASES = {
     "2 heads share 1, tiles": (qkv((1, 2), 70, key_lead=(1, 1)), {"is_causal": True, "enable_gqa": True}),
     "keys broadcast": (qkv((2, 3), 5, 6, key_lead=(3,)), {}),
     "three leading axes": (qkv((2, 2, 3), 5, 6), {}),
+    "no keys": ([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)], {}),
+    "no queries": ([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)], {}),
+    # what the kernels leave to the textbook form
+    "a mask of floats": (qkv((3, 2), 7, 35), {"attn_mask": randn(7, 35)}),
+    "another mask for each head": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(3, 2, 7, 35)}),
+    "another mask for each head of all sequences": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(2, 1, 1)}),
 }
 
 
@@ -70,7 +75,8 @@ def attend(inputs, options, device="cuda", dtype=np.float64, kernels="fast", lea
     manual_seed(5)
     options = {**options}
     if "attn_mask" in options:
-        options["attn_mask"] = Tensor(options["attn_mask"], device=device)
+        mask = options["attn_mask"]
+        options["attn_mask"] = Tensor(mask if mask.dtype == bool else mask.astype(dtype), device=device)
     q, k, v = (Tensor(x, dtype=dtype, device=device, requires_grad=learn) for x in inputs)
     with use_kernels(kernels):
         out = F.scaled_dot_product_attention(q, k, v, **options)
@@ -104,7 +110,7 @@ def test_one_query(keys, size, dtype):
 
 
 def test_one_query_with_a_mask_and_shared_heads():
-    mask = np.random.default_rng(0).random((2, 1, 1, 37)) < 0.5
+    mask = random_mask(2, 1, 1, 37)
     mask[1] = False
     inputs = qkv((2, 9), 1, 37, key_lead=(2, 3))
     check(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)
@@ -160,27 +166,6 @@ def test_all_drops_out():
     assert not any(x.any() for x in attend(*[CASES["padding"][0], {**CASES["padding"][1], "dropout_p": 1.0}]))
 
 
-# --- what the kernels leave to the textbook form ---
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        randn(7, 35),
-        np.random.default_rng(0).random((3, 2, 7, 35)) < 0.5,
-        np.random.default_rng(0).random((2, 1, 1)) < 0.5,
-    ],
-    ids=["of floats", "another for each head", "another for each head of all sequences"],
-)
-def test_other_masks(mask):
-    check(qkv((3, 2), 7, 35), {"attn_mask": mask})
-
-
-def test_nothing_to_attend_to():
-    check([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)], {})
-    check([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)], {})
-
-
 # --- bfloat16 ---
 
 
@@ -199,7 +184,6 @@ def test_mixed_precision_multiplies_bfloat16_arrays(case):
 
 def test_mixed_precision_with_one_query_and_with_a_mask_of_floats():
     for inputs, options in ((qkv((2, 3), 1, 40), {}), (qkv((2, 3), 4, 9), {"attn_mask": randn(4, 9)})):
-        options = {name: x.astype(np.float32) for name, x in options.items()}
         rounded = [round_bfloat16(x.astype(np.float32)) for x in inputs]
         expected = attend(rounded, options, "cpu", np.float32, "textbook", learn=False)[0]
         with autocast():
@@ -266,11 +250,9 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_planted_mistakes_are_found(mutant, monkeypatch):
+def test_planted_mistakes_are_found(mutant):
     module, right, wrong = MUTANTS[mutant]
-    assert right in module.SOURCE
-    monkeypatch.setattr(module, "SOURCE", module.SOURCE.replace(right, wrong))
-    with pytest.raises((AssertionError, KernelError)), np.errstate(all="ignore"):
+    with mistake_is_found(module, right, wrong):
         if module is one_query:
             test_one_query(33, 80, np.float64)
             test_one_query_reads_a_cache_where_it_lies()
@@ -279,9 +261,3 @@ def test_planted_mistakes_are_found(mutant, monkeypatch):
             check(inputs, {**options, "dropout_p": 0.3})
             check(*CASES["padding"])
             test_scores_that_exp_cannot_hold()
-
-
-def test_the_twin_is_what_runs():
-    q = Tensor(randn(1, 2, 3, 4), device="cuda", requires_grad=True)
-    with use_kernels("fast"):
-        assert F.scaled_dot_product_attention(q, q, q).grad_fn.function is CudaAttention

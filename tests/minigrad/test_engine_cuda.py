@@ -1,6 +1,5 @@
 """The engine on a GPU, as far as can be seen without one: no op waits for it, and nothing becomes float64 there."""
 
-
 import numpy as np
 import pytest
 

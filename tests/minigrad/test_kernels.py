@@ -17,10 +17,7 @@ from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
-
-
-def randn(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
+from tests.minigrad.kernel_checks import randn
 
 
 def ids(high, *shape):

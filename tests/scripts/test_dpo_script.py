@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from finetune.data import pairs
-from finetune.stages import dpo as dpo_stage
 from gpt import load_checkpoint
 from gpt.training.log import read_log
 from scripts import dpo
@@ -42,7 +40,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(given, finished):
     for part in (
         f"starting from the weights in {given[0]}, which are also the reference",
         "data: 27 pairs of replies to learn from, 3 to test on",
-        "rewards/margins  how much more",
+        "rewards/margins  how much more than the reference",
         "0 | validation loss 0.6931",
         "8/8 | loss ",
         "Replies before and after",
@@ -76,18 +74,6 @@ def test_the_other_losses(given, tmp_path, kind):
     assert load_checkpoint(tmp_path).state["extra"]["run"]["loss_type"] == kind
 
 
-def test_the_built_in_pairs_are_judged(given, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pairs, "TRAIN_PAIRS", 12)
-    monkeypatch.setattr(pairs, "TEST_PAIRS", 6)
-    monkeypatch.setattr(dpo_stage, "TEST_ITEMS", 4)
-    write_model(tmp_path / "sft")
-    large = load_checkpoint(tmp_path / "sft").model.config.block_size
-    assert large == 64  # too short for the built-in questions in this tokenizer: they are shortened, and it says so
-    code = run_here(dpo.main, "--init-from", tmp_path / "sft", "--out-dir", tmp_path / "run", *SMALL)
-    output = capsys.readouterr()
-    assert code == 1 and "there is nothing to learn from" in output.err and not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     "more, words",
     [
@@ -102,13 +88,6 @@ def test_the_built_in_pairs_are_judged(given, tmp_path, monkeypatch, capsys):
 def test_what_cannot_be_done_is_refused_in_a_sentence(given, tmp_path, capsys, more, words):
     assert words in refusal(dpo.main, capsys, *options(given, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_in_use_and_contradictions_are_refused(given, finished, capsys):
-    folder, _ = finished
-    assert "holds a run already" in refusal(dpo.main, capsys, *options(given, folder))
-    more = ["--init-from", "resume", "--out-dir", folder, "--beta", "0.1"]
-    assert "has beta 0.5, not 0.1" in refusal(dpo.main, capsys, *more)
 
 
 def test_a_model_without_chat_tokens_is_refused(given, tmp_path, capsys):

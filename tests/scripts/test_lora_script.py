@@ -5,7 +5,6 @@ import json
 import pytest
 
 from gpt import Llama
-from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from scripts import generate, lora
@@ -71,12 +70,9 @@ def test_a_run_of_adapters_is_no_model_yet_and_generate_says_how_it_becomes_one(
     assert run_here(lora.main, *options(base, text, tmp_path / "run", "--method", method)) == 0
     sentence = refusal(generate.main, capsys, "--model", tmp_path / "run")
     assert f"run holds adapters without the model beside them: scripts/lora.py --merge {tmp_path / 'run'}" in sentence
-
-
-def test_qlora_says_where_its_adapters_were_merged(base, text, tmp_path, capsys):
-    assert run_here(lora.main, *options(base, text, tmp_path / "run", "--method", "qlora")) == 0
     assert run_here(lora.main, "--merge", tmp_path / "run", "--out-dir", tmp_path / "merged") == 0
-    assert "note: the adapters were trained beside 4-bit weights" in capsys.readouterr().out
+    note = "note: the adapters were trained beside 4-bit weights"
+    assert (note in capsys.readouterr().out) == (method == "qlora")
 
 
 def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, capsys):
@@ -117,17 +113,11 @@ def test_refusals_are_one_sentence(more, sentence, base, text, tmp_path, capsys)
     assert not (tmp_path / "run" / "trainer_state.json").exists()
 
 
-def test_resume_refuses_other_settings_and_a_changed_base(base, text, tmp_path, capsys):
-    own, run = tmp_path / "base", tmp_path / "run"
-    model, tokenizer = load_model(base)
-    save_model(own, model, tokenizer)
-    assert run_here(lora.main, *options(own, text, run)) == 0
+def test_resume_refuses_other_settings(base, text, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert run_here(lora.main, *options(base, text, run)) == 0
     sentence = refusal(lora.main, capsys, "--init-from", "resume", "--out-dir", run, "--r", "3")
     assert f"the run in {run} has r 2, not 3" in sentence
-    model.transformer.h[0].mlp.c_fc.weight.data[0, 0] += 1
-    save_checkpoint(own, model)
-    sentence = refusal(lora.main, capsys, "--init-from", "resume", "--out-dir", run)
-    assert "is not the one beside which the adapters were trained" in sentence
 
 
 @pytest.mark.oracle("gguf")

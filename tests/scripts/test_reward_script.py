@@ -75,14 +75,6 @@ def test_a_bad_line_is_named_and_nothing_is_written(given, tmp_path, capsys):
     assert "pairs.jsonl, line 2" in message and "'rejected'" in message and not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_stage_is_not_resumed(given, finished, capsys):
-    assert "there is no checkpoint" in refusal(
-        reward.main, capsys, "--init-from", "resume", "--out-dir", given[1].parent
-    )
-    message = refusal(reward.main, capsys, "--init-from", "resume", "--out-dir", given[0])
-    assert str(given[0]) in message
-
-
 @pytest.mark.parametrize("place", [("scores",), ("scores", 0), ("scores", 0, 1)])
 @pytest.mark.parametrize("wrong", ["x", None, [1]])
 def test_forged_scores_from_before_training_are_refused_at_the_start(finished, tmp_path, capsys, place, wrong):

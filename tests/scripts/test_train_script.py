@@ -52,6 +52,12 @@ def options(text, folder, *more, max_iters=12):
     return ["--data", text, "--out-dir", str(folder), *SMALL_RUN, *random, "--max-iters", str(max_iters), *more]
 
 
+def started(text, folder, *more):
+    """A process that trains, and that we can stop. What it prints is read as bytes."""
+    arguments = command("train", *options(text, folder, *more))
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -115,10 +121,7 @@ def test_a_terminal_that_knows_few_characters(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
 def test_a_reader_that_has_seen_enough_ends_it_quietly(text, tmp_path):
-    running = subprocess.Popen(
-        command("train", *options(text, tmp_path, max_iters=10**6)),
-        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    running = started(text, tmp_path, "--max-iters", 10**6)
     running.stdout.readline()
     running.stdout.close()
     error = running.stderr.read()
@@ -144,10 +147,7 @@ def long_run(text, tmp_path_factory):
 def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
     for attempt in range(5):  # the machine may be so slow that it is finished before we stop it
         folder = tmp_path / str(attempt)
-        running = subprocess.Popen(
-            command("train", *options(text, folder, *LONG)),
-            cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        running = started(text, folder, *LONG)
         for line in running.stdout:
             if b" 22/" in line:
                 break
@@ -192,11 +192,6 @@ def test_resume_refuses_what_contradicts_the_run(finished, capsys):
     assert {name for name in after if after[name] != before[name]} <= {"loss.png"}
 
 
-def test_there_is_nothing_to_resume(tmp_path, capsys):
-    error = refusal(train.main, capsys, "--init-from", "resume", "--out-dir", tmp_path)
-    assert f"there is no checkpoint in {tmp_path}: trainer_state.json is missing" in error
-
-
 def test_a_full_disk_ends_the_run_in_one_sentence_and_it_can_go_on(finished, text, tmp_path, monkeypatch, capsys):
     write, files = checkpoint._write, []
 
@@ -234,22 +229,17 @@ def test_data_and_tokenizer_that_were_edited_in_place_are_noticed(finished, tmp_
             checkpoint.load_run(folder)
 
 
+FORGED = ["run.batch_size", "run.model", "run.data", "run.training", "run.model.dropout", "run.training.beta1", "run"]
+
+
 @pytest.mark.parametrize("wrong", ["x", -1, [], None])
-@pytest.mark.parametrize("setting", ["batch_size", "model", "data", "training", "model.dropout", "training.beta1"])
-def test_a_forged_setting_is_refused_in_one_sentence(finished, tmp_path, capsys, setting, wrong):
-    if (setting, wrong) in (("data", "x"), ("training.beta1", -1)):
+@pytest.mark.parametrize("place", [*(f"extra.{name}" for name in FORGED), "extra", "inputs", "batches"])
+def test_a_forged_state_is_refused_in_one_sentence(finished, tmp_path, capsys, place, wrong):
+    if (place, wrong) in (("extra.run.data", "x"), ("extra.run.training.beta1", -1)):
         return  # of the right type
     folder = shutil.copytree(finished[0], tmp_path / "run")
-    forge(folder, ("state", "extra", "run", *setting.split(".")), wrong)
+    forge(folder, ("state", *place.split(".")), wrong)
     assert refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
-
-
-@pytest.mark.parametrize("place", [("extra",), ("extra", "run"), ("inputs",), ("batches",)])
-def test_a_forged_state_is_refused_in_one_sentence(finished, tmp_path, capsys, place):
-    for wrong in ("x", 5, [1], None):
-        folder = shutil.copytree(finished[0], tmp_path / f"run-{wrong}")
-        forge(folder, ("state", *place), wrong)
-        refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
 
 
 # --- one run per folder -----------------------------------------------------------------------------------------------
@@ -258,17 +248,12 @@ def test_a_forged_state_is_refused_in_one_sentence(finished, tmp_path, capsys, p
 def test_of_two_runs_started_together_one_runs_and_the_other_says_who_does(text, tmp_path):
     for attempt in range(3):
         folder = tmp_path / str(attempt)
-        both = [
-            subprocess.Popen(
-                command("train", *options(text, folder, "--seed", seed, max_iters=200)),
-                cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-            )
-            for seed in (1, 2)
-        ]  # fmt: skip
+        both = [started(text, folder, "--seed", seed, "--max-iters", 200) for seed in (1, 2)]
         ends = [(run.pid, *run.communicate(), run.returncode) for run in both]
         (winner, _, _, code), (_, _, error, other) = sorted(ends, key=lambda end: end[-1])
-        assert (code, other) == (0, 1) and "Traceback" not in error and error.count("\n") == 1
-        assert f"{folder} is being written by process {winner} on" in error or "holds a run already" in error
+        assert (code, other) == (0, 1) and b"Traceback" not in error and error.count(b"\n") == 1
+        expected = f"{folder} is being written by process {winner} on", "holds a run already"
+        assert any(words.encode() in error for words in expected)
         assert checkpoint.load_state(folder)["step"] == 200 and not (folder / ".lock").exists()
 
 
@@ -375,6 +360,7 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
         ("--data {short}", "are too few for block_size"),
         ("--data {binary}", "is not UTF-8 text"),
         ("--init-from {folder}", "there is no model in"),
+        ("--init-from resume", "there is no checkpoint in {out}: trainer_state.json is missing"),
         ("--device tpu", "unknown device 'tpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )
@@ -384,14 +370,8 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, words, tmp_path, c
         places[name] = tmp_path / f"{name}.txt"
         places[name].write_bytes(content)
     arguments = arguments.format(**places).split()
-    assert words in refusal(train.main, capsys, "--out-dir", places["out"], *arguments)
+    assert words.format(**places) in refusal(train.main, capsys, "--out-dir", places["out"], *arguments)
     assert not has_checkpoint(places["out"])
-
-
-def test_cuda_without_a_gpu_says_why(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(backend, "cuda_problem", lambda: "CuPy is not installed")
-    error = refusal(train.main, capsys, "--device", "cuda", "--out-dir", tmp_path)
-    assert error == "error: device 'cuda' cannot be used: CuPy is not installed\n"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
