@@ -597,7 +597,7 @@ def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
             for batches in run.batches(Endless(batch)):
                 run.record(training_step(model, batches, loss_fn, optimizer, schedule))
 
-    start(stage, settings(tmp_path, max_iters=2))
+    start(stage, settings(tmp_path, max_iters=2), batch["ids"].device)
     row = read_log(tmp_path / "log.jsonl")[0]
     assert row["accuracy"] == 0.5 and row["rewards/margins"] == 1.5 and row["num_pairs"] == 0
     assert "pairs/s | accuracy 0.5000 | rewards/margins 1.5000" in capsys.readouterr().out
