@@ -10,7 +10,8 @@
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted. `model_from`, `data` and `keep`
 get a function instead of a value, because it is called for a new run only; a resumed run reads the result from its
-folder. What goes through them is written when the loop begins, so a run that fails a check leaves nothing behind.
+folder. What goes through them is written when the loop begins, so a run that fails a check leaves nothing behind. The
+tokens of a text are the exception: they are read from disk, so they are written once the text has passed its checks.
 Between two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
 """
 
