@@ -92,6 +92,10 @@ class LoRAConfig:
         """The factor of the update B A."""
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
 
 def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
     """The number of a layer's trained parameters: r (in + out), instead of in * out.

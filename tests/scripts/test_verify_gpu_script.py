@@ -81,7 +81,7 @@ def test_planted_faults_never_run_on_a_real_gpu():
     for name in suite.FILES:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
-        planted += [function.name for function in functions if "KernelError" in ast.unparse(function)]
+        planted += [function.name for function in functions if "mistake_is_found" in ast.unparse(function)]
     assert len(planted) >= 5
     assert all(any(word in name for word in suite.LEFT_OUT.split(" or ")) for name in planted)
 
