@@ -133,6 +133,55 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
             _export_adapter(model, run.out_dir, config.init_from)
 
 
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
+    """The base model with its adapters attached, and its tokenizer."""
+    config = run.config
+    model, tokenizer = load_model(config.init_from, config.packed)
+    if is_conversations(config.data) and add_chatml(tokenizer):
+        # New tokens can only be learned in the embedding.
+        embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
+        whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
+        config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
+        run.config = config
+    trainable = _prepare_model(model, config, len(tokenizer))
+    show(f"starting from the weights in {config.init_from}; {trainable}")
+    return model, tokenizer
+
+
+def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> str:
+    """Add embedding rows for new tokens, quantize the base model, and attach adapters. Shows what is trained."""
+    if model.config.vocab_size < vocab_size:
+        resize_token_embeddings(model, vocab_size)
+    total = model.num_parameters()
+    if config.method != "full":
+        _check_rank(model, config.lora)
+    if config.method == "lora":
+        apply_lora(model, config.lora)
+    elif config.method == "qlora":
+        apply_qlora(model, config.lora)
+    trained = model.num_parameters(trainable_only=True)
+    return f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
+
+
+def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
+    """Raise ValueError for a rank that is larger than every matrix, before memory is allocated."""
+    layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
+    useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
+    if lora.r > useful:
+        numbers = sum(adapter_parameters(layer.in_features, layer.out_features, lora.r) for layer in layers)
+        needed = sum(training_memory(numbers).values()) / 1e9
+        raise ValueError(
+            f"adapters of rank {lora.r:,} need {needed:,.1f} GB of memory, and a rank above {useful:,}, the largest "
+            "that a matrix of this model can have, learns no more: take a smaller one"
+        )
+
+
+# --- what is shown and exported ---------------------------------------------------------------------------------------
+
+
 def _replies(model: LanguageModel, tokenizer: Tokenizer, asked: list[Example]) -> dict[str, str]:
     """The most likely replies to held-out questions: {question: reply}. Empty if the data are plain text."""
     questions = [example.messages[:-1] for example in asked]
@@ -192,50 +241,7 @@ def float_model_of(run: str) -> LanguageModel:
     return model
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
-
-
-def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
-    """The base model with its adapters attached, and its tokenizer."""
-    config = run.config
-    model, tokenizer = load_model(config.init_from, config.packed)
-    if is_conversations(config.data) and add_chatml(tokenizer):
-        # New tokens can only be learned in the embedding.
-        embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
-        whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
-        config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
-        run.config = config
-    trainable = _prepare_model(model, config, len(tokenizer))
-    show(f"starting from the weights in {config.init_from}; {trainable}")
-    return model, tokenizer
-
-
-def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> str:
-    """Add embedding rows for new tokens, quantize the base model, and attach adapters. Shows what is trained."""
-    if model.config.vocab_size < vocab_size:
-        resize_token_embeddings(model, vocab_size)
-    total = model.num_parameters()
-    if config.method != "full":
-        _check_rank(model, config.lora)
-    if config.method == "lora":
-        apply_lora(model, config.lora)
-    elif config.method == "qlora":
-        apply_qlora(model, config.lora)
-    trained = model.num_parameters(trainable_only=True)
-    return f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
-
-
-def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
-    """Raise ValueError for a rank that is larger than every matrix, before memory is allocated."""
-    layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
-    useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
-    if lora.r > useful:
-        numbers = sum(adapter_parameters(layer.in_features, layer.out_features, lora.r) for layer in layers)
-        needed = sum(training_memory(numbers).values()) / 1e9
-        raise ValueError(
-            f"adapters of rank {lora.r:,} need {needed:,.1f} GB of memory, and a rank above {useful:,}, the largest "
-            "that a matrix of this model can have, learns no more: take a smaller one"
-        )
+# --- in a checkpoint --------------------------------------------------------------------------------------------------
 
 
 def kind_of(config: AdaptationConfig) -> ModelKind | None:

@@ -411,6 +411,7 @@ def test_the_core_fits_into_an_evening():
     assert lines < 450
 
 
+@pytest.mark.filterwarnings("ignore::EncodingWarning")  # mypy opens its own files without naming it
 def test_mypy_resolves_operators_and_methods(tmp_path, monkeypatch):
     api = pytest.importorskip("mypy.api")
     source = ["from minigrad import Tensor, nn", "x = Tensor([1.0])", "reveal_type(x + x)", "reveal_type(x.sum())"]
