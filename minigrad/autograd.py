@@ -236,7 +236,7 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
 def run_backward(node: Context, douts: list[Any]) -> list[Any]:
     """The gradients of the node's inputs from those of its outputs: one call of the Function's backward.
 
-    The counterpart stands in `Function.apply` itself, so a debugger is in Softmax.forward after `softmax` and `apply`.
+    Forward has no such function: `apply` calls it directly, so a debugger reaches the arithmetic in fewer steps.
     """
     arrived = [dout for dout in douts if dout is not None]
     if not arrived:
