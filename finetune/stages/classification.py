@@ -85,7 +85,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
 
     before = run.keep("language_before", language_loss, like=0.0)
 
-    # Training: each step makes the texts' own labels more likely.
+    # Training: each step makes the right label of each text more likely.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)

@@ -99,7 +99,7 @@ def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE) ->
 
 def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:
     """The loop of pretraining: predict the next token of a text, everywhere in it."""
-    # The model, its tokenizer, and the text as tokens, most of it to learn from and the rest to test on.
+    # The model, its tokenizer, and the text as tokens: training and held-out part.
     model, tokenizer = run.model_from(lambda: _new_model(run, config, init_from))
     config = run.config  # _new_model has filled in the model's shape and vocabulary size
     _check_settings(run, model)
@@ -109,7 +109,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     rows = run.team.rows(config.batch_size)
     stream = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
 
-    # What is shown of it: its size, and the losses of simple models, to be compared with.
+    # Show the size of model and text, and the losses of simple models to compare with.
     _introduce(run, model, tokenizer, train, validation)
     baselines = run.team.once(lambda: baseline_losses(train[:COUNTED_TOKENS], validation, len(tokenizer)))
     run.explain_columns(COLUMNS)
