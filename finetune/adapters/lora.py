@@ -161,6 +161,7 @@ class LoRAConfig:
         """The settings by name, as JSON can hold them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
+
 # --- some slices of c_attn only ---------------------------------------------------------------------------------------
 
 
