@@ -36,7 +36,7 @@ from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
 
 from ..data.chat_template import ChatTemplate, without_oldest_turn
-from ..data.datasets import Example, ShuffledBatches, read_examples, read_preferences
+from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
 from ..data.pairs import encode_pairs
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply
@@ -306,17 +306,17 @@ def encode_questions(
     Raises ValueError, naming the place, if a single question is too long.
     """
     room = block_size - response_length
-    prompts = []
-    for number, example in enumerate(examples, start=1):
+
+    def encode(example: Example) -> tuple[list[int], bool]:
         messages = list(example.messages[:-1])
         while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
             shorter = without_oldest_turn(messages)
             if shorter is None:
                 raise ValueError(
-                    f"{example.place or f'question {number}'}: the question has {len(ids)} tokens, and with "
-                    f"{response_length} of reply it must fit into {block_size}: shorten it, "
-                    "or take a smaller --response-length"
+                    f"the question has {len(ids)} tokens, and with {response_length} of reply it must fit into "
+                    f"{block_size}: shorten it, or take a smaller --response-length"
                 )
             messages = shorter
-        prompts.append(ids)
-    return prompts
+        return ids, len(messages) < len(example.messages) - 1
+
+    return encode_items(examples, encode, "question")[0]
