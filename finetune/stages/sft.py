@@ -77,7 +77,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     show(mask_as_text(template, examples[0].messages))
     run.explain_columns(COLUMNS)
 
-    # What the model answers before training: to be compared with what it answers afterwards.
+    # The model's answers before training: to be compared with its answers afterwards.
     items = instruction_tasks("test", len(held_out), config.seed) if config.data == TASKS else []
     before = run.keep("before", lambda: _measure(model, tokenizer, items, held_out), like=_form(items, held_out))
 
@@ -129,7 +129,7 @@ def _measure(
 
 
 def _form(items: Sequence[TaskItem], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What `_measure` returns, with zeros and empty replies."""
+    """The result of `_measure` with zeros and empty replies: a checkpoint must hold one of the same form."""
     if items:
         return following_form(items)
     return {"replies": dict.fromkeys((example.messages[-2]["content"] for example in held_out[:SHOWN]), "")}
