@@ -304,7 +304,17 @@ def _table(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{os.fspath(path)}, line {reader.reader.line_num}: {error}") from None
 
 
-# --- encoding and batches ---------------------------------------------------------------------------------------------
+# --- splits, encoding and batches ------------------------------------------------------------------------------------
+
+
+def hold_out(items: list[T], data: str, name: str) -> tuple[list[T], list[T]]:
+    """Split the items of the file `data` into those to train on and the last tenth, to test on. Raises ValueError for a
+    single item; name: what an item is called there.
+    """
+    if len(items) < 2:
+        raise ValueError(f"{data} has one {name} only: one more is needed to test on")
+    held_out = max(len(items) // 10, 1)
+    return items[:-held_out], items[-held_out:]
 
 
 def encode_items(

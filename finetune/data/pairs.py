@@ -14,7 +14,7 @@ import numpy as np
 from gpt.files import StrPath
 
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
-from .datasets import IGNORE, Preference, encode_items, pad_right, read_preferences, read_rows
+from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
@@ -113,11 +113,7 @@ def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]
     """
     if data == TASKS:
         return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
-    preferences = read_preferences(data)
-    if len(preferences) < 2:
-        raise ValueError(f"{data} has one pair only: one more is needed to test on")
-    held_out = max(len(preferences) // 10, 1)
-    return preferences[:-held_out], preferences[-held_out:]
+    return hold_out(read_preferences(data), data, "pair")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -164,7 +164,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
             kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
             rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
-            # Advantage: which tokens turned out better than the value head expected? Returns: what it should have said.
+            # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
             advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
             advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 

@@ -22,7 +22,7 @@ from gpt.training.run import Run
 from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate, add_chat_tokens
-from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
+from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
 from ..data.mask_view import mask_as_text
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import (
@@ -149,11 +149,7 @@ def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
             [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed)],
             [item.example() for item in instruction_tasks("test", TEST_ITEMS, seed)],
         )
-    examples = read_examples(data)
-    if len(examples) < 2:
-        raise ValueError(f"{data} has one conversation only: one more is needed to test on")
-    held_out = max(len(examples) // 10, 1)
-    return examples[:-held_out], examples[-held_out:]
+    return hold_out(read_examples(data), data, "conversation")
 
 
 def validate_answers(
