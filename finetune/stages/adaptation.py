@@ -99,8 +99,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 
     # The model's results and answers before training: to be compared with those afterwards.
     before = run.keep("before", measure)
-    own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
-    check_like(before, dict.fromkeys([*task.metrics, *own], 0.0), "the state's before")
+    _check_measured(before, task)
     right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in asked}
     replies = run.keep("replies", lambda: _replies(model, tokenizer, asked), like=dict.fromkeys(right, ""))
 
@@ -139,6 +138,12 @@ def _task(run: Run, config: AdaptationConfig, tokenizer: Tokenizer, length: int)
     if run.is_new:
         write_corpus(config.data, tokenizer, length, run.out_dir)
     return text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed), []
+
+
+def _check_measured(before: Any, task: Task) -> None:
+    """Raise CheckpointError unless `before` holds the task's metrics, and perhaps "own_text"."""
+    own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
+    check_like(before, dict.fromkeys([*task.metrics, *own], 0.0), "the state's before")
 
 
 def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
