@@ -4,24 +4,41 @@ import importlib
 
 import pytest
 
+from gpt.training.checkpoint import has_checkpoint
 from minigrad import __version__
-from scripts import lesson
-from tests.finetune.small import small_chat_model
-from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, write_text
+from scripts import demo, lesson, lora, quantize
+from tests.scripts.running import refusal, run_here
+
+FILES = {
+    "tiny.txt": b"ab",
+    "empty.txt": b"",
+    "blank.txt": b" \n",
+    "short.txt": b"few words only, of a text",
+    "binary.txt": b"\xff\xfe",
+    "bad.jsonl": b'{"prompt": "x"}\n',
+    "bad-pairs.jsonl": b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n',
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folder")
-    save_model(folder / "base", *small_chat_model(n_layer=1, n_embd=64, block_size=32))
-    write_text(folder / "text.txt", words=1500)
-    (folder / "tiny.txt").write_text("ab", encoding="utf-8")
-    (folder / "empty.txt").write_bytes(b"")
-    rows = [f"{'cat' if i % 2 else 'dog'} {i}\t{i % 2}\n" for i in range(20)]
-    (folder / "pets.tsv").write_text("text\tlabel\n" + "".join(rows), encoding="utf-8")
-    return folder
+def folder(given, reward_run):
+    for name, content in FILES.items():
+        (given / name).write_bytes(content)
+    return given
 
+
+# A command line that is right but for what follows it: "..." in a row of REFUSED.
+RIGHT = {
+    "train": "--out-dir {new}",
+    "sft": "--init-from {}/base --out-dir {new}",
+    "reward": "--init-from {}/chat --data {}/pairs.jsonl --out-dir {new}",
+    "dpo": "--init-from {}/chat --data {}/pairs.jsonl --out-dir {new}",
+    "ppo": "--init-from {}/chat --reward-model {}/reward --data {}/questions.jsonl --response-length 6 --out-dir {new}",
+    "grpo": "--init-from {}/chat --terms 4 --batch-size 2 --num-generations 2 --out-dir {new}",
+    "lora": "--init-from {}/wide --data {}/story.txt --out-dir {new}",
+    "classify": "--init-from {}/base --data {}/pets.tsv --language {}/story.txt --out-dir {new}",
+    "quantize": "--model {}/wide --calibration {}/story.txt --out-dir {new}",
+}
 
 REFUSED = [
     # options that would be ignored
@@ -43,16 +60,74 @@ REFUSED = [
     ("exercise", "check mul --all", "check takes a NAME or --all, not both"),
     ("verify_gpt2", "--reference a.npz --save-reference b.npz", "--save-reference does not go with --reference"),
     ("dpo", "--label-smoothing 0.1", "--label-smoothing is for --loss-type robust"),
+    # settings of runs and methods
+    ("train", "... --n-embd 10 --n-head 3", "n_embd 10 cannot be divided among 3 heads"),
+    ("train", "... --max-iters 0", "argument --max-iters: must be an integer >= 1, got 0"),
+    ("train", "... --n-layer 1000000000", "parameters needs at least 3,172,352 GB of memory, and this machine has "),
+    ("train", "... --n-embd 4000000", "parameters needs at least"),
+    ("train", "... --batch-size 10000000000000", "10,000,000,000,000 sequences of 64 tokens needs at least"),
+    ("train", "... --gradient-accumulation-steps 10000000000000", "sequences of 64 tokens needs at least"),
+    ("train", "... --learning-rate nan", "learning_rate must be a number >= 0, got nan"),
+    ("train", "... --dropout 1", "dropout must be a number in [0, 1), got 1.0"),
+    ("train", "... --vocab-size 256", "must be an integer >= 257"),
+    ("train", "... --n-lay 3", "unrecognized arguments: --n-lay 3"),
+    ("train", "... --precision float16", "invalid choice: 'float16'"),
+    ("train", "... --data nowhere.txt", "there is no corpus or file 'nowhere.txt'"),
+    ("train", "... --data {}", "is a folder; give the path of one file in it"),
+    ("train", "... --data {}/blank.txt", "contains no text"),
+    ("train", "... --data {}/short.txt", "are too few for block_size"),
+    ("train", "... --data {}/binary.txt", "is not UTF-8 text"),
+    ("train", "... --init-from {}", "there is no model in"),
+    ("train", "... --init-from resume", "there is no checkpoint in {new}: trainer_state.json is missing"),
+    ("sft", "... --data nowhere.jsonl", "nowhere.jsonl does not exist"),
+    ("sft", "... --data {}/bad.jsonl", "bad.jsonl, line 1: there is no field 'completion', only 'prompt'"),
+    ("sft", "... --init-from resume", "there is no checkpoint in"),
+    ("reward", "... --data {}/bad-pairs.jsonl", "bad-pairs.jsonl, line 2: there is no field 'rejected'"),
+    ("dpo", "... --beta 0", "beta must be a number > 0, got 0.0"),
+    ("dpo", "... --loss-type robust --label-smoothing 0.6", "label_smoothing must be in [0, 0.5)"),
+    ("dpo", "... --loss-type dpo", "invalid choice: 'dpo'"),
+    ("dpo", "... --init-from {}/base", "fine-tune the model on conversations first"),
+    ("ppo", "... --kl-coef -1", "kl_coef must be a number >= 0, got -1.0"),
+    ("ppo", "... --response-length 60", "questions.jsonl, line 1: the question has"),
+    ("ppo", "... --batch-size 1", "1 replies cannot be dealt to 2 mini-batches"),
+    ("ppo", "... --reward-model nowhere", "there is no checkpoint in nowhere"),
+    ("ppo", "... --reward-model {}/chat", "minigrad-gpt-with-head"),
+    ("grpo", "... --beta -1", "beta must be a number >= 0, got -1.0"),
+    ("grpo", "... --method ppo", "invalid choice: 'ppo'"),
+    ("grpo", "... --num-generations 1", "must be an integer >= 2, got 1"),
+    ("grpo", "... --response-length 60", "60 tokens of reply are"),
+    ("grpo", "... --sft-steps 3", "--sft-steps is for a new model"),
+    ("grpo", "... --control", "--batch-size does not go with --control"),
+    ("grpo", "... --batch-size 1000000000", "a step on batches of 2,000,000,000"),
+    ("lora", "... --target-modules q_proj", "'q_proj' fits no module; linear layers here are c_attn, c_proj, c_fc"),
+    ("lora", "... --target-modules c_fc --slices q", "slices q are of c_attn, which is not in target_modules"),
+    ("lora", "... --r 0", "argument --r: must be an integer >= 1, got 0"),
+    ("lora", "... --r 100000", "adapters of rank 100,000 need "),
+    ("lora", "... --batch-size 1000000000", "a step on batches of 1,000,000,000 needs at least "),
+    ("lora", "... --alpha -1", "alpha must be a number > 0"),
+    ("lora", "... --lora-dropout 1", "dropout must be in [0, 1)"),
+    ("lora", "... --method dora", "invalid choice: 'dora'"),
+    ("lora", "... --merge nowhere", "--init-from does not go with --merge"),
+    ("classify", "... --language {}/tiny.txt", "tiny.txt is too short"),
+    ("classify", "... --train 2", "the model has 1 blocks: 2 of them cannot be trained"),
+    ("classify", "... --predict x", "--predict and --model go together"),
+    ("classify", "... --model {}/base", "--predict and --model go together"),
+    ("classify", "... --model {}/base --predict x", "--init-from does not go with --model"),
+    ("quantize", "... --method absmax --bits 4 --group-size 48", "group_size 48 does not divide rows of 64"),
+    ("quantize", "... --method nf4 --bits 8", "NF4 has 4 bits, not 8"),
+    ("quantize", "... --double-quant", "double_quant is an option of nf4, not of absmax"),
+    ("quantize", "... --bits 3", "argument --bits: invalid choice: 3"),
+    ("quantize", "... --method int2", "argument --method: invalid choice: 'int2'"),
+    ("quantize", "... --calibration {}/tiny.txt", "is too short for a model that reads 32 tokens at a time"),
     # what is not there, or cannot be
     ("classify", "--train some", "must be head, all, or a number of blocks, got 'some'"),
-    ("classify", "--init-from {}/base --data {}/pets.tsv --language {}/tiny.txt", "tiny.txt is too short"),
-    ("exercise", "list --workspace {}/text.txt", "text.txt is a file: give a folder"),
-    ("evaluate", "--model {}/base --data {}/text.txt --tokens 20 --html {}", "is a folder: give the path of a file"),
+    ("exercise", "list --workspace {}/story.txt", "story.txt is a file: give a folder"),
+    ("evaluate", "--model {}/base --data {}/story.txt --tokens 20 --html {}", "is a folder: give the path of a file"),
     ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
     ("classify", "--model {}/base --predict x", "does not describe a minigrad-gpt-with-head"),
     ("ppo", "--beside {}/absent", "there is no checkpoint in {}/absent"),
     ("ppo", "--beside {}/base", "is of pretraining, not of "),
-    ("train", "--precision tf32 --device cpu --out-dir {}/new", "--precision tf32 needs a GPU"),
+    ("train", "--precision tf32 --device cpu --out-dir {new}", "--precision tf32 needs a GPU"),
     ("generate", "--model {}/base --adapter {}/absent", "there is no adapter in {}/absent"),
     ("pipeline", "--short --out-dir {}", "holds files that are not of a pipeline"),
     ("generate", "--model nowhere", "there is no folder nowhere; names that need none are gpt2,"),
@@ -66,25 +141,24 @@ REFUSED = [
     ("generate", "--model {}/base --stop xyz", "--stop 'xyz' is 3 tokens, not one"),
     ("generate", "--device tpu", "unknown device 'tpu'"),
     ("generate", "--speculate --num-samples 2", "--speculate is for one text"),
-    ("chat", "--model nowhere", "there is no folder nowhere"),
     ("chat", "--model {}/base --top-p 2", "top_p must be in (0, 1], got 2.0"),
-    ("evaluate", "--model {}/base --data {}/text.txt --stride 33", "stride must be from 1 to the block size of 32"),
+    ("evaluate", "--model {}/wide --data {}/story.txt --stride 33", "stride must be from 1 to the block size of 32"),
     ("evaluate", "--data x --stride 0", "must be an integer >= 1, got 0"),
     ("evaluate", "--model {}/base --data nothing.txt", "nothing.txt does not exist"),
     ("evaluate", "--model {}/base --data {}/empty.txt", "there is nothing to predict; this one has 0"),
     ("explain", "--text abc", "--model and --text go together"),
-    ("explain", "--model {}/base --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
-    ("explain", "--model {}/base --text " + "the" * 200, "must have 2 to 33 tokens; it has"),
-    ("explain", "--model {}/base --text a --as-script", "--as-script is for the small model"),
-    ("explore", "--model {}/base --text " + "the" * 60, "the model reads 1 to 32"),
+    ("explain", "--model {}/wide --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
+    ("explain", "--model {}/wide --text " + "the" * 200, "must have 2 to 33 tokens; it has"),
+    ("explain", "--model {}/wide --text a --as-script", "--as-script is for the small model"),
+    ("explore", "--model {}/wide --text " + "the" * 60, "the model reads 1 to 32"),
     ("exercise", "check sofmax", "did you mean softmax"),
     ("exercise", "solution", "needs a name"),
     ("exercise", "mark", "needs a folder"),
     ("exercise", "mark nowhere", "not a folder"),
     ("exercise", "list --exercises nowhere", "no folder"),
     ("exercise", "frobnicate", "invalid choice"),
-    ("exercise", "run tanh --workspace {}/new", "has not passed yet"),
-    ("exercise", "run --all --workspace {}/new", "no exercise has passed"),
+    ("exercise", "run tanh --workspace {new}", "has not passed yet"),
+    ("exercise", "run --all --workspace {new}", "no exercise has passed"),
     ("gradcheck", "sofmax", "there is no op 'sofmax'; did you mean softmax or log_softmax?"),
     ("gradcheck", "xyzzy", "there is no op 'xyzzy'; without a name, all ops are listed"),
     ("gradcheck", "--seed x", "argument --seed: invalid integer value: 'x'"),
@@ -116,9 +190,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("script", "arguments", "words"), REFUSED)
-def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, capsys):
-    main = importlib.import_module(f"scripts.{script}").main
-    assert words.replace("{}", str(folder)) in refusal(main, capsys, *arguments.replace("{}", str(folder)).split())
+def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, tmp_path, capsys):
+    main, new = importlib.import_module(f"scripts.{script}").main, tmp_path / "new"
+    parts = arguments.replace("...", RIGHT.get(script, "")).split()
+    assert words.format(folder, new=new) in refusal(main, capsys, *(part.format(folder, new=new) for part in parts))
+    assert not new.exists() or (script == "train" and not has_checkpoint(new))
 
 
 @pytest.mark.oracle
@@ -130,17 +206,16 @@ def test_more_tokens_than_the_context_are_refused(folder, capsys):
         assert "--tokens 1000000 is longer than the model's context: use" in sentence
 
 
-def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, tmp_path, capsys):
-    from scripts import demo, lora, quantize
-
-    text = ["--calibration", folder / "text.txt"]
-    for main, arguments in (
-        (quantize.main, ["--model", folder / "base", *text, "--out-dir", folder / "base"]),
-        (lora.main, ["--merge", folder / "base", "--out-dir", folder / "base"]),
+def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, finished, capsys):
+    adapters, pretrained = finished("lora")[0], finished("train")[0]
+    for main, arguments, run, resumes in (
+        (quantize.main, ["--model", folder / "base", "--calibration", folder / "story.txt"], adapters, False),
+        (lora.main, ["--merge", adapters], adapters, False),
+        (lora.main, [], adapters, True),
+        (demo.main, [], pretrained, False),
     ):
-        assert "--init-from resume" not in refusal(main, capsys, *arguments)
-    assert "--init-from resume" in refusal(lora.main, capsys, "--out-dir", folder / "base")
-    assert "--init-from resume" not in refusal(demo.main, capsys, "--out-dir", folder / "base")
+        sentence = refusal(main, capsys, *arguments, "--out-dir", run)
+        assert "holds a run already" in sentence and ("--init-from resume" in sentence) == resumes
 
 
 def test_a_word_that_is_nowhere_gets_a_suggestion(capsys):

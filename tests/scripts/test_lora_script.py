@@ -8,27 +8,24 @@ from gpt import Llama
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from scripts import generate, lora
-from tests.finetune.small import small_chat_model
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
-from tests.gpt.small import save_model
-from tests.scripts.running import output_of, refusal, run_here, write_text
-
-QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
+from tests.scripts.running import output_of, refusal, run_here
+from tests.scripts.runs import RHYTHM
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("base"), *small_chat_model(n_layer=2, n_embd=64, block_size=32))
+def base(given):
+    return given / "wide"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=1500)
+def text(given):
+    return given / "story.txt"
 
 
 def options(base, text, folder, *more):
-    return ["--init-from", base, "--data", text, "--out-dir", folder, *QUICK, "--r", "2", *more]
+    return ["--init-from", base, "--data", text, "--out-dir", folder, *RHYTHM.split(), "--r", "2", *more]
 
 
 def test_a_run_then_resume_then_merge(base, text, tmp_path):
@@ -85,31 +82,6 @@ def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, caps
     assert rates[0] < rates[1] == rates[2]
     assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
     assert capsys.readouterr().out.count("finished already") == 3
-
-
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        (
-            ["--target-modules", "q_proj"],
-            "the target 'q_proj' fits no module; linear layers here are c_attn, c_proj, c_fc",
-        ),
-        (["--target-modules", "c_fc", "--slices", "q"], "slices q are of c_attn, which is not in target_modules"),
-        (["--r", "0"], "argument --r: must be an integer >= 1, got 0"),
-        (["--r", "100000"], "adapters of rank 100,000 need "),
-        (["--batch-size", "1000000000"], "a step on batches of 1,000,000,000 needs at least "),
-        (["--alpha", "-1"], "alpha must be a number > 0"),
-        (["--lora-dropout", "1"], "dropout must be in [0, 1)"),
-        (["--method", "dora"], "invalid choice: 'dora'"),
-        (["--rank", "8"], "unrecognized arguments: --rank 8"),
-        (["--data", "nowhere.txt"], "there is no corpus or file 'nowhere.txt'"),
-        (["--merge", "nowhere"], "--init-from does not go with --merge"),
-        (["--init-from", "nowhere"], "nowhere"),
-    ],
-)
-def test_refusals_are_one_sentence(more, sentence, base, text, tmp_path, capsys):
-    assert sentence in refusal(lora.main, capsys, *options(base, text, tmp_path / "run", *more))
-    assert not (tmp_path / "run" / "trainer_state.json").exists()
 
 
 def test_resume_refuses_other_settings(base, text, tmp_path, capsys):

@@ -50,25 +50,6 @@ def test_the_options_reach_the_quantizer(source, tmp_path, capsys):
     assert weight.bits == 8 and weight.groups == 2 and weight.order is not None and weight.zeros is not None
 
 
-def test_what_cannot_be_done_is_one_sentence_and_leaves_no_folder(source, tmp_path, capsys):
-    model, text = source
-    short = tmp_path / "short.txt"
-    short.write_text("too short", encoding="utf-8")
-    for arguments, words in [
-        (["--method", "absmax", "--bits", 4, "--group-size", 48], "group_size 48 does not divide rows of 64"),
-        (["--method", "nf4", "--bits", 8], "NF4 has 4 bits, not 8"),
-        (["--double-quant"], "double_quant is an option of nf4, not of absmax"),
-        (["--bits", 3], "argument --bits: invalid choice: 3"),
-        (["--method", "int2"], "argument --method: invalid choice: 'int2'"),
-        (["--calibration", "nowhere.txt"], "there is no corpus or file 'nowhere.txt'"),
-        (["--calibration", short], "is too short for a model that reads 16 tokens at a time"),
-        (["--model", "nowhere/at/all"], "nowhere"),
-    ]:
-        options = ["--model", model, "--calibration", text, "--out-dir", tmp_path / "q", *arguments]
-        assert words in refusal(quantize.main, capsys, *options)
-        assert not (tmp_path / "q").exists()
-
-
 @pytest.mark.parametrize("family", ["gpt", "llama"])
 def test_all_methods_in_one_table(source, family, tmp_path, capsys):
     model, text = source

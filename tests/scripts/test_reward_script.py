@@ -8,31 +8,13 @@ from finetune.data import pairs
 from finetune.stages.reward import load_reward_model
 from gpt.training.log import read_log
 from scripts import reward
-from tests.scripts.preference_files import write_model, write_pairs
-from tests.scripts.running import forge, output_of, refusal, run_here
-
-SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
-    return write_model(folder / "sft"), write_pairs(folder / "pairs.jsonl", n=100)
+from tests.scripts.preference_files import write_model
+from tests.scripts.running import forge, output_of, refusal
+from tests.scripts.runs import RHYTHM
 
 
-@pytest.fixture(scope="module")
-def finished(given, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    return folder, output_of(reward.main, *options(given, folder))
-
-
-def options(given, folder, *more):
-    model, data = given
-    return ["--init-from", model, "--data", data, "--out-dir", folder, *SMALL, "--learning-rate", "1e-2", *more]
-
-
-def test_a_run_says_what_it_does_and_learns_what_is_preferred(given, finished):
-    folder, output = finished
+def test_a_run_says_what_it_does_and_learns_what_is_preferred(reward_run):
+    folder, output = reward_run
     for part in (
         "with a new head: ",
         "data: 90 pairs of replies to learn from, 10 to test on",
@@ -54,28 +36,18 @@ def test_a_run_says_what_it_does_and_learns_what_is_preferred(given, finished):
     assert model.labels == ["reward"] and len(tokenizer) == model.config.vocab_size
 
 
-def test_the_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch, capsys):
+def test_the_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch):
     monkeypatch.setattr(pairs, "TRAIN_PAIRS", 30)
     monkeypatch.setattr(pairs, "TEST_PAIRS", 9)
     model = write_model(tmp_path / "sft", block_size=192)
-    assert run_here(reward.main, "--init-from", model, "--out-dir", tmp_path / "run", *SMALL) == 0
-    output = capsys.readouterr().out
+    output = output_of(reward.main, "--init-from", model, "--out-dir", tmp_path / "run", *RHYTHM.split())
     assert "data: 30 pairs of replies to learn from, 9 to test on" in output
     assert "of those that differ in courtesy: " in output and "the answer: " in output
 
 
-def test_a_bad_line_is_named_and_nothing_is_written(given, tmp_path, capsys):
-    bad = tmp_path / "pairs.jsonl"
-    bad.write_text(
-        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b"}\n', encoding="utf-8"
-    )
-    message = refusal(reward.main, capsys, *options((given[0], bad), tmp_path / "run"))
-    assert "pairs.jsonl, line 2" in message and "'rejected'" in message and not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("place", [("scores",), ("scores", 0), ("scores", 0, 1)])
 @pytest.mark.parametrize("wrong", ["x", None, [1]])
-def test_forged_scores_from_before_training_are_refused_at_the_start(finished, tmp_path, capsys, place, wrong):
-    folder = shutil.copytree(finished[0], tmp_path / "run")
+def test_forged_scores_from_before_training_are_refused_at_the_start(reward_run, tmp_path, capsys, place, wrong):
+    folder = shutil.copytree(reward_run[0], tmp_path / "run")
     forge(folder, ("state", "extra", *place), wrong)
     assert "the state's scores" in refusal(reward.main, capsys, "--init-from", "resume", "--out-dir", folder)
