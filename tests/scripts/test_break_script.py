@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from tests.scripts.running import run_here
+from tests.scripts.running import output_of, run_here
 
 broken = importlib.import_module("scripts.break")
 
@@ -16,18 +16,16 @@ def test_the_check_finds_the_bug_and_is_silent_without_it(name):
     assert bug.check(bug.beside or broken.HEALTHY) == ""
 
 
-def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch, capsys):
+def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch):
     monkeypatch.setattr(broken, "STEPS", 20)
     broken.healthy.cache_clear()
-    assert run_here(broken.main, "unshifted", "--out-dir", tmp_path) == 0
-    shown = capsys.readouterr().out
+    shown = output_of(broken.main, "unshifted", "--out-dir", tmp_path)
     assert "healthy" in shown and "they are the inputs" in shown and (tmp_path / "unshifted.png").exists()
     broken.healthy.cache_clear()
 
 
-def test_groups_that_mix_questions_learn_the_hard_ones_more_slowly(tmp_path, capsys):
-    assert run_here(broken.main, "mixed_groups", "--out-dir", tmp_path) == 0
-    shown = capsys.readouterr().out
+def test_groups_that_mix_questions_learn_the_hard_ones_more_slowly(tmp_path):
+    shown = output_of(broken.main, "mixed_groups", "--out-dir", tmp_path)
     assert "a group holds answers to 8 different questions" in shown and (tmp_path / "mixed_groups.png").exists()
     wrong, healthy = (float(word.rstrip(",")) for word in shown.split("loss")[1].split()[:3:2])
     assert wrong > healthy + 0.1

@@ -15,7 +15,7 @@ from minigrad import manual_seed
 from scripts import chat
 from scripts.shared.terminal import WrappedText
 from tests.gpt.smollm import smollm_tokenizer
-from tests.scripts.running import ROOT, command, environment, run_here, write_model
+from tests.scripts.running import ROOT, command, environment, output_of, write_model
 
 GREEDY = ["--temperature", 0, "--max-new-tokens", 9]
 
@@ -37,14 +37,12 @@ def tuned(tmp_path_factory):
 
 
 @pytest.fixture
-def said(capsys, monkeypatch):
+def said(monkeypatch):
     """What a chat prints when these lines are typed."""
 
     def chatted(model, lines, *arguments):
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        capsys.readouterr()
-        assert run_here(chat.main, "--model", model, "--seed", 1, *arguments) == 0
-        return capsys.readouterr().out
+        return output_of(chat.main, "--model", model, "--seed", 1, *arguments)
 
     return chatted
 

@@ -8,7 +8,7 @@ import pytest
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from scripts import evaluate
-from tests.scripts.running import run_here, write_model, write_text
+from tests.scripts.running import output_of, write_model, write_text
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +24,15 @@ def text(tmp_path):
     return path
 
 
-def evaluated(capsys, model, text, *arguments):
-    capsys.readouterr()
-    assert run_here(evaluate.main, "--model", model, "--data", text, *arguments) == 0
-    return capsys.readouterr().out
+def evaluated(model, text, *arguments):
+    return output_of(evaluate.main, "--model", model, "--data", text, *arguments)
 
 
-def test_the_figures_are_those_of_the_whole_text(capsys, model, text):
+def test_the_figures_are_those_of_the_whole_text(model, text):
     gpt, tokenizer = load_model(model)
     for stride in (None, 1, 16):
         score = score_text(gpt, tokenizer, text.read_text(encoding="utf-8"), stride)
-        out = evaluated(capsys, model, text, *([] if stride is None else ["--stride", stride]))
+        out = evaluated(model, text, *([] if stride is None else ["--stride", stride]))
         found = re.findall(r"^(?:loss|perplexity|bits per byte) +([\d.,]+\d)", out, re.M)
         numbers = [float(number.replace(",", "")) for number in found]
         assert numbers == [pytest.approx(x, rel=1e-3) for x in (score.loss, score.perplexity, score.bits_per_byte)]
@@ -42,35 +40,35 @@ def test_the_figures_are_those_of_the_whole_text(capsys, model, text):
         assert f"a uniform guess: {math.log(280):.4f}" in out
 
 
-def test_a_long_text_in_many_windows(capsys, model, tmp_path):
+def test_a_long_text_in_many_windows(model, tmp_path):
     path = write_text(tmp_path / "long.txt", words=3000)
     losses = []
     for kernels in ("textbook", "fast"):
-        out = evaluated(capsys, model, path, "--kernels", kernels)
+        out = evaluated(model, path, "--kernels", kernels)
         losses.append(float(re.search(r"loss +([\d.]+)", out)[1]))
     assert losses[0] == pytest.approx(losses[1], abs=2e-4) and losses[0] > 1
 
 
-def test_of_a_long_text_only_the_beginning_is_read(capsys, model, tmp_path):
+def test_of_a_long_text_only_the_beginning_is_read(model, tmp_path):
     path = write_text(tmp_path / "long.txt", words=3000)
-    out = evaluated(capsys, model, path, "--tokens", 500)
+    out = evaluated(model, path, "--tokens", 500)
     assert "tokens          500, all but" in out and re.search(r"read +the first \d+% of the text \(--tokens 0", out)
-    assert "--tokens 0" not in evaluated(capsys, model, path, "--tokens", 0)
+    assert "--tokens 0" not in evaluated(model, path, "--tokens", 0)
     gpt, tokenizer = load_model(model)
     beginning = tokenizer.decode(tokenizer.encode((tmp_path / "long.txt").read_text(encoding="utf-8"))[:500])
     assert f"{score_text(gpt, tokenizer, beginning).loss:.4f} nats per token, standard error 0." in out
 
 
-def test_the_text_is_shown_with_marks(capsys, model, text):
-    out = evaluated(capsys, model, text, "--show")
+def test_the_text_is_shown_with_marks(model, text):
+    out = evaluated(model, text, "--show")
     shown = out.split("\n\n", 1)[1]
     assert "[" in shown and "10 or more: a surprise" in shown and "\x1b" not in out and "猫" in shown
     plain = shown.replace("[", "").replace("]", "")
     assert "the cat sat <b>on</b> a mat & 猫" in plain and "dogs\nran\tpast" in plain
 
 
-def test_a_page_is_written(capsys, model, text, tmp_path):
-    out = evaluated(capsys, model, text, "--html", tmp_path / "page.html")
+def test_a_page_is_written(model, text, tmp_path):
+    out = evaluated(model, text, "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "the page is in" in out and "<b>" not in page and "\x1b" not in page
     assert page.count("expected:&#10;") == page.count("probability") > 20

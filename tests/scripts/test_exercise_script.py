@@ -10,7 +10,7 @@ import pytest
 from scripts import exercise
 from scripts.checker import catalogue, watching
 from scripts.checker.workspace import Workspace
-from tests.scripts.running import refusal, run_here
+from tests.scripts.running import output_of, refusal, run_here
 
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
 
@@ -35,8 +35,7 @@ def test_a_right_file_passes_and_opens_the_solution(tmp_path, capsys):
     write_tanh(tmp_path)
     code, verdict = check(tmp_path, capsys)
     assert code == 0 and verdict["status"] == "passed" and verdict["cases"] > 20
-    assert run_here(exercise.main, "solution", "tanh", "--workspace", tmp_path) == 0
-    assert "class Tanh(Function):" in capsys.readouterr().out
+    assert "class Tanh(Function):" in output_of(exercise.main, "solution", "tanh", "--workspace", tmp_path)
     (tmp_path / "02_tanh.py").write_text("changed since", encoding="utf-8")
     assert "once yours passes" in refusal(exercise.main, capsys, "solution", "tanh", "--workspace", tmp_path)
 
@@ -94,19 +93,17 @@ def test_the_same_file_gets_the_same_verdict(tmp_path, capsys):
 
 
 def test_list_start_and_hints(tmp_path, capsys):
-    assert run_here(exercise.main, "list", "--workspace", tmp_path, "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(output_of(exercise.main, "list", "--workspace", tmp_path, "--json"))
     assert len(rows) >= 33 and rows[0]["name"] == "mul" and not any(row["passed"] for row in rows)
     assert run_here(exercise.main, "start", "softmax", "--workspace", tmp_path) == 0
     assert "TODO" in (tmp_path / "10_softmax.py").read_text(encoding="utf-8")
     capsys.readouterr()
     for level in (1, 2, 3, 3):
-        assert run_here(exercise.main, "hint", "--workspace", tmp_path, "--json") == 0
-        said = json.loads(capsys.readouterr().out)
+        said = json.loads(output_of(exercise.main, "hint", "--workspace", tmp_path, "--json"))
         assert (said["name"], said["level"]) == ("softmax", level)
 
 
-def test_reset_keeps_the_learners_file(tmp_path, capsys, monkeypatch):
+def test_reset_keeps_the_learners_file(tmp_path, monkeypatch):
     file = write_tanh(tmp_path)
     mine = file.read_text(encoding="utf-8")
     monkeypatch.setattr("builtins.input", lambda question: "n")
@@ -147,10 +144,9 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path):
     assert not session.press("q")
 
 
-def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch, capsys):
+def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("h\n\nq\n"))
-    assert run_here(exercise.main, "--workspace", tmp_path, "--manual") == 0
-    text = capsys.readouterr().out
+    text = output_of(exercise.main, "--workspace", tmp_path, "--manual")
     assert text.count("Checking mul ...") == 2 and "Hint 1 of 3" in text and "the sign is flipped" in text
 
 
@@ -160,8 +156,7 @@ def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(in_gpt, "STEPS", {False: 3, True: 3})
     write_tanh(tmp_path)
     assert check(tmp_path, capsys)[0] == 0
-    assert run_here(exercise.main, "run", "tanh", "--workspace", tmp_path) == 0
-    assert "your parts in it: tanh" in capsys.readouterr().out
+    assert "your parts in it: tanh" in output_of(exercise.main, "run", "tanh", "--workspace", tmp_path)
     assert run_here(exercise.main, "run", "--all", "--workspace", tmp_path, "--out-dir", tmp_path / "page") == 0
     page = (tmp_path / "page" / "my_gpt.html").read_text(encoding="utf-8")
     assert f"1 of {len(catalogue.paths())} parts are mine" in page

@@ -39,7 +39,7 @@ def page(tmp_path_factory):
     return folder / "step.html"
 
 
-def test_the_page_is_that_of_step_py(page, monkeypatch, capsys):
+def test_the_page_is_that_of_step_py(page, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["step.py"])
     run = runpy.run_path("scripts/step.py")
     data = data_of(page)

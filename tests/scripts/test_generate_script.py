@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from scripts import generate
-from tests.scripts.running import ROOT, STORY, command, environment, refusal, run_here, write_model
+from tests.scripts.running import ROOT, STORY, command, environment, output_of, refusal, write_model
 
 
 @pytest.fixture(scope="module")
@@ -15,33 +15,31 @@ def model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), STORY + " кот 猫")
 
 
-def written(capsys, model, *arguments):
-    capsys.readouterr()
-    assert run_here(generate.main, "--model", model, *arguments) == 0
-    return capsys.readouterr().out
+def written(model, *arguments):
+    return output_of(generate.main, "--model", model, *arguments)
 
 
-def test_it_continues_the_prompt(model, capsys):
-    text = written(capsys, model, "--prompt", "the cat", "--max-new-tokens", 30, "--seed", 1)
+def test_it_continues_the_prompt(model):
+    text = written(model, "--prompt", "the cat", "--max-new-tokens", 30, "--seed", 1)
     assert text.startswith("the cat") and len(text) > 20 and text.endswith("\n")
-    assert written(capsys, model, "--prompt", "кот 猫", "--max-new-tokens", 0) == "кот 猫\n"
+    assert written(model, "--prompt", "кот 猫", "--max-new-tokens", 0) == "кот 猫\n"
 
 
-def test_the_seed_decides_and_without_one_every_text_is_new(model, capsys):
-    first, again = (written(capsys, model, "--seed", 1) for _ in range(2))
-    other, new, newer = (written(capsys, model, *seed) for seed in (["--seed", 2], [], []))
+def test_the_seed_decides_and_without_one_every_text_is_new(model):
+    first, again = (written(model, "--seed", 1) for _ in range(2))
+    other, new, newer = (written(model, *seed) for seed in (["--seed", 2], [], []))
     assert first == again and len({first, other, new, newer}) == 4
 
 
-def test_greedy_is_the_same_with_every_seed_and_kernel(model, capsys):
+def test_greedy_is_the_same_with_every_seed_and_kernel(model):
     greedy = ["--temperature", 0, "--max-new-tokens", 40]
-    texts = {written(capsys, model, *greedy, *more) for more in ([], ["--seed", 5], ["--kernels", "textbook"])}
+    texts = {written(model, *greedy, *more) for more in ([], ["--seed", 5], ["--kernels", "textbook"])}
     assert len(texts) == 1
 
 
-def test_several_samples_the_first_of_which_is_the_single_one(model, capsys):
-    single = written(capsys, model, "--seed", 3, "--max-new-tokens", 9)
-    several = written(capsys, model, "--seed", 3, "--max-new-tokens", 9, "--num-samples", 3)
+def test_several_samples_the_first_of_which_is_the_single_one(model):
+    single = written(model, "--seed", 3, "--max-new-tokens", 9)
+    several = written(model, "--seed", 3, "--max-new-tokens", 9, "--num-samples", 3)
     parts = several.split("--- ")
     assert len(parts) == 4 and parts[1] == f"1 ---\n{single}" and parts[1][5:] != parts[2][5:]
 
@@ -49,27 +47,27 @@ def test_several_samples_the_first_of_which_is_the_single_one(model, capsys):
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_guesses_change_nothing_but_the_time(model, capsys, temperature):
     options = ["--max-new-tokens", 40, "--seed", 1, "--temperature", temperature, "--prompt", "the cat the cat the cat"]
-    text, passes = written(capsys, model, *options, "--speculate").rsplit("(", 1)
-    assert text == written(capsys, model, *options) and passes.startswith("40 tokens in ")
+    text, passes = written(model, *options, "--speculate").rsplit("(", 1)
+    assert text == written(model, *options) and passes.startswith("40 tokens in ")
     assert "--speculate is for one text" in refusal(generate.main, capsys, "--speculate", "--num-samples", 2)
 
 
-def test_it_stops_at_a_token(model, capsys):
+def test_it_stops_at_a_token(model):
     options = ["--max-new-tokens", 300, "--seed", 1, "--temperature", 1]
-    everything = written(capsys, model, *options)
+    everything = written(model, *options)
     sign = next(character for character in everything if character in "(){}@_$")  # each a token of its own
-    assert written(capsys, model, *options, "--stop", sign) == everything[: everything.index(sign) + 1] + "\n"
+    assert written(model, *options, "--stop", sign) == everything[: everything.index(sign) + 1] + "\n"
 
 
-def test_a_folder_of_hugging_face(capsys):
+def test_a_folder_of_hugging_face():
     folder = ROOT / "tests" / "gpt" / "golden" / "gpt2-folder"
-    text = written(capsys, folder, "--prompt", "the cat", "--seed", 0, "--max-new-tokens", 4)
+    text = written(folder, "--prompt", "the cat", "--seed", 0, "--max-new-tokens", 4)
     assert text.startswith("the cat") and len(text) > 8
 
 
-def test_control_characters_never_reach_the_terminal(model, capsys):
+def test_control_characters_never_reach_the_terminal(model):
     for more in ([], ["--num-samples", 2]):
-        text = written(capsys, model, "--max-new-tokens", 600, "--seed", 0, "--temperature", 5, "--top-p", 1, *more)
+        text = written(model, "--max-new-tokens", 600, "--seed", 0, "--temperature", 5, "--top-p", 1, *more)
         assert "\ufffd" in text and "\x1b" not in text and "\x07" not in text and "\r" not in text
 
 

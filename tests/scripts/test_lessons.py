@@ -107,11 +107,10 @@ def test_lessons_send_to_exercises_and_bugs_that_exist():
 # scripts/lesson.py
 
 
-def test_the_path_ticks_what_is_done_and_marks_what_is_next(tmp_path, capsys):
+def test_the_path_ticks_what_is_done_and_marks_what_is_next(tmp_path):
     (tmp_path / "00_gradients").mkdir()
     (tmp_path / "00_gradients" / "done.txt").write_text("", encoding="utf-8")
-    assert run_here(lesson.main, "--out-dir", tmp_path) == 0
-    shown = capsys.readouterr().out
+    shown = output_of(lesson.main, "--out-dir", tmp_path)
     assert "[x] 00 " in shown and "> [ ] 411 " in shown and shown.count(">") == 1
     assert "next: python scripts/lesson.py 411" in shown and "exercises: " in shown
 
@@ -123,9 +122,8 @@ def test_every_exercise_is_on_the_path_once(tmp_path, capsys):
     assert len(names) == len(set(names))
 
 
-def test_a_concept_is_found_with_its_places(capsys):
-    assert run_here(lesson.main, "find", "kv", "cach") == 0
-    shown = capsys.readouterr().out
+def test_a_concept_is_found_with_its_places():
+    shown = output_of(lesson.main, "find", "kv", "cach")
     line = Place("gpt/model/kv_cache.py", "KVCache").line()
     assert f"gpt/model/kv_cache.py:{line}" in shown and "433_efficiency.py" in shown
     assert "exercise.py start kv_cache" in shown

@@ -49,15 +49,13 @@ def test_a_run_then_resume_then_merge(base, text, tmp_path):
     assert model.num_parameters() == load_model(base)[0].num_parameters()
 
 
-def test_generating_with_the_adapter_is_generating_with_the_merged_model(base, text, tmp_path, capsys):
+def test_generating_with_the_adapter_is_generating_with_the_merged_model(base, text, tmp_path):
     run, merged = tmp_path / "run", tmp_path / "merged"
     assert run_here(lora.main, *options(base, text, run)) == 0
     assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
     texts = []
     for model in ([base], [base, "--adapter", run / "adapter"], [merged]):
-        capsys.readouterr()
-        assert run_here(generate.main, "--model", *model, "--temperature", "0", "--max-new-tokens", "20") == 0
-        texts.append(capsys.readouterr().out)
+        texts.append(output_of(generate.main, "--model", *model, "--temperature", "0", "--max-new-tokens", "20"))
     assert texts[0] != texts[1] == texts[2]
 
 
@@ -71,17 +69,15 @@ def test_a_run_of_adapters_is_no_model_yet_and_generate_says_how_it_becomes_one(
     assert (note in capsys.readouterr().out) == (method == "qlora")
 
 
-def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, capsys):
-    assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
-    output = capsys.readouterr().out
+def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path):
+    output = output_of(lora.main, *options(base, text, tmp_path / "all", "--compare"))
     table = output[output.index("  method ") :].splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["base", "full", "lora", "qlora"]
     assert "peak   the most bytes in use at one time in a step" in output
     assert (tmp_path / "all" / "comparison.png").exists()
     rates = [read_log(tmp_path / "all" / name / "log.jsonl")[1]["learning_rate"] for name in ("full", "lora", "qlora")]
     assert rates[0] < rates[1] == rates[2]
-    assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
-    assert capsys.readouterr().out.count("finished already") == 3
+    assert output_of(lora.main, *options(base, text, tmp_path / "all", "--compare")).count("finished already") == 3
 
 
 def test_resume_refuses_other_settings(base, text, tmp_path, capsys):
@@ -99,14 +95,11 @@ def test_adapters_beside_the_bits_of_a_file(text, tmp_path, capsys):
     assert run_here(lora.main, *options(path, text, run, "--packed")) == 0
     assert read_log(run / "log.jsonl")[-1]["val_loss"] > 0
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0
-    assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
-    assert "are now in the float ones" in capsys.readouterr().out
+    assert "are now in the float ones" in output_of(lora.main, "--merge", run, "--out-dir", merged)
     assert type(load_model(merged)[0]) is Llama
     writing = ["--prompt", "the cat", "--max-new-tokens", 4, "--temperature", 0]
-    assert run_here(generate.main, "--model", path, "--packed", "--adapter", run / "adapter", *writing) == 0
-    beside = capsys.readouterr().out
-    assert run_here(generate.main, "--model", merged, *writing) == 0
-    assert capsys.readouterr().out == beside
+    beside = output_of(generate.main, "--model", path, "--packed", "--adapter", run / "adapter", *writing)
+    assert output_of(generate.main, "--model", merged, *writing) == beside
     sentence = refusal(lora.main, capsys, *options(path, text, tmp_path / "no", "--packed", "--method", "qlora"))
     assert "packed weights stay as they are" in sentence
     sentence = refusal(lora.main, capsys, *options(merged, text, tmp_path / "no", "--packed"))

@@ -1,8 +1,6 @@
 """scripts/pipeline.py: all stages, kept when they are finished, done again when what they are made from has changed."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import shutil
 
@@ -19,7 +17,7 @@ from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from tests.finetune.small import interrupt_at, small_tokenizer
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, write_text
+from tests.scripts.running import output_of, refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,9 +56,7 @@ def small(tmp_path_factory):
 def finished(tmp_path_factory):
     """The folder of a finished pipeline, and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "pipeline"
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        assert run_here(script.main, "--short", "--ppo", "--out-dir", folder) == 0
-    return folder, output.getvalue()
+    return folder, output_of(script.main, "--short", "--ppo", "--out-dir", folder)
 
 
 def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
@@ -95,8 +91,7 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
     out = tmp_path / "pipeline"
     arguments = "--init-from", tmp_path / "base", "--out-dir", out
-    assert run_here(script.main, "--short", "--ppo", *arguments) == 0
-    output = capsys.readouterr().out
+    output = output_of(script.main, "--short", "--ppo", *arguments)
     assert f"=== 1/7 pretrained: nothing: {tmp_path / 'base'}, as it is" in output
     assert "=== 7/7 quantized" in output and "prefers the better of two replies in" in output
     for name in ("pretrained", "sft", "dpo", "ppo", "lora/merged"):
@@ -114,22 +109,20 @@ def test_a_mistyped_model_leaves_the_folder_free(tmp_path, capsys):
     assert "there is no folder nowhere" in sentence and not (tmp_path / "pipeline").exists()
 
 
-def test_what_is_finished_is_kept(finished, capsys):
+def test_what_is_finished_is_kept(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert run_here(script.main, "--short", "--out-dir", folder) == 0
-    output = capsys.readouterr().out
+    output = output_of(script.main, "--short", "--out-dir", folder)
     assert output.count("finished earlier, and kept") == 6 and "sft " in output.partition("what each stage")[2]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path, capsys):
+def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path):
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
     pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")
-    assert run_here(script.main, "--short", "--out-dir", copied) == 0
-    output = capsys.readouterr().out
+    output = output_of(script.main, "--short", "--out-dir", copied)
     assert output.count("finished earlier, and kept") == 1  # pretraining
     again = output.count("made from an earlier version of the stages before it: done again")
     assert again == 4  # reward, DPO, LoRA, and what was quantized
@@ -143,8 +136,7 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
     assert "call it again and it goes on" in capsys.readouterr().out
     assert load_state(tmp_path / "sft")["step"] == 4 and not (tmp_path / "dpo").exists()
     monkeypatch.undo()
-    assert run_here(script.main, "--short", "--out-dir", tmp_path) == 0
-    output = capsys.readouterr().out
+    output = output_of(script.main, "--short", "--out-dir", tmp_path)
     assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 6/6 quantized" in output
 
 

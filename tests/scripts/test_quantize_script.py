@@ -9,7 +9,7 @@ from gpt import GPT, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, write_model, write_text
+from tests.scripts.running import output_of, refusal, run_here, write_model, write_text
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_method_says_what_it_cost_and_leaves_a_model_that_writes(source, t
     assert capsys.readouterr().out.startswith("the cat")
 
 
-def test_the_options_reach_the_quantizer(source, tmp_path, capsys):
+def test_the_options_reach_the_quantizer(source, tmp_path):
     options = ["--method", "gptq", "--bits", 8, "--group-size", 32, "--desc-act", "--zero-point", "--float-embedding"]
     assert quantized(source, tmp_path / "q", *options, "--sequences", 5) == 0
     weight = load_quantized(tmp_path / "q")[0].transformer.h[1].mlp.c_fc.weight
@@ -60,8 +60,7 @@ def test_all_methods_in_one_table(source, family, tmp_path, capsys):
         model = tmp_path / "llama"
         save_model(model, Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
     options = ["--compare", "--model", model, "--calibration", text, "--sequences", 10, "--out-dir", tmp_path / "all"]
-    assert run_here(quantize.main, *options) == 0
-    table = capsys.readouterr().out.partition("perplexity over float32")[2]
+    table = output_of(quantize.main, *options).partition("perplexity over float32")[2]
     rows = {match[0]: match[1:] for match in re.findall(r"^(\w+) +([\d.,]+) +([\d.]+) MB +([\d.]+) MB", table, re.M)}
     assert list(rows) == ["float32", *quantize.COMPARED]
     perplexities = {name: float(row[0].replace(",", "")) for name, row in rows.items()}

@@ -24,6 +24,7 @@ from tests.scripts.running import (
     command,
     environment,
     forge,
+    output_of,
     refusal,
     run_here,
     run_process,
@@ -144,8 +145,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
 
 def test_resume_says_where_it_goes_on_and_what_is_not_as_before(finished, tmp_path, monkeypatch, capsys):
     folder, _ = finished
-    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
-    assert f"resuming {folder} at step 12\n" in capsys.readouterr().out
+    assert f"resuming {folder} at step 12\n" in output_of(train.main, "--init-from", "resume", "--out-dir", folder)
     monkeypatch.setattr(backend, "usable_cores", lambda: 77)
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert "cores 2 -> 77" in (output := capsys.readouterr().out).replace("cores 1", "cores 2")

@@ -49,7 +49,7 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
 
 
 @pytest.mark.emulation
-def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, capsys, monkeypatch):
+def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
     kernels = verify_gpu.PARTS["kernels"]
     right = kernels.run
 

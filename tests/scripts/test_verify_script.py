@@ -12,7 +12,7 @@ from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts import compare_torch, verify_gpt2
 from tests.gpt.small import GOLDEN, small_llama
-from tests.scripts.running import STORY, refusal, run_here, write_model
+from tests.scripts.running import STORY, output_of, refusal, run_here, write_model
 
 FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
 
@@ -24,10 +24,8 @@ def without_torch(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", found)
 
 
-def verified(capsys, *arguments):
-    capsys.readouterr()
-    assert run_here(verify_gpt2.main, *arguments) == 0
-    return capsys.readouterr().out
+def verified(*arguments):
+    return output_of(verify_gpt2.main, *arguments)
 
 
 def failure(capsys, *arguments):
@@ -53,8 +51,8 @@ def changed_folder(folder, change, **settings):
 
 
 @pytest.mark.parametrize("more", [[], ["--kernels", "textbook"], ["--dtype", "float32"]])
-def test_the_golden_folder_is_verified_without_transformers(capsys, without_torch, more):
-    out = verified(capsys, "--model", FOLDER, "--reference", REFERENCE, "--prompt", "the cat", *more)
+def test_the_golden_folder_is_verified_without_transformers(without_torch, more):
+    out = verified("--model", FOLDER, "--reference", REFERENCE, "--prompt", "the cat", *more)
     assert "wte.weight" in out and out.count(" transposed ok\n") == 8
     assert "attention                     2,176          2,176   18.5%" in out
     assert "the same everywhere" in out and "differs" not in out
@@ -114,9 +112,9 @@ def test_parameters_are_compared_with_the_formula(capsys):
     assert "attention" in capsys.readouterr().out
 
 
-def test_a_text_of_ones_own(capsys, without_torch, tmp_path):
+def test_a_text_of_ones_own(without_torch, tmp_path):
     (tmp_path / "t.txt").write_text("the cat sat on a mat", encoding="utf-8")
-    out = verified(capsys, "--model", FOLDER, "--reference", REFERENCE, "--text", tmp_path / "t.txt")
+    out = verified("--model", FOLDER, "--reference", REFERENCE, "--text", tmp_path / "t.txt")
     assert f"on {len(Tokenizer.load(FOLDER).encode('the cat sat on a mat'))} tokens" in out
 
 
@@ -130,38 +128,36 @@ def test_the_reference_of_another_model_is_refused(capsys, tmp_path):
 
 
 @pytest.mark.oracle
-def test_live_and_saved_references_agree(capsys, tmp_path):
-    out = verified(capsys, "--model", FOLDER, "--save-reference", tmp_path / "r.npz")
+def test_live_and_saved_references_agree(tmp_path):
+    out = verified("--model", FOLDER, "--save-reference", tmp_path / "r.npz")
     assert "the same everywhere" in out and out.endswith("\nverified\n")
-    verified(capsys, "--model", FOLDER, "--reference", tmp_path / "r.npz")
+    verified("--model", FOLDER, "--reference", tmp_path / "r.npz")
 
 
 @pytest.mark.oracle
-def test_a_runs_folder_is_verified_too(capsys, tmp_path):
+def test_a_runs_folder_is_verified_too(tmp_path):
     write_model(tmp_path)
-    out = verified(capsys, "--model", tmp_path)
+    out = verified("--model", tmp_path)
     assert "is a run's folder" in out and "the same everywhere" in out
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("more", [[], ["--kernels", "textbook"], ["--dtype", "float32"], ["--model", str(FOLDER)]])
-def test_a_comparison_with_torch(capsys, more):
-    assert run_here(compare_torch.main, *more) == 0
-    out = capsys.readouterr().out
+def test_a_comparison_with_torch(more):
+    out = output_of(compare_torch.main, *more)
     assert "logits" in out and "transformer.wte.weight" in out and "The same everywhere" in out
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_comparison_of_a_llama_with_torch(capsys, tmp_path, dtype):
+def test_a_comparison_of_a_llama_with_torch(tmp_path, dtype):
     small_llama(vocab_size=270).save_pretrained(tmp_path, Tokenizer.train(STORY, vocab_size=270))
-    assert run_here(compare_torch.main, "--model", str(tmp_path), "--dtype", dtype) == 0
-    out = capsys.readouterr().out
+    out = output_of(compare_torch.main, "--model", str(tmp_path), "--dtype", dtype)
     assert "layers.1.mlp.gated" in out and "model.embed_tokens.weight" in out and "The same everywhere" in out
 
 
 @pytest.mark.oracle
-def test_a_comparison_with_torch_can_fail(capsys, monkeypatch):
+def test_a_comparison_with_torch_can_fail(monkeypatch, capsys):
     carried_over = compare_torch.carried_over
 
     def wrong(model):
