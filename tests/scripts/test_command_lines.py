@@ -169,9 +169,6 @@ REFUSED = [
     ("verify_gpt2", "--dtype float16", "invalid choice: 'float16'"),
     # empty values
     ("generate", "--prompt=", "--prompt is empty"),
-    ("verify_gpt2", "--prompt=", "--prompt is empty"),
-    ("train", "--out-dir=", "--out-dir is empty"),
-    ("evaluate", "--data=", "--data is empty"),
     ("export", "--gguf F16", "the following arguments are required: RUN, FOLDER"),
     # other people's spellings, and slips
     ("train", "--lr 1e-3", "unrecognized arguments: --lr 1e-3; did you mean --learning-rate?"),

@@ -17,8 +17,6 @@ from scripts import explain
 from scripts.pages.flat_script import flat_script
 from scripts.pages.formula import formulas
 from scripts.pages.step_data import LIMITS, step_data
-from tests.finetune.small import small_chat_model
-from tests.gpt.small import save_model
 from tests.scripts.running import run_here
 
 
@@ -112,10 +110,8 @@ def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, stage, tmp_p
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    save_model(folder / "base", *small_chat_model(n_layer=2, n_embd=64, block_size=64))
-    return folder / "base"
+def model_folder(given):
+    return given / "wide"
 
 
 @pytest.mark.parametrize(

@@ -39,26 +39,22 @@ def close(shown, array):
     return np.allclose(shown, np.asarray(array, np.float64).reshape(-1), rtol=0.006, atol=1e-12)
 
 
+def cards_of(recording):
+    """Of each card a part of its heading and the values: forward, backward, and Adam's updates."""
+    yield from (("", (*call.inputs, *call.outputs)) for call in recording.calls)
+    back = sorted(recording.calls, key=lambda call: call.order)
+    yield from ((": backward", (*call.douts, *call.dinputs)) for call in back)
+    for u in recording.updates:
+        yield u.name, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
+
+
 def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
     path, recording = recorded
     with opened(chromium, path) as tab:
-        back = sorted(recording.calls, key=lambda call: call.order)
-        for call in recording.calls:
-            wanted = [value for value in (*call.inputs, *call.outputs) if value is not None]
-            for shown, value in zip(grids(tab), wanted, strict=True):
-                assert close(shown, value.array), call.function
-            press(tab, "ArrowRight")
-        for call in back:
-            assert ": backward" in tab.locator("#card h2").inner_text()
-            wanted = [value for value in (*call.douts, *call.dinputs) if value is not None]
-            for shown, value in zip(grids(tab), wanted, strict=True):
-                assert close(shown, value.array), call.function
-            press(tab, "ArrowRight")
-        for update in recording.updates:
-            assert update.name in tab.locator("#card h2").inner_text()
-            state = [update.state["exp_avg"], update.state["exp_avg_sq"]]
-            for shown, value in zip(grids(tab), [update.before, update.gradient, update.clipped, *state, update.after]):
-                assert close(shown, value.array)
+        for heading, values in cards_of(recording):
+            assert heading in tab.locator("#card h2").inner_text()
+            for shown, value in zip(grids(tab), [value for value in values if value is not None], strict=True):
+                assert close(shown, value.array), heading
             press(tab, "ArrowRight")
         press(tab, "Home")
         assert tab.locator("#card h2").inner_text().startswith("1 of ")

@@ -9,15 +9,13 @@ from gpt import GPT, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
 from tests.gpt.small import save_model
-from tests.scripts.running import output_of, refusal, run_here, write_model, write_text
+from tests.scripts.running import output_of, refusal, run_here
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(given):
     """A folder with a small model, and a text."""
-    folder = tmp_path_factory.mktemp("model")
-    write_model(folder, n_layer=2, n_embd=64)
-    return folder, write_text(folder / "text.txt")
+    return given / "wide", given / "story.txt"
 
 
 def quantized(source, out, *arguments):
