@@ -6,14 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune.architectures import GPT2
 from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from gpt import save_checkpoint
+from gpt import GPT, save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
 from gpt.weights.safetensors_file import SafetensorsFile
@@ -33,7 +32,7 @@ CONFIGS = [
     QuantizationConfig("awq", group_size=8),
     QuantizationConfig("awq", group_size=-1, zero_point=True, embedding=False),
 ]
-LAYERS = GPT2.layers
+LAYERS = GPT.names.layers
 SOME = QuantizationConfig("absmax", 4, 4)
 
 
@@ -148,7 +147,8 @@ def test_folding_scales_changes_nothing_that_the_model_computes():
     for block in model.transformer.h:
         layers = {name: block.get_submodule(name) for name in LAYERS}
         before = {name: layer.weight.data for name, layer in layers.items()}
-        alphas = scale_block(block, GPT2, reader.inputs_of(block, list(layers)), lambda weight: absmax(weight, 4, 4))
+        moments = reader.inputs_of(block, list(layers))
+        alphas = scale_block(block, GPT.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
         assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
     np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
 
