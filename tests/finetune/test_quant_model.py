@@ -195,7 +195,7 @@ def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words
 
 
 def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
-    with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
+    with pytest.raises(ValueError, match="only language models can be quantized, not a Linear"):
         quantize(nn.Linear(4, 4), SOME)
     with pytest.raises(ValueError, match="a post-norm model has no norm there"):
         quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)
