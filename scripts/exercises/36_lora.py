@@ -13,8 +13,8 @@ import hypothesis.strategies as st
 
 from finetune.adapters.lora import LoRAConfig, LoRALinear
 from minigrad import Tensor, nn
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts import lesson
 from scripts.lessons.concepts import Place, concepts, mental_models
-from scripts.lessons.pictures import heatmap, picture
+from scripts.pages.pictures import heatmap, picture
 from tests.scripts.running import ROOT, refusal, run_here, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
