@@ -75,13 +75,11 @@ class QuantizationConfig:
         if self.method == "zeropoint":
             object.__setattr__(self, "zero_point", True)
         options = {"zero_point": ("zeropoint", *CALIBRATED), "desc_act": ("gptq",), "double_quant": ("nf4",)}
-        for name, methods in options.items():
+        for name, methods in {**options, "embedding": METHODS}.items():
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
             if getattr(self, name) and self.method not in methods:
                 raise ValueError(f"{name} is an option of {', '.join(methods)}, not of {self.method}")
-        if not isinstance(self.embedding, bool):
-            raise ValueError(f"embedding must be true or false, got {self.embedding!r}")
 
     @property
     def rounding(self) -> Callable[[np.ndarray], QuantizedArray]:
