@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so there is nothing to "
             "compare with: pip install -e '.[oracle]' installs what is needed"
         )
-    model = random_model() if arguments.model is None else load_model(arguments.model)[0]
+    model = random_model() if arguments.model is None else load_model(arguments.model, trainable=True)[0]
     model.to(arguments.dtype)
     config = model.config
     tokens = min(24, config.block_size) if arguments.tokens is None else arguments.tokens

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = check_tensors(folder)
     if problems:  # the model cannot be built
         raise ValueError(f"structure: {problems[0]}")
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(folder, trainable=True)
     if not isinstance(model, GPT):
         raise ValueError(f"{arguments.model} is a {type(model).__name__}, but this script verifies a GPT-2")
     problems = check_count(model)

@@ -12,16 +12,18 @@ continue the run, the base model must still be in its place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.accounting import training_memory
 from gpt.console import show
+from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
+from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import show_sample
 from gpt.training.run import Run
@@ -30,22 +32,25 @@ from gpt.training.training_step import training_step
 
 from .. import architectures
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
-from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, merge_lora
+from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, lora_layers, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..adapters.targets import target_names
 from ..data.chat_template import add_chatml, resize_token_embeddings
 from ..data.datasets import Example, read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
-from ..loading import ADAPTER, load_model
+from ..quantization.packed import load_packed
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
 
 METHODS = ("full", "lora", "qlora")
+ADAPTER_KINDS = ("minigrad-lora", "minigrad-qlora")  # in config.json of a run that holds adapters only: see `kind_of`
+ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
 REPLY_TOKENS = 40  # length of the replies that are shown
 PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
+NOW_IN_FLOATS = "the adapters were trained beside 4-bit weights, and are now in the float ones"
 LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
@@ -53,7 +58,7 @@ LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 class AdaptationConfig(RunConfig):
     """The settings of a fine-tuning run.
 
-    init_from: the base model (`finetune.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
+    init_from: the base model (`gpt.training.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
     corpus or text file, conversations in a .jsonl or .json file, or "tasks" (see `adaptation_data`). method: one of
     METHODS. lora: the settings of the adapters, if there are any. batch_size: sequences per batch. Raises ValueError
     for another method, and for a method that would change packed weights.
@@ -78,6 +83,21 @@ class AdaptationConfig(RunConfig):
             )
         if isinstance(self.lora, dict):  # from a checkpoint
             object.__setattr__(self, "lora", LoRAConfig(**self.lora))
+
+    @property
+    def beside_quantized(self) -> bool:
+        """Whether the adapters are trained beside quantized weights, of which there are float ones in `init_from`."""
+        return self.method == "qlora" or self.packed
+
+    def load_base(self) -> tuple[LanguageModel, Tokenizer]:
+        """The base model, before it is quantized or adapted, and its tokenizer."""
+        if self.packed:
+            return load_packed(self.init_from)
+        # Adapters can be trained beside quantized weights, but not beside other adapters.
+        model, tokenizer = load_model(self.init_from, trainable=self.method != "lora")
+        if lora_layers(model):
+            raise NotTrainableError(self.init_from)
+        return model, tokenizer
 
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
@@ -139,7 +159,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
     """The base model with its adapters attached, and its tokenizer."""
     config = run.config
-    model, tokenizer = load_model(config.init_from, config.packed)
+    model, tokenizer = config.load_base()
     if is_conversations(config.data) and add_chatml(tokenizer):
         # New tokens can only be learned in the embedding.
         embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
@@ -205,7 +225,7 @@ def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
 
-def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> str:
+def merge_run(run: StrPath, out_dir: StrPath) -> str:
     """Merge the adapters of a run into its base model and save the result in `out_dir`. Returns a note.
 
     Adapters on quantized weights are merged into the float weights, because 4 bits cannot represent the sum. Raises
@@ -222,15 +242,27 @@ def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> s
         claim(out_dir)
         Tokenizer.load(run).save(out_dir)
         save_checkpoint(out_dir, model)
-    few_bits = config.method == "qlora" or config.packed
-    return "the adapters were trained beside 4-bit weights, and are now in the float ones" if few_bits else ""
+    return NOW_IN_FLOATS if config.beside_quantized else ""
+
+
+def load_merged(run: StrPath) -> tuple[LanguageModel, Tokenizer]:
+    """The model of a run of adapters, merged as `merge_run` does, and its tokenizer.
+
+    Where the base has only quantized weights, which cannot take up the adapters, these stay beside them.
+    """
+    model = float_model_of(str(run))
+    with contextlib.suppress(ValueError):
+        merge_lora(model)
+    if settings_of(AdaptationConfig, str(run)).beside_quantized:
+        show(f"{run}: {NOW_IN_FLOATS}")
+    return model, Tokenizer.load(run)
 
 
 def float_model_of(run: str) -> LanguageModel:
     """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
     config = settings_of(AdaptationConfig, run)
     trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
-    if config.method != "qlora" and not config.packed:
+    if not config.beside_quantized:
         return trained
     model, _ = load_model(config.init_from)
     _prepare_model(model, dataclasses.replace(config, method="lora"), trained.config.vocab_size)
@@ -258,7 +290,7 @@ def kind_of(config: AdaptationConfig) -> ModelKind | None:
         ranks = [shape[0] for name, shape in shapes.items() if name.endswith(".lora_A")]
         if config.lora.r > max(ranks, default=0):  # before memory is asked for
             raise ValueError(f"adapters of rank {config.lora.r} are promised, and none is stored")
-        model, tokenizer = load_model(config.init_from, config.packed)
+        model, tokenizer = config.load_base()
         _prepare_model(model, config, description.get("vocab_size", len(tokenizer)))
         if base_fingerprint(model, whole) != description.get("base_sha256"):
             raise ValueError(f"the model in {config.init_from} is not the one beside which the adapters were trained")

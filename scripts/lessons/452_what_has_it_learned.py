@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.loading import load_model
 from gpt import Llama, LlamaConfig
 from gpt.interpretability import (
     ablated,
@@ -23,6 +22,7 @@ from gpt.interpretability import (
     repeated_tokens,
 )
 from gpt.interpretability.heads import blocks
+from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, optim, use_kernels

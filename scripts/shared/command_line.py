@@ -13,9 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from finetune.loading import AdaptersOnlyError, add_adapter_to, load_model
+from finetune.loading import add_adapter_to
+from finetune.quantization.packed import load_packed
 from gpt import LanguageModel, Tokenizer
 from gpt.training.data_parallel import Team, start_team
+from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.hub import NoRunError
 from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
@@ -23,7 +25,7 @@ from minigrad.backend import resolve_device
 # The packages do not know the scripts, so the script that helps is named here.
 ADVICE: dict[type[BaseException], str] = {
     NoRunError: "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
-    AdaptersOnlyError: "scripts/lora.py --merge {folder} makes a model of both, --adapter {folder} uses both",
+    NotTrainableError: "take the model that they were made from, or train adapters beside them with scripts/lora.py",
 }
 # What other projects call our options.
 SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
@@ -97,7 +99,7 @@ def add_model_options(options: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tokenizer]:
     """The model of --model, --packed and --adapter, on a device, with its tokenizer."""
-    model, tokenizer = load_model(arguments.model, arguments.packed)
+    model, tokenizer = load_packed(arguments.model) if arguments.packed else load_model(arguments.model)
     if arguments.adapter is not None:
         tokenizer = add_adapter_to(model, tokenizer, arguments.adapter)
     return model.to(device), tokenizer
@@ -284,4 +286,4 @@ def _sentence(error: BaseException) -> str:
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
-    return f"{sentence}: {ADVICE[type(error)].format(**vars(error))}" if type(error) in ADVICE else sentence
+    return f"{sentence}: {ADVICE[type(error)]}" if type(error) in ADVICE else sentence

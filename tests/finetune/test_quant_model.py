@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from finetune.architectures import GPT2
-from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
@@ -16,6 +15,7 @@ from finetune.quantization.folder import is_quantized, load_quantized, save_quan
 from gpt import save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
+from gpt.training.loading import load_model
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
 from tests.finetune.small import dequantized
