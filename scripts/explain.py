@@ -43,8 +43,7 @@ COMMON = Path(__file__).parent / "lessons" / "widgets" / "common.js"
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    text = "a run, a Hugging Face folder, a GGUF file, or a name; without one, the model of scripts/step.py"
-    add("--model", default=None, help=text)
+    command_line.add_model(parser, None, without="the model of scripts/step.py")
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
     add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")

@@ -50,7 +50,6 @@ ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
 REPLY_TOKENS = 40  # length of the replies that are shown
 PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
-NOW_IN_FLOATS = "the adapters were trained beside 4-bit weights, and are now in the float ones"
 LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 
@@ -88,16 +87,6 @@ class AdaptationConfig(RunConfig):
     def beside_quantized(self) -> bool:
         """Whether the adapters are trained beside quantized weights, of which there are float ones in `init_from`."""
         return self.method == "qlora" or self.packed
-
-    def load_base(self) -> tuple[LanguageModel, Tokenizer]:
-        """The base model, before it is quantized or adapted, and its tokenizer."""
-        if self.packed:
-            return load_packed(self.init_from)
-        # Adapters can be trained beside quantized weights, but not beside other adapters.
-        model, tokenizer = load_model(self.init_from, trainable=self.method != "lora")
-        if lora_layers(model):
-            raise NotTrainableError(self.init_from)
-        return model, tokenizer
 
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
@@ -159,7 +148,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
     """The base model with its adapters attached, and its tokenizer."""
     config = run.config
-    model, tokenizer = config.load_base()
+    model, tokenizer = _base_model(config)
     if is_conversations(config.data) and add_chatml(tokenizer):
         # New tokens can only be learned in the embedding.
         embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
@@ -168,6 +157,17 @@ def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
         run.config = config
     trainable = _prepare_model(model, config, len(tokenizer))
     show(f"starting from the weights in {config.init_from}; {trainable}")
+    return model, tokenizer
+
+
+def _base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
+    """The base model, before it is quantized or adapted, and its tokenizer."""
+    if config.packed:
+        return load_packed(config.init_from)
+    # Adapters can be trained beside quantized weights, but not beside other adapters.
+    model, tokenizer = load_model(config.init_from, trainable=config.method != "lora")
+    if lora_layers(model):
+        raise NotTrainableError(config.init_from)
     return model, tokenizer
 
 
@@ -225,36 +225,32 @@ def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
 
-def merge_run(run: StrPath, out_dir: StrPath) -> str:
-    """Merge the adapters of a run into its base model and save the result in `out_dir`. Returns a note.
+def merge_run(run: StrPath, out_dir: StrPath) -> None:
+    """Merge the adapters of a run into its base model and save the result in `out_dir`.
 
-    Adapters on quantized weights are merged into the float weights, because 4 bits cannot represent the sum. Raises
-    CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full".
+    Raises CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full"
+    and for adapters that cannot be merged.
     """
-    run, out_dir = str(run), Path(out_dir)
-    config = settings_of(AdaptationConfig, run)
-    if config.method == "full":
+    if settings_of(AdaptationConfig, str(run)).method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
     with writing(out_dir):
-        check_unused(out_dir, can_resume=False)
-        model = float_model_of(run)
-        merge_lora(model)
+        check_unused(Path(out_dir), can_resume=False)
+        model, tokenizer = load_model(run, trainable=True)  # calls load_merged
         claim(out_dir)
-        Tokenizer.load(run).save(out_dir)
+        tokenizer.save(out_dir)
         save_checkpoint(out_dir, model)
-    return NOW_IN_FLOATS if config.beside_quantized else ""
 
 
 def load_merged(run: StrPath) -> tuple[LanguageModel, Tokenizer]:
-    """The model of a run of adapters, merged as `merge_run` does, and its tokenizer.
+    """The model of a run of adapters, merged into the float weights of its base model, and its tokenizer.
 
-    Where the base has only quantized weights, which cannot take up the adapters, these stay beside them.
+    4 bits cannot represent the sum. So where the base has only quantized weights, the adapters stay beside them.
     """
     model = float_model_of(str(run))
     with contextlib.suppress(ValueError):
         merge_lora(model)
     if settings_of(AdaptationConfig, str(run)).beside_quantized:
-        show(f"{run}: {NOW_IN_FLOATS}")
+        show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
     return model, Tokenizer.load(run)
 
 
@@ -290,7 +286,7 @@ def kind_of(config: AdaptationConfig) -> ModelKind | None:
         ranks = [shape[0] for name, shape in shapes.items() if name.endswith(".lora_A")]
         if config.lora.r > max(ranks, default=0):  # before memory is asked for
             raise ValueError(f"adapters of rank {config.lora.r} are promised, and none is stored")
-        model, tokenizer = config.load_base()
+        model, tokenizer = _base_model(config)
         _prepare_model(model, config, description.get("vocab_size", len(tokenizer)))
         if base_fingerprint(model, whole) != description.get("base_sha256"):
             raise ValueError(f"the model in {config.init_from} is not the one beside which the adapters were trained")

@@ -1,4 +1,4 @@
-"""What all scripts share: options with the same names and meanings, and errors reported in one sentence."""
+"""Options with the same names and meanings in all scripts, and errors reported in one sentence."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ ADVICE: dict[type[BaseException], str] = {
     NoRunError: "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
     NotTrainableError: "take the model that they were made from, or train adapters beside them with scripts/lora.py",
 }
+# What --model and --init-from accept in every script (gpt/training/loading.py).
+SOURCES = "a run, a quantized model, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
 # What other projects call our options.
 SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
 SPELLINGS |= {"--steps": "--max-iters", "--output-dir": "--out-dir", "--rank": "--r", "--lora-alpha": "--alpha"}
@@ -83,10 +85,9 @@ def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     return made
 
 
-def add_model(options: argparse.ArgumentParser, default: str = "runs/demo") -> None:
-    """--model, for scripts that use a model without training it."""
-    text = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
-    options.add_argument("--model", default=default, help=text)
+def add_model(options: argparse.ArgumentParser, default: str | None = "runs/demo", without: str = "") -> None:
+    """--model, for scripts that use a model without training it. without: what is used if the default is None."""
+    options.add_argument("--model", default=default, help=f"{SOURCES}; without one, {without}" if without else SOURCES)
 
 
 def add_model_options(options: argparse.ArgumentParser) -> None:
