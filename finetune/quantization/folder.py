@@ -33,7 +33,6 @@ from gpt.training.checkpoint import (
     check_size,
     load_checkpoint,
     load_config,
-    stored_kind,
     writing,
 )
 from gpt.training.run_folder import check_unused, claim
@@ -75,11 +74,6 @@ def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
     _check_arrays(model, config, Path(folder) / WEIGHTS)
     return model.eval(), Tokenizer.load(folder)
-
-
-def is_quantized(folder: StrPath) -> bool:
-    """Whether the folder holds a quantized model, which `load_quantized` loads."""
-    return stored_kind(folder) == NAME
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
-from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
+from finetune.quantization.folder import load_quantized, save_quantized
 from gpt import GPT, save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
+from gpt.training.loading import load_model
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
 from tests.finetune.small import dequantized
@@ -241,7 +241,7 @@ def folder_with(path, config, tokenizer):
 def test_a_folder_brings_the_same_model_back(tmp_path, config, tokenizer):
     model = folder_with(tmp_path / "q", config, tokenizer)
     loaded, its_tokenizer = load_quantized(tmp_path / "q")
-    assert is_quantized(tmp_path / "q") and not loaded.training and len(its_tokenizer) == len(tokenizer)
+    assert not loaded.training and len(its_tokenizer) == len(tokenizer)
     expected, found = model.state_dict(), loaded.state_dict()
     assert list(found) == list(expected)
     for name, array in expected.items():
@@ -261,7 +261,6 @@ def test_one_loader_takes_every_kind_of_folder(tmp_path, tokenizer):
     save_model(tmp_path / "plain", small_gpt(vocab_size=260), tokenizer)
     np.testing.assert_array_equal(logits(load_model(tmp_path / "q")[0]), logits(quantized))
     np.testing.assert_array_equal(logits(load_model(tmp_path / "plain")[0]), logits(small_gpt(vocab_size=260)))
-    assert not is_quantized(tmp_path / "plain") and not is_quantized(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt-quantized"):
         load_quantized(tmp_path / "plain")
 
