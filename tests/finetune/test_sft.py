@@ -22,7 +22,8 @@ from finetune.evaluation.answering import (
     scores_by_task,
 )
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, SFTConfig, load_data, train_sft
+from finetune.stages import sft as page
+from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
@@ -31,7 +32,7 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import use_kernels
 from tests.finetune.small import small_chat_model, write_rows
-from tests.gpt.small import save_model, small_gpt
+from tests.gpt.small import assert_same, gradients_of, save_model, small_gpt
 
 TALK = [{"role": "user", "content": "the word?"}, {"role": "assistant", "content": "kel"}]
 
@@ -78,11 +79,10 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
     best = model(ids).data.argmax(axis=-1)
     assert count == (targets != IGNORE).sum() and metrics == {"mean_token_accuracy": (best == targets).sum()}
     loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = gradients_of(model)
     model.zero_grad()
     model.loss(ids, targets, IGNORE, "sum").backward()
-    for name, p in model.named_parameters():
-        np.testing.assert_allclose(gradients[name], p.grad, rtol=1e-9, atol=1e-12)
+    assert_same(gradients, gradients_of(model), rtol=1e-9, atol=1e-12)
 
 
 def test_questions_are_not_learned_from(chat):
@@ -131,8 +131,7 @@ def test_accumulation_equals_one_large_batch():
     for a, b in zip(large_steps, small_steps, strict=True):
         assert a.count == b.count and a.loss == pytest.approx(b.loss, rel=1e-10)
         assert a.metrics["mean_token_accuracy"] == b.metrics["mean_token_accuracy"]
-    for (name, p), (_, q) in zip(large.named_parameters(), parts.named_parameters(), strict=True):
-        np.testing.assert_allclose(p.data, q.data, rtol=1e-7, atol=1e-9, err_msg=name)
+    assert_same(large, parts, rtol=1e-7, atol=1e-9)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -159,12 +158,8 @@ def config(base, data, out_dir, max_iters=150):
 
 @pytest.fixture(scope="module")
 def tuned(base, talks, tmp_path_factory):
-    use_kernels("fast")
-    folder = tmp_path_factory.mktemp("tuned") / "run"
-    try:
-        return start(train_sft, config(base, talks, folder))
-    finally:
-        use_kernels("textbook")
+    with use_kernels("fast"):
+        return start(train_sft, config(base, talks, tmp_path_factory.mktemp("tuned") / "run"))
 
 
 def test_a_model_learns_to_answer_and_to_stop(tuned):
@@ -196,23 +191,21 @@ def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path)
 
 
 def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: the assistant's last message is empty"):
-        start(train_sft, config(base, path, tmp_path / "out"))
-    path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="has one conversation only"):
-        start(train_sft, config(base, path, tmp_path / "out"))
-    long = json.dumps({"prompt": "word " * 100, "completion": "b"})
-    path.write_text(f'{long}\n{{"prompt": "a", "completion": "b"}}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: there is nothing to learn from"):
-        start(train_sft, config(base, path, tmp_path / "out"))
+    good, empty, long = ({"prompt": p, "completion": c} for p, c in (("a", "b"), ("a", ""), ("word " * 100, "b")))
+    for rows, words in (
+        ([good, empty], r"bad\.jsonl, line 2: the assistant's last message is empty"),
+        ([good], "has one conversation only"),
+        ([long, good], r"bad\.jsonl, line 1: there is nothing to learn from"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            start(train_sft, config(base, write_rows(tmp_path / "bad.jsonl", rows), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_built_in_questions_are_held_out():
+def test_built_in_questions_are_held_out(monkeypatch):
+    monkeypatch.setattr(page, "TRAIN_ITEMS", 2000)
     train, test = load_data("tasks", seed=3)
-    assert len(train) == TRAIN_ITEMS and len(test) == TEST_ITEMS
+    assert len(train) == 2000 and len(test) == page.TEST_ITEMS
     assert not {example.messages[-1]["content"] for example in train} & {
         example.messages[-1]["content"] for example in test
     }

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import signal
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
 from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, safetensors_chunks, write_safetensors
-from tests.helpers import peak_below
+from tests.helpers import full_disk_at, peak_below
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
@@ -138,19 +137,11 @@ def test_reading_holds_one_tensor_and_writing_none_but_those_that_it_has_to_put_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 def test_a_full_disk_is_an_error_that_names_the_file_and_the_old_file_stays(tmp_path):
-    import resource
-
     path = tmp_path / "x"
     write_safetensors(path, {"a": np.zeros(10)})
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(OSError, match="could not be written.*: .*x") as caught:
-            write_safetensors(path, {"a": np.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, old)
+    before = path.read_bytes()
+    with full_disk_at(1000), pytest.raises(OSError, match="could not be written.*: .*x") as caught:
+        write_safetensors(path, {"a": np.zeros(100_000)})
     assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
