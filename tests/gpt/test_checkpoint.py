@@ -366,17 +366,18 @@ def test_kill_9_at_any_moment(tmp_path):
     assert number_of(tmp_path) == 7
 
 
-@pytest.mark.parametrize(("saves", "found"), [(1, 2), (2, 3), (10, None)])
-def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, saves, found):
-    left, verified = [a_run(number, n_layer=1) for number in range(2, 2 + saves)], module._verified
+@pytest.mark.parametrize(("step", "saves", "found"), [("_verified", 1, 2), ("_fill", 1, 2), ("_fill", 10, None)])
+def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves, found):
+    """Saved before a file is checked, and after all of them were: the one is noticed at once, the other at the end."""
+    left, original = [a_run(number, n_layer=1) for number in range(2, 2 + saves)], getattr(module, step)
     save_checkpoint(tmp_path, *a_run(1, n_layer=1))
 
-    def saved_meanwhile(folder, name, *rest):
-        if name == "model.safetensors" and left:
-            save_checkpoint(folder, *left.pop(0))
-        return verified(folder, name, *rest)
+    def saved_meanwhile(*arguments):
+        if left:
+            save_checkpoint(tmp_path, *left.pop(0))
+        return original(*arguments)
 
-    monkeypatch.setattr(module, "_verified", saved_meanwhile)
+    monkeypatch.setattr(module, step, saved_meanwhile)
     if found is None:
         with pytest.raises(CheckpointError, match="is written faster than it can be read"):
             load_checkpoint(tmp_path)
