@@ -207,7 +207,6 @@ def test_scores_of_several_answers():
     [
         ({"total_iterations": 0}, "total_iterations must be >= 1, got 0"),
         ({"num_generations": 1}, "num_generations must be >= 2, got 1"),
-        ({"beta": float("nan")}, "beta must be a number >= 0"),
         ({"method": "ppo"}, "there is no method 'ppo'"),
         ({"batch_size": 1, "num_generations": 2}, "2 answers cannot be dealt to 4 mini-batches"),
     ],

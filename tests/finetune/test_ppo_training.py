@@ -1,7 +1,6 @@
 """PPO's loop: the right tokens are learned from, a reward that can be had is found, runs go on where they stopped."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -193,9 +192,7 @@ def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(set
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"total_iterations": 0}, "total_iterations must be >= 1, got 0"),
         ({"kl_coef": -0.1}, "kl_coef must be a number >= 0, got -0.1"),
-        ({"kl_coef": math.nan}, "kl_coef must be a number >= 0"),
         ({"lam": 1.5}, r"lam must be in \[0, 1\], got 1.5"),
         ({"cliprange": 0.0}, "cliprange must be a number > 0"),
         ({"batch_size": 1}, "1 replies cannot be dealt to 2 mini-batches"),
