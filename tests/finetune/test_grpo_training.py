@@ -17,8 +17,7 @@ from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed
-from tests.finetune.preferences import small_policy, small_template
-from tests.finetune.small import interrupt_at, watch
+from tests.finetune.small import interrupt_at, small_policy, small_template, watch
 from tests.gpt.small import assert_same, save_model
 from tests.scripts.running import assert_same_run
 

@@ -23,13 +23,13 @@ from tests.gpt.smollm import CORPUS, TEMPLATE
 
 FOLDER = Path(__file__).parent / "golden" / "templates"
 TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
-TEMPLATES["SmolLM2"] = TEMPLATE
+TEMPLATES |= {"SmolLM2": TEMPLATE, "ChatML": CHATML}  # the last one is ours, which needs no jinja2
 # The special token that ends an answer in each.
 ENDS = {
     "llama-2": "</s>", "mistral": "</s>", "mistral-v1": "</s>", "vicuna": "</s>", "zephyr": "</s>", "alpaca": "</s>",
     "alpaca-axolotl": "</s>", "llama-3": "<|eot_id|>", "llama-3-training": "<|eot_id|>", "llama-3.2": "<|eot_id|>",
     "gemma": "<end_of_turn>", "phi-3": "<|end|>", "qwen2.5": "<|im_end|>", "qwen3": "<|im_end|>",
-    "SmolLM2": "<|im_end|>",
+    "SmolLM2": "<|im_end|>", "ChatML": "<|im_end|>",
 }  # fmt: skip
 SPECIAL = ["<s>", "<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<think>", "</think>"]
 SPECIAL += dict.fromkeys(ENDS.values())
@@ -125,7 +125,7 @@ def test_nobody_speaks_in_another_role_by_writing_a_special_token(name):
 
 
 @pytest.mark.oracle("transformers", "jinja2")
-@pytest.mark.parametrize("name", ["llama-3.2", "mistral-v1", "qwen2.5", "gemma"])
+@pytest.mark.parametrize("name", ["llama-3.2", "mistral-v1", "qwen2.5", "gemma", "SmolLM2", "ChatML"])
 def test_tokens_are_those_of_apply_chat_template(tmp_path, name):
     import transformers
 

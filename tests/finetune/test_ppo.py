@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from finetune.objectives.ppo import gae, policy_loss, ppo_loss, token_rewards, value_loss, whiten
 from minigrad import Tensor
-from tests.finetune.preferences import golden
+from tests.finetune.small import golden
 
 
 @pytest.fixture(scope="module")

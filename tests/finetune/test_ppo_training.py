@@ -14,8 +14,7 @@ from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, nn
-from tests.finetune.preferences import small_policy, small_template
-from tests.finetune.small import interrupt_at, watch
+from tests.finetune.small import interrupt_at, small_policy, small_template, watch
 from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
 from tests.scripts.running import assert_same_run

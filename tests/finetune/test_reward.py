@@ -5,7 +5,7 @@ import pytest
 
 from finetune.objectives.reward import reward_loss
 from minigrad import Tensor, gradcheck
-from tests.finetune.preferences import golden
+from tests.finetune.small import golden
 
 
 def test_loss_and_gradients_are_those_of_trl():

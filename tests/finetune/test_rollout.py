@@ -7,7 +7,7 @@ from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.ppo import update_metrics
 from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
 from minigrad import Tensor, manual_seed, no_grad
-from tests.finetune.preferences import small_policy, small_template
+from tests.finetune.small import small_policy, small_template
 
 PROMPTS = ["Say yes.", "No?", "The word, the word!"]
 

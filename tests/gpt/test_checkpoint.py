@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 from unittest import mock
 
@@ -30,7 +29,7 @@ from gpt.training.checkpoint import (
 )
 from minigrad import nn, optim
 from tests.gpt.small import assert_same, random_ids, small_gpt, weights_of
-from tests.helpers import full_disk_at, read_json, write_json
+from tests.helpers import full_disk_at, peak_below, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"]
@@ -141,15 +140,10 @@ def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
     model = small_gpt(n_embd=128, n_layer=4)
     size = sum(array.nbytes for array in model.state_dict().values())
     largest = max(array.nbytes for array in model.state_dict().values())
-    tracemalloc.start()
-    try:
+    with peak_below(size / 2):
         save_checkpoint(tmp_path, model)
-        assert tracemalloc.get_traced_memory()[1] < size / 2
-        tracemalloc.reset_peak()
+    with peak_below(size + 1.5 * largest):
         loaded = load_checkpoint(tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < size + 1.5 * largest
-    finally:
-        tracemalloc.stop()
     assert loaded.model.num_parameters() == model.num_parameters()
 
 
