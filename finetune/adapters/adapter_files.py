@@ -68,7 +68,7 @@ def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None
     if (folder / CONFIG).exists():
         raise FileExistsError(f"{folder} holds an adapter already: choose another folder, or delete it")
     config = next(iter(layers.values())).config
-    rank = max(layer.rank for layer in layers.values())
+    rank = max(layer.lora_A.shape[0] for layer in layers.values())
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
     settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
@@ -88,8 +88,8 @@ def _pairs(layers: Mapping[str, LoRALinear], rank: int) -> dict[str, np.ndarray]
     """A and B of all layers, padded with zeros to the same rank."""
     tensors = {}
     for name, layer in layers.items():
-        missing = (0, rank - layer.rank)
         lora_A, lora_B = to_numpy(layer.lora_A.data), to_numpy(layer.whole_B().data)
+        missing = (0, rank - len(lora_A))
         tensors[PREFIX + name + A] = np.pad(lora_A, (missing, (0, 0))).astype(np.float32)  # (rank, in)
         tensors[PREFIX + name + B] = np.pad(lora_B, ((0, 0), missing)).astype(np.float32)  # (out, rank)
     return tensors

@@ -220,6 +220,16 @@ def number_of_groups(shape: tuple[int, ...], bits: int, group_size: int) -> int:
     return columns // group_size
 
 
+def in_groups(values: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    """Cut the rows of a matrix (R, K) into groups that share a scale: (R, G, K/G), or (1, 1, R K) for one scale in all.
+
+    Raises what `as_matrix` and `number_of_groups` raise.
+    """
+    values = as_matrix(values)
+    groups = number_of_groups(values.shape, bits, group_size)
+    return values.reshape((1, 1, -1) if group_size == WHOLE_ARRAY else (len(values), groups, -1))
+
+
 def as_matrix(values: Any, what: str = "the array to quantize") -> np.ndarray:
     """`values` as a float32 matrix. Raises ValueError unless it is a finite floating-point matrix."""
     values = np.asarray(values)

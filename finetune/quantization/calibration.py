@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 
 from gpt.interpretability.activations import hooked
+from gpt.model.structure import StructuredModel
 from minigrad import Tensor, nn, no_grad
-
-from .. import architectures
 
 BATCH_TOKENS = 4096  # tokens per batch
 
 
 class InputMoments:
-    """Sums over all input vectors of a layer: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and the count of vectors."""
+    """Sums over all inputs of a layer: hessian Σ x xᵀ (I, I), named as in gptq.py; magnitude Σ |x| (I); count."""
 
     def __init__(self, size: int):
-        self.gram = np.zeros((size, size), np.float32)
+        self.hessian = np.zeros((size, size), np.float32)
         self.magnitude = np.zeros(size, np.float32)
         self.count = 0
 
@@ -36,28 +35,32 @@ class InputMoments:
     def add(self, x: np.ndarray) -> None:
         """Add inputs (..., I) to the sums."""
         flat = x.reshape(-1, x.shape[-1])
-        self.gram += flat.T @ flat
+        self.hessian += flat.T @ flat
         self.magnitude += np.abs(flat).sum(axis=0)
         self.count += len(flat)
 
 
 class _Enough(Exception):
-    """Raised to stop the forward pass when all watched layers have received their inputs."""
+    """Raised by a hook to stop the forward pass when it has what it is waiting for."""
 
 
 class Reader:
     """Reads the calibration text one block of the model at a time and keeps the hidden states (N, T, C) in between."""
 
-    def __init__(self, model: Any, ids: np.ndarray):
-        parts = architectures.of(model)
-        body = parts.body_of(model)
+    @no_grad()
+    def __init__(self, model: StructuredModel, ids: np.ndarray):
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
-        dtype = next(body.parameters()).dtype
-        self.hidden = np.empty((*ids.shape, body.config.n_embd), dtype)
-        self.block_arguments = parts.block_arguments(body, ids.shape[1])
-        with no_grad():
+        self.hidden = np.empty((*ids.shape, model.config.n_embd), next(model.body.parameters()).dtype)
+        self.block_arguments: tuple[Any, ...] = ()  # the same for all blocks, as without a cache
+
+        def keep(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self.hidden[rows], self.block_arguments = inputs[0].data, inputs[1:]
+            raise _Enough
+
+        with hooked(model, {model.names.block(0): keep}):
             for rows in self._batches():
-                self.hidden[rows] = parts.embed(body, ids[rows]).data
+                with contextlib.suppress(_Enough):
+                    model.body(ids[rows])
 
     @no_grad()
     def inputs_of(self, block: nn.Module, names: Sequence[str]) -> dict[str, InputMoments]:
@@ -90,7 +93,7 @@ class Reader:
             yield slice(start, start + self.batch)
 
 
-def check_ids(ids: Any, config: architectures.Config) -> None:
+def check_ids(ids: Any, config: Any) -> None:
     """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
@@ -102,10 +105,10 @@ def check_ids(ids: Any, config: architectures.Config) -> None:
         raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
 
 
-def check_reads(model: Any, ids: np.ndarray) -> None:
+def check_reads(model: StructuredModel, ids: np.ndarray) -> None:
     """Raise ValueError if the model has activations on this text that are not finite."""
     reader = Reader(model, ids)
-    for index, block in enumerate(architectures.of(model).blocks_of(model)):
+    for index, block in enumerate(model.blocks):
         reader.pass_through(block)
         if not np.isfinite(reader.hidden).all():
             raise ValueError(f"on the calibration text, block {index} gives numbers that are not finite (nan or inf)")

@@ -18,7 +18,6 @@ from gpt.weights.llama_gguf import config_of, gguf_rows, heads_permuted, unpermu
 from gpt.weights.tensor_table import Row, Source, matched
 from minigrad import nn
 
-from ..architectures import LLAMA
 from .blocks import BlockArray
 from .quantized_layers import QuantizedLinear, put_embedding
 
@@ -39,7 +38,7 @@ def load_packed(file: GGUFFile) -> Llama:
         if tensor.kind in BLOCKS:
             name = row.ours.removesuffix(".weight")
             array = _array(tensor, heads_permuted(row.theirs, config), file.path)
-            if name == LLAMA.embedding_name:
+            if name == model.names.embedding:
                 put_embedding(model, name, array)
             else:
                 bias = getattr(model.get_submodule(name), "bias", None)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from scripts.exercises import judging, source
-from scripts.exercises.catalogue import ASSESSMENT, HERE, load, paths
+from scripts.checker import judging, source
+from scripts.checker.catalogue import ASSESSMENT, HERE, load, paths
 
 REFERENCES = Path(__file__).parent / "references"
 PATHS = paths([HERE, ASSESSMENT])

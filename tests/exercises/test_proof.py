@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.exercises import judging, processes
+from scripts.checker import judging, processes
 from tests.exercises import planting
 from tests.exercises.mistakes import MISTAKES
 

@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 
-from finetune import architectures
 from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
 from finetune.adapters.qlora import apply_qlora
-from finetune.architectures import GPT2, LLAMA
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
-from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
+from finetune.quantization.folder import is_quantized, load_quantized, matrices, save_quantized
 from gpt import Llama, load_checkpoint, save_checkpoint
 from gpt.model.config import LlamaConfig
+from gpt.model.language_model import architecture_of, from_settings, to_settings
 from gpt.training.checkpoint import CheckpointError
-from minigrad import nn, no_grad
+from minigrad import Tensor, nn, no_grad
 from minigrad.optim import SGD
 from tests.finetune.golden.make_llama_tuning import FOLDER, LABELS, base
 from tests.finetune.small import dequantized, small_tokenizer
@@ -51,29 +50,28 @@ def golden():
 # --- architecture ---
 
 
-@pytest.mark.parametrize(("model", "parts"), [(small_gpt(), GPT2), (small_llama(), LLAMA)], ids=["gpt", "llama"])
-def test_the_parts_are_there_under_these_names(model, parts):
-    assert architectures.of(model) is parts is architectures.of_config(model.config)
+@pytest.mark.parametrize("model", [small_gpt(), small_llama(), small_gpt(norm="post")], ids=["gpt", "llama", "post"])
+def test_the_parts_are_there_under_these_names(model):
+    assert architecture_of(model.config) is type(model)
     modules = dict(model.named_modules())
-    assert (
-        modules[parts.embedding_name] is parts.embedding_of(model) and type(parts.embedding_of(model)) is nn.Embedding
-    )
+    assert modules[model.names.embedding] is model.embedding and type(model.embedding) is nn.Embedding
     shapes = {name: m.weight.shape for name, m in modules.items() if type(m) is nn.Linear and name != "lm_head"}
-    assert shapes == parts.matrices(model.config)
-    assert len(parts.blocks_of(model)) == 2 and modules[parts.block_name(1)] is parts.blocks_of(model)[1]
-    assert architectures.from_settings(architectures.to_settings(model.config)) == (parts, model.config)
-    body = parts.body_of(model)
-    x = parts.embed(body, IDS)
-    for block in parts.blocks_of(model):
-        x = block(x, *parts.block_arguments(body, IDS.shape[1]))
-    np.testing.assert_array_equal(getattr(body, parts.norm)(x).data, model.hidden_states(IDS).data)
+    plan = QuantizationConfig(embedding=False)
+    assert shapes == {name: shape for name, (shape, _) in matrices(model.config, plan).items()}
+    assert len(model.blocks) == 2 and modules[model.part_names()[1]] is model.blocks[1]
+    assert from_settings(to_settings(model.config)) == model.config
+    reader = Reader(model, IDS)
+    for block in model.blocks:
+        reader.pass_through(block)
+    with no_grad():
+        np.testing.assert_array_equal(model.final_norm(Tensor(reader.hidden)).data, model.hidden_states(IDS).data)
 
 
-def test_what_is_neither_is_refused():
-    with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
-        architectures.of(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="the family must be one of gpt, llama, got 'mamba'"):
-        architectures.from_settings({"family": "mamba"})
+def test_what_is_no_language_model_is_refused():
+    with pytest.raises(ValueError, match="a Linear does not say which layers to adapt: set target_modules"):
+        apply_lora(nn.Linear(2, 2), LoRAConfig())
+    with pytest.raises(ValueError, match="the family must be one of gpt, llama,.* got 'mamba'"):
+        from_settings({"family": "mamba"})
 
 
 # --- quantization ---
@@ -85,9 +83,9 @@ def test_a_quantized_llama_computes_with_the_rounded_weights(config):
     calibration = IDS if config.method in ("gptq", "awq") else None
     report = quantize(model, config, calibration)
     assert [layer.name for layer in report.layers] == [
-        f"model.layers.{i}.{layer}" for i in range(2) for layer in LLAMA.layers
+        f"model.layers.{i}.{layer}" for i in range(2) for layer in Llama.names.layers
     ]
-    for name in LLAMA.matrices(model.config):
+    for name in matrices(model.config, QuantizationConfig(embedding=False)):
         layer = model.get_submodule(name)
         assert type(layer) is QuantizedLinear and layer.weight.bits == config.bits
         plain.set_submodule(name, dequantized(layer))
@@ -118,12 +116,12 @@ def test_folding_scales_changes_nothing_that_the_model_computes(changes):
     model, original = small_llama(dtype="float64", **changes), small_llama(dtype="float64", **changes)
     reader = Reader(model, IDS)
     for block in model.model.layers:
-        found = reader.inputs_of(block, [layers[0] for layers, _ in LLAMA.inputs])
-        moments = {layer: found[layers[0]] for layers, _ in LLAMA.inputs for layer in layers}
-        before = {name: block.get_submodule(name).weight.data for name in LLAMA.layers}
-        alphas = scale_block(block, LLAMA, moments, lambda weight: absmax(weight, 4, 4))
+        found = reader.inputs_of(block, [layers[0] for layers, _ in Llama.names.inputs])
+        moments = {layer: found[layers[0]] for layers, _ in Llama.names.inputs for layer in layers}
+        before = {name: block.get_submodule(name).weight.data for name in Llama.names.layers}
+        alphas = scale_block(block, Llama.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
         # Heads of values that are shared cannot be scaled for one head of queries alone.
-        assert set(LLAMA.layers) - set(alphas) == (set() if changes else {"self_attn.o_proj"})
+        assert set(Llama.names.layers) - set(alphas) == (set() if changes else {"self_attn.o_proj"})
         assert alphas["self_attn.q_proj"] == alphas["self_attn.v_proj"]
         scaled = [name for name, alpha in alphas.items() if alpha]
         assert scaled and all((block.get_submodule(name).weight.data != before[name]).any() for name in scaled)

@@ -6,14 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune.architectures import GPT2
 from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
 from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from gpt import save_checkpoint
+from gpt import GPT, save_checkpoint
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
 from gpt.weights.safetensors_file import SafetensorsFile
@@ -33,7 +32,7 @@ CONFIGS = [
     QuantizationConfig("awq", group_size=8),
     QuantizationConfig("awq", group_size=-1, zero_point=True, embedding=False),
 ]
-LAYERS = GPT2.layers
+LAYERS = GPT.names.layers
 SOME = QuantizationConfig("absmax", 4, 4)
 
 
@@ -113,7 +112,7 @@ def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
 
     def spy(self, block, layers):
         found = original(self, block, layers)
-        seen.extend((name, moments.gram.copy()) for name, moments in found.items())
+        seen.extend((name, moments.hessian.copy()) for name, moments in found.items())
         return found
 
     monkeypatch.setattr(Reader, "inputs_of", spy)
@@ -148,7 +147,8 @@ def test_folding_scales_changes_nothing_that_the_model_computes():
     for block in model.transformer.h:
         layers = {name: block.get_submodule(name) for name in LAYERS}
         before = {name: layer.weight.data for name, layer in layers.items()}
-        alphas = scale_block(block, GPT2, reader.inputs_of(block, list(layers)), lambda weight: absmax(weight, 4, 4))
+        moments = reader.inputs_of(block, list(layers))
+        alphas = scale_block(block, GPT.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
         assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
     np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
 
@@ -195,7 +195,7 @@ def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words
 
 
 def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
-    with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
+    with pytest.raises(ValueError, match="only language models can be quantized, not a Linear"):
         quantize(nn.Linear(4, 4), SOME)
     with pytest.raises(ValueError, match="a post-norm model has no norm there"):
         quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)
