@@ -15,8 +15,8 @@ from finetune.stages.method_comparison import added_bytes, held_bytes
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.nn import init
-from tests.finetune.test_lora import assert_unchanged, randomize, snapshot, training_of, wants
-from tests.gpt.small import random_ids, small_gpt
+from tests.finetune.test_lora import randomize, training_of, wants
+from tests.gpt.small import assert_same, random_ids, small_gpt, weights_of
 
 WIDE = {"n_embd": 64}  # NF4 has groups of 64
 ADAPTERS = {
@@ -55,7 +55,7 @@ def test_h_is_the_dequantized_weight_times_x_plus_the_detour(config):
 def test_only_the_adapters_learn_and_the_codes_stay(config, kernels):
     model = small_gpt(**WIDE)
     apply_qlora(model, config)
-    before = snapshot(model)
+    before = weights_of(model)
     with use_kernels(kernels):
         loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
         assert wants(loss) == {id(p) for name, p in model.named_parameters() if name.endswith(("lora_A", "lora_B"))}
@@ -78,10 +78,10 @@ def test_at_first_the_model_is_the_quantized_one_and_close_to_the_float_one():
 def test_merging_into_four_bits_is_refused(config):
     model = small_gpt(**WIDE)
     apply_qlora(model, config)
-    before = snapshot(model)
+    before = weights_of(model)
     with pytest.raises(ValueError, match="h.0.attn.c_attn is a QuantizedLinear: .* into the model before quant"):
         merge_lora(model)
-    assert_unchanged(model, before)
+    assert_same(model, before)
 
 
 def test_an_adapter_that_was_trained_beside_four_bits_fits_the_float_model_if_it_is_meant(tmp_path):
@@ -114,10 +114,10 @@ def test_an_adapter_that_was_trained_beside_four_bits_fits_the_float_model_if_it
 )
 def test_what_has_no_place_leaves_the_model_as_it_was(shape, settings, match):
     model = small_gpt(**shape)
-    before = snapshot(model)
+    before = weights_of(model)
     with pytest.raises(ValueError, match=match):
         apply_qlora(model, LoRAConfig(r=2, **settings))
-    assert_unchanged(model, before)
+    assert_same(model, before)
 
 
 def test_an_embedding_that_is_trained_stays_float(tmp_path):
