@@ -75,13 +75,11 @@ class QuantizationConfig:
         if self.method == "zeropoint":
             object.__setattr__(self, "zero_point", True)
         options = {"zero_point": ("zeropoint", *CALIBRATED), "desc_act": ("gptq",), "double_quant": ("nf4",)}
-        for name, methods in options.items():
+        for name, methods in {**options, "embedding": METHODS}.items():
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
             if getattr(self, name) and self.method not in methods:
                 raise ValueError(f"{name} is an option of {', '.join(methods)}, not of {self.method}")
-        if not isinstance(self.embedding, bool):
-            raise ValueError(f"embedding must be true or false, got {self.embedding!r}")
 
     @property
     def rounding(self) -> Callable[[np.ndarray], QuantizedArray]:
@@ -201,37 +199,37 @@ def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray 
     check_reads(model, np.asarray(calibration))
 
 
-# --- of a block ---------------------------------------------------------------------------------------------------
+# --- of a block -------------------------------------------------------------------------------------------------------
 
 
 def _quantize_block(
     block: nn.Module, inputs: tuple[SharedInput, ...], config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
-    if config.method == "awq" and reader is not None:
-        reports = _awq_block(block, inputs, config, reader)
-    else:
-        reports = [report for shared in inputs for report in _quantize_layers(block, shared, config, reader)]
+    """Quantize the layers of a block, in the order in which they compute.
+
+    GPTQ reads the inputs of each layer from the quantized layers before it. AWQ reads those of all layers at once, from
+    the float block, and scales all layers together.
+    """
+    reports = []
+    for group in [inputs] if config.method == "awq" else [(shared,) for shared in inputs]:
+        moments = {} if reader is None else _moments(block, group, reader)
+        nearest = {}
+        layer: Any
+        for name, measured in moments.items():
+            layer = block.get_submodule(name)
+            rounded = config.rounding(layer.weight.data).dequantize()
+            nearest[name] = output_error(layer.weight.data, rounded, measured.hessian)
+        alphas = awq.scale_block(block, group, moments, config.rounding) if config.method == "awq" else {}
+        for name in [name for shared in group for name in shared.layers]:
+            layer = block.get_submodule(name)
+            weight, its = layer.weight.data, moments.get(name)
+            quantized = _rounded(weight, its, config)
+            error = None if its is None else output_error(weight, quantized.dequantize(), its.hessian)
+            bits = 8 * quantized.nbytes / weight.size
+            reports.append(LayerReport(name, bits, error, nearest.get(name), alphas.get(name)))
+            block.set_submodule(name, QuantizedLinear(quantized.to(weight.dtype), layer.bias))
     if reader is not None:
         reader.pass_through(block)
-    return reports
-
-
-def _quantize_layers(
-    block: nn.Module, shared: SharedInput, config: QuantizationConfig, reader: Reader | None
-) -> list[LayerReport]:
-    """Quantize layers that share their input, to nearest or with GPTQ, on inputs from the quantized layers before."""
-    moments = _moments(block, (shared,), reader) if reader is not None else {}
-    reports = []
-    for name in shared.layers:
-        layer: Any = block.get_submodule(name)
-        weight = layer.weight.data
-        if config.method == "gptq" and name in moments:
-            symmetric, act_order = not config.zero_point, config.desc_act
-            quantized = gptq(weight, moments[name].hessian, config.bits, config.group_size, symmetric, act_order)
-        else:
-            quantized = config.rounding(weight)
-        reports.append(_report(name, weight, quantized, moments.get(name), config))
-        _replace(block, name, quantized)
     return reports
 
 
@@ -241,39 +239,12 @@ def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) 
     return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
-def _awq_block(
-    block: nn.Module, inputs: tuple[SharedInput, ...], config: QuantizationConfig, reader: Reader
-) -> list[LayerReport]:
-    """Scale, clip and round all layers of a block, using their inputs in the float block."""
-    moments = _moments(block, inputs, reader)
-    weights: dict[str, Any] = {name: block.get_submodule(name).weight for name in moments}  # type: ignore[attr-defined]
-    nearest = {name: _nearest_error(weight.data, moments[name], config) for name, weight in weights.items()}
-    alphas = awq.scale_block(block, inputs, moments, config.rounding)
-    reports = []
-    for name in moments:
-        weight = weights.pop(name).data
+def _rounded(weight: np.ndarray, its: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:
+    """A weight (O, I) on the grid of `config`, with the moments of its inputs where GPTQ or AWQ needs them."""
+    if its is not None and config.method == "gptq":
+        symmetric, act_order = not config.zero_point, config.desc_act
+        return gptq(weight, its.hessian, config.bits, config.group_size, symmetric, act_order)
+    if its is not None and config.method == "awq":
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
-        quantized = config.rounding(awq.clipped(weight, moments[name].hessian, config.rounding, groups))
-        error = output_error(weight, quantized.dequantize(), moments[name].hessian)
-        reports.append(LayerReport(name, 8 * quantized.nbytes / weight.size, error, nearest[name], alphas.get(name)))
-        _replace(block, name, quantized)
-    return reports
-
-
-def _replace(block: nn.Module, name: str, quantized: QuantizedArray) -> None:
-    layer: Any = block.get_submodule(name)
-    block.set_submodule(name, QuantizedLinear(quantized.to(layer.weight.dtype), layer.bias))
-
-
-def _report(
-    name: str, weight: np.ndarray, quantized: QuantizedArray, moments: InputMoments | None, config: QuantizationConfig
-) -> LayerReport:
-    bits = 8 * quantized.nbytes / weight.size
-    if moments is None:
-        return LayerReport(name, bits)
-    error = output_error(weight, quantized.dequantize(), moments.hessian)
-    return LayerReport(name, bits, error, _nearest_error(weight, moments, config))
-
-
-def _nearest_error(weight: np.ndarray, moments: InputMoments, config: QuantizationConfig) -> float:
-    return output_error(weight, config.rounding(weight).dequantize(), moments.hessian)
+        weight = awq.clipped(weight, its.hessian, config.rounding, groups)
+    return config.rounding(weight)

@@ -38,7 +38,7 @@ class CausalSelfAttention(nn.Module):
     Every token asks (query), offers (key) and contributes (value). H heads do this side by side, each in its own D
     channels, so a token can ask H questions at once. Vaswani et al. 2017, section 3.2.2.
 
-        attention(q, k, v) = softmax(q kᵀ / sqrt(D) + mask) v            mask: 0 where t may look at s, else -inf
+        attention(q, k, v) = softmax(q kᵀ / sqrt(D) + mask) v            mask: 0 where t may attend to s, else -inf
 
     `forward` calls this F.scaled_dot_product_attention. Step by step, the same numbers come out:
 
@@ -184,23 +184,17 @@ class GPT(LanguageModel):
         ids, attention_mask = self.checked(ids, attention_mask)  # integers below V, on the model's device
         return self.transformer(ids, cache, attention_mask)
 
-    # For code that looks into the model, or changes it from outside: LoRA, quantization, interpretability.
+    # For code that looks into the model or changes it from outside, such as LoRA (structure.py explains the names).
     model_type = "gpt2"  # in Hugging Face's config.json
     family = "gpt"  # in ours
     config_class = GPTConfig
     names = Names(
-        body="transformer",
-        embeddings=("wte", "wpe"),
-        blocks="h",
-        norm="ln_f",
-        attention="attn",
-        projection="attn.c_proj",
-        mlp="mlp",
+        body="transformer", embeddings=("wte", "wpe"), blocks="h", norm="ln_f",
+        attention="attn", projection="attn.c_proj", mlp="mlp", lora_targets=("c_attn",),
         inputs=(
             SharedInput(("attn.c_attn",), "ln_1"),
             SharedInput(("attn.c_proj",), "attn.c_attn"),  # its last outputs, the values: the input averages them
             SharedInput(("mlp.c_fc",), "ln_2"),
             SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
         ),
-        lora_targets=("c_attn",),
-    )
+    )  # fmt: skip

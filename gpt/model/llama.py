@@ -191,18 +191,12 @@ class Llama(LanguageModel):
     model_type = family = "llama"
     config_class = LlamaConfig
     names = Names(
-        body="model",
-        embeddings=("embed_tokens",),
-        blocks="layers",
-        norm="norm",
-        attention="self_attn",
-        projection="self_attn.o_proj",
-        mlp="mlp",
+        body="model", embeddings=("embed_tokens",), blocks="layers", norm="norm",
+        attention="self_attn", projection="self_attn.o_proj", mlp="mlp", lora_targets=("q_proj", "v_proj"),
         inputs=(
             SharedInput(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
             SharedInput(("self_attn.o_proj",), "self_attn.v_proj"),
             SharedInput(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
             SharedInput(("mlp.down_proj",), "mlp.up_proj"),  # silu(gate) * up is linear in up
         ),
-        lora_targets=("q_proj", "v_proj"),
-    )
+    )  # fmt: skip

@@ -36,8 +36,8 @@ class Names:
     """The names of a model's parts.
 
     body: everything below the head. In the body: embeddings, the token embedding first; blocks; norm, the last one. In
-    a block: attention; projection, the W_O of attention, whose input has the heads side by side; mlp; inputs, the
-    linear layers in the order in which they compute. lora_targets: the layers that LoRA adapts by default.
+    a block: attention; projection, the W_O of attention, whose input has the heads side by side; mlp; lora_targets, the
+    layers that LoRA adapts by default; inputs, all linear layers in the order in which they compute.
     """
 
     body: str
@@ -47,8 +47,8 @@ class Names:
     attention: str
     projection: str
     mlp: str
-    inputs: tuple[SharedInput, ...]
     lora_targets: tuple[str, ...]
+    inputs: tuple[SharedInput, ...]
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ is valid, after it the new one. The other files are renamed last. If the machine
 that opens the folder does it. While a run is writing into the folder (see folder_lock.py), loading changes nothing, so
 you can try out a model while it is being trained.
 
-A `ModelKind` says which parts of a model the folder stores: all of a GPT or a Llama, or, for a model with adapters,
-only the adapters.
+A `ModelKind` says which parts of a model the folder stores: all of a language model, or, for a model with
+adapters, only the adapters.
 
 There is no pickle, so a checkpoint from a stranger is data and cannot run code.
 """
@@ -129,7 +129,7 @@ def save_checkpoint(
 ) -> None:
     """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
 
-    kind: which parts of the model to store; by default a whole GPT or Llama (`kind_of`). The disk needs room for two
+    kind: which parts of the model to store; by default a whole language model (`kind_of`). The disk needs room for two
     checkpoints. Raises OSError, with the old checkpoint intact, if the disk is full or not writable.
     """
     with writing(folder):
@@ -277,7 +277,7 @@ def stored_kind(folder: StrPath) -> str | None:
 def load_checkpoint(folder: StrPath, with_optimizer: bool = True, kind: ModelKind | None = None) -> Checkpoint:
     """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
 
-    kind: which parts of a model the folder stores; by default a whole GPT or Llama, as config.json says.
+    kind: which parts of a model the folder stores; by default a whole language model, as config.json says.
     """
     kinds = [plain_kind(architecture) for architecture in architectures()] if kind is None else [kind]
     folder = Path(folder)

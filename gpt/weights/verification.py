@@ -114,15 +114,12 @@ def stages(config: Any) -> list[Stage]:
 
 
 def plain_stages(names: Names) -> tuple[list[Stage], list[Stage], list[Stage]]:
-    """The stages of an architecture without lists above: outputs of its embeddings, layers, blocks and last norm."""
+    """The stages of an architecture without lists above: the outputs of its embeddings, layers, blocks and norm."""
 
     def outputs(*parts: str) -> list[Stage]:
         return [Stage(part, part, f"output of {part or 'the block'}", "its weights and its input") for part in parts]
 
-    attention = [layer for layer in names.layers if layer.startswith(f"{names.attention}.")]
-    mlp = [layer for layer in names.layers if layer not in attention]
-    block = outputs(*attention, names.attention, *mlp, names.mlp, "")
-    return outputs(*names.embeddings), block, outputs(names.norm)
+    return outputs(*names.embeddings), outputs(*names.layers, ""), outputs(names.norm)
 
 
 @dataclasses.dataclass
