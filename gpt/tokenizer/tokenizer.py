@@ -18,21 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..files import StrPath, read_pieces
-from .bpe import (
+from .bpe import Pair, encode_word
+from .bpe_training import train_bpe_from_text
+from .pre_tokenization import (
     NORMALIZED,
     PATTERNS,
-    Pair,
     checked_special_tokens,
-    encode_word,
-    from_visible,
     independent_chunks,
     split_special,
     split_words,
-    train_bpe_from_text,
-    visible,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens
+from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, from_visible, visible
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
@@ -117,7 +114,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
 
-        See `bpe.train_bpe` for the result and the errors.
+        See `bpe_training.train_bpe` for the result and the errors.
         """
         name = "the text"
         if isinstance(source, os.PathLike):

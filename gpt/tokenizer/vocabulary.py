@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..files import errors_at
-from .bpe import Pair, checked_special_tokens, from_visible, visible
+from .bpe import Pair
+from .bpe_training import BYTE_ORDER
+from .pre_tokenization import checked_special_tokens
 
 ENDOFTEXT = "<|endoftext|>"
 # How special tokens look that no file declares, as in OpenAI's encoder.json: <|endoftext|>, <pad>, [CLS].
@@ -21,12 +23,43 @@ _LOOKS_SPECIAL = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 _INDISPENSABLE = b"\n" + bytes(range(0x20, 0x7F))
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Spelling. In vocab.json and merges.txt each byte of a token is one visible character. Bytes that are not visible
+# characters in Latin-1 borrow the characters U+0100, U+0101, ... (`bytes_to_unicode` in OpenAI's code).
+
+BYTE_TO_CHARACTER = {byte: chr(byte) for byte in range(256)}
+BYTE_TO_CHARACTER |= {byte: chr(256 + i) for i, byte in enumerate(BYTE_ORDER[BYTE_ORDER.index(0) :])}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def visible(token: bytes) -> str:
+    """Spell a token as GPT-2's files do, one visible character per byte.
+
+    >>> visible(b" the"), visible("é".encode())
+    ('Ġthe', 'Ã©')
+    """
+    return "".join(map(BYTE_TO_CHARACTER.__getitem__, token))
+
+
+def from_visible(text: str) -> bytes:
+    """The inverse of `visible`. Raises KeyError for a character that does not represent a byte.
+
+    >>> from_visible("Ġthe")
+    b' the'
+    """
+    return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A vocabulary.
+
+
 class Vocabulary(NamedTuple):
     """The contents of a tokenizer's files.
 
-    pattern: one of `bpe.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by what they are for, such as
-    bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a token
-    is not cut, whatever the merges make of it.
+    pattern: one of `pre_tokenization.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by their roles,
+    such as bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a
+    token is not cut, whatever the merges make of it.
     """
 
     tokens: dict[int, bytes]
