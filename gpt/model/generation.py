@@ -85,12 +85,12 @@ class Sampling:
         """Return the tokens that may be chosen, and their float64 probabilities, after all settings."""
         logits = self.penalized(logits, seen)
         if self.temperature == 0:
-            return logits.argmax(keepdims=True), np.ones(1)
+            return np.array([logits.argmax()]), np.ones(1)
 
         # top_k. (The temperature does not change the order, so it can wait for the few logits that are kept.)
         tokens = np.arange(logits.size)
         if self.top_k is not None and self.top_k < logits.size:
-            # `partition` puts the number that belongs at place kth there, without sorting the others
+            # `partition` puts the k largest logits last, the smallest of them first, and sorts no more than that
             kth = logits.size - self.top_k
             tokens = np.flatnonzero(logits >= np.partition(logits, kth)[kth])
 
@@ -217,17 +217,16 @@ def stream(
             yield from map(list, zip_longest(*texts, fillvalue=-1))
             return
         text = TextSoFar(model, ids, real, max_new_tokens, memory)
-        tokens = [-1] * len(ids)
+        tokens: list[int] = []
         ended = [False] * len(ids)
         try:
-            for step in range(max_new_tokens):
-                if step > 0:
-                    text.append([max(token, 0) for token in tokens])  # -1, the mark of an ended sequence, is no token
-                logits = text.next_logits()  # (B, V)
-                for row, rng in enumerate(rngs):
-                    tokens[row] = -1 if ended[row] else sampling.choose(logits[row], text.seen[row], rng)
-                    ended[row] = ended[row] or tokens[row] in stop_tokens
-                yield tokens.copy()
+            for _ in range(max_new_tokens):
+                if tokens:
+                    text.append([max(token, 0) for token in tokens])  # -1 is not a token; any other will do
+                rows = zip(text.next_logits(), text.seen, rngs, ended)  # of the logits (B, V), each row (V)
+                tokens = [-1 if done else sampling.choose(logits, seen, rng) for logits, seen, rng, done in rows]
+                ended = [token == -1 or token in stop_tokens for token in tokens]
+                yield tokens
                 if all(ended):
                     break
         finally:
@@ -246,7 +245,8 @@ def as_batch(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
         length = max(len(prompt) for prompt in ids)
         attention_mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in ids]
         ids = [[0] * (length - len(prompt)) + list(prompt) for prompt in ids]
-    ids = np.atleast_2d(_on_host(ids))
+    ids = _on_host(ids)
+    ids = ids[None] if ids.ndim == 1 else ids
     real = np.ones(ids.shape, bool) if attention_mask is None else _on_host(attention_mask) != 0
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
@@ -288,6 +288,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         # The context, (B, T). `real` is False on padding. The cache holds the first `read` tokens.
         self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
+        # A faster `hidden_states`, if one is registered for this model (see the end of this page).
         self.decode = next(filter(None, (maker(model) for maker in _makers)), None)
         if memory is None:
             self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
@@ -303,8 +304,9 @@ class TextSoFar:
         for seen, token in zip(self.seen, tokens, strict=True):
             seen.add(token)
         if self.ids.shape[1] == self.block:
-            newer = self.block - max(1, self.block // 2) + 1  # with the token that is appended, half a block stays
-            self.real[self.real[:, 0], :newer] = False  # only in full rows: the padding of the others is room
+            # Full rows keep half a block, with the token that is appended. In the others, padding leaves room.
+            self.real[self.real[:, 0], : self.block - max(1, self.block // 2) + 1] = False
+            # The longest row begins at `start`.
             start = int(self.real.any(axis=0).argmax()) if self.real.any() else self.block
             self.ids, self.real, self.read = self.ids[:, start:], self.real[:, start:], 0
             self.cache.cut(0)  # all tokens have new positions, so their keys and values are computed again
