@@ -11,8 +11,9 @@ import tiktoken.load
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import NORMALIZED, PATTERNS, independent_chunks, visible
+from gpt.tokenizer.pre_tokenization import NORMALIZED, PATTERNS, independent_chunks
 from gpt.tokenizer.tokenizer import GPT2_FILES, Tokenizer
+from gpt.tokenizer.vocabulary import visible
 from tests.gpt.smollm import TOKENLESS, smollm_tokenizer
 from tests.helpers import read_json, write_json
 
