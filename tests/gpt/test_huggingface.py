@@ -293,6 +293,8 @@ def nan(array):
     return array
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 16}
 GPT2_TENSORS = [
     (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
     (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),
@@ -343,6 +345,7 @@ GPT2_SETTINGS = [
     ({"add_cross_attention": True}, "add_cross_attention is True"),
     ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
     ({"n_head": 0}, "n_head must be an integer >= 1"),
+    ({"is_causal": False}, "is_causal is False; supported here: True"),
     ({"n_layer": True}, "n_layer must be an integer >= 1 (and below 2**31), got True"),
     ({"n_layer": None}, "n_layer must be an integer"),
     ({"n_positions": 24.0}, "n_positions must be an integer"),
@@ -364,7 +367,7 @@ LLAMA_SETTINGS = [
     ({"mlp_bias": 0}, "mlp_bias is 0; supported here: False"),
     ({"rope_interleaved": True}, "rope_interleaved is True"),
     ({"head_dim": "6"}, "head_dim must be an integer >= 1 (and below 2**31), got '6'"),
-    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0}}, "of the type llama3 need factor, "),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "of the type llama3 need factor, "),
     ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known here"),
     ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
     ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
@@ -376,6 +379,20 @@ LLAMA_SETTINGS = [
     ({"num_key_value_heads": 3}, "4 query heads cannot share 3 heads"),
     ({"rms_norm_eps": -1.0}, "rms_norm_epsilon must be a number >= 0"),
     ({"attention_dropout": "no"}, "attention_dropout must be a number"),
+    ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
+    ({"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+    ({"model_type": "mistral", "sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+    ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
+    ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
+    ({"model_type": "qwen2", "hidden_size": None}, "hidden_size must be an integer"),
+    ({"is_causal": False}, "is_causal is False; supported here: True"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
+    ({"rope_parameters": {"rope_type": "linear"}}, "positions of the type linear need factor"),
+    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a number"),
+    ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
+    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "type llama3 need low_freq_factor"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "has 'full_attention', which is not"),
+    ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
 ]
 
 

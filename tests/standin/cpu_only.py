@@ -19,7 +19,6 @@ CPU_ONLY = {
     "gpt/test_checkpoint.py::test_weights_with_other_names*": "expects NumPy arrays",
     "gpt/test_checkpoint.py::test_another_kind_of_model*": "makes a model on the device, loading makes it on the CPU",
     "gpt/test_evaluation.py::test_the_mean_is_over_tokens_and_not*": "expects NumPy arrays",
-    "gpt/test_generation.py::test_tokens_are_drawn_as_often*": "gives scores on the device to a host function",
     "finetune/test_qlora.py::test_the_peak_of_a_step*": "counts the host's memory",
     "finetune/test_quant_layers.py::test_the_floats_of_the_weight*": "counts the host's memory",
     # about texts and files
