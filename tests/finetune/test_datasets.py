@@ -280,8 +280,9 @@ def test_batches_go_on_where_a_checkpoint_stopped():
 
 
 def test_batches_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="cannot be made of 0 items"):
-        ShuffledBatches([], 3, list)
+    for items, size in ([], 3), ([1], 0):
+        with pytest.raises(ValueError, match=f"batches of {size} cannot be made of {len(items)} items"):
+            ShuffledBatches(items, size, list)
 
 
 def test_batches_for_evaluation():

@@ -478,11 +478,9 @@ def is_the_same_json(content, other):
     ("content", "words"),
     [
         (b"[" * 100_000, "trainer_state.json is damaged"),
-        (b'{"a":' * 100_000, "trainer_state.json is damaged"),
         (b"[]", "expected a JSON object"),
         (b"\xff\xfe", "trainer_state.json is not UTF-8 text"),
         (b"{}", "is not from minigrad"),
-        (b'{"global_step": 10, "log_history": []}', "is not from minigrad"),  # of transformers' Trainer
         (b'{"sha256": "x", "files": [], "optimizer": null, "state": {}}', "was altered"),
     ],
 )

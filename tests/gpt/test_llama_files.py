@@ -14,7 +14,7 @@ from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, unpermute, weights_of
+from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, permute, unpermute, weights_of
 from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
@@ -164,6 +164,7 @@ def test_each_tensor_has_its_own_kind_and_is_near_what_it_was_made_of(tmp_path):
 def test_rows_of_queries_and_keys_come_back_into_order():
     array = np.arange(24 * 5).reshape(24, 5)
     for n_head in (1, 2, 3, 4):
+        np.testing.assert_array_equal(permute(array, n_head), permuted(array, n_head))
         np.testing.assert_array_equal(unpermute(permuted(array, n_head), n_head), array)
     assert not np.array_equal(unpermute(permuted(array, 4), 2), array)
     np.testing.assert_array_equal(unpermute(permuted(array, 2)[:, 0], 2), array[:, 0])  # such as one scale per row

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.pre_tokenization import PATTERNS, split_words
+from gpt.tokenizer.pre_tokenization import split_words
 from gpt.tokenizer.tokenizer import Tokenizer
 from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
 
@@ -166,13 +166,6 @@ def test_chat_template_in_the_configuration(tmp_path, entry, template):
     path.write_text(json.dumps({"chat_template": 3}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: chat_template must be a text, got 3"):
         Tokenizer.load(tmp_path)
-
-
-def test_every_pattern_can_be_saved(tmp_path):
-    for pattern in PATTERNS:
-        tokenizer = Tokenizer(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens, IM_END, pattern)
-        tokenizer.save(tmp_path / pattern)
-        assert everything(Tokenizer.load(tmp_path / pattern)) == everything(tokenizer)
 
 
 # -- tokenizers and transformers --------------------------------------------------------------------------------------

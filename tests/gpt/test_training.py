@@ -606,7 +606,7 @@ def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
 
     def stage(run, config):
         model, optimizer, schedule = prepare(run, config)
-        run.explain_columns("", unit="pairs")
+        run.explain_columns("  loss  of both replies", unit="pairs")
         with run:
             for batches in run.batches(Endless(batch)):
                 run.record(training_step(model, batches, loss_fn, optimizer, schedule))
@@ -614,7 +614,9 @@ def test_batches_may_be_anything_that_the_loss_function_takes(tmp_path, capsys):
     start(stage, settings(tmp_path, max_iters=2), batch["ids"].device)
     row = read_log(tmp_path / "log.jsonl")[0]
     assert row["accuracy"] == 0.5 and row["rewards/margins"] == 1.5 and row["num_pairs"] == 0
-    assert "pairs/s | accuracy 0.5000 | rewards/margins 1.5000" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "pairs/s | accuracy 0.5000 | rewards/margins 1.5000" in output
+    assert "What the columns mean:\n  loss  of both replies\n" in output.partition("1/2 | loss")[0]
     with np.load(tmp_path / "nonfinite-step-1.npz", allow_pickle=False) as kept:
         kept = {name: array.tolist() for name, array in kept.items()}
     assert kept == {

@@ -302,7 +302,6 @@ def test_traces_equal_those_of_transformers(kernels, small, changes):
         (lambda block: setattr(block.input_layernorm, "eps", 1e-2), "layers.1.input_layernorm"),
         (lambda block: setattr(block.self_attn, "q_proj", block.self_attn.o_proj), "layers.1.self_attn.q_proj"),
         (lambda block: setattr(block.mlp, "gate_proj", block.mlp.up_proj), "layers.1.mlp.gate_proj"),
-        (lambda block: setattr(block, "self_attn", _Unturned(block.self_attn)), "layers.1.self_attn.heads"),
     ],
 )
 def test_a_mistake_in_a_llama_is_found_where_it_is(mistake, place):
@@ -311,17 +310,6 @@ def test_a_mistake_in_a_llama_is_found_where_it_is(mistake, place):
     traces = [verification.trace(model, ids, targets) for model in (wrong, right)]
     problem = Comparison(*traces, right.config, TOLERANCE["float32"]).problem()
     assert f"the first activation that differs is {place} " in problem
-
-
-class _Unturned(nn.Module):
-    """Attention without positions."""
-
-    def __init__(self, attention):
-        self.__dict__.update(attention.__dict__)
-        self.right = attention
-
-    def forward(self, x, rotation, *rest):
-        return self.right(x, [np.ones_like(rotation[0]), np.zeros_like(rotation[1])], *rest)
 
 
 @pytest.mark.oracle
