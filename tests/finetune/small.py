@@ -40,6 +40,10 @@ def write_rows(path, rows):
     return path
 
 
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
 def dequantized(layer):
     """A float `nn.Linear` with the rounded weight of a QuantizedLinear, which computes the same."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=False)

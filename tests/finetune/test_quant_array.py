@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from finetune.quantization import QuantizedArray, absmax, nf4_levels, zero_point
 from finetune.quantization.array import pack, unpack
 from finetune.quantization.nf4 import dynamic_levels, nearest, nf4, quantize_scales
+from tests.finetune.small import normal
 
 GOLDEN = Path(__file__).parent / "golden" / "nf4.npz"
 # Dettmers et al. 2023, appendix E.
@@ -18,10 +19,6 @@ PUBLISHED = [
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ]  # fmt: skip
-
-
-def normal(*shape, seed=0, scale=1.0):
-    return (scale * np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

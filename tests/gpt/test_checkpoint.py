@@ -268,11 +268,11 @@ def saving(tmp_path_factory):
 def failed_saves(folder, saving, error, first=1, afterwards=False):
     """Save the second run over the first, which fails at one operation on files after the other.
 
-    At every fourth of those that write tensors, and at each of the last, among which the commit is. Yields the folder
+    At every eighth of those that write tensors, and at each of the last, among which the commit is. Yields the folder
     and what was raised.
     """
     runs, start, operations = saving
-    for fail_at in (*range(first, operations - 14, 4), *range(operations - 14, operations + 1)):
+    for fail_at in (*range(first, operations - 14, 8), *range(operations - 14, operations + 1)):
         copy = shutil.copytree(start, folder / f"{fail_at}")
         caught, _ = save_on_failing_disk(copy, runs[2], fail_at, error, afterwards)
         assert type(caught) is type(error)

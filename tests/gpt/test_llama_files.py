@@ -346,7 +346,7 @@ def test_what_a_checkpoint_is_of(tmp_path):
 
 def run_from(tmp_path, name, source, *more):
     """Train a few steps from the weights in `source`."""
-    data = write_text(tmp_path / "text.txt")
+    data = write_text(tmp_path / "text.txt", 900)
     options = ["--init-from", source, "--data", data, "--batch-size", 2, "--warmup-iters", 0, "--eval-interval", 2]
     return run_here(train.main, *options, "--out-dir", tmp_path / name, "--sample-interval", 0, *more)
 
