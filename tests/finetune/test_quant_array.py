@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune.quantization import QuantizedArray, absmax, nf4_levels, zero_point
 from finetune.quantization.array import pack, unpack
-from finetune.quantization.nf4 import dynamic_levels, nearest, nf4, quantize_scales
+from finetune.quantization.nf4 import dynamic_levels, nf4, quantize_scales
 from tests.finetune.small import normal
 
 GOLDEN = Path(__file__).parent / "golden" / "nf4.npz"
@@ -191,9 +191,3 @@ def test_one_scale_in_eight_bits_serves_all_rows():
     q = nf4(normal(6, 8), 0, double_quant=True)
     np.testing.assert_array_equal(q.dequantize_rows(slice(2, 5)), q.dequantize()[2:5])
     np.testing.assert_array_equal(q.dequantize_rows(np.array([5, 0])), q.dequantize()[[5, 0]])
-
-
-def test_nearest_is_nearest():
-    levels = dynamic_levels()
-    values = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)
-    np.testing.assert_array_equal(nearest(values, levels), np.abs(values[:, None] - levels).argmin(axis=1))

@@ -82,15 +82,6 @@ def test_the_policy_draws_from_its_own_distribution(setting):
         assert (np.abs(frequencies - expected[best]) < noise).all() and (np.abs(frequencies - sharper) > noise).any()
 
 
-def test_the_same_seed_draws_the_same(setting):
-    template, *models, prompts = setting
-    drawn = []
-    for seed in (5, 5, 6):
-        manual_seed(seed)
-        drawn.append(roll_out(*models, prompts, 6, template.stop_tokens).replies())
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
 def test_nothing_is_recorded_and_the_value_head_starts_at_nothing(setting):
     template, _, reference, reward_model, prompts = setting
     model = PolicyWithValue(small_policy(template))

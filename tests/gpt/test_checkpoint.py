@@ -28,7 +28,7 @@ from gpt.training.checkpoint import (
     remove_checkpoint,
 )
 from minigrad import nn, optim
-from tests.gpt.small import assert_same, random_ids, small_gpt, weights_of
+from tests.gpt.small import assert_same, random_ids, small_gpt
 from tests.helpers import full_disk_at, peak_below, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,23 +117,6 @@ def test_without_an_optimizer_and_without_reading_it(tmp_path):
     assert load_checkpoint(tmp_path, with_optimizer=False).optimizer_state is None
     save_checkpoint(tmp_path, model)
     assert load_checkpoint(tmp_path).optimizer_state is None
-
-
-def test_a_model_elsewhere_is_fetched_one_tensor_at_a_time(tmp_path):
-    class OnAnotherDevice:
-        """As much of a CuPy array as saving may use."""
-
-        def __init__(self, array):
-            self.array, self.shape, self.dtype, self.nbytes = array, array.shape, array.dtype, array.nbytes
-
-        def get(self):
-            return self.array
-
-    model, _, _ = a_run(1)
-    weights = weights_of(model)
-    model.state_dict = lambda: {name: OnAnotherDevice(array) for name, array in weights.items()}
-    save_checkpoint(tmp_path, model)
-    assert_same(load_checkpoint(tmp_path).model, weights)
 
 
 def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):

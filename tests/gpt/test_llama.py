@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from gpt import KVCache, Llama, LlamaConfig
+from gpt import Llama, LlamaConfig
 from gpt.model import llama
 from minigrad import Tensor, nn, no_grad, use_kernels
 from tests.gpt.small import random_ids, small_llama
@@ -104,8 +104,3 @@ def test_shared_heads_are_full_attention_with_repeated_keys_and_values(n_kv_head
     shared, each = grouped.get_submodule(name).weight.grad, full.get_submodule(name).weight.grad
     summed = each.reshape(n_kv_head, 4 // n_kv_head, 4, 16).sum(axis=1).reshape(-1, 16)
     np.testing.assert_allclose(shared, summed, rtol=0, atol=1e-12)
-
-
-def test_the_cache_holds_the_heads_of_keys_and_values_only():
-    cache = KVCache.for_model(small_llama(), batch=3, capacity=5)
-    assert {array.shape for array in cache.keys + cache.values} == {(3, 2, 5, 4)}

@@ -108,14 +108,6 @@ def test_bfloat16_is_written_where_there_are_arrays_of_it(tmp_path):
         assert file.read("b").shape == (0, 4) and file.read("c") == 0.5
 
 
-def test_the_bytes_are_those_that_the_format_prescribes(tmp_path):
-    write_safetensors(tmp_path / "x", {"a": np.array([1.0, 2.0], np.float32)})
-    content = (tmp_path / "x").read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    assert length % 8 == 0 and json.loads(content[8 : 8 + length]) == {"a": entry()}
-    assert content[8 + length :] == bytes.fromhex("0000803f00000040")
-
-
 def test_a_dtype_that_the_format_lacks_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(TypeError, match="b is complex64, which safetensors does not have"):
         write_safetensors(tmp_path / "x", {"a": np.zeros(2), "b": np.zeros(2, np.complex64)})
