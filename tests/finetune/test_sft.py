@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_text
@@ -85,21 +84,6 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
     assert_same(gradients, gradients_of(model), rtol=1e-9, atol=1e-12)
 
 
-def test_questions_are_not_learned_from(chat):
-    """A token that only questions contain gets no gradient as an output, and one in an answer does."""
-    model, template = chat
-    model.to("float64")
-    model.lm_head.weight = type(model.lm_head.weight)(model.lm_head.weight.data.copy())  # untied, to see the head alone
-    ids, targets = collate([template.encode(TALK)])
-    hidden = model.hidden_states(ids)[targets != IGNORE]
-    sft_loss(model, (ids, targets))[0].backward()
-    probs = F.softmax(model.lm_head(hidden), -1).data  # (N, V)
-    expected = probs.T @ hidden.data
-    for row, target in zip(hidden.data, targets[targets != IGNORE]):
-        expected[target] -= row
-    np.testing.assert_allclose(model.lm_head.weight.grad, expected, atol=1e-12)
-
-
 def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
     _, template = chat
     examples = [Example(TALK, "f.jsonl, line 1"), Example([*TALK, *TALK], "f.jsonl, line 2")]
@@ -149,7 +133,7 @@ def talks(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("data") / "talks.jsonl", rows)
 
 
-def config(base, data, out_dir, max_iters=150):
+def config(base, data, out_dir, max_iters=100):
     training = TrainingConfig(
         max_iters=max_iters, learning_rate=0.02, warmup_iters=5, eval_interval=50, log_interval=50
     )

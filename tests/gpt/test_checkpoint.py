@@ -1,6 +1,5 @@
 """Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
 
-import dataclasses
 import errno
 import io
 import json
@@ -20,14 +19,12 @@ from gpt import load_checkpoint, save_checkpoint
 from gpt.training import checkpoint as module
 from gpt.training.checkpoint import (
     CheckpointError,
-    ModelKind,
-    check_size,
     has_checkpoint,
     load_run,
     load_state,
     remove_checkpoint,
 )
-from minigrad import nn, optim
+from minigrad import optim
 from tests.gpt.small import assert_same, random_ids, small_gpt
 from tests.helpers import full_disk_at, peak_below, read_json, write_json
 
@@ -128,51 +125,6 @@ def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
     with peak_below(size + 1.5 * largest):
         loaded = load_checkpoint(tmp_path)
     assert loaded.model.num_parameters() == model.num_parameters()
-
-
-class Scaled(nn.Module):
-    """A frozen layer that is not stored, a scale that is learned, and a count that is not."""
-
-    def __init__(self, width):
-        self.width = width
-        self.frozen = nn.Linear(width, width).requires_grad_(False)
-        self.inner = nn.Sequential(nn.LayerNorm(width))
-        self.inner[0].register_buffer("seen", np.zeros(2, np.int64))
-
-
-def build_scaled(config, shapes):
-    check_size(2 * config["width"] + 2, shapes)
-    return Scaled(config["width"])
-
-
-SCALED = ModelKind(
-    "scaled",
-    config=lambda model: {"width": model.width},
-    build=build_scaled,
-    tensors=lambda model: {name: array for name, array in model.state_dict().items() if name.startswith("inner")},
-)
-
-
-def test_another_kind_of_model_stores_what_it_wants(tmp_path):
-    model = Scaled(3)
-    model.inner[0].weight.data[...] = [1, 2, 3]
-    model.inner[0].seen[...] = 7
-    optimizer = optim.SGD([model.inner[0].weight], lr=0.1)
-    save_checkpoint(tmp_path, model, optimizer, {"step": 2}, SCALED)
-    assert read_json(tmp_path / "config.json") == {"model_type": "scaled", "width": 3}
-    assert set(load_file(tmp_path / "model.safetensors")) == {"inner.0.weight", "inner.0.bias", "inner.0.seen"}
-    loaded = load_checkpoint(tmp_path, kind=SCALED)
-    assert loaded.model.inner[0].weight.data.tolist() == [1, 2, 3] and loaded.state == {"step": 2}
-    seen = loaded.model.inner[0].seen
-    assert seen.tolist() == [7, 7] and seen.dtype == np.int64
-    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt"):
-        load_checkpoint(tmp_path)
-    forge(tmp_path, "config.json", b'{"model_type": "scaled", "width": 4}')
-    with pytest.raises(CheckpointError, match="it is one of 10 numbers, but 8 are stored"):
-        load_checkpoint(tmp_path, kind=SCALED)
-    more = dataclasses.replace(SCALED, build=lambda config, shapes: Scaled(3), tensors=nn.Module.state_dict)
-    with pytest.raises(CheckpointError, match="model.safetensors: frozen.weight is missing"):
-        load_checkpoint(tmp_path, kind=more)
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------

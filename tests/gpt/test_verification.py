@@ -251,18 +251,15 @@ def test_a_hook_that_fails_leaves_none_behind():
     assert not any(module._forward_hooks for module in model.modules()) and model.training
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive", REFERENCE.read_bytes()[:3000]])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive", REFERENCE.read_bytes()[:3000], None])
 def test_a_damaged_reference_is_refused(tmp_path, content):
     path = tmp_path / "r.npz"
-    path.write_bytes(content)
+    if content is None:
+        np.savez(path, x=np.zeros(3))
+    else:
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=r"r\.npz is not a reference from --save-reference, or is damaged"):
         verification.load_trace(path)
-
-
-def test_another_npz_is_no_reference(tmp_path):
-    np.savez(tmp_path / "r.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match=r"r\.npz is not a reference"):
-        verification.load_trace(tmp_path / "r.npz")
     with pytest.raises(FileNotFoundError):
         verification.load_trace(tmp_path / "nothing.npz")
 
