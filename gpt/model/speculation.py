@@ -21,7 +21,7 @@ import numpy as np
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
-from .generation import Sampling, TextSoFar
+from .generation import Sampling, TextSoFar, as_batch
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
@@ -41,7 +41,7 @@ def speculate(
     The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
     are equally likely.)
     """
-    text = TextSoFar(model, [list(prompt)], None, True, max_new_tokens)  # no attention mask; with a cache
+    text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)
     rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
     written, patience, wait = 0, 0, 0
     with evaluating(model):

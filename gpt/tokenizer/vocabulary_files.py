@@ -41,10 +41,14 @@ def read_vocabulary(folder: StrPath) -> Vocabulary:
     tokens that no merge makes and that look like <...> or [...]. Raises FileNotFoundError, or ValueError.
     """
     folder = Path(folder)
-    added, roles = _declared_special_tokens(folder)
-    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
-    path = folder / TOKENIZER_CONFIG
-    return _with_options(vocabulary, read_json(path) if path.exists() else {}, path)
+    config = _read_if_there(folder / TOKENIZER_CONFIG)
+    added, roles = _declared_special_tokens(folder, config)
+    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder, config))
+    return _with_options(vocabulary, config, folder / TOKENIZER_CONFIG)
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], path: Path) -> Vocabulary:
@@ -110,18 +114,12 @@ def parse_vocabulary(
     return assemble(parse_json(vocab, vocab_name), lines, added or {}, roles or {}, vocab_name, place)
 
 
-def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
+def _declared_special_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
     """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
     added: dict[str, int] = {}
     roles: dict[str, Any] = {}
-    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS):
-        path = folder / name
-        if not path.exists():
-            continue
-        content = read_json(path)
-        if name == ADDED_TOKENS:
-            added |= content
-            continue
+    for path in (folder / TOKENIZER_CONFIG, folder / SPECIAL_TOKENS):
+        content = config if path.name == TOKENIZER_CONFIG else _read_if_there(path)
         for key, value in content.items():
             if not key.endswith(("_token", "_special_tokens")) or type(value) is bool:
                 continue
@@ -136,20 +134,19 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
                 added[entry["content"]] = int(id)
         except (AttributeError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: added_tokens_decoder must map ids to tokens") from None
-    return added, roles
+    return added | _read_if_there(folder / ADDED_TOKENS), roles
 
 
-def _read_chat_template(folder: Path) -> str | None:
+def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template, in Jinja: chat_template.jinja, or an entry of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).exists():
         return read_text(folder / CHAT_TEMPLATE, MAX_TEMPLATE)
-    path = folder / TOKENIZER_CONFIG
-    template = read_json(path).get("chat_template") if path.exists() else None
+    template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     if not isinstance(template, str | None):
-        raise ValueError(f"{path} is damaged: chat_template must be a text, got {template!r:.60}")
+        raise ValueError(f"{folder / TOKENIZER_CONFIG} is damaged: chat_template must be a text, got {template!r:.60}")
     return template
 
 
