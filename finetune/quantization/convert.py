@@ -212,7 +212,7 @@ def _quantize_block(
     """
     reports = []
     for group in [inputs] if config.method == "awq" else [(shared,) for shared in inputs]:
-        moments = {} if reader is None else _moments(block, group, reader)
+        moments = {} if reader is None else reader.inputs_of(block, group)
         nearest = {}
         layer: Any
         for name, measured in moments.items():
@@ -231,12 +231,6 @@ def _quantize_block(
     if reader is not None:
         reader.pass_through(block)
     return reports
-
-
-def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
-    """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
-    found = reader.inputs_of(block, [shared.layers[0] for shared in inputs])
-    return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
 def _rounded(weight: np.ndarray, its: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:

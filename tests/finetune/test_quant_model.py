@@ -188,8 +188,7 @@ def test_folding_scales_changes_nothing_that_the_model_computes(make, changes, n
     model, original = make(dtype="float64", **changes), make(dtype="float64", **changes)
     reader = Reader(model, IDS)
     for block in model.blocks:
-        found = reader.inputs_of(block, [layers[0] for layers, _ in model.names.inputs])
-        moments = {layer: found[layers[0]] for layers, _ in model.names.inputs for layer in layers}
+        moments = reader.inputs_of(block, model.names.inputs)
         before = {name: block.get_submodule(name).weight.data for name in model.names.layers}
         alphas = scale_block(block, model.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
         assert set(model.names.layers) - set(alphas) == not_scaled
