@@ -122,8 +122,8 @@ class LanguageModel(StructuredModel):
 
 
 def architectures() -> list[type[LanguageModel]]:
-    """All architectures: the direct subclasses of `LanguageModel`."""
-    return LanguageModel.__subclasses__()
+    """All architectures: the direct subclasses of `LanguageModel` that declare a family."""
+    return [found for found in LanguageModel.__subclasses__() if hasattr(found, "family")]
 
 
 def architecture_of(config: Settings) -> Any:
