@@ -42,7 +42,7 @@ from minigrad import nn
 from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 NAME = "minigrad-gpt-quantized"
 EMBEDDING = QuantizationConfig("absmax")  # the embedding has 8 bits and a scale per row, whatever the layers have
@@ -131,12 +131,7 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     with nn.init.skipped():
         model = architecture_of(model_config)(model_config)
     for name, (shape, its_config) in matrices(model_config, config).items():
-        array = _blank(shape, its_config)
-        if name == model.names.embedding:
-            put_embedding(model, name, array)
-        else:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, QuantizedLinear(array, layer.bias))
+        put_quantized(model, name, _blank(shape, its_config))
     return model
 
 

@@ -21,7 +21,7 @@ from gpt.weights.llama_gguf import config_of, gguf_rows, heads_permuted, unpermu
 from gpt.weights.tensor_table import fill, matched
 
 from .blocks import BlockArray
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 
 def load_packed(source: StrPath) -> tuple[Llama, Tokenizer]:
@@ -51,12 +51,8 @@ def _packed_model(file: GGUFFile) -> Llama:
         model = Llama(config)  # its float weights take no memory until something is written to them
         for row in rows:
             if kinds[row.theirs] in BLOCKS:
-                name = row.ours.removesuffix(".weight")
                 array = _array(file.tensors[row.theirs], heads_permuted(row.theirs, config), file.path)
-                if name == model.names.embedding:
-                    put_embedding(model, name, array)
-                else:
-                    model.set_submodule(name, QuantizedLinear(array, getattr(model.get_submodule(name), "bias", None)))
+                put_quantized(model, row.ours.removesuffix(".weight"), array)
         return model
 
     floats = [row for row in rows if kinds[row.theirs] not in BLOCKS]
