@@ -90,20 +90,14 @@ class Parallel(LanguageModel):
     model_type = family = "parallel"
     config_class = ParallelConfig
     names = Names(
-        body="trunk",
-        embeddings=("tokens",),
-        blocks="layers",
-        norm="last_norm",
-        attention="attention",
-        projection="attention.out",
-        mlp="ffn",
+        body="trunk", embeddings=("tokens",), blocks="layers", norm="last_norm",
+        attention="attention", projection="attention.out", mlp="ffn", lora_targets=("qkv",),
         inputs=(
             SharedInput(("attention.qkv", "ffn.0"), "norm"),
             SharedInput(("attention.out",), "attention.qkv"),
             SharedInput(("ffn.2",), None),
         ),
-        lora_targets=("qkv",),
-    )
+    )  # fmt: skip
 
     def __init__(self, config):
         self.config, self.trunk = config, Trunk(config)
