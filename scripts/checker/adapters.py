@@ -1,4 +1,4 @@
-"""Thin adapters between what the library has and what an exercise asks for, in both directions."""
+"""Adapters between a learner's ops and functions and the places in the library where they are put to work."""
 
 from __future__ import annotations
 
@@ -7,52 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import Tensor, switches
-from minigrad.autograd import Function
+from minigrad import Tensor
+
+from .checks import Patch
 
 
-def as_function(fn: Callable[..., Any], name: str, differentiate: tuple[int, ...] | None = None) -> type[Function]:
-    """A Function out of library code that works on Tensors: its backward is the engine's.
+def when(fits: Callable[..., bool], written: Any, library: Any) -> Any:
+    """An op: the learner's where `fits(*arrays, **options)`; elsewhere, for example for broadcasting, the library's."""
 
-    differentiate: which inputs get a gradient; by default all floating-point arrays.
-    """
-
-    class Wrapped(Function):
-        @staticmethod
-        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            ctx.leaves = [_leaf(a, differentiate is None or i in differentiate) for i, a in enumerate(arrays)]
-            kept = switches.recording.get()
-            switches.recording.set((True,))
-            try:
-                ctx.out = fn(*ctx.leaves, **options)
-            finally:
-                switches.recording.set(kept)
-            return ctx.out.data
-
-        @staticmethod
-        def backward(ctx: Any, dout: Any) -> Any:
-            for leaf in ctx.leaves:
-                if isinstance(leaf, Tensor):
-                    leaf.grad = None
-            ctx.out.backward(dout, retain_graph=True)
-            return tuple(leaf.grad if isinstance(leaf, Tensor) else None for leaf in ctx.leaves)
-
-    Wrapped.__name__ = name
-    return Wrapped
-
-
-def _leaf(value: Any, wanted: bool) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and wanted:
-        return Tensor(value, requires_grad=True)
-    return value
-
-
-def when(fits: Callable[..., bool], written: Any, library: Any) -> type[Function]:
-    """What was written where `fits(*arrays, **options)`, and the library's elsewhere, such as for broadcasting."""
-
-    class Chosen(Function):
-        dtype_rule = library.dtype_rule
-
+    class Chosen(library):
         @staticmethod
         def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
             ctx.chosen = written if fits(*arrays, **options) else library
@@ -71,9 +34,9 @@ def alike(*arrays: Any, **options: Any) -> bool:
 
 
 def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: Callable[[Any], Any] = tuple) -> Any:
-    """`op`, to be called with other arguments: `arrange` makes of them those that `op.forward` takes.
+    """`op`, called with other arguments: `arrange` turns them into those that `op.forward` takes.
 
-    gradients: makes of what `op.backward` returns one gradient for each of the other arguments.
+    gradients: turns what `op.backward` returns into one gradient for each of the other arguments.
     """
 
     class Arranged(op):
@@ -87,3 +50,26 @@ def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: 
 
     Arranged.__name__ = op.__name__
     return Arranged
+
+
+def as_update(name: str, optimizer: str) -> Patch:
+    """The learner's function `name` in the place of an optimizer's `update`."""
+
+    def adapt(step: Callable[..., Any]) -> Any:
+        def update_sgd(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+            velocity = state.get("velocity", np.zeros_like(p.data))
+            new, state["velocity"] = step(p.data, grad, velocity, group["lr"], group["momentum"], group["weight_decay"])
+            p.data[...] = new
+
+        def update_adam(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+            state["step"] = state.get("step", 0) + 1
+            m, v = (state.get(key, np.zeros_like(p.data)) for key in ("exp_avg", "exp_avg_sq"))
+            numbers = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+            if name == "adamw":
+                numbers["weight_decay"] = group["weight_decay"]
+            new, state["exp_avg"], state["exp_avg_sq"] = step(p.data, grad, m, v, state["step"], **numbers)
+            p.data[...] = new
+
+        return update_sgd if name == "sgd" else update_adam
+
+    return Patch(name, f"minigrad.optim.{optimizer}.update", adapt=adapt)

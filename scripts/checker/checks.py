@@ -119,12 +119,14 @@ class Kernel:
     takes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
 class Patch:
-    """A place in the GPT: that of library objects, named with dots. adapt: definitions -> what stands there."""
+    """A place in the GPT: that of library objects, `targets`, named with dots, where the learner's `name` will stand.
 
-    targets: tuple[str, ...]
-    adapt: Callable[[dict[str, Any]], Any]
+    adapt: to the arguments that the library's objects get.
+    """
+
+    def __init__(self, name: str, *targets: str, adapt: Callable[[Any], Any] = lambda written: written):
+        self.name, self.targets, self.adapt = name, targets, adapt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +137,8 @@ class Exercise:
     with an empty line between two blocks; a comment in it explains a mistake in its line. slips: a part of blanks, what
     stands there in a well-known mistake, and the sentence for it. title: half a sentence. group: the part of the GPT
     that it belongs to. effort: minutes and difficulty, "10 min, easy". hints: the idea, the shapes, the line. checks:
-    what is tested, in this order. answer: dotted names of library objects. adapt: the library objects, by their last
-    names -> what the stub asks for, where names or arguments differ. place: how it gets into the GPT (Kernel, Patch),
-    if it does.
+    what is tested, in this order. answer: dotted names of library objects, which show the library's way. place: how it
+    gets into the GPT (Kernel, Patch), if it does.
     """
 
     stub: str
@@ -149,15 +150,10 @@ class Exercise:
     hints: tuple[str, str, str]
     checks: Sequence[Check]
     answer: tuple[str, ...] = ()
-    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
     effort: str = ""
     place: Any = None
     name: str = ""
     path: Path = Path()
-
-    def reference(self) -> dict[str, Any]:
-        """What a learner's file that is right defines, made of the library's own objects."""
-        return self.adapt({name.rpartition(".")[2]: find_object(name) for name in self.answer})
 
     def completed(self, old: str = "", new: str = "") -> str:
         """The stub with its blanks filled: a right solution, in the shape in which a learner writes it; or one in which

@@ -32,7 +32,7 @@ from scripts.pages import my_gpt
 
 from . import source
 from .adapters import when
-from .checks import Kernel, Patch
+from .checks import Patch
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them
@@ -71,13 +71,14 @@ def cross_entropy(logits: Any, targets: Any, ignore_index: int, reduction: str) 
     return F.sum(F.log_softmax(logits, 1) * Tensor(onehot.astype(logits.dtype))) * (-1 / len(onehot))
 
 
-APART: dict[str, tuple[str, Callable[..., Any]]] = {
-    "scaled_dot_product_attention": ("scaled_dot_product_attention", attention),
-    "gelu": ("gelu", gelu),
-    "gelu to relu": ("gelu", lambda x, approximate: F.relu(x)),
-    "layer_norm": ("layer_norm", layer_norm),
-    "layer_norm to rms_norm": ("layer_norm", lambda x, w, b, axes, eps: F.rms_norm(x, x.shape[-1], w, eps) + b),
-    "cross_entropy": ("cross_entropy", cross_entropy),
+# op -> its form out of small ops; "op to another": another op in its place, which computes something else
+APART: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": attention,
+    "gelu": gelu,
+    "gelu to relu": lambda x, approximate: F.relu(x),
+    "layer_norm": layer_norm,
+    "layer_norm to rms_norm": lambda x, w, b, axes, eps: F.rms_norm(x, x.shape[-1], w, eps) + b,
+    "cross_entropy": cross_entropy,
 }
 
 
@@ -97,18 +98,18 @@ class Parts:
     def add(self, name: str, place: Any, definitions: dict[str, Any]) -> None:
         """Take in what the file of one exercise defines; nothing, if it has no place in the GPT."""
         for part in place if isinstance(place, tuple) else (place,) if place else ():
+            written = part.adapt(definitions[part.name])
             if isinstance(part, Patch):
-                self.patches |= {target: part.adapt(definitions) for target in part.targets}
+                self.patches |= dict.fromkeys(part.targets, written)
                 continue
-            assert isinstance(part, Kernel)
-            op = part.adapt(definitions[part.name])
-            self.kernels[part.op] = op if part.fits is None else when(part.fits, op, textbook_functions()[part.op])
+            fits = part.fits
+            self.kernels[part.op] = when(fits, written, textbook_functions()[part.op]) if fits else written
             for form in part.takes:
                 if form == "dropout":
                     self.dropout = 0.1
-                elif form in APART:
-                    op, compose = APART[form]
-                    self.apart.setdefault(op, type("Apart", (Function,), {"compose": staticmethod(compose)}))
+                else:
+                    apart = type("Apart", (Function,), {"compose": staticmethod(APART[form])})
+                    self.apart.setdefault(form.partition(" to ")[0], apart)
         if place is not None:
             self.used.append(name)
 

@@ -16,8 +16,8 @@ Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2
 import hypothesis.strategies as st
 import numpy as np
 
+from scripts.checker.adapters import as_update
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.checker.optimizers import adam_with_library, as_update
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -70,7 +70,6 @@ EXERCISE = Exercise(
         "p - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)",
     ),
     checks=[FunctionCheck("adam", cases(), TELLING)],
-    adapt=lambda library: {"adam": adam_with_library(library["update"], decoupled=False)},
     place=as_update("adam", "Adam"),
     answer=("minigrad.optim.Adam.update",),
 )

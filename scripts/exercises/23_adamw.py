@@ -12,8 +12,8 @@ Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, weight_decay = 0.5
 import hypothesis.strategies as st
 import numpy as np
 
+from scripts.checker.adapters import as_update
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.checker.optimizers import adam_with_library, as_update
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -68,7 +68,6 @@ EXERCISE = Exercise(
         "p * (1 - lr * weight_decay) - lr * m_hat / (np.sqrt(v_hat) + eps)",
     ),
     checks=[FunctionCheck("adamw", cases(), TELLING)],
-    adapt=lambda library: {"adamw": adam_with_library(library["update"], decoupled=True)},
     place=as_update("adamw", "AdamW"),
     answer=("minigrad.optim.Adam.update", "minigrad.optim.AdamW"),
 )
