@@ -25,6 +25,7 @@ from gpt.files import write_text
 from gpt.tokenizer import bpe
 from gpt.training.batches import RandomBatches
 from gpt.training.standard_library import help_text
+from gpt.training.training_step import training_step
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 from minigrad.kernels.dispatch import textbook_functions
@@ -138,6 +139,11 @@ def read_corpus() -> tuple[Tokenizer, np.ndarray]:
 corpus = functools.cache(read_corpus)
 
 
+def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
+    """The mean as one number, because the learner's cross-entropy computes the mean and not the sum."""
+    return model.loss(*batch), 1, {}
+
+
 def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str, float]:
     """The loss of every step, a sample of the model's text, and seconds per step."""
     with parts.installed(mine):
@@ -152,14 +158,7 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
         losses, started = [], time.perf_counter()
         for _ in range(steps):
-            inputs, targets = next(batches)
-            loss = model.loss(inputs, targets)
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            losses.append(loss.item())
+            losses.append(training_step(model, [next(batches)], mean_loss, optimizer, schedule, max_norm=1.0).loss)
         seconds = (time.perf_counter() - started) / steps
         prompt = [token for word in bpe.split_words("The") for token in tokenizer.encode(word, textbook=True)]
         new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
