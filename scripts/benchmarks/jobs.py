@@ -1,4 +1,4 @@
-"""What is measured, on our side: each job does the same work at every `step`."""
+"""The jobs that are measured, on our side: each does the same work at every `step`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each technique of minigrad/kernels contributes: a training step with all of them, and without one at a time."""
+"""The contribution of each technique of minigrad/kernels: a training step with all, and without one at a time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from minigrad import Tensor
 from .checks import Patch
 
 
-def when(fits: Callable[..., bool], written: Any, library: Any) -> Any:
+def used_where(fits: Callable[..., bool], written: Any, library: Any) -> Any:
     """An op: the learner's where `fits(*arrays, **options)`; elsewhere, for example for broadcasting, the library's."""
 
     class Chosen(library):

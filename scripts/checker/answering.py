@@ -1,4 +1,4 @@
-"""One case, put to what a learner wrote (or to a right solution): what came of it, as plain values.
+"""The answer of a learner's code, or of a right solution, to one case, as plain values.
 
 A learner's ops and functions are stand-ins here (processes.py): the learner's own code runs in a process of its own.
 """
@@ -17,18 +17,18 @@ from minigrad.autograd import Context
 
 from . import source
 from .checks import Case, Check, OpCheck
+from .worker import call_read_only
 
 
 @dataclasses.dataclass
 class Answer:
     """`value`: what forward or the function returned, or backward's gradients; or what was `raised`, and in which line
-    of the learner's file (None: not in it). changed: the input that was written to.
+    of the learner's file (None: not in it).
     """
 
     value: Any = None
     raised: Exception | None = None
     line: int | None = None
-    changed: str = ""
 
     @property
     def error(self) -> str:
@@ -36,26 +36,27 @@ class Answer:
 
 
 def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[Any] | None = None) -> Answer:
-    """Run a function, or the forward of an op; with `douts` its backward, too. Arrays cannot be written to."""
+    """Run a function, or the forward of an op, and with `douts` also its backward, on inputs that are read-only."""
     arguments, options = [_frozen(a) for a in case.arguments], copy.deepcopy(case.options)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if isinstance(check, OpCheck):
                 ctx = Context()
-                value = written.forward(ctx, *arguments, **options)
+                value = call_read_only(written.forward, (ctx, *arguments), options)
                 if douts is not None:
                     value = written.backward(ctx, *[_frozen(dout) for dout in douts])
+            elif check.call:
+                value = call_read_only(check.call, (written, *arguments), options)
             else:
-                value = check.call(written, *arguments, **options) if check.call else written(*arguments, **options)
+                value = call_read_only(written, arguments, options)
     except Exception as error:
         return Answer(raised=error, line=getattr(error, "line", None) or source.line_of(error, path))
-    changed = [i for i, (a, b) in enumerate(zip(arguments, case.arguments, strict=True)) if not _unchanged(a, b)]
-    return Answer(value, changed=f"argument {changed[0]}" if changed else "")
+    return Answer(value)
 
 
 def _frozen(value: Any) -> Any:
-    """A copy; of arrays one that cannot be written to."""
+    """A copy, whose arrays cannot be written to."""
     if isinstance(value, np.ndarray):
         value = value.copy()
         value.flags.writeable = False
@@ -63,14 +64,6 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_frozen(part) for part in value)
     return copy.deepcopy(value)
-
-
-def _unchanged(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_unchanged(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def douts_for(out: Any) -> list[np.ndarray]:

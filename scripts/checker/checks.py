@@ -1,4 +1,4 @@
-"""What an exercise is, what is tested of a solution, and what a test finds: the vocabulary of every exercise file.
+"""Exercises, checks, cases and verdicts: the vocabulary of every exercise file.
 
 A check names what the learner writes and draws cases for it (Hypothesis: shapes and values); the exercise's completed
 stub says what is right. `telling` is one case more, with a different length for every axis, from which a diagnosis can
@@ -32,7 +32,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What the learner writes as `name`, for drawn `cases` and for the `telling` one.
+    """A check of the learner's `name`, in drawn `cases` and in the `telling` one.
 
     examples: how many cases are drawn. tolerance: relative. reference: the completed stub and `call`, and slips:
     programs with a well-known mistake and a sentence for each; `catalogue.load` adds them.
@@ -61,7 +61,7 @@ class OpCheck(Check):
 
 
 class FunctionCheck(Check):
-    """A plain function (or class): what it returns against what the completed stub's returns.
+    """A plain function (or class): its result against the completed stub's.
 
     call: how a case becomes a call of what the learner wrote; by default directly.
     """
@@ -69,7 +69,7 @@ class FunctionCheck(Check):
 
 @dataclasses.dataclass
 class Verdict:
-    """What a check found.
+    """The result of checking a file.
 
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
     library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
@@ -94,7 +94,7 @@ class Verdict:
         return self.status == "passed"
 
     def facts(self) -> dict[str, Any]:
-        """What can be written as JSON."""
+        """The fields that can be written as JSON."""
         return {name: value for name, value in vars(self).items() if name != "shown"}
 
 
@@ -120,7 +120,7 @@ class Kernel:
 
 
 class Patch:
-    """A place in the GPT: that of library objects, `targets`, named with dots, where the learner's `name` will stand.
+    """A place in the GPT: the learner's `name` replaces library objects, the `targets`, which are named with dots.
 
     adapt: to the arguments that the library's objects get.
     """
@@ -156,9 +156,7 @@ class Exercise:
     path: Path = Path()
 
     def completed(self, old: str = "", new: str = "") -> str:
-        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it; or one in which
-        `new` stands where `old` belongs.
-        """
+        """The stub with its blanks filled, which is a right solution; or with `new` in place of `old` in them."""
         blanks = self.blanks.replace(old, new) if old else self.blanks
         blocks, lines = iter(blanks.strip("\n").split("\n\n")), []
         for line in self.stub.splitlines():

@@ -61,11 +61,11 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
-    return f"{found.plain}{whereabouts(trial, first)}; {UNEXPLAINED}", case
+    return f"{found.plain}{signs_of_wrong_inputs(trial, first)}; {UNEXPLAINED}", case
 
 
-def whereabouts(trial: Trial, first: Finding | None) -> str:
-    """What the wrong elements of the telling case have in common."""
+def signs_of_wrong_inputs(trial: Trial, first: Finding | None) -> str:
+    """The property that the wrong elements of the telling case have in common, as a clause; "" if there is none."""
     case = trial.check.telling
     if first is None or not isinstance(first.wrong, np.ndarray):
         return ""
@@ -106,8 +106,9 @@ class Search:
         return self.observed[id(case)]
 
     def fit(self, explanation: Callable[[Case], Answer]) -> tuple[bool, float]:
-        """Does it give all of the learner's results, not only the one that is looked at; in which part of the cases, of
-        those where the learner is wrong and of the others? Zero if not in the first and the telling case.
+        """Whether it gives all of the learner's results, and not only the one that is looked at; and the share of cases
+        in which it does, the lower one of the cases where the learner is wrong and of the others. The share is 0 if it
+        does not in the first and in the telling case.
         """
         self.explanation = explanation
         first = self.agreement(self.cases[0])
@@ -148,7 +149,7 @@ class Search:
         return sentence if share >= (0.1 if self.in_telling else 0.75) else None
 
     def as_answers(self, written: Any) -> Callable[[Case], Answer]:
-        """What a changed solution gives."""
+        """The answers of a changed solution, case by case."""
 
         def formula(case: Case) -> Answer:
             with _bounded():
@@ -157,7 +158,7 @@ class Search:
         return formula
 
     def change(self) -> str | None:
-        """What has to be changed in the right solution to get the learner's: of several changes the most usual one."""
+        """The change of the right solution that gives the learner's results; of several changes the most usual one."""
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
@@ -201,7 +202,7 @@ def _same(got: Any, wanted: Any, tolerance: float) -> bool:
 
 
 def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
-    """What gradcheck finds in the telling case: the kind and the sentence, empty if nothing."""
+    """The diagnosis of gradcheck in the telling case: its kind and its sentence, empty if it finds nothing."""
     case, op = trial.check.telling, trial.written
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 

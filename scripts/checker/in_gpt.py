@@ -1,4 +1,4 @@
-"""The reward: what the learner wrote, at work in a GPT, and its loss beside the library's own.
+"""The reward: the learner's parts at work in a GPT, with its loss beside that of the library's parts.
 
 Two models with the same weights see the same batches; one runs with the learner's parts in it. Some of the exercises'
 ops are inside fused ones in GPT-2 (softmax inside attention, tanh inside GELU). Then both models run a form that is
@@ -32,7 +32,7 @@ from minigrad.kernels.dispatch import textbook_functions
 from scripts.pages import my_gpt
 
 from . import source
-from .adapters import when
+from .adapters import used_where
 from .checks import Patch
 from .workspace import Workspace
 
@@ -104,7 +104,7 @@ class Parts:
                 self.patches |= dict.fromkeys(part.targets, written)
                 continue
             fits = part.fits
-            self.kernels[part.op] = when(fits, written, textbook_functions()[part.op]) if fits else written
+            self.kernels[part.op] = used_where(fits, written, textbook_functions()[part.op]) if fits else written
             for form in part.takes:
                 if form == "dropout":
                     self.dropout = 0.1

@@ -34,8 +34,8 @@ def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, pa
     started, cases = time.perf_counter(), 0
     for check in checks:
         trial = Trial(check, definitions, text, path)
-        refusal = not_there(trial)
-        verdict = of_trial(trial, seed) if refusal is None else Verdict("wrong", check.name, refusal)
+        refusal = missing_definition(trial)
+        verdict = verdict_of_check(trial, seed) if refusal is None else Verdict("wrong", check.name, refusal)
         cases += verdict.cases
         if not verdict.passed:
             break
@@ -69,8 +69,8 @@ def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
     trial.run(case, trial.douts(case))
 
 
-def not_there(trial: Trial) -> str | None:
-    """Why what the check asks for cannot be tried: it is missing, or something else."""
+def missing_definition(trial: Trial) -> str | None:
+    """The sentence for a file without the op or function that is checked; None if the file has it."""
     name, written = trial.check.name, trial.written
     if written is None:
         return f"the file defines no {name}: its name must stay as it was in the stub"
@@ -84,7 +84,7 @@ def not_there(trial: Trial) -> str | None:
     return None
 
 
-def of_trial(trial: Trial, seed: int) -> Verdict:
+def verdict_of_check(trial: Trial, seed: int) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
     first = trial.test(check.telling)

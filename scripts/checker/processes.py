@@ -129,7 +129,7 @@ class Submission:
     def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
         calls = [check.call for check in checks if check.call is not None]
-        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.whole, calls)))
+        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
         definitions: dict[str, Any] = {}
         for check in checks:
             if (kind := kinds.get(check.name)) == "op" and isinstance(check, OpCheck):
@@ -144,7 +144,7 @@ class Submission:
         class Remote(Function):
             @staticmethod
             def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-                ctx.kept = Kept(submission)
+                ctx.kept = KeptContext(submission)
                 needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
                 return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
 
@@ -159,8 +159,8 @@ class Submission:
         return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
 
 
-class Kept:
-    """What an op's forward left in its ctx: it stays in the worker as long as this is here."""
+class KeptContext:
+    """The ctx of an op's forward, which stays in the worker as long as this object exists."""
 
     def __init__(self, submission: Submission):
         submission.count += 1
@@ -176,7 +176,7 @@ RAISED = {kind.__name__: kind for kind in (AttributeError, IndexError, MemoryErr
 
 
 def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
-    """What the file raised: by name, with its message, as one of the kinds that the judge tells apart."""
+    """The exception that the file raised: its name and message, as one of the kinds that the judge tells apart."""
     base: Any = next((RAISED[kind] for kind in kinds if kind in RAISED), RuntimeError)
     name = str(kinds[0]) if str(kinds[0]).isidentifier() else "Exception"
     error: Exception = type(name, (base,), {"__str__": lambda self: message})()

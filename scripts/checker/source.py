@@ -80,8 +80,8 @@ def kind_of(error: BaseException) -> tuple[str, str]:
     return "error", f"{type(error).__name__}: {error}"
 
 
-def whole(function: Callable[..., Any]) -> str:
-    """The source of a function, together with everything in its file that it uses."""
+def with_helpers(function: Callable[..., Any]) -> str:
+    """The source of a function and of the functions and classes of its file that it uses."""
     tree = ast.parse(Path(function.__code__.co_filename).read_text(encoding="utf-8"))
     definitions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     needed: dict[str, str] = {}

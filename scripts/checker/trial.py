@@ -1,6 +1,6 @@
-"""One check of one file: what is right, what the learner wrote gives, and what is wrong with a case.
+"""One check of one file: it compares the learner's answer to a case with that of the completed stub.
 
-Right is what the exercise's completed stub gives, forward and backward.
+The completed stub is right by definition, forward and backward.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXTREME = 100  # a case with numbers of this size counts for the part "extremes"
 
 
 class Reference:
-    """The completed stub: what is right, and what each small change of it gives."""
+    """The completed stub: it gives the right answer, and its small changes give answers to compare mistakes with."""
 
     def __init__(self, check: Check):
         text, call = check.reference
@@ -45,7 +45,7 @@ class Reference:
         return right
 
     def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
-        """What the name stands for after each change of the function, or of the method `part`."""
+        """The op or function after each small change of it (of the method `part`, for an op), and the change."""
         methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
         for change in mutants(methods[0] if methods else self.node):
             with contextlib.suppress(SyntaxError, ValueError, TypeError):
@@ -54,8 +54,9 @@ class Reference:
 
 @dataclasses.dataclass
 class Finding:
-    """That one case is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
-    simple does; plain: what they are. number: of several results the one that is wrong; gradient: its name in backward.
+    """A case that is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
+    simple does; plain: how they differ. number: of several results the one that is wrong; gradient: its name in
+    backward.
     """
 
     kind: str
@@ -87,7 +88,7 @@ class Trial:
         return douts_for(self.reference.run(case).value) if self.is_op else None
 
     def test(self, case: Case) -> Finding | None:
-        """What is wrong with this case; None if nothing is."""
+        """Find out whether the learner's result is wrong in this case; None if it is right."""
         where = "forward of " + self.check.name if self.is_op else self.check.name
         got, right = self.run(case), self.reference.run(case)
         if (finding := self._failed(got, where, {})) is not None:
@@ -114,11 +115,11 @@ class Trial:
         return {"forward": forward, "backward": backward} if self.is_op else {"result": forward}
 
     def _failed(self, got: Answer, where: str, shown: dict[str, Any]) -> Finding | None:
-        """Was something raised, or an input changed?"""
+        """The finding where something was raised, also because of an input that was changed; else None."""
         error = got.raised
-        if error is None and not got.changed:
+        if error is None:
             return None
-        if error is None or (isinstance(error, ValueError) and "read-only" in str(error)):
+        if isinstance(error, ValueError) and "read-only" in str(error):
             what = "dout or another array" if where.startswith("backward") else "its input"
             sentence = f"it writes to {what}, which belongs to somebody else: compute into a new array, or copy first"
             return Finding("changed", where, sentence, got, shown)
@@ -174,7 +175,7 @@ class Trial:
 
 
 def in_plain_words(got: Answer, names: list[str]) -> str:
-    """What was raised; NumPy's messages about shapes in words."""
+    """The exception as a sentence, with NumPy's messages about shapes in words."""
     message = str(got.raised)
     if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
         if isinstance(got.raised, TypeError) and "argument" in message:

@@ -130,11 +130,11 @@ def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
 
 
 class Function:
-    """What a submission derives its op from: minigrad's Function without the engine."""
+    """The base class of a submission's ops: minigrad's Function without the engine."""
 
 
 class Solution:
-    """What a submission defines. Each public method is a request that it answers."""
+    """The submission's definitions. Each public method is a request that is answered with them."""
 
     def __init__(self) -> None:
         self.path = ""
@@ -143,7 +143,7 @@ class Solution:
         self.contexts: dict[int, Any] = {}
 
     def define(self, text: str, path: str, harness: str) -> dict[str, str]:
-        """Run the file; of each name that it defines, what it is. harness: functions of the exercise that call it."""
+        """Run the file; returns the kind of each name in it. harness: functions of the exercise that call it."""
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
         self.path, self.names = path, vars(module)
@@ -154,16 +154,16 @@ class Solution:
     def forward(self, name: str, number: int, needs_grad: list[bool], arguments: Any, options: Any) -> Any:
         """Forward of an op; what it leaves in ctx stays here, under `number`."""
         ctx = self.contexts[number] = types.SimpleNamespace(needs_grad=needs_grad)
-        return _call(self.names[name].forward, (ctx, *arguments), options)
+        return call_read_only(self.names[name].forward, (ctx, *arguments), options)
 
     def backward(self, name: str, number: int, douts: Any) -> Any:
-        return _call(self.names[name].backward, (self.contexts[number], *douts), {})
+        return call_read_only(self.names[name].backward, (self.contexts[number], *douts), {})
 
     def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
         """A function, or a function of the harness with what the submission defines as its first argument."""
         if through:
-            return _call(self.harness[through], (self.names[name], *arguments), options)
-        return _call(self.names[name], arguments, options)
+            return call_read_only(self.harness[through], (self.names[name], *arguments), options)
+        return call_read_only(self.names[name], arguments, options)
 
     def is_confined(self) -> bool:
         """Can files not be reached? Asked before any submission is."""
@@ -193,8 +193,8 @@ class Solution:
         return line
 
 
-def _call(function: Any, arguments: Any, options: Any) -> Any:
-    """Call with arrays that cannot be written to. A list or dict that was changed is an error as well."""
+def call_read_only(function: Any, arguments: Any, options: Any) -> Any:
+    """Call with arrays that cannot be written to. Raises ValueError for a list or dict that was changed."""
     given = [value for value in (*arguments, *options.values()) if isinstance(value, list | dict)]
     before = [pack(value) for value in given]
     result = function(*arguments, **options)

@@ -106,7 +106,7 @@ class Workspace:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What progress.json says. Raises ValueError for one that was edited into something else."""
+    """Read progress.json. Raises ValueError for one that was edited into something else."""
     state = read_json(path)
     kinds = {"passed": (dict, str), "hints": (dict, int), "current": (str | None, None)}
     for name, (kind, part) in kinds.items():

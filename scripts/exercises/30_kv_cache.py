@@ -55,7 +55,7 @@ def cases(draw):
 
 
 def reading(cache_class, chunks):
-    """What each append returned, looked at after the last one."""
+    """The results of all appends, looked at after the last one."""
     cache = cache_class()
     return [tuple(cache.append(keys, values)) for keys, values in chunks]
 

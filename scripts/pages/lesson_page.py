@@ -133,7 +133,7 @@ class Body:
 
 
 def _sentence(text: str) -> str:
-    """What stands after "Predict:" or "Answer:", which the page does not show: with a capital at its beginning."""
+    """The text after "Predict:" or "Answer:", with a capital at its beginning; the page does not show the word."""
     text = text.strip()
     return text[:1].upper() + text[1:]
 
@@ -155,7 +155,7 @@ def picture_html(path: Path, name: str) -> str:
 
 
 def _value(value: Any) -> Iterator[str]:
-    """What a notebook would show of a cell's last value."""
+    """The HTML that a notebook would show of a cell's last value."""
     for method in ("_repr_svg_", "_repr_html_"):
         if hasattr(value, method):
             yield f'<figure class="scroll{" drawing" * (method == "_repr_svg_")}">{getattr(value, method)()}</figure>'
@@ -165,7 +165,7 @@ def _value(value: Any) -> Iterator[str]:
 
 
 def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
-    """Which concepts the lesson teaches, with their code, tests and exercises."""
+    """The concepts that the lesson teaches, with their code, tests and exercises."""
     html = []
     for row in rows:
         html.append(f"<li>{escaped(row.name)}")

@@ -1,4 +1,4 @@
-"""What every lesson needs: its folder, its pictures, and figures that take too long to measure each time.
+"""The tools of every lesson: its folder, its pictures, and figures that take too long to measure each time.
 
 A lesson is a script of `# %%` cells, which editors open as a notebook. Without matplotlib it runs all the same, and
 says that there are no pictures.
@@ -70,7 +70,7 @@ class Lesson:
             display(HTML(widget_html(name, data, alone=True)))
 
     def measured(self, name: str, measure: Callable[[], Any], *helpers: Callable[..., Any]) -> Any:
-        """What `measure()` returned when it last ran, and how to run it again: for figures that take minutes.
+        """Return the last result of `measure()`, and print how to run it again: for figures that take minutes.
 
         helpers: functions of the lesson that `measure` calls. The result is anything that JSON can hold, kept in
         measured/ with a hash of their sources. Raises ValueError where one of them has changed since, or nothing was
