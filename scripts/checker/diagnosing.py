@@ -25,9 +25,8 @@ from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.mutations import compiled
 
 from . import comparing
-from .answering import Answer, answer
 from .checks import Case
-from .trial import Finding, Trial
+from .trial import Answer, Finding, Trial, answer
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses

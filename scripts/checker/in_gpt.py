@@ -32,8 +32,8 @@ from minigrad.kernels.dispatch import textbook_functions
 from scripts.pages import my_gpt
 
 from . import source
-from .adapters import used_where
 from .checks import Patch
+from .places import used_where
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them

@@ -15,8 +15,8 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad.backend import uniform as draw_uniform
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.places import with_arguments
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -18,8 +18,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.places import with_arguments
 
 STUB = f'"""{__doc__}"""' + '''
 

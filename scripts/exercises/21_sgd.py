@@ -13,8 +13,8 @@ Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, we
 
 import hypothesis.strategies as st
 
-from scripts.checker.adapters import as_update
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.checker.places import as_update
 
 STUB = f'"""{__doc__}"""' + '''
 

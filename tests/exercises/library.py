@@ -15,8 +15,8 @@ from gpt.model.kv_cache import KVCache
 from minigrad import Tensor, nn, optim, switches
 from minigrad.autograd import Function
 from minigrad.functional import stochastic
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import find_object
+from scripts.checker.places import with_arguments
 
 
 def definitions(exercise):

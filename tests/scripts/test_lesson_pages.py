@@ -11,8 +11,8 @@ import pytest
 
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.lessons.concepts import concepts
+from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page
-from scripts.pages.notebook import write_notebook
 from tests.scripts.running import ROOT, run_process
 from tests.scripts.test_lesson_cells import LESSON, write
 

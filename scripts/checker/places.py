@@ -1,4 +1,4 @@
-"""Adapters between a learner's ops and functions and the places in the library where they are put to work."""
+"""Where the learner's ops and functions are put to work: the places of the library, and the arguments there."""
 
 from __future__ import annotations
 
