@@ -193,7 +193,7 @@ def _connect(folder: Path) -> None:
             back = _to("previous", order[place - 1], pages) if place else ""
             on = _to("next", order[place + 1], pages) if place + 1 < len(order) else ""
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">all lessons</a>{on}</nav><!--/nav-->'
-            write_text(pages[lesson], NAV.sub(lambda _, nav=nav: nav, read_text(pages[lesson])))
+            write_text(pages[lesson], nav.join(NAV.split(read_text(pages[lesson]))))
     items = "".join(f"<li>{_to('', lesson, pages)}</li>" for lesson in order)
     write_text(folder / "index.html", page("The lessons", f"<h1>The lessons</h1>\n<ul>{items}</ul>"))
 
