@@ -100,9 +100,6 @@ class Verdict:
 
 # --- an exercise ------------------------------------------------------------------------------------------------------
 
-find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's function or class, or what is in a class
-
-
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """A place in the GPT: `use_kernels({op: what the learner wrote as `name`})`.
@@ -168,7 +165,7 @@ class Exercise:
         """The library's source of the answer, with the place where it stands."""
         parts = []
         for name in self.answer:
-            found = find_object(name)
+            found = pkgutil.resolve_name(name)  # "minigrad.optim.SGD.update", for example
             lines, first = inspect.getsourcelines(found)
             file = Path(inspect.getsourcefile(found) or "")
             where = "/".join(file.parts[-3:])

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pkgutil
 import types
 from unittest import mock
 
@@ -15,13 +16,12 @@ from gpt.model.kv_cache import KVCache
 from minigrad import Tensor, nn, optim, switches
 from minigrad.autograd import Function
 from minigrad.functional import stochastic
-from scripts.checker.checks import find_object
 from scripts.checker.places import with_arguments
 
 
 def definitions(exercise):
     """What a learner's file that is right defines, made of the objects that the exercise names as its answer."""
-    library = {name.rpartition(".")[2]: find_object(name) for name in exercise.answer}
+    library = {name.rpartition(".")[2]: pkgutil.resolve_name(name) for name in exercise.answer}
     return ADAPTED.get(exercise.name, dict)(library)
 
 
