@@ -122,7 +122,7 @@ class Body:
     def link(self, target: str) -> str | None:
         """The address of a file of the project: a link's target, a path, or a command that names one."""
         exercise = _EXERCISE.search(target)
-        named = [*LESSONS.parent.glob(f"exercises/*_{exercise[1]}.py")] if exercise else []
+        named = [*LESSONS.parent.glob(f"exercises/??_{exercise[1]}.py")] if exercise else []
         found = _PATH.search(target)
         named += [(LESSONS / target).resolve()] if re.fullmatch(r"[\w./-]+", target) else []
         named += [ROOT / found[0]] if found else []
