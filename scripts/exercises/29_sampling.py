@@ -12,7 +12,6 @@ Example: logits = [ln 1, ln 6, ln 3], temperature = 1
          top_k = None, top_p = 0.5 ->  [0, 1, 0];      top_p = 0.7  ->  [0, 0.6667, 0.3333]
 """
 
-
 import hypothesis.strategies as st
 import numpy as np
 
@@ -71,8 +70,8 @@ def cases(draw):
 
 def as_method(probabilities):
     def method(self: Sampling, logits, seen=()):
-        scores = self._scores(logits, seen).astype(np.float64)
-        return np.asarray(probabilities(scores, self.temperature, self.top_k, self.top_p))
+        logits = self.penalized(logits, seen).astype(np.float64)
+        return np.arange(len(logits)), np.asarray(probabilities(logits, self.temperature, self.top_k, self.top_p))
 
     return method
 
@@ -91,6 +90,6 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
     ),
-    place=Patch("probabilities", "gpt.model.generation.Sampling.probabilities", adapt=as_method),
-    answer=("gpt.model.generation.Sampling.probabilities", "gpt.model.generation._nucleus"),
+    place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
+    answer=("gpt.model.generation.Sampling.candidates",),
 )

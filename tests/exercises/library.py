@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 
 import minigrad.functional as F
-from finetune.adapters.lora import LoRAConfig, LoRALinear
+from finetune.adapters.lora import LoRALinear
 from finetune.quantization.array import unpack
 from gpt.model.generation import Sampling
 from gpt.model.kv_cache import KVCache
@@ -156,7 +156,10 @@ def warmup_cosine(library):
 
 def sampling(library):
     def probabilities(logits, temperature, top_k, top_p):
-        return library["probabilities"](Sampling(temperature=temperature, top_k=top_k, top_p=top_p), logits)
+        tokens, kept = library["candidates"](Sampling(temperature, top_k, top_p), logits)
+        probs = np.zeros(len(logits))
+        probs[tokens] = kept
+        return probs
 
     return {"probabilities": probabilities}
 
@@ -211,7 +214,7 @@ def grpo(library):
 def lora(library):
     def layer(weight, A, B, scaling):
         base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        made = LoRALinear(base, LoRAConfig(r=A.shape[0], alpha=scaling * A.shape[0]))
+        made = LoRALinear(base, r=A.shape[0], scaling=scaling)
         base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))
         return made
 

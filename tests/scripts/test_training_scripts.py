@@ -4,7 +4,6 @@ stand-in for a GPU, it learns what the CPU learns."""
 import itertools
 import json
 import signal
-import sys
 
 import pytest
 
@@ -27,8 +26,7 @@ CHAINS = [
 
 
 @pytest.fixture(autouse=True)
-def few_questions_and_no_pictures(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def few_questions(monkeypatch, no_pictures):
     for name, count in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 40, "TEST_ITEMS": 8}.items():
         monkeypatch.setattr(grpo_stage, name, count)
 
