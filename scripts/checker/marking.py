@@ -273,18 +273,20 @@ def table(results: Results, exercises: dict[str, Path]) -> str:
     """marks.csv: a row for each student, with the points of each exercise and its parts, the sum, and what is wrong."""
     parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
              for name in exercises}  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [column for name in exercises for column in (name, *(f"{name}_{part}" for part in parts[name]))]
-    writer.writerow(["student", *columns, "points", "of", "percent", *(f"{name}_verdict" for name in exercises)])
+    rows: list[dict[str, Any]] = []
     for who, verdicts in results.items():
-        row: list[Any] = []
+        row: dict[str, Any] = {"student": _harmless(_text(who))}
         for name in exercises:
-            row += [f"{points(verdicts[name]):.3g}", *(int(verdicts[name].parts.get(p, False)) for p in parts[name])]
-        total = sum(map(points, verdicts.values()))
-        reasons = [_cell(verdicts[name]) for name in exercises]
-        writer.writerow([_harmless(_text(who)), *row, f"{total:.3g}", len(exercises),
-                         f"{100 * total / len(exercises):.3g}", *reasons])  # fmt: skip
+            row[name] = f"{points(verdicts[name]):.3g}"
+            row |= {f"{name}_{part}": int(verdicts[name].parts.get(part, False)) for part in parts[name]}
+        total, most = sum(map(points, verdicts.values())), len(exercises)
+        row |= {"points": f"{total:.3g}", "of": most, "percent": f"{100 * total / most:.3g}"}
+        row |= {f"{name}_verdict": _cell(verdicts[name]) for name in exercises}
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
