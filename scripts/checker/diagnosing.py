@@ -81,7 +81,7 @@ def without_numbers(sentence: str) -> str:
 
 
 class Search:
-    """For something that gives in every case what the learner's gives; the first case decides."""
+    """A search for a program that gives the learner's results in every case, the first one above all."""
 
     def __init__(self, trial: Trial, found: Finding, cases: list[Case]):
         self.trial, self.found, self.cases = trial, found, cases
@@ -93,7 +93,7 @@ class Search:
 
     @functools.cached_property
     def wrong(self) -> list[bool]:
-        """In which cases the learner is wrong. Elsewhere, whatever has no effect agrees."""
+        """For each case, whether the learner is wrong. In the others, a change without an effect agrees as well."""
         return [self.trial.test(case) is not None for case in self.cases]
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
@@ -133,8 +133,8 @@ class Search:
         return 0
 
     def slip(self) -> str | None:
-        """The sentence of the well-known slip that gives what the learner's gives, in the telling case at least: a slip
-        need not agree with it for extreme numbers. A slip in forward does not explain a wrong backward.
+        """The sentence of the well-known slip that gives the learner's results, at least in the telling case: with
+        extreme numbers it need not agree. A slip in forward does not explain a wrong backward.
         """
         reference, telling, fits = self.trial.reference, self.trial.check.telling, []
         for program, sentence in reference.check.slips:

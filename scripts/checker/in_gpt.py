@@ -44,7 +44,7 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 32}
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> Any:
-    """Out of matmul, mul, softmax and masked_fill."""
+    """Attention, composed of matmul, mul, softmax and masked_fill."""
     scores = F.matmul(q, k.transpose(-1, -2)) * Tensor(np.full(q.shape[:-1] + k.shape[-2:-1], scale, q.dtype))
     if is_causal:
         scores = F.masked_fill(scores, Tensor(np.tri(*scores.shape[-2:]) == 0), -math.inf)
@@ -54,20 +54,20 @@ def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, 
 
 
 def gelu(x: Any, approximate: str) -> Any:
-    """Out of tanh and mul."""
+    """GELU, composed of tanh and mul."""
     u = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
     return x * (F.tanh(u) + 1.0) * 0.5
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, axes: Any, eps: float) -> Any:
-    """Out of mean, mul and sqrt."""
+    """Layer norm, composed of mean, mul and sqrt."""
     centered = x - F.mean(x, -1, keepdim=True)
     variance = F.mean(centered * centered, -1, keepdim=True)
     return centered / F.sqrt(variance + eps) * weight + bias
 
 
 def cross_entropy(logits: Any, targets: Any, ignore_index: int, reduction: str) -> Any:
-    """Out of log_softmax, mul and sum; only what training here asks for: the mean, with every target counted."""
+    """Cross-entropy, composed of log_softmax, mul and sum, as training here needs it: the mean over all targets."""
     onehot = np.arange(logits.shape[1]) == np.asarray(targets)[:, None]
     return F.sum(F.log_softmax(logits, 1) * Tensor(onehot.astype(logits.dtype))) * (-1 / len(onehot))
 
@@ -97,7 +97,7 @@ class Parts:
         self.dropout = 0.0
 
     def add(self, name: str, place: Any, definitions: dict[str, Any]) -> None:
-        """Take in what the file of one exercise defines; nothing, if it has no place in the GPT."""
+        """Add the parts that the file of one exercise defines, if they have a place in the GPT."""
         for part in place if isinstance(place, tuple) else (place,) if place else ():
             written = part.adapt(definitions[part.name])
             if isinstance(part, Patch):
@@ -116,7 +116,7 @@ class Parts:
 
     @contextlib.contextmanager
     def installed(self, mine: bool) -> Iterator[None]:
-        """The library's parts, taken apart as the learner's need it; with `mine`, the learner's in them."""
+        """Inside the block, fused ops are taken apart as the learner's parts need it; with `mine`, these are used."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(use_kernels("textbook"))
             apart = {op: function for op, function in self.apart.items() if op not in self.kernels}

@@ -235,7 +235,7 @@ def judge_all(
 
 
 def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
-    """In a process of the pool: the verdict on one file."""
+    """The verdict on one file. It runs in a process of the pool."""
     if file.problem:
         return Verdict("missing", file.exercise, file.problem)
     try:
@@ -251,7 +251,7 @@ load = functools.cache(catalogue.load)
 
 
 def end_with_parent() -> None:
-    """Prepare a process of the pool: Ctrl-C is for its parent, and without a parent there is nothing to do."""
+    """Prepare a process of the pool: it leaves Ctrl-C to its parent, and ends when its parent has ended."""
 
     def wait() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
@@ -296,17 +296,17 @@ def _cell(verdict: Verdict) -> str:
 
 
 def _harmless(text: str) -> str:
-    """A spreadsheet takes a cell that begins with one of these for a formula."""
+    """Quote a cell that a spreadsheet would take for a formula."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
 
 
 def _text(text: str) -> str:
-    """Without control characters, and without what UTF-8 cannot hold (names of folders may have it)."""
+    """The text without control characters and without what UTF-8 cannot hold, which names of folders may have."""
     return printable(text.encode("utf-8", "replace").decode())
 
 
 def summary(results: Results, exercises: dict[str, Path]) -> str:
-    """How many passed each exercise, and how often each diagnosis was given."""
+    """The number of students who passed each exercise, and how often each diagnosis was given."""
     lines = []
     for name in exercises:
         verdicts = [of_student[name] for of_student in results.values()]

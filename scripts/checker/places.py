@@ -1,4 +1,4 @@
-"""Where the learner's ops and functions are put to work: the places of the library, and the arguments there."""
+"""Adapters that put a learner's ops and functions to work in places of the library."""
 
 from __future__ import annotations
 

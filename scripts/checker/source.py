@@ -1,4 +1,4 @@
-"""The learner's file as text: may it be run, and which of its lines is to blame?"""
+"""The learner's file as text: whether it may be run, and which of its lines is to blame."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _forbidden(tree: ast.Module) -> tuple[ast.AST, str] | None:
 
 
 def define(text: str, path: Path) -> tuple[dict[str, Any], Verdict | None]:
-    """Run the file, as `import` would; its definitions, or the verdict on what it raised."""
+    """Run the file, as `import` would. Returns its definitions, and the verdict on what it raised, if anything."""
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     try:

@@ -75,7 +75,7 @@ class Finding:
 
 
 class Trial:
-    """One check of one file."""
+    """One check of one file: `test` tries one case."""
 
     def __init__(self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = ""):
         self.check, self.text, self.path = check, text, path
@@ -189,7 +189,7 @@ def in_plain_words(got: Answer, names: list[str]) -> str:
 
 
 def _kind_of(got: Any, right: Any) -> str:
-    """Shapes are looked at before numbers, and both before nan."""
+    """The kind of a finding. Shapes are looked at before numbers, and both before nan."""
     several = isinstance(got, tuple) and isinstance(right, tuple)
     pairs = list(zip(got, right, strict=False)) if several else [(got, right)]
     with contextlib.suppress(TypeError, ValueError):  # texts, lists of several lengths
@@ -261,7 +261,7 @@ def _frozen(value: Any) -> Any:
 
 
 def douts_for(out: Any) -> list[np.ndarray]:
-    """A gradient that arrives for each output of forward: one decimal each, both signs, never 0."""
+    """The gradients that arrive at backward, one for each output of forward: one decimal, both signs, never 0."""
     douts, rng = [], np.random.default_rng(1)
     for output in out if isinstance(out, tuple) else (out,):
         dout = np.round(rng.uniform(-2, 2, np.shape(output)), 1)

@@ -21,7 +21,7 @@ KEYS = "n next   h hint   l list   c check all   r reset   q quit"
 
 
 def watch(workspace: Workspace, manual: bool = False) -> int:
-    """Until the learner quits. Returns the exit status."""
+    """Run the loop until the learner quits. Returns the exit status."""
     session = Session(workspace)
     if not session.name:
         return 0
@@ -57,7 +57,7 @@ class Session:
         self.say(showing.start_text(self.workspace.exercise(self.name), file))
 
     def saved(self) -> bool:
-        """Has the current file changed since the last check?"""
+        """Whether the current file has changed since the last check."""
         return self._state() != self._seen
 
     def _state(self) -> tuple[float, int] | None:
@@ -79,7 +79,7 @@ class Session:
         self.say(f"\n{KEYS}")
 
     def press(self, key: str) -> bool:
-        """Do what a key says; False to quit."""
+        """Do what a key stands for. Returns False for the key that quits."""
         if self.asking:
             self.asking = False
             if key == "y":

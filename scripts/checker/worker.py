@@ -43,7 +43,7 @@ LENGTHS = struct.Struct("<II")  # of a message's JSON, and of the bytes behind i
 
 
 class UsesLibrary(ImportError):
-    """A submission wants a module that would give it the answer."""
+    """The submission imports a module that would give it the answer."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def pack(value: Any) -> bytes:
 
 
 def read(stream: IO[bytes], writeable: bool = True) -> Any:
-    """The next message of a stream, in which nothing is believed. Raises EOFError at its end, and ValueError."""
+    """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         raise EOFError
@@ -160,13 +160,13 @@ class Solution:
         return call_read_only(self.names[name].backward, (self.contexts[number], *douts), {})
 
     def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
-        """A function, or a function of the harness with what the submission defines as its first argument."""
+        """Call a function of the submission, or the harness function `through` with it as the first argument."""
         if through:
             return call_read_only(self.harness[through], (self.names[name], *arguments), options)
         return call_read_only(self.names[name], arguments, options)
 
     def is_confined(self) -> bool:
-        """Can files not be reached? Asked before any submission is."""
+        """Whether files are out of reach. This is asked before any submission runs."""
         try:
             return not os.listdir(os.sep)
         except OSError as error:
@@ -210,7 +210,7 @@ def _kind(thing: Any) -> str:
 
 
 class _FewLines(io.StringIO):
-    """Takes what is printed, and keeps the beginning of it."""
+    """A file that keeps only the beginning of what is printed."""
 
     def write(self, text: str) -> int:
         super().write(text[: max(MOST_PRINTED - self.tell(), 0)])
@@ -221,7 +221,7 @@ class _FewLines(io.StringIO):
 
 
 def confine(seconds: int, megabytes: int) -> None:
-    """Limit time and memory, and give up files, network and other processes, as far as the system can. For good."""
+    """Limit time and memory, and give up files, network and other processes for good, as far as the system can."""
     limit_resources(seconds, megabytes)
     sys.path.clear()
     sys.meta_path[:] = [_NothingMore]
@@ -236,7 +236,7 @@ class _NothingMore:
 
 
 def limit_resources(seconds: int, megabytes: int) -> None:
-    """Of the processor's time and of memory so much; no new files, no other processes (not on Windows)."""
+    """Limit the processor's time and memory, and allow no new files and processes (not on Windows)."""
     if resource is None:
         return
     used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))

@@ -66,7 +66,7 @@ class Body:
         self.widgets: list[str] = []
 
     def of(self, ran: Iterable[Ran]) -> tuple[str, list[str]]:
-        """HTML, and the names of the widgets in it."""
+        """The HTML of a lesson that ran, and the names of the widgets in it."""
         for cell, output, value in ran:
             if cell.kind == "prose":
                 self._prose(cell)

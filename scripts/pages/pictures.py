@@ -56,7 +56,7 @@ class Lesson:
         self.name, self.number = name, name.partition("_")[0]
 
     def picture(self, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Any:
-        """`with lesson.picture(...) as axes:` see `picture`."""
+        """Axes to draw on, as in `with lesson.picture(...) as axes:` (see `picture`)."""
         return picture(self.out_dir, name, title, columns, rows, size)
 
     def widget(self, name: str, data: Any) -> None:
