@@ -192,6 +192,14 @@ def ids(shape: int | tuple[int, ...], below: int) -> st.SearchStrategy[np.ndarra
     return hnp.arrays(np.int64, shape, elements=st.integers(0, below - 1), fill=st.nothing())
 
 
+@st.composite
+def reductions(draw: st.DrawFn) -> Case:
+    """An array, the axes `dims` that are to be reduced, and `keepdim`."""
+    shape = draw(shapes(1, 3))
+    dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
+
+
 def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.ndarray:
     """Fixed float64 numbers with two decimals, for a `telling` case; never 0, no two alike by chance."""
     array = np.random.default_rng([seed, *shape]).uniform(low, high, shape).round(2)

@@ -78,7 +78,7 @@ TELLING = Case(some(2, 5), some(4, 5), some(3, 5, seed=1), some(4, 3, seed=2), s
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
-    title="the detour of low rank, and the merge",
+    title="a low-rank update of a frozen weight, and the merge",
     group="Fine-tuning", effort="30 min, hard",
     hints=(
         "Two paths from x to out; gradients of both add up in dx. Each path consists of linear layers only.",
