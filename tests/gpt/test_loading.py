@@ -74,7 +74,7 @@ def test_what_is_no_model(tmp_path, monkeypatch):
 
 def test_training_goes_on_from_a_folder_of_hugging_face(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "model")
-    text = write_text(tmp_path / "text.txt")
+    text = write_text(tmp_path / "text.txt", 900)
     options = ["--init-from", tmp_path / "model", "--data", text, "--max-iters", 1, "--warmup-iters", 0]
     assert run_here(train.main, *options, "--out-dir", tmp_path / "run", "--batch-size", 2, "--eval-interval", 0) == 0
     model, tokenizer = load_model(tmp_path / "run")
