@@ -1,23 +1,24 @@
-"""What can a tensor do? Every differentiable function, by the name that PyTorch gives it.
+"""Which functions of tensors are there? Every differentiable one, by the name that PyTorch gives it.
 
     import minigrad.functional as F
 
 An op is a class with its formula, forward and backward; directly below it stands the function that you call, which
 checks its arguments. The files in reading order:
 
-    elementwise.py     add, mul, exp, where: one element of each input gives one output
-    broadcasting.py    what ops share: shapes that fit, the sum that reverses broadcasting, the `dim` argument
-    shape.py           reshape, transpose, cat, split: the same elements in another arrangement
-    reduction.py       sum, mean, max, logsumexp: many elements to few
-    indexing.py        getitem, gather, embedding: picking elements
-    sorting.py         sort, topk: elements in order
-    linalg.py          matmul, linear, einsum: matrix products
-    activation.py      relu, gelu, softmax: the nonlinearities between matrix products
-    normalization.py   layer_norm, rms_norm: features brought to one scale
-    stochastic.py      dropout
-    loss.py            cross_entropy and its relatives: how wrong a prediction is
-    attention.py       scaled_dot_product_attention, and the heads
-    rotary.py          rotary_embedding: positions as rotations
+    elementwise.py      add, mul, exp, where: one element of each input gives one output
+    broadcasting.py     unbroadcast: the sum that reverses broadcasting in backward
+    argument_checks.py  which axes `dim` names, and errors that say what is wrong with an argument
+    shape.py            reshape, transpose, cat, split: the same elements in another arrangement
+    reduction.py        sum, mean, max, logsumexp: many elements to few
+    indexing.py         getitem, gather, embedding: picking elements
+    sorting.py          sort, topk: elements in order
+    linalg.py           matmul, linear, einsum: matrix products
+    activation.py       relu, gelu, softmax: the nonlinearities between matrix products
+    normalization.py    layer_norm, rms_norm: features brought to one scale
+    stochastic.py       dropout
+    loss.py             cross_entropy and its relatives: how wrong a prediction is
+    attention.py        scaled_dot_product_attention, and the heads
+    rotary.py           rotary_embedding: positions as rotations
 
 Each function takes Tensors or arrays and returns Tensors; elementwise functions of two inputs also take a number for
 one of them. Anything else raises TypeError. In the docstrings, dx is the gradient of the loss with respect to x, and
@@ -26,7 +27,6 @@ dout that with respect to the result. "Elementwise" means that the result has th
 
 from .activation import erf, gelu, log_softmax, logsigmoid, relu, sigmoid, silu, softmax, softplus, swiglu, tanh
 from .attention import merge_heads, scaled_dot_product_attention, split_heads
-from .broadcasting import Dims as Dims
 from .elementwise import abs, add, clip, div, exp, log, maximum, minimum, mul, neg, pow, sqrt, sub, to, where
 from .indexing import embedding, flip, gather, getitem, index_select, masked_fill, one_hot, tril, triu
 from .linalg import einsum, linear, linear_gelu, matmul
@@ -53,5 +53,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What an editor or a notebook offers after `F.`: the functions, not the files."""
+    """The names that an editor or a notebook offers after `F.`: the functions, not the files."""
     return __all__

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .broadcasting import array_of, check_broadcastable, check_floating, check_tensor, shape_of, unbroadcast
+from .argument_checks import array_of, check_floating, check_tensor
+from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
 from .stochastic import check_probability, keep_scale
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import device_and_dtype, device_of, is_array, module_of, to_device
 from ..dtypes import promote, result_type
-from .broadcasting import Operand, check_boolean, shape_of, unbroadcast
+from .argument_checks import Operand, check_boolean
+from .broadcasting import shape_of, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

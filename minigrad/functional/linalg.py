@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import module_of
 from .activation import check_approximate, gelu
-from .broadcasting import check_broadcastable, check_tensor, unbroadcast
+from .argument_checks import check_tensor
+from .broadcasting import check_broadcastable, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
