@@ -110,7 +110,7 @@ class Profile(switches.Observer):
         """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
         if function not in self._ops:
             on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
-            kernels = switches.cuda_kernels if on_gpu else switches.kernels
+            kernels = switches.cuda_kernels() if on_gpu else switches.kernels
             replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
             known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
             self._ops[function] = known[0].__name__ if known else ""
