@@ -83,8 +83,8 @@ def cross_entropy(
     """
     check_reduction("cross_entropy", reduction)
     check_floating("cross_entropy", logits)
-    targets = array_of(targets)
     if logits.ndim == 2 and weight is None and label_smoothing == 0 and not are_probabilities(targets):
+        targets = array_of(targets)
         check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
         return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
     return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
@@ -94,7 +94,7 @@ def cross_entropy(
 
 
 def general_cross_entropy(
-    logits: Tensor, targets: Array, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+    logits: Tensor, targets: Any, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
 ) -> Tensor:
     """Cross-entropy of any shape, with class weights, probabilities as targets, or label smoothing.
 
@@ -111,6 +111,7 @@ def general_cross_entropy(
         if ignore_index != -100:
             raise ValueError("cross_entropy: ignore_index is for class numbers, but the targets are probabilities")
         return _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim)
+    targets = array_of(targets)
     check_targets("cross_entropy", targets, logits.shape, class_dim, ignore_index)
     if weight is not None or label_smoothing > 0:
         log_probs = log_softmax(logits, class_dim)
@@ -123,8 +124,9 @@ def general_cross_entropy(
 
 
 def are_probabilities(targets: Any) -> bool:
-    """True for an array of floats; class numbers are integers."""
-    return is_array(targets) and is_floating(targets.dtype)
+    """True for floats; class numbers are integers."""
+    array = array_of(targets)
+    return is_array(array) and is_floating(array.dtype)
 
 
 def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim):

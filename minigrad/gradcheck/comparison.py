@@ -77,6 +77,12 @@ class Comparison:
         self.given_up = 0  # directions that were not checked because of their many kinks
         self._splits = 0
 
+    @property
+    def name(self) -> str:
+        """The name of the function, or of the op that computed its output if the function has no name."""
+        name = getattr(self.subject.fn, "__name__", "<lambda>")
+        return self.graph.name if name in ("<lambda>", "apply") else name
+
     # --- the two sides ---
 
     def backward(self) -> None:
