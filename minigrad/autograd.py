@@ -96,7 +96,7 @@ class Context:
                 yield edge[0]
 
     def saved(self) -> dict[str, Any]:
-        """What forward saved for backward, by name."""
+        """The values that forward saved for backward, by name."""
         return {name: value for name, value in vars(self).items() if name not in self._node}
 
     def release(self) -> None:

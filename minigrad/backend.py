@@ -80,7 +80,7 @@ def _array_of_numbers(data: Any) -> np.ndarray:
 
 
 def device_of(array: Any) -> str:
-    """Where `array` lives: "cpu" or "cuda:0"."""
+    """The device that holds `array`: "cpu" or "cuda:0"."""
     if module_of(array) is np:
         return "cpu"
     return f"cuda:{array.device.id}"
@@ -133,7 +133,7 @@ def resolve_device(device: str) -> str:
 
 
 def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -> tuple[str | None, np.dtype | None]:
-    """What `x.to(*targets, device=..., dtype=...)` asks for, where each target is a device or a dtype.
+    """The device and the dtype that `x.to(*targets, device=..., dtype=...)` asks for; each target is one of the two.
 
     >>> device_and_dtype(("cpu", np.float64), None, None)
     ('cpu', dtype('float64'))
@@ -252,7 +252,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def blas_threads() -> int:
-    """How many threads matrix products run on. Another number sums in another order, which changes the last bits."""
+    """The number of threads of matrix products. Another number sums in another order, which changes the last bits."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:

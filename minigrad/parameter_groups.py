@@ -1,4 +1,4 @@
-"""What every optimizer keeps: groups of parameters with their settings, and a state for each parameter; how to save it.
+"""The part that all optimizers share: parameters in groups with settings, a state for each, and how they are saved.
 
 The rules that change the parameters are in optim.py.
 """

@@ -313,7 +313,7 @@ def minimum(x: Operand, y: Operand) -> Tensor:
 
 
 def _to_winner(ctx, dout, x_wins, y_wins):
-    """Where one is nan, neither wins: both get dout, as in PyTorch."""
+    """Give dout to the one that is the result. Where one is nan, neither wins: both get dout, as in PyTorch."""
     xp = module_of(dout)
     share = xp.where(ctx.x == ctx.y, dout / 2, dout)  # a tie: half for each
     dx = unbroadcast(xp.where(y_wins, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None

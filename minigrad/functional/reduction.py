@@ -313,7 +313,7 @@ def _extreme_axes(op: str, x: Tensor, dim: Dims, numpy_names: dict[str, Never]) 
 
 
 class ValuesAndIndices(NamedTuple):
-    """What `max(x, dim)`, `min(x, dim)`, `sort` and `topk` return."""
+    """The result of `max(x, dim)`, `min(x, dim)`, `sort` and `topk`."""
 
     values: Tensor
     indices: Tensor

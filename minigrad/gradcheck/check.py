@@ -3,8 +3,8 @@
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
 `numeric_gradient` is this formula, for each element of x. `gradcheck` does the same for functions with several inputs
-and outputs, whose derivatives form a matrix, the Jacobian. Backward gives its rows and differences give its columns
-(jacobian.py, comparison.py). If the two differ, diagnosis.py finds out why, and report.py says it. Stanford's CS231n,
+and outputs, whose derivatives form a matrix, the Jacobian. Backward gives its rows (jacobian.py), and differences give
+its columns (differences.py). If the two differ, diagnosis.py finds out why, and report.py says it. Stanford's CS231n,
 "Gradient checks", describes the method.
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.

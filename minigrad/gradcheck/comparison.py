@@ -1,4 +1,4 @@
-"""Compare the two Jacobians of jacobian.py: is a difference rounding, a kink, or a wrong gradient?"""
+"""Compare the Jacobians of jacobian.py and differences.py: is a difference rounding, a kink, or a wrong gradient?"""
 
 from __future__ import annotations
 
@@ -9,23 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array
-from .jacobian import (
-    EPSILON,
-    STEP,
-    Graph,
-    Probe,
-    Rows,
-    Slopes,
-    Subject,
-    as_matrix,
-    complex_slope,
-    extrapolated,
-    flat,
-    kinks,
-    place,
-    probes_of,
-    slopes,
-)
+from ..dtypes import op_name
+from .differences import EPSILON, STEP, Probe, Slopes, complex_slope, extrapolated, kinks, probes_of, slopes
+from .jacobian import Graph, Rows, Subject, as_matrix, flat, place
 
 MOST_SPLITS = 400  # directions through kinks are halved at most this often
 PRECISE = 1e-8  # with a relative error below this, the differences are precise enough
@@ -81,7 +67,10 @@ class Comparison:
     def name(self) -> str:
         """The name of the function, or of the op that computed its output if the function has no name."""
         name = getattr(self.subject.fn, "__name__", "<lambda>")
-        return self.graph.name if name in ("<lambda>", "apply") else name
+        node = self.graph.outputs[0].grad_fn
+        if name not in ("<lambda>", "apply"):
+            return name
+        return "fn" if node is None else op_name(node.function)
 
     # --- the two sides ---
 
@@ -215,6 +204,10 @@ class Comparison:
             if wrong.any():
                 i = int(wrong.argmax())
                 yield k, i, float(mixed.flat[i]), float(expected.flat[i])
+
+    def predicted(self, k: int, gradients: Array) -> Array:
+        """The slopes (R, number of probes) that gradients (R, *shape) of variable k predict."""
+        return np.stack([column.probe.along(gradients) for column in self.columns[k]], axis=1)
 
     # --- a closer look ---
 

@@ -468,7 +468,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
 
 
 def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
-    """What a formula in `method` may name: its arguments, its variables and what it or forward has put into ctx."""
+    """Names that a formula in `method` may use: arguments, variables, and what it or forward has put into ctx."""
     names = {argument.arg for argument in method.args.args} - {"ctx", "self"}
     names |= {node.id for node in ast.walk(method) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     yield from (ast.Name(name, ast.Load()) for name in sorted(names))
@@ -477,7 +477,7 @@ def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
 
 
 def compiled(tree: ast.Module, namespace: dict[str, Any], path: str = "<mutant>") -> dict[str, Any]:
-    """What the program defines, besides the names in `namespace`."""
+    """Run the program, and return what it defines, together with the names in `namespace`."""
     made = dict(namespace)
     exec(compile(ast.fix_missing_locations(tree), path, "exec"), made)
     return made

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..backend import Array
-from ..notebook import report_html
+from ..notebook import NotebookReport
 from .comparison import Comparison, Kink, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 from .jacobian import place
@@ -60,7 +60,7 @@ class InputReport:
 
 
 @dataclass
-class Report:
+class Report(NotebookReport):
     """The result of a check that found nothing wrong."""
 
     name: str
@@ -84,10 +84,6 @@ class Report:
         if len(self.kinks) > 5:
             lines.append(f"  and {len(self.kinks) - 5} more kinks")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
 
 
 # --- nothing is wrong -------------------------------------------------------------------------------------------------

@@ -31,8 +31,7 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
     Each repair is applied after the op's backward, in this graph only, and the whole comparison is repeated.
     """
     graph, rows = comparison.graph, comparison.rows
-    last = _LastBackward()
-    with contextlib.suppress(ValueError, TypeError), watching(last):
+    with contextlib.suppress(ValueError, TypeError), watching(_LastBackward()) as last:
         graph.vjp(rows.cotangents(np.ones(len(rows))))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
@@ -167,7 +166,7 @@ _SHAPE_REPAIRS: list[tuple[str, Repair]] = [
 
 
 def numpy_in_words(message: str) -> str:
-    """What NumPy's message about shapes means, to be added to it; "" for another message."""
+    """Explain NumPy's message about shapes, in words to be added to it; "" for another message."""
     return "".join(f": {words}" for pattern, words in _NUMPY if re.search(pattern, message))
 
 

@@ -41,7 +41,7 @@ class AnomalyError(RuntimeError):
 
 @dataclass
 class _Forward:
-    """What a message about backward needs to know about the forward call."""
+    """A forward call, as a message about its backward describes it."""
 
     where: str
     call: str

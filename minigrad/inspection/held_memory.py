@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from .. import switches
 from ..backend import Array
-from ..notebook import report_html
+from ..notebook import NotebookReport
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
 Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
@@ -34,7 +34,7 @@ class HeldRow:
     current: int
 
 
-class MemoryReport(switches.Observer):
+class MemoryReport(switches.Observer, NotebookReport):
     """The result of `memory()`, in bytes: `current`, `peak`, `rows`. `print(report)` shows a table."""
 
     def __init__(self) -> None:
@@ -102,10 +102,6 @@ class MemoryReport(switches.Observer):
     def __str__(self) -> str:
         return self.table()
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
-
 
 @contextlib.contextmanager
 def memory() -> Iterator[MemoryReport]:
@@ -119,8 +115,7 @@ def memory() -> Iterator[MemoryReport]:
 
     Not included: parameters, optimizer state, the gradients that backward computes, and temporary arrays inside an op.
     """
-    report = MemoryReport()
-    with watching(report):
+    with watching(MemoryReport()) as report:
         yield report
 
 

@@ -1,4 +1,4 @@
-"""Where a step's time goes, and whether each op waits for arithmetic or for memory.
+"""The time that a step spends in each op, and whether the op waits for arithmetic or for memory.
 
 An op that does F FLOPs on B bytes has the arithmetic intensity F / B. A machine does so many FLOPs in the time that it
 moves one byte: an A100 156 (312 TFLOP/s over 2 TB/s), a laptop core about 10. An op below its machine's number is
@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import functional, graph_checks, switches
 from ..backend import device_of, is_array
-from ..notebook import report_html
+from ..notebook import NotebookReport
 from . import flops
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
@@ -53,8 +53,8 @@ class OpProfile:
         return None if self.flops is None or not self.nanoseconds else self.flops / self.nanoseconds
 
 
-class Profile(switches.Observer):
-    """What `profile()` measured: `rows`, `total`, `seconds`; as a table, `print(report)`."""
+class Profile(switches.Observer, NotebookReport):
+    """The result of `profile()`: `rows`, `total`, `seconds`; as a table, `print(report)`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
@@ -71,22 +71,15 @@ class Profile(switches.Observer):
     @property
     def total(self) -> OpProfile:
         """All ops together. `flops` and `bytes` leave out ops whose FLOPs are unknown."""
-        total = OpProfile("all ops", "")
-        for row in self._rows.values():
-            total.calls += row.calls
-            total.nanoseconds += row.nanoseconds
-            if row.flops is not None and total.flops is not None:
-                total.flops += row.flops
-                total.bytes += row.bytes
-        return total
+        rows = self._rows.values()
+        known = [(row.flops, row.bytes) for row in rows if row.flops is not None]
+        calls, nanoseconds = sum(row.calls for row in rows), sum(row.nanoseconds for row in rows)
+        return OpProfile("all ops", "", calls, nanoseconds, sum(flops for flops, _ in known), sum(b for _, b in known))
 
     @property
     def seconds(self) -> float:
         """Wall time of the block, or the time so far if it has not ended."""
         return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
-
-    def stop(self) -> None:
-        self._end = perf_counter_ns()
 
     # --- watching ---
 
@@ -138,10 +131,6 @@ class Profile(switches.Observer):
     def __str__(self) -> str:
         return self.table()
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
-
 
 @contextlib.contextmanager
 def profile() -> Iterator[Profile]:
@@ -156,12 +145,11 @@ def profile() -> Iterator[Profile]:
     a GPU the profiler waits for each op in order to time it, so the whole step takes longer. If you use several
     observers, enter `profile` last: it also measures the observers that are entered inside its block.
     """
-    report = Profile()
-    try:
-        with watching(report):
+    with watching(Profile()) as report:
+        try:
             yield report
-    finally:
-        report.stop()
+        finally:
+            report._end = perf_counter_ns()
 
 
 def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:

@@ -105,7 +105,7 @@ class Update:
 
 
 class Recording(switches.Observer):
-    """What `record()` saw: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
+    """The result of `record()`: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
 
     def __init__(self, budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN, top: Any = None):
         self.calls: list[Call] = []
@@ -156,7 +156,7 @@ class Recording(switches.Observer):
         return fits
 
     def _input(self, x: Any, edge: Any) -> Value | None:
-        """What an op got: an earlier output, a leaf, or something that needs no gradient."""
+        """An input of an op: an earlier output, a leaf, or something that needs no gradient."""
         if x is None:
             return None
         known: Value | None = None
@@ -255,8 +255,7 @@ def record(budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIA
     budget: bytes of arrays that are kept. largest: numbers of an array that is kept. jacobian: the largest number of
     derivatives that are recorded for one op.
     """
-    recording = Recording(budget, largest, jacobian, top=sys._getframe(2))
-    with watching(recording):
+    with watching(Recording(budget, largest, jacobian, top=sys._getframe(2))) as recording:
         yield recording
 
 
