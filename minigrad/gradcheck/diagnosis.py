@@ -70,7 +70,7 @@ class Case:
         self.jacobians = self._jacobians() if comparison.rows.dense[output] and comparison.is_dense(wrong) else None
 
     def _jacobians(self) -> Jacobians:
-        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.known))
+        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.smooth))
         analytic = self.gradient[self._mine].reshape(numeric.shape)
         largest = max(float(np.abs(side).max(initial=0)) for side in (analytic, numeric))
         return Jacobians(analytic, np.where(known, numeric, analytic), 1e-6 * largest)
@@ -79,12 +79,12 @@ class Case:
         """Would `candidate` (R, *shape) be right for variable k (the wrong one)?"""
         k = self.wrong if k is None else k
         errors = self.comparison.errors(k, self.comparison.predicted(k, candidate), self.comparison.numeric(k))
-        known = self.comparison.known(k)[self._mine]
+        known = self.comparison.smooth(k)[self._mine]
         return bool((errors[self._mine][known] <= 10 * self.comparison.rtol).all())
 
     def ratio(self) -> tuple[float, int]:
         """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
-        numeric = np.where(self.comparison.known(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
+        numeric = np.where(self.comparison.smooth(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
         analytic = self.comparison.predicted(self.wrong, self.gradient)[self._mine]
         square = float((numeric * numeric).sum())
         informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())

@@ -161,7 +161,7 @@ class Graph:
         self.nodes = consumers_first(list({output.grad_fn: None for output in self.outputs if output.grad_fn}))
         targets = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
         ours = {id(leaf) for leaf in self.leaves}
-        self._strangers = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}
+        self._other_leaves = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}
 
     def root(self, cotangents: list[Array]) -> Tensor:
         return _Seed.apply(*self.outputs, cotangents=cotangents)
@@ -171,9 +171,9 @@ class Graph:
 
         Other tensors that fn uses keep their `.grad`.
         """
-        kept = [(stranger, stranger.grad) for stranger in self._strangers.values()]
+        kept = [(stranger, stranger.grad) for stranger in self._other_leaves.values()]
         try:
-            for tensor in [*self.leaves, *self._strangers.values()]:
+            for tensor in [*self.leaves, *self._other_leaves.values()]:
                 tensor.grad = None
             root = self.root(cotangents)
             if root.requires_grad:
@@ -204,14 +204,14 @@ class Rows:
     def __len__(self) -> int:
         return self.spans[-1].stop
 
-    def owner(self, row: int) -> int:
+    def output_of(self, row: int) -> int:
         """The number of the output that a row belongs to."""
         return next(o for o, span in enumerate(self.spans) if row < span.stop)
 
     def element(self, row: int) -> tuple[int, ...] | None:
         """The output element of a row, or None for a random mixture."""
-        o = self.owner(row)
-        return place(self.shapes[o], row - self.spans[o].start) if self.dense[o] else None
+        o = self.output_of(row)
+        return unravel(self.shapes[o], row - self.spans[o].start) if self.dense[o] else None
 
     def cotangents(self, coefficients: Array) -> list[Array]:
         """Σ_r coefficients[r] row_r, one array per output."""
@@ -226,7 +226,7 @@ class Rows:
         parts = np.split(vector, self.cuts)
         return np.concatenate([matrix @ part for matrix, part in zip(self.matrices, parts, strict=True)])
 
-    def reach(self, vector: Array) -> Array:
+    def largest_change(self, vector: Array) -> Array:
         """The largest change of each row's number if each output changes by up to `vector` in either direction."""
         parts = np.split(np.nan_to_num(vector, posinf=0), self.cuts)
         return np.concatenate([np.abs(matrix) @ part for matrix, part in zip(self.matrices, parts, strict=True)])
@@ -237,5 +237,5 @@ def as_matrix(gradients: Array) -> Array:
     return gradients.reshape(len(gradients), math.prod(gradients.shape[1:]))
 
 
-def place(shape: tuple[int, ...], flat_index: int) -> tuple[int, ...]:
+def unravel(shape: tuple[int, ...], flat_index: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat_index, shape)) if math.prod(shape) else ()

@@ -9,7 +9,7 @@ from ..backend import to_numpy
 from .comparison import Comparison, NotFinite
 from .diagnosis import Diagnosis
 from .differences import NotAnalytic
-from .jacobian import Subject, place
+from .jacobian import Subject, unravel
 from .report import GradcheckError, error_of, output_name
 from .shape_diagnosis import diagnose_shape, numpy_in_words
 
@@ -31,7 +31,7 @@ def check_repeatable(comparison: Comparison, calls: int) -> None:
     for o, output in enumerate(comparison.graph.outputs):
         bad = np.isnan(to_numpy(output.data)).ravel()
         if bad.any():
-            where = output_name(comparison, o, place(output.shape, int(bad.argmax())))
+            where = output_name(comparison, o, unravel(output.shape, int(bad.argmax())))
             advice = "choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
             raise NotFinite(f"{where} is nan; {advice}")
     first = comparison.subject.base

@@ -10,7 +10,7 @@ from ..backend import Array
 from ..notebook import NotebookReport
 from .comparison import Comparison, Kink, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
-from .jacobian import place
+from .jacobian import unravel
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 
@@ -120,7 +120,7 @@ def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
     column = comparison.worst_element(k)
     row = int(np.argmax(np.abs(column.analytic - column.numeric)))
-    output, out_element = comparison.rows.owner(row), comparison.rows.element(row)
+    output, out_element = comparison.rows.output_of(row), comparison.rows.element(row)
     diagnosis = diagnose(comparison, k, output)
     error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)
     error.output_index, error.output_element = output, out_element
@@ -158,7 +158,7 @@ def _located(
 ) -> GradcheckError:
     """An error about element i of variable k. The caller adds the message."""
     error, variable = GradcheckError("", diagnosis), comparison.subject.variables[k]
-    error.input_index, error.element = variable.position, place(variable.value.shape, i)
+    error.input_index, error.element = variable.position, unravel(variable.value.shape, i)
     error.analytic, error.numeric = float(analytic), float(numeric)
     size = max(abs(error.analytic), abs(error.numeric))
     error.relative_error = abs(error.analytic - error.numeric) / size if size else 0.0

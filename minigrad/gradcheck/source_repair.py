@@ -74,7 +74,7 @@ def _is_right(comparison: Comparison) -> bool:
 
 
 def _agree(comparison: Comparison, k: int, numeric: Array, gradients: Array) -> bool:
-    known = comparison.known(k)
+    known = comparison.smooth(k)
     predicted = comparison.predicted(k, gradients)
     size = float(np.abs(numeric).max(initial=0))
     wrong = np.abs(predicted - numeric) > 1e-4 * size + 1e-9

@@ -30,7 +30,7 @@ class FastLinear(Function):
         def add_bias(rows):
             out[rows] += bias
 
-        out = room_for_linear(ctx, x, weight)  # (N, O)
+        out = prepare_linear(ctx, x, weight)  # (N, O)
         if bias is None:
             matmul(as_rows(x), weight.T, out)
         else:
@@ -42,7 +42,7 @@ class FastLinear(Function):
         return linear_backward(ctx, as_rows(dout))
 
 
-def room_for_linear(ctx, x, weight):
+def prepare_linear(ctx, x, weight):
     """An empty array (N, O), where N counts all leading axes of x. Saves what `linear_backward` needs."""
     ctx.x_shape = x.shape
     if ctx.needs_grad[0]:
@@ -83,7 +83,7 @@ class FastLinearGelu(Function):
                 h += bias
             gelu(h, out[rows], slope=h if wants_slope else None)
 
-        hidden = room_for_linear(ctx, x, weight)  # (N, O)
+        hidden = prepare_linear(ctx, x, weight)  # (N, O)
         out = np.empty_like(hidden) if wants_slope else hidden
         product_then(as_rows(x), weight.T, hidden, activate)
         if wants_slope:

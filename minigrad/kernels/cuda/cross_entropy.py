@@ -23,7 +23,7 @@ import numpy as np
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.loss import nan_if_0
-from .launch import THREADS, ceil_div, launch, real_of, takes
+from .launch import THREADS, ceil_div, launch, real_of, supports
 from .products import multiply
 
 SOURCE = r"""
@@ -76,7 +76,7 @@ class CudaCrossEntropy(Function):
 
     @staticmethod
     def suits(needs_grad, logits, targets, ignore_index, reduction):
-        return takes(logits, bfloat16=False)
+        return supports(logits, bfloat16=False)
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)

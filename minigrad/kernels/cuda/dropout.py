@@ -18,7 +18,7 @@ import numpy as np
 from ...autograd import Function
 from ...backend import Array, module_of
 from ...functional.attention import DROPOUT_ROWS
-from .launch import THREADS, ceil_div, launch, takes
+from .launch import THREADS, ceil_div, launch, supports
 
 SOURCE = r"""
 __device__ void philox(unsigned long long c[4], unsigned long long key0, unsigned long long key1) {
@@ -72,7 +72,7 @@ class CudaDropout(Function):
 
     @staticmethod
     def suits(needs_grad, x, p, stream):
-        return takes(x)
+        return supports(x)
 
     @staticmethod
     def forward(ctx, x, p, stream):

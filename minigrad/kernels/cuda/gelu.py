@@ -15,7 +15,7 @@ import numpy as np
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.linalg import as_rows
-from .launch import THREADS, ceil_div, launch, takes
+from .launch import THREADS, ceil_div, launch, supports
 from .products import column_sums, multiply
 
 SOURCE = r"""
@@ -66,7 +66,7 @@ class CudaGelu(Function):
 
     @staticmethod
     def suits(needs_grad, x, approximate):
-        return takes(x, bfloat16=False)
+        return supports(x, bfloat16=False)
 
     @staticmethod
     def forward(ctx, x, approximate):

@@ -22,7 +22,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from .launch import WARP, ceil_div, launch, real_of, takes
+from .launch import WARP, ceil_div, launch, real_of, supports
 
 SOURCE = r"""
 // The row of this warp; x, out, dout and dx are (rows, columns), mean and inverse_std (rows).
@@ -107,7 +107,7 @@ class CudaLayerNorm(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, bias, axes, eps):
-        return takes(x, weight, bias)
+        return supports(x, weight, bias)
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
@@ -123,7 +123,7 @@ class CudaRmsNorm(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, axes, eps):
-        return takes(x, weight)
+        return supports(x, weight)
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):

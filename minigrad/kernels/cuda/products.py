@@ -22,7 +22,7 @@ from ... import switches
 from ...autograd import Function
 from ...backend import Array, device_of, module_of
 from ...functional.linalg import as_rows
-from .launch import name_of, real_of, takes
+from .launch import name_of, real_of, supports
 
 # What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
 DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
@@ -110,7 +110,7 @@ class CudaLinear(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, bias):
-        return takes(weight)
+        return supports(weight)
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from .launch import THREADS, ceil_div, launch, takes
+from .launch import THREADS, ceil_div, launch, supports
 
 SOURCE = r"""
 // e^-gate overflows for a gate far below 0, to infinity, and 1 / infinity is the 0 that it should be.
@@ -42,7 +42,7 @@ class CudaSwiglu(Function):
 
     @staticmethod
     def suits(needs_grad, gate, up):
-        return takes(gate, up)
+        return supports(gate, up)
 
     @staticmethod
     def forward(ctx, gate, up):
