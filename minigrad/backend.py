@@ -57,8 +57,11 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
     for anything else that does not consist of numbers.
     """
-    array = data if is_array(data) else _array_of_numbers(data)
     what = f"cannot make a tensor of {type(data).__name__}"
+    try:
+        array = data if is_array(data) else np.asarray(data)
+    except ValueError:
+        raise ValueError(f"{what}: its rows differ in length") from None
     if isinstance(array, np.matrix):
         raise TypeError(f"{what}, whose * is a matrix product: pass np.asarray(matrix)")
     if isinstance(array, np.ma.MaskedArray):
@@ -70,13 +73,6 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     elif array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
         array = array.astype(DEFAULT_DTYPE)
     return array if device is None else to_device(array, device)
-
-
-def _array_of_numbers(data: Any) -> np.ndarray:
-    try:
-        return np.asarray(data)
-    except ValueError:
-        raise ValueError(f"cannot make a tensor of {type(data).__name__}: its rows differ in length") from None
 
 
 def device_of(array: Any) -> str:
