@@ -28,9 +28,9 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward` walks it. What they call in other files: `switches` says whether to
-record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes. All of it is reverse-mode
-differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
+`Function.apply` records the graph, and `backward` walks it. They call four other files: `dtypes` casts inputs to one
+dtype, `switches` says whether to record and which kernel runs, `graph_checks` finds mistakes, and `backend` knows NumPy
+and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning".
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from .dtypes import is_floating, promote_inputs
 if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
     from .tensor import Tensor
 
-# Where an input came from: (the Context that computed it, the number of its output), or (the Tensor itself, 0) if it is
-# a leaf. Gradients travel along the edges, from an op to where its inputs came from. `is_leaf` tells the two apart.
+# Where an input came from, and so where its gradient goes: (source, number of its output). The source is the Context
+# that computed the input, or, for a leaf, the Tensor itself, with number 0. `is_leaf` tells the two apart.
 Edge = tuple[Any, int]
 T = TypeVar("T")
 
