@@ -1,4 +1,4 @@
-"""Which functions of tensors are there? Every differentiable one, by the name that PyTorch gives it.
+"""Differentiable functions of tensors, under the names that PyTorch gives them.
 
     import minigrad.functional as F
 

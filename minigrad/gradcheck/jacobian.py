@@ -57,13 +57,12 @@ class Subject:
         numbers: dict[int, int] = {}
         for index, (item, name) in enumerate(zip(items, _input_names(fn, len(items)), strict=True)):
             array = item.data if isinstance(item, Tensor) else item
-            if not (is_array(array) and is_floating(array.dtype)):
-                self._arguments.append(("constant", Tensor(_frozen(array)) if is_array(array) else item))
-                continue
-            if array.dtype.kind == "c":
+            is_float = is_array(array) and is_floating(array.dtype)
+            if is_float and array.dtype.kind == "c":
                 raise TypeError(f"gradcheck: {name} is complex; only real inputs can be checked")
-            if some_ask and not getattr(item, "requires_grad", False):
-                self._arguments.append(("constant", Tensor(_frozen(array, np.float64))))
+            if not is_float or (some_ask and not getattr(item, "requires_grad", False)):
+                dtype = np.float64 if is_float else None
+                self._arguments.append(("constant", Tensor(_frozen(array, dtype)) if is_array(array) else item))
                 continue
             if id(item) not in numbers:
                 numbers[id(item)] = len(self.variables)

@@ -311,7 +311,7 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
     is_reduction = name in (*_REDUCTIONS, "argmax", "argmin", "cumsum")
 
     def with_keywords(**changed: ast.expr | None) -> ast.Call:
-        merged = {**keywords, **changed}
+        merged: dict[Any, ast.expr | None] = {**keywords, **changed}
         return ast.Call(node.func, node.args, [ast.keyword(key, value) for key, value in merged.items() if value])
 
     if "axis" in keywords:

@@ -86,8 +86,8 @@ class MemoryReport(switches.Observer, NotebookReport):
 
     # --- showing ---
 
-    def table(self) -> str:
-        """Per op and saved name: bytes at the peak, their share of it, bytes now."""
+    def __str__(self) -> str:
+        """A table. Per op and saved name: bytes at the peak, their share of it, bytes now."""
         rows = self.rows
         names = [f"{row.op}.{row.saved}" for row in rows]
         width = max([20, *(len(name) for name in names)])
@@ -98,9 +98,6 @@ class MemoryReport(switches.Observer, NotebookReport):
             lines.append(f"{name:{width}} {_bytes(row.at_peak):>10} {share:6.1f} {_bytes(row.current):>10}")
         lines += ["-" * len(header), f"{'all':{width}} {_bytes(self.peak):>10} {'':6} {_bytes(self.current):>10}"]
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
 
 
 @contextlib.contextmanager

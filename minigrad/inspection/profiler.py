@@ -59,7 +59,6 @@ class Profile(switches.Observer, NotebookReport):
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
         self._start = 0  # of the op that is running
-        self._ops: dict[type, str] = {}
         self._begin = perf_counter_ns()
         self._end: int | None = None
 
@@ -95,30 +94,20 @@ class Profile(switches.Observer, NotebookReport):
         row.calls += 1
         row.nanoseconds += elapsed
         row.bytes += _bytes_moved(phase, ctx, arrays, results)
-        op = self._textbook_op(ctx.function, arrays)
+        op = _textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
 
-    def _textbook_op(self, function: type, arrays: list[Any]) -> str:
-        """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
-        if function not in self._ops:
-            on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
-            kernels = switches.cuda_kernels() if on_gpu else switches.kernels
-            replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
-            known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
-            self._ops[function] = known[0].__name__ if known else ""
-        return self._ops[function]
-
     # --- showing ---
 
-    def table(self, limit: int | None = None) -> str:
-        """The rows (the first `limit` of them), the total, and the time spent outside ops."""
+    def __str__(self) -> str:
+        """A table: the rows, the total, and the time spent outside ops."""
         width = max([12, *(len(row.op) for row in self._rows.values())])
         header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
         header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
         wall, total = self.seconds, self.total
         lines = [header, "-" * len(header)]
-        lines += [_line(row, width, wall) for row in self.rows[:limit]]
+        lines += [_line(row, width, wall) for row in self.rows]
         lines += ["-" * len(header), _line(total, width, wall)]
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
         lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
@@ -127,9 +116,6 @@ class Profile(switches.Observer, NotebookReport):
         if unknown:
             lines.append(f"not in the sums of FLOP and bytes, as their FLOPs are not known: {', '.join(unknown)}")
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
 
 
 @contextlib.contextmanager
@@ -150,6 +136,15 @@ def profile() -> Iterator[Profile]:
             yield report
         finally:
             report._end = perf_counter_ns()
+
+
+def _textbook_op(function: type, arrays: list[Any]) -> str:
+    """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
+    on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
+    kernels = switches.cuda_kernels() if on_gpu else switches.kernels
+    replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
+    known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
+    return known[0].__name__ if known else ""
 
 
 def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:

@@ -58,7 +58,7 @@ extern "C" __global__ void gelu_backward(const number* dout, const real* hidden,
 }
 """
 
-ROW = 4 * THREADS  # numbers for a block where there is no bias, and a row is as long as we like
+ROW = 4 * THREADS  # numbers for a block if there is no bias, so that the length of a row does not matter
 
 
 class CudaGelu(Function):

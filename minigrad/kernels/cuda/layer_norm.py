@@ -143,7 +143,7 @@ def _forward(ctx, x, weight, bias, axes, eps, centered):
     ctx.mean, ctx.inverse_std = xp.empty(rows, real), xp.empty(rows, real)
     bias = None if bias is None else xp.ascontiguousarray(bias)
     out = xp.empty_like(ctx.x)
-    # CuPy passes no null pointers: x stands in for what there is not, and is not read.
+    # CuPy cannot pass null pointers. Where weight or bias is None, x is passed in its place, and not read.
     affine = [ctx.x if a is None else a for a in (ctx.weight, bias)] + [a is not None for a in (ctx.weight, bias)]
     args = [ctx.x, *affine, centered, out, ctx.mean, ctx.inverse_std, np.int64(rows), columns, float(eps)]
     launch(SOURCE, "norm_forward", x, ceil_div(rows, ROWS), ROWS * WARP, args)
