@@ -10,6 +10,7 @@ import numpy as np
 
 from . import switches
 from .backend import Array, module_of
+from .functional.argument_checks import check_fraction
 from .parameter_groups import ParameterGroups
 from .tensor import Tensor
 
@@ -210,8 +211,7 @@ class WarmupCosine:
     def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, min_ratio: float = 0.1):
         if not 0 <= warmup_steps <= total_steps:
             raise ValueError(f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps")
-        if not 0 <= min_ratio <= 1:
-            raise ValueError(f"min_ratio must be in 0..1, got {min_ratio}")
+        check_fraction("min_ratio", min_ratio)
         self.optimizer, self.min_ratio = optimizer, min_ratio
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.peaks: list[float] = [group["lr"] for group in optimizer.param_groups]

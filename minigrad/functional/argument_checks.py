@@ -56,6 +56,12 @@ def check_boolean(op: str, mask: Any) -> None:
         raise TypeError(f"{op}: the mask must be boolean, got {found}; compare, as in x > 0, to make one")
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError for a number outside 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in 0..1, got {value}")
+
+
 def normalize_dims(op: str, dim: Dims, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES) -> tuple[int, ...]:
     """The axes of x that `dim` names, as a sorted tuple of numbers >= 0; None and () mean all of them.
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .argument_checks import array_of, check_floating, check_tensor
+from .argument_checks import array_of, check_floating, check_fraction, check_tensor
 from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
-from .stochastic import check_probability, keep_scale
+from .stochastic import keep_scale
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -85,7 +85,7 @@ def scaled_dot_product_attention(
     ScaledDotProductAttention. Raises ValueError for shapes that do not fit, TypeError for mixed dtypes and for a mask
     of integers.
     """
-    check_probability("scaled_dot_product_attention", dropout_p)
+    check_fraction("scaled_dot_product_attention: probability", dropout_p)
     if enable_gqa:
         out_shape = (*query.shape[:-1], value.shape[-1])
         query, key, value, attn_mask = _share_heads(query, key, value, attn_mask)

@@ -9,7 +9,7 @@ from ..autograd import Function
 from ..backend import Array, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .argument_checks import array_of, check_floating, check_tensor
+from .argument_checks import array_of, check_floating, check_fraction, check_tensor
 from .elementwise import exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear
@@ -103,8 +103,7 @@ def general_cross_entropy(
     is then divided by the sum of the rows' weights. Label smoothing e moves e of the probability from the target to all
     classes, e/C to each. If no row counts, the mean is nan, as in PyTorch.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing must be in 0..1, got {label_smoothing}")
+    check_fraction("cross_entropy: label_smoothing", label_smoothing)
     class_dim = 1 if logits.ndim > 1 else 0
     check_class_weight("cross_entropy", weight, logits, class_dim)
     if are_probabilities(targets):

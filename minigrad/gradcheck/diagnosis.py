@@ -119,14 +119,12 @@ def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
 
 
 def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
-    """Does a backward change its dout? In another graph, where others hold this array, gradients would be wrong."""
+    """Does a backward change its dout? In a graph where other ops hold this array, gradients would be wrong."""
     with watching(_WritesToDout()) as watch:
-        comparison.graph.vjp(comparison.rows.cotangents(comparison.rng.standard_normal(len(comparison.rows))))
-    return None if watch.found is None else _in_place(watch.found)
-
-
-def _in_place(op: str) -> Diagnosis:
-    sentence = f"{op}.backward changes dout in place, which others hold too"
+        comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
+    if watch.found is None:
+        return None
+    sentence = f"{watch.found}.backward changes dout in place, which others hold too"
     return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
 
 
@@ -175,10 +173,8 @@ def _overwritten(case: Case) -> Diagnosis | None:
     walked = np.stack([_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in rows])
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
-    with watching(_WritesToDout()) as watch:
-        case.vjp(np.ones(len(case.rows)))
-    if watch.found is not None:
-        return _in_place(watch.found)
+    if (writing := diagnose_writing(case.comparison)) is not None:
+        return writing
     leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
     uses = sum(edge is not None and edge[0] is leaf for edge in edges)
     what = f"a result between {case.name} and the output is used more than once"
