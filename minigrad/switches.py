@@ -3,10 +3,11 @@
 Recording (`no_grad`) and mixed precision (`autocast`) are switched for one thread, as in PyTorch. The choice of kernels
 and the observers hold for all threads of the process.
 
-How an op finds its kernel, a faster Function with the same arguments and the same result:
+How an op finds its kernel, a faster Function with the same arguments and, up to rounding, the same result:
 
 1. `use_kernels("fast")` fills two tables {op: kernel}, one for NumPy arrays and one for a GPU (kernels/dispatch.py).
-2. For each call, `choose_kernel` looks the op up in the table of the device that holds the arrays.
+2. For each call, `choose_kernel` looks the op up in the table of the device that holds the arrays. (An optimizer finds
+   a kernel that updates all parameters at once in the same tables: optim.py.)
 3. A kernel that is made for some inputs only has a method `suits`. Where it returns False, or the table has no kernel,
    the op itself runs: its textbook form.
 4. Inside `autocast`, a Function that rounds to bfloat16 takes the place of the chosen one (precision.py).
@@ -93,12 +94,12 @@ class no_grad(contextlib.ContextDecorator):
     It holds for the thread that enters it. Other threads go on recording.
     """
 
+    _records = False
+
     def __call__(self, function: Any) -> Any:
         if inspect.isgeneratorfunction(function):  # calling it only makes the generator, which runs later
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)
-
-    _records = False
 
     def __enter__(self) -> None:
         recording.set((*recording.get(), self._records))

@@ -32,8 +32,13 @@ from .report import Report, error_of, passed, wrong_derivative, wrong_mixture
 def numeric_gradient(f: Callable[[Array], float], x: Array, h: float = 6e-6) -> Array:
     """df/dx by central differences, where f turns an array of float64 into one number: the formula above as a loop.
 
-    >>> numeric_gradient(lambda x: (x**3).sum(), np.array([1.0, 2.0])).round(6)
-    array([ 3., 12.])
+    The simplest gradient check compares it with backward:
+
+    >>> from minigrad import Tensor
+    >>> x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    >>> (x**3).sum().backward()
+    >>> x.grad, numeric_gradient(lambda x: (x**3).sum(), x.data).round(6)
+    (array([ 3., 12.]), array([ 3., 12.]))
     """
     gradient = np.zeros_like(x)
     for i in np.ndindex(x.shape):

@@ -4,8 +4,8 @@
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
-A twin, or kernel, is a Function with the same arguments and, up to rounding, the same result. This file fills the
-tables {op: kernel}; minigrad/switches.py says in five lines how an op finds its kernel in them.
+The fast twin of an op, its kernel, is a Function with the same arguments and, up to rounding, the same result. This
+file fills the tables {op: kernel}; minigrad/switches.py tells how an op finds its kernel in them.
 """
 
 from __future__ import annotations
