@@ -49,13 +49,13 @@ class ScaledDotProductAttention(Function):
         ctx.keep = attention_dropout(q, scores.shape, dropout_p, stream)  # (..., T, S), or None without dropout
         ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
         ctx.mask_shape = shape_of(mask)
-        return drop(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
+        return apply_dropout(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
 
     @staticmethod
     def backward(ctx, dout):
-        # out = drop(probs) @ v
-        dv = drop(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
-        dprobs = drop(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
+        # out = apply_dropout(probs) @ v
+        dv = apply_dropout(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
+        dprobs = apply_dropout(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
         # probs = softmax(scores)
         dscores = ctx.probs * (dprobs - (dprobs * ctx.probs).sum(axis=-1, keepdims=True))  # (..., T, S)
         # scores = q @ k.T * scale + mask
@@ -142,7 +142,7 @@ def attention_dropout(q, shape, p, stream):
     return out.reshape(shape)
 
 
-def drop(x, keep):
+def apply_dropout(x, keep):
     """x times its dropout scales; x itself without dropout."""
     return x if keep is None else x * keep
 

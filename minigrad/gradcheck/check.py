@@ -26,6 +26,7 @@ from .comparison import NotFinite
 from .diagnosis import Diagnosis, diagnose_writing
 from .jacobian import Subject
 from .preconditions import check_repeatable, compute_outputs, measure_columns, run_backward
+from .report import GradcheckError as GradcheckError
 from .report import Report, error_of, passed, wrong_derivative, wrong_mixture
 
 
