@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd import Function
 from ...backend import Array, is_array, module_of
 
 WARP = 32
@@ -155,6 +156,14 @@ def supports(*arrays: Any, bfloat16: bool = True) -> bool:
     """Whether all `arrays` have the same dtype, and kernels support it. None is ignored."""
     names = {name_of(array.dtype) for array in arrays if array is not None}
     return len(names) == 1 and (names <= {"float32", "float64"} or (bfloat16 and names == {"bfloat16"}))
+
+
+class CudaKernel(Function):
+    """A Function whose source is compiled for one dtype, which all its inputs must have. (`suits`: see switches.py.)"""
+
+    @staticmethod
+    def suits(needs_grad, *arrays, **options):
+        return supports(*arrays)
 
 
 def real_of(array: Array) -> type:
