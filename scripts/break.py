@@ -30,8 +30,8 @@ from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
-from scripts.lessons.pictures import picture, use_one_core
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
+from scripts.pages.pictures import picture, use_one_core
 from scripts.shared import command_line
 
 EXAMPLES = """examples:

@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def workspace_of(arguments: Any) -> Any:
-    from scripts.exercises import catalogue
-    from scripts.exercises.workspace import Workspace
+    from scripts.checker import catalogue
+    from scripts.checker.workspace import Workspace
 
     if Path(arguments.workspace).is_file():
         raise NotADirectoryError(f"--workspace {arguments.workspace} is a file: give a folder")
@@ -78,7 +78,7 @@ def workspace_of(arguments: Any) -> Any:
 
 def name_in(workspace: Any, arguments: Any) -> str:
     """The named exercise, or the current one. Raises ValueError if there is none."""
-    from scripts.exercises import catalogue
+    from scripts.checker import catalogue
 
     name = arguments.name or workspace.current()
     if name is None:
@@ -93,13 +93,13 @@ def say(arguments: Any, facts: dict[str, Any], text: str) -> None:
 
 
 def watch(arguments: Any) -> int:
-    from scripts.exercises import watching
+    from scripts.checker import watching
 
     return watching.watch(workspace_of(arguments), arguments.manual)
 
 
 def show_list(arguments: Any) -> int:
-    from scripts.exercises import showing
+    from scripts.checker import showing
 
     workspace = workspace_of(arguments)
     if arguments.json:
@@ -114,7 +114,7 @@ def show_list(arguments: Any) -> int:
 
 
 def start(arguments: Any) -> int:
-    from scripts.exercises import showing
+    from scripts.checker import showing
 
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
@@ -124,7 +124,7 @@ def start(arguments: Any) -> int:
 
 
 def check(arguments: Any) -> int:
-    from scripts.exercises import showing, watching
+    from scripts.checker import showing, watching
 
     workspace = workspace_of(arguments)
     if arguments.all and arguments.json:
@@ -178,7 +178,7 @@ def reset(arguments: Any) -> int:
 
 
 def run(arguments: Any) -> int:
-    from scripts.exercises import in_gpt
+    from scripts.checker import in_gpt
 
     workspace = workspace_of(arguments)
     out_dir = Path(arguments.out_dir or "runs/exercises")
@@ -187,7 +187,7 @@ def run(arguments: Any) -> int:
 
 
 def mark(arguments: Any) -> int:
-    from scripts.exercises import catalogue, marking
+    from scripts.checker import catalogue, marking
 
     folder = catalogue.ASSESSMENT if arguments.exercises is None else Path(arguments.exercises)
     limits = marking.Limits(arguments.timeout, arguments.memory)

@@ -20,10 +20,10 @@ from gpt.files import read_text, write_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
-from scripts.inside.flat_script import flat_script
-from scripts.inside.step_data import LIMITS, step_data
+from scripts.pages.flat_script import flat_script
+from scripts.pages.step_data import LIMITS, step_data
+from scripts.pages.web_page import POLICY, data_script, page
 from scripts.shared import command_line
-from scripts.shared.web_page import POLICY, data_script, page
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
@@ -36,8 +36,8 @@ A recording keeps at most 256 MB of arrays. The page says which arrays it summar
 TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
 TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
 TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
-FOLDER = Path(__file__).parent / "inside"
-COMMON = Path(__file__).parent / "lessons" / "widgets" / "common.js"
+FOLDER = Path(__file__).parent / "pages"
+COMMON = FOLDER / "widgets" / "common.js"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,7 +142,7 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
 
 
 def inside_page(name: str, title: str, data: dict[str, Any], policy: str = POLICY) -> str:
-    """The page of inside/NAME.html, with its data, style and script inside."""
+    """The page of pages/NAME.html, with its data, style and script inside."""
     html, style, script = (read_text(FOLDER / f"{name}.{kind}") for kind in ("html", "css", "js"))
     return page(title, html + data_script(data), [read_text(COMMON), script], [style], policy)
 

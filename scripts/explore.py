@@ -6,10 +6,10 @@ import webbrowser
 
 from minigrad import use_kernels
 from scripts.explain import inside_page
-from scripts.inside.local_server import LocalServer
-from scripts.inside.look import Looker
+from scripts.pages.local_server import LocalServer
+from scripts.pages.look import Looker
+from scripts.pages.web_page import POLICY
 from scripts.shared import command_line
-from scripts.shared.web_page import POLICY
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it

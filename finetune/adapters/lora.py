@@ -10,8 +10,9 @@ product of two thin matrices. B starts with zeros, so training starts from the u
 out) numbers instead of in * out, and only they need gradients and Adam's moments: that is why fine-tuning fits into a
 small memory. After training, W + scaling * B A can be merged into one matrix, and using the model costs nothing extra.
 
-The model does not know that it is adapted: from outside, each `Linear` layer is replaced with a `LoRALinear` around it.
-A `LoRALinear` around a quantized layer is QLoRA (qlora.py).
+The layer comes first, whole; below it are the settings, adapters for parts of a layer's outputs, and how layers get
+into a model and out of it. The model does not know that it is adapted: from outside, each `Linear` layer is replaced
+with a `LoRALinear` around it. A `LoRALinear` around a quantized layer is QLoRA (qlora.py).
 
 Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4. Simplified: one adapter per model.
 """
@@ -34,13 +35,77 @@ from minigrad.nn.module import empty_parameter
 from .. import architectures
 from .targets import check_modules_to_save, ends_with, full_names, holders, is_inside, target_names
 
-FUSED = "c_attn"  # the layer that computes query, key and value in one product, each a third of its outputs
+
+class LoRALinear(nn.Module):
+    """h = base(x) + scaling * B A x, around a linear layer `base`: x (..., in) -> (..., out).
+
+    `base` holds W, which is frozen (`apply_lora` freezes it). Only A, lora_A (r, in), and B, lora_B (out, r), are
+    trained. scaling: alpha / r. dropout: probability, applied to the input of A in training.
+
+    A new layer computes what `base` computes. With A = [[1, 0, 0]], B = [[0], [5]] and scaling = 2, the update is 10
+    times the first input, added to the second output:
+
+    >>> base = nn.Linear(3, 2)
+    >>> layer = LoRALinear(base, r=1, scaling=2.0)
+    >>> x = Tensor(np.ones((1, 3), np.float32))
+    >>> (layer(x) - base(x)).numpy().tolist()
+    [[0.0, 0.0]]
+    >>> layer.lora_A.data[:], layer.lora_B.data[:] = [[1, 0, 0]], [[0], [5]]
+    >>> (layer(x) - base(x)).numpy().round(4).tolist(), layer.delta().tolist()
+    ([[0.0, 10.0]], [[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]])
+    """
+
+    def __init__(self, base: Any, r: int, scaling: float, dropout: float = 0.0):
+        self.base, self.scaling = base, scaling
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.dropout = nn.Dropout(dropout)
+        # A starts uniform in ±1/sqrt(in), like the weight of a linear layer; B starts with zeros, and so does B A.
+        self.lora_A = nn.init.kaiming_uniform_(empty_parameter(r, self.in_features), a=math.sqrt(5))
+        self.lora_B = nn.init.zeros_(empty_parameter(self.out_features, r))
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
+        # A first, then B: their product B A, which is as large as W, is never made
+        out = self.base(x) + F.linear(hidden * self.scaling, self.whole_B())  # (..., out)
+        return activate(out, activation)  # the activation function that the layer is asked to apply, if any
+
+    def delta(self) -> Array:
+        """The change of the weight that merging makes: scaling * B A, (out, in)."""
+        return (self.whole_B().data * self.scaling) @ self.lora_A.data
+
+    def whole_B(self) -> Tensor:
+        """B as one matrix, (out, r). `LoRASlices` stores parts of it."""
+        return self.lora_B
+
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+        """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
+        return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
+
+    def extra_repr(self) -> str:
+        return f"r={self.lora_B.shape[1]}"
+
+    config: LoRAConfig  # the settings that `new_layers` made this layer from: they are saved with it
+    merged = False  # whether `merge_lora` has added the update to base.weight
+
+
+def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
+    """The number of a layer's trained parameters: r (in + out), instead of in * out.
+
+    >>> 768 * 768 / adapter_parameters(768, 768, r=8)
+    48.0
+    """
+    return r * (in_features + out_features)
+
+
+# --- the settings -----------------------------------------------------------------------------------------------------
+
+FUSED = "c_attn"  # GPT-2's layer that computes query, key and value in one product, each a third of its outputs
 SLICES = ("q", "k", "v")  # in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig:
-    """What is adapted, and how.
+    """The settings of LoRA: which layers are adapted, and how.
 
     r: the rank. alpha: scaling = alpha / r, so another r does not need another learning rate. use_rslora: scaling =
     alpha / sqrt(r), which keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank
@@ -82,7 +147,7 @@ class LoRAConfig:
             raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
 
     def for_layer(self, name: str) -> LoRAConfig:
-        """The settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
+        """Return the settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
         r = next((r for end, r in self.rank_pattern.items() if ends_with(name, end)), self.r)
         alpha = next((alpha for end, alpha in self.alpha_pattern.items() if ends_with(name, end)), self.alpha)
         return dataclasses.replace(self, r=r, alpha=alpha)
@@ -97,51 +162,22 @@ class LoRAConfig:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
 
-def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
-    """The number of a layer's trained parameters: r (in + out), instead of in * out.
-
-    >>> 768 * 768 / adapter_parameters(768, 768, r=8)
-    48.0
-    """
-    return r * (in_features + out_features)
+# --- some slices of c_attn only ---------------------------------------------------------------------------------------
 
 
-class LoRALinear(nn.Module):
-    """h = base(x) + scaling * B A x, around any layer with `in_features` and `out_features`: x (..., in) -> (..., out).
+class LoRASlices(LoRALinear):
+    """LoRA for some of the query, key and value that `c_attn` computes: each slice has its own A (r, in), B (out/3, r).
 
-    lora_A (r, in) starts uniform in ±1/sqrt(in), lora_B (out, r) with zeros. With n `slices`, each slice has its own
-    pair, one below the other: lora_A (n r, in), lora_B (n out/3, r).
+    The pairs of the n `slices` are stored one below the other: lora_A (n r, in), lora_B (n out/3, r).
     """
 
-    def __init__(self, base: Any, config: LoRAConfig, slices: tuple[str, ...] = ()):
-        self.base = base
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.config, self.slices, self.merged = config, slices, False
-        self.dropout = nn.Dropout(config.dropout)
-        self.training = base.training
-        self.dropout.training = base.training
-        rows = self.out_features // len(SLICES) * len(slices) if slices else self.out_features
-        A = nn.init.kaiming_uniform_(empty_parameter(self.rank, self.in_features), a=math.sqrt(5))
-        B = nn.init.zeros_(empty_parameter(rows, config.r))
-        self.lora_A, self.lora_B = (_as_beside(base, p) for p in (A, B))
-
-    @property
-    def rank(self) -> int:
-        """The rank of the whole update: r for each slice."""
-        return self.config.r * max(len(self.slices), 1)
-
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., rank)
-        # A first, then B: their product B A, which is as large as W, is never made
-        out = self.base(x) + F.linear(hidden * self.config.scaling, self.whole_B())  # (..., out)
-        return activate(out, activation)
-
-    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-        """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
-        return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
+    def __init__(self, base: Any, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
+        super().__init__(base, r * len(slices), scaling, dropout)
+        self.slices = slices
+        self.lora_B = nn.init.zeros_(empty_parameter(self.out_features // len(SLICES) * len(slices), r))
 
     def whole_B(self) -> Tensor:
-        """B (out, rank). With slices, each slice's own B in its place and zeros elsewhere.
+        """B (out, n r): each slice's own B in its place, and zeros elsewhere.
 
         For ("q", "v"), rows being the outputs of q, k and v, and columns the rows of A:
 
@@ -149,31 +185,15 @@ class LoRALinear(nn.Module):
             [  0    0  ]
             [  0   B_v ]
         """
-        if not self.slices:
-            return self.lora_B
-        third, n = self.out_features // len(SLICES), len(self.slices)
+        third = self.out_features // len(SLICES)
         columns = []
         for B, name in zip(F.split(self.lora_B, third), self.slices, strict=True):  # each (out/3, r)
             above = SLICES.index(name) * third
             columns.append(F.pad(B, (0, 0, above, self.out_features - above - third)))  # (out, r)
-        return columns[0] if n == 1 else F.cat(columns, dim=1)  # (out, n r)
-
-    def delta(self) -> Array:
-        """What merging adds to the weight: scaling * B A, (out, in)."""
-        return (self.whole_B().data * self.config.scaling) @ self.lora_A.data
+        return columns[0] if len(columns) == 1 else F.cat(columns, dim=1)  # (out, n r)
 
     def extra_repr(self) -> str:
-        return f"r={self.config.r}" + (f" of {', '.join(self.slices)}" if self.slices else "")
-
-
-def _as_beside(base: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
-    """Move a parameter to the device of `base`, in float64 if `base` is; beside quantized weights it is float32."""
-    state = list(base.state_dict().values())
-    dtype = np.float64 if any(array.dtype == np.float64 for array in state) else np.float32
-    parameter.data = parameter.data.astype(dtype, copy=False)
-    if state:
-        parameter.data = to_device(parameter.data, device_of(state[0]))
-    return parameter
+        return f"{super().extra_repr()} of {', '.join(self.slices)}"
 
 
 # --- into the model and out of it -------------------------------------------------------------------------------------
@@ -201,11 +221,25 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     for name in target_names(model, targets):
         if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
-        slices = config.slices if name.rpartition(".")[2] == FUSED else ()
-        layers[name] = LoRALinear(model.get_submodule(name), config.for_layer(name), slices)
-    if config.slices and not any(layer.slices for layer in layers.values()):
+        layers[name] = _new_layer(name, model.get_submodule(name), config.for_layer(name))
+    if config.slices and not any(isinstance(layer, LoRASlices) for layer in layers.values()):
         raise ValueError(f"slices {', '.join(config.slices)} are of {FUSED}, which is not in target_modules")
     return layers
+
+
+def _new_layer(name: str, base: Any, config: LoRAConfig) -> LoRALinear:
+    """An adapter around `base`, in its mode, on its device, in float64 if it is; beside other weights in float32."""
+    layer: LoRALinear
+    if config.slices and name.rpartition(".")[2] == FUSED:
+        layer = LoRASlices(base, config.r, config.scaling, config.dropout, config.slices)
+    else:
+        layer = LoRALinear(base, config.r, config.scaling, config.dropout)
+    layer.config = config
+    state = list(base.state_dict().values())
+    dtype = np.float64 if any(array.dtype == np.float64 for array in state) else np.float32
+    for parameter in (layer.lora_A, layer.lora_B):
+        parameter.data = to_device(parameter.data.astype(dtype, copy=False), device_of(state[0]))
+    return layer.train(base.training)
 
 
 def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:

@@ -2,14 +2,20 @@
 
     loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])
 
-π is the policy, which is trained. ρ is the reference, the model that training starts from. The policy that maximizes
-reward minus β KL(π || ρ) is known in closed form; solved for the reward, it says
+π is the policy, which is trained. ρ is the reference, the model that training starts from. For a given reward r, the
+policy that maximizes the mean of r minus β KL(π || ρ) can be written down, without training:
 
-    r(reply) = β (ln π(reply) - ln ρ(reply)) + a term that depends only on the prompt
+    π(reply) = ρ(reply) e^(r(reply) / β) / Z        Z: the sum over all replies to this prompt, so that π sums to 1
 
-Therefore a policy *is* a reward model, and can be trained like one, by Bradley-Terry on pairs (reward.py). The training
-loop is that of every other stage: only loss and data change. The reference never changes, so its log-probabilities
-are computed once and stored with the data.
+It is the best because mean(r) - β KL(π || ρ) = β ln Z - β KL(π || ρ e^(r/β) / Z), and a KL divergence is smallest, 0,
+where both are equal. Nobody can compute Z, but it is not needed. Solved for the reward, the formula says
+
+    r(reply) = β (ln π(reply) - ln ρ(reply)) + β ln Z
+
+Therefore a policy *is* a reward model. It can be trained like one: in the model of Bradley and Terry (reward.py), a
+reply is preferred with probability σ(r(chosen) - r(rejected)). In this difference β ln Z cancels, because both replies
+have the same prompt; what remains is the loss above. The training loop is that of every other stage: only loss and
+data change. The reference never changes, so its log-probabilities are computed once and stored with the data.
 
 Rafailov et al. 2023, "Direct preference optimization: your language model is secretly a reward model".
 """
@@ -92,10 +98,11 @@ def dpo_batch_loss(
     difference. rewards/accuracies: how often it is positive. logps/chosen, logps/rejected: ln π of the replies.
     """
     B = batch.size
-    # ln π of all replies: the chosen ones first, then the rejected ones.
+    # ln π of all replies: the chosen ones first, then the rejected ones. `shifted` gives the model's inputs and, for
+    # each, the token after it as its target; only the tokens of the reply count.
     policy = sequence_logprobs(model, *batch.shifted())  # (2B)
     reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)  # (2B), stored with the data
-    # ipo compares log-probabilities per token, see dpo_loss
+    # ipo compares log-probabilities per token, see dpo_loss; `learned` (2B, T) is True at the tokens of the reply
     per_token = 1 / batch.learned.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
     weight = Tensor(per_token, dtype=policy.dtype, device=policy.device)
     chosen, rejected = F.split(policy * weight, B)  # (B) each

@@ -3,6 +3,10 @@
     A_i  = (r_i - mean(r)) / std(r)         the advantage of answer i, of G answers to one question
     loss = mean_i 1/|o_i| Σ_t (β KL - min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i))    ratio = π(token) / π_old(token)
 
+o_i is answer i and |o_i| its number of tokens; t runs over them. π is the policy, the model that is trained, and π_old
+the policy that wrote the answers. KL estimates how far π is from a reference model. The min, which clips, is PPO's
+(ppo.py).
+
 PPO trains a value head that estimates how good a reply to this question is going to be. GRPO measures it: the policy
 answers the same question G times, and the answers' mean reward is what was to be expected. An answer that is better
 than the others of its group becomes more likely, with all its tokens, and a worse one less likely. No value head is
@@ -12,13 +16,14 @@ wrong, there is nothing to learn from them.
 The methods below are small changes of this one, in a line each of `group_advantages`, `answer_weights` and CLIP:
 
     grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
-    dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": without std, which favors questions that are
-              nearly always or never answered right; without 1/|o_i|, which lets wrong answers grow long cheaply
+    dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
+              more weight to questions that are nearly always or never answered right (their std is small); nor by
+              |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
     dapo      Yu et al. 2025, "DAPO": a higher upper clip, with which rare tokens can grow; each token counts the same
     rloo      Ahmadian et al. 2024, "Back to basics": REINFORCE, not clipped, whose baseline leaves the answer out
 
-Simplified: one reward for a whole answer (outcome supervision). DAPO's dynamic sampling and its reward for length are
-left out.
+Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
+reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
 
 Shapes: Q questions with G answers each; B = Q G answers, those of a question one after the other; N tokens of them.
 """
@@ -39,7 +44,7 @@ METHODS = tuple(CLIP)
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
-    """How much better each answer is than the others to the same question: rewards (Q, G) -> (Q, G).
+    """The advantage of each answer: how much better it is than the others to its question. Rewards (Q, G) -> (Q, G).
 
         grpo, dapo    (r_i - mean(r)) / std(r)
         dr_grpo       r_i - mean(r)
@@ -93,9 +98,9 @@ def grpo_loss(
 ) -> Tensor:
     """weight (β k3 - min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A)) of N tokens -> (N,).
 
-    advantages, weights: of each token's answer. k3: the estimate of the KL divergence from the reference (see
-    `estimated_kl`); it stays in the loss, where PPO subtracts it from the reward. beta = 0 needs no reference.
-    Shao et al. 2024, equations 3 and 4.
+    advantages, weights: of each token's answer. k3 = ρ/π - 1 - ln(ρ/π), with the token's probabilities π and ρ under
+    policy and reference, estimates the KL divergence (see `estimated_kl`). It stays in the loss, where PPO subtracts it
+    from the reward. beta = 0 needs no reference. Shao et al. 2024, equations 3 and 4.
 
     >>> old, better = np.log([0.5, 0.5]), np.array([1.0, -1.0])
     >>> grpo_loss(Tensor(np.log([0.9, 0.9])), old, better, np.array([0.5, 0.5])).data.round(2).tolist()

@@ -4,9 +4,9 @@ A reply's probability is the product of its tokens' (the chain rule), so its log
 
     ln p(reply | prompt) = Σ_t ln p(reply_t | prompt, reply_<t)
 
-The KL divergence says how far a policy π has moved from a reference ρ:
+The KL divergence says how far a policy π, the model that is trained, has moved from a reference ρ:
 
-    KL(π || ρ) = E_{x ~ π} [ln π(x) - ln ρ(x)]
+    KL(π || ρ) = E_{x ~ π} [ln π(x) - ln ρ(x)]          the mean over replies x that π writes
 
 It is 0 for equal distributions and grows as π puts probability where ρ has little.
 """
@@ -50,7 +50,7 @@ def selected_logprobs(logits: Tensor, ids: np.ndarray) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """How undecided a distribution is, in nats: H = -Σ_v p_v ln p_v, logits (..., V) -> (...).
+    """The entropy of a distribution in nats, H = -Σ_v p_v ln p_v: how undecided it is. Logits (..., V) -> (...).
 
     0 for a certain token, ln V for V equally likely ones. Shannon 1948.
 
@@ -83,11 +83,12 @@ def _expected(log_p: Tensor, x: Tensor) -> Tensor:
 def estimated_kl(policy_logprobs: Tensor, reference_logprobs: Tensor, kind: str = "k1") -> Tensor:
     """An estimate of KL(policy || reference) per sample, in nats; the samples must be drawn from the policy.
 
-    There are too many replies to sum over all of them. From the log-ratio r = ln π(x) - ln ρ(x) of a sample:
+    There are too many replies to sum over all of them, so the divergence is estimated from samples. With the log-ratio
+    r = ln π(x) - ln ρ(x) of a sample, three estimators are in use, named k1, k2 and k3 by Schulman:
 
         k1 = r                  unbiased, noisy: half of the samples may be negative
         k2 = r² / 2             never negative, little noise, biased; its gradient is the right one
-        k3 = e^-r - 1 + r       unbiased and never negative
+        k3 = e^-r - 1 + r       unbiased, as the mean of e^-r = ρ(x) / π(x) is 1; never negative, as e^-r >= 1 - r
 
     Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html). The two log-probabilities have the
     same shape, which is also the result's. Raises ValueError for another `kind`.

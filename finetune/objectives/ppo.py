@@ -4,10 +4,12 @@
     δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
     loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
 
-The policy π, a language model, takes R actions to write a reply: its tokens. ρ is the reference model, and V_t the
-value head's estimate of r_t + r_{t+1} + ... The reward model scores the whole reply; a token's share in it has to be
-estimated: its advantage. A token that turned out better than expected becomes more likely. But the replies are those of
-the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo.py.
+The policy π, a language model, takes R actions to write a reply: its tokens. ρ is the reference model. V_t estimates
+the rewards that are still to come, r_t + γ r_{t+1} + γ² r_{t+2} + ..., before token t is written. It is computed by the
+value head, a linear layer from the policy's hidden states to one number. γ (gamma), the discount, makes later rewards
+count less; here it is 1, so all count the same. The reward model scores the whole reply; a token's share in it has to
+be estimated: its advantage. A token that turned out better than expected becomes more likely. But the replies are those
+of the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo.py.
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
@@ -62,6 +64,8 @@ def gae(
         A_t = δ_t + γ λ A_{t+1}             the advantage; a smaller λ means less noise, but more error from V
         R_t = A_t + V_t                     the return: the target for V_t
 
+    With λ = 1, R_t is the sum of the rewards from t on; with λ = 0 it is r_t + γ V_{t+1}, which trusts V.
+
     Schulman et al. 2016, equation 16.
 
     >>> advantages, returns = gae(np.array([[0.0, 1.0]]), np.array([[0.5, 0.8]]), np.ones((1, 2), bool), lam=0.5)
@@ -113,7 +117,8 @@ def policy_loss(
     # π / π_old as e^(ln π - ln π_old); it is 1 in the first step of an update, and its gradient is that of ln π
     ratio, advantage = F.exp(logprobs - _like(old_logprobs, logprobs)), _like(advantages, logprobs)
     clipped = F.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
-    # The minimum is the more cautious of the two: clipping may lower the objective, but never raise it.
+    # The smaller of the two counts. Where clipping lowers ratio * A, it has gone far enough in the direction of A, and
+    # the clipped value has no gradient. Where clipping would raise it, the ratio moved against A: that is corrected.
     return -F.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -155,7 +160,7 @@ def ppo_loss(
 def update_metrics(
     logits: Tensor, logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float, clip_high: float
 ) -> dict[str, Any]:
-    """How far the policy has moved from the one that drew the N tokens: sums of metrics, which are named as in TRL.
+    """Measure how far the policy has moved from the one that drew the N tokens: sums of metrics, named as in TRL.
 
     logits (N, V); the others are (N).
     """

@@ -2,10 +2,10 @@
 
     loss = -ln σ(r_chosen - r_rejected)           Ouyang et al. 2022 (InstructGPT), equation 1
 
-It learns from comparisons, because people find it easier to say "this one is better" than "seven out of ten". In the
-model of Bradley and Terry (1952), `chosen` is preferred to `rejected` with probability σ(r_chosen - r_rejected); the
-loss is the negative log-likelihood of the preferences. Only differences matter: a constant added to all scores changes
-nothing.
+It learns from comparisons, because people find it easier to say "this one is better" than "seven out of ten". The
+model of Bradley and Terry (1952) turns scores into comparisons: the first of two is preferred with a probability that
+depends on the difference of their scores alone, σ(r_chosen - r_rejected) with the sigmoid σ(x) = 1 / (1 + e^-x). The
+loss is the negative log-likelihood of the preferences. A constant added to all scores changes nothing.
 """
 
 from __future__ import annotations

@@ -35,16 +35,16 @@ Rounding = Callable[[np.ndarray], QuantizedArray]
 
 
 def search_scales(
-    weight: np.ndarray, gram: np.ndarray, magnitude: np.ndarray, rounding: Rounding
+    weight: np.ndarray, hessian: np.ndarray, magnitude: np.ndarray, rounding: Rounding
 ) -> tuple[np.ndarray, float]:
     """The scales s (I) that minimize the output error of a rounded weight (O, I), and their α.
 
-    gram: Σ x xᵀ (I, I) over the layer's inputs. magnitude: mean |x| (I). α = 0 is one of the candidates, so the error
-    is never larger than without scaling.
+    hessian: Σ x xᵀ (I, I) over the layer's inputs (see gptq.py). magnitude: mean |x| (I). α = 0 is one of the
+    candidates, so the error is never larger than without scaling.
 
     >>> from finetune.quantization import absmax
-    >>> weight, gram = np.array([[1.0, 0.4]], np.float32), np.diag([0.01, 4.0])
-    >>> scales, alpha = search_scales(weight, gram, np.array([0.1, 2.0]), lambda w: absmax(w, bits=4))
+    >>> weight, hessian = np.array([[1.0, 0.4]], np.float32), np.diag([0.01, 4.0])
+    >>> scales, alpha = search_scales(weight, hessian, np.array([0.1, 2.0]), lambda w: absmax(w, bits=4))
     >>> print((absmax(weight * scales, bits=4).dequantize() / scales).round(2), alpha > 0)  # 0.43 without
     [[0.98 0.4 ]] True
     """
@@ -54,29 +54,29 @@ def search_scales(
         scales = magnitude**alpha
         scales = scales / np.sqrt(scales.max() * scales.min())  # a common factor would cancel: center the range on 1
         # round what the layer would hold, and undo the scaling to compare it with the weight
-        error = output_error(weight, rounding(weight * scales).dequantize() / scales, gram)
+        error = output_error(weight, rounding(weight * scales).dequantize() / scales, hessian)
         if error < best_error:
             best_error, best_scales, best_alpha = error, scales, float(alpha)
     return best_scales.astype(weight.dtype), best_alpha
 
 
-def clipped(weight: np.ndarray, gram: np.ndarray, rounding: Rounding, groups: int) -> np.ndarray:
+def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups: int) -> np.ndarray:
     """The weight (O, I) with each group clipped at the share of its largest magnitude that minimizes the output error.
 
-    Each group is judged by its own part of the output: a rounding error d costs d G dᵀ, where G is the gram of its
+    Each group is judged by its own part of the output: a rounding error d costs d H dᵀ, where H is the Hessian of its
     inputs.
     """
     rows, columns = weight.shape
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
     own = np.arange(columns).reshape(groups, -1)  # the columns of each group
-    grams = gram[own[:, :, None], own[:, None, :]]  # (G, I/G, I/G)
+    hessians = hessian[own[:, :, None], own[:, None, :]]  # (G, I/G, I/G)
     largest = np.abs(parts).max(axis=-1, keepdims=True)
     best_error, best = np.full((rows, groups), np.inf), parts
     for share in SHRINK:
         candidate = np.clip(parts, -share * largest, share * largest)
         difference = rounding(candidate.reshape(weight.shape)).dequantize().reshape(parts.shape) - parts
         per_group = difference.transpose(1, 0, 2)  # (G, O, I/G)
-        error = np.einsum("goi,goi->og", per_group @ grams, per_group)  # d G dᵀ of each row and group, (O, G)
+        error = np.einsum("goi,goi->og", per_group @ hessians, per_group)  # d H dᵀ of each row and group, (O, G)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best = np.where(better[:, :, None], candidate, best)
@@ -105,7 +105,7 @@ def scale_block(
             continue
         its = moments[shared.layers[0]]
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
-        scales, alpha = search_scales(together, its.gram, its.mean_magnitude, rounding)
+        scales, alpha = search_scales(together, its.hessian, its.mean_magnitude, rounding)
         for name, layer in zip(shared.layers, layers):
             _set(layer.weight, layer.weight.data * scales)
             alphas[name] = alpha
@@ -115,7 +115,7 @@ def scale_block(
                 # The last rows of a matrix or elements of a vector, where c_attn computes the values.
                 divided[-inputs:] = (divided[-inputs:].T / scales).T
                 _set(parameter, divided)
-        its.gram /= np.outer(scales, scales)
+        its.hessian /= np.outer(scales, scales)
         its.magnitude /= scales
     return alphas
 

@@ -21,10 +21,10 @@ BATCH_TOKENS = 4096  # tokens per batch
 
 
 class InputMoments:
-    """Sums over all input vectors of a layer: gram Σ x xᵀ (I, I), magnitude Σ |x| (I), and the count of vectors."""
+    """Sums over all inputs of a layer: hessian Σ x xᵀ (I, I), named as in gptq.py; magnitude Σ |x| (I); count."""
 
     def __init__(self, size: int):
-        self.gram = np.zeros((size, size), np.float32)
+        self.hessian = np.zeros((size, size), np.float32)
         self.magnitude = np.zeros(size, np.float32)
         self.count = 0
 
@@ -36,7 +36,7 @@ class InputMoments:
     def add(self, x: np.ndarray) -> None:
         """Add inputs (..., I) to the sums."""
         flat = x.reshape(-1, x.shape[-1])
-        self.gram += flat.T @ flat
+        self.hessian += flat.T @ flat
         self.magnitude += np.abs(flat).sum(axis=0)
         self.count += len(flat)
 

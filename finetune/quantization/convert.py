@@ -229,7 +229,7 @@ def _quantize_layers(
         weight = layer.weight.data
         if config.method == "gptq" and name in moments:
             symmetric, act_order = not config.zero_point, config.desc_act
-            quantized = gptq(weight, moments[name].gram, config.bits, config.group_size, symmetric, act_order)
+            quantized = gptq(weight, moments[name].hessian, config.bits, config.group_size, symmetric, act_order)
         else:
             quantized = config.rounding(weight)
         reports.append(_report(name, weight, quantized, moments.get(name), config))
@@ -253,8 +253,8 @@ def _awq_block(block: nn.Module, parts: Architecture, config: QuantizationConfig
     for name in parts.layers:
         weight = weights.pop(name).data
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
-        quantized = config.rounding(awq.clipped(weight, moments[name].gram, config.rounding, groups))
-        error = output_error(weight, quantized.dequantize(), moments[name].gram)
+        quantized = config.rounding(awq.clipped(weight, moments[name].hessian, config.rounding, groups))
+        error = output_error(weight, quantized.dequantize(), moments[name].hessian)
         reports.append(LayerReport(name, 8 * quantized.nbytes / weight.size, error, nearest[name], alphas.get(name)))
         _replace(block, name, quantized)
     return reports
@@ -271,9 +271,9 @@ def _report(
     bits = 8 * quantized.nbytes / weight.size
     if moments is None:
         return LayerReport(name, bits)
-    error = output_error(weight, quantized.dequantize(), moments.gram)
+    error = output_error(weight, quantized.dequantize(), moments.hessian)
     return LayerReport(name, bits, error, _nearest_error(weight, moments, config))
 
 
 def _nearest_error(weight: np.ndarray, moments: InputMoments, config: QuantizationConfig) -> float:
-    return output_error(weight, config.rounding(weight).dequantize(), moments.gram)
+    return output_error(weight, config.rounding(weight).dequantize(), moments.hessian)

@@ -1,9 +1,10 @@
 """NF4, the 4-bit number for normally distributed weights. Dettmers et al. 2023, "QLoRA", section 3 and appendix E.
 
+    weight ≈ scale · level              level: one of 16 numbers in [-1, 1]; scale: the largest magnitude of 64 weights
+
 Trained weights are distributed like a bell curve, so equally spaced levels waste codes on its thin ends. NF4's 16
-levels are quantiles of the normal distribution instead. Each level stands for an equal share of the area under the
-bell, so all levels are used about equally often. The levels are scaled to [-1, 1], and each block of 64 weights is
-divided by its largest magnitude.
+levels are quantiles of the normal distribution instead: each one stands for about the same share, 1/16, of the area
+under the bell. They are crowded around 0 and far apart at the ends. The 4 bits of a weight are the number of its level.
 
 *Double quantization* also quantizes the scales. With blocks of 64 numbers, a float32 scale costs 32 / 64 = 0.5 bit per
 number. Most scales are close to each other, so their mean is subtracted and the rest is stored in 8 bits, in blocks of
@@ -21,22 +22,33 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from .array import QuantizedArray, as_matrix, number_of_groups
+from .array import QuantizedArray, in_groups
 
-BLOCK = 64
-SCALES_PER_BLOCK = 256
+BLOCK = 64  # weights that share a scale
+SCALES_PER_BLOCK = 256  # scales that share a scale, in double quantization
+TINY = np.float32(1e-38)  # in place of a scale of 0, by which one cannot divide
 
 
 def nf4_levels() -> np.ndarray:
     """The 16 levels, sorted, float32: 8 above 0, 7 below, and 0 itself, which makes 0 exact.
 
-    Let Q be the inverse of the normal distribution function, and let p run in equal steps from 1/2 to `outermost`, in 8
-    steps for the positive half and 7 for the negative. The levels are ±Q(p) / Q(outermost). Because Q(1) is infinite,
-    `outermost` is half a step below 1: the mean of 1 - 1/30 and 1 - 1/32.
+    Let Q be the quantile function of the normal distribution: a share p of all numbers is smaller than Q(p). The levels
+    above 0 are Q(p), with p in 8 equal steps from 1/2, where Q is 0, to `outermost`. Those below 0 are -Q(p), with p in
+    7 equal steps. All are divided by Q(outermost), so the ends are -1 and 1. Q(1) is infinite, so `outermost` is half a
+    share below 1: with 15 shares this would be 1 - 1/30, with 16 it would be 1 - 1/32, and it is the mean of the two.
 
-    >>> print(nf4_levels().round(3))
+    >>> levels = nf4_levels()
+    >>> print(levels.round(3))
     [-1.    -0.696 -0.525 -0.395 -0.284 -0.185 -0.091  0.     0.08   0.161
       0.246  0.338  0.441  0.563  0.723  1.   ]
+
+    The share of the bell for which each level between the ends is the nearest one, about 1/15 below 0 and 1/17 above:
+
+    >>> bell = NormalDist()
+    >>> borders = bell.inv_cdf(0.9677) * (levels[:-1] + levels[1:]) / 2
+    >>> print(np.diff([bell.cdf(x) for x in borders]).round(3))
+    [0.071 0.068 0.067 0.067 0.067 0.067 0.063 0.059 0.059 0.059 0.059 0.059
+     0.06  0.062]
     """
     quantile = NormalDist().inv_cdf
     outermost = ((1 - 1 / 30) + (1 - 1 / 32)) / 2  # 0.9677083
@@ -48,20 +60,19 @@ def nf4_levels() -> np.ndarray:
 def nf4(values: np.ndarray, group_size: int = BLOCK, double_quant: bool = True) -> QuantizedArray:
     """Divide each number by the largest magnitude of its group, and round it to the nearest of the 16 levels.
 
-    double_quant: also store the scales in 8 bits (`quantize_scales`). Raises ValueError for numbers that are not finite
-    and for a group size that does not divide the row.
+    values: a matrix (R, K). group_size: numbers in a row that share a scale; -1 for a whole row, 0 for the whole
+    matrix. double_quant: also store the scales in 8 bits (`quantize_scales`). Raises ValueError for numbers that are
+    not finite and for a group size that does not divide the row.
 
     >>> q = nf4(np.array([[2.0, -1.0, 0.1, 0.0]]), group_size=4, double_quant=False)
     >>> print(q.codes, q.dequantize().round(3))  # codes 15 and 2, 8 and 7, two in a byte
     [[242 135]] [[ 2.    -1.05   0.159  0.   ]]
     """
-    values = as_matrix(values)
-    groups = number_of_groups(values.shape, 4, group_size)
-    parts = values.reshape(1, 1, -1) if group_size == 0 else values.reshape(len(values), groups, -1)  # (R, G, K/G)
-    scales = np.abs(parts).max(axis=-1)  # (R, G): then every number of a group is in [-1, 1]
-    inverse = 1 / np.maximum(scales, np.float32(1e-38))  # a group of zeros stays a group of zeros
+    groups = in_groups(values, 4, group_size)  # (R, G, K/G): each row cut into G groups
+    scales = np.abs(groups).max(axis=-1)  # (R, G): then every number of a group is in [-1, 1]
+    inverse = 1 / np.maximum(scales, TINY)  # a group of zeros stays a group of zeros
     codebook = nf4_levels()
-    codes = nearest(parts * inverse[..., None], codebook).astype(np.uint8).reshape(values.shape)
+    codes = nearest(groups * inverse[..., None], codebook).astype(np.uint8).reshape(values.shape)
     return QuantizedArray(codes, quantize_scales(scales) if double_quant else scales, None, 4, codebook)
 
 
@@ -134,6 +145,6 @@ def quantize_scales(scales: np.ndarray) -> QuantizedScales:
     flat = (scales - offset).reshape(-1)
     starts = np.arange(0, flat.size, SCALES_PER_BLOCK)
     absmax = np.maximum.reduceat(np.abs(flat), starts)  # the largest of each block; the last may be shorter
-    scaled = flat * (1 / np.maximum(absmax, np.float32(1e-38)))[np.arange(flat.size) // SCALES_PER_BLOCK]
+    scaled = flat * (1 / np.maximum(absmax, TINY))[np.arange(flat.size) // SCALES_PER_BLOCK]
     codes = nearest(np.clip(scaled, -1, 1), DYNAMIC_LEVELS).astype(np.uint8)
     return QuantizedScales(codes.reshape(scales.shape), absmax, np.asarray(offset))

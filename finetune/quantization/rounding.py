@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, as_matrix, number_of_groups
+from .array import WHOLE_ROW, QuantizedArray, as_matrix, in_groups
 
 
 def absmax(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -> QuantizedArray:
@@ -54,13 +54,10 @@ def zero_point(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -
 
 
 def round_to_nearest(values: np.ndarray, bits: int, group_size: int, symmetric: bool) -> QuantizedArray:
-    """`absmax` (symmetric) or `zero_point`."""
-    values = as_matrix(values)
-    groups = number_of_groups(values.shape, bits, group_size)
-    # (R, G, K/G): each row cut into its groups, one scale for each
-    parts = values.reshape(1, 1, -1) if group_size == WHOLE_ARRAY else values.reshape(len(values), groups, -1)
-    scales, zeros = grid(parts, bits, symmetric)  # (R, G) each
-    levels = to_levels(parts, scales[..., None], None if zeros is None else zeros[..., None], bits)
+    """Quantize to the nearest level, with the grid of `absmax` (symmetric) or of `zero_point`."""
+    groups = in_groups(values, bits, group_size)  # (R, G, K/G), one scale for each group
+    scales, zeros = grid(groups, bits, symmetric)  # (R, G) each
+    levels = to_levels(groups, scales[..., None], None if zeros is None else zeros[..., None], bits)
     return QuantizedArray(levels.reshape(values.shape), scales, zeros, bits)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from minigrad import Tensor
 from minigrad.autograd import Function
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
+from scripts.checker.checks import Case, Exercise, FunctionCheck
 
 STUB = f'"""{__doc__}"""' + '''
 

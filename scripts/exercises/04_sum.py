@@ -11,7 +11,7 @@ Example: x = [[1, 2, 3], [4, 5, 6]], dims = (1,), dout = [10, 20]  ->  out = [6,
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -8,7 +8,7 @@ Example: x = [[1, 2, 3]], dims = (1,), dout = [6]  ->  out = [2], dx = [[2, 2, 2
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

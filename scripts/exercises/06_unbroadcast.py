@@ -12,7 +12,7 @@ Example: unbroadcast([[1, 2, 3], [10, 20, 30]], (3,)) = [11, 22, 33]; to (2, 1):
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,7 +13,7 @@ Example: x = [[1, 2]], y = [[3], [4]], dout = [[10]]  ->  out = [[11]], dx = [[3
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

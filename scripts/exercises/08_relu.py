@@ -8,7 +8,7 @@ Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 20.0]
 """
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

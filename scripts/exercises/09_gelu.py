@@ -9,8 +9,8 @@ Shapes: x, out, dout and dx have the same shape.
 Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
 """
 
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.adapters import with_arguments
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

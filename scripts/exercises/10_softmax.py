@@ -14,7 +14,7 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]],
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

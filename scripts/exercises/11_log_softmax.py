@@ -11,7 +11,7 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[-1.3863, -0.2
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,8 +13,8 @@ Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlog
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.adapters import with_arguments
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -16,8 +16,8 @@ Example: x = [[1, 3]], weight = [2, 2], bias = [0, 1], eps = 0  ->  out = [[-2, 
 
 import hypothesis.strategies as st
 
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.adapters import with_arguments
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -11,8 +11,8 @@ Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.848
 
 import hypothesis.strategies as st
 
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.adapters import with_arguments
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from minigrad.backend import uniform as draw_uniform
 from minigrad.functional import stochastic
-from scripts.exercises.adapters import with_arguments
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.adapters import with_arguments
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

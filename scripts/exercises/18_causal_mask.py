@@ -15,7 +15,7 @@ import functools
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -12,7 +12,7 @@ Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,8 +13,8 @@ import hypothesis.strategies as st
 import numpy as np
 
 import minigrad.functional as F
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, ids, some, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, OpCheck, ids, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -14,8 +14,8 @@ Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, we
 import hypothesis.strategies as st
 
 from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.optimizers import as_update
+from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.checker.optimizers import as_update
 
 STUB = f'"""{__doc__}"""' + '''
 

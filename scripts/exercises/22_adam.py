@@ -16,8 +16,8 @@ Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.optimizers import adam_with_library, as_update
+from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.checker.optimizers import adam_with_library, as_update
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,7 +13,7 @@ import types
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = f'"""{__doc__}"""' + '''
 

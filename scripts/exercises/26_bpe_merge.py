@@ -9,7 +9,7 @@ Example: merge([b"l", b"o", b"w", b"l", b"o"], (b"l", b"o"))  ->  [b"lo", b"w", 
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -10,7 +10,7 @@ Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"o
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = f'"""{__doc__}"""' + '''
 

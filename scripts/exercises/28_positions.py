@@ -12,7 +12,7 @@ Example: T = 2, C = 4  ->  [[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 1.0000]]
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from gpt.model.generation import Sampling
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt.model import kv_cache
 from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, Patch, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -12,7 +12,7 @@ Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
+from scripts.checker.checks import Case, Exercise, FunctionCheck
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -11,8 +11,8 @@ Example: chosen = [2], rejected = [0], dout = [1]  ->  loss = [0.1269], dchosen 
 
 import hypothesis.strategies as st
 
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,8 +13,8 @@ Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], b
 
 import hypothesis.strategies as st
 
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

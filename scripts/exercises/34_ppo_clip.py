@@ -15,8 +15,8 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, OpCheck, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, OpCheck, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -13,7 +13,7 @@ Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advant
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -11,10 +11,10 @@ Example: x = [[1, 2]], W = [[1, 0]], A = [[1, 1]], B = [[3]], scaling = 2, dout 
 
 import hypothesis.strategies as st
 
-from finetune.adapters.lora import LoRAConfig, LoRALinear
+from finetune.adapters.lora import LoRALinear
 from minigrad import Tensor, nn
-from scripts.exercises.adapters import as_function
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
+from scripts.checker.adapters import as_function
+from scripts.checker.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -110,6 +110,6 @@ EXERCISE = Exercise(
 
 def layer(weight, A, B, scaling):
     base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    made = LoRALinear(base, LoRAConfig(r=A.shape[0], alpha=scaling * A.shape[0]))
+    made = LoRALinear(base, r=A.shape[0], scaling=scaling)
     base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))  # type: ignore[assignment]
     return made

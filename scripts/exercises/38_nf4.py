@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.quantization.array import unpack
 from finetune.quantization.nf4 import nf4_levels
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -20,7 +20,7 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -16,7 +16,7 @@ Example: newton_schulz([[3.0, 0.0], [0.0, 4.0]], 1)  ->  [[1.1933, 0.0], [0.0, 0
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

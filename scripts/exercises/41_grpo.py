@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck
+from scripts.checker.checks import Case, Exercise, FunctionCheck
 
 STUB = f'"""{__doc__}"""' + '''
 

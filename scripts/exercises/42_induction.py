@@ -11,7 +11,7 @@ Example: follows_earlier([5, 7, 5]): row 2 is [False, True, False], because 5 wa
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, ids
+from scripts.checker.checks import Case, Exercise, FunctionCheck, ids
 
 STUB = f'"""{__doc__}"""' + '''
 

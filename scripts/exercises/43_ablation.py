@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad import Tensor
-from scripts.exercises.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -16,8 +16,8 @@ import minigrad.functional as F
 from gpt.model.generation import Sampling
 from gpt.training.standard_library import help_text
 from minigrad import nn, optim
-from scripts.lessons import drawings, widget_data
-from scripts.lessons.pictures import Lesson, bars
+from scripts.pages import drawings, widget_data
+from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("411_next_token", __doc__)
 

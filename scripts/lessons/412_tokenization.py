@@ -16,9 +16,9 @@ from gpt import Tokenizer
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
 from gpt.training.standard_library import help_text
 from minigrad import nn
-from scripts.lessons import widget_data
-from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, train
+from scripts.pages import widget_data
+from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("412_tokenization", __doc__)
 text = help_text()

@@ -13,8 +13,8 @@ import minigrad.functional as F
 from gpt import GPTConfig, accounting
 from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("413_embeddings", __doc__)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor
-from scripts.lessons.pictures import Lesson, heatmap
+from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("423_values_residual", __doc__)
 rng = np.random.default_rng(0)

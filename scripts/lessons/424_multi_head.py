@@ -16,8 +16,8 @@ from gpt.model.config import GPTConfig
 from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad
 from minigrad.inspection import profile
-from scripts.lessons.pictures import Lesson, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(0)

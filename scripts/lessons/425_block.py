@@ -14,8 +14,8 @@ import minigrad.functional as F
 from gpt import GPTConfig, accounting
 from gpt.model.gpt2 import MLP, Block
 from minigrad import Tensor, use_kernels
-from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train
+from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("425_block", __doc__)
 rng = np.random.default_rng(0)

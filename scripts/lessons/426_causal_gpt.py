@@ -18,9 +18,9 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
 from gpt.training.batches import RandomBatches
 from minigrad import Tensor, no_grad
-from scripts.lessons import widget_data
-from scripts.lessons.pictures import Lesson, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+from scripts.pages import widget_data
+from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("426_causal_gpt", __doc__)
 rng = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from gpt import GPT, GPTConfig, accounting
 from gpt.console import printable
 from minigrad import Tensor, manual_seed, nn, no_grad
 from minigrad.backend import generator
-from scripts.lessons.pictures import LINES, Lesson
 from scripts.lessons.small_gpt import english
+from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("431_building_gpt", __doc__)
 V, T, L, H, C = 512, 32, 3, 4, 64  # vocabulary, context, blocks, heads, channels

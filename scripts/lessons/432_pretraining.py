@@ -18,8 +18,8 @@ import minigrad.functional as F
 from gpt.training.batches import get_batch
 from gpt.training.evaluation import baseline_losses
 from minigrad import optim, use_kernels
-from scripts.lessons.pictures import LINES, Lesson
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("432_pretraining", __doc__)
 

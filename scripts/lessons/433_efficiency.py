@@ -24,9 +24,9 @@ from gpt.training.standard_library import english_text
 from minigrad import Tensor, nn
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
-from scripts.lessons import drawings
-from scripts.lessons.pictures import LINES, Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.pages import drawings
+from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("433_efficiency", __doc__)
 rng = np.random.default_rng(0)

@@ -21,8 +21,8 @@ from gpt.weights import pretrained
 from gpt.weights.safetensors_file import SafetensorsFile
 from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
-from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss, write
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("434_real_weights", __doc__)
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,8 +23,8 @@ from gpt.training.evaluation import evaluate
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import manual_seed, nn, no_grad, use_kernels
-from scripts.lessons.pictures import LINES, Lesson, bars, heatmap
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+from scripts.pages.pictures import LINES, Lesson, bars, heatmap
 
 lesson = Lesson("441_classification", __doc__)
 

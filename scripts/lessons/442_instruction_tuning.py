@@ -27,8 +27,8 @@ from gpt import Tokenizer
 from gpt.console import printable
 from gpt.files import write_text
 from minigrad import no_grad, optim, use_kernels
-from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth, train, write
+from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("442_instruction_tuning", __doc__)
 rng = np.random.default_rng(0)

@@ -36,8 +36,8 @@ from gpt.training.evaluation import evaluate
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import Tensor, manual_seed, nn, optim, use_kernels
-from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import new_gpt, smooth
+from scripts.pages.pictures import LINES, Lesson, bars
 
 lesson = Lesson("443_alignment", __doc__)
 rng = np.random.default_rng(0)

@@ -30,9 +30,9 @@ from finetune.quantization.rounding import relative_error
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
 from minigrad import no_grad
-from scripts.lessons import drawings
-from scripts.lessons.pictures import Lesson, bars
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss
+from scripts.pages import drawings
+from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("444_lora_quantization", __doc__)
 rng = np.random.default_rng(0)

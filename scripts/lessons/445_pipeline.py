@@ -34,8 +34,8 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import use_kernels
 from minigrad.precision import round_bfloat16
-from scripts.lessons.pictures import Lesson
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("445_pipeline", __doc__)
 STYLE = " Ask again!"  # how answers end in our own company's data: no earlier stage has seen it

@@ -26,7 +26,7 @@ from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, GRPOConfig, grpo_bat
 from finetune.stages.worked_model import worked_model
 from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
-from scripts.lessons.pictures import LINES, Lesson
+from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("446_verification", __doc__)
 TERMS, SAMPLES = 5, 8

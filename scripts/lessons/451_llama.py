@@ -22,8 +22,8 @@ from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from minigrad import Tensor, manual_seed, nn, use_kernels
-from scripts.lessons.pictures import LINES, Lesson, bars
 from scripts.lessons.small_gpt import english, smooth, train, validation_loss
+from scripts.pages.pictures import LINES, Lesson, bars
 
 lesson = Lesson("451_llama", __doc__)
 rng = np.random.default_rng(0)

@@ -1,14 +1,16 @@
 """An exercise's right solution, and the same with a mistake planted in it."""
 
+import functools
 from pathlib import Path
 
-from scripts.exercises import judging, source
-from scripts.exercises.catalogue import ASSESSMENT, HERE, load, paths
+from scripts.checker import judging, source
+from scripts.checker.catalogue import ASSESSMENT, HERE, load, paths
 
 REFERENCES = Path(__file__).parent / "references"
 PATHS = paths([HERE, ASSESSMENT])
 
 
+@functools.cache  # so that all tests of an exercise share the cases that it draws
 def exercise_named(name):
     return load(PATHS[name])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.exercises import diagnosing
+from scripts.checker import diagnosing
 from tests.exercises.planting import verdict_on_edit
 
 RIGHT = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.exercises import processes, source
+from scripts.checker import processes, source
 from tests.exercises import planting
 
 RIGHT = planting.reference_text("softplus")

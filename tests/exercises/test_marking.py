@@ -8,8 +8,8 @@ import zipfile
 import pytest
 
 from scripts import exercise
-from scripts.exercises import catalogue, marking, processes
-from scripts.exercises.checks import Verdict
+from scripts.checker import catalogue, marking, processes
+from scripts.checker.checks import Verdict
 from tests.exercises.planting import reference_text as reference
 from tests.scripts.running import run_here
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.exercises import in_gpt
+from scripts.checker import in_gpt
 from tests.exercises import planting
 
 PLACED = [name for name in planting.PATHS if planting.exercise_named(name).place is not None]

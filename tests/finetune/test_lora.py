@@ -8,6 +8,7 @@ import pytest
 from finetune.adapters.lora import (
     LoRAConfig,
     LoRALinear,
+    LoRASlices,
     adapter_parameters,
     apply_lora,
     lora_layers,
@@ -73,7 +74,7 @@ def assert_unchanged(model, before):
 
 def test_h_is_wx_plus_scaled_bax():
     base = nn.Linear(5, 4)
-    layer = LoRALinear(base, LoRAConfig(r=3, alpha=12))
+    layer = LoRALinear(base, r=3, scaling=12 / 3)
     layer.lora_B.data[...] = np.random.default_rng(0).standard_normal((4, 3))
     x = np.random.default_rng(1).standard_normal((2, 6, 5)).astype(np.float32)
     W, b, A, B = base.weight.data, base.bias.data, layer.lora_A.data, layer.lora_B.data
@@ -84,7 +85,7 @@ def test_h_is_wx_plus_scaled_bax():
 
 def test_query_and_value_have_a_detour_each_and_the_key_has_none():
     base = nn.Linear(4, 12, bias=False)
-    layer = LoRALinear(base, LoRAConfig(r=2, alpha=6), slices=("q", "v"))
+    layer = LoRASlices(base, r=2, scaling=3, dropout=0.0, slices=("q", "v"))
     layer.lora_B.data[...] = np.random.default_rng(0).standard_normal((8, 2))
     x = np.random.default_rng(1).standard_normal(4).astype(np.float32)
     A_q, A_v = np.split(layer.lora_A.data, 2)  # (r, in) each
@@ -120,8 +121,10 @@ def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
 
 
 def test_gradients_are_right_for_the_input_and_both_matrices(config):
-    slices = config.slices if config.target_modules in (None, ("c_attn",)) else ()
-    layer = LoRALinear(nn.Linear(4, 6).to("float64"), config, slices)
+    own = (config.r, config.scaling, 0.0)
+    base = nn.Linear(4, 6)
+    layer = LoRASlices(base, *own, config.slices) if config.slices else LoRALinear(base, *own)
+    layer.to("float64")
     layer.base.requires_grad_(False)
     rng = np.random.default_rng(0)
     layer.lora_B.data[...] = rng.standard_normal(layer.lora_B.shape)
@@ -136,7 +139,7 @@ def test_gradients_are_right_for_the_input_and_both_matrices(config):
 
 
 def test_dropout_is_on_the_way_into_the_detour_and_only_in_training():
-    layer = LoRALinear(nn.Linear(8, 8), LoRAConfig(r=8, alpha=8, dropout=0.5))
+    layer = LoRALinear(nn.Linear(8, 8), r=8, scaling=1.0, dropout=0.5)
     layer.lora_A.data[...] = layer.lora_B.data[...] = np.eye(8)
     x = Tensor(np.ones((100, 8), np.float32))
     detour = (layer(x) - layer.base(x)).data
@@ -195,7 +198,7 @@ def test_the_gradients_are_those_of_the_merged_weight(config, kernels):
         dW, A, B = layer.base.weight.grad, layer.lora_A.data, layer.whole_B().data
         np.testing.assert_allclose(layer.lora_A.grad, config.scaling * B.T @ dW, rtol=1e-7, atol=1e-10, err_msg=name)
         dB = config.scaling * dW @ A.T  # (out, rank); of slices, only each one's own block is learned
-        if layer.slices:
+        if isinstance(layer, LoRASlices):
             C, r = layer.out_features // 3, config.r
             blocks = [("qkv".index(s) * C, i * r) for i, s in enumerate(layer.slices)]
             dB = np.concatenate([dB[row : row + C, column : column + r] for row, column in blocks])
@@ -258,7 +261,7 @@ def test_wrapped_names_and_what_print_shows():
     prefix = "transformer.h.0.attn.c_attn"
     assert {f"{prefix}.base.weight", f"{prefix}.base.bias", f"{prefix}.lora_A", f"{prefix}.lora_B"} <= names
     assert f"{prefix}.weight" not in names
-    assert "c_attn: LoRALinear  r=2 of q, v  lora_A (4, 8), lora_B (16, 2)" in repr(model)
+    assert "c_attn: LoRASlices  r=2 of q, v  lora_A (4, 8), lora_B (16, 2)" in repr(model)
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------

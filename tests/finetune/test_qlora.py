@@ -35,7 +35,7 @@ def test_it_is_a_lora_layer_around_a_quantized_one(config):
     model = small_gpt(**WIDE)
     layers = apply_qlora(model, config)
     assert layers == lora_layers(model) and layers
-    assert {type(layer) for layer in layers.values()} == {LoRALinear}
+    assert all(isinstance(layer, LoRALinear) for layer in layers.values())
     assert {type(layer.base) for layer in layers.values()} == {QuantizedLinear}
     assert all(layer.base.weight.bits == 4 for layer in layers.values())
     assert type(model.transformer.wte) is QuantizedEmbedding and model.transformer.wte.weight is model.lm_head.weight

@@ -113,7 +113,7 @@ def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
 
     def spy(self, block, layers):
         found = original(self, block, layers)
-        seen.extend((name, moments.gram.copy()) for name, moments in found.items())
+        seen.extend((name, moments.hessian.copy()) for name, moments in found.items())
         return found
 
     monkeypatch.setattr(Reader, "inputs_of", spy)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from scripts.lessons.pictures import WIDGETS
+from scripts.pages.pictures import WIDGETS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that a browser does by itself: no updates, no checks of the network.

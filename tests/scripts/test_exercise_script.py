@@ -8,8 +8,8 @@ import time
 import pytest
 
 from scripts import exercise
-from scripts.exercises import catalogue, watching
-from scripts.exercises.workspace import Workspace
+from scripts.checker import catalogue, watching
+from scripts.checker.workspace import Workspace
 from tests.scripts.running import refusal, run_here
 
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
@@ -155,7 +155,7 @@ def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch, c
 
 
 def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
-    from scripts.exercises import in_gpt
+    from scripts.checker import in_gpt
 
     monkeypatch.setattr(in_gpt, "STEPS", {False: 3, True: 3})
     write_tanh(tmp_path)

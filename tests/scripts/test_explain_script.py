@@ -14,9 +14,9 @@ from minigrad import optim
 from minigrad.autograd import Context
 from minigrad.kernels.dispatch import textbook_functions
 from scripts import explain
-from scripts.inside.flat_script import flat_script
-from scripts.inside.formula import formulas
-from scripts.inside.step_data import LIMITS, step_data
+from scripts.pages.flat_script import flat_script
+from scripts.pages.formula import formulas
+from scripts.pages.step_data import LIMITS, step_data
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.running import run_here

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from scripts import lesson as lesson_script
-from scripts.lessons import pictures
 from scripts.lessons.cells import Running, lessons, read_cells
+from scripts.pages import pictures
 from tests.scripts.test_lessons import LESSONS, ROOT
 
 LESSON = '''\
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from minigrad import Tensor
 from minigrad.inspection import draw
-from scripts.lessons.pictures import Lesson
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("999_title", __doc__)
 

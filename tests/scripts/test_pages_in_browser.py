@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gpt.model.generation import Sampling
-from scripts.lessons import widget_data
 from scripts.lessons.cells import Cell, lessons
-from scripts.lessons.lesson_page import Ran, write_page
-from scripts.lessons.pictures import picture
+from scripts.pages import widget_data
+from scripts.pages.lesson_page import Ran, write_page
+from scripts.pages.pictures import picture
 from tests.scripts.javascript import browser
 from tests.scripts.running import run_process
 from tests.scripts.test_widgets import model_and_tokenizer

@@ -9,7 +9,7 @@ from gpt.interpretability import record
 from gpt.model.generation import Sampling
 from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, split_words
 from minigrad import Tensor, manual_seed, no_grad
-from scripts.lessons import widget_data
+from scripts.pages import widget_data
 from tests.scripts.javascript import evaluate
 
 CASES = 100

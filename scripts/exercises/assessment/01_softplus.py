@@ -11,7 +11,7 @@ Example: x = [0.0], dout = [1.0]  ->  out = [0.6931], dx = [0.5]
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -8,7 +8,7 @@ Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -10,7 +10,7 @@ Example: x = [[1, 3, 10, 30]], groups = 2, weight = [1, 1, 1, 1], bias = [0, 0, 
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -8,7 +8,7 @@ Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.
 
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

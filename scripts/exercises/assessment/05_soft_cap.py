@@ -8,7 +8,7 @@ Example: x = [10.0], cap = 10, dout = [1.0]  ->  out = [7.6159], dx = [0.4200]
 
 import hypothesis.strategies as st
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -11,7 +11,7 @@ Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, los
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.exercises.checks import Case, Exercise, OpCheck, some, values
+from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
 

@@ -28,8 +28,9 @@ from gpt.training.standard_library import help_text
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 from minigrad.kernels.dispatch import textbook_functions
+from scripts.pages import my_gpt
 
-from . import page, source
+from . import source
 from .adapters import when
 from .checks import Kernel, Patch
 from .workspace import Workspace
@@ -198,7 +199,7 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
         out_dir.mkdir(parents=True, exist_ok=True)
         path = out_dir / "my_gpt.html"
         titles = [(name, workspace.exercise(name)) for name in workspace.paths]
-        write_text(path, page.html(titles, names, parts.used, theirs, mine, text))
+        write_text(path, my_gpt.html(titles, names, parts.used, theirs, mine, text))
         print(f"the page: {path}")
     return 0 if worst < 0.1 else 1
 

@@ -8,7 +8,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 
-from scripts.shared.web_page import escaped
+from scripts.pages.web_page import escaped
 
 Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-from scripts.shared.web_page import escaped
+from scripts.pages.web_page import escaped
 
 _PIECES = re.compile(r";\s+|,\s{2,}|:\s{2,}|\s{4,}|(?<=[\w)])\.(?:\s|$)")  # what stands between two formulas
 _FORMULA = re.compile(r"[^\W\d_][\w\u0300-\u036f']*(?:_\w+)?(?:\[[\w, ]+\])?\s+[=≈] ")

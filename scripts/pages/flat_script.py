@@ -19,7 +19,7 @@ import numpy as np
 from minigrad.autograd import Context
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
-from scripts.inside.step_data import shown_path
+from scripts.pages.step_data import shown_path
 
 HEAD = '''"""One training step without an engine: forward, backward, clipping and AdamW, as plain NumPy.
 

@@ -21,12 +21,13 @@ from threadpoolctl import threadpool_limits
 
 from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
+from scripts.lessons.cells import LESSONS
+from scripts.pages.web_page import COLORS, data_script
 from scripts.shared import command_line
-from scripts.shared.web_page import COLORS, data_script
 
 LINES = ("-", "--", ":", "-.")
-FOLDER = Path(__file__).resolve().parent
-MEASURED, WIDGETS = FOLDER / "measured", FOLDER / "widgets"
+MEASURED = LESSONS / "measured"
+WIDGETS = Path(__file__).resolve().parent / "widgets"
 
 
 class Lesson:

@@ -1,4 +1,4 @@
-"""Which exercises there are: one file each, in this folder or in a teacher's own.
+"""The exercises: one file each, in scripts/exercises or in a teacher's folder.
 
 A file `NN_name.py` with an `EXERCISE` in it is an exercise; the number is its place in the course. Nothing else has to
 be changed to add one. The library is the answer key: `answer` names the objects that `solution` prints, that a solution
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .checks import Exercise as Exercise  # teachers' files may import it from here
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "exercises"
 ASSESSMENT = HERE / "assessment"
 _FILE = re.compile(r"(\d+)_(\w+)\.py")
 

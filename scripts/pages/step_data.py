@@ -19,8 +19,8 @@ import numpy as np
 
 from minigrad.inspection.layout import Box, Edge, place
 from minigrad.inspection.recorder import Call, Place, Recording, Value
-from scripts.inside.formula import formulas
-from scripts.shared.markup import python_to_html
+from scripts.pages.formula import formulas
+from scripts.pages.markup import python_to_html
 
 PAGE = 4_000_000  # bytes of numbers
 LIMITS = (65536, 16384, 4096, 1024, 256, 64)

@@ -15,9 +15,9 @@ from urllib.parse import quote
 from gpt.files import read_json, read_text, write_text
 from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, lessons, title
 from scripts.lessons.concepts import ROOT, Concept, concepts
-from scripts.lessons.pictures import WIDGETS, widget_html, widget_scripts
-from scripts.shared.markup import markdown_to_html, python_to_html
-from scripts.shared.web_page import escaped, page
+from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.pictures import WIDGETS, widget_html, widget_scripts
+from scripts.pages.web_page import escaped, page
 
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:png|svg|json)) \((.*)\)$", re.MULTILINE)
