@@ -15,7 +15,7 @@ from .model.gpt2 import GPT
 from .model.kv_cache import KVCache
 from .model.language_model import LanguageModel
 from .model.llama import Llama
-from .tokenizer.bpe import train_bpe
+from .tokenizer.bpe_training import train_bpe
 from .tokenizer.tokenizer import Tokenizer
 from .training.batches import get_batch
 from .training.checkpoint import load_checkpoint, save_checkpoint

@@ -22,7 +22,7 @@ from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
 from gpt.files import shortened
-from gpt.tokenizer.bpe import split_special
+from gpt.tokenizer.pre_tokenization import split_special
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of

@@ -22,7 +22,7 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
 from gpt.files import write_text
-from gpt.tokenizer import bpe
+from gpt.tokenizer.pre_tokenization import split_words
 from gpt.training.batches import RandomBatches
 from gpt.training.standard_library import help_text
 from minigrad import Tensor, manual_seed, optim, use_kernels
@@ -160,7 +160,7 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
             schedule.step()
             losses.append(loss.item())
         seconds = (time.perf_counter() - started) / steps
-        prompt = [token for word in bpe.split_words("The") for token in tokenizer.encode(word, textbook=True)]
+        prompt = [token for word in split_words("The") for token in tokenizer.encode(word, textbook=True)]
         new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
         return losses, " ".join(printable("The" + tokenizer.decode(new)).split()), seconds
 

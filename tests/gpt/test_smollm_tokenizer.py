@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import PATTERNS, independent_chunks, split_words
+from gpt.tokenizer.pre_tokenization import PATTERNS, independent_chunks, split_words
 from gpt.tokenizer.tokenizer import Tokenizer
 from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
 

@@ -11,8 +11,8 @@ import tiktoken.load
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import visible
 from gpt.tokenizer.tokenizer import GPT2_FILES, Tokenizer
+from gpt.tokenizer.vocabulary import visible
 from tests.helpers import read_json, write_json
 
 END, START = "<|endoftext|>", "<|im_start|>"

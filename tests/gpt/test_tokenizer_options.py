@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import LLAMA3_PATTERN, NORMALIZED, PATTERNS, QWEN2_PATTERN, independent_chunks
+from gpt.tokenizer.pre_tokenization import LLAMA3_PATTERN, NORMALIZED, PATTERNS, QWEN2_PATTERN, independent_chunks
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.tokenizer.tokenizer_json import tokenizer_json
 from gpt.tokenizer.vocabulary import Vocabulary
