@@ -4,7 +4,6 @@
     objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, a page each
     adapters/          LoRA and QLoRA: a model changed without changing its weights
     quantization/      weights in 8 or 4 bits
-    architectures.py   where the layers of a GPT-2 or a Llama are, for adapters, quantization and new heads
     loading.py         quantized folders and runs of adapters, for `load_model`; an adapter for a base model
     evaluation/        how good are the answers?
     export.py          a run as a folder for transformers, or a GGUF file

@@ -32,7 +32,6 @@ from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
 
-from .. import architectures
 from .targets import check_modules_to_save, ends_with, full_names, holders, is_inside, target_names
 
 
@@ -217,8 +216,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     check_modules_to_save(model, config.modules_to_save)
     whole = full_names(model, config.modules_to_save)
     layers = {}
-    targets = architectures.of(model).targets if config.target_modules is None else config.target_modules
-    for name in target_names(model, targets):
+    for name in target_names(model, config.target_modules):
         if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         layers[name] = _new_layer(name, model.get_submodule(name), config.for_layer(name))

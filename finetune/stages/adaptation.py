@@ -30,7 +30,6 @@ from gpt.training.run import Run
 from gpt.training.run_folder import check_unused, claim, settings_of
 from gpt.training.training_step import training_step
 
-from .. import architectures
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
 from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, lora_layers, merge_lora
 from ..adapters.qlora import apply_qlora
@@ -161,7 +160,7 @@ def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
     model, tokenizer = _base_model(config)
     if is_conversations(config.data) and add_chatml(tokenizer):
         # New tokens can only be learned in the embedding.
-        embedding = architectures.of(model).embedding, "lm_head"  # the tied embedding and output layer
+        embedding = model.names.embeddings[0], "lm_head"  # the tied embedding and output layer
         whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *embedding]))
         config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
         run.config = config

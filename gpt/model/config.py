@@ -12,7 +12,7 @@ GPT2_VOCAB_SIZE = 50257
 
 
 class Settings:
-    """What the configurations share: to and from JSON, and the checks of their numbers."""
+    """The base class of the configurations: to and from JSON, and the checks of their numbers."""
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, as JSON can hold them."""
