@@ -159,7 +159,7 @@ def supports(*arrays: Any, bfloat16: bool = True) -> bool:
 
 
 class CudaKernel(Function):
-    """A Function whose source is compiled for one dtype, which all its inputs must have. (`suits`: see switches.py.)"""
+    """A Function whose source is compiled for one dtype, which all its inputs must have (`suits`)."""
 
     @staticmethod
     def suits(needs_grad, *arrays, **options):
