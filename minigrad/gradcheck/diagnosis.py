@@ -435,10 +435,11 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     for axis, length in enumerate(case.shape):
         if length < 4:  # a pattern in three numbers may be chance
             continue
+        centered = case.x - case.x.mean(axis=axis, keepdims=True)
         patterns = [
             ("the same for all elements, as the gradient through a mean", np.ones(case.shape)),
             ("proportional to the input, as the gradient through a norm or mean square", case.x),
-            ("proportional to the input minus its mean, as the gradient through a variance", _centered(case.x, axis)),
+            ("proportional to the input minus its mean, as the gradient through a variance", centered),
             ("proportional to the output, as the gradient through a normalizing sum", case.out),
         ]
         for words, pattern in patterns:
@@ -446,10 +447,6 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
                 error_in_words = f"along axis {axis} of {case.name} the error is {words} is"
                 return Diagnosis("missing term", f"a term is missing or too much: {error_in_words}")
     return None
-
-
-def _centered(x: Array, axis: int) -> Array:
-    return x - x.mean(axis=axis, keepdims=True)
 
 
 def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:

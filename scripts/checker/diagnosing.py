@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor
-from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.mutations import compiled
 
 from . import comparing

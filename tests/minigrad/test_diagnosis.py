@@ -19,7 +19,7 @@ from minigrad.functional.loss import CrossEntropy
 from minigrad.functional.normalization import LayerNorm, RmsNorm
 from minigrad.functional.reduction import Cumsum, Mean, Sum, Var
 from minigrad.functional.shape import Cat, Permute
-from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 
 
 def failure(fn, inputs, op=None, backward=None):

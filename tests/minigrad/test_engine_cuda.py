@@ -6,7 +6,7 @@ import pytest
 import minigrad.functional as F
 from minigrad import Tensor, autocast, backend, inspection, nn, optim
 from minigrad.autograd import Function
-from minigrad.gradcheck import GradcheckError, gradcheck
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.precision import round_bfloat16
 from tests.standin import arrays
 

@@ -153,10 +153,8 @@ def gelu_tanh(h, out, slope):
 def gelu_exact(h, out, slope):
     """Like gelu_tanh, with the exact normal distribution function instead of its approximation."""
     cdf = 0.5 * (1 + erf_of_array(h / math.sqrt(2)))
+    np.multiply(h, cdf, out=out)  # `out` is `h` itself only where no slope is wanted
     if slope is not None:
         density = np.exp(-0.5 * h * h) / math.sqrt(2 * math.pi)
         density *= h
-        density += cdf
-    np.multiply(h, cdf, out=out)
-    if slope is not None:
-        slope[...] = density
+        np.add(density, cdf, out=slope)
