@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] for each row, then the mean or the sum over the rows.
 
-    For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
+    softmax(logits)[target] is the probability of the right class. Its -ln is 0 where the model was certain and right,
+    and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
     is softmax(logits). That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 
-    which is what the model believed minus what was true.
+    which is what the model believed minus what was true. (A mean over n rows divides it by n.)
 
     Rows whose target is `ignore_index` do not count (padding, or a prompt that the model should not learn to write):
     their loss and their gradient are 0, and the mean is over the other rows.
@@ -44,6 +45,7 @@ class CrossEntropy(Function):
         ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
         # (N): -ln of the probability of the target
         losses = xp.where(ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0)
+        # the mean is over the rows that count; if there are none, it is nan
         ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype)) if reduction == "mean" else 1
         return losses if reduction == "none" else losses.sum() / ctx.n
 
@@ -69,14 +71,14 @@ def cross_entropy(
 ) -> Tensor:
     """The mean of -ln softmax(logits)[target]: logits (N, C), targets (N), the number of each row's right class.
 
-    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N. With two equally likely classes, either one is a
+    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N, for the mean over N rows. With two equally likely classes, either one is a
     surprise of ln 2:
 
     >>> import numpy as np
     >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
     True
 
-    Rows whose target is `ignore_index` do not count. reduction: "mean", "sum", or "none" for a loss per row.
+    Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction: "mean", "sum", or "none" for a loss per row.
     For other shapes, class weights, probabilities as targets and label smoothing, see `general_cross_entropy`.
     Raises IndexError for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit,
     TypeError for logits that are integers.

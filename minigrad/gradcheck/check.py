@@ -9,6 +9,9 @@ its columns (differences.py). If the two differ, diagnosis.py finds out why, and
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
 There is no derivative at a kink, and backward may return any number between the two slopes.
+
+The step h = 6e-6 is a compromise. The formula's own error is about h², and float64's rounding adds about 1e-16 / h: at
+h = (1e-16)^(1/3), about 6e-6 with the constants, the two are equal, and ten digits are right.
 """
 
 from __future__ import annotations
@@ -63,12 +66,15 @@ def gradcheck(
     fn: takes Tensors and returns a Tensor or a tuple of them. inputs: a Tensor or array, or a sequence of them. The
     inputs that require a gradient are checked, or all floating-point inputs if none does, in float64. Other arrays are
     passed to fn as Tensors. eps: the step, by default 6e-6 max(1, |x|). An element passes if |analytic - numeric| <=
-    max(atol, rtol * the larger of the two); the default atol is a little above rounding. method: "central", or
-    "complex" for the complex step (Squire & Trapp 1998), which has no rounding error. If an op is not analytic, the
-    complex step is replaced by "central", with a note in the report.
+    max(atol, rtol * the larger of the two); the default atol is a little above rounding.
 
-    With up to 200 output and 1000 input elements the whole Jacobian is compared, otherwise random mixtures of outputs
-    and random directions of the input. At a kink (relu at 0, equal maxima) any slope between the left and the right one
+    method: "central", or "complex" for the complex step (Squire & Trapp 1998): f'(x) = Im f(x + ih) / h subtracts
+    nothing, so it has no rounding error. If fn cannot compute with complex numbers, or has no complex derivative, as |x|
+    has none, "central" takes its place, with a note in the report.
+
+    With up to 200 output and 1000 input elements the whole Jacobian is compared. Larger ones would take too long: there,
+    a sum of all outputs with random weights takes the place of the outputs, and moving all elements of an input by
+    random amounts that of moving each. At a kink (relu at 0, equal maxima) any slope between the left and the right one
     passes, and the report lists the kink.
 
     >>> import minigrad.functional as F
@@ -86,7 +92,7 @@ def gradcheck(
     with _undisturbed():
         comparison = compute_outputs(subject, eps, atol, rtol)  # calls fn, and records the graph
         try:
-            check_repeatable(comparison, calls=2)
+            check_repeatable(comparison, calls=2)  # the same inputs give the same outputs
             run_backward(comparison)  # the Jacobian by rows: backward, once for each output element
             method = measure_columns(comparison, method)  # by columns: fn, with each input element moved
         except NotFinite as problem:
@@ -95,10 +101,11 @@ def gradcheck(
             if comparison.wrong_columns(k):
                 check_repeatable(comparison, calls=5)  # otherwise we would diagnose noise
                 raise wrong_derivative(comparison, k)
-        # All rows are right. Is backward also right for other values of dout? (dout * dout is right for 0 and 1.)
+        # All rows are right, but they were asked for with a dout of zeros and a single 1. Is backward right for any
+        # dout? One with `dout * dout` where `dout` belongs would have passed: the square of 0 is 0, and that of 1 is 1.
         for k, i, analytic, numeric in comparison.not_linear():
             raise wrong_mixture(comparison, k, i, analytic, numeric)
-        if (writing := diagnose_writing(comparison)) is not None:
+        if (writing := diagnose_writing(comparison)) is not None:  # into dout, which other ops hold too
             raise error_of(comparison, writing)
         return passed(comparison, method)
 
