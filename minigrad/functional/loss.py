@@ -25,8 +25,9 @@ class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] for each row, then the mean or the sum over the rows.
 
     softmax(logits)[target] is the probability of the right class. Its -ln is 0 where the model was certain and right,
-    and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
-    is softmax(logits). That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
+    and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) -
+    logits_target. The derivative of the first term is e^(logits_c) / Σ, which is softmax(logits). That of logits_target
+    is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 
@@ -71,25 +72,21 @@ def cross_entropy(
 ) -> Tensor:
     """The mean of -ln softmax(logits)[target]: logits (N, C), targets (N), the number of each row's right class.
 
-    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N, for the mean over N rows. With two equally likely classes, either one is a
-    surprise of ln 2:
+    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N, for the mean over N rows. With two equally
+    likely classes, either one is a surprise of ln 2:
 
     >>> import numpy as np
     >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
     True
 
-    Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction: "mean", "sum", or "none" for a loss per row.
-    For other shapes, class weights, probabilities as targets and label smoothing, see `general_cross_entropy`.
-    Raises IndexError for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that do not fit,
-    TypeError for logits that are integers.
-    """
-    check_reduction("cross_entropy", reduction)
-    check_floating("cross_entropy", logits)
-    if logits.ndim == 2 and weight is None and label_smoothing == 0 and not are_probabilities(targets):
-        targets = array_of(targets)
-        check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
-        return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
-    return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+    Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction:
+    "mean", "sum", or "none" for a loss per row. For other shapes, class weights, probabilities as targets and label
+    smoothing, see `general_cross_entropy`. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`,
+    ValueError for shapes that do not fit, TypeError for logits that are integers. """ check_reduction("cross_entropy",
+    reduction) check_floating("cross_entropy", logits) if logits.ndim == 2 and weight is None and label_smoothing == 0
+    and not are_probabilities(targets): targets = array_of(targets) check_targets("cross_entropy", targets,
+    logits.shape, 1, ignore_index) return CrossEntropy.apply(logits, targets, ignore_index=ignore_index,
+    reduction=reduction) return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
 
 
 # --- cross-entropy beyond logits (N, C) and class numbers (N) ---

@@ -69,13 +69,13 @@ def gradcheck(
     max(atol, rtol * the larger of the two); the default atol is a little above rounding.
 
     method: "central", or "complex" for the complex step (Squire & Trapp 1998): f'(x) = Im f(x + ih) / h subtracts
-    nothing, so it has no rounding error. If fn cannot compute with complex numbers, or has no complex derivative, as |x|
-    has none, "central" takes its place, with a note in the report.
+    nothing, so it has no rounding error. If fn cannot compute with complex numbers, or has no complex derivative, as
+    |x| has none, "central" takes its place, with a note in the report.
 
-    With up to 200 output and 1000 input elements the whole Jacobian is compared. Larger ones would take too long: there,
-    a sum of all outputs with random weights takes the place of the outputs, and moving all elements of an input by
-    random amounts that of moving each. At a kink (relu at 0, equal maxima) any slope between the left and the right one
-    passes, and the report lists the kink.
+    With up to 200 output and 1000 input elements the whole Jacobian is compared. Larger ones would take too long:
+    there, a sum of all outputs with random weights takes the place of the outputs, and moving all elements of an input
+    by random amounts that of moving each. At a kink (relu at 0, equal maxima) any slope between the left and the right
+    one passes, and the report lists the kink.
 
     >>> import minigrad.functional as F
     >>> print(gradcheck(F.relu, np.array([-1.0, 0.0, 2.0])))  # doctest: +ELLIPSIS
