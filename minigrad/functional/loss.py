@@ -82,11 +82,15 @@ def cross_entropy(
     Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction:
     "mean", "sum", or "none" for a loss per row. For other shapes, class weights, probabilities as targets and label
     smoothing, see `general_cross_entropy`. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`,
-    ValueError for shapes that do not fit, TypeError for logits that are integers. """ check_reduction("cross_entropy",
-    reduction) check_floating("cross_entropy", logits) if logits.ndim == 2 and weight is None and label_smoothing == 0
-    and not are_probabilities(targets): targets = array_of(targets) check_targets("cross_entropy", targets,
-    logits.shape, 1, ignore_index) return CrossEntropy.apply(logits, targets, ignore_index=ignore_index,
-    reduction=reduction) return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+    ValueError for shapes that do not fit, TypeError for logits that are integers.
+    """
+    check_reduction("cross_entropy", reduction)
+    check_floating("cross_entropy", logits)
+    if logits.ndim == 2 and weight is None and label_smoothing == 0 and not are_probabilities(targets):
+        targets = array_of(targets)
+        check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
+        return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
+    return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
 
 
 # --- cross-entropy beyond logits (N, C) and class numbers (N) ---
