@@ -8,6 +8,7 @@
     accounting.py     parameters, FLOPs and memory of a model, by formula
     console.py        the one place that writes to the screen
     files.py          reading text and JSON with clear errors; writing files that are whole or absent
+    ranges.py         one sentence for each setting that is outside its range
 """
 
 from .model.config import GPTConfig, LlamaConfig
@@ -15,7 +16,7 @@ from .model.gpt2 import GPT
 from .model.kv_cache import KVCache
 from .model.language_model import LanguageModel
 from .model.llama import Llama
-from .tokenizer.bpe import train_bpe
+from .tokenizer.bpe_training import train_bpe
 from .tokenizer.tokenizer import Tokenizer
 from .training.batches import get_batch
 from .training.checkpoint import load_checkpoint, save_checkpoint

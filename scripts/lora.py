@@ -22,7 +22,6 @@ EXAMPLES = """examples:
   python scripts/lora.py --compare --out-dir runs/methods           full, lora and qlora on the same data, in one table
 """
 LET_IT_WRITE = "to generate text with it:\n  python scripts/generate.py --model {folder}"
-MERGE_IT = "to merge the adapters into the model:\n  python scripts/lora.py --merge {folder} --out-dir {folder}-merged"
 ADAPTERS = ("r", "alpha", "dropout", "target_modules", "slices", "use_rslora")  # options of adapters alone
 LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and tolerate larger steps
 
@@ -58,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.merge is not None:
         command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
-        return _merge(arguments.merge, arguments.out_dir)
+        merge_run(arguments.merge, arguments.out_dir)
+        print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(arguments.out_dir).as_posix())))
+        return 0
     if is_conversations(arguments.data):
         command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
     if arguments.compare:
@@ -71,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         method = settings_of(AdaptationConfig, arguments.out_dir).method
     if method == "full":
         command_line.refuse(parser, given, ADAPTERS, "sets up adapters, which --method full does not have")
-    advice = LET_IT_WRITE if method == "full" else MERGE_IT
-    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", advice, _as_settings)
+    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _as_settings)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -98,14 +98,6 @@ def _compare(options: dict[str, Any], device: str) -> int:
     print(f"\n{as_table(rows)}\n\n{EXPLANATION}\n")
     picture = plot_comparison(configs, folder / "comparison.png")
     print(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    return 0
-
-
-def _merge(run: str, out_dir: str) -> int:
-    note = merge_run(run, out_dir)
-    if note:
-        print(f"note: {note}")
-    print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(out_dir).as_posix())))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import threading
 import tracemalloc
 
@@ -15,6 +16,21 @@ def peak_below(n_bytes):
         assert tracemalloc.get_traced_memory()[1] < n_bytes
     finally:
         tracemalloc.stop()
+
+
+@contextlib.contextmanager
+def full_disk_at(n_bytes):
+    """Let no file grow beyond `n_bytes`, as if the disk were full then (POSIX)."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
 
 
 def read_json(path):

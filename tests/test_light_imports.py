@@ -73,7 +73,8 @@ print(digest)
 FILES = """
 import contextlib, pathlib
 from gpt import Tokenizer, load_checkpoint, save_checkpoint
-from gpt.tokenizer.bpe import build_vocabulary, encode_word, learn_merges
+from gpt.tokenizer.bpe import encode_word
+from gpt.tokenizer.bpe_training import build_vocabulary, learn_merges
 
 folder, golden = map(pathlib.Path, sys.argv[1:])
 merges = learn_merges({b"low": 3, b" lower": 1}, 2)

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.ranges import check_ranges
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
 
-from .. import architectures
 from .targets import check_modules_to_save, ends_with, full_names, holders, is_inside, target_names
 
 
@@ -132,12 +132,9 @@ class LoRAConfig:
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"the rank r must be an integer >= 1, got {self.r!r}")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number > 0, got {self.alpha!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        check_ranges(self, "an integer >= 1", "r")
+        check_ranges(self, "a number > 0", "alpha")
+        check_ranges(self, "in [0, 1)", "dropout")
         for name in ("target_modules", "slices", "modules_to_save"):  # lists, as JSON has them, become tuples
             if not isinstance(getattr(self, name), str | None):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -217,8 +214,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     check_modules_to_save(model, config.modules_to_save)
     whole = full_names(model, config.modules_to_save)
     layers = {}
-    targets = architectures.of(model).targets if config.target_modules is None else config.target_modules
-    for name in target_names(model, targets):
+    for name in target_names(model, config.target_modules):
         if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         layers[name] = _new_layer(name, model.get_submodule(name), config.for_layer(name))

@@ -17,7 +17,6 @@ import dataclasses
 
 from gpt.model.language_model import LanguageModel
 
-from .. import architectures
 from ..quantization import QuantizationConfig, quantize
 from .lora import LoRAConfig, LoRALinear, apply_lora, new_layers
 from .targets import OUTPUT_LAYERS, full_names, is_inside, is_linear
@@ -38,7 +37,7 @@ def apply_qlora(
     for name, module in model.named_modules():
         if is_linear(module) and is_inside(name, whole) and name not in OUTPUT_LAYERS:  # those stay floats
             raise ValueError(f"{name} is in modules_to_save, and a quantized layer cannot be trained: adapt it instead")
-    if is_inside(architectures.of(model).embedding_name, whole):
+    if is_inside(model.names.embedding, whole):
         quantization = dataclasses.replace(quantization, embedding=False)
     quantize(model, quantization)
     return apply_lora(model, config)

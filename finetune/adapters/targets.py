@@ -6,18 +6,23 @@ import re
 from collections.abc import Iterable
 
 from gpt.files import errors_at
+from gpt.model.structure import StructuredModel
 from minigrad import Tensor, nn
 
 OUTPUT_LAYERS = ("lm_head", "score")  # what "all-linear" leaves out
 
 
-def target_names(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
+def target_names(model: nn.Module, targets: tuple[str, ...] | str | None) -> list[str]:
     """The full names of the linear layers that match `targets`, in the model's order.
 
     targets: the last parts of names ("c_attn", "mlp.c_proj"); or one string: "all-linear" for all but the output layer,
-    or a regular expression for whole names. Raises ValueError for a target that fits no module, or one that is not
-    linear.
+    or a regular expression for whole names; None: the layers that the model itself declares. Raises ValueError for a
+    target that fits no module, or one that is not linear.
     """
+    if targets is None:
+        if not isinstance(model, StructuredModel):
+            raise ValueError(f"a {type(model).__name__} does not say which layers to adapt: set target_modules")
+        targets = model.names.lora_targets
     linear = {name: is_linear(module) for name, module in model.named_modules() if name}
     if targets == "all-linear":
         return [name for name, yes in linear.items() if yes and name not in OUTPUT_LAYERS]

@@ -22,12 +22,11 @@ from typing import TypedDict
 
 from gpt import LanguageModel, Tokenizer
 from gpt.files import shortened
-from gpt.tokenizer.bpe import split_special
+from gpt.tokenizer.pre_tokenization import split_special
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of
 
-from .. import architectures
 from .jinja_template import program
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -248,8 +247,7 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
         return 0
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))
-    embedding = architectures.of(model).embedding_of(model)
-    for weight in {id(layer.weight): layer.weight for layer in (embedding, model.lm_head)}.values():
+    for weight in {id(layer.weight): layer.weight for layer in (model.embedding, model.lm_head)}.values():
         weight.data[known : known + new] = weight.data[:known].mean(axis=0)
     return new
 
@@ -268,8 +266,7 @@ def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
 
     Raises ValueError for fewer tokens than the model has, and if its embedding is wrapped or quantized.
     """
-    parts = architectures.of(model)
-    embedding, head = parts.embedding_of(model), model.lm_head
+    embedding, head = model.embedding, model.lm_head
     old = model.config.vocab_size
     tied = model.config.tied
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or tied != (head.weight is embedding.weight):
@@ -279,7 +276,7 @@ def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     embedding.weight = _with_mean_rows(embedding.weight, vocab_size - old)
     head.weight = embedding.weight if tied else _with_mean_rows(head.weight, vocab_size - old)
     embedding.num_embeddings = head.out_features = vocab_size
-    model.config = parts.body_of(model).config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    model.config = model.body.config = dataclasses.replace(model.config, vocab_size=vocab_size)
 
 
 def _with_mean_rows(weight: nn.Parameter, count: int) -> nn.Parameter:

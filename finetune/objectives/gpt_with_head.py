@@ -16,20 +16,17 @@ import numpy as np
 from gpt import Tokenizer
 from gpt.files import StrPath
 from gpt.model.config import INIT_STD
-from gpt.model.language_model import LanguageModel
+from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
+from gpt.model.structure import StructuredModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
-from gpt.weights import gpt2_huggingface, llama_huggingface
 from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
-from gpt.weights.tensor_table import Row, fill, their_tensors
+from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors
 from minigrad import Tensor, nn
 from minigrad.backend import module_of
 from minigrad.functional.indexing import check_indices
 
-from .. import architectures
-from ..architectures import LLAMA, Config, from_settings, to_settings
 
-
-class GPTWithHead(nn.Module):
+class GPTWithHead(StructuredModel):
     """A language model's body, under its own name (`transformer`, or `model` in a Llama), and `score`, a linear layer
     from the hidden state of a text's last token to one output per label.
 
@@ -41,7 +38,8 @@ class GPTWithHead(nn.Module):
             raise ValueError(f"a head needs labels, all different, got {list(labels)!r:.80}")
         self.config = body.config
         self.labels = list(labels)
-        setattr(self, architectures.of_config(body.config).body, body)
+        self.names = architecture_of(body.config).names
+        setattr(self, self.names.body, body)
         with nn.init.skipped():
             self.score = nn.Linear(self.config.n_embd, len(labels), bias=False)
         nn.init.normal_(self.score.weight, std=INIT_STD)
@@ -49,9 +47,8 @@ class GPTWithHead(nn.Module):
     @classmethod
     def from_gpt(cls, model: LanguageModel, labels: Sequence[str]) -> GPTWithHead:
         """Put a head with random weights on a language model's body, which is shared, not copied."""
-        body = architectures.of(model).body_of(model)
-        like = next(body.parameters())
-        return cls(body, labels).to(like.dtype, device=like.device)
+        like = next(model.body.parameters())
+        return cls(model.body, labels).to(like.dtype, device=like.device)
 
     def forward(self, ids: Any, lengths: Any) -> Tensor:
         """ids (B, T), padded on the right, and the number of real tokens in each row (B) -> scores (B, labels).
@@ -63,8 +60,7 @@ class GPTWithHead(nn.Module):
         if ids.ndim != 2 or lengths.shape != ids.shape[:1] or (lengths < 1).any() or (lengths > ids.shape[1]).any():
             raise ValueError(f"ids of shape {ids.shape} need as many lengths in 1..T as rows, got {lengths!r:.80}")
         xp = module_of(self.score.weight.data)
-        body = architectures.of(self).body_of(self)
-        hidden = body(xp.asarray(ids))  # (B, T, C): no token attends to the padding after it
+        hidden = self.body(xp.asarray(ids))  # (B, T, C): no token attends to the padding after it
         last = hidden[xp.arange(len(ids)), xp.asarray(lengths) - 1]  # (B, C): of the last real tokens
         return self.score(last)
 
@@ -73,13 +69,12 @@ class GPTWithHead(nn.Module):
 
         Raises ValueError for a Llama whose head was not tied, because it has been removed.
         """
-        parts = architectures.of(self)
         if not self.config.tied:
             raise ValueError("the model's output layer was not its embedding, and was removed with the old head")
         with nn.init.skipped():
-            model = parts.model(self.config)
-        setattr(model, parts.body, parts.body_of(self))
-        model.lm_head.weight = parts.embedding_of(self).weight
+            model = architecture_of(self.config)(self.config)
+        setattr(model, self.names.body, self.body)
+        model.lm_head.weight = self.embedding.weight
         return model
 
 
@@ -88,14 +83,12 @@ def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
 
     If any block is trained, so is the norm after the last one. Raises ValueError for more blocks than there are.
     """
-    parts = architectures.of(model)
-    blocks = parts.blocks_of(model)
+    blocks = model.blocks
     if trained_blocks is not None and not 0 <= trained_blocks <= len(blocks):
         raise ValueError(f"the model has {len(blocks)} blocks: {trained_blocks} of them cannot be trained")
-    body = parts.body_of(model)
-    body.requires_grad_(trained_blocks is None)
+    model.body.requires_grad_(trained_blocks is None)
     if trained_blocks:
-        for part in [*blocks[-trained_blocks:], getattr(body, parts.norm)]:
+        for part in [*blocks[-trained_blocks:], model.final_norm]:
             part.requires_grad_()
 
 
@@ -110,11 +103,16 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
     labels = config.pop("labels", None)
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"labels must be a list of names, got {labels!r:.60}")
-    parts, of_body = from_settings(config)
+    of_body = from_settings(config)
     old_head = 0 if of_body.tied else of_body.vocab_size * of_body.n_embd  # tied, it is the embedding
     check_size(of_body.num_parameters() - old_head + len(labels) * of_body.n_embd, shapes)
     with nn.init.skipped():
-        return GPTWithHead(parts.body_class(of_body), labels)
+        return _new(of_body, labels)
+
+
+def _new(config: Any, labels: list[str]) -> GPTWithHead:
+    """A model of this shape, whose weights are set later."""
+    return GPTWithHead.from_gpt(architecture_of(config)(config), labels)
 
 
 HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
@@ -139,10 +137,9 @@ def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -
         "problem_type": "regression" if len(model.labels) == 1 else "single_label_classification",
         "pad_token_id": end,
     }
-    if architectures.of(model) is LLAMA:
-        config = llama_huggingface.to_json(model.config, "LlamaForSequenceClassification", end=end, **settings)
-    else:
-        config = gpt2_huggingface.to_json(model.config, "GPT2ForSequenceClassification", end=end, **settings)
+    table = _table(model.config)
+    kind = f"{table.NAME.replace('-', '')}ForSequenceClassification"  # GPT2..., Llama...
+    config = table.to_json(model.config, kind, end=end, **settings)
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 
@@ -154,17 +151,20 @@ def load_classifier(folder: StrPath) -> GPTWithHead:
     values = read_config(folder, *ARCHITECTURES)
     where = str(Path(folder) / "config.json")
     config = ARCHITECTURES[values["model_type"]].from_json(values, where)
-    labels, build = _labels(values, where), architectures.of_config(config).body_class
+    labels = _labels(values, where)
     with open_weights(folder, values["model_type"]) as weights:
-        model = fill(lambda: GPTWithHead(build(config), labels), weights, _rows(config, len(labels)))
-    return model.eval()
+        return fill(lambda: _new(config, labels), weights, _rows(config, len(labels))).eval()
 
 
-def _rows(config: Config, labels: int) -> list[Row]:
+def _table(config: Any) -> Any:
+    """The module with the table of names of this architecture's tensors and settings."""
+    return ARCHITECTURES[architecture_of(config).model_type]
+
+
+def _rows(config: Any, labels: int) -> list[Row]:
     """The table of names and shapes, with the row of this head in the place of the language model's."""
-    shape = (labels, config.n_embd)
-    rows = [row for row in architectures.of_config(config).rows(config) if row.ours != "lm_head.weight"]
-    return [*rows, Row("score.weight", "score.weight", shape)]
+    rows = [row for row in _table(config).rows(config) if row.ours != HEAD]
+    return [*rows, Row("score.weight", "score.weight", (labels, config.n_embd))]
 
 
 def _labels(values: dict[str, Any], where: str) -> list[str]:

@@ -16,14 +16,14 @@ gives finer steps to all others. The best cut is also found by search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gpt.model.structure import SharedInput
 from minigrad import Tensor, nn
 
-from ..architectures import Architecture
 from .array import QuantizedArray
 from .calibration import InputMoments
 from .gptq import output_error
@@ -87,21 +87,21 @@ def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups:
 
 
 def scale_block(
-    block: nn.Module, parts: Architecture, moments: Mapping[str, InputMoments], rounding: Rounding
+    block: nn.Module, inputs: Sequence[SharedInput], moments: Mapping[str, InputMoments], rounding: Rounding
 ) -> dict[str, float]:
     """Scale the layers of a pre-norm block for rounding, without changing what the block computes. Returns each α.
 
-    The `moments` of the layers' inputs are scaled too. `parts.inputs` lists which layers share their input, and
+    The `moments` of the layers' inputs are scaled too. `inputs` lists which layers share their input, and
     therefore their scales, and which module takes the division by s: the weight and bias of a norm, or the rows of a
     linear layer. We go from back to front, so a layer has been divided before its own scales are searched for. Without
     such a module (behind GPT-2's GELU, or with shared value heads) the weights are only clipped.
     """
     alphas = {}
-    for shared in reversed(parts.inputs):
+    for shared in reversed(inputs):
         layers: list[Any] = [block.get_submodule(name) for name in shared.layers]
         before: Any = None if shared.source is None else block.get_submodule(shared.source)
-        inputs = layers[0].in_features
-        if before is None or len(before.weight.data) < inputs:
+        size = layers[0].in_features
+        if before is None or len(before.weight.data) < size:
             continue
         its = moments[shared.layers[0]]
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
@@ -113,7 +113,7 @@ def scale_block(
             if parameter is not None:
                 divided = parameter.data.copy()
                 # The last rows of a matrix or elements of a vector, where c_attn computes the values.
-                divided[-inputs:] = (divided[-inputs:].T / scales).T
+                divided[-size:] = (divided[-size:].T / scales).T
                 _set(parameter, divided)
         its.hessian /= np.outer(scales, scales)
         its.magnitude /= scales

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpt.interpretability.activations import hooked
+from gpt.model.structure import SharedInput, StructuredModel
 from minigrad import Tensor, nn, no_grad
-
-from .. import architectures
 
 BATCH_TOKENS = 4096  # tokens per batch
 
@@ -42,38 +41,43 @@ class InputMoments:
 
 
 class _Enough(Exception):
-    """Raised to stop the forward pass when all watched layers have received their inputs."""
+    """Raised by a hook to stop the forward pass when it has what it is waiting for."""
 
 
 class Reader:
     """Reads the calibration text one block of the model at a time and keeps the hidden states (N, T, C) in between."""
 
-    def __init__(self, model: Any, ids: np.ndarray):
-        parts = architectures.of(model)
-        body = parts.body_of(model)
+    @no_grad()
+    def __init__(self, model: StructuredModel, ids: np.ndarray):
         self.batch = max(1, BATCH_TOKENS // ids.shape[1])
-        dtype = next(body.parameters()).dtype
-        self.hidden = np.empty((*ids.shape, body.config.n_embd), dtype)
-        self.block_arguments = parts.block_arguments(body, ids.shape[1])
-        with no_grad():
+        self.hidden = np.empty((*ids.shape, model.config.n_embd), next(model.body.parameters()).dtype)
+        self.block_arguments: tuple[Any, ...] = ()  # the same for all blocks, as without a cache
+
+        def keep(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self.hidden[rows], self.block_arguments = inputs[0].data, inputs[1:]
+            raise _Enough
+
+        with hooked(model, {model.names.block(0): keep}):
             for rows in self._batches():
-                self.hidden[rows] = parts.embed(body, ids[rows]).data
+                with contextlib.suppress(_Enough):
+                    model.body(ids[rows])
 
     @no_grad()
-    def inputs_of(self, block: nn.Module, names: Sequence[str]) -> dict[str, InputMoments]:
-        """The moments of the inputs of a block's layers, with the block as it is now. names: in computing order."""
-        layers: dict[str, Any] = {name: block.get_submodule(name) for name in names}
-        moments = {name: InputMoments(layer.in_features) for name, layer in layers.items()}
+    def inputs_of(self, block: Any, inputs: Sequence[SharedInput]) -> dict[str, InputMoments]:
+        """The moments of each layer's input, with the block as it is now. Layers that share an input share them."""
+        moments: dict[str, InputMoments] = {}
+        for layers, _ in inputs:
+            moments |= dict.fromkeys(layers, InputMoments(block.get_submodule(layers[0]).in_features))
 
         def counting(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                moments[name].add(inputs[0].data)
-                if name == names[-1]:
+            def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                moments[name].add(args[0].data)
+                if name in inputs[-1].layers:
                     raise _Enough  # the rest of the block is not needed
 
             return hook
 
-        with hooked(block, {name: counting(name) for name in names}):
+        with hooked(block, {layers[0]: counting(layers[0]) for layers, _ in inputs}):
             for rows in self._batches():
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.block_arguments)
@@ -90,7 +94,7 @@ class Reader:
             yield slice(start, start + self.batch)
 
 
-def check_ids(ids: Any, config: architectures.Config) -> None:
+def check_ids(ids: Any, config: Any) -> None:
     """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
@@ -102,10 +106,10 @@ def check_ids(ids: Any, config: architectures.Config) -> None:
         raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
 
 
-def check_reads(model: Any, ids: np.ndarray) -> None:
+def check_reads(model: StructuredModel, ids: np.ndarray) -> None:
     """Raise ValueError if the model has activations on this text that are not finite."""
     reader = Reader(model, ids)
-    for index, block in enumerate(architectures.of(model).blocks_of(model)):
+    for index, block in enumerate(model.blocks):
         reader.pass_through(block)
         if not np.isfinite(reader.hidden).all():
             raise ValueError(f"on the calibration text, block {index} gives numbers that are not finite (nan or inf)")

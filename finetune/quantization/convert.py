@@ -19,18 +19,17 @@ import numpy as np
 
 from gpt.console import progress_bar
 from gpt.files import errors_at
+from gpt.model.structure import SharedInput, StructuredModel
 from minigrad import nn
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from .. import architectures
-from ..architectures import Architecture, SharedInput
 from . import awq
 from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
 from .gptq import gptq, output_error
 from .nf4 import nf4
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 from .rounding import absmax, round_to_nearest
 
 METHODS = ("absmax", "zeropoint", "nf4", "gptq", "awq")
@@ -76,13 +75,11 @@ class QuantizationConfig:
         if self.method == "zeropoint":
             object.__setattr__(self, "zero_point", True)
         options = {"zero_point": ("zeropoint", *CALIBRATED), "desc_act": ("gptq",), "double_quant": ("nf4",)}
-        for name, methods in options.items():
+        for name, methods in {**options, "embedding": METHODS}.items():
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
             if getattr(self, name) and self.method not in methods:
                 raise ValueError(f"{name} is an option of {', '.join(methods)}, not of {self.method}")
-        if not isinstance(self.embedding, bool):
-            raise ValueError(f"embedding must be true or false, got {self.embedding!r}")
 
     @property
     def rounding(self) -> Callable[[np.ndarray], QuantizedArray]:
@@ -134,7 +131,7 @@ class QuantizationReport:
 
 
 def quantize(
-    model: Any, config: QuantizationConfig | None = None, calibration: np.ndarray | None = None
+    model: StructuredModel, config: QuantizationConfig | None = None, calibration: np.ndarray | None = None
 ) -> QuantizationReport:
     """Quantize the linear layers of a model's blocks, and its embedding, in place.
 
@@ -147,17 +144,16 @@ def quantize(
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
     before = memory(model)
-    parts, reports = architectures.of(model), []
+    reports = []
     with evaluating(model):  # the text is read without dropout, along the way
         if config.embedding:
-            table = parts.embedding_of(model).weight
-            put_embedding(model, parts.embedding_name, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
-        blocks = parts.blocks_of(model)
+            table = model.embedding.weight
+            put_quantized(model, model.names.embedding, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
         reader = None if calibration is None else Reader(model, np.asarray(calibration))
-        with progress_bar(len(blocks), "quantizing", "block") as bar:
-            for index, block in enumerate(blocks):
-                for report in _quantize_block(block, parts, config, reader):
-                    reports.append(dataclasses.replace(report, name=f"{parts.block_name(index)}.{report.name}"))
+        with progress_bar(len(model.blocks), "quantizing", "block") as bar:
+            for name, block in zip(model.part_names(), model.blocks, strict=True):
+                for report in _quantize_block(block, model.names.inputs, config, reader):
+                    reports.append(dataclasses.replace(report, name=f"{name}.{report.name}"))
                 bar.update(1)
     return QuantizationReport(reports, before, memory(model))
 
@@ -171,15 +167,15 @@ def memory(model: nn.Module) -> int:
 # --- before anything is changed ---------------------------------------------------------------------------------------
 
 
-def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
+def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
     """Raise ValueError for anything that `quantize` cannot handle."""
-    parts = architectures.of(model)
-    body = parts.body_of(model)
-    float_layers: list[tuple[str, Any, Any]] = [(parts.embedding_name, parts.embedding_of(model), nn.Embedding)]
-    for index, block in enumerate(parts.blocks_of(model)):
-        name = parts.block_name(index)
-        float_layers += [(f"{name}.{layer}", block.get_submodule(layer), nn.Linear) for layer in parts.layers]
-    for name, layer, kind in float_layers:
+    if not isinstance(model, StructuredModel):
+        raise ValueError(f"only language models can be quantized, not a {type(model).__name__}")
+    names = model.names
+    kinds: dict[str, Any] = {names.embedding: nn.Embedding}
+    kinds |= {f"{block}.{layer}": nn.Linear for block in model.part_names() for layer in names.layers}
+    for name, kind in kinds.items():
+        layer: Any = model.get_submodule(name)
         if type(layer) is not kind:
             raise ValueError(
                 f"{name} is a {type(layer).__name__}, not a float {kind.__name__}: a model can be quantized only once, "
@@ -193,87 +189,53 @@ def check(model: Any, config: QuantizationConfig, calibration: np.ndarray | None
         if kind is nn.Linear:
             with errors_at(name):
                 number_of_groups(weight.shape, config.bits, config.group_size)
-    if config.method == "awq" and getattr(body.config, "norm", "pre") != "pre":
+    if config.method == "awq" and getattr(model.config, "norm", "pre") != "pre":
         raise ValueError("AWQ folds scales into the norm before a layer, but a post-norm model has no norm there")
     if calibration is None:
         if config.method in CALIBRATED:
             raise ValueError(f"{config.method} needs the inputs of each layer: give it text to read (calibration)")
         return
-    check_ids(calibration, body.config)
+    check_ids(calibration, model.config)
     check_reads(model, np.asarray(calibration))
 
 
-# --- of a block ---------------------------------------------------------------------------------------------------
+# --- of a block -------------------------------------------------------------------------------------------------------
 
 
 def _quantize_block(
-    block: nn.Module, parts: Architecture, config: QuantizationConfig, reader: Reader | None
+    block: Any, inputs: tuple[SharedInput, ...], config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
-    if config.method == "awq" and reader is not None:
-        reports = _awq_block(block, parts, config, reader)
-    else:
-        reports = [report for shared in parts.inputs for report in _quantize_layers(block, shared, config, reader)]
+    """Quantize the layers of a block, in the order in which they compute.
+
+    GPTQ reads the inputs of each layer from the quantized layers before it. AWQ reads those of all layers at once, from
+    the float block, and scales all layers together.
+    """
+    reports = []
+    for group in [inputs] if config.method == "awq" else [(shared,) for shared in inputs]:
+        moments = {} if reader is None else reader.inputs_of(block, group)
+        nearest = {}
+        for name, measured in moments.items():
+            weight = block.get_submodule(name).weight.data
+            nearest[name] = output_error(weight, config.rounding(weight).dequantize(), measured.hessian)
+        alphas = awq.scale_block(block, group, moments, config.rounding) if config.method == "awq" else {}
+        for name in [name for shared in group for name in shared.layers]:
+            weight, its = block.get_submodule(name).weight.data, moments.get(name)
+            quantized = _rounded(weight, its, config)
+            error = None if its is None else output_error(weight, quantized.dequantize(), its.hessian)
+            bits = 8 * quantized.nbytes / weight.size
+            reports.append(LayerReport(name, bits, error, nearest.get(name), alphas.get(name)))
+            put_quantized(block, name, quantized.to(weight.dtype))
     if reader is not None:
         reader.pass_through(block)
     return reports
 
 
-def _quantize_layers(
-    block: nn.Module, shared: SharedInput, config: QuantizationConfig, reader: Reader | None
-) -> list[LayerReport]:
-    """Quantize layers that share their input, to nearest or with GPTQ, on inputs from the quantized layers before."""
-    moments = _moments(block, (shared,), reader) if reader is not None else {}
-    reports = []
-    for name in shared.layers:
-        layer: Any = block.get_submodule(name)
-        weight = layer.weight.data
-        if config.method == "gptq" and name in moments:
-            symmetric, act_order = not config.zero_point, config.desc_act
-            quantized = gptq(weight, moments[name].hessian, config.bits, config.group_size, symmetric, act_order)
-        else:
-            quantized = config.rounding(weight)
-        reports.append(_report(name, weight, quantized, moments.get(name), config))
-        _replace(block, name, quantized)
-    return reports
-
-
-def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
-    """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
-    found = reader.inputs_of(block, [shared.layers[0] for shared in inputs])
-    return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
-
-
-def _awq_block(block: nn.Module, parts: Architecture, config: QuantizationConfig, reader: Reader) -> list[LayerReport]:
-    """Scale, clip and round all layers of a block, using their inputs in the float block."""
-    moments = _moments(block, parts.inputs, reader)
-    weights: dict[str, Any] = {name: block.get_submodule(name).weight for name in parts.layers}  # type: ignore[attr-defined]
-    nearest = {name: _nearest_error(weight.data, moments[name], config) for name, weight in weights.items()}
-    alphas = awq.scale_block(block, parts, moments, config.rounding)
-    reports = []
-    for name in parts.layers:
-        weight = weights.pop(name).data
+def _rounded(weight: np.ndarray, its: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:
+    """A weight (O, I) on the grid of `config`, with the moments of its inputs where GPTQ or AWQ needs them."""
+    if its is not None and config.method == "gptq":
+        symmetric, act_order = not config.zero_point, config.desc_act
+        return gptq(weight, its.hessian, config.bits, config.group_size, symmetric, act_order)
+    if its is not None and config.method == "awq":
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
-        quantized = config.rounding(awq.clipped(weight, moments[name].hessian, config.rounding, groups))
-        error = output_error(weight, quantized.dequantize(), moments[name].hessian)
-        reports.append(LayerReport(name, 8 * quantized.nbytes / weight.size, error, nearest[name], alphas.get(name)))
-        _replace(block, name, quantized)
-    return reports
-
-
-def _replace(block: nn.Module, name: str, quantized: QuantizedArray) -> None:
-    layer: Any = block.get_submodule(name)
-    block.set_submodule(name, QuantizedLinear(quantized.to(layer.weight.dtype), layer.bias))
-
-
-def _report(
-    name: str, weight: np.ndarray, quantized: QuantizedArray, moments: InputMoments | None, config: QuantizationConfig
-) -> LayerReport:
-    bits = 8 * quantized.nbytes / weight.size
-    if moments is None:
-        return LayerReport(name, bits)
-    error = output_error(weight, quantized.dequantize(), moments.hessian)
-    return LayerReport(name, bits, error, _nearest_error(weight, moments, config))
-
-
-def _nearest_error(weight: np.ndarray, moments: InputMoments, config: QuantizationConfig) -> float:
-    return output_error(weight, config.rounding(weight).dequantize(), moments.hessian)
+        weight = awq.clipped(weight, its.hessian, config.rounding, groups)
+    return config.rounding(weight)

@@ -24,7 +24,7 @@ import numpy as np
 
 from gpt import Tokenizer, save_checkpoint
 from gpt.files import StrPath
-from gpt.model.language_model import LanguageModel
+from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.training.checkpoint import (
     WEIGHTS,
     CheckpointError,
@@ -33,18 +33,16 @@ from gpt.training.checkpoint import (
     check_size,
     load_checkpoint,
     load_config,
-    stored_kind,
     writing,
 )
 from gpt.training.run_folder import check_unused, claim
+from gpt.weights.pretrained import ARCHITECTURES
 from minigrad import nn
 
-from .. import architectures
-from ..architectures import Config, from_settings, to_settings
 from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 NAME = "minigrad-gpt-quantized"
 EMBEDDING = QuantizationConfig("absmax")  # the embedding has 8 bits and a scale per row, whatever the layers have
@@ -78,15 +76,10 @@ def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     return model.eval(), Tokenizer.load(folder)
 
 
-def is_quantized(folder: StrPath) -> bool:
-    """Whether the folder holds a quantized model, which `load_quantized` loads."""
-    return stored_kind(folder) == NAME
-
-
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def expected_arrays(model: Any, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The arrays of all quantized matrices: name -> shape and dtype."""
     arrays = {}
     for name, (shape, its_config) in matrices(model, config).items():
@@ -95,11 +88,15 @@ def expected_arrays(model: Config, config: QuantizationConfig) -> dict[str, tupl
     return arrays
 
 
-def matrices(model: Config, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
-    """The matrices of a model that are quantized: layer name -> shape (R, K), and how."""
-    parts = architectures.of_config(model)
-    embedding = {parts.embedding_name: ((model.vocab_size, model.n_embd), EMBEDDING)} if config.embedding else {}
-    return embedding | {name: (shape, config) for name, shape in parts.matrices(model).items()}
+def matrices(model: Any, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
+    """The matrices of a model (its configuration) that are quantized: layer name -> shape (R, K), and how."""
+    architecture = architecture_of(model)
+    names = architecture.names
+    rows = ARCHITECTURES[architecture.model_type].rows(model)
+    shapes = {row.ours.removesuffix(".weight"): row.our_shape for row in rows}
+    layers = [f"{names.block(index)}.{layer}" for index in range(model.n_layer) for layer in names.layers]
+    embedding = {names.embedding: (shapes[names.embedding], EMBEDDING)} if config.embedding else {}
+    return embedding | {name: (shapes[name], config) for name in layers}
 
 
 def _arrays_of(shape: tuple[int, ...], config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -124,7 +121,7 @@ def _arrays_of(shape: tuple[int, ...], config: QuantizationConfig) -> dict[str, 
 def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     """An empty quantized model. Raises ValueError, before memory is allocated, if `shapes` do not fit the settings."""
     config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
-    parts, model_config = from_settings(settings)
+    model_config = from_settings(settings)
     expected = expected_arrays(model_config, config)
     for name, (shape, _) in expected.items():
         if shapes.get(name) != shape:
@@ -132,14 +129,9 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     quantized = sum(math.prod(shape) for shape, _ in matrices(model_config, config).values())
     check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
     with nn.init.skipped():
-        model = parts.model(model_config)
+        model = architecture_of(model_config)(model_config)
     for name, (shape, its_config) in matrices(model_config, config).items():
-        array = _blank(shape, its_config)
-        if name == parts.embedding_name:
-            put_embedding(model, name, array)
-        else:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, QuantizedLinear(array, layer.bias))
+        put_quantized(model, name, _blank(shape, its_config))
     return model
 
 

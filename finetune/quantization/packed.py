@@ -7,46 +7,57 @@ the embedding.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from gpt import Tokenizer
+from gpt.files import StrPath
 from gpt.model.llama import Llama
-from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, unpack
+from gpt.weights import hub
+from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, is_gguf, unpack
 from gpt.weights.llama_gguf import config_of, gguf_rows, heads_permuted, unpermute, weights_of
-from gpt.weights.tensor_table import Row, Source, matched
-from minigrad import nn
+from gpt.weights.tensor_table import fill, matched
 
-from ..architectures import LLAMA
 from .blocks import BlockArray
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 
-def load_packed(file: GGUFFile) -> Llama:
-    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.pretrained.load` raises."""
+def load_packed(source: StrPath) -> tuple[Llama, Tokenizer]:
+    """The Llama in a GGUF file, given by its path or name, in evaluation mode, and its tokenizer.
+
+    Raises ValueError for anything else, and what `gpt.training.loading.load_model` raises.
+    """
+    path = hub.find(source)
+    if not is_gguf(path):
+        raise ValueError(f"{source} is not a GGUF file (as smollm2 is), so there are no packed weights to keep")
+    file = GGUFFile(path)
+    return _packed_model(file), Tokenizer.from_gguf(file.metadata, str(path))
+
+
+def _packed_model(file: GGUFFile) -> Llama:
     if file.metadata.get("general.architecture") == "gpt2":
         raise GGUFError(f"{file.path} holds a GPT-2, whose weights cannot be kept packed: leave out --packed")
     config = config_of(file)
     source = weights_of(file, config)
     rows = matched(source, gguf_rows(config))
-    with nn.init.skipped():
+    kinds = {row.theirs: file.tensors[row.theirs].kind for row in rows}
+    for name, kind in kinds.items():
+        if kind in K_QUANTS:
+            raise GGUFError(f"{file.path}: {name} is {kind}; packed, only {', '.join(BLOCKS)} can be kept")
+
+    def build() -> Llama:
         model = Llama(config)  # its float weights take no memory until something is written to them
-    for row in rows:
-        tensor = file.tensors[row.theirs]
-        if tensor.kind in K_QUANTS:
-            raise GGUFError(f"{file.path}: {row.theirs} is {tensor.kind}; packed, only {', '.join(BLOCKS)} can be kept")
-        if tensor.kind in BLOCKS:
-            name = row.ours.removesuffix(".weight")
-            array = _array(tensor, heads_permuted(row.theirs, config), file.path)
-            if name == LLAMA.embedding_name:
-                put_embedding(model, name, array)
-            else:
-                bias = getattr(model.get_submodule(name), "bias", None)
-                model.set_submodule(name, QuantizedLinear(array, bias))
-        else:
-            _read(model, row, source)
-    return model.eval()
+        for row in rows:
+            if kinds[row.theirs] in BLOCKS:
+                array = _array(file.tensors[row.theirs], heads_permuted(row.theirs, config), file.path)
+                put_quantized(model, row.ours.removesuffix(".weight"), array)
+        return model
+
+    floats = [row for row in rows if kinds[row.theirs] not in BLOCKS]
+    entries = {row.theirs: source.entries[row.theirs] for row in floats}
+    return fill(build, dataclasses.replace(source, entries=entries), floats).eval()
 
 
 def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
@@ -64,12 +75,3 @@ def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:
         return BlockArray(codes, scales)
     zero = 8 if tensor.kind == "Q4_0" else 0  # Q4_0 has codes from -8 to 7; we store them as 0 to 15
     return BlockArray((codes + zero).astype(np.uint8), scales, minimums, bits=4, zero=zero)
-
-
-def _read(model: Llama, row: Row, source: Source) -> None:
-    """Fill a parameter that the file stores as floats."""
-    name, _, attribute = row.ours.rpartition(".")
-    parameter: Any = getattr(model.get_submodule(name), attribute)
-    parameter.data[...] = source.read(row.theirs)
-    if not np.isfinite(parameter.data).all():
-        raise GGUFError(f"{source.place}: {row.theirs} holds numbers that are not finite (nan or inf)")

@@ -30,12 +30,13 @@ import numpy as np
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.ranges import check_ranges
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig, check_ranges
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
@@ -315,7 +316,7 @@ def _start(config: GRPORunConfig) -> str:
 
 def _starting_model(run: Run, config: GRPORunConfig, worked: Sequence[Example]) -> tuple[LanguageModel, Tokenizer]:
     if config.init_from != WORKED:
-        return load_model(config.init_from)
+        return load_model(config.init_from, trainable=True)
     model, tokenizer = worked_model(worked, config.seed, config.sft_steps)
     # It is kept as it is before the first step: other runs can start from it, and a KL penalty needs it.
     run.write_at_start(lambda: tokenizer.save(_start(config)))

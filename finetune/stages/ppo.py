@@ -27,10 +27,11 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.ranges import check_ranges
 from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig, check_ranges
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
@@ -126,7 +127,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     """
     # Three models: the policy, which is trained with a value head on top; the reference; and the reward model.
     ppo = config.ppo
-    policy, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    policy, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
     check_batch_memory(policy, ppo.batch_size, config.training)
     if run.is_new:
         show(f"starting from the weights in {config.init_from}, which are also the reference")

@@ -1,4 +1,4 @@
-"""What has a model learned? Looking into its activations, and changing them to see what they are for.
+"""How do we find out what a model has learned? By looking into its activations, and by changing them.
 
 Everything attaches from outside, with forward hooks and an observer of attention: the models have no line for it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,27 +18,6 @@ from ..model.language_model import LanguageModel
 from .activations import hooked
 
 Head = tuple[int, int]  # layer, number in the layer
-
-
-class BlockNames(NamedTuple):
-    """The names of the modules of one layer, in `model.named_modules()`."""
-
-    block: str
-    attention: str
-    projection: str  # W_O: its input has the heads side by side
-    mlp: str
-
-
-def blocks(model: LanguageModel) -> list[BlockNames]:
-    """The layers of a GPT or a Llama, from first to last."""
-    if model.model_type == "gpt2":
-        stem, attention, projection = "transformer.h", "attn", "c_proj"
-    else:
-        stem, attention, projection = "model.layers", "self_attn", "o_proj"
-    names = [f"{stem}.{layer}" for layer in range(model.config.n_layer)]
-    return [
-        BlockNames(name, f"{name}.{attention}", f"{name}.{attention}.{projection}", f"{name}.mlp") for name in names
-    ]
 
 
 class _Patterns(switches.Observer):
@@ -80,18 +59,19 @@ def ablated(
     What is switched off adds zeros to the residual stream ("zero ablation"). Raises ValueError for what the model does
     not have.
     """
-    names, n_head = blocks(model), model.config.n_head
+    n_layer, n_head = model.config.n_layer, model.config.n_head
     off: dict[int, list[int]] = {}
     for layer, head in heads:
-        if not 0 <= layer < len(names) or not 0 <= head < n_head:
-            raise ValueError(f"there is no head {layer}.{head}: the model has {len(names)} layers of {n_head} heads")
+        if not 0 <= layer < n_layer or not 0 <= head < n_head:
+            raise ValueError(f"there is no head {layer}.{head}: the model has {n_layer} layers of {n_head} heads")
         off.setdefault(layer, []).append(head)
     for layer in (*attention, *mlps):
-        if not 0 <= layer < len(names):
-            raise ValueError(f"there is no layer {layer}: the model has {len(names)}")
-    changes: dict[str, Callable[..., Any]] = {names[layer].projection: _Without(off[layer], n_head) for layer in off}
-    changes |= {names[layer].attention: _nothing for layer in attention}
-    changes |= {names[layer].mlp: _nothing for layer in mlps}
+        if not 0 <= layer < n_layer:
+            raise ValueError(f"there is no layer {layer}: the model has {n_layer}")
+    projections = model.part_names("projection")
+    changes: dict[str, Callable[..., Any]] = {projections[layer]: _Without(off[layer], n_head) for layer in off}
+    changes |= {model.part_names("attention")[layer]: _nothing for layer in attention}
+    changes |= {model.part_names("mlp")[layer]: _nothing for layer in mlps}
     with hooked(model, changes):
         yield
 

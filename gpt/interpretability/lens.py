@@ -16,12 +16,11 @@ from minigrad.nn.module import evaluating
 
 from ..model.language_model import LanguageModel
 from .activations import record
-from .heads import blocks
 
 
 def logit_lens(model: LanguageModel, ids: Any) -> np.ndarray:
     """Logits after each layer: ids (B, T) -> (L, B, T, V). Those of the last layer are the model's own."""
-    names = [name.block for name in blocks(model)]
+    names = model.part_names()
     with no_grad(), evaluating(model), record(model, names) as found:
         model.hidden_states(ids)
     return np.array([read_stream(model, found[name]) for name in names])
@@ -29,6 +28,5 @@ def logit_lens(model: LanguageModel, ids: Any) -> np.ndarray:
 
 def read_stream(model: LanguageModel, stream: Array) -> np.ndarray:
     """The logits that the last norm and the head make of a residual stream: (..., C) -> (..., V)."""
-    norm = model.get_submodule("transformer.ln_f" if model.model_type == "gpt2" else "model.norm")
     with no_grad():
-        return to_numpy(model.lm_head(norm(Tensor(stream))).data)
+        return to_numpy(model.lm_head(model.final_norm(Tensor(stream))).data)

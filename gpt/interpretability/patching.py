@@ -19,7 +19,6 @@ from minigrad.nn.module import evaluating
 
 from ..model.language_model import LanguageModel
 from .activations import patched, record
-from .heads import blocks
 
 
 def patch_effects(
@@ -35,7 +34,7 @@ def patch_effects(
     clean, corrupted = np.asarray(clean), np.asarray(corrupted)
     if clean.shape != corrupted.shape or clean.ndim != 1:
         raise ValueError(f"the two texts must have one length, got {clean.shape} and {corrupted.shape}")
-    names = [getattr(name, part) for name in blocks(model)]
+    names = model.part_names(part)
     with no_grad(), evaluating(model):
         with record(model, names) as found:
             clean_score = score(to_numpy(model(clean[None]).data)[0])

@@ -1,10 +1,11 @@
-"""What computes the next token?
+"""How does a model compute the next token?
 
     config.py                 the numbers that define a model
     gpt2.py                   GPT-2, on a page: attention, MLP, block, model
     llama.py                  Llama: GPT-2 with four changes
     moe.py                    a mixture of experts in the place of the MLPs
-    language_model.py         what every language model can do: loss, generation, loading, saving
+    language_model.py         their base class: loss, generation, loading, saving
+    structure.py              the names of a model's parts, for code that changes it from outside
     positions.py              where each token stands, and which tokens it may attend to
     kv_cache.py               keys and values of earlier tokens, computed once
     generation.py             sampling: temperature, top-k, top-p, stop tokens
@@ -13,7 +14,8 @@
     original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
-from . import decoding  # noqa: F401  (generation.py uses it from now on)
+# generation.py uses decoding.py from now on, and gpt2.py original_transformer.py
+from . import decoding, original_transformer  # noqa: F401
 from .config import GPTConfig, LlamaConfig
 from .gpt2 import GPT
 from .kv_cache import KVCache

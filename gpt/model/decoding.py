@@ -5,9 +5,11 @@ every weight, and everything between the products works on a few hundred numbers
 Context, a Tensor, checks) then takes about as long as the products. Without gradients none of it is needed: arrays go
 in, arrays come out, and x changes in place.
 
-`forward_for` returns such a function if fast kernels are selected and the model consists of ordinary parts. A layer
-that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as usual. In all other cases
-(a replaced block, a hook, an op of your own, an observer, a GPU) it returns None, and generation runs the model itself.
+`forward_for`, below the formulas, returns such a function if fast kernels are selected and the model consists of
+ordinary parts. A layer that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as
+usual. In all other cases (another architecture, a replaced block, a hook, an op of your own, an observer, a GPU) it
+returns None, and generation runs the model itself. generation.py does not import this file, because the models import
+generation.py: `forward_for` is registered there, and asked once for each text.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.
@@ -27,6 +29,7 @@ from minigrad.kernels.cpu import threads
 
 from . import generation, gpt2, llama
 from .kv_cache import KVCache
+from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
 
 
@@ -126,11 +129,6 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     return (probs @ values.data).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
 
 
-# Linear layers and embeddings. What replaces one of them is called as a whole, whatever it is made of.
-LAYERS = {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
-LAYERS |= {"embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
 @generation.register_decode_step
 def forward_for(model: Any) -> generation.DecodeStep | None:
     """A function above that computes `model`'s hidden states, or None if none does.
@@ -139,19 +137,21 @@ def forward_for(model: Any) -> generation.DecodeStep | None:
     """
     forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
     parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
-    parts |= {gpt2.Transformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
+    parts |= {gpt2.Transformer, OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
     parts |= {llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP}
     if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None
+    # What replaces a linear layer or an embedding is called as a whole, whatever it is made of.
+    layers = {name.rpartition(".")[2] for name in (*model.names.embeddings, *model.names.layers, "lm_head")}
     for name, module in model.named_modules():
-        known = type(module) in parts or not LAYERS.isdisjoint(name.split("."))
+        known = type(module) in parts or not layers.isdisjoint(name.split("."))
         if not known or (module._forward_hooks and module is not model.lm_head):
             return None
     # Squares of float16 numbers soon exceed 65504, the largest of them.
     if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):
         return None
     if isinstance(model, llama.Llama):
-        for block in model.model.layers:
+        for block in model.blocks:
             join(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
             join(block.mlp.gate_proj, block.mlp.up_proj)
     forward = forwards[type(model)]

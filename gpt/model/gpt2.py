@@ -10,10 +10,11 @@ the V tokens; softmax turns them into probabilities of the next token. Parameter
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
     transformer.ln_f  final layer norm              lm_head                      language-model head, tied to wte
 
-`cache`, `layer` and `mask` are for generation and padded batches. In training all T tokens are read at once, and cache
+`layer`, `cache` and `mask` are for generation and padded batches. In training all T tokens are read at once, and cache
 and mask are None. A KV cache holds the keys and values of the tokens from earlier calls, so they are not computed again
-(kv_cache.py). A mask says which token may attend to which. It hides padding, and it is needed when several tokens
-follow a cache.
+(kv_cache.py). `layer` is the number of a block: the cache stores each block's keys and values under it, and nothing
+else uses it. A mask says which token may attend to which. It hides padding, and it is needed when several tokens follow
+a cache.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from minigrad.backend import Array
 from .config import GPTConfig
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
-from .original_transformer import apply_original_design
 from .positions import positions_and_mask
+from .structure import Names, SharedInput
 
 
 class CausalSelfAttention(nn.Module):
@@ -36,6 +37,22 @@ class CausalSelfAttention(nn.Module):
 
     Every token asks (query), offers (key) and contributes (value). H heads do this side by side, each in its own D
     channels, so a token can ask H questions at once. Vaswani et al. 2017, section 3.2.2.
+
+        attention(q, k, v) = softmax(q kᵀ / sqrt(D) + mask) v            mask: 0 where t may attend to s, else -inf
+
+    `forward` calls this F.scaled_dot_product_attention. Step by step, the same numbers come out:
+
+    >>> import numpy as np
+    >>> T, D = 5, 4
+    >>> attn = CausalSelfAttention(GPTConfig(n_head=2, n_embd=2 * D))
+    >>> x = Tensor(np.random.default_rng(0).standard_normal((1, T, 2 * D), np.float32))  # (B, T, C)
+    >>> q, k, v = F.split_heads(attn.c_attn(x), 2, parts=3)  # (B, H, T, D) each
+    >>> scores = q @ k.transpose(-2, -1) / D**0.5  # (B, H, T, T): how well query t fits key s
+    >>> later = np.triu(np.ones((T, T), bool), 1)  # (T, T): True where s is after t
+    >>> weights = scores.masked_fill(later, -np.inf).softmax(-1)  # (B, H, T, T): each row sums to 1
+    >>> out = attn.c_proj(F.merge_heads(weights @ v))  # (B, H, T, D) -> (B, T, C)
+    >>> np.allclose(out.data, attn(x).data, atol=1e-6)
+    True
     """
 
     def __init__(self, config: GPTConfig):
@@ -47,7 +64,10 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C). mask: True where query t may attend to key s; None is the causal rule."""
+        """x (B, T, C) -> (B, T, C). layer: the block's number, for the cache.
+
+        mask (T, S): True where query t may attend to key s; None is the causal rule.
+        """
         # The row of a token holds its query, key and value for all heads: (B, T, 3C) -> three times (B, H, T, D).
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
         if cache is not None:
@@ -56,16 +76,18 @@ class CausalSelfAttention(nn.Module):
         # Several tokens that follow a cache come with a mask (positions_and_mask).
         is_causal = mask is None and x.shape[1] > 1
         dropout_p = self.dropout_p if self.training else 0.0  # dropout on the attention weights
-        # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
+        # softmax(q kᵀ / sqrt(D) + mask) v: every query averages the values, weighted by how well their keys match it.
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
         out = F.merge_heads(out)  # (B, T, C): concatenate the heads
         return self.resid_dropout(self.c_proj(out))  # (B, T, C): W_O combines the results of the heads
 
 
 class MLP(nn.Module):
-    """The feed-forward network transforms each token by itself, in a layer four times as wide.
+    """The feed-forward network transforms each token by itself, in a layer four times as wide: c_proj(gelu(c_fc(x))).
 
-    It has 8 C² of the 12 C² weights of a block; attention has 3 C² + C².
+    GELU is x Φ(x), where Φ is the distribution function of the normal distribution: a smooth ReLU. GPT-2 has its tanh
+    form, which is why config.activation is "gelu_tanh" (`Gelu` in minigrad/functional/activation.py has both). The MLP
+    has 8 C² of the 12 C² weights of a block; attention has 3 C² + C².
     """
 
     def __init__(self, config: GPTConfig):
@@ -75,7 +97,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.c_fc(x, activation=self.activation)  # (B, T, 4C): GELU, between the two matrix products
+        hidden = self.c_fc(x, activation=self.activation)  # (B, T, 4C): gelu(x Wᵀ + b), GELU in its tanh form
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 
@@ -108,7 +130,6 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        apply_original_design(self)  # changes nothing unless the config asks for post-norm or sinusoidal positions
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
@@ -121,34 +142,59 @@ class Transformer(nn.Module):
         return self.ln_f(x)  # (B, T, C)
 
 
+# The body for each GPTConfig.norm and .positions. original_transformer.py adds the three that are not GPT-2's.
+TRANSFORMERS = {("pre", "learned"): Transformer}
+
+
 class GPT(LanguageModel):
-    """A transformer and its language-model head.
+    """A transformer and its language-model head, which computes logits from hidden states.
 
-    `LanguageModel` adds what all architectures share: `generate`, `from_pretrained`, `save_pretrained`, and the loss:
+    `LanguageModel` adds what all architectures share: `generate`, `from_pretrained`, `save_pretrained`, and the loss,
+    which is the cross-entropy of the logits at all B T positions. targets[:, t] is the token that follows ids[:, t]:
 
-        model.loss(ids, targets)    cross-entropy of the logits at all B T positions; targets[:, t] follows ids[:, t]
+    >>> import numpy as np
+    >>> model = GPT(GPTConfig(vocab_size=10, block_size=4, n_layer=1, n_head=2, n_embd=8))
+    >>> ids, targets = np.array([[3, 1, 4, 1]]), np.array([[1, 4, 1, 5]])  # (B, T) each
+    >>> logits = model(ids)  # (B, T, V)
+    >>> loss = F.cross_entropy(logits.reshape(-1, 10), targets.reshape(-1))  # the mean of -ln p(target)
+    >>> np.allclose(loss.data, model.loss(ids, targets).data)
+    True
     """
-
-    model_type = "gpt2"  # in Hugging Face's config.json
 
     def __init__(self, config: GPTConfig):
         self.config = config
         with nn.init.skipped():  # init_weights, below, sets all weights
-            self.transformer = Transformer(config)
+            self.transformer = TRANSFORMERS[config.norm, config.positions](config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
         # product of a hidden state with the same row.
         if config.tied:
             self.lm_head.weight = self.transformer.wte.weight
-        # Both sub-layers end in a c_proj, whose output is added to the residual stream. These weights start smaller, so
-        # the stream does not grow with the number of layers.
+        # All matrices start with standard deviation 0.02. Both sub-layers end in a c_proj, whose output is added to the
+        # residual stream: 2 n_layer additions. These weights start smaller, by 1 / sqrt(2 n_layer), so the stream does
+        # not grow with the number of layers.
         init_weights(self, residual_projections=("c_proj.weight",))
 
     def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the token at t + 1."""
-        hidden = self.hidden_states(ids, cache, attention_mask)  # (B, T, C): checks the ids, then calls `body`
-        return self.lm_head(hidden)  # (B, T, V)
+        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
-    def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C)."""
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C), the input of the head."""
+        ids, attention_mask = self.checked(ids, attention_mask)  # integers below V, on the model's device
         return self.transformer(ids, cache, attention_mask)
+
+    # For code that looks into the model or changes it from outside, such as LoRA (structure.py explains the names).
+    model_type = "gpt2"  # in Hugging Face's config.json
+    family = "gpt"  # in ours
+    config_class = GPTConfig
+    names = Names(
+        body="transformer", embeddings=("wte", "wpe"), blocks="h", norm="ln_f",
+        attention="attn", projection="attn.c_proj", mlp="mlp", lora_targets=("c_attn",),
+        inputs=(
+            SharedInput(("attn.c_attn",), "ln_1"),
+            SharedInput(("attn.c_proj",), "attn.c_attn"),  # its last outputs, the values: the input averages them
+            SharedInput(("mlp.c_fc",), "ln_2"),
+            SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
+        ),
+    )  # fmt: skip

@@ -1,8 +1,11 @@
-"""What all language models here have in common: the loss, generation, loading and saving.
+"""The base class of all language models: the loss, generation, loading and saving.
 
 A language model has a body, which turns ids into hidden states, and a head, which scores every token of the vocabulary
 as the next token. `GPT` (gpt2.py) and `Llama` (llama.py) differ in their bodies. Training, generation, evaluation and
-fine-tuning use only the methods in this file.
+fine-tuning use only the methods in this file and the names of the parts (structure.py).
+
+A new architecture is one file with a subclass, which declares the class attributes of `LanguageModel`, and a table of
+its weights (gpt/weights/pretrained.py lists the tables by model_type).
 """
 
 from __future__ import annotations
@@ -17,38 +20,36 @@ from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
 from . import generation
-from .config import INIT_STD
+from .config import INIT_STD, Settings
 from .kv_cache import KVCache
+from .structure import StructuredModel
 
 if TYPE_CHECKING:
     from ..files import StrPath
     from ..tokenizer.tokenizer import Tokenizer
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(StructuredModel):
     """A body and `lm_head`. `model(ids)` gives the logits of the next token at every position.
 
-    Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd) and `lm_head`, and define
-    `forward` and `body`. model_type: the name of the architecture in Hugging Face's config.json.
+    Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd, head_size, tied) and `lm_head`,
+    define `hidden_states` and `forward`, and declare: model_type, the architecture's name in Hugging Face's
+    config.json; family, its name in ours; config_class; names, of its parts.
     """
 
     model_type: ClassVar[str]
-    config: Any
+    family: ClassVar[str]
+    config_class: ClassVar[type[Settings]]
     lm_head: nn.Linear
 
-    def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
-        """Everything below the head: checked ids (B, T) on the model's device -> (B, T, C)."""
-        raise TypeError(f"{type(self).__name__} must define body(ids, cache, attention_mask)")
-
     def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """The output of the body: ids (B, T), or (T) for one sequence, -> (B, T, C).
+        """The output of the body, which the head reads: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
         cache: read `ids` as the continuation of the cached tokens, and append them (without gradients). attention_mask
-        (B, tokens so far): 0 is padding. Raises IndexError for ids outside the vocabulary, ValueError for more tokens
-        than the block size.
+        (B, tokens so far): 0 is padding. Raises what `checked` raises, and ValueError for more tokens than the block
+        size.
         """
-        mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
-        return self.body(self._ids(ids, "ids"), cache, mask)
+        raise TypeError(f"{type(self).__name__} must define hidden_states(ids, cache, attention_mask)")
 
     def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Cross-entropy of targets (B, T) in nats per token, without targets equal to `ignore_index`.
@@ -76,10 +77,13 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: StrPath) -> Self:
-        """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file (Llama), or by name ("gpt2")."""
+        """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file, or by name ("gpt2").
+
+        `LanguageModel.from_pretrained` takes any architecture, and `GPT.from_pretrained` only a GPT.
+        """
         from ..weights import hub, pretrained
 
-        return pretrained.load(hub.find(source), {cls.model_type: cls})
+        return pretrained.load(hub.find(source), cls)
 
     def save_pretrained(self, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
         """Save the model as a folder that transformers can load, with the tokenizer if one is given."""
@@ -88,6 +92,14 @@ class LanguageModel(nn.Module):
         pretrained.save(self, folder, tokenizer)
 
     # --- checking what comes in ---
+
+    def checked(self, ids: Any, attention_mask: Any = None) -> tuple[Array, Array | None]:
+        """Ids as an integer array (B, T), and the mask, both on the model's device.
+
+        Raises IndexError for ids outside the vocabulary, ValueError for anything else that is not (B, T).
+        """
+        mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
+        return self._ids(ids, "ids"), mask
 
     def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
         """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""
@@ -104,6 +116,36 @@ class LanguageModel(nn.Module):
     def _on_device(self, array: Array) -> Array:
         xp = module_of(next(self.parameters()).data)
         return array if isinstance(array, xp.ndarray) else xp.asarray(array)
+
+
+# --- architectures ----------------------------------------------------------------------------------------------------
+
+
+def architectures() -> list[type[LanguageModel]]:
+    """All architectures: the direct subclasses of `LanguageModel` that declare a family."""
+    return [found for found in LanguageModel.__subclasses__() if hasattr(found, "family")]
+
+
+def architecture_of(config: Settings) -> Any:
+    """The architecture, a class, that a configuration belongs to."""
+    return next(architecture for architecture in architectures() if isinstance(config, architecture.config_class))
+
+
+def to_settings(config: Settings) -> dict[str, Any]:
+    """A configuration for config.json. "family" is the architecture's, and is left out for GPT-2."""
+    family = architecture_of(config).family
+    return config.to_dict() if family == "gpt" else {"family": family, **config.to_dict()}
+
+
+def from_settings(settings: dict[str, Any]) -> Any:
+    """The inverse of `to_settings`. Raises ValueError for an unknown family, and what the configuration raises."""
+    settings = dict(settings)
+    family = settings.pop("family", "gpt")
+    for architecture in architectures():
+        if architecture.family == family:
+            return architecture.config_class.from_dict(settings)
+    known = ", ".join(architecture.family for architecture in architectures())
+    raise ValueError(f"the family must be one of {known}, got {family!r:.60}")
 
 
 def init_weights(model: LanguageModel, residual_projections: tuple[str, ...]) -> None:

@@ -36,6 +36,7 @@ from .config import LlamaConfig, RopeScaling
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
 from .positions import positions_and_mask, slowed
+from .structure import Names, SharedInput
 
 Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
 
@@ -47,6 +48,10 @@ def rotations(
 
     positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
 
+    Pair i of a query or key x (D) is (x[i], x[i + D/2]), one number from each half, as in Hugging Face's files: with
+    D = 4 the pairs are (x[0], x[2]) and (x[1], x[3]). The paper and llama.cpp turn neighbors, (x[2i], x[2i + 1]), and
+    so the rows of queries and keys in a GGUF file have another order (gpt/weights/llama_gguf.py).
+
     The pairs are like the hands of a clock: the first turns by one radian per token and tells neighbors apart, the last
     turns nearly theta times slower and tells far from near.
 
@@ -56,6 +61,9 @@ def rotations(
     array([[  0. ,   0. ],
            [ 57.3,   5.7],
            [114.6,  11.5]])
+    >>> x = np.array([1.0, 0.0, 0.0, 0.0])  # pair 0 is (1, 0), pair 1 is (0, 0)
+    >>> F.rotary_embedding(x, cos[1], sin[1]).data.round(2)  # turned by 57.3 degrees, pair 0 is (0.54, 0.84)
+    array([0.54, 0.  , 0.84, 0.  ])
     """
     xp = module_of(positions)
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
@@ -161,8 +169,6 @@ class LlamaTransformer(nn.Module):
 class Llama(LanguageModel):
     """A transformer and its language-model head, as `GPT`."""
 
-    model_type = "llama"
-
     def __init__(self, config: LlamaConfig):
         self.config = config
         with nn.init.skipped():  # init_weights, below, sets them all
@@ -176,6 +182,21 @@ class Llama(LanguageModel):
         """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
         return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
-    def body(self, ids: Array, cache: KVCache | None, attention_mask: Array | None) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C); `hidden_states` checks the ids and calls it."""
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C), the input of the head."""
+        ids, attention_mask = self.checked(ids, attention_mask)
         return self.model(ids, cache, attention_mask)
+
+    # As in `GPT`, for code that looks into the model, or changes it from outside.
+    model_type = family = "llama"
+    config_class = LlamaConfig
+    names = Names(
+        body="model", embeddings=("embed_tokens",), blocks="layers", norm="norm",
+        attention="self_attn", projection="self_attn.o_proj", mlp="mlp", lora_targets=("q_proj", "v_proj"),
+        inputs=(
+            SharedInput(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
+            SharedInput(("self_attn.o_proj",), "self_attn.v_proj"),
+            SharedInput(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
+            SharedInput(("mlp.down_proj",), "mlp.up_proj"),  # silu(gate) * up is linear in up
+        ),
+    )  # fmt: skip

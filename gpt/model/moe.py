@@ -80,9 +80,9 @@ def use_experts(model: GPT, n_experts: int = 8, top_k: int = 2) -> None:
     if model.config.n_inner % top_k:
         raise ValueError(f"the inner width of {model.config.n_inner} cannot be divided among {top_k} experts")
     config = dataclasses.replace(model.config, n_inner=model.config.n_inner // top_k)
-    for layer in range(config.n_layer):
+    for name in model.part_names("mlp"):
         mixture = MixtureOfExperts(config.n_embd, [MLP(config) for _ in range(n_experts)], top_k)
-        model.set_submodule(f"transformer.h.{layer}.mlp", mixture)
+        model.set_submodule(name, mixture)
     init_weights(model, residual_projections=("c_proj.weight",))
 
 

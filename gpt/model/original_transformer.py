@@ -14,29 +14,32 @@ import numpy as np
 from minigrad import Tensor, nn
 from minigrad.backend import Array
 
-from .config import INIT_STD
+from .config import INIT_STD, GPTConfig
+from .gpt2 import TRANSFORMERS, Block, Transformer
 
 
-def apply_original_design(transformer: Any) -> None:
-    """Replace parts of a `gpt2.Transformer` by those that its config selects. Their names stay the same."""
-    config = transformer.config
-    if config.positions == "sinusoidal":
-        transformer.wpe = SinusoidalPositions(config.block_size, config.n_embd)
-    if config.norm == "post":
-        for layer, block in enumerate(transformer.h):
-            transformer.h[layer] = PostNormBlock(block)
-        transformer.ln_f = nn.Sequential()  # without layers it returns x, which the last block has normalized
+class OriginalTransformer(Transformer):
+    """A `Transformer` with post-norm blocks, sinusoidal positions, or both. The names of its parts stay the same."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        if config.positions == "sinusoidal":
+            self.wpe = SinusoidalPositions(config.block_size, config.n_embd)  # type: ignore[assignment]
+        if config.norm == "post":
+            self.h = nn.ModuleList([PostNormBlock(config) for _ in range(config.n_layer)])
+            self.ln_f = nn.Sequential()  # type: ignore[assignment]  # returns x, which the last block has normalized
 
 
-class PostNormBlock(nn.Module):
+# From now on, GPT(config) builds one for these norms and positions.
+TRANSFORMERS |= dict.fromkeys([("post", "learned"), ("pre", "sinusoidal"), ("post", "sinusoidal")], OriginalTransformer)
+
+
+class PostNormBlock(Block):
     """A block that normalizes after each sub-layer: the sum x + sub-layer(x) is normalized, not the input.
 
     Every block normalizes the residual stream itself, twice, and the gradient passes through all these norms. Deep
     post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
     """
-
-    def __init__(self, block: Any):
-        self.ln_1, self.attn, self.ln_2, self.mlp = block.ln_1, block.attn, block.ln_2, block.mlp
 
     def forward(self, x: Tensor, layer: int = 0, cache: Any = None, mask: Tensor | None = None) -> Tensor:
         x = self.ln_1(x + self.attn(x, layer, cache, mask))  # (B, T, C)

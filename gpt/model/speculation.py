@@ -21,7 +21,7 @@ import numpy as np
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
-from .generation import Sampling, TextSoFar
+from .generation import Sampling, TextSoFar, as_batch
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
@@ -41,7 +41,7 @@ def speculate(
     The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
     are equally likely.)
     """
-    text = TextSoFar(model, [list(prompt)], None, True, max_new_tokens)  # no attention mask; with a cache
+    text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)
     rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
     written, patience, wait = 0, 0, 0
     with evaluating(model):
@@ -67,13 +67,16 @@ def speculate(
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:
-    """`most` tokens, or []: what followed the latest earlier place of the last NGRAM tokens of `ids` (T), repeated.
+    """Return `most` guesses, or [] if the last NGRAM tokens of `ids` (T) have not stood together before.
+
+    If they have, the guesses are the tokens that followed them the last time, repeated if there are too few.
 
     >>> guess(np.array([5, 1, 2, 3, 8, 9, 1, 2, 3]), 7)
     [8, 9, 1, 2, 3, 8, 9]
     """
     if most < 1 or len(ids) <= NGRAM:
         return []
+    # for each place in the text but the last: are the NGRAM tokens that begin there the last NGRAM tokens?
     same = np.all([ids[NGRAM - back : -back] == ids[-back] for back in range(1, NGRAM + 1)], axis=0)  # (T - NGRAM)
     places = np.flatnonzero(same)
     if not len(places):

@@ -18,21 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..files import StrPath, read_pieces
-from .bpe import (
+from .bpe import Pair, encode_word
+from .bpe_training import train_bpe_from_text
+from .pre_tokenization import (
     NORMALIZED,
     PATTERNS,
-    Pair,
     checked_special_tokens,
-    encode_word,
-    from_visible,
     independent_chunks,
     split_special,
     split_words,
-    train_bpe_from_text,
-    visible,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens
+from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, from_visible, visible
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
@@ -117,7 +114,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learn a vocabulary from a text, from a file (a `pathlib.Path`), or from a stream of strings.
 
-        See `bpe.train_bpe` for the result and the errors.
+        See `bpe_training.train_bpe` for the result and the errors.
         """
         name = "the text"
         if isinstance(source, os.PathLike):
@@ -163,7 +160,7 @@ class Tokenizer:
                 "vocab.bpe, or vocab.json and merges.txt; or go online once"
             ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
-        return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
+        return cls(*parse_vocabulary(encoder, merges, ("encoder.json", "vocab.bpe")))
 
     def save(self, folder: StrPath) -> None:
         """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
@@ -176,7 +173,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What the tokenizer's files say: `Tokenizer(*tokenizer.vocabulary)` is an equal one."""
+        """The contents of the tokenizer's files: `Tokenizer(*tokenizer.vocabulary)` is an equal one."""
         ordinary = self.vocab, self.merges, list(self.special_tokens), self.eos_token, self.pattern
         return Vocabulary(*ordinary, self.chat_template, self.roles, self.around, self.ignore_merges)
 
@@ -251,12 +248,7 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        encode_ordinary = self._encode_words
-        self._characters += len(text)
-        fast = self.fast if not textbook and self._fast_pays() else None
-        if fast is not None and not (_LONG_SPACE.search(text) or self._has_tokenless(text)):
-            encode_ordinary = fast.encode_ordinary
-        ids = self._encode(text, allowed_special, encode_ordinary)
+        ids = self._encode(text, allowed_special, self._encode_words if textbook else self._encoder_for(text))
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
@@ -291,15 +283,13 @@ class Tokenizer:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 
-    def _encode(
-        self, text: str, allowed_special: AllowedSpecial, encode_ordinary: Callable[[str], list[int]]
-    ) -> list[int]:
-        """The ids of a text. `encode_ordinary` encodes the parts between its special tokens."""
+    def _encode(self, text: str, allowed_special: AllowedSpecial, encoder: Callable[[str], list[int]]) -> list[int]:
+        """The ids of a text. `encoder` encodes the parts between its special tokens."""
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
             if i % 2 == 0 and self.pattern in NORMALIZED:
                 part = unicodedata.normalize("NFC", part)
-            ids += [self.special_tokens[part]] if i % 2 else encode_ordinary(part)
+            ids += [self.special_tokens[part]] if i % 2 else encoder(part)
         return ids
 
     def _encode_words(self, text: str) -> list[int]:
@@ -316,14 +306,15 @@ class Tokenizer:
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]
 
-    def _fast_pays(self) -> bool:
-        """Whether `fast` is there, or there is text enough: its check of a token takes as long as 20 characters."""
-        return "fast" in vars(self) or self._characters > 20 * len(self.vocab)
-
-    def _has_tokenless(self, text: str) -> bool:
-        """Whether a byte of the text has no token. tiktoken would fail on it."""
-        data = text.encode("utf-8") if self._tokenless else b""
-        return len(data.translate(None, delete=self._tokenless)) < len(data)
+    def _encoder_for(self, text: str) -> Callable[[str], list[int]]:
+        """tiktoken's encoder of ordinary text, if it pays and does not fail on this text; else the textbook encoder."""
+        self._characters += len(text)
+        # Before `fast` is there, each token is checked, which takes as long as encoding 20 characters.
+        pays = "fast" in vars(self) or self._characters > 20 * len(self.vocab)
+        if not pays or self.fast is None or _LONG_SPACE.search(text):
+            return self._encode_words
+        data = text.encode("utf-8")
+        return self._encode_words if any(byte in data for byte in self._tokenless) else self.fast.encode_ordinary
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:

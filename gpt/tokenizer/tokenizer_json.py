@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .bpe import NORMALIZED, PATTERNS, visible
-from .vocabulary import Vocabulary, assemble, check_added_token
+from .pre_tokenization import NORMALIZED, PATTERNS
+from .vocabulary import Vocabulary, assemble, check_added_token, visible
 
 # How a pre-tokenizer cuts a text into words: by GPT-2's pattern; and before that, each digit by itself; or by a pattern
 # that the file spells out.

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..files import errors_at
-from .bpe import Pair, checked_special_tokens, from_visible, visible
+from .bpe import Pair
+from .bpe_training import BYTE_ORDER
+from .pre_tokenization import checked_special_tokens
 
 ENDOFTEXT = "<|endoftext|>"
 # How special tokens look that no file declares, as in OpenAI's encoder.json: <|endoftext|>, <pad>, [CLS].
@@ -21,12 +23,43 @@ _LOOKS_SPECIAL = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 _INDISPENSABLE = b"\n" + bytes(range(0x20, 0x7F))
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Spelling. In vocab.json and merges.txt each byte of a token is one visible character. Bytes that are not visible
+# characters in Latin-1 borrow the characters U+0100, U+0101, ... (`bytes_to_unicode` in OpenAI's code).
+
+BYTE_TO_CHARACTER = {byte: chr(byte) for byte in range(256)}
+BYTE_TO_CHARACTER |= {byte: chr(256 + i) for i, byte in enumerate(BYTE_ORDER[BYTE_ORDER.index(0) :])}  # 0: invisible
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def visible(token: bytes) -> str:
+    """Spell a token as GPT-2's files do, one visible character per byte.
+
+    >>> visible(b" the"), visible("é".encode())
+    ('Ġthe', 'Ã©')
+    """
+    return "".join(map(BYTE_TO_CHARACTER.__getitem__, token))
+
+
+def from_visible(text: str) -> bytes:
+    """The inverse of `visible`. Raises KeyError for a character that does not represent a byte.
+
+    >>> from_visible("Ġthe")
+    b' the'
+    """
+    return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A vocabulary.
+
+
 class Vocabulary(NamedTuple):
     """The contents of a tokenizer's files.
 
-    pattern: one of `bpe.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by what they are for, such as
-    bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a token
-    is not cut, whatever the merges make of it.
+    pattern: one of `pre_tokenization.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by their roles,
+    such as bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a
+    token is not cut, whatever the merges make of it.
     """
 
     tokens: dict[int, bytes]
@@ -58,8 +91,10 @@ def assemble(
     place = place or (lambda i: f"{name}, merge {i + 1}")
     merges = [parse_pair(line, place(i)) for i, line in enumerate(lines)]
     made = {first + second for first, second in merges}
-    special_tokens = list(dict.fromkeys([*added, *tokens_with_roles(roles, name)]))
-    special_tokens += [text for text in ids if text not in special_tokens and _is_undeclared_special(text, made)]
+    special_tokens = [*added, *tokens_with_roles(roles, name)]
+    # and those that look special and that no merge makes, as <|endoftext|> in OpenAI's encoder.json
+    undeclared = filter(_LOOKS_SPECIAL.fullmatch, ids)
+    special_tokens += [text for text in undeclared if text.encode("utf-8", "replace") not in made]
     with errors_at(f"{name} or a file beside it is damaged", caught=(TypeError, ValueError)):
         special_tokens = checked_special_tokens(special_tokens)
     tokens: dict[int, bytes] = {}
@@ -112,11 +147,6 @@ def check_added_token(token: Mapping[str, Any], name: str) -> None:
     for option in ("lstrip", "rstrip", "single_word"):
         if token.get(option):
             raise ValueError(f"{name}: the option {option} of {token.get('content')!r:.60} is not supported here")
-
-
-def _is_undeclared_special(text: str, made: set[bytes]) -> bool:
-    """Whether a token looks special and no merge produces it, as <|endoftext|> in OpenAI's encoder.json."""
-    return bool(_LOOKS_SPECIAL.fullmatch(text)) and text.encode("utf-8", "replace") not in made
 
 
 def parse_pair(line: str, place: str) -> Pair:

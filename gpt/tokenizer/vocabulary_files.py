@@ -41,10 +41,14 @@ def read_vocabulary(folder: StrPath) -> Vocabulary:
     tokens that no merge makes and that look like <...> or [...]. Raises FileNotFoundError, or ValueError.
     """
     folder = Path(folder)
-    added, roles = _declared_special_tokens(folder)
-    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder))
-    path = folder / TOKENIZER_CONFIG
-    return _with_options(vocabulary, read_json(path) if path.exists() else {}, path)
+    config = _read_if_there(folder / TOKENIZER_CONFIG)
+    added, roles = _declared_special_tokens(folder, config)
+    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder, config))
+    return _with_options(vocabulary, config, folder / TOKENIZER_CONFIG)
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], path: Path) -> Vocabulary:
@@ -73,7 +77,7 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
             ids, lines = read_text(vocab, MAX_MODEL_TEXT), read_text(merges_txt, MAX_MODEL_TEXT)
-            vocabulary = parse_vocabulary(ids, lines, str(vocab), str(merges_txt), added, roles)
+            vocabulary = parse_vocabulary(ids, lines, (str(vocab), str(merges_txt)), added, roles)
             # As in transformers, where this is GPT-2's tokenizer.
             default = [role for role in ("bos_token", "eos_token", "unk_token") if role not in roles]
             if ENDOFTEXT in vocabulary.special_tokens:
@@ -87,14 +91,9 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
 
 
 def parse_vocabulary(
-    vocab: str,
-    merges: str,
-    vocab_name: str,
-    merges_name: str,
-    added: Mapping[str, int] | None = None,
-    roles: Mapping[str, Any] | None = None,
+    vocab: str, merges: str, names: tuple[str, str], added: Mapping[str, int] = {}, roles: Mapping[str, Any] = {}
 ) -> Vocabulary:
-    """The vocabulary in the texts of vocab.json and merges.txt. Their names are used in errors.
+    """The vocabulary in the texts of vocab.json and merges.txt. The names of the two files are used in errors.
 
     added: ids of further special tokens. roles: the contents of special_tokens_map.json.
     """
@@ -104,24 +103,18 @@ def parse_vocabulary(
         lines.pop()
 
     def place(i: int) -> str:
-        return f"{merges_name}, line {first + i + 1}"
+        return f"{names[1]}, line {first + i + 1}"
 
     lines = [line.removesuffix("\r") for line in lines[first:]]
-    return assemble(parse_json(vocab, vocab_name), lines, added or {}, roles or {}, vocab_name, place)
+    return assemble(parse_json(vocab, names[0]), lines, added, roles, names[0], place)
 
 
-def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
+def _declared_special_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
     """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
     added: dict[str, int] = {}
     roles: dict[str, Any] = {}
-    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS):
-        path = folder / name
-        if not path.exists():
-            continue
-        content = read_json(path)
-        if name == ADDED_TOKENS:
-            added |= content
-            continue
+    for path in (folder / TOKENIZER_CONFIG, folder / SPECIAL_TOKENS):
+        content = config if path.name == TOKENIZER_CONFIG else _read_if_there(path)
         for key, value in content.items():
             if not key.endswith(("_token", "_special_tokens")) or type(value) is bool:
                 continue
@@ -136,20 +129,19 @@ def _declared_special_tokens(folder: Path) -> tuple[dict[str, int], dict[str, An
                 added[entry["content"]] = int(id)
         except (AttributeError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: added_tokens_decoder must map ids to tokens") from None
-    return added, roles
+    return added | _read_if_there(folder / ADDED_TOKENS), roles
 
 
-def _read_chat_template(folder: Path) -> str | None:
+def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template, in Jinja: chat_template.jinja, or an entry of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).exists():
         return read_text(folder / CHAT_TEMPLATE, MAX_TEMPLATE)
-    path = folder / TOKENIZER_CONFIG
-    template = read_json(path).get("chat_template") if path.exists() else None
+    template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     if not isinstance(template, str | None):
-        raise ValueError(f"{path} is damaged: chat_template must be a text, got {template!r:.60}")
+        raise ValueError(f"{folder / TOKENIZER_CONFIG} is damaged: chat_template must be a text, got {template!r:.60}")
     return template
 
 

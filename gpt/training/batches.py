@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..console import progress_bar
 from ..files import StrPath, atomic_write, read_text, write_text
-from ..tokenizer.bpe import independent_chunks
+from ..tokenizer.pre_tokenization import independent_chunks
 from ..tokenizer.tokenizer import Tokenizer
 
 Tokens = NDArray[Any]  # of any integer dtype: an array, or a file mapped into memory

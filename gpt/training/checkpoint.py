@@ -14,8 +14,8 @@ is valid, after it the new one. The other files are renamed last. If the machine
 that opens the folder does it. While a run is writing into the folder (see folder_lock.py), loading changes nothing, so
 you can try out a model while it is being trained.
 
-A `ModelKind` says which parts of a model the folder stores: all of a GPT or a Llama, or, for a model with adapters,
-only the adapters.
+A `ModelKind` says which parts of a model the folder stores: all of a language model, or, for a model with
+adapters, only the adapters.
 
 There is no pickle, so a checkpoint from a stranger is data and cannot run code.
 """
@@ -41,10 +41,7 @@ from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
 from ..files import MAX_MODEL_TEXT, StrPath, errors_at, naming, open_regular, read_json, shortened
-from ..model.config import GPTConfig, LlamaConfig
-from ..model.gpt2 import GPT
-from ..model.language_model import LanguageModel
-from ..model.llama import Llama
+from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from ..weights.safetensors_file import DTYPES, Chunk, SafetensorsError, SafetensorsFile, safetensors_chunks
@@ -86,18 +83,16 @@ class ModelKind:
     tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
-def _plain_kind(
-    name: str, model: Callable[[Any], LanguageModel], settings: type[GPTConfig] | type[LlamaConfig]
-) -> ModelKind:
-    """The kind of models that are stored as a whole. `model` builds one from its settings."""
+def plain_kind(architecture: Any) -> ModelKind:
+    """The kind of an architecture's models that are stored as a whole."""
 
     def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
-        config = settings.from_dict(values)
+        config = architecture.config_class.from_dict(values)
         check_size(config.num_parameters(), shapes)
         with nn.init.skipped():
-            return model(config)
+            return architecture(config)
 
-    return ModelKind(name, lambda model: model.config.to_dict(), build)
+    return ModelKind(f"minigrad-{architecture.family}", lambda model: model.config.to_dict(), build)
 
 
 def check_size(expected: int, shapes: Shapes) -> None:
@@ -107,8 +102,6 @@ def check_size(expected: int, shapes: Shapes) -> None:
         raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
 
 
-GPT_KIND = _plain_kind("minigrad-gpt", GPT, GPTConfig)
-LLAMA_KIND = _plain_kind("minigrad-llama", Llama, LlamaConfig)
 IN_WORDS = {  # kinds of the fine-tuning packages, for errors
     "minigrad-gpt-quantized": ": its weights are quantized",
     "minigrad-gpt-with-head": ": it is a classifier or a reward model",
@@ -116,11 +109,11 @@ IN_WORDS = {  # kinds of the fine-tuning packages, for errors
 
 
 def kind_of(model: nn.Module) -> ModelKind:
-    """The kind of a whole GPT or Llama. Raises TypeError for any other model, also for one with replaced modules."""
-    for its_class, kind in ((GPT, GPT_KIND), (Llama, LLAMA_KIND)):
-        if isinstance(model, its_class) and model.num_parameters() == model.config.num_parameters():
-            return kind
-    what = type(model).__name__ + (" with other modules" if isinstance(model, GPT | Llama) else "")
+    """The kind of a whole language model. Raises TypeError for others, and if modules were replaced."""
+    for architecture in architectures():
+        if isinstance(model, architecture) and model.num_parameters() == model.config.num_parameters():
+            return plain_kind(architecture)
+    what = type(model).__name__ + (" with other modules" if isinstance(model, LanguageModel) else "")
     raise TypeError(f"a checkpoint of a {what} needs a `kind` that says what is stored of it")
 
 
@@ -136,7 +129,7 @@ def save_checkpoint(
 ) -> None:
     """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
 
-    kind: which parts of the model to store; by default a whole GPT or Llama (`kind_of`). The disk needs room for two
+    kind: which parts of the model to store; by default a whole language model (`kind_of`). The disk needs room for two
     checkpoints. Raises OSError, with the old checkpoint intact, if the disk is full or not writable.
     """
     with writing(folder):
@@ -284,9 +277,9 @@ def stored_kind(folder: StrPath) -> str | None:
 def load_checkpoint(folder: StrPath, with_optimizer: bool = True, kind: ModelKind | None = None) -> Checkpoint:
     """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
 
-    kind: which parts of a model the folder stores; by default a whole GPT or Llama, as config.json says.
+    kind: which parts of a model the folder stores; by default a whole language model, as config.json says.
     """
-    kinds = (GPT_KIND, LLAMA_KIND) if kind is None else (kind,)
+    kinds = [plain_kind(architecture) for architecture in architectures()] if kind is None else [kind]
     folder = Path(folder)
     for _ in range(10):
         before = _files_there(folder)
@@ -306,12 +299,7 @@ def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
     checkpoint = load_checkpoint(folder, with_optimizer=False)
     check_inputs(folder, checkpoint.state, data=False)
-    model, tokenizer = checkpoint.model, Tokenizer.load(folder)
-    if len(tokenizer) > model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"
-        )
-    return model, tokenizer
+    return checkpoint.model, Tokenizer.load(folder)
 
 
 # --- what a run was started with --------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ from minigrad.notebook import report_html
 
 from ..files import StrPath, atomic_write, open_regular
 from ..interpretability.activations import hooked
-from ..model.config import GPTConfig, LlamaConfig
+from ..model.config import GPTConfig, Settings
+from ..model.language_model import architecture_of, architectures
+from ..model.structure import Names
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}
@@ -54,14 +56,14 @@ _ROTATION = "the rotation (direction, pairs, theta), which heads share keys, the
 _GATED = "which of the two goes through silu"
 _LOGITS = Stage("logits", "lm_head", "scores of the next token", "whether the output layer is tied")
 
+# Three lists for each architecture: before the blocks, in a block, and after the blocks, in the order in which they
+# compute. An input is taken where the step before it is not a module: attention itself, and the activation function.
 # fmt: off
 _GPT2_START = [
-    Stage("wte",           "transformer.wte",  "token embeddings",         _EMBEDDING),
-    Stage("wpe",           "transformer.wpe",  "position embeddings",      _EMBEDDING),
-    Stage("embeddings",    "transformer.drop", "the two added",            "how they are added"),
+    Stage("wte",           "wte",              "token embeddings",         _EMBEDDING),
+    Stage("wpe",           "wpe",              "position embeddings",      _EMBEDDING),
+    Stage("embeddings",    "drop",             "the two added",            "how they are added"),
 ]
-# Of a block, in the order in which it computes. An input is taken where the step before it is not a module: attention
-# itself, and the activation function.
 _GPT2_BLOCK = [
     Stage("ln_1",          "ln_1",             "first layer norm",         _NORM),
     Stage("attn.c_attn",   "attn.c_attn",      "queries, keys and values", _LINEAR),
@@ -73,9 +75,9 @@ _GPT2_BLOCK = [
     Stage("mlp",           "mlp",              "the MLP's output",         "c_proj: " + _LINEAR),
     Stage("",              "",                 "what leaves the block",    _OUTPUT),
 ]
-_GPT2_NORM = Stage("ln_f", "transformer.ln_f", "last layer norm",          _NORM)
+_GPT2_NORM = [Stage("ln_f", "ln_f",            "last layer norm",          _NORM)]
 
-_LLAMA_START = [Stage("embed_tokens", "model.embed_tokens", "token embeddings", _EMBEDDING)]
+_LLAMA_START = [Stage("embed_tokens", "embed_tokens", "token embeddings",      _EMBEDDING)]
 _LLAMA_BLOCK = [
     Stage("input_layernorm",  "input_layernorm",  "first norm",              _RMS_NORM),
     Stage("self_attn.q_proj", "self_attn.q_proj", "queries, not turned yet", _ROWS),
@@ -90,23 +92,34 @@ _LLAMA_BLOCK = [
     Stage("mlp",              "mlp",              "the MLP's output",        "down_proj: its weight"),
     Stage("",                 "",                 "what leaves the block",   _OUTPUT),
 ]
-_LLAMA_NORM = Stage("norm", "model.norm", "last norm", _RMS_NORM)
+_LLAMA_NORM = [Stage("norm", "norm",               "last norm",               _RMS_NORM)]
 # fmt: on
+_STAGES = {"gpt2": (_GPT2_START, _GPT2_BLOCK, _GPT2_NORM), "llama": (_LLAMA_START, _LLAMA_BLOCK, _LLAMA_NORM)}
 
 
-def stages(config: GPTConfig | LlamaConfig) -> list[Stage]:
-    """All places to compare, by the names of our modules, which are those of GPT-2 or Llama."""
-    if isinstance(config, LlamaConfig):
-        start, block, name, last = _LLAMA_START, _LLAMA_BLOCK, "layers", [_LLAMA_NORM]
-    else:
-        start, block, name, last = _GPT2_START, _GPT2_BLOCK, "h", [_GPT2_NORM] if config.norm == "pre" else []
-    found = list(start)
-    body = start[0].module.partition(".")[0]
-    for layer in range(config.n_layer):
-        for stage in block:
-            places = (f"{name}.{layer}.{stage.name}", f"{body}.{name}.{layer}.{stage.module}")
-            found.append(stage._replace(name=places[0].rstrip("."), module=places[1].rstrip(".")))
-    return [*found, *last, _LOGITS]
+def stages(config: Any) -> list[Stage]:
+    """All places to compare in a model of this configuration, by the names of our modules (`LanguageModel.names`)."""
+    architecture = architecture_of(config)
+    names = architecture.names
+    start, block, last = _STAGES.get(architecture.model_type) or plain_stages(names)
+    if getattr(config, "norm", "pre") == "post":  # the last block ends with a norm
+        last = []
+
+    def placed(stage: Stage, inside: str = "") -> Stage:
+        name, module = (f"{inside}{part}".rstrip(".") for part in (stage.name, stage.module))
+        return stage._replace(name=name, module=f"{names.body}.{module}")
+
+    blocks = [placed(stage, f"{names.blocks}.{layer}.") for layer in range(config.n_layer) for stage in block]
+    return [*map(placed, start), *blocks, *map(placed, last), _LOGITS]
+
+
+def plain_stages(names: Names) -> tuple[list[Stage], list[Stage], list[Stage]]:
+    """The stages of an architecture without lists above: the outputs of its embeddings, layers, blocks and norm."""
+
+    def outputs(*parts: str) -> list[Stage]:
+        return [Stage(part, part, f"output of {part or 'the block'}", "its weights and its input") for part in parts]
+
+    return outputs(*names.embeddings), outputs(*names.layers, ""), outputs(names.norm)
 
 
 @dataclasses.dataclass
@@ -226,7 +239,7 @@ class Comparison:
 
     ours: Trace
     reference: Trace
-    config: GPTConfig | LlamaConfig
+    config: Settings
     tolerance: float
 
     def activations(self) -> list[Difference]:
@@ -274,7 +287,7 @@ class Comparison:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def save_trace(path: StrPath, trace: Trace, config: GPTConfig | LlamaConfig) -> None:
+def save_trace(path: StrPath, trace: Trace, config: Settings) -> None:
     """Write a reference as .npz: config (JSON), ids, targets, loss, continuation, activation/NAME, gradient/NAME."""
     arrays: dict[str, Any] = {"config": json.dumps(config.to_dict()), "ids": trace.ids, "targets": trace.targets}
     arrays |= {"loss": trace.loss, "continuation": np.array(trace.continuation, np.int64)}
@@ -284,13 +297,14 @@ def save_trace(path: StrPath, trace: Trace, config: GPTConfig | LlamaConfig) -> 
         np.savez_compressed(file, **arrays)
 
 
-def load_trace(path: StrPath) -> tuple[Trace, GPTConfig | LlamaConfig]:
+def load_trace(path: StrPath) -> tuple[Trace, Any]:
     """Load what `save_trace` has written. Raises ValueError for any other file, or a damaged one."""
     try:
         with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
         settings = json.loads(str(arrays["config"]))
-        config_class: type[GPTConfig | LlamaConfig] = LlamaConfig if "rope_theta" in settings else GPTConfig
+        classes: list[Any] = [architecture.config_class for architecture in architectures()]
+        config_class = next((c for c in classes if set(settings) <= c.__dataclass_fields__.keys()), GPTConfig)
         config = config_class.from_dict(settings)
         activations, gradients = (
             {key.removeprefix(kind): array for key, array in arrays.items() if key.startswith(kind)}

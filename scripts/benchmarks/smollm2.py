@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from finetune.loading import load_model
 from gpt import accounting
+from gpt.training.loading import load_model
 from scripts.benchmarks.sides import compare, installed, opponent
 
 NAMES = ["smollm2"]
@@ -40,7 +40,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = []
     for side, figures in row["sides"].items():
         line = f"{side:<9} {figures['tokens_per_second']:6.1f} tokens/s | resident memory "

@@ -12,8 +12,6 @@ Example: logits = [ln 1, ln 6, ln 3], temperature = 1
          top_k = None, top_p = 0.5 ->  [0, 1, 0];      top_p = 0.7  ->  [0, 0.6667, 0.3333]
 """
 
-from unittest import mock
-
 import hypothesis.strategies as st
 import numpy as np
 
@@ -70,6 +68,14 @@ def cases(draw):
     return Case(logits, draw(st.sampled_from([0.5, 1.0, 2.0])), top_k, draw(st.sampled_from([0.33, 0.61, 0.87, 1.0])))
 
 
+def as_method(probabilities):
+    def method(self: Sampling, logits, seen=()):
+        logits = self.penalized(logits, seen).astype(np.float64)
+        return np.arange(len(logits)), np.asarray(probabilities(logits, self.temperature, self.top_k, self.top_p))
+
+    return method
+
+
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="temperature, top-k and top-p",
@@ -84,27 +90,6 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
     ),
-    adapt=lambda library: {"probabilities": with_library(library)},
-    place=Patch(
-        ("gpt.model.generation.Sampling.probabilities",), lambda definitions: as_method(definitions["probabilities"])
-    ),
-    answer=("gpt.model.generation.Sampling.probabilities", "gpt.model.generation._nucleus"),
+    place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
+    answer=("gpt.model.generation.Sampling.candidates",),
 )
-
-
-def with_library(library):
-    def probabilities(logits, temperature, top_k, top_p):
-        settings = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-        method = library["probabilities"]
-        with mock.patch.dict(method.__globals__, _nucleus=library["_nucleus"]):
-            return method(settings, logits)
-
-    return probabilities
-
-
-def as_method(probabilities):
-    def method(self: Sampling, logits, seen=()):
-        scores = self._scores(logits, seen).astype(np.float64)
-        return np.asarray(probabilities(scores, self.temperature, self.top_k, self.top_p))
-
-    return method

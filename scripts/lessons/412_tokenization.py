@@ -13,7 +13,9 @@ from collections import Counter
 import numpy as np
 
 from gpt import Tokenizer
-from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, merge, single_bytes
+from gpt.tokenizer.bpe import encode_word, merge, single_bytes
+from gpt.tokenizer.bpe_training import learn_merges
+from gpt.tokenizer.pre_tokenization import count_words
 from gpt.training.standard_library import help_text
 from minigrad import nn
 from scripts.lessons.small_gpt import new_gpt, train
@@ -49,7 +51,7 @@ for step in range(6):
     cut = {word: merge(tokens, best) for word, tokens in cut.items()}
     shown = "  ".join("|".join(token.decode() for token in tokens) for tokens in cut.values())
     print(f"{step + 1}. join {best[0].decode():>3} {best[1].decode():<3} ({pairs[best]} times): {shown}")
-assert merges == learn_merges(counts, 6)  # gpt/tokenizer/bpe.py updates the counts instead of counting again
+assert merges == learn_merges(counts, 6)  # bpe_training.py updates the counts instead of counting again
 ranks = {pair: i for i, pair in enumerate(merges)}
 print("'lowest', which was not among the training words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
@@ -214,8 +216,8 @@ lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates straw
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
-# - read: gpt/tokenizer/bpe.py: the algorithm twice, readable and fast; gpt/tokenizer/tokenizer.py: ids, special tokens,
-#   files
+# - read: gpt/tokenizer/bpe.py: the algorithm on a page; bpe_training.py beside it: the same, fast; tokenizer.py: ids,
+#   special tokens, files
 # - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2(). Expect: " strawberry" is one token, 12750 is
 #   " 12" and "750", the Hindi sentence above takes 139 tokens where English takes 13, and " SolidGoldMagikarp" is one.
 # - break: the order of the merges in encode_word (gpt/tokenizer/bpe.py): apply the last learned merge first. Expect:

@@ -10,6 +10,7 @@ queries); Touvron et al. 2023 (Llama).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -153,9 +154,9 @@ class Between(Llama):
                 block.input_layernorm, block.post_attention_layernorm = nn.LayerNorm(width), nn.LayerNorm(width)
         init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight", "mlp.2.weight"))
 
-    def body(self, ids: np.ndarray, cache: KVCache | None, attention_mask: np.ndarray | None) -> Tensor:
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         if self.positions is None:
-            return super().body(ids, cache, attention_mask)
+            return super().hidden_states(ids, cache, attention_mask)
         places = np.arange(ids.shape[1])
         x = self.model.embed_tokens(ids) + self.positions(places)
         still = rotations(0 * places, SMALL.head_size, SMALL.rope_theta, x.dtype)  # turned by nothing

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.loading import load_model
 from gpt import Llama, LlamaConfig
 from gpt.interpretability import (
     ablated,
@@ -22,7 +21,7 @@ from gpt.interpretability import (
     record,
     repeated_tokens,
 )
-from gpt.interpretability.heads import blocks
+from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, optim, use_kernels
@@ -175,9 +174,9 @@ else:
     strongest = np.unravel_index(smol_scores.argmax(), smol_scores.shape)
     print(f"strongest induction head: layer {strongest[0]}, head {strongest[1]}, score {smol_scores.max():.2f}")
     assert smol_scores.max() > 0.3  # real models have them, too
-    with record(smol, [blocks(smol)[0].mlp]) as found:
+    with record(smol, [smol.part_names("mlp")[0]]) as found:
         smol(ids)
-    print("what layer 0's MLP adds to the stream:", found[blocks(smol)[0].mlp].shape)
+    print("what layer 0's MLP adds to the stream:", found[smol.part_names("mlp")[0]].shape)
 
 # %% [markdown]
 # ## What next

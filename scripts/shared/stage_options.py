@@ -1,10 +1,10 @@
-"""What the scripts of the stages share: the options of a run, and how it is started or resumed."""
+"""The options of a run that the scripts of the stages share, and how it is started or resumed."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt.training.run import Run, resume, start
@@ -18,7 +18,7 @@ RATE = "peak learning rate; 1e-6 for a large model"
 
 def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str, default: str = "tasks") -> None:
     """--init-from, --data and --out-dir. data: the help of --data."""
-    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
+    text = f"the model to start from: {command_line.SOURCES}; resume: continue the run in --out-dir"
     parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
     parser.add_argument("--data", default=default, help=data)
     text = "the run's folder, for checkpoint, tokenizer, data, log and picture"
@@ -44,8 +44,7 @@ def run(
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
         del given["init_from"]
-        settings = dataclasses.asdict(settings_of(config_class, arguments.out_dir))
-        command_line.refuse_contradictions(given, _flat(settings), arguments.out_dir)
+        refuse_contradictions(given, config_class, arguments.out_dir)
         done = resume(train, config_class, arguments.out_dir, device)
     else:
         done = start(train, build(config_class, as_settings(vars(arguments))), device)
@@ -63,9 +62,14 @@ def build(config_class: Any, options: dict[str, Any]) -> Any:
     return config_class(**values)
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = dict(settings)
-    for value in settings.values():
-        if isinstance(value, dict):
-            flat |= value
-    return flat
+def refuse_contradictions(given: Mapping[str, Any], config_class: Any, out_dir: str) -> None:
+    """Raise ValueError for an option that contradicts the settings of the run in `out_dir`, which is to be resumed."""
+    settings = dataclasses.asdict(settings_of(config_class, out_dir))
+    for inner in [value for value in settings.values() if isinstance(value, dict)]:  # such as those of the training
+        settings |= inner
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
+                f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+            )

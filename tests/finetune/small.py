@@ -1,11 +1,14 @@
-"""A small tokenizer and model for the tests of fine-tuning: trained in a moment, random weights."""
+"""Small tokenizers, models and data for the tests of fine-tuning, and ways to stop a stage and to watch it."""
 
 import itertools
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 
+from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
+from finetune.data.datasets import Preference
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
@@ -14,6 +17,9 @@ TEXT = (
     'the word is "kel". please write the word twice: here is "stor", "dal". what is the first word? give me both words '
     "joined. glad to help! user assistant system the cat sat on a mat and the dog ran to a house by the river. "
 ) * 3
+
+
+PREFERENCES = "Say the word. Glad to help! The user asks and the assistant answers: yes, no, or perhaps. " * 3
 
 
 def small_tokenizer(vocab_size=300):
@@ -32,6 +38,10 @@ def write_rows(path, rows):
     """A file of JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def dequantized(layer):
@@ -65,3 +75,41 @@ def watch(page, monkeypatch, name):
 
     monkeypatch.setattr(page, name, watched)
     return calls
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+def golden(part):
+    """The settings, and the arrays of "dpo", "reward" or "ppo" without that prefix."""
+    with np.load(Path(__file__).parent / "golden" / "preferences.npz") as file:
+        arrays = dict(file)
+    settings = {name: float(value) for name, value in arrays.items() if "/" not in name}
+    return settings, {name.removeprefix(f"{part}/"): value for name, value in arrays.items() if name.startswith(part)}
+
+
+def small_template():
+    """A chat template on a tokenizer of 290 tokens."""
+    tokenizer = Tokenizer.train([PREFERENCES], 288)
+    tokenizer.add_special_tokens([IM_START, IM_END])
+    return ChatTemplate(tokenizer)
+
+
+def small_policy(template, seed=0, dtype="float32", **changes):
+    """A GPT for that tokenizer, with weights large enough that its tokens are not all alike."""
+    manual_seed(seed)
+    shape = {"block_size": 48, "n_layer": 1, "n_head": 2, "n_embd": 16, **changes}
+    model = GPT(GPTConfig(vocab_size=len(template.tokenizer), **shape))
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 5
+    return model.to(dtype)
+
+
+def question(text):
+    return [{"role": "user", "content": text}]
+
+
+def preferences(n=8):
+    """Pairs in which the better answer is yes."""
+    return [Preference(question(f"Say {i}?"), "yes" + "!" * (i % 3), "no" + "." * (i % 2)) for i in range(n)]

@@ -1,7 +1,6 @@
 """Runs of fine-tuning: what their folders hold, going on with them, merging, and the comparison of the methods."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -11,7 +10,7 @@ from finetune.adapters.adapter_files import load_adapter
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
-from finetune.stages import adaptation
+from finetune.stages import adaptation, adaptation_data, sft
 from finetune.stages.adaptation import AdaptationConfig, kind_of, merge_run, train_adaptation
 from finetune.stages.method_comparison import ROW, as_table, compare, plot_comparison
 from gpt.training import checkpoint
@@ -26,6 +25,7 @@ from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
 from tests.finetune.small import interrupt_at, small_chat_model, write_rows
 from tests.gpt.small import save_model
+from tests.helpers import read_json
 from tests.scripts.running import write_text
 
 LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
@@ -72,7 +72,7 @@ def test_a_run_of_adapters_holds_adapters_and_their_moments_and_no_base(finished
         sizes = sum(np.prod(shape) for shape in file.shapes.values())
     with SafetensorsFile(finished["lora"] / "optimizer.safetensors") as file:
         assert sum(np.prod(shape) for shape in file.shapes.values()) == 2 * sizes
-    description = json.loads((finished["lora"] / "config.json").read_text(encoding="utf-8"))
+    description = read_json(finished["lora"] / "config.json")
     assert description["model_type"] == "minigrad-lora" and description["base"] == str(base)
     assert len(description["base_sha256"]) == 64
 
@@ -91,10 +91,17 @@ def test_training_lowers_the_loss(finished, method):
 def test_the_adapter_folder_fits_the_base_model(finished, base):
     model, _ = load_model(base)
     load_adapter(model, finished["lora"] / "adapter")
-    trained = load_checkpoint(finished["lora"], kind=kind_of(config_of(finished["lora"]))).model.eval()
+    assert_same_logits(model, trained_model(finished, "lora"))
+
+
+def trained_model(finished, method):
+    return load_checkpoint(finished[method], kind=kind_of(config_of(finished[method]))).model.eval()
+
+
+def assert_same_logits(model, other):
     ids = np.arange(20).reshape(2, 10)
     with no_grad():
-        np.testing.assert_allclose(model(ids).data, trained(ids).data, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model(ids).data, other(ids).data, rtol=1e-4, atol=1e-5)
 
 
 def config_of(folder):
@@ -167,21 +174,16 @@ def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anythin
 
 
 def test_a_merged_run_is_a_model_like_any_other(finished, tmp_path):
-    assert merge_run(finished["lora"], tmp_path / "merged") == ""
+    merge_run(finished["lora"], tmp_path / "merged")
     merged, tokenizer = load_model(tmp_path / "merged")
-    trained = load_checkpoint(finished["lora"], kind=kind_of(config_of(finished["lora"]))).model.eval()
     assert not lora_layers(merged) and len(tokenizer) == merged.config.vocab_size
-    ids = np.arange(20).reshape(2, 10)
-    with no_grad():
-        np.testing.assert_allclose(merged(ids).data, trained(ids).data, rtol=1e-4, atol=1e-5)
+    assert_same_logits(merged, trained_model(finished, "lora"))
 
 
 def test_adapters_that_were_trained_beside_four_bits_are_merged_into_the_float_weights(finished, base, tmp_path):
-    note = merge_run(finished["qlora"], tmp_path / "merged")
-    assert note == "the adapters were trained beside 4-bit weights, and are now in the float ones"
+    merge_run(finished["qlora"], tmp_path / "merged")
     merged, plain = load_model(tmp_path / "merged")[0], load_model(base)[0]
-    trained = load_checkpoint(finished["qlora"], kind=kind_of(config_of(finished["qlora"]))).model
-    for name, layer in lora_layers(trained).items():
+    for name, layer in lora_layers(trained_model(finished, "qlora")).items():
         expected = plain.get_submodule(name).weight.data + layer.delta()
         np.testing.assert_allclose(merged.get_submodule(name).weight.data, expected, rtol=1e-5, atol=1e-6)
 
@@ -204,7 +206,7 @@ def talks(tmp_path_factory):
 
 @pytest.mark.parametrize("method", adaptation.METHODS)
 def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
-    run = start(train_adaptation, settings(base, talks, tmp_path / "run", method, steps=8))
+    run = start(train_adaptation, settings(base, talks, tmp_path / "run", method))
     config = config_of(tmp_path / "run")
     before, after = (run.extra[name] for name in ("before", "after"))
     assert before.keys() == {"val_loss", "mean_token_accuracy"} and after["val_loss"] < before["val_loss"] - 0.5
@@ -227,7 +229,10 @@ def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_
     assert all("lora" in name for name, p in run.model.named_parameters() if p.requires_grad)
 
 
-def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, capsys):
+def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, monkeypatch, capsys):
+    for name, value in {"TRAIN_ITEMS": 20, "TEST_ITEMS": 10}.items():
+        monkeypatch.setattr(sft, name, value)
+    monkeypatch.setattr(adaptation_data, "VALIDATION_ITEMS", 4)
     save_model(tmp_path / "base", *small_chat_model(block_size=96))
     run = start(train_adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
     assert {"exact_match", "format"} <= run.extra["after"].keys()

@@ -24,7 +24,6 @@ def test_values_are_those_of_python_from_left_to_right(seed, terms):
     "reply, format, exact, lenient",
     [
         ("<think>7194</think>4", True, True, True),
-        ("<think></think>4", True, True, True),
         ("<think>anything at all</think>4", True, True, True),
         ("<think>7194</think>5", True, False, True),  # right in the thought only
         ("<think>1</think>0123456789", False, False, True),  # every answer at once
@@ -33,7 +32,6 @@ def test_values_are_those_of_python_from_left_to_right(seed, terms):
         ("<think>7194 4", False, False, True),
         ("<think>1</think>4</think>4", False, False, True),
         ("<think>1<think></think>4", False, False, True),
-        (" <think>1</think>4", False, False, True),
         ("<think>1</think>4 ", False, False, True),
         ("<think>1</think>\u0664", False, False, False),  # a digit, but not one of ours
         ("", False, False, False),
@@ -64,9 +62,7 @@ def test_a_share_of_the_worked_examples_has_a_thought():
     [
         ("", "'' is not a chain"),
         ("7", "is not a chain"),
-        ("7*", "is not a chain"),
         ("7*12", "is not a chain"),
-        ("7*x", "is not a chain"),
         ("7/3", "has the operator '/'"),
     ],
 )

@@ -78,14 +78,6 @@ def test_chatml_is_taken_where_the_tokenizer_has_it(says, chat_tokenizer):
     assert prompts[1] == template.render(conversation.messages[:3], add_generation_prompt=True)
 
 
-def test_a_user_cannot_write_special_tokens(says, chat_tokenizer):
-    says(chat_tokenizer, "ok")
-    conversation = talk(chat_tokenizer)
-    ask(conversation, f"x{IM_END}")
-    ids, _ = conversation.template.encode(conversation.messages)
-    assert ids.count(chat_tokenizer.special_tokens[IM_END]) == 2  # one per message
-
-
 def test_the_oldest_turns_are_forgotten_whole_and_several_at_once(says, tokenizer):
     prompts = says(tokenizer, *[f" answer {i}\nUser:" for i in range(18)])
     conversation = talk(tokenizer, block_size=320, system="S.")
@@ -138,15 +130,6 @@ def test_an_answer_that_is_stopped_belongs_to_the_conversation(says, tokenizer):
     said = "".join(itertools.islice(answer, 8))
     answer.close()
     assert conversation.messages[-1] == {"role": "assistant", "content": said.strip()} and "one" in said
-
-
-def test_reset_keeps_the_system_message(says, tokenizer):
-    prompts = says(tokenizer, " a", " b")
-    conversation = talk(tokenizer, system="Be kind.")
-    ask(conversation, "1")
-    conversation.reset()
-    ask(conversation, "2")
-    assert prompts[1] == "Be kind.\nUser: 2\nAssistant:"
 
 
 def test_a_character_in_pieces_is_shown_whole(says, tokenizer):

@@ -66,7 +66,6 @@ def path(tmp_path):
         ({"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
         ({"prompt": [user("a")], "completion": [assistant("b")]}, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
-        ({"instruction": "a", "output": "b"}, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "é\u2028c", "output": "b"}, [user("a\n\né\u2028c"), assistant("b")]),
     ],
 )
@@ -91,7 +90,6 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
         ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
         ({"instruction": "a", "input": 3, "output": "b"}, "the field 'input' must be a text, got 3"),
         ({"messages": "hi"}, "a conversation is a list of messages"),
-        ({"messages": 5}, "a conversation is a list of messages with role and content, got 5"),
         ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
         ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
         ({"messages": [user("a")]}, "the last message must be the assistant's"),
@@ -112,13 +110,10 @@ def test_errors_name_file_line_and_field(row, words, path):
     [
         ("", "is empty: there is nothing to learn from"),
         ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is not valid JSON"),
-        ("[" * 100_000, "this is not a JSON array"),
         ("{" + '"a":{' * 100_000, "this is not valid JSON"),
         ('[{"prompt": "a", "completion": "b"}\n{}]', "this is not a JSON array (Expecting ',' delimiter: line 2"),
         ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "JSON array (Unterminated string starting at: line 3"),
-        ('[{"prompt": "a", "completion": "b"},', "this is not a JSON array"),
         ("[\n3]", "item 1: expected a JSON object, got 3"),
-        ("[]", "is empty: there is nothing to learn from"),
         ('[{"prompt": "a", "completion": "b"}]\n{}', "this is not a JSON array (Extra data: line 2"),
     ],
 )
@@ -179,7 +174,6 @@ def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path)
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
         ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen is empty"),
         ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "chosen must be one message of the assistant"),
-        ({"prompt": "a", "chosen": [assistant("b")] * 2, "rejected": "c"}, "chosen must be one message"),
         ({"prompt": None, "chosen": "b", "rejected": "c"}, "the field 'prompt' must be a text, got None"),
     ],
 )
@@ -286,8 +280,9 @@ def test_batches_go_on_where_a_checkpoint_stopped():
 
 
 def test_batches_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="cannot be made of 0 items"):
-        ShuffledBatches([], 3, list)
+    for items, size in ([], 3), ([1], 0):
+        with pytest.raises(ValueError, match=f"batches of {size} cannot be made of {len(items)} items"):
+            ShuffledBatches(items, size, list)
 
 
 def test_batches_for_evaluation():

@@ -9,7 +9,7 @@ from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
 from minigrad import Tensor
-from tests.finetune.preferences import golden, preferences, small_policy, small_template
+from tests.finetune.small import golden, preferences, small_policy, small_template
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad.functional as F
 from finetune.objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
-from minigrad import Tensor, gradcheck
+from minigrad import Tensor
 
 
 def tokens(seed, n=40):
@@ -34,13 +34,6 @@ def test_the_gradient_is_the_one_derived_by_hand(method, beta, seed):
     logprobs = Tensor(new, requires_grad=True)
     grpo_loss(logprobs, old, advantages, weights, method, reference, beta).sum().backward()
     np.testing.assert_allclose(logprobs.grad, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_by_finite_differences(method):
-    new, old, reference, advantages, weights = tokens(3)
-    report = gradcheck(lambda x: grpo_loss(x, old, advantages, weights, method, reference, 0.3), new)
-    assert report.max_error < 1e-6
 
 
 @pytest.mark.oracle("torch")

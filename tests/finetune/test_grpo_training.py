@@ -11,22 +11,14 @@ from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
 from finetune.stages import grpo as page
-from finetune.stages.grpo import (
-    GRPOConfig,
-    GRPORunConfig,
-    check_answers,
-    grpo_batch_loss,
-    grpo_batches,
-    train_grpo,
-)
+from finetune.stages.grpo import GRPOConfig, GRPORunConfig, check_answers, grpo_batch_loss, grpo_batches, train_grpo
 from gpt.training.checkpoint import CheckpointError, load_run, load_state
 from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed
-from tests.finetune.preferences import small_policy, small_template
-from tests.finetune.small import interrupt_at, watch
-from tests.gpt.small import save_model
+from tests.finetune.small import interrupt_at, small_policy, small_template, watch
+from tests.gpt.small import assert_same, save_model
 from tests.scripts.running import assert_same_run
 
 CONFIG = GRPOConfig(total_iterations=4, batch_size=3, num_generations=4, num_mini_batches=2, response_length=5)
@@ -118,16 +110,18 @@ def test_answers_that_teach_nothing_are_left_out_unless_there_is_a_kl_penalty():
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
+OTHER_METHODS = [method for method in METHODS if method != "dr_grpo"]
 
-@pytest.mark.parametrize("method", METHODS)
+
+@pytest.mark.parametrize("method", ["dr_grpo", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHER_METHODS)])
 def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatch, method):
     dealt = watch(page, monkeypatch, "grpo_batches")
-    config = dataclasses.replace(CONFIG, total_iterations=16, batch_size=24, method=method)
+    config = dataclasses.replace(CONFIG, total_iterations=12, batch_size=24, method=method)
     start(train_grpo, settings(grpo=config, learning_rate=4e-2, init_from=likes))
     rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "reward" in row]
-    assert len(rows) == 16 and rows[0]["reward"] < 0.25 and rows[-1]["reward"] > rows[0]["reward"] + 0.2
+    assert len(rows) == 12 and rows[0]["reward"] < 0.25 and rows[-1]["reward"] > rows[0]["reward"] + 0.2
     assert {"exact", "ended", "policy/clipfrac_avg", "policy/entropy_avg", "num_tokens"} <= rows[0].keys()
-    assert rows[0]["step"] == 2 and rows[-1]["step"] == 32
+    assert rows[0]["step"] == 2 and rows[-1]["step"] == 24
     for (_, _, replies, advantages, *_), _ in dealt:
         expected = group_advantages(liked(replies).reshape(-1, 4), method)  # each answer, compared with its group
         np.testing.assert_array_equal(advantages, expected.reshape(-1))
@@ -145,8 +139,7 @@ def test_a_kl_penalty_keeps_the_policy_near_its_reference(settings, likes, monke
         moved[beta] = (batch.logprobs - batch.reference).mean()
     assert moved[5.0] < moved[0.0] / 3
     (_, kept, *_), _ = dealt[-1]
-    for name, value in kept.state_dict().items():
-        np.testing.assert_array_equal(value, reference.state_dict()[name])
+    assert_same(kept, reference)
 
 
 def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_stopped(
@@ -213,7 +206,6 @@ def test_scores_of_several_answers():
     [
         ({"total_iterations": 0}, "total_iterations must be >= 1, got 0"),
         ({"num_generations": 1}, "num_generations must be >= 2, got 1"),
-        ({"beta": float("nan")}, "beta must be a number >= 0"),
         ({"method": "ppo"}, "there is no method 'ppo'"),
         ({"batch_size": 1, "num_generations": 2}, "2 answers cannot be dealt to 4 mini-batches"),
     ],

@@ -10,14 +10,15 @@ import minigrad.functional as F
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
 from gpt import GPT, GPTConfig
 from gpt.model.gpt2 import Transformer
-from gpt.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gpt.training.checkpoint import load_checkpoint, save_checkpoint
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
-from minigrad import Tensor, no_grad
+from minigrad import no_grad
 from tests.finetune.small import small_tokenizer
-from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.small import assert_same, gradients_of, random_ids, small_gpt, small_llama
 from tests.helpers import read_json, write_json
 
 GOLDEN = Path(__file__).parent / "golden"
+LLAMA = GOLDEN / "llama"
 LABELS = ["ham", "spam", "eggs"]
 
 
@@ -26,10 +27,7 @@ def model():
     return GPTWithHead.from_gpt(small_gpt(dtype="float64"), LABELS)
 
 
-@pytest.fixture
-def golden():
-    with np.load(GOLDEN / "classifier.npz") as file:
-        return dict(file)
+both_models = pytest.mark.parametrize("make", [small_gpt, small_llama])
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------
@@ -41,43 +39,48 @@ def test_two_classes_on_gpt2_are_1536_parameters():
     assert GPTWithHead(transformer, ["yes", "no"]).score.weight.data.size == 1536
 
 
-def test_scores_are_of_the_last_real_token_whatever_the_padding(model):
+@both_models
+def test_scores_are_of_the_last_real_token_whatever_the_padding(make):
+    base = make(dtype="float64")
+    model = GPTWithHead.from_gpt(base, LABELS)
     ids, lengths = random_ids((3, 8)), np.array([8, 3, 1])
     scores = model(ids, lengths).data
-    for row, length, got in zip(ids, lengths, scores):
-        alone = model(row[None, :length], np.array([length])).data[0]
-        np.testing.assert_allclose(got, alone, rtol=1e-10)
+    hidden = base.hidden_states(ids).data[np.arange(3), lengths - 1]
+    np.testing.assert_allclose(scores, hidden @ model.score.weight.data.T, rtol=1e-10)
     other = np.where(np.arange(8) >= lengths[:, None], 5, ids)  # other padding, even of a real token
     np.testing.assert_allclose(model(other, lengths).data, scores, rtol=1e-12)
 
 
-def test_the_transformer_is_shared_and_still_a_language_model():
-    base = small_gpt()
-    ids = random_ids((2, 5))
+@both_models
+def test_the_body_is_shared_and_still_a_language_model(make):
+    base, ids = make(), random_ids((2, 5))
     expected = base(ids).data
     model = GPTWithHead.from_gpt(base, LABELS)
-    assert model.transformer is base.transformer
     np.testing.assert_array_equal(model.language_model()(ids).data, expected)
-    model.transformer.ln_f.weight.data *= 2
+    base.final_norm.weight.data *= 2
     assert not np.array_equal(model.language_model()(ids).data, expected)
+    with pytest.raises(ValueError, match="was removed with the old head"):
+        GPTWithHead.from_gpt(make(tied=False), LABELS).language_model()
 
 
 @pytest.mark.parametrize(
-    ("blocks", "trained"),
+    ("make", "blocks", "trained"),
     [
-        (0, ["score.weight"]),
-        (1, ["transformer.h.1.", "transformer.ln_f.", "score.weight"]),
-        (2, ["transformer.h.", "transformer.ln_f.", "score.weight"]),
-        (None, ["transformer.", "score.weight"]),
+        (small_gpt, 0, ["score.weight"]),
+        (small_gpt, 1, ["transformer.h.1.", "transformer.ln_f.", "score.weight"]),
+        (small_gpt, 2, ["transformer.h.", "transformer.ln_f.", "score.weight"]),
+        (small_gpt, None, ["transformer.", "score.weight"]),
+        (small_llama, 1, ["model.layers.1.", "model.norm.", "score.weight"]),
     ],
 )
-def test_what_is_trained(model, blocks, trained):
+def test_what_is_trained(make, blocks, trained):
+    model = GPTWithHead.from_gpt(make(), LABELS)
     freeze(model, 1)
     freeze(model, blocks)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert names == {name for name, _ in model.named_parameters() if name.startswith(tuple(trained))}
     F.cross_entropy(model(random_ids((2, 4)), [4, 4]), np.array([0, 1])).backward()
-    assert {name for name, p in model.named_parameters() if p.grad is not None} == names
+    assert gradients_of(model).keys() == names
 
 
 def test_bad_input_is_refused(model):
@@ -96,32 +99,31 @@ def test_bad_input_is_refused(model):
 # --- in a run's folder ------------------------------------------------------------------------------------------------
 
 
-def test_checkpoint_and_back(tmp_path):
-    model = GPTWithHead.from_gpt(small_gpt(), LABELS)
+@pytest.mark.parametrize("base", [small_gpt(), small_llama(), small_llama(tied=False)])
+def test_checkpoint_and_back(tmp_path, base):
+    model = GPTWithHead.from_gpt(base, LABELS)
     save_checkpoint(tmp_path, model, kind=HEAD_KIND)
     loaded = load_checkpoint(tmp_path, kind=HEAD_KIND).model
     assert loaded.labels == LABELS and loaded.config == model.config
-    for (name, a), (other, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
-        assert name == other
-        np.testing.assert_array_equal(a.data, b.data)
-
-
-def test_a_classifier_is_no_language_model(tmp_path):
-    save_checkpoint(tmp_path, GPTWithHead.from_gpt(small_gpt(), LABELS), kind=HEAD_KIND)
-    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt"):
-        load_checkpoint(tmp_path)
-    save_checkpoint(tmp_path, small_gpt())
-    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt-with-head"):
-        load_checkpoint(tmp_path, kind=HEAD_KIND)
+    assert_same(loaded, model)
 
 
 # --- as transformers' folder ------------------------------------------------------------------------------------------
 
 
-def test_scores_are_those_of_transformers(golden):
-    model = load_classifier(GOLDEN / "classifier").to("float64")
-    assert model.labels == LABELS and not model.training
-    np.testing.assert_allclose(model(golden["ids"], golden["lengths"]).data, golden["logits"], atol=1e-12)
+@pytest.mark.parametrize(
+    ("folder", "expected", "scores", "labels", "tolerance"),
+    [
+        (GOLDEN / "classifier", GOLDEN / "classifier.npz", "logits", LABELS, 1e-12),
+        (LLAMA / "classifier", LLAMA / "expected.npz", "scores", ["no", "yes", "perhaps"], 1e-5),  # angles in float32
+    ],
+)
+def test_scores_are_those_of_transformers(folder, expected, scores, labels, tolerance):
+    model = load_classifier(folder).to("float64")
+    with np.load(expected) as golden:
+        assert model.labels == labels and not model.training
+        found = model(golden["ids"], golden["lengths"]).data
+        np.testing.assert_allclose(found, golden[scores], atol=tolerance)
 
 
 def test_a_saved_folder_is_what_transformers_saves(tmp_path):
@@ -171,25 +173,32 @@ def test_a_tokenizer_without_an_end_cannot_go_to_transformers(tmp_path):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("labels", [["a", "b"], LABELS, ["reward"]])
-def test_transformers_computes_the_same_with_what_is_saved(labels, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "changes", "labels"),
+    [
+        (small_gpt, {}, ["a", "b"]),
+        (small_gpt, {}, ["reward"]),
+        (small_llama, {}, LABELS),
+        (small_llama, {"tied": False}, LABELS),
+    ],
+)
+def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels, tmp_path):
     import torch
     import transformers
 
     tokenizer = small_tokenizer()
-    base = small_gpt(vocab_size=len(tokenizer))
-    model = GPTWithHead.from_gpt(base, labels).eval()
+    model = GPTWithHead.from_gpt(make(vocab_size=len(tokenizer), **changes), labels).eval()
     save_classifier(model, tmp_path, tokenizer)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert type(theirs).__name__ == "GPT2ForSequenceClassification" and theirs.num_labels == len(labels)
+    kind = "GPT2" if make is small_gpt else "Llama"
+    assert type(theirs).__name__ == f"{kind}ForSequenceClassification" and theirs.num_labels == len(labels)
     assert list(theirs.config.id2label.values()) == labels
     ids, lengths = random_ids((3, 6), vocab_size=len(tokenizer) - 1), np.array([6, 2, 4])
     ids[np.arange(6) >= lengths[:, None]] = tokenizer.eos_token_id
     with torch.no_grad():
         expected = theirs.double()(torch.from_numpy(ids)).logits.numpy()
     with no_grad():
-        np.testing.assert_allclose(model.to("float64")(ids, lengths).data, expected, atol=1e-10)
-    again = tmp_path / "again"
-    theirs.float().save_pretrained(again)
-    assert load_classifier(again).labels == labels
-    assert isinstance(load_classifier(again)(ids, lengths), Tensor)
+        np.testing.assert_allclose(model.to("float64")(ids, lengths).data, expected, atol=1e-5)
+    theirs.float().save_pretrained(tmp_path / "again")
+    again = load_classifier(tmp_path / "again")
+    assert again.labels == labels and again.config == load_classifier(tmp_path).config

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data import jinja_template
 from finetune.data.chat_template import CHATML, ChatTemplate, add_chat_tokens, chatml
 from finetune.data.conversation import Conversation
 from gpt import Tokenizer
@@ -22,13 +23,13 @@ from tests.gpt.smollm import CORPUS, TEMPLATE
 
 FOLDER = Path(__file__).parent / "golden" / "templates"
 TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
-TEMPLATES["SmolLM2"] = TEMPLATE
+TEMPLATES |= {"SmolLM2": TEMPLATE, "ChatML": CHATML}  # the last one is ours, which needs no jinja2
 # The special token that ends an answer in each.
 ENDS = {
     "llama-2": "</s>", "mistral": "</s>", "mistral-v1": "</s>", "vicuna": "</s>", "zephyr": "</s>", "alpaca": "</s>",
     "alpaca-axolotl": "</s>", "llama-3": "<|eot_id|>", "llama-3-training": "<|eot_id|>", "llama-3.2": "<|eot_id|>",
     "gemma": "<end_of_turn>", "phi-3": "<|end|>", "qwen2.5": "<|im_end|>", "qwen3": "<|im_end|>",
-    "SmolLM2": "<|im_end|>",
+    "SmolLM2": "<|im_end|>", "ChatML": "<|im_end|>",
 }  # fmt: skip
 SPECIAL = ["<s>", "<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<think>", "</think>"]
 SPECIAL += dict.fromkeys(ENDS.values())
@@ -124,7 +125,7 @@ def test_nobody_speaks_in_another_role_by_writing_a_special_token(name):
 
 
 @pytest.mark.oracle("transformers", "jinja2")
-@pytest.mark.parametrize("name", ["llama-3.2", "mistral-v1", "qwen2.5", "gemma"])
+@pytest.mark.parametrize("name", ["llama-3.2", "mistral-v1", "qwen2.5", "gemma", "SmolLM2", "ChatML"])
 def test_tokens_are_those_of_apply_chat_template(tmp_path, name):
     import transformers
 
@@ -180,12 +181,14 @@ PLAIN += "{% endif %}"
         ("{{ messages.append(1) }}", "refuses this conversation: .*unsafe"),
         ("{{ ''.__class__.__mro__ }}", "refuses this conversation: .*unsafe"),
         ("{{ messages[0].update({'content': 'x'}) }}", "refuses this conversation: .*unsafe"),
-        ("{% for i in range(90000) %}{{ 'x' * 1000 }}{% endfor %}", "refuses this conversation: it writes more than"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it takes more than 1"),
-        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 1,000,000 steps"),
+        ("{% for i in range(9000) %}{{ 'x' * 1000 }}{% endfor %}", "this conversation: it writes more than 100,000 c"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "it takes more than 10,000"),
+        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 10,000 steps"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_sentence(source, words):
+def test_what_cannot_be_run_is_refused_in_one_sentence(source, words, monkeypatch):
+    monkeypatch.setattr(jinja_template, "MOST_STEPS", 10_000)
+    monkeypatch.setattr(jinja_template, "LONGEST", 100_000)
     with pytest.raises(ValueError, match=words) as caught:
         template_of(source).render(QUESTION)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

@@ -7,7 +7,7 @@ from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
-from tests.finetune.preferences import question, small_policy, small_template
+from tests.finetune.small import question, small_policy, small_template
 from tests.gpt.small import save_model, small_gpt
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")

@@ -5,7 +5,7 @@ import pytest
 
 from finetune.objectives.logprobs import entropy, exact_kl, selected_logprobs, sequence_logprobs
 from minigrad import Tensor, gradcheck, use_kernels
-from tests.gpt.small import SHAPE, random_ids, small_gpt
+from tests.gpt.small import random_ids, small_gpt
 
 
 def log_softmax(x):
@@ -26,11 +26,8 @@ def test_a_sequence_is_as_likely_as_its_tokens_together(batch, kernels):
     model = small_gpt(dtype="float64")
     logprobs = log_softmax(model(ids).data)
     expected = [[logprobs[b, t, targets[b, t]] for t in range(7) if targets[b, t] != -100] for b in range(3)]
-    try:
-        use_kernels(kernels)
+    with use_kernels(kernels):
         total = sequence_logprobs(model, ids, targets)
-    finally:
-        use_kernels("textbook")
     assert total.shape == (3,) and [len(row) for row in expected] == [5, 2, 1]
     np.testing.assert_allclose(total.data, [sum(row) for row in expected], rtol=1e-12)
 
@@ -49,25 +46,6 @@ def test_a_sequence_in_which_nothing_counts_is_an_error(batch):
     targets[1] = -100
     with pytest.raises(ValueError, match="sequence 1 has no token that counts"):
         sequence_logprobs(small_gpt(), ids, targets)
-
-
-def test_the_gradient_reaches_the_weights(batch):
-    model = small_gpt(dtype="float64", n_layer=1)
-    bias = model.transformer.ln_f.bias
-
-    def of_bias(value):
-        bias.data, kept = value.data, bias.data
-        try:
-            shifted = sequence_logprobs(model, *batch)
-        finally:
-            bias.data = kept
-        return shifted
-
-    sequence_logprobs(model, *batch).backward(np.array([1.0, -2.0, 0.5]))
-    step = 1e-6
-    for i in range(SHAPE["n_embd"]):
-        up, down = (of_bias(Tensor(bias.data + sign * step * np.eye(8)[i])).data for sign in (1, -1))
-        assert (up - down) @ [1.0, -2.0, 0.5] / (2 * step) == pytest.approx(bias.grad[i], rel=1e-6, abs=1e-8)
 
 
 def test_selected_logprobs_and_entropy():

@@ -20,7 +20,7 @@ from finetune.adapters.targets import target_names
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step
 from minigrad import Tensor, gradcheck, nn, no_grad, use_kernels
-from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.small import assert_same, random_ids, small_gpt, small_llama, weights_of
 
 ALL = ("c_attn", "c_proj", "c_fc")
 VARIANTS = {
@@ -38,9 +38,9 @@ def config(request):
     return request.param
 
 
-def adapted(config, dtype="float64", **shape):
+def adapted(config, dtype="float64", make=small_gpt):
     """A model with adapters that do something: B is not zero."""
-    model = small_gpt(dtype=dtype, **shape)
+    model = make(dtype=dtype)
     apply_lora(model, config)
     randomize(model)
     return model
@@ -56,17 +56,6 @@ def randomize(model, seed=1):
 def logits(model, ids=None):
     with no_grad():
         return model(random_ids((2, 7)) if ids is None else ids).data
-
-
-def snapshot(model):
-    return {name: array.copy() for name, array in model.state_dict().items()}
-
-
-def assert_unchanged(model, before):
-    now = model.state_dict()
-    assert now.keys() == before.keys()
-    for name, array in before.items():
-        np.testing.assert_array_equal(now[name], array, err_msg=name)
 
 
 # --- the formula ------------------------------------------------------------------------------------------------------
@@ -111,6 +100,17 @@ def test_at_first_the_model_is_as_it_was_and_a_is_spread_like_a_linear_layer(con
 def test_scaling_and_rank_stabilised_scaling():
     assert LoRAConfig(r=16, alpha=8).scaling == 0.5
     assert LoRAConfig(r=16, alpha=8, use_rslora=True).scaling == 2.0
+
+
+def test_lora_adapts_queries_and_values_unless_told_otherwise():
+    layers = apply_lora(small_llama(), LoRAConfig(r=2))
+    assert list(layers) == [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qv"]
+    assert len(apply_lora(small_llama(), LoRAConfig(r=2, target_modules="all-linear"))) == 14
+    assert list(apply_lora(small_gpt(), LoRAConfig(r=2))) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
+    with pytest.raises(ValueError, match="slices q are of c_attn, which is not in target_modules"):
+        apply_lora(small_llama(), LoRAConfig(r=2, slices=("q",)))
+    with pytest.raises(ValueError, match="a Linear does not say which layers to adapt: set target_modules"):
+        apply_lora(nn.Linear(2, 2), LoRAConfig())
 
 
 def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
@@ -208,7 +208,7 @@ def test_the_gradients_are_those_of_the_merged_weight(config, kernels):
 def test_training_lowers_the_loss_moves_adapters_only_and_keeps_moments_for_them_only():
     model = small_gpt(n_embd=16)
     apply_lora(model, LoRAConfig(r=4, alpha=8))
-    before = snapshot(model)
+    before = weights_of(model)
     step, optimizer = training_of(model)
     losses = [step().loss for _ in range(30)]
     assert losses[-1] < losses[0] - 0.5
@@ -284,12 +284,11 @@ def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tole
 
 def test_unmerging_gives_back_base_and_adapters(config):
     model = adapted(config, "float32")
-    before, expected = snapshot(model), logits(model)
+    before, expected = weights_of(model), logits(model)
     layers = merge_lora(model)
     unmerge_lora(model, layers)
     assert lora_layers(model) == layers
-    for name, array in model.state_dict().items():
-        np.testing.assert_allclose(array, before[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    assert_same(model, before, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(logits(model), expected, rtol=1e-4, atol=1e-4)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name in model.state_dict() if name.endswith(("lora_A", "lora_B"))
@@ -299,31 +298,28 @@ def test_unmerging_gives_back_base_and_adapters(config):
 def test_merging_or_unmerging_twice_is_an_error_and_changes_nothing():
     model = adapted(VARIANTS["c_attn"])
     layers = merge_lora(model)
-    merged = snapshot(model)
-    with pytest.raises(ValueError, match="no LoRA adapters: they were merged or removed already"):
-        merge_lora(model)
-    assert_unchanged(model, merged)
+    refuse_to_merge(model, "no LoRA adapters: they were merged or removed already")
     unmerge_lora(model, layers)
-    unmerged = snapshot(model)
+    unmerged = weights_of(model)
     with pytest.raises(ValueError, match="h.0.attn.c_attn is not the layer that the adapter was merged into"):
         unmerge_lora(model, layers)
     with pytest.raises(ValueError, match="nothing to unmerge"):
         unmerge_lora(small_gpt(), layers)
-    assert_unchanged(model, unmerged)
+    assert_same(model, unmerged)
     removed = remove_lora(model)
-    base = snapshot(model)
+    base = weights_of(model)
     with pytest.raises(ValueError, match="nothing to unmerge"):
         unmerge_lora(model, removed)  # they were never merged
-    assert_unchanged(model, base)
+    assert_same(model, base)
 
 
 def test_removing_leaves_the_base_as_it_was(config):
     model = small_gpt(dtype="float64")
-    before = snapshot(model)
+    before = weights_of(model)
     apply_lora(model, config)
     randomize(model)
     layers = remove_lora(model)
-    assert_unchanged(model, before)
+    assert_same(model, before)
     assert layers and all(p.requires_grad for p in model.parameters())
     with pytest.raises(ValueError, match="no LoRA adapters"):
         remove_lora(model)
@@ -358,17 +354,14 @@ def test_a_layer_that_only_looks_linear_can_be_adapted_but_not_merged():
     model.loss(random_ids((2, 5)), random_ids((2, 5), 1)).backward()
     layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
     assert layer.lora_A.dtype == np.float32 and abs(layer.lora_A.grad).max() > 0 and abs(layer.lora_B.grad).max() > 0
-    before = snapshot(model)
-    with pytest.raises(ValueError, match="h.1.attn.c_attn is a Quantized: .* merge it into the model before quant"):
-        merge_lora(model)
-    assert_unchanged(model, before)
+    refuse_to_merge(model, "h.1.attn.c_attn is a Quantized: .* merge it into the model before quant")
 
 
 def refuse_to_merge(model, match):
-    before = snapshot(model)
+    before = weights_of(model)
     with pytest.raises(ValueError, match=match):
         merge_lora(model)
-    assert_unchanged(model, before)
+    assert_same(model, before)
 
 
 def test_merging_refuses_tied_half_precision_and_broken_weights_and_changes_nothing():
@@ -417,10 +410,10 @@ def test_targets(targets, expected):
 )  # fmt: skip
 def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
     model = small_gpt()
-    before, trainable = snapshot(model), model.num_parameters(trainable_only=True)
+    before, trainable = weights_of(model), model.num_parameters(trainable_only=True)
     with pytest.raises(ValueError, match=match):
         apply_lora(model, LoRAConfig(r=2, **settings))
-    assert_unchanged(model, before)
+    assert_same(model, before)
     assert model.num_parameters(trainable_only=True) == trainable
 
 

@@ -6,7 +6,7 @@ import pytest
 from finetune.data.datasets import Preference
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.data.tasks import instruction_tasks, preference_pairs
-from tests.finetune.preferences import preferences, question, small_template
+from tests.finetune.small import preferences, question, small_template
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """PPO's loop: the right tokens are learned from, a reward that can be had is found, runs go on where they stopped."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -15,9 +14,8 @@ from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, nn
-from tests.finetune.preferences import small_policy, small_template
-from tests.finetune.small import interrupt_at, watch
-from tests.gpt.small import save_model
+from tests.finetune.small import interrupt_at, small_policy, small_template, watch
+from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
 from tests.scripts.running import assert_same_run
 
@@ -117,13 +115,13 @@ def test_each_token_has_its_advantage_and_in_the_first_step_nothing_is_clipped(s
 
 def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_path):
     """Without a price the policy comes to write the tokens that are liked; with a high one it stays where it was."""
-    config = dataclasses.replace(CONFIG, total_iterations=15, batch_size=48, missing_eos_penalty=0.0)
+    config = dataclasses.replace(CONFIG, total_iterations=12, batch_size=36, missing_eos_penalty=0.0)
     logs = {}
     for kl_coef in (0.0, 30.0):
         start(train_ppo, settings(str(kl_coef), dataclasses.replace(config, kl_coef=kl_coef), learning_rate=4e-2))
         logs[kl_coef] = [row for row in read_log(tmp_path / str(kl_coef) / "log.jsonl") if "loss" in row]
     scores = {kl_coef: [row["objective/scores"] for row in rows] for kl_coef, rows in logs.items()}
-    assert len(scores[0.0]) == 15 and scores[0.0][0] == scores[30.0][0] < 1.2
+    assert len(scores[0.0]) == 12 and scores[0.0][0] == scores[30.0][0] < 1.2
     assert min(scores[0.0][-3:]) > 2 > max(scores[30.0][-3:])
     assert logs[0.0][-1]["objective/kl"] > 1.5 > 1 > logs[30.0][-1]["objective/kl"]
 
@@ -149,11 +147,10 @@ def test_only_the_policy_learns_and_its_checkpoint_is_a_plain_model(settings, tm
     rollouts = watch(page, monkeypatch, "roll_out")
     run = start(train_ppo, settings())
     (model, reference, *_), _ = rollouts[-1]
-    base, saved = (load_run(tmp_path / name)[0].state_dict() for name in ("base", "run"))
-    for name, value in run.model.state_dict().items():
-        np.testing.assert_array_equal(reference.state_dict()[name], base[name])
-        np.testing.assert_array_equal(saved[name], value)
-        assert not np.array_equal(value, base[name])
+    base, saved = (weights_of(load_run(tmp_path / name)[0]) for name in ("base", "run"))
+    assert_same(reference, base)
+    assert_same(run.model, saved)
+    assert not any(np.array_equal(value, base[name]) for name, value in saved.items())
     assert model.policy is run.model and any(model.value_head.weight.data.ravel())
 
 
@@ -184,8 +181,7 @@ def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(set
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="10 steps in a row .* not finite"):
         train_ppo(run, config)
     assert run.steps_done == 10
-    for name, value in load_run(tmp_path / "base")[0].state_dict().items():
-        np.testing.assert_array_equal(run.model.state_dict()[name], value)
+    assert_same(run.model, load_run(tmp_path / "base")[0])
     with np.load(tmp_path / "run" / "nonfinite-step-1.npz") as kept:
         arrays = dict(kept)
     assert np.isnan(next(value for name, value in arrays.items() if "advantages" in name)).all()
@@ -195,9 +191,7 @@ def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(set
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"total_iterations": 0}, "total_iterations must be >= 1, got 0"),
         ({"kl_coef": -0.1}, "kl_coef must be a number >= 0, got -0.1"),
-        ({"kl_coef": math.nan}, "kl_coef must be a number >= 0"),
         ({"lam": 1.5}, r"lam must be in \[0, 1\], got 1.5"),
         ({"cliprange": 0.0}, "cliprange must be a number > 0"),
         ({"batch_size": 1}, "1 replies cannot be dealt to 2 mini-batches"),

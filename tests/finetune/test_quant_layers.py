@@ -10,12 +10,8 @@ from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4
 from finetune.quantization.rounding import relative_error
 from minigrad import Tensor, nn, use_kernels
-from tests.finetune.small import dequantized
+from tests.finetune.small import dequantized, normal
 from tests.helpers import peak_below
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def reordered(weight):

@@ -1,25 +1,25 @@
-"""A whole GPT, quantized: what it computes, what is counted, what is refused, and its folder."""
+"""A whole GPT or Llama, quantized: what it computes, what is counted, what is refused, and its folder."""
 
-import json
-import shutil
+import copy
 
 import numpy as np
 import pytest
 
-from finetune.architectures import GPT2
-from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
-from finetune.quantization.folder import is_quantized, load_quantized, save_quantized
-from gpt import save_checkpoint
+from finetune.quantization.folder import load_quantized, matrices, save_quantized
+from gpt import GPT, save_checkpoint
+from gpt.model.language_model import architecture_of, from_settings, to_settings
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
+from gpt.training.loading import load_model
 from gpt.weights.safetensors_file import SafetensorsFile
-from minigrad import nn, no_grad
+from minigrad import Tensor, nn, no_grad
 from tests.finetune.small import dequantized
-from tests.gpt.small import random_ids, save_model, small_gpt
+from tests.gpt.small import assert_same, random_ids, save_model, small_gpt, small_llama, weights_of
+from tests.helpers import read_json
 
 IDS = random_ids((40, 12))
 CONFIGS = [
@@ -33,12 +33,26 @@ CONFIGS = [
     QuantizationConfig("awq", group_size=8),
     QuantizationConfig("awq", group_size=-1, zero_point=True, embedding=False),
 ]
-LAYERS = GPT2.layers
+LLAMA_CONFIGS = [
+    QuantizationConfig(),
+    QuantizationConfig("zeropoint", 4, 4, embedding=False),
+    QuantizationConfig("nf4", group_size=4, double_quant=True),
+    QuantizationConfig("gptq", group_size=4, desc_act=True),
+    QuantizationConfig("awq", group_size=4),
+]
+LAYERS = GPT.names.layers
 SOME = QuantizationConfig("absmax", 4, 4)
 
 
-def name_of(config):
-    return "-".join(str(value) for value in config.to_dict().values())
+def name_of(value):
+    return "-".join(map(str, value.to_dict().values())) if isinstance(value, QuantizationConfig) else value.__name__
+
+
+quantized_models = pytest.mark.parametrize(
+    ("make", "config"),
+    [*((small_gpt, config) for config in CONFIGS), *((small_llama, config) for config in LLAMA_CONFIGS)],
+    ids=name_of,
+)
 
 
 def calibration_for(config):
@@ -50,34 +64,53 @@ def logits(model, ids=IDS):
         return model(ids).data
 
 
-def arrays(model):
-    return {name: array.copy() for name, array in model.state_dict().items()}
+@pytest.mark.parametrize("model", [small_gpt(), small_llama(), small_gpt(norm="post")], ids=["gpt", "llama", "post"])
+def test_the_parts_are_there_under_these_names(model):
+    assert architecture_of(model.config) is type(model)
+    modules = dict(model.named_modules())
+    assert modules[model.names.embedding] is model.embedding and type(model.embedding) is nn.Embedding
+    shapes = {name: m.weight.shape for name, m in modules.items() if type(m) is nn.Linear and name != "lm_head"}
+    plan = QuantizationConfig(embedding=False)
+    assert shapes == {name: shape for name, (shape, _) in matrices(model.config, plan).items()}
+    assert len(model.blocks) == 2 and modules[model.part_names()[1]] is model.blocks[1]
+    assert from_settings(to_settings(model.config)) == model.config
+    reader = Reader(model, IDS)
+    for block in model.blocks:
+        reader.pass_through(block)
+    with no_grad():
+        np.testing.assert_array_equal(model.final_norm(Tensor(reader.hidden)).data, model.hidden_states(IDS).data)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-def test_the_quantized_model_computes_with_the_rounded_weights(config):
-    model, original = small_gpt(), small_gpt()
+@quantized_models
+def test_the_quantized_model_computes_with_the_rounded_weights(make, config):
+    model, original, plain = make(), make(), make()
     report = quantize(model, config, calibration_for(config))
-    plain = small_gpt()
-    if config.method != "awq":
-        plain.load_state_dict({name: a for name, a in arrays(model).items() if ".weight." not in name}, strict=False)
-        for index in range(2):
-            for layer in LAYERS:
-                name = f"transformer.h.{index}.{layer}"
-                quantized = model.get_submodule(name)
-                assert type(quantized) is QuantizedLinear and quantized.weight.bits == config.bits
-                plain.set_submodule(name, dequantized(quantized))
-        if config.embedding:
-            plain.transformer.wte.weight.data[...] = model.transformer.wte.weight.dequantize()
-        np.testing.assert_allclose(logits(model), logits(plain), atol=2e-4)
-    change = np.abs(logits(model) - logits(original)).std() / logits(original).std()
-    assert 0 < change < (0.05 if config.bits == 8 else 0.5)
-    assert report.bytes_before == memory(original) and report.bytes_after == memory(model) < report.bytes_before
-    assert [layer.name for layer in report.layers] == [f"transformer.h.{i}.{name}" for i in range(2) for name in LAYERS]
-    assert all((layer.error is not None) == (config.method in ("gptq", "awq")) for layer in report.layers)
-    assert isinstance(model.transformer.wte, QuantizedEmbedding) == config.embedding
+    names = [f"{block}.{layer}" for block in model.part_names() for layer in model.names.layers]
+    assert [layer.name for layer in report.layers] == names
+    plain.load_state_dict({name: a for name, a in weights_of(model).items() if ".weight." not in name}, strict=False)
+    for name in names:
+        layer = model.get_submodule(name)
+        assert type(layer) is QuantizedLinear and layer.weight.bits == config.bits
+        plain.set_submodule(name, dequantized(layer))
+    assert isinstance(model.embedding, QuantizedEmbedding) == config.embedding
     if config.embedding:
-        assert model.lm_head.weight is model.transformer.wte.weight
+        assert model.lm_head.weight is model.embedding.weight
+        plain.embedding.weight.data[...] = model.embedding.weight.dequantize()
+    np.testing.assert_allclose(logits(model), logits(plain), atol=2e-4)
+    change = np.abs(logits(model) - logits(original)).std() / logits(original).std()
+    assert 0 < change < (0.05 if config.bits == 8 else 0.6)
+    assert report.bytes_before == memory(original) and report.bytes_after == memory(model) < report.bytes_before
+    assert all((layer.error is not None) == (config.method in ("gptq", "awq")) for layer in report.layers)
+    texts = [model.generate([[1, 2, 3], [4]], 6, temperature=0, use_cache=cache) for cache in (True, False)]
+    assert texts[0] == texts[1]
+
+
+def test_an_untied_head_stays_in_floats():
+    model = small_llama(tied=False)
+    before = model.lm_head.weight.data.copy()
+    quantize(model, QuantizationConfig("absmax"))
+    assert type(model.lm_head) is nn.Linear and type(model.embedding) is QuantizedEmbedding
+    np.testing.assert_array_equal(model.lm_head.weight.data, before)
 
 
 def test_text_is_read_without_dropout_and_the_mode_is_kept():
@@ -134,22 +167,35 @@ def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
     np.testing.assert_allclose(seen[4][1], np.einsum("nti,ntj->ij", hidden[-1], hidden[-1]), rtol=1e-4, atol=1e-3)
 
 
-def test_gptq_and_awq_lose_less_than_rounding_in_every_layer():
-    for method in ("gptq", "awq"):
-        report = quantize(small_gpt(n_embd=32), QuantizationConfig(method, group_size=16), IDS)
-        ratios = [layer.error / layer.nearest_error for layer in report.layers]
-        assert max(ratios) <= 1.0 + 1e-6 and np.mean(ratios) < 0.9, (method, ratios)
-        assert [layer.alpha is not None for layer in report.layers[:4]] == [method == "awq"] * 3 + [False]
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("model", [small_gpt(n_embd=32), small_llama(n_embd=32, n_inner=64)], ids=["gpt", "llama"])
+def test_gptq_and_awq_lose_less_than_rounding_in_every_layer(model, method):
+    report = quantize(copy.deepcopy(model), QuantizationConfig(method, group_size=16), IDS)
+    ratios = [layer.error / layer.nearest_error for layer in report.layers]
+    assert max(ratios) <= 1.0 + 1e-6 and np.mean(ratios) < 0.95
+    assert any(layer.alpha is not None for layer in report.layers) == (method == "awq")
 
 
-def test_folding_scales_changes_nothing_that_the_model_computes():
-    model, original = small_gpt(dtype="float64"), small_gpt(dtype="float64")
+@pytest.mark.parametrize(
+    ("make", "changes", "not_scaled"),
+    [
+        (small_gpt, {}, {"mlp.c_proj"}),  # behind an activation
+        (small_llama, {}, {"self_attn.o_proj"}),  # heads of values that are shared cannot be scaled for one of queries
+        (small_llama, {"n_kv_head": 4}, set()),  # as many heads of keys as of queries
+    ],
+)
+def test_folding_scales_changes_nothing_that_the_model_computes(make, changes, not_scaled):
+    model, original = make(dtype="float64", **changes), make(dtype="float64", **changes)
     reader = Reader(model, IDS)
-    for block in model.transformer.h:
-        layers = {name: block.get_submodule(name) for name in LAYERS}
-        before = {name: layer.weight.data for name, layer in layers.items()}
-        alphas = scale_block(block, GPT2, reader.inputs_of(block, list(layers)), lambda weight: absmax(weight, 4, 4))
-        assert any(alphas.values()) and all((layers[n].weight.data != before[n]).any() for n in alphas if alphas[n])
+    for block in model.blocks:
+        moments = reader.inputs_of(block, model.names.inputs)
+        before = {name: block.get_submodule(name).weight.data for name in model.names.layers}
+        alphas = scale_block(block, model.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
+        assert set(model.names.layers) - set(alphas) == not_scaled
+        assert all(len({alphas.get(layer) for layer in layers}) == 1 for layers, _ in model.names.inputs)
+        scaled = [name for name, alpha in alphas.items() if alpha]
+        assert scaled and all((block.get_submodule(name).weight.data != before[name]).any() for name in scaled)
+        reader.pass_through(block)
     np.testing.assert_allclose(logits(model), logits(original), atol=1e-5)
 
 
@@ -186,16 +232,15 @@ def test_bad_input_leaves_the_model_as_it_was(change, config, calibration, words
     model = small_gpt()
     if change is not None:
         change(model)
-    before, modules = arrays(model), dict(model.named_modules())
+    before, modules = weights_of(model), dict(model.named_modules())
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=words):
         quantize(model, config, calibration)
     assert dict(model.named_modules()) == modules
-    for name, array in arrays(model).items():
-        np.testing.assert_array_equal(array, before[name])
+    assert_same(model, before)
 
 
 def test_what_is_no_gpt_and_a_post_norm_model_for_awq_are_refused():
-    with pytest.raises(ValueError, match="only GPTs and Llamas can be changed that way, not a Linear"):
+    with pytest.raises(ValueError, match="only language models can be quantized, not a Linear"):
         quantize(nn.Linear(4, 4), SOME)
     with pytest.raises(ValueError, match="a post-norm model has no norm there"):
         quantize(small_gpt(norm="post"), QuantizationConfig("awq", group_size=8), IDS)
@@ -230,27 +275,27 @@ def tokenizer():
     return Tokenizer.train("a small text to have a tokenizer of", vocab_size=257)
 
 
-def folder_with(path, config, tokenizer):
-    model = small_gpt(vocab_size=260)
+def folder_with(path, config, tokenizer, make=small_gpt, **changes):
+    model = make(vocab_size=260, **changes).eval()
     quantize(model, config, calibration_for(config))
     save_quantized(path, model, config, tokenizer)
     return model
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-def test_a_folder_brings_the_same_model_back(tmp_path, config, tokenizer):
-    model = folder_with(tmp_path / "q", config, tokenizer)
+@quantized_models
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tied, tokenizer):
+    model = folder_with(tmp_path / "q", config, tokenizer, make, tied=tied)
     loaded, its_tokenizer = load_quantized(tmp_path / "q")
-    assert is_quantized(tmp_path / "q") and not loaded.training and len(its_tokenizer) == len(tokenizer)
-    expected, found = model.state_dict(), loaded.state_dict()
-    assert list(found) == list(expected)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+    assert type(loaded) is type(model) and loaded.config == model.config
+    assert not loaded.training and len(its_tokenizer) == len(tokenizer)
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    assert_same(loaded, model)
+    assert all(loaded.state_dict()[name].dtype == array.dtype for name, array in model.state_dict().items())
     np.testing.assert_array_equal(logits(loaded), logits(model))
     size = (tmp_path / "q" / "model.safetensors").stat().st_size
     assert size < memory(model) + 20_000
-    content = json.loads((tmp_path / "q" / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    content = read_json(tmp_path / "q" / "config.json")["quantization_config"]
     assert content["quant_method"] == config.method and content["sym"] == (not config.zero_point)
     assert set(content) >= {"bits", "group_size", "sym", "zero_point", "desc_act", "double_quant"}
     assert QuantizationConfig.from_dict(content) == config
@@ -261,7 +306,6 @@ def test_one_loader_takes_every_kind_of_folder(tmp_path, tokenizer):
     save_model(tmp_path / "plain", small_gpt(vocab_size=260), tokenizer)
     np.testing.assert_array_equal(logits(load_model(tmp_path / "q")[0]), logits(quantized))
     np.testing.assert_array_equal(logits(load_model(tmp_path / "plain")[0]), logits(small_gpt(vocab_size=260)))
-    assert not is_quantized(tmp_path / "plain") and not is_quantized(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt-quantized"):
         load_quantized(tmp_path / "plain")
 
@@ -282,7 +326,7 @@ def resave(folder, change=None, settings=None):
     """Change the arrays or the config of a folder, with fingerprints that fit, as a stranger could."""
     from gpt.training.checkpoint import ModelKind
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     with SafetensorsFile(folder / "model.safetensors") as file:
         stored = {name: file.read(name) for name in file.entries}
     config["quantization_config"].update(settings or {})
@@ -314,13 +358,3 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path, tokenizer, change, settin
     resave(tmp_path / "q", change, settings)
     with pytest.raises(CheckpointError, match=words):
         load_quantized(tmp_path / "q")
-
-
-def test_damage_is_named(tmp_path, tokenizer):
-    folder_with(tmp_path / "q", SOME, tokenizer)
-    weights = (tmp_path / "q" / "model.safetensors").read_bytes()
-    for name, content in {"cut": weights[:-1], "flipped": weights[:-1] + bytes([weights[-1] ^ 1])}.items():
-        shutil.copytree(tmp_path / "q", tmp_path / name)
-        (tmp_path / name / "model.safetensors").write_bytes(content)
-        with pytest.raises(CheckpointError, match="model.safetensors was truncated or altered"):
-            load_quantized(tmp_path / name)

@@ -5,49 +5,39 @@ import pytest
 
 from finetune.quantization import on_gpu
 from finetune.quantization.array import QuantizedArray
-from finetune.quantization.blocks import BlockArray
 from finetune.quantization.nf4 import nf4
 from finetune.quantization.quantized_layers import QuantizedLinear
 from finetune.quantization.rounding import absmax, zero_point
 from minigrad import Tensor, nn, no_grad, use_kernels
 from minigrad.backend import to_device, to_numpy
 from tests.cuda_emulation import cublas
+from tests.finetune.small import normal
+from tests.finetune.test_quant_blocks import KINDS, block_array
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 ORDER = np.random.default_rng(0).permutation(64)
 
 
-def randn(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
-
-
-def blocks(bits, zero, minimums):
-    codes = np.random.default_rng(bits).integers(0, 16, (33, 64)).astype(np.uint8 if bits == 4 else np.int8)
-    return BlockArray(codes, randn(33, 2), randn(33, 2, seed=1) if minimums else None, bits, zero)
-
-
 def reordered():
-    plain = zero_point(randn(33, 64), 4, 16)
+    plain = zero_point(normal(33, 64), 4, 16)
     return QuantizedArray(plain.levels(), plain.scales, plain.zeros, 4, None, ORDER)
 
 
 ARRAYS = {
-    "8 bits": lambda: absmax(randn(33, 64)),
-    "4 bits with zeros": lambda: zero_point(randn(33, 64), 4, 16),
-    "nf4, double quantization": lambda: nf4(randn(33, 64)),
+    "8 bits": lambda: absmax(normal(33, 64)),
+    "4 bits with zeros": lambda: zero_point(normal(33, 64), 4, 16),
+    "nf4, double quantization": lambda: nf4(normal(33, 64)),
     "columns in another order": reordered,
-    "Q8_0": lambda: blocks(8, 0, False),
-    "Q4_0": lambda: blocks(4, 8, False),
-    "Q4_1": lambda: blocks(4, 0, True),
+    **{kind: lambda kind=kind: block_array(kind, 33, 2)[0] for kind in KINDS},
 }
 
 
 def run(name, rows, device, kernels="fast", dtype=np.float32):
-    layer = QuantizedLinear(ARRAYS[name](), nn.Parameter(randn(33, seed=3))).to(device).to(dtype)
-    x = Tensor(randn(*rows, 64, seed=4), dtype=dtype, device=device, requires_grad=True)
+    layer = QuantizedLinear(ARRAYS[name](), nn.Parameter(normal(33, seed=3))).to(device).to(dtype)
+    x = Tensor(normal(*rows, 64, seed=4), dtype=dtype, device=device, requires_grad=True)
     with use_kernels(kernels):
         out = layer(x)
-        out.backward(to_device(randn(*out.shape, seed=5).astype(dtype), device))
+        out.backward(to_device(normal(*out.shape, seed=5).astype(dtype), device))
     return [to_numpy(y) for y in (out.data, x.grad, layer.bias.grad)]
 
 
@@ -72,7 +62,7 @@ def test_without_kernels_it_is_computed_as_on_the_cpu(name, kernels, dtype, monk
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_token_costs_one_reading_of_the_codes_and_no_waiting(name, cuda):
     layer = QuantizedLinear(ARRAYS[name]()).to("cuda")
-    x = Tensor(randn(1, 1, 64), device="cuda")
+    x = Tensor(normal(1, 1, 64), device="cuda")
     with no_grad(), use_kernels("fast"):
         layer(x)  # what is needed once is brought to the GPU
         cuda.reset()

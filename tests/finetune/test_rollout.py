@@ -7,7 +7,7 @@ from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.ppo import update_metrics
 from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
 from minigrad import Tensor, manual_seed, no_grad
-from tests.finetune.preferences import small_policy, small_template
+from tests.finetune.small import small_policy, small_template
 
 PROMPTS = ["Say yes.", "No?", "The word, the word!"]
 
@@ -80,15 +80,6 @@ def test_the_policy_draws_from_its_own_distribution(setting):
         sharper = expected[best] ** 2 / (expected**2).sum()  # what temperature 0.5 would give
         noise = 4 * np.sqrt(expected[best] * (1 - expected[best]) / 400)
         assert (np.abs(frequencies - expected[best]) < noise).all() and (np.abs(frequencies - sharper) > noise).any()
-
-
-def test_the_same_seed_draws_the_same(setting):
-    template, *models, prompts = setting
-    drawn = []
-    for seed in (5, 5, 6):
-        manual_seed(seed)
-        drawn.append(roll_out(*models, prompts, 6, template.stop_tokens).replies())
-    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_nothing_is_recorded_and_the_value_head_starts_at_nothing(setting):

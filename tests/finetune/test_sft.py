@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-import minigrad.functional as F
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_text
@@ -22,7 +21,8 @@ from finetune.evaluation.answering import (
     scores_by_task,
 )
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages.sft import TEST_ITEMS, TRAIN_ITEMS, SFTConfig, load_data, train_sft
+from finetune.stages import sft as page
+from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
@@ -31,7 +31,7 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import use_kernels
 from tests.finetune.small import small_chat_model, write_rows
-from tests.gpt.small import save_model, small_gpt
+from tests.gpt.small import assert_same, gradients_of, save_model, small_gpt
 
 TALK = [{"role": "user", "content": "the word?"}, {"role": "assistant", "content": "kel"}]
 
@@ -78,26 +78,10 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
     best = model(ids).data.argmax(axis=-1)
     assert count == (targets != IGNORE).sum() and metrics == {"mean_token_accuracy": (best == targets).sum()}
     loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = gradients_of(model)
     model.zero_grad()
     model.loss(ids, targets, IGNORE, "sum").backward()
-    for name, p in model.named_parameters():
-        np.testing.assert_allclose(gradients[name], p.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_questions_are_not_learned_from(chat):
-    """A token that only questions contain gets no gradient as an output, and one in an answer does."""
-    model, template = chat
-    model.to("float64")
-    model.lm_head.weight = type(model.lm_head.weight)(model.lm_head.weight.data.copy())  # untied, to see the head alone
-    ids, targets = collate([template.encode(TALK)])
-    hidden = model.hidden_states(ids)[targets != IGNORE]
-    sft_loss(model, (ids, targets))[0].backward()
-    probs = F.softmax(model.lm_head(hidden), -1).data  # (N, V)
-    expected = probs.T @ hidden.data
-    for row, target in zip(hidden.data, targets[targets != IGNORE]):
-        expected[target] -= row
-    np.testing.assert_allclose(model.lm_head.weight.grad, expected, atol=1e-12)
+    assert_same(gradients, gradients_of(model), rtol=1e-9, atol=1e-12)
 
 
 def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
@@ -131,8 +115,7 @@ def test_accumulation_equals_one_large_batch():
     for a, b in zip(large_steps, small_steps, strict=True):
         assert a.count == b.count and a.loss == pytest.approx(b.loss, rel=1e-10)
         assert a.metrics["mean_token_accuracy"] == b.metrics["mean_token_accuracy"]
-    for (name, p), (_, q) in zip(large.named_parameters(), parts.named_parameters(), strict=True):
-        np.testing.assert_allclose(p.data, q.data, rtol=1e-7, atol=1e-9, err_msg=name)
+    assert_same(large, parts, rtol=1e-7, atol=1e-9)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -150,7 +133,7 @@ def talks(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("data") / "talks.jsonl", rows)
 
 
-def config(base, data, out_dir, max_iters=150):
+def config(base, data, out_dir, max_iters=100):
     training = TrainingConfig(
         max_iters=max_iters, learning_rate=0.02, warmup_iters=5, eval_interval=50, log_interval=50
     )
@@ -159,12 +142,8 @@ def config(base, data, out_dir, max_iters=150):
 
 @pytest.fixture(scope="module")
 def tuned(base, talks, tmp_path_factory):
-    use_kernels("fast")
-    folder = tmp_path_factory.mktemp("tuned") / "run"
-    try:
-        return start(train_sft, config(base, talks, folder))
-    finally:
-        use_kernels("textbook")
+    with use_kernels("fast"):
+        return start(train_sft, config(base, talks, tmp_path_factory.mktemp("tuned") / "run"))
 
 
 def test_a_model_learns_to_answer_and_to_stop(tuned):
@@ -196,23 +175,21 @@ def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path)
 
 
 def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: the assistant's last message is empty"):
-        start(train_sft, config(base, path, tmp_path / "out"))
-    path.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="has one conversation only"):
-        start(train_sft, config(base, path, tmp_path / "out"))
-    long = json.dumps({"prompt": "word " * 100, "completion": "b"})
-    path.write_text(f'{long}\n{{"prompt": "a", "completion": "b"}}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: there is nothing to learn from"):
-        start(train_sft, config(base, path, tmp_path / "out"))
+    good, empty, long = ({"prompt": p, "completion": c} for p, c in (("a", "b"), ("a", ""), ("word " * 100, "b")))
+    for rows, words in (
+        ([good, empty], r"bad\.jsonl, line 2: the assistant's last message is empty"),
+        ([good], "has one conversation only"),
+        ([long, good], r"bad\.jsonl, line 1: there is nothing to learn from"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            start(train_sft, config(base, write_rows(tmp_path / "bad.jsonl", rows), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_built_in_questions_are_held_out():
+def test_built_in_questions_are_held_out(monkeypatch):
+    monkeypatch.setattr(page, "TRAIN_ITEMS", 2000)
     train, test = load_data("tasks", seed=3)
-    assert len(train) == TRAIN_ITEMS and len(test) == TEST_ITEMS
+    assert len(train) == 2000 and len(test) == page.TEST_ITEMS
     assert not {example.messages[-1]["content"] for example in train} & {
         example.messages[-1]["content"] for example in test
     }

@@ -63,6 +63,11 @@ GPT2_FOLDER = GoldenFolder(GOLDEN / "gpt2-folder", "transformer.", GPT.from_pret
 LLAMA_FOLDER = GoldenFolder(GOLDEN / "llama-folder", "model.", Llama.from_pretrained)
 
 
+def of_both(gpt2, llama):
+    """Rows for a table of both folders, each row with its folder before it."""
+    return [(GPT2_FOLDER, *row) for row in gpt2] + [(LLAMA_FOLDER, *row) for row in llama]
+
+
 def write_model(folder, tensors, config):
     folder.mkdir(exist_ok=True)
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / WEIGHTS)
@@ -81,10 +86,6 @@ def write_shards(folder, tensors, config, parts=3):
     index = {"metadata": {"total_size": sum(array.nbytes for array in tensors.values())}, "weight_map": places}
     write_json(folder / INDEX, index)
     return index
-
-
-def in_float64(tensors, config):
-    return {name: array.astype(np.float64) for name, array in tensors.items()}, config
 
 
 def put(name, value):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
+from minigrad import backend
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -39,6 +40,25 @@ def golden(kind):
     model.to("float64")
     model.load_state_dict({key[7:]: value for key, value in arrays.items() if key.startswith("weight/")})
     return model, arrays
+
+
+def weights_of(model):
+    """Copies of a model's parameters and buffers, on the host."""
+    return {name: np.array(backend.to_numpy(array)) for name, array in model.state_dict().items()}
+
+
+def gradients_of(model):
+    """Copies of the gradients that there are, on the host."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: np.array(backend.to_numpy(array)) for name, array in gradients.items()}
+
+
+def assert_same(found, expected, rtol=0.0, atol=0.0):
+    """Two models, or two dictionaries of arrays, have the same names and numbers: exactly, unless there are limits."""
+    found, expected = (each if isinstance(each, dict) else weights_of(each) for each in (found, expected))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol, atol, err_msg=name)
 
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):

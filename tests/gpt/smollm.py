@@ -1,7 +1,8 @@
 """A small tokenizer of SmolLM2's kind, as the metadata of a GGUF file has it."""
 
-from gpt.tokenizer.bpe import BYTE_ORDER, train_bpe_from_text, visible
+from gpt.tokenizer.bpe_training import BYTE_ORDER, train_bpe_from_text
 from gpt.tokenizer.tokenizer import Tokenizer
+from gpt.tokenizer.vocabulary import visible
 
 END, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = [END, IM_START, IM_END, "<repo_name>"]  # come first there, not last

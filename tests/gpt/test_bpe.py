@@ -5,22 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt.files import read_pieces
-from gpt.tokenizer.bpe import (
-    BYTE_ORDER,
-    count_words,
-    encode_word,
-    from_visible,
-    independent_chunks,
-    learn_merges,
-    learn_merges_textbook,
-    merge,
-    single_bytes,
-    split_special,
-    split_words,
-    train_bpe,
-    train_bpe_from_text,
-    visible,
-)
+from gpt.tokenizer.bpe import encode_word, learn_merges_textbook, merge, single_bytes
+from gpt.tokenizer.bpe_training import BYTE_ORDER, learn_merges, train_bpe, train_bpe_from_text
+from gpt.tokenizer.pre_tokenization import count_words, independent_chunks, split_special, split_words
+from gpt.tokenizer.vocabulary import from_visible, visible
 
 END = "<|endoftext|>"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -36,7 +36,10 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_the_second_is_told_who_the_first_is_and_a_reader_is_not_blocked(tmp_path, holder):
+def test_the_second_is_told_who_the_first_is_until_that_is_killed_and_a_reader_is_not_blocked(
+    tmp_path, holder, monkeypatch
+):
+    monkeypatch.setattr(folder_lock, "PATIENCE", 2)
     model = small_gpt()
     with pytest.raises(BlockingIOError) as caught:
         save_checkpoint(tmp_path / "run", model)
@@ -46,17 +49,15 @@ def test_the_second_is_told_who_the_first_is_and_a_reader_is_not_blocked(tmp_pat
     for path in (tmp_path / "copy").iterdir():
         path.rename(tmp_path / "run" / path.name)
     assert load_checkpoint(tmp_path / "run").model.config == model.config
-
-
-def test_a_process_that_is_killed_holds_nothing(tmp_path, holder):
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
     with locked(tmp_path / "run") as certain:
         assert certain and f"process {os.getpid()} on" in (tmp_path / "run" / NAME).read_text(encoding="utf-8")
-    assert not (tmp_path / "run" / NAME).exists()
+    assert not (tmp_path / "run" / NAME).exists()  # the rest of the folder stays
 
 
-def test_the_thread_that_holds_it_may_ask_again_and_no_other(tmp_path):
+def test_the_thread_that_holds_it_may_ask_again_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "PATIENCE", 2)
     refused = []
 
     def ask():

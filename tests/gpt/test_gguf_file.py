@@ -17,7 +17,6 @@ from tests.helpers import peak_below
 needs_gguf = pytest.mark.oracle("gguf")
 QUANTIZED = list(BLOCKS)
 KINDS = ["F32", "F16", "BF16", *QUANTIZED]  # those that the library gguf can write
-BITS = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5.0}
 HEADER = 24  # bytes before the first setting: magic, version, number of tensors, number of settings
 
 
@@ -55,18 +54,6 @@ def test_codes_scales_and_minimums_make_the_numbers(golden, kind):
     if minimums is not None:
         made += minimums.repeat(32, axis=1)
     assert_same_bits(made, numbers)
-
-
-@pytest.mark.parametrize("kind", QUANTIZED)
-def test_a_number_takes_as_many_bits_as_is_said(kind):
-    assert BLOCKS[kind].itemsize * 8 / 32 == BITS[kind]
-
-
-def test_a_block_by_hand():
-    block = np.zeros((1, 1), BLOCKS["Q4_0"])
-    block["scale"], block["codes"][..., 3] = 0.25, 0xC1  # number 3 has the code 1, number 19 the code 12
-    numbers = dequantize(GGUFTensor("w", (1, 32), "Q4_0", block.view(np.uint8)))
-    assert numbers[0, 3] == 0.25 * (1 - 8) and numbers[0, 19] == 0.25 * (12 - 8) and numbers[0, 0] == 0.25 * -8
 
 
 @needs_gguf
@@ -245,25 +232,17 @@ def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
     [
         (b"", "is truncated, damaged, or not a GGUF file: cannot mmap an empty file"),
         (b"\0" * 1000, "GGUF magic invalid"),
-        (made(magic=b"ggml"), "GGUF magic invalid"),
-        (made(version=1), "version 1"),
         (made(version=99), "version 99"),
         (made(n_settings=2**63, data=b""), "describes more than there is"),
-        (made(n_tensors=2**64 - 1, data=b""), "describes more than there is"),
         (made(n_settings=10**6, data=bytes(10**5)), "Duplicate  already in list"),
         (made([setting("s", STRING, struct.pack("<Q", 2**62))]), "describes more than there is"),
-        (made([struct.pack("<Q", 2**64 - 8)]), "describes more than there is"),
         (made([setting("s", ARRAY, array(STRING, 2**60))]), "describes more than there is"),
-        (made([setting("s", ARRAY, array(UINT8, 2**40))]), "describes more than there is"),
         (made([setting("s", ARRAY, nested(1500))]), "a setting is a list of lists"),
         (made([setting("s", ARRAY, struct.pack("<IQQ", STRING, 1, 2**40))]), "describes more than there is"),
         (made([setting("s", 99, b"")]), ") is not a valid GGUFValueType"),
-        (made([setting("s", ARRAY, array(99, 1))]), ") is not a valid GGUFValueType"),
         (made([setting("s", STRING, struct.pack("<Q", 2) + b"\xff\xfe")]), "utf-8"),
         (made([setting("s", UINT8, b"\1")] * 2), "Duplicate s already in list"),
-        (made([setting("GGUF.version", UINT8, b"\1")]), "Duplicate GGUF.version"),
         (made([setting("general.alignment", 4, struct.pack("<I", 3))]), "must be a non-zero power of two"),
-        (made([setting("general.alignment", 4, struct.pack("<I", 0))]), "must be a non-zero power of two"),
         (made([setting("general.alignment", 4, struct.pack("<I", 2**31))], [tensor()]), "more than there is"),
         (made(tensors=[tensor(kind=99)]), ") is not a valid GGMLQuantizationType"),
         (made(tensors=[tensor(), tensor()]), "uplicate"),
@@ -271,11 +250,8 @@ def test_what_is_made_byte_by_byte_is_a_file(tmp_path):
         (made(tensors=[tensor("b"), tensor("a")]), "starts within"),
         (made(tensors=[tensor(offset=4096)]), "describes more than there is"),
         (made(tensors=[tensor(offset=2**64 - 64)]), "overflow encountered"),
-        (made(tensors=[tensor(offset=2**63)]), "describes more than there is"),
         (made(tensors=[tensor(dims=(2**40,))]), "describes more than there is"),
-        (made(tensors=[tensor(dims=(2**32, 2**32))]), "is truncated, damaged"),
         (made(tensors=[tensor(dims=(2**63, 2, 3))]), "is truncated, damaged"),
-        (made(tensors=[tensor(dims=(2**64 - 1,))]), "describes more than there is"),
         (made(tensors=[tensor(dims=(0,))]), "w has the shape (0,), which no tensor has"),
         (made(tensors=[tensor(dims=())]), "w has the shape (), which no tensor has"),
         (made(tensors=[tensor(dims=(1,) * 100)]), "is truncated, damaged"),

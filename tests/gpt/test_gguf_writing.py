@@ -5,7 +5,7 @@ import pytest
 
 from gpt import Tokenizer
 from gpt.training.loading import load_model
-from gpt.weights import gguf_writing, llama_gguf
+from gpt.weights import gguf_writing
 from gpt.weights.gguf_file import GGUFError
 from gpt.weights.gguf_writing import KINDS, write_gguf
 from tests.gpt.gguf_files import block_llama
@@ -54,12 +54,6 @@ def test_both_readers_give_back_what_was_written(make, kind, tmp_path):
     assert len(reader.tensors) == len(arrays) and reader.fields["tokenizer.ggml.tokens"].contents()[5] is not None
     with pytest.raises(FileExistsError, match="exists already"):
         write_gguf(path, model, tokenizer)
-
-
-def test_rows_of_heads_are_permuted_and_put_back():
-    rows = np.arange(24)
-    assert llama_gguf.unpermute(llama_gguf.permute(rows, 2), 2).tolist() == rows.tolist()
-    assert llama_gguf.permute(rows, 2)[:4].tolist() == [0, 6, 1, 7]
 
 
 @pytest.mark.oracle("gguf")

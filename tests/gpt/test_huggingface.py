@@ -1,4 +1,7 @@
-"""Hugging Face's GPT-2 folders: every variant is the same model, what does not fit is named, what is saved loads."""
+"""Hugging Face's folders: every variant is the same model, what does not fit is named, what is saved loads.
+
+The tables are of both models; what only Llamas have is in test_llama_files.py.
+"""
 
 import math
 import shutil
@@ -8,25 +11,27 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.weights import gpt2_huggingface
+from gpt.weights import gpt2_huggingface, llama_huggingface
 from gpt.weights.gpt2_huggingface import from_json, to_json
 from gpt.weights.pretrained import open_weights, report
 from gpt.weights.safetensors_file import write_safetensors
 from minigrad import nn, use_kernels
+from tests.gpt.gguf_files import block_llama
 from tests.gpt.golden_folders import (
     GPT2_FOLDER,
     INDEX,
     WEIGHTS,
-    in_float64,
+    of_both,
     put,
     some_settings,
     write_model,
     write_shards,
 )
-from tests.gpt.small import GOLDEN, small_gpt
+from tests.gpt.small import GOLDEN, assert_same, small_gpt
 from tests.helpers import peak_below, read_json, write_json
 
 FOLDER = GPT2_FOLDER.path
@@ -92,7 +97,8 @@ def test_it_writes_what_transformers_writes_and_reads_its_tokens(golden, kernels
 
 
 def with_head(tensors, config):
-    return {**tensors, "lm_head.weight": tensors["wte.weight"].copy()}, config
+    embedding = tensors["wte.weight" if "wte.weight" in tensors else "embed_tokens.weight"]
+    return {**tensors, "lm_head.weight": embedding.copy()}, config
 
 
 def with_untied_but_equal_head(tensors, config):
@@ -116,22 +122,47 @@ def with_names_for_the_same_activation(tensors, config):
     return tensors, {**config, "activation_function": "gelu_pytorch_tanh", "n_inner": 64}
 
 
-VARIANTS = [
-    GPT2_FOLDER.with_prefix, with_head, with_untied_but_equal_head, with_mask_buffers, with_an_old_config,
-    with_names_for_the_same_activation, in_float64,
-]  # fmt: skip
+def with_the_speeds_of_rotation(tensors, config):
+    speeds = {f"layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32) for i in range(2)}
+    return {**speeds, "rotary_emb.inv_freq": np.ones(3, np.float32), **tensors}, config
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_the_same_model(variant, tmp_path, golden):
-    assert_golden(GPT.from_pretrained(write_model(tmp_path, *variant(*GPT2_FOLDER.contents()))), golden)
+def with_the_config_of_transformers_4(tensors, config):
+    kept = {name: value for name, value in config.items() if name not in ("rope_parameters", "head_dim", "dtype")}
+    return tensors, {**kept, "rope_theta": 300, "rope_scaling": None, "torch_dtype": "float32"}
 
 
-def test_all_variants_at_once(tmp_path, golden):
-    folder = GPT2_FOLDER.contents()
-    for variant in (with_head, with_mask_buffers, with_an_old_config, in_float64, GPT2_FOLDER.with_prefix):
+def with_scaling_by_nothing(tensors, config):
+    tensors, config = with_the_config_of_transformers_4(tensors, config)  # beside rope_parameters it would replace them
+    return tensors, {**config, "rope_scaling": {"type": "default"}, "pretraining_tp": 2, "hidden_act": "swish"}
+
+
+def in_float64(tensors, config):
+    return {name: array.astype(np.float64) for name, array in tensors.items()}, config
+
+
+GPT2_VARIANTS = [
+    (with_untied_but_equal_head,),
+    (with_names_for_the_same_activation,),
+    (with_head, with_mask_buffers, with_an_old_config, in_float64),
+]
+LLAMA_VARIANTS = [
+    (with_the_config_of_transformers_4,),
+    (with_scaling_by_nothing,),
+    (with_head, with_the_speeds_of_rotation, in_float64),
+]
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+@pytest.mark.parametrize(("source", "variants"), of_both(zip(GPT2_VARIANTS), zip(LLAMA_VARIANTS)))
+def test_every_variant_is_the_same_model(source, variants, in_shards, tmp_path):
+    """Also with the prefix that names have in shards, and without."""
+    folder = source.contents()
+    for variant in (*variants, source.with_prefix) if in_shards else variants:
         folder = variant(*folder)
-    assert_golden(GPT.from_pretrained(write_model(tmp_path, *folder)), golden)
+    (write_shards if in_shards else write_model)(tmp_path, *folder)
+    ids = np.arange(20).reshape(2, 10)
+    np.testing.assert_array_equal(source.load(tmp_path)(ids).data, source.load(source.path)(ids).data)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -148,13 +179,8 @@ def test_half_precision_is_loaded_as_float32(tmp_path, dtype):
 
 
 def shard(folder):
-    """The golden folder, its tensors spread over three files; returns their index."""
+    """The folder of GPT-2, its tensors spread over three files; returns their index."""
     return write_shards(folder, *GPT2_FOLDER.with_prefix(*GPT2_FOLDER.contents()))
-
-
-def test_shards(tmp_path, golden):
-    shard(tmp_path)
-    assert_golden(GPT.from_pretrained(tmp_path), golden)
 
 
 @pytest.mark.oracle
@@ -205,10 +231,13 @@ def test_the_table_has_the_names_and_shapes_of_transformers(preset):
     assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
 
 
-def test_the_table_has_the_names_and_shapes_of_our_model():
-    model = small_gpt()
-    expected = {row.ours: row.our_shape for row in gpt2_huggingface.rows(model.config)}
-    assert expected == {name: array.shape for name, array in model.state_dict().items()}
+@pytest.mark.parametrize(
+    ("model", "table"),
+    [(small_gpt(), gpt2_huggingface), (block_llama(), llama_huggingface), (block_llama(tied=False), llama_huggingface)],
+)
+def test_the_table_has_the_names_and_shapes_of_our_model(model, table):
+    expected = {name: array.shape for name, array in model.state_dict().items()}
+    assert {row.ours: row.our_shape for row in table.rows(model.config)} == expected
 
 
 def test_dropouts_that_differ_are_warned_about():
@@ -254,10 +283,6 @@ def test_the_report_has_a_row_for_every_tensor(tmp_path):
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
-def rename(old, new):
-    return lambda tensors, config: tensors.__setitem__(new, tensors.pop(old))
-
-
 def alter(name, how):
     return lambda tensors, config: tensors.__setitem__(name, how(tensors[name]))
 
@@ -268,77 +293,111 @@ def nan(array):
     return array
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
-        (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),
-        (lambda t, c: t.pop("h.0.attn.c_attn.bias"), "h.0.attn.c_attn.bias is missing"),
-        (put("h.0.attn.q_norm.weight", np.ones(8)), "h.0.attn.q_norm.weight of shape (8,) is surplus"),
-        (rename("ln_f.bias", "ln_f.beta"), "ln_f.bias is missing"),
-        (alter("wte.weight", lambda a: a[:, :-1]), "wte.weight has the shape (300, 15) instead of (300, 16)"),
-        (alter("h.0.mlp.c_fc.weight", lambda a: a.T), "(64, 16) instead of (16, 64): it is stored (out, in), and"),
-        (alter("h.0.ln_1.weight", lambda a: a[None]), "h.0.ln_1.weight has the shape (1, 16) instead of (16,)"),
-        (alter("h.0.ln_1.weight", nan), "FOLDER/model.safetensors: h.0.ln_1.weight holds numbers that are not finite"),
-        (alter("h.1.mlp.c_fc.weight", lambda a: a * np.inf), "h.1.mlp.c_fc.weight holds numbers that are not finite"),
-        (alter("wpe.weight", lambda a: np.full(a.shape, 1e300)), "wpe.weight holds numbers that are not finite"),
-        (alter("h.0.mlp.c_fc.weight", lambda a: a.astype(np.int8)), "h.0.mlp.c_fc.weight is I8, perhaps quantized"),
-        (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
-        (put("lm_head.weight", np.zeros((300, 17), np.float32)), "(300, 17) instead of (300, 16)"),
-        (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (300,"),
-        (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias occurs twice, with and without"),
-        (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
-        (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
-        (lambda t, c: c.update(n_layer=3), "h.2.ln_1.weight is missing; its shape should be (16,)"),
-        (lambda t, c: c.update(n_layer=1), "h.1.attn.c_attn.bias of shape (48,) is surplus"),
-        (lambda t, c: c.update(n_layer=10**9), "h.2.ln_1.weight is missing"),
-        (lambda t, c: c.update(vocab_size=301), "wte.weight has the shape (300, 16) instead of (301, 16)"),
-        (lambda t, c: c.update(n_positions=10**9), "wpe.weight has the shape (24, 16) instead of (1000000000, 16)"),
-        (lambda t, c: c.update(n_embd=2 * 10**6), "wte.weight has the shape (300, 16) instead of (300, 2000000)"),
-        (lambda t, c: c.pop("vocab_size"), "wte.weight has the shape (300, 16) instead of (50257, 16)"),
-    ],
-)  # fmt: skip
-def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
-    assert words in GPT2_FOLDER.refused(GPT2_FOLDER.changed(tmp_path / "model", change))
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 16}
+GPT2_TENSORS = [
+    (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
+    (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),
+    (put("h.0.attn.q_norm.weight", np.ones(8)), "h.0.attn.q_norm.weight of shape (8,) is surplus"),
+    (alter("wte.weight", lambda a: a[:, :-1]), "wte.weight has the shape (300, 15) instead of (300, 16)"),
+    (alter("h.0.mlp.c_fc.weight", lambda a: a.T), "(64, 16) instead of (16, 64): it is stored (out, in), and"),
+    (alter("h.0.ln_1.weight", nan), "FOLDER/model.safetensors: h.0.ln_1.weight holds numbers that are not finite"),
+    (alter("wpe.weight", lambda a: np.full(a.shape, 1e300)), "wpe.weight holds numbers that are not finite"),
+    (alter("h.0.mlp.c_fc.weight", lambda a: a.astype(np.int8)), "h.0.mlp.c_fc.weight is I8, perhaps quantized"),
+    (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
+    (put("lm_head.weight", np.zeros((300, 17), np.float32)), "(300, 17) instead of (300, 16)"),
+    (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (300,"),
+    (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias occurs twice, with and without"),
+    (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
+    (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
+    (lambda t, c: c.update(n_layer=1), "h.1.attn.c_attn.bias of shape (48,) is surplus"),
+    (lambda t, c: c.update(n_layer=10**9), "h.2.ln_1.weight is missing; its shape should be (16,)"),
+    (lambda t, c: c.update(n_positions=10**9), "wpe.weight has the shape (24, 16) instead of (1000000000, 16)"),
+    (lambda t, c: c.pop("vocab_size"), "wte.weight has the shape (300, 16) instead of (50257, 16)"),
+]
+LLAMA_TENSORS = [
+    (put("layers.0.self_attn.q_proj.bias", np.zeros(24)), "(24,) is surplus: the model has no such tensor; it is"),
+    (put("layers.0.self_attn.k_proj.weight", np.zeros((24, 24))), "(24, 24) instead of (12, 24)"),
+    (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
+    (put("model.norm.weight", np.ones(24)), "norm.weight occurs twice, with and without 'model.'"),
+    (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
+    (lambda t, c: c.update(num_hidden_layers=10**9), "layers.2.input_layernorm.weight is missing"),
+    (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),
+    (lambda t, c: c.update(head_dim=8), "self_attn.q_proj.weight has the shape (24, 24) instead of (32, 24)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ({"model_type": "llama"}, "describes a model of the type 'llama'; read here: gpt2"),
-        ({"model_type": "minigrad-gpt"}, "describes a model of the type 'minigrad-gpt'"),
-        ({"model_type": None}, "describes a model of the type None"),
-        ({"quantization_config": {"quant_method": "nf4"}}, "describes quantized weights"),
-        ({"activation_function": "tanh"}, "activation_function is 'tanh'; supported here: gelu_new, gelu_pytorch_tanh"),
-        ({"activation_function": None}, "activation_function is None"),
-        ({"activation_function": ["gelu_new"]}, "activation_function is ['gelu_new']"),
-        ({"n_inner": "64"}, "n_inner must be an integer >= 1 (and below 2**31), got '64'"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; supported here: True, False"),
-        ({"scale_attn_weights": False}, "scale_attn_weights is False; supported here: True"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-        ({"add_cross_attention": True}, "add_cross_attention is True"),
-        ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
-        ({"n_head": 0}, "n_head must be an integer >= 1"),
-        ({"n_layer": "2"}, "n_layer must be an integer >= 1 (and below 2**31), got '2'"),
-        ({"n_layer": True}, "n_layer must be an integer >= 1 (and below 2**31), got True"),
-        ({"n_layer": None}, "n_layer must be an integer"),
-        ({"n_positions": 24.0}, "n_positions must be an integer"),
-        ({"vocab_size": -300}, "vocab_size must be an integer"),
-        ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
-        ({"n_embd": 2**31}, "n_embd must be an integer >= 1 (and below 2**31), got 2147483648"),
-        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
-        ({"layer_norm_epsilon": True}, "layer_norm_epsilon must be a number, got True"),
-        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be a number >= 0"),
-        ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
-        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon"),
-        ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be a number in [0, 1)"),
-        ({"attn_pdrop": "0.1"}, "attn_pdrop must be a number"),
-    ],
-)  # fmt: skip
-def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
-    folder = GPT2_FOLDER.changed(tmp_path / "model", lambda tensors, config: config.update(setting))
-    message = GPT2_FOLDER.refused(folder)
-    assert message.startswith("FOLDER/config.json") and words in message and len(message) < 300
+@pytest.mark.parametrize(("source", "change", "words"), of_both(GPT2_TENSORS, LLAMA_TENSORS))
+def test_tensors_that_do_not_fit_are_named(tmp_path, source, change, words):
+    assert words in source.refused(source.changed(tmp_path / "model", change))
+
+
+GPT2_SETTINGS = [
+    ({"model_type": "llama"}, "describes a model of the type 'llama'; read here: gpt2"),
+    ({"model_type": None}, "describes a model of the type None"),
+    ({"quantization_config": {"quant_method": "nf4"}}, "describes quantized weights"),
+    ({"activation_function": "tanh"}, "activation_function is 'tanh'; supported here: gelu_new, gelu_pytorch_tanh"),
+    ({"activation_function": ["gelu_new"]}, "activation_function is ['gelu_new']"),
+    ({"n_inner": "64"}, "n_inner must be an integer >= 1 (and below 2**31), got '64'"),
+    ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; supported here: True, False"),
+    ({"scale_attn_weights": False}, "scale_attn_weights is False; supported here: True"),
+    ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+    ({"add_cross_attention": True}, "add_cross_attention is True"),
+    ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
+    ({"n_head": 0}, "n_head must be an integer >= 1"),
+    ({"is_causal": False}, "is_causal is False; supported here: True"),
+    ({"n_layer": True}, "n_layer must be an integer >= 1 (and below 2**31), got True"),
+    ({"n_positions": 24.0}, "n_positions must be an integer"),
+    ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
+    ({"n_embd": 2**31}, "n_embd must be an integer >= 1 (and below 2**31), got 2147483648"),
+    ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
+    ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be a number >= 0"),
+    ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
+    ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be a number in [0, 1)"),
+    ({"attn_pdrop": "0.1"}, "attn_pdrop must be a number"),
+]
+LLAMA_SETTINGS = [
+    ({"model_type": "gemma"}, "describes a model of the type 'gemma'; read here: llama, mistral, qwen2, qwen3"),
+    ({"model_type": ["llama"]}, "describes a model of the type ['llama']; read here: llama, mistral"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported here: silu, swish"),
+    ({"attention_bias": True}, "attention_bias is True; supported here: False"),
+    ({"mlp_bias": 0}, "mlp_bias is 0; supported here: False"),
+    ({"rope_interleaved": True}, "rope_interleaved is True"),
+    ({"head_dim": "6"}, "head_dim must be an integer >= 1 (and below 2**31), got '6'"),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "of the type llama3 need factor, "),
+    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known here"),
+    ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
+    ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
+    ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number > 0"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; only 1 is supported here"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ({"num_attention_heads": 5, "head_dim": None}, "n_embd 24 cannot be divided among 5 heads"),
+    ({"num_attention_heads": 8, "head_dim": 3}, "pairs"),
+    ({"num_key_value_heads": 3}, "4 query heads cannot share 3 heads"),
+    ({"rms_norm_eps": -1.0}, "rms_norm_epsilon must be a number >= 0"),
+    ({"attention_dropout": "no"}, "attention_dropout must be a number"),
+    ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
+    ({"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+    ({"model_type": "mistral", "sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
+    ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
+    ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
+    ({"model_type": "qwen2", "hidden_size": None}, "hidden_size must be an integer"),
+    ({"is_causal": False}, "is_causal is False; supported here: True"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
+    ({"rope_parameters": {"rope_type": "linear"}}, "positions of the type linear need factor"),
+    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a number"),
+    ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
+    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "type llama3 need low_freq_factor"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "has 'full_attention', which is not"),
+    ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
+]
+
+
+@pytest.mark.parametrize(("source", "setting", "words"), of_both(GPT2_SETTINGS, LLAMA_SETTINGS))
+def test_settings_that_we_cannot_follow_are_named(tmp_path, source, setting, words):
+    message = source.refused(source.changed(tmp_path / "model", lambda tensors, config: config.update(setting)))
+    assert message.startswith("FOLDER/config.json") and words in message
+    assert message.count("config.json") == 1 and len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -376,7 +435,6 @@ def test_what_is_no_folder_of_a_model(tmp_path):
     [
         (lambda index: index.pop("weight_map"), "is damaged: it has no weight_map"),
         (lambda index: index.update(weight_map=[]), "is damaged: it has no weight_map"),
-        (lambda index: index.update(weight_map={}), "is damaged: it has no weight_map"),
         (lambda index: index["weight_map"].update({"x": "../model.safetensors"}), "'../model.safetensors' is not the"),
         (lambda index: index["weight_map"].update({"x": "/etc/m.safetensors"}), "is not the name of a"),
         (lambda index: index["weight_map"].update({"x": "a\\model.safetensors"}), "is not the name of a"),
@@ -428,15 +486,18 @@ def test_a_model_with_parameters_that_the_table_lacks_is_refused():
         More.from_pretrained(FOLDER)
 
 
-SETTINGS = some_settings(list(GPT2_FOLDER.contents()[1]), [0, 1, 2, 16, 24, 48, 300, 2**31 - 1, 2**63, 10**20])
+NUMBERS = [0, 1, 2, 4, 6, 16, 24, 40, 44, 48, 60, 300, 2**31 - 1, 2**63, 10**20, {"rope_type": []}, {"type": {}}]
+ROPE = ["rope_scaling", "rope_theta", "partial_rotary_factor", "rope_interleaved"]
 
 
-@given(changes=SETTINGS)
+@pytest.mark.parametrize(("source", "more"), of_both([[[]]], [[ROPE]]), ids=["gpt2", "llama"])
 @pytest.mark.filterwarnings("ignore:.*dropout")
-def test_any_settings(tmp_path_factory, changes):
-    folder = tmp_path_factory.getbasetemp() / "any-gpt2"
-    GPT2_FOLDER.changed(folder, lambda tensors, config: config.update(changes))
-    GPT2_FOLDER.loaded_or_refused(folder)
+@given(data=st.data())
+def test_any_settings(tmp_path_factory, source, more, data):
+    changes = data.draw(some_settings([*source.contents()[1], *more], NUMBERS))
+    folder = tmp_path_factory.getbasetemp() / f"any-{source.path.name}"
+    source.changed(folder, lambda tensors, config: config.update(changes))
+    source.loaded_or_refused(folder)
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -465,15 +526,22 @@ def test_what_is_saved_is_what_transformers_would_save(tmp_path):
     assert Tokenizer.load(folder).encode(text) == tokenizer.encode(text)
 
 
-def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path):
-    model = small_gpt(dropout=0.2, layer_norm_epsilon=1e-6)
+@pytest.mark.parametrize(
+    "model",
+    [
+        small_gpt(dropout=0.2, layer_norm_epsilon=1e-6),
+        block_llama(rope_theta=123.5, rms_norm_epsilon=1e-4),
+        block_llama(tied=False),
+    ],
+)
+def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path, model):
     for _ in range(2):
         model.save_pretrained(tmp_path)
-        loaded = GPT.from_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path)
         assert loaded.config == model.config
-        for name, array in model.state_dict().items():
-            np.testing.assert_array_equal(loaded.state_dict()[name], array)
+        assert_same(loaded, model)
         model = loaded
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
     assert read_json(tmp_path / "config.json")["eos_token_id"] is None
 
 
@@ -525,11 +593,12 @@ def test_what_is_no_plain_gpt2_is_not_saved_and_what_was_there_stays(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_a_run_is_not_overwritten(tmp_path):
-    save_checkpoint(tmp_path, small_gpt())
+@pytest.mark.parametrize("make", [small_gpt, block_llama])
+def test_a_run_is_not_overwritten(tmp_path, make):
+    save_checkpoint(tmp_path, make())
     before = snapshot(tmp_path)
     with pytest.raises(FileExistsError, match="holds a training run, which would be overwritten"):
-        small_gpt().save_pretrained(tmp_path)
+        make().save_pretrained(tmp_path)
     assert snapshot(tmp_path) == before
 
 

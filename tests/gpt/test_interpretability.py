@@ -15,7 +15,6 @@ from gpt.interpretability import (
     record,
     repeated_tokens,
 )
-from gpt.interpretability.heads import blocks
 from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
 
 SHAPE = {"vocab_size": 40, "n_embd": 16, "block_size": 32, "n_layer": 3, "n_head": 4}
@@ -32,25 +31,25 @@ def model(request):
 
 
 def test_a_recording_holds_what_the_modules_computed_and_leaves_no_hook(model):
-    name = blocks(model)[1]
-    with record(model, [name.block, name.mlp]) as found:
+    block, mlp = model.part_names()[1], model.part_names("mlp")[1]
+    with record(model, [block, mlp]) as found:
         logits = model(IDS).data
-    with patched(model, {name.mlp: found[name.mlp]}):
+    with patched(model, {mlp: found[mlp]}):
         assert np.array_equal(model(IDS).data, logits)
-    with patched(model, {name.block: found[name.block] * 0 + 1.0}):
+    with patched(model, {block: found[block] * 0 + 1.0}):
         assert not np.allclose(model(IDS).data, logits)
-    assert np.array_equal(model(IDS).data, logits) and not model.get_submodule(name.mlp)._forward_hooks
+    assert np.array_equal(model(IDS).data, logits) and not model.get_submodule(mlp)._forward_hooks
 
 
 def test_gradients_flow_through_a_patch(model):
     shift = Tensor(np.zeros(16, np.float32), requires_grad=True)
-    with patched(model, {blocks(model)[0].block: lambda x: x + shift}):
+    with patched(model, {model.part_names()[0]: lambda x: x + shift}):
         model.loss(IDS[:, :-1], IDS[:, 1:]).backward()
     assert np.abs(shift.grad).max() > 0
 
 
 def test_what_cannot_be_patched_is_refused_and_leaves_no_hook(model):
-    name = blocks(model)[0].mlp
+    name = model.part_names("mlp")[0]
     with pytest.raises(AttributeError, match="nothing"), patched(model, {name: lambda x: x, "nothing": lambda x: x}):
         pass
     with pytest.raises(ValueError, match="cannot be replaced by"), patched(model, {name: np.zeros(3)}):
@@ -81,30 +80,30 @@ def test_a_pattern_is_softmax_of_queries_and_keys():
 
 
 def test_all_heads_off_is_the_layers_attention_off_but_for_its_bias(model):
-    name = blocks(model)[1]
-    bias = getattr(model.get_submodule(name.projection), "bias", None)
+    name = model.part_names("attention")[1]
+    bias = getattr(model.get_submodule(model.part_names("projection")[1]), "bias", None)
     if bias is not None:
         bias.data[...] = 0
     with ablated(model, heads=[(1, head) for head in range(4)]):
         heads = model(IDS).data
     with ablated(model, attention=[1]):
         layer = model(IDS).data
-    with ablated(model, heads=[(1, 2)]), record(model, [name.attention]) as one:
+    with ablated(model, heads=[(1, 2)]), record(model, [name]) as one:
         model(IDS)
-    with ablated(model, heads=[(1, 0), (1, 1), (1, 3)]), record(model, [name.attention]) as others:
+    with ablated(model, heads=[(1, 0), (1, 1), (1, 3)]), record(model, [name]) as others:
         model(IDS)
-    with record(model, [name.attention]) as whole:
+    with record(model, [name]) as whole:
         assert not np.allclose(model(IDS).data, heads)
     with ablated(model, heads=[(1, 0)]), ablated(model, heads=[(1, 1), (1, 2), (1, 3)]):
         assert np.array_equal(model(IDS).data, heads)
     assert np.allclose(heads, layer, atol=1e-5)
-    assert np.allclose(one[name.attention] + others[name.attention], whole[name.attention], atol=1e-5)
+    assert np.allclose(one[name] + others[name], whole[name], atol=1e-5)
 
 
 def test_without_mlps_and_attention_only_the_embedding_is_left(model):
-    with ablated(model, attention=range(3), mlps=range(3)), record(model, [blocks(model)[2].block]) as found:
+    with ablated(model, attention=range(3), mlps=range(3)), record(model, model.part_names()[2:]) as found:
         model(IDS)
-    rows = found[blocks(model)[2].block]
+    rows = found[model.part_names()[2]]
     assert np.allclose(rows[0, 1] - rows[0, 5] if model.model_type == "llama" else 0, 0)  # the same token, 7
 
 

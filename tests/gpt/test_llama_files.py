@@ -6,31 +6,22 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
 
 import gpt
 from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
-from gpt.training.checkpoint import GPT_KIND, LLAMA_KIND, CheckpointError, kind_of
+from gpt.training.checkpoint import CheckpointError, kind_of, plain_kind
 from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, unpermute, weights_of
-from gpt.weights.llama_huggingface import from_json, rows, to_json
+from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, permute, unpermute
+from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
-from tests.gpt.golden_folders import (
-    LLAMA_FOLDER,
-    WEIGHTS,
-    in_float64,
-    put,
-    some_settings,
-    write_model,
-    write_shards,
-)
-from tests.gpt.small import GOLDEN, random_ids, small_gpt
+from tests.gpt.golden_folders import LLAMA_FOLDER, write_model
+from tests.gpt.small import GOLDEN, assert_same, random_ids, small_gpt
 from tests.helpers import peak_below, read_json
 from tests.scripts.running import refusal, run_here, write_text
 
@@ -61,10 +52,7 @@ def assert_golden(model, golden):
 
 def assert_same_weights(one, other):
     assert one.config == other.config
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name])
+    assert_same(one, other)
 
 
 # --- a folder that transformers wrote ---------------------------------------------------------------------------------
@@ -86,57 +74,18 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
         np.testing.assert_allclose(parameter.grad, golden[f"gradient/{name}"], rtol=0, atol=1e-5)
 
 
-def with_head(tensors, config):
-    return {**tensors, "lm_head.weight": tensors["embed_tokens.weight"].copy()}, config
-
-
-def with_the_speeds_of_rotation(tensors, config):
-    speeds = {f"layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32) for i in range(2)}
-    return {**speeds, "rotary_emb.inv_freq": np.ones(3, np.float32), **tensors}, config
-
-
-def with_the_config_of_transformers_4(tensors, config):
-    kept = {name: value for name, value in config.items() if name not in ("rope_parameters", "head_dim", "dtype")}
-    return tensors, {**kept, "rope_theta": 300, "rope_scaling": None, "torch_dtype": "float32"}
-
-
-def with_scaling_by_nothing(tensors, config):
-    tensors, config = with_the_config_of_transformers_4(tensors, config)  # beside rope_parameters it would replace them
-    return tensors, {**config, "rope_scaling": {"type": "default"}, "pretraining_tp": 2, "hidden_act": "swish"}
-
-
-VARIANTS = [
-    LLAMA_FOLDER.with_prefix, with_head, with_the_speeds_of_rotation, with_the_config_of_transformers_4,
-    with_scaling_by_nothing, in_float64,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_the_same_model(variant, tmp_path, golden):
-    assert_golden(Llama.from_pretrained(write_model(tmp_path, *variant(*LLAMA_FOLDER.contents()))), golden)
-
-
-def test_all_variants_at_once_and_in_shards(tmp_path, golden):
-    folder = LLAMA_FOLDER.contents()
-    for variant in (*VARIANTS[1:], LLAMA_FOLDER.with_prefix):
-        folder = variant(*folder)
-    write_shards(tmp_path, *folder)
-    assert_golden(Llama.from_pretrained(tmp_path), golden)
-
-
 def test_an_untied_head_is_a_parameter_of_its_own(tmp_path):
-    tensors, config = with_head(*LLAMA_FOLDER.contents())
-    tensors["lm_head.weight"] = tensors["lm_head.weight"][::-1]
+    tensors, config = LLAMA_FOLDER.contents()
+    tensors["lm_head.weight"] = tensors["embed_tokens.weight"][::-1]
     model = Llama.from_pretrained(write_model(tmp_path, tensors, {**config, "tie_word_embeddings": False}))
     np.testing.assert_array_equal(model.lm_head.weight.data, tensors["lm_head.weight"])
     assert model.config.tied is False and model.lm_head.weight is not model.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_table_has_the_names_and_shapes_of_our_model(tied):
+def test_the_table_of_gguf_files_has_the_names_and_shapes_of_our_model(tied):
     model = block_llama(tied=tied)
-    expected = {row.ours: row.our_shape for row in rows(model.config)}
-    assert expected == {name: array.shape for name, array in model.state_dict().items()}
+    expected = {name: array.shape for name, array in model.state_dict().items()}
     assert {row.ours: row.our_shape for row in gguf_rows(model.config)} == expected
 
 
@@ -155,67 +104,6 @@ def test_the_config_of_smollm2_and_what_is_taken_where_nothing_is_said():
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t, c: t.pop("norm.weight"), "FOLDER does not fit config.json: norm.weight is missing;"),
-        (lambda t, c: t.pop("layers.1.mlp.up_proj.weight"), "layers.1.mlp.up_proj.weight is missing"),
-        (put("layers.0.self_attn.q_proj.bias", np.zeros(24)), "(24,) is surplus: the model has no such tensor; it is"),
-        (put("layers.0.self_attn.q_norm.weight", np.zeros(6)), "self_attn.q_norm.weight of shape (6,) is surplus"),
-        (put("layers.0.self_attn.k_proj.weight", np.zeros((24, 24))), "(24, 24) instead of (12, 24)"),
-        (put("norm.weight", np.full(24, np.nan)), "norm.weight holds numbers that are not finite"),
-        (put("norm.weight", np.ones(24, np.int8)), "norm.weight is I8, perhaps quantized in a way that is not"),
-        (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
-        (put("model.norm.weight", np.ones(24)), "norm.weight occurs twice, with and without 'model.'"),
-        (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
-        (lambda t, c: c.update(num_hidden_layers=10**9), "layers.2.input_layernorm.weight is missing"),
-        (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),
-        (lambda t, c: c.update(intermediate_size=2**30), "(44, 24) instead of (1073741824, 24)"),
-        (lambda t, c: c.update(head_dim=8), "self_attn.q_proj.weight has the shape (24, 24) instead of (32, 24)"),
-    ],
-)  # fmt: skip
-def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
-    assert words in LLAMA_FOLDER.refused(LLAMA_FOLDER.changed(tmp_path / "model", change))
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ({"model_type": "gemma"}, "describes a model of the type 'gemma'; read here: llama, mistral, qwen2, qwen3"),
-        ({"model_type": ["llama"]}, "describes a model of the type ['llama']; read here: llama, mistral"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "describes quantized weights (quantization_config)"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported here: silu, swish"),
-        ({"hidden_act": None}, "hidden_act is None"),
-        ({"attention_bias": True}, "attention_bias is True; supported here: False"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"mlp_bias": 0}, "mlp_bias is 0; supported here: False"),
-        ({"rope_interleaved": True}, "rope_interleaved is True"),
-        ({"head_dim": "6"}, "head_dim must be an integer >= 1 (and below 2**31), got '6'"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0}}, "of the type llama3 need factor, "),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known here"),
-        ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
-        ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
-        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number > 0"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; only 1 is supported here"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; supported here: False, True"),
-        ({"num_attention_heads": 5, "head_dim": None}, "n_embd 24 cannot be divided among 5 heads"),
-        ({"num_attention_heads": 8, "head_dim": 3}, "pairs"),
-        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 heads"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads must be an integer >= 1 (and below 2**31), got 0"),
-        ({"num_hidden_layers": True}, "num_hidden_layers must be an integer"),
-        ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
-        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a number"),
-        ({"rms_norm_eps": -1.0}, "rms_norm_epsilon must be a number >= 0"),
-        ({"attention_dropout": "no"}, "attention_dropout must be a number"),
-    ],
-)  # fmt: skip
-def test_settings_that_we_cannot_follow_are_named(tmp_path, setting, words):
-    folder = LLAMA_FOLDER.changed(tmp_path / "model", lambda tensors, config: config.update(setting))
-    message = LLAMA_FOLDER.refused(folder)
-    assert message.startswith("FOLDER/config.json") and words in message and message.count("config.json") == 1
-
-
 def test_each_model_refuses_the_folder_of_the_other(tmp_path):
     assert "describes a model of the type 'gpt2'; read here: llama, mistral" in LLAMA_FOLDER.refused(
         GOLDEN / "gpt2-folder"
@@ -227,30 +115,7 @@ def test_each_model_refuses_the_folder_of_the_other(tmp_path):
         load_model(tmp_path / "other")
 
 
-NAMES = [*LLAMA_FOLDER.contents()[1], "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_interleaved"]
-NUMBERS = [0, 1, 2, 4, 6, 24, 40, 44, 60, 2**31 - 1, 2**63, 10**20, {"rope_type": []}, {"type": {}}]
-
-
-@given(changes=some_settings(NAMES, NUMBERS))
-@pytest.mark.filterwarnings("ignore:.*dropout")
-def test_any_settings(tmp_path_factory, changes):
-    folder = tmp_path_factory.getbasetemp() / "any-llama"
-    LLAMA_FOLDER.changed(folder, lambda tensors, config: config.update(changes))
-    LLAMA_FOLDER.loaded_or_refused(folder)
-
-
 # --- saving -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path, tied):
-    model = block_llama(tied=tied, rope_theta=123.5, rms_norm_epsilon=1e-4)
-    for _ in range(2):
-        model.save_pretrained(tmp_path)
-        loaded = Llama.from_pretrained(tmp_path)
-        assert_same_weights(model, loaded)
-        model = loaded
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
 
 
 def test_what_is_saved_says_what_smollm2s_folder_says():
@@ -259,16 +124,12 @@ def test_what_is_saved_says_what_smollm2s_folder_says():
     assert len(same) == 18 and {name: config[name] for name in same} == {name: SMOLLM2_CONFIG[name] for name in same}
 
 
-def test_only_a_plain_llama_is_saved_and_never_over_a_run(tmp_path):
+def test_only_a_plain_llama_is_saved(tmp_path):
     model = block_llama()
     model.extra = nn.Linear(2, 2)
-    with pytest.raises(
-        ValueError, match=r"only a plain Llama can be saved as one: extra\..* is missing, or is none of"
-    ):
+    words = r"only a plain Llama can be saved as one: extra\..* is missing, or is none of"
+    with pytest.raises(ValueError, match=words):
         model.save_pretrained(tmp_path)
-    save_checkpoint(tmp_path, block_llama())
-    with pytest.raises(FileExistsError, match="holds a training run"):
-        block_llama().save_pretrained(tmp_path)
 
 
 # --- GGUF files -------------------------------------------------------------------------------------------------------
@@ -303,6 +164,7 @@ def test_each_tensor_has_its_own_kind_and_is_near_what_it_was_made_of(tmp_path):
 def test_rows_of_queries_and_keys_come_back_into_order():
     array = np.arange(24 * 5).reshape(24, 5)
     for n_head in (1, 2, 3, 4):
+        np.testing.assert_array_equal(permute(array, n_head), permuted(array, n_head))
         np.testing.assert_array_equal(unpermute(permuted(array, n_head), n_head), array)
     assert not np.array_equal(unpermute(permuted(array, 4), 2), array)
     np.testing.assert_array_equal(unpermute(permuted(array, 2)[:, 0], 2), array[:, 0])  # such as one scale per row
@@ -358,7 +220,6 @@ def test_the_settings_decide():
     [
         ({"general.architecture": "gemma"}, "holds a model of the architecture 'gemma'; known are llama, qwen2, qwen3"),
         ({"general.architecture": "qwen2"}, "qwen2.vocab_size must be an integer >= 1"),
-        ({"general.architecture": None}, "holds a model of the architecture None"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; supported here: none, linear"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8; supported here: 0"),
         ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number, got nan"),
@@ -368,13 +229,10 @@ def test_the_settings_decide():
         ({"llama.attention.key_length": 16}, "llama.rope.dimension_count is 8, but a head has 16 numbers"),
         ({"llama.attention.value_length": "8"}, "llama.attention.value_length is '8'"),
         ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got None"),
-        ({"llama.block_count": 2**40}, "llama.block_count must be an integer"),
-        ({"llama.block_count": "2"}, "llama.block_count must be an integer"),
         ({"llama.attention.head_count": [4, 4]}, "llama.attention.head_count must be an integer"),
         ({"llama.attention.head_count": 3}, "n_embd 32 cannot be divided among 3 heads"),
         ({"llama.vocab_size": None, "tokenizer.ggml.tokens": 7}, "llama.vocab_size must be an integer"),
         ({"llama.rope.freq_base": -1.0}, "rope_theta must be a number > 0"),
-        ({"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base must be a number"),
         ({"llama.attention.layer_norm_rms_epsilon": "x" * 1000}, "llama.attention.layer_norm_rms_epsilon must be"),
     ],
 )  # fmt: skip
@@ -473,7 +331,7 @@ def test_where_smollm2_is_missing_it_is_said_how_it_comes(monkeypatch, tmp_path)
 
 
 def test_what_a_checkpoint_is_of(tmp_path):
-    assert kind_of(block_llama()) is LLAMA_KIND and kind_of(small_gpt()) is GPT_KIND
+    assert kind_of(block_llama()).name == "minigrad-llama" and kind_of(small_gpt()).name == "minigrad-gpt"
     with pytest.raises(TypeError, match="a checkpoint of a Linear needs a `kind` that says what is stored of it"):
         save_checkpoint(tmp_path, nn.Linear(2, 2))
     model = block_llama(tied=False)
@@ -481,14 +339,14 @@ def test_what_a_checkpoint_is_of(tmp_path):
     assert_same_weights(model, load_checkpoint(tmp_path).model)
     assert read_json(tmp_path / "config.json")["model_type"] == "minigrad-llama"
     with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt, but a minigrad-llama$"):
-        load_checkpoint(tmp_path, kind=GPT_KIND)
+        load_checkpoint(tmp_path, kind=plain_kind(gpt.GPT))
     save_checkpoint(tmp_path, small_gpt())
     assert isinstance(load_checkpoint(tmp_path).model, gpt.GPT)
 
 
 def run_from(tmp_path, name, source, *more):
     """Train a few steps from the weights in `source`."""
-    data = write_text(tmp_path / "text.txt")
+    data = write_text(tmp_path / "text.txt", 900)
     options = ["--init-from", source, "--data", data, "--batch-size", 2, "--warmup-iters", 0, "--eval-interval", 2]
     return run_here(train.main, *options, "--out-dir", tmp_path / name, "--sample-interval", 0, *more)
 
@@ -527,15 +385,3 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
     error = refusal(train.main, capsys, *options, "--dropout", "0.1")
     assert "has no dropout; it cannot be made 0.1" in error
     assert not (tmp_path / "run").exists()
-
-
-def test_the_source_says_where_a_tensor_is(tmp_path):
-    """What `tensor_table.fill` needs of a source, beside the tensors."""
-
-    class File:
-        path, tensors = tmp_path / "model.gguf", {}
-
-    weights = weights_of(File, LlamaConfig())
-    assert (
-        weights.place == weights.path("any") == tmp_path / "model.gguf" and weights.described_in == "its own metadata"
-    )

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from gpt import GPT, GPTConfig, KVCache
+from gpt import GPT, GPTConfig, KVCache, Llama, LlamaConfig
 from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, use_kernels
-from tests.gpt.small import SHAPE, golden, random_ids, small_gpt, small_llama
+from tests.gpt.small import LLAMA, SHAPE, assert_same, golden, gradients_of, random_ids, small_gpt, small_llama
 
 both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
@@ -58,32 +58,24 @@ def test_the_closed_formula_counts_what_is_built(
 
 
 @both_kernels
-@pytest.mark.parametrize("kind", ["gpt2", "gpt1", "llama"])
-def test_logits_loss_and_gradients_equal_those_of_transformers(kind, kernels):
-    """gpt1 is the post-norm model."""
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("gpt2", "float64"), ("gpt1", "float64"), ("llama", "float64"), ("gpt2", "float32"), ("llama", "float32")],
+)
+def test_logits_loss_and_gradients_equal_those_of_transformers(kind, dtype, kernels):
+    """gpt1 is the post-norm model. In float32 the numbers are the same to rounding."""
     model, expected = golden(kind)
+    model.to(dtype)
     with use_kernels(kernels):
         logits = model(expected["ids"])
         loss = model.loss(expected["ids"], expected["targets"])
         loss.backward()
-    np.testing.assert_allclose(logits.data, expected["logits"], rtol=0, atol=1e-12)
-    assert loss.item() == pytest.approx(float(expected["loss"]), abs=1e-12)
-    for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(parameter.grad, expected[f"gradient/{name}"], rtol=0, atol=1e-12, err_msg=name)
-
-
-@both_kernels
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_in_float32_the_numbers_are_the_same_to_rounding(kind, kernels):
-    model, expected = golden(kind)
-    model.to("float32")
-    with use_kernels(kernels):
-        model.loss(expected["ids"], expected["targets"]).backward()
-        logits = model(expected["ids"]).data
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=1e-5)
-    for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(parameter.grad, expected[f"gradient/{name}"], rtol=0, atol=1e-5, err_msg=name)
+    limits = {"rtol": 0, "atol": {"float64": 1e-12, "float32": 1e-5}[dtype]}
+    assert logits.data.dtype == dtype
+    np.testing.assert_allclose(logits.data, expected["logits"], **limits)
+    np.testing.assert_allclose(loss.item(), expected["loss"], **limits)
+    assert_same(gradients_of(model), {name: expected[f"gradient/{name}"] for name in gradients_of(model)}, **limits)
+    assert len(gradients_of(model)) == len(list(model.parameters()))
 
 
 @pytest.mark.oracle
@@ -134,35 +126,39 @@ def test_embedding_and_head_are_one_tensor_whose_gradient_is_the_sum_of_both_use
     np.testing.assert_allclose(tied.transformer.wte.weight.grad, both, rtol=0, atol=1e-14)
 
 
-def test_the_weights_start_as_in_gpt2():
-    model = GPT(GPTConfig(vocab_size=400, block_size=64, n_layer=8, n_head=4, n_embd=128))
+@pytest.mark.parametrize(
+    "model",
+    [
+        GPT(GPTConfig(400, 64, n_layer=8, n_head=4, n_embd=128)),
+        Llama(LlamaConfig(400, 64, n_layer=8, n_head=4, n_kv_head=2, n_embd=128, n_inner=200)),
+    ],
+)
+def test_the_weights_start_as_in_gpt2(model):
+    """Small where they are added to the residual stream."""
+    added = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
     for name, parameter in model.named_parameters():
         data = parameter.data
-        if name.endswith("bias"):
-            assert (data == 0).all(), name
-        elif data.ndim == 1:
-            assert (data == 1).all(), name
+        if data.ndim == 1:
+            assert (data == (0 if name.endswith("bias") else 1)).all(), name
         else:
-            std = 0.02 / math.sqrt(2 * 8) if name.endswith("c_proj.weight") else 0.02
+            std = 0.02 / math.sqrt(2 * 8) if name.endswith(added) else 0.02
             assert data.std() == pytest.approx(std, rel=5 / math.sqrt(2 * data.size)), name  # 5 standard errors
             assert abs(data.mean()) < 5 * std / math.sqrt(data.size), name
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"positions": "sinusoidal"}])
-def test_at_first_the_loss_is_that_of_knowing_nothing(changes):
-    model = GPT(GPTConfig.preset("tiny", **changes))
-    ids = random_ids((4, 33), vocab_size=1024)
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTConfig.preset("tiny"),
+        GPTConfig.preset("tiny", norm="post"),
+        GPTConfig.preset("tiny", positions="sinusoidal"),
+        LlamaConfig(1024, 32, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, n_inner=48),
+    ],
+)
+def test_at_first_the_loss_is_that_of_knowing_nothing(config):
+    model, ids = (Llama if isinstance(config, LlamaConfig) else GPT)(config), random_ids((4, 33), vocab_size=1024)
     with no_grad():
         assert model.loss(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(1024), abs=0.15)
-
-
-def test_frozen_parameters_get_no_gradient():
-    model = small_gpt()
-    model.transformer.requires_grad_(False)
-    model.transformer.h[1].requires_grad_(True)
-    model.loss(random_ids((2, 5)), random_ids((2, 5))).backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == name.startswith("transformer.h.1."), name
 
 
 # --- positions, dropout -----------------------------------------------------------------------------------------------
@@ -333,29 +329,39 @@ def test_a_cache_refuses_to_be_trained_through(small):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("config", "changes", "words"),
     [
-        ({"n_embd": 10, "n_head": 3}, "10 cannot be divided among 3 heads"),
-        ({"n_layer": 0}, "n_layer must be an integer >= 1, got 0"),
-        ({"vocab_size": 3.5}, "vocab_size must be an integer >= 1, got 3.5"),
-        ({"block_size": True}, "block_size"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"dropout": math.nan}, "dropout"),
-        ({"dropout": "0.1"}, "dropout"),
-        ({"norm": "middle"}, "norm must be 'pre' or 'post', got 'middle'"),
-        ({"positions": "none"}, "positions"),
-        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon"),
+        (GPTConfig, {"n_embd": 10, "n_head": 3}, "10 cannot be divided among 3 heads"),
+        (GPTConfig, {"n_layer": 0}, "n_layer must be an integer >= 1, got 0"),
+        (GPTConfig, {"vocab_size": 3.5}, "vocab_size must be an integer >= 1, got 3.5"),
+        (GPTConfig, {"block_size": True}, "block_size"),
+        (GPTConfig, {"dropout": 1.0}, "dropout"),
+        (GPTConfig, {"dropout": math.nan}, "dropout"),
+        (GPTConfig, {"dropout": "0.1"}, "dropout"),
+        (GPTConfig, {"norm": "middle"}, "norm must be 'pre' or 'post', got 'middle'"),
+        (GPTConfig, {"positions": "none"}, "positions"),
+        (GPTConfig, {"layer_norm_epsilon": -1.0}, "layer_norm_epsilon"),
+        (LlamaConfig, {"n_embd": 10, "n_head": 3, "n_kv_head": 3}, "10 cannot be divided among 3 heads"),
+        (LlamaConfig, {"n_head": 4, "n_kv_head": 3}, "4 query heads cannot share 3 heads of keys and values"),
+        (LlamaConfig, {"n_head": 4, "n_kv_head": 8}, "n_kv_head must divide n_head"),
+        (LlamaConfig, {"n_embd": 12, "n_head": 4, "n_kv_head": 2}, "a head has 3"),
+        (LlamaConfig, {"n_kv_head": 0}, "n_kv_head must be an integer >= 1, got 0"),
+        (LlamaConfig, {"n_inner": 2.5}, "n_inner must be an integer >= 1, got 2.5"),
+        (LlamaConfig, {"rope_theta": 0}, "rope_theta must be a number > 0, got 0"),
+        (LlamaConfig, {"rope_theta": math.inf}, "rope_theta"),
+        (LlamaConfig, {"rms_norm_epsilon": -1.0}, "rms_norm_epsilon must be a number >= 0"),
+        (LlamaConfig, {"tied": 1}, "tied must be true or false, got 1"),
     ],
 )
-def test_impossible_shapes_are_refused(changes, words):
+def test_impossible_shapes_are_refused(config, changes, words):
     with pytest.raises(ValueError, match=words):
-        GPTConfig(**changes)
+        config(**changes)
 
 
-def test_a_configuration_survives_a_dictionary():
-    config = GPTConfig.preset("tiny", dropout=0.1, norm="post")
-    assert GPTConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="unknown setting n_heads"):
-        GPTConfig.from_dict({"n_heads": 4})
+@pytest.mark.parametrize("config", [GPTConfig.preset("tiny", dropout=0.1, norm="post"), LlamaConfig(**LLAMA)])
+def test_a_configuration_survives_a_dictionary(config):
+    assert type(config).from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match=f"unknown setting n_heads; {type(config).__name__} has "):
+        config.from_dict({"n_heads": 4})
     with pytest.raises(ValueError, match="unknown preset 'gpt3'; known are gpt2"):
         GPTConfig.preset("gpt3")

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import signal
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
 from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, safetensors_chunks, write_safetensors
-from tests.helpers import peak_below
+from tests.helpers import full_disk_at, peak_below
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
@@ -109,14 +108,6 @@ def test_bfloat16_is_written_where_there_are_arrays_of_it(tmp_path):
         assert file.read("b").shape == (0, 4) and file.read("c") == 0.5
 
 
-def test_the_bytes_are_those_that_the_format_prescribes(tmp_path):
-    write_safetensors(tmp_path / "x", {"a": np.array([1.0, 2.0], np.float32)})
-    content = (tmp_path / "x").read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    assert length % 8 == 0 and json.loads(content[8 : 8 + length]) == {"a": entry()}
-    assert content[8 + length :] == bytes.fromhex("0000803f00000040")
-
-
 def test_a_dtype_that_the_format_lacks_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(TypeError, match="b is complex64, which safetensors does not have"):
         write_safetensors(tmp_path / "x", {"a": np.zeros(2), "b": np.zeros(2, np.complex64)})
@@ -138,19 +129,11 @@ def test_reading_holds_one_tensor_and_writing_none_but_those_that_it_has_to_put_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 def test_a_full_disk_is_an_error_that_names_the_file_and_the_old_file_stays(tmp_path):
-    import resource
-
     path = tmp_path / "x"
     write_safetensors(path, {"a": np.zeros(10)})
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(OSError, match="could not be written.*: .*x") as caught:
-            write_safetensors(path, {"a": np.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, old)
+    before = path.read_bytes()
+    with full_disk_at(1000), pytest.raises(OSError, match="could not be written.*: .*x") as caught:
+        write_safetensors(path, {"a": np.zeros(100_000)})
     assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
@@ -168,43 +151,31 @@ def test_others_may_read_a_file_as_they_may_read_any(tmp_path):
     ("content", "words"),
     [
         (b"", "its 0 bytes end within the header"),
-        (b"\x01\x02", "its 2 bytes end within the header"),
         (raw(b"{}", length=3), "its 10 bytes end within the header"),
         (raw(b"{}", length=2**64 - 1), "end within the header"),
         (raw(b"{}", b"x"), "its header describes 10 bytes, but the file has 11"),
         (raw(b"[]"), "expected a JSON object, got list"),
-        (raw(b"nul"), "damaged"),
         (raw(b"\xff\xfe\x00"), "damaged: 'utf-8' codec"),
         (raw(b"[" * 100_000), "damaged"),
-        (raw(b'{"a":' * 100_000), "damaged"),
         (raw(b'{"a": 1' + b"0" * 5000 + b"}"), "damaged"),
         (raw(b'{"a": 1, "a": 2}'), "'a' occurs 2 times"),
-        (raw({"__metadata__": []}), "__metadata__"),
         (raw({"__metadata__": {"a": 1}}), "__metadata__"),
-        (raw({"a": 1}), "must say dtype, shape and data_offsets of a"),
         (raw({"a": {"dtype": "F32", "shape": [2]}}), "must say dtype, shape and data_offsets of a"),
         (raw({"a": {**entry(), "more": 1}}, bytes(8)), "must say dtype, shape and data_offsets of a"),
         (raw({"a\x1b[2J": entry()}, bytes(8)), "cannot be the name of a tensor"),
-        (raw({"a\nb": entry()}, bytes(8)), "cannot be the name of a tensor"),
         (raw({"a" * 2000: entry()}, bytes(8)), "cannot be the name of a tensor"),
         (raw(b'{"\\ud800": {}}'), "cannot be the name of a tensor"),
         (raw({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
-        (raw({"a": entry("f32")}, bytes(8)), "a has the dtype 'f32'"),
         (raw({"a": entry(["F32"])}, bytes(8)), "a has the dtype"),
-        (raw({"a": entry(None)}, bytes(8)), "a has the dtype 'None'"),
         (raw({"a": entry(shape=[-2])}, bytes(8)), r"shape of a must be a list of integers >= 0, got \[-2\]"),
-        (raw({"a": entry(shape=[2.0])}, bytes(8)), "shape of a must be a list of integers"),
         (raw({"a": entry(shape=[True, 2])}, bytes(8)), "shape of a must be a list of integers"),
         (raw({"a": {**entry(), "shape": "2"}}, bytes(8)), "shape of a must be a list of integers"),
-        (raw({"a": {**entry(), "shape": None}}, bytes(8)), "shape of a must be a list of integers"),
         (raw({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
         (raw({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
         (raw({"a": entry(shape=[2**62, 0], offsets=[0, 0])}), "which no array can have"),
         (raw({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
         (raw({"a": entry(shape=[10**9])}, bytes(8)), r"is 4,000,000,000 bytes, but its data_offsets are \[0, 8\]"),
         (raw({"a": entry(shape=[3])}, bytes(8)), r"a is F32 of shape \(3,\), which is 12 bytes"),
-        (raw({"a": entry("F16")}, bytes(8)), "which is 4 bytes"),
-        (raw({"a": entry(offsets=[8, 0])}, bytes(8)), "its data_offsets are"),
         (raw({"a": entry(offsets=[0])}, bytes(8)), "its data_offsets are"),
         (raw({"a": entry(offsets=[0, 8, 16])}, bytes(8)), "its data_offsets are"),
         (raw({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
@@ -212,10 +183,7 @@ def test_others_may_read_a_file_as_they_may_read_any(tmp_path):
         (raw({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
         (raw({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
         (raw({"a": entry(), "b": entry(offsets=[4, 12])}, bytes(12)), "an overlap between a and b"),
-        (raw({"a": entry(), "b": entry(offsets=[0, 8])}, bytes(8)), "an overlap between a and b"),
         (raw({"a": entry()}, bytes(7)), "its header describes 77 bytes, but the file has 76"),
-        (raw({"a": entry()}, bytes(9)), "its header describes 77 bytes, but the file has 78"),
-        (raw({"a": entry(offsets=[2**62, 2**62 + 8])}, bytes(8)), "a hole between the header and a"),
     ],
 )  # fmt: skip
 def test_a_file_that_lies_is_refused_in_one_sentence(tmp_path, content, words):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import PATTERNS, independent_chunks, split_words
+from gpt.tokenizer.pre_tokenization import split_words
 from gpt.tokenizer.tokenizer import Tokenizer
 from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
 
@@ -73,37 +73,6 @@ def test_golden_ids_of_tokenizers(text, ids):
     assert TOKENIZER.decode(ids) == without_tokenless(text)
 
 
-@given(TEXT)
-def test_both_encoders_are_equal_and_lossless(text):
-    assert TOKENIZER.fast is not None
-    ids = TOKENIZER.encode(text)
-    assert ids == TOKENIZER.encode(text, textbook=True) == TOKENIZER.encode_bytes(text.encode())
-    assert TOKENIZER.encode(text, ()) == TOKENIZER.encode(text, (), textbook=True)
-    assert TOKENIZER.decode(ids) == without_tokenless(text)
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_can_be_encoded(text):
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == without_tokenless(text)
-
-
-@given(st.binary())
-def test_bytes_lose_only_what_has_no_token(data):
-    assert TOKENIZER.decode_bytes(TOKENIZER.encode_bytes(data)) == data.translate(None, delete=TOKENLESS)
-
-
-@given(st.lists(TEXT), st.integers(1, 30))
-def test_a_stream_has_the_ids_of_the_whole(pieces, size):
-    text = "".join(pieces)
-    assert list(TOKENIZER.encode_iterable(pieces)) == TOKENIZER.encode(text)
-    chunks = list(independent_chunks(pieces, SPECIAL, size))
-    assert [id for chunk in chunks for id in TOKENIZER.encode(chunk)] == TOKENIZER.encode(text)
-
-
-def test_lone_surrogates_become_replacement_characters():
-    assert TOKENIZER.encode("5\ud8005") == TOKENIZER.encode("5\ufffd5") == TOKENIZER.encode("5\ud8005", textbook=True)
-
-
 def test_no_token_spans_two_digits():
     merges = [(b"1", b"9"), (b"19", b"8")]
     vocab = Tokenizer.train("x", 256, ()).vocab | {256: b"19", 257: b"198"}
@@ -111,11 +80,6 @@ def test_no_token_spans_two_digits():
         tokenizer = Tokenizer(vocab, merges, pattern=pattern)
         for textbook in (False, True):
             assert [tokenizer.id_to_token(id) for id in tokenizer.encode("1984", textbook=textbook)] == tokens
-
-
-def test_long_runs_of_digits_and_spaces():
-    for text in ("7" * 300_000, " " * 1_200_000 + "5", " 5" * 100_000):
-        assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
 # -- a GGUF file's metadata -------------------------------------------------------------------------------------------
@@ -142,16 +106,12 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"ggml__model": "llama"}, "its tokenizer is 'llama', and only byte-level BPE"),
-    ({"ggml__model": None}, "its tokenizer is None, and only byte-level BPE"),
     ({"ggml__pre": "gpt-4o"}, "its pre-tokenizer 'gpt-4o' is not known here; known are gpt-2, smollm, llama-"),
     ({"ggml__pre": "llama-bpe"}, "it says add_bos_token, but there is no such token"),
     ({"ggml__add_eos_token": 1}, "tokenizer.ggml.add_eos_token must be of type bool, got 1"),
     ({"ggml__add_space_prefix": True}, "tokenizer.ggml.add_space_prefix is not supported here"),
-    ({"ggml__bos_token_id": 9}, "its bos_token is .*, which is an ordinary token"),
     ({"ggml__eos_token_id": 9}, "its eos_token is .*, which is an ordinary token"),
     ({"ggml__pre": 3}, "tokenizer.ggml.pre must be of type str, got 3"),
-    ({"ggml__tokens": None}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
-    ({"ggml__tokens": []}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
     ({"ggml__tokens": [1, 2]}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
     ({"ggml__tokens": "abc"}, "tokenizer.ggml.tokens must be of type list, got 'abc'"),
     ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
@@ -164,8 +124,6 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
     ({"ggml__merges": ["Ą t"]}, "merge 1: 'Ą' is neither a byte"),  # 0x04, of which there is no token
     ({"ggml__eos_token_id": 10**6}, r"eos_token_id is 1000000, but there are \d+ tokens"),
     ({"ggml__eos_token_id": -1}, "eos_token_id is -1"),
-    ({"ggml__eos_token_id": "2"}, "eos_token_id must be of type int, got '2'"),
-    ({"chat_template": 5}, "chat_template must be of type str, got 5"),
 ])  # fmt: skip
 def test_damaged_metadata(changes, message):
     with pytest.raises(ValueError, match=f"^x.gguf[:,] .*{message}"):
@@ -208,13 +166,6 @@ def test_chat_template_in_the_configuration(tmp_path, entry, template):
     path.write_text(json.dumps({"chat_template": 3}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: chat_template must be a text, got 3"):
         Tokenizer.load(tmp_path)
-
-
-def test_every_pattern_can_be_saved(tmp_path):
-    for pattern in PATTERNS:
-        tokenizer = Tokenizer(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens, IM_END, pattern)
-        tokenizer.save(tmp_path / pattern)
-        assert everything(Tokenizer.load(tmp_path / pattern)) == everything(tokenizer)
 
 
 # -- tokenizers and transformers --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.tokenizer.bpe import LLAMA3_PATTERN, NORMALIZED, PATTERNS, QWEN2_PATTERN, independent_chunks
+from gpt.tokenizer.pre_tokenization import LLAMA3_PATTERN, NORMALIZED, PATTERNS, QWEN2_PATTERN
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.tokenizer.tokenizer_json import tokenizer_json
 from gpt.tokenizer.vocabulary import Vocabulary
@@ -92,14 +92,6 @@ def test_the_patterns_are_those_of_transformers():
     assert QWEN2_PATTERN == PRETOKENIZE_REGEX
     source = Path(importlib.util.find_spec("transformers.convert_slow_tokenizer").origin)
     assert f'r"""{LLAMA3_PATTERN}"""' in source.read_text(encoding="utf-8")
-
-
-@given(pieces=st.lists(TEXT), size=st.integers(1, 30), pattern=st.sampled_from(["llama3", "qwen2"]))
-def test_a_stream_has_the_ids_of_the_whole(pieces, size, pattern):
-    ours, text = tokenizer(pattern), "".join(pieces)
-    assert list(ours.encode_iterable(pieces)) == ours.encode(text)
-    chunks = independent_chunks(pieces, ours.special_tokens, size)
-    assert [id for chunk in chunks for id in ours.encode(chunk)] == ours.encode(text)
 
 
 def test_a_word_that_is_a_token_is_not_cut_whatever_the_merges_make_of_it():

@@ -1,15 +1,14 @@
 """The models that people have: every variation that is supported computes what transformers computes, both ways.
 
-Small random folders, made here by transformers; what is not supported is refused by name.
+Small random folders, made here by transformers. What is not supported is refused by name: test_huggingface.py.
 """
 
 import numpy as np
 import pytest
 
-from gpt import GPT, Llama, LlamaConfig
+from gpt import GPT, LanguageModel, Llama, LlamaConfig
 from gpt.model.config import RopeScaling
-from gpt.training.loading import load_model
-from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf, pretrained
+from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, random_ids
@@ -212,7 +211,7 @@ def _tensors(model):
 
 
 def load(path):
-    return pretrained.load(path, {"gpt2": GPT, "llama": Llama})
+    return LanguageModel.from_pretrained(path)
 
 
 @pytest.mark.oracle("gguf", "transformers")
@@ -254,47 +253,10 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     path = write_gguf(tmp_path / "model.gguf", metadata, {**dict(_tensors(model)), name: raw}, {name: kind})
     found = load(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
     np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
-    from finetune.loading import load_packed
-    from gpt.weights.gguf_file import GGUFFile
+    from finetune.quantization.packed import load_packed
 
     with pytest.raises(GGUFError, match=f"blk.1.ffn_up.weight is {kind}; packed, only Q8_0, Q4_0, Q4_1 can be kept"):
-        load_packed(GGUFFile(path))
-
-
-# --- refused ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("llama", {"attention_bias": True}, "attention_bias is True"),
-        ("qwen3", {"attention_bias": True}, "attention_bias is True"),
-        ("llama", {"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
-        ("llama", {"is_causal": False}, "is_causal is False; supported here: True"),
-        ("gpt2", {"is_causal": False}, "is_causal is False; supported here: True"),
-        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
-        ("mistral", {"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
-        ("qwen2", {"hidden_size": None}, "hidden_size must be an integer"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known"),
-        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "positions of the type linear need factor"),
-        ("llama", {"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a num"),
-        ("llama", {"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "type llama3 need low_freq_factor"),
-        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "has 'full_attention', which is not"),
-        ("llama", {"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
-        ("gpt2", {"activation_function": "tanh"}, "activation_function is 'tanh'; supported here: gelu_new"),
-        ("gpt2", {"n_inner": 0}, "n_inner must be an integer >= 1"),
-    ],
-)
-def test_other_variations_are_refused_by_name(tmp_path, name, changes, words):
-    reference(*VARIANTS[name]).save_pretrained(tmp_path / "model")
-    change_json(tmp_path / "model" / "config.json", **changes)
-    with pytest.raises(ValueError, match=words):
-        load_model(tmp_path / "model")
+        load_packed(path)
 
 
 def test_what_no_model_of_hugging_face_has(tmp_path):

@@ -1,7 +1,6 @@
 """A model that can chat, and files for it, for the tests of scripts/reward.py, dpo.py and ppo.py."""
 
-from tests.finetune.preferences import small_policy, small_template
-from tests.finetune.small import write_rows
+from tests.finetune.small import small_policy, small_template, write_rows
 from tests.gpt.small import save_model
 
 

@@ -72,7 +72,7 @@ def test_the_table_names_what_exists():
 
 
 def test_a_name_that_is_not_there_is_noticed():
-    assert Place("gpt/model/gpt2.py", "GPT.body").line() > Place("gpt/model/gpt2.py", "GPT").line() > 1
+    assert Place("gpt/model/gpt2.py", "GPT.forward").line() > Place("gpt/model/gpt2.py", "GPT").line() > 1
     assert Place("gpt/model/gpt2.py", "gpt2.py").line() == 1
     for wrong in ("Gpt", "GPT.backward", "forward"):
         assert Place("gpt/model/gpt2.py", wrong).line() is None

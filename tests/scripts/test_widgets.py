@@ -7,7 +7,9 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer, accounting
 from gpt.interpretability import record
 from gpt.model.generation import Sampling
-from gpt.tokenizer.bpe import count_words, encode_word, learn_merges, split_words
+from gpt.tokenizer.bpe import encode_word
+from gpt.tokenizer.bpe_training import learn_merges
+from gpt.tokenizer.pre_tokenization import count_words, split_words
 from minigrad import Tensor, manual_seed, no_grad
 from scripts.pages import widget_data
 from tests.scripts.javascript import evaluate

@@ -17,9 +17,7 @@ CPU_ONLY = {
     "gpt/test_accounting.py::test_training_memory_is*": "expects NumPy arrays",
     "gpt/test_accounting.py::test_activations*-fast]": "the CPU's fast kernels",
     "gpt/test_checkpoint.py::test_weights_with_other_names*": "expects NumPy arrays",
-    "gpt/test_checkpoint.py::test_another_kind_of_model*": "makes a model on the device, loading makes it on the CPU",
     "gpt/test_evaluation.py::test_the_mean_is_over_tokens_and_not*": "expects NumPy arrays",
-    "gpt/test_generation.py::test_tokens_are_drawn_as_often*": "gives scores on the device to a host function",
     "finetune/test_qlora.py::test_the_peak_of_a_step*": "counts the host's memory",
     "finetune/test_quant_layers.py::test_the_floats_of_the_weight*": "counts the host's memory",
     # about texts and files
@@ -50,7 +48,6 @@ CPU_ONLY = {
     "minigrad/test_tensor.py::test_asarray_refuses*": "expects NumPy arrays",
     "minigrad/test_tensor.py::test_a_tensor_of_tensors": "CuPy refuses implicit conversion",
     "finetune/test_dpo.py::test_a_batch_is_the_sum_of_its_pairs*": "compares dictionaries of arrays with approx",
-    "finetune/test_logprobs.py::test_the_gradient_reaches_the_weights": "a product of an array and a list",
     # on a GPU indices are not looked at: that would wait for it
     "minigrad/test_nn.py::test_embedding_with_padding": "ids are checked on the host only",
     "finetune/test_quant_blocks.py::test_the_numbers_are_those*": "indexes with arrays of the host",

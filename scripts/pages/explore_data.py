@@ -1,4 +1,4 @@
-"""What the explorer shows: one forward pass of a model on the reader's text, with parts switched off or changed."""
+"""The explorer's numbers: one forward pass of a model on the reader's text, with parts switched off or changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt import LanguageModel, Tokenizer
 from gpt.interpretability import ablated, patched, record
-from gpt.interpretability.heads import blocks, recorded_attention
+from gpt.interpretability.heads import recorded_attention
 from gpt.interpretability.lens import read_stream
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
@@ -41,7 +41,7 @@ class Looker:
             edit = self._edited(question["edit"], len(ids)) if question.get("edit") else {}
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"this question cannot be read: {error}") from None
-        stream = [name.block for name in blocks(model)]
+        stream = model.part_names()
         before = self._log_probs(ids) if edit or heads or attention or mlps else None
         changed = ablated(model, heads, attention, mlps), patched(model, edit)
         with changed[0], changed[1], recorded_attention() as patterns, record(model, stream) as found:
@@ -102,7 +102,7 @@ class Looker:
             array[0, place[0], place[1]] = value
             return Tensor(array)
 
-        return {blocks(self.model)[layer].block: change}
+        return {self.model.part_names()[layer]: change}
 
 
 def _number(question: dict[str, Any], name: str, count: int, default: int = 0) -> int:
