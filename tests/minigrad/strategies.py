@@ -1,5 +1,7 @@
 """Shapes and memory that hurt, for property tests: axes of length 0 and 1, broadcast pairs, views of every kind."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,31 +17,48 @@ def broadcast_shapes(count, max_dims=3):
     return shapes.map(lambda found: list(found.input_shapes))
 
 
-@st.composite
-def arrays(draw, shape, low=-2.0, high=2.0):
+def backwards(array):
+    """The same numbers, with negative strides."""
+    return np.flip(np.flip(array).copy()) if array.ndim else array
+
+
+def transposed(array):
+    """The same numbers, with the axes in the opposite order in memory."""
+    return np.asfortranarray(array) if array.ndim else array
+
+
+def every_second(array):
+    """The same numbers, as every second element of a larger array along the last axis."""
+    if array.ndim == 0:
+        return array
+    spread = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan)
+    spread[..., ::2] = array
+    return spread[..., ::2]
+
+
+LAYOUTS = [np.asarray, transposed, backwards, every_second]
+
+
+def arrays(shape, low=-2.0, high=2.0):
     """float64 numbers between `low` and `high`, no two alike, in memory of some layout.
 
     Two draws are alike only with the same `low` and `high`.
     """
-    rng = np.random.default_rng(draw(st.integers(0, 999)))
-    return draw(layouts(np.asarray(rng.uniform(low, high, shape))))
+
+    def array(seed):
+        return LAYOUTS[seed % 4](np.asarray(np.random.default_rng(seed).uniform(low, high, shape)))
+
+    return st.integers(0, 999).map(array)
 
 
-@st.composite
-def layouts(draw, array):
-    """The same numbers: contiguous, in another order of axes, backwards, or every second of a larger array."""
-    layout = draw(st.sampled_from(["contiguous", "transposed", "backwards", "every second"]))
-    if array.ndim == 0:
-        return array
-    if layout == "transposed":
-        return np.asfortranarray(array)
-    if layout == "backwards":
-        return np.flip(np.flip(array).copy())
-    if layout == "every second":
-        spread = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan)
-        spread[..., ::2] = array
-        return spread[..., ::2]
-    return array
+def integers(high, shape):
+    """Integers from 0 to high - 1."""
+    return st.integers(0, 9).map(lambda seed: np.random.default_rng(seed).integers(0, high, shape))
+
+
+def masks(shape, share=0.5):
+    """Booleans, of which about this share is True."""
+    return st.integers(0, 9).map(lambda seed: np.random.default_rng(seed).random(shape) < share)
 
 
 def axis(ndim):
@@ -50,8 +69,6 @@ def axis(ndim):
 
 def axes(ndim):
     """None, one axis, or several in any order, counted from either end."""
-    several = st.permutations(range(ndim)).flatmap(
-        lambda order: st.integers(1, max(ndim, 1)).map(lambda n: tuple(order[:n]))
-    )
-    several = several.flatmap(lambda dims: st.sampled_from([dims, tuple(dim - ndim for dim in dims)]))
-    return st.none() | axis(ndim) | (several if ndim else st.just(()))
+    several = [dims for n in range(ndim + 1) for dims in itertools.permutations(range(ndim), n) if dims or ndim == 0]
+    one = range(-max(ndim, 1), max(ndim, 1))
+    return st.sampled_from([None, *one, *several, *[tuple(dim - ndim for dim in dims) for dims in several]])

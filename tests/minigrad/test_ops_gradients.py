@@ -2,7 +2,8 @@
 
 CASES holds, for every name in F, how an example is drawn: a function of Tensors, and the arrays to call it with.
 gradcheck moves each element of each input and looks whether all outputs move as backward says; the complex step does
-the same without rounding error.
+the same without rounding error. The same example then shows what two uses of a tensor give, and that float32 stays
+float32.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ import minigrad
 import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.gradcheck.check import gradcheck
-from tests.minigrad.strategies import arrays, axes, axis, broadcast_shapes, shapes
+from tests.minigrad.strategies import arrays, axes, axis, broadcast_shapes, integers, masks, shapes
 
 
 def pick(draw, *options):
@@ -78,8 +79,7 @@ def extreme(op):
 def prod(draw):
     """Some of the factors are 0."""
     fn, (x,) = of_array(F.prod, one_axis_or_all, flag, min_side=1)(draw)
-    zeros = np.random.default_rng(draw(st.integers(0, 9))).random(x.shape) < 0.3
-    return fn, [np.where(zeros, 0, x)]
+    return fn, [np.where(draw(masks(x.shape, 0.3)), 0, x)]
 
 
 def times_constant(op):
@@ -93,7 +93,7 @@ def times_constant(op):
 
 
 def one_hot(draw):
-    ids = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, draw(shapes(max_dims=2)))
+    ids = draw(integers(3, draw(shapes(max_dims=2))))
     return lambda x: x * F.one_hot(Tensor(ids), 3), [draw(arrays((*ids.shape, 3)))]
 
 
@@ -107,7 +107,7 @@ def topk(draw):
 def index_select(draw):
     x = draw(arrays(draw(shapes(min_dims=1, min_side=1))))
     dim = draw(axis(x.ndim))
-    index = np.random.default_rng(0).integers(0, x.shape[dim], draw(st.integers(0, 4)))
+    index = draw(integers(x.shape[dim], draw(st.integers(0, 4))))
     return lambda x: F.index_select(x, dim, index), [x]
 
 
@@ -125,13 +125,12 @@ def variance(op, **limits):
 
 def where(draw):
     first, second, third = draw(broadcast_shapes(3))
-    condition = np.random.default_rng(0).random(first) < 0.5
-    return F.where, [condition, draw(arrays(second)), draw(arrays(third))]
+    return F.where, [draw(masks(first)), draw(arrays(second)), draw(arrays(third))]
 
 
 def masked_fill(draw):
     first, second = draw(broadcast_shapes(2))
-    mask = np.random.default_rng(0).random(second) < 0.5
+    mask = draw(masks(second))
     return lambda x, value: F.masked_fill(x, Tensor(mask), value), [draw(arrays(first)), draw(arrays(()))]
 
 
@@ -147,10 +146,15 @@ def clip(draw):
     )
 
 
+def normalized_rows(draw):
+    """An array, and the shape of its last axes over which it is normalized."""
+    x = draw(arrays(draw(shapes(min_dims=1, min_side=1))))
+    return x, x.shape[draw(st.integers(0, x.ndim - 1)) :]
+
+
 def layer_norm(draw):
-    shape = draw(shapes(min_dims=1, min_side=1))
-    normalized = shape[draw(st.integers(0, len(shape) - 1)) :]
-    x, weight, bias = draw(arrays(shape)), draw(arrays(normalized)), draw(arrays(normalized))
+    x, normalized = normalized_rows(draw)
+    weight, bias = draw(arrays(normalized)), draw(arrays(normalized))
     return pick(
         draw,
         (lambda x, w, b: F.layer_norm(x, normalized, w, b, 0.1), [x, weight, bias]),
@@ -161,9 +165,8 @@ def layer_norm(draw):
 
 
 def rms_norm(draw):
-    shape = draw(shapes(min_dims=1, min_side=1))
-    normalized = shape[draw(st.integers(0, len(shape) - 1)) :]
-    inputs = [draw(arrays(shape)), draw(arrays(normalized))]
+    x, normalized = normalized_rows(draw)
+    inputs = [x, draw(arrays(normalized))]
     return lambda x, w=None: F.rms_norm(x, normalized, w, 0.1), pick(draw, inputs, inputs[:1])
 
 
@@ -222,7 +225,7 @@ def einsum(draw):
 
 
 def embedding(draw):
-    ids = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, draw(shapes(max_dims=2)))
+    ids = draw(integers(3, draw(shapes(max_dims=2))))
     return lambda weight: F.embedding(ids, weight), [draw(arrays((3, draw(st.integers(0, 3)))))]
 
 
@@ -231,7 +234,7 @@ def gather(draw):
     dim = draw(axis(len(shape)))
     index_shape = list(shape)
     index_shape[dim] = draw(st.integers(0, 4))
-    index = np.random.default_rng(0).integers(0, shape[dim], index_shape)
+    index = draw(integers(shape[dim], index_shape))
     return lambda x: F.gather(x, dim, index), [draw(arrays(shape))]
 
 
@@ -305,45 +308,30 @@ def dropout(x, p):
 
 
 def scaled_dot_product_attention(draw):
+    """Leading axes that broadcast, or G heads of queries to each of K heads of keys; some rows see nothing."""
+    t, s, d, dv = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    grouped, causal, p = draw(st.booleans()), draw(st.booleans()), pick(draw, 0.0, 0.5)
     lead, key_lead = draw(broadcast_shapes(2, max_dims=2))
-    t, s, d, dv = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    mask_shapes = [(t, s), (s,)]
+    if grouped:
+        batch, keys, groups = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3)))
+        lead, key_lead = (batch, keys * groups), (batch, keys)
+        mask_shapes += [(batch, 1, t, s), (keys * groups, t, s), (batch, keys * groups, 1, s)]
     q, k, v = draw(arrays((*lead, t, d))), draw(arrays((*key_lead, s, d))), draw(arrays((*key_lead, s, dv)))
-    seen = np.random.default_rng(draw(st.integers(0, 9))).random((t, s)) < 0.6  # some rows see nothing
-    causal, p = draw(st.booleans()), pick(draw, 0.0, 0.5)
+    shape = pick(draw, *mask_shapes)
+    mask = pick(draw, [], [draw(masks(shape, 0.6))], [draw(arrays(shape))])
 
     def attention(q, k, v, mask=None):
         minigrad.manual_seed(0)
-        return F.scaled_dot_product_attention(q, k, v, mask, p, is_causal=causal and mask is None, scale=0.7)
+        causal_here = causal and mask is None
+        return F.scaled_dot_product_attention(q, k, v, mask, p, causal_here, scale=0.7, enable_gqa=grouped)
 
-    masks = [[], [seen], [draw(arrays((t, s)))], [draw(arrays((s,)))]]
-    return attention, pick(draw, *[[q, k, v, *mask] for mask in masks], *([[q, q, q]] if d else []))
-
-
-def grouped_attention(draw):
-    """As above, with G heads of queries to each of K heads of keys and values."""
-    batch, groups, heads = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3)))
-    t, s, d, dv = draw(st.tuples(*[st.integers(1, 3)] * 4))
-    q = draw(arrays((batch, groups * heads, t, d)))
-    k, v = draw(arrays((batch, groups, s, d))), draw(arrays((batch, groups, s, dv)))
-    shape = pick(draw, (t, s), (batch, 1, t, s), (groups * heads, t, s), (batch, groups * heads, 1, s))
-    seen = np.random.default_rng(draw(st.integers(0, 9))).random(shape) < 0.6
-    causal, p = draw(st.booleans()), pick(draw, 0.0, 0.5)
-
-    def attention(q, k, v, mask=None):
-        minigrad.manual_seed(0)
-        return F.scaled_dot_product_attention(q, k, v, mask, p, causal and mask is None, enable_gqa=True)
-
-    return attention, pick(draw, [q, k, v], [q, k, v, seen], [q, k, v, draw(arrays(shape))])
-
-
-def any_attention(draw):
-    return pick(draw, scaled_dot_product_attention, grouped_attention)(draw)
+    return attention, pick(draw, [q, k, v, *mask], *([] if grouped else [[q, q, q]]))
 
 
 def classes(draw, rows):
     """Targets for `rows`, out of three classes, some of them ignored."""
-    targets = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, rows)
-    return np.where(np.random.default_rng(1).random(rows) < 0.3, -100, targets)
+    return np.where(draw(masks(rows, 0.3)), -100, draw(integers(3, rows)))
 
 
 def reductions(draw, targets):
@@ -462,7 +450,7 @@ CASES = {
     "reshape": of_array(F.reshape, new_shapes),
     "rms_norm": rms_norm,
     "rotary_embedding": rotary_embedding,
-    "scaled_dot_product_attention": any_attention,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
     "sigmoid": of_array(F.sigmoid, low=-5, high=5),
     "silu": of_array(F.silu, low=-5, high=5),
     "softmax": of_array(F.softmax, an_axis),
@@ -498,44 +486,43 @@ def test_no_op_is_left_out():
 
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
-def test_central_differences(name, data):
+def test_gradients(name, data):
     fn, inputs = CASES[name](data.draw)
     before = [np.array(x) for x in inputs]
     gradcheck(fn, inputs)
+    if name not in NOT_ANALYTIC:
+        report = gradcheck(fn, inputs, method="complex")
+        assert report.method == "complex", report
+    check_two_uses(fn, inputs)
+    check_float32(fn, inputs)
     for x, kept in zip(inputs, before):
         np.testing.assert_array_equal(x, kept)
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - NOT_ANALYTIC))
-@given(data=st.data())
-def test_complex_step(name, data):
-    report = gradcheck(*CASES[name](data.draw), method="complex")
-    assert report.method == "complex", report
+def check_two_uses(fn, inputs):
+    """A tensor that goes through an op twice gets both gradients; neither is written into the other, or into dout."""
+    uses = []
+    for factors in ((1, 3), (4,)):
+        tensors = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
+        results = [as_tuple(fn(*tensors)) for _ in factors]
+        for outputs in zip(*results):
+            if outputs[0].requires_grad:
+                total = sum(factor * output for factor, output in zip(factors, outputs))
+                total.backward(read_only(1.0, total.shape), retain_graph=True)
+        uses.append(tensors)
+    for twice, once in zip(*uses):
+        assert (twice.grad is None) == (once.grad is None)
+        if once.grad is not None:
+            np.testing.assert_allclose(twice.grad, once.grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
-@given(data=st.data())
-def test_one_output_for_two_uses(name, data):
-    """What goes through an op twice gets both gradients; neither is written into the other's array, or into dout."""
-    fn, inputs = CASES[name](data.draw)
-
-    def twice(*tensors):
-        first, second = as_tuple(fn(*tensors)), as_tuple(fn(*tensors))
-        return tuple(a + 3 * b for a, b in zip(first, second) if a.requires_grad or a.dtype.kind == "c")
-
-    floating = [x for x in inputs if x.dtype == np.float64]
-    tensors = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
-    single = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
-    for output in twice(*tensors):
-        output.backward(read_only(1.0, output.shape), retain_graph=True)
-    for output in as_tuple(fn(*single)):
+def check_float32(fn, inputs):
+    tensors = [Tensor(x.astype(np.float32), requires_grad=True) if x.dtype == np.float64 else Tensor(x) for x in inputs]
+    for output in as_tuple(fn(*tensors)):
         if output.requires_grad:
-            output.backward(read_only(4.0, output.shape), retain_graph=True)
-    assert len(floating) > 0
-    for a, b in zip(tensors, single):
-        assert (a.grad is None) == (b.grad is None)
-        if a.grad is not None:
-            np.testing.assert_allclose(a.grad, b.grad, rtol=1e-12, atol=1e-12)
+            assert output.dtype == np.float32
+            output.backward(read_only(np.float32(1), output.shape), retain_graph=True)
+    assert all(x.grad is None or x.grad.dtype == np.float32 for x in tensors)
 
 
 def read_only(value, shape):

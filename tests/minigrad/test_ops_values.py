@@ -5,31 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.functional.activation import erf_of_array as erf
-from tests.minigrad.test_ops_gradients import CASES, as_tuple
 
 INF, NAN = math.inf, math.nan
 
 
 # --- dtypes ---
-
-
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"cross_entropy", "nll_loss"}))
-@given(data=st.data())
-def test_float32_stays_float32(name, data):
-    fn, inputs = CASES[name](data.draw)
-    tensors = [Tensor(x.astype(np.float32), requires_grad=True) if x.dtype == np.float64 else Tensor(x) for x in inputs]
-    for output in as_tuple(fn(*tensors)):
-        if output.requires_grad:
-            assert output.dtype == np.float32
-            output.backward(np.ones(output.shape, np.float32), retain_graph=True)
-    assert all(x.grad is None or x.grad.dtype == np.float32 for x in tensors)
 
 
 @pytest.mark.parametrize("op", [F.add, F.sub, F.mul, F.div, F.pow, F.maximum, F.minimum, F.clip])
