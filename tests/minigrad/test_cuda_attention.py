@@ -16,6 +16,10 @@ from tests.minigrad.kernel_checks import mistake_is_found, randn
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
+def sample(inputs, **options):
+    return "scaled_dot_product_attention", inputs, options
+
+
 def qkv(lead, T, S=None, D=4, Dv=None, key_lead=None):
     """Query (..., T, D), key (..., S, D), value (..., S, Dv)."""
     S, Dv, key_lead = S or T, Dv or D, lead if key_lead is None else key_lead
@@ -68,32 +72,6 @@ def small_tiles(monkeypatch):
     """So that small cases have several of each kind."""
     monkeypatch.setattr(attention, "QUERIES", 64)
     monkeypatch.setattr(attention, "TILE", 3 * 64 * 64)
-
-
-def attend(inputs, options, device="cuda", dtype=np.float64, kernels="fast", learn=True):
-    """Output and gradients, as NumPy arrays."""
-    manual_seed(5)
-    options = {**options}
-    if "attn_mask" in options:
-        mask = options["attn_mask"]
-        options["attn_mask"] = Tensor(mask if mask.dtype == bool else mask.astype(dtype), device=device)
-    q, k, v = (Tensor(x, dtype=dtype, device=device, requires_grad=learn) for x in inputs)
-    with use_kernels(kernels):
-        out = F.scaled_dot_product_attention(q, k, v, **options)
-        if learn:
-            out.backward(to_device(randn(*out.shape, seed=9).astype(dtype), device))
-    return [to_numpy(x) for x in ([out.data, q.grad, k.grad, v.grad] if learn else [out.data])]
-
-
-def check(inputs, options, dtype=np.float64, learn=True):
-    expected = attend(inputs, options, "cpu", dtype, "textbook", learn)
-    found = attend(inputs, options, dtype=dtype, learn=learn)
-    for name, got, reference in zip(["out", "dq", "dk", "dv"], found, expected):
-        assert got.shape == reference.shape and got.dtype == dtype, name
-        rounding = 1e-12 if dtype == np.float64 else 5e-6
-        np.testing.assert_allclose(
-            got, reference, atol=rounding * max(1, np.abs(reference).max(initial=0)), rtol=0, err_msg=name
-        )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
