@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
-from minigrad.backend import to_device, to_numpy
+from minigrad import Tensor, autocast, no_grad, use_kernels
+from minigrad.backend import to_numpy
 from minigrad.kernels.cuda import attention, one_query
 from minigrad.precision import round_bfloat16
-from tests.minigrad.kernel_checks import mistake_is_found, randn
+from tests.minigrad.kernel_checks import check, check_each_gradient_alone, mistake_is_found, randn, run
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
@@ -38,32 +38,31 @@ def padding(sequences, T, S):
 
 
 CASES = {
-    "no leading axes": (qkv((), 5), {}),
-    "one of everything": (qkv((1, 1), 1, D=1), {}),
-    "rows of 31, 32 and 33 keys": (qkv((2, 3), 33, D=8), {"is_causal": True}),
-    "tiles of queries": (qkv((1, 2), 130, D=5, Dv=3), {"is_causal": True}),
-    "heads of 64": (qkv((1, 2), 65, D=64), {"is_causal": True}),
-    "heads of 80": (qkv((2, 1), 9, D=80, Dv=33), {"scale": 0.3}),
-    "more keys than queries": (qkv((2, 2), 9, 40), {}),
-    "more keys than queries, causal": (qkv((2, 2), 9, 40), {"is_causal": True}),
-    "more queries than keys, causal": (qkv((2, 2), 70, 9), {"is_causal": True}),
-    "padding": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 7, 35)}),
-    "padding of keys": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 3, 35)[:, :, 1:2]}),
-    "a mask for all": (qkv((3, 2), 7, 35), {"attn_mask": padding(1, 7, 35)[0, 0]}),
-    "9 heads share 3": (qkv((2, 9), 33, key_lead=(2, 3)), {"is_causal": True, "enable_gqa": True}),
-    "9 heads share 3, padding": (
-        qkv((2, 9), 7, 8, key_lead=(2, 3)),
-        {"attn_mask": padding(2, 7, 8), "enable_gqa": True},
+    "no leading axes": sample(qkv((), 5)),
+    "one of everything": sample(qkv((1, 1), 1, D=1)),
+    "rows of 31, 32 and 33 keys": sample(qkv((2, 3), 33, D=8), is_causal=True),
+    "tiles of queries": sample(qkv((1, 2), 130, D=5, Dv=3), is_causal=True),
+    "heads of 64": sample(qkv((1, 2), 65, D=64), is_causal=True),
+    "heads of 80": sample(qkv((2, 1), 9, D=80, Dv=33), scale=0.3),
+    "more keys than queries": sample(qkv((2, 2), 9, 40)),
+    "more keys than queries, causal": sample(qkv((2, 2), 9, 40), is_causal=True),
+    "more queries than keys, causal": sample(qkv((2, 2), 70, 9), is_causal=True),
+    "padding": sample(qkv((3, 2), 7, 35), attn_mask=padding(3, 7, 35)),
+    "padding of keys": sample(qkv((3, 2), 7, 35), attn_mask=padding(3, 3, 35)[:, :, 1:2]),
+    "a mask for all": sample(qkv((3, 2), 7, 35), attn_mask=padding(1, 7, 35)[0, 0]),
+    "9 heads share 3": sample(qkv((2, 9), 33, key_lead=(2, 3)), is_causal=True, enable_gqa=True),
+    "9 heads share 3, padding": sample(
+        qkv((2, 9), 7, 8, key_lead=(2, 3)), attn_mask=padding(2, 7, 8), enable_gqa=True
     ),
-    "2 heads share 1, tiles": (qkv((1, 2), 70, key_lead=(1, 1)), {"is_causal": True, "enable_gqa": True}),
-    "keys broadcast": (qkv((2, 3), 5, 6, key_lead=(3,)), {}),
-    "three leading axes": (qkv((2, 2, 3), 5, 6), {}),
-    "no keys": ([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)], {}),
-    "no queries": ([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)], {}),
+    "2 heads share 1, tiles": sample(qkv((1, 2), 70, key_lead=(1, 1)), is_causal=True, enable_gqa=True),
+    "keys broadcast": sample(qkv((2, 3), 5, 6, key_lead=(3,))),
+    "three leading axes": sample(qkv((2, 2, 3), 5, 6)),
+    "no keys": sample([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)]),
+    "no queries": sample([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)]),
     # what the kernels leave to the textbook form
-    "a mask of floats": (qkv((3, 2), 7, 35), {"attn_mask": randn(7, 35)}),
-    "another mask for each head": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(3, 2, 7, 35)}),
-    "another mask for each head of all sequences": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(2, 1, 1)}),
+    "a mask of floats": sample(qkv((3, 2), 7, 35), attn_mask=randn(7, 35)),
+    "another mask for each head": sample(qkv((3, 2), 7, 35), attn_mask=random_mask(3, 2, 7, 35)),
+    "another mask for each head of all sequences": sample(qkv((3, 2), 7, 35), attn_mask=random_mask(2, 1, 1)),
 }
 
 
@@ -77,24 +76,33 @@ def small_tiles(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_textbook(case, dtype):
-    check(*CASES[case], dtype)
+    check(CASES[case], "cuda", dtype)
+
+
+def check_one_query(inputs, dtype=np.float64, **options):
+    """Without gradients, as in generation."""
+    check(sample(inputs, **options), "cuda", dtype, wanted=())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 31, 64, 80, 256])
 @pytest.mark.parametrize("keys", [1, 5, 33, 200])
 def test_one_query(keys, size, dtype):
-    check(qkv((2, 3), 1, keys, D=size, Dv=min(size, 40)), {}, dtype, learn=False)
+    check_one_query(qkv((2, 3), 1, keys, D=size, Dv=min(size, 40)), dtype)
 
 
 def test_one_query_with_a_mask_and_shared_heads():
     mask = random_mask(2, 1, 1, 37)
     mask[1] = False
     inputs = qkv((2, 9), 1, 37, key_lead=(2, 3))
-    check(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)
-    check(inputs, {"enable_gqa": True}, learn=False)
-    check(inputs, {"is_causal": True, "enable_gqa": True}, learn=False)
-    assert not attend(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)[0][1].any()
+    check_one_query(inputs, attn_mask=mask, enable_gqa=True)
+    check_one_query(inputs, enable_gqa=True)
+    check_one_query(inputs, is_causal=True, enable_gqa=True)
+    assert not output(sample(inputs, attn_mask=mask, enable_gqa=True), wanted=())[1].any()
+
+
+def output(case, **how):
+    return run(case, "fast", "cuda", **how).arrays[0]
 
 
 def test_one_query_reads_a_cache_where_it_lies():
@@ -103,56 +111,59 @@ def test_one_query_reads_a_cache_where_it_lies():
     cache = [Tensor(x, device="cuda") for x in (k, v)]
     with no_grad(), use_kernels("fast"):
         out = F.scaled_dot_product_attention(Tensor(q, device="cuda"), *[Tensor(x.data[:, :, :7]) for x in cache])
-    np.testing.assert_allclose(to_numpy(out.data), attend([q, k[:, :, :7], v[:, :, :7]], {}, learn=False)[0])
+    np.testing.assert_allclose(to_numpy(out.data), output(sample([q, k[:, :, :7], v[:, :, :7]]), wanted=()))
 
 
 def test_scores_that_exp_cannot_hold():
     q, k, v = qkv((1, 2), 9, D=4)
-    check([q * 1e3, k * 1e3, v], {"is_causal": True})
-    check([q[:, :, :1] * 1e3, k * 1e3, v], {}, learn=False)
+    check(sample([q * 1e3, k * 1e3, v], is_causal=True), "cuda")
+    check_one_query([q[:, :, :1] * 1e3, k * 1e3, v])
 
 
 def test_nan_is_not_hidden():
     q, k, v = qkv((1, 1), 5)
     k[0, 0, 2] = np.nan
-    for learn in (True, False):
-        out = attend([q, k, v], {"is_causal": True}, learn=learn)[0]
+    for wanted in (None, ()):
+        out = output(sample([q, k, v], is_causal=True), wanted=wanted)
         assert np.isfinite(out[..., :2, :]).all() and np.isnan(out[..., 2:, :]).all()
-    assert np.isnan(attend([q[:, :, :1], k, v], {}, learn=False)[0]).all()
+    assert np.isnan(output(sample([q[:, :, :1], k, v]), wanted=())).all()
 
 
-@pytest.mark.parametrize("kernel", ["q", "k", "v"])
-def test_only_the_gradients_that_are_wanted_come_back(kernel):
-    tensors = {name: Tensor(x, device="cuda", requires_grad=name == kernel) for name, x in zip("qkv", qkv((1, 2), 5))}
-    with use_kernels("fast"):
-        F.scaled_dot_product_attention(*tensors.values()).sum().backward()
-    assert [name for name, x in tensors.items() if x.grad is not None] == [kernel]
+def test_only_the_gradients_that_are_wanted_are_computed():
+    check_each_gradient_alone(sample(qkv((1, 2), 5)), "cuda")
 
 
 # --- dropout ---
 
 
+def with_dropout(case, p):
+    op, inputs, options = CASES[case]
+    return op, inputs, {**options, "dropout_p": p}
+
+
 @pytest.mark.parametrize("case", ["tiles of queries", "more keys than queries", "2 heads share 1, tiles", "padding"])
 def test_dropout_is_that_of_the_cpu(case):
-    inputs, options = CASES[case]
-    check(inputs, {**options, "dropout_p": 0.3})
-    kept, dropped = (attend(inputs, {**options, "dropout_p": p})[0] for p in (0.0, 0.3))
-    assert (kept != dropped).mean() > 0.3
+    check(with_dropout(case, 0.3), "cuda")
+    assert (output(CASES[case]) != output(with_dropout(case, 0.3))).mean() > 0.3
 
 
 def test_all_drops_out():
-    assert not any(x.any() for x in attend(*[CASES["padding"][0], {**CASES["padding"][1], "dropout_p": 1.0}]))
+    assert not any(x.any() for x in run(with_dropout("padding", 1.0), "fast", "cuda").arrays)
 
 
 # --- bfloat16 ---
 
 
+def rounded(case):
+    op, inputs, options = case
+    return op, [round_bfloat16(x.astype(np.float32)) for x in inputs], options
+
+
 @pytest.mark.parametrize("case", ["tiles of queries", "padding", "9 heads share 3"])
 def test_mixed_precision_multiplies_bfloat16_arrays(case):
-    inputs, options = CASES[case]
-    expected = attend([round_bfloat16(x.astype(np.float32)) for x in inputs], options, "cpu", np.float32, "textbook")
+    expected = run(rounded(CASES[case]), "textbook", dtype=np.float32).arrays
     with autocast(), mock.patch.object(attention, "multiply", wraps=attention.multiply) as multiply:
-        found = attend(inputs, options, dtype=np.float32)
+        found = run(CASES[case], "fast", "cuda", np.float32).arrays
     assert multiply.called
     for got, reference in zip(found, expected):
         assert got.dtype == np.float32
@@ -161,11 +172,10 @@ def test_mixed_precision_multiplies_bfloat16_arrays(case):
 
 
 def test_mixed_precision_with_one_query_and_with_a_mask_of_floats():
-    for inputs, options in ((qkv((2, 3), 1, 40), {}), (qkv((2, 3), 4, 9), {"attn_mask": randn(4, 9)})):
-        rounded = [round_bfloat16(x.astype(np.float32)) for x in inputs]
-        expected = attend(rounded, options, "cpu", np.float32, "textbook", learn=False)[0]
+    for case in (sample(qkv((2, 3), 1, 40)), sample(qkv((2, 3), 4, 9), attn_mask=randn(4, 9))):
+        expected = run(rounded(case), "textbook", dtype=np.float32, wanted=()).arrays[0]
         with autocast():
-            found = attend(inputs, options, dtype=np.float32, learn=False)[0]
+            found = output(case, dtype=np.float32, wanted=())
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2**-7)
 
 
@@ -184,7 +194,7 @@ def test_work_and_memory_of_a_causal_mask(cublas_calls, monkeypatch):
     monkeypatch.setattr(attention, "multiply", noted)
     for is_causal in (False, True):
         cublas_calls.clear()
-        attend(qkv((1, 6), 256, D=8), {"is_causal": is_causal})
+        run(sample(qkv((1, 6), 256, D=8), is_causal=is_causal), "fast", "cuda")
         flops[is_causal] = sum(m * n * k * batch for m, n, k, batch, _ in cublas_calls)
     assert flops[True] / flops[False] == (1 + 2 + 3 + 4) / 16
     assert max(sizes) == 256 * 64  # one head's: it fits in no tile with another's
@@ -235,7 +245,6 @@ def test_planted_mistakes_are_found(mutant):
             test_one_query(33, 80, np.float64)
             test_one_query_reads_a_cache_where_it_lies()
         else:
-            inputs, options = CASES["2 heads share 1, tiles"]
-            check(inputs, {**options, "dropout_p": 0.3})
-            check(*CASES["padding"])
+            check(with_dropout("2 heads share 1, tiles", 0.3), "cuda")
+            check(CASES["padding"], "cuda")
             test_scores_that_exp_cannot_hold()
