@@ -49,6 +49,7 @@ CASES = {
     "more queries than keys, causal": sample(qkv((2, 2), 70, 9), is_causal=True),
     "padding": sample(qkv((3, 2), 7, 35), attn_mask=padding(3, 7, 35)),
     "padding of keys": sample(qkv((3, 2), 7, 35), attn_mask=padding(3, 3, 35)[:, :, 1:2]),
+    "one query, padding": sample(qkv((3, 2), 1, 35), attn_mask=padding(3, 3, 35)[:, :, 1:2]),
     "a mask for all": sample(qkv((3, 2), 7, 35), attn_mask=padding(1, 7, 35)[0, 0]),
     "9 heads share 3": sample(qkv((2, 9), 33, key_lead=(2, 3)), is_causal=True, enable_gqa=True),
     "9 heads share 3, padding": sample(
