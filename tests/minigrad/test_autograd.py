@@ -530,28 +530,22 @@ def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
     assert x.grad.__array_interface__["data"] == made[0]
 
 
-# Random graphs: each op returns its gradients in one of the ways above, or in new arrays; the reference always copies.
+# Random graphs: each op returns its gradients in one of these ways; the reference always copies.
 
-KINDS = [*SHARING, "new arrays", "one is None", "swapped order"]
-
-
-def random_backward(kind, ctx, dout):
-    if kind == "one is None":
-        return None, dout
-    if kind in ("dout", "a view of dout", "broadcast view"):
-        return (dout, dout) if kind == "dout" else (dout[:], dout)
-    if kind == "one array twice":
-        return (dout.copy(),) * 2
-    if kind == "a saved array":  # saved here, and returned as it is: the gradient of x * 3 + y * 3
-        ctx.tripled = dout * 3
-        return ctx.tripled, ctx.tripled
-    if kind == "swapped order":
-        return dout * 5, dout
-    return dout * 2, dout * 3
+def saved(ctx, dout):
+    ctx.tripled = dout * 3
+    return ctx.tripled, ctx.tripled
 
 
-def random_op(kind):
-    return returning(lambda ctx, dout: random_backward(kind, ctx, dout))
+RANDOM = {
+    "new arrays": lambda ctx, dout: (dout * 2, dout * 3),
+    "dout": lambda ctx, dout: (dout, dout),
+    "a view of dout": lambda ctx, dout: (dout[:], dout),
+    "one array twice": lambda ctx, dout: (dout.copy(),) * 2,
+    "a saved array": saved,
+    "one is None": lambda ctx, dout: (None, dout),
+    "one is dout": lambda ctx, dout: (dout * 5, dout),
+}
 
 
 def reference_gradients(leaves, nodes, out_gradient):
@@ -563,7 +557,7 @@ def reference_gradients(leaves, nodes, out_gradient):
         kind, *inputs = nodes[i]
         if gradients["node", i] is None:
             continue
-        for place, dinput in zip(inputs, random_backward(kind, Context(), gradients["node", i].copy())):
+        for place, dinput in zip(inputs, RANDOM[kind](Context(), gradients["node", i].copy())):
             if dinput is not None:
                 so_far = gradients[place]
                 gradients[place] = dinput.copy() if so_far is None else so_far + dinput
@@ -577,10 +571,10 @@ def test_random_graphs_against_a_walk_that_always_copies(data):
     for i in range(data.draw(st.integers(1, 12))):
         places = [("leaf", j) for j in range(leaves)] + [("node", j) for j in range(i)]
         place = st.sampled_from(places[-4:])
-        nodes.append((data.draw(st.sampled_from(KINDS)), data.draw(place), data.draw(place)))
+        nodes.append((data.draw(st.sampled_from(list(RANDOM))), data.draw(place), data.draw(place)))
     tensors = {("leaf", i): leaf([1.0, -1.0]) for i in range(leaves)}
     for i, (kind, x, y) in enumerate(nodes):
-        tensors["node", i] = random_op(kind).apply(tensors[x], tensors[y])
+        tensors["node", i] = returning(RANDOM[kind]).apply(tensors[x], tensors[y])
     gradient = np.array([1.0, -2.0])
     out = tensors["node", len(nodes) - 1]
     expected = reference_gradients(leaves, nodes, gradient)
