@@ -16,6 +16,7 @@ import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.gradcheck.check import gradcheck
 from tests.minigrad.strategies import arrays, axes, axis, broadcast_shapes, integers, masks, shapes, side
+from tests.minigrad.test_ops_torch import EQUATIONS, INDICES
 
 
 def pick(draw, *options):
@@ -208,20 +209,9 @@ def linear(op=F.linear, largest=2.0):
     return example
 
 
-EQUATIONS = [
-    *("ij,jk->ik", "ij,jk", "bij,bjk->bik", "ii", "ii->i", "iij->ji", "ij->", "ij->j", "ij,ij->ij", "ii,ij->j"),
-    *("i,j,k->kij", "ij,jk,ki->", "...i,...i->...", "...i,j->j...", ",i->i", "ij,ij,ij->i"),
-]
-
-
 def einsum(draw):
     equation = pick(draw, *EQUATIONS)
-    sizes = {letter: pick(draw, 2, 3, 1) for letter in "bijk"}
-    operands = []
-    for term in equation.split("->")[0].split(","):
-        lead = draw(shapes(max_dims=1, min_side=2, max_side=2)) if "..." in term else ()
-        operands.append(draw(arrays((*lead, *[sizes[letter] for letter in term.replace("...", "")]))))
-    return lambda *xs: F.einsum(equation, *xs), operands
+    return lambda *xs: F.einsum(equation, *xs), [draw(arrays(shape)) for shape in EQUATIONS[equation]]
 
 
 def embedding(draw):
@@ -238,17 +228,9 @@ def gather(draw):
     return lambda x: F.gather(x, dim, index), [draw(arrays(shape))]
 
 
-INDICES = [
-    *(1, -1, slice(None), slice(None, None, -1), slice(2, None, -2), slice(1, 1)),
-    *((0, 1), (..., 0), (None, 1, slice(1)), ..., ()),
-    *([0, 0, 2], ([0, 0], [1, 1]), [], (slice(None), None, [0, 0]), ((0, 0), (1, 1))),
-    *(np.array([[1, 1], [0, 2]]), (slice(None), np.array([1, 0, 1])), np.array([True, False, True])),
-]
-
-
 def getitem(draw):
-    index = pick(draw, *INDICES)
-    return lambda x: F.getitem(x, index), [draw(arrays((3, 2)))]
+    index = pick(draw, slice(None, None, -1), slice(2, None, -2), ([0, 0], [1, 1]), *INDICES.values())
+    return lambda x: F.getitem(x, index), [draw(arrays((4, 3, 5)))]
 
 
 def new_shapes(x):

@@ -298,7 +298,7 @@ for reduction, smoothing, weighted in itertools.product(("mean", "sum", "none"),
     CASES[f"cross_entropy of probabilities, {name}"] = call(
         "cross_entropy", randn(4, 3), PROBABILITIES, weight[:3] if weighted else None, **options
     )
-for equation, shapes in {
+EQUATIONS = {
     "ij,jk->ik": [(2, 3), (3, 4)],
     "ij,jk": [(2, 3), (3, 4)],
     "bthd,bshd->bhts": [(2, 3, 2, 4), (2, 5, 2, 4)],
@@ -320,7 +320,8 @@ for equation, shapes in {
     "ij,jk->k": [(0, 3), (3, 4)],
     ",i->i": [(), (3,)],
     "Ba,aB->aB": [(2, 3), (3, 2)],
-}.items():
+}
+for equation, shapes in EQUATIONS.items():
     operands = [randn(*shape, seed=i) for i, shape in enumerate(shapes)]
     CASES[f"einsum {equation!r} {shapes}"] = call("einsum", equation, *operands)
 INDICES = {
