@@ -23,7 +23,7 @@ from tests.standin.second_device import second_device, why_not
 
 # Property tests. `make test` draws few examples; `make test-all` passes --hypothesis-profile=thorough. No deadline and
 # no complaint about slowness: a result must not depend on the machine's speed. CI draws the same examples every time.
-for profile, examples in {"quick": 10, "thorough": 200}.items():
+for profile, examples in {"quick": 8, "thorough": 200}.items():
     settings.register_profile(
         profile,
         max_examples=examples,

@@ -54,47 +54,40 @@ def test_gradients_are_computed_alone_twice_and_in_any_memory_layout(name):
 # --- bfloat16 ---
 
 
-def bfloat16(array):
-    """The array rounded, and the same on the device in 16 bits."""
+def rounded(array):
+    """The array rounded to bfloat16."""
     import ml_dtypes
 
-    narrow = array.astype(ml_dtypes.bfloat16)
-    return narrow.astype(np.float64), to_device(narrow, "cuda")
+    return array.astype(ml_dtypes.bfloat16)
 
 
+@pytest.mark.parametrize("op", ["layer_norm", "linear_gelu", "linear_cross_entropy"])
 @pytest.mark.parametrize("n", [1, 31, 33, 1025])
-def test_layer_norm_of_bfloat16(n):
-    (x, x16), (weight, weight16), (bias, bias16), (dout, dout16) = map(
-        bfloat16, (randn(3, n), randn(n), randn(n, seed=1), randn(3, n, seed=2))
-    )
-    options = {"axes": (1,), "eps": 1e-5}
-    wide, narrow = Context(), Context()
-    expected = [FAST["layer_norm"].forward(wide, x, weight, bias, **options), *FAST["layer_norm"].backward(wide, dout)]
-    found = [CUDA["layer_norm"].forward(narrow, x16, weight16, bias16, **options)]
-    found += CUDA["layer_norm"].backward(narrow, dout16)
-    for a, b in zip(found, expected):
-        assert a.dtype == x16.dtype
-        np.testing.assert_allclose(a.get().astype(float), b, rtol=2**-8, atol=2**-8 * np.abs(b).max())
-
-
-@pytest.mark.parametrize("op", ["linear_gelu", "linear_cross_entropy"])
-@pytest.mark.parametrize("n", [1, 31, 33, 1025])
-def test_products_of_bfloat16_are_summed_in_float32(op, n):
-    (x, x16), (weight, weight16) = bfloat16(randn(5, 7)), bfloat16(randn(n, 7))
-    if op == "linear_gelu":
-        more, options, dout = [randn(n)], {"approximate": "tanh"}, randn(5, n, seed=3)
+def test_kernels_of_bfloat16(op, n):
+    """A product is summed in float32, and stays so, as the losses do; its bias is float32, too."""
+    options = {
+        "layer_norm": {"axes": (1,), "eps": 1e-5},
+        "linear_gelu": {"approximate": "tanh"},
+        "linear_cross_entropy": {"ignore_index": -100, "reduction": "none"},
+    }[op]
+    if op == "layer_norm":
+        given = [rounded(x) for x in (randn(3, n), randn(n), randn(n, seed=1), randn(3, n, seed=2))]
+    elif op == "linear_gelu":
+        given = [rounded(randn(5, 7)), rounded(randn(n, 7)), np.float32(randn(n)), rounded(randn(5, n, seed=3))]
     else:
-        more, options, dout = [labels(n, 5)], {"ignore_index": -100, "reduction": "none"}, randn(5, seed=3)
-    wide, narrow = Context(), Context()
-    expected = [FAST[op].forward(wide, x, weight, *more, **options), *FAST[op].backward(wide, dout)]
-    more = [to_device(x.astype(np.float32) if x.dtype == float else x, "cuda") for x in more]
-    found = [CUDA[op].forward(narrow, x16, weight16, *more, **options)]
-    dout16 = to_device(dout.astype(np.float32), "cuda") if dout.ndim == 1 else bfloat16(dout)[1]
-    found += CUDA[op].backward(narrow, dout16)
-    for i, (a, b) in enumerate(zip(found, expected)):
-        assert (a is None and b is None) or a.dtype == np.float32
-        if a is not None:  # the gradients pass through a rounding to bfloat16
-            np.testing.assert_allclose(a.get(), b, rtol=0, atol=(2**-7 if i else 1e-5) * max(0.1, np.abs(b).max()))
+        given = [rounded(randn(5, 7)), rounded(randn(n, 7)), labels(n, 5), np.float32(randn(5, seed=3))]
+    wide = [x if x.dtype == np.int64 else x.astype(np.float64) for x in given]
+    results = []
+    for function, (*inputs, dout) in ((FAST[op], wide), (CUDA[op], [to_device(x, "cuda") for x in given])):
+        ctx = Context()
+        results.append([function.forward(ctx, *inputs, **options), *function.backward(ctx, dout)])
+    for i, (expected, found) in enumerate(zip(*results)):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found.dtype == (given[0].dtype if op == "layer_norm" else np.float32)
+            tolerance = 1e-5 if i == 0 and op != "layer_norm" else 2**-7  # gradients pass through bfloat16
+            size = max(0.1, np.abs(expected).max())
+            np.testing.assert_allclose(found.get().astype(float), expected, rtol=0, atol=tolerance * size)
 
 
 def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
