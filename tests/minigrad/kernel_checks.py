@@ -134,6 +134,69 @@ SAMPLES = {
 }
 
 
+def attention(lead, T, S=None, D=4, Dv=None, key_lead=None, **options):
+    """Query (..., T, D), key (..., S, D), value (..., S, Dv)."""
+    S, Dv, key_lead = T if S is None else S, D if Dv is None else Dv, lead if key_lead is None else key_lead
+    inputs = [randn(*lead, T, D), randn(*key_lead, S, D, seed=1), randn(*key_lead, S, Dv, seed=2)]
+    return "scaled_dot_product_attention", inputs, options
+
+
+def grouped(T, S, **options):
+    """Six heads of queries, three to each of two heads of keys and values."""
+    return attention((2, 6), T, S, Dv=5, key_lead=(2, 2), enable_gqa=True, **options)
+
+
+def mask(*shape):
+    """Random booleans. Of more than two queries, the third sees nothing."""
+    seen = np.random.default_rng(shape).random(shape) < 0.6
+    if len(shape) > 1 and shape[-2] > 2:
+        seen[..., 2, :] = False
+    return seen
+
+
+PADDING = mask(3, 1, 7, 35)  # what a batch of texts of different lengths may see
+ATTENTION = {
+    "no leading axes": attention((), 5),
+    "one of everything": attention((1, 1), 1, D=1),
+    "rows of 31, 32 and 33 keys": attention((2, 3), 33, D=8, is_causal=True),
+    "tiles of queries": attention((1, 2), 130, D=5, Dv=3, is_causal=True),
+    "heads of 64": attention((1, 2), 65, D=64, is_causal=True),
+    "heads of 80": attention((2, 1), 9, D=80, Dv=33, scale=0.3),
+    "more keys than queries": attention((2, 2), 9, 40),
+    "more keys than queries, causal": attention((2, 2), 9, 40, is_causal=True),
+    "more queries than keys, causal": attention((2, 2), 70, 9, is_causal=True),
+    "one query, causal": attention((1,), 1, 9, is_causal=True),
+    "padding": attention((3, 2), 7, 35, attn_mask=PADDING),
+    "padding of keys": attention((3, 2), 7, 35, attn_mask=PADDING[:, :, 1:2]),
+    "one query, padding": attention((3, 2), 1, 35, attn_mask=PADDING[:, :, 1:2]),
+    "a mask for all": attention((3, 2), 7, 35, attn_mask=mask(7, 35)),
+    "everything hidden": attention((2, 3), 5, attn_mask=np.zeros((5, 5), bool)),
+    "everything dropped": attention((2,), 4, dropout_p=1.0),
+    "9 heads share 3": attention((2, 9), 33, key_lead=(2, 3), is_causal=True, enable_gqa=True),
+    "9 heads share 3, padding": attention((2, 9), 7, 8, key_lead=(2, 3), attn_mask=mask(2, 1, 7, 8), enable_gqa=True),
+    "2 heads share 1, tiles": attention((1, 2), 70, key_lead=(1, 1), is_causal=True, enable_gqa=True),
+    "6 heads share 2, one query": grouped(1, 9),
+    "6 heads share 2, one query, causal": grouped(1, 9, is_causal=True),
+    "6 heads share 2, one query, mask": grouped(1, 9, attn_mask=mask(1, 9)),
+    "6 heads share 2, one query, a mask for each head": grouped(1, 9, attn_mask=randn(2, 6, 1, 9)),
+    "6 heads share 2, a mask of floats for each head": grouped(5, 9, attn_mask=randn(6, 1, 9)),
+    "6 heads share 2, dropout": grouped(5, 9, dropout_p=0.4),
+    "keys broadcast": attention((2, 3), 5, 6, key_lead=(3,)),
+    "keys shared by all": attention((2, 3), 4, 6, key_lead=(1, 1)),
+    "keys shared by all, causal": attention((3,), 4, 6, Dv=2, key_lead=(1,), is_causal=True),
+    "three leading axes": attention((2, 2, 3), 5, 6),
+    "no keys": attention((2,), 3, 0, Dv=5),
+    "no queries": attention((2,), 0, 3, Dv=5),
+    "no heads": attention((0, 3), 4),
+    "no features": attention((2,), 4, D=0, Dv=3),
+    # what the kernels for GPUs leave to the textbook form
+    "a mask of floats": attention((3, 2), 7, 35, attn_mask=randn(7, 35)),
+    "a mask of floats with -inf": attention((2, 3), 5, attn_mask=np.where(mask(5, 5), 0.5, -np.inf)),
+    "another mask for each head": attention((3, 2), 7, 35, attn_mask=mask(3, 2, 7, 35)),
+    "another mask for each head of all sequences": attention((3, 2), 7, 35, attn_mask=mask(2, 1, 1)),
+}
+
+
 # --- running them ---
 
 

@@ -18,8 +18,7 @@ from minigrad.kernels.cuda import CUDA, launch
 from minigrad.kernels.cuda.quantized import MOST_ROWS, BlockMatrix, QuantizedMatrix, dequantize, times_quantized
 from minigrad.precision import bfloat16
 from tests.cuda_emulation import compiling
-from tests.minigrad.kernel_checks import randn, run
-from tests.minigrad.test_cuda_attention import CASES as ATTENTION
+from tests.minigrad.kernel_checks import ATTENTION, randn, run
 from tests.minigrad.test_cuda_attention import with_dropout
 from tests.minigrad.test_cuda_kernels import KERNELS
 
