@@ -184,6 +184,7 @@ ATTENTION = {
     "keys broadcast": attention((2, 3), 5, 6, key_lead=(3,)),
     "keys shared by all": attention((2, 3), 4, 6, key_lead=(1, 1)),
     "keys shared by all, causal": attention((3,), 4, 6, Dv=2, key_lead=(1,), is_causal=True),
+    "keys shared by 3, own masks": attention((2, 2, 3), 5, 9, key_lead=(2, 2, 1), attn_mask=randn(2, 2, 1, 5, 9)),
     "three leading axes": attention((2, 2, 3), 5, 6),
     "no keys": attention((2,), 3, 0, Dv=5),
     "no queries": attention((2,), 0, 3, Dv=5),
