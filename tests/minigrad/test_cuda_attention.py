@@ -34,10 +34,10 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(cuda_attention, "TILE", 3 * 64 * 64)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", ATTENTION)
-def test_equals_the_textbook(case, dtype):
-    check(ATTENTION[case], "cuda", dtype)
+def test_equals_the_textbook(case):
+    for dtype in (np.float32, np.float64):
+        check(ATTENTION[case], "cuda", dtype)
 
 
 def check_one_query(sample, dtype=np.float64):
@@ -45,11 +45,11 @@ def check_one_query(sample, dtype=np.float64):
     check(sample, "cuda", dtype, wanted=())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 31, 64, 80, 256])
 @pytest.mark.parametrize("keys", [1, 5, 33, 200])
-def test_one_query(keys, size, dtype):
-    check_one_query(attention((2, 3), 1, keys, D=size, Dv=min(size, 40)), dtype)
+def test_one_query(keys, size):
+    for dtype in (np.float32, np.float64):
+        check_one_query(attention((2, 3), 1, keys, D=size, Dv=min(size, 40)), dtype)
 
 
 def test_one_query_with_a_mask_and_shared_heads():
@@ -198,7 +198,7 @@ def test_planted_mistakes_are_found(mutant):
     module, right, wrong = MUTANTS[mutant]
     with mistake_is_found(module, right, wrong):
         if module is one_query:
-            test_one_query(33, 80, np.float64)
+            test_one_query(33, 80)
             test_one_query_reads_a_cache_where_it_lies()
         else:
             check(with_dropout("2 heads share 1, tiles", 0.3), "cuda")
