@@ -393,7 +393,7 @@ def record(name, dtype=np.float64):
     return arrays | {f"gradient {i}": x.grad.numpy() for i, x in enumerate(tensors) if x.grad is not None}
 
 
-def compute(name, expected, dtype=np.float64, device="cpu"):
+def compute(name, expected, dtype=np.float64, device=None):
     """The inputs and results of F, as tensors, for a case of which PyTorch's arrays are `expected`; and backward."""
     inputs = [array for what, array in expected.items() if what.startswith("input")]
     tensors = [Tensor(x.copy(), requires_grad=x.dtype == dtype, device=device) for x in inputs]
