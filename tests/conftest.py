@@ -1,4 +1,4 @@
-"""What holds for every test: no network, the same random numbers each time, and marks that skip in the open."""
+"""Settings of all tests: no network, the same random numbers each time, and marks whose skips are reported."""
 
 import importlib.util
 import ipaddress
@@ -78,7 +78,7 @@ def cuda(request):
 
 @pytest.fixture
 def cublas_calls(request, cuda):
-    """What the emulation of cuBLAS is asked for, nothing so far: (m, n, k, batch, arithmetic) of each product."""
+    """The products that the emulation of cuBLAS has computed, none so far: (m, n, k, batch, arithmetic) of each."""
     if request.config.getoption("--device") == "gpu":
         pytest.skip("a GPU keeps no list of what cuBLAS was asked for")
     cublas.calls.clear()
@@ -86,7 +86,7 @@ def cublas_calls(request, cuda):
 
 
 class Uncounted:
-    """What nobody counts is what it should be."""
+    """Counters of a real GPU, which counts nothing: they equal any number."""
 
     synchronisations = to_host = to_device = mock.ANY  # equals everything
 

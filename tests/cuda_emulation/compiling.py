@@ -24,7 +24,7 @@ def _library():
 
 
 def compile_for(architecture, source):
-    """What the compiler has to say about `source` (nothing, if all is well), and the program in PTX, as text."""
+    """Return the compiler's messages about `source` (empty if all is well), and the program in PTX, as text."""
     nvrtc, program = _library(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     options = (ctypes.c_char_p * 2)(b"--std=c++17", f"--gpu-architecture={architecture}".encode())

@@ -1,4 +1,4 @@
-"""What minigrad asks of cuBLAS, done by NumPy on the memory that the addresses point to: the stand-in's `cuda.cublas`.
+"""The stand-in's `cuda.cublas`: the one function that minigrad calls, done by NumPy on the memory behind the addresses.
 
 Everything is taken literally: column-major matrices, leading dimensions, strides between the matrices of a batch, the
 numbers that stand for types. A wrong argument gives a wrong product here as it would on a GPU.

@@ -154,7 +154,7 @@ def _behind(name, address):
 
 
 def _as_argument(name, arg, depth, memory):
-    """What the launch passes: a scalar as it is, or an address in the memory of this turn."""
+    """The argument that the launch passes: a scalar as it is, or an address in the memory of this turn."""
     if depth == 0:
         return np.asarray(arg)
     if depth == 1:

@@ -1,4 +1,4 @@
-"""What the tests of fast kernels share: samples of each op, one way to run and compare them, and planted mistakes."""
+"""Shared by the tests of fast kernels: samples of each op, one way to run and compare them, and planted mistakes."""
 
 import contextlib
 from typing import NamedTuple

@@ -38,7 +38,7 @@ def call(op, dtype):
 
 @pytest.fixture
 def sources(monkeypatch):
-    """What was launched while the test ran, complete, by the kernel's name and dtype."""
+    """The complete sources of the kernels that the test launches -> kernel name and dtype."""
     launched: dict[str, str] = {}
 
     def note(xp, source, name, dtype):

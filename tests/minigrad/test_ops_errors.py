@@ -1,4 +1,4 @@
-"""What an op refuses: each with one sentence that names the op, what it got, and what to do about it."""
+"""Ops refuse wrong arguments, each with one sentence that names the op, what it got, and what to do about it."""
 
 import inspect
 import re

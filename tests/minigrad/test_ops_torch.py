@@ -356,7 +356,7 @@ for name, index in INDICES.items():
 
 
 def seed_of(result):
-    """What arrives at `result` from behind: never all ones, which would hide a wrong order."""
+    """The gradient with which backward starts at `result`: never all ones, which would hide a wrong order."""
     return np.random.default_rng(0).normal(size=tuple(result.shape))
 
 

@@ -1,4 +1,4 @@
-"""What a Tensor is made of, shows, and does with operators, with NumPy, and with Python."""
+"""Tensors: how they are made and shown, and how they behave with operators, with NumPy and with Python."""
 
 import copy
 import operator

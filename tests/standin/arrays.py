@@ -225,7 +225,7 @@ def current_device():
 
 
 def wrap(host):
-    """What a NumPy function returned, as CuPy returns it: arrays (0-d ones too) on the device."""
+    """The result of a NumPy function as CuPy returns it: arrays (0-d ones too) on the device."""
     if isinstance(host, tuple | list):
         return type(host)(*map(wrap, host)) if hasattr(host, "_fields") else type(host)(map(wrap, host))
     if not isinstance(host, np.ndarray | np.generic):

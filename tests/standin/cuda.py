@@ -16,7 +16,7 @@ MOST_SHARED_BYTES = 227 * 1024  # what it may be allowed, on an H100
 
 
 class CUDARuntimeError(RuntimeError):
-    """What the driver complains about."""
+    """An error that the CUDA driver reports."""
 
 
 class Device:
