@@ -43,6 +43,12 @@ def linear(op, x, features, bias=True, **options):
     return op, [randn(*x), randn(features, x[-1], seed=1), randn(features, seed=2) if bias else None], options
 
 
+def cross_entropy(logits, ignored=False, **options):
+    """cross_entropy of these logits and random targets."""
+    n, classes = logits.shape
+    return "cross_entropy", [logits, labels(classes, n, ignored=ignored)], options
+
+
 def losses(n, features, classes, ignored=False, **options):
     """linear_cross_entropy of n rows."""
     inputs = [randn(n, features), randn(classes, features, seed=1), labels(classes, n, ignored=ignored)]
@@ -51,6 +57,9 @@ def losses(n, features, classes, ignored=False, **options):
 
 NORMS, REDUCTIONS, EXACT, TANH = ("layer_norm", "rms_norm"), ("sum", "mean", "none"), "none", "tanh"
 LARGE_NUMBERS = np.array([-1e4, -800.0, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])
+HIDDEN = np.where(np.arange(700) % 3 == 0, -np.inf, randn(2, 700))
+LARGE_LOGITS = [1e3 * randn(4, 3), randn(5, 3), labels(5, 4)]
+FAR_BELOW_0 = [np.full((3, 2), 1000.0), -2 - np.abs(randn(33, 2)), labels(33, 3)]
 # Around the size of a warp (32 threads) and of a block of threads (1024).
 SIZES = (0, 1, 31, 32, 33, 1023, 1025)
 # name -> (op, inputs, options). "large" ones are shared out among threads, by rows or by columns, or cut into chunks.
@@ -104,33 +113,18 @@ SAMPLES = {
     "embedding of a number": ("embedding", [np.array(2), randn(4, 5)], {}),
     "embedding without features": ("embedding", [labels(4, 3), randn(4, 0)], {}),
     "embedding, large": ("embedding", [labels(50, 40, 60).astype(np.uint16), randn(60, 7)], {}),
-    **{f"cross_entropy {n}": ("cross_entropy", [5 * randn(4, n), labels(n, 4)], {}) for n in SIZES[1:]},
-    "cross_entropy 3000 classes": ("cross_entropy", [5 * randn(3, 3000), labels(3000, 3)], {"reduction": "none"}),
-    **{
-        f"cross_entropy {reduction}": (
-            *("cross_entropy", [randn(33, 5), labels(5, 33, ignored=True)]),
-            {"reduction": reduction},
-        )
-        for reduction in REDUCTIONS
-    },
-    "cross_entropy of no rows": ("cross_entropy", [randn(0, 5), labels(5, 0)], {"reduction": "sum"}),
-    "cross_entropy of large logits": ("cross_entropy", [1e3 * randn(3, 40), labels(40, 3)], {}),
-    "cross_entropy with hidden classes": (
-        *("cross_entropy", [np.where(np.arange(700) % 3 == 0, -np.inf, randn(2, 700)), np.array([1, 698])]),
-        {},
-    ),
+    **{f"cross_entropy {n}": cross_entropy(5 * randn(4, n)) for n in SIZES[1:]},
+    **{f"cross_entropy {how}": cross_entropy(randn(33, 5), ignored=True, reduction=how) for how in REDUCTIONS},
+    "cross_entropy 3000 classes": cross_entropy(5 * randn(3, 3000), reduction="none"),
+    "cross_entropy of no rows": cross_entropy(randn(0, 5), reduction="sum"),
+    "cross_entropy of large logits": cross_entropy(1e3 * randn(3, 40)),
+    "cross_entropy with hidden classes": ("cross_entropy", [HIDDEN, np.array([1, 698])], {}),
     **{f"linear_cross_entropy {n}": losses(4, 3, n) for n in SIZES[1:]},
     **{f"linear_cross_entropy {how}": losses(33, 3, 5, ignored=True, reduction=how) for how in REDUCTIONS},
     **{f"linear_cross_entropy of no rows {how}": losses(0, 3, 5, reduction=how) for how in ("sum", "none")},
     **{f"linear_cross_entropy {how}, large": losses(2100, 5, 131, ignored=True, reduction=how) for how in REDUCTIONS},
-    "linear_cross_entropy of large logits": (
-        *("linear_cross_entropy", [1e3 * randn(4, 3), randn(5, 3), labels(5, 4)]),
-        {},
-    ),
-    "linear_cross_entropy with logits far below 0": (
-        *("linear_cross_entropy", [np.full((3, 2), 1000.0), -2 - np.abs(randn(33, 2)), labels(33, 3)]),
-        {},
-    ),
+    "linear_cross_entropy of large logits": ("linear_cross_entropy", LARGE_LOGITS, {}),
+    "linear_cross_entropy with logits far below 0": ("linear_cross_entropy", FAR_BELOW_0, {}),
 }
 
 

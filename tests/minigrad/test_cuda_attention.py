@@ -158,45 +158,43 @@ def test_work_and_memory_of_a_causal_mask(cublas_calls, monkeypatch):
 
 # --- checks that can fail ---
 
-MUTANTS = {
-    "the diagonal is hidden": (cuda_attention, "key <= query", "key < query"),
-    "the mask is not looked at": (cuda_attention, "(!HAS_MASK || mask[key])", "true"),
-    "the mask of the first sequence": (cuda_attention, "(long long)(head / heads_per_mask)", "0ll"),
-    "a block's queries start at 0": (cuda_attention, "row.query = first_query +", "row.query ="),
-    "query head and query are mixed up": (
-        cuda_attention,
-        "first_query + in_head / group",
-        "first_query + in_head % tile_queries",
-    ),
-    "the largest is not subtracted": (cuda_attention, "largest = warp_max(largest);", "largest = 0;"),
-    "a lane's sum": (cuda_attention, "sum = warp_sum(sum);", ""),
-    "not normalized": (cuda_attention, "1 / sum", "1"),
-    "the logarithm without the largest": (cuda_attention, "largest + log(sum)", "log(sum)"),
-    "one row too many": (cuda_attention, "number < (long long)heads * rows", "number <= (long long)heads * rows"),
-    "one key too many": (cuda_attention, "key < columns", "key <= columns"),
-    "softmax's sum is missing in backward": (cuda_attention, "dot = warp_sum(dot);", "dot = 0;"),
-    "the same logsumexp for all": (cuda_attention, "logsumexp[row.saved];", "logsumexp[0];"),
-    "dropout's bits of the next key": (cuda_attention, "row.kept + key", "row.kept + key + 1"),
-    "dropout's bits of another row": (cuda_attention, "in_head / group % DROPOUT_ROWS)", "0)"),
-    "dropout is not undone": (cuda_attention, "ddropped[key] * kept_of - dot", "ddropped[key] - dot"),
-    "no barrier before the warps' results are read": (one_query, "__syncthreads();", ""),
-    "what was summed does not shrink": (one_query, "total * shrink", "total"),
-    "the warps' largest scores are taken as one": (
-        one_query,
-        "sum += warp_weighted[w][d] * exp(warp_largest[w] - largest)",
-        "sum += warp_weighted[w][d]",
-    ),
-    "half of the elements of a head": (one_query, "lane + 32 * i < D) score", "lane + 32 * i < D / 2) score"),
-    "keys without gaps": (one_query, "k += head * k_head", "k += head * keys * D"),
-    "a warp passes over keys": (one_query, "key += WARPS", "key += WARPS + 1"),
-    "no scale": (one_query, "* scale : real(0)", ": real(0)"),
+MUTANTS = {  # module -> what is wrong: the right source and the wrong one
+    cuda_attention: {
+        "the diagonal is hidden": ("key <= query", "key < query"),
+        "the mask is not looked at": ("(!HAS_MASK || mask[key])", "true"),
+        "the mask of the first sequence": ("(long long)(head / heads_per_mask)", "0ll"),
+        "a block's queries start at 0": ("row.query = first_query +", "row.query ="),
+        "query head and query are mixed up": ("first_query + in_head / group", "first_query + in_head % tile_queries"),
+        "the largest is not subtracted": ("largest = warp_max(largest);", "largest = 0;"),
+        "a lane's sum": ("sum = warp_sum(sum);", ""),
+        "not normalized": ("1 / sum", "1"),
+        "the logarithm without the largest": ("largest + log(sum)", "log(sum)"),
+        "one row too many": ("number < (long long)heads * rows", "number <= (long long)heads * rows"),
+        "one key too many": ("key < columns", "key <= columns"),
+        "softmax's sum is missing in backward": ("dot = warp_sum(dot);", "dot = 0;"),
+        "the same logsumexp for all": ("logsumexp[row.saved];", "logsumexp[0];"),
+        "dropout's bits of the next key": ("row.kept + key", "row.kept + key + 1"),
+        "dropout's bits of another row": ("in_head / group % DROPOUT_ROWS)", "0)"),
+        "dropout is not undone": ("ddropped[key] * kept_of - dot", "ddropped[key] - dot"),
+    },
+    one_query: {
+        "no barrier before the warps' results are read": ("__syncthreads();", ""),
+        "what was summed does not shrink": ("total * shrink", "total"),
+        "the warps' largest scores are taken as one": (
+            "sum += warp_weighted[w][d] * exp(warp_largest[w] - largest)",
+            "sum += warp_weighted[w][d]",
+        ),
+        "half of the elements of a head": ("lane + 32 * i < D) score", "lane + 32 * i < D / 2) score"),
+        "keys without gaps": ("k += head * k_head", "k += head * keys * D"),
+        "a warp passes over keys": ("key += WARPS", "key += WARPS + 1"),
+        "no scale": ("* scale : real(0)", ": real(0)"),
+    },
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_planted_mistakes_are_found(mutant):
-    module, right, wrong = MUTANTS[mutant]
-    with mistake_is_found(module, right, wrong):
+@pytest.mark.parametrize(("module", "mutant"), [(module, mutant) for module in MUTANTS for mutant in MUTANTS[module]])
+def test_planted_mistakes_are_found(module, mutant):
+    with mistake_is_found(module, *MUTANTS[module][mutant]):
         if module is one_query:
             test_one_query(33, 80)
             test_one_query_reads_a_cache_where_it_lies()

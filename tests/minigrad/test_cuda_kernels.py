@@ -233,56 +233,66 @@ def test_nothing_in_a_step_waits_for_the_gpu(cuda):
 
 # --- mutants: kernels with a fault, each of which some test must notice ---
 
-FAR_BELOW_0 = "linear_cross_entropy with logits far below 0"
-MUTANTS = {
-    "bound off by one": (gelu, "i >= size", "i > size", "gelu none 33"),
-    "stride of one": (layer_norm, "c += 32", "c += 31", "layer_norm 1025"),
-    "block too narrow": (cross_entropy, "c += blockDim.x", "c += 256 - 1", "cross_entropy 1025"),
-    "bias forgotten": (gelu, "has_bias ? bias[c] : real(0)", "0", "linear_gelu 33"),
-    "slope without its factor 3": (gelu, "3 * c1", "c1", "gelu tanh 33"),
-    "no eps": (layer_norm, "/ columns + eps", "/ columns", "layer_norm eps"),
-    "sum for mean": (layer_norm, "squares) / columns", "squares)", "layer_norm 33"),
-    "variance with n - 1": (layer_norm, "squares) / columns", "squares) / (columns - 1)", "layer_norm 33"),
-    "one lane's sum": (layer_norm, "m = warp_sum(m) / columns", "m = m / columns", "layer_norm 33"),
-    "no projection": (layer_norm, "- normalized * projection", "", "layer_norm 33"),
-    "a mean in RMS norm": (
-        layer_norm,
-        "centered ? warp_sum(sum) / columns : real(0)",
-        "warp_sum(sum) / columns",
-        "rms_norm 33",
-    ),
-    "missing barrier": (layer_norm, "    __syncthreads();\n", "", "layer_norm 33"),
-    "barrier in a branch": (layer_norm, "    __syncthreads();\n", "if (warp == 0) __syncthreads();\n", "layer_norm 33"),
-    "a warp left out": (layer_norm, "int other = 1", "int other = 2", "layer_norm 33"),
-    "rows of the next slice": (
-        layer_norm,
-        "min(start + height, rows)",
-        "min(start + height + 1, rows)",
-        "layer_norm rows 1023",
-    ),
-    "run cut short": (embedding, "end - last > 1", "end - last > 2", "embedding 300"),
-    "run without its first": (embedding, "i = start; i < end", "i = start + 1; i < end", "embedding 33"),
-    "each place a run": (embedding, "if (start > 0 && ids[start - 1] == id) return;", "", "embedding 33"),
-    "order forgotten": (embedding, "order[i] * columns", "i * columns", "embedding 33"),
-    "padding learns": (embedding, " || id == left_out", "", "embedding with padding"),
-    "turned the other way": (rotary_embedding, "x1 * c - x2 * s", "x1 * c + x2 * s", "rotary_embedding"),
-    "not turned back": (rotary_embedding, "s = direction * ", "s = ", "rotary_embedding"),
-    "the next position's angles": (rotary_embedding, "row % angles", "(row + 1) % angles", "rotary_embedding"),
-    "slope of the sigmoid": (swiglu, "1 + g * (1 - s)", "1 - s", "swiglu 33"),
-    "no rescaling": (cross_entropy, "sum * exp(largest - x) + 1", "sum + 1", "cross_entropy 1025"),
-    "a filled-up vocabulary counts": (cross_entropy, "c < columns; c +=", "c < line; c +=", "linear_cross_entropy 33"),
-    "a filled-up vocabulary learns": (cross_entropy, " || c >= columns", "", FAR_BELOW_0),
-    "-inf": (cross_entropy, "if (x != -infinity())", "if (true)", "cross_entropy with hidden classes"),
-    "overflow": (cross_entropy, "sum += exp(x - largest)", "sum += exp(x)", "cross_entropy 3000 classes"),
-    "no truth": (cross_entropy, "prob - (c == target)", "prob", "cross_entropy 33"),
-    "ignored rows learn": (cross_entropy, "target < 0 || c >= columns ? real(0) : dloss", "dloss", "cross_entropy sum"),
-    "warps' sums read too early": (
-        launch,
-        "    if (lane == 0) of_warp[warp] = value;\n    __syncthreads();\n",
-        "    if (lane == 0) of_warp[warp] = value;\n",
-        "cross_entropy 1025",
-    ),
-    "half a warp": (launch, "distance = 16", "distance = 8", "layer_norm 33"),
+MUTANTS = {  # module -> what is wrong: the right source, the wrong one, and the sample that shows it
+    gelu: {
+        "bound off by one": ("i >= size", "i > size", "gelu none 33"),
+        "bias forgotten": ("has_bias ? bias[c] : real(0)", "0", "linear_gelu 33"),
+        "slope without its factor 3": ("3 * c1", "c1", "gelu tanh 33"),
+    },
+    layer_norm: {
+        "stride of one": ("c += 32", "c += 31", "layer_norm 1025"),
+        "no eps": ("/ columns + eps", "/ columns", "layer_norm eps"),
+        "sum for mean": ("squares) / columns", "squares)", "layer_norm 33"),
+        "variance with n - 1": ("squares) / columns", "squares) / (columns - 1)", "layer_norm 33"),
+        "one lane's sum": ("m = warp_sum(m) / columns", "m = m / columns", "layer_norm 33"),
+        "no projection": ("- normalized * projection", "", "layer_norm 33"),
+        "a mean in RMS norm": (
+            "centered ? warp_sum(sum) / columns : real(0)",
+            "warp_sum(sum) / columns",
+            "rms_norm 33",
+        ),
+        "missing barrier": ("    __syncthreads();\n", "", "layer_norm 33"),
+        "barrier in a branch": ("    __syncthreads();\n", "if (warp == 0) __syncthreads();\n", "layer_norm 33"),
+        "a warp left out": ("int other = 1", "int other = 2", "layer_norm 33"),
+        "rows of the next slice": (
+            "min(start + height, rows)",
+            "min(start + height + 1, rows)",
+            "layer_norm rows 1023",
+        ),
+    },
+    cross_entropy: {
+        "block too narrow": ("c += blockDim.x", "c += 256 - 1", "cross_entropy 1025"),
+        "no rescaling": ("sum * exp(largest - x) + 1", "sum + 1", "cross_entropy 1025"),
+        "a filled-up vocabulary counts": ("c < columns; c +=", "c < line; c +=", "linear_cross_entropy 33"),
+        "a filled-up vocabulary learns": (" || c >= columns", "", "linear_cross_entropy with logits far below 0"),
+        "-inf": ("if (x != -infinity())", "if (true)", "cross_entropy with hidden classes"),
+        "overflow": ("sum += exp(x - largest)", "sum += exp(x)", "cross_entropy 3000 classes"),
+        "no truth": ("prob - (c == target)", "prob", "cross_entropy 33"),
+        "ignored rows learn": ("target < 0 || c >= columns ? real(0) : dloss", "dloss", "cross_entropy sum"),
+    },
+    embedding: {
+        "run cut short": ("end - last > 1", "end - last > 2", "embedding 300"),
+        "run without its first": ("i = start; i < end", "i = start + 1; i < end", "embedding 33"),
+        "each place a run": ("if (start > 0 && ids[start - 1] == id) return;", "", "embedding 33"),
+        "order forgotten": ("order[i] * columns", "i * columns", "embedding 33"),
+        "padding learns": (" || id == left_out", "", "embedding with padding"),
+    },
+    rotary_embedding: {
+        "turned the other way": ("x1 * c - x2 * s", "x1 * c + x2 * s", "rotary_embedding"),
+        "not turned back": ("s = direction * ", "s = ", "rotary_embedding"),
+        "the next position's angles": ("row % angles", "(row + 1) % angles", "rotary_embedding"),
+    },
+    swiglu: {
+        "slope of the sigmoid": ("1 + g * (1 - s)", "1 - s", "swiglu 33"),
+    },
+    launch: {
+        "warps' sums read too early": (
+            "    if (lane == 0) of_warp[warp] = value;\n    __syncthreads();\n",
+            "    if (lane == 0) of_warp[warp] = value;\n",
+            "cross_entropy 1025",
+        ),
+        "half a warp": ("distance = 16", "distance = 8", "layer_norm 33"),
+    },
 }
 
 FAULTS_OF_ADAM = {
@@ -307,8 +317,8 @@ def test_a_faulty_optimizer_is_noticed(fault):
         test_adam_clipping_and_norm_equal_the_textbook(optim.AdamW, options, np.float64)
 
 
-@pytest.mark.parametrize("fault", MUTANTS)
-def test_a_faulty_kernel_is_noticed(fault):
-    module, old, new, case = MUTANTS[fault]
-    with mistake_is_found(module, old, new, "PRELUDE" if module is launch else "SOURCE"):
-        check(KERNELS[case], "cuda")
+@pytest.mark.parametrize(("module", "fault"), [(module, fault) for module in MUTANTS for fault in MUTANTS[module]])
+def test_a_faulty_kernel_is_noticed(module, fault):
+    right, wrong, name = MUTANTS[module][fault]
+    with mistake_is_found(module, right, wrong, "PRELUDE" if module is launch else "SOURCE"):
+        check(KERNELS[name], "cuda")
