@@ -1,4 +1,4 @@
-"""What holds for every test: no network, the same random numbers each time, and marks that skip in the open."""
+"""Settings of all tests: no network, the same random numbers each time, and marks whose skips are reported."""
 
 import importlib.util
 import ipaddress
@@ -24,7 +24,7 @@ from tests.standin.second_device import second_device, why_not
 
 # Property tests. `make test` draws few examples; `make test-all` passes --hypothesis-profile=thorough. No deadline and
 # no complaint about slowness: a result must not depend on the machine's speed. CI draws the same examples every time.
-for profile, examples in {"quick": 25, "thorough": 200}.items():
+for profile, examples in {"quick": 8, "thorough": 200}.items():
     settings.register_profile(
         profile,
         max_examples=examples,
@@ -85,7 +85,7 @@ def cuda(request):
 
 @pytest.fixture
 def cublas_calls(request, cuda):
-    """What the emulation of cuBLAS is asked for, nothing so far: (m, n, k, batch, arithmetic) of each product."""
+    """The products that the emulation of cuBLAS has computed, none so far: (m, n, k, batch, arithmetic) of each."""
     if request.config.getoption("--device") == "gpu":
         pytest.skip("a GPU keeps no list of what cuBLAS was asked for")
     cublas.calls.clear()
@@ -93,7 +93,7 @@ def cublas_calls(request, cuda):
 
 
 class Uncounted:
-    """What nobody counts is what it should be."""
+    """Counters of a real GPU, which counts nothing: they equal any number."""
 
     synchronisations = to_host = to_device = mock.ANY  # equals everything
 

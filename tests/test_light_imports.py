@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+from minigrad.kernels.cpu import threads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +71,20 @@ digest = hashlib.sha256(b"".join(p.data.tobytes() for p in model.parameters())).
 print(digest)
 """
 
+# Everything that runs on the CPU, which does not import the files for a GPU.
+WITHOUT_A_GPU = """
+sys.modules["tqdm"] = None  # its progress bars have a thread of their own
+import finetune
+from minigrad import inspection
+
+with mg.use_kernels({"gelu": mg.kernels.dispatch.FAST["gelu"]}), inspection.profile():
+    model.loss(ids[:1, :3], ids[:1, :3]).backward()
+mg.optim.clip_grad_norm_(model.parameters(), 1.0)
+finetune.quantize(model, finetune.QuantizationConfig(bits=8))
+model.generate(ids[:1, :2], 2)
+assert [name for name in sys.modules if name.startswith("minigrad.kernels.cuda")] == []
+"""
+
 # What needs a library says which. A vocabulary can be read, written and decoded without regex; checkpoints, and
 # reading the weights of others, do without safetensors.
 FILES = """
@@ -115,7 +132,9 @@ def test_everything_imports_and_a_model_learns_without_libraries_and_threads(tmp
     assert "cannot be locked (this Python cannot lock files)" in output
 
 
-def test_without_threads_the_fast_kernels_give_what_they_give_on_one_core():
-    cores = "from minigrad.kernels.cpu import threads\nthreads.usable_cores = lambda: {}\n"
-    without_threads = run(NO_THREADS + cores.format(4) + STEP)
-    assert without_threads == run(cores.format(1) + STEP)
+def test_without_threads_the_fast_kernels_give_what_they_give_on_one_core_and_import_nothing_for_a_gpu(capsys):
+    four_cores = "import sys\nfrom minigrad.kernels.cpu import threads\nthreads.usable_cores = lambda: 4\n"
+    without_threads = run(NO_THREADS + four_cores + STEP + WITHOUT_A_GPU)
+    with mock.patch.multiple(threads, _pool=None, _workers=1, usable_cores=lambda: 1):
+        exec(STEP, {})
+    assert capsys.readouterr().out == without_threads

@@ -21,7 +21,7 @@ def texts(root: Path) -> list[Path]:
 
 
 def broken(root: Path, path: Path, files: set[str]) -> list[str]:
-    """What the text at `path` names and is not there; `files` are the names of all files."""
+    """Return the names in the text at `path` of files and objects that do not exist. `files`: names of all files."""
     text = path.read_text(encoding="utf-8")
     found = [name for name in PATH.findall(text) if "NAME" not in name and not (root / name).exists()]
     found += [link for link in LINK.findall(text) if path.suffix == ".md" and not (path.parent / link).exists()]

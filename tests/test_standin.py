@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt.training.batches import RandomBatches, validate_ids
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.batches import validate_ids
 from minigrad import Tensor, nn, optim
 from minigrad.functional.elementwise import Exp
-from tests.gpt.small import small_gpt
 from tests.standin.cpu_only import CPU_ONLY
 from tests.standin.second_device import second_device, why_not
 from tests.standin.signatures import NAMES
@@ -251,14 +248,14 @@ SLIPS_IN_OPS = {
 }
 
 
-def slipped(cuda, run, allowed=0):
-    """Whether `run` was refused, or made the host wait more often than is `allowed`."""
+def slipped(cuda, run):
+    """Whether `run` was refused, or made the host wait."""
     cuda.reset()
     try:
         run()
     except (TypeError, RuntimeError, ValueError):
         return True
-    return cuda.synchronisations > allowed
+    return cuda.synchronisations > 0
 
 
 @pytest.mark.parametrize("name", SLIPS_IN_OPS)
@@ -272,51 +269,6 @@ def test_a_slip_in_an_op_is_found(name, monkeypatch, cuda):
     function, half, body = SLIPS_IN_OPS[name]
     monkeypatch.setattr(function, half, staticmethod(body))
     assert slipped(cuda, run)
-
-
-def loss_of(model, batch):
-    ids, targets = batch
-    return model.loss(ids, targets, reduction="sum"), targets.size, {}
-
-
-def with_a_number(model, batch):
-    loss, count, _ = loss_of(model, batch)
-    return loss, count, {"loss again": float(loss.data)}
-
-
-def with_a_mask(model, batch):
-    losses = model.loss(*batch, reduction="none")
-    kept = Tensor(batch[1] > 3, device=losses.device)
-    return losses[kept].sum(), batch[1].size, {}
-
-
-def with_a_batch_that_stayed(model, batch):
-    weight = np.ones(batch[1].shape, np.float32)
-    return (model.loss(*batch, reduction="none") * weight).sum(), batch[1].size, {}
-
-
-def with_a_loop_over_values(model, batch):
-    losses = model.loss(*batch, reduction="none")
-    return sum(row.sum() for row in losses if row.sum().item() > 0), batch[1].size, {}
-
-
-def with_numpy(model, batch):
-    losses = model.loss(*batch, reduction="none")
-    return losses.sum() / np.sqrt(losses.data.mean()), batch[1].size, {}
-
-
-SLIPS_IN_A_STEP = [with_a_number, with_a_mask, with_a_batch_that_stayed, with_a_loop_over_values, with_numpy]
-
-
-@pytest.mark.parametrize("slip", SLIPS_IN_A_STEP)
-def test_a_slip_in_a_training_step_is_found(slip, cuda):
-    def step_with(loss_fn):
-        batches = RandomBatches(np.arange(500) % 37, 2, 8)
-        steps = training_steps(small_gpt().to("cuda"), batches, loss_fn, TrainingConfig(max_iters=3))
-        return lambda: next(steps)
-
-    assert not slipped(cuda, step_with(loss_of), allowed=1)  # the numbers of a step are read once
-    assert slipped(cuda, step_with(slip), allowed=1)
 
 
 # --- the second device ---

@@ -1,26 +1,17 @@
-"""Compile CUDA sources for a GPU on a machine that has none: by NVRTC, which is what CuPy uses, or else by nvcc.
+"""Compile CUDA sources for a GPU on a machine that has none: by NVRTC, which is what CuPy uses.
 
-NVRTC comes with the package `nvidia-cuda-nvrtc` (or nvidia-cuda-nvrtc-cu12), nvcc with NVIDIA's toolkit. Neither needs
-a GPU.
+It comes with the package `nvidia-cuda-nvrtc` (or nvidia-cuda-nvrtc-cu12).
 """
 
 import ctypes
 import functools
 import importlib.util
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 
 def available():
     """Whether there is a compiler for GPUs."""
-    return _library() is not None or shutil.which("nvcc") is not None
-
-
-def compile_for(architecture, source):
-    """What the compiler has to say about `source` (nothing, if all is well), and the program in PTX, as text."""
-    return _by_nvcc(architecture, source) if _library() is None else _by_nvrtc(architecture, source)
+    return _library() is not None
 
 
 @functools.cache
@@ -32,7 +23,8 @@ def _library():
     return ctypes.CDLL(str(found[-1])) if found else None
 
 
-def _by_nvrtc(architecture, source):
+def compile_for(architecture, source):
+    """Return the compiler's messages about `source` (empty if all is well), and the program in PTX, as text."""
     nvrtc, program = _library(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     options = (ctypes.c_char_p * 2)(b"--std=c++17", f"--gpu-architecture={architecture}".encode())
@@ -48,13 +40,3 @@ def _text(nvrtc, program, what):
     buffer = ctypes.create_string_buffer(size.value)
     getattr(nvrtc, f"nvrtcGet{what}")(program, buffer)
     return buffer.value.decode()
-
-
-def _by_nvcc(architecture, source):
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "kernel.cu").write_text(source, encoding="utf-8")
-        command = ["nvcc", "-std=c++17", f"-arch={architecture}", "-cubin", "-keep", "-o", "kernel.cubin", "kernel.cu"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
-        said = done.stdout + done.stderr or ("nvcc failed without saying why" if done.returncode else "")
-        ptx = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx"))
-    return said, ptx

@@ -1,4 +1,4 @@
-"""What minigrad asks of cuBLAS, done by NumPy on the memory that the addresses point to: the stand-in's `cuda.cublas`.
+"""The stand-in's `cuda.cublas`: the one function that minigrad calls, done by NumPy on the memory behind the addresses.
 
 Everything is taken literally: column-major matrices, leading dimensions, strides between the matrices of a batch, the
 numbers that stand for types. A wrong argument gives a wrong product here as it would on a GPU.
@@ -19,31 +19,13 @@ ALLOWED = {  # (A and B, C) -> compute types that cublasGemmStridedBatchedEx sup
 calls = []  # (m, n, k, batch, compute type) of each product so far; a test may clear it and look
 
 
+# fmt: off
 def gemmStridedBatchedEx(  # noqa: N802
-    handle,
-    transa,
-    transb,
-    m,
-    n,
-    k,
-    alpha,
-    a,
-    a_type,
-    lda,
-    a_stride,
-    b,
-    b_type,
-    ldb,
-    b_stride,
-    beta,
-    c,
-    c_type,
-    ldc,
-    c_stride,
-    batch,
-    compute,
-    algorithm,
+    handle, transa, transb, m, n, k, alpha,
+    a, a_type, lda, a_stride, b, b_type, ldb, b_stride, beta,
+    c, c_type, ldc, c_stride, batch, compute, algorithm,
 ):
+    # fmt: on
     """C = alpha op(A) op(B) + beta C, for each matrix of the batch, all column-major."""
     whole = (transa, transb, m, n, k, lda, a_stride, ldb, b_stride, ldc, c_stride, batch, compute, algorithm)
     if handle != HANDLE or not all(type(number) is int for number in (*whole, a, b, c, alpha, beta)):

@@ -154,7 +154,7 @@ def _behind(name, address):
 
 
 def _as_argument(name, arg, depth, memory):
-    """What the launch passes: a scalar as it is, or an address in the memory of this turn."""
+    """The argument that the launch passes: a scalar as it is, or an address in the memory of this turn."""
     if depth == 0:
         return np.asarray(arg)
     if depth == 1:
@@ -168,11 +168,16 @@ def _as_argument(name, arg, depth, memory):
 _PAGE = mmap.PAGESIZE
 
 
-def _forbid(page):
-    """Let nobody read or write the page at this address."""
+@functools.cache
+def _mprotect():
     mprotect = ctypes.CDLL(None).mprotect
     mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    mprotect(page, _PAGE, 0)
+    return mprotect
+
+
+def _forbid(page):
+    """Let nobody read or write the page at this address."""
+    _mprotect()(page, _PAGE, 0)
 
 
 class _Region:

@@ -6,38 +6,19 @@ For each case the inputs, the results and the gradients of Σ result * seed, in 
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.minigrad.test_ops_torch import CASES, Torch, as_tuple, seed_of  # noqa: E402
+from tests.minigrad.test_ops_torch import CASES, record  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "ops.npz"
 
 
-def record(name: str) -> dict[str, np.ndarray]:
-    """The arrays of one case, by what they are: input 0, result 0, gradient 0 (of input 0), ..."""
-    import torch
-
-    inputs, function = CASES[name]
-    tensors = [torch.tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
-    results = as_tuple(function(Torch(), *tensors))
-    for result in results:
-        if result.requires_grad:
-            result.backward(torch.tensor(seed_of(result)), retain_graph=True)
-    arrays = {f"input {i}": x for i, x in enumerate(inputs)}
-    arrays |= {f"result {i}": result.detach().numpy() for i, result in enumerate(results)}
-    arrays |= {f"gradient {i}": x.grad.numpy() for i, x in enumerate(tensors) if x.grad is not None}
-    return arrays
-
-
 def main() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        recorded = {f"{name}/{what}": array for name in CASES for what, array in record(name).items()}
+    recorded = {f"{name}/{what}": array for name in CASES for what, array in record(name).items()}
     # One long array per dtype, and where each piece lies in it: 1,500 arrays of their own would be mostly headers.
     kinds = {"f": np.float64, "i": np.int64, "b": np.bool_}
     pieces = {

@@ -7,174 +7,119 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
-from minigrad.backend import to_device, to_numpy
-from minigrad.kernels.cuda import attention, one_query
+from minigrad import Tensor, autocast, no_grad, use_kernels
+from minigrad.backend import to_numpy
+from minigrad.kernels.cuda import attention as cuda_attention
+from minigrad.kernels.cuda import one_query
 from minigrad.precision import round_bfloat16
-from tests.minigrad.kernel_checks import mistake_is_found, randn
+from tests.minigrad.kernel_checks import (
+    ATTENTION,
+    attention,
+    check,
+    check_each_gradient_alone,
+    mask,
+    mistake_is_found,
+    randn,
+    run,
+)
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
-
-def qkv(lead, T, S=None, D=4, Dv=None, key_lead=None):
-    """Query (..., T, D), key (..., S, D), value (..., S, Dv)."""
-    S, Dv, key_lead = S or T, Dv or D, lead if key_lead is None else key_lead
-    return [randn(*lead, T, D), randn(*key_lead, S, D, seed=1), randn(*key_lead, S, Dv, seed=2)]
-
-
-def random_mask(*shape):
-    return np.random.default_rng(0).random(shape) < 0.5
-
-
-def padding(sequences, T, S):
-    """(B, 1, T, S): what a batch of texts of different lengths may see; the third query of each sees nothing."""
-    mask = np.random.default_rng([sequences, T, S]).random((sequences, 1, T, S)) < 0.6
-    mask[:, :, 2] = False
-    return mask
-
-
-CASES = {
-    "no leading axes": (qkv((), 5), {}),
-    "one of everything": (qkv((1, 1), 1, D=1), {}),
-    "rows of 31, 32 and 33 keys": (qkv((2, 3), 33, D=8), {"is_causal": True}),
-    "tiles of queries": (qkv((1, 2), 130, D=5, Dv=3), {"is_causal": True}),
-    "heads of 64": (qkv((1, 2), 65, D=64), {"is_causal": True}),
-    "heads of 80": (qkv((2, 1), 9, D=80, Dv=33), {"scale": 0.3}),
-    "more keys than queries": (qkv((2, 2), 9, 40), {}),
-    "more keys than queries, causal": (qkv((2, 2), 9, 40), {"is_causal": True}),
-    "more queries than keys, causal": (qkv((2, 2), 70, 9), {"is_causal": True}),
-    "padding": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 7, 35)}),
-    "padding of keys": (qkv((3, 2), 7, 35), {"attn_mask": padding(3, 3, 35)[:, :, 1:2]}),
-    "a mask for all": (qkv((3, 2), 7, 35), {"attn_mask": padding(1, 7, 35)[0, 0]}),
-    "9 heads share 3": (qkv((2, 9), 33, key_lead=(2, 3)), {"is_causal": True, "enable_gqa": True}),
-    "9 heads share 3, padding": (
-        qkv((2, 9), 7, 8, key_lead=(2, 3)),
-        {"attn_mask": padding(2, 7, 8), "enable_gqa": True},
-    ),
-    "2 heads share 1, tiles": (qkv((1, 2), 70, key_lead=(1, 1)), {"is_causal": True, "enable_gqa": True}),
-    "keys broadcast": (qkv((2, 3), 5, 6, key_lead=(3,)), {}),
-    "three leading axes": (qkv((2, 2, 3), 5, 6), {}),
-    "no keys": ([randn(2, 3, 4), randn(2, 0, 4), randn(2, 0, 5)], {}),
-    "no queries": ([randn(2, 0, 4), randn(2, 3, 4), randn(2, 3, 5)], {}),
-    # what the kernels leave to the textbook form
-    "a mask of floats": (qkv((3, 2), 7, 35), {"attn_mask": randn(7, 35)}),
-    "another mask for each head": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(3, 2, 7, 35)}),
-    "another mask for each head of all sequences": (qkv((3, 2), 7, 35), {"attn_mask": random_mask(2, 1, 1)}),
-}
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """So that small cases have several of each kind."""
-    monkeypatch.setattr(attention, "QUERIES", 64)
-    monkeypatch.setattr(attention, "TILE", 3 * 64 * 64)
+    monkeypatch.setattr(cuda_attention, "QUERIES", 64)
+    monkeypatch.setattr(cuda_attention, "TILE", 3 * 64 * 64)
 
 
-def attend(inputs, options, device="cuda", dtype=np.float64, kernels="fast", learn=True):
-    """Output and gradients, as NumPy arrays."""
-    manual_seed(5)
-    options = {**options}
-    if "attn_mask" in options:
-        mask = options["attn_mask"]
-        options["attn_mask"] = Tensor(mask if mask.dtype == bool else mask.astype(dtype), device=device)
-    q, k, v = (Tensor(x, dtype=dtype, device=device, requires_grad=learn) for x in inputs)
-    with use_kernels(kernels):
-        out = F.scaled_dot_product_attention(q, k, v, **options)
-        if learn:
-            out.backward(to_device(randn(*out.shape, seed=9).astype(dtype), device))
-    return [to_numpy(x) for x in ([out.data, q.grad, k.grad, v.grad] if learn else [out.data])]
+@pytest.mark.parametrize("case", ATTENTION)
+def test_equals_the_textbook(case):
+    for dtype in (np.float32, np.float64):
+        check(ATTENTION[case], "cuda", dtype)
 
 
-def check(inputs, options, dtype=np.float64, learn=True):
-    expected = attend(inputs, options, "cpu", dtype, "textbook", learn)
-    found = attend(inputs, options, dtype=dtype, learn=learn)
-    for name, got, reference in zip(["out", "dq", "dk", "dv"], found, expected):
-        assert got.shape == reference.shape and got.dtype == dtype, name
-        rounding = 1e-12 if dtype == np.float64 else 5e-6
-        np.testing.assert_allclose(
-            got, reference, atol=rounding * max(1, np.abs(reference).max(initial=0)), rtol=0, err_msg=name
-        )
+def check_one_query(sample, dtype=np.float64):
+    """Without gradients, as in generation."""
+    check(sample, "cuda", dtype, wanted=())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", CASES)
-def test_equals_the_textbook(case, dtype):
-    check(*CASES[case], dtype)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 31, 64, 80, 256])
 @pytest.mark.parametrize("keys", [1, 5, 33, 200])
-def test_one_query(keys, size, dtype):
-    check(qkv((2, 3), 1, keys, D=size, Dv=min(size, 40)), {}, dtype, learn=False)
+def test_one_query(keys, size):
+    for dtype in (np.float32, np.float64):
+        check_one_query(attention((2, 3), 1, keys, D=size, Dv=min(size, 40)), dtype)
 
 
 def test_one_query_with_a_mask_and_shared_heads():
-    mask = random_mask(2, 1, 1, 37)
-    mask[1] = False
-    inputs = qkv((2, 9), 1, 37, key_lead=(2, 3))
-    check(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)
-    check(inputs, {"enable_gqa": True}, learn=False)
-    check(inputs, {"is_causal": True, "enable_gqa": True}, learn=False)
-    assert not attend(inputs, {"attn_mask": mask, "enable_gqa": True}, learn=False)[0][1].any()
+    seen = mask(2, 1, 1, 37)
+    seen[1] = False
+    for options in ({"attn_mask": seen}, {}, {"is_causal": True}):
+        sample = attention((2, 9), 1, 37, key_lead=(2, 3), enable_gqa=True, **options)
+        check_one_query(sample)
+        assert output(sample, wanted=())[1].any() == ("attn_mask" not in options)
+
+
+def output(case, **how):
+    return run(case, "fast", "cuda", **how).arrays[0]
 
 
 def test_one_query_reads_a_cache_where_it_lies():
     """The keys of a cache with room for more have gaps between the heads."""
-    q, k, v = qkv((2, 3), 1, 40)
+    op, (q, k, v), options = attention((2, 3), 1, 40)
     cache = [Tensor(x, device="cuda") for x in (k, v)]
     with no_grad(), use_kernels("fast"):
         out = F.scaled_dot_product_attention(Tensor(q, device="cuda"), *[Tensor(x.data[:, :, :7]) for x in cache])
-    np.testing.assert_allclose(to_numpy(out.data), attend([q, k[:, :, :7], v[:, :, :7]], {}, learn=False)[0])
+    np.testing.assert_allclose(to_numpy(out.data), output((op, [q, k[:, :, :7], v[:, :, :7]], options), wanted=()))
 
 
 def test_scores_that_exp_cannot_hold():
-    q, k, v = qkv((1, 2), 9, D=4)
-    check([q * 1e3, k * 1e3, v], {"is_causal": True})
-    check([q[:, :, :1] * 1e3, k * 1e3, v], {}, learn=False)
+    for T in (9, 1):
+        op, (q, k, v), options = attention((1, 2), T, 9, is_causal=T > 1)
+        check((op, [q * 1e3, k * 1e3, v], options), "cuda", wanted=None if T > 1 else ())
 
 
 def test_nan_is_not_hidden():
-    q, k, v = qkv((1, 1), 5)
+    op, (q, k, v), options = attention((1, 1), 5, is_causal=True)
     k[0, 0, 2] = np.nan
-    for learn in (True, False):
-        out = attend([q, k, v], {"is_causal": True}, learn=learn)[0]
+    for wanted in (None, ()):
+        out = output((op, [q, k, v], options), wanted=wanted)
         assert np.isfinite(out[..., :2, :]).all() and np.isnan(out[..., 2:, :]).all()
-    assert np.isnan(attend([q[:, :, :1], k, v], {}, learn=False)[0]).all()
+    assert np.isnan(output((op, [q[:, :, :1], k, v], {}), wanted=())).all()
 
 
-@pytest.mark.parametrize("kernel", ["q", "k", "v"])
-def test_only_the_gradients_that_are_wanted_come_back(kernel):
-    tensors = {name: Tensor(x, device="cuda", requires_grad=name == kernel) for name, x in zip("qkv", qkv((1, 2), 5))}
-    with use_kernels("fast"):
-        F.scaled_dot_product_attention(*tensors.values()).sum().backward()
-    assert [name for name, x in tensors.items() if x.grad is not None] == [kernel]
+def test_only_the_gradients_that_are_wanted_are_computed():
+    check_each_gradient_alone(ATTENTION["padding"], "cuda")
 
 
 # --- dropout ---
 
 
+def with_dropout(case, p):
+    op, inputs, options = ATTENTION[case]
+    return op, inputs, {**options, "dropout_p": p}
+
+
 @pytest.mark.parametrize("case", ["tiles of queries", "more keys than queries", "2 heads share 1, tiles", "padding"])
 def test_dropout_is_that_of_the_cpu(case):
-    inputs, options = CASES[case]
-    check(inputs, {**options, "dropout_p": 0.3})
-    kept, dropped = (attend(inputs, {**options, "dropout_p": p})[0] for p in (0.0, 0.3))
-    assert (kept != dropped).mean() > 0.3
-
-
-def test_all_drops_out():
-    assert not any(x.any() for x in attend(*[CASES["padding"][0], {**CASES["padding"][1], "dropout_p": 1.0}]))
+    check(with_dropout(case, 0.3), "cuda")
+    assert (output(ATTENTION[case]) != output(with_dropout(case, 0.3))).mean() > 0.3
 
 
 # --- bfloat16 ---
 
 
+def rounded(case):
+    op, inputs, options = case
+    return op, [round_bfloat16(x.astype(np.float32)) for x in inputs], options
+
+
 @pytest.mark.parametrize("case", ["tiles of queries", "padding", "9 heads share 3"])
 def test_mixed_precision_multiplies_bfloat16_arrays(case):
-    inputs, options = CASES[case]
-    expected = attend([round_bfloat16(x.astype(np.float32)) for x in inputs], options, "cpu", np.float32, "textbook")
-    with autocast(), mock.patch.object(attention, "multiply", wraps=attention.multiply) as multiply:
-        found = attend(inputs, options, dtype=np.float32)
+    expected = run(rounded(ATTENTION[case]), "textbook", dtype=np.float32).arrays
+    with autocast(), mock.patch.object(cuda_attention, "multiply", wraps=cuda_attention.multiply) as multiply:
+        found = run(ATTENTION[case], "fast", "cuda", np.float32).arrays
     assert multiply.called
     for got, reference in zip(found, expected):
         assert got.dtype == np.float32
@@ -183,11 +128,10 @@ def test_mixed_precision_multiplies_bfloat16_arrays(case):
 
 
 def test_mixed_precision_with_one_query_and_with_a_mask_of_floats():
-    for inputs, options in ((qkv((2, 3), 1, 40), {}), (qkv((2, 3), 4, 9), {"attn_mask": randn(4, 9)})):
-        rounded = [round_bfloat16(x.astype(np.float32)) for x in inputs]
-        expected = attend(rounded, options, "cpu", np.float32, "textbook", learn=False)[0]
+    for case in (attention((2, 3), 1, 40), attention((2, 3), 4, 9, attn_mask=randn(4, 9))):
+        expected = run(rounded(case), "textbook", dtype=np.float32, wanted=()).arrays[0]
         with autocast():
-            found = attend(inputs, options, dtype=np.float32, learn=False)[0]
+            found = output(case, dtype=np.float32, wanted=())
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2**-7)
 
 
@@ -196,17 +140,17 @@ def test_mixed_precision_with_one_query_and_with_a_mask_of_floats():
 
 def test_work_and_memory_of_a_causal_mask(cublas_calls, monkeypatch):
     """Nothing above the diagonal's tiles is multiplied, and no more than a tile of scores exists at a time."""
-    flops, sizes, multiply = {}, [], attention.multiply
+    flops, sizes, multiply = {}, [], cuda_attention.multiply
 
     def noted(*args, **options):
         product = multiply(*args, **options)
         sizes.append(product.size)
         return product
 
-    monkeypatch.setattr(attention, "multiply", noted)
+    monkeypatch.setattr(cuda_attention, "multiply", noted)
     for is_causal in (False, True):
         cublas_calls.clear()
-        attend(qkv((1, 6), 256, D=8), {"is_causal": is_causal})
+        run(attention((1, 6), 256, D=8, is_causal=is_causal), "fast", "cuda")
         flops[is_causal] = sum(m * n * k * batch for m, n, k, batch, _ in cublas_calls)
     assert flops[True] / flops[False] == (1 + 2 + 3 + 4) / 16
     assert max(sizes) == 256 * 64  # one head's: it fits in no tile with another's
@@ -214,50 +158,47 @@ def test_work_and_memory_of_a_causal_mask(cublas_calls, monkeypatch):
 
 # --- checks that can fail ---
 
-MUTANTS = {
-    "the diagonal is hidden": (attention, "key <= query", "key < query"),
-    "the mask is not looked at": (attention, "(!HAS_MASK || mask[key])", "true"),
-    "the mask of the first sequence": (attention, "(long long)(head / heads_per_mask)", "0ll"),
-    "a block's queries start at 0": (attention, "row.query = first_query +", "row.query ="),
-    "query head and query are mixed up": (
-        attention,
-        "first_query + in_head / group",
-        "first_query + in_head % tile_queries",
-    ),
-    "the largest is not subtracted": (attention, "largest = warp_max(largest);", "largest = 0;"),
-    "a lane's sum": (attention, "sum = warp_sum(sum);", ""),
-    "not normalized": (attention, "1 / sum", "1"),
-    "the logarithm without the largest": (attention, "largest + log(sum)", "log(sum)"),
-    "one row too many": (attention, "number < (long long)heads * rows", "number <= (long long)heads * rows"),
-    "one key too many": (attention, "key < columns", "key <= columns"),
-    "softmax's sum is missing in backward": (attention, "dot = warp_sum(dot);", "dot = 0;"),
-    "the same logsumexp for all": (attention, "logsumexp[row.saved];", "logsumexp[0];"),
-    "dropout's bits of the next key": (attention, "row.kept + key", "row.kept + key + 1"),
-    "dropout's bits of another row": (attention, "in_head / group % DROPOUT_ROWS)", "0)"),
-    "dropout is not undone": (attention, "ddropped[key] * kept_of - dot", "ddropped[key] - dot"),
-    "no barrier before the warps' results are read": (one_query, "__syncthreads();", ""),
-    "what was summed does not shrink": (one_query, "total * shrink", "total"),
-    "the warps' largest scores are taken as one": (
-        one_query,
-        "sum += warp_weighted[w][d] * exp(warp_largest[w] - largest)",
-        "sum += warp_weighted[w][d]",
-    ),
-    "half of the elements of a head": (one_query, "lane + 32 * i < D) score", "lane + 32 * i < D / 2) score"),
-    "keys without gaps": (one_query, "k += head * k_head", "k += head * keys * D"),
-    "a warp passes over keys": (one_query, "key += WARPS", "key += WARPS + 1"),
-    "no scale": (one_query, "* scale : real(0)", ": real(0)"),
+MUTANTS = {  # module -> what is wrong: the right source and the wrong one
+    cuda_attention: {
+        "the diagonal is hidden": ("key <= query", "key < query"),
+        "the mask is not looked at": ("(!HAS_MASK || mask[key])", "true"),
+        "the mask of the first sequence": ("(long long)(head / heads_per_mask)", "0ll"),
+        "a block's queries start at 0": ("row.query = first_query +", "row.query ="),
+        "query head and query are mixed up": ("first_query + in_head / group", "first_query + in_head % tile_queries"),
+        "the largest is not subtracted": ("largest = warp_max(largest);", "largest = 0;"),
+        "a lane's sum": ("sum = warp_sum(sum);", ""),
+        "not normalized": ("1 / sum", "1"),
+        "the logarithm without the largest": ("largest + log(sum)", "log(sum)"),
+        "one row too many": ("number < (long long)heads * rows", "number <= (long long)heads * rows"),
+        "one key too many": ("key < columns", "key <= columns"),
+        "softmax's sum is missing in backward": ("dot = warp_sum(dot);", "dot = 0;"),
+        "the same logsumexp for all": ("logsumexp[row.saved];", "logsumexp[0];"),
+        "dropout's bits of the next key": ("row.kept + key", "row.kept + key + 1"),
+        "dropout's bits of another row": ("in_head / group % DROPOUT_ROWS)", "0)"),
+        "dropout is not undone": ("ddropped[key] * kept_of - dot", "ddropped[key] - dot"),
+    },
+    one_query: {
+        "no barrier before the warps' results are read": ("__syncthreads();", ""),
+        "what was summed does not shrink": ("total * shrink", "total"),
+        "the warps' largest scores are taken as one": (
+            "sum += warp_weighted[w][d] * exp(warp_largest[w] - largest)",
+            "sum += warp_weighted[w][d]",
+        ),
+        "half of the elements of a head": ("lane + 32 * i < D) score", "lane + 32 * i < D / 2) score"),
+        "keys without gaps": ("k += head * k_head", "k += head * keys * D"),
+        "a warp passes over keys": ("key += WARPS", "key += WARPS + 1"),
+        "no scale": ("* scale : real(0)", ": real(0)"),
+    },
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_planted_mistakes_are_found(mutant):
-    module, right, wrong = MUTANTS[mutant]
-    with mistake_is_found(module, right, wrong):
+@pytest.mark.parametrize(("module", "mutant"), [(module, mutant) for module in MUTANTS for mutant in MUTANTS[module]])
+def test_planted_mistakes_are_found(module, mutant):
+    with mistake_is_found(module, *MUTANTS[module][mutant]):
         if module is one_query:
-            test_one_query(33, 80, np.float64)
+            test_one_query(33, 80)
             test_one_query_reads_a_cache_where_it_lies()
         else:
-            inputs, options = CASES["2 heads share 1, tiles"]
-            check(inputs, {**options, "dropout_p": 0.3})
-            check(*CASES["padding"])
+            check(with_dropout("2 heads share 1, tiles", 0.3), "cuda")
+            check(ATTENTION["padding"], "cuda")
             test_scores_that_exp_cannot_hold()

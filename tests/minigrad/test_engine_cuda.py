@@ -5,9 +5,8 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor, autocast, backend, inspection, nn, optim
-from minigrad.autograd import Function
-from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.precision import round_bfloat16
+from tests.minigrad.test_diagnosis import MUTANTS, failure
 from tests.standin import arrays
 
 
@@ -65,32 +64,11 @@ def test_a_training_step_stays_in_float32(cuda, monkeypatch):
     assert {dtype for shape, dtype in made if shape and dtype.kind == "f"} == {np.dtype(np.float32)}
 
 
-class Doubled(Function):
-    """x², with a gradient that is wrong in the way that a test says."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.x = x
-        return x * x
-
-    backward = None
-
-
-@pytest.mark.parametrize(
-    ("backward", "words"),
-    [
-        (lambda ctx, dout: (dout * ctx.x,), "2x too small"),
-        (lambda ctx, dout: (-2 * dout * ctx.x,), "sign"),
-        (lambda ctx, dout: ((2 * dout * ctx.x).T,), "transposed"),
-        (lambda ctx, dout: ((2 * dout * ctx.x).sum(axis=0),), "repeat"),
-    ],
-)
-def test_gradcheck_names_what_is_wrong_on_a_gpu(cuda, monkeypatch, backward, words):
-    monkeypatch.setattr(Doubled, "backward", staticmethod(backward))
-    x = Tensor(np.random.default_rng(0).standard_normal((2, 3)), device="cuda")
-    with pytest.raises(GradcheckError) as caught:
-        gradcheck(Doubled.apply, x)
-    assert words in str(caught.value.diagnosis)
+@pytest.mark.parametrize("name", ["sign of sub", "square without its 2", "transposed in a square", "missing repeat"])
+def test_gradcheck_names_what_is_wrong_on_a_gpu(cuda, name):
+    fn, inputs, op, backward, kind, _ = MUTANTS[name]
+    inputs = [Tensor(x, device="cuda") for x in (inputs if isinstance(inputs, list) else [inputs])]
+    assert failure(fn, inputs, op, backward).diagnosis.kind == kind
 
 
 def test_inspection_on_a_gpu(cuda, tmp_path):

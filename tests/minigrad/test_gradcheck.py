@@ -226,13 +226,6 @@ def test_memory_layouts_reach_fn_as_they_are(layout):
     assert x.strides in seen
 
 
-@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (1,), (1, 1, 1), ()])
-def test_sizes_0_and_1(shape):
-    gradcheck(F.tanh, random(*shape))
-    gradcheck(lambda x: F.sum(x), random(*shape))
-    gradcheck(F.mul, [random(*shape), random(*shape)])
-
-
 # Large functions
 
 
@@ -291,25 +284,29 @@ def test_kinks_are_reported_and_not_failed(fn, x, places):
     assert "kink at input 0" in str(report)
 
 
-@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, 5.5e-8, 3e-8, 1e-9, 1e-12])
+NEAR_THE_SMALLEST_STEP = [6.1e-8, 6e-8, 2.0**-24, 5.8e-8, 5.5e-8]
+
+
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, *NEAR_THE_SMALLEST_STEP, 3e-8, 1e-9, 1e-12])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_beside_a_kink(distance, side):
-    gradcheck(F.relu, np.array([distance * side, 2.0]))
-    gradcheck(lambda x: F.sum(F.abs(x)), np.array([distance * side, -2.0]))
+    x = np.array([distance * side, 2.0])
+    gradcheck(F.relu, x)
+    gradcheck(lambda x: F.sum(F.abs(x)), x)
+    fails(lambda x: F.relu(x) + x.detach(), x)
 
 
-@given(at_zero=st.floats(0, 1))
-def test_any_slope_between_the_one_sided_ones_is_allowed_at_a_kink(at_zero):
-    gradcheck(lambda x: ReluWith.apply(x, at_zero=at_zero, error=0), np.array([0.0, 1, -1]))
+@pytest.mark.parametrize("slope", [0, 1e-3, 0.3, 0.999, 1])
+def test_any_slope_between_the_one_sided_ones_is_allowed_at_a_kink(slope):
+    gradcheck(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.array([0.0, 1, -1]))
 
 
-@given(at_zero=st.floats(-1e3, 1e3).filter(lambda slope: slope < -1e-3 or slope > 1.001))
-def test_no_other_slope_is_allowed_at_a_kink(at_zero):
-    error = fails(lambda x: ReluWith.apply(x, at_zero=at_zero, error=0), np.array([0.0, 1, -1]))
-    assert error.element == (0,)
+@pytest.mark.parametrize("slope", [-1e3, -0.5, -1.1e-3, 1.0011, 2, 1e3])
+def test_no_other_slope_is_allowed_at_a_kink(slope):
+    assert fails(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.array([0.0, 1, -1])).element == (0,)
 
 
-@given(error=st.floats(-1e3, 1e3).filter(lambda error: abs(error) > 1e-3))
+@pytest.mark.parametrize("error", [2e-3, -0.5, 1e3])
 def test_a_kink_excuses_nothing_elsewhere(error):
     x = np.array([0.0, 1, -1, 0.5])
     fails(lambda x: ReluWith.apply(x, at_zero=0.5, error=error), x)
@@ -443,13 +440,6 @@ def test_complex_step_falls_back_where_an_op_is_not_analytic():
         report = gradcheck(Halving.apply, random(3), method="complex")
     assert report.method == "central"
     assert "does not take complex numbers" in report.notes[0]
-
-
-@pytest.mark.parametrize("x", [2.0**-24, -(2.0**-24), 5.8e-8, 6e-8, 6.1e-8, 3e-7])
-def test_a_kink_about_as_far_away_as_the_smallest_step_is_no_mistake(x):
-    gradcheck(F.relu, np.array([x, 1.0]))
-    with pytest.raises(GradcheckError):
-        gradcheck(lambda x: F.relu(x) + x.detach(), np.array([x, 1.0]))
 
 
 def test_replaced_kernels_are_what_is_checked():

@@ -68,22 +68,18 @@ def test_what_an_op_makes_of_finite_numbers_must_be_finite(run, what):
     assert caught(run).splitlines()[0] == what
 
 
-def test_the_line_is_the_users_and_not_a_modules():
+def test_the_line_is_the_users_and_not_that_of_a_module_or_a_composed_loss():
     layer = nn.Linear(2, 2)
     layer.weight.data[...] = 3e38
     x = Tensor(np.full((1, 2), 3e38, np.float32))
-    with pytest.raises(AnomalyError) as error, detect_anomaly():
+    with pytest.raises(AnomalyError, match="Linear made inf in forward") as in_module, detect_anomaly():
         line = here(1)
         nn.Sequential(layer, nn.GELU())(x)
-    assert f"called at {line}" in str(error.value) and "Linear made inf in forward" in str(error.value)
-
-
-def test_the_line_of_a_composed_loss_is_the_users():
-    x = leaf([1e30])
-    with pytest.raises(AnomalyError) as error, detect_anomaly():
+    assert f"called at {line}" in str(in_module.value)
+    with pytest.raises(AnomalyError, match="Mul made inf") as in_loss, detect_anomaly():
         line = here(1)
-        F.mse_loss(x, Tensor([0.0]))
-    assert "Mul made inf" in str(error.value) and f"called at {line}" in str(error.value)
+        F.mse_loss(leaf([1e30]), Tensor([0.0]))
+    assert f"called at {line}" in str(in_loss.value)
 
 
 def test_ops_without_a_graph_are_looked_at_too():
@@ -93,15 +89,12 @@ def test_ops_without_a_graph_are_looked_at_too():
 # --- what was there before ---
 
 
-def test_nan_in_the_data_is_no_fault_of_the_op():
+def test_nan_in_the_data_or_in_a_parameter_is_no_fault_of_the_op():
     weight = leaf(np.ones((2, 3), np.float32))
     message = caught(lambda: F.linear(Tensor([[1.0, np.nan, 2.0]]), weight)).splitlines()[0]
     assert message == "nan reached Linear in forward: x had it, and no op of the block made it (data? a parameter?)"
-
-
-def test_nan_in_a_parameter_is_named():
-    weight = leaf(np.full((2, 3), np.nan, np.float32))
-    assert "weight had it" in caught(lambda: F.linear(leaf([[1.0, 2.0, 3.0]]), weight))
+    weight.data[0, 1] = np.nan
+    assert "weight had it" in caught(lambda: F.linear(Tensor([[1.0, 2.0, 3.0]]), weight))
 
 
 def test_nan_that_no_op_uses_is_none():
@@ -171,18 +164,14 @@ def test_backward_names_the_line_of_forward():
 
 
 def test_nan_of_zero_times_infinity_in_backward():
-    def run():
-        x = leaf([0.0])
-        (F.sqrt(x) * 0.0).sum().backward()  # 0 / (2 * 0)
-
-    assert caught(run).startswith("Sqrt made nan in backward")
+    x = leaf([0.0])
+    message = caught(lambda: (F.sqrt(x) * 0.0).sum().backward())  # 0 / (2 * 0)
+    assert message.startswith("Sqrt made nan in backward")
 
 
 def test_a_gradient_that_was_bad_on_arrival():
-    def run():
-        leaf([1.0]).exp().backward(np.array([np.nan], np.float32))
-
-    assert caught(run).startswith("nan reached Exp in backward: dout had it, and no op of the block made it (passed to")
+    message = caught(lambda: leaf([1.0]).exp().backward(np.array([np.nan], np.float32)))
+    assert message.startswith("nan reached Exp in backward: dout had it, and no op of the block made it (passed to")
 
 
 def test_forward_before_the_block():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad.functional as F
-from minigrad import Tensor, nn
+from gpt import GPT, GPTConfig
+from minigrad import Tensor, manual_seed, nn
 from minigrad.inspection import draw
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,39 +27,12 @@ def micrograd_example():
     return {"a": a, "b": b, "c": c, "f": f, "e": e, "d": d, "L": d * f}
 
 
-def gpt_block(dtype=np.float32):
-    """One block of a GPT, from ops: about 100 nodes, residual connections, heads as views, a tied weight."""
-    rng = np.random.default_rng(0)
-    batch, time, width, heads, vocabulary = 2, 4, 8, 2, 11
-    parameters = {}
-
-    def parameter(name, *shape):
-        parameters[name] = Tensor(rng.normal(0, 0.3, shape), requires_grad=True, dtype=dtype)
-        return parameters[name]
-
-    def norm(x, name):
-        centered = x - x.mean(-1, keepdim=True)
-        scale = (F.mean(centered * centered, -1, keepdim=True) + 1e-5).sqrt()
-        return centered / scale * parameter(name + ".weight", width) + parameter(name + ".bias", width)
-
-    def dense(x, name, out):
-        return x @ parameter(name + ".weight", out, x.shape[-1]).T + parameter(name + ".bias", out)
-
-    def split_heads(x):
-        return x.reshape(batch, time, heads, width // heads).transpose(1, 2)
-
-    ids = rng.integers(0, vocabulary, (batch, time))
-    wte = parameter("wte.weight", vocabulary, width)
-    x = F.embedding(ids, wte) + F.embedding(np.arange(time), parameter("wpe.weight", time, width))
-    q, k, v = (split_heads(part) for part in F.split(dense(norm(x, "ln_1"), "c_attn", 3 * width), width, dim=-1))
-    scores = F.masked_fill(q @ k.transpose(2, 3) * 0.5, ~np.tri(time, dtype=bool), -np.inf)
-    y = (F.softmax(scores, -1) @ v).transpose(1, 2).reshape(batch, time, width)
-    x = x + dense(y, "c_proj", width)
-    h = dense(norm(x, "ln_2"), "c_fc", 4 * width)
-    h = 0.5 * h * (1 + (0.8 * (h + 0.044715 * h * h * h)).tanh())
-    x = x + dense(h, "mlp.c_proj", width)
-    logits = norm(x, "ln_f") @ wte.T
-    return F.cross_entropy(logits.reshape(-1, vocabulary), ids.reshape(-1)), parameters
+def small_gpt():
+    """A GPT's loss and the GPT: about 100 nodes with residual connections, several outputs and a tied weight."""
+    manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=11, block_size=4, n_layer=4, n_head=2, n_embd=8))
+    ids = np.arange(8).reshape(2, 4)
+    return model.loss(ids, ids), model
 
 
 # --- text ---
@@ -150,8 +124,8 @@ def test_an_op_in_mixed_precision_keeps_its_names():
 
 
 def test_text_fits_a_windows_terminal():
-    loss, parameters = gpt_block()
-    draw(loss, names={tensor: name for name, tensor in parameters.items()}).encode("cp1252")
+    loss, model = small_gpt()
+    draw(loss, names=model).encode("cp1252")
 
 
 # --- files ---
@@ -237,13 +211,13 @@ def test_the_picture_of_a_small_graph(tmp_path):
 
 
 @pytest.mark.parametrize("after_backward", [False, True])
-def test_the_picture_of_a_gpt_block(tmp_path, after_backward):
-    loss, parameters = gpt_block()
+def test_the_picture_of_a_gpt(tmp_path, after_backward):
+    loss, model = small_gpt()
+    parameters = list(model.parameters())
     if after_backward:
         loss.backward()
-    names = {tensor: name for name, tensor in parameters.items()}
-    root, boxes, arrows = picture(loss, tmp_path, names=names)
-    text = draw(loss, names=names).splitlines()[1:]
+    root, boxes, arrows = picture(loss, tmp_path, names=model)
+    text = draw(loss, names=model).splitlines()[1:]
     calls = [re.sub(r" {2,}.*", "", line.split("  ", 1)[1].strip()) for line in text]
     assert len(boxes["op-node"]) + len(boxes["leaf-node"]) == len(text) > 80
     assert len(boxes["leaf-node"]) == len(parameters) == calls.count("leaf")
@@ -252,7 +226,7 @@ def test_the_picture_of_a_gpt_block(tmp_path, after_backward):
     check_geometry(root, boxes, arrows)
     titles = [title.text for title in root.iter(SVG + "title")]
     assert sum("|grad|" in title for title in titles) == (len(parameters) if after_backward else 0)
-    assert float(root.get("width")) < 900  # readable on a screen without scrolling sideways
+    assert float(root.get("width")) < 1400  # it fits on a screen without scrolling sideways
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.sampled_from("+*-s")), min_size=1, max_size=30))
@@ -289,7 +263,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_a_drawing_is_the_same_each_time():
-    assert draw(gpt_block()[0]) == draw(gpt_block()[0])
+    assert draw(small_gpt()[0]) == draw(small_gpt()[0])
 
 
 def test_a_chain_of_10_000_ops_is_cut_with_a_note(tmp_path):

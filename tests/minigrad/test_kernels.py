@@ -10,294 +10,81 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, manual_seed, no_grad, switches, use_kernels
+from minigrad import Function, Tensor, manual_seed, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
-from tests.minigrad.kernel_checks import randn
+from tests.minigrad.kernel_checks import (
+    ATTENTION,
+    LAYOUTS,
+    SAMPLES,
+    attention,
+    check,
+    check_each_gradient_alone,
+    grouped,
+    mask,
+    randn,
+    run,
+)
 
-
-def ids(high, *shape):
-    return np.random.default_rng([high, *shape]).integers(0, high, shape)
-
-
-def masked(t, s, share=0.6):
-    """A boolean mask whose first row hides everything."""
-    mask = np.random.default_rng([t, s]).random((t, s)) < share
-    mask[:1] = False
-    return mask
-
-
-def attention(*lead, t, s=None, d=3, dv=None, **options):
-    s, dv = t if s is None else s, d if dv is None else dv
-    return [randn(*lead, t, d), randn(*lead, s, d, seed=1), randn(*lead, s, dv, seed=2)], options
-
-
-def grouped_attention():
-    """Three query heads to each of two heads of keys and values: q (B, K, G, T, D), k (B, K, 1, S, D)."""
-    masks = {"shared": masked(5, 9), "per group": randn(2, 2, 1, 5, 9), "per head": randn(2, 1, 3, 1, 9)}
-    for t, s, options in [
-        (70, 130, {"is_causal": True}),
-        (150, 40, {"is_causal": True}),
-        (1, 9, {}),
-        (1, 9, {"attn_mask": masked(2, 9)[1:]}),
-        (1, 9, {"attn_mask": randn(2, 1, 3, 1, 9)}),
-        (1, 9, {"is_causal": True}),
-        (5, 9, {"dropout_p": 0.4}),
-        *[(5, 9, {"attn_mask": mask}) for mask in masks.values()],
-    ]:
-        yield [randn(2, 2, 3, t, 4), randn(2, 2, 1, s, 4, seed=1), randn(2, 2, 1, s, 5, seed=2)], options
-    yield [randn(2, 3, 4, 5), randn(1, 1, 6, 5), randn(2, 1, 6, 2)], {}  # one of them shared by the whole batch
-
-
-def rows(n, size, classes, seed=0, **options):
-    return [randn(n, size, seed=seed), randn(classes, size, seed=1), ids(classes, n)], options
-
-
-def some_ignored(n, size, classes, **options):
-    inputs, options = rows(n, size, classes, **options)
-    inputs[2][::3] = -100
-    return inputs, options
-
-
-# op -> samples of (inputs, options). Sizes that are no multiples of anything, of length 0 and 1, and beyond one block.
-SAMPLES = {
-    "linear": [
-        ([randn(5), randn(3, 5), randn(3)], {}),
-        ([randn(2, 3, 5), randn(7, 5), None], {}),
-        ([randn(0, 5), randn(3, 5), randn(3)], {}),
-        ([randn(4, 0), randn(3, 0), randn(3)], {}),
-        ([randn(2, 1), randn(0, 1), randn(0)], {}),
-        ([randn(257, 131), randn(67, 131), randn(67)], {}),  # large enough to be shared out among threads, by rows
-        ([randn(33, 200), randn(311, 200), randn(311)], {}),  # and by columns
-        ([randn(1000, 150), randn(3, 150), randn(3)], {}),
-    ],
-    "linear_gelu": [
-        ([randn(5), randn(3, 5), randn(3)], {}),
-        ([randn(2, 3, 5), randn(7, 5), None], {"approximate": "none"}),
-        ([randn(2, 3, 5) * 30, randn(7, 5), randn(7)], {"approximate": "tanh"}),
-        ([randn(0, 5), randn(3, 5), randn(3)], {}),
-        ([randn(700, 21), randn(211, 21), randn(211)], {"approximate": "tanh"}),
-        ([randn(700, 21), randn(211, 21), None], {"approximate": "none"}),
-    ],
-    "gelu": [
-        ([randn()], {}),
-        ([randn(0, 3)], {}),
-        ([randn(2, 3, 5) * 10], {"approximate": "tanh"}),
-        ([np.array([-1e4, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])], {"approximate": "tanh"}),
-        ([np.array([-1e4, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])], {"approximate": "none"}),
-        ([randn(300, 501)], {"approximate": "tanh"}),
-        ([randn(300, 501)], {"approximate": "none"}),
-    ],
-    "layer_norm": [
-        ([randn(5), (5,), randn(5), randn(5)], {}),
-        ([randn(2, 3, 5), 5, randn(5), None], {}),
-        ([randn(2, 3, 5), (3, 5), None, randn(3, 5)], {"eps": 0.1}),
-        ([randn(2, 3, 5) + 100, 5, None, None], {}),
-        ([randn(4, 1), 1, randn(1), randn(1)], {}),
-        ([randn(0, 5), 5, randn(5), randn(5)], {}),
-        ([np.ones((3, 5)), 5, randn(5), randn(5)], {}),
-        ([randn(701, 211), 211, randn(211), randn(211)], {}),
-    ],
-    "rms_norm": [
-        ([randn(5), (5,), randn(5)], {}),
-        ([randn(2, 3, 5), 5, None], {"eps": 0.1}),
-        ([randn(2, 3, 5), (3, 5), randn(3, 5)], {}),
-        ([randn(4, 1), 1, randn(1)], {}),
-        ([randn(0, 5), 5, randn(5)], {}),
-        ([np.zeros((3, 5)), 5, randn(5)], {"eps": 1e-5}),
-        ([randn(701, 211), 211, randn(211)], {"eps": 1e-5}),
-    ],
-    "swiglu": [
-        ([randn(), randn(seed=1)], {}),
-        ([randn(2, 3, 5) * 10, randn(2, 3, 5, seed=1)], {}),
-        ([np.array([-1e4, -800.0, -90.0, -1e-9, 0.0, 1e-9, 90.0, 1e4]), randn(8)], {}),
-        ([randn(0, 3), randn(0, 3)], {}),
-        ([randn(300, 1001), randn(300, 1001, seed=1)], {}),
-    ],
-    "embedding": [
-        ([ids(7, 5), randn(7, 3)], {}),
-        ([ids(2, 4, 6), randn(7, 3)], {}),  # most rows unused, the others used often
-        ([np.array(2), randn(3, 4)], {}),
-        ([ids(7, 0), randn(7, 3)], {}),
-        ([ids(7, 2, 3), randn(7, 0)], {}),
-        ([ids(4, 5, 5), randn(4, 3)], {"padding_idx": 2}),
-        ([np.array([1, 1]), randn(4, 3)], {"padding_idx": 1}),
-        ([ids(50, 40, 60).astype(np.uint16), randn(60, 7)], {}),
-    ],
-    "linear_cross_entropy": [
-        rows(4, 3, 5),
-        rows(1, 3, 1),
-        rows(4, 3, 5, reduction="sum"),
-        rows(4, 3, 5, reduction="none"),
-        some_ignored(7, 3, 5),
-        some_ignored(7, 3, 5, reduction="none"),
-        some_ignored(7, 3, 5, ignore_index=-100, reduction="sum"),
-        ([randn(4, 3) * 1e3, randn(5, 3), ids(5, 4)], {}),
-        rows(0, 3, 5, reduction="sum"),
-        rows(0, 3, 5, reduction="none"),
-        some_ignored(2100, 5, 131),  # three chunks
-        some_ignored(2100, 5, 131, reduction="none"),
-    ],
-    "scaled_dot_product_attention": [
-        attention(t=5),
-        attention(2, 3, t=4, d=5, dv=2),
-        attention(2, 3, t=7, is_causal=True),
-        attention(2, t=7, s=4, is_causal=True),
-        attention(2, t=4, s=7, is_causal=True),
-        attention(1, t=1, s=9, is_causal=True),
-        attention(3, t=70, s=130, d=4, is_causal=True),
-        attention(3, t=130, s=70, d=4, is_causal=True),
-        attention(2, 3, t=150, d=4, is_causal=True),  # several blocks of rows
-        attention(2, t=3, s=1100, d=4),  # several blocks of keys
-        attention(2, t=70, s=2100, d=4, attn_mask=masked(70, 2100)),
-        attention(1, t=1100, d=2, is_causal=True),
-        attention(2, 3, t=5, s=6, attn_mask=masked(5, 6)),
-        attention(2, 3, t=5, s=6, attn_mask=randn(3, 1, 6)),
-        attention(2, 3, t=5, attn_mask=np.where(masked(5, 5), 0.5, -np.inf)),
-        attention(2, 3, t=5, attn_mask=np.zeros((5, 5), bool)),
-        attention(2, 3, t=5, scale=0.3),
-        attention(2, 3, t=130, dropout_p=0.4, is_causal=True),
-        attention(2, t=65, s=130, dropout_p=0.9, attn_mask=masked(65, 130)),
-        attention(2, t=1, s=1030, dropout_p=0.4),
-        attention(2, t=4, dropout_p=1.0),
-        attention(2, t=0, s=4),
-        attention(2, t=4, s=0),
-        attention(0, 3, t=4),
-        attention(2, t=4, d=0, dv=3),
-        ([randn(2, 3, 4, 5), randn(3, 6, 5), randn(1, 1, 6, 2)], {}),  # shared keys and values
-        ([randn(3, 4, 5), randn(1, 6, 5), randn(1, 6, 2)], {"is_causal": True}),
-        *grouped_attention(),
-    ],
-    "split_heads": [([randn(2, 3, 8)], {"n_head": 2}), ([randn(0, 3, 8)], {"n_head": 1})],
+# Of several blocks of rows, or of keys.
+LARGE = {
+    "1100 keys": attention((2,), 3, 1100),
+    "a mask of 2100 keys": attention((2,), 70, 2100, attn_mask=mask(70, 2100)),
+    "1100 queries": attention((1,), 1100, D=2, is_causal=True),
+    "150 queries": attention((2, 3), 150, is_causal=True),
+    "more keys, causal": attention((3,), 70, 130, is_causal=True),
+    "more queries, causal": attention((3,), 130, 70, is_causal=True),
+    "6 heads share 2, more keys": grouped(70, 130, is_causal=True),
+    "6 heads share 2, more queries": grouped(150, 40, is_causal=True),
+    "dropout": attention((2, 3), 130, dropout_p=0.4, is_causal=True),
+    "dropout and a mask": attention((2,), 65, 130, dropout_p=0.9, attn_mask=mask(65, 130)),
+    "one query, dropout": attention((2,), 1, 1030, dropout_p=0.4),
 }
-CASES = [pytest.param(op, sample, id=f"{op}-{i}") for op in SAMPLES for i, sample in enumerate(SAMPLES[op])]
+TWINS = {name: sample for name, sample in SAMPLES.items() if sample[0] in FAST}
+TWINS |= {**ATTENTION, **LARGE} | {f"split_heads {n}": ("split_heads", [randn(n, 3, 8)], {"n_head": 2}) for n in (0, 2)}
+FIRST = [name for op in FAST for name in [name for name, sample in TWINS.items() if sample[0] == op][:5]]
 
 
 def test_every_twin_has_samples():
-    assert set(SAMPLES) == set(FAST) <= set(textbook_functions())
+    assert {op for op, *_ in TWINS.values()} == set(FAST) <= set(textbook_functions())
     assert all(issubclass(function, Function) for function in FAST.values())
 
 
-class Run:
-    """One call of an op and its backward; `wanted` are the inputs whose gradients are asked for."""
-
-    def __init__(self, kernels, op, inputs, options, wanted=None, dout=None, times=1):
-        self.tensors = []
-        for i, value in enumerate(inputs):
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                value = Tensor(value, requires_grad=wanted is None or i in wanted)
-            self.tensors.append(value)
-        options = {name: Tensor(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
-        manual_seed(0)
-        with use_kernels(kernels), np.errstate(invalid="ignore", divide="ignore"):
-            self.out = getattr(F, op)(*self.tensors, **options)
-            if self.out.requires_grad:
-                self.dout = dout if dout is not None else randn(*self.out.shape, seed=9).astype(self.out.dtype)
-                for _ in range(times):
-                    self.out.backward(self.dout, retain_graph=True)
-        self.grads = [tensor.grad if isinstance(tensor, Tensor) else None for tensor in self.tensors]
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_equals_its_textbook_form(name):
+    *_, options = TWINS[name]
+    for dtype in (np.float32, np.float64):
+        function = check(TWINS[name], "cpu", dtype, times=2)
+        assert function in FAST.values() or "enable_gqa" in options  # which reshapes
+    check(TWINS[name], "cpu", wanted=())
+    check_each_gradient_alone(TWINS[name], "cpu")
 
 
-def cast(sample, dtype, layout=lambda array: array):
-    def convert(value):
-        is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        return layout(value.astype(dtype)) if is_float else value
-
-    inputs, options = sample
-    return [convert(value) for value in inputs], {name: convert(value) for name, value in options.items()}
-
-
-def assert_close(found, expected, dtype):
-    """To rounding, relative to the largest number: sums are taken in another order."""
-    if expected is None:
-        assert found is None
-        return
-    assert found.shape == expected.shape and found.dtype == expected.dtype == dtype
-    size = np.abs(expected[np.isfinite(expected)]).max(initial=0.1)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-4 if dtype == np.float32 else 1e-12) * size)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("op", "sample"), CASES)
-def test_a_twin_equals_its_textbook_form(op, sample, dtype):
-    inputs, options = cast(sample, dtype)
-    expected = Run("textbook", op, inputs, options)
-    copies = [np.copy(value) for value in inputs]
-
-    fast = Run("fast", op, inputs, options, times=2)
-    assert fast.out.grad_fn is None or fast.out.grad_fn.function in FAST.values()
-    assert_close(fast.out.data, expected.out.data, dtype)
-    for found, reference in zip(fast.grads, expected.grads):
-        assert_close(found, reference if reference is None else 2 * reference, dtype)
-    np.testing.assert_array_equal(fast.dout, expected.dout)  # no kernel writes to its inputs
-
-    with no_grad():
-        assert_close(Run("fast", op, inputs, options).out.data, expected.out.data, dtype)
-    for wanted, reference in enumerate(expected.grads):
-        if reference is not None:
-            single = Run("fast", op, inputs, options, wanted={wanted})
-            assert_close(single.grads[wanted], reference, dtype)
-            assert [g is None for g in single.grads] == [i != wanted for i in range(len(inputs))]
-    for value, copy in zip(inputs, copies):
-        np.testing.assert_array_equal(value, copy)
-
-
-def backwards(array):
-    return np.flip(np.flip(array).copy()) if array.ndim else array
-
-
-def transposed(array):
-    return np.asfortranarray(array) if array.ndim else array
-
-
-@pytest.mark.parametrize("layout", [backwards, transposed])
-@pytest.mark.parametrize("op", SAMPLES)
-def test_a_twin_takes_any_memory_layout(op, layout):
-    for sample in SAMPLES[op][:4]:
-        expected = Run("textbook", op, *cast(sample, np.float64))
-        fast = Run("fast", op, *cast(sample, np.float64, layout), dout=layout(expected.dout))
-        assert_close(fast.out.data, expected.out.data, np.float64)
-        for found, reference in zip(fast.grads, expected.grads):
-            assert_close(found, reference, np.float64)
-
-
-@pytest.mark.parametrize("op", SAMPLES)
-def test_a_twin_takes_a_gradient_that_is_a_broadcast_view(op):
-    inputs, options = cast(SAMPLES[op][1], np.float64)
-    runs = []
-    for kernels in ("textbook", "fast"):
-        shape = Run(kernels, op, inputs, options).out.shape
-        runs.append(Run(kernels, op, inputs, options, dout=np.broadcast_to(np.full((), 0.5), shape)))
-    for found, reference in zip(runs[1].grads, runs[0].grads):
-        assert_close(found, reference, np.float64)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_twin_takes_any_memory_layout(layout):
+    for name in FIRST:
+        check(TWINS[name], "cpu", layout=layout)
 
 
 def test_all_targets_ignored_is_nan_in_both():
-    inputs, options = some_ignored(3, 2, 4)
-    inputs[2][:] = -100
+    inputs = [randn(3, 2), randn(4, 2), np.full(3, -100)]
     for kernels in ("textbook", "fast"):
-        run = Run(kernels, "linear_cross_entropy", inputs, options)
-        assert np.isnan(run.out.item()) and all((grad == 0).all() for grad in run.grads[:2])
+        loss, *grads = run(("linear_cross_entropy", inputs, {}), kernels).arrays
+        assert np.isnan(loss) and all((grad == 0).all() for grad in grads[:2])
 
 
 @pytest.mark.cpu_only("a GPU's kernels are for float32 and float64")
-@pytest.mark.parametrize(
-    ("op", "rest"), [("layer_norm", [(768,)]), ("rms_norm", [(768,)]), ("gelu", []), ("gelu", ["tanh"])]
-)
-def test_float16_does_not_overflow_inside_a_twin(op, rest):
-    results = []
-    for kernels, dtype in (("fast", np.float16), ("textbook", np.float32)):
-        x = Tensor((100 * randn(3, 768)).astype(np.float16).astype(dtype), requires_grad=True)
-        with use_kernels(kernels):
-            out = getattr(F, op)(x, *rest)
-            out.backward(np.ones(out.shape, dtype))
-        results.append((out.data, x.grad))
-    for found, expected in zip(*results):
-        np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "gelu", "gelu tanh"])
+def test_float16_does_not_overflow_inside_a_twin(op):
+    op, *rest = op.split()
+    sample = op, [(100 * randn(3, 768)).astype(np.float16), *(rest or [768] * op.endswith("norm"))], {}
+    for found, expected in zip(run(sample, dtype=np.float16).arrays, run(sample, "textbook", dtype=np.float32).arrays):
+        if found is not None:
+            np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
 
 
 # --- attention in tiles ---
@@ -347,8 +134,7 @@ def test_rows_that_see_nothing_are_zeros_and_get_no_gradient(kernels):
 
 
 def test_a_whole_tile_may_be_hidden_before_very_low_scores():
-    mask = np.ones((1, 1500), bool)
-    mask[:, :1100] = False  # all of the first tile of keys
+    mask = np.arange(1500)[None] >= 1100  # all of the first tile of keys is hidden
     q, k, v = Tensor(-40 * np.ones((1, 2, 8))), Tensor(8 + np.abs(randn(1, 1500, 8))), Tensor(randn(1, 1500, 8))
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
@@ -544,29 +330,3 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 def test_a_forked_process_computes_with_threads_of_its_own():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", FORK], env=environment, timeout=300).returncode == 0
-
-
-WITHOUT_A_GPU = """
-import sys
-import numpy as np
-import finetune, gpt, minigrad
-import minigrad.functional as F
-from minigrad import inspection, optim
-from minigrad.kernels.dispatch import FAST
-
-with minigrad.use_kernels("fast"), minigrad.use_kernels({"gelu": FAST["gelu"]}), inspection.profile():
-    model = gpt.GPT(gpt.GPTConfig(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=8))
-    optimizer = optim.AdamW(model.parameters())
-    model.loss(np.ones((1, 3), int), np.ones((1, 3), int)).backward()
-    optim.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    finetune.quantize(model, finetune.QuantizationConfig(bits=8))
-    gpt.GPT.generate(model, np.ones((1, 2), int), 2)
-raise SystemExit(", ".join(name for name in sys.modules if name.startswith("minigrad.kernels.cuda")))
-"""
-
-
-def test_the_cuda_files_are_not_imported_without_an_array_on_a_gpu():
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run([sys.executable, "-c", WITHOUT_A_GPU], env=environment, capture_output=True, timeout=300)
-    assert ran.stderr.decode().strip() == ""

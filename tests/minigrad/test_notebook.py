@@ -1,4 +1,4 @@
-"""What a notebook shows of tensors, modules, graphs and reports: true numbers, and HTML that is well-formed."""
+"""Notebooks show tensors, modules, graphs and reports with the right numbers, in well-formed HTML."""
 
 import re
 from html.parser import HTMLParser

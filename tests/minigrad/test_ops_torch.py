@@ -13,6 +13,7 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor
+from minigrad.backend import to_numpy
 
 pytestmark = pytest.mark.oracle("torch")
 
@@ -144,8 +145,8 @@ CASES = {
     "sqrt at 0": call("sqrt", A([0.0, 4.0])),
     "exp": call("exp", randn(2, 3)),
     "log": call("log", randn(2, 3) ** 2),
-    "tanh": call("tanh", randn(2, 3)),
-    "erf": call("erf", randn(2, 3) * 2),
+    "tanh of extremes": call("tanh", EXTREMES),
+    "erf": call("erf", A([-INF, -1e4, -6.0, -0.7, -0.0, 0.3, 1.5, 800.0, INF, NAN])),
     "arithmetic": (
         [randn(2, 3), randn(3), randn(2, 1)],
         lambda f, x, y, z: f.div(f.sub(f.add(f.mul(x, y), z), f.neg(x)), z),
@@ -159,6 +160,7 @@ CASES = {
     "pow 1": call("pow", A([0.0, 1.0, -3.0]), 1.0),
     "pow 2": call("pow", A([0.0, 1.0, -3.0]), 2),
     "pow -1": call("pow", A([0.5, -3.0]), -1),
+    "pow of 0": call("pow", np.zeros(3), fixed(A([0.0, 1.0, 2.0]))),
     "2 to the power": call("pow", 2, A([0.0, 1.0, -3.0])),
     "0 to the power": call("pow", 0.0, A([0.0, 1.0, 3.0])),
     "where, with nan where it is not looked": call("where", booleans(2, 3), A([[NAN, 1.0, 2.0]]), A([[1.0], [INF]])),
@@ -185,6 +187,7 @@ CASES = {
     "var of a number": call("var", A(2.0), correction=0),
     "cumsum from behind": call("cumsum", randn(2, 3, 4), -2),
     "layer_norm over two axes": call("layer_norm", randn(2, 3, 4), (3, 4), randn(3, 4), randn(3, 4, seed=1), 1e-3),
+    "layer_norm of a constant": call("layer_norm", np.ones((2, 3)), (3,)),
     "layer_norm without weight": call("layer_norm", randn(2, 3), (3,)),
     "layer_norm with bias only": call("layer_norm", randn(2, 3), (3,), None, randn(3)),
     "swiglu": (
@@ -200,6 +203,7 @@ CASES = {
         ),
     ),
     "rms_norm": call("rms_norm", randn(2, 3), (3,), randn(3)),
+    "rms_norm of zeros": call("rms_norm", np.zeros((2, 3)), (3,), eps=1e-6),
     "linear of no rows": call("linear", randn(0, 3), randn(2, 3), randn(2)),
     "linear of no features": call("linear", randn(4, 0), randn(2, 0), randn(2)),
     "linear of a vector": call("linear", randn(3), randn(2, 3)),
@@ -246,6 +250,7 @@ CASES = {
     # --- losses ---
     "cross_entropy of one row": call("cross_entropy", randn(5), A(3)),
     "cross_entropy of extreme logits": call("cross_entropy", LOGITS, A([0, 2, 1, 2]), reduction="none"),
+    "cross_entropy of extreme logits, smoothed": call("cross_entropy", EXTREMES[1:], A(3), label_smoothing=0.1),
     "cross_entropy of ignored rows": call("cross_entropy", LOGITS, A([0, -100, 1, -100])),
     "cross_entropy, ignored are impossible": call("cross_entropy", IMPOSSIBLE, A([1, 0]), ignore_index=0),
     "cross_entropy, all ignored": call("cross_entropy", randn(2, 3), A([-100, -100])),
@@ -293,7 +298,7 @@ for reduction, smoothing, weighted in itertools.product(("mean", "sum", "none"),
     CASES[f"cross_entropy of probabilities, {name}"] = call(
         "cross_entropy", randn(4, 3), PROBABILITIES, weight[:3] if weighted else None, **options
     )
-for equation, shapes in {
+EQUATIONS = {
     "ij,jk->ik": [(2, 3), (3, 4)],
     "ij,jk": [(2, 3), (3, 4)],
     "bthd,bshd->bhts": [(2, 3, 2, 4), (2, 5, 2, 4)],
@@ -315,7 +320,8 @@ for equation, shapes in {
     "ij,jk->k": [(0, 3), (3, 4)],
     ",i->i": [(), (3,)],
     "Ba,aB->aB": [(2, 3), (3, 2)],
-}.items():
+}
+for equation, shapes in EQUATIONS.items():
     operands = [randn(*shape, seed=i) for i, shape in enumerate(shapes)]
     CASES[f"einsum {equation!r} {shapes}"] = call("einsum", equation, *operands)
 INDICES = {
@@ -349,36 +355,8 @@ for name, index in INDICES.items():
         CASES[f"getitem {name} behind a slice"] = call("getitem", randn(2, 4, 3), (slice(None), index))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("name", CASES)
-def test_case(name, dtype):
-    import torch
-
-    inputs, function = CASES[name]
-    inputs = [x.astype(dtype) if x.dtype == np.float64 else x for x in inputs]
-    theirs = [torch.tensor(x, requires_grad=x.dtype == dtype) for x in inputs]
-    ours = [Tensor(x.copy(), requires_grad=x.dtype == dtype) for x in inputs]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = as_tuple(function(Torch(), *theirs))
-    with np.errstate(all="ignore"):
-        got = as_tuple(function(F, *ours))
-        assert len(got) == len(expected)
-        for e, g in zip(expected, got):
-            assert_equal(g.numpy(), e.detach().numpy())
-            if e.requires_grad:
-                seed = seed_of(e).astype(dtype)
-                e.backward(torch.tensor(seed), retain_graph=True)
-                g.backward(seed, retain_graph=True)
-    for e, g, x in zip(theirs, ours, inputs):
-        if e.requires_grad and (e.grad is not None or g.grad is not None):
-            zeros = np.zeros_like(x)
-            assert_equal(zeros if g.grad is None else g.grad, zeros if e.grad is None else e.grad.numpy())
-        np.testing.assert_array_equal(g.numpy(), x)  # the inputs are as they were
-
-
 def seed_of(result):
-    """What arrives at `result` from behind: never all ones, which would hide a wrong order."""
+    """The gradient with which backward starts at `result`: never all ones, which would hide a wrong order."""
     return np.random.default_rng(0).normal(size=tuple(result.shape))
 
 
@@ -387,60 +365,102 @@ def as_tuple(result):
 
 
 def assert_equal(got, expected):
-    assert got.dtype == expected.dtype
+    """Shapes, dtypes and numbers. Floats are compared in units of the largest element, as sums cancel."""
+    assert got.shape == expected.shape and got.dtype == expected.dtype
+    if got.dtype.kind not in "fc":
+        np.testing.assert_array_equal(got, expected)
+        return
     rtol = 1e-10 if got.dtype == np.float64 else 1e-4
     scale = abs(expected[np.isfinite(expected)]).max(initial=1)
     np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol / 10 * scale)
 
 
-DTYPES = ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"]
-NUMBERS = [True, 2, 0.5]
+def record(name, dtype=np.float64):
+    """PyTorch's arrays of a case by their names: "input 0", "result 0", "gradient 0" (of input 0), ..."""
+    import torch
+
+    inputs, function = CASES[name]
+    inputs = [x.astype(dtype) if x.dtype == np.float64 else x for x in inputs]
+    tensors = [torch.tensor(x, requires_grad=x.dtype == dtype) for x in inputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = as_tuple(function(Torch(), *tensors))
+    for result in results:
+        if result.requires_grad:
+            result.backward(torch.tensor(seed_of(result).astype(dtype)), retain_graph=True)
+    arrays = {f"input {i}": x for i, x in enumerate(inputs)}
+    arrays |= {f"result {i}": result.detach().numpy() for i, result in enumerate(results)}
+    return arrays | {f"gradient {i}": x.grad.numpy() for i, x in enumerate(tensors) if x.grad is not None}
+
+
+def compute(name, expected, dtype=np.float64, device=None):
+    """The inputs and results of F, as tensors, for a case of which PyTorch's arrays are `expected`; and backward."""
+    inputs = [array for what, array in expected.items() if what.startswith("input")]
+    tensors = [Tensor(x.copy(), requires_grad=x.dtype == dtype, device=device) for x in inputs]
+    results = as_tuple(CASES[name][1](F, *tensors))
+    for result in results:
+        if result.requires_grad:
+            result.backward(Tensor(seed_of(result).astype(dtype), device=device), retain_graph=True)
+    return tensors, results
+
+
+def compare(tensors, results, expected):
+    """Results and gradients are PyTorch's, and the inputs are as they were."""
+    assert len(results) == sum(what.startswith("result") for what in expected)
+    for i, result in enumerate(results):
+        assert_equal(to_numpy(result.data), expected[f"result {i}"])
+    for i, tensor in enumerate(tensors):
+        x = expected[f"input {i}"]
+        np.testing.assert_array_equal(to_numpy(tensor.data), x)
+        if tensor.grad is not None or f"gradient {i}" in expected:
+            zeros = np.zeros_like(x)
+            assert_equal(zeros if tensor.grad is None else to_numpy(tensor.grad), expected.get(f"gradient {i}", zeros))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", CASES)
+def test_case(name, dtype):
+    expected = record(name, dtype)
+    with np.errstate(all="ignore"):
+        compare(*compute(name, expected, dtype), expected)
+
+
+# op -> how many operands it has
+PROMOTING = dict.fromkeys(["add", "sub", "mul", "div", "pow", "maximum", "where", "clip"], 2)
+PROMOTING |= dict.fromkeys(["exp", "log", "sqrt", "tanh", "sigmoid", "erf", "abs", "neg", "relu", "sum", "max"], 1)
+PROMOTING |= {"cumsum": 1}
 
 
 def operands(torch):
     """Pairs (theirs, ours): of every dtype with and without dimensions, and Python numbers."""
-    for dtype, shape in itertools.product(DTYPES, [(2,), ()]):
+    dtypes = ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"]
+    for dtype, shape in itertools.product(dtypes, [(2,), ()]):
         array = np.ones(shape, dtype)
         yield torch.tensor(array), Tensor(array)
-    for number in NUMBERS:
+    for number in (True, 2, 0.5):
         yield number, number
 
 
-@pytest.mark.parametrize("op", ["add", "sub", "mul", "div", "pow", "maximum", "where", "clip"])
-def test_dtype_of_two_operands(op):
+@pytest.mark.parametrize("op", PROMOTING)
+def test_dtypes_of_results(op):
     import torch
 
     wrong = []
-    for (x, our_x), (y, our_y) in itertools.product(operands(torch), repeat=2):
-        if not torch.is_tensor(x) and not torch.is_tensor(y):
+    for pairs in itertools.product(operands(torch), repeat=PROMOTING[op]):
+        theirs, ours = zip(*pairs)
+        if not any(map(torch.is_tensor, theirs)):
             continue
-        theirs, ours = (x, y), (our_x, our_y)
         if op == "where":
             theirs, ours = (torch.tensor([True, False]), *theirs), (Tensor(np.array([True, False])), *ours)
+        if op == "cumsum":
+            theirs, ours = (*theirs, 0), (*ours, 0)
         try:
             expected = getattr(torch, op)(*theirs).dtype
         except (RuntimeError, TypeError):  # PyTorch has no such combination, such as bool - bool
             continue
-        if op == "pow" and expected == torch.bool:
-            continue  # NumPy's is int8
+        if expected == torch.bool and op in ("pow", "abs", "relu"):
+            continue  # NumPy's pow is int8
         got = getattr(F, op)(*ours).dtype
         if str(got) != str(expected).removeprefix("torch."):
-            wrong.append(f"{op}({x!r}, {y!r}) is {got}, in PyTorch {expected}")
+            wrong.append(f"{op}{theirs!r} is {got}, in PyTorch {expected}")
     assert not wrong, "\n".join(wrong[:20])
-
-
-ONE_OPERAND = ["exp", "log", "sqrt", "tanh", "sigmoid", "erf", "abs", "neg", "relu", "sum", "max", "cumsum"]
-NOT_IN_PYTORCH = [("abs", "bool"), ("neg", "bool"), ("relu", "bool")]
-
-
-@pytest.mark.parametrize(
-    ("op", "dtype"),
-    [(op, dtype) for op in ONE_OPERAND for dtype in DTYPES if (op, np.dtype(dtype).name) not in NOT_IN_PYTORCH],
-)
-def test_dtype_of_one_operand(op, dtype):
-    import torch
-
-    array = np.ones((2, 3), dtype)
-    rest = (0,) if op == "cumsum" else ()
-    expected = getattr(torch, op)(torch.tensor(array), *rest).dtype
-    assert str(getattr(F, op)(Tensor(array), *rest).dtype) == str(expected).removeprefix("torch.")

@@ -5,31 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.functional.activation import erf_of_array as erf
-from tests.minigrad.test_ops_gradients import CASES, as_tuple
 
 INF, NAN = math.inf, math.nan
 
 
 # --- dtypes ---
-
-
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"cross_entropy", "nll_loss"}))
-@given(data=st.data())
-def test_float32_stays_float32(name, data):
-    fn, inputs = CASES[name](data.draw)
-    tensors = [Tensor(x.astype(np.float32), requires_grad=True) if x.dtype == np.float64 else Tensor(x) for x in inputs]
-    for output in as_tuple(fn(*tensors)):
-        if output.requires_grad:
-            assert output.dtype == np.float32
-            output.backward(np.ones(output.shape, np.float32), retain_graph=True)
-    assert all(x.grad is None or x.grad.dtype == np.float32 for x in tensors)
 
 
 @pytest.mark.parametrize("op", [F.add, F.sub, F.mul, F.div, F.pow, F.maximum, F.minimum, F.clip])
@@ -80,64 +65,17 @@ def test_names_and_order_of_arguments():
 
 # --- NumPy's warnings ---
 
-SCORES = np.array([[0.0, -INF, 1e4], [-INF, -INF, 3.0]])
-LARGE = np.array([-1e4, -800.0, -0.0, 0.0, 800.0, 1e4])
-CALM = {
-    "softmax": (lambda x: F.softmax(x, -1), [SCORES]),
-    "log_softmax": (lambda x: F.log_softmax(x, -1), [SCORES]),
-    "logsumexp": (lambda x: F.logsumexp(x, 1), [np.vstack([SCORES, [[-INF] * 3]])]),
-    "logsumexp of nothing": (lambda x: F.logsumexp(x, 1), [np.zeros((2, 0))]),
-    "mean of nothing": (lambda x: F.mean(x, 1), [np.zeros((2, 0))]),
-    "cross_entropy": (lambda x: F.cross_entropy(x, np.array([2, -100])), [SCORES]),
-    "cross_entropy, all ignored": (lambda x: F.cross_entropy(x, np.array([-100, -100])), [SCORES]),
-    "cross_entropy of no rows": (lambda x: F.cross_entropy(x, np.zeros(0, int)), [np.zeros((0, 3))]),
-    "cross_entropy, smoothed": (
-        lambda x: F.cross_entropy(x, np.array([2, 1]), label_smoothing=0.1),
-        [np.array([LARGE, LARGE])],
-    ),
-    "nll_loss": (lambda x: F.nll_loss(x, np.array([2, -100])), [SCORES]),
-    "nll_loss, all ignored": (lambda x: F.nll_loss(x, np.array([-100, -100])), [SCORES]),
-    "kl_div": (lambda x, y: F.kl_div(x, y.detach()), [np.array([-1.0, -2.0]), np.array([0.0, 1.0])]),
-    "bce": (lambda x: F.binary_cross_entropy_with_logits(x, Tensor(np.linspace(0, 1, 6))), [LARGE]),
-    "sigmoid": (F.sigmoid, [LARGE]),
-    "logsigmoid": (F.logsigmoid, [LARGE]),
-    "silu": (F.silu, [LARGE]),
-    "swiglu": (F.swiglu, [LARGE, np.ones_like(LARGE)]),
-    "gelu": (F.gelu, [LARGE]),
-    "gelu tanh": (lambda x: F.gelu(x, "tanh"), [LARGE]),
-    "tanh": (F.tanh, [LARGE]),
-    "erf": (F.erf, [np.array([*LARGE, INF, -INF, NAN])]),
-    "pow": (lambda x: F.pow(x, 2) + F.pow(x, 0) + F.pow(x, 1.0), [np.array([0.0, -1.0])]),
-    "pow with exponents": (lambda x, y: F.pow(x, y.detach()), [np.zeros(3), np.array([0.0, 1.0, 2.0])]),
-    "where": (lambda x: F.where(np.array([True, False, False]), x, 0.0), [np.array([1.0, NAN, INF])]),
-    "maximum": (lambda x: F.maximum(x, 0.0), [np.array([NAN, INF])]),
-    "var": (lambda x: F.var(x, 0, correction=0), [np.ones((1, 2))]),
-    "attention": (
-        lambda q: F.scaled_dot_product_attention(q, q, q, np.array([[True, False], [False, False]])),
-        [np.array([[1.0, 2.0], [3.0, 4.0]])],
-    ),
-    "attention, -inf": (
-        lambda q: F.scaled_dot_product_attention(q, q, q, np.array([[0.0, -INF], [-INF, -INF]], q.dtype)),
-        [np.array([[1.0, 2.0], [3.0, 4.0]])],
-    ),
-    "attention without keys": (
-        lambda q, k: F.scaled_dot_product_attention(q, k, k),
-        [np.ones((2, 3)), np.ones((0, 3))],
-    ),
-    "layer_norm of a constant": (lambda x: F.layer_norm(x, (3,)), [np.ones((2, 3))]),
-    "rms_norm of zeros": (lambda x: F.rms_norm(x, (3,), eps=1e-6), [np.zeros((2, 3))]),
-}
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", CALM)
-def test_no_warnings_in_proper_use(name, dtype):
-    fn, inputs = CALM[name]
-    tensors = [Tensor(x.astype(dtype), requires_grad=True) for x in inputs]
+def test_no_warnings_where_there_is_nothing_to_see():
+    """Where PyTorch gives nan, and so beside the cases of test_ops_golden.py."""
+    hidden = np.array([[0.0, -INF], [-INF, -INF]])
+    q, none = (Tensor(np.ones(shape), requires_grad=True) for shape in ((2, 3), (0, 3)))
     with warnings.catch_warnings(), np.errstate(divide="raise", over="raise", invalid="raise"):
         warnings.simplefilter("error")
-        out = fn(*tensors)
-        out.backward(np.ones(out.shape, dtype))
+        F.logsumexp(Tensor(hidden, requires_grad=True), 1).backward(np.ones(2))
+        for key, mask in ((q, hidden), (q, hidden == 0), (none, None)):
+            F.scaled_dot_product_attention(q, key, key, mask).sum().backward()
 
 
 # --- what is kept for backward ---

@@ -185,7 +185,7 @@ def run(optimizer, ours, steps):
 
 
 def through_json(state):
-    """What a checkpoint does: settings and numbers as JSON, arrays as they are."""
+    """A state after a checkpoint: settings and numbers went through JSON, arrays stayed as they are."""
     groups = json.loads(json.dumps(state["param_groups"]))
     return {"state": {str(key): {**value} for key, value in state["state"].items()}, "param_groups": groups}
 

@@ -225,7 +225,7 @@ def current_device():
 
 
 def wrap(host):
-    """What a NumPy function returned, as CuPy returns it: arrays (0-d ones too) on the device."""
+    """The result of a NumPy function as CuPy returns it: arrays (0-d ones too) on the device."""
     if isinstance(host, tuple | list):
         return type(host)(*map(wrap, host)) if hasattr(host, "_fields") else type(host)(map(wrap, host))
     if not isinstance(host, np.ndarray | np.generic):
@@ -454,18 +454,9 @@ def _in_place(name):
 
 
 _BINARY = {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "true_divide",
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "pow": "power",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "lshift": "left_shift",
-    "rshift": "right_shift",
+    **{"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide"},
+    **{"mod": "remainder", "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor"},
+    **{"lshift": "left_shift", "rshift": "right_shift"},
 }
 _COMPARE = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
 _UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive"}

@@ -1,4 +1,4 @@
-"""What costs time on a GPU: how often the host waited for the device, and how often arrays went there and came back."""
+"""Counts what costs time on a GPU: waiting for the device, and copies of arrays to it and back."""
 
 synchronisations = 0  # the host waited until everything it had asked for was computed
 to_host = 0  # arrays copied from the device

@@ -16,7 +16,7 @@ MOST_SHARED_BYTES = 227 * 1024  # what it may be allowed, on an H100
 
 
 class CUDARuntimeError(RuntimeError):
-    """What the driver complains about."""
+    """An error that the CUDA driver reports."""
 
 
 class Device:
@@ -26,9 +26,6 @@ class Device:
         self.id = arrays._devices[-1] if device is None else int(device)
         if not 0 <= self.id < device_count:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-
-    compute_capability = "90"
-    mem_info = (70 * 2**30, 80 * 2**30)
 
     def __enter__(self):
         arrays._devices.append(self.id)
@@ -43,12 +40,6 @@ class Device:
     def __eq__(self, other):
         return isinstance(other, Device) and other.id == self.id
 
-    def __hash__(self):
-        return hash(self.id)
-
-    def __repr__(self):
-        return f"<CUDA Device {self.id}>"
-
     def use(self):
         """New arrays are made here from now on."""
         arrays._devices[-1] = self.id
@@ -58,40 +49,14 @@ class Device:
         counters.synchronise()
 
 
-class Stream:
-    """There is one queue of work; it can be waited for."""
-
-    null = None
-
-    def synchronize(self):
-        """Wait."""
-        counters.synchronise()
-
-
-Stream.null = Stream()
-
-
 class CudaModule:
     """`cupy.cuda`."""
 
-    Device, Stream = Device, Stream
-    runtime = types.SimpleNamespace(
-        getDeviceCount=lambda: device_count,
-        deviceSynchronize=counters.synchronise,
-        CUDARuntimeError=CUDARuntimeError,
-        getDeviceProperties=lambda device: {"name": b"CuPy's stand-in", "major": 9, "minor": 0},
-        driverGetVersion=lambda: 13000,
-        runtimeGetVersion=lambda: 13000,
-    )
+    Device = Device
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: device_count)
 
     def is_available(self):
         return device_count > 0
-
-    def get_device_id(self):
-        return arrays._devices[-1]
-
-    def get_current_stream(self):
-        return Stream.null
 
     @functools.cached_property
     def cublas(self):

@@ -87,19 +87,6 @@ class Ufunc:
             options["out"] = args[count]
         return elementwise(self.name, *args[:count], **options)
 
-    def reduce(self, array, axis=0, dtype=None, out=None, keepdims=False):
-        """Of add and multiply only."""
-        return self._summing(array, {"add": "sum", "multiply": "prod"})(axis, dtype, out, keepdims)
-
-    def accumulate(self, array, axis=0, dtype=None, out=None):
-        """Of add and multiply only."""
-        return self._summing(array, {"add": "cumsum", "multiply": "cumprod"})(axis, dtype, out)
-
-    def _summing(self, array, methods):
-        if self.name not in methods:
-            raise NotImplementedError(f"`cupy.{self.name}.reduce` and `.accumulate` are not supported yet")
-        return getattr(array, methods[self.name])
-
 
 def special_function(name, compute):
     """A function of `cupyx.scipy.special`, which returns float64 for float16."""
@@ -162,9 +149,6 @@ def matmul(x1, x2, out=None):
     return product if out is None else elementwise("positive", product, out=out)
 
 
-OWN = {"asnumpy": asnumpy, "einsum": einsum, "where": where, "matmul": matmul, "ndarray": ndarray}
-
-
 def broadcast_to(array, shape):
     """A view of `array`; what CuPy calls `array`, it takes from the device only."""
     if not isinstance(array, ndarray):
@@ -172,4 +156,5 @@ def broadcast_to(array, shape):
     return view(array, np.broadcast_to(array._host, shape))
 
 
-OWN["broadcast_to"] = broadcast_to
+OWN = {"asnumpy": asnumpy, "broadcast_to": broadcast_to, "einsum": einsum, "matmul": matmul, "ndarray": ndarray}
+OWN |= {"where": where}

@@ -37,7 +37,7 @@ def _without_types_and_defaults(part):
 
 
 def ufunc(function):
-    """What an elementwise function takes: arguments, loops by dtype ("ff->f"), and whether it can scatter (`.at`)."""
+    """The signature of an elementwise function: arguments, loops by dtype ("ff->f"), and whether it has `.at`."""
     entry = {"parameters": parameters(function), "types": function.types}
     return {**entry, "at": True} if getattr(function, "_scatter_op", None) else entry
 

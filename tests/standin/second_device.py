@@ -96,7 +96,7 @@ def _moving_call(original):
 
 
 def _on_the_cpu(original):
-    """What quantizes does so on the CPU, before the model moves, and says so."""
+    """A function that quantizes a model on the CPU: the model moves there before and back afterwards."""
 
     @functools.wraps(original)
     def run(model, *args, **options):

@@ -1,4 +1,4 @@
-"""What CuPy has and how it is called: names.json, and checks of a call against it."""
+"""The names and signatures of CuPy (names.json), and checks of a call against them."""
 
 import functools
 import inspect
