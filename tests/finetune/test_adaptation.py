@@ -143,11 +143,15 @@ def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
         go_on(tmp_path / "run")
 
 
-def test_a_promised_rank_that_is_not_stored_asks_for_no_memory(finished, tmp_path):
+def test_promised_adapters_that_are_not_stored_are_refused_before_memory_is_asked_for(finished, tmp_path):
     folder = shutil.copytree(finished["lora"], tmp_path / "run")
-    huge = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, r=10**12))
-    with pytest.raises(CheckpointError, match="adapters of rank 1000000000000 are promised"):
-        load_checkpoint(folder, kind=kind_of(huge))
+    for change, words in (
+        ({"r": 10**12}, "adapters of rank 1000000000000 are promised"),
+        ({"target_modules": ("c_attn", "c_fc", "c_proj")}, "transformer.h.0.attn.c_proj.lora_A is missing"),
+    ):
+        promised = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, **change))
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(folder, kind=kind_of(promised))
 
 
 def test_runs_of_other_stages_are_refused(base, finished, tmp_path):
