@@ -1,4 +1,4 @@
-"""What the tests of several folders share: JSON in files, a limit on memory, and a server in this process."""
+"""Helpers for the tests of several folders: JSON in files, limits on memory and on the disk, a server in this process."""
 
 import contextlib
 import json

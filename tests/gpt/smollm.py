@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def metadata(**changes):
-    """What a GGUF file says about the tokenizer; `changes` replace entries (dots in keys are written "__")."""
+    """The settings in which a GGUF file describes the tokenizer; `changes` replace some (with "__" for dots in keys)."""
     _, merges = train_bpe_from_text(CORPUS, 400)
     tokens = [*SPECIAL, *(visible(bytes([byte])) for byte in BYTE_ORDER if byte not in TOKENLESS)]
     tokens += [visible(first + second) for first, second in merges]

@@ -54,7 +54,7 @@ def arrays_of(model, optimizer_state):
 
 
 def number_of(folder):
-    """Which run is in the folder; all of it has to be of that one."""
+    """Return the number of the run in the folder; all of it has to be of that one."""
     checkpoint = load_checkpoint(folder)
     number = checkpoint.state["step"]
     arrays = arrays_of(checkpoint.model, checkpoint.optimizer_state)

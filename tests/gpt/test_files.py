@@ -104,7 +104,7 @@ CASES = [
 
 
 def within_seconds(function):
-    """What `function` raises; a failure if it has not ended after a while (its thread is given up)."""
+    """Return what `function` raises; fail if it has not ended after a while (its thread is given up)."""
     raised = []
 
     def call():

@@ -388,7 +388,7 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
 
 
 def test_the_source_says_where_a_tensor_is(tmp_path):
-    """What `tensor_table.fill` needs of a source, beside the tensors."""
+    """`tensor_table.fill` asks a source for this, beside the tensors."""
 
     class File:
         path, tensors = tmp_path / "model.gguf", {}

@@ -79,7 +79,7 @@ def begin(folder, options=None, device="cpu", **changes):
 
 
 def go_on(folder, device="cpu", **options):
-    """What a new process does: other random numbers, a new model, the checkpoint."""
+    """Go on as a new process does: other random numbers, a new model, the checkpoint."""
     manual_seed(99)
     return resume(partial(train, **options), Settings, str(folder), device)
 
