@@ -24,8 +24,7 @@ both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 
 @both_models
 @both_kernels
-@pytest.mark.parametrize("padding", [0, 4])
-@pytest.mark.parametrize("chunks", [[9], [1] * 9, [6, 2, 1], [2, 7]])
+@pytest.mark.parametrize(("padding", "chunks"), [(0, [9]), (0, [1] * 9), (4, [6, 2, 1]), (4, [2, 7])])
 def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, padding, chunks):
     model, ids, mask = small(dtype="float64"), random_ids((3, 9)), np.ones((3, 9), int)
     mask[1, :padding] = 0
@@ -51,11 +50,11 @@ def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, pa
         (small_llama, {"tied": False, "n_kv_head": 1}),
     ],
 )
-@pytest.mark.parametrize("prompt", [1, 5, 12, 13, 40])
+@pytest.mark.parametrize("prompt", [1, 12, 40])
 def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
     """Token for token, with prompts shorter and longer than the block, and texts that outgrow it several times."""
     model, ids = small(**changes), random_ids((2, prompt))
-    options = {"max_new_tokens": 3 * BLOCK, "temperature": 0.9, "seed": 5}
+    options = {"max_new_tokens": 2 * BLOCK, "temperature": 0.9, "seed": 5}
     assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
 
 
