@@ -5,6 +5,7 @@ import ipaddress
 import os
 import random
 import socket
+import sys
 from unittest import mock
 
 # The tests' matrices are small, and two workers of `make test` would wait for each other's threads. Before NumPy, which
@@ -45,6 +46,12 @@ def same_start():
     with np.printoptions():  # a lesson prints arrays with fewer digits
         yield
     minigrad.use_kernels("textbook")  # fixtures of a module are made between its tests
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw nothing, as on a machine without matplotlib: drawing takes longer than a small run."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 def pytest_addoption(parser):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
 
-from .lora import LoRAConfig, LoRALinear, attach, lora_layers, new_layers
+from .lora import LoRAConfig, attach, lora_layers, new_layers
 from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
 from .targets import ends_with, full_names, is_inside, is_linear, tied_partners
 
@@ -76,23 +76,17 @@ def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None
     alphas = {n: to_peft(layer.config, rank, (), "", "")["lora_alpha"] for n, layer in layers.items()}
     if others := {name: alpha for name, alpha in alphas.items() if alpha != settings["lora_alpha"]}:
         settings["alpha_pattern"] = others
-    tensors = _pairs(layers, rank)
+    tensors = {}
+    for name, layer in layers.items():
+        lora_A, lora_B = to_numpy(layer.lora_A.data), to_numpy(layer.whole_B().data)
+        missing = (0, rank - len(lora_A))  # all layers get the same rank, with zeros
+        tensors[PREFIX + name + A] = np.pad(lora_A, (missing, (0, 0))).astype(np.float32)  # (rank, in)
+        tensors[PREFIX + name + B] = np.pad(lora_B, ((0, 0), missing)).astype(np.float32)  # (out, rank)
     for name, parameter in _parameters(model, config.modules_to_save).items():
         tensors[PREFIX + name] = as_stored(name, to_numpy(parameter.data)).astype(np.float32)
     metadata = {"format": "pt", BASE_SHA256: base_fingerprint(model, config.modules_to_save)}
     write_safetensors(folder / WEIGHTS, tensors, metadata)
     write_text(folder / CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it the adapter is complete
-
-
-def _pairs(layers: Mapping[str, LoRALinear], rank: int) -> dict[str, np.ndarray]:
-    """A and B of all layers, padded with zeros to the same rank."""
-    tensors = {}
-    for name, layer in layers.items():
-        lora_A, lora_B = to_numpy(layer.lora_A.data), to_numpy(layer.whole_B().data)
-        missing = (0, rank - len(lora_A))
-        tensors[PREFIX + name + A] = np.pad(lora_A, (missing, (0, 0))).astype(np.float32)  # (rank, in)
-        tensors[PREFIX + name + B] = np.pad(lora_B, ((0, 0), missing)).astype(np.float32)  # (out, rank)
-    return tensors
 
 
 def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
@@ -104,10 +98,8 @@ def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
 
 def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
     """Names by which PEFT finds these modules and no others: the given names, or the full ones."""
-    names: list[str] = []
-    for name in modules:
-        names += [name] if _peft_finds(model, name) == (name,) else full_names(model, [name])
-    return names
+    own = ([name] if _peft_finds(model, name) == (name,) else full_names(model, [name]) for name in modules)
+    return [name for names in own for name in names]
 
 
 def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
@@ -120,10 +112,11 @@ def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
 
 def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parameter]:
     """The parameters of these modules; a tied one under each of its names."""
-    found: dict[str, nn.Parameter] = {}
-    for name in full_names(model, modules):
-        found |= {f"{name}.{below}": parameter for below, parameter in model.get_submodule(name).named_parameters()}
-    return found
+    return {
+        f"{name}.{below}": parameter
+        for name in full_names(model, modules)
+        for below, parameter in model.get_submodule(name).named_parameters()
+    }
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

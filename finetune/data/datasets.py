@@ -34,6 +34,7 @@ from .chat_template import Message, check_messages
 IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
 
 T = TypeVar("T")
+AnItem = TypeVar("AnItem", bound="Item")
 Row = dict[str, Any]  # an object of a file
 
 # The fields of each format of conversations, by the field that tells the format.
@@ -51,6 +52,8 @@ ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "devel
 
 class Item:
     """Something to learn from. `place`: the file and line that it comes from, for error messages."""
+
+    place: str
 
     def as_json(self) -> dict[str, Any]:
         """The item's fields, as the functions below read them from a line."""
@@ -301,7 +304,31 @@ def _table(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{os.fspath(path)}, line {reader.reader.line_num}: {error}") from None
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- splits, encoding and batches ------------------------------------------------------------------------------------
+
+
+def hold_out(items: list[T], data: str, name: str) -> tuple[list[T], list[T]]:
+    """Split the items of the file `data` into those to train on and the last tenth, to test on. Raises ValueError for a
+    single item; name: what an item is called there.
+    """
+    if len(items) < 2:
+        raise ValueError(f"{data} has one {name} only: one more is needed to test on")
+    held_out = max(len(items) // 10, 1)
+    return items[:-held_out], items[-held_out:]
+
+
+def encode_items(
+    items: Iterable[AnItem], encode: Callable[[AnItem], tuple[T, bool]], name: str
+) -> tuple[list[T], int]:
+    """Encode each item with encode(item) -> (encoded, whether it was shortened); also returns how many were shortened.
+
+    A ValueError from `encode` gets the item's place before its message, or its name and number, such as "pair 2".
+    """
+    encoded = []
+    for number, item in enumerate(items, start=1):
+        with errors_at(item.place or f"{name} {number}"):
+            encoded.append(encode(item))
+    return [result for result, _ in encoded], sum(shortened for _, shortened in encoded)
 
 
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a conversation teaches, made visible: marked are the tokens that the model learns to write, and no others."""
+"""Show what a conversation teaches: the tokens that the model learns to write are marked, the others are not."""
 
 from __future__ import annotations
 

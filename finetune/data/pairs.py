@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt.files import StrPath, errors_at
+from gpt.files import StrPath
 
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
-from .datasets import IGNORE, Preference, pad_right, read_preferences, read_rows
+from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences, read_rows
 from .tasks import TASKS, preference_pairs
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
@@ -48,28 +48,19 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
     Both replies of a pair keep the same prompt: its oldest turns are left out until both fit. If a single turn is still
     too long, the ends of the replies are cut. Raises ValueError, which names the pair, if nothing is left to compare.
     """
-    pairs, shortened = [], 0
-    for number, preference in enumerate(preferences, start=1):
-        with errors_at(preference.place or f"pair {number}"):
-            pair, cut = _encode(preference, template, max_tokens)
-        pairs.append(pair)
-        shortened += cut
-    return pairs, shortened
+    return encode_items(preferences, lambda preference: _encode(preference, template, max_tokens), "pair")
 
 
 def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
-    prompt, cut = list(preference.prompt), False
-    longer = max(
-        preference.chosen, preference.rejected, key=lambda reply: needed(template.encode(_talk(prompt, reply))[1])
-    )
-    while needed(template.encode(_talk(prompt, longer))[1]) > max_tokens:
+    prompt, texts = list(preference.prompt), (preference.chosen, preference.rejected)
+    while max(needed(template.encode(_talk(prompt, text))[1]) for text in texts) > max_tokens:
         shorter = without_oldest_turn(prompt)
         if shorter is None:
             break
-        prompt, cut = shorter, True
-    replies = []
-    for reply in (preference.chosen, preference.rejected):
-        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, reply), max_tokens)
+        prompt = shorter
+    replies, cut = [], len(prompt) < len(preference.prompt)
+    for text in texts:
+        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens)
         end = needed(learned)  # behind the token that ends the reply, which is its summary
         replies.append(Reply(ids[:end], learned[:end]))
         cut = cut or was_cut
@@ -122,11 +113,7 @@ def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]
     """
     if data == TASKS:
         return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
-    preferences = read_preferences(data)
-    if len(preferences) < 2:
-        raise ValueError(f"{data} has one pair only: one more is needed to test on")
-    held_out = max(len(preferences) // 10, 1)
-    return preferences[:-held_out], preferences[-held_out:]
+    return hold_out(read_preferences(data), data, "pair")
 
 
 @dataclasses.dataclass(frozen=True)

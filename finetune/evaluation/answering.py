@@ -39,7 +39,7 @@ KNOWLEDGE = {
 
 
 class Reply(NamedTuple):
-    """What a model wrote, without special tokens; whether it ended with a stop token; and its tokens."""
+    """A model's reply: its text without special tokens, whether it ended with a stop token, and its tokens."""
 
     text: str
     ended: bool
@@ -122,7 +122,7 @@ TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
 
 
 def following(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
-    """How well a model follows instructions, JSON-able.
+    """Measure how well a model follows instructions. The result can be written as JSON.
 
     templates: `scores` for each of TEMPLATES, with fewer items for the wrong ones. by_task: the exact match by type of
     question. knowledge: the same two shares for KNOWLEDGE, where a reply is right if it contains the answer. replies:
@@ -145,7 +145,7 @@ def following(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> di
 
 
 def following_form(items: Sequence[TaskItem]) -> dict[str, Any]:
-    """What `following` returns, with zeros and empty replies: the form of what a checkpoint must hold."""
+    """The result of `following` with zeros and empty replies: a checkpoint must hold one of the same form."""
     zeros = {"exact_match": 0.0, "format": 0.0}
     by_task = dict.fromkeys((item.task for item in items), 0.0)
     replies = dict.fromkeys([*(item.prompt for item in items[:SHOWN]), *list(KNOWLEDGE)[:2]], "")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.training.plots import new_figure
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -62,12 +63,10 @@ def confusion_as_text(counts: np.ndarray, labels: Sequence[str]) -> str:
 
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool:
     """The same as a picture; False without matplotlib. Shades are shares of a row, the numbers are counts."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     size = 2.5 + 0.75 * len(labels)
-    figure = Figure(figsize=(size, size), layout="constrained")
+    figure = new_figure(size, size)
+    if figure is None:
+        return False
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)

@@ -1,4 +1,4 @@
-"""What a stage changed, measured the same way after each: a row of the table at the end of the pipeline."""
+"""The table at the end of the pipeline: the models of all stages, measured in the same way."""
 
 from __future__ import annotations
 

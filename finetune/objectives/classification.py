@@ -25,7 +25,7 @@ from gpt import Tokenizer
 from minigrad import Tensor
 from minigrad.backend import to_device
 
-from ..data.datasets import Labelled, pad_right
+from ..data.datasets import Labelled, encode_items, pad_right
 from .gpt_with_head import GPTWithHead
 
 Item = tuple[list[int], int]  # the ids of a text, and the number of its class
@@ -59,12 +59,11 @@ def encode_texts(
 
     Raises ValueError, which names the text's place, for a label that is not among `labels`.
     """
-    items, cut = [], 0
-    for number, text in enumerate(texts, start=1):
+
+    def encode(text: Labelled) -> tuple[Item, bool]:
         if text.label not in labels:
-            known = ", ".join(labels)
-            raise ValueError(f"{text.place or f'text {number}'}: the label {text.label!r} is not one of {known}")
+            raise ValueError(f"the label {text.label!r} is not one of {', '.join(labels)}")
         ids = tokenizer.encode(text.text, allowed_special=())
-        cut += len(ids) > block_size
-        items.append((ids[:block_size], list(labels).index(text.label)))
-    return items, cut
+        return (ids[:block_size], labels.index(text.label)), len(ids) > block_size
+
+    return encode_items(texts, encode, "text")

@@ -7,7 +7,8 @@ policy that maximizes the mean of r minus β KL(π || ρ) can be written down, w
 
     π(reply) = ρ(reply) e^(r(reply) / β) / Z        Z: the sum over all replies to this prompt, so that π sums to 1
 
-Nobody can compute Z, but it is not needed. Solved for the reward, the formula says
+It is the best because mean(r) - β KL(π || ρ) = β ln Z - β KL(π || ρ e^(r/β) / Z), and a KL divergence is smallest, 0,
+where both are equal. Nobody can compute Z, but it is not needed. Solved for the reward, the formula says
 
     r(reply) = β (ln π(reply) - ln ρ(reply)) + β ln Z
 

@@ -44,7 +44,7 @@ METHODS = tuple(CLIP)
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
-    """How much better each answer is than the others to the same question: rewards (Q, G) -> (Q, G).
+    """The advantage of each answer: how much better it is than the others to its question. Rewards (Q, G) -> (Q, G).
 
         grpo, dapo    (r_i - mean(r)) / std(r)
         dr_grpo       r_i - mean(r)

@@ -50,7 +50,7 @@ def selected_logprobs(logits: Tensor, ids: np.ndarray) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """How undecided a distribution is, in nats: H = -Σ_v p_v ln p_v, logits (..., V) -> (...).
+    """The entropy of a distribution in nats, H = -Σ_v p_v ln p_v: how undecided it is. Logits (..., V) -> (...).
 
     0 for a certain token, ln V for V equally likely ones. Shannon 1948.
 

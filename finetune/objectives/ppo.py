@@ -160,7 +160,7 @@ def ppo_loss(
 def update_metrics(
     logits: Tensor, logprobs: Tensor, old_logprobs: np.ndarray, advantages: np.ndarray, clip: float, clip_high: float
 ) -> dict[str, Any]:
-    """How far the policy has moved from the one that drew the N tokens: sums of metrics, which are named as in TRL.
+    """Measure how far the policy has moved from the one that drew the N tokens: sums of metrics, named as in TRL.
 
     logits (N, V); the others are (N).
     """

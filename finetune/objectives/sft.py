@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from gpt.files import errors_at
 from minigrad import Tensor
 from minigrad.backend import to_device
 
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import IGNORE, Example, pad_right
+from ..data.datasets import IGNORE, Example, encode_items, pad_right
 
 Conversation = tuple[list[int], list[bool]]  # ids, and which of them are learned from
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)
@@ -65,10 +64,9 @@ def encode_examples(
 
     See `ChatTemplate.encode_to_fit`. Raises ValueError, which names the example's place, if nothing is learned from.
     """
-    conversations, shortened = [], 0
-    for number, example in enumerate(examples, start=1):
-        with errors_at(example.place or f"example {number}"):
-            ids, learned, cut = template.encode_to_fit(example.messages, block_size + 1)
-        conversations.append((ids, learned))
-        shortened += cut
-    return conversations, shortened
+
+    def encode(example: Example) -> tuple[Conversation, bool]:
+        ids, learned, shortened = template.encode_to_fit(example.messages, block_size + 1)
+        return (ids, learned), shortened
+
+    return encode_items(examples, encode, "example")

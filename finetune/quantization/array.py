@@ -93,7 +93,7 @@ class QuantizedArray(PackedMatrix):
     """
 
     codes: Array
-    zeros: Array | None
+    zeros: Array | None = None
     codebook: Array
     in_one_piece = 256 * 1024  # numbers: a larger matrix is split among threads
 
@@ -121,7 +121,6 @@ class QuantizedArray(PackedMatrix):
         self.scales = scales
         if isinstance(scales, np.ndarray):
             self.register_buffer("scales", scales.astype(np.float32, copy=False))
-        self.zeros = self.order = None
         if zeros is not None:
             self.register_buffer("zeros", zeros.astype(np.int8))
         if order is not None:
@@ -192,7 +191,7 @@ def _rows_of(per_row: Array, rows: Rows) -> Array:
 
 def check_bits(bits: int) -> None:
     """Raise ValueError unless `bits` is 8 or 4."""
-    if bits not in (4, 8) or isinstance(bits, bool):
+    if bits not in (4, 8):
         raise ValueError(f"{bits!r} bits are not supported; choose 8 or 4")
 
 

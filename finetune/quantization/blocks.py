@@ -52,7 +52,7 @@ class BlockArray(PackedMatrix):
 
     codes: Array  # 4 bits: (B, 8, R) uint16, of the codes j, j + 8, j + 16, j + 24 of a block; 8 bits: (B, 32, R) int8
     scales: Array  # (B, R)
-    minimums: Array | None  # (B, R)
+    minimums: Array | None = None  # (B, R)
     in_one_piece = 2 * 1024 * 1024  # numbers: a larger matrix is split among threads
 
     def __init__(
@@ -64,7 +64,6 @@ class BlockArray(PackedMatrix):
         self.bits, self.shape, self.groups, self.zero = bits, (rows, columns), columns // BLOCK, zero
         self.register_buffer("codes", _pack(codes, bits))
         self.register_buffer("scales", np.ascontiguousarray(scales.T, dtype=np.float32))
-        self.minimums = None
         if minimums is not None:
             self.register_buffer("minimums", np.ascontiguousarray(minimums.T, dtype=np.float32))
 

@@ -1,36 +1,22 @@
 """GPTQ: round one column after the other, and correct the columns that are not yet rounded for the error.
 
-Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers".
-
-A weight w is stored as a *level*, a small integer (-8 .. 7 for 4 bits). With the *scale* and the *zero* that it shares
+A weight w is stored as a *level*, a small integer: -8 to 7 with 4 bits. With the *scale* and the *zero* that it shares
 with its neighbors, the level stands for the number
 
-    w ≈ scale · (level - zero)          the numbers for all levels are the *grid*; zero is 0 for a symmetric grid
+    w ≈ scale · (level - zero)
 
-Rounding to nearest takes the level whose number is closest to w. But what matters is the layer's output x Wᵀ on real
-inputs x (I). If the weights change by D (O, I), the output changes by x Dᵀ, and the squares of that, summed over all
-inputs, are
+The *grid* is the set of these numbers for all levels: with scale 0.5 and zero 0 it is -4, -3.5, ..., 3.5. Rounding to
+nearest takes the number of the grid that is closest to w. But what matters is the layer's output W x on real inputs x.
+If the weights W (O, I) change by D, the output changes by D x, and the sum of its squares over all inputs is
 
-    Σ_x |D x|² = tr(D H Dᵀ),    H = Σ x xᵀ  (I, I)      the Hessian: half of the sum's second derivative by a row of D
+    Σ_x |D x|² = tr(D H Dᵀ),        H = Σ_x x xᵀ  (I, I)
 
-If two inputs are usually equal and one weight is rounded up, the other weight should be lowered. The rows of W are
-independent of each other, so let d (I) be the change of one row.
+H is called the Hessian: 2 H is the matrix of second derivatives of this sum by the elements of one row of D. If two
+inputs are usually equal and one of their weights is rounded up, the other one should be lowered. GPTQ does this: it
+goes through the columns of W from left to right, rounds each to nearest, and changes all columns that are left so as to
+correct the output for the error.
 
-*Equation 2 of the paper.* Column q is rounded: d_q = -e, with e = weight - rounded. The other elements of d are free.
-Which d makes d H dᵀ smallest? Where it is smallest, its derivative 2 d H is 0 at all free places, so d H = λ · (0 .. 1
-.. 0) with the 1 at q, and d is λ times row q of H⁻¹. λ follows from d_q = -e:
-
-    d = -e · H⁻¹[q, :] / H⁻¹[q, q]
-
-Rounded columns stay as they are. For column q, H is therefore the part of the columns that are left, H[q:, q:].
-
-*The factor.* Inverting H[q:, q:] for every q would be slow. One triangular matrix replaces all these inverses [section
-3.3, step 3]. Let R be upper triangular with H = R Rᵀ. Below row q, R has only zeros left of column q, so H[q:, q:] =
-R[q:, q:] R[q:, q:]ᵀ. Then U = R⁻¹ is upper triangular as well, and H[q:, q:]⁻¹ = U[q:, q:]ᵀ U[q:, q:]. The first
-column of U[q:, q:] has only zeros below U[q, q], so the first row of that product is U[q, q] · U[q, q:]. Equation 2
-divides it by its first element, U[q, q]²: what remains is
-
-    d[q:] = -(e / U[q, q]) · U[q, q:]
+Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers".
 """
 
 from __future__ import annotations
@@ -41,31 +27,24 @@ from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, as_matrix, number_of_
 from .rounding import grid, to_levels
 
 
-def inverse_factor(hessian: np.ndarray) -> np.ndarray:
-    """The upper triangular U with H⁻¹ = Uᵀ U. Raises LinAlgError unless H is positive definite.
-
-    Its row q, times U[q, q], is the first row of H[q:, q:]⁻¹:
-
-    >>> hessian = np.array([[4.0, 2.0, 1.0], [2.0, 3.0, 1.0], [1.0, 1.0, 2.0]])
-    >>> U = inverse_factor(hessian)
-    >>> print(np.linalg.inv(hessian[1:, 1:])[0], (U[1, 1] * U[1, 1:]).round(3))
-    [ 0.4 -0.2] [ 0.4 -0.2]
-    """
-    # NumPy's Cholesky factor is lower triangular. That of H with its rows and columns reversed, reversed again, is R.
-    R = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    return np.linalg.inv(R)
-
-
 def round_columns(
     weight: np.ndarray, U: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """GPTQ on one grid: round the columns of a weight (O, I) from left to right, and correct those that are left.
+    """GPTQ with one grid per row: round a weight (O, I) column by column, and correct the columns that are left.
 
-    U: `inverse_factor` of the Hessian. scales, zeros (O): of each row's grid. Returns the levels, and the errors
-    divided by the diagonal of U, (O, I) each.
+    U: `inverse_factor` of the Hessian. scales, zeros (O): of the grids; zeros is None if all are 0. Returns the levels,
+    and the errors divided by the diagonal of U, (O, I) each.
 
-    Two inputs are nearly equal. The first weight is rounded down to 0, so the second one is rounded up to 1. Equation 2
-    says how much it is raised before, by 0.4 · 0.99 to 0.796:
+    *The correction* [equation 2]. The rows of W do not depend on each other; let d be the change of one. Column q is
+    rounded, so d_q = -e with e = weight - rounded. Earlier columns stay as they are. The later elements of d are free,
+    and shall make d H dᵀ as small as possible, with only the rows and columns H[q:, q:] that are left. Then the
+    derivative 2 d H is 0 at the free elements, so d H = λ (1, 0, ..., 0), and d = λ times the first row of the inverse
+    of H[q:, q:]. The factor λ follows from d_q = -e:
+
+        d = -e · (first row of H[q:, q:]⁻¹) / (its first element) = -e · U[q, q:] / U[q, q]
+
+    *Example.* Two inputs are nearly equal. The first weight is rounded down to 0. Its error e = 0.4 raises the second
+    one by 0.4 · 0.99 to 0.796, and that is rounded up to 1:
 
     >>> U = inverse_factor(np.array([[1.0, 0.99], [0.99, 1.0]]))
     >>> levels, errors = round_columns(np.array([[0.4, 0.4]]), U, np.array([1.0]), None, bits=4)
@@ -77,9 +56,28 @@ def round_columns(
     for q in range(left.shape[1]):
         levels[:, q] = to_levels(left[:, q], scales, zeros, bits)  # (O)
         rounded = scales * (levels[:, q] if zeros is None else levels[:, q] - zeros)
-        errors[:, q] = (left[:, q] - rounded) / U[q, q]
-        left[:, q + 1 :] -= np.outer(errors[:, q], U[q, q + 1 :])  # equation 2
+        errors[:, q] = (left[:, q] - rounded) / U[q, q]  # e / U[q, q] of each row
+        left[:, q + 1 :] -= np.outer(errors[:, q], U[q, q + 1 :])  # d of each row
     return levels, errors
+
+
+def inverse_factor(hessian: np.ndarray) -> np.ndarray:
+    """The upper triangular U with H⁻¹ = Uᵀ U. It replaces the inverse of H[q:, q:] for every q [section 3.3, step 3].
+
+    Let R be upper triangular with H = R Rᵀ. The rows of R from q on have only zeros left of column q, so H[q:, q:] =
+    R[q:, q:] R[q:, q:]ᵀ. With U = R⁻¹, which is upper triangular as well, H[q:, q:]⁻¹ = U[q:, q:]ᵀ U[q:, q:]. The first
+    column of U[q:, q:] is U[q, q] and zeros, so the first row of the inverse is U[q, q] · U[q, q:]:
+
+    >>> hessian = np.array([[4.0, 2.0, 1.0], [2.0, 3.0, 1.0], [1.0, 1.0, 2.0]])
+    >>> U = inverse_factor(hessian)
+    >>> print(np.linalg.inv(hessian[1:, 1:])[0], (U[1, 1] * U[1, 1:]).round(3))
+    [ 0.4 -0.2] [ 0.4 -0.2]
+
+    Raises LinAlgError unless H is positive definite.
+    """
+    # NumPy's Cholesky factor is lower triangular. That of H with its rows and columns reversed, reversed again, is R.
+    R = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    return np.linalg.inv(R)
 
 
 # --- groups, blocks, ordering and damping -----------------------------------------------------------------------------
@@ -130,7 +128,7 @@ def gptq(
         scales, zeros = one_grid or grid(left[:, block], bits, symmetric)  # (O), or (1) for the whole array
         grids.append((scales, zeros))
         levels[:, block], errors = round_columns(left[:, block], U[block, block], scales, zeros, bits)
-        left[:, block.stop :] -= errors @ U[block, block.stop :]  # equation 2 for all columns of the block at once
+        left[:, block.stop :] -= errors @ U[block, block.stop :]  # d of all the block's columns together
     grids = grids[:groups]  # a single grid was appended once per block of columns
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)
     zeros = np.stack([zeros for _, zeros in grids if zeros is not None], axis=1) if not symmetric else None

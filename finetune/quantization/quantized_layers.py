@@ -41,52 +41,52 @@ class QuantizedProduct(Function):
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
         if weight.order is not None:
             flat = flat[:, weight.order]
-        on_gpu = _kernels_for(flat)
-        out = on_gpu.times(flat, weight) if on_gpu else None  # (N, O)
-        if out is None:
-            out = _tile_by_tile(flat, weight)
+        out = _times(flat, weight)  # (N, O)
         if bias is not None:
             out += bias
         return out.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, dout: Array) -> tuple[Array | None, Array | None]:
-        weight = ctx.weight
         dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
-        on_gpu = _kernels_for(dout)
-        dx = on_gpu.times_transposed(dout, weight) if on_gpu and ctx.needs_grad[0] else None
-        if ctx.needs_grad[0] and dx is None:
-            xp = module_of(dout)
-            dx = xp.zeros((len(dout), weight.shape[1]), dout.dtype)  # (N, I)
-            product = matmul if xp is np else xp.matmul
-            # out[:, rows] = x @ W[rows].T
-            for rows in _tiles(weight):
-                dx += product(dout[:, rows], weight.dequantize_rows(rows))
+        dx = _times_transposed(dout, ctx.weight).reshape(ctx.x_shape) if ctx.needs_grad[0] else None
         dbias = dout.sum(axis=0) if ctx.needs_grad[1] else None
-        return None if dx is None else dx.reshape(ctx.x_shape), dbias
+        return dx, dbias
 
 
-def _kernels_for(x: Array) -> Any:
-    """on_gpu.py, which is imported where there is an array for its kernels; None for an array on the CPU."""
-    if module_of(x) is np:
-        return None
-    from . import on_gpu
+def _times(x: Array, weight: Weight) -> Array:
+    """x (N, I), columns in the stored order, @ Wᵀ: (N, O)."""
+    xp = module_of(x)
+    if xp is not np:
+        from . import on_gpu  # imported where there is an array for its kernels
 
-    return on_gpu
+        if (found := on_gpu.times(x, weight)) is not None:
+            return found
+    out = xp.empty((len(x), weight.shape[0]), x.dtype)
 
-
-def _tile_by_tile(x: Array, weight: Weight) -> Array:
-    """x (N, I) @ Wᵀ: (N, O)."""
-    out = module_of(x).empty((len(x), weight.shape[0]), x.dtype)
-
-    def multiply(rows: slice) -> None:
+    def multiply(rows: slice) -> None:  # one tile of W
         out[:, rows] = weight.times_rows(x, rows)
 
-    if module_of(x) is np:
+    if xp is np:
         parallel(multiply, _tiles(weight))
     else:  # a GPU distributes the work by itself
         for rows in _tiles(weight):
             multiply(rows)
+    return out
+
+
+def _times_transposed(x: Array, weight: Weight) -> Array:
+    """x (N, O) @ W: (N, I)."""
+    xp = module_of(x)
+    if xp is not np:
+        from . import on_gpu
+
+        if (found := on_gpu.times_transposed(x, weight)) is not None:
+            return found
+    out = xp.zeros((len(x), weight.shape[1]), x.dtype)
+    product = matmul if xp is np else xp.matmul
+    for rows in _tiles(weight):
+        out += product(x[:, rows], weight.dequantize_rows(rows))
     return out
 
 

@@ -37,7 +37,7 @@ from ..data.datasets import Example, read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..loading import ADAPTER, load_model
-from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
+from .adaptation_data import Task, conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
 
@@ -81,36 +81,28 @@ class AdaptationConfig(RunConfig):
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
-    # The model: all of it is trained, or adapters beside its weights, or adapters beside its weights in 4 bits.
+    # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
     model, tokenizer = run.model_from(lambda: _adapted_model(run), kind_of(config))
-    # Adding chat tokens makes the embedding trainable, which changes the settings and what a checkpoint stores.
+    # If chat tokens were added, the embedding is trained too: the settings and the checkpoint's contents say so now.
     config, run.kind = run.config, kind_of(run.config)
     check_batch_memory(model, config.batch_size, config.training)
 
-    # The data: conversations to answer, or a text to continue.
-    length, asked = min(model.config.block_size, LONGEST), []
-    if is_conversations(config.data):
-        train, test = run.data(lambda: load_data(config.data, config.seed), read_examples)
-        built_in, asked = config.data == TASKS, list(test[:SHOWN])
-        task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
-    else:
-        if run.is_new:
-            write_corpus(config.data, tokenizer, length, run.out_dir)
-        task = text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed)
+    # The data, as a task with batches, their loss and a test: conversations to answer, or a text to continue.
+    task, asked = _task(run, config, tokenizer, min(model.config.block_size, LONGEST))
     show(f"data: {task.size}")
 
+    # The test: held-out data, and text of the kind that the base model was trained on, which it may forget.
     def measure() -> dict[str, float]:
-        """The validation metrics, and "own_text", the loss on the base model's own text, if there is such a text."""
-        own = loss_on_own_text(model, config.init_from)
+        own = loss_on_own_text(model, config.init_from)  # None if there is no such text
         return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
 
+    # The model's results and answers before training: to be compared with those afterwards.
     before = run.keep("before", measure)
-    own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
-    check_like(before, dict.fromkeys([*task.metrics, *own], 0.0), "the state's before")
+    _check_measured(before, task)
     right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in asked}
     replies = run.keep("replies", lambda: _replies(model, tokenizer, asked), like=dict.fromkeys(right, ""))
 
-    # Training: the loop of pretraining. Only the parameters that are trained have gradients and moments.
+    # Training: each step is one of pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     model.train()
@@ -132,7 +124,25 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
             _export_adapter(model, run.out_dir, config.init_from)
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
+# --- the data and the model -------------------------------------------------------------------------------------------
+
+
+def _task(run: Run, config: AdaptationConfig, tokenizer: Tokenizer, length: int) -> tuple[Task, list[Example]]:
+    """The data as a task for sequences of `length` tokens, and the conversations whose answers are shown, if any."""
+    if is_conversations(config.data):
+        train, test = run.data(lambda: load_data(config.data, config.seed), read_examples)
+        built_in = config.data == TASKS
+        task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
+        return task, list(test[:SHOWN])
+    if run.is_new:
+        write_corpus(config.data, tokenizer, length, run.out_dir)
+    return text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed), []
+
+
+def _check_measured(before: Any, task: Task) -> None:
+    """Raise CheckpointError unless `before` holds the task's metrics, and perhaps "own_text"."""
+    own = ["own_text"] if isinstance(before, dict) and "own_text" in before else []
+    check_like(before, dict.fromkeys([*task.metrics, *own], 0.0), "the state's before")
 
 
 def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
@@ -151,7 +161,7 @@ def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
 
 
 def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> str:
-    """Add embedding rows for new tokens, quantize the base model, and attach adapters. Shows what is trained."""
+    """Add embedding rows for new tokens, quantize the base model, and attach adapters. Returns what is trained."""
     if model.config.vocab_size < vocab_size:
         resize_token_embeddings(model, vocab_size)
     total = model.num_parameters()
@@ -244,7 +254,7 @@ def float_model_of(run: str) -> LanguageModel:
 
 
 def kind_of(config: AdaptationConfig) -> ModelKind | None:
-    """What a checkpoint stores: the whole model (None), or the trained parameters and a fingerprint of the others."""
+    """The contents of a checkpoint: the whole model (None), or the trained parameters and the others' fingerprint."""
     if config.method == "full":
         return None
     whole = config.lora.modules_to_save

@@ -67,7 +67,7 @@ SHOWN_METRICS = ("reward", "exact", "format", "thought")  # on the screen; log.j
 
 @dataclasses.dataclass(frozen=True)
 class GRPOConfig:
-    """How to reinforce.
+    """The settings of the algorithm.
 
     total_iterations: the number of rollouts, each followed by an update in num_mini_batches steps. batch_size:
     questions per iteration, with num_generations answers each. response_length: the longest answer in tokens. method:
@@ -136,9 +136,10 @@ def _learn_from_answers(
     loss_fn = partial(grpo_batch_loss, config=grpo)
     model.eval()  # without dropout throughout
     with run:
-        # An iteration: a list of one batch of questions, each with its prompt as tokens.
+        # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some questions, each
+        # with its prompt as tokens.
         for (questions,) in run.batches(stream, validate, grpo.num_mini_batches):
-            # Roll out: G answers to each question, which stand next to each other.
+            # Roll out: G answers to each of Q questions, B = Q G in all. The answers to one question are neighbors.
             prompts, asked = zip(*[question for question in questions for _ in range(G)])
             replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
 

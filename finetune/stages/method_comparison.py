@@ -19,6 +19,7 @@ from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
+from gpt.training.plots import plot_runs
 from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import settings_of
 from gpt.training.training_step import language_model_loss, training_step
@@ -164,19 +165,6 @@ LABELS = {"exact_match": "right", "own_text": "old text"}
 
 def plot_comparison(configs: Sequence[AdaptationConfig], path: str | os.PathLike[str]) -> Path | None:
     """Draw the validation losses of all runs in one picture. Returns its path, or None without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for config, line, marker in zip(configs, ("-", "--", ":"), "os^", strict=False):
-        rows = [row for row in read_log(Path(config.out_dir) / "log.jsonl") if "val_loss" in row]
-        steps, losses = [row["step"] for row in rows], [row["val_loss"] for row in rows]
-        axes.plot(steps, losses, color="black", linestyle=line, marker=marker, markersize=4, label=config.method)
-    axes.set(xlabel="step", ylabel="validation loss (nats per token)")
-    axes.set_title("Fine-tuning: all weights, adapters, adapters beside 4 bits", loc="left")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    return Path(path)
+    runs = {config.method: config.out_dir for config in configs}
+    title = "Fine-tuning: all weights, adapters, adapters beside 4 bits"
+    return plot_runs(runs, {"val_loss": "validation loss (nats per token)"}, title, path, rows_with="val_loss")

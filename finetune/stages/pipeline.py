@@ -54,28 +54,28 @@ def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, 
     """Run the stages. Returns the rows of the table, or None if Ctrl-C stopped one of them."""
     for number, stage in enumerate(stages := parts_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
-        origin = notes.origin_of(stage.needs)
+        origin = {name: fingerprint(notes.folder / name) for name in stage.needs}
         if notes.is_finished(stage.name, origin):
             show(f"finished earlier, and kept (to do it again, delete {notes.folder / stage.name})")
             continue
         if not _run_stage(stage, notes, origin):
             return None
         seconds = round(load_state(notes.folder / stage.name).get("seconds", 0.0), 1)  # of training; 0 without any
-        notes.finish(stage.name, origin, {"seconds": seconds} | _measured(stage.name, notes, config))
-    return notes.rows([stage.name for stage in stages])
+        notes.write(stage.name, origin=origin, row={"seconds": seconds} | _measured(stage.name, notes, config))
+    return {stage.name: notes.stages[stage.name]["row"] for stage in stages}
 
 
 def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
     folder = notes.folder / stage.name
     if has_checkpoint(folder):
-        begun_from = notes.begun_from(stage.name)
+        begun_from = notes.stages.get(stage.name, {}).get("origin")
         if begun_from is None:
             raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
         if begun_from == origin:
             return stage.run()
         show("made from an earlier version of the stages before it: done again")
         remove_checkpoint(folder)
-    notes.begin(stage.name, origin)
+    notes.write(stage.name, origin=origin)
     return stage.run()
 
 
@@ -104,9 +104,9 @@ def reward_note(folder: Path) -> str:
 class Notes:
     """The state of the stages, stored in pipeline.json, so a later call can continue.
 
-    The origin of a stage are the fingerprints, at its start, of the stages that it depends on. If one of them is run
-    again, the stage no longer counts as finished. Raises ValueError if the file is damaged, or belongs to a pipeline
-    with other settings.
+    stages: the "origin" of each stage that was begun, and, once it is finished, its "row" of the table. The origin are
+    the fingerprints, at the stage's start, of the stages that it depends on. If one of them is run again, the stage no
+    longer counts as finished. Raises ValueError if the file is damaged, or belongs to a pipeline with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
@@ -125,34 +125,14 @@ class Notes:
         elif folder.exists() and {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
             raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
 
-    def origin_of(self, needs: tuple[str, ...]) -> dict[str, str]:
-        """The fingerprints of stages."""
-        return {name: fingerprint(self.folder / name) for name in needs}
-
-    def begun_from(self, name: str) -> Any:
-        """The origin of a stage that was begun."""
-        return self.stages.get(name, {}).get("origin")
-
     def is_finished(self, name: str, origin: dict[str, str]) -> bool:
         """Whether a stage was finished, from this origin, and is still there."""
         stage = self.stages.get(name, {})
         return "row" in stage and stage.get("origin") == origin and has_checkpoint(self.folder / name)
 
-    def begin(self, name: str, origin: dict[str, str]) -> None:
-        """Store the origin of a stage."""
-        self.stages[name] = {"origin": origin}
-        self._save()
-
-    def finish(self, name: str, origin: dict[str, str], row: dict[str, Any]) -> None:
-        """Mark a stage as finished, with its row of the table."""
-        self.stages[name] = {"origin": origin, "row": row}
-        self._save()
-
-    def rows(self, names: list[str]) -> dict[str, dict[str, Any]]:
-        """The rows of the table."""
-        return {name: self.stages[name]["row"] for name in names}
-
-    def _save(self) -> None:
+    def write(self, name: str, **stage: Any) -> None:
+        """Store the origin of a stage that begins; or its origin and its row when it is finished."""
+        self.stages[name] = stage
         notes = {"settings": self.settings, "stages": self.stages}
         write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
 

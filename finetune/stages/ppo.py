@@ -36,7 +36,7 @@ from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
 
 from ..data.chat_template import ChatTemplate, without_oldest_turn
-from ..data.datasets import Example, ShuffledBatches, read_examples, read_preferences
+from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
 from ..data.pairs import encode_pairs
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply
@@ -55,7 +55,7 @@ SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
-    """How to reinforce.
+    """The settings of the algorithm.
 
     total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
     num_ppo_epochs: how often each reply is used; each time, the replies are dealt to num_mini_batches batches, one step
@@ -151,7 +151,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     loss_fn = partial(ppo_batch_loss, config=ppo)
     stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
     with run:
-        # An iteration: a list of one batch of prompts, each with its task.
+        # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some prompts, each with
+        # its task.
         for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):
             # Roll out: the policy answers the next prompts. The value head gives each token a value, the reference a
             # log-probability, and the reward model gives each reply a score.
@@ -163,7 +164,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
             kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
             rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
-            # Advantage: which tokens turned out better than the value head expected?
+            # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
             advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
             advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
@@ -246,7 +247,7 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 
 
 def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
-    """What the reward model does not know: whether the replies of a rollout are really right."""
+    """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
     replies = rollout.replies()
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
     return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, rollout.ended, replies)]))
@@ -306,17 +307,17 @@ def encode_questions(
     Raises ValueError, naming the place, if a single question is too long.
     """
     room = block_size - response_length
-    prompts = []
-    for number, example in enumerate(examples, start=1):
+
+    def encode(example: Example) -> tuple[list[int], bool]:
         messages = list(example.messages[:-1])
         while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
             shorter = without_oldest_turn(messages)
             if shorter is None:
                 raise ValueError(
-                    f"{example.place or f'question {number}'}: the question has {len(ids)} tokens, and with "
-                    f"{response_length} of reply it must fit into {block_size}: shorten it, "
-                    "or take a smaller --response-length"
+                    f"the question has {len(ids)} tokens, and with {response_length} of reply it must fit into "
+                    f"{block_size}: shorten it, or take a smaller --response-length"
                 )
             messages = shorter
-        prompts.append(ids)
-    return prompts
+        return ids, len(messages) < len(example.messages) - 1
+
+    return encode_items(examples, encode, "question")[0]

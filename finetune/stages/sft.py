@@ -22,7 +22,7 @@ from gpt.training.run import Run
 from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate, add_chat_tokens
-from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
+from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
 from ..data.mask_view import mask_as_text
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import (
@@ -77,7 +77,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     show(mask_as_text(template, examples[0].messages))
     run.explain_columns(COLUMNS)
 
-    # What the model answers before training: to be compared with what it answers afterwards.
+    # The model's answers before training: to be compared with its answers afterwards.
     items = instruction_tasks("test", len(held_out), config.seed) if config.data == TASKS else []
     before = run.keep("before", lambda: _measure(model, tokenizer, items, held_out), like=_form(items, held_out))
 
@@ -129,7 +129,7 @@ def _measure(
 
 
 def _form(items: Sequence[TaskItem], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What `_measure` returns, with zeros and empty replies."""
+    """The result of `_measure` with zeros and empty replies: a checkpoint must hold one of the same form."""
     if items:
         return following_form(items)
     return {"replies": dict.fromkeys((example.messages[-2]["content"] for example in held_out[:SHOWN]), "")}
@@ -149,11 +149,7 @@ def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
             [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed)],
             [item.example() for item in instruction_tasks("test", TEST_ITEMS, seed)],
         )
-    examples = read_examples(data)
-    if len(examples) < 2:
-        raise ValueError(f"{data} has one conversation only: one more is needed to test on")
-    held_out = max(len(examples) // 10, 1)
-    return examples[:-held_out], examples[-held_out:]
+    return hold_out(read_examples(data), data, "conversation")
 
 
 def validate_answers(

@@ -67,13 +67,16 @@ def speculate(
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:
-    """`most` tokens, or []: what followed the latest earlier place of the last NGRAM tokens of `ids` (T), repeated.
+    """Return `most` guesses, or [] if the last NGRAM tokens of `ids` (T) have not stood together before.
+
+    If they have, the guesses are the tokens that followed them the last time, repeated if there are too few.
 
     >>> guess(np.array([5, 1, 2, 3, 8, 9, 1, 2, 3]), 7)
     [8, 9, 1, 2, 3, 8, 9]
     """
     if most < 1 or len(ids) <= NGRAM:
         return []
+    # for each place in the text but the last: are the NGRAM tokens that begin there the last NGRAM tokens?
     same = np.all([ids[NGRAM - back : -back] == ids[-back] for back in range(1, NGRAM + 1)], axis=0)  # (T - NGRAM)
     places = np.flatnonzero(same)
     if not len(places):

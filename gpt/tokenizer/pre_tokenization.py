@@ -11,11 +11,9 @@ Radford et al. 2019, "Language models are unsupervised multitask learners", sect
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Words.
@@ -45,26 +43,20 @@ def split_words(text: str, pattern: str = "gpt2") -> list[str]:
     >>> split_words("He's 42,  isn't  he?", "smollm")
     ['He', "'s", ' ', '4', '2', ',', ' ', ' isn', "'t", ' ', ' he', '?']
     """
-    return _compiled(pattern).findall(text)
-
-
-@functools.cache
-def _compiled(pattern: str) -> Any:
     # The standard library's `re` has no \p{L} (any letter) and no \p{N} (any digit or other number).
     try:
         import regex  # type: ignore[import-untyped]
     except ImportError:
         raise ImportError("cutting a text into words needs the library regex: pip install regex") from None
-    return regex.compile(PATTERNS[pattern])
+    return regex.findall(PATTERNS[pattern], text)
 
 
-def count_words(pieces: Iterable[str], special_tokens: Iterable[str] = ()) -> Counter[bytes]:
+def count_words(pieces: Iterable[str], special_tokens: Collection[str] = ()) -> Counter[bytes]:
     """Count the words of a stream of text, as UTF-8 bytes. Special tokens separate words and are not counted.
 
     >>> count_words(["low low", "er<|end|>low"], ["<|end|>"])
     Counter({b'low': 2, b' lower': 1})
     """
-    special_tokens = list(special_tokens)
     counts: Counter[str] = Counter()
     for chunk in independent_chunks(pieces, special_tokens):
         for part in split_special(without_surrogates(chunk), special_tokens)[::2]:
@@ -119,7 +111,9 @@ def without_surrogates(text: str) -> str:
 # Streams: text that arrives in pieces, which may be cut anywhere, even inside a word.
 
 
-def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = (), size: int = 1 << 16) -> Iterator[str]:
+def independent_chunks(
+    pieces: Iterable[str], special_tokens: Collection[str] = (), size: int = 1 << 16
+) -> Iterator[str]:
     """Regroup a stream of strings into chunks that can be split into words independently.
 
     Chunks have about `size` characters, or more where no cut is safe. Joined together, they are the stream.
@@ -127,7 +121,6 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
     >>> list(independent_chunks(["to be o", "r not to", " be"], size=8))
     ['to be or not', ' to be']
     """
-    special_tokens = list(special_tokens)
     waiting, wanted = "", size
     for piece in pieces:
         for start in range(0, len(piece), size):
@@ -143,7 +136,7 @@ def independent_chunks(pieces: Iterable[str], special_tokens: Iterable[str] = ()
         yield waiting
 
 
-def _last_safe_cut(text: str, special_tokens: list[str]) -> int:
+def _last_safe_cut(text: str, special_tokens: Collection[str]) -> int:
     """Return the last position where the text after it cannot change the words before it; 0 if there is none.
 
     Such a position is between a word and a space, or between a letter or digit and a line break: in the patterns a

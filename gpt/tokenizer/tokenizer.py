@@ -160,7 +160,7 @@ class Tokenizer:
                 "vocab.bpe, or vocab.json and merges.txt; or go online once"
             ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
-        return cls(*parse_vocabulary(encoder, merges, "encoder.json", "vocab.bpe"))
+        return cls(*parse_vocabulary(encoder, merges, ("encoder.json", "vocab.bpe")))
 
     def save(self, folder: StrPath) -> None:
         """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
@@ -248,8 +248,7 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        encode_ordinary = self._encode_words if textbook else self._encoder_for(text)
-        ids = self._encode(text, allowed_special, encode_ordinary)
+        ids = self._encode(text, allowed_special, self._encode_words if textbook else self._encoder_for(text))
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
 
     def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
@@ -284,15 +283,13 @@ class Tokenizer:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 
-    def _encode(
-        self, text: str, allowed_special: AllowedSpecial, encode_ordinary: Callable[[str], list[int]]
-    ) -> list[int]:
-        """The ids of a text. `encode_ordinary` encodes the parts between its special tokens."""
+    def _encode(self, text: str, allowed_special: AllowedSpecial, encoder: Callable[[str], list[int]]) -> list[int]:
+        """The ids of a text. `encoder` encodes the parts between its special tokens."""
         ids: list[int] = []
         for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
             if i % 2 == 0 and self.pattern in NORMALIZED:
                 part = unicodedata.normalize("NFC", part)
-            ids += [self.special_tokens[part]] if i % 2 else encode_ordinary(part)
+            ids += [self.special_tokens[part]] if i % 2 else encoder(part)
         return ids
 
     def _encode_words(self, text: str) -> list[int]:

@@ -77,7 +77,7 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
             ids, lines = read_text(vocab, MAX_MODEL_TEXT), read_text(merges_txt, MAX_MODEL_TEXT)
-            vocabulary = parse_vocabulary(ids, lines, str(vocab), str(merges_txt), added, roles)
+            vocabulary = parse_vocabulary(ids, lines, (str(vocab), str(merges_txt)), added, roles)
             # As in transformers, where this is GPT-2's tokenizer.
             default = [role for role in ("bos_token", "eos_token", "unk_token") if role not in roles]
             if ENDOFTEXT in vocabulary.special_tokens:
@@ -91,14 +91,9 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
 
 
 def parse_vocabulary(
-    vocab: str,
-    merges: str,
-    vocab_name: str,
-    merges_name: str,
-    added: Mapping[str, int] | None = None,
-    roles: Mapping[str, Any] | None = None,
+    vocab: str, merges: str, names: tuple[str, str], added: Mapping[str, int] = {}, roles: Mapping[str, Any] = {}
 ) -> Vocabulary:
-    """The vocabulary in the texts of vocab.json and merges.txt. Their names are used in errors.
+    """The vocabulary in the texts of vocab.json and merges.txt. The names of the two files are used in errors.
 
     added: ids of further special tokens. roles: the contents of special_tokens_map.json.
     """
@@ -108,10 +103,10 @@ def parse_vocabulary(
         lines.pop()
 
     def place(i: int) -> str:
-        return f"{merges_name}, line {first + i + 1}"
+        return f"{names[1]}, line {first + i + 1}"
 
     lines = [line.removesuffix("\r") for line in lines[first:]]
-    return assemble(parse_json(vocab, vocab_name), lines, added or {}, roles or {}, vocab_name, place)
+    return assemble(parse_json(vocab, names[0]), lines, added, roles, names[0], place)
 
 
 def _declared_special_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:

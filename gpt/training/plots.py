@@ -1,4 +1,4 @@
-"""Pictures of a training run."""
+"""Pictures of training runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..files import StrPath
 from .log import read_log
 
 BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
+STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]  # of runs in one picture: line and color
 
 
 def plot_run(
@@ -24,12 +25,10 @@ def plot_run(
 
     unit: what the losses are means over. shares: keys of numbers from 0 to 1 that get a panel of their own.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    figure = new_figure(9, 7.5 if shares else 4.5)
+    if figure is None:
         return None
     rows = read_log(Path(folder) / "log.jsonl")
-    figure = Figure(figsize=(9, 7.5 if shares else 4.5), layout="constrained")
     axes, *more = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
     _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training loss, of a batch")
     _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation loss")
@@ -52,6 +51,43 @@ def plot_run(
     path = Path(folder) / "loss.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+def plot_runs(
+    runs: Mapping[str, StrPath], panels: Mapping[str, str], title: str, path: StrPath, rows_with: str = "loss"
+) -> Path | None:
+    """Draw the logs of up to four runs, {label: folder}, into one picture: a panel for each quantity, a line for each
+    run; None without matplotlib.
+
+    panels: {key in the log: name}; a key that no log has gets no panel. rows_with: draw only the rows that have this
+    key, "loss" for training, "val_loss" for evaluations.
+    """
+    logs = {label: read_log(Path(folder) / "log.jsonl") for label, folder in runs.items()}
+    drawn = {key: name for key, name in panels.items() if any(key in row for rows in logs.values() for row in rows)}
+    figure = new_figure(8, 1 + 2.4 * len(drawn))
+    if figure is None:
+        return None
+    all_axes = figure.subplots(max(len(drawn), 1), sharex=True, squeeze=False)[:, 0]
+    for axes, (key, name) in zip(all_axes, drawn.items()):
+        for (label, rows), (line, color) in zip(logs.items(), STYLES):
+            _curve(axes, [row for row in rows if rows_with in row], key, linestyle=line, color=color, label=label)
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.25)
+    all_axes[0].set_title(title, loc="left")
+    all_axes[-1].set_xlabel("step of the optimizer")
+    if any(runs):
+        all_axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty picture of this size in inches, or None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _draw_shares(axes: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:

@@ -123,7 +123,7 @@ def smallest_failing(trial: Trial, seed: int, first: Finding | None) -> tuple[Ca
         nonlocal after
         after += bool(failing)
         if after > SHRINKS:
-            return
+            raise _Enough
         found = trial.test(case)
         if found is not None and (found.kind, found.where) in (wanted or [(found.kind, found.where)]):
             wanted.append((found.kind, found.where))
@@ -132,10 +132,14 @@ def smallest_failing(trial: Trial, seed: int, first: Finding | None) -> tuple[Ca
 
     try:
         search()
-    except Exception:
+    except (Exception, _Enough):
         if not failing:
             raise  # a mistake of ours
     return *min(failing, key=lambda pair: _size(pair[0]), default=(check.telling, None)), cases
+
+
+class _Enough(BaseException):
+    """Ends Hypothesis' search at once: it catches each Exception, and would look for another case."""
 
 
 def _size(case: Case) -> tuple[float, ...]:

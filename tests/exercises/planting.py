@@ -1,5 +1,6 @@
 """An exercise's right solution, and the same with a mistake planted in it."""
 
+import functools
 from pathlib import Path
 
 from scripts.checker import judging, source
@@ -9,6 +10,7 @@ REFERENCES = Path(__file__).parent / "references"
 PATHS = paths([HERE, ASSESSMENT])
 
 
+@functools.cache  # so that all tests of an exercise share the cases that it draws
 def exercise_named(name):
     return load(PATHS[name])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, KVCache
-from gpt.model.generation import Memory, Sampling, generate, stream
+from gpt.model.generation import Memory, Sampling, generate, generate_textbook, stream
 from minigrad import no_grad, switches, use_kernels
 from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt, small_llama
 
@@ -56,6 +56,15 @@ def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
     model, ids = small(**changes), random_ids((2, prompt))
     options = {"max_new_tokens": 2 * BLOCK, "temperature": 0.9, "seed": 5}
     assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
+
+
+def test_the_textbook_loop_gives_the_tokens_of_generate():
+    model, prompt = small_gpt(dtype="float64").eval(), [1, 2, 3]
+    options = {"temperature": 0.9, "top_k": 9, "repetition_penalty": 1.5}
+    free = model.generate([prompt], 30, seed=5, **options)[0]
+    for stop in ((), free[7:8]):
+        steps = generate_textbook(model, prompt, 30, Sampling(**options), np.random.default_rng([5, 0]), stop)
+        assert list(steps) == model.generate([prompt], 30, seed=5, stop_tokens=stop, **options)[0]
 
 
 def test_the_context_is_what_the_documentation_says():

@@ -1,5 +1,7 @@
 """Running the scripts: as a process, as a user does, or in this one, which is quicker."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -62,6 +64,13 @@ def run_here(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
         command_line.run(main)
     return caught.value.code
+
+
+def output_of(main, *arguments):
+    """What a script prints that succeeds, run in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run_here(main, *arguments) == 0
+    return output.getvalue()
 
 
 def refusal(main, capsys, *arguments):

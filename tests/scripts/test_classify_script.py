@@ -10,7 +10,7 @@ from gpt.training.log import read_log
 from scripts import classify, export
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, run_process
+from tests.scripts.running import output_of, refusal, run_here
 
 QUICK = ["--max-iters", "8", "--batch-size", "4", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
 
@@ -33,9 +33,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(base, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = run_process("classify", "--init-from", base, *data, "--out-dir", folder, *QUICK)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, output_of(classify.main, "--init-from", base, *data, "--out-dir", folder, *QUICK)
 
 
 def test_a_run_says_how_good_it_is_and_what_it_forgot(finished):

@@ -10,7 +10,7 @@ from scripts import dpo
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.preference_files import write_model, write_pairs
-from tests.scripts.running import refusal, run_here, run_process
+from tests.scripts.running import output_of, refusal, run_here
 
 SMALL = ["--batch-size", "4", "--max-iters", "8", "--eval-interval", "4", "--log-interval", "2", "--warmup-iters", "1"]
 
@@ -25,9 +25,7 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(given, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = run_process("dpo", *options(given, folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, output_of(dpo.main, *options(given, folder))
 
 
 def options(given, folder, *more):

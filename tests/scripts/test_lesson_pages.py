@@ -9,11 +9,12 @@ from urllib.parse import unquote
 
 import pytest
 
+from scripts import lesson as lesson_script
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.lessons.concepts import concepts
 from scripts.pages.lesson_page import Body, Ran, record, write_page
 from scripts.pages.notebook import write_notebook
-from tests.scripts.running import ROOT, run_process
+from tests.scripts.running import ROOT, output_of
 from tests.scripts.test_lesson_cells import LESSON, write
 
 
@@ -88,8 +89,7 @@ def test_a_page_lists_its_concepts_with_their_code(tmp_path):
 
 
 def test_one_lesson_becomes_a_page_by_its_number(tmp_path):
-    done = run_process("lesson", "421", "--html", "--out-dir", tmp_path)
-    assert done.returncode == 0, done.stderr
+    output_of(lesson_script.main, "421", "--html", "--out-dir", tmp_path)
     page = (tmp_path / "421_raw_attention.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 1 and "--- " not in page
     assert (tmp_path / "421_raw_attention" / "done.txt").exists()

@@ -10,7 +10,7 @@ import pytest
 from scripts import lesson
 from scripts.lessons.concepts import Place, concepts, mental_models
 from scripts.pages.pictures import heatmap, picture
-from tests.scripts.running import ROOT, refusal, run_here, run_process
+from tests.scripts.running import ROOT, output_of, refusal, run_here, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
 PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 28, "45": 14}  # rows of the concept lists
@@ -19,11 +19,10 @@ PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 28, "45": 14}  # rows of the c
 @pytest.mark.parametrize(("number", "name"), [("0", "00_gradients"), ("4.2.1", "421_raw_attention")])
 def test_a_lesson_is_run_by_its_number_with_its_prose(number, name, tmp_path):
     """All of them: test_every_lesson_becomes_a_page_that_works."""
-    done = run_process("lesson", number, "--out-dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("\nLesson ") and "\nWhat next\n---------\n" in done.stdout
+    output = output_of(lesson.main, number, "--out-dir", tmp_path)
+    assert output.startswith("\nLesson ") and "\nWhat next\n---------\n" in output
     assert (tmp_path / name / "done.txt").exists()
-    for path in re.findall(r"^picture: (.+?) \(", done.stdout, re.MULTILINE):
+    for path in re.findall(r"^picture: (.+?) \(", output, re.MULTILINE):
         assert Path(path).stat().st_size > 5000
 
 

@@ -12,7 +12,7 @@ from tests.finetune.small import small_chat_model
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, run_process, write_text
+from tests.scripts.running import output_of, refusal, run_here, write_text
 
 QUICK = ["--max-iters", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "2", "--warmup-iters", "1"]
 
@@ -33,8 +33,7 @@ def options(base, text, folder, *more):
 
 def test_a_run_then_resume_then_merge(base, text, tmp_path):
     run, merged = tmp_path / "run", tmp_path / "merged"
-    done = run_process("lora", *options(base, text, run, "--slices", "q", "v"))
-    assert done.returncode == 0, done.stderr
+    output = output_of(lora.main, *options(base, text, run, "--slices", "q", "v"))
     for part in (
         f"starting from the weights in {base}; of 121,344 parameters, 4,096 (3.4% as many) are trained",
         "0 | validation loss 5.",
@@ -44,7 +43,7 @@ def test_a_run_then_resume_then_merge(base, text, tmp_path):
         f"adapter for PEFT: {run / 'adapter'} (0.0",
         f"python scripts/lora.py --merge {run.as_posix()} --out-dir {run.as_posix()}-merged",
     ):
-        assert part in done.stdout, part
+        assert part in output, part
     settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(base)  # q and v have rank 2 each
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0

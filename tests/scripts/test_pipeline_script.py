@@ -84,6 +84,7 @@ def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
     assert is_quantized(folder / "quantized")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     tokenizer = small_tokenizer()
     manual_seed(0)
@@ -122,6 +123,7 @@ def test_what_is_finished_is_kept(finished, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path, capsys):
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
     pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
@@ -134,6 +136,7 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(f
     assert (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns == pretrained
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys):
     interrupt_at(4, sft, monkeypatch)
     assert run_here(script.main, "--short", "--out-dir", tmp_path) == 130

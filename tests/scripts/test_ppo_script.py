@@ -12,7 +12,7 @@ from gpt.training.log import read_log
 from minigrad import use_kernels
 from scripts import ppo, reward
 from tests.scripts.preference_files import write_model, write_pairs, write_questions
-from tests.scripts.running import refusal, run_here, run_process
+from tests.scripts.running import output_of, refusal, run_here
 
 SMALL = ["--total-iterations", "4", "--batch-size", "6", "--response-length", "6", "--eval-interval", "2"]
 
@@ -33,9 +33,7 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(given, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = run_process("ppo", *options(given, folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, output_of(ppo.main, *options(given, folder))
 
 
 def options(given, folder, *more):

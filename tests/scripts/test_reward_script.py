@@ -9,7 +9,7 @@ from finetune.stages.reward import load_reward_model
 from gpt.training.log import read_log
 from scripts import reward
 from tests.scripts.preference_files import write_model, write_pairs
-from tests.scripts.running import forge, refusal, run_here, run_process
+from tests.scripts.running import forge, output_of, refusal, run_here
 
 SMALL = ["--batch-size", "4", "--max-iters", "20", "--eval-interval", "10", "--log-interval", "5"]
 
@@ -23,9 +23,7 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(given, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = run_process("reward", *options(given, folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, output_of(reward.main, *options(given, folder))
 
 
 def options(given, folder, *more):

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from finetune.stages import sft as sft_stage
 from finetune.stages.sft import SFTConfig
 from gpt.training.log import read_log
 from gpt.training.run_folder import settings_of
 from scripts import sft
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
-from tests.scripts.running import refusal, run_here, run_process
+from tests.scripts.running import output_of, refusal, run_here
 
 QUICK = ["--max-iters", "6", "--batch-size", "4", "--eval-interval", "3", "--log-interval", "2", "--warmup-iters", "1"]
 
@@ -29,12 +30,13 @@ def talks(tmp_path_factory):
     return path
 
 
-def test_a_run_on_the_built_in_questions(base, tmp_path):
-    done = run_process("sft", "--init-from", base, "--out-dir", tmp_path / "run", *QUICK)
-    assert done.returncode == 0, done.stderr
+def test_a_run_on_the_built_in_questions(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft_stage, "TRAIN_ITEMS", 40)
+    monkeypatch.setattr(sft_stage, "TEST_ITEMS", 20)
+    output = output_of(sft.main, "--init-from", base, "--out-dir", tmp_path / "run", *QUICK)
     for part in (
         f"starting from the weights in {base}, 2 tokens added",
-        "data: 20,000 conversations to learn from, 400 to test on",
+        "data: 40 conversations to learn from, 20 to test on",
         "are the assistant's and are learned from",
         "<|im_start|>assistant\n[",
         "mean_token_accuracy  how often",
@@ -51,8 +53,8 @@ def test_a_run_on_the_built_in_questions(base, tmp_path):
         "right | ",
         f"python scripts/chat.py --model {(tmp_path / 'run').as_posix()}",
     ):
-        assert part in done.stdout, part
-    assert done.stdout.replace("\ufffd", "?").encode("cp1252")  # an untrained model writes any bytes
+        assert part in output, part
+    assert output.replace("\ufffd", "?").encode("cp1252")  # an untrained model writes any bytes
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "model.safetensors", "trainer_state.json", "log.jsonl", "vocab.json", "data"} <= names
     assert {"exact_match", "format", "val_loss"} <= read_log(tmp_path / "run" / "log.jsonl")[-1].keys()

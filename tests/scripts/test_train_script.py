@@ -245,16 +245,17 @@ def test_a_forged_state_is_refused_in_one_sentence(finished, tmp_path, capsys, p
 # --- one run per folder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # of two that wait for each other's lock in one process, tests/gpt/test_folder_lock.py knows
 def test_of_two_runs_started_together_one_runs_and_the_other_says_who_does(text, tmp_path):
     for attempt in range(3):
         folder = tmp_path / str(attempt)
-        both = [started(text, folder, "--seed", seed, "--max-iters", 200) for seed in (1, 2)]
+        both = [started(text, folder, "--seed", seed, "--max-iters", 50) for seed in (1, 2)]
         ends = [(run.pid, *run.communicate(), run.returncode) for run in both]
         (winner, _, _, code), (_, _, error, other) = sorted(ends, key=lambda end: end[-1])
         assert (code, other) == (0, 1) and b"Traceback" not in error and error.count(b"\n") == 1
         expected = f"{folder} is being written by process {winner} on", "holds a run already"
         assert any(words.encode() in error for words in expected)
-        assert checkpoint.load_state(folder)["step"] == 200 and not (folder / ".lock").exists()
+        assert checkpoint.load_state(folder)["step"] == 50 and not (folder / ".lock").exists()
 
 
 def test_what_writes_into_a_folder_where_a_run_is_running_is_refused(finished, tmp_path, capsys):

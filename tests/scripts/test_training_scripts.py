@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from finetune.stages import grpo as grpo_stage
 from gpt.training.checkpoint import load_state
 from minigrad import use_kernels
 from minigrad.optim import AdamW
@@ -22,6 +23,12 @@ CHAINS = [
     *("--init-from", "{}/chat", "--terms", "4", "--total-iterations", "2", "--eval-interval", "1"),
     *("--num-mini-batches", "2", "--response-length", "4"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def few_questions(monkeypatch, no_pictures):
+    for name, count in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 40, "TEST_ITEMS": 8}.items():
+        monkeypatch.setattr(grpo_stage, name, count)
 
 
 @pytest.fixture(scope="module")
