@@ -4,12 +4,13 @@
     objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, a page each
     adapters/          LoRA and QLoRA: a model changed without changing its weights
     quantization/      weights in 8 or 4 bits
-    loading.py         any model that can write, quantized ones too
+    loading.py         quantized folders and runs of adapters, for `load_model`; an adapter for a base model
     evaluation/        how good are the answers?
     export.py          a run as a folder for transformers, or a GGUF file
     stages/            a run of each stage, and the pipeline of all of them
 """
 
+from . import loading as loading  # registers more kinds of folders that load_model accepts
 from .adapters.adapter_files import load_adapter, save_adapter
 from .adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
 from .adapters.qlora import apply_qlora

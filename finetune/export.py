@@ -19,17 +19,15 @@ from pathlib import Path
 from gpt import LanguageModel, Tokenizer
 from gpt.files import StrPath, read_json, write_text
 from gpt.training.checkpoint import load_checkpoint, stored_kind
+from gpt.training.loading import load_model
 from gpt.training.run_folder import settings_of
 from gpt.weights import hub
 from gpt.weights.gguf_writing import write_gguf
 
 from .adapters.adapter_files import save_adapter
-from .adapters.lora import merge_lora
-from .data.chat_template import IM_END, IM_START, ChatTemplate
-from .loading import add_rows, holds_adapters_only, load_model
+from .data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
 from .objectives.gpt_with_head import HEAD_KIND, save_classifier
-from .quantization.folder import is_quantized
-from .stages.adaptation import AdaptationConfig, float_model_of
+from .stages.adaptation import ADAPTER_KINDS, AdaptationConfig, float_model_of
 
 BASE = "base"  # the folder of the base model, in that of an adapter
 GGUF = "model.gguf"
@@ -44,17 +42,16 @@ def export(source: StrPath, folder: StrPath, gguf_kind: str | None = None) -> st
     place, folder = hub.find(source), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder: choose another one")
-    if is_quantized(place):
-        raise ValueError(f"{source} is quantized in a format of our own: export the model that it was made from")
-    if holds_adapters_only(place):
-        return _export_adapters(str(place), folder, gguf_kind)
-    if stored_kind(place) == HEAD_KIND.name:
+    kind = stored_kind(place)
+    if kind in ADAPTER_KINDS and gguf_kind is None:
+        return _export_adapters(str(place), folder)
+    if kind == HEAD_KIND.name:
         if gguf_kind is not None:
             raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
         model = load_checkpoint(place, with_optimizer=False, kind=HEAD_KIND).model
         save_classifier(model, folder, Tokenizer.load(place))
         return f"a classifier for AutoModelForSequenceClassification, in {folder}"
-    return _export(*load_model(source), folder, gguf_kind)
+    return _export(*load_model(source, trainable=True), folder, gguf_kind)
 
 
 def _export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, gguf_kind: str | None) -> str:
@@ -66,19 +63,17 @@ def _export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, gguf_kind:
     return f"a model for AutoModelForCausalLM, in {folder}"
 
 
-def _export_adapters(run: str, folder: Path, gguf_kind: str | None) -> str:
-    model, tokenizer, config = float_model_of(run), Tokenizer.load(run), settings_of(AdaptationConfig, run)
-    if gguf_kind is not None:
-        merge_lora(model)
-        return _export(model, tokenizer, folder, gguf_kind)
-    base, _ = load_model(config.init_from)
-    add_rows(base, tokenizer)
+def _export_adapters(run: str, folder: Path) -> str:
+    config, tokenizer = settings_of(AdaptationConfig, run), Tokenizer.load(run)
+    base, _ = load_model(config.init_from, trainable=True)
+    model = float_model_of(run)
+    if len(tokenizer) > base.config.vocab_size:
+        resize_token_embeddings(base, len(tokenizer))
     _export(base, tokenizer, folder / BASE, None)
     save_adapter(model, folder, str((folder / BASE).resolve()))
     tokenizer.save(folder)
     _describe_chat(folder, tokenizer)
-    few_bits = config.method == "qlora" or config.packed
-    note = "; they were trained beside 4-bit weights, and are now beside float ones" if few_bits else ""
+    note = "; they were trained beside 4-bit weights, and are now beside float ones" if config.beside_quantized else ""
     how = f"if you move it, load {BASE} by itself and give it to PeftModel.from_pretrained"
     return f"adapters for AutoPeftModelForCausalLM, in {folder}, with their base model ({how}){note}"
 

@@ -34,7 +34,7 @@ GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default=None, help="a folder or a name; by default a small model with random weights")
+    command_line.add_model(parser, None, without="a small model with random weights")
     add("--batch-size", type=number(1), default=2, help="sequences per batch")
     add("--tokens", type=number(1), default=None, help="tokens per sequence (24, or the context if that is shorter)")
     add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, so there is nothing to "
             "compare with: pip install -e '.[oracle]' installs what is needed"
         )
-    model = random_model() if arguments.model is None else load_model(arguments.model)[0]
+    model = random_model() if arguments.model is None else load_model(arguments.model, trainable=True)[0]
     model.to(arguments.dtype)
     config = model.config
     tokens = min(24, config.block_size) if arguments.tokens is None else arguments.tokens

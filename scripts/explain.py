@@ -10,7 +10,6 @@ import numpy as np
 
 from finetune.data.datasets import IGNORE
 from finetune.data.pairs import Pair, Reply, pair_batch
-from finetune.loading import load_model
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.logprobs import selected_logprobs
 from finetune.objectives.ppo import ppo_loss
@@ -18,6 +17,7 @@ from finetune.objectives.rollout import Places, PolicyWithValue
 from finetune.objectives.sft import sft_loss
 from gpt import GPT, GPTConfig
 from gpt.files import read_text, write_text
+from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
 from scripts.pages.flat_script import flat_script
@@ -43,8 +43,7 @@ COMMON = FOLDER / "widgets" / "common.js"
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    text = "a run, a Hugging Face folder, a GGUF file, or a name; without one, the model of scripts/step.py"
-    add("--model", default=None, help=text)
+    command_line.add_model(parser, None, without="the model of scripts/step.py")
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
     add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         model, texts, name = tiny_gpt(), list("01234567"), "a tiny GPT"
         parts = TINY_TEXT if arguments.stage == "pretraining" else TINY
     else:
-        model, tokenizer = load_model(arguments.model)
+        model, tokenizer = load_model(arguments.model, trainable=True)
         parts = [tokenizer.encode(part) for part in split_text(arguments.text, arguments.stage)]
         texts, name = [tokenizer.decode([i]) for i in range(len(tokenizer))], arguments.model
     recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)

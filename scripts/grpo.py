@@ -21,7 +21,8 @@ Reward hacking: from a weak start, with a checker that only looks whether the ri
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    text = "worked (a new small model that learns from worked examples), a model to start from, or resume"
+    text = f"worked: a new small model that learns from worked examples; MODEL: {command_line.SOURCES}; resume: "
+    text += "continue the run in --out-dir"
     add("--init-from", default="worked", metavar="worked|MODEL|resume", help=text)
     add("--out-dir", default="runs/grpo", help="the run's folder, for checkpoint, tokenizer, data, log and picture")
     add("--terms", type=number(4), default=5, help="terms of a question: the difficulty")

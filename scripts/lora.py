@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.merge is not None:
         command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
-        return _merge(arguments.merge, arguments.out_dir)
+        merge_run(arguments.merge, arguments.out_dir)
+        print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(arguments.out_dir).as_posix())))
+        return 0
     if is_conversations(arguments.data):
         command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
     if arguments.compare:
@@ -98,14 +100,6 @@ def _compare(options: dict[str, Any], device: str) -> int:
     print(f"\n{as_table(rows)}\n\n{EXPLANATION}\n")
     picture = plot_comparison(configs, folder / "comparison.png")
     print(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-    return 0
-
-
-def _merge(run: str, out_dir: str) -> int:
-    note = merge_run(run, out_dir)
-    if note:
-        print(f"note: {note}")
-    print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(out_dir).as_posix())))
     return 0
 
 

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--out-dir", default="runs/pipeline", help="the folder for all stages, each in its own subfolder")
-    text = "start from this model instead of pretraining one: a run, a folder, a GGUF file, or a name (gpt2, smollm2)"
+    text = f"start from this model instead of pretraining one: {command_line.SOURCES}"
     add("--init-from", default=None, metavar="MODEL", help=text)
     add("--ppo", action="store_true", help="also train the model against the reward model (PPO)")
     add("--short", action="store_true", help="a small model and few steps, to see whether everything works")

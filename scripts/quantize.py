@@ -113,7 +113,7 @@ def _quantized(
     with writing(folder):
         check_unused(folder, can_resume=False)
         tracemalloc.start()
-        model, tokenizer = load_model(arguments.model)
+        model, tokenizer = load_model(arguments.model, trainable=True)
         length = min(model.config.block_size, LONGEST)
         to_read, to_test = _tokens(arguments.calibration, tokenizer, length)
         calibration, read = None, ""
@@ -139,7 +139,7 @@ def _quantized(
 
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure the model before quantization."""
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, trainable=True)
     _, to_test = _tokens(arguments.calibration, tokenizer, min(model.config.block_size, LONGEST))
     return _measure(model, to_test, hub.find(arguments.model))
 

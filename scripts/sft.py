@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:
-    model, tokenizer = load_model(arguments.init_from)
+    model, tokenizer = load_model(arguments.init_from, trainable=True)
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     conversations = [example.messages for example in load_data(arguments.data, arguments.seed)[0]]

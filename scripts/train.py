@@ -10,8 +10,8 @@ from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, resume_pretraining
 from gpt.training.run import Run
 from gpt.training.run_folder import settings_of
-from gpt.training.training_config import OPTIMIZERS, PRECISIONS, TrainingConfig
-from scripts.shared import command_line
+from gpt.training.training_config import OPTIMIZERS, PRECISIONS
+from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 EXAMPLES = """examples:
@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("--data", default="english", help="english, python (code), shakespeare (a download), or a UTF-8 text file")
     add("--out-dir", default="runs/train", help="the run's folder, for checkpoint, tokenizer, log and picture")
-    text = "scratch: random weights; resume: continue the run in --out-dir; MODEL: weights of a run, a Hugging Face "
-    text += "folder, a GGUF file, or a name (gpt2, smollm2)"
+    text = f"scratch: random weights; resume: continue the run in --out-dir; MODEL: {command_line.SOURCES}"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257: single bytes; 50257: GPT-2's own")
     add("--n-layer", type=number(1), default=4, help="number of blocks")
@@ -70,11 +69,7 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
 
 def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
     """The settings of a run. shape: the options of the model's shape to include."""
-    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in options]
-    training = TrainingConfig(**{name: options[name] for name in names})
-    run = {name: options[name] for name in ("data", "out_dir", "vocab_size", "batch_size", "seed")}
-    model = {name: options[name] for name in shape}
-    return PretrainingConfig(**run, model=model, training=training)
+    return stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})
 
 
 if __name__ == "__main__":

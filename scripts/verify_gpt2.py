@@ -44,7 +44,7 @@ PUBLISHED = 124_439_808  # parameters of the smallest GPT-2
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--model", default="gpt2", help="a Hugging Face folder, a run's folder, or a name (gpt2, owner/name)")
+    command_line.add_model(parser, default="gpt2")
     add("--text", default=None, metavar="FILE", help="text to measure the perplexity on (a passage of Alice)")
     add("--prompt", default="Alan Turing theorized that computers would one day become", help="text to continue")
     add("--max-new-tokens", type=number(0), default=24, help="length of the continuation")
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = check_tensors(folder)
     if problems:  # the model cannot be built
         raise ValueError(f"structure: {problems[0]}")
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(folder, trainable=True)
     if not isinstance(model, GPT):
         raise ValueError(f"{arguments.model} is a {type(model).__name__}, but this script verifies a GPT-2")
     problems = check_count(model)
@@ -97,13 +97,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def is_huggingface(place: Path) -> bool:
+    """Whether the model is in a Hugging Face folder, not in a run or a GGUF file."""
+    return place.is_dir() and not has_checkpoint(place)
+
+
 # --- (1) structure ----------------------------------------------------------------------------------------------------
 
 
 def check_tensors(folder: Path) -> list[str]:
     """Print the tensors of a Hugging Face folder with their places in our model; returns what does not fit."""
-    if has_checkpoint(folder):
-        print(f"{folder} is a run's folder: its tensors have the model's own names and shapes.")
+    if not is_huggingface(folder):
+        print(f"{folder} is not a Hugging Face folder: its tensors are compared with the model's when it is loaded.")
         return []
     matches = list(pretrained.report(folder))
     print(*matches, sep="\n")
@@ -133,10 +138,10 @@ def check_count(model: GPT) -> list[str]:
 
 def live_reference(folder: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Trace:
     """The results of transformers for the passage, computed from the folder's own files where it can read them."""
-    if has_checkpoint(folder):
-        other = compare_torch.carried_over(model.to(dtype))
-    else:
+    if is_huggingface(folder):
         other = compare_torch.from_folder(folder, dtype)
+    else:
+        other = compare_torch.carried_over(model.to(dtype))
     columns = min(COLUMNS, model.config.block_size)
     ids = np.resize(tokenizer.encode(PASSAGE), ROWS * columns + 1)
     inputs, targets = ids[:-1].reshape(ROWS, columns), ids[1:].reshape(ROWS, columns)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt.interpretability.activations import hooked
-from gpt.model.structure import StructuredModel
+from gpt.model.structure import SharedInput, StructuredModel
 from minigrad import Tensor, nn, no_grad
 
 BATCH_TOKENS = 4096  # tokens per batch
@@ -63,20 +63,21 @@ class Reader:
                     model.body(ids[rows])
 
     @no_grad()
-    def inputs_of(self, block: nn.Module, names: Sequence[str]) -> dict[str, InputMoments]:
-        """The moments of the inputs of a block's layers, with the block as it is now. names: in computing order."""
-        layers: dict[str, Any] = {name: block.get_submodule(name) for name in names}
-        moments = {name: InputMoments(layer.in_features) for name, layer in layers.items()}
+    def inputs_of(self, block: Any, inputs: Sequence[SharedInput]) -> dict[str, InputMoments]:
+        """The moments of each layer's input, with the block as it is now. Layers that share an input share them."""
+        moments: dict[str, InputMoments] = {}
+        for layers, _ in inputs:
+            moments |= dict.fromkeys(layers, InputMoments(block.get_submodule(layers[0]).in_features))
 
         def counting(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                moments[name].add(inputs[0].data)
-                if name == names[-1]:
+            def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                moments[name].add(args[0].data)
+                if name in inputs[-1].layers:
                     raise _Enough  # the rest of the block is not needed
 
             return hook
 
-        with hooked(block, {name: counting(name) for name in names}):
+        with hooked(block, {layers[0]: counting(layers[0]) for layers, _ in inputs}):
             for rows in self._batches():
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.block_arguments)

@@ -29,7 +29,7 @@ from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
 from .calibration import InputMoments, Reader, check_ids, check_reads
 from .gptq import gptq, output_error
 from .nf4 import nf4
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 from .rounding import absmax, round_to_nearest
 
 METHODS = ("absmax", "zeropoint", "nf4", "gptq", "awq")
@@ -148,7 +148,7 @@ def quantize(
     with evaluating(model):  # the text is read without dropout, along the way
         if config.embedding:
             table = model.embedding.weight
-            put_embedding(model, model.names.embedding, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
+            put_quantized(model, model.names.embedding, absmax(to_numpy(table.data)).to(table.dtype))  # a scale a token
         reader = None if calibration is None else Reader(model, np.asarray(calibration))
         with progress_bar(len(model.blocks), "quantizing", "block") as bar:
             for name, block in zip(model.part_names(), model.blocks, strict=True):
@@ -203,7 +203,7 @@ def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray 
 
 
 def _quantize_block(
-    block: nn.Module, inputs: tuple[SharedInput, ...], config: QuantizationConfig, reader: Reader | None
+    block: Any, inputs: tuple[SharedInput, ...], config: QuantizationConfig, reader: Reader | None
 ) -> list[LayerReport]:
     """Quantize the layers of a block, in the order in which they compute.
 
@@ -212,31 +212,22 @@ def _quantize_block(
     """
     reports = []
     for group in [inputs] if config.method == "awq" else [(shared,) for shared in inputs]:
-        moments = {} if reader is None else _moments(block, group, reader)
+        moments = {} if reader is None else reader.inputs_of(block, group)
         nearest = {}
-        layer: Any
         for name, measured in moments.items():
-            layer = block.get_submodule(name)
-            rounded = config.rounding(layer.weight.data).dequantize()
-            nearest[name] = output_error(layer.weight.data, rounded, measured.hessian)
+            weight = block.get_submodule(name).weight.data
+            nearest[name] = output_error(weight, config.rounding(weight).dequantize(), measured.hessian)
         alphas = awq.scale_block(block, group, moments, config.rounding) if config.method == "awq" else {}
         for name in [name for shared in group for name in shared.layers]:
-            layer = block.get_submodule(name)
-            weight, its = layer.weight.data, moments.get(name)
+            weight, its = block.get_submodule(name).weight.data, moments.get(name)
             quantized = _rounded(weight, its, config)
             error = None if its is None else output_error(weight, quantized.dequantize(), its.hessian)
             bits = 8 * quantized.nbytes / weight.size
             reports.append(LayerReport(name, bits, error, nearest.get(name), alphas.get(name)))
-            block.set_submodule(name, QuantizedLinear(quantized.to(weight.dtype), layer.bias))
+            put_quantized(block, name, quantized.to(weight.dtype))
     if reader is not None:
         reader.pass_through(block)
     return reports
-
-
-def _moments(block: nn.Module, inputs: tuple[SharedInput, ...], reader: Reader) -> dict[str, InputMoments]:
-    """The moments of each layer's inputs. Layers that share their input also share one `InputMoments`."""
-    found = reader.inputs_of(block, [shared.layers[0] for shared in inputs])
-    return {name: found[shared.layers[0]] for shared in inputs for name in shared.layers}
 
 
 def _rounded(weight: np.ndarray, its: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:

@@ -33,7 +33,6 @@ from gpt.training.checkpoint import (
     check_size,
     load_checkpoint,
     load_config,
-    stored_kind,
     writing,
 )
 from gpt.training.run_folder import check_unused, claim
@@ -43,7 +42,7 @@ from minigrad import nn
 from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
 from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 NAME = "minigrad-gpt-quantized"
 EMBEDDING = QuantizationConfig("absmax")  # the embedding has 8 bits and a scale per row, whatever the layers have
@@ -75,11 +74,6 @@ def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
     _check_arrays(model, config, Path(folder) / WEIGHTS)
     return model.eval(), Tokenizer.load(folder)
-
-
-def is_quantized(folder: StrPath) -> bool:
-    """Whether the folder holds a quantized model, which `load_quantized` loads."""
-    return stored_kind(folder) == NAME
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------
@@ -137,12 +131,7 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
     with nn.init.skipped():
         model = architecture_of(model_config)(model_config)
     for name, (shape, its_config) in matrices(model_config, config).items():
-        array = _blank(shape, its_config)
-        if name == model.names.embedding:
-            put_embedding(model, name, array)
-        else:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, QuantizedLinear(array, layer.bias))
+        put_quantized(model, name, _blank(shape, its_config))
     return model
 
 

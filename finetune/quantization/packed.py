@@ -12,17 +12,31 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt import Tokenizer
+from gpt.files import StrPath
 from gpt.model.llama import Llama
-from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, unpack
+from gpt.weights import hub
+from gpt.weights.gguf_file import BLOCKS, K_QUANTS, GGUFError, GGUFFile, GGUFTensor, is_gguf, unpack
 from gpt.weights.llama_gguf import config_of, gguf_rows, heads_permuted, unpermute, weights_of
 from gpt.weights.tensor_table import fill, matched
 
 from .blocks import BlockArray
-from .quantized_layers import QuantizedLinear, put_embedding
+from .quantized_layers import put_quantized
 
 
-def load_packed(file: GGUFFile) -> Llama:
-    """The Llama in a GGUF file, in evaluation mode; raises what `gpt.weights.pretrained.load` raises."""
+def load_packed(source: StrPath) -> tuple[Llama, Tokenizer]:
+    """The Llama in a GGUF file, given by its path or name, in evaluation mode, and its tokenizer.
+
+    Raises ValueError for anything else, and what `gpt.training.loading.load_model` raises.
+    """
+    path = hub.find(source)
+    if not is_gguf(path):
+        raise ValueError(f"{source} is not a GGUF file (as smollm2 is), so there are no packed weights to keep")
+    file = GGUFFile(path)
+    return _packed_model(file), Tokenizer.from_gguf(file.metadata, str(path))
+
+
+def _packed_model(file: GGUFFile) -> Llama:
     if file.metadata.get("general.architecture") == "gpt2":
         raise GGUFError(f"{file.path} holds a GPT-2, whose weights cannot be kept packed: leave out --packed")
     config = config_of(file)
@@ -37,12 +51,8 @@ def load_packed(file: GGUFFile) -> Llama:
         model = Llama(config)  # its float weights take no memory until something is written to them
         for row in rows:
             if kinds[row.theirs] in BLOCKS:
-                name = row.ours.removesuffix(".weight")
                 array = _array(file.tensors[row.theirs], heads_permuted(row.theirs, config), file.path)
-                if name == model.names.embedding:
-                    put_embedding(model, name, array)
-                else:
-                    model.set_submodule(name, QuantizedLinear(array, getattr(model.get_submodule(name), "bias", None)))
+                put_quantized(model, row.ours.removesuffix(".weight"), array)
         return model
 
     floats = [row for row in rows if kinds[row.theirs] not in BLOCKS]

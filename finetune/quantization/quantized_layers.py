@@ -134,9 +134,13 @@ class QuantizedEmbedding(nn.Module):
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
 
-def put_embedding(model: Any, name: str, weight: Weight) -> None:
-    """Replace the token embedding `name` by a quantized one, and also the output layer if it is tied to it."""
+def put_quantized(model: Any, name: str, weight: Weight) -> None:
+    """Replace a linear layer, or the token embedding with the output layer that is tied to it, by a quantized one."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Embedding):
+        model.set_submodule(name, QuantizedLinear(weight, layer.bias))
+        return
     head = getattr(model, "lm_head", None)
-    if head is not None and head.weight is model.get_submodule(name).weight:
+    if head is not None and head.weight is layer.weight:
         model.lm_head = QuantizedLinear(weight, head.bias)
     model.set_submodule(name, QuantizedEmbedding(weight))

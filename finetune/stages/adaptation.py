@@ -12,16 +12,18 @@ continue the run, the base model must still be in its place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.accounting import training_memory
 from gpt.console import show
+from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
+from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import show_sample
 from gpt.training.run import Run
@@ -29,19 +31,21 @@ from gpt.training.run_folder import check_unused, claim, settings_of
 from gpt.training.training_step import training_step
 
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
-from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, merge_lora
+from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, lora_layers, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..adapters.targets import target_names
 from ..data.chat_template import add_chatml, resize_token_embeddings
 from ..data.datasets import Example, read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
-from ..loading import ADAPTER, load_model
+from ..quantization.packed import load_packed
 from .adaptation_data import Task, conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
 from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
 
 METHODS = ("full", "lora", "qlora")
+ADAPTER_KINDS = ("minigrad-lora", "minigrad-qlora")  # in config.json of a run that holds adapters only: see `kind_of`
+ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
 REPLY_TOKENS = 40  # length of the replies that are shown
 PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
@@ -52,7 +56,7 @@ LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 class AdaptationConfig(RunConfig):
     """The settings of a fine-tuning run.
 
-    init_from: the base model (`finetune.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
+    init_from: the base model (`gpt.training.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
     corpus or text file, conversations in a .jsonl or .json file, or "tasks" (see `adaptation_data`). method: one of
     METHODS. lora: the settings of the adapters, if there are any. batch_size: sequences per batch. Raises ValueError
     for another method, and for a method that would change packed weights.
@@ -77,6 +81,11 @@ class AdaptationConfig(RunConfig):
             )
         if isinstance(self.lora, dict):  # from a checkpoint
             object.__setattr__(self, "lora", LoRAConfig(**self.lora))
+
+    @property
+    def beside_quantized(self) -> bool:
+        """Whether the adapters are trained beside quantized weights, of which there are float ones in `init_from`."""
+        return self.method == "qlora" or self.packed
 
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
@@ -148,7 +157,7 @@ def _check_measured(before: Any, task: Task) -> None:
 def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
     """The base model with its adapters attached, and its tokenizer."""
     config = run.config
-    model, tokenizer = load_model(config.init_from, config.packed)
+    model, tokenizer = _base_model(config)
     if is_conversations(config.data) and add_chatml(tokenizer):
         # New tokens can only be learned in the embedding.
         embedding = model.names.embeddings[0], "lm_head"  # the tied embedding and output layer
@@ -157,6 +166,17 @@ def _adapted_model(run: Run) -> tuple[LanguageModel, Tokenizer]:
         run.config = config
     trainable = _prepare_model(model, config, len(tokenizer))
     show(f"starting from the weights in {config.init_from}; {trainable}")
+    return model, tokenizer
+
+
+def _base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
+    """The base model, before it is quantized or adapted, and its tokenizer."""
+    if config.packed:
+        return load_packed(config.init_from)
+    # Adapters can be trained beside quantized weights, but not beside other adapters.
+    model, tokenizer = load_model(config.init_from, trainable=config.method != "lora")
+    if lora_layers(model):
+        raise NotTrainableError(config.init_from)
     return model, tokenizer
 
 
@@ -214,32 +234,40 @@ def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
 
-def merge_run(run: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> str:
-    """Merge the adapters of a run into its base model and save the result in `out_dir`. Returns a note.
+def merge_run(run: StrPath, out_dir: StrPath) -> None:
+    """Merge the adapters of a run into its base model and save the result in `out_dir`.
 
-    Adapters on quantized weights are merged into the float weights, because 4 bits cannot represent the sum. Raises
-    CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full".
+    Raises CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full"
+    and for adapters that cannot be merged.
     """
-    run, out_dir = str(run), Path(out_dir)
-    config = settings_of(AdaptationConfig, run)
-    if config.method == "full":
+    if settings_of(AdaptationConfig, str(run)).method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
     with writing(out_dir):
-        check_unused(out_dir, can_resume=False)
-        model = float_model_of(run)
-        merge_lora(model)
+        check_unused(Path(out_dir), can_resume=False)
+        model, tokenizer = load_model(run, trainable=True)  # calls load_merged
         claim(out_dir)
-        Tokenizer.load(run).save(out_dir)
+        tokenizer.save(out_dir)
         save_checkpoint(out_dir, model)
-    few_bits = config.method == "qlora" or config.packed
-    return "the adapters were trained beside 4-bit weights, and are now in the float ones" if few_bits else ""
+
+
+def load_merged(run: StrPath) -> tuple[LanguageModel, Tokenizer]:
+    """The model of a run of adapters, merged into the float weights of its base model, and its tokenizer.
+
+    4 bits cannot represent the sum. So where the base has only quantized weights, the adapters stay beside them.
+    """
+    model = float_model_of(str(run))
+    with contextlib.suppress(ValueError):
+        merge_lora(model)
+    if settings_of(AdaptationConfig, str(run)).beside_quantized:
+        show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
+    return model, Tokenizer.load(run)
 
 
 def float_model_of(run: str) -> LanguageModel:
     """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
     config = settings_of(AdaptationConfig, run)
     trained = load_checkpoint(run, with_optimizer=False, kind=kind_of(config)).model
-    if config.method != "qlora" and not config.packed:
+    if not config.beside_quantized:
         return trained
     model, _ = load_model(config.init_from)
     _prepare_model(model, dataclasses.replace(config, method="lora"), trained.config.vocab_size)
@@ -267,7 +295,7 @@ def kind_of(config: AdaptationConfig) -> ModelKind | None:
         ranks = [shape[0] for name, shape in shapes.items() if name.endswith(".lora_A")]
         if config.lora.r > max(ranks, default=0):  # before memory is asked for
             raise ValueError(f"adapters of rank {config.lora.r} are promised, and none is stored")
-        model, tokenizer = load_model(config.init_from, config.packed)
+        model, tokenizer = _base_model(config)
         _prepare_model(model, config, description.get("vocab_size", len(tokenizer)))
         if base_fingerprint(model, whole) != description.get("base_sha256"):
             raise ValueError(f"the model in {config.init_from} is not the one beside which the adapters were trained")

@@ -107,7 +107,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
 def _with_head(config: ClassifyConfig, labels: list[str]) -> tuple[GPTWithHead, Tokenizer]:
     if len(labels) < 2:
         raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
-    base, tokenizer = load_model(config.init_from)
+    base, tokenizer = load_model(config.init_from, trainable=True)
     show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
     return GPTWithHead.from_gpt(base, labels), tokenizer
 

@@ -70,7 +70,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
     # The model, and pairs of replies with their log-probabilities under the reference. The reference never changes, so
     # the log-probabilities are computed once. They are stored with the pairs, as text that you can read.
-    model, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    model, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
     check_batch_memory(model, config.batch_size, config.training)
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_referenced)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size

@@ -315,7 +315,7 @@ def _start(config: GRPORunConfig) -> str:
 
 def _starting_model(run: Run, config: GRPORunConfig, worked: Sequence[Example]) -> tuple[LanguageModel, Tokenizer]:
     if config.init_from != WORKED:
-        return load_model(config.init_from)
+        return load_model(config.init_from, trainable=True)
     model, tokenizer = worked_model(worked, config.seed, config.sft_steps)
     # It is kept as it is before the first step: other runs can start from it, and a KL penalty needs it.
     run.write_at_start(lambda: tokenizer.save(_start(config)))

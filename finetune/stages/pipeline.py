@@ -19,10 +19,10 @@ from gpt.files import parse_json, read_text, write_text
 from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
+from gpt.training.loading import load_model
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
-from ..loading import load_model
 from .pipeline_stages import MERGED, Part, PipelineConfig, parts_of
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table

@@ -164,7 +164,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
 
 def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
     """Save a trained model as the run of the first stage, with a text to measure it on and data for other stages."""
-    model, tokenizer = load_model(source)
+    model, tokenizer = load_model(source, trainable=True)
     tokenizer.save(folder)
     text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
     prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)

@@ -126,7 +126,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     """
     # Three models: the policy, which is trained with a value head on top; the reference; and the reward model.
     ppo = config.ppo
-    policy, tokenizer = run.model_from(lambda: load_model(config.init_from))
+    policy, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
     check_batch_memory(policy, ppo.batch_size, config.training)
     if run.is_new:
         show(f"starting from the weights in {config.init_from}, which are also the reference")

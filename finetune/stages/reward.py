@@ -90,7 +90,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
 
 
 def _with_head(init_from: str) -> tuple[GPTWithHead, Tokenizer]:
-    gpt, tokenizer = load_model(init_from)
+    gpt, tokenizer = load_model(init_from, trainable=True)
     model = GPTWithHead.from_gpt(gpt, LABELS)
     show(f"starting from the weights in {init_from}, with a new head: {model.num_parameters():,} parameters")
     return model, tokenizer

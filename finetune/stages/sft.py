@@ -102,7 +102,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
 
 
 def _with_chat_tokens(init_from: str) -> tuple[LanguageModel, Tokenizer]:
-    model, tokenizer = load_model(init_from)
+    model, tokenizer = load_model(init_from, trainable=True)
     added = add_chat_tokens(model, tokenizer)
     show(f"starting from the weights in {init_from}, {added} tokens added: {model.num_parameters():,} parameters")
     return model, tokenizer

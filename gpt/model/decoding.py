@@ -5,9 +5,11 @@ every weight, and everything between the products works on a few hundred numbers
 Context, a Tensor, checks) then takes about as long as the products. Without gradients none of it is needed: arrays go
 in, arrays come out, and x changes in place.
 
-`forward_for` returns such a function if fast kernels are selected and the model consists of ordinary parts. A layer
-that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as usual. In all other cases
-(a replaced block, a hook, an op of your own, an observer, a GPU) it returns None, and generation runs the model itself.
+`forward_for`, below the formulas, returns such a function if fast kernels are selected and the model consists of
+ordinary parts. A layer that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as
+usual. In all other cases (another architecture, a replaced block, a hook, an op of your own, an observer, a GPU) it
+returns None, and generation runs the model itself. generation.py does not import this file, because the models import
+generation.py: `forward_for` is registered there, and asked once for each text.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.

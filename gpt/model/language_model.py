@@ -77,10 +77,13 @@ class LanguageModel(StructuredModel):
 
     @classmethod
     def from_pretrained(cls, source: StrPath) -> Self:
-        """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file (Llama), or by name ("gpt2")."""
+        """Load a model, in evaluation mode, from a Hugging Face folder, a GGUF file, or by name ("gpt2").
+
+        `LanguageModel.from_pretrained` takes any architecture, and `GPT.from_pretrained` only a GPT.
+        """
         from ..weights import hub, pretrained
 
-        return pretrained.load(hub.find(source), {cls.model_type: cls})
+        return pretrained.load(hub.find(source), cls)
 
     def save_pretrained(self, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
         """Save the model as a folder that transformers can load, with the tokenizer if one is given."""
@@ -119,8 +122,8 @@ class LanguageModel(StructuredModel):
 
 
 def architectures() -> list[type[LanguageModel]]:
-    """All architectures: the direct subclasses of `LanguageModel`."""
-    return LanguageModel.__subclasses__()
+    """All architectures: the direct subclasses of `LanguageModel` that declare a family."""
+    return [found for found in LanguageModel.__subclasses__() if hasattr(found, "family")]
 
 
 def architecture_of(config: Settings) -> Any:

@@ -14,5 +14,5 @@
     log.py               the output of a run: lines on the screen and in log.jsonl
     plots.py             pictures of a run
     data_parallel.py     several processes, one model
-    loading.py           a model by its name, run folder, Hugging Face folder or GGUF file
+    loading.py           load_model: a model by its name, run folder, Hugging Face folder or GGUF file
 """

@@ -1,43 +1,64 @@
-"""Load any language model with its tokenizer: the meaning of --model and --init-from in every script."""
+"""Load any language model with its tokenizer: the meaning of --model and --init-from in every script.
+
+    a run's folder           the model that was trained there; runs of other packages, such as those of adapters, are
+                             loaded by functions that these packages register here (finetune/loading.py)
+    a Hugging Face folder    config.json, model.safetensors and the tokenizer's files
+    a GGUF file              as llama.cpp uses it
+    a name                   like "gpt2" or "smollm2": a Hugging Face folder or a GGUF file, found or downloaded
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..console import show
 from ..files import StrPath
 from ..model.config import GPT2_VOCAB_SIZE
-from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
-from ..model.llama import Llama
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
 from ..weights import hub, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
-from .checkpoint import has_checkpoint, load_run
+from .checkpoint import has_checkpoint, load_run, stored_kind
+
+# By model_type in a run's config.json: functions that load other models than a whole GPT or Llama.
+LOADERS: dict[str | None, Callable[[Path], tuple[LanguageModel, Tokenizer]]] = {}
 
 
-def load_model(source: StrPath) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model in evaluation mode and its tokenizer from a run's folder, a Hugging Face folder, a GGUF file, or a
-    name like "gpt2" or "smollm2". The folder or file determines whether it is a GPT or a Llama.
+class NotTrainableError(ValueError):
+    """Not all weights of the model in `source` can be changed."""
 
-    Raises FileNotFoundError, ValueError for files that are damaged or do not fit together, and what `hub.find` raises.
+    def __init__(self, source: StrPath):
+        super().__init__(
+            f"the weights in {source} are quantized, or have adapters that cannot be merged, so they cannot be "
+            "trained, exported or quantized again"
+        )
+
+
+def load_model(source: StrPath, trainable: bool = False) -> tuple[LanguageModel, Tokenizer]:
+    """Load a model in evaluation mode and its tokenizer. The folder or file determines whether it is a GPT or a Llama.
+
+    trainable: raise NotTrainableError for a model with quantized weights. Raises FileNotFoundError, ValueError for
+    files that are damaged or do not fit together, and what `hub.find` raises.
     """
     place = hub.find(source)
     if has_checkpoint(place):
-        model, tokenizer = load_run(place)
-        return model.eval(), tokenizer
-    file = GGUFFile(place) if is_gguf(place) else None
-    model = pretrained.load(file or place, {GPT.model_type: GPT, Llama.model_type: Llama})
-    if file is not None:
-        tokenizer = Tokenizer.from_gguf(file.metadata, str(place))
+        load = LOADERS.get(stored_kind(place), load_run)
+        model, tokenizer = load(place)
+    elif is_gguf(place):
+        file = GGUFFile(place)
+        model, tokenizer = pretrained.load(file, LanguageModel), Tokenizer.from_gguf(file.metadata, str(place))
     else:
+        model = LanguageModel.from_pretrained(place)
         tokenizer = _tokenizer_of(place, model.config.vocab_size)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer in {place} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
         )
-    return model, tokenizer
+    if trainable and model.num_parameters() != model.config.num_parameters():
+        raise NotTrainableError(source)
+    return model.eval(), tokenizer
 
 
 def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""What a training run says: a line per logged step on the screen, and the same as JSON lines in the run's folder."""
+"""The output of a training run: a line per logged step on the screen, and the same as JSON lines in its folder."""
 
 from __future__ import annotations
 

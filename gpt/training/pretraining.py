@@ -150,7 +150,7 @@ def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tu
         tokenizer = Tokenizer.load(run.out_dir)
         model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
     else:
-        model, tokenizer = load_model(init_from)
+        model, tokenizer = load_model(init_from, trainable=True)
         context = _checked_context(model.config, config.model, init_from)
         _check_memory(model.config, config.batch_size, context, config.training, run.team)
         show(f"starting from the weights in {init_from}")

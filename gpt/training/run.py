@@ -151,7 +151,7 @@ class Run:
         return made
 
     def keep(self, name: str, make: Callable[[], T], like: Any = None) -> T:
-        """What `make()` gives before training, such as a measurement. It is JSON-able and kept in each checkpoint.
+        """Return what `make()` gave before training, such as a measurement. It is JSON-able and kept in a checkpoint.
 
         like: a value with the same keys and types (see `check_like`). Raises CheckpointError for a damaged checkpoint.
         """

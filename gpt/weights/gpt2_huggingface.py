@@ -5,6 +5,32 @@ layers as convolutions of width 1 (Conv1D) and stored the weights as (in, out). 
 in), so each is transposed. Checking every shape (`gpt.weights.tensor_table`) finds most mistakes, but not all:
 attn.c_proj is square and also fits without the transposition.
 
+This naive loader shows all of it. pretrained.py does the same with checks, and without a second copy in memory:
+
+>>> import json, tempfile
+>>> from pathlib import Path
+>>> from safetensors.numpy import load_file
+>>> from gpt import GPT
+>>> conv1d = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+>>> def load_gpt2(folder):
+...     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+...     sizes = [settings[name] for name in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")]
+...     state = {}
+...     for name, array in load_file(folder / "model.safetensors").items():
+...         ours = "transformer." + name.removeprefix("transformer.")  # OpenAI's own files leave the prefix out
+...         state[ours] = array.T if name.endswith(conv1d) else array  # (in, out) -> (out, in)
+...     model = GPT(GPTConfig(*sizes))
+...     model.load_state_dict(state)  # raises if a name or a shape does not fit
+...     return model.eval()
+
+It computes what the real one does, on a tiny GPT-2 with random weights:
+
+>>> with tempfile.TemporaryDirectory() as folder:
+...     GPT(GPTConfig(vocab_size=100, block_size=16, n_layer=2, n_head=2, n_embd=8)).save_pretrained(folder)
+...     naive, real = load_gpt2(Path(folder)), GPT.from_pretrained(folder)
+>>> bool((naive([[3, 1, 4]]).data == real([[3, 1, 4]]).data).all())
+True
+
 transformers has variations of GPT-2 that we do not support. A setting that would change what the model computes is
 refused by name, because a model that runs and is slightly wrong is worse than an error. Settings that change nothing
 are ignored.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,13 +45,15 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def load(path: StrPath | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
+def load(path: StrPath | GGUFFile, model_class: type[M]) -> M:
     """Load the model in a Hugging Face folder or a GGUF file, in float32 and in evaluation mode.
 
-    models: {architecture ("gpt2", "llama"): a function from a configuration to a model}. Raises FileNotFoundError, or
-    ValueError, naming the file, setting or tensor that is missing, unexpected, of a wrong shape, not finite, or
-    damaged.
+    model_class: GPT or Llama; or LanguageModel for any of its subclasses, as the folder or file says. Raises
+    FileNotFoundError, or ValueError, naming the file, setting or tensor that is missing, unexpected, of a wrong shape,
+    not finite, or damaged.
     """
+    classes: list[Any] = [*model_class.__subclasses__(), model_class]
+    models = {found.model_type: found for found in classes if getattr(found, "model_type", None) in ARCHITECTURES}
     if isinstance(path, GGUFFile) or is_gguf(path):
         return _load_gguf(path if isinstance(path, GGUFFile) else GGUFFile(path), models)
     values = read_config(path, *models)
@@ -64,7 +66,7 @@ def load(path: StrPath | GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> 
         return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
 
 
-def _load_gguf(file: GGUFFile, models: Mapping[str, Callable[[Any], M]]) -> M:
+def _load_gguf(file: GGUFFile, models: dict[str, Any]) -> Any:
     described: Any = gpt2_gguf if file.metadata.get("general.architecture") == "gpt2" else llama_gguf
     config = described.config_of(file)
     if described.ARCHITECTURE not in models:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from finetune.loading import load_model
+from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
+from gpt.training.loading import load_model
 from minigrad import Tensor, autocast, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
@@ -99,7 +100,7 @@ class SmolLM2(Generation):
     """Greedy generation by SmolLM2, with its weights as floats or, of the side "packed", as they are in its file."""
 
     def __init__(self, folder: str, prompt: int, new_tokens: int, side: str):
-        self.model: Any = load_model("smollm2", packed=side == "packed")[0]
+        self.model: Any = (load_packed if side == "packed" else load_model)("smollm2")[0]
         self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from finetune.loading import load_model
 from gpt import accounting
+from gpt.training.loading import load_model
 from scripts.benchmarks.sides import compare, installed, opponent
 
 NAMES = ["smollm2"]

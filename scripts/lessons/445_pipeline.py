@@ -189,7 +189,7 @@ assert abs(rise["bfloat16"]) < 1 and abs(rise["int8"]) < 1 and max(rise.values()
 
 # %% The stages as files on a model hub
 # In "Llama 3 70B Instruct, 4-bit GPTQ", Llama 3 70B is the base model, Instruct stands for SFT and alignment, and 4-bit
-# GPTQ for the quantization. Each stage leaves one kind of file; `load_model` in finetune/loading.py reads all of ours.
+# GPTQ for the quantization. Each stage leaves one kind of file; `load_model` in gpt/training/loading.py reads them all.
 artifacts = [
     ("base", "Meta-Llama-3-8B", "pretraining", memory(base), "scripts/train.py"),
     ("instruct", "Meta-Llama-3-8B-Instruct", "SFT, then DPO", memory(dpo), "scripts/sft.py, scripts/dpo.py"),
@@ -239,7 +239,7 @@ with lesson.picture("spectrum", "The adaptation spectrum", columns=2, size=(11, 
 # - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
 #   minutes, and a model most of whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
-# - read: finetune/stages/pipeline_stages.py, a stage a paragraph; finetune/loading.py
+# - read: finetune/stages/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
 # - break: leave out the SFT (let `dpo` start from `base`). Expect: the model still writes empty lines after DPO. DPO
 #   chooses among replies that the model can give, and this one can give none.
 # - lesson: `python scripts/lesson.py 446`

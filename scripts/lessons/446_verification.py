@@ -20,11 +20,11 @@ from finetune.data.chains import CHECKERS, Chain, chains, split_thought, worked_
 from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template
 from finetune.evaluation.exam import score_answers
-from finetune.loading import load_model
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
 from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, GRPOConfig, grpo_batch_loss, grpo_batches
 from finetune.stages.worked_model import worked_model
+from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
 from scripts.pages.pictures import LINES, Lesson
 

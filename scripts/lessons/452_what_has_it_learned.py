@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.loading import load_model
 from gpt import Llama, LlamaConfig
 from gpt.interpretability import (
     ablated,
@@ -22,6 +21,7 @@ from gpt.interpretability import (
     record,
     repeated_tokens,
 )
+from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, optim, use_kernels

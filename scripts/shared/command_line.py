@@ -1,4 +1,4 @@
-"""What all scripts share: options with the same names and meanings, and errors reported in one sentence."""
+"""Options with the same names and meanings in all scripts, and errors reported in one sentence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from finetune.loading import AdaptersOnlyError, add_adapter_to, load_model
+from finetune.loading import add_adapter_to
+from finetune.quantization.packed import load_packed
 from gpt import LanguageModel, Tokenizer
 from gpt.training.data_parallel import Team, start_team
+from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.hub import NoRunError
 from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
@@ -23,8 +25,10 @@ from minigrad.backend import resolve_device
 # The packages do not know the scripts, so the script that helps is named here.
 ADVICE: dict[type[BaseException], str] = {
     NoRunError: "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
-    AdaptersOnlyError: "scripts/lora.py --merge {folder} makes a model of both, --adapter {folder} uses both",
+    NotTrainableError: "take the model that they were made from, or train adapters beside them with scripts/lora.py",
 }
+# What --model and --init-from accept in every script (gpt/training/loading.py).
+SOURCES = "a run, a quantized model, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
 # What other projects call our options.
 SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
 SPELLINGS |= {"--steps": "--max-iters", "--output-dir": "--out-dir", "--rank": "--r", "--lora-alpha": "--alpha"}
@@ -81,10 +85,9 @@ def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     return made
 
 
-def add_model(options: argparse.ArgumentParser, default: str = "runs/demo") -> None:
-    """--model, for scripts that use a model without training it."""
-    text = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
-    options.add_argument("--model", default=default, help=text)
+def add_model(options: argparse.ArgumentParser, default: str | None = "runs/demo", without: str = "") -> None:
+    """--model, for scripts that use a model without training it. without: what is used if the default is None."""
+    options.add_argument("--model", default=default, help=f"{SOURCES}; without one, {without}" if without else SOURCES)
 
 
 def add_model_options(options: argparse.ArgumentParser) -> None:
@@ -97,7 +100,7 @@ def add_model_options(options: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tokenizer]:
     """The model of --model, --packed and --adapter, on a device, with its tokenizer."""
-    model, tokenizer = load_model(arguments.model, arguments.packed)
+    model, tokenizer = load_packed(arguments.model) if arguments.packed else load_model(arguments.model)
     if arguments.adapter is not None:
         tokenizer = add_adapter_to(model, tokenizer, arguments.adapter)
     return model.to(device), tokenizer
@@ -284,4 +287,4 @@ def _sentence(error: BaseException) -> str:
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
-    return f"{sentence}: {ADVICE[type(error)].format(**vars(error))}" if type(error) in ADVICE else sentence
+    return f"{sentence}: {ADVICE[type(error)]}" if type(error) in ADVICE else sentence

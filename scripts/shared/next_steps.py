@@ -1,4 +1,4 @@
-"""What to type next: how to resume an interrupted run, and how to use a finished one."""
+"""Tell the user what to type next: how to resume an interrupted run, and how to use a finished one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripts of the stages share: the options of a run, and how it is started or resumed."""
+"""The options of a run that the scripts of the stages share, and how it is started or resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATE = "peak learning rate; 1e-6 for a large model"
 
 def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str, default: str = "tasks") -> None:
     """--init-from, --data and --out-dir. data: the help of --data."""
-    text = "the model to start from (a run, a Hugging Face folder, or a name); resume: continue the run in --out-dir"
+    text = f"the model to start from: {command_line.SOURCES}; resume: continue the run in --out-dir"
     parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
     parser.add_argument("--data", default=default, help=data)
     text = "the run's folder, for checkpoint, tokenizer, data, log and picture"

@@ -63,7 +63,7 @@ def dots() -> Iterator[None]:
 
 @contextlib.contextmanager
 def typing_unseen() -> Iterator[None]:
-    """What is typed inside the block is not shown there: it waits for the next question."""
+    """Hide what is typed inside the block: it waits for the next question."""
     try:
         import termios
     except ImportError:  # on Windows nothing is shown anyway

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.adapters.lora import LoRAConfig, apply_lora
-from finetune.loading import load_model
 from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory, quantized_layers
 from finetune.quantization.array import FEW_ROWS
+from finetune.quantization.packed import load_packed
+from gpt.training.loading import load_model
 from gpt.weights.gguf_file import GGUFError, GGUFFile, unpack
 from minigrad import Tensor, gradcheck, no_grad, use_kernels
 from scripts import evaluate, generate
@@ -108,7 +109,7 @@ def packed_file(folder, kinds, **changes):
 @pytest.mark.parametrize("kinds", [*KINDS, "F16", {"token_embd.weight": "Q8_0", "blk.0.attn_q.weight": "Q4_1"}])
 def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
     path = packed_file(tmp_path, kinds, tied=tied)
-    packed, tokenizer = load_model(path, packed=True)
+    packed, tokenizer = load_packed(path)
     plain, _ = load_model(path)
     assert packed.config == plain.config and tokenizer.encode("the cat") and not packed.training
     ids = random_ids((3, 10), vocab_size=plain.config.vocab_size)
@@ -128,7 +129,7 @@ def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
 
 @needs_gguf
 def test_adapters_learn_beside_packed_weights(tmp_path):
-    model, _ = load_model(packed_file(tmp_path, "Q4_0"), packed=True)
+    model, _ = load_packed(packed_file(tmp_path, "Q4_0"))
     apply_lora(model, LoRAConfig(r=2, target_modules="all-linear"))
     ids = random_ids((2, 6))
     model.loss(ids, ids).backward()
@@ -141,11 +142,11 @@ def test_adapters_learn_beside_packed_weights(tmp_path):
 def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
     small_gpt().save_pretrained(tmp_path / "gpt")
     with pytest.raises(ValueError, match="is not a GGUF file .* there are no packed weights to keep"):
-        load_model(tmp_path / "gpt", packed=True)
+        load_packed(tmp_path / "gpt")
     with pytest.raises(ValueError, match="embedding_length|does not fit"):
         packed_model = block_llama(vocab_size=len(smollm.smollm_tokenizer()))
         changed = smollm.metadata() | {"llama.feed_forward_length": 2 * SHAPE["n_inner"]}
-        load_model(write_llama(tmp_path / "wrong.gguf", packed_model, "Q4_0", **changed), packed=True)
+        load_packed(write_llama(tmp_path / "wrong.gguf", packed_model, "Q4_0", **changed))
     path = packed_file(tmp_path, "Q4_0")
     data = bytearray(path.read_bytes())
     place = GGUFFile(path).tensors["blk.0.ffn_up.weight"].raw.tobytes()
@@ -153,7 +154,7 @@ def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
     data[start : start + 2] = np.float16(np.inf).tobytes()
     path.write_bytes(data)
     with pytest.raises(GGUFError, match=r"small\.gguf: blk\.0\.ffn_up\.weight holds numbers that are not finite"):
-        load_model(path, packed=True)
+        load_packed(path)
 
 
 @needs_gguf

@@ -5,16 +5,16 @@ import copy
 import numpy as np
 import pytest
 
-from finetune.loading import load_model
 from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.quantization import QuantizationConfig, QuantizedEmbedding, QuantizedLinear, absmax, memory, quantize
 from finetune.quantization.awq import scale_block
 from finetune.quantization.calibration import Reader
-from finetune.quantization.folder import is_quantized, load_quantized, matrices, save_quantized
+from finetune.quantization.folder import load_quantized, matrices, save_quantized
 from gpt import GPT, save_checkpoint
 from gpt.model.language_model import architecture_of, from_settings, to_settings
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import CheckpointError
+from gpt.training.loading import load_model
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import Tensor, nn, no_grad
 from tests.finetune.small import dequantized
@@ -188,8 +188,7 @@ def test_folding_scales_changes_nothing_that_the_model_computes(make, changes, n
     model, original = make(dtype="float64", **changes), make(dtype="float64", **changes)
     reader = Reader(model, IDS)
     for block in model.blocks:
-        found = reader.inputs_of(block, [layers[0] for layers, _ in model.names.inputs])
-        moments = {layer: found[layers[0]] for layers, _ in model.names.inputs for layer in layers}
+        moments = reader.inputs_of(block, model.names.inputs)
         before = {name: block.get_submodule(name).weight.data for name in model.names.layers}
         alphas = scale_block(block, model.names.inputs, moments, lambda weight: absmax(weight, 4, 4))
         assert set(model.names.layers) - set(alphas) == not_scaled
@@ -289,7 +288,7 @@ def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tokenizer):
     model = folder_with(tmp_path / "q", config, tokenizer, make, tied=tied)
     loaded, its_tokenizer = load_quantized(tmp_path / "q")
     assert type(loaded) is type(model) and loaded.config == model.config
-    assert is_quantized(tmp_path / "q") and not loaded.training and len(its_tokenizer) == len(tokenizer)
+    assert not loaded.training and len(its_tokenizer) == len(tokenizer)
     assert list(loaded.state_dict()) == list(model.state_dict())
     assert_same(loaded, model)
     assert all(loaded.state_dict()[name].dtype == array.dtype for name, array in model.state_dict().items())
@@ -307,7 +306,6 @@ def test_one_loader_takes_every_kind_of_folder(tmp_path, tokenizer):
     save_model(tmp_path / "plain", small_gpt(vocab_size=260), tokenizer)
     np.testing.assert_array_equal(logits(load_model(tmp_path / "q")[0]), logits(quantized))
     np.testing.assert_array_equal(logits(load_model(tmp_path / "plain")[0]), logits(small_gpt(vocab_size=260)))
-    assert not is_quantized(tmp_path / "plain") and not is_quantized(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt-quantized"):
         load_quantized(tmp_path / "plain")
 

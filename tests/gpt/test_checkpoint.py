@@ -20,7 +20,6 @@ from gpt.training import checkpoint as module
 from gpt.training.checkpoint import (
     CheckpointError,
     has_checkpoint,
-    load_run,
     load_state,
     remove_checkpoint,
 )
@@ -523,8 +522,9 @@ def test_a_removed_checkpoint_is_gone_and_the_rest_stays(tmp_path):
 
 def test_a_tokenizer_that_knows_more_than_the_model_is_refused(tmp_path):
     from gpt import Tokenizer
+    from gpt.training.loading import load_model
 
     Tokenizer.train("low lower", vocab_size=258).save(tmp_path)
     save_checkpoint(tmp_path, *a_run(1))
-    with pytest.raises(CheckpointError, match="has 258 tokens, but the model knows 37"):
-        load_run(tmp_path)
+    with pytest.raises(ValueError, match="has 258 tokens, but the model knows 37"):
+        load_model(tmp_path)

@@ -6,9 +6,9 @@ Small random folders, made here by transformers. What is not supported is refuse
 import numpy as np
 import pytest
 
-from gpt import GPT, Llama, LlamaConfig
+from gpt import GPT, LanguageModel, Llama, LlamaConfig
 from gpt.model.config import RopeScaling
-from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf, pretrained
+from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, random_ids
@@ -211,7 +211,7 @@ def _tensors(model):
 
 
 def load(path):
-    return pretrained.load(path, {"gpt2": GPT, "llama": Llama})
+    return LanguageModel.from_pretrained(path)
 
 
 @pytest.mark.oracle("gguf", "transformers")
@@ -253,11 +253,10 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     path = write_gguf(tmp_path / "model.gguf", metadata, {**dict(_tensors(model)), name: raw}, {name: kind})
     found = load(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
     np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
-    from finetune.loading import load_packed
-    from gpt.weights.gguf_file import GGUFFile
+    from finetune.quantization.packed import load_packed
 
     with pytest.raises(GGUFError, match=f"blk.1.ffn_up.weight is {kind}; packed, only Q8_0, Q4_0, Q4_1 can be kept"):
-        load_packed(GGUFFile(path))
+        load_packed(path)
 
 
 def test_what_no_model_of_hugging_face_has(tmp_path):

@@ -139,7 +139,7 @@ def test_any_model_text_and_stage(stage, text, op, model_folder, tmp_path, capsy
 
 
 def test_what_does_not_fit_is_summarized(model_folder):
-    from finetune.loading import load_model
+    from gpt.training.loading import load_model
 
     model, tokenizer = load_model(model_folder)
     recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)

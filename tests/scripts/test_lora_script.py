@@ -64,16 +64,6 @@ def test_generating_with_the_adapter_is_generating_with_the_merged_model(base, t
     assert texts[0] != texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_run_of_adapters_is_no_model_yet_and_generate_says_how_it_becomes_one(base, text, tmp_path, capsys, method):
-    assert run_here(lora.main, *options(base, text, tmp_path / "run", "--method", method)) == 0
-    sentence = refusal(generate.main, capsys, "--model", tmp_path / "run")
-    assert f"run holds adapters without the model beside them: scripts/lora.py --merge {tmp_path / 'run'}" in sentence
-    assert run_here(lora.main, "--merge", tmp_path / "run", "--out-dir", tmp_path / "merged") == 0
-    note = "note: the adapters were trained beside 4-bit weights"
-    assert (note in capsys.readouterr().out) == (method == "qlora")
-
-
 def test_the_comparison_ends_in_a_table_and_a_picture(base, text, tmp_path, capsys):
     assert run_here(lora.main, *options(base, text, tmp_path / "all", "--compare")) == 0
     output = capsys.readouterr().out

@@ -140,7 +140,7 @@ def test_live_and_saved_references_agree(capsys, tmp_path):
 def test_a_runs_folder_is_verified_too(capsys, tmp_path):
     write_model(tmp_path)
     out = verified(capsys, "--model", tmp_path)
-    assert "is a run's folder" in out and "the same everywhere" in out
+    assert "is not a Hugging Face folder" in out and "the same everywhere" in out
 
 
 @pytest.mark.oracle

@@ -1,0 +1,133 @@
+"""What --model and --init-from accept: each kind of folder or file, in each script."""
+
+import numpy as np
+import pytest
+
+from finetune.quantization import QuantizationConfig, quantize
+from finetune.quantization.folder import save_quantized
+from gpt import LanguageModel
+from gpt.training.loading import NotTrainableError, load_model
+from gpt.weights.gguf_writing import write_gguf
+from scripts import (
+    classify,
+    compare_torch,
+    dpo,
+    explain,
+    export,
+    generate,
+    grpo,
+    lora,
+    pipeline,
+    ppo,
+    reward,
+    sft,
+    train,
+    verify_gpt2,
+)
+from scripts import quantize as quantize_script
+from tests.finetune.small import small_chat_model, write_rows
+from tests.gpt.small import save_model
+from tests.scripts.running import refusal, run_here, write_text
+
+FEW = ["--max-iters", 1, "--batch-size", 2, "--eval-interval", 0, "--warmup-iters", 0]
+GGUF = pytest.param("model.gguf", marks=pytest.mark.oracle("gguf"))
+PLAIN = ["run", "huggingface", GGUF, "lora", "qlora"]  # all weights can be trained
+QUANTIZED = ["quantized", "lora on quantized"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one source of each kind, and a text."""
+    folder = tmp_path_factory.mktemp("sources")
+    text = write_text(folder / "text.txt", words=1500)
+    model, tokenizer = small_chat_model(n_embd=64, block_size=32)
+    save_model(folder / "run", model, tokenizer)
+    model.save_pretrained(folder / "huggingface", tokenizer)
+    config = QuantizationConfig("nf4")
+    quantize(model, config)
+    save_quantized(folder / "quantized", model, config, tokenizer)
+    for name, base, method in (
+        ("lora", "run", "lora"), ("qlora", "run", "qlora"), ("lora on quantized", "quantized", "lora")
+    ):  # fmt: skip
+        options = ["--init-from", folder / base, "--data", text, "--method", method, "--r", 2, *FEW]
+        assert run_here(lora.main, *options, "--out-dir", folder / name) == 0
+    return folder
+
+
+@pytest.fixture
+def source(folder, request):
+    if request.param == "model.gguf" and not (folder / "model.gguf").exists():
+        write_gguf(folder / "model.gguf", *load_model(folder / "run"), "Q8_0")
+    return folder / request.param
+
+
+@pytest.mark.parametrize("source", [*PLAIN, *QUANTIZED], indirect=True)
+def test_any_source_is_a_model_to_use(source, capsys):
+    options = ["--max-new-tokens", 3, "--temperature", 0, "--prompt", "the"]
+    assert run_here(generate.main, "--model", source, *options) == 0
+    model, tokenizer = load_model(source)
+    assert not model.training and isinstance(model, LanguageModel)
+    written = model.generate([tokenizer.encode("the")], 3, temperature=0)[0]
+    assert tokenizer.decode(written) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", PLAIN, indirect=True)
+def test_any_source_with_float_weights_is_a_model_to_start_from(source, folder, tmp_path):
+    text = ["--data", folder / "text.txt", "--out-dir", tmp_path / "run"]
+    assert run_here(train.main, "--init-from", source, *text, *FEW, "--block-size", 8) == 0
+    before, after = (load_model(place, trainable=True)[0].state_dict() for place in (source, tmp_path / "run"))
+    change = max(abs(array - after[name]).max() for name, array in before.items())
+    assert 0 < change < 0.01  # one step away
+
+
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        (explain.main, "--text the --out-dir {out} --model {q}"),
+        (quantize_script.main, "--out-dir {out} --calibration {text} --model {q}"),
+        pytest.param(compare_torch.main, "--model {q}", marks=pytest.mark.oracle("torch", "transformers")),
+        (verify_gpt2.main, "--model {q}"),
+        (export.main, "{q} {out}"),
+        (train.main, "--out-dir {out} --data {text} --init-from {q}"),
+        (sft.main, "--out-dir {out} --init-from {q}"),
+        (sft.main, "--show-mask 1 --init-from {q}"),
+        (reward.main, "--out-dir {out} --init-from {q}"),
+        (dpo.main, "--out-dir {out} --init-from {q}"),
+        (ppo.main, "--out-dir {out} --init-from {q}"),
+        (grpo.main, "--out-dir {out} --init-from {q}"),
+        (classify.main, "--out-dir {out} --data {labels} --init-from {q}"),
+        (pipeline.main, "--out-dir {out} --init-from {q}"),
+        (lora.main, "--method full --out-dir {out} --data {text} --init-from {q}"),
+        (lora.main, "--method qlora --out-dir {out} --data {text} --init-from {q}"),
+    ],
+)
+def test_quantized_weights_are_not_trained(main, options, folder, tmp_path, capsys):
+    labels = write_rows(tmp_path / "labels.jsonl", [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(6)])
+    places = {"out": tmp_path / "out", "text": folder / "text.txt", "labels": labels, "q": folder / "quantized"}
+    arguments = [part.format(**places) for part in options.split()]
+    sentence = refusal(main, capsys, *arguments)
+    assert "quantized, or have adapters that cannot be merged, so they cannot be trained" in sentence
+    assert "train adapters beside them with scripts/lora.py" in sentence
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_adapters_are_trained_beside_quantized_weights_but_not_beside_adapters(folder, tmp_path, capsys):
+    assert load_model(folder / "lora on quantized")[0].num_parameters(trainable_only=True) > 0
+    options = ["--data", folder / "text.txt", "--r", 2, *FEW, "--out-dir", tmp_path / "out"]
+    sentence = refusal(lora.main, capsys, "--init-from", folder / "lora on quantized", *options)
+    assert "or have adapters that cannot be merged" in sentence
+    with pytest.raises(NotTrainableError):
+        load_model(folder / "lora on quantized", trainable=True)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_run_of_adapters_is_loaded_as_it_is_merged(method, folder, tmp_path, capsys):
+    assert run_here(lora.main, "--merge", folder / method, "--out-dir", tmp_path / "merged") == 0
+    note = "note: the adapters were trained beside 4-bit weights"
+    assert (note in capsys.readouterr().out) == (method == "qlora")
+    loaded, merged, base = (
+        load_model(place)[0].state_dict() for place in (folder / method, tmp_path / "merged", folder / "run")
+    )
+    assert (note in capsys.readouterr().out) == (method == "qlora")
+    assert loaded.keys() == merged.keys() and all(np.array_equal(array, merged[name]) for name, array in loaded.items())
+    assert not all(np.array_equal(array, base[name]) for name, array in loaded.items())
