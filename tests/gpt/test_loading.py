@@ -9,9 +9,7 @@ import pytest
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.loading import load_model
-from scripts import train
 from tests.gpt.small import GOLDEN, save_model, small_gpt
-from tests.scripts.running import run_here, write_text
 
 FOLDER = GOLDEN / "gpt2-folder"
 
@@ -70,18 +68,6 @@ def test_what_is_no_model(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="model.safetensors was truncated"):
         load_model(tmp_path)
-
-
-def test_training_goes_on_from_a_folder_of_hugging_face(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "model")
-    text = write_text(tmp_path / "text.txt", 900)
-    options = ["--init-from", tmp_path / "model", "--data", text, "--max-iters", 1, "--warmup-iters", 0]
-    assert run_here(train.main, *options, "--out-dir", tmp_path / "run", "--batch-size", 2, "--eval-interval", 0) == 0
-    model, tokenizer = load_model(tmp_path / "run")
-    start = GPT.from_pretrained(FOLDER)
-    assert model.config == start.config and tokenizer.vocab == Tokenizer.load(FOLDER).vocab
-    change = max(abs(array - start.state_dict()[name]).max() for name, array in model.state_dict().items())
-    assert 0 < change < 0.01  # one step away
 
 
 def test_a_vocabulary_that_is_too_large_to_be_one_is_not_read(tmp_path):
