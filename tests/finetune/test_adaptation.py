@@ -28,6 +28,7 @@ from tests.gpt.small import save_model
 from tests.helpers import read_json
 from tests.scripts.running import write_text
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
 
 
@@ -39,7 +40,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=2000)
+    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=1200)
 
 
 def settings(base, data, folder, method="lora", steps=6, lora=LORA):
@@ -270,6 +271,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     table = as_table(rows)
     assert [line.split()[0] for line in table.splitlines()] == ["method", "base", *adaptation.METHODS]
     assert f"{full.trained:,}" in table and f"{qlora.peak / 1e6:.1f} MB" in table
+    monkeypatch.undo()  # here pictures are drawn
     picture = plot_comparison(configs, tmp_path / "comparison.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
 

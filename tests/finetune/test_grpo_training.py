@@ -21,6 +21,7 @@ from tests.finetune.small import interrupt_at, small_policy, small_template, wat
 from tests.gpt.small import assert_same, save_model
 from tests.scripts.running import assert_same_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = GRPOConfig(total_iterations=4, batch_size=3, num_generations=4, num_mini_batches=2, response_length=5)
 TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, eval_interval=2)
 

@@ -351,6 +351,7 @@ def run_from(tmp_path, name, source, *more):
     return run_here(train.main, *options, "--out-dir", tmp_path / name, "--sample-interval", 0, *more)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
     tokenizer = Tokenizer.train("low lower lowest", vocab_size=260)
     source = tmp_path / "llama"
