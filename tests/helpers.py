@@ -1,4 +1,4 @@
-"""Helpers for the tests of several folders: JSON in files, limits on memory and disk, a server in this process."""
+"""Shared by the tests of several folders: JSON in files, a limit on memory, and a server in this process."""
 
 import contextlib
 import json
